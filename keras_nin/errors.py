@@ -7,16 +7,6 @@ class InputError(ValueError):
     """Input that does not fit. The message says what was expected, what was received and what to do."""
 
 
-class MissingExtraError(InputError):
-    """An optional package is needed and absent."""
-
-    def __init__(self, package, extra, purpose):
-        super().__init__(
-            f"Expected the package {package!r} to be installed {purpose}. "
-            f"Received: no such package. Install it with: pip install 'keras-nin[{extra}]'"
-        )
-
-
 def unknown_name(what, received, known):
     """Return the `InputError` for a name that is not in `known`, with the nearest known names first.
 
