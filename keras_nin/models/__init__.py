@@ -1,0 +1,30 @@
+"""The model zoo: a registry of builders with keras.applications' argument names, and their weights.
+
+`list_models()` and the records behind it load neither Keras nor TensorFlow; building a model does.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "articles": [
+            "ConvNetExtraReLU",
+            "ConvNetLinearHead",
+            "ConvNetPointwiseHead",
+            "DeepPhysSoftConv",
+            "SingleConvolution",
+        ],
+        "loading": ["Loaded", "load"],
+        "nin": ["NiNCIFAR10", "NiNCIFAR10BN", "NiNCIFAR100", "NiNDigits", "NiNImageNet"],
+        "registry": ["build", "list_models", "spec"],
+        "squeezenet": [
+            "SqueezeNet1_0",
+            "SqueezeNet1_0ComplexBypass",
+            "SqueezeNet1_0SimpleBypass",
+            "SqueezeNet1_1",
+            "SqueezeNetCIFAR10",
+        ],
+        "weight_files": ["load_weights", "weights_digest"],
+    },
+)

@@ -1,0 +1,47 @@
+"""keras-nin: a Keras model zoo around 1x1 convolutions, audited and exported to TFLite."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+ROOT = pathlib.Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "keras_nin" / "__init__.py").read_text()).group(1)
+
+setup(
+    name="keras-nin",
+    version=VERSION,
+    description="Keras model zoo around 1x1 convolutions, with exact audits and proven TFLite export",
+    long_description=(ROOT / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11,<3.14",
+    packages=find_packages(include=["keras_nin", "keras_nin.*"]),
+    package_data={"keras_nin.models": ["weights/*"]},
+    install_requires=[
+        "tensorflow>=2.21,<2.22",
+        "keras>=3.15,<3.16",
+        "tf_keras>=2.21,<2.22",
+        "tensorflow-model-optimization>=0.8.1",
+        "ai-edge-litert>=2.3,<2.4",
+        "numpy>=2",
+        "click>=8.1",
+        "flatbuffers>=25",
+        "h5py>=3.12",
+        "lazy_loader>=0.4",
+        "pillow>=11",
+        "rich>=13",
+        "scikit-learn>=1.6",
+    ],
+    extras_require={
+        "test": ["build>=1.2", "pytest>=8", "ruff>=0.9"],
+    },
+    entry_points={"console_scripts": ["keras-nin = keras_nin.cli.main:main"]},
+    classifiers=[
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)
