@@ -1,0 +1,108 @@
+"""Labels of image files: from a labels file, or from the numbers that file and folder names start with."""
+
+import csv
+import pathlib
+import re
+
+import numpy as np
+
+from keras_nin.data.image_files import SUFFIXES
+from keras_nin.errors import InputError
+from keras_nin.files import read_bytes
+
+LABEL_FILES = ("labels.csv", "labels.txt")
+# Five digits number every ImageNet class, in the 21k set too; a longer number is a date or a serial number.
+_FOLDER_NUMBER = re.compile(r"[0-9]{1,5}(?![0-9])")
+# A name that is a number and nothing more counts the images (0001.jpg); it is no class.
+_FILE_NUMBER = re.compile(r"([0-9]{1,5})[ ._-]")
+
+
+def class_indices(names):
+    """Return ({folder name: class index}, class names) of class folders.
+
+    The index is the number that the name starts with, where every name starts with one (at most five digits), else
+    the position in the sorted list of names. The class names are empty where the numbers leave gaps.
+
+    Raises:
+        InputError: two names that start with the same number.
+    """
+    names = sorted(names)
+    matches = [_FOLDER_NUMBER.match(name) for name in names]
+    if not all(matches):
+        return {name: index for index, name in enumerate(names)}, tuple(names)
+    by_number = {}
+    for name, match in zip(names, matches, strict=True):
+        other = by_number.setdefault(int(match.group()), name)
+        if other != name:
+            raise InputError(f"Expected class folders with different numbers. Received: {other!r} and {name!r}")
+    complete = sorted(by_number) == list(range(len(names)))
+    indices = {name: number for number, name in by_number.items()}
+    return indices, tuple(by_number[number] for number in range(len(names))) if complete else ()
+
+
+def from_file_names(names):
+    """Return int64 labels from the numbers that `names` start with (0536_dog.jpg is 536), or None.
+
+    None unless every name starts with at most five digits and one of ``_``, ``-``, ``.`` or a space, with more
+    after it than the suffix.
+    """
+    matches = [_FILE_NUMBER.match(pathlib.PurePath(name).stem) for name in names]
+    return np.array([int(match[1]) for match in matches], np.int64) if all(matches) else None
+
+
+def from_file(path, names):
+    """Return (int64 labels in the order of `names`, class names) that the labels file at `path` gives.
+
+    Every line is ``name,label`` or ``name label``; a first line whose name is no image file's is a header. Labels are
+    all whole numbers (class indices), or all class names, whose indices are their positions in sorted order.
+
+    Raises:
+        InputError: a line that is neither; an entry without an image, an image without an entry, an image twice.
+    """
+    entries = _read(path)
+    missing = sorted(set(names) - set(entries))
+    unknown = sorted(set(entries) - set(names))
+    if missing or unknown:
+        what = f"no entry for {missing[0]!r}" if missing else f"an entry for {unknown[0]!r}, which is not there"
+        raise InputError(
+            f"Expected one line in {str(path)!r} for every image. Received: {what} "
+            f"({len(missing)} images without entry, {len(unknown)} entries without image)"
+        )
+    return _to_indices([entries[name] for name in names], path)
+
+
+def _read(path):
+    try:
+        lines = read_bytes(path).decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise InputError(f"Expected a labels file in UTF-8. Received: {str(path)!r}") from None
+    entries = {}
+    for number, line in enumerate(lines, 1):
+        fields = _fields(line)
+        if not fields or (number == 1 and not fields[0].lower().endswith(SUFFIXES)):
+            continue  # an empty line; a header
+        if len(fields) != 2 or not all(fields) or fields[0] in entries:
+            problem = "a second entry for the image in" if fields[0] in entries else "not a name and a label:"
+            raise InputError(f"Expected 'name,label' in line {number} of {str(path)!r}. Received: {problem} {line!r}")
+        entries[fields[0]] = fields[1]
+    return entries
+
+
+def _fields(line):
+    fields = next(csv.reader([line]), []) if "," in line else line.rsplit(maxsplit=1)
+    return [field.strip() for field in fields]
+
+
+def _to_indices(labels, path):
+    numbers = [re.fullmatch("[0-9]{1,9}", label) is not None for label in labels]
+    if all(numbers):
+        return np.array([int(label) for label in labels], np.int64), ()
+    if any(numbers):
+        one_number, one_name = labels[numbers.index(True)], labels[numbers.index(False)]
+        raise InputError(
+            f"Expected the labels in {str(path)!r} to be all whole numbers from 0, or all class names. "
+            f"Received: {one_number!r} and {one_name!r}"
+        )
+    class_names = sorted(set(labels))
+    position = {name: index for index, name in enumerate(class_names)}
+    return np.array([position[label] for label in labels], np.int64), tuple(class_names)

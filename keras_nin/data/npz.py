@@ -1,0 +1,135 @@
+"""An ``.npz`` file of images as a `Dataset`. The layouts:
+
+- ``images`` uint8 (N, H, W) or (N, H, W, C), and where known ``labels`` (N,): every fifth image (positions 0, 5, 10,
+  ...) is for calibration, the others for tests, none for training.
+- ``x_train``, ``y_train``, ``x_test``, ``y_test``, as Keras keeps MNIST: every tenth training image, at most 500, is
+  for calibration, the others for training; x_test is for tests.
+
+Both may have ``class_names`` (strings, one a class). Pickled objects are refused.
+"""
+
+import os
+import tokenize
+import zipfile
+import zlib
+
+import numpy as np
+
+from keras_nin.data.dataset import Dataset
+from keras_nin.data.preprocessing import preset
+from keras_nin.data.splits import every
+from keras_nin.errors import InputError
+
+_TRAINING_KEYS = ("x_train", "y_train", "x_test", "y_test")
+_CALIBRATION_LIMIT = 500
+# What NumPy and zipfile raise for damaged members: header, compression, checksum, encryption.
+_UNREADABLE = (
+    ValueError,
+    SyntaxError,
+    EOFError,
+    OSError,
+    MemoryError,
+    RuntimeError,
+    tokenize.TokenError,
+    zlib.error,
+    zipfile.BadZipFile,
+)
+
+
+def npz(path):
+    """Return the images of the .npz file at `path`.
+
+    Raises:
+        InputError: a file that cannot be read, or arrays of other names, types or shapes.
+    """
+    with _open(path) as file:
+        layout = _choose_layout(path, file.files)
+        images, labels, splits = layout(path, file)
+        class_names = _class_names(path, file, labels)
+    return Dataset(os.path.basename(path), images, labels, class_names, preset("unit"), splits)
+
+
+def _choose_layout(path, keys):
+    if "images" in keys:
+        return _images_and_labels
+    if set(_TRAINING_KEYS) <= set(keys):
+        return _train_and_test
+    raise InputError(
+        f"Expected {str(path)!r} to hold `images` (and `labels`), or {', '.join(_TRAINING_KEYS)}. "
+        f"Received: {', '.join(keys) or 'nothing'}"
+    )
+
+
+def _images_and_labels(path, file):
+    images = _images(path, file, "images")
+    labels = _labels(path, file, "labels", len(images)) if "labels" in file.files else None
+    calibration, test = every(len(images), 5)
+    return images, labels, {"calibration": calibration, "test": test}
+
+
+def _train_and_test(path, file):
+    x_train, x_test = _images(path, file, "x_train"), _images(path, file, "x_test")
+    if x_train.shape[1:] != x_test.shape[1:]:
+        raise _mismatch(path, "x_test", f"images of shape {x_train.shape[1:]}, as in `x_train`", x_test.shape[1:])
+    parts = (("y_train", x_train), ("y_test", x_test))
+    labels = np.concatenate([_labels(path, file, key, len(images)) for key, images in parts])
+    calibration, train = every(len(x_train), 10, _CALIBRATION_LIMIT)
+    test = np.arange(len(x_train), len(labels))
+    return np.concatenate([x_train, x_test]), labels, {"train": train, "calibration": calibration, "test": test}
+
+
+def _open(path):
+    try:
+        file = np.load(path, allow_pickle=False)
+    except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError):
+        file = None
+    except OSError as error:
+        raise InputError(f"Expected a readable file. Received: {str(path)!r} ({error.strerror or error})") from None
+    if not isinstance(file, np.lib.npyio.NpzFile):  # np.load reads .npy too, whatever the file's name
+        raise InputError(f"Expected an .npz file. Received: {str(path)!r}, which is damaged or of another kind")
+    return file
+
+
+def _array(path, file, key):
+    try:
+        array = file[key]
+    except _UNREADABLE as error:
+        raise _mismatch(path, key, "a readable array", f"{type(error).__name__}: {error}") from None
+    if not isinstance(array, np.ndarray):  # NumPy gives the bytes of a member that is no array
+        raise _mismatch(path, key, "an array", "a file of another kind")
+    return array
+
+
+def _images(path, file, key):
+    images = _array(path, file, key)
+    if images.dtype != np.uint8:
+        raise _mismatch(path, key, "uint8, 0 to 255 (scale floating-point images by 255 and round)", images.dtype)
+    shape = images.shape if images.ndim == 4 else (*images.shape, 1)
+    if len(shape) != 4 or shape[3] not in (1, 3, 4) or 0 in shape:
+        raise _mismatch(path, key, "shape (N, height, width) or (N, height, width, channels 1, 3 or 4)", images.shape)
+    return images.reshape(shape)
+
+
+def _labels(path, file, key, count):
+    labels = _array(path, file, key)
+    if labels.shape not in ((count,), (count, 1)):
+        raise _mismatch(path, key, f"shape ({count},), one class index for every image", labels.shape)
+    whole = np.issubdtype(labels.dtype, np.integer)
+    if not whole or labels.min() < 0:
+        raise _mismatch(path, key, "class indices, whole numbers from 0", labels.min() if whole else labels.dtype)
+    return labels.reshape(-1).astype(np.int64)
+
+
+def _class_names(path, file, labels):
+    if "class_names" not in file.files:
+        return ()
+    names = _array(path, file, "class_names")
+    if names.ndim != 1 or names.dtype.kind != "U":
+        raise _mismatch(path, "class_names", "an array of strings, one a class", f"{names.dtype} {names.shape}")
+    if labels is not None and labels.max() >= len(names):
+        raise _mismatch(path, "class_names", f"a name for every label, up to {labels.max()}", f"{len(names)} names")
+    return tuple(names.tolist())
+
+
+def _mismatch(path, key, expected, received):
+    return InputError(f"Expected `{key}` in {str(path)!r} to be {expected}. Received: {received}")

@@ -1,0 +1,170 @@
+"""From photographs to a model's input, as a record that an exported file can carry."""
+
+import dataclasses
+import math
+import numbers
+import types
+
+import numpy as np
+
+from keras_nin.data.fitting import fit
+from keras_nin.errors import InputError, one_of, unknown_name
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+    """How uint8 images become a model's float32 input: resize, centre crop, channels, then the arithmetic of `mode`.
+
+    Args:
+        mode: "raw" (0 to 255), "unit" (x / 255, minus `mean`, divided by `std`; RGB), "symmetric" (x / 127.5 - 1),
+            "bgr_mean" (channels reversed, minus `mean`, which is in BGR order) or "standardize" (each image:
+            (x - its mean) / max(its standard deviation, 1 / sqrt(H * W * C)), as tf.image.per_image_standardization).
+        mean: one number a channel, in units of the mode: 0 to 1 for "unit", 0 to 255 for "bgr_mean".
+        std: one number a channel, for "unit" alone.
+        crop_fraction: the part of the resized short side that the centre crop takes, above 0 and at most 1.
+
+    Raises:
+        InputError: an unknown mode, or a `mean`, `std` or `crop_fraction` that does not go with it.
+    """
+
+    mode: str
+    mean: tuple | None = None
+    std: tuple | None = None
+    crop_fraction: float = 1.0
+
+    def __post_init__(self):
+        one_of("mode", self.mode, MODES)
+        object.__setattr__(self, "mean", _numbers("mean", self.mean))
+        object.__setattr__(self, "std", _numbers("std", self.std))
+        object.__setattr__(self, "crop_fraction", _fraction(self.crop_fraction))
+        takes = _TAKES.get(self.mode, ())
+        for name in ("mean", "std"):
+            if getattr(self, name) is not None and name not in takes:
+                raise InputError(f"Expected no `{name}` for mode {self.mode!r}. Received: {getattr(self, name)}")
+        if self.mode == "bgr_mean" and self.mean is None:
+            raise InputError("Expected `mean` (blue, green, red; 0 to 255) for mode 'bgr_mean'. Received: None")
+        if self.std is not None and min(self.std) <= 0:
+            raise InputError(f"Expected `std` above 0 in every channel. Received: {self.std}")
+
+    def apply(self, images, size, channels):
+        """Return `images` as the float32 array (N, H, W, `channels`) that a model takes.
+
+        Args:
+            images: iterable of uint8 arrays (h, w) or (h, w, c), of any sizes, RGB.
+            size: (H, W) in pixels.
+            channels: 1 or 3. Grey images are repeated to 3 channels, colour becomes luma for 1. Any other number
+                is that of a feature map, which `images` must have already, with the size.
+
+        Raises:
+            InputError: an image that is no such array; `mean` or `std` that does not have `channels` numbers.
+        """
+        height, width = _size(size)
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            if values is not None and len(values) != channels:
+                raise InputError(f"Expected `{name}` to have {channels} number(s), one a channel. Received: {values}")
+        fitted = [fit(image, (height, width), channels, self.crop_fraction) for image in images]
+        pixels = np.stack(fitted) if fitted else np.empty((0, height, width, channels), np.uint8)
+        return _ARITHMETIC[self.mode](pixels.astype(np.float32), self)
+
+    def to_json(self):
+        """Return the record as a dictionary of JSON values."""
+        document = dataclasses.asdict(self)
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in document.items()}
+
+    @classmethod
+    def from_json(cls, document):
+        """Return the record that `to_json` wrote; `InputError` where the keys or values are others."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        if not isinstance(document, dict) or "mode" not in document or not known.issuperset(document):
+            keys = ", ".join(sorted(known))
+            raise InputError(f"Expected preprocessing as an object with the keys {keys}. Received: {document!r}")
+        return cls(**document)
+
+
+def _raw(pixels, _):
+    return pixels
+
+
+def _unit(pixels, record):
+    values = pixels / np.float32(255)
+    if record.mean is not None:
+        values -= np.float32(record.mean)
+    if record.std is not None:
+        values /= np.float32(record.std)
+    return values
+
+
+def _symmetric(pixels, _):
+    return pixels / np.float32(127.5) - np.float32(1)
+
+
+def _bgr_mean(pixels, record):
+    return np.ascontiguousarray(pixels[..., ::-1]) - np.float32(record.mean)
+
+
+def _standardize(pixels, _):
+    axes = (1, 2, 3)
+    mean = pixels.mean(axis=axes, keepdims=True, dtype=np.float64)
+    # The floor keeps a uniform image at 0 rather than at 0 / 0.
+    std = np.maximum(pixels.std(axis=axes, keepdims=True, dtype=np.float64), 1 / math.sqrt(math.prod(pixels.shape[1:])))
+    return (pixels - mean.astype(np.float32)) / std.astype(np.float32)
+
+
+_ARITHMETIC = {
+    "raw": _raw,
+    "unit": _unit,
+    "symmetric": _symmetric,
+    "bgr_mean": _bgr_mean,
+    "standardize": _standardize,
+}
+MODES = tuple(_ARITHMETIC)
+_TAKES = {"unit": ("mean", "std"), "bgr_mean": ("mean",)}
+
+
+def _numbers(name, values):
+    if values is None:
+        return None
+    try:
+        floats = tuple(float(value) for value in values)
+    except (TypeError, ValueError):
+        floats = ()
+    if not floats or not all(map(math.isfinite, floats)):
+        raise InputError(f"Expected `{name}` to be finite numbers, one a channel. Received: {values!r}")
+    return floats
+
+
+def _fraction(value):
+    if isinstance(value, numbers.Real) and not isinstance(value, bool) and 0 < value <= 1:
+        return float(value)
+    raise InputError(f"Expected `crop_fraction` above 0 and at most 1. Received: {value!r}")
+
+
+def _size(size):
+    try:
+        height, width = (int(side) for side in size)
+    except (TypeError, ValueError):
+        height = width = 0
+    if height < 1 or width < 1:
+        raise InputError(f"Expected `size` to be (height, width) in pixels. Received: {size!r}")
+    return height, width
+
+
+PRESETS = types.MappingProxyType(
+    {
+        "raw": Preprocessing("raw"),
+        "unit": Preprocessing("unit"),
+        "symmetric": Preprocessing("symmetric"),
+        "standardize": Preprocessing("standardize"),
+        "torch": Preprocessing("unit", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 0.875),
+        "caffe": Preprocessing("bgr_mean", (104.0, 117.0, 123.0), None, 0.875),
+        "keras_caffe": Preprocessing("bgr_mean", (103.939, 116.779, 123.68), None, 0.875),
+    }
+)
+
+
+def preset(name):
+    """Return the `Preprocessing` of that name in `PRESETS`; `InputError` where there is none."""
+    if name not in PRESETS:
+        raise unknown_name("preprocessing", name, PRESETS)
+    return PRESETS[name]

@@ -1,0 +1,135 @@
+"""keras.datasets offline: its cache holds tiny files in the real formats, and every download fails."""
+
+import io
+import pickle
+import tarfile
+import urllib.error
+
+import numpy as np
+import pytest
+
+from keras_nin.data import load
+from keras_nin.errors import InputError
+
+FILES = {"mnist": "mnist.npz", "cifar10": "cifar-10-batches-py-target_archive"}
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """Return Keras's cache folder, empty, without a network behind it."""
+    import keras  # noqa: F401 - the modules that are patched below
+
+    def no_network(*_):
+        raise urllib.error.URLError("no network")
+
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.setattr("keras.src.backend.config._KERAS_DIR", str(tmp_path))  # read once, when Keras is imported
+    monkeypatch.setattr("keras.src.utils.file_utils.urlretrieve", no_network)
+    (tmp_path / "datasets").mkdir()
+    return tmp_path / "datasets"
+
+
+@pytest.fixture
+def any_checksum(monkeypatch):
+    monkeypatch.setattr("keras.src.utils.file_utils.validate_file", lambda *_, **__: True)
+
+
+def write_mnist(path, train=900, test=30):
+    images = np.random.RandomState(0).randint(0, 256, (train + test, 28, 28), dtype=np.uint8)
+    labels = (np.arange(train + test) % 10).astype(np.uint8)
+    with open(path, "wb") as file:
+        np.savez(file, x_train=images[:train], y_train=labels[:train], x_test=images[train:], y_test=labels[train:])
+    return images, labels
+
+
+def write_cifar10(path):
+    """Write the archive with one image a batch, which Keras's reader repeats 10,000 times; test_batch has three."""
+    random = np.random.RandomState(0)
+    with tarfile.open(path, "w:gz") as archive:
+        for name, count in [*((f"data_batch_{index}", 1) for index in range(1, 6)), ("test_batch", 3)]:
+            pixels = random.randint(0, 256, (count, 3072), dtype=np.uint8)
+            data = pickle.dumps({b"data": pixels, b"labels": [index + 4 for index in range(count)]}, protocol=4)
+            member = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    return pixels
+
+
+def test_mnist(cache, any_checksum, capsys):
+    images, labels = write_mnist(cache / FILES["mnist"])
+    mnist = load("mnist")
+    np.testing.assert_array_equal(mnist.images, images[..., np.newaxis])
+    np.testing.assert_array_equal(mnist.labels, labels)
+    assert {name: len(indices) for name, indices in mnist.splits.items()} == {
+        "train": 400,
+        "calibration": 500,
+        "test": 30,
+    }
+    assert mnist.select("test").tolist() == list(range(900, 930))
+    np.testing.assert_array_equal(mnist.select("calibration"), load("mnist", seed=3).select("calibration"))
+    assert mnist.select("calibration").tolist() != list(range(500))
+    assert mnist.preprocessing.mode == "unit"
+    assert mnist.class_names == tuple("0123456789")
+    assert capsys.readouterr().out == ""
+
+
+def test_cifar10(cache, any_checksum, capsys):
+    test_pixels = write_cifar10(cache / FILES["cifar10"])
+    cifar = load("cifar10")
+    assert cifar.images.shape == (50_003, 32, 32, 3)
+    np.testing.assert_array_equal(
+        cifar.images[cifar.select("test")], test_pixels.reshape(3, 3, 32, 32).transpose(0, 2, 3, 1)
+    )
+    assert cifar.labels_of(cifar.select("test")).tolist() == [4, 5, 6]
+    assert [len(cifar.select(split)) for split in ("train", "calibration", "test")] == [49_500, 500, 3]
+    assert cifar.class_names[6] == "frog"
+    assert cifar.preprocessing.mode == "standardize"
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_without_cache_and_network_one_line_says_which_file_goes_where(cache, capsys, name):
+    with pytest.raises(InputError) as caught:
+        load(name)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert "it is not in Keras's cache (URL fetch failure" in message
+    assert f"as {str(cache / FILES[name])!r}" in message
+    assert "https://" in message
+    assert ".npz" in message
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_file_put_where_the_line_says_is_the_one_that_keras_reads(cache, any_checksum, name):
+    with pytest.raises(InputError) as caught:
+        load(name)
+    place = str(caught.value).split(" as '")[1].split("'")[0]
+    {"mnist": write_mnist, "cifar10": write_cifar10}[name](place)
+    assert load(name).name == name
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_with_another_checksum_is_called_damaged(cache, name):
+    (cache / FILES[name]).write_bytes(b"half a download")
+    with pytest.raises(InputError, match="its cached file is damaged or incomplete"):
+        load(name)
+
+
+@pytest.mark.filterwarnings("ignore:Could not extract archive")
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_that_does_not_open_is_called_damaged(cache, any_checksum, name):
+    (cache / FILES[name]).write_bytes(b"PK\x03\x04 half a download")
+    with pytest.raises(InputError, match="its cached file is damaged or incomplete"):
+        load(name)
+
+
+def test_progress_goes_to_a_terminal_on_stderr_alone(cache, monkeypatch, capsys):
+    import sys
+
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with pytest.raises(InputError):
+        load("mnist")
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "Downloading data from" in err

@@ -1,0 +1,158 @@
+import io
+import zipfile
+
+import numpy as np
+import pytest
+
+from keras_nin.data import load
+from keras_nin.errors import InputError
+
+IMAGES = np.random.RandomState(0).randint(0, 256, (12, 5, 4, 3), dtype=np.uint8)
+LABELS = np.arange(12) % 3
+
+
+@pytest.fixture
+def save(tmp_path):
+    def write(**arrays):
+        np.savez(tmp_path / "photos.npz", **arrays)
+        return tmp_path / "photos.npz"
+
+    return write
+
+
+def training(train=25, test=4, **changes):
+    images = np.random.RandomState(1).randint(0, 256, (train + test, 3, 3), dtype=np.uint8)
+    arrays = {
+        "x_train": images[:train],
+        "y_train": np.arange(train, dtype=np.uint8).reshape(-1, 1) % 10,
+        "x_test": images[train:],
+        "y_test": np.arange(test),
+    }
+    return {**arrays, **changes}
+
+
+def test_images_and_labels(save):
+    photos = load(save(images=IMAGES, labels=LABELS.astype(np.uint8), class_names=np.array(["a", "b", "c"])))
+    assert photos.name == "photos.npz"
+    np.testing.assert_array_equal(photos.images, IMAGES)
+    np.testing.assert_array_equal(photos.labels, LABELS)
+    assert photos.labels.dtype == np.int64
+    assert photos.class_names == ("a", "b", "c")
+    assert photos.select("calibration").tolist() == [0, 5, 10]
+    assert photos.select("test").tolist() == [1, 2, 3, 4, 6, 7, 8, 9, 11]
+    assert photos.preprocessing.mode == "unit"
+    with pytest.raises(InputError, match="x_train"):
+        photos.select("train")
+
+
+def test_images_alone_and_grey(save):
+    photos = load(save(images=IMAGES[..., 0]))
+    assert photos.images.shape == (12, 5, 4, 1)
+    assert photos.labels is None
+
+
+def test_the_layout_of_keras(save):
+    photos = load(save(**training()))
+    assert photos.images.shape == (29, 3, 3, 1)
+    assert photos.select("calibration").tolist() == [0, 10, 20]
+    assert len(photos.select("train")) == 22
+    assert photos.select("test").tolist() == [25, 26, 27, 28]
+    assert photos.labels.tolist() == [*(index % 10 for index in range(25)), 0, 1, 2, 3]
+
+
+def test_calibration_takes_at_most_500_training_images(save):
+    photos = load(save(**training(train=6000)))
+    assert [len(photos.select(split)) for split in ("calibration", "train")] == [500, 5500]
+    assert photos.select("calibration")[-1] == 4990
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"pictures": IMAGES}, r"hold `images` \(and `labels`\), or x_train, .* Received: pictures"),
+        ({"x_train": IMAGES, "y_train": LABELS}, "Received: x_train, y_train"),
+        ({}, "Received: nothing"),
+        ({"images": IMAGES / np.float32(255)}, "`images` .* uint8, 0 to 255 .* Received: float32"),
+        ({"images": IMAGES.astype(np.int64)}, "Received: int64"),
+        ({"images": IMAGES.transpose(0, 3, 2, 1)}, r"channels 1, 3 or 4\). Received: \(12, 3, 4, 5\)"),
+        ({"images": IMAGES[0, 0]}, r"Received: \(4, 3\)"),
+        ({"images": IMAGES[:0]}, r"Received: \(0, 5, 4, 3\)"),
+        ({"images": np.uint8(3)}, r"Received: \(\)"),
+        ({"images": IMAGES, "labels": LABELS[:11]}, r"`labels` .* shape \(12,\), .* Received: \(11,\)"),
+        ({"images": IMAGES, "labels": np.eye(12)}, r"Received: \(12, 12\)"),
+        ({"images": IMAGES, "labels": LABELS * 1.0}, "`labels` .* class indices, .* Received: float64"),
+        ({"images": IMAGES, "labels": LABELS - 1}, "Received: -1"),
+        ({"images": IMAGES, "labels": LABELS > 1}, "Received: bool"),
+        ({"images": IMAGES, "labels": LABELS, "class_names": np.array(["a", "b"])}, "up to 2. Received: 2 names"),
+        ({"images": IMAGES, "class_names": np.arange(3)}, "`class_names` .* strings"),
+        ({"images": np.array([None, {}])}, "`images` .* readable array. Received: ValueError: Object arrays"),
+        (training(x_test=IMAGES), r"`x_test` .* shape \(3, 3, 1\), as in `x_train`. Received: \(5, 4, 3\)"),
+        (training(y_train=LABELS), r"`y_train` .* shape \(25,\)"),
+        (training(y_test=LABELS), r"`y_test` .* shape \(4,\)"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_named(save, arrays, message):
+    with pytest.raises(InputError, match=message) as caught:
+        load(save(**arrays))
+    assert "photos.npz" in str(caught.value)
+
+
+def test_a_truncated_file_is_refused_wherever_it_is_cut(save):
+    path = save(images=IMAGES, labels=LABELS)
+    whole = path.read_bytes()
+    for length in range(0, len(whole), 61):
+        path.write_bytes(whole[:length])
+        with pytest.raises(InputError, match=r"photos\.npz"):
+            load(path)
+
+
+def test_a_flipped_bit_is_refused(save):
+    path = save(images=IMAGES)
+    damaged = bytearray(path.read_bytes())
+    damaged[damaged.index(IMAGES.tobytes()) + 100] ^= 1
+    path.write_bytes(damaged)
+    with pytest.raises(InputError, match="`images` .*BadZipFile"):
+        load(path)
+
+
+def test_headers_that_numpy_cannot_parse_are_refused(tmp_path):
+    header = io.BytesIO()
+    np.save(header, IMAGES)
+    path = tmp_path / "photos.npz"
+    for old, new in [
+        (b"{'descr'", b"{{'descr"),
+        (b"}", b" "),
+        (b"|u1", b"|zz"),
+        (b"(12, 5", b"(99, 5"),
+        (b"NUMPY", b"numpy"),
+    ]:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("images.npy", header.getvalue().replace(old, new, 1))
+        with pytest.raises(InputError, match="`images`"):
+            load(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a zip", b"PK\x03\x04 nor this", "npy"])
+def test_another_kind_of_file_is_refused(tmp_path, content):
+    path = tmp_path / "photos.npz"
+    if content == "npy":
+        with open(path, "wb") as file:
+            np.save(file, IMAGES)
+    else:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match="damaged or of another kind"):
+        load(path)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"Expected a readable file. Received: .*absent\.npz' \(No such file"):
+        load(tmp_path / "absent.npz")
+
+
+@pytest.mark.external
+def test_the_files_that_others_made(external_data):
+    cifar = load(external_data / "images" / "cifar10_test_lossless_200.npz")
+    assert (len(cifar.select("calibration")), len(cifar.select("test"))) == (40, 160)
+    mnist = load(external_data / "images" / "mnist_test.npz")
+    assert mnist.load(mnist.select("test", 10), (28, 28), 1).shape == (10, 28, 28, 1)
+    assert len(mnist.image_digests(range(10_000))) == 10_000
