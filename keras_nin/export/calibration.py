@@ -1,0 +1,61 @@
+"""Representative images: which, from where, and their identity."""
+
+import dataclasses
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Calibration:
+    """The images that set the ranges of a quantised network.
+
+    Attributes:
+        source: dataset name, folder or file that they come from.
+        images: float32 (N, H, W, C), as the network takes them.
+        preprocessing: how they were made from pixels, as a dictionary.
+        seed: of the choice among the images of the calibration split.
+        sha256: over the original pixels, in order.
+    """
+
+    source: str
+    images: Any
+    preprocessing: dict
+    seed: int
+    sha256: str
+
+    def to_json(self):
+        """Return the record without the images."""
+        return {
+            "source": self.source,
+            "count": len(self.images),
+            "sha256": self.sha256,
+            "seed": self.seed,
+            "preprocessing": self.preprocessing,
+        }
+
+
+def calibrate(dataset, input_shape, *, count=100, seed=0, preprocessing=None):
+    """Take calibration images from the calibration split of a dataset.
+
+    Args:
+        dataset: `keras_nin.data.Dataset`.
+        input_shape: the network's (H, W, C).
+        count: how many; all of the split where it has fewer.
+        seed: of the choice.
+        preprocessing: `keras_nin.data.Preprocessing`; None takes the dataset's own.
+
+    Returns:
+        `Calibration`.
+
+    Raises:
+        InputError: the split is empty, `count` is below 1, or an image cannot be read.
+    """
+    preprocessing = preprocessing or dataset.preprocessing
+    indices = dataset.select("calibration", count, seed)
+    *size, channels = input_shape
+    return Calibration(
+        source=dataset.name,
+        images=dataset.load(indices, tuple(size), channels, preprocessing),
+        preprocessing=preprocessing.to_json(),
+        seed=seed,
+        sha256=dataset.digest(indices),
+    )

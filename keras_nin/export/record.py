@@ -1,0 +1,213 @@
+"""An export with everything that made it: the file's bytes, and the sidecar that reproduces it."""
+
+import dataclasses
+import importlib.metadata
+import pathlib
+import platform
+from typing import Any
+
+import numpy as np
+
+import keras_nin
+from keras_nin import files
+from keras_nin.errors import InputError
+from keras_nin.export import convert as converter
+from keras_nin.export.calibration import Calibration
+from keras_nin.export.schemes import SCHEMES, Scheme
+from keras_nin.export.verify import Parity
+from keras_nin.tflite import graph as tflite_graph
+
+SCHEMA = "keras_nin.export_file/1"
+PACKAGES = ("tensorflow", "keras", "numpy", "ai-edge-litert")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Export:
+    """A converted network.
+
+    Attributes:
+        model: the model's name.
+        scheme: `Scheme`.
+        data: the .tflite file's bytes.
+        weights: what the weights are, as `keras_nin.models.Loaded` says it.
+        weights_sha256: over the model's weights.
+        calibration: `Calibration` or None.
+        preprocessing: how pixels become the network's input, as a dictionary, or None where nothing says it.
+        flags: what the converter was told.
+        layers: for each operator of the file the Keras layer that it computes, or None.
+        parity: the comparison with the model, once made.
+    """
+
+    model: str
+    scheme: Scheme
+    data: bytes
+    weights: str
+    weights_sha256: str
+    calibration: Calibration | None
+    preprocessing: dict | None
+    flags: dict
+    layers: tuple[str | None, ...]
+    parity: Parity | None = None
+
+    @property
+    def stem(self):
+        """The file's name without its ending: ``<model>_<scheme>``."""
+        return f"{self.model}_{self.scheme.name}"
+
+    def graph(self) -> Any:
+        """Return the file as plain records (`keras_nin.tflite.graph.Graph`)."""
+        return tflite_graph.read(self.data)
+
+    def sidecar(self):
+        """Return everything that made the file and what was found about it, as a dictionary."""
+        main = self.graph().main
+        return {
+            "schema": SCHEMA,
+            "file": f"{self.stem}.tflite",
+            "sha256": files.sha256(self.data),
+            "bytes": len(self.data),
+            "model": self.model,
+            "weights": self.weights,
+            "weights_sha256": self.weights_sha256,
+            "scheme": self.scheme.name,
+            "flags": self.flags,
+            "preprocessing": self.preprocessing,
+            "calibration": self.calibration.to_json() if self.calibration else None,
+            "versions": versions(),
+            "input": _tensor(main.tensors[main.inputs[0]]),
+            "output": _tensor(main.tensors[main.outputs[0]]),
+            "parity": self.parity.to_json() if self.parity else None,
+            "operators": [
+                {"index": operator.index, "op": operator.op, "layer": layer}
+                for operator, layer in zip(main.operators, self.layers, strict=True)
+            ],
+        }
+
+    def contents(self, path):
+        """Return the bytes of the file and of its sidecar by their paths, the file first; `path` as in `save`."""
+        path = pathlib.Path(path)
+        path = path if path.suffix == ".tflite" else path / f"{self.stem}.tflite"
+        return {path: self.data, path.with_suffix(".json"): files.to_json(self.sidecar()).encode()}
+
+    def save(self, path, force=False):
+        """Write the file to `path` (a folder, or a name ending in .tflite) and the sidecar beside it.
+
+        Returns:
+            The path of the .tflite file.
+
+        Raises:
+            InputError: another file is there and `force` is not set, or the folder cannot be written to.
+        """
+        contents = self.contents(path)
+        save_all(contents, force)
+        return next(iter(contents))
+
+
+def save_all(contents, force=False):
+    """Write several files, or none where one of them is there with other content and `force` is not set.
+
+    Args:
+        contents: dictionary from path to bytes.
+        force: replace files with other content.
+
+    Returns:
+        List of the paths that were written; the others were there with the same content.
+
+    Raises:
+        InputError: a file with other content is there, or a folder cannot be written to.
+    """
+    stale = [path for path, data in contents.items() if refuse_other(path, data, force)]
+    for folder in {path.parent for path in stale}:
+        files.make_folder(folder)
+    for path in stale:
+        files.write(path, contents[path])
+    return stale
+
+
+def refuse_other(path, data, force=False):
+    """Return whether `path` must be written to hold `data`: False where it holds just that.
+
+    Raises:
+        InputError: there is something else and `force` is not set, or something that is no file.
+    """
+    if not path.exists():
+        return True
+    if path.is_file() and files.read_bytes(path) == data:
+        return False
+    if force and path.is_file():
+        return True
+    raise InputError(
+        f"Expected no other file at {str(path)!r}. Received: one with other content. Use --force, or --out for another "
+        "folder"
+    )
+
+
+def versions():
+    """Return the versions of this project, Python and the packages that make and run a file."""
+    found = {"keras-nin": keras_nin.__version__, "python": platform.python_version()}
+    return found | {package: importlib.metadata.version(package) for package in PACKAGES}
+
+
+def _tensor(tensor):
+    quantization = tensor.quantization
+    return {
+        "name": tensor.name,
+        "shape": list(tensor.shape),
+        "dtype": tensor.dtype,
+        "scale": quantization.scales[0] if quantization else None,
+        "zero_point": quantization.zero_points[0] if quantization else None,
+    }
+
+
+def export(model, scheme="int8", calibration=None, *, weights=None, preprocessing=None, name=None):
+    """Convert a Keras model to .tflite.
+
+    Args:
+        model: keras.Model with one image input and one output.
+        scheme: name of a scheme, or `Scheme`.
+        calibration: `Calibration`, or float32 images (N, H, W, C) as the model takes them; needed by int8.
+        weights: what the weights are, for the record.
+        preprocessing: `keras_nin.data.Preprocessing` that the network expects, for the record.
+        name: the model's name for files; the default is its own.
+
+    Returns:
+        `Export`; `verify` compares it with the model, `save` writes it.
+
+    Raises:
+        InputError: unknown scheme, unfit calibration images, a network that does not convert, or operators left that
+            compute in floating point where the scheme allows none.
+    """
+    from keras_nin.errors import one_of
+    from keras_nin.models import weights_digest
+
+    if not isinstance(scheme, Scheme):
+        scheme = SCHEMES[one_of("scheme", scheme, tuple(SCHEMES))]
+    if calibration is not None and not isinstance(calibration, Calibration):
+        images = np.asarray(calibration, np.float32)
+        calibration = Calibration("array", images, {}, 0, files.sha256(images.tobytes()))
+    calibration = calibration if scheme.calibrated else None
+    data, flags, marks = converter.convert(model, scheme, calibration.images if calibration else None)
+    graph = tflite_graph.read(data)
+    _refuse_float(graph, scheme)
+    return Export(
+        model=name or model.name,
+        scheme=scheme,
+        data=data,
+        weights=weights or "as given",
+        weights_sha256=weights_digest(model),
+        calibration=calibration,
+        preprocessing=preprocessing.to_json() if preprocessing else None,
+        flags=flags,
+        layers=converter.layers_of_operators(model, graph, marks),
+    )
+
+
+def _refuse_float(graph, scheme):
+    """Raise `InputError` where an integer-only scheme left operators that compute in floating point."""
+    left = tflite_graph.float_operators(graph) if scheme.integer_only else ()
+    if left:
+        names = ", ".join(sorted({operator.op for operator in left}))
+        raise InputError(
+            f"Expected a network whose operators all exist in {scheme.name}. Received: {len(left)} operators that "
+            f"compute in floating point ({names})"
+        )
