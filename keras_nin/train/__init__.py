@@ -1,0 +1,7 @@
+"""Training recipes, and a `fit` that keeps the best weights and resumes after an interruption."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__, submod_attrs={"fit": ["Run", "fit"], "recipes": ["Recipe", "recipe_for"]}
+)
