@@ -1,0 +1,6 @@
+"""Compare a .tflite file with its model: the same as `keras-nin verify`."""
+
+from keras_nin.cli import main, verify
+
+if __name__ == "__main__":
+    main.main(command=verify.command, prog_name="verify.py")

@@ -1,0 +1,136 @@
+"""`keras-nin export`: from a model to .tflite files that are compared with it."""
+
+import dataclasses
+import pathlib
+import types
+
+import click
+
+from keras_nin.cli import options
+
+SCHEMA = "keras_nin.export/1"
+DEFAULT_MODEL = "nin_digits"
+
+
+@click.command("export", epilog="Example: keras-nin export nin_digits --scheme float32,int8")
+@click.argument("model", default=DEFAULT_MODEL)
+@options.model_options
+@click.option("--scheme", default="float32,int8", show_default=True, metavar="S[,S...]", help="float32, int8, or all.")
+@click.option(
+    "--calibration",
+    metavar="DATASET|DIR|FILE.npz|random",
+    help="Representative images for int8. [default: the calibration split of the model's own dataset]",
+)
+@click.option("--calibration-count", type=int, default=100, show_default=True, help="How many calibration images.")
+@options.data_option
+@options.preprocessing_options
+@options.count_option
+@options.limit_options
+@options.threads_option
+@click.option("--runs", type=click.IntRange(min=1), help="Runs of the latency measurement. [default: until stable]")
+@click.option("--out", default="exported", show_default=True, metavar="DIR", help="Where the files go.")
+@options.force_option
+@options.json_option
+def command(**arguments):
+    """Convert MODEL (default nin_digits) to .tflite files and prove them against it.
+
+    Writes <model>_<scheme>.tflite, static batch 1, and a JSON file beside each that says what made it; runs each with
+    the LiteRT runtime on test images that did not serve to calibrate; prints one table. Differences are in quantisation
+    steps of the output: the file's scale, or for a float file 1/255 of the range of the model's outputs.
+
+    Exit status 1 where a file is not as good as the model (see --min-agreement and --max-drop). With random weights
+    only the differences are judged.
+    """
+    return _run(types.SimpleNamespace(**arguments))
+
+
+def _run(given):
+    from keras_nin.cli import images, stages
+    from keras_nin.export.schemes import parse_schemes
+
+    schemes = parse_schemes(given.scheme)
+    stages.check_output_folder(given.out)
+    sources = images.Sources(given.calibration, given.data, given.labels, given.seed)
+    loaded = stages.load_model(given.model, given.weights, given.input_shape, given.settings, given.seed)
+    shape = stages.input_shape(loaded.model)
+    test_set = sources.test_set(loaded.dataset, shape)
+    preprocessing = stages.choose_preprocessing(loaded.preprocessing, test_set, given.preprocessing, given.crop)
+    calibration, seen = None, frozenset()
+    if any(scheme.calibrated for scheme in schemes):
+        calibration, seen = _calibrate(given, sources, loaded, shape, preprocessing)
+    test = images.evaluation_images(test_set, shape, preprocessing, seen, given.test_count, given.seed)
+    exports = _convert(given, loaded, schemes, calibration, preprocessing)
+    return _prove(given, loaded, exports, test)
+
+
+def _calibrate(given, sources, loaded, shape, preprocessing):
+    """Return the `Calibration` and the digests of its images."""
+    from keras_nin.export import calibrate
+
+    dataset = sources.calibration_set(loaded.dataset, shape)
+    calibration = calibrate(dataset, shape, count=given.calibration_count, seed=given.seed, preprocessing=preprocessing)
+    return calibration, dataset.image_digests(dataset.select("calibration", given.calibration_count, given.seed))
+
+
+def _convert(given, loaded, schemes, calibration, preprocessing):
+    from keras_nin.cli import stages
+    from keras_nin.export import export
+    from keras_nin.export.record import refuse_other
+
+    exports = []
+    for scheme in schemes:
+        with stages.working(f"Converting {loaded.name} to {scheme.name}"):
+            made = export(
+                loaded.model,
+                scheme,
+                calibration,
+                weights=loaded.weights,
+                preprocessing=preprocessing,
+                name=loaded.name,
+            )
+        refuse_other(pathlib.Path(given.out) / f"{made.stem}.tflite", made.data, given.force)
+        exports.append(made)
+    return exports
+
+
+def _prove(given, loaded, exports, test):
+    from keras_nin.cli import proof
+    from keras_nin.export.record import save_all
+
+    runners = [proof.runner(made.data, given.threads) for made in exports]
+    parities = proof.compare(given, loaded, runners, test)
+    exports = [dataclasses.replace(made, parity=parity) for made, parity in zip(exports, parities, strict=True)]
+    latencies = [runner.latency(given.runs) for runner in runners]
+    contents = {}
+    for made in exports:
+        contents |= made.contents(given.out)
+    written = save_all(contents, given.force)
+    _report(given, loaded, exports, latencies, written, test)
+    return 0 if all(parity.holds for parity in parities) else 1
+
+
+def _report(given, loaded, exports, latencies, written, test):
+    from keras_nin.cli import proof, stages
+    from keras_nin.tflite.run import host
+
+    paths = [next(iter(made.contents(given.out))) for made in exports]
+    states = ["written" if path in written else "up to date" for path in paths]
+    if given.as_json:
+        documents = [
+            made.sidecar() | {"path": str(path), "state": state, "latency": dataclasses.asdict(latency)}
+            for made, path, state, latency in zip(exports, paths, states, latencies, strict=True)
+        ]
+        stages.print_json({"schema": SCHEMA, "files": documents, "host": host()})
+        return
+    click.echo(f"{loaded.name}, weights: {loaded.weights}; input prepared as {test.preprocessing.mode}")
+    rows = [
+        (path.name, len(made.data), made.parity, latency.median_us)
+        for path, made, latency in zip(paths, exports, latencies, strict=True)
+    ]
+    proof.print_table(rows, test, latencies)
+    calibration = next((made.calibration for made in exports if made.calibration), None)
+    if calibration:
+        click.echo(f"Calibration: {len(calibration.images)} images of {calibration.source}, none of them among those.")
+    for path, state in zip(paths, states, strict=True):
+        click.echo(f"{state}: {path} and {path.with_suffix('.json').name}")
+    proof.print_failures(rows)

@@ -1,0 +1,98 @@
+"""Which images calibrate and which test: never the same ones."""
+
+import dataclasses
+
+from keras_nin.cli import stages
+from keras_nin.errors import InputError
+
+
+class Sources:
+    """The datasets that a command's options name, opened once; those with a name that can be wrong at once.
+
+    Args:
+        calibration, data: the options' values, or None.
+        labels, seed: as `keras_nin.data.load` takes them.
+    """
+
+    def __init__(self, calibration, data, labels, seed):
+        self.calibration, self.data, self.labels, self.seed = calibration, data, labels, seed
+        self._open = {}
+        for source in (calibration, data):
+            if source is not None and source != "random":
+                self._dataset(source, None)
+
+    def calibration_set(self, own, input_shape):
+        """Return the dataset to calibrate on: the option's, else the model's own, else the one to test on."""
+        source = self.calibration or own or self.data
+        return self._required(source, input_shape, "--calibration", "to calibrate on")
+
+    def test_set(self, own, input_shape):
+        """Return the dataset to test on: the option's, else the model's own, else the one to calibrate on."""
+        source = self.data or own or self.calibration
+        return self._required(source, input_shape, "--data", "to test on")
+
+    def _required(self, source, input_shape, option, purpose):
+        if source is None:
+            raise InputError(
+                f"Expected {option} DATASET|DIR|FILE.npz: this model has no dataset of its own {purpose}. "
+                "Received: none. Pass a folder of images, or 'random' for noise"
+            )
+        return self._dataset(source, input_shape)
+
+    def _dataset(self, source, input_shape):
+        from keras_nin import data
+
+        if source not in self._open:
+            # A labels file belongs to the folder; data sets with names have their own labels.
+            labels = None if source in data.list_datasets() else self.labels
+            self._open[source] = data.load(source, labels=labels, seed=self.seed, input_shape=input_shape)
+        return self._open[source]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class EvaluationImages:
+    """The images of a test: which, and how they are prepared.
+
+    Attributes:
+        dataset: `keras_nin.data.Dataset`.
+        indices: int64 (N,).
+        preprocessing: `keras_nin.data.Preprocessing`.
+        input_shape: the network's (H, W, C).
+        dropped: how many images of the test split served to calibrate and were left out.
+    """
+
+    dataset: object
+    indices: object
+    preprocessing: object
+    input_shape: tuple
+    dropped: int
+
+    def batches(self, message):
+        """Yield (images, labels) with progress on a terminal."""
+        *size, channels = self.input_shape
+        batches = self.dataset.batches(self.indices, tuple(size), channels, preprocessing=self.preprocessing)
+        return stages.track(batches, message, -(-len(self.indices) // 32))
+
+
+def evaluation_images(dataset, input_shape, preprocessing, calibrated_on=frozenset(), count=None, seed=0):
+    """Return the `EvaluationImages` of a dataset's test split.
+
+    Args:
+        dataset: `keras_nin.data.Dataset`.
+        input_shape: (H, W, C).
+        preprocessing: `keras_nin.data.Preprocessing`.
+        calibrated_on: digests of the images that served to calibrate; images with the same content are left out.
+        count, seed: draw so many; None takes all.
+
+    Raises:
+        InputError: no images are left, or a count below 1.
+    """
+    import numpy as np
+
+    chosen = dataset.select("test", count, seed)
+    kept = chosen
+    if calibrated_on:
+        kept = np.array([index for index in chosen if not dataset.image_digests([index]) & calibrated_on], np.int64)
+    if len(kept) == 0:
+        raise InputError(f"Expected test images that did not serve to calibrate. Received: none in {dataset.name!r}")
+    return EvaluationImages(dataset, kept, preprocessing, tuple(input_shape), len(chosen) - len(kept))

@@ -1,0 +1,1 @@
+"""Text from records: pure functions, no measuring."""
