@@ -36,7 +36,9 @@ def make_folder(path):
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
-        raise InputError(f"Expected a folder that can be written to. Received: {str(path)!r} ({error.strerror})") from None
+        raise InputError(
+            f"Expected a folder that can be written to. Received: {str(path)!r} ({error.strerror})"
+        ) from None
     return path
 
 

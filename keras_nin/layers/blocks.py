@@ -215,7 +215,7 @@ def pool2d(x, kind="max", size=3, strides=2, *, rounding="floor", name=None):
 
 
 def _ceil_padding(sides, size, strides):
-    """Return the Keras padding that gives Caffe's rounding up: 'same' pads after the end where one element is missing."""
+    """Return the Keras padding that rounds up as Caffe does: 'same' pads after the end where one element is missing."""
     found = set()
     for side in sides:
         if side is None:

@@ -68,9 +68,7 @@ class MLPConv(_Block):
 
     function = staticmethod(blocks.mlpconv)
 
-    def __init__(
-        self, filters, kernel_size, strides=1, padding="same", activation="relu", batch_norm=False, **kwargs
-    ):
+    def __init__(self, filters, kernel_size, strides=1, padding="same", activation="relu", batch_norm=False, **kwargs):
         super().__init__(
             filters=[blocks.check_positive("filters", width) for width in filters],
             kernel_size=kernel_size,

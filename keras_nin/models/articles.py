@@ -115,10 +115,12 @@ class Single:
 
     @property
     def weights(self):
+        """Number of weights without biases."""
         return self.kernel_size**2 * self.input_shape[2] * self.filters
 
     @property
     def positions(self):
+        """Number of output positions."""
         lost = self.kernel_size - 1 if self.padding == "valid" else 0
         return (self.input_shape[0] - lost) * (self.input_shape[1] - lost)
 
@@ -173,15 +175,17 @@ _TRUNK_MACS = 28 * 28 * _TRUNK[0] + 14 * 14 * _TRUNK[1]
 def _single_spec(name):
     row = SINGLES[name]
     height, width, channels = row.input_shape
+    kernel = f"{row.kernel_size}x{row.kernel_size}"
     return ModelSpec(
         name=name,
         builder=functools.partial(single_convolution, name),
-        title=f"one {row.kernel_size}x{row.kernel_size} layer, {channels} to {row.filters} channels at {height}x{width}",
+        title=f"one {kernel} layer, {channels} to {row.filters} channels at {height}x{width}",
         paper=row.source,
         input_shape=row.input_shape,
         classes=None,
         params=row.weights + row.filters,
         macs=row.weights * row.positions,
+        dataset="random",
     )
 
 
@@ -228,6 +232,7 @@ SPECS = (
         classes=None,
         params=(3 * 3 * 3 * 32 + 32) + (32 * 1 + 1),
         macs=36 * 36 * (3 * 3 * 3 * 32 + 32 * 1),
+        dataset="random",
     ),
     *(_single_spec(name) for name in SINGLES),
 )

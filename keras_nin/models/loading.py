@@ -55,7 +55,8 @@ def load(model, *, weights=None, input_shape=None, seed=0, **arguments):
 
     Args:
         model: a zoo name, ``keras:NAME`` (a keras.applications model), or a path to a .keras or .h5 file.
-        weights: for a zoo name or ``keras:NAME``, a shipped name or a path. None takes those that ship, else random ones.
+        weights: for a zoo name or ``keras:NAME``, a shipped name or a path. None takes those that ship, else random
+            ones; ``"random"`` takes random ones in any case.
         input_shape: (H, W, C), where the network leaves it open or can change it.
         seed: of random weights.
         **arguments: of the zoo's builder, e.g. ``classes``.
@@ -67,11 +68,17 @@ def load(model, *, weights=None, input_shape=None, seed=0, **arguments):
         InputError: an unknown name, a file that cannot be read, or arguments that do not fit.
     """
     text = str(model)
+    shipped = weights is None
+    weights = None if weights == "random" else weights
     if text.startswith("keras:"):
         return _load_application(text, weights, input_shape, seed)
     if text.endswith(FILE_ENDINGS) or pathlib.Path(text).exists():
         return _load_file(pathlib.Path(text), weights, input_shape)
-    return _load_zoo(registry.spec(text), weights, input_shape, seed, arguments)
+    row = registry.spec(text)
+    changed = (input_shape is not None and tuple(input_shape) != row.input_shape) or arguments
+    if shipped and row.weights and not changed:
+        weights = row.weights[0]
+    return _load_zoo(row, weights, input_shape, seed, arguments)
 
 
 def _seeded(weights, seed):
@@ -84,9 +91,6 @@ def _seeded(weights, seed):
 
 
 def _load_zoo(row, weights, input_shape, seed, arguments):
-    changed = (input_shape is not None and tuple(input_shape) != row.input_shape) or arguments
-    if weights is None and row.weights and not changed:
-        weights = row.weights[0]
     label = _seeded(weights, seed)
     return Loaded(
         model=registry.build(row.name, weights=weights, input_shape=input_shape, **arguments),
@@ -124,7 +128,7 @@ def _load_application(text, weights, input_shape, seed):
 
 def _load_file(path, weights, input_shape):
     if not path.is_file():
-        raise InputError(f"Expected a zoo name, keras:NAME or a .keras or .h5 file. Received: {str(path)!r}, no such file")
+        raise InputError(f"Expected a zoo name, keras:NAME or a .keras or .h5 file. Received: {str(path)!r}, no file")
     if not path.name.endswith(FILE_ENDINGS) or path.name.endswith(".weights.h5"):
         hint = ", weights alone: pass a model's name and --weights" if path.name.endswith(".weights.h5") else ""
         raise InputError(f"Expected a saved model ending in {' or '.join(FILE_ENDINGS)}. Received: {path.name!r}{hint}")

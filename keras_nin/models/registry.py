@@ -38,7 +38,5 @@ def build(name, *, weights=None, **arguments):
     accepted = set(inspect.signature(row.builder).parameters) - {"variant", "head"}
     for argument in arguments:
         if argument not in accepted:
-            raise InputError(
-                f"Expected an argument of {name} ({', '.join(sorted(accepted))}). Received: {argument!r}"
-            )
+            raise InputError(f"Expected an argument of {name} ({', '.join(sorted(accepted))}). Received: {argument!r}")
     return row.builder(weights=weights, **arguments)

@@ -179,9 +179,7 @@ SPECS = (
         paper=PAPER,
         input_shape=(224, 224, 3),
         classes=1000,
-        params=_params(
-            7 * 7 * 3 * 96, 96, bypass=sum(weights for _, weights in _BYPASS) + 128 + 256 + 384 + 512
-        ),
+        params=_params(7 * 7 * 3 * 96, 96, bypass=sum(weights for _, weights in _BYPASS) + 128 + 256 + 384 + 512),
         macs=_macs(7 * 7 * 3 * 96, 96, _POSITIONS_1_0, bypass=_BYPASS),
         preprocessing="caffe",
     ),

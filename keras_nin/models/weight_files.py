@@ -51,7 +51,9 @@ def find(model_name, weights):
     if str(weights) in names:
         return SHIPPED / f"{model_name}.{weights}.weights.h5"
     if path.suffix or len(path.parts) > 1:
-        raise InputError(f"Expected `weights` to be an existing file ({', '.join(ENDINGS)}). Received: {str(weights)!r}")
+        raise InputError(
+            f"Expected `weights` to be an existing file ({', '.join(ENDINGS)}). Received: {str(weights)!r}"
+        )
     if not names:
         raise InputError(f"Expected `weights` to be a file: none ship for {model_name}. Received: {str(weights)!r}")
     raise unknown_name("weights", weights, names)
@@ -134,7 +136,9 @@ def _load_h5(model, path, layer_names):
     try:
         model.load_weights(path)
     except ValueError as error:
-        raise InputError(_h5_misfit(model, path) or f"Expected {path.name!r} to fit. Received: {_first_line(error)}") from None
+        raise InputError(
+            _h5_misfit(model, path) or f"Expected {path.name!r} to fit. Received: {_first_line(error)}"
+        ) from None
 
 
 def _h5_misfit(model, path):
