@@ -1,0 +1,1 @@
+"""Reading and running .tflite files, with neither Keras nor TensorFlow."""

@@ -1,0 +1,136 @@
+"""A bounds-checked reader of flatbuffers: hostile bytes end in an `InputError`, never in a crash or a long wait.
+
+The format: https://flatbuffers.dev/internals/. A table is a signed offset to its vtable, then its fields; the vtable
+holds the byte offset of every field slot, 0 where the field is absent. Vectors, strings and tables are reached by
+unsigned offsets relative to where the offset itself stands.
+"""
+
+import struct
+
+from keras_nin.errors import InputError
+
+# Vectors may be shared, so a small file could ask for endless decoding. What writers share (vtables, a few strings)
+# stays far below both limits, and decoding takes seconds at the worst.
+_DECODED_PER_BYTE = 4
+_MOST_TABLES = 1 << 18
+_SMALL_FILE = 1 << 16
+
+
+class Reader:
+    """The bytes of one file, what may still be decoded of them, and the name that errors give it."""
+
+    def __init__(self, data, source):
+        self.data = data
+        self.source = source
+        self._vtables = {}
+        self._tables_left = _MOST_TABLES
+        self._bytes_left = _DECODED_PER_BYTE * len(data) + _SMALL_FILE
+
+    def fail(self, problem):
+        """Return the `InputError` for this file."""
+        return InputError(f"Expected a valid .tflite file. Received: {self.source}, where {problem}")
+
+    def check(self, position, size, what):
+        """Raise `InputError` unless the `size` bytes from `position` lie inside the file."""
+        if position < 0 or position + size > len(self.data):
+            raise self.fail(f"{what} at byte {position} reaches past the end ({len(self.data)} bytes)")
+
+    def unpack(self, code, position, what="a value"):
+        """Return the little-endian scalar of the `struct` format `code` at `position`."""
+        self.check(position, struct.calcsize("<" + code), what)
+        return struct.unpack_from("<" + code, self.data, position)[0]
+
+    def root(self, identifier):
+        """Return the root table of a file that carries the 4-byte `identifier`."""
+        if bytes(self.data[4:8]) != identifier:
+            raise self.fail(f"the mark {identifier.decode()!r} at byte 4 is missing")
+        return Table(self, self.unpack("I", 0, "the root"))
+
+    def follow(self, position):
+        """Return where the unsigned offset at `position` points to."""
+        return position + self.unpack("I", position, "an offset")
+
+    def vector(self, position, item_size):
+        """Return (first byte, number of items) of the vector at `position`, checked to lie inside the file."""
+        count = self.unpack("I", position, "a vector")
+        self.check(position + 4, count * item_size, "a vector's content")
+        return position + 4, count
+
+    def spend(self, size):
+        """Count `size` bytes as decoded; `InputError` where the file is decoded over and over."""
+        self._bytes_left -= size
+        if self._bytes_left < 0:
+            raise self.fail("the same bytes are referred to again and again")
+
+    def fields(self, position):
+        """Return the field offsets of the table at `position`, one per slot of its vtable."""
+        self._tables_left -= 1
+        if self._tables_left < 0:
+            raise self.fail(f"there are more than {_MOST_TABLES} tables")
+        vtable = position - self.unpack("i", position, "a table")
+        if vtable not in self._vtables:
+            size = self.unpack("H", vtable, "a vtable")
+            self.check(vtable, size, "a vtable")
+            if size < 4 or size % 2:
+                raise self.fail(f"the vtable at byte {vtable} has the impossible size {size}")
+            self.spend(size)
+            self._vtables[vtable] = struct.unpack_from(f"<{size // 2 - 2}H", self.data, vtable + 4)
+        return self._vtables[vtable]
+
+
+class Table:
+    """One table; fields are read by slot number, and an absent field gives its default or None."""
+
+    __slots__ = ("_fields", "_position", "reader")
+
+    def __init__(self, reader, position):
+        self.reader = reader
+        self._position = position
+        self._fields = reader.fields(position)
+
+    def _at(self, slot):
+        offset = self._fields[slot] if slot < len(self._fields) else 0
+        return self._position + offset if offset else None
+
+    def scalar(self, slot, code, default=0):
+        """Return the number of `struct` format `code`, or `default`."""
+        at = self._at(slot)
+        return default if at is None else self.reader.unpack(code, at)
+
+    def table(self, slot):
+        """Return the table that the field refers to, or None."""
+        at = self._at(slot)
+        return None if at is None else Table(self.reader, self.reader.follow(at))
+
+    def tables(self, slot):
+        """Return the field's vector of tables as a list; empty where it is absent."""
+        at = self._at(slot)
+        if at is None:
+            return []
+        first, count = self.reader.vector(self.reader.follow(at), 4)
+        self.reader.spend(4 * count)
+        return [Table(self.reader, self.reader.follow(first + 4 * item)) for item in range(count)]
+
+    def span(self, slot):
+        """Return (first byte, number of bytes) of the field's vector of bytes without decoding it, or None."""
+        at = self._at(slot)
+        return None if at is None else self.reader.vector(self.reader.follow(at), 1)
+
+    def vector(self, slot, code):
+        """Return the field's vector of numbers of `struct` format `code` as a tuple, or None."""
+        at = self._at(slot)
+        if at is None:
+            return None
+        size = struct.calcsize("<" + code)
+        first, count = self.reader.vector(self.reader.follow(at), size)
+        self.reader.spend(size * count)
+        return struct.unpack_from(f"<{count}{code}", self.reader.data, first)
+
+    def string(self, slot):
+        """Return the field's string, empty where it is absent; bytes that are not UTF-8 appear escaped."""
+        span = self.span(slot)
+        if span is None:
+            return ""
+        first, size = span
+        self.reader.spend(size)
+        return bytes(self.reader.data[first : first + size]).decode("utf-8", "backslashreplace")
