@@ -1,0 +1,83 @@
+"""From a network to its audit."""
+
+import dataclasses
+import os
+
+from keras_nin.audit import classify, count
+from keras_nin.audit.memory import peak_activation_elements
+from keras_nin.audit.receptive_field import receptive_fields
+from keras_nin.audit.records import Audit, Row, Total
+
+_FLOAT32_BYTES = 4
+
+
+def audit(model_or_path, *, name=None):
+    """Return the `Audit` of a built Keras model: parameters, MACs and activation memory per layer and in total.
+
+    Args:
+        model_or_path: a Functional or Sequential `keras.Model` with a fixed input size, or what
+            `keras_nin.models.load` accepts. The batch counts as 1, whatever the model says.
+        name: what to call the network; None takes the model's own name.
+
+    Raises:
+        InputError: not such a model, not built, an input axis is open, or a layer keeps channels first.
+    """
+    from keras_nin.audit import keras_reader
+
+    if isinstance(model_or_path, (str, os.PathLike)):
+        from keras_nin import models
+
+        loaded = models.load(os.fspath(model_or_path))
+        model_or_path, name = loaded.model, name or loaded.name
+    graph = keras_reader.read(model_or_path)
+    return audit_graph(dataclasses.replace(graph, name=name) if name else graph)
+
+
+def audit_graph(graph):
+    """Return the `Audit` of a `Graph`, whichever reader it came from."""
+    facts = zip(graph.layers, receptive_fields(graph), classify.blocks_of(graph), strict=True)
+    rows = tuple(_row(layer, graph, field, block) for layer, field, block in facts)
+    return Audit(graph.name, rows, _total(rows, peak_activation_elements(graph)))
+
+
+def _row(layer, graph, receptive_field, block):
+    elements = layer.output_elements
+    return Row(
+        name=layer.path,
+        type=layer.type,
+        kind=classify.kind_of(layer),
+        role=classify.role_of(layer, graph),
+        kernel=layer.kernel,
+        input_shape=_shapes(layer.inputs),
+        output_shape=_shapes(layer.outputs),
+        params=layer.params,
+        trainable_params=layer.trainable_params,
+        macs=count.macs(layer),
+        weight_bytes=layer.weight_bytes,
+        activation_elements=elements,
+        activation_bytes=elements * _FLOAT32_BYTES,
+        activation_evaluations=count.activation_evaluations(layer),
+        receptive_field=receptive_field,
+        block=block,
+    )
+
+
+def _shapes(tensors):
+    shapes = tuple(tensor.shape for tensor in tensors)
+    return shapes[0] if len(shapes) == 1 else shapes or None
+
+
+def _total(rows, peak_elements):
+    params = sum(row.params for row in rows)
+    trainable = sum(row.trainable_params for row in rows)
+    pointwise = [row for row in rows if row.kind == "pointwise"]
+    return Total(
+        params=params,
+        trainable_params=trainable,
+        non_trainable_params=params - trainable,
+        macs=sum(row.macs or 0 for row in rows),
+        pointwise_params=sum(row.params for row in pointwise),
+        pointwise_macs=sum(row.macs for row in pointwise),
+        activation_bytes=sum(row.activation_bytes for row in rows),
+        peak_activation_bytes=peak_elements * _FLOAT32_BYTES,
+    )

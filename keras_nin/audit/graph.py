@@ -1,0 +1,91 @@
+"""A network as plain records: what a reader hands to the counting, whatever format it read."""
+
+import functools
+import math
+from collections import defaultdict
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One activation tensor: an index that is unique in its graph, and a fixed shape with batch 1, channels last."""
+
+    index: int
+    shape: tuple[int, ...]
+
+    @property
+    def elements(self):
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def spatial(self):
+        """(height, width), with height 1 for a sequence; None where there are no positions."""
+        if len(self.shape) == 4:
+            return self.shape[1:3]
+        return (1, self.shape[1]) if len(self.shape) == 3 else None
+
+
+@dataclass(frozen=True)
+class LayerInfo:
+    """One use of one layer.
+
+    `op` is the Keras name of the standard operation that the layer performs, or None where the reader cannot vouch for
+    one (a user's own class, even if it is called "Conv2D"): such a layer is never counted by guesswork. `type` is the
+    name to show. `scope` is the path of the models that the layer lies in, empty at the top. Weights that an earlier
+    use has brought already are not counted again. `kernel`, `strides` and `dilation` are (height, width).
+    """
+
+    name: str
+    type: str
+    op: str | None
+    scope: str = ""
+    inputs: tuple[Tensor, ...] = ()
+    outputs: tuple[Tensor, ...] = ()
+    kernel: tuple[int, int] | None = None
+    strides: tuple[int, int] = (1, 1)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+    interpolation: str | None = None
+    activation: str | None = None
+    params: int = 0
+    trainable_params: int = 0
+    weight_bytes: int = 0
+
+    @property
+    def path(self):
+        """Name with the models it lies in: ``"outer/inner"``."""
+        return f"{self.scope}/{self.name}" if self.scope else self.name
+
+    @property
+    def output_elements(self):
+        """Elements of all outputs together."""
+        return sum(tensor.elements for tensor in self.outputs)
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A network: its layers in execution order, and the tensors that enter and leave it."""
+
+    name: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    layers: tuple[LayerInfo, ...]
+
+    @functools.cached_property
+    def consumers(self):
+        """Tensor index -> the layers that read that tensor, in execution order."""
+        consumers = defaultdict(list)
+        for layer in self.layers:
+            for index in dict.fromkeys(tensor.index for tensor in layer.inputs):
+                consumers[index].append(layer)
+        return {index: tuple(layers) for index, layers in consumers.items()}
+
+    @functools.cached_property
+    def output_indices(self):
+        """Indices of the tensors that leave the network."""
+        return frozenset(tensor.index for tensor in self.outputs)
+
+    def readers(self, layer):
+        """The layers that read any output of `layer`."""
+        return [reader for tensor in layer.outputs for reader in self.consumers.get(tensor.index, ())]

@@ -1,0 +1,90 @@
+"""The result of an audit: one row per layer, and the totals."""
+
+from dataclasses import asdict, dataclass
+
+from keras_nin.audit import render
+
+SCHEMA = "keras_nin.audit/1"
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one use of one layer costs, for one input (batch 1, channels last, shapes with the batch).
+
+    `macs` is None where it is not known. `activation_bytes` is at float32 (4 bytes an element), `weight_bytes` at the
+    weights' own types. `input_shape` and `output_shape` are a tuple of shapes where there are several tensors, and
+    None for weights outside the graph. `kernel` and `receptive_field` are (height, width).
+    """
+
+    name: str
+    type: str
+    kind: str
+    role: str | None
+    kernel: tuple[int, int] | None
+    input_shape: tuple | None
+    output_shape: tuple | None
+    params: int
+    trainable_params: int
+    macs: int | None
+    weight_bytes: int
+    activation_elements: int
+    activation_bytes: int
+    activation_evaluations: int
+    receptive_field: tuple[int, int] | None
+    block: str | None
+
+
+@dataclass(frozen=True)
+class Total:
+    """Sums over the rows; `macs` leaves out the rows where they are not known; peak memory is at float32."""
+
+    params: int
+    trainable_params: int
+    non_trainable_params: int
+    macs: int
+    pointwise_params: int
+    pointwise_macs: int
+    activation_bytes: int
+    peak_activation_bytes: int
+
+
+@dataclass(frozen=True)
+class Audit:
+    """An audited network: rows in execution order, totals, findings. ``print(audit)`` shows a table."""
+
+    model: str
+    rows: tuple[Row, ...]
+    total: Total
+    findings: tuple = ()
+
+    @property
+    def unknown(self):
+        """Names of the rows whose MACs are not known: the total leaves them out."""
+        return tuple(row.name for row in self.rows if row.macs is None)
+
+    def to_json(self):
+        """Return the audit as a JSON-ready dict (schema ``keras_nin.audit/1``)."""
+        return {
+            "schema": SCHEMA,
+            "model": self.model,
+            "rows": [_plain(asdict(row)) for row in self.rows],
+            "total": asdict(self.total),
+            "findings": list(self.findings),
+        }
+
+    def to_csv(self):
+        """Return the rows as CSV text: raw numbers, an empty field where a number is not known, no total line."""
+        return render.csv_text(self)
+
+    def to_markdown(self):
+        """Return the audit as a Markdown table with the totals and the conventions below it."""
+        return render.markdown(self)
+
+    def __str__(self):
+        return render.text(self)
+
+
+def _plain(value):
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value

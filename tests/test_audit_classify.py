@@ -1,0 +1,143 @@
+"""Kinds, roles and blocks."""
+
+import keras
+import pytest
+
+from keras_nin.audit import audit
+
+L = keras.layers
+
+
+def rows(inputs, outputs):
+    return {row.name: row for row in audit(keras.Model(inputs, outputs)).rows}
+
+
+@pytest.mark.parametrize(
+    ("layer", "input_shape", "kind"),
+    [
+        (L.Conv2D(4, 1), (5, 5, 6), "pointwise"),
+        (L.Conv2D(4, 1, strides=2), (5, 5, 6), "pointwise"),
+        (L.Conv2D(4, (1, 3)), (5, 5, 6), "spatial"),
+        (L.Conv2D(6, 1, groups=2), (5, 5, 6), "other"),
+        (L.Conv2D(6, 3, groups=2), (5, 5, 6), "spatial"),
+        (L.Conv2D(12, 3, groups=6), (5, 5, 6), "depthwise"),
+        (L.DepthwiseConv2D(3), (5, 5, 6), "depthwise"),
+        (L.Conv2DTranspose(4, 2), (5, 5, 6), "spatial"),
+        (L.Dense(4), (5, 5, 6), "pointwise"),
+        (L.Dense(4), (5, 6), "dense"),
+        (L.Dense(4), (6,), "dense"),
+        (L.AveragePooling2D(2), (5, 5, 6), "pool"),
+        (L.GlobalMaxPooling2D(), (5, 5, 6), "pool"),
+        (L.BatchNormalization(), (5, 5, 6), "norm"),
+        (L.LayerNormalization(), (5, 5, 6), "norm"),
+        (L.ReLU(), (5, 5, 6), "activation"),
+        (L.Flatten(), (5, 5, 6), "reshape"),
+        (L.ZeroPadding2D(1), (5, 5, 6), "reshape"),
+        (L.Dropout(0.5), (5, 5, 6), "other"),
+    ],
+)
+def test_kind(layer, input_shape, kind):
+    x = keras.Input(input_shape)
+    (row,) = rows(x, layer(x)).values()
+    assert row.kind == kind
+    assert (row.role is not None) == (kind == "pointwise")
+
+
+def test_merges_are_merges():
+    x = keras.Input((4, 4, 3))
+    merged = [L.Add()([x, x]), L.Multiply()([x, x]), L.Concatenate()([x, x]), x - 2 * x]
+    kinds = [row.kind for row in audit(keras.Model(x, merged)).rows if "multiply_" not in row.name]
+    assert kinds.count("merge") == 4
+
+
+def test_roles_of_a_fire_module_with_a_head():
+    x = keras.Input((8, 8, 16))
+    y = L.Conv2D(4, 1, activation="relu", name="squeeze")(x)
+    y = L.Concatenate()([L.Conv2D(8, 1, name="expand1x1")(y), L.Conv2D(8, 3, padding="same", name="expand3x3")(y)])
+    y = L.Conv2D(16, 1, name="mix")(y)
+    y = L.Dropout(0.5)(L.MaxPooling2D(2)(y))
+    y = L.Conv2D(10, 1, name="classes")(y)
+    y = L.Softmax()(L.Reshape((10,))(L.GlobalAveragePooling2D(keepdims=True)(L.ReLU()(y))))
+    found = rows(x, y)
+    names = ["squeeze", "expand1x1", "expand3x3", "mix", "classes"]
+    assert [found[name].role for name in names] == ["reduce", "expand", None, "mix", "head"]
+
+
+def test_a_1x1_before_a_classifier_is_no_head():
+    x = keras.Input((8, 8, 16))
+    y = L.GlobalAveragePooling2D()(L.Conv2D(8, 1, name="last")(x))
+    found = rows(x, L.Dense(10, name="classes")(y))
+    assert found["last"].role == "reduce"
+    assert found["classes"].role is None
+
+
+def test_a_projection_ends_in_an_addition_through_norm_activation_and_dropout():
+    x = keras.Input((8, 8, 16))
+    y = L.Conv2D(64, 1, name="expand")(x)
+    y = L.Conv2D(16, 1, name="project")(L.DepthwiseConv2D(3, padding="same")(y))
+    y = L.Dropout(0.1)(L.ReLU()(L.BatchNormalization()(y)))
+    found = rows(x, L.Conv2D(4, 3)(L.Add()([x, y])))
+    assert (found["expand"].role, found["project"].role) == ("expand", "projection")
+
+
+def test_no_projection_where_something_else_reads_the_output_too():
+    x = keras.Input((8, 8, 16))
+    y = L.Conv2D(4, 1, name="reduce")(x)
+    other = L.Conv2D(4, 3, padding="same")(y)
+    assert rows(x, L.Conv2D(4, 3)(L.Add()([y, other])))["reduce"].role == "reduce"
+
+
+def test_no_projection_where_a_constant_is_added():
+    x = keras.Input((8, 8, 16))
+    y = L.Conv2D(4, 1, name="reduce")(x) + 3.0
+    assert rows(x, L.Conv2D(4, 3)(y))["reduce"].role == "reduce"
+
+
+def test_the_head_comes_before_every_other_role():
+    x = keras.Input((8, 8, 10))
+    found = rows(x, L.GlobalAveragePooling2D()(L.Conv2D(10, 1, name="classes")(x)))
+    assert found["classes"].role == "head"
+
+
+def test_blocks_come_from_names_that_share_a_prefix():
+    x = keras.Input((8, 8, 4))
+    y = x
+    for name in (
+        "stem",
+        "fire2_squeeze1x1",
+        "fire2_expand",
+        "conv2d_1",
+        "conv2d_2",
+        "pw_1",
+        "pw_1_bn",
+        "pw_1_relu",
+        "a_b",
+    ):
+        y = L.Conv2D(4, 1, name=name)(y)
+    blocks = {name: row.block for name, row in rows(x, y).items()}
+    assert blocks == {
+        "stem": None,
+        "fire2_squeeze1x1": "fire2",
+        "fire2_expand": "fire2",
+        "conv2d_1": None,
+        "conv2d_2": None,
+        "pw_1": "pw_1",
+        "pw_1_bn": "pw_1",
+        "pw_1_relu": "pw_1",
+        "a_b": None,
+    }
+
+
+def test_no_projection_where_the_output_leaves_the_network_too():
+    x = keras.Input((8, 8, 16))
+    y = L.Conv2D(4, 1, name="reduce")(x)
+    added = L.Add()([y, L.Conv2D(4, 3, padding="same")(x)])
+    assert rows(x, L.Conv2D(4, 3)(added))["reduce"].role == "projection"
+    assert rows(x, [y, L.Conv2D(4, 3)(added)])["reduce"].role == "reduce"
+
+
+def test_a_dense_on_a_vector_is_not_in_the_1x1_share():
+    x = keras.Input((8, 8, 16))
+    y = L.Flatten()(L.Dense(4)(x))
+    total = audit(keras.Model(x, L.Dense(10)(y))).total
+    assert (total.pointwise_params, total.pointwise_macs) == (16 * 4 + 4, 8 * 8 * 16 * 4)

@@ -1,0 +1,65 @@
+"""Whole networks of keras.applications, against totals that others have published or counted."""
+
+import keras
+import pytest
+
+from keras_nin.audit import audit
+
+
+def audited(name, shape=(224, 224, 3)):
+    model = getattr(keras.applications, name)(weights=None, input_shape=shape)
+    result = audit(model)
+    assert sum(row.params for row in result.rows) == result.total.params == model.count_params()
+    return result
+
+
+def roles(result):
+    return [row.role for row in result.rows if row.role]
+
+
+def test_mobilenet():
+    result = audited("MobileNet")
+    assert (result.total.params, result.total.macs, result.unknown) == (4_253_864, 568_740_352, ())
+    # The paper (arXiv:1704.04861, table 2) gives 94.86 % of the MACs to 1x1 layers; it counts the classifier apart.
+    assert 0.94 < (result.total.pointwise_macs - 1024 * 1000) / result.total.macs < 0.95
+    assert roles(result)[-1] == "head"
+
+
+def test_mobilenet_v2_and_its_projections():
+    result = audited("MobileNetV2")
+    assert (result.total.params, result.unknown) == (3_538_984, ())
+    # Ten blocks have a bypass; the output of a block without one is read by other layers too.
+    assert roles(result).count("projection") == 10
+
+
+def test_resnet50():
+    result = audited("ResNet50")
+    assert (result.total.params, result.total.macs) == (25_636_712, 3_857_973_248)
+    # The last layer of each of 16 bottlenecks, and 4 shortcuts.
+    assert roles(result).count("projection") == 16 + 4
+
+
+@pytest.mark.slow
+def test_inception_v3():
+    result = audited("InceptionV3", (299, 299, 3))
+    assert (result.total.params, result.total.macs) == (23_851_784, 5_713_216_096)
+    assert result.total.non_trainable_params == 34_432
+    assert result.unknown == ()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "params"),
+    [("Xception", 22_910_480), ("DenseNet121", 8_062_504), ("EfficientNetB0", 5_330_571)],
+)
+def test_parameters_of_other_networks(name, params):
+    result = audited(name)
+    assert (result.total.params, result.unknown) == (params, ())
+
+
+@pytest.mark.slow
+def test_layers_of_a_networks_own_are_named_as_unknown():
+    result = audited("InceptionResNetV2", (299, 299, 3))
+    assert result.total.params == 55_873_736
+    own = {row.type for row in result.rows if row.macs is None}
+    assert own == {"CustomScaleLayer"}
