@@ -4,6 +4,7 @@ import dataclasses
 import functools
 
 from keras_nin import layers
+from keras_nin.errors import InputError
 from keras_nin.models.zoo import ModelSpec, check_input_shape, frame
 
 PAPER = "Network in Network, arXiv:1312.4400"
@@ -100,7 +101,10 @@ def nin(
     row = VARIANTS[variant]
     rounding = row.pool_rounding if pool_rounding is None else pool_rounding
     normalise = row.batch_norm if batch_norm is None else batch_norm
-    kinds = iter([stage.pool for stage in row.stages if stage.pool] if pools is None else pools)
+    kinds = [stage.pool for stage in row.stages if stage.pool]
+    if pools is not None and len(pools) != len(kinds):
+        raise InputError(f"Expected `pools` to name {len(kinds)} kinds of pooling. Received: {pools!r}")
+    kinds = iter(kinds if pools is None else pools)
 
     def graph(x):
         for number, stage in enumerate(row.stages, start=1):
