@@ -4,8 +4,10 @@ import csv
 import io
 import textwrap
 
+from keras_nin.tables import markdown_table, text_table
+
 _COLUMNS = ("name", "type", "kind", "role", "kernel", "output shape", "params", "MACs", "share of MACs")
-_NUMBERS = 3  # the last columns are numbers, set to the right
+_NUMBERS = _COLUMNS[-3:]
 _UNKNOWN_SHOWN = 5
 _FOOT_WIDTH = 110
 
@@ -21,32 +23,18 @@ CONVENTIONS = (
 
 def text(audit):
     """Return `audit` as a table for the terminal, with totals and conventions below it; never cut to a width."""
-    import rich.box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=rich.box.SIMPLE_HEAD, title=audit.model, title_justify="left", pad_edge=False)
-    for number, column in enumerate(_COLUMNS):
-        right = number >= len(_COLUMNS) - _NUMBERS
-        table.add_column(column, justify="right" if right else "left", no_wrap=True)
-    for row in audit.rows:
-        table.add_row(*(Text(cell) for cell in _cells(row, audit.total)))
-    out = io.StringIO()
-    console = Console(file=out, width=10_000, color_system=None)
-    console.print(table)
-    lines = [line.rstrip() for line in out.getvalue().splitlines() if line.strip()]
+    rows = [_cells(row, audit.total) for row in audit.rows]
+    table = text_table(_COLUMNS, rows, right=_NUMBERS, title=audit.model)
     foot = [line for convention in CONVENTIONS for line in textwrap.wrap(convention, _FOOT_WIDTH)]
-    return "\n".join([*lines, "", *summary(audit), "", *foot])
+    return "\n".join([table, "", *summary(audit), "", *foot])
 
 
 def markdown(audit):
     """Return `audit` as a Markdown table, with totals and conventions below it."""
-    rule = ["---"] * (len(_COLUMNS) - _NUMBERS) + ["---:"] * _NUMBERS
-    rows = [[_escaped(cell) for cell in _cells(row, audit.total)] for row in audit.rows]
-    table = [f"| {' | '.join(cells)} |" for cells in (_COLUMNS, rule, *rows)]
-    items = [f"- {_escaped(line)}" for line in summary(audit)]
-    return "\n".join([*table, "", *items, "", " ".join(CONVENTIONS)]) + "\n"
+    rows = [_cells(row, audit.total) for row in audit.rows]
+    items = [f"- {line}" for line in summary(audit)]
+    table = markdown_table(_COLUMNS, rows, right=_NUMBERS)
+    return "\n".join([table, "", *items, "", " ".join(CONVENTIONS)]) + "\n"
 
 
 def csv_text(audit):
@@ -109,7 +97,3 @@ def _share(row, total):
 
 def _percent(part, whole):
     return f"{part / whole:.1%}" if whole else "none"
-
-
-def _escaped(cell):
-    return cell.replace("|", "\\|")
