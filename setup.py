@@ -27,7 +27,6 @@ setup(
         "ai-edge-litert>=2.3,<2.4",
         "numpy>=2",
         "click>=8.1",
-        "flatbuffers>=25",
         "h5py>=3.12",
         "lazy_loader>=0.4",
         "pillow>=11",
@@ -35,7 +34,7 @@ setup(
         "scikit-learn>=1.6",
     ],
     extras_require={
-        "test": ["build>=1.2", "pytest>=8", "ruff>=0.9"],
+        "test": ["build>=1.2", "flatbuffers>=25", "pytest>=8", "ruff>=0.9", "setuptools>=77"],
     },
     entry_points={"console_scripts": ["keras-nin = keras_nin.cli.main:main"]},
     classifiers=[

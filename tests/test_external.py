@@ -1,0 +1,74 @@
+"""The builders, and the main job, held to real weights and images of others (see the folder that KERAS_NIN_DATA names)."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+
+from keras_nin import data, models
+from keras_nin.cli import main
+
+pytestmark = pytest.mark.external
+
+# Layers of the Caffe release by their names there, where ours differ.
+ACTIVATIONS = {"pool10": "conv10_pool", "prob": "conv10_softmax"}
+
+
+def test_squeezenet_1_1_gives_the_stored_outputs(external_data):
+    weights = external_data / "weights" / "squeezenet_v1_1_imagenet.npz"
+    model = models.SqueezeNet1_1(weights=weights, classifier_activation=None)
+    with np.load(external_data / "weights" / "squeezenet_v1_1_golden.npz") as golden:
+        for index in range(3):
+            outputs = model.predict(golden[f"input_{index}"], verbose=0)
+            np.testing.assert_allclose(outputs, golden[f"output_{index}"], rtol=0, atol=1e-3)
+
+
+def test_squeezenet_1_0_gives_the_stored_activations(external_data):
+    model = models.SqueezeNet1_0(
+        weights=external_data / "weights" / "squeezenet_v1_0_imagenet.npz",
+        input_shape=(227, 227, 3),
+        pool_rounding="ceil",
+        padded_head=True,
+    )
+    with np.load(external_data / "weights" / "squeezenet_v1_0_activations.npz") as stored:
+        names = [name for name in stored.files if name != "data"]
+        layers = [model.get_layer(ACTIVATIONS.get(name, name)) for name in names]
+        outputs = keras.Model(model.input, [layer.output for layer in layers]).predict(stored["data"], verbose=0)
+        assert len(names) == 8
+        for name, output in zip(names, outputs, strict=True):
+            np.testing.assert_allclose(output, stored[name], rtol=0, atol=1e-4 * np.abs(stored[name]).max())
+
+
+def test_nin_reaches_its_accuracy_on_lossless_images(external_data):
+    """The release is a variant: maximum pooling twice, a 24x24 crop, each image standardised."""
+    model = models.NiNCIFAR10(
+        weights=external_data / "weights" / "nin_cifar10_raw.npz", input_shape=(24, 24, 3), pools=("max", "max")
+    )
+    dataset = data.load(external_data / "images" / "cifar10_test_lossless_200.npz")
+    preprocessing = data.Preprocessing("standardize", crop_fraction=0.75)
+    every = np.arange(200)
+    outputs = model.predict(dataset.load(every, (24, 24), 3, preprocessing), verbose=0)
+    assert np.mean(outputs.argmax(1) == dataset.labels) >= 0.89
+
+
+def test_the_main_job_on_photographs(external_data, tmp_path, capsys):
+    status = main.run(
+        [
+            "export",
+            "squeezenet_v1_1",
+            f"--weights={external_data}/weights/squeezenet_v1_1_imagenet.npz",
+            f"--calibration={external_data}/images/imagenet_samples",
+            f"--out={tmp_path}",
+            "--json",
+        ]
+    )
+    document = json.loads(capsys.readouterr().out)
+    float32, int8 = (entry["parity"] for entry in document["files"])
+    assert status == 0
+    assert float32["images"] == int8["images"] == 400
+    assert 100 * float32["model_top1"] == pytest.approx(59.0, abs=0.3)
+    assert 100 * float32["file_top1"] == pytest.approx(59.0, abs=0.3)
+    assert 100 * (int8["model_top1"] - int8["file_top1"]) <= 2.5
+    assert int8["agreement"] >= 0.92
+    assert document["files"][1]["calibration"]["count"] == 100
