@@ -93,6 +93,11 @@ def test_no_projection_where_a_constant_is_added():
     assert rows(x, L.Conv2D(4, 3)(y))["reduce"].role == "reduce"
 
 
+def test_a_network_that_ends_in_a_map_has_no_head():
+    x = keras.Input((12, 12, 512))
+    assert rows(x, L.ReLU()(L.Conv2D(32, 1, name="last")(x)))["last"].role == "reduce"
+
+
 def test_the_head_comes_before_every_other_role():
     x = keras.Input((8, 8, 10))
     found = rows(x, L.GlobalAveragePooling2D()(L.Conv2D(10, 1, name="classes")(x)))

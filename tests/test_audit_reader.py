@@ -90,14 +90,14 @@ def test_nested_models_are_flattened_with_their_path():
     inner = keras.Sequential([L.Conv2D(4, 1, name="a"), L.ReLU(name="b")], name="deep")
     outer = keras.Model(inner_input, L.Conv2D(6, 1, name="c")(inner(inner_input)), name="backbone")
     x = keras.Input((8, 8, 3))
-    model = keras.Model(x, L.Conv2D(2, 1, name="head")(outer(x)))
+    model = keras.Model(x, L.GlobalAveragePooling2D(name="pool")(L.Conv2D(2, 1, name="head")(outer(x))))
     result = audit(model)
-    assert [row.name for row in result.rows] == ["backbone/deep/a", "backbone/deep/b", "backbone/c", "head"]
-    assert [row.block for row in result.rows] == ["backbone/deep", "backbone/deep", "backbone", None]
+    assert [row.name for row in result.rows] == ["backbone/deep/a", "backbone/deep/b", "backbone/c", "head", "pool"]
+    assert [row.block for row in result.rows] == ["backbone/deep", "backbone/deep", "backbone", None, None]
     assert result.total.macs == 8 * 8 * (3 * 4 + 4 * 6 + 6 * 2)
     assert result.total.params == model.count_params()
     # Roles look through the nesting: `c` is the last layer of its own model, not of the network.
-    assert [row.role for row in result.rows] == ["expand", None, "expand", "head"]
+    assert [row.role for row in result.rows] == ["expand", None, "expand", "head", None]
 
 
 def test_a_nested_model_is_read_at_the_size_it_is_called_with():

@@ -68,7 +68,8 @@ def _convolution_kind(layer):
 def role_of(layer, graph):
     """Return the role of a pointwise `layer` in `graph`; None for every other kind. The first that fits:
 
-    head: from its output to the network's output there are only activations, poolings, dropout and reshapes.
+    head: from its output to the network's outputs, which are vectors (classes, no maps), there are only activations,
+    poolings, dropout and reshapes.
     projection: all that reads its output, through norms, activations and dropout, is an addition.
     reduce, expand, mix: fewer, more, or as many channels leave as enter.
     """
@@ -85,12 +86,15 @@ def role_of(layer, graph):
 
 
 def _is_head(layer, graph):
-    waiting = graph.readers(layer)
+    waiting = [layer]
     while waiting:
-        reader = waiting.pop()
-        if kind_of(reader) not in ("activation", "pool", "reshape") and reader.op not in PASS_THROUGH:
+        current = waiting.pop()
+        if any(tensor.index in graph.output_indices and len(tensor.shape) > 2 for tensor in current.outputs):
             return False
-        waiting += graph.readers(reader)
+        for reader in graph.readers(current):
+            if kind_of(reader) not in ("activation", "pool", "reshape") and reader.op not in PASS_THROUGH:
+                return False
+            waiting.append(reader)
     return True
 
 

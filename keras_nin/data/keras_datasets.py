@@ -13,6 +13,7 @@ from keras_nin.data.dataset import Dataset
 from keras_nin.data.preprocessing import preset
 from keras_nin.data.splits import draw
 from keras_nin.errors import InputError
+from keras_nin.quiet import captured
 
 _SPLIT_SEED = 0
 _CALIBRATION = 500
@@ -57,7 +58,8 @@ def _dataset(name, class_names, preprocessing):
 
 
 def _load(name):
-    import keras
+    with captured():  # what TensorFlow prints when it starts
+        import keras
 
     cached = _cache() / _CACHED[name][1]
     was_there = cached.exists()
