@@ -63,7 +63,7 @@ def _run(given):
 
 
 def _load(given):
-    """Return the model from random weights also where weights ship; the same command gives the same run."""
+    """Return the model with the weights to start from; the same command gives the same run."""
     import keras
     import tensorflow as tf
 
@@ -71,7 +71,12 @@ def _load(given):
 
     tf.config.experimental.enable_op_determinism()
     keras.utils.set_random_seed(given.seed)
-    return stages.load_model(given.model, given.weights or "random", given.input_shape, given.settings, given.seed)
+    return stages.load_model(given.model, given.weights or _start(given.model), given.input_shape, given.settings, given.seed)
+
+
+def _start(model):
+    """Return what to train from: a saved model's own weights, random ones otherwise, also where weights ship."""
+    return None if model.endswith((".keras", ".h5")) else "random"
 
 
 def _progress(epochs):

@@ -61,7 +61,8 @@ def convnet(
         )
 
     shape = check_input_shape(input_shape, (28, 28, 1))
-    return frame(graph, name=name or f"convnet_{head}", input_shape=shape, weights=weights)
+    variant = f"convnet_{head}" if head == "extra_relu" else f"convnet_{head}_head"
+    return frame(graph, variant=variant, name=name, input_shape=shape, weights=weights, include_top=include_top)
 
 
 def _conv_pool_relu(x, filters, number):
@@ -80,7 +81,7 @@ def _linear_head(x, classes, classifier_activation):
     return keras.layers.Dense(classes, activation=classifier_activation, name="dense2")(x)
 
 
-def deepphys_softconv(*, weights=None, input_shape=None, name="deepphys_softconv"):
+def deepphys_softconv(*, weights=None, input_shape=None, name=None):
     """Build the DeepPhys-style mask: 32 maps that a 1x1 layer projects to one map between 0 and 1.
 
     Args:
@@ -99,7 +100,8 @@ def deepphys_softconv(*, weights=None, input_shape=None, name="deepphys_softconv
         x = layers.conv2d(x, 32, 3, activation="tanh", name="conv1")
         return layers.conv1x1(x, 1, activation="sigmoid", name="mask_1x1")
 
-    return frame(graph, name=name, input_shape=check_input_shape(input_shape, (36, 36, 3)), weights=weights)
+    shape = check_input_shape(input_shape, (36, 36, 3))
+    return frame(graph, variant="deepphys_softconv", name=name, input_shape=shape, weights=weights)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,12 +161,12 @@ def single_convolution(variant, *, weights=None, input_shape=None, name=None):
         )
 
     shape = check_input_shape(input_shape, row.input_shape)
-    return frame(graph, name=name or variant, input_shape=shape, weights=weights)
+    return frame(graph, variant=variant, name=name, input_shape=shape, weights=weights)
 
 
-ConvNetExtraReLU = functools.partial(convnet, "extra_relu", name="convnet_extra_relu")
-ConvNetLinearHead = functools.partial(convnet, "linear", name="convnet_linear_head")
-ConvNetPointwiseHead = functools.partial(convnet, "pointwise", name="convnet_pointwise_head")
+ConvNetExtraReLU = functools.partial(convnet, "extra_relu")
+ConvNetLinearHead = functools.partial(convnet, "linear")
+ConvNetPointwiseHead = functools.partial(convnet, "pointwise")
 DeepPhysSoftConv = deepphys_softconv
 SingleConvolution = single_convolution
 

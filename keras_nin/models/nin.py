@@ -118,7 +118,15 @@ def nin(
         )
 
     shape = check_input_shape(input_shape, row.input_shape)
-    return frame(graph, name=name or variant, input_shape=shape, weights=weights, layer_names=LAYER_NAMES)
+    return frame(
+        graph,
+        variant=variant,
+        name=name,
+        input_shape=shape,
+        weights=weights,
+        include_top=include_top,
+        layer_names=LAYER_NAMES,
+    )
 
 
 def _stage(x, stage, number, *, kind, rounding, batch_norm):

@@ -20,7 +20,7 @@ def spec(name):
     return REGISTRY[name]
 
 
-def build(name, *, weights=None, **arguments):
+def build(name, /, *, weights=None, **arguments):
     """Build the zoo's model `name`.
 
     Args:

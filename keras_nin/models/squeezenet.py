@@ -82,7 +82,15 @@ def squeezenet(
         return _top(x, row.classes if classes is None else classes, classifier_activation, padded_head)
 
     shape = check_input_shape(input_shape, row.input_shape)
-    return frame(graph, name=name or variant, input_shape=shape, weights=weights, layer_names=LAYER_NAMES)
+    return frame(
+        graph,
+        variant=variant,
+        name=name,
+        input_shape=shape,
+        weights=weights,
+        include_top=include_top,
+        layer_names=LAYER_NAMES,
+    )
 
 
 def _trunk(x, row, rounding):

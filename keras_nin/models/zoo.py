@@ -47,14 +47,18 @@ def check_input_shape(input_shape, default):
     return shape
 
 
-def frame(graph, *, name, input_shape, weights=None, layer_names: Mapping[str, str] | None = None):
+def frame(
+    graph, *, variant, name, input_shape, weights=None, include_top=True, layer_names: Mapping[str, str] | None = None
+):
     """Return the keras.Model that `graph` (a function from tensor to tensor) makes of an input of `input_shape`.
 
     Args:
         graph: the network as a function on a tensor (B, H, W, C).
-        name: the model's name.
+        variant: the zoo's name of the model, under which weights may ship.
+        name: the model's own name; None takes the zoo's.
         input_shape: (H, W, C).
         weights: None (random), the name of weights that ship, or a path; see `weight_files.load_weights`.
+        include_top: whether the network has its top; without it, a file may hold the weights of one.
         layer_names: names that weight files of others use, mapped to the names of this model's layers.
 
     Raises:
@@ -68,14 +72,15 @@ def frame(graph, *, name, input_shape, weights=None, layer_names: Mapping[str, s
     try:
         outputs = graph(inputs)
     except InputError as error:
-        raise InputError(f"{name} with input {'x'.join(map(str, input_shape))}: {error}") from None
+        raise InputError(f"{variant} with input {'x'.join(map(str, input_shape))}: {error}") from None
     except ValueError as error:
         if "negative" not in str(error).lower() and "zero" not in str(error).lower():
             raise
         raise InputError(
-            f"Expected an input large enough for {name}. Received: {'x'.join(map(str, input_shape))}"
+            f"Expected an input large enough for {variant}. Received: {'x'.join(map(str, input_shape))}"
         ) from None
-    model = keras.Model(inputs, outputs, name=name)
+    model = keras.Model(inputs, outputs, name=name or variant)
     if weights is not None:
-        weight_files.load_weights(model, weights, layer_names=layer_names)
+        path = weight_files.find(variant, weights)
+        weight_files.load_weights(model, path, layer_names=layer_names, partial=not include_top)
     return model

@@ -1,18 +1,20 @@
 """Fit a model on a dataset: progress, best weights kept, history saved, an interrupted run taken up again."""
 
 import dataclasses
-import json
 import pathlib
-import shutil
 
 import numpy as np
 
 from keras_nin import files
+from keras_nin.data.splits import generator
 from keras_nin.errors import InputError
 from keras_nin.metrics import top_k
+from keras_nin.train import state as states
 from keras_nin.train.recipes import Recipe
 
 SCHEMA = "keras_nin.train/1"
+# Activations that answer one question a class, each on its own.
+_SIGMOIDS = ("sigmoid", "hard_sigmoid")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +38,7 @@ def fit(model, dataset, recipe: Recipe, folder, *, name, preprocessing, seed=0, 
     """Train `model`, keep the weights of the best epoch on held-out training images, and test those.
 
     Args:
-        model: keras.Model (B, H, W, C) -> (B, classes), outputs that sum to 1.
+        model: keras.Model (B, H, W, C) -> (B, classes) that ends in a softmax, or in the scores before it.
         dataset: `keras_nin.data.Dataset` with a train split; a test split is used once, at the end.
         recipe: `Recipe`.
         folder: where to write. A run that was interrupted there is taken up again; of a finished one nothing is lost
@@ -51,8 +53,10 @@ def fit(model, dataset, recipe: Recipe, folder, *, name, preprocessing, seed=0, 
         `Run`.
 
     Raises:
-        InputError: no labelled train split, labels beyond the model's classes, another or a finished run in `folder`.
+        InputError: no labelled train split, labels beyond the model's classes, a model of another kind, or another,
+            a finished or a damaged run in `folder`.
     """
+    *size, channels = _input_shape(model)
     identity = {
         "schema": SCHEMA,
         "model": name,
@@ -60,22 +64,37 @@ def fit(model, dataset, recipe: Recipe, folder, *, name, preprocessing, seed=0, 
         "recipe": dataclasses.asdict(recipe),
         "seed": seed,
         "preprocessing": preprocessing.to_json(),
+        "input_shape": [*size, channels],
     }
     train, held_out = _split(dataset, recipe, seed)
-    _check_classes(model, dataset, np.concatenate([train, held_out]))
+    _check_classes(model, dataset, np.concatenate([train, held_out, dataset.splits.get("test", train[:0])]))
+    _compile(model, recipe, len(train), dataset.load(train[:8], size, channels, preprocessing))
     folder = _claim(pathlib.Path(folder), identity, name, force)
-    *size, channels = model.input_shape[1:]
-    images = [dataset.load(part, tuple(size), channels, preprocessing) for part in (train, held_out)]
+    state = states.State(folder)
+    images = [dataset.load(part, size, channels, preprocessing) for part in (train, held_out)]
     labels = [dataset.labels[part] for part in (train, held_out)]
-    history, resumed_at = _run(model, images, labels, recipe, folder, seed, on_epoch)
-    model.load_weights(folder / "best.weights.h5")
-    record = identity | _results(model, dataset, history, preprocessing)
-    return _finish(model, folder, name, record, history, resumed_at)
+    resumed_at = len(state.history)
+    _run(model, images, labels, recipe, state, seed, on_epoch)
+    state.restore(model, states.best(state.history)["epoch"])
+    record = identity | _results(model, dataset, state.history, preprocessing)
+    _finish(model, folder, name, record, state)
+    return Run(folder, record, state.history, resumed_at)
+
+
+def _input_shape(model):
+    shapes = [tuple(tensor.shape[1:]) for tensor in model.inputs]
+    if len(shapes) != 1 or len(shapes[0]) != 3 or None in shapes[0]:
+        raise InputError(
+            f"Expected a model with one input (height, width, channels) of fixed size. Received: {model.name!r} with "
+            f"{', '.join(map(str, shapes))}. Pass --input-shape where the network leaves it open"
+        )
+    return shapes[0]
 
 
 def _split(dataset, recipe, seed):
     indices = np.asarray(dataset.select("train"))
     dataset.labels_of(indices)
+    generator(seed)  # refuses what is no seed
     order = np.random.default_rng(seed).permutation(len(indices))
     count = max(1, round(recipe.validation * len(indices)))
     if count >= len(indices):
@@ -84,65 +103,89 @@ def _split(dataset, recipe, seed):
 
 
 def _check_classes(model, dataset, indices):
-    shape = model.output_shape
-    if len(shape) != 2:
-        raise InputError(f"Expected a model that ends in classes. Received: {model.name!r} with output {shape[1:]}")
-    largest = int(dataset.labels_of(indices).max())
-    if largest >= shape[1]:
+    shapes = [tuple(tensor.shape[1:]) for tensor in model.outputs]
+    if len(shapes) != 1 or len(shapes[0]) != 1:
+        shown = ", ".join(map(str, shapes))
+        raise InputError(f"Expected a model that ends in classes. Received: {model.name!r} with output {shown}")
+    ((classes,),) = shapes
+    labels = dataset.labels_of(indices)
+    smallest, largest = int(labels.min()), int(labels.max())
+    if smallest < 0 or largest >= classes:
+        hint = f". Pass --set classes={largest + 1}" if smallest >= 0 else ""
         raise InputError(
-            f"Expected labels from 0 to {shape[1] - 1} for {model.name!r}. Received: {largest} in {dataset.name!r}. "
-            f"Pass --set classes={largest + 1}"
+            f"Expected labels from 0 to {classes - 1} for {model.name!r}. "
+            f"Received: {smallest if smallest < 0 else largest} in {dataset.name!r}{hint}"
         )
 
 
 def _claim(folder, identity, name, force):
     """Make `folder` this run's own: empty, or holding the same run interrupted."""
+    marker = files.make_folder(folder) / "run.json"
     if force:
-        for stale in (folder / "backup", *(folder / file for file in ("run.json", "history.json", "best.weights.h5"))):
-            shutil.rmtree(stale) if stale.is_dir() else stale.unlink(missing_ok=True)
-    elif (folder / f"{name}.json").exists():
-        raise InputError(f"Expected no finished run of {name} in {str(folder)!r}. Received: one. Use --force or --out")
-    files.make_folder(folder)
-    marker = folder / "run.json"
-    if not marker.exists():
-        files.write(marker, files.to_json(identity))
-    elif json.loads(marker.read_text()) != identity:
+        (folder / states.HISTORY).unlink(missing_ok=True)
+        marker.unlink(missing_ok=True)
+    elif marker.exists() and states.read(marker) != identity:
         raise InputError(
             f"Expected the run that was interrupted in {str(folder)!r}. Received: other settings. Use the same, "
             "--force or another --out"
         )
+    elif not marker.exists() and any((folder / file).exists() for file in (states.HISTORY, f"{name}.json")):
+        raise InputError(f"Expected no finished run in {str(folder)!r}. Received: one. Use --force or another --out")
+    files.write(marker, files.to_json(identity))
     return folder
 
 
-def _run(model, images, labels, recipe, folder, seed, on_epoch):
+def _compile(model, recipe, count, some_images):
+    """Compile `model` for training on `count` images."""
     import keras
 
+    steps = recipe.epochs * -(-count // recipe.batch_size)
+    schedule = keras.optimizers.schedules.CosineDecay(recipe.learning_rate, steps)
+    model.compile(
+        keras.optimizers.AdamW(schedule, weight_decay=recipe.weight_decay),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=_ends_in_scores(model, some_images)),
+        metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
+    )
+
+
+def _ends_in_scores(model, images):
+    """Return whether the outputs are scores before a softmax; those after one are at least 0 and sum to 1."""
+    import keras
+
+    activation = getattr(getattr(model.layers[-1], "activation", None), "__name__", None)
+    if activation in _SIGMOIDS:
+        raise InputError(
+            f"Expected a model that ends in a softmax, or in scores without activation. "
+            f"Received: {model.name!r}, which ends in a {activation}"
+        )
+    outputs = np.asarray(keras.ops.convert_to_numpy(model(images, training=False)), np.float64)
+    # The softmax may be inside a layer. 1e-2: half precision, many classes.
+    is_softmax = outputs.min() >= 0 and np.allclose(outputs.sum(axis=1), 1, atol=1e-2)
+    return activation != "softmax" and not is_softmax
+
+
+def _run(model, images, labels, recipe, state, seed, on_epoch):
     from keras_nin.train.batches import Batches
     from keras_nin.train.callbacks import Keep
 
-    batches = Batches(images[0], labels[0], recipe, seed)
-    keep = Keep(folder, batches, on_epoch)
-    resumed_at = len(keep.history)
-    schedule = keras.optimizers.schedules.CosineDecay(recipe.learning_rate, recipe.epochs * len(batches))
-    model.compile(
-        keras.optimizers.AdamW(schedule, weight_decay=recipe.weight_decay),
-        loss="sparse_categorical_crossentropy",
-        metrics=["accuracy"],
-    )
-    # Every epoch's state is stored twice over, so that an interruption while storing loses one epoch at most.
-    backup = keras.callbacks.BackupAndRestore(folder / "backup", double_checkpoint=True)
-    model.fit(
-        batches,
-        validation_data=(images[1], labels[1]),
-        epochs=recipe.epochs,
-        callbacks=[backup, keep],
-        verbose=0,
-    )
-    return keep.history, resumed_at
+    done = len(state.history)
+    if done:
+        state.restore(model, done)
+    if done < recipe.epochs:
+        batches = Batches(images[0], labels[0], recipe, seed)
+        model.fit(
+            batches,
+            validation_data=(images[1], labels[1]),
+            initial_epoch=done,
+            epochs=recipe.epochs,
+            callbacks=[Keep(state, batches, on_epoch)],
+            shuffle=False,  # the batches have an order of their own; Keras's would depend on what ran before
+            verbose=0,
+        )
 
 
 def _results(model, dataset, history, preprocessing):
-    best = max(history, key=lambda epoch: (epoch["val_accuracy"], -epoch["val_loss"]))
+    best = states.best(history)
     results = {"best_epoch": best["epoch"], "val_accuracy": best["val_accuracy"], "test_images": 0, "test_top1": None}
     if len(dataset.splits.get("test", ())) == 0:
         return results
@@ -152,7 +195,8 @@ def _results(model, dataset, history, preprocessing):
     return results | {"test_images": len(indices), "test_top1": top1}
 
 
-def _finish(model, folder, name, record, history, resumed_at):
+def _finish(model, folder, name, record, state):
+    """Write the results; the JSON file last, because it says that the run is finished."""
     import keras
 
     model = keras.Model(model.inputs, model.outputs, name=model.name)  # the same layers without the optimizer's state
@@ -161,7 +205,5 @@ def _finish(model, folder, name, record, history, resumed_at):
     with files.replacing(folder / f"{name}.keras") as path:
         model.save(path)
     files.write(folder / f"{name}.json", files.to_json(record))
-    for done in ("run.json", "best.weights.h5"):
-        (folder / done).unlink()
-    shutil.rmtree(folder / "backup", ignore_errors=True)
-    return Run(folder, record, history, resumed_at)
+    (folder / "run.json").unlink()
+    state.remove()

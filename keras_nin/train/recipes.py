@@ -1,6 +1,8 @@
 """How each network is trained: one row a model or dataset."""
 
 import dataclasses
+import math
+import numbers
 
 from keras_nin.errors import InputError
 
@@ -27,12 +29,18 @@ class Recipe:
     validation: float = 0.1
 
     def __post_init__(self):
-        for field in ("epochs", "batch_size"):
+        for field, smallest in (("epochs", 1), ("batch_size", 1), ("shift", 0)):
             value = getattr(self, field)
-            if not isinstance(value, int) or value < 1:
-                raise InputError(f"Expected `{field}` to be a positive integer. Received: {value!r}")
-        if not self.learning_rate > 0:
-            raise InputError(f"Expected `learning_rate` to be above 0. Received: {self.learning_rate!r}")
+            if isinstance(value, bool) or not isinstance(value, int) or value < smallest:
+                raise InputError(f"Expected `{field}` to be a whole number from {smallest}. Received: {value!r}")
+        self._check("learning_rate", "above 0", lambda value: 0 < value < math.inf)
+        self._check("weight_decay", "0 or above", lambda value: 0 <= value < math.inf)
+        self._check("validation", "above 0 and below 1", lambda value: 0 < value < 1)
+
+    def _check(self, field, range_, fits):
+        value = getattr(self, field)
+        if isinstance(value, bool) or not isinstance(value, numbers.Real) or not fits(value):
+            raise InputError(f"Expected `{field}` to be {range_}. Received: {value!r}")
 
 
 MODELS = {

@@ -1,0 +1,436 @@
+"""Training: batches, recipes, and runs that end, go on after an interruption, or refuse."""
+
+import dataclasses
+import json
+import math
+import os
+import pathlib
+
+import h5py
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow.python.framework.config import disable_op_determinism
+
+from keras_nin import InputError, data, files, layers, models, train
+from keras_nin.train.batches import Batches, augment
+from keras_nin.train.fit import _ends_in_scores
+from keras_nin.train.state import State, best
+
+UNIT = data.preset("unit")
+RECIPE = train.Recipe(epochs=6, batch_size=16, learning_rate=3e-2, shift=1, flip=True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def deterministic():
+    """As the command does it."""
+    tf.config.experimental.enable_op_determinism()
+    yield
+    disable_op_determinism()
+
+
+def tiny(count=60, classes=3, test=True):
+    """Noise, brighter from class to class."""
+    labels = np.arange(count) % classes
+    images = np.random.default_rng(0).integers(0, 60, (count, 8, 8, 1), np.uint8)
+    images += (90 * labels).astype(np.uint8)[:, None, None, None]
+    end = count * 3 // 4 if test else count
+    splits = {"train": np.arange(end)} | ({"test": np.arange(end, count)} if test else {})
+    return data.Dataset("tiny", images, labels, (), UNIT, splits)
+
+
+def network(classes=3, activation="softmax", size=(8, 8, 1)):
+    """A small network with dropout, which has a state of its own."""
+    keras.utils.set_random_seed(0)
+    x = keras.Input(size)
+    y = layers.conv2d(x, 8, 3, name="conv")
+    y = keras.layers.Dropout(0.2, name="drop")(y)
+    y = layers.pointwise_head(y, classes, activation=None, classifier_activation=activation, name="head")
+    return keras.Model(x, y, name="net")
+
+
+def fit(folder, model=None, dataset=None, recipe=RECIPE, **options):
+    model = model or network()
+    return train.fit(model, dataset or tiny(), recipe, folder, name="net", preprocessing=UNIT, **options)
+
+
+def digest(folder, **arguments):
+    model = network(**arguments)
+    models.load_weights(model, pathlib.Path(folder) / "net.weights.h5")
+    return models.weights_digest(model)
+
+
+def stop_after(number):
+    def on_epoch(epoch, entry):
+        if epoch == number:
+            raise KeyboardInterrupt
+
+    return on_epoch
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in pathlib.Path(folder).rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run without interruption: its folder, its `Run`, and the digest of the weights after every epoch."""
+    folder = tmp_path_factory.mktemp("finished")
+    model, digests = network(), []
+    run = fit(folder, model, on_epoch=lambda epoch, entry: digests.append(models.weights_digest(model)))
+    return folder, run, digests
+
+
+def test_what_a_run_writes(finished):
+    folder, run, _ = finished
+    assert sorted(os.listdir(folder)) == ["history.json", "net.json", "net.keras", "net.weights.h5"]
+    assert json.loads((folder / "net.json").read_text()) == run.record
+    assert json.loads((folder / "history.json").read_text()) == run.history
+    assert [entry["epoch"] for entry in run.history] == [1, 2, 3, 4, 5, 6]
+    assert run.record["schema"] == "keras_nin.train/1"
+    assert (run.record["dataset"], run.record["input_shape"]) == ("tiny", [8, 8, 1])
+    assert train.Recipe(**run.record["recipe"]) == RECIPE
+    assert run.resumed_at == 0
+
+
+def test_the_best_epoch_is_kept_and_tested(finished):
+    folder, run, digests = finished
+    entry = best(run.history)
+    assert entry["val_accuracy"] == run.record["val_accuracy"] == max(e["val_accuracy"] for e in run.history)
+    assert len(set(digests)) == 6
+    assert digest(folder) == digests[run.record["best_epoch"] - 1]
+    model = models.load(folder / "net.keras").model
+    dataset = tiny()
+    outputs = model.predict(dataset.load(dataset.select("test"), (8, 8), 1, UNIT), verbose=0)
+    assert run.record["test_images"] == 15
+    assert run.record["test_top1"] == np.mean(outputs.argmax(1) == dataset.labels[dataset.select("test")])
+
+
+def test_it_learns(finished):
+    assert finished[1].history[-1]["loss"] < 0.8 * finished[1].history[0]["loss"]
+
+
+def test_results_hold_no_optimizer(finished):
+    with h5py.File(finished[0] / "net.weights.h5") as file:
+        assert set(file) == {"layers", "vars"}
+    loaded = models.load(finished[0] / "net.keras")
+    assert getattr(loaded.model, "optimizer", None) is None
+    assert (loaded.preprocessing, loaded.dataset) == (UNIT.to_json(), None)
+
+
+def test_the_same_run_again(finished, tmp_path, monkeypatch):
+    """Gives the same weights, with another model object in the same process, from batches in their own order."""
+    taken = []
+
+    def recorded(self, index):
+        taken.append((self.epoch, index))
+        return getitem(self, index)
+
+    getitem = Batches.__getitem__
+    monkeypatch.setattr(Batches, "__getitem__", recorded)
+    assert fit(tmp_path).history == finished[1].history
+    assert digest(tmp_path) == digest(finished[0])
+    assert taken[-18:] == [(epoch, index) for epoch in range(6) for index in range(3)]
+
+
+@pytest.mark.parametrize("number", [3, 6])
+def test_an_interrupted_run_goes_on(number, finished, tmp_path):
+    """To the same weights, bit for bit: optimizer, learning rate, batches and dropout are where they were."""
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path, on_epoch=stop_after(number))
+    assert len(json.loads((tmp_path / "history.json").read_text())) == number
+    assert not (tmp_path / "net.json").exists()
+    run = fit(tmp_path)
+    assert run.resumed_at == number
+    assert run.history == finished[1].history
+    assert digest(tmp_path) == digest(finished[0])
+    assert sorted(os.listdir(tmp_path)) == ["history.json", "net.json", "net.keras", "net.weights.h5"]
+
+
+def test_an_interruption_between_state_and_history(finished, tmp_path, monkeypatch):
+    def write(path, data):
+        if path.name == "history.json" and len(json.loads(data)) == 4:
+            raise KeyboardInterrupt
+        files_write(path, data)
+
+    files_write = files.write
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "write", write)
+        with pytest.raises(KeyboardInterrupt):
+            fit(tmp_path)
+    run = fit(tmp_path)
+    assert run.resumed_at == 3
+    assert run.history == finished[1].history
+    assert digest(tmp_path) == digest(finished[0])
+
+
+def test_nothing_in_a_finished_folder_changes_without_force(finished):
+    folder, *_ = finished
+    before = contents(folder)
+    for options in ({}, {"recipe": dataclasses.replace(RECIPE, epochs=2)}, {"seed": 1}):
+        with pytest.raises(InputError, match="no finished run in .*Received: one. Use --force"):
+            fit(folder, **options)
+    with pytest.raises(InputError, match="no finished run"):
+        train.fit(network(), tiny(), RECIPE, folder, name="another", preprocessing=UNIT)
+    assert contents(folder) == before
+
+
+def test_force_starts_again(finished, tmp_path):
+    for path, content in contents(finished[0]).items():
+        (tmp_path / path.name).write_bytes(content)
+    options = {"recipe": dataclasses.replace(RECIPE, epochs=2), "seed": 1}
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path, force=True, on_epoch=stop_after(1), **options)
+    assert digest(tmp_path) == digest(finished[0])  # until there are new results
+    run = fit(tmp_path, **options)
+    assert (run.resumed_at, run.record["seed"], len(run.history)) == (1, 1, 2)
+    assert digest(tmp_path) != digest(finished[0])
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("interrupted")
+    with pytest.raises(KeyboardInterrupt):
+        fit(folder, on_epoch=stop_after(2))
+    return folder
+
+
+@pytest.fixture
+def broken(interrupted, tmp_path):
+    """A copy of an interrupted run, to damage."""
+    for path, content in contents(interrupted).items():
+        target = tmp_path / path.relative_to(interrupted)
+        target.parent.mkdir(exist_ok=True)
+        target.write_bytes(content)
+    return tmp_path
+
+
+@pytest.mark.parametrize("options", [{"seed": 1}, {"recipe": dataclasses.replace(RECIPE, epochs=7)}])
+def test_other_settings_in_the_folder_of_an_interrupted_run(options, interrupted):
+    before = contents(interrupted)
+    with pytest.raises(InputError, match="run that was interrupted in .*Received: other settings"):
+        fit(interrupted, **options)
+    assert contents(interrupted) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("run.json", b"{", "a JSON file. Received: .*run.json.*Use --force"),
+        ("history.json", b"[{]", "a JSON file. Received: .*history.json.*Use --force"),
+        ("history.json", b"{}", "one entry an epoch in .*history.json"),
+        ("history.json", b"[3]", "one entry an epoch"),
+        ("history.json", b'[{"epoch": 2, "val_accuracy": 1, "val_loss": 0}]', "one entry an epoch"),
+        ("history.json", b'[{"epoch": 1, "val_accuracy": "high", "val_loss": 0}]', "one entry an epoch"),
+        ("state/epoch-0002.weights.h5", b"text", "the state of epoch 2 in .*Received: .*Use --force"),
+        ("state/epoch-0002.weights.h5", None, "the state of epoch 2 in .*Use --force"),
+    ],
+)
+def test_a_damaged_run(name, content, message, broken):
+    (broken / name).unlink() if content is None else (broken / name).write_bytes(content)
+    with pytest.raises(InputError, match=message) as caught:
+        fit(broken)
+    assert "\n" not in str(caught.value)
+
+
+def test_scores_train_as_their_softmax_does(finished, tmp_path):
+    history = fit(tmp_path, network(activation=None)).history
+    for key in ("loss", "val_loss"):
+        expected = [entry[key] for entry in finished[1].history]
+        assert [entry[key] for entry in history] == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("activation", "scores"),
+    [("softmax", False), (None, True), ("relu", True), (keras.ops.softmax, False), (lambda x: 3 * x, True)],
+)
+def test_what_scores_are(activation, scores):
+    x = keras.Input((8, 8, 1))
+    y = keras.layers.Dense(3)(keras.layers.Flatten()(x))
+    y = activation(y) if callable(activation) else keras.layers.Activation(activation)(y)
+    assert _ends_in_scores(keras.Model(x, y), np.ones((4, 8, 8, 1), np.float32)) is scores
+
+
+def two_inputs():
+    x, y = keras.Input((8, 8, 1)), keras.Input((8, 8, 1))
+    return keras.Model([x, y], keras.layers.Flatten()(keras.layers.Add()([x, y])), name="net")
+
+
+def two_outputs():
+    x = keras.Input((8, 8, 1))
+    y = keras.layers.Flatten()(x)
+    return keras.Model(x, [y, y], name="net")
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: models.build("convnet_extra_relu"), "ends in classes. Received: 'convnet_extra_relu' with output"),
+        (lambda: network(size=(None, None, 1)), r"of fixed size. Received: 'net' with \(None, None, 1\)"),
+        (lambda: network(activation="sigmoid"), "ends in a softmax, or in scores .*'net', which ends in a sigmoid"),
+        (lambda: network(classes=2), "labels from 0 to 1 for 'net'. Received: 2 in 'tiny'. Pass --set classes=3"),
+        (two_inputs, "one input"),
+        (two_outputs, "ends in classes"),
+    ],
+)
+def test_models_that_do_not_fit(build, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        fit(tmp_path / "run", build())
+    assert os.listdir(tmp_path) == []
+
+
+def relabelled(labels):
+    return dataclasses.replace(tiny(), labels=labels)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "message"),
+    [
+        (dataclasses.replace(tiny(), splits={"test": np.arange(60)}), "images in the train split of 'tiny'"),
+        (relabelled(None), "labelled images"),
+        (relabelled(np.arange(60) % 3 - 1), "labels from 0 to 2 for 'net'. Received: -1 in 'tiny'$"),
+        (relabelled(np.where(np.arange(60) == 59, 9, 0)), "Received: 9 in 'tiny'"),  # an image of the test split
+        (tiny(1, test=False), "more training images than one. Received: 1"),
+    ],
+)
+def test_datasets_that_do_not_fit(dataset, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        fit(tmp_path / "run", dataset=dataset)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, 2**32])
+def test_what_is_no_seed(seed, tmp_path):
+    with pytest.raises(InputError, match="`seed` to be a whole number"):
+        fit(tmp_path, seed=seed)
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_folder_that_is_a_file(force, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(InputError, match="a folder that can be written to"):
+        fit(tmp_path / "file", force=force)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_run_that_diverges_still_has_weights(tmp_path):
+    model = network()
+    model.get_layer("head").bias.assign([np.nan] * 3)
+    run = fit(tmp_path, model, tiny(test=False), dataclasses.replace(RECIPE, epochs=2))
+    assert [entry["val_loss"] for entry in run.history] == [None, None]
+    assert (run.record["best_epoch"], run.record["test_images"], run.record["test_top1"]) == (1, 0, None)
+    assert digest(tmp_path)
+    assert "NaN" not in (tmp_path / "history.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("scores", "expected"),
+    [
+        ([(0.5, 1.0), (0.7, 2.0), (0.6, 0.1)], 2),
+        ([(0.5, 1.0), (0.5, 0.9), (0.5, 0.9)], 2),
+        ([(0.5, 1.0)] * 3, 1),
+        ([(0.3, None), (0.3, 1.0), (0.3, 0.5)], 3),
+        ([(0.3, 1.0), (0.3, None), (0.3, 0.5)], 3),
+        ([(None, None), (0.0, None)], 2),
+    ],
+)
+def test_best(scores, expected):
+    history = [{"epoch": n, "val_accuracy": a, "val_loss": b} for n, (a, b) in enumerate(scores, start=1)]
+    assert best(history)["epoch"] == expected
+
+
+def test_only_the_best_and_the_last_state_stay(tmp_path):
+    model = network()
+    model.compile("adam")
+    model.optimizer.build(model.trainable_variables)
+    state = State(tmp_path)
+    for accuracy in (0.1, 0.9, 0.5, 0.4):
+        model.get_layer("head").bias.assign([accuracy] * 3)
+        state.add(model, {"val_accuracy": accuracy, "val_loss": math.nan})
+    assert sorted(os.listdir(tmp_path / "state")) == ["epoch-0002.weights.h5", "epoch-0004.weights.h5"]
+    again = State(tmp_path)
+    assert again.history == state.history
+    again.restore(model, 2)
+    np.testing.assert_array_equal(model.get_layer("head").bias, np.float32([0.9] * 3))
+
+
+def test_every_batch_of_every_epoch():
+    images = np.arange(50, dtype=np.float32).reshape(50, 1, 1, 1)
+    recipe = train.Recipe(batch_size=16)
+
+    def epoch(batches, number):
+        batches.start(number)
+        parts = [batches[index] for index in range(len(batches))]
+        assert [len(part) for part, _ in parts] == [16, 16, 16, 2]
+        pixels = np.concatenate([part.ravel() for part, _ in parts])
+        np.testing.assert_array_equal(pixels, np.concatenate([labels for _, labels in parts]))
+        return pixels.tolist()
+
+    batches = Batches(images, np.arange(50), recipe, seed=0)
+    orders = [epoch(batches, number) for number in (0, 1, 2)]
+    assert all(sorted(order) == list(range(50)) for order in orders)
+    assert len({tuple(order) for order in orders}) == 3
+    assert epoch(Batches(images, np.arange(50), recipe, seed=0), 1) == orders[1]
+    assert epoch(Batches(images, np.arange(50), recipe, seed=1), 1) != orders[1]
+
+
+def test_a_shift_moves_and_repeats_the_edge():
+    images = np.arange(200 * 5 * 4, dtype=np.float32).reshape(200, 5, 4, 1)
+    before = images.copy()
+    shifted = augment(images, train.Recipe(shift=2), np.random.default_rng(0))
+    np.testing.assert_array_equal(images, before)
+    assert shifted.shape == images.shape
+    seen = set()
+    for image, result in zip(images, shifted, strict=True):
+        fits = [
+            (down, right)
+            for down in range(-2, 3)
+            for right in range(-2, 3)
+            if np.array_equal(result, image[np.clip(np.arange(5) - down, 0, 4)][:, np.clip(np.arange(4) - right, 0, 3)])
+        ]
+        assert len(fits) == 1
+        seen.update(fits)
+    assert len(seen) == 25
+
+
+def test_a_mirror_turns_left_and_right():
+    images = np.arange(100 * 2 * 3 * 2, dtype=np.float32).reshape(100, 2, 3, 2)
+    before = images.copy()
+    mirrored = augment(images, train.Recipe(flip=True), np.random.default_rng(0))
+    np.testing.assert_array_equal(images, before)
+    turned = [np.array_equal(result, image[:, ::-1]) for image, result in zip(images, mirrored, strict=True)]
+    kept = [np.array_equal(result, image) for image, result in zip(images, mirrored, strict=True)]
+    assert all(a != b for a, b in zip(turned, kept, strict=True))
+    assert 30 < sum(turned) < 70
+
+
+def test_without_changes_the_images_stay_and_are_a_copy():
+    images = np.ones((3, 2, 2, 1), np.float32)
+    result = augment(images, train.Recipe(), np.random.default_rng(0))
+    np.testing.assert_array_equal(result, images)
+    result[...] = 0
+    assert images.min() == 1
+
+
+def test_recipes():
+    assert train.recipe_for("nin_digits", "mnist").epochs == 80
+    assert train.recipe_for("squeezenet_v1_1", "cifar10").flip
+    assert train.recipe_for("other", "other", epochs=3, batch_size=None) == train.Recipe(epochs=3)
+
+
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [
+        ("epochs", (0, 1.5, True, "3")),
+        ("batch_size", (0, -1)),
+        ("shift", (-1, 0.5)),
+        ("learning_rate", (0, -1.0, math.nan, math.inf, "fast")),
+        ("weight_decay", (-1, math.nan)),
+        ("validation", (0, 1, 1.5)),
+    ],
+)
+def test_recipes_that_make_no_sense(field, values):
+    for value in values:
+        with pytest.raises(InputError, match=f"Expected `{field}` to be .*Received: {value!r}"):
+            train.Recipe(**{field: value})
