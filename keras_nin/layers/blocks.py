@@ -27,7 +27,17 @@ def _check_map(x):
 
 
 def conv2d(
-    x, filters, kernel_size, *, strides=1, padding="same", activation="relu", use_bias=True, batch_norm=False, name=None
+    x,
+    filters,
+    kernel_size,
+    *,
+    strides=1,
+    padding="same",
+    activation="relu",
+    use_bias=True,
+    bias_initializer="zeros",
+    batch_norm=False,
+    name=None,
 ):
     """Convolution with its non-linearity, optionally with batch normalisation between the two.
 
@@ -39,6 +49,7 @@ def conv2d(
         padding: ``"same"`` or ``"valid"``.
         activation: name of the non-linearity; None for a linear layer.
         use_bias: whether the convolution has a bias; with `batch_norm` it never has, beta takes its place.
+        bias_initializer: the bias before training.
         batch_norm: convolution, BatchNormalization (arXiv:1502.03167), activation.
         name: name of the convolution, and the prefix of the layers after it.
 
@@ -56,6 +67,7 @@ def conv2d(
         padding=padding,
         activation=None if batch_norm else activation,
         use_bias=use_bias and not batch_norm,
+        bias_initializer=bias_initializer,
         kernel_initializer="he_normal" if activation == "relu" else "glorot_uniform",
         name=name,
     )
@@ -180,7 +192,9 @@ def pointwise_head(x, classes, *, activation="relu", classifier_activation="soft
     """
     if zero_padding:
         x = keras.layers.ZeroPadding2D(check_positive("zero_padding", zero_padding), name=_join(name, "pad"))(x)
-    x = conv1x1(x, classes, activation=activation, name=name)
+    # A class whose scores are all below zero would get no gradient through a ReLU: start above.
+    bias = "ones" if activation == "relu" else "zeros"
+    x = conv2d(x, classes, 1, activation=activation, bias_initializer=bias, name=name)
     x = keras.layers.GlobalAveragePooling2D(name=_join(name, "pool"))(x)
     if classifier_activation is None:
         return x

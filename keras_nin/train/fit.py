@@ -140,7 +140,13 @@ def _compile(model, recipe, count, some_images):
     import keras
 
     steps = recipe.epochs * -(-count // recipe.batch_size)
-    schedule = keras.optimizers.schedules.CosineDecay(recipe.learning_rate, steps)
+    warmup = int(recipe.warmup * steps)
+    schedule = keras.optimizers.schedules.CosineDecay(
+        0.0 if warmup else recipe.learning_rate,
+        steps - warmup,
+        warmup_target=recipe.learning_rate if warmup else None,
+        warmup_steps=warmup,
+    )
     model.compile(
         keras.optimizers.AdamW(schedule, weight_decay=recipe.weight_decay),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=_ends_in_scores(model, some_images)),

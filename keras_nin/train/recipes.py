@@ -13,7 +13,8 @@ class Recipe:
 
     Attributes:
         epochs, batch_size: passes over the training images, and images a step.
-        learning_rate: AdamW's (arXiv:1711.05101), after a cosine decay to 0 over all steps (arXiv:1608.03983).
+        learning_rate: AdamW's (arXiv:1711.05101) at its highest; it falls to 0 along a cosine (arXiv:1608.03983).
+        warmup: share of all steps over which it first rises from 0 (arXiv:1706.02677).
         weight_decay: AdamW's.
         shift: largest random shift in pixels, in each direction.
         flip: whether to mirror left and right at random.
@@ -23,6 +24,7 @@ class Recipe:
     epochs: int = 30
     batch_size: int = 64
     learning_rate: float = 1e-3
+    warmup: float = 0.1
     weight_decay: float = 1e-4
     shift: int = 0
     flip: bool = False
@@ -35,6 +37,7 @@ class Recipe:
                 raise InputError(f"Expected `{field}` to be a whole number from {smallest}. Received: {value!r}")
         self._check("learning_rate", "above 0", lambda value: 0 < value < math.inf)
         self._check("weight_decay", "0 or above", lambda value: 0 <= value < math.inf)
+        self._check("warmup", "0 or above and below 1", lambda value: 0 <= value < 1)
         self._check("validation", "above 0 and below 1", lambda value: 0 < value < 1)
 
     def _check(self, field, range_, fits):
