@@ -1,11 +1,12 @@
 """`keras-nin evaluate`: the accuracy of a file."""
 
-import json
+import dataclasses
 import pathlib
+from collections.abc import Callable
 
 import click
 
-from keras_nin.cli.options import count_option, data_option, json_option, preprocessing_options, threads_option
+from keras_nin.cli import options
 from keras_nin.errors import InputError
 
 SCHEMA = "keras_nin.evaluate/1"
@@ -13,29 +14,30 @@ SCHEMA = "keras_nin.evaluate/1"
 
 @click.command("evaluate", epilog="Example: keras-nin evaluate exported/nin_digits_int8.tflite --data digits")
 @click.argument("file")
-@data_option
-@preprocessing_options
-@count_option
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the choice of images.")
-@threads_option
-@json_option
+@options.data_option
+@options.preprocessing_options
+@options.count_option
+@click.option("--seed", type=options.SEED, default=0, show_default=True, help="Seed of whatever is random.")
+@options.threads_option
+@options.json_option
 def command(file, data, labels, preprocessing, crop, test_count, seed, threads, as_json):
     """Measure the top-1 and top-5 accuracy of FILE (.tflite, .keras, .h5, or a model by name) on labelled images.
 
-    The images are the test split of --data. How they are prepared comes from --preprocessing, else from the JSON file
-    that an export wrote beside FILE, else from the dataset.
+    The images are the test split of --data. Which they are and how they are prepared comes from the options, else from
+    the JSON file that an export wrote beside FILE, else from the model and its dataset.
     """
     from keras_nin.cli import images, stages
+    from keras_nin.export.verify import check_labels
     from keras_nin.metrics import top_k
     from keras_nin.report.parity import percent
 
     sources = images.Sources(None, data, labels, seed)
-    predict, shape, known, own = _open(file, threads)
-    dataset = sources.test_set(own, shape)
-    chosen = stages.choose_preprocessing(known, dataset, preprocessing, crop)
-    test = images.evaluation_images(dataset, shape, chosen, count=test_count, seed=seed)
-    dataset.labels_of(test.indices)
-    outputs, truth = _run(predict, test)
+    subject = _open(file, threads, seed)
+    dataset = sources.test_set(subject.dataset, subject.input_shape)
+    chosen = stages.choose_preprocessing(subject.preprocessing, dataset, preprocessing, crop)
+    test = images.evaluation_images(dataset, subject.input_shape, chosen, count=test_count, seed=seed)
+    check_labels(dataset.labels_of(test.indices), subject.classes, dataset.name)
+    outputs, truth = _run(subject.predict, test)
     record = {
         "schema": SCHEMA,
         "file": file,
@@ -44,19 +46,33 @@ def command(file, data, labels, preprocessing, crop, test_count, seed, threads, 
         "top5": top_k(outputs, truth, 5),
         "data": dataset.name,
         "preprocessing": chosen.to_json(),
+        "weights": subject.weights,
     }
     if as_json:
         stages.print_json(record)
         return
     top5 = "" if record["top5"] is None else f", top-5 {percent(record['top5'])}"
+    random = f"; weights: {subject.weights}" if subject.random else ""
     click.echo(
         f"{file}: top-1 {percent(record['top1'])}{top5} on {record['images']} images of {dataset.name}, "
-        f"prepared as {chosen.mode}"
+        f"prepared as {chosen.mode}{random}"
     )
 
 
-def _open(file, threads):
-    """Return (predict, input shape, preprocessing or None, dataset name or None)."""
+@dataclasses.dataclass(frozen=True)
+class _Subject:
+    """What is evaluated: how to run it, and what is known of its images and weights."""
+
+    predict: Callable
+    input_shape: tuple
+    classes: int
+    preprocessing: str | dict | None
+    dataset: str | None
+    weights: str | None
+    random: bool = False
+
+
+def _open(file, threads, seed):
     from keras_nin.cli import stages
 
     if file.endswith(".tflite"):
@@ -64,10 +80,36 @@ def _open(file, threads):
 
         runner = Runner(file, threads)
         sidecar = read_sidecar(file)
-        return runner.predict, runner.input.shape[1:], sidecar.get("preprocessing"), image_source(sidecar)
-    loaded = stages.load_model(file)
-    shape = stages.input_shape(loaded.model)
-    return loaded.model.predict_on_batch, shape, loaded.preprocessing, loaded.dataset
+        return _Subject(
+            runner.predict,
+            _check_image(runner.input.shape[1:]),
+            _classes(runner.output.shape[1:]),
+            sidecar.get("preprocessing"),
+            image_source(sidecar),
+            sidecar.get("weights"),
+        )
+    loaded = stages.load_model(file, seed=seed)
+    return _Subject(
+        loaded.model.predict_on_batch,
+        stages.input_shape(loaded.model),
+        _classes(tuple(loaded.model.outputs[0].shape)[1:]),
+        loaded.preprocessing,
+        loaded.dataset,
+        loaded.weights,
+        loaded.random,
+    )
+
+
+def _check_image(shape):
+    if len(shape) != 3:
+        raise InputError(f"Expected a network on images (height, width, channels). Received: input {shape}")
+    return shape
+
+
+def _classes(shape):
+    if len(shape) != 1 or shape[0] == 1:
+        raise InputError(f"Expected a network that ends in classes. Received: output {shape}")
+    return shape[0]
 
 
 def read_sidecar(file):
@@ -76,33 +118,34 @@ def read_sidecar(file):
     Raises:
         InputError: the file there is not such a document.
     """
+    from keras_nin import files
+
     path = pathlib.Path(file).with_suffix(".json")
     if not path.exists():
         return {}
-    try:
-        document = json.loads(path.read_text())
-    except (OSError, ValueError):
-        document = None
+    document = files.read_json(path)
     if not isinstance(document, dict):
-        raise InputError(f"Expected the JSON file that an export writes beside {file!r}. Received: {str(path)!r}")
+        raise InputError(
+            f"Expected the JSON file that an export writes beside {file!r}. Received: {str(path)!r} with a "
+            f"{type(document).__name__}"
+        )
     return document
 
 
 def image_source(sidecar):
-    """Return the name of the images that an exported file was tested on, or None."""
-    return (sidecar.get("parity") or {}).get("source")
+    """Return what names the images that an exported file was tested on, or None."""
+    for part, key in (("options", "data"), ("parity", "source")):
+        record = sidecar.get(part)
+        if isinstance(record, dict) and isinstance(record.get(key), str):
+            return record[key]
+    return None
 
 
 def _run(predict, test):
     import numpy as np
 
-    if len(test.input_shape) != 3:
-        raise InputError(f"Expected a network on images (height, width, channels). Received: input {test.input_shape}")
     outputs, truth = [], []
     for images, labels in test.batches("Evaluating"):
         outputs.append(np.asarray(predict(images)))
         truth.append(labels)
-    outputs = np.concatenate(outputs)
-    if outputs.ndim != 2:
-        raise InputError(f"Expected a network that ends in classes. Received: output {outputs.shape[1:]}")
-    return outputs, np.concatenate(truth)
+    return np.concatenate(outputs), np.concatenate(truth)

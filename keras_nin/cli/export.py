@@ -21,13 +21,15 @@ DEFAULT_MODEL = "nin_digits"
     metavar="DATASET|DIR|FILE.npz|random",
     help="Representative images for int8. [default: the calibration split of the model's own dataset]",
 )
-@click.option("--calibration-count", type=int, default=100, show_default=True, help="How many calibration images.")
+@click.option(
+    "--calibration-count", type=options.COUNT, default=100, show_default=True, help="How many calibration images."
+)
 @options.data_option
 @options.preprocessing_options
 @options.count_option
 @options.limit_options
 @options.threads_option
-@click.option("--runs", type=click.IntRange(min=1), help="Runs of the latency measurement. [default: until stable]")
+@click.option("--runs", type=options.COUNT, help="Runs of the latency measurement. [default: until stable]")
 @click.option("--out", default="exported", show_default=True, metavar="DIR", help="Where the files go.")
 @options.force_option
 @options.json_option
@@ -59,7 +61,7 @@ def _run(given):
     if any(scheme.calibrated for scheme in schemes):
         calibration, seen = _calibrate(given, sources, loaded, shape, preprocessing)
     test = images.evaluation_images(test_set, shape, preprocessing, seen, given.test_count, given.seed)
-    exports = _convert(given, loaded, schemes, calibration, preprocessing)
+    exports = [_convert(given, loaded, scheme, calibration, preprocessing, sources) for scheme in schemes]
     return _prove(given, loaded, exports, test)
 
 
@@ -72,25 +74,45 @@ def _calibrate(given, sources, loaded, shape, preprocessing):
     return calibration, dataset.image_digests(dataset.select("calibration", given.calibration_count, given.seed))
 
 
-def _convert(given, loaded, schemes, calibration, preprocessing):
+def _convert(given, loaded, scheme, calibration, preprocessing, sources):
     from keras_nin.cli import stages
     from keras_nin.export import export
     from keras_nin.export.record import refuse_other
 
-    exports = []
-    for scheme in schemes:
-        with stages.working(f"Converting {loaded.name} to {scheme.name}"):
-            made = export(
-                loaded.model,
-                scheme,
-                calibration,
-                weights=loaded.weights,
-                preprocessing=preprocessing,
-                name=loaded.name,
-            )
-        refuse_other(pathlib.Path(given.out) / f"{made.stem}.tflite", made.data, given.force)
-        exports.append(made)
-    return exports
+    with stages.working(f"Converting {loaded.name} to {scheme.name}"):
+        made = export(
+            loaded.model,
+            scheme,
+            calibration,
+            weights=loaded.weights,
+            preprocessing=preprocessing,
+            name=loaded.name,
+            options=_options(given, loaded, scheme, sources),
+        )
+    refuse_other(pathlib.Path(given.out) / f"{made.stem}.tflite", made.data, given.force)
+    return made
+
+
+def _options(given, loaded, scheme, sources):
+    """Return the options that decide what a file and the JSON file beside it hold."""
+    kept = {
+        "model": given.model,
+        "weights": given.weights,
+        "input_shape": list(given.input_shape) if given.input_shape else None,
+        "set": list(given.settings),
+        "seed": given.seed,
+        "data": sources.test_source(loaded.dataset),
+        "labels": given.labels,
+        "test_count": given.test_count,
+        "preprocessing": given.preprocessing,
+        "crop": given.crop,
+    }
+    if scheme.calibrated:
+        kept |= {
+            "calibration": sources.calibration_source(loaded.dataset),
+            "calibration_count": given.calibration_count,
+        }
+    return kept
 
 
 def _prove(given, loaded, exports, test):
@@ -114,20 +136,21 @@ def _report(given, loaded, exports, latencies, written, test):
     from keras_nin.tflite.run import host
 
     paths = [next(iter(made.contents(given.out))) for made in exports]
-    states = ["written" if path in written else "up to date" for path in paths]
+    states = ["written" if {path, path.with_suffix(".json")} & set(written) else "up to date" for path in paths]
+    rows = [
+        (path.name, len(made.data), made.parity, latency.median_us)
+        for path, made, latency in zip(paths, exports, latencies, strict=True)
+    ]
     if given.as_json:
         documents = [
             made.sidecar() | {"path": str(path), "state": state, "latency": dataclasses.asdict(latency)}
             for made, path, state, latency in zip(exports, paths, states, latencies, strict=True)
         ]
         stages.print_json({"schema": SCHEMA, "files": documents, "host": host()})
+        proof.print_failures(rows)
         return
     click.echo(f"{loaded.name}, weights: {loaded.weights}; input prepared as {test.preprocessing.mode}")
-    rows = [
-        (path.name, len(made.data), made.parity, latency.median_us)
-        for path, made, latency in zip(paths, exports, latencies, strict=True)
-    ]
-    proof.print_table(rows, test, latencies)
+    proof.print_table(rows, test, loaded.random, latencies)
     calibration = next((made.calibration for made in exports if made.calibration), None)
     if calibration:
         click.echo(f"Calibration: {len(calibration.images)} images of {calibration.source}, none of them among those.")

@@ -7,7 +7,7 @@ from keras_nin.errors import InputError
 
 
 class Sources:
-    """The datasets that a command's options name, opened once; those with a name that can be wrong at once.
+    """The datasets that a command's options name, each opened once; folders and files at once, for their errors.
 
     Args:
         calibration, data: the options' values, or None.
@@ -18,35 +18,49 @@ class Sources:
         self.calibration, self.data, self.labels, self.seed = calibration, data, labels, seed
         self._open = {}
         for source in (calibration, data):
-            if source is not None and source != "random":
+            if source is not None and not _has_name(source):
                 self._dataset(source, None)
 
+    def calibration_source(self, own):
+        """Return what to calibrate on: the option's, else the model's own, else what is to be tested on."""
+        return _required(self.calibration or own or self.data, "--calibration", "to calibrate on")
+
+    def test_source(self, own):
+        """Return what to test on: the option's, else the model's own, else what is to be calibrated on."""
+        return _required(self.data or own or self.calibration, "--data", "to test on")
+
     def calibration_set(self, own, input_shape):
-        """Return the dataset to calibrate on: the option's, else the model's own, else the one to test on."""
-        source = self.calibration or own or self.data
-        return self._required(source, input_shape, "--calibration", "to calibrate on")
+        """Return the dataset of `calibration_source`."""
+        return self._dataset(self.calibration_source(own), input_shape)
 
     def test_set(self, own, input_shape):
-        """Return the dataset to test on: the option's, else the model's own, else the one to calibrate on."""
-        source = self.data or own or self.calibration
-        return self._required(source, input_shape, "--data", "to test on")
-
-    def _required(self, source, input_shape, option, purpose):
-        if source is None:
-            raise InputError(
-                f"Expected {option} DATASET|DIR|FILE.npz: this model has no dataset of its own {purpose}. "
-                "Received: none. Pass a folder of images, or 'random' for noise"
-            )
-        return self._dataset(source, input_shape)
+        """Return the dataset of `test_source`."""
+        return self._dataset(self.test_source(own), input_shape)
 
     def _dataset(self, source, input_shape):
         from keras_nin import data
 
         if source not in self._open:
-            # A labels file belongs to the folder; data sets with names have their own labels.
-            labels = None if source in data.list_datasets() else self.labels
+            # A labels file belongs to the folder that is tested on; data sets with names have their own labels.
+            labels = self.labels if source == (self.data or self.calibration) and not _has_name(source) else None
             self._open[source] = data.load(source, labels=labels, seed=self.seed, input_shape=input_shape)
         return self._open[source]
+
+
+def _has_name(source):
+    """Whether `source` names a dataset; those are opened late, because some take Keras to open."""
+    from keras_nin import data
+
+    return source in data.list_datasets()
+
+
+def _required(source, option, purpose):
+    if source is None:
+        raise InputError(
+            f"Expected {option} DATASET|DIR|FILE.npz: this model has no dataset of its own {purpose}. "
+            "Received: none. Pass a folder of images, or 'random' for noise"
+        )
+    return source
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

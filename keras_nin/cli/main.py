@@ -1,5 +1,6 @@
 """The `keras-nin` command: its sub-commands, and one clear line with exit status 2 for input that does not fit."""
 
+import signal
 import sys
 
 import click
@@ -61,7 +62,9 @@ def run(arguments=None, command=cli, prog_name="keras-nin"):
     except InputError as error:
         return _fail(str(error), 2)
     except (click.Abort, KeyboardInterrupt):
-        return _fail("interrupted", 130)
+        return _fail("interrupted", 128 + signal.SIGINT)
+    except SystemExit:  # click's answer to a reader that closed the pipe, as `head` does
+        return 128 + signal.SIGPIPE
 
 
 def _fail(message, status):

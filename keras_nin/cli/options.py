@@ -1,10 +1,27 @@
 """Options that several commands share, and what their values mean."""
 
 import ast
+import math
 
 import click
 
 from keras_nin.errors import InputError
+
+SEED = click.IntRange(0, 2**32 - 1)
+COUNT = click.IntRange(min=1)
+
+
+class Number(click.FloatRange):
+    """A number in a range; "nan" is none."""
+
+    name = "number"
+
+    def convert(self, value, param, ctx):
+        """Return the number, or fail with the option's name."""
+        number = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value!r} is not a number.", param, ctx)
+        return number
 
 
 class Shape(click.ParamType):
@@ -14,24 +31,30 @@ class Shape(click.ParamType):
 
     def convert(self, value, param, ctx):
         """Return the tuple, or fail with the option's name."""
-        parts = value.replace("x", ",").split(",")
-        if len(parts) != 3 or not all(part.strip().isdigit() and int(part) > 0 for part in parts):
+        parts = [part.strip() for part in value.replace("x", ",").split(",")]
+        if len(parts) != 3 or not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
             self.fail(f"expected three positive numbers such as 224,224,3, received {value!r}", param, ctx)
         return tuple(int(part) for part in parts)
+
+
+_OWN_OPTIONS = {"weights": "--weights", "input_shape": "--input-shape", "seed": "--seed", "model": "MODEL"}
 
 
 def builder_arguments(pairs):
     """Return the dictionary of ``KEY=VALUE`` words; a value is a Python literal, a list of words, or a word.
 
     Raises:
-        InputError: a word without "=".
+        InputError: a word without "=", or a key that has an option of its own.
     """
     arguments = {}
     for pair in pairs:
         key, separator, value = pair.partition("=")
         if not separator or not key:
             raise InputError(f"Expected `--set` as KEY=VALUE. Received: {pair!r}")
-        arguments[key.strip().replace("-", "_")] = _literal(value)
+        key = key.strip().replace("-", "_")
+        if key in _OWN_OPTIONS:
+            raise InputError(f"Expected `--set` to give another argument. Received: {pair!r}. Use {_OWN_OPTIONS[key]}")
+        arguments[key] = _literal(value)
     return arguments
 
 
@@ -43,6 +66,15 @@ def _literal(value):
         return ast.literal_eval(value)
     except (ValueError, SyntaxError):
         return value.split(",") if "," in value else value
+
+
+def _known_preset(ctx, param, value):
+    """Refuse the name of an unknown preset before the slow part of a command starts."""
+    if value is not None:
+        from keras_nin import data
+
+        data.preset(value)
+    return value
 
 
 def _stack(*decorators):
@@ -66,30 +98,36 @@ model_options = _stack(
         metavar="KEY=VALUE",
         help="Argument of the zoo's builder, such as pool_rounding=ceil or classes=10. Repeatable.",
     ),
-    click.option("--seed", type=int, default=0, show_default=True, help="Seed of whatever is random."),
+    click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of whatever is random."),
 )
 preprocessing_options = _stack(
     click.option("--labels", metavar="FILE", help="Labels of a flat folder of images: name,label in each line."),
     click.option(
         "--preprocessing",
         metavar="PRESET",
+        callback=_known_preset,
         help="How pixels become input: raw, unit, symmetric, standardize, torch, caffe, keras_caffe. "
         "[default: the model's own]",
     ),
-    click.option("--crop", type=float, metavar="FRACTION", help="Part of the short side that the centre crop takes."),
+    click.option(
+        "--crop",
+        type=Number(0, 1, min_open=True),
+        metavar="FRACTION",
+        help="Part of the short side that the centre crop takes.",
+    ),
 )
 data_option = click.option(
     "--data", metavar="DATASET|DIR|FILE.npz", help="Labelled images. [default: the model's own dataset]"
 )
 count_option = click.option(
-    "--test-count", type=int, metavar="N", help="Use N images of the test split, chosen by --seed. [default: all]"
+    "--test-count", type=COUNT, metavar="N", help="Use N images of the test split, chosen by --seed. [default: all]"
 )
 limit_options = _stack(
-    click.option("--min-agreement", type=click.FloatRange(0, 1), default=0.90, show_default=True,
+    click.option("--min-agreement", type=Number(0, 1), default=0.90, show_default=True,
                  help="Smallest share of images on which file and model agree."),
-    click.option("--max-drop", type=float, default=2.5, show_default=True,
+    click.option("--max-drop", type=Number(), default=2.5, show_default=True,
                  help="Largest loss of top-1 accuracy, in points."),
 )  # fmt: skip
-threads_option = click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads.")
+threads_option = click.option("--threads", type=COUNT, default=1, show_default=True, help="Threads.")
 force_option = click.option("--force", is_flag=True, help="Replace files that are there with other content.")
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout, the rest on stderr.")

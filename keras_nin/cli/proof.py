@@ -26,12 +26,13 @@ def compare(given, loaded, runners, test):
     )
 
 
-def print_table(rows, test, latencies=None):
+def print_table(rows, test, random_weights, latencies=None):
     """Print the table, what it was measured on, and on what machine.
 
     Args:
         rows: tuples of (file name, bytes, `Parity`, median latency in microseconds or None).
         test: `keras_nin.cli.images.EvaluationImages`.
+        random_weights: whether the weights are random.
         latencies: `Latency` of each file, where they were measured.
     """
     from keras_nin.report import parity
@@ -40,6 +41,8 @@ def print_table(rows, test, latencies=None):
     click.echo(parity.parity_table(rows))
     dropped = f" ({test.dropped} more served to calibrate and were left out)" if test.dropped else ""
     click.echo(f"Compared on {len(test.indices):,} test images of {test.dataset.name}{dropped}.")
+    if random_weights:
+        click.echo("The weights are random: agreement and accuracy say nothing and are not judged.")
     if latencies:
         click.echo(parity.latency_line(host(), latencies))
 

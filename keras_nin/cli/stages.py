@@ -10,6 +10,7 @@ import click
 from keras_nin import data, files, models
 from keras_nin.cli.options import builder_arguments
 from keras_nin.errors import InputError
+from keras_nin.models.loading import FILE_ENDINGS
 from keras_nin.quiet import captured
 
 
@@ -31,12 +32,18 @@ def start_keras():
         keras.backend.clear_session()
 
 
+def check_model(model):
+    """Raise `InputError` where a MODEL argument is an unknown name of the zoo, before Keras starts."""
+    if not model.startswith("keras:") and not model.endswith(FILE_ENDINGS) and not os.path.exists(model):
+        models.spec(model)
+
+
 def load_model(model, weights=None, input_shape=None, settings=(), seed=0):
     """Return the `keras_nin.models.Loaded` of a MODEL argument."""
-    if not str(model).startswith("keras:") and not os.path.exists(model) and not model.endswith((".keras", ".h5")):
-        models.spec(model)  # an unknown name is an error before Keras starts
+    check_model(model)
+    arguments = builder_arguments(settings)
     start_keras()
-    return models.load(model, weights=weights, input_shape=input_shape, seed=seed, **builder_arguments(settings))
+    return models.load(model, weights=weights, input_shape=input_shape, seed=seed, **arguments)
 
 
 def input_shape(model):
@@ -47,13 +54,22 @@ def input_shape(model):
 
 
 def choose_preprocessing(loaded, dataset, preset=None, crop=None):
-    """Return the `Preprocessing` to use: the option's, else the model's, else the dataset's."""
+    """Return the `Preprocessing` to use: the option's, else the model's, else the dataset's.
+
+    Args:
+        loaded: what is known of the model's: the name of a preset, a dictionary, or None.
+        dataset: `keras_nin.data.Dataset`.
+        preset, crop: the options' values, or None.
+
+    Raises:
+        InputError: `loaded` is no preprocessing.
+    """
     chosen = preset or loaded
     if chosen is None:
         chosen = dataset.preprocessing
     elif isinstance(chosen, str):
         chosen = data.preset(chosen)
-    elif isinstance(chosen, dict):
+    else:
         chosen = data.Preprocessing.from_json(chosen)
     return chosen if crop is None else dataclasses.replace(chosen, crop_fraction=crop)
 
@@ -73,7 +89,9 @@ def working(message):
     if not sys.stderr.isatty():
         yield
         return
-    with _progress() as progress:
+    from rich.progress import SpinnerColumn
+
+    with _progress(SpinnerColumn("line")) as progress:
         progress.add_task(message, total=None)
         yield
 
@@ -83,25 +101,23 @@ def track(items, message, total):
     if not sys.stderr.isatty():
         yield from items
         return
-    with _progress() as progress:
+    from rich.progress import BarColumn, MofNCompleteColumn
+
+    with _progress(BarColumn(), MofNCompleteColumn()) as progress:
         task = progress.add_task(message, total=total)
         for item in items:
             yield item
             progress.advance(task)
 
 
-def _progress():
+def _progress(*columns):
     from rich import progress
     from rich.console import Console
 
-    columns = (
-        progress.TextColumn("{task.description}"),
-        progress.BarColumn(),
-        progress.MofNCompleteColumn(),
-        progress.TimeElapsedColumn(),
-    )
     # stderr by descriptor, because what is captured meanwhile replaces sys.stderr
-    return progress.Progress(*columns, console=Console(file=os.fdopen(os.dup(2), "w")), transient=True)
+    console = Console(file=os.fdopen(os.dup(2), "w"))
+    columns = (progress.TextColumn("{task.description}"), *columns, progress.TimeElapsedColumn())
+    return progress.Progress(*columns, console=console, transient=True)
 
 
 def print_json(document):

@@ -37,6 +37,7 @@ def _run(given):
 
     folder = given.out or str(pathlib.Path("runs") / pathlib.Path(given.model.replace(":", "_")).stem)
     stages.check_output_folder(folder)
+    stages.check_model(given.model)
     sources = images.Sources(None, given.data, given.labels, given.seed)
     stages.start_keras()
     loaded = _load(given)
@@ -71,7 +72,8 @@ def _load(given):
 
     tf.config.experimental.enable_op_determinism()
     keras.utils.set_random_seed(given.seed)
-    return stages.load_model(given.model, given.weights or _start(given.model), given.input_shape, given.settings, given.seed)
+    weights = given.weights or _start(given.model)
+    return stages.load_model(given.model, weights, given.input_shape, given.settings, given.seed)
 
 
 def _start(model):

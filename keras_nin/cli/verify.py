@@ -33,6 +33,7 @@ def _run(given):
     from keras_nin.cli import images, proof, stages
     from keras_nin.cli.evaluate import image_source, read_sidecar
 
+    stages.check_model(given.model)
     sources = images.Sources(None, given.data, given.labels, given.seed)
     runner = proof.runner(given.file, given.threads)
     sidecar = read_sidecar(given.file)
@@ -42,16 +43,16 @@ def _run(given):
     known = sidecar.get("preprocessing") or loaded.preprocessing
     preprocessing = stages.choose_preprocessing(known, dataset, given.preprocessing, given.crop)
     test = images.evaluation_images(dataset, shape, preprocessing, count=given.test_count, seed=given.seed)
-    _warn_of_other_weights(loaded, sidecar)
     (parity,) = proof.compare(given, loaded, [runner], test)
+    _warn_of_other_weights(loaded, sidecar)
+    rows = [(given.file, os.path.getsize(given.file), parity, None)]
     if given.as_json:
         record = {"schema": SCHEMA, "model": loaded.name, "file": given.file, "weights": loaded.weights}
         stages.print_json(record | {"parity": parity.to_json()})
     else:
-        rows = [(given.file, os.path.getsize(given.file), parity, None)]
         click.echo(f"{loaded.name}, weights: {loaded.weights}; input prepared as {preprocessing.mode}")
-        proof.print_table(rows, test)
-        proof.print_failures(rows)
+        proof.print_table(rows, test, loaded.random)
+    proof.print_failures(rows)
     return 0 if parity.holds else 1
 
 

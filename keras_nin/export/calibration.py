@@ -3,6 +3,10 @@
 import dataclasses
 from typing import Any
 
+import numpy as np
+
+from keras_nin.errors import InputError
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Calibration:
@@ -17,7 +21,7 @@ class Calibration:
     """
 
     source: str
-    images: Any
+    images: Any = dataclasses.field(repr=False)
     preprocessing: dict
     seed: int
     sha256: str
@@ -59,3 +63,28 @@ def calibrate(dataset, input_shape, *, count=100, seed=0, preprocessing=None):
         seed=seed,
         sha256=dataset.digest(indices),
     )
+
+
+def check_images(images, input_shape):
+    """Return calibration images as float32 (N, H, W, C).
+
+    Args:
+        images: array-like, as the network takes them.
+        input_shape: the network's (H, W, C).
+
+    Raises:
+        InputError: none, of another shape, or not all finite numbers.
+    """
+    expected = f"calibration images (N, {', '.join(map(str, input_shape))})"
+    if images is None:
+        raise InputError(f"Expected {expected}. Received: none")
+    try:
+        images = np.asarray(images, np.float32)
+    except (TypeError, ValueError):
+        raise InputError(f"Expected {expected}. Received: {type(images).__name__} of other things") from None
+    if len(images.shape) != 4 or len(images) == 0 or images.shape[1:] != tuple(input_shape):
+        raise InputError(f"Expected {expected}. Received: shape {images.shape}")
+    damaged = int((~np.isfinite(images).all(axis=(1, 2, 3))).sum())
+    if damaged:
+        raise InputError(f"Expected {expected} of finite numbers. Received: NaN or infinity in {damaged} of them")
+    return images

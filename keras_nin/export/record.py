@@ -10,9 +10,10 @@ import numpy as np
 
 import keras_nin
 from keras_nin import files
-from keras_nin.errors import InputError
+from keras_nin.errors import InputError, one_of
 from keras_nin.export import convert as converter
-from keras_nin.export.calibration import Calibration
+from keras_nin.export import operators
+from keras_nin.export.calibration import Calibration, check_images
 from keras_nin.export.schemes import SCHEMES, Scheme
 from keras_nin.export.verify import Parity
 from keras_nin.tflite import graph as tflite_graph
@@ -35,18 +36,20 @@ class Export:
         preprocessing: how pixels become the network's input, as a dictionary, or None where nothing says it.
         flags: what the converter was told.
         layers: for each operator of the file the Keras layer that it computes, or None.
+        options: what else decided the content, such as the builder's arguments and the images; or None.
         parity: the comparison with the model, once made.
     """
 
     model: str
     scheme: Scheme
-    data: bytes
+    data: bytes = dataclasses.field(repr=False)
     weights: str
     weights_sha256: str
     calibration: Calibration | None
     preprocessing: dict | None
     flags: dict
-    layers: tuple[str | None, ...]
+    layers: tuple[str | None, ...] = dataclasses.field(repr=False)
+    options: dict | None = None
     parity: Parity | None = None
 
     @property
@@ -71,6 +74,7 @@ class Export:
             "weights_sha256": self.weights_sha256,
             "scheme": self.scheme.name,
             "flags": self.flags,
+            "options": self.options,
             "preprocessing": self.preprocessing,
             "calibration": self.calibration.to_json() if self.calibration else None,
             "versions": versions(),
@@ -134,7 +138,9 @@ def refuse_other(path, data, force=False):
         return True
     if path.is_file() and files.read_bytes(path) == data:
         return False
-    if force and path.is_file():
+    if not path.is_file():
+        raise InputError(f"Expected a file or nothing at {str(path)!r}. Received: a folder. Use another output folder")
+    if force:
         return True
     raise InputError(
         f"Expected no other file at {str(path)!r}. Received: one with other content. Use --force, or --out for another "
@@ -159,7 +165,7 @@ def _tensor(tensor):
     }
 
 
-def export(model, scheme="int8", calibration=None, *, weights=None, preprocessing=None, name=None):
+def export(model, scheme="int8", calibration=None, *, weights=None, preprocessing=None, name=None, options=None):
     """Convert a Keras model to .tflite.
 
     Args:
@@ -169,26 +175,28 @@ def export(model, scheme="int8", calibration=None, *, weights=None, preprocessin
         weights: what the weights are, for the record.
         preprocessing: `keras_nin.data.Preprocessing` that the network expects, for the record.
         name: the model's name for files; the default is its own.
+        options: dictionary of JSON values that says what else decided the content, for the record.
 
     Returns:
         `Export`; `verify` compares it with the model, `save` writes it.
 
     Raises:
-        InputError: unknown scheme, unfit calibration images, a network that does not convert, or operators left that
-            compute in floating point where the scheme allows none.
+        InputError: unknown scheme, unfit calibration images, a network that does not convert or whose weights are not
+            finite, or operators left that compute in floating point where the scheme allows none.
     """
-    from keras_nin.errors import one_of
     from keras_nin.models import weights_digest
 
     if not isinstance(scheme, Scheme):
         scheme = SCHEMES[one_of("scheme", scheme, tuple(SCHEMES))]
     if calibration is not None and not isinstance(calibration, Calibration):
-        images = np.asarray(calibration, np.float32)
+        images = check_images(calibration, converter.input_shape(model))
         calibration = Calibration("array", images, {}, 0, files.sha256(images.tobytes()))
     calibration = calibration if scheme.calibrated else None
+    _check_weights(model)
     data, flags, marks = converter.convert(model, scheme, calibration.images if calibration else None)
     graph = tflite_graph.read(data)
-    _refuse_float(graph, scheme)
+    layers = operators.layers_of_operators(model, graph, marks)
+    _refuse_float(graph, scheme, layers)
     return Export(
         model=name or model.name,
         scheme=scheme,
@@ -198,16 +206,36 @@ def export(model, scheme="int8", calibration=None, *, weights=None, preprocessin
         calibration=calibration,
         preprocessing=preprocessing.to_json() if preprocessing else None,
         flags=flags,
-        layers=converter.layers_of_operators(model, graph, marks),
+        layers=layers,
+        options=options,
     )
 
 
-def _refuse_float(graph, scheme):
-    """Raise `InputError` where an integer-only scheme left operators that compute in floating point."""
-    left = tflite_graph.float_operators(graph) if scheme.integer_only else ()
+def _check_weights(model):
+    for weight in model.weights:
+        if not np.isfinite(weight.numpy()).all():
+            raise InputError(f"Expected finite weights. Received: NaN or infinity in {weight.path!r}")
+
+
+def _refuse_float(graph, scheme, layers):
+    """Raise `InputError` where an integer-only scheme left operators, an input or an output in floating point."""
+    if not scheme.integer_only:
+        return
+    main = graph.main
+    named = dict(zip(((0, operator.index) for operator in main.operators), layers, strict=True))
+    left = tflite_graph.float_operators(graph)
+    # The casts around an operator that does not quantise say nothing of it.
+    left = [operator for operator in left if operator.op not in ("QUANTIZE", "DEQUANTIZE")] or left
     if left:
-        names = ", ".join(sorted({operator.op for operator in left}))
+        found = dict.fromkeys((operator.op, named.get((operator.subgraph, operator.index))) for operator in left)
+        listed = ", ".join(f"{op} of layer {layer!r}" if layer else op for op, layer in found)
         raise InputError(
-            f"Expected a network whose operators all exist in {scheme.name}. Received: {len(left)} operators that "
-            f"compute in floating point ({names})"
+            f"Expected a network whose operators all exist in {scheme.name}. "
+            f"Received: operators that compute in floating point ({listed})"
         )
+    for index in (*main.inputs, *main.outputs):
+        if main.tensors[index].dtype != scheme.io_type:
+            raise InputError(
+                f"Expected a network that computes something, so that its input and output become {scheme.io_type}. "
+                f"Received: {main.tensors[index].dtype} and {len(main.operators)} operators"
+            )

@@ -38,7 +38,13 @@ def parse_schemes(text):
     Raises:
         InputError: an unknown or repeated name, or none at all.
     """
-    names = list(SCHEMES) if text == "all" else [name.strip() for name in text.split(",") if name.strip()]
-    if not names or len(set(names)) != len(names):
-        raise InputError(f"Expected `scheme` to list each scheme once ({', '.join(SCHEMES)}). Received: {text!r}")
-    return [SCHEMES[one_of("scheme", name, (*SCHEMES, "all"))] for name in names]
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        one_of("scheme", name, (*SCHEMES, "all"))
+    if names == ["all"]:
+        names = list(SCHEMES)
+    if not names or "all" in names or len(set(names)) != len(names):
+        raise InputError(
+            f"Expected `scheme` to list each scheme once ({', '.join(SCHEMES)}), or all. Received: {text!r}"
+        )
+    return [SCHEMES[name] for name in names]

@@ -1,5 +1,7 @@
 """The table that says how exported files compare with their model."""
 
+import math
+
 from keras_nin.tables import text_table
 
 COLUMNS = ("file", "bytes", "top-1", "agrees with Keras", "largest difference", "rms", "median latency", "parity")
@@ -7,7 +9,8 @@ RIGHT = COLUMNS[1:-1]
 
 CHECK_NAMES = {
     "max_steps": "largest difference in steps",
-    "rms_steps": "rms difference in steps",
+    "channel_rms_steps": "rms difference of the worst class or channel in steps",
+    "closing_steps": "error of the closing softmax or sigmoid in steps",
     "agreement": "agreement",
     "accuracy_drop_points": "loss of top-1 in points",
 }
@@ -40,14 +43,20 @@ def parity_table(rows):
 def failures(name, parity):
     """Return one line for each check of `parity` that does not hold."""
     return [
-        f"{name}: {CHECK_NAMES[check.name]} {check.value:.4g}, limit {check.limit:.4g}"
+        f"{name}: {CHECK_NAMES[check.name]} {_number(check.value)}, limit {_number(check.limit)}"
         for check in parity.checks
         if not check.holds
     ]
 
 
+def _number(value):
+    return f"{value:.4g}" if math.isfinite(value) else "not a finite number"
+
+
 def steps(value):
     """Return a difference in quantisation steps as text."""
+    if not math.isfinite(value):
+        return "not finite"
     return f"{value:.4f} steps" if value < 0.1 else f"{value:.1f} steps"
 
 

@@ -1,0 +1,195 @@
+"""Which Keras layer each operator of a converted file computes, read off the names that the converter keeps."""
+
+import contextlib
+import dataclasses
+import itertools
+import re
+from typing import Any
+
+_MARK = re.compile(r"(?P<mark>.+\.)(_\d+)?")
+_OTHER_CHARACTERS = re.compile(r"[^A-Za-z0-9_.-]")
+# A name scope that TensorFlow accepts; variables are saved under names of the same form.
+_SCOPE = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_.\\/>-]*")
+_CASTS = ("QUANTIZE", "DEQUANTIZE")
+# Layers that leave nothing behind at inference, and layers that may be fused into the next operator or dropped.
+_IDLE = ("ActivityRegularization", "AlphaDropout", "Dropout", "GaussianDropout", "GaussianNoise", "Identity")
+_IDLE += ("InputLayer", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D")
+_RESHAPING = ("Flatten", "Permute", "Reshape", "ZeroPadding1D", "ZeroPadding2D", "ZeroPadding3D")
+
+
+@contextlib.contextmanager
+def marked(model):
+    """Rename every layer for the time of the conversion so that a layer's name can be read off its operators.
+
+    The converter keeps TensorFlow's name scopes, which number repeated names: a layer "conv1" becomes "conv1_1", and
+    a layer really called "conv1_1" something else. A name that ends in a dot stays recognisable: "conv1." becomes
+    "conv1._1". What TensorFlow does not accept in a name (a space, a letter with an accent) becomes "_". Yields a
+    dictionary from the mark to the layer's name.
+    """
+    layers = list(model._flatten_layers())
+    names = [layer.name for layer in layers]
+    variables = [variable.value for variable in model.variables]
+    handles = [variable._handle_name for variable in variables]
+    marks = {}
+    try:
+        for layer, name in zip(layers, names, strict=True):
+            if layer is not model:
+                layer.name = _mark(name, marks)
+        model.name = _clean(model.name).replace(".", "_")
+        for position, (variable, handle) in enumerate(zip(variables, handles, strict=True)):
+            if not _SCOPE.fullmatch(handle.rpartition(":")[0]):
+                variable._handle_name = f"variable_{position}:0"
+        yield marks
+    finally:
+        for layer, name in zip(layers, names, strict=True):
+            layer.name = name
+        for variable, handle in zip(variables, handles, strict=True):
+            variable._handle_name = handle
+
+
+def _mark(name, marks):
+    """Return the mark of the layers called `name` and note it in `marks`; other names have other marks."""
+    mark = clean = f"{_clean(name)}."
+    number = 0
+    while marks.setdefault(mark, name) != name:
+        number += 1
+        mark = f"{clean}{number}."
+    return mark
+
+
+def _clean(name):
+    """Return `name` with what TensorFlow refuses in the name of a scope replaced."""
+    clean = _OTHER_CHARACTERS.sub("_", name)
+    return clean if re.match("[A-Za-z0-9]", clean) else f"L{clean}"
+
+
+def scope_of(name, marks):
+    """Return the names of the marked layers in a TensorFlow name such as "main/net/outer._1/inner./Relu", in order."""
+    matches = [_MARK.fullmatch(part) for part in name.split("/")]
+    return tuple(marks[match["mark"]] for match in matches if match and match["mark"] in marks)
+
+
+def layers_of_operators(model, graph, marks):
+    """Return for each operator of the file's main graph the name of the Keras layer that it computes, or None.
+
+    Args:
+        model: the keras.Model.
+        graph: the file, as `keras_nin.tflite.graph.read` gives it.
+        marks: as `marked` yielded them.
+
+    Returns:
+        Tuple of names; a layer of a nested model has the path "outer/inner". Where the converter fused several layers
+        into one operator (padding, convolution, BatchNormalization, ReLU) it is the one with a kernel, else the first
+        that computes. None for an operator of no layer, such as one of keras.ops.
+    """
+    main = graph.main
+    places = _places(model)
+    scopes = [_scopes(main.tensors[operator.outputs[0]].name, marks) for operator in main.operators]
+    found = [_choose(places, each) for each in scopes]
+    last = _closing(main)
+    if last is not None and found[last] is None:
+        # The converter names the graph's output after the signature, whatever computes it.
+        found[last] = _choose(places, _closing_scopes(model, places, set(itertools.chain(*scopes))))
+    return tuple(found)
+
+
+def _scopes(name, marks):
+    """Return the scopes of the layers in a tensor's name, which joins those of a fused operator with ";"."""
+    return [scope for scope in (scope_of(part, marks) for part in name.split(";")) if scope]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Place:
+    """A layer in the model: its path, itself, and its position in the order of the model."""
+
+    path: str
+    layer: Any
+    position: int
+
+
+def _places(model):
+    """Return the `_Place` of every layer by its scope, the names of the layers around it and its own."""
+    found = {}
+
+    def visit(layer, scope, path):
+        for child in _children(layer):
+            inner = (*scope, child.name)
+            if child is getattr(layer, "inner", None):  # the graph that a block holds is no layer of its own
+                visit(child, inner, path)
+                continue
+            found[inner] = _Place("/".join((*path, child.name)), child, len(found))
+            visit(child, inner, (*path, child.name))
+
+    visit(model, (), ())
+    return found
+
+
+def _children(layer):
+    import keras
+
+    if isinstance(layer, keras.Model):
+        return layer.layers
+    return layer._flatten_layers(include_self=False, recursive=False)
+
+
+def _choose(places, scopes):
+    """Return the path of the layer that stands for all of `scopes`, None where there is none."""
+    known = [places[scope] for scope in scopes if scope in places]
+    if known:
+        return min(known, key=lambda each: (not _has_kernel(each.layer), _reshapes(each.layer), each.position)).path
+    return "/".join(scopes[0]) if scopes else None
+
+
+def _has_kernel(layer):
+    return any(len(weight.shape) > 1 for weight in layer.weights)
+
+
+def _reshapes(layer):
+    return type(layer).__name__ in _RESHAPING
+
+
+def _closing(main):
+    """Return the index of the operator that computes the output, before casts; None where the output is an input."""
+    producers = {tensor: operator for operator in main.operators for tensor in operator.outputs}
+    operator = producers.get(main.outputs[0])
+    while operator is not None and operator.op in _CASTS and operator.inputs[0] in producers:
+        operator = producers[operator.inputs[0]]
+    return None if operator is None else operator.index
+
+
+def _closing_scopes(model, places, named):
+    """Return the scopes of the layers behind the output: those back to the first that another operator names."""
+    chain = [scope for scope in _from_output(model) if scope in places and not _is_idle(places[scope].layer)]
+    return list(itertools.takewhile(lambda scope: scope not in named, chain)) or chain[:1]
+
+
+def _from_output(model, scope=()):
+    """Yield the scopes of the layers from the model's output back to the first that joins several tensors."""
+    tensor = model.outputs[0]
+    while True:
+        history = tensor._keras_history
+        arguments = history.operation._inbound_nodes[history.node_index].input_tensors
+        if not arguments:  # an input
+            return
+        here = (*scope, history.operation.name)
+        inside = _graph_of(history.operation)
+        if inside is None:
+            yield here
+        else:
+            yield from _from_output(inside, here if inside is history.operation else (*here, inside.name))
+        if len(arguments) != 1:
+            return
+        tensor = arguments[0]
+
+
+def _graph_of(layer):
+    """Return the model whose graph `layer` runs: a nested model, or what a block holds; None for other layers."""
+    import keras
+
+    graph = layer if isinstance(layer, keras.Model) else getattr(layer, "inner", None)
+    return graph if isinstance(graph, keras.Model) and getattr(graph, "outputs", None) else None
+
+
+def _is_idle(layer):
+    kind = type(layer).__name__
+    return kind in _IDLE or (kind == "Activation" and getattr(layer.activation, "__name__", "") == "linear")

@@ -1,0 +1,232 @@
+"""An export as files: the sidecar that reproduces it, and files that are written whole or not at all."""
+
+import dataclasses
+import json
+
+import keras
+import numpy as np
+import pytest
+from keras import layers as kl
+
+import keras_nin
+from keras_nin import InputError, data, export, files
+from keras_nin.export import calibrate, parse_schemes, record
+from keras_nin.export.verify import compare
+
+
+@pytest.fixture(scope="module")
+def model():
+    keras.utils.set_random_seed(0)
+    head = [kl.GlobalAveragePooling2D(), kl.Softmax(name="classes")]
+    return keras.Sequential([keras.Input((8, 8, 1)), kl.Conv2D(4, 3, name="conv1"), *head], name="small")
+
+
+@pytest.fixture(scope="module")
+def made(model):
+    digits = data.load("digits")
+    calibration = calibrate(digits, (8, 8, 1), count=20, seed=3)
+    reference = np.eye(4, dtype=np.float32)
+    parity = compare(reference, reference, np.arange(4), source="digits")
+    return {
+        scheme: dataclasses.replace(
+            export.export(
+                model, scheme, calibration, weights="mine", preprocessing=data.preset("unit"), options={"seed": 3}
+            ),
+            parity=parity,
+        )
+        for scheme in ("float32", "int8")
+    }
+
+
+def listing(folder):
+    return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_sidecar_says_everything_that_made_the_file(made, model):
+    sidecar = made["int8"].sidecar()
+    assert list(sidecar) == [
+        "schema",
+        "file",
+        "sha256",
+        "bytes",
+        "model",
+        "weights",
+        "weights_sha256",
+        "scheme",
+        "flags",
+        "options",
+        "preprocessing",
+        "calibration",
+        "versions",
+        "input",
+        "output",
+        "parity",
+        "operators",
+    ]
+    assert (sidecar["schema"], sidecar["file"]) == ("keras_nin.export_file/1", "small_int8.tflite")
+    assert (sidecar["model"], sidecar["weights"], sidecar["scheme"]) == ("small", "mine", "int8")
+    assert sidecar["sha256"] == files.sha256(made["int8"].data)
+    assert sidecar["bytes"] == len(made["int8"].data)
+    assert sidecar["weights_sha256"] == keras_nin.models.weights_digest(model)
+    assert sidecar["preprocessing"] == data.preset("unit").to_json()
+    assert sidecar["flags"] == {
+        "optimizations": ["DEFAULT"],
+        "supported_ops": ["TFLITE_BUILTINS_INT8"],
+        "inference_input_type": "int8",
+        "inference_output_type": "int8",
+    }
+    assert sidecar["versions"].keys() == {"keras-nin", "python", "tensorflow", "keras", "numpy", "ai-edge-litert"}
+    assert sidecar["output"] == {
+        "name": "StatefulPartitionedCall_1:0",
+        "shape": [1, 4],
+        "dtype": "int8",
+        "scale": 1 / 256,
+        "zero_point": -128,
+    }
+    assert sidecar["operators"] == [
+        {"index": 0, "op": "CONV_2D", "layer": "conv1"},
+        {"index": 1, "op": "MEAN", "layer": "global_average_pooling2d"},
+        {"index": 2, "op": "SOFTMAX", "layer": "classes"},
+    ]
+    assert sidecar["parity"]["model_top1"] == sidecar["parity"]["file_top1"] == 1
+    assert sidecar["parity"]["holds"] is True
+
+
+def test_the_sidecar_names_the_calibration_images(made):
+    digits = data.load("digits")
+    assert made["int8"].sidecar()["calibration"] == {
+        "source": "digits",
+        "count": 20,
+        "sha256": digits.digest(digits.select("calibration", 20, 3)),
+        "seed": 3,
+        "preprocessing": data.preset("unit").to_json(),
+    }
+    assert digits.digest(digits.select("calibration", 20, 4)) != made["int8"].calibration.sha256
+
+
+def test_a_float_file_has_no_calibration_and_no_scales(made):
+    sidecar = made["float32"].sidecar()
+    assert sidecar["calibration"] is None
+    assert sidecar["flags"] == {}
+    assert sidecar["input"]["scale"] is sidecar["input"]["zero_point"] is None
+
+
+def test_the_sidecar_is_the_same_in_a_second_run(made, model):
+    again = export.export(
+        model,
+        "int8",
+        calibrate(data.load("digits"), (8, 8, 1), count=20, seed=3),
+        weights="mine",
+        preprocessing=data.preset("unit"),
+        options={"seed": 3},
+    )
+    again = dataclasses.replace(again, parity=made["int8"].parity)
+    assert again.contents("out") == made["int8"].contents("out")
+
+
+def test_images_as_an_array(model):
+    images = np.random.default_rng(0).random((3, 8, 8, 1))
+    sidecar = export.export(model, "int8", images, name="other").sidecar()
+    assert (sidecar["file"], sidecar["weights"]) == ("other_int8.tflite", "as given")
+    assert (sidecar["calibration"]["source"], sidecar["calibration"]["count"]) == ("array", 3)
+    assert sidecar["parity"] is sidecar["preprocessing"] is sidecar["options"] is None
+
+
+def test_an_export_does_not_print_its_bytes(made):
+    assert len(repr(made["int8"])) < 3000
+
+
+def test_save_into_a_folder(made, tmp_path):
+    path = made["int8"].save(tmp_path / "new" / "folder")
+    assert path == tmp_path / "new" / "folder" / "small_int8.tflite"
+    assert listing(tmp_path).keys() == {"small_int8.tflite", "small_int8.json"}
+    assert path.read_bytes() == made["int8"].data
+    assert json.loads(path.with_suffix(".json").read_text()) == made["int8"].sidecar()
+
+
+def test_save_under_a_name(made, tmp_path):
+    assert made["int8"].save(tmp_path / "net.v2.tflite") == tmp_path / "net.v2.tflite"
+    assert listing(tmp_path).keys() == {"net.v2.tflite", "net.v2.json"}
+
+
+def test_what_is_there_already_is_kept(made, tmp_path):
+    path = made["int8"].save(tmp_path)
+    before = path.stat().st_mtime_ns
+    assert made["int8"].save(tmp_path) == path
+    assert path.stat().st_mtime_ns == before
+    assert record.save_all(made["int8"].contents(tmp_path)) == []
+
+
+@pytest.mark.parametrize("name", ["small_int8.tflite", "small_int8.json"])
+def test_other_content_is_replaced_only_with_force(made, tmp_path, name):
+    made["int8"].save(tmp_path)
+    (tmp_path / name).write_bytes(b"mine")
+    before = listing(tmp_path)
+    with pytest.raises(InputError, match=rf"no other file at '.*{name}'. Received: one with other content"):
+        made["int8"].save(tmp_path)
+    assert listing(tmp_path) == before
+    made["int8"].save(tmp_path, force=True)
+    assert listing(tmp_path)["small_int8.tflite"] == made["int8"].data
+    assert record.save_all(made["int8"].contents(tmp_path)) == []
+
+
+def test_of_several_files_all_or_none_are_written(made, tmp_path):
+    (tmp_path / "small_int8.json").write_text("mine")
+    with pytest.raises(InputError, match="no other file"):
+        record.save_all(made["float32"].contents(tmp_path) | made["int8"].contents(tmp_path))
+    assert listing(tmp_path) == {"small_int8.json": b"mine"}
+
+
+def test_a_folder_in_the_place_of_a_file(made, tmp_path):
+    (tmp_path / "small_int8.tflite").mkdir()
+    with pytest.raises(InputError, match="a file or nothing at .* Received: a folder"):
+        made["int8"].save(tmp_path, force=True)
+    assert listing(tmp_path) == {}
+
+
+def test_a_folder_that_cannot_be_made(made, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(InputError, match="folder that can be written to"):
+        made["int8"].save(tmp_path / "file" / "below")
+    assert listing(tmp_path) == {"file": b"mine"}
+
+
+def test_nothing_is_left_of_a_write_that_fails(made, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("keras_nin.files.os.fsync", full)
+    with pytest.raises(InputError, match="No space left on device"):
+        made["int8"].save(tmp_path)
+    assert listing(tmp_path) == {}
+
+
+@pytest.mark.parametrize(("text", "names"), [("int8", ["int8"]), ("int8, float32", ["int8", "float32"])])
+def test_schemes_in_their_order(text, names):
+    assert [scheme.name for scheme in parse_schemes(text)] == names
+
+
+def test_all_schemes():
+    assert [scheme.name for scheme in parse_schemes("all")] == list(export.SCHEMES)
+
+
+@pytest.mark.parametrize("text", ["", ",", "int8,int8", "int4", "int8,all", "INT8"])
+def test_schemes_that_are_none(text):
+    with pytest.raises(InputError, match="Expected `scheme` to"):
+        parse_schemes(text)
+
+
+def test_calibration_needs_images():
+    with pytest.raises(InputError, match="at least 1. Received: 0"):
+        calibrate(data.load("digits"), (8, 8, 1), count=0)
+    digits = data.load("digits")
+    empty = dataclasses.replace(digits, splits={"test": digits.splits["test"]})
+    with pytest.raises(InputError, match="images in the calibration split of 'digits'. Received: test 359"):
+        calibrate(empty, (8, 8, 1))
+
+
+def test_calibration_takes_all_there_are():
+    calibration = calibrate(data.load("digits"), (8, 8, 1), count=10_000)
+    assert calibration.images.shape == (100, 8, 8, 1)
+    assert calibration.images.dtype == np.float32
+    assert "images=" not in repr(calibration)
