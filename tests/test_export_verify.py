@@ -13,6 +13,7 @@ from keras_nin import InputError, data, export, models
 from keras_nin.export import Limits, tolerance
 from keras_nin.export.verify import Check, compare, verify
 from keras_nin.report.parity import failures
+from keras_nin.tflite.records import Quantization, Tensor
 from keras_nin.tflite.run import Runner
 
 generated = importlib.import_module("ai_edge_litert.schema_py_generated")
@@ -351,34 +352,51 @@ def test_the_file_up_to_its_softmax(trained):
     assert len(tolerance.ending_at(runner.graph, place.tensor)) == len(trained.files["int8"])
 
 
-def test_logits_are_found_again_from_probabilities(trained):
-    place = tolerance.judged(Runner(trained.files["int8"]).graph)
-    scale = place.tensor.quantization.scales[0]
-    logits = np.random.default_rng(0).normal(0, 4, (50, 10))
+def place_of(closing, scale):
+    """A place with the range of +-127 steps of `scale`."""
+    quantization = Quantization((scale,), (0,), 0)
+    tensor = Tensor(0, "logits", (1, 10), None, "int8", quantization, 0, 0, False, False)
+    return tolerance.Judged(tensor, closing, 1 / 256, 10.0)
+
+
+def test_logits_are_found_again_from_probabilities():
+    place = place_of("SOFTMAX", 0.1)
+    logits = np.random.default_rng(0).normal(0, 2, (50, 10))
     powers = np.exp(logits)
     probabilities = (powers / powers.sum(1, keepdims=True)).astype(np.float32)
     assert tolerance.worst_channel(probabilities, logits + 3, place) < 1e-3  # a softmax forgets a constant
     wrong = logits.copy()
-    wrong[:, 4] += 2 * scale
-    assert tolerance.worst_channel(probabilities, wrong, place) == pytest.approx(2, abs=1e-3)
+    wrong[:, 4] += 0.2
+    assert tolerance.worst_channel(probabilities, wrong, place) == pytest.approx(2, abs=0.1)
 
 
-def test_probabilities_that_say_only_which_class_is_largest(trained):
-    place = tolerance.judged(Runner(trained.files["int8"]).graph)
+def test_probabilities_that_say_only_which_class_is_largest():
+    place = place_of("SOFTMAX", 1.0)
     probabilities = np.eye(10, dtype=np.float32)[[3]]
-    right = np.full((1, 10), -200.0)
+    right = np.full((1, 10), -100.0)
     right[0, 3] = 0
     assert tolerance.worst_channel(probabilities, right, place) == 0
-    wrong = right[:, ::-1]
-    assert tolerance.worst_channel(probabilities, wrong, place) > place.limit
+    assert tolerance.worst_channel(probabilities, right[:, ::-1], place) > place.limit
 
 
-def test_sigmoids_are_opened_too(mask):
-    place = tolerance.judged(Runner(mask.files["int8"]).graph)
+def test_sigmoids_are_opened_too():
+    place = place_of("LOGISTIC", 1.0)
     logits = np.linspace(-100, 100, 41).reshape(41, 1)
     probabilities = (1 / (1 + np.exp(-logits))).astype(np.float32)
     assert tolerance.worst_channel(probabilities, logits, place) < 0.1
     assert tolerance.worst_channel(probabilities, -logits, place) > place.limit
+
+
+def test_a_calibration_on_too_few_images_fails(trained):
+    """What four images did not show is cut off in every layer."""
+    few = export.export(trained.model, "int8", trained.calibration[:4]).data
+    failed = [check.name for check in trained.compare(few).checks if not check.holds]
+    assert "channel_rms_steps" in failed
+
+
+def test_a_calibration_on_nothing_fails(random):
+    dark = export.export(random.model, "int8", np.zeros_like(random.calibration[:4])).data
+    assert not random.compare(dark).holds
 
 
 def test_the_limit_is_arithmetic(linear):

@@ -24,6 +24,11 @@ DEFAULT_MODEL = "nin_digits"
 @click.option(
     "--calibration-count", type=options.COUNT, default=100, show_default=True, help="How many calibration images."
 )
+@click.option(
+    "--allow-float",
+    is_flag=True,
+    help="Let operators that int8 does not have compute in floating point; they are named.",
+)
 @options.data_option
 @options.preprocessing_options
 @options.count_option
@@ -84,6 +89,7 @@ def _convert(given, loaded, scheme, calibration, preprocessing, sources):
             loaded.model,
             scheme,
             calibration,
+            allow_float=given.allow_float,
             weights=loaded.weights,
             preprocessing=preprocessing,
             name=loaded.name,
@@ -111,6 +117,7 @@ def _options(given, loaded, scheme, sources):
         kept |= {
             "calibration": sources.calibration_source(loaded.dataset),
             "calibration_count": given.calibration_count,
+            "allow_float": given.allow_float,
         }
     return kept
 
@@ -154,6 +161,9 @@ def _report(given, loaded, exports, latencies, written, test):
     calibration = next((made.calibration for made in exports if made.calibration), None)
     if calibration:
         click.echo(f"Calibration: {len(calibration.images)} images of {calibration.source}, none of them among those.")
+    for made in exports:
+        if made.float_operators:
+            click.echo(f"In floating point in {made.stem}: {', '.join(made.float_operators)}")
     for path, state in zip(paths, states, strict=True):
         click.echo(f"{state}: {path} and {path.with_suffix('.json').name}")
     proof.print_failures(rows)

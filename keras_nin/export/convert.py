@@ -40,13 +40,14 @@ def input_shape(model):
     return shape
 
 
-def convert(model, scheme, calibration=None):
+def convert(model, scheme, calibration=None, allow_float=False):
     """Convert a model to .tflite with a static batch of 1.
 
     Args:
         model: keras.Model with one image input (B, H, W, C) and one output.
         scheme: `Scheme`.
         calibration: images (N, H, W, C) as the model takes them, where the scheme is calibrated.
+        allow_float: let operators that the scheme does not have compute in floating point.
 
     Returns:
         Tuple of the file's bytes, the flags that the converter was given, and the names of the layers by the mark
@@ -65,7 +66,7 @@ def convert(model, scheme, calibration=None):
     with marked(model) as marks, captured() as output:
         try:
             with _converter(model, shape) as converter:
-                flags = _configure(converter, scheme, images)
+                flags = _configure(converter, scheme, images, allow_float)
                 data = converter.convert()
         except Exception as error:  # many kinds, from Keras, TensorFlow and the network's own layers
             failure = error
@@ -95,7 +96,7 @@ def _converter(model, shape):
         yield tf.lite.TFLiteConverter.from_saved_model(folder)
 
 
-def _configure(converter, scheme, images):
+def _configure(converter, scheme, images, allow_float):
     """Set the converter up for `scheme`; return what was set, by the converter's own names."""
     import tensorflow as tf
 
@@ -108,11 +109,12 @@ def _configure(converter, scheme, images):
 
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.representative_dataset = representative_dataset
-    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+    supported = ["TFLITE_BUILTINS_INT8", "TFLITE_BUILTINS"] if allow_float else ["TFLITE_BUILTINS_INT8"]
+    converter.target_spec.supported_ops = [getattr(tf.lite.OpsSet, name) for name in supported]
     converter.inference_input_type = converter.inference_output_type = tf.dtypes.as_dtype(scheme.io_type)
     return {
         "optimizations": ["DEFAULT"],
-        "supported_ops": ["TFLITE_BUILTINS_INT8"],
+        "supported_ops": supported,
         "inference_input_type": scheme.io_type,
         "inference_output_type": scheme.io_type,
     }

@@ -36,6 +36,7 @@ class Export:
         preprocessing: how pixels become the network's input, as a dictionary, or None where nothing says it.
         flags: what the converter was told.
         layers: for each operator of the file the Keras layer that it computes, or None.
+        float_operators: what computes in floating point although the scheme is integer, as "OPERATOR of layer 'name'".
         options: what else decided the content, such as the builder's arguments and the images; or None.
         parity: the comparison with the model, once made.
     """
@@ -49,6 +50,7 @@ class Export:
     preprocessing: dict | None
     flags: dict
     layers: tuple[str | None, ...] = dataclasses.field(repr=False)
+    float_operators: tuple[str, ...] = ()
     options: dict | None = None
     parity: Parity | None = None
 
@@ -74,6 +76,7 @@ class Export:
             "weights_sha256": self.weights_sha256,
             "scheme": self.scheme.name,
             "flags": self.flags,
+            "float_operators": list(self.float_operators),
             "options": self.options,
             "preprocessing": self.preprocessing,
             "calibration": self.calibration.to_json() if self.calibration else None,
@@ -165,13 +168,25 @@ def _tensor(tensor):
     }
 
 
-def export(model, scheme="int8", calibration=None, *, weights=None, preprocessing=None, name=None, options=None):
+def export(
+    model,
+    scheme="int8",
+    calibration=None,
+    *,
+    allow_float=False,
+    weights=None,
+    preprocessing=None,
+    name=None,
+    options=None,
+):
     """Convert a Keras model to .tflite.
 
     Args:
         model: keras.Model with one image input and one output.
         scheme: name of a scheme, or `Scheme`.
         calibration: `Calibration`, or float32 images (N, H, W, C) as the model takes them; needed by int8.
+        allow_float: let operators that the scheme does not have compute in floating point; `Export.float_operators`
+            names them.
         weights: what the weights are, for the record.
         preprocessing: `keras_nin.data.Preprocessing` that the network expects, for the record.
         name: the model's name for files; the default is its own.
@@ -193,10 +208,16 @@ def export(model, scheme="int8", calibration=None, *, weights=None, preprocessin
         calibration = Calibration("array", images, {}, 0, files.sha256(images.tobytes()))
     calibration = calibration if scheme.calibrated else None
     _check_weights(model)
-    data, flags, marks = converter.convert(model, scheme, calibration.images if calibration else None)
+    data, flags, marks = converter.convert(model, scheme, calibration.images if calibration else None, allow_float)
     graph = tflite_graph.read(data)
     layers = operators.layers_of_operators(model, graph, marks)
-    _refuse_float(graph, scheme, layers)
+    left = _float_operators(graph, layers) if scheme.integer_only else ()
+    if left and not allow_float:
+        raise InputError(
+            f"Expected a network whose operators all exist in {scheme.name}. Received: operators that compute in "
+            f"floating point ({', '.join(left)}). Allow them with --allow-float"
+        )
+    _check_ends(graph, scheme)
     return Export(
         model=name or model.name,
         scheme=scheme,
@@ -207,6 +228,7 @@ def export(model, scheme="int8", calibration=None, *, weights=None, preprocessin
         preprocessing=preprocessing.to_json() if preprocessing else None,
         flags=flags,
         layers=layers,
+        float_operators=left,
         options=options,
     )
 
@@ -217,23 +239,20 @@ def _check_weights(model):
             raise InputError(f"Expected finite weights. Received: NaN or infinity in {weight.path!r}")
 
 
-def _refuse_float(graph, scheme, layers):
-    """Raise `InputError` where an integer-only scheme left operators, an input or an output in floating point."""
-    if not scheme.integer_only:
-        return
-    main = graph.main
-    named = dict(zip(((0, operator.index) for operator in main.operators), layers, strict=True))
+def _float_operators(graph, layers):
+    """Return the operators that compute in floating point, each kind once a layer, as text."""
+    named = dict(zip(((0, operator.index) for operator in graph.main.operators), layers, strict=True))
     left = tflite_graph.float_operators(graph)
     # The casts around an operator that does not quantise say nothing of it.
     left = [operator for operator in left if operator.op not in ("QUANTIZE", "DEQUANTIZE")] or left
-    if left:
-        found = dict.fromkeys((operator.op, named.get((operator.subgraph, operator.index))) for operator in left)
-        listed = ", ".join(f"{op} of layer {layer!r}" if layer else op for op, layer in found)
-        raise InputError(
-            f"Expected a network whose operators all exist in {scheme.name}. "
-            f"Received: operators that compute in floating point ({listed})"
-        )
-    for index in (*main.inputs, *main.outputs):
+    found = dict.fromkeys((operator.op, named.get((operator.subgraph, operator.index))) for operator in left)
+    return tuple(f"{op} of layer {layer!r}" if layer else op for op, layer in found)
+
+
+def _check_ends(graph, scheme):
+    """Raise `InputError` where an integer-only scheme left the input or the output in floating point."""
+    main = graph.main
+    for index in (*main.inputs, *main.outputs) if scheme.integer_only else ():
         if main.tensors[index].dtype != scheme.io_type:
             raise InputError(
                 f"Expected a network that computes something, so that its input and output become {scheme.io_type}. "
