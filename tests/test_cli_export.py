@@ -128,30 +128,30 @@ def test_float32_needs_no_calibration(cli, digits, monkeypatch):
 
 
 def test_noise_calibrates_and_tests_where_nothing_else_is_said(cli):
-    ran = cli("export", "squeezenet_cifar10", "--scheme", "float32", "--calibration", "random", "--data", "random",
+    ran = cli("export", "convnet_pointwise_head", "--scheme", "float32", "--calibration", "random", "--data", "random",
               "--test-count", 3, "--runs", 1)  # fmt: skip
     assert (ran.status, ran.err) == (0, "")
     assert "weights: random (seed 0)" in ran.out
     assert "The weights are random: agreement and accuracy say nothing and are not judged." in ran.out
     assert "Compared on 3 test images of random." in ran.out
-    assert [check["name"] for check in sidecar("exported/squeezenet_cifar10_float32.json")["parity"]["checks"]] == [
+    assert [check["name"] for check in sidecar("exported/convnet_pointwise_head_float32.json")["parity"]["checks"]] == [
         "max_steps"
     ]
 
 
 def test_images_that_calibrate_never_test(cli, digits):
     images, labels = digits
-    np.savez("calibrate.npz", images=images[:20])  # 0, 5, 10, 15 calibrate
+    np.savez("calibrate.npz", images=images)  # 0, 5, ..., 55 calibrate
     np.savez("test.npz", images=images[:31], labels=labels[:31])  # all but 0, 5, ..., 30 test
     common = ("export", "nin_digits", "--scheme", "int8", "--runs", 1)
     same = cli(*common, "--calibration", "calibrate.npz", "--data", "test.npz")
     assert "Compared on 24 test images of test.npz." in same.out
-    np.savez("shifted.npz", images=images[1:31], labels=labels[1:31])  # 4, 9, 14 of these are 5, 10, 15 of the others
+    np.savez("shifted.npz", images=images[1:31], labels=labels[1:31])  # 4, 9, ..., 29 of these are 5, 10, ..., 30
     ran = cli(*common, "--calibration", "calibrate.npz", "--data", "shifted.npz", "--out", "shifted")
     assert ran.status == 0
-    assert "Compared on 21 test images of shifted.npz (3 more served to calibrate and were left out)." in ran.out
-    assert "Calibration: 4 images of calibrate.npz, none of them among those." in ran.out
-    assert sidecar("shifted/nin_digits_int8.json")["parity"]["images"] == 21
+    assert "Compared on 18 test images of shifted.npz (6 more served to calibrate and were left out)." in ran.out
+    assert "Calibration: 12 images of calibrate.npz, none of them among those." in ran.out
+    assert sidecar("shifted/nin_digits_int8.json")["parity"]["images"] == 18
 
 
 def test_a_count_of_test_images(cli):
@@ -172,18 +172,20 @@ def test_arguments_of_the_builder_and_weights_from_a_file(cli):
 
 
 def test_floor_pooling_makes_another_network(cli):
-    common = ("export", "nin_cifar10", "--scheme", "float32", "--data", "random", "--test-count", 1, "--runs", 1)
-    ceil = cli(*common, "--json").json["files"][0]
-    floor = cli(*common, "--set", "pool_rounding=floor", "--out", "floor", "--json").json["files"][0]
+    common = ("export", "nin_digits", "--scheme", "float32", "--test-count", 1, "--runs", 1, "--min-agreement", 0)
+    ceil, floor = (
+        cli(*common, "--set", f"pool_rounding={rounding}", "--out", rounding, "--json").json["files"][0]
+        for rounding in ("ceil", "floor")
+    )
     assert floor["sha256"] != ceil["sha256"]
     assert floor["weights_sha256"] == ceil["weights_sha256"]
 
 
 def test_a_saved_model(cli):
     models.build("nin_digits", weights="digits").save("my net.keras")
-    ran = cli("export", "my net.keras", "--data", "digits", "--test-count", 20, "--runs", 1)
+    ran = cli("export", "my net.keras", "--scheme", "int8", "--data", "digits", "--test-count", 20, "--runs", 1)
     assert (ran.status, ran.err) == (0, "")
-    assert names()[:2] == ["my net_float32.json", "my net_float32.tflite"]
+    assert names() == ["my net_int8.json", "my net_int8.tflite"]
     record = sidecar("exported/my net_int8.json")
     assert record["weights"] == "my net.keras"
     assert record["weights_sha256"] == weight_files.weights_digest(models.build("nin_digits", weights="digits"))
@@ -197,6 +199,9 @@ def test_a_network_of_keras_applications(cli):
     assert entry["path"] == "exported/mobilenet_float32.tflite"
     assert entry["input"]["shape"] == [1, 32, 32, 3]
     assert entry["preprocessing"]["mode"] == "symmetric"
+    layers = [operator["layer"] for operator in entry["operators"] if "CONV" in operator["op"]]
+    pairs = [f"conv_{kind}_{number}" for number in range(1, 14) for kind in ("dw", "pw")]
+    assert layers == ["conv1", *pairs, "conv_preds"]
 
 
 def test_parity_that_does_not_hold(cli):

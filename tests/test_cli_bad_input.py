@@ -1,0 +1,263 @@
+"""Bad input on the command line: exit status 2, one clear line on stderr, and no file touched."""
+
+import dataclasses
+import json
+import shutil
+
+import keras
+import numpy as np
+import pytest
+from keras import layers as kl
+
+from keras_nin import data, export, models
+from keras_nin.cli import main
+
+
+@dataclasses.dataclass(frozen=True)
+class Ran:
+    """What a command did."""
+
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="module")
+def things(tmp_path_factory):
+    """A folder of files that do not fit, beside some that do."""
+    folder = tmp_path_factory.mktemp("things")
+    source = data.load("digits")
+    chosen = source.select("train", 20)
+    np.savez(folder / "labelled.npz", images=source.images[chosen], labels=source.labels[chosen])
+    np.savez(folder / "unlabelled.npz", images=source.images[chosen])
+    np.savez(folder / "others.npz", images=source.images[chosen], labels=source.labels[chosen] + 500)
+    np.savez(folder / "one.npz", images=source.images[chosen][:1], labels=source.labels[chosen][:1])
+    np.savez(folder / "train.npz", **dict.fromkeys(("x_train", "x_test"), source.images[chosen]),
+             **dict.fromkeys(("y_train", "y_test"), source.labels[chosen] + 500))  # fmt: skip
+    digits = models.build("nin_digits", weights="digits")
+    digits.save(folder / "digits.keras")
+    digits.save_weights(folder / "digits.weights.h5")
+    models.build("nin_digits", classes=7).save_weights(folder / "seven.weights.h5")
+    whole = (folder / "digits.weights.h5").read_bytes()
+    (folder / "cut.weights.h5").write_bytes(whole[: len(whole) // 2])
+    saved = (folder / "digits.keras").read_bytes()
+    (folder / "cut.keras").write_bytes(saved[: len(saved) // 2])
+    export.export(digits, "float32").save(folder / "digits.tflite")
+    (folder / "digits.json").unlink()
+    cifar = models.build("conv1x1_3to2")
+    export.export(cifar, "float32").save(folder / "other.tflite")
+    (folder / "other.json").unlink()
+    content = (folder / "digits.tflite").read_bytes()
+    (folder / "cut.tflite").write_bytes(content[: len(content) // 2])
+    (folder / "empty.tflite").write_bytes(b"")
+    (folder / "text.tflite").write_text("not a network, but long enough to be one")
+    for name, text in (("nojson", "{"), ("list", "[]"), ("badpre", '{"preprocessing": 5}')):
+        (folder / f"{name}.tflite").write_bytes(content)
+        (folder / f"{name}.json").write_text(text)
+    (folder / "nothing").mkdir()
+    (folder / "broken").mkdir()
+    for number in range(6):
+        (folder / "broken" / f"{number:04}_x.png").write_bytes(b"\x89PNG\r\n\x1a\nno")
+    (folder / "folder.keras").mkdir()
+    (folder / "folder.tflite").mkdir()
+    (folder / "file").write_text("in the way")
+    (folder / "labels.csv").write_text("nobody.png,1\n")
+    return folder
+
+
+@pytest.fixture
+def cli(things, tmp_path, monkeypatch, capsys):
+    shutil.copytree(things, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words):
+        status = main.run(list(words))
+        return Ran(status, *capsys.readouterr())
+
+    return run
+
+
+def listing(folder):
+    return {str(path): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+def check(cli, tmp_path, words, *fragments):
+    """Run a command that must end in one line that holds all of `fragments`."""
+    before = listing(tmp_path)
+    ran = cli(*words.split())
+    assert ran.status == 2, ran
+    assert ran.out == ""
+    assert ran.err.startswith("Error: ")
+    assert ran.err.count("\n") == 1
+    assert ran.err.endswith("\n")
+    for fragment in fragments:
+        assert fragment in ran.err
+    assert listing(tmp_path) == before
+
+
+CASES = {
+    # MODEL
+    "audit squeezenet": ("Received: 'squeezenet'. Did you mean squeezenet_",),
+    "audit nin_digit --json": ("Did you mean nin_digits",),
+    "export qqq": ("Received: 'qqq'. Known: ",),
+    "train nin_digitz": ("Did you mean nin_digits",),
+    "verify nin_digitz digits.tflite": ("Did you mean nin_digits",),
+    "evaluate nin_digitz": ("Did you mean nin_digits",),
+    "audit keras:MobileNe": ("Received: 'keras:MobileNe'. Did you mean keras:MobileNet",),
+    "audit missing.keras": ("'missing.keras', no file",),
+    "audit folder.keras": ("'folder.keras', a folder",),
+    "export nothing": ("'nothing', a folder",),
+    "audit cut.keras": ("'cut.keras' to be a saved Keras model",),
+    "audit text.tflite": ("Expected a saved model ending in .keras or .h5. Received: 'text.tflite'",),
+    "audit digits.weights.h5": ("weights alone: pass a model's name and --weights",),
+    # weights, input shape, builder's arguments
+    "export nin_digits --weights missing.weights.h5": ("existing file", "'missing.weights.h5'"),
+    "export nin_digits --weights digit": ("Did you mean digits?",),
+    "export squeezenet_v1_1 --weights imagenet": ("none ship for squeezenet_v1_1",),
+    "export nin_digits --weights seven.weights.h5": ("of layer", "with shape"),
+    "export nin_digits --weights cut.weights.h5": ("cut.weights.h5",),
+    "export digits.keras --weights digits.weights.h5": ("which has its own",),
+    "audit nin_imagenet --input-shape 8,8,3": ("nin_imagenet", "8x8x3"),
+    "audit nin_digits --input-shape 8,8": ("'--input-shape'", "224,224,3, received '8,8'"),
+    "audit nin_digits --input-shape a,b": ("received 'a,b'",),
+    "audit nin_digits --input-shape 0,8,1": ("received '0,8,1'",),
+    "audit nin_digits --input-shape 8,8,-1": ("received '8,8,-1'",),
+    "audit keras:MobileNet --input-shape 8,8,3": ("keras:MobileNet",),
+    "audit nin_digits --set depth": ("Expected `--set` as KEY=VALUE. Received: 'depth'",),
+    "audit nin_digits --set =3": ("Expected `--set` as KEY=VALUE. Received: '=3'",),
+    "audit nin_digits --set depth=3": ("Expected an argument of nin_digits", "Received: 'depth'"),
+    "audit nin_cifar10 --set pool_rounding=up": ("to be one of", "Received: 'up'"),
+    "audit nin_digits --set classes=0": ("Received: 0",),
+    # schemes and images
+    "export nin_digits --scheme int4": ("`scheme` to be one of float32, int8, all. Received: 'int4'",),
+    "export nin_digits --scheme int8,int8": ("each scheme once", "Received: 'int8,int8'"),
+    "export nin_digits --scheme int8,all": ("each scheme once",),
+    "export nin_digits --scheme ,": ("each scheme once",),
+    "export nin_digits --calibration nothing": ("Expected images (", "'nothing'"),
+    "export nin_digits --calibration broken": ("broken/0000_x.png",),
+    "export nin_digits --calibration digit": ("Did you mean digits?",),
+    "export nin_digits --data missing.npz": ("'missing.npz' (No such file",),
+    "export nin_digits --data text.tflite": ("Received: 'text.tflite'",),
+    "export nin_digits --calibration-count 0": ("'--calibration-count': 0 is not in the range x>=1",),
+    "export nin_digits --calibration-count -5": ("'--calibration-count': -5",),
+    "export nin_digits --calibration one.npz --data one.npz": ("test split of 'one.npz'", "pass at least two"),
+    "export nin_digits --scheme float32 --data one.npz": ("Expected images in the test split of 'one.npz'",),
+    "export nin_digits --data others.npz --calibration labelled.npz": ("labels from 0 to 9", "in 'others.npz'"),
+    "export squeezenet_v1_1": ("Expected --data DATASET|DIR|FILE.npz", "'random' for noise"),
+    "export nin_digits --test-count 0": ("'--test-count': 0",),
+    "export nin_digits --preprocessing cafe": ("Received: 'cafe'. Did you mean caffe",),
+    "export nin_digits --crop 0": ("'--crop': 0",),
+    "export nin_digits --crop nan": ("'--crop': 'nan' is not a number.",),
+    "export nin_digits --crop 1.5": ("'--crop': 1.5",),
+    "export nin_digits --preprocessing torch": ("`mean` to have 1 number",),
+    "export nin_digits --labels labels.csv --data nothing": ("'nothing'",),
+    "evaluate digits.tflite --data broken --labels labels.csv": ("one line in 'labels.csv' for every image",),
+    "evaluate digits.tflite --data labelled.npz --labels labels.csv": ("labels file only with a folder",),
+    # output
+    "export nin_digits --out file": ("Expected a folder that can be written to. Received: 'file'",),
+    "export nin_digits --out file/below": ("Expected a folder that can be written to. Received: 'file/below'",),
+    "train nin_digits --out file/below": ("Expected a folder that can be written to. Received: 'file/below'",),
+    # numbers and usage
+    "export nin_digits --seed -1": ("'--seed': -1 is not in the range",),
+    "export nin_digits --seed 4294967296": ("'--seed'",),
+    "evaluate digits.tflite --seed -1 --data digits": ("'--seed'",),
+    "export nin_digits --min-agreement 1.01": ("'--min-agreement': 1.01 is not in the range 0<=x<=1.",),
+    "export nin_digits --max-drop nan": ("'--max-drop': 'nan' is not a number.",),
+    "export nin_digits --threads 0": ("'--threads': 0",),
+    "export nin_digits --runs 0": ("'--runs': 0",),
+    "export nin_digits --colour": ("No such option", "(see keras-nin export --help)"),
+    "export nin_digits squeezenet_v1_1": ("unexpected extra argument",),
+    "verify nin_digits": ("Missing argument 'FILE'. (see keras-nin verify --help)",),
+    "evaluate": ("Missing argument 'FILE'.",),
+    "audit nin_digits --format xml": ("'xml' is not one of",),
+    "bench": ("No such command 'bench'. (see keras-nin --help)",),
+    # files to evaluate and verify
+    **{
+        f"{command} {name}.tflite --data digits": (f"'{name}.tflite'",)
+        for command in ("evaluate", "verify nin_digits")
+        for name in ("cut", "empty", "text", "missing", "folder")
+    },
+    "evaluate nojson.tflite": ("Expected a JSON file. Received: 'nojson.json'",),
+    "evaluate list.tflite": ("the JSON file that an export writes beside 'list.tflite'", "with a list"),
+    "evaluate badpre.tflite --data digits": ("Expected preprocessing as an object", "Received: 5"),
+    "verify nin_digits nojson.tflite": ("Expected a JSON file. Received: 'nojson.json'",),
+    "evaluate digits.tflite": ("Expected --data DATASET|DIR|FILE.npz",),
+    "evaluate digits.tflite --data unlabelled.npz": ("Expected labelled images", "'unlabelled.npz'"),
+    "evaluate digits.tflite --data others.npz": ("labels from 0 to 9", "in 'others.npz'"),
+    "evaluate digits.tflite --data nothing": ("Expected images (",),
+    "evaluate conv1x1_3to2": ("Expected a network that ends in classes. Received: output (6, 6, 2)",),
+    "evaluate other.tflite --data random": ("Expected a network that ends in classes. Received: output (6, 6, 2)",),
+    "verify nin_digits other.tflite --data digits": (
+        "input (8, 8, 1) of 'nin_digits'",
+        "'other.tflite' with (6, 6, 3)",
+    ),
+    # training
+    "train nin_digits --data labelled.npz": ("images in the train split of 'labelled.npz'",),
+    "train nin_digits --data train.npz": ("labels from 0 to 9", "'train.npz'"),
+    "train conv1x1_3to2": ("Expected ",),
+    "train nin_digits --epochs 0": ("`epochs` to be",),
+}
+
+
+@pytest.mark.parametrize("words", CASES)
+def test_one_line_says_what_is_wrong(words, cli, tmp_path):
+    check(cli, tmp_path, words, *CASES[words])
+
+
+def test_other_files_are_not_replaced(cli, tmp_path):
+    (tmp_path / "exported").mkdir()
+    (tmp_path / "exported" / "conv1x1_3to2_int8.json").write_text("mine")
+    check(
+        cli,
+        tmp_path,
+        "export conv1x1_3to2 --test-count 2 --runs 1",
+        "no other file at 'exported/conv1x1_3to2_int8.json'",
+        "Use --force",
+    )
+
+
+def test_an_operator_without_a_counterpart(cli, tmp_path):
+    image = keras.Input((8, 8, 3))
+    keras.Model(image, keras.ops.erf(kl.Conv2D(3, 1)(image))).save(tmp_path / "odd.keras")
+    check(
+        cli,
+        tmp_path,
+        "export odd.keras --calibration random",
+        "converts to float32. Received: TensorFlow operators that have no counterpart in TFLite (Erf)",
+    )
+
+
+@pytest.mark.parametrize(
+    ("build", "fragment"),
+    [
+        (lambda: keras.Sequential([keras.Input((None, None, 3)), kl.Conv2D(3, 1)]), "Give the size with --input-shape"),
+        (lambda: keras.Sequential([keras.Input((7,)), kl.Dense(3)]), "Received: 'net' with input (7,)"),
+    ],
+)
+def test_models_that_are_no_networks_on_images(cli, tmp_path, build, fragment):
+    model = build()
+    model.name = "net"
+    model.save(tmp_path / "net.keras")
+    check(cli, tmp_path, "export net.keras --calibration random", fragment)
+
+
+@pytest.mark.parametrize("command", ["export nin_cifar10", "evaluate nin_cifar10", "train nin_cifar10"])
+def test_cifar10_without_a_network(cli, tmp_path, monkeypatch, command):
+    def refused():
+        raise Exception("URL fetch failure: no network")  # as Keras does it
+
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.setattr(keras.datasets.cifar10, "load_data", refused)
+    check(cli, tmp_path, command, "Expected dataset 'cifar10' in Keras's cache or a network", "no network")
+
+
+def test_a_message_of_several_lines_becomes_one(capsys):
+    assert main._fail("Expected this.\n  Received: that.", 2) == 2
+    assert capsys.readouterr().err == "Error: Expected this. Received: that.\n"
+
+
+def test_a_sidecar_with_other_things_in_it_is_no_obstacle(cli, tmp_path):
+    document = {"parity": [1], "options": "x", "weights": None, "preprocessing": None}
+    (tmp_path / "digits.json").write_text(json.dumps(document))
+    ran = cli("evaluate", "digits.tflite", "--data", "labelled.npz")
+    assert (ran.status, ran.err) == (0, "")
