@@ -1,4 +1,4 @@
-"""The builders, and the main job, held to real weights and images of others (see the folder that KERAS_NIN_DATA names)."""
+"""Builders and main job held to real weights and images of others (in the folder that KERAS_NIN_DATA names)."""
 
 import json
 

@@ -219,6 +219,7 @@ SPECS = (
         classes=100,
         params=_params(_CIFAR_WEIGHTS, 192, 100),
         macs=_macs(_CIFAR_WEIGHTS, 192, 100),
+        dataset="cifar100",
         preprocessing="standardize",
     ),
     ModelSpec(
