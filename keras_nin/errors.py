@@ -16,8 +16,9 @@ def unknown_name(what, received, known):
         known: iterable of the accepted names.
     """
     known = sorted(known)
-    near = difflib.get_close_matches(str(received).lower(), known, n=4, cutoff=0.5)
-    hint = f"Did you mean {', '.join(near)}?" if near else f"Known: {', '.join(known)}."
+    by_lower = {name.lower(): name for name in known}
+    near = difflib.get_close_matches(str(received).lower(), by_lower, n=4, cutoff=0.5)
+    hint = f"Did you mean {', '.join(by_lower[name] for name in near)}?" if near else f"Known: {', '.join(known)}."
     return InputError(f"Expected `{what}` to be a known name. Received: {received!r}. {hint}")
 
 

@@ -28,6 +28,15 @@ def read_bytes(path):
         raise InputError(f"Expected a readable file. Received: {str(path)!r} ({error.strerror})") from None
 
 
+def read_json(path):
+    """Return the content of the JSON file at `path`; `InputError` where it cannot be read or is no JSON."""
+    data = read_bytes(path)
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"Expected a JSON file. Received: {str(path)!r} ({error})") from None
+
+
 def make_folder(path):
     """Create the folder `path` where it is missing; `InputError` where it cannot be written to."""
     path = pathlib.Path(path)
@@ -60,7 +69,8 @@ def replacing(path):
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        raise InputError(f"Expected {str(path)!r} to be writable. Received: {error.strerror}") from None
+        # What writes there may have reasons of its own without a number, such as h5py.
+        raise InputError(f"Expected {str(path)!r} to be writable. Received: {error.strerror or error}") from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -17,9 +17,11 @@ def text_table(columns, rows, *, right=(), title=None):
     from rich.table import Table
     from rich.text import Text
 
+    # As Text throughout: rich would take "[us]" in a string for markup.
+    title = None if title is None else Text(title)
     table = Table(box=rich.box.SIMPLE_HEAD, title=title, title_justify="left", title_style="", pad_edge=False)
     for column in columns:
-        table.add_column(column, justify="right" if column in right else "left", no_wrap=True)
+        table.add_column(Text(column), justify="right" if column in right else "left", no_wrap=True)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     out = io.StringIO()
@@ -30,5 +32,9 @@ def text_table(columns, rows, *, right=(), title=None):
 def markdown_table(columns, rows, *, right=()):
     """Return a table as Markdown; arguments as in `text_table`."""
     rule = ["---:" if column in right else "---" for column in columns]
-    escaped = [[cell.replace("|", "\\|") for cell in row] for row in rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (columns, rule, *escaped))
+    lines = ([_escaped(cell) for cell in columns], rule, *([_escaped(cell) for cell in row] for row in rows))
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _escaped(cell):
+    return " ".join(cell.splitlines()).replace("|", "\\|")

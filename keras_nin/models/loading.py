@@ -1,13 +1,18 @@
 """What a MODEL argument means: a zoo name, keras:NAME of keras.applications, or a .keras or .h5 file."""
 
 import dataclasses
+import inspect
+import os
 import pathlib
 from typing import Any
 
+from keras_nin import files
 from keras_nin.errors import InputError, unknown_name
 from keras_nin.models import registry, weight_files
 
 FILE_ENDINGS = (".keras", ".h5")
+# The schema of the JSON file that training writes beside a saved model.
+TRAIN_SCHEMA = "keras_nin.train/1"
 
 # What keras.applications' networks expect, as presets of keras_nin.data.preprocessing, by the start of their name.
 APPLICATION_PREPROCESSING = {
@@ -38,7 +43,8 @@ class Loaded:
         name: short name for files and tables.
         weights: what the weights are: a shipped name, a path, or "random (seed N)".
         random: whether the weights are random.
-        preprocessing: name of the preset that the model expects; None where nothing says it.
+        preprocessing: what the model expects: the name of a preset, or a dictionary that
+            `keras_nin.data.Preprocessing.from_json` takes; None where nothing says it.
         dataset: name of the model's own dataset, or None.
     """
 
@@ -46,7 +52,7 @@ class Loaded:
     name: str
     weights: str
     random: bool
-    preprocessing: str | None = None
+    preprocessing: str | dict | None = None
     dataset: str | None = None
 
 
@@ -54,90 +60,131 @@ def load(model, *, weights=None, input_shape=None, seed=0, **arguments):
     """Build or load the network that `model` names.
 
     Args:
-        model: a zoo name, ``keras:NAME`` (a keras.applications model), or a path to a .keras or .h5 file.
-        weights: for a zoo name or ``keras:NAME``, a shipped name or a path. None takes those that ship, else random
-            ones; ``"random"`` takes random ones in any case.
+        model: a zoo name, ``keras:NAME`` (a keras.applications model), or a path to a .keras or .h5 file. A name goes
+            before a file or folder of the same name.
+        weights: for a zoo name or ``keras:NAME``, a shipped name or a path. None takes those of the saved model, or
+            those that ship where they fit the layers, else random ones; ``"random"`` takes random ones in any case.
         input_shape: (H, W, C), where the network leaves it open or can change it.
         seed: of random weights.
-        **arguments: of the zoo's builder, e.g. ``classes``.
+        **arguments: of the builder, e.g. ``classes``; a saved model takes none.
 
     Returns:
-        `Loaded`.
+        `Loaded`. A .keras file that `keras-nin train` wrote brings its preprocessing and dataset from the JSON file
+        beside it.
 
     Raises:
-        InputError: an unknown name, a file that cannot be read, or arguments that do not fit.
+        InputError: an unknown name, a file that cannot be read, or weights or arguments that do not fit.
     """
-    text = str(model)
-    shipped = weights is None
-    weights = None if weights == "random" else weights
+    text = os.fspath(model) if isinstance(model, os.PathLike) else str(model)
     if text.startswith("keras:"):
-        return _load_application(text, weights, input_shape, seed)
-    if text.endswith(FILE_ENDINGS) or pathlib.Path(text).exists():
-        return _load_file(pathlib.Path(text), weights, input_shape)
-    row = registry.spec(text)
-    changed = (input_shape is not None and tuple(input_shape) != row.input_shape) or arguments
-    if shipped and row.weights and not changed:
-        weights = row.weights[0]
-    return _load_zoo(row, weights, input_shape, seed, arguments)
+        return _load_application(text, weights, input_shape, seed, arguments)
+    if text not in registry.REGISTRY and (text.endswith(FILE_ENDINGS) or os.path.exists(text)):
+        return _load_file(pathlib.Path(text), weights, input_shape, seed, arguments)
+    return _load_zoo(registry.spec(text), weights, input_shape, seed, arguments)
 
 
-def _seeded(weights, seed):
-    """Seed the initialisers where weights will be random, so that the same command gives the same network."""
+def _set_seed(seed):
+    """Seed the initialisers, so that the same command gives the same network."""
     import keras
 
-    if weights is None:
+    try:
         keras.utils.set_random_seed(seed)
-    return weights or f"random (seed {seed})"
+    except ValueError:
+        raise InputError(f"Expected `seed` to be a whole number from 0 to 4294967295. Received: {seed!r}") from None
+    return f"random (seed {seed})"
 
 
 def _load_zoo(row, weights, input_shape, seed, arguments):
-    label = _seeded(weights, seed)
+    if "name" in arguments:
+        raise InputError(f"Expected no `name` for {row.name}, which has one. Received: {arguments['name']!r}")
+    random_label = _set_seed(seed)
+    named = None if weights is None or weights == "random" else weight_files.find(row.name, weights)
+    model = registry.build(row.name, weights=named, input_shape=input_shape, **arguments)
+    if weights is None:
+        weights = _take_shipped(model, row, partial=not arguments.get("include_top", True))
+    is_random = weights is None or weights == "random"
     return Loaded(
-        model=registry.build(row.name, weights=weights, input_shape=input_shape, **arguments),
+        model=model,
         name=row.name,
-        weights=str(label),
-        random=weights is None,
+        weights=random_label if is_random else str(weights),
+        random=is_random,
         preprocessing=row.preprocessing,
         dataset=row.dataset,
     )
 
 
-def _load_application(text, weights, input_shape, seed):
+def _take_shipped(model, row, partial):
+    """Load the weights that ship for `row` and return their name; None where there are none, or for other layers."""
+    if not row.weights:
+        return None
+    try:
+        weight_files.load_weights(model, weight_files.find(row.name, row.weights[0]), partial=partial)
+    except weight_files.Misfit:
+        return None
+    return row.weights[0]
+
+
+def _load_application(text, weights, input_shape, seed, arguments):
     import keras
 
     name = text.removeprefix("keras:")
     known = [key for key, value in vars(keras.applications).items() if callable(value)]
     if name not in known:
         raise unknown_name("model", text, [f"keras:{key}" for key in known])
-    label = _seeded(weights, seed)
+    builder = getattr(keras.applications, name)
+    accepted = set(inspect.signature(builder).parameters) - {"weights", "input_tensor"}
+    for argument in arguments:
+        if argument not in accepted:
+            raise InputError(f"Expected an argument of {text} ({', '.join(sorted(accepted))}). Received: {argument!r}")
+    random_label = _set_seed(seed)
     try:
-        model = getattr(keras.applications, name)(weights=None, input_shape=input_shape)
-    except ValueError as error:
-        line = str(error).strip().splitlines()[0]
-        raise InputError(f"Expected arguments that {text} accepts. Received: {line}") from None
-    if weights is not None:
+        model = builder(weights=None, input_shape=input_shape, **arguments)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"Expected arguments that {text} accepts. Received: {_first_line(error)}") from error
+    is_random = weights is None or weights == "random"
+    if not is_random:
         weight_files.load_weights(model, weights)
     return Loaded(
         model=model,
         name=name.lower(),
-        weights=str(label),
-        random=weights is None,
-        preprocessing=next((mode for start, mode in APPLICATION_PREPROCESSING.items() if name.startswith(start)), None),
+        weights=random_label if is_random else str(weights),
+        random=is_random,
+        preprocessing=_application_preprocessing(name, arguments),
     )
 
 
-def _load_file(path, weights, input_shape):
+def _application_preprocessing(name, arguments):
+    if not arguments.get("include_preprocessing", True):
+        return None
+    return next((mode for start, mode in APPLICATION_PREPROCESSING.items() if name.startswith(start)), None)
+
+
+def _load_file(path, weights, input_shape, seed, arguments):
+    _check_saved(path)
+    if weights not in (None, "random"):
+        raise InputError(f"Expected no `weights` beside a saved model, which has its own. Received: {str(weights)!r}")
+    if arguments:
+        raise InputError(f"Expected no arguments of a builder beside a saved model. Received: {', '.join(arguments)}")
+    record = _training_record(path)
+    is_random = weights == "random"
+    random_label = _set_seed(seed) if is_random else None
+    return Loaded(
+        model=_rebuilt(_read_model(path), path, input_shape, is_random),
+        name=path.stem,
+        weights=random_label or str(path),
+        random=is_random,
+        preprocessing=record.get("preprocessing"),
+        dataset=record.get("dataset"),
+    )
+
+
+def _check_saved(path):
     if not path.is_file():
-        raise InputError(f"Expected a zoo name, keras:NAME or a .keras or .h5 file. Received: {str(path)!r}, no file")
+        what = "a folder" if path.is_dir() else "no file"
+        raise InputError(f"Expected a zoo name, keras:NAME or a .keras or .h5 file. Received: {str(path)!r}, {what}")
     if not path.name.endswith(FILE_ENDINGS) or path.name.endswith(".weights.h5"):
         hint = ", weights alone: pass a model's name and --weights" if path.name.endswith(".weights.h5") else ""
         raise InputError(f"Expected a saved model ending in {' or '.join(FILE_ENDINGS)}. Received: {path.name!r}{hint}")
-    if weights is not None:
-        raise InputError(f"Expected no `weights` beside a saved model, which has its own. Received: {str(weights)!r}")
-    model = _read_model(path)
-    if input_shape is not None and tuple(model.input_shape[1:]) != tuple(input_shape):
-        raise InputError(f"Expected the input shape of {path.name!r}, {model.input_shape[1:]}. Received: {input_shape}")
-    return Loaded(model=model, name=path.stem, weights=str(path), random=False)
 
 
 def _read_model(path):
@@ -146,7 +193,69 @@ def _read_model(path):
     import keras_nin.layers.classes  # noqa: F401 - registers our layers, which a saved model may hold
 
     try:
-        return keras.saving.load_model(path, compile=False)
+        model = keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # zipfile, h5py and Keras each raise their own kinds on a damaged file
-        line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"Expected {str(path)!r} to be a saved Keras model. Received: {line}") from None
+        received = _first_line(error)
+        if "safe_mode" in received:
+            received = "a Lambda layer, whose Python code is not run. Use Keras operations or a registered layer"
+        elif "No model config" in received:
+            received = "weights alone, or another HDF5 file. Pass a model's name and --weights"
+        raise InputError(f"Expected {str(path)!r} to be a saved Keras model. Received: {received}") from error
+    if not isinstance(model, keras.Model):
+        raise InputError(f"Expected {str(path)!r} to be a saved Keras model. Received: a {type(model).__name__}")
+    return model
+
+
+def _rebuilt(model, path, input_shape, random):
+    """Return a saved model as it is; rebuilt for `input_shape` where it leaves that open; anew where `random`."""
+    import keras
+
+    own = [tuple(tensor.shape[1:]) for tensor in getattr(model, "inputs", None) or ()]
+    shape = None if input_shape is None else tuple(input_shape)
+    if shape is not None and own != [shape]:
+        _check_open(own, shape, path)
+    elif not random:
+        return model
+    inputs = None if shape is None else keras.Input(shape, name=model.inputs[0].name)
+    try:
+        copy = keras.models.clone_model(model, input_tensors=inputs)
+    except ValueError as error:
+        raise InputError(f"Expected an input that {path.name!r} accepts. Received: {_first_line(error)}") from error
+    if not random:
+        copy.set_weights(model.get_weights())
+    return copy
+
+
+def _check_open(own, shape, path):
+    fits = len(own) == 1 and len(own[0]) == len(shape)
+    if not fits or any(side not in (None, asked) for side, asked in zip(own[0], shape, strict=True)):
+        raise InputError(
+            f"Expected the input shape of {path.name!r}, {', '.join(map(str, own)) or 'not said'}. Received: {shape}"
+        )
+
+
+def _training_record(path):
+    """Return what training wrote of a .keras file into the JSON file beside it; empty where there is none of its own.
+
+    The dataset is kept where it is one with a name: only that can be opened again.
+    """
+    beside = path.with_suffix(".json")
+    if path.suffix != ".keras" or not beside.is_file():
+        return {}
+    record = files.read_json(beside)
+    if not isinstance(record, dict) or record.get("schema") != TRAIN_SCHEMA:
+        return {}
+    if not isinstance(record.get("preprocessing"), dict) or not isinstance(record.get("dataset"), str):
+        raise InputError(
+            f"Expected `preprocessing` and `dataset` of the training in {str(beside)!r}. Received: none. "
+            "Put the right file back or remove it"
+        )
+    named = {row.dataset for row in registry.REGISTRY.values()}
+    return {
+        "preprocessing": record["preprocessing"],
+        "dataset": record["dataset"] if record["dataset"] in named else None,
+    }
+
+
+def _first_line(error):
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,8 +1,13 @@
 """Weights from a file or from the package into a built model: .weights.h5, .keras and .npz, checked layer by layer."""
 
+import dataclasses
 import hashlib
+import io
 import json
+import os
 import pathlib
+import tempfile
+import warnings
 import zipfile
 
 import numpy as np
@@ -13,46 +18,62 @@ SHIPPED = pathlib.Path(__file__).parent / "weights"
 ENDINGS = (".weights.h5", ".keras", ".npz")
 # Names that others give to a layer's arrays.
 ARRAY_NAMES = {"weights": "kernel", "biases": "bias"}
+# Where Keras 3 stores the layers; the second in its first versions.
+_LAYERS = ("layers/", "_layer_checkpoint_dependencies/")
 
 
-def load_weights(model, weights, *, layer_names=None):
-    """Load `weights` into `model`.
+class Misfit(InputError):
+    """Weights of another network: one that the model has is missing or of another shape, or there are more."""
+
+
+def load_weights(model, weights, *, layer_names=None, partial=False):
+    """Load `weights` into `model`; where they do not fit, the model keeps the weights that it has.
 
     Args:
         model: a built keras.Model.
-        weights: the name of weights that ship for this model, or a path ending in .weights.h5 (Keras 3), .keras
-            (a saved model with the same layers) or .npz (arrays ``<layer>/kernel``, ``<layer>/bias``; HWIO).
+        weights: the name of weights that ship for this model, or a path ending in .weights.h5 (Keras 3) or .keras (a
+            saved model), both matched by class and position of the layers, or .npz (arrays ``<layer>/kernel``,
+            ``<layer>/bias``; HWIO), matched by name.
         layer_names: layer names that a foreign .npz uses, mapped to this model's.
+        partial: let the file hold more than the model has, as for a network without its top.
 
     Raises:
-        InputError: no such weights, an unreadable file, or one that does not fit: the message names the layer with
-            the expected and the received shape.
+        InputError: no such weights, or an unreadable file. A file that does not fit is a `Misfit`: the message names
+            the layer with the expected and the received shape.
     """
     path = find(model.name, weights)
     try:
-        _LOADERS[_ending(path)](model, path, layer_names or {})
+        if _ending(path) == ".npz":
+            _load_npz(model, path, layer_names or {}, partial)
+        else:
+            _load_keras(model, path, partial)
     except InputError:
         raise
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"Expected {str(path)!r} to hold weights. Received: {_first_line(error)}") from None
+    except Exception as error:  # zipfile, zlib, h5py, NumPy and Keras each raise their own kinds on a damaged file
+        raise InputError(f"Expected {str(path)!r} to hold weights. Received: {_first_line(error)}") from error
 
 
 def find(model_name, weights):
-    """Return the path of `weights`: a file as it is, or the one that ships for the model under that name.
+    """Return the path of `weights`: those that ship for the model under that name, or a file as it is.
+
+    A name goes before a file of the same name: "./digits" is the file.
 
     Raises:
         InputError: no file and no shipped weights of that name, or an unknown kind of file.
     """
+    if not isinstance(weights, str | os.PathLike):
+        raise InputError(f"Expected `weights` to be a name or a path. Received: {weights!r}")
+    names = shipped(model_name)
+    if weights in names:
+        return SHIPPED / f"{model_name}.{weights}.weights.h5"
     path = pathlib.Path(weights)
     if path.is_file():
         _ending(path)
         return path
-    names = shipped(model_name)
-    if str(weights) in names:
-        return SHIPPED / f"{model_name}.{weights}.weights.h5"
-    if path.suffix or len(path.parts) > 1:
+    if path.is_dir() or path.suffix or len(path.parts) > 1:
         raise InputError(
-            f"Expected `weights` to be an existing file ({', '.join(ENDINGS)}). Received: {str(weights)!r}"
+            f"Expected `weights` to be an existing file ({', '.join(ENDINGS)}). "
+            f"Received: {str(weights)!r}{', a folder' if path.is_dir() else ''}"
         )
     if not names:
         raise InputError(f"Expected `weights` to be a file: none ship for {model_name}. Received: {str(weights)!r}")
@@ -61,20 +82,24 @@ def find(model_name, weights):
 
 def shipped(model_name):
     """Return the names of the weights that ship for the model of that name."""
-    return [path.name.split(".")[1] for path in sorted(SHIPPED.glob(f"{model_name}.*.weights.h5"))]
+    names = (path.name.split(".") for path in sorted(SHIPPED.glob("*.weights.h5")))
+    return [weights for model, weights, *_ in names if model == model_name]
 
 
 def shipped_metrics(model_name, weights):
     """Return what was measured when the shipped `weights` were trained (a dictionary)."""
-    return json.loads((SHIPPED / f"{model_name}.{weights}.json").read_text())
+    return json.loads((SHIPPED / f"{model_name}.{weights}.json").read_text(encoding="utf-8"))
 
 
 def weights_digest(model):
-    """Return the SHA-256 over the names, shapes and values of a model's weights, in order."""
+    """Return the SHA-256 over the types, shapes and values of a model's weights, in order.
+
+    Names are left out: Keras numbers those that nobody chose by process, so that a copy would have another digest.
+    """
     digest = hashlib.sha256()
     for weight in model.weights:
         array = np.ascontiguousarray(weight.numpy())
-        digest.update(f"{weight.path.split('/', 1)[-1]} {array.dtype} {array.shape}\n".encode())
+        digest.update(f"{array.dtype} {array.shape}\n".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()
 
@@ -90,78 +115,143 @@ def _first_line(error):
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def _assign(model, arrays, source):
-    """Set each weight of `model` from `arrays` ("layer/variable" -> array), all checked before any is changed."""
-    wanted = {f"{layer.name}/{weight.name}": weight for layer in model.layers for weight in layer.weights}
+def _misfit(path, variable, layer, shape, received):
+    return Misfit(
+        f"Expected {path.name!r} to hold the {variable} of layer {layer!r} with shape {tuple(shape)}. "
+        f"Received: {received}"
+    )
+
+
+def _surplus(path, model, extra):
+    return Misfit(
+        f"Expected {path.name!r} to hold only the weights of {model.name}. "
+        f"Received: {len(extra)} more, the first for {extra[0]!r}"
+    )
+
+
+def _load_npz(model, path, layer_names, partial):
+    """Set each weight of `model` from the array of its name, all checked before any is changed."""
+    wanted, arrays = _named_weights(model), _read_npz(path, layer_names)
     for name, weight in wanted.items():
-        layer, variable = name.rsplit("/", 1)
-        if name not in arrays:
-            raise InputError(
-                f"Expected {source} to hold the {variable} of layer {layer!r} with shape {tuple(weight.shape)}. "
-                f"Received: a file without it ({len(arrays)} arrays)"
-            )
-        if arrays[name].shape != tuple(weight.shape):
-            raise InputError(
-                f"Expected {source} to hold the {variable} of layer {layer!r} with shape {tuple(weight.shape)}. "
-                f"Received: shape {arrays[name].shape}"
-            )
+        array = arrays.get(name)
+        if array is None or array.shape != tuple(weight.shape) or array.dtype.kind not in "fiu":
+            layer, variable = name.rsplit("/", 1)
+            received = f"a file without it ({len(arrays)} arrays)" if array is None else f"shape {array.shape}"
+            if array is not None and array.shape == tuple(weight.shape):
+                received = f"values of type {array.dtype}"
+            raise _misfit(path, variable, layer, weight.shape, received)
     extra = sorted(set(arrays) - set(wanted))
-    if extra:
-        raise InputError(
-            f"Expected {source} to hold only the weights of {model.name}. "
-            f"Received: {len(extra)} more, the first for {extra[0]!r}"
-        )
+    if extra and not partial:
+        raise _surplus(path, model, extra)
     for name, weight in wanted.items():
         weight.assign(arrays[name])
 
 
-def _load_npz(model, path, layer_names):
+def _named_weights(model):
+    named = {}
+    for layer in model.layers:
+        for weight in layer.weights:
+            name = f"{layer.name}/{weight.name}"
+            if name in named:
+                raise InputError(
+                    f"Expected a network of plain layers for an .npz of <layer>/<variable>. "
+                    f"Received: {model.name}, whose layer {layer.name!r} holds layers. Use .weights.h5 or .keras"
+                )
+            named[name] = weight
+    return named
+
+
+def _read_npz(path, layer_names):
+    if not zipfile.is_zipfile(path):
+        raise InputError(f"Expected {str(path)!r} to hold weights. Received: a file that is no .npz archive")
     arrays = {}
     with np.load(path, allow_pickle=False) as file:
         for key in file.files:
             layer, _, variable = key.rpartition("/")
-            arrays[f"{layer_names.get(layer, layer)}/{ARRAY_NAMES.get(variable, variable)}"] = file[key]
-    _assign(model, arrays, repr(path.name))
+            name = f"{layer_names.get(layer, layer)}/{ARRAY_NAMES.get(variable, variable)}"
+            if name in arrays:
+                raise InputError(f"Expected one array for {name!r} in {path.name!r}. Received: a second, {key!r}")
+            arrays[name] = file[key]
+    return arrays
 
 
-def _load_keras(model, path, layer_names):
-    import keras
-
-    saved = keras.saving.load_model(path, compile=False)
-    arrays = {f"{layer.name}/{weight.name}": weight.numpy() for layer in saved.layers for weight in layer.weights}
-    _assign(model, arrays, repr(path.name))
-
-
-def _load_h5(model, path, layer_names):
+def _load_keras(model, path, partial):
+    before = model.get_weights()
     try:
-        model.load_weights(path)
-    except ValueError as error:
+        with warnings.catch_warnings(action="ignore"):  # of what the error says better
+            model.load_weights(path)
+        # Keras has found a place for every weight of the model, and does not ask whether there are more.
+        if not partial and len(_stored(path)) > len(model.weights):
+            raise ValueError("more weights than the model has")
+    except Exception:
+        model.set_weights(before)
+        _refuse(model, path)
+        raise
+
+
+def _refuse(model, path):
+    """Raise the `Misfit` between a Keras file and `model`, where there is one: compare what each would store where."""
+    with tempfile.TemporaryDirectory() as folder:
+        own = pathlib.Path(folder) / "own.weights.h5"
+        model.save_weights(own)
+        wanted = _stored(own)
+    found = _stored(path)
+    if not found:
         raise InputError(
-            _h5_misfit(model, path) or f"Expected {path.name!r} to fit. Received: {_first_line(error)}"
-        ) from None
+            f"Expected {path.name!r} to hold weights as Keras 3 stores them. Received: a file with none, or of Keras 2"
+        )
+    owners = [weight.path.split("/")[-2] for weight in model.weights]
+    first = {owner: owners.index(owner) for owner in owners}
+    for place, ours in sorted(wanted.items(), key=lambda item: (first.get(item[1].owner, len(owners)), item[1].index)):
+        if place in found and found[place].shape == ours.shape:
+            continue
+        number = first.get(ours.owner, len(owners)) + ours.index
+        variable = model.weights[number].name if number < len(owners) else f"weight {ours.index}"
+        received = f"shape {found[place].shape}" if place in found else f"a file without it ({len(found)} arrays)"
+        raise _misfit(path, variable, ours.layer, ours.shape, received)
+    extra = sorted(stored.layer for place, stored in found.items() if place not in wanted)
+    if extra:
+        raise _surplus(path, model, extra)
 
 
-def _h5_misfit(model, path):
-    """Return what does not fit in a Keras 3 weight file, which stores layers by class and position; None if unseen."""
+@dataclasses.dataclass(frozen=True)
+class _Stored:
+    """An array in a Keras 3 file: its shape, the path of its layer by name, and its number among the layer's."""
+
+    shape: tuple
+    layer: str
+    index: int
+
+    @property
+    def owner(self):
+        return self.layer.rsplit("/", 1)[-1]
+
+
+def _stored(path):
+    """Return the weights of layers in a Keras 3 file as {place: `_Stored`}; places are by class and position."""
     import h5py
-    from keras.src.utils.naming import to_snake_case
 
-    seen = {}
-    with h5py.File(path, "r") as file:
-        for layer in model.layers:
-            kind = to_snake_case(type(layer).__name__)
-            key = f"layers/{kind}_{seen[kind]}" if kind in seen else f"layers/{kind}"
-            seen[kind] = seen.get(kind, 0) + 1
-            for index, weight in enumerate(layer.weights):
-                place = f"{key}/vars/{index}"
-                if place in file and file[place].shape == tuple(weight.shape):
-                    continue
-                received = f"shape {file[place].shape}" if place in file else "a file without it"
-                return (
-                    f"Expected {path.name!r} to hold the {weight.name} of layer {layer.name!r} with shape "
-                    f"{tuple(weight.shape)}. Received: {received}"
-                )
-    return None
+    source = path
+    if path.name.endswith(".keras"):
+        with zipfile.ZipFile(path) as archive:
+            source = io.BytesIO(archive.read("model.weights.h5"))
+    stored = {}
+    with h5py.File(source, "r") as file:
+
+        def collect(place, item):
+            layer, _, index = place.rpartition("/vars/")
+            # Beside the layers lies the optimizer's state, and in old files that of random generators.
+            ours = place.startswith(_LAYERS) and "seed_generator" not in layer
+            if ours and index.isdigit() and isinstance(item, h5py.Dataset):
+                stored[place] = _Stored(item.shape, _names(file, layer), int(index))
+
+        file.visititems(collect)
+    return stored
 
 
-_LOADERS = {".weights.h5": _load_h5, ".keras": _load_keras, ".npz": _load_npz}
+def _names(file, place):
+    """Return the names of the layer stored at `place` and of those around it, joined; `place` where none are stored."""
+    parts = place.split("/")
+    groups = (file.get("/".join([*parts[:end], "vars"])) for end in range(1, len(parts) + 1))
+    names = [group.attrs["name"] for group in groups if group is not None and "name" in group.attrs]
+    return "/".join(map(str, names)) or place
