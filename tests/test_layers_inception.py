@@ -181,3 +181,14 @@ def test_padding_on_every_side_is_that_of_caffe(side):
     for row, column in ((0, 0), (out - 1, out - 1), (out // 2, 0)):
         window = padded[2 * row : 2 * row + 7, 2 * column : 2 * column + 7]
         assert found[row, column] == pytest.approx((window * kernel).sum(), abs=1e-3)
+
+
+def test_a_padded_pool_counts_the_zeros_around_the_map():
+    corners = {}
+    for padded in (False, True):
+        model = build(layers.inception_v3_module, (35, 35, 3), kind="a", padded_pool=padded, name="m")
+        pooled = keras.Model(model.input, model.get_layer("m_pool").output)(np.ones((1, 35, 35, 3), np.float32))
+        assert pooled.shape == (1, 35, 35, 3)
+        assert float(pooled[0, 5, 5, 0]) == pytest.approx(1)
+        corners[padded] = float(pooled[0, 0, 0, 0])
+    assert corners == pytest.approx({False: 1, True: 4 / 9})

@@ -56,7 +56,7 @@ def inception_module(
     return keras.layers.Concatenate(name=join(name, "concat"))([*branches, pooled])
 
 
-def inception_v3_module(x, kind, *, pool_projection=192, width=128, name=None):
+def inception_v3_module(x, kind, *, pool_projection=192, width=128, padded_pool=False, name=None):
     """Inception v3 module on a grid of 35 (kind "a"), 17 ("b") or 8 ("c"), with factorised convolutions.
 
     "a" has two 3x3 layers where v1 has a 5x5 beside its 5x5 branch; "b" factorises 7x7 into 1x7 and 7x1; "c" puts 1x3
@@ -68,6 +68,7 @@ def inception_v3_module(x, kind, *, pool_projection=192, width=128, name=None):
         kind: ``"a"``, ``"b"`` or ``"c"``.
         pool_projection: channels of the 1x1 layer after the average pooling.
         width: channels inside the 7x7 branches of kind ``"b"``.
+        padded_pool: whether the average pooling counts zeros around the map, as torchvision's does.
         name: prefix of the layers' names.
 
     Returns:
@@ -80,7 +81,9 @@ def inception_v3_module(x, kind, *, pool_projection=192, width=128, name=None):
     one_of("kind", kind, MODULE_KINDS)
     check_positive("width", width)
     branches = _BRANCHES[kind](x, width, name)
-    pooled = keras.layers.AveragePooling2D(3, strides=1, padding="same", name=join(name, "pool"))(x)
+    border = "valid" if padded_pool else "same"
+    pooled = keras.layers.ZeroPadding2D(1, name=join(name, "pool_pad"))(x) if padded_pool else x
+    pooled = keras.layers.AveragePooling2D(3, strides=1, padding=border, name=join(name, "pool"))(pooled)
     pooled = _conv(pooled, pool_projection, 1, name, "poolproj")
     return keras.layers.Concatenate(name=join(name, "concat"))([*branches, pooled])
 

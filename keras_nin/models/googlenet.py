@@ -50,13 +50,22 @@ _PARTS = {
     "5x5": "5x5",
     "pool_proj": "poolproj1x1",
 }
-# Layer names in weight files of others: those of the authors' Caffe release.
-LAYER_NAMES = {
-    "conv1_7x7_s2": "conv1",
-    "conv2_3x3_reduce": "conv2_reduce1x1",
-    "conv2_3x3": "conv2",
-    "loss3_classifier": "classifier",
-} | {f"inception_{m}_{theirs}": f"inception_{m}_{ours}" for m in MODULES for theirs, ours in _PARTS.items()}
+_CAFFE = (
+    {
+        "conv1/7x7_s2": "conv1",
+        "conv2/3x3_reduce": "conv2_reduce1x1",
+        "conv2/3x3": "conv2",
+        "loss3/classifier": "classifier",
+    }
+    | {f"inception_{m}/{theirs}": f"inception_{m}_{ours}" for m in MODULES for theirs, ours in _PARTS.items()}
+    | {
+        f"loss{number}/{theirs}": f"auxiliary{number}_{ours}"
+        for number in (1, 2)
+        for theirs, ours in (("conv", "1x1"), ("fc", "dense"), ("classifier", "classifier"))
+    }
+)
+# Layer names in weight files of others: those of the authors' Caffe release, as they are and with _ for /.
+LAYER_NAMES = _CAFFE | {theirs.replace("/", "_"): ours for theirs, ours in _CAFFE.items()}
 
 
 def googlenet(
@@ -77,7 +86,7 @@ def googlenet(
     Args:
         variant: name of a row of `VARIANTS`.
         include_top: whether to end in the average, dropout and the dense layer.
-        weights: None (random), the name of weights that ship, or a path.
+        weights: None (random), the name of weights that ship, or a path; see `load_weights`.
         input_shape: (H, W, C); the default is the variant's.
         classes: number of classes; the default is the variant's.
         classifier_activation: applied to the scores; None returns them as they are.
@@ -213,6 +222,7 @@ SPECS = (
         params=_params(_STEM, _OUTPUTS, 1000, per_output=1),
         macs=_macs(_STEM_MACS, _SIDES, 1000),
         preprocessing="caffe",
+        layer_names=LAYER_NAMES,
     ),
     ModelSpec(
         name="googlenet_bn",
@@ -224,6 +234,7 @@ SPECS = (
         params=_params(_STEM, _OUTPUTS, 1000, per_output=4),  # gamma, beta, moving mean, moving variance
         macs=_macs(_STEM_MACS, _SIDES, 1000),
         preprocessing="caffe",
+        layer_names=LAYER_NAMES,
     ),
     ModelSpec(
         name="googlenet_cifar10",
@@ -236,5 +247,6 @@ SPECS = (
         macs=_macs(32**2 * _SMALL_STEM, _SMALL_SIDES, 10),
         dataset="cifar10",
         preprocessing="standardize",
+        layer_names=LAYER_NAMES,
     ),
 )

@@ -32,6 +32,82 @@ MODULES = (
     ("c", {}),
 )
 
+# Names of the convolutions of each kind of module in the order in which they are made: torchvision's, and ours.
+_PARTS = {
+    "a": (
+        ("branch1x1", "conv1x1"),
+        ("branch5x5_1", "5x5aconv1x1"),
+        ("branch5x5_2", "5x5bconv5x5"),
+        ("branch3x3dbl_1", "3x3dblaconv1x1"),
+        ("branch3x3dbl_2", "3x3dblbconv3x3"),
+        ("branch3x3dbl_3", "3x3dblcconv3x3"),
+        ("branch_pool", "poolprojconv1x1"),
+    ),
+    "reduction a": (
+        ("branch3x3", "3x3aconv3x3"),
+        ("branch3x3dbl_1", "3x3dblaconv1x1"),
+        ("branch3x3dbl_2", "3x3dblbconv3x3"),
+        ("branch3x3dbl_3", "3x3dblcconv3x3"),
+    ),
+    "b": (
+        ("branch1x1", "conv1x1"),
+        ("branch7x7_1", "7x7aconv1x1"),
+        ("branch7x7_2", "7x7bconv1x7"),
+        ("branch7x7_3", "7x7cconv7x1"),
+        ("branch7x7dbl_1", "7x7dblaconv1x1"),
+        ("branch7x7dbl_2", "7x7dblbconv7x1"),
+        ("branch7x7dbl_3", "7x7dblcconv1x7"),
+        ("branch7x7dbl_4", "7x7dbldconv7x1"),
+        ("branch7x7dbl_5", "7x7dbleconv1x7"),
+        ("branch_pool", "poolprojconv1x1"),
+    ),
+    "reduction b": (
+        ("branch3x3_1", "3x3aconv1x1"),
+        ("branch3x3_2", "3x3bconv3x3"),
+        ("branch7x7x3_1", "7x7x3aconv1x1"),
+        ("branch7x7x3_2", "7x7x3bconv1x7"),
+        ("branch7x7x3_3", "7x7x3cconv7x1"),
+        ("branch7x7x3_4", "7x7x3dconv3x3"),
+    ),
+    "c": (
+        ("branch1x1", "conv1x1"),
+        ("branch3x3_1", "3x3aconv1x1"),
+        ("branch3x3_2a", "3x3splitconv1x3"),
+        ("branch3x3_2b", "3x3splitconv3x1"),
+        ("branch3x3dbl_1", "3x3dblaconv1x1"),
+        ("branch3x3dbl_2", "3x3dblbconv3x3"),
+        ("branch3x3dbl_3a", "3x3dblsplitconv1x3"),
+        ("branch3x3dbl_3b", "3x3dblsplitconv3x1"),
+        ("branch_pool", "poolprojconv1x1"),
+    ),
+}
+_TORCHVISION = {
+    "Conv2d_1a_3x3": "conv1_3x3",
+    "Conv2d_2a_3x3": "conv2_3x3",
+    "Conv2d_2b_3x3": "conv3_3x3",
+    "Conv2d_3b_1x1": "conv4_1x1",
+    "Conv2d_4a_3x3": "conv5_3x3",
+} | {
+    f"Mixed_{module}.{theirs}": f"mixed{number}_{ours}"
+    for number, (module, (kind, _)) in enumerate(
+        zip(("5b", "5c", "5d", "6a", "6b", "6c", "6d", "6e", "7a", "7b", "7c"), MODULES, strict=True)
+    )
+    for theirs, ours in _PARTS[kind]
+}
+CONVOLUTIONS = tuple(_TORCHVISION.values())
+NORMALIZATIONS = tuple(f"{name}_bn" for name in CONVOLUTIONS)
+# torchvision's auxiliary classifier, which this network does not have: it serves training alone.
+_AUXILIARY = ("conv0.conv", "conv0.bn", "conv1.conv", "conv1.bn", "fc")
+# Layer names in weight files of others: torchvision's, and those of keras.applications, which Keras 2 and 1 numbered.
+LAYER_NAMES = (
+    {f"{theirs}.conv": ours for theirs, ours in _TORCHVISION.items()}
+    | {f"{theirs}.bn": f"{ours}_bn" for theirs, ours in _TORCHVISION.items()}
+    | {f"AuxLogits.{theirs}": None for theirs in _AUXILIARY}
+    | {"fc": "classifier", "predictions": "classifier"}
+    | {"conv2d": CONVOLUTIONS, "batch_normalization": NORMALIZATIONS}
+    | {"convolution2d": CONVOLUTIONS, "batchnormalization": NORMALIZATIONS}
+)
+
 
 def inception_v3(
     *,
@@ -40,6 +116,7 @@ def inception_v3(
     input_shape=None,
     classes=1000,
     classifier_activation="softmax",
+    padded_pools=False,
     name="inception_v3",
 ):
     """Build an Inception v3: a stem, eleven modules of which two halve the grid, global average and a dense layer.
@@ -48,10 +125,12 @@ def inception_v3(
 
     Args:
         include_top: whether to end in the average and the dense layer.
-        weights: None (random) or a path.
+        weights: None (random) or a path; see `load_weights`.
         input_shape: (H, W, C) of at least 75x75; the default is (299, 299, 3).
         classes: number of classes.
         classifier_activation: applied to the scores; None returns them as they are.
+        padded_pools: whether the average poolings inside the modules count zeros around the map, as in torchvision,
+            whose weights mean that.
         name: the model's name.
 
     Returns:
@@ -67,11 +146,11 @@ def inception_v3(
             if kind.startswith("reduction"):
                 x = layers.inception_reduction(x, kind[-1], name=f"mixed{number}")
             else:
-                x = layers.inception_v3_module(x, kind, **arguments, name=f"mixed{number}")
+                x = layers.inception_v3_module(x, kind, **arguments, padded_pool=padded_pools, name=f"mixed{number}")
         return _top(x, classes, classifier_activation) if include_top else x
 
     shape = check_input_shape(input_shape, (299, 299, 3))
-    return frame(graph, name=name, input_shape=shape, weights=weights)
+    return frame(graph, name=name, input_shape=shape, weights=weights, layer_names=LAYER_NAMES)
 
 
 def _stem(x):
@@ -166,5 +245,6 @@ SPECS = (
         params=sum(weights + 3 * outputs for weights, outputs, _ in _LAYERS) + 2048 * 1000 + 1000,
         macs=sum(weights * side**2 for weights, _, side in _LAYERS) + 2048 * 1000,
         preprocessing="symmetric",
+        layer_names=LAYER_NAMES,
     ),
 )

@@ -26,7 +26,7 @@ def build(name, *, weights=None, **arguments):
 
     Args:
         name: a name of `list_models()`.
-        weights: None (random), the name of weights that ship, or a path (.weights.h5, .keras, .npz).
+        weights: None (random), the name of weights that ship, or a path; see `load_weights`.
         **arguments: the builder's own, e.g. ``input_shape=(H, W, C)``, ``classes``, ``include_top``.
 
     Returns:
