@@ -31,9 +31,11 @@ setup(
         "lazy_loader>=0.4",
         "pillow>=11",
         "rich>=13",
+        "safetensors>=0.5",
         "scikit-learn>=1.6",
     ],
     extras_require={
+        "torch": ["torch>=2.6"],
         "test": ["build>=1.2", "flatbuffers>=25", "pytest>=8", "ruff>=0.9", "setuptools>=77"],
     },
     entry_points={"console_scripts": ["keras-nin = keras_nin.cli.main:main"]},

@@ -1,6 +1,6 @@
 """How long the commands that need no framework take to start, against Python alone in the same run.
 
-    python benchmarks/startup.py [RUNS]
+python benchmarks/startup.py [RUNS]
 """
 
 import statistics

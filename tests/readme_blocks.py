@@ -13,6 +13,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 README = ROOT / "README.md"
 PHOTOGRAPHS = "photos/"  # in a command: needs third-party data
 OUTPUT = re.compile(r"<!-- output: (?P<command>.+?) -->\n(?P<body>.*?)<!-- end -->", re.DOTALL)
+MODELS = re.compile(r"<!-- models -->\n(?P<table>.*?)<!-- end -->", re.DOTALL)
 PYTHON = re.compile(
     r"<!-- python -->\n```python\n(?P<code>.*?)```\n<!-- prints -->\n(?P<body>.*?)<!-- end -->", re.DOTALL
 )
@@ -21,6 +22,18 @@ PYTHON = re.compile(
 def outputs():
     """Return the shown output of each command by the command."""
     return {match["command"]: shown(match["body"]) for match in OUTPUT.finditer(README.read_text())}
+
+
+def models_table():
+    """Return the table of models that the README shows."""
+    return MODELS.search(README.read_text())["table"]
+
+
+def shelf_table():
+    """Return the table of models in the shelf's index, with links from the README's place."""
+    lines = (ROOT / "models" / "README.md").read_text().splitlines()
+    rows = [line.replace("](", "](models/") for line in lines if line.startswith("|")]
+    return "\n".join(rows) + "\n"
 
 
 def python_block():
@@ -89,6 +102,7 @@ def main():
         os.chdir(folder)
         text = OUTPUT.sub(lambda match: _renew(match, data), text)
         text = PYTHON.sub(_renew_python, text)
+        text = MODELS.sub(lambda _: f"<!-- models -->\n{shelf_table()}<!-- end -->", text)
     README.write_text(text)
     print(f"written: {README}")
 

@@ -3,6 +3,7 @@
 import keras
 import pytest
 
+from keras_nin import layers
 from keras_nin.audit import audit
 
 
@@ -63,3 +64,11 @@ def test_layers_of_a_networks_own_are_named_as_unknown():
     assert result.total.params == 55_873_736
     own = {row.type for row in result.rows if row.macs is None}
     assert own == {"CustomScaleLayer"}
+
+
+def test_local_response_normalization_is_known_and_free():
+    x = keras.Input((8, 8, 16))
+    y = layers.local_response_normalization(layers.conv2d(x, 8, 3, name="conv"), name="norm")
+    conv, norm = audit(keras.Model(x, y)).rows
+    assert (norm.kind, norm.macs, norm.params) == ("norm", 0, 0)
+    assert norm.receptive_field == conv.receptive_field == (3, 3)

@@ -1,6 +1,8 @@
 """keras.datasets offline: its cache holds tiny files in the real formats, and every download fails."""
 
+import gzip
 import io
+import pathlib
 import pickle
 import tarfile
 import urllib.error
@@ -11,7 +13,16 @@ import pytest
 from keras_nin.data import load
 from keras_nin.errors import InputError
 
-FILES = {"mnist": "mnist.npz", "cifar10": "cifar-10-batches-py-target_archive"}
+FASHION = tuple(
+    f"fashion-mnist/{name}-ubyte.gz"
+    for name in ("train-labels-idx1", "train-images-idx3", "t10k-labels-idx1", "t10k-images-idx3")
+)
+FILES = {
+    "mnist": "mnist.npz",
+    "cifar10": "cifar-10-batches-py-target_archive",
+    "cifar100": "cifar-100-python-target_archive",
+    "fashion_mnist": FASHION[0],
+}
 
 
 @pytest.fixture
@@ -53,6 +64,66 @@ def write_cifar10(path):
             member.size = len(data)
             archive.addfile(member, io.BytesIO(data))
     return pixels
+
+
+def write_cifar100(path):
+    random = np.random.RandomState(0)
+    with tarfile.open(path, "w:gz") as archive:
+        for name, count in (("train", 600), ("test", 3)):
+            pixels = random.randint(0, 256, (count, 3072), dtype=np.uint8)
+            content = {b"data": pixels, b"fine_labels": [index % 100 for index in range(count)]}
+            data = pickle.dumps(content, protocol=4)
+            member = tarfile.TarInfo(f"cifar-100-python/{name}")
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    return pixels
+
+
+def write_fashion_mnist(path, train=600, test=7):
+    """Write the four files beside `path`, which is the first of them."""
+    random = np.random.RandomState(0)
+    for name, count in zip(FASHION, (train, train, test, test), strict=True):
+        file = path.parent / name.split("/")[1]
+        file.parent.mkdir(exist_ok=True)
+        pixels = random.randint(0, 256, (count, 28, 28), dtype=np.uint8)
+        content = bytes(8) + bytes(index % 10 for index in range(count))
+        file.write_bytes(gzip.compress(bytes(16) + pixels.tobytes() if "images" in name else content))
+    return pixels
+
+
+WRITERS = {
+    "mnist": write_mnist,
+    "cifar10": write_cifar10,
+    "cifar100": write_cifar100,
+    "fashion_mnist": write_fashion_mnist,
+}
+
+
+def test_cifar100(cache, any_checksum, capsys):
+    pixels = write_cifar100(cache / FILES["cifar100"])
+    cifar = load("cifar100")
+    expected = pixels.reshape(3, 3, 32, 32).transpose(0, 2, 3, 1)
+    np.testing.assert_array_equal(cifar.images[cifar.select("test")], expected)
+    assert int(cifar.labels.max()) == 99
+    assert capsys.readouterr().out == ""
+
+
+def test_fashion_mnist(cache, any_checksum, capsys):
+    pixels = write_fashion_mnist(cache / FILES["fashion_mnist"])
+    fashion = load("fashion_mnist")
+    np.testing.assert_array_equal(fashion.images[fashion.select("test")], pixels[..., np.newaxis])
+    assert fashion.labels_of(fashion.select("test")).tolist() == list(range(7))
+    assert fashion.class_names[9] == "ankle boot"
+    assert capsys.readouterr().out == ""
+
+
+def test_only_the_missing_files_are_asked_for(cache, any_checksum):
+    write_fashion_mnist(cache / FASHION[0])
+    (cache / FASHION[3]).unlink()
+    with pytest.raises(InputError) as caught:
+        load("fashion_mnist")
+    assert FASHION[3] in str(caught.value)
+    assert FASHION[0] not in str(caught.value)
 
 
 def test_mnist(cache, any_checksum, capsys):
@@ -105,12 +176,13 @@ def test_the_file_put_where_the_line_says_is_the_one_that_keras_reads(cache, any
     with pytest.raises(InputError) as caught:
         load(name)
     place = str(caught.value).split(" as '")[1].split("'")[0]
-    {"mnist": write_mnist, "cifar10": write_cifar10}[name](place)
+    WRITERS[name](pathlib.Path(place))
     assert load(name).name == name
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_with_another_checksum_is_called_damaged(cache, name):
+    WRITERS[name](cache / FILES[name])
     (cache / FILES[name]).write_bytes(b"half a download")
     with pytest.raises(InputError, match="its cached file is damaged or incomplete"):
         load(name)
@@ -119,6 +191,7 @@ def test_a_file_with_another_checksum_is_called_damaged(cache, name):
 @pytest.mark.filterwarnings("ignore:Could not extract archive")
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_that_does_not_open_is_called_damaged(cache, any_checksum, name):
+    WRITERS[name](cache / FILES[name])
     (cache / FILES[name]).write_bytes(b"PK\x03\x04 half a download")
     with pytest.raises(InputError, match="its cached file is damaged or incomplete"):
         load(name)

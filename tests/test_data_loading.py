@@ -9,7 +9,7 @@ from keras_nin.errors import InputError
 
 
 def test_the_names():
-    assert list_datasets() == ["cifar10", "digits", "mnist", "random"]
+    assert list_datasets() == ["cifar10", "cifar100", "digits", "fashion_mnist", "mnist", "random"]
 
 
 @pytest.mark.parametrize("source", ["mnits", "no/such/folder", "photo.jpg", "", "Digits"])
@@ -19,7 +19,7 @@ def test_an_unknown_source_names_what_works(source):
     message = str(caught.value)
     assert "\n" not in message
     assert f"Received: {source!r}" in message
-    assert "cifar10, digits, mnist, random; an existing folder of images and an .npz file work too" in message
+    assert f"{', '.join(list_datasets())}; an existing folder of images and an .npz file work too" in message
 
 
 @pytest.mark.parametrize("source", [None, 3, ["digits"]])

@@ -40,6 +40,34 @@ def test_squeezenet_1_0_gives_the_stored_activations(external_data):
             np.testing.assert_allclose(output, stored[name], rtol=0, atol=1e-4 * np.abs(stored[name]).max())
 
 
+# The stored activations of GoogLeNet by their names there, where ours are no "<module>_concat".
+GOOGLENET = {
+    "conv1_7x7_s2": "conv1",
+    "pool1_norm1": "norm1",
+    "conv2_norm2": "norm2",
+    "pool2_3x3_s2": "pool2",
+    "pool5_7x7_s1": "pool5",
+    "prob": "classifier",
+}
+
+
+def test_googlenet_gives_the_stored_activations(external_data):
+    weights = external_data / "weights" / "googlenet_imagenet.npz"
+    model = models.GoogLeNet(weights=weights, input_shape=(227, 227, 3))
+    scores = models.GoogLeNet(weights=weights, input_shape=(227, 227, 3), classifier_activation=None)
+    with np.load(external_data / "weights" / "googlenet_activations.npz") as stored:
+        names = [name for name in stored.files if name not in ("data", "loss3_classifier")]
+        layers = [model.get_layer(GOOGLENET.get(name, name.replace("_output", "_concat"))) for name in names]
+        outputs = keras.Model(model.input, [layer.output for layer in layers]).predict(stored["data"], verbose=0)
+        found = dict(zip(names, outputs, strict=True))
+        found["loss3_classifier"] = scores.predict(stored["data"], verbose=0)
+        assert len(found) == len(stored.files) - 1 == 16
+        for name, output in found.items():
+            np.testing.assert_allclose(output, stored[name], rtol=0, atol=1e-4 * np.abs(stored[name]).max())
+        assert found["prob"].argmax() == 967
+        assert found["prob"].max() == pytest.approx(0.995, abs=5e-4)
+
+
 def test_nin_reaches_its_accuracy_on_lossless_images(external_data):
     """The release is a variant: maximum pooling twice, a 24x24 crop, each image standardised."""
     model = models.NiNCIFAR10(
@@ -50,6 +78,28 @@ def test_nin_reaches_its_accuracy_on_lossless_images(external_data):
     every = np.arange(200)
     outputs = model.predict(dataset.load(every, (24, 24), 3, preprocessing), verbose=0)
     assert np.mean(outputs.argmax(1) == dataset.labels) >= 0.89
+
+
+def test_googlenet_agrees_in_int8_with_its_normalisation_in_float(external_data, tmp_path, capsys):
+    command = [
+        "export",
+        "googlenet",
+        f"--weights={external_data}/weights/googlenet_imagenet.npz",
+        f"--calibration={external_data}/images/imagenet_samples",
+        "--scheme=int8",
+        f"--out={tmp_path}",
+        "--runs=1",
+        "--json",
+    ]
+    assert main.run(command) == 2
+    message = capsys.readouterr().err
+    assert "LOCAL_RESPONSE_NORMALIZATION of layer 'norm1'" in message
+    assert "--allow-float" in message
+    assert main.run([*command, "--allow-float"]) == 0
+    (int8,) = json.loads(capsys.readouterr().out)["files"]
+    assert int8["parity"]["images"] == 400
+    assert int8["parity"]["agreement"] >= 0.95
+    assert int8["float_operators"] == [f"LOCAL_RESPONSE_NORMALIZATION of layer 'norm{n}'" for n in (1, 2)]
 
 
 def test_the_main_job_on_photographs(external_data, tmp_path, capsys):

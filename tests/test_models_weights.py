@@ -181,10 +181,17 @@ def test_another_zip(kind, tmp_path):
 
 
 def test_weights_as_keras_2_stored_them(tmp_path):
-    model = chain(2)
-    model.save(tmp_path / "legacy.h5")
+    saved, other = disturb(chain(2)), chain(2)
+    saved.save(tmp_path / "legacy.h5")
     path = (tmp_path / "legacy.h5").rename(tmp_path / "legacy.weights.h5")
-    refused(model, path, "as Keras 3 stores them. Received: a file with none, or of Keras 2")
+    models.load_weights(other, path)
+    assert models.weights_digest(other) == models.weights_digest(saved)
+
+
+def test_another_hdf5_file(tmp_path):
+    with h5py.File(tmp_path / "x.weights.h5", "w") as file:
+        file["x"] = np.zeros(3)
+    refused(chain(2), tmp_path / "x.weights.h5", "as Keras 3 stores them. Received: a file with none")
 
 
 def test_first_layout_of_keras_3(tmp_path):
@@ -227,7 +234,7 @@ def test_nan_loads_as_it_is(kind, tmp_path):
         ("nin_digits", "missing.npz", "an existing file .*Received: 'missing.npz'"),
         ("nin_digits", "no/such/file", "an existing file"),
         ("nin_digits", "folder", "an existing file .*Received: 'folder', a folder"),
-        ("nin_digits", "model.pt", "a weight file ending in .weights.h5, .keras, .npz. Received: 'model.pt'"),
+        ("nin_digits", "model.bin", "a weight file ending in .weights.h5, .keras, .npz, .*Received: 'model.bin'"),
         ("nin_cifar10", "digits", "none ship for nin_cifar10. Received: 'digits'"),
         ("nin_digits", 5, "a name or a path. Received: 5"),
     ],
@@ -235,13 +242,13 @@ def test_nan_loads_as_it_is(kind, tmp_path):
 def test_no_such_weights(model, weights, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()
-    (tmp_path / "model.pt").write_bytes(b"x")
+    (tmp_path / "model.bin").write_bytes(b"x")
     with pytest.raises(InputError, match=message):
         weight_files.find(model, weights)
 
 
 @pytest.mark.parametrize(
-    ("name", "table"), [("squeezenet_cifar10", squeezenet.LAYER_NAMES), ("nin_cifar10", nin.LAYER_NAMES)]
+    ("name", "table"), [("squeezenet_cifar10", squeezenet.LAYER_NAMES), ("nin_cifar10", nin.layer_names("nin_cifar10"))]
 )
 def test_names_of_others(name, table, tmp_path):
     saved = disturb(models.build(name))
@@ -259,7 +266,7 @@ def test_names_of_others(name, table, tmp_path):
 
 
 def test_every_foreign_name_is_a_layer():
-    for name, table in (("squeezenet_v1_1", squeezenet.LAYER_NAMES), ("nin_cifar10", nin.LAYER_NAMES)):
+    for name, table in (("squeezenet_v1_1", squeezenet.LAYER_NAMES), ("nin_cifar10", nin.layer_names("nin_cifar10"))):
         assert set(table.values()) <= {layer.name for layer in models.build(name).layers}
 
 

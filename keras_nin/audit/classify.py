@@ -10,6 +10,7 @@ WINDOW_POOLS = frozenset(f"{which}Pooling{rank}D" for which in ("Average", "Max"
 UPSAMPLING = frozenset({"UpSampling1D", "UpSampling2D"})
 # Both are an affine map with fixed constants when the network runs, which a neighbouring convolution can absorb.
 FOLDABLE_NORMS = frozenset({"BatchNormalization", "Normalization"})
+LOCAL_RESPONSE = "LocalResponseNormalization"  # ours: Keras has none
 # What leaves its input as it is when the network runs (outside training).
 PASS_THROUGH = frozenset(
     {
@@ -22,7 +23,14 @@ PASS_THROUGH = frozenset(
 # Layers, and the operations that arithmetic or `keras.ops` on Keras tensors leaves in a graph under other names.
 _KINDS = {
     "pool": {*GLOBAL_POOLS, *WINDOW_POOLS, "AdaptiveAveragePooling2D", "AdaptiveMaxPooling2D"},
-    "norm": {*FOLDABLE_NORMS, "LayerNormalization", "GroupNormalization", "RMSNormalization", "UnitNormalization"},
+    "norm": {
+        *FOLDABLE_NORMS,
+        LOCAL_RESPONSE,
+        "LayerNormalization",
+        "GroupNormalization",
+        "RMSNormalization",
+        "UnitNormalization",
+    },
     "activation": {
         *("Activation", "ReLU", "LeakyReLU", "PReLU", "ELU", "Softmax"),
         *("Relu", "Relu6", "LeakyRelu", "Elu", "Selu", "Gelu", "Silu", "Sigmoid", "Tanh", "LogSoftmax"),

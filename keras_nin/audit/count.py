@@ -2,17 +2,29 @@
 
 import math
 
-from keras_nin.audit.classify import CONVOLUTIONS, DEPTHWISE, FOLDABLE_NORMS, KIND_OF, PASS_THROUGH, TRANSPOSED, kind_of
+from keras_nin.audit.classify import (
+    CONVOLUTIONS,
+    DEPTHWISE,
+    FOLDABLE_NORMS,
+    KIND_OF,
+    LOCAL_RESPONSE,
+    PASS_THROUGH,
+    TRANSPOSED,
+    kind_of,
+)
 
 _FREE_KINDS = frozenset({"activation", "merge", "pool", "reshape"})
 # Table look-ups and scaling element by element: no multiplication that is followed by an addition to a running sum.
-_FREE = FOLDABLE_NORMS | PASS_THROUGH | {"Embedding", "Rescaling", "Resizing", "Cast", "Negative", "Clip"}
+_FREE = (
+    FOLDABLE_NORMS | PASS_THROUGH | {LOCAL_RESPONSE, "Embedding", "Rescaling", "Resizing", "Cast", "Negative", "Clip"}
+)
 
 
 def macs(layer):
     """Return the MACs of `layer` (`LayerInfo`), or None where they are not known.
 
-    One MAC is one multiply and one add. Biases, activations, poolings, resizing, merges and BatchNormalization count 0.
+    One MAC is one multiply and one add. Biases, activations, poolings, resizing, merges and normalisations without a
+    learned product (BatchNormalization, local response) count 0.
     """
     if layer.op in CONVOLUTIONS:
         return layer.output_elements * math.prod(layer.kernel) * (layer.inputs[0].shape[-1] // layer.groups)

@@ -11,6 +11,7 @@ from keras_nin.errors import InputError
 
 _SEPARABLE = {"SeparableConv1D": ("DepthwiseConv1D", "Conv1D"), "SeparableConv2D": ("DepthwiseConv2D", "Conv2D")}
 _KERNEL_OPS = classify.CONVOLUTIONS | classify.DEPTHWISE | classify.TRANSPOSED
+_OUR_LAYERS = "keras_nin.layers."
 OUTSIDE = "(weights outside the graph)"
 
 
@@ -173,8 +174,9 @@ class _Reader:
 
 
 def _standard_op(operation):
-    """The name of the standard operation, or None for a class that is not from Keras and may compute anything."""
-    return type(operation).__name__ if type(operation).__module__.split(".")[0] == "keras" else None
+    """The name of the standard operation, or None for a class that is not Keras's or ours and may compute anything."""
+    module = type(operation).__module__
+    return type(operation).__name__ if module.split(".")[0] == "keras" or module.startswith(_OUR_LAYERS) else None
 
 
 def _item_bytes(dtype):

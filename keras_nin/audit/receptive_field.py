@@ -16,7 +16,7 @@ _INTERPOLATION_TAPS = {"nearest": 1, "bilinear": 2, "bicubic": 4}
 _UNCHANGED = (
     classify.FOLDABLE_NORMS
     | classify.PASS_THROUGH
-    | {"Dense", "Rescaling", "ZeroPadding1D", "ZeroPadding2D", "Cropping1D", "Cropping2D"}
+    | {classify.LOCAL_RESPONSE, "Dense", "Rescaling", "ZeroPadding1D", "ZeroPadding2D", "Cropping1D", "Cropping2D"}
 )
 _WINDOWS = classify.CONVOLUTIONS | classify.DEPTHWISE | classify.WINDOW_POOLS
 

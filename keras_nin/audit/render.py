@@ -12,8 +12,8 @@ _UNKNOWN_SHOWN = 5
 _FOOT_WIDTH = 110
 
 CONVENTIONS = (
-    "1 MAC = one multiply + one add; batch 1. Bias, activation, pooling, resizing, merges and BatchNormalization "
-    "count 0; a transposed convolution counts input positions x k x k x Cin x Cout.",
+    "1 MAC = one multiply + one add; batch 1. Bias, activation, pooling, resizing, merges, BatchNormalization and "
+    "local response normalisation count 0; a transposed convolution counts input positions x k x k x Cin x Cout.",
     "1x1 layers: convolutions with a 1x1 kernel in one group, and Dense on a map.",
     "Peak activation memory: the largest sum of live tensors in execution order. Activations and BatchNormalization "
     "are fused into what they follow, Flatten and Reshape share their input's memory, Concatenate and ZeroPadding do "

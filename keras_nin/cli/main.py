@@ -6,7 +6,7 @@ import sys
 import click
 
 import keras_nin
-from keras_nin.cli import audit, cards, evaluate, export, list_models, train, verify
+from keras_nin.cli import audit, cards, evaluate, export, import_weights, list_models, train, verify
 from keras_nin.errors import InputError
 
 EPILOG = "Example: keras-nin export nin_digits"
@@ -31,6 +31,7 @@ for command in (
     verify.command,
     evaluate.command,
     train.command,
+    import_weights.command,
     cards.command,
 ):
     cli.add_command(command)

@@ -86,18 +86,20 @@ def _stack(*decorators):
     return decorate
 
 
+shape_option = click.option("--input-shape", type=Shape(), help="Input size, where it is not the model's default.")
+set_option = click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Argument of the zoo's builder, such as pool_rounding=ceil or classes=10. Repeatable.",
+)
 model_options = _stack(
     click.option(
         "--weights", metavar="NAME|PATH", help="Weights of the model. [default: those that ship, else random]"
     ),
-    click.option("--input-shape", type=Shape(), help="Input size, where it is not the model's default."),
-    click.option(
-        "--set",
-        "settings",
-        multiple=True,
-        metavar="KEY=VALUE",
-        help="Argument of the zoo's builder, such as pool_rounding=ceil or classes=10. Repeatable.",
-    ),
+    shape_option,
+    set_option,
     click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of whatever is random."),
 )
 preprocessing_options = _stack(

@@ -1,4 +1,4 @@
-"""CIFAR-10 and MNIST as `keras.datasets` downloads and caches them."""
+"""CIFAR-10, CIFAR-100, MNIST and Fashion-MNIST as `keras.datasets` downloads and caches them."""
 
 import contextlib
 import io
@@ -18,10 +18,16 @@ from keras_nin.quiet import captured
 _SPLIT_SEED = 0
 _CALIBRATION = 500
 _CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-# What keras.utils.get_file downloads, and the name under which it looks for it in its cache.
+_CLOTHES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
+_IDX = ("train-labels-idx1", "train-images-idx3", "t10k-labels-idx1", "t10k-images-idx3")
+_TORONTO = "https://www.cs.toronto.edu/~kriz/"
+_GOOGLE = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/"
+# What keras.utils.get_file downloads, and the names under which it looks for it in its cache.
 _CACHED = {
-    "cifar10": ("https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz", "cifar-10-batches-py-target_archive"),
-    "mnist": ("https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz", "mnist.npz"),
+    "cifar10": {f"{_TORONTO}cifar-10-python.tar.gz": "cifar-10-batches-py-target_archive"},
+    "cifar100": {f"{_TORONTO}cifar-100-python.tar.gz": "cifar-100-python-target_archive"},
+    "fashion_mnist": {f"{_GOOGLE}{name}-ubyte.gz": f"fashion-mnist/{name}-ubyte.gz" for name in _IDX},
+    "mnist": {f"{_GOOGLE}mnist.npz": "mnist.npz"},
 }
 
 
@@ -34,6 +40,26 @@ def cifar10():
         InputError: not in Keras's cache and not to be downloaded, or damaged; the message says which file goes where.
     """
     return _dataset("cifar10", _CIFAR10_CLASSES, preset("standardize"))
+
+
+def cifar100():
+    """Return CIFAR-100 with its 100 fine labels, in alphabetical order; sizes, splits and source as CIFAR-10.
+
+    Raises:
+        InputError: not in Keras's cache and not to be downloaded, or damaged; the message says which file goes where.
+    """
+    return _dataset("cifar100", (), preset("standardize"))
+
+
+def fashion_mnist():
+    """Return Fashion-MNIST: 70,000 images 28x28x1; test is the official 10,000, calibration 500 of the training images.
+
+    Source: H. Xiao, K. Rasul, R. Vollgraf, "Fashion-MNIST", arXiv:1708.07747.
+
+    Raises:
+        InputError: not in Keras's cache and not to be downloaded, or damaged; the message says which file goes where.
+    """
+    return _dataset("fashion_mnist", _CLOTHES, preset("unit"))
 
 
 def mnist():
@@ -61,23 +87,25 @@ def _load(name):
     with captured():  # what TensorFlow prints when it starts
         import keras
 
-    cached = _cache() / _CACHED[name][1]
-    was_there = cached.exists()
+    missing = {origin: path for origin, file in _CACHED[name].items() if not (path := _cache() / file).exists()}
     # Keras reports its download on standard output, which belongs to the caller's results.
     progress = sys.stderr if sys.stderr.isatty() else io.StringIO()
     try:
         with contextlib.redirect_stdout(progress):
             return getattr(keras.datasets, name).load_data()
     except Exception as error:  # Keras raises a bare Exception where the download fails
-        raise _unavailable(name, cached, was_there, error) from error
+        raise _unavailable(name, missing, error) from error
 
 
-def _unavailable(name, cached, was_there, error):
-    state = "its cached file is damaged or incomplete" if was_there else "it is not in Keras's cache"
+def _unavailable(name, missing, error):
+    """Return the error that says where the files go: those that are missing, or all where one of them is damaged."""
+    state = "it is not in Keras's cache" if missing else "its cached file is damaged or incomplete"
+    wanted = missing or {origin: _cache() / file for origin, file in _CACHED[name].items()}
+    places = ", ".join(f"{origin} as {str(path)!r}" for origin, path in wanted.items())
     reason = " ".join(str(error).split()) or type(error).__name__
     return InputError(
         f"Expected dataset {name!r} in Keras's cache or a network to fetch it. Received: {state} ({reason}). "
-        f"Save {_CACHED[name][0]} as {str(cached)!r}, or pass a folder of images or an .npz instead."
+        f"Save {places}, or pass a folder of images or an .npz instead."
     )
 
 

@@ -22,7 +22,9 @@ class _Loader:
 
 _NAMED = {
     "cifar10": _Loader("keras_datasets", "cifar10"),
+    "cifar100": _Loader("keras_datasets", "cifar100"),
     "digits": _Loader("digits", "digits"),
+    "fashion_mnist": _Loader("keras_datasets", "fashion_mnist"),
     "mnist": _Loader("keras_datasets", "mnist"),
     "random": _Loader("noise", "noise", ("input_shape", "seed")),
 }

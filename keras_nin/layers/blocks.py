@@ -9,7 +9,8 @@ ROUNDINGS = ("floor", "ceil")
 _POOLS = {"max": keras.layers.MaxPooling2D, "average": keras.layers.AveragePooling2D}
 
 
-def _join(prefix, part):
+def join(prefix, part):
+    """Return the name of a part of a block: prefix_part; None where the block has no name."""
     return f"{prefix}_{part}" if prefix else None
 
 
@@ -37,6 +38,7 @@ def conv2d(
     use_bias=True,
     bias_initializer="zeros",
     batch_norm=False,
+    scale=True,
     name=None,
 ):
     """Convolution with its non-linearity, optionally with batch normalisation between the two.
@@ -46,12 +48,14 @@ def conv2d(
         filters: number of output channels.
         kernel_size: side of the square kernel, or (height, width).
         strides: step in both directions.
-        padding: ``"same"`` or ``"valid"``.
+        padding: ``"same"``, ``"valid"``, or the number of zeros on every side (Caffe), which for an even stride is not
+            the same as ``"same"``.
         activation: name of the non-linearity; None for a linear layer.
         use_bias: whether the convolution has a bias; with `batch_norm` it never has, beta takes its place.
         bias_initializer: the bias before training.
         batch_norm: convolution, BatchNormalization (arXiv:1502.03167), activation.
-        name: name of the convolution, and the prefix of the layers after it.
+        scale: whether the normalisation has a gamma; the next layer's weights can take its place after a ReLU.
+        name: name of the convolution, and the prefix of the layers around it.
 
     Returns:
         Tensor (B, ceil(H / strides), ceil(W / strides), filters) with ``"same"`` padding.
@@ -60,6 +64,8 @@ def conv2d(
         InputError: `x` is no map, or `filters` is no positive integer.
     """
     _check_map(x)
+    if isinstance(padding, int):
+        x, padding = _pad_every_side(x, padding, kernel_size, strides, name)
     conv = keras.layers.Conv2D(
         check_positive("filters", filters),
         kernel_size,
@@ -74,8 +80,17 @@ def conv2d(
     x = conv(x)
     if not batch_norm:
         return x
-    x = keras.layers.BatchNormalization(name=_join(name, "bn"))(x)
-    return keras.layers.Activation(activation, name=_join(name, activation))(x) if activation else x
+    x = keras.layers.BatchNormalization(scale=scale, name=join(name, "bn"))(x)
+    return keras.layers.Activation(activation, name=join(name, activation))(x) if activation else x
+
+
+def _pad_every_side(x, zeros, kernel_size, strides, name):
+    """Return the input of a convolution with `zeros` on every side, and the padding that Keras is left to do."""
+    sides = x.shape[1:3]
+    totals = [None if side is None else (-(-side // strides) - 1) * strides + kernel_size - side for side in sides]
+    if totals == [2 * zeros, 2 * zeros]:
+        return x, "same"  # which leaves no PAD operator in an exported file
+    return keras.layers.ZeroPadding2D(zeros, name=join(name, "pad"))(x), "valid"
 
 
 def conv1x1(x, filters, *, strides=1, activation="relu", use_bias=True, batch_norm=False, name=None):
@@ -122,9 +137,9 @@ def mlpconv(x, filters, kernel_size, *, strides=1, padding="same", activation="r
     side = kernel_size if isinstance(kernel_size, int) else "x".join(map(str, kernel_size))
     label = f"conv{side}x{side}" if isinstance(kernel_size, int) else f"conv{side}"
     style = {"activation": activation, "batch_norm": batch_norm}
-    x = conv2d(x, first, kernel_size, strides=strides, padding=padding, name=_join(name, label), **style)
+    x = conv2d(x, first, kernel_size, strides=strides, padding=padding, name=join(name, label), **style)
     for letter, width in zip("abcdefghijklmnopqrstuvwxyz", pointwise, strict=False):
-        x = conv1x1(x, width, name=_join(name, f"conv1x1{letter}"), **style)
+        x = conv1x1(x, width, name=join(name, f"conv1x1{letter}"), **style)
     return x
 
 
@@ -157,17 +172,17 @@ def fire(x, squeeze, expand1x1, expand3x3, *, bypass=None, activation="relu", ba
             f"Received: {channels}. Use bypass='complex'"
         )
     style = {"activation": activation, "batch_norm": batch_norm}
-    squeezed = conv1x1(x, check_positive("squeeze", squeeze), name=_join(name, "squeeze1x1"), **style)
+    squeezed = conv1x1(x, check_positive("squeeze", squeeze), name=join(name, "squeeze1x1"), **style)
     branches = [
-        conv1x1(squeezed, expand1x1, name=_join(name, "expand1x1"), **style),
-        conv2d(squeezed, expand3x3, 3, name=_join(name, "expand3x3"), **style),
+        conv1x1(squeezed, expand1x1, name=join(name, "expand1x1"), **style),
+        conv2d(squeezed, expand3x3, 3, name=join(name, "expand3x3"), **style),
     ]
-    output = keras.layers.Concatenate(name=_join(name, "concat"))(branches)
+    output = keras.layers.Concatenate(name=join(name, "concat"))(branches)
     if bypass is None:
         return output
     if bypass == "complex":
-        x = conv1x1(x, out_channels, activation=None, name=_join(name, "bypass1x1"))
-    return keras.layers.Add(name=_join(name, "add"))([x, output])
+        x = conv1x1(x, out_channels, activation=None, name=join(name, "bypass1x1"))
+    return keras.layers.Add(name=join(name, "add"))([x, output])
 
 
 def pointwise_head(x, classes, *, activation="relu", classifier_activation="softmax", zero_padding=0, name=None):
@@ -191,14 +206,14 @@ def pointwise_head(x, classes, *, activation="relu", classifier_activation="soft
         InputError: as in `conv2d`.
     """
     if zero_padding:
-        x = keras.layers.ZeroPadding2D(check_positive("zero_padding", zero_padding), name=_join(name, "pad"))(x)
+        x = keras.layers.ZeroPadding2D(check_positive("zero_padding", zero_padding), name=join(name, "pad"))(x)
     # A class whose scores are all below zero would get no gradient through a ReLU: start above.
     bias = "ones" if activation == "relu" else "zeros"
     x = conv2d(x, classes, 1, activation=activation, bias_initializer=bias, name=name)
-    x = keras.layers.GlobalAveragePooling2D(name=_join(name, "pool"))(x)
+    x = keras.layers.GlobalAveragePooling2D(name=join(name, "pool"))(x)
     if classifier_activation is None:
         return x
-    return keras.layers.Activation(classifier_activation, name=_join(name, classifier_activation))(x)
+    return keras.layers.Activation(classifier_activation, name=join(name, classifier_activation))(x)
 
 
 def pool2d(x, kind="max", size=3, strides=2, *, rounding="floor", name=None):

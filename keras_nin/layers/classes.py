@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_nin.layers import blocks
+from keras_nin.layers import blocks, inception
 
 
 class _Block(keras.layers.Layer):
@@ -124,3 +124,79 @@ class PointwiseHead(_Block):
             zero_padding=zero_padding,
             **kwargs,
         )
+
+
+@keras.saving.register_keras_serializable(package="keras_nin")
+class InceptionModule(_Block):
+    """Inception v1 module, with or without the 1x1 reductions and the pool projection: `inception_module` as a layer.
+
+    Input (B, H, W, C), output (B, H, W, sum of the branches' channels). arXiv:1409.4842.
+
+    Raises:
+        InputError: a width is no positive integer, or (when built) the input is no map.
+    """
+
+    function = staticmethod(inception.inception_module)
+
+    def __init__(
+        self,
+        conv1x1_filters,
+        conv3x3_filters,
+        conv5x5_filters,
+        reduce3x3=None,
+        reduce5x5=None,
+        pool_projection=None,
+        activation="relu",
+        batch_norm=False,
+        **kwargs,
+    ):
+        optional = {"reduce3x3": reduce3x3, "reduce5x5": reduce5x5, "pool_projection": pool_projection}
+        for what, width in optional.items():
+            if width is not None:
+                blocks.check_positive(what, width)
+        super().__init__(
+            conv1x1_filters=blocks.check_positive("conv1x1_filters", conv1x1_filters),
+            conv3x3_filters=blocks.check_positive("conv3x3_filters", conv3x3_filters),
+            conv5x5_filters=blocks.check_positive("conv5x5_filters", conv5x5_filters),
+            **optional,
+            activation=activation,
+            batch_norm=batch_norm,
+            **kwargs,
+        )
+
+
+@keras.saving.register_keras_serializable(package="keras_nin")
+class InceptionV3Module(_Block):
+    """Inception v3 module of kind "a", "b" or "c": `inception_v3_module` as a layer.
+
+    Input (B, H, W, C), output (B, H, W, C'). arXiv:1512.00567.
+
+    Raises:
+        InputError: an unknown kind, or a width is no positive integer.
+    """
+
+    function = staticmethod(inception.inception_v3_module)
+
+    def __init__(self, kind, pool_projection=192, width=128, **kwargs):
+        super().__init__(
+            kind=blocks.one_of("kind", kind, inception.MODULE_KINDS),
+            pool_projection=blocks.check_positive("pool_projection", pool_projection),
+            width=blocks.check_positive("width", width),
+            **kwargs,
+        )
+
+
+@keras.saving.register_keras_serializable(package="keras_nin")
+class InceptionReduction(_Block):
+    """Inception v3 grid reduction, 35 to 17 (kind "a") or 17 to 8 ("b"): `inception_reduction` as a layer.
+
+    Input (B, H, W, C), output (B, (H - 3) // 2 + 1, (W - 3) // 2 + 1, C + 480 or C + 512). arXiv:1512.00567.
+
+    Raises:
+        InputError: an unknown kind, or (when built) the map is smaller than 3x3.
+    """
+
+    function = staticmethod(inception.inception_reduction)
+
+    def __init__(self, kind, **kwargs):
+        super().__init__(kind=blocks.one_of("kind", kind, inception.REDUCTION_KINDS), **kwargs)

@@ -32,7 +32,7 @@ def convnet(
             ``"linear"`` (64 maps, flattened, 100 hidden units, classes) or ``"pointwise"`` (64 maps, a 1x1 layer
             to 32, a 1x1 layer to the classes, global average).
         include_top: whether the ending follows the two 3x3 layers.
-        weights: None (random) or a path (.weights.h5, .keras, .npz).
+        weights: None (random) or a path; see `load_weights`.
         input_shape: (H, W, C); the default is (28, 28, 1).
         classes: number of classes.
         classifier_activation: the article ends in a sigmoid; a task with one label an image wants the default.
@@ -85,7 +85,7 @@ def deepphys_softconv(*, weights=None, input_shape=None, name=None):
     """Build the DeepPhys-style mask: 32 maps that a 1x1 layer projects to one map between 0 and 1.
 
     Args:
-        weights: None (random) or a path (.weights.h5, .keras, .npz).
+        weights: None (random) or a path; see `load_weights`.
         input_shape: (H, W, C); the default is (36, 36, 3).
         name: the model's name.
 
@@ -143,7 +143,7 @@ def single_convolution(variant, *, weights=None, input_shape=None, name=None):
 
     Args:
         variant: name of a row of `SINGLES`.
-        weights: None (random) or a path (.weights.h5, .keras, .npz).
+        weights: None (random) or a path; see `load_weights`.
         input_shape: (H, W, C); the default is the row's.
         name: the model's name; the default is the row's.
 

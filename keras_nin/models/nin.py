@@ -57,12 +57,24 @@ VARIANTS = {
     "nin_digits": Variant(_DIGITS_STAGES, (8, 8, 1), 10, "ceil"),
 }
 
-# Layer names in weight files of others: those of the authors' Caffe release and of its graphs in TensorFlow.
-LAYER_NAMES = {
-    f"nin{stage}/{theirs}/conv": f"mlpconv{stage}_{ours}"
-    for stage, first in ((1, "conv5x5"), (2, "conv5x5"), (3, "conv3x3"))
-    for theirs, ours in (("conv", first), ("cccp1", "conv1x1a"), ("cccp2", "conv1x1b"))
-}
+# Names of the authors' Caffe release for ImageNet in its fourth stage, whose classifier kept the name of its width.
+CAFFE_STAGE_4 = ("conv4-1024", "cccp7-1024", "cccp8-1024")
+
+
+def layer_names(variant):
+    """Return the table of foreign layer names of a row of `VARIANTS`: Caffe's, and those of graphs in TensorFlow.
+
+    Caffe numbers the 1x1 layers through the stages (conv1, cccp1, cccp2, conv2, cccp3, ...), the graphs in each
+    (nin1/conv/conv, nin1/cccp1/conv, ...).
+    """
+    names = {}
+    for number, stage in enumerate(VARIANTS[variant].stages, start=1):
+        side = stage.kernel_size
+        ours = [f"mlpconv{number}_{layer}" for layer in (f"conv{side}x{side}", "conv1x1a", "conv1x1b")]
+        caffe = (f"conv{number}", f"cccp{2 * number - 1}", f"cccp{2 * number}") if number < 4 else CAFFE_STAGE_4
+        graph = [f"nin{number}/{layer}/conv" for layer in ("conv", "cccp1", "cccp2")]
+        names |= dict(zip(caffe, ours, strict=True)) | dict(zip(graph, ours, strict=True))
+    return names
 
 
 def nin(
@@ -83,7 +95,7 @@ def nin(
     Args:
         variant: name of a row of `VARIANTS`.
         include_top: whether to end in the 1x1 layer to the classes and the global average.
-        weights: None (random), the name of weights that ship, or a path (.weights.h5, .keras, .npz).
+        weights: None (random), the name of weights that ship, or a path; see `load_weights`.
         input_shape: (H, W, C); the default is the variant's.
         classes: number of classes; the default is the variant's.
         classifier_activation: applied to the averaged scores; None returns them as they are.
@@ -125,7 +137,7 @@ def nin(
         input_shape=shape,
         weights=weights,
         include_top=include_top,
-        layer_names=LAYER_NAMES,
+        layer_names=layer_names(variant),
     )
 
 
@@ -193,6 +205,7 @@ SPECS = (
         macs=_macs(_DIGITS_WEIGHTS, 64, 10),
         dataset="digits",
         weights=("digits",),
+        layer_names=layer_names("nin_digits"),
     ),
     ModelSpec(
         name="nin_cifar10",
@@ -205,6 +218,7 @@ SPECS = (
         macs=_macs(_CIFAR_WEIGHTS, 192, 10),
         dataset="cifar10",
         preprocessing="standardize",
+        layer_names=layer_names("nin_cifar10"),
     ),
     ModelSpec(
         name="nin_cifar10_bn",
@@ -217,6 +231,7 @@ SPECS = (
         macs=_macs(_CIFAR_WEIGHTS, 192, 10),
         dataset="cifar10",
         preprocessing="standardize",
+        layer_names=layer_names("nin_cifar10_bn"),
     ),
     ModelSpec(
         name="nin_cifar100",
@@ -227,7 +242,9 @@ SPECS = (
         classes=100,
         params=_params(_CIFAR_WEIGHTS, 192, 100),
         macs=_macs(_CIFAR_WEIGHTS, 192, 100),
+        dataset="cifar100",
         preprocessing="standardize",
+        layer_names=layer_names("nin_cifar100"),
     ),
     ModelSpec(
         name="nin_imagenet",
@@ -239,5 +256,6 @@ SPECS = (
         params=_params(_IMAGENET_WEIGHTS, 1024, 1000),
         macs=_macs(_IMAGENET_WEIGHTS, 1024, 1000),
         preprocessing="caffe",
+        layer_names=layer_names("nin_imagenet"),
     ),
 )

@@ -3,9 +3,10 @@
 import inspect
 
 from keras_nin.errors import InputError, unknown_name
-from keras_nin.models import articles, nin, squeezenet
+from keras_nin.models import articles, googlenet, inception_v3, nin, squeezenet
 
-REGISTRY = {row.name: row for row in (*nin.SPECS, *squeezenet.SPECS, *articles.SPECS)}
+_ROWS = (*nin.SPECS, *squeezenet.SPECS, *googlenet.SPECS, *inception_v3.SPECS, *articles.SPECS)
+REGISTRY = {row.name: row for row in _ROWS}
 
 
 def list_models():
@@ -25,7 +26,7 @@ def build(name, /, *, weights=None, **arguments):
 
     Args:
         name: a name of `list_models()`.
-        weights: None (random), the name of weights that ship, or a path (.weights.h5, .keras, .npz).
+        weights: None (random), the name of weights that ship, or a path; see `load_weights`.
         **arguments: the builder's own, e.g. ``input_shape=(H, W, C)``, ``classes``, ``include_top``.
 
     Returns:

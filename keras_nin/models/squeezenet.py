@@ -34,12 +34,26 @@ VARIANTS = {
     "squeezenet_cifar10": Variant((64, 3, 1), (3, 5), (32, 32, 3), 10, conv1_padding="same"),
 }
 
-# Layer names in weight files of others: those of the authors' Caffe release.
+# Layer names in weight files of others: those of the authors' Caffe release, which rcmalli's keras-squeezenet keeps.
 LAYER_NAMES = {
     f"fire{number}/{part}": f"fire{number}_{part}"
     for number in FIRES
     for part in ("squeeze1x1", "expand1x1", "expand3x3")
 }
+# Numbers of the fire modules in torchvision's `features`, in which the poolings count. Its poolings round up.
+TORCHVISION_FIRES = {"squeezenet_v1_0": (3, 4, 5, 7, 8, 9, 10, 12), "squeezenet_v1_1": (3, 4, 6, 7, 9, 10, 11, 12)}
+
+
+def layer_names(variant):
+    """Return the table of foreign layer names of a row of `VARIANTS`."""
+    names = dict(LAYER_NAMES)
+    if variant not in TORCHVISION_FIRES:
+        return names
+    names |= {"features.0": "conv1", "classifier.1": "conv10"}
+    parts = {"squeeze": "squeeze1x1", "expand1x1": "expand1x1", "expand3x3": "expand3x3"}
+    for theirs, number in zip(TORCHVISION_FIRES[variant], FIRES, strict=True):
+        names |= {f"features.{theirs}.{part}": f"fire{number}_{ours}" for part, ours in parts.items()}
+    return names
 
 
 def squeezenet(
@@ -59,7 +73,7 @@ def squeezenet(
     Args:
         variant: name of a row of `VARIANTS`.
         include_top: whether to end in dropout, the 1x1 layer to the classes and the global average.
-        weights: None (random), the name of weights that ship, or a path (.weights.h5, .keras, .npz).
+        weights: None (random), the name of weights that ship, or a path; see `load_weights`.
         input_shape: (H, W, C); the default is the variant's.
         classes: number of classes; the default is the variant's.
         classifier_activation: applied to the averaged scores; None returns them as they are.
@@ -89,7 +103,7 @@ def squeezenet(
         input_shape=shape,
         weights=weights,
         include_top=include_top,
-        layer_names=LAYER_NAMES,
+        layer_names=layer_names(variant),
     )
 
 
@@ -168,6 +182,7 @@ SPECS = (
         params=_params(7 * 7 * 3 * 96, 96),
         macs=_macs(7 * 7 * 3 * 96, 96, _POSITIONS_1_0),
         preprocessing="caffe",
+        layer_names=layer_names("squeezenet_v1_0"),
     ),
     ModelSpec(
         name="squeezenet_v1_0_simple_bypass",
@@ -179,6 +194,7 @@ SPECS = (
         params=_params(7 * 7 * 3 * 96, 96),
         macs=_macs(7 * 7 * 3 * 96, 96, _POSITIONS_1_0),
         preprocessing="caffe",
+        layer_names=layer_names("squeezenet_v1_0_simple_bypass"),
     ),
     ModelSpec(
         name="squeezenet_v1_0_complex_bypass",
@@ -190,6 +206,7 @@ SPECS = (
         params=_params(7 * 7 * 3 * 96, 96, bypass=sum(weights for _, weights in _BYPASS) + 128 + 256 + 384 + 512),
         macs=_macs(7 * 7 * 3 * 96, 96, _POSITIONS_1_0, bypass=_BYPASS),
         preprocessing="caffe",
+        layer_names=layer_names("squeezenet_v1_0_complex_bypass"),
     ),
     ModelSpec(
         name="squeezenet_v1_1",
@@ -201,6 +218,7 @@ SPECS = (
         params=_params(3 * 3 * 3 * 64, 64),
         macs=_macs(3 * 3 * 3 * 64, 64, _POSITIONS_1_1),
         preprocessing="torch",
+        layer_names=layer_names("squeezenet_v1_1"),
     ),
     ModelSpec(
         name="squeezenet_cifar10",
@@ -213,5 +231,6 @@ SPECS = (
         macs=_macs(3 * 3 * 3 * 64, 64, _POSITIONS_CIFAR, classes=10),
         dataset="cifar10",
         preprocessing="standardize",
+        layer_names=layer_names("squeezenet_cifar10"),
     ),
 )

@@ -1,4 +1,7 @@
-"""Weights from a file or from the package into a built model: .weights.h5, .keras and .npz, checked layer by layer."""
+"""Weights from a file or from the package into a built model, checked layer by layer.
+
+.weights.h5, .keras and .npz are read here; `foreign` reads those of others.
+"""
 
 import dataclasses
 import hashlib
@@ -13,9 +16,12 @@ import zipfile
 import numpy as np
 
 from keras_nin.errors import InputError, unknown_name
+from keras_nin.models import foreign_names
 
 SHIPPED = pathlib.Path(__file__).parent / "weights"
-ENDINGS = (".weights.h5", ".keras", ".npz")
+# Files as others write them; see `foreign`.
+FOREIGN = (".h5", ".safetensors", ".pt", ".pth")
+ENDINGS = (".weights.h5", ".keras", ".npz", *FOREIGN)
 # Names that others give to a layer's arrays.
 ARRAY_NAMES = {"weights": "kernel", "biases": "bias"}
 # Where Keras 3 stores the layers; the second in its first versions.
@@ -32,21 +38,28 @@ def load_weights(model, weights, *, layer_names=None, partial=False):
     Args:
         model: a built keras.Model.
         weights: the name of weights that ship for this model, or a path ending in .weights.h5 (Keras 3) or .keras (a
-            saved model), both matched by class and position of the layers, or .npz (arrays ``<layer>/kernel``,
-            ``<layer>/bias``; HWIO), matched by name.
-        layer_names: layer names that a foreign .npz uses, mapped to this model's.
+            saved model), both matched by class and position of the layers, or matched by name: .npz (arrays
+            ``<layer>/kernel``, ``<layer>/bias``; HWIO), .h5 (Keras 1 and 2, weights or a whole model), .safetensors,
+            .pt and .pth (a PyTorch state dictionary).
+        layer_names: the model's table of the layer names that files of others use; see `foreign_names`.
         partial: let the file hold more than the model has, as for a network without its top.
+
+    Returns:
+        The `foreign.Import` of a file of others, None for the kinds of our own.
 
     Raises:
         InputError: no such weights, or an unreadable file. A file that does not fit is a `Misfit`: the message names
-            the layer with the expected and the received shape.
+            the layer with the expected and the received shape; for a file of others, everything that does not fit.
     """
     path = find(model.name, weights)
     try:
+        if _is_foreign(path):
+            from keras_nin.models import foreign
+
+            return foreign.load(model, path, layer_names, partial)
         if _ending(path) == ".npz":
-            _load_npz(model, path, layer_names or {}, partial)
-        else:
-            _load_keras(model, path, partial)
+            return _load_npz(model, path, layer_names or {}, partial)
+        return _load_keras(model, path, partial)
     except InputError:
         raise
     except Exception as error:  # zipfile, zlib, h5py, NumPy and Keras each raise their own kinds on a damaged file
@@ -111,6 +124,13 @@ def _ending(path):
     raise InputError(f"Expected a weight file ending in {', '.join(ENDINGS)}. Received: {path.name!r}")
 
 
+def _is_foreign(path):
+    """Return whether a file is read as others write it: by its ending, or Keras 2's layout in a .weights.h5."""
+    from keras_nin.models import legacy_h5
+
+    return _ending(path) in FOREIGN or (_ending(path) == ".weights.h5" and legacy_h5.is_legacy(path))
+
+
 def _first_line(error):
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
@@ -166,9 +186,11 @@ def _read_npz(path, layer_names):
         raise InputError(f"Expected {str(path)!r} to hold weights. Received: a file that is no .npz archive")
     arrays = {}
     with np.load(path, allow_pickle=False) as file:
+        own = {ours for ours in layer_names.values() if isinstance(ours, str)}
+        names = foreign_names.resolve(layer_names, [key.rpartition("/")[0] for key in file.files], own)
         for key in file.files:
             layer, _, variable = key.rpartition("/")
-            name = f"{layer_names.get(layer, layer)}/{ARRAY_NAMES.get(variable, variable)}"
+            name = f"{names.get(layer) or layer}/{ARRAY_NAMES.get(variable, variable)}"
             if name in arrays:
                 raise InputError(f"Expected one array for {name!r} in {path.name!r}. Received: a second, {key!r}")
             arrays[name] = file[key]
@@ -197,9 +219,7 @@ def _refuse(model, path):
         wanted = _stored(own)
     found = _stored(path)
     if not found:
-        raise InputError(
-            f"Expected {path.name!r} to hold weights as Keras 3 stores them. Received: a file with none, or of Keras 2"
-        )
+        raise InputError(f"Expected {path.name!r} to hold weights as Keras 3 stores them. Received: a file with none")
     owners = [weight.path.split("/")[-2] for weight in model.weights]
     first = {owner: owners.index(owner) for owner in owners}
     for place, ours in sorted(wanted.items(), key=lambda item: (first.get(item[1].owner, len(owners)), item[1].index)):

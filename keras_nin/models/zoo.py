@@ -22,6 +22,7 @@ class ModelSpec:
         dataset: name of the dataset that it is made for; None where none is at hand.
         preprocessing: name of the preset in `keras_nin.data.preprocessing` that it expects.
         weights: names of the weights that ship.
+        layer_names: layer names that weight files of others use, as `foreign_names` reads them.
     """
 
     name: str
@@ -35,6 +36,7 @@ class ModelSpec:
     dataset: str | None = None
     preprocessing: str = "unit"
     weights: tuple[str, ...] = ()
+    layer_names: Mapping = dataclasses.field(default_factory=dict)
 
 
 def check_input_shape(input_shape, default):
@@ -47,9 +49,7 @@ def check_input_shape(input_shape, default):
     return shape
 
 
-def frame(
-    graph, *, variant, name, input_shape, weights=None, include_top=True, layer_names: Mapping[str, str] | None = None
-):
+def frame(graph, *, variant, name, input_shape, weights=None, include_top=True, layer_names: Mapping | None = None):
     """Return the keras.Model that `graph` (a function from tensor to tensor) makes of an input of `input_shape`.
 
     Args:
@@ -59,7 +59,7 @@ def frame(
         input_shape: (H, W, C).
         weights: None (random), the name of weights that ship, or a path; see `weight_files.load_weights`.
         include_top: whether the network has its top; without it, a file may hold the weights of one.
-        layer_names: names that weight files of others use, mapped to the names of this model's layers.
+        layer_names: layer names that weight files of others use, as `foreign_names` reads them.
 
     Raises:
         InputError: the input is too small for the network, or the weights do not fit.

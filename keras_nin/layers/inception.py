@@ -1,0 +1,174 @@
+"""Inception modules as functions: each takes a Keras tensor (B, H, W, C), channels last, and returns one."""
+
+import keras
+
+from keras_nin.errors import InputError, one_of
+from keras_nin.layers.blocks import check_positive, conv1x1, conv2d, join, pool2d
+
+MODULE_KINDS = ("a", "b", "c")
+REDUCTION_KINDS = ("a", "b")
+
+
+def inception_module(
+    x,
+    conv1x1_filters,
+    conv3x3_filters,
+    conv5x5_filters,
+    *,
+    reduce3x3=None,
+    reduce5x5=None,
+    pool_projection=None,
+    activation="relu",
+    batch_norm=False,
+    name=None,
+):
+    """Inception v1 module: 1x1, 3x3 and 5x5 convolutions and a 3x3 pooling side by side, concatenated.
+
+    The 1x1 reductions before the two larger convolutions, and the 1x1 projection after the pooling, are what makes it
+    affordable (Szegedy et al., "Going deeper with convolutions", arXiv:1409.4842).
+
+    Args:
+        x: tensor (B, H, W, C).
+        conv1x1_filters, conv3x3_filters, conv5x5_filters: output channels of the three convolutions.
+        reduce3x3, reduce5x5: channels of the 1x1 layers before the larger convolutions; None leaves them out (the
+            naive module of the paper's figure 2a).
+        pool_projection: channels of the 1x1 layer after the pooling; None lets all C channels through.
+        activation, batch_norm: of every convolution, as in `conv2d`.
+        name: prefix; the layers are ``<name>_1x1``, ``<name>_3x3reduce1x1``, ``<name>_3x3``, ``<name>_5x5reduce1x1``,
+            ``<name>_5x5``, ``<name>_pool``, ``<name>_poolproj1x1`` and ``<name>_concat``.
+
+    Returns:
+        Tensor (B, H, W, conv1x1_filters + conv3x3_filters + conv5x5_filters + (pool_projection or C)).
+
+    Raises:
+        InputError: `x` is no map, or a number of channels is no positive integer.
+    """
+    style = {"activation": activation, "batch_norm": batch_norm}
+    branches = [conv1x1(x, conv1x1_filters, name=join(name, "1x1"), **style)]
+    for side, reduction, filters in ((3, reduce3x3, conv3x3_filters), (5, reduce5x5, conv5x5_filters)):
+        y = x
+        if reduction is not None:
+            y = conv1x1(y, reduction, name=join(name, f"{side}x{side}reduce1x1"), **style)
+        branches.append(conv2d(y, filters, side, name=join(name, f"{side}x{side}"), **style))
+    pooled = keras.layers.MaxPooling2D(3, strides=1, padding="same", name=join(name, "pool"))(x)
+    if pool_projection is not None:
+        pooled = conv1x1(pooled, pool_projection, name=join(name, "poolproj1x1"), **style)
+    return keras.layers.Concatenate(name=join(name, "concat"))([*branches, pooled])
+
+
+def inception_v3_module(x, kind, *, pool_projection=192, width=128, padded_pool=False, name=None):
+    """Inception v3 module on a grid of 35 (kind "a"), 17 ("b") or 8 ("c"), with factorised convolutions.
+
+    "a" has two 3x3 layers where v1 has a 5x5 beside its 5x5 branch; "b" factorises 7x7 into 1x7 and 7x1; "c" puts 1x3
+    and 3x1 side by side (Szegedy et al., "Rethinking the Inception Architecture", arXiv:1512.00567, figures 5 to 7).
+    Convolutions have no bias; each is followed by BatchNormalization without gamma, and ReLU.
+
+    Args:
+        x: tensor (B, H, W, C).
+        kind: ``"a"``, ``"b"`` or ``"c"``.
+        pool_projection: channels of the 1x1 layer after the average pooling.
+        width: channels inside the 7x7 branches of kind ``"b"``.
+        padded_pool: whether the average pooling counts zeros around the map, as torchvision's does.
+        name: prefix of the layers' names.
+
+    Returns:
+        Tensor (B, H, W, C') with C' = 224 + pool_projection ("a"), 576 + pool_projection ("b") or
+        1856 + pool_projection ("c").
+
+    Raises:
+        InputError: an unknown kind, `x` is no map, or a number of channels is no positive integer.
+    """
+    one_of("kind", kind, MODULE_KINDS)
+    check_positive("width", width)
+    branches = _BRANCHES[kind](x, width, name)
+    border = "valid" if padded_pool else "same"
+    pooled = keras.layers.ZeroPadding2D(1, name=join(name, "pool_pad"))(x) if padded_pool else x
+    pooled = keras.layers.AveragePooling2D(3, strides=1, padding=border, name=join(name, "pool"))(pooled)
+    pooled = _conv(pooled, pool_projection, 1, name, "poolproj")
+    return keras.layers.Concatenate(name=join(name, "concat"))([*branches, pooled])
+
+
+def _branches_a(x, width, name):
+    return [
+        _conv(x, 64, 1, name, ""),
+        _chain(x, name, "5x5", (48, 1), (64, 5)),
+        _chain(x, name, "3x3dbl", (64, 1), (96, 3), (96, 3)),
+    ]
+
+
+def _branches_b(x, width, name):
+    row, column = (1, 7), (7, 1)
+    return [
+        _conv(x, 192, 1, name, ""),
+        _chain(x, name, "7x7", (width, 1), (width, row), (192, column)),
+        _chain(x, name, "7x7dbl", (width, 1), (width, column), (width, row), (width, column), (192, row)),
+    ]
+
+
+def _branches_c(x, width, name):
+    return [
+        _conv(x, 320, 1, name, ""),
+        _split(_chain(x, name, "3x3", (384, 1)), name, "3x3"),
+        _split(_chain(x, name, "3x3dbl", (448, 1), (384, 3)), name, "3x3dbl"),
+    ]
+
+
+_BRANCHES = {"a": _branches_a, "b": _branches_b, "c": _branches_c}
+
+
+def _split(x, name, branch):
+    """A 1x3 and a 3x1 layer side by side, concatenated."""
+    halves = [_conv(x, 384, kernel, name, f"{branch}split") for kernel in ((1, 3), (3, 1))]
+    return keras.layers.Concatenate(name=join(name, f"{branch}split"))(halves)
+
+
+def inception_reduction(x, kind, *, name=None):
+    """Inception v3 grid reduction: strided convolutions beside a strided pooling, 35 to 17 ("a") or 17 to 8 ("b").
+
+    Halving the grid in parallel branches avoids both a bottleneck and its cost (arXiv:1512.00567, section 5).
+
+    Args:
+        x: tensor (B, H, W, C).
+        kind: ``"a"`` or ``"b"``.
+        name: prefix of the layers' names.
+
+    Returns:
+        Tensor (B, (H - 3) // 2 + 1, (W - 3) // 2 + 1, C') with C' = C + 480 ("a") or C + 512 ("b").
+
+    Raises:
+        InputError: an unknown kind, `x` is no map, or it is smaller than 3x3.
+    """
+    one_of("kind", kind, REDUCTION_KINDS)
+    if any(side is not None and side < 3 for side in x.shape[1:3]):
+        raise InputError(f"Expected a map of at least 3x3 to reduce. Received: {x.shape[1]}x{x.shape[2]}")
+    if kind == "a":
+        branches = [
+            _chain(x, name, "3x3", (384, 3), reduce=True),
+            _chain(x, name, "3x3dbl", (64, 1), (96, 3), (96, 3), reduce=True),
+        ]
+    else:
+        branches = [
+            _chain(x, name, "3x3", (192, 1), (320, 3), reduce=True),
+            _chain(x, name, "7x7x3", (192, 1), (192, (1, 7)), (192, (7, 1)), (192, 3), reduce=True),
+        ]
+    pooled = pool2d(x, name=join(name, "pool"))
+    return keras.layers.Concatenate(name=join(name, "concat"))([*branches, pooled])
+
+
+def _chain(x, name, branch, *steps, reduce=False):
+    """Convolutions one after the other, each (filters, kernel); the last has stride 2 where the branch reduces."""
+    for number, (filters, kernel) in enumerate(steps, start=1):
+        last = reduce and number == len(steps)
+        letter = "abcde"[number - 1]
+        x = _conv(x, filters, kernel, name, f"{branch}{letter}", strides=2 if last else 1)
+    return x
+
+
+def _conv(x, filters, kernel, name, branch, strides=1):
+    """Convolution without bias, BatchNormalization without gamma, ReLU; named by its branch and its kernel."""
+    height, width = (kernel, kernel) if isinstance(kernel, int) else kernel
+    label = f"{branch}conv{height}x{width}"
+    padding = "valid" if strides > 1 else "same"
+    return conv2d(
+        x, filters, kernel, strides=strides, padding=padding, batch_norm=True, scale=False, name=join(name, label)
+    )

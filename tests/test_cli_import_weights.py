@@ -1,0 +1,117 @@
+"""`keras-nin import-weights` as a user runs it, in this process."""
+
+import json
+
+import foreign_writers as writers
+import numpy as np
+import pytest
+
+from keras_nin import models
+from keras_nin.cli import main
+
+
+def run(capsys, *words):
+    status = main.run(["import-weights", *map(str, words)])
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return models.build("nin_digits", weights="digits")
+
+
+def test_from_a_foreign_file_to_weights_that_load(digits, tmp_path, capsys):
+    file = writers.keras_1(digits, tmp_path / "theirs.h5", "th", "theano")
+    out = tmp_path / "new" / "ours.weights.h5"
+    status, text, _ = run(capsys, "nin_digits", file, "-o", out)
+    assert status == 0
+    assert "Keras 1 names, 18 tensors, 18 placed\n" in text
+    row = next(line for line in text.splitlines() if "conv3x3_W" in line)
+    assert row.split()[1:4] == ["48x1x3x3", "mlpconv1_conv3x3", "kernel"]
+    assert row.endswith("OIHW to HWIO, flipped")
+    assert text.endswith(f"written: {out}\n")
+    assert models.weights_digest(models.build("nin_digits", weights=out)) == models.weights_digest(digits)
+    assert [path.name for path in out.parent.iterdir()] == [out.name]
+
+
+def test_what_is_there_stays_without_force(digits, tmp_path, capsys):
+    file, out = writers.keras_2(digits, tmp_path / "theirs.h5"), tmp_path / "ours.weights.h5"
+    out.write_bytes(b"something else")
+    status, _, error = run(capsys, "nin_digits", file, "-o", out)
+    assert status == 2
+    assert "Received: one with other content. Use --force" in error
+    assert out.read_bytes() == b"something else"
+    assert run(capsys, "nin_digits", file, "-o", out, "--force")[0] == 0
+    assert run(capsys, "nin_digits", file, "-o", out)[1].endswith(f"up to date: {out}\n")
+
+
+def test_json(tmp_path, capsys):
+    arrays = writers.pytorch_arrays(models.build("squeezenet_v1_1", classes=3))
+    names = models.spec("squeezenet_v1_1").layer_names
+    theirs = {ours: name for name, ours in names.items() if "." in name}
+    arrays = {f"module.{theirs[name[: name.rindex('.')]]}{name[name.rindex('.') :]}": a for name, a in arrays.items()}
+    file = writers.safetensors(tmp_path / "s.safetensors", arrays)
+    out = tmp_path / "s.weights.h5"
+    words = ("squeezenet_v1_1", file, "-o", out, "--set", "classes=3", "--input-shape", "64,64,3", "--json")
+    status, text, error = run(capsys, *words)
+    document = json.loads(text)
+    assert status == 0
+    assert document["schema"] == "keras_nin.import-weights/1"
+    assert document["convention"] == "PyTorch"
+    assert (document["path"], document["state"]) == (str(out), "written")
+    assert len(document["tensors"]) == 52
+    assert document["tensors"][0] == {
+        "tensor": min(arrays),
+        "shape": list(arrays[min(arrays)].shape),
+        "layer": "conv10",
+        "variable": "bias",
+        "change": "as it is",
+    }
+    assert error == "note: the prefix 'module.' of every name is taken off\n"
+
+
+def test_what_does_not_fit_is_one_line_and_nothing_is_written(digits, tmp_path, capsys):
+    file = writers.safetensors(tmp_path / "s.safetensors", {"stem.weight": np.zeros((4, 3, 3, 3), np.float32)})
+    out = tmp_path / "folder" / "ours.weights.h5"
+    status, text, error = run(capsys, "nin_digits", file, "-o", out)
+    assert (status, text, error.count("\n")) == (2, "", 1)
+    assert "18 missing: mlpconv1_conv3x3/kernel" in error
+    assert "1 without a place: stem.weight (4, 3, 3, 3)" in error
+    assert not out.parent.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("nin_digits", "missing.pt", "-o", "o.weights.h5"), "Received: 'missing.pt', no file"),
+        (("nin_digits", "folder", "-o", "o.weights.h5"), "Received: 'folder', a folder"),
+        (("nin_digits", "w.npz", "-o", "o.weights.h5"), "need no import: pass them to --weights"),
+        (("nin_digits", "w.pt", "-o", "o.h5"), "Expected the output to end in .weights.h5. Received: 'o.h5'"),
+        (("nin_digit", "w.pt", "-o", "o.weights.h5"), "Did you mean nin_digits"),
+        (("nin_digits", "w.pt"), "Missing option '-o'"),
+        (("nin_digits", "k.weights.h5", "-o", "o.weights.h5"), "need no import: pass them to --weights"),
+    ],
+)
+def test_wrong_words(words, message, digits, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "w.npz").write_bytes(b"x")
+    (tmp_path / "w.pt").write_bytes(b"x")
+    digits.save_weights("k.weights.h5")
+    status, text, error = run(capsys, *words)
+    assert (status, text, error.count("\n")) == (2, "", 1)
+    assert message in error
+    assert not (tmp_path / "o.weights.h5").exists()
+
+
+def test_a_network_of_keras_applications(tmp_path, capsys):
+    """A model without a table takes its own layers' names."""
+    import keras
+
+    saved = keras.applications.MobileNet(weights=None, input_shape=(32, 32, 3), classes=3, alpha=0.25)
+    file = writers.keras_2(saved, tmp_path / "mobile.h5")
+    words = ("keras:MobileNet", file, "-o", tmp_path / "m.weights.h5", "--input-shape", "32,32,3")
+    status, text, _ = run(capsys, *words, "--set", "classes=3", "--set", "alpha=0.25")
+    assert status == 0
+    assert "Keras names, 137 tensors, 137 placed" in text

@@ -1,0 +1,119 @@
+"""GoogLeNet per module and with its auxiliary heads, and Inception v3 against keras.applications."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_nin import InputError, export, models
+from keras_nin.audit import audit
+
+# Weights without biases, MACs, and the share of MACs in 1x1 layers, from the paper's table by arithmetic.
+MODULES = {
+    "3a": (163_328, 128_049_152, 0.245),
+    "3b": (388_096, 304_267_264, 0.232),
+    "4a": (375_552, 73_608_192, 0.470),
+    "4b": (448_512, 87_908_352, 0.411),
+    "4c": (509_440, 99_850_240, 0.346),
+    "4d": (604_672, 118_515_712, 0.298),
+    "4e": (867_328, 169_996_288, 0.351),
+    "5a": (1_042_432, 51_079_168, 0.460),
+    "5b": (1_442_816, 70_697_984, 0.434),
+}
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return audit(models.build("googlenet")).rows
+
+
+def biases(model_rows):
+    return sum(row.output_shape[-1] for row in model_rows if row.params)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_module(module, rows):
+    own = [row for row in rows if row.block == f"inception_{module}"]
+    weights, macs, share = MODULES[module]
+    assert sum(row.params for row in own) - biases(own) == weights
+    assert sum(row.macs for row in own) == macs
+    assert sum(row.macs for row in own if row.kind == "pointwise") / macs == pytest.approx(share, abs=5e-4)
+
+
+def test_second_convolution_and_classifier(rows):
+    second = [row for row in rows if row.name in ("conv2_reduce1x1", "conv2")]
+    assert sum(row.params for row in second) - biases(second) == 114_688
+    assert sum(row.macs for row in second) == 359_661_568
+    assert next(row.macs for row in rows if row.name == "classifier") == 1_024_000
+
+
+def test_share_of_1x1_layers(rows):
+    total = sum(row.macs for row in rows)
+    assert sum(row.macs for row in rows if row.kind == "pointwise") / total == pytest.approx(0.233, abs=5e-4)
+
+
+def test_auxiliary_heads():
+    model = models.build("googlenet", auxiliary=True)
+    assert model.count_params() == 13_378_280
+    assert [tuple(tensor.shape) for tensor in model.outputs] == [(None, 1000)] * 3
+    assert len(models.build("googlenet", auxiliary=True, include_top=False).outputs) == 1
+
+
+def test_normalisations():
+    kinds = {
+        kind: {type(layer).__name__ for layer in models.build("googlenet", normalization=kind).layers}
+        for kind in ("lrn", "batch", None)
+    }
+    assert "LocalResponseNormalization" in kinds["lrn"]
+    assert "BatchNormalization" in kinds["batch"]
+    assert not kinds[None] & {"LocalResponseNormalization", "BatchNormalization"}
+    batch = models.build("googlenet", normalization="batch")
+    assert sum(int(np.prod(weight.shape)) for weight in batch.trainable_weights) == 7_005_832
+    with pytest.raises(InputError, match="`normalization` to be one of lrn, batch, None"):
+        models.build("googlenet", normalization="layer")
+
+
+def test_local_response_normalisation_stays_float_only_where_allowed():
+    x = keras.Input((8, 8, 8))
+    from keras_nin import layers
+
+    y = layers.conv1x1(layers.local_response_normalization(layers.conv1x1(x, 8, name="c1"), name="norm1"), 4, name="c2")
+    model = keras.Model(x, y, name="normalised")
+    images = np.random.default_rng(0).random((4, 8, 8, 8), np.float32)
+    named = "LOCAL_RESPONSE_NORMALIZATION of layer 'norm1'"
+    with pytest.raises(InputError, match=f"{named}.*--allow-float"):
+        export.export(model, "int8", images)
+    made = export.export(model, "int8", images, allow_float=True)
+    assert made.float_operators == (named,)
+    assert made.sidecar()["float_operators"] == [named]
+    main = made.graph().main
+    assert main.tensors[main.inputs[0]].dtype == main.tensors[main.outputs[0]].dtype == "int8"
+
+
+def random_weights(model):
+    """Weights that keep the activations at a size where a difference shows."""
+    rng = np.random.default_rng(0)
+    kinds = {"kernel": lambda shape: rng.normal(0, 0.05, shape), "moving_variance": lambda s: rng.uniform(0.5, 1.5, s)}
+    return [kinds.get(weight.name, lambda s: rng.normal(0, 0.1, s))(weight.shape) for weight in model.weights]
+
+
+@pytest.mark.slow
+def test_inception_v3_is_that_of_keras_layer_for_layer():
+    theirs, ours = keras.applications.InceptionV3(weights=None), models.InceptionV3()
+    assert ours.count_params() == theirs.count_params()
+    assert audit(ours).total.macs == audit(theirs).total.macs
+    assert sum(int(np.prod(weight.shape)) for weight in ours.non_trainable_weights) == 34_432
+    assert [weight.shape for weight in ours.weights] == [weight.shape for weight in theirs.weights]
+    theirs.set_weights(random_weights(theirs))
+    ours.set_weights(theirs.get_weights())
+    images = np.random.default_rng(1).normal(size=(2, 299, 299, 3)).astype("float32")
+    expected = theirs.predict(images, verbose=0)
+    assert expected.max() > 0.1
+    np.testing.assert_allclose(ours.predict(images, verbose=0), expected, rtol=0, atol=1e-5)
+
+
+def test_inception_v3_without_its_top_and_its_grids():
+    model = models.build("inception_v3", include_top=False)
+    assert model.count_params() == 21_802_784
+    sides = {row.output_shape[1] for row in audit(model).rows if row.name.startswith("mixed")}
+    assert {35, 17, 8} <= sides
+    assert model.output_shape == (None, 8, 8, 2048)
