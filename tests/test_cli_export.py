@@ -95,6 +95,7 @@ def test_the_main_job(cli):
         "crop": None,
         "calibration": "digits",
         "calibration_count": 100,
+        "allow_float": False,
     }
 
     verified = cli("verify", "nin_digits", "exported/nin_digits_int8.tflite")

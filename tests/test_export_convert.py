@@ -286,8 +286,12 @@ def test_a_layer_that_fails(monkeypatch, capfd):
 def test_an_operator_that_int8_does_not_have():
     model = sequential(kl.Conv2D(4, 3), LocalResponse(name="lrn"), kl.Conv2D(4, 1))
     assert ("LOCAL_RESPONSE_NORMALIZATION", "lrn") in operators_of(model)
-    with pytest.raises(InputError, match=r"floating point \(LOCAL_RESPONSE_NORMALIZATION of layer 'lrn'\)$"):
+    named = "LOCAL_RESPONSE_NORMALIZATION of layer 'lrn'"
+    with pytest.raises(InputError, match=rf"floating point \({named}\). Allow them with --allow-float$"):
         export.export(model, "int8", noise(model))
+    allowed = export.export(model, "int8", noise(model), allow_float=True)
+    assert allowed.float_operators == (named,)
+    assert {"TFLITE_BUILTINS", "TFLITE_BUILTINS_INT8"} == set(allowed.flags["supported_ops"])
 
 
 def test_int8_of_a_network_that_computes_nothing():

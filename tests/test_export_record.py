@@ -54,6 +54,7 @@ def test_the_sidecar_says_everything_that_made_the_file(made, model):
         "weights_sha256",
         "scheme",
         "flags",
+        "float_operators",
         "options",
         "preprocessing",
         "calibration",

@@ -46,15 +46,20 @@ def judged(graph):
     """Return the `Judged` tensor of a file (`keras_nin.tflite.graph.Graph`); None where it computes in floats."""
     main = graph.main
     producers = {tensor: operator for operator in main.operators for tensor in operator.outputs}
-    index = main.outputs[0]
-    while index in producers and producers[index].op in _CASTS:
-        index = producers[index].inputs[0]
-    output = main.tensors[index]
-    closing = producers[index].op if index in producers and producers[index].op in CLOSING else None
-    tensor = main.tensors[producers[index].inputs[0]] if closing else output
-    if any(each.quantization is None or each.dtype in FLOAT_DTYPES for each in (output, tensor)):
+    output = main.tensors[main.outputs[0]]
+    producer = producers.get(output.index)
+    while producer is not None and producer.op in _CASTS and _is_quantized(main.tensors[producer.inputs[0]]):
+        output = main.tensors[producer.inputs[0]]
+        producer = producers.get(output.index)
+    if not _is_quantized(output):
         return None
+    closing = producer.op if producer is not None and producer.op in CLOSING else None
+    tensor = main.tensors[producer.inputs[0]] if closing else output
     return Judged(tensor, closing, output.quantization.scales[0], _limit(main))
+
+
+def _is_quantized(tensor):
+    return tensor.quantization is not None and tensor.dtype not in FLOAT_DTYPES
 
 
 def _limit(main):
