@@ -8,6 +8,11 @@ from setuptools import find_packages, setup
 ROOT = pathlib.Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "keras_nin" / "__init__.py").read_text()).group(1)
 
+EXTRAS = {
+    "test": ["build>=1.2", "flatbuffers>=25", "pytest>=8", "ruff>=0.9", "setuptools>=77"],
+    "torch": ["torch>=2.6"],
+}
+
 setup(
     name="keras-nin",
     version=VERSION,
@@ -34,10 +39,7 @@ setup(
         "safetensors>=0.5",
         "scikit-learn>=1.6",
     ],
-    extras_require={
-        "torch": ["torch>=2.6"],
-        "test": ["build>=1.2", "flatbuffers>=25", "pytest>=8", "ruff>=0.9", "setuptools>=77"],
-    },
+    extras_require=EXTRAS | {"all": sorted({package for extra in EXTRAS.values() for package in extra})},
     entry_points={"console_scripts": ["keras-nin = keras_nin.cli.main:main"]},
     classifiers=[
         "Programming Language :: Python :: 3.11",

@@ -128,6 +128,8 @@ CASES = {
     "audit nin_digits --set depth=3": ("Expected an argument of nin_digits", "Received: 'depth'"),
     "audit nin_cifar10 --set pool_rounding=up": ("to be one of", "Received: 'up'"),
     "audit nin_digits --set classes=0": ("Received: 0",),
+    "audit nin_digits --set weights=digits": ("Received: 'weights=digits'. Use --weights",),
+    "cards --out file/below": ("Expected a folder that can be written to. Received: 'file/below'",),
     # schemes and images
     "export nin_digits --scheme int4": ("`scheme` to be one of float32, int8, all. Received: 'int4'",),
     "export nin_digits --scheme int8,int8": ("each scheme once", "Received: 'int8,int8'"),
