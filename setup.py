@@ -9,7 +9,7 @@ ROOT = pathlib.Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "keras_nin" / "__init__.py").read_text()).group(1)
 
 EXTRAS = {
-    "test": ["build>=1.2", "flatbuffers>=25", "pytest>=8", "ruff>=0.9", "setuptools>=77"],
+    "test": ["build>=1.2", "flatbuffers>=25", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.9", "setuptools>=77"],
     "torch": ["torch>=2.6"],
 }
 

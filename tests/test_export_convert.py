@@ -201,7 +201,6 @@ def test_names_that_tensorflow_does_not_accept():
     model = sequential(*(kl.Conv2D(4, 1, name=name) for name in names), name="ein Modell: ü")
     made = export.export(model, "float32")
     assert list(made.layers) == names
-    # Two variables of one name would share their values.
     np.testing.assert_allclose(Runner(made.data).predict(noise(model)), model(noise(model)), atol=1e-6)
 
 
@@ -220,6 +219,11 @@ def test_padding_belongs_to_the_convolution_that_it_is_fused_into():
         kl.Conv2D(4, 1, name="pointwise"),
     )
     assert operators_of(model) == [("DEPTHWISE_CONV_2D", "depthwise"), ("CONV_2D", "pointwise")]
+
+
+def test_factors_belong_to_the_convolution_that_they_are_fused_into():
+    model = sequential(kl.Rescaling(1 / 255, name="before"), kl.Conv2D(4, 1, name="c"), kl.Rescaling(2.0, name="after"))
+    assert operators_of(model) == [("CONV_2D", "c")]
 
 
 def test_marks_are_told_from_the_numbers_that_the_converter_appends():

@@ -17,7 +17,9 @@ SCHEMA = "keras_nin.evaluate/1"
 @options.data_option
 @options.preprocessing_options
 @options.count_option
-@click.option("--seed", type=options.SEED, default=0, show_default=True, help="Seed of whatever is random.")
+@click.option(
+    "--seed", type=options.SEED, metavar="N", default=0, show_default=True, help="Seed of whatever is random."
+)
 @options.threads_option
 @options.json_option
 def command(file, data, labels, preprocessing, crop, test_count, seed, threads, as_json):

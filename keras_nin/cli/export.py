@@ -22,7 +22,12 @@ DEFAULT_MODEL = "nin_digits"
     help="Representative images for int8. [default: the calibration split of the model's own dataset]",
 )
 @click.option(
-    "--calibration-count", type=options.COUNT, default=100, show_default=True, help="How many calibration images."
+    "--calibration-count",
+    type=options.COUNT,
+    metavar="N",
+    default=100,
+    show_default=True,
+    help="How many calibration images.",
 )
 @click.option(
     "--allow-float",
@@ -34,7 +39,9 @@ DEFAULT_MODEL = "nin_digits"
 @options.count_option
 @options.limit_options
 @options.threads_option
-@click.option("--runs", type=options.COUNT, help="Runs of the latency measurement. [default: until stable]")
+@click.option(
+    "--runs", type=options.COUNT, metavar="N", help="Runs of the latency measurement. [default: until stable]"
+)
 @click.option("--out", default="exported", show_default=True, metavar="DIR", help="Where the files go.")
 @options.force_option
 @options.json_option
@@ -43,7 +50,8 @@ def command(**arguments):
 
     Writes <model>_<scheme>.tflite, static batch 1, and a JSON file beside each that says what made it; runs each with
     the LiteRT runtime on test images that did not serve to calibrate; prints one table. Differences are in quantisation
-    steps of the output: the file's scale, or for a float file 1/255 of the range of the model's outputs.
+    steps of the output: the file's scale, or for a float file 1/255 of the range of the model's outputs. A quantised
+    file is judged on the worst class or channel, before a softmax or sigmoid that closes the network.
 
     Exit status 1 where a file is not as good as the model (see --min-agreement and --max-drop). With random weights
     only the differences are judged.

@@ -100,7 +100,7 @@ model_options = _stack(
     ),
     shape_option,
     set_option,
-    click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of whatever is random."),
+    click.option("--seed", type=SEED, metavar="N", default=0, show_default=True, help="Seed of whatever is random."),
 )
 preprocessing_options = _stack(
     click.option("--labels", metavar="FILE", help="Labels of a flat folder of images: name,label in each line."),
@@ -125,11 +125,11 @@ count_option = click.option(
     "--test-count", type=COUNT, metavar="N", help="Use N images of the test split, chosen by --seed. [default: all]"
 )
 limit_options = _stack(
-    click.option("--min-agreement", type=Number(0, 1), default=0.90, show_default=True,
+    click.option("--min-agreement", type=Number(0, 1), metavar="SHARE", default=0.90, show_default=True,
                  help="Smallest share of images on which file and model agree."),
-    click.option("--max-drop", type=Number(), default=2.5, show_default=True,
+    click.option("--max-drop", type=Number(-100, 100), metavar="POINTS", default=2.5, show_default=True,
                  help="Largest loss of top-1 accuracy, in points."),
 )  # fmt: skip
-threads_option = click.option("--threads", type=COUNT, default=1, show_default=True, help="Threads.")
+threads_option = click.option("--threads", type=COUNT, metavar="N", default=1, show_default=True, help="Threads.")
 force_option = click.option("--force", is_flag=True, help="Replace files that are there with other content.")
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout, the rest on stderr.")
