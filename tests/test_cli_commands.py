@@ -195,8 +195,8 @@ def test_verify_finds_other_weights(cli, exported):
 
 
 def test_train_then_evaluate(cli):
-    digits_npz("set.npz", 120)
-    words = ("train", "nin_digits", "--data", "set.npz", "--epochs", 2, "--batch-size", 16, "--out", "run")
+    digits_npz("set.npz", 80)
+    words = ("train", "nin_digits", "--data", "set.npz", "--epochs", 2, "--batch-size", 32, "--out", "run")
     ran = cli(*words)
     assert (ran.status, ran.err) == (0, "")
     assert ran.out.startswith("nin_digits on set.npz: 2 epochs, best ")
@@ -208,10 +208,13 @@ def test_train_then_evaluate(cli):
     again = cli(*words)
     assert again.status == 2
     assert "Use --force" in again.err
-    document = cli(*words, "--force", "--json").json
+
+
+def test_train_as_json(cli):
+    digits_npz("set.npz", 40)
+    document = cli("train", "nin_digits", "--data", "set.npz", "--epochs", 1, "--out", "run", "--json").json
     assert document["schema"] == "keras_nin.train/1"
-    assert len(document["history"]) == 2
-    assert document["test_top1"] == record["test_top1"]  # the same command gives the same run
+    assert [epoch["epoch"] for epoch in document["history"]] == [1]
 
 
 # help, and commands that end early
@@ -223,7 +226,7 @@ def test_help_has_an_example_that_the_command_accepts(cli, name):
     assert ran.status == 0
     command = main.cli.commands[name]
     example = command.epilog.removeprefix("Example: ").split()
-    assert f"Example: {' '.join(example)}" in ran.out
+    assert f"Example: {' '.join(example)}" in " ".join(ran.out.split())  # long ones are wrapped
     assert example[:2] == ["keras-nin", name]
     command.make_context(name, example[2:])
 

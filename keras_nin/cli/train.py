@@ -15,9 +15,9 @@ SCHEMA = "keras_nin.train/1"
 @options.model_options
 @click.option("--data", metavar="DATASET|DIR|FILE.npz", help="Images to train on. [default: the model's own dataset]")
 @options.preprocessing_options
-@click.option("--epochs", type=int, help="Passes over the images. [default: the recipe's]")
-@click.option("--batch-size", type=int, help="Images a step. [default: the recipe's]")
-@click.option("--learning-rate", type=float, help="At the start. [default: the recipe's]")
+@click.option("--epochs", type=int, metavar="N", help="Passes over the images. [default: the recipe's]")
+@click.option("--batch-size", type=int, metavar="N", help="Images a step. [default: the recipe's]")
+@click.option("--learning-rate", type=float, metavar="RATE", help="At the start. [default: the recipe's]")
 @click.option("--out", metavar="DIR", help="Where the files go. [default: runs/<model>]")
 @click.option("--force", is_flag=True, help="Start again, whatever is there.")
 @options.json_option
