@@ -48,7 +48,8 @@ def test_merges_are_merges():
     merged = [L.Add()([x, x]), L.Multiply()([x, x]), L.Concatenate()([x, x]), x - 2 * x]
     # The fifth operation is 2 * x: it has one tensor to work on and merges nothing.
     kinds = [row.kind for row in audit(keras.Model(x, merged)).rows]
-    assert kinds.count("merge") == 4 and kinds.count("other") == 1
+    assert kinds.count("merge") == 4
+    assert kinds.count("other") == 1
 
 
 def test_roles_of_a_fire_module_with_a_head():
