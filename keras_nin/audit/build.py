@@ -3,7 +3,7 @@
 import dataclasses
 import os
 
-from keras_nin.audit import classify, count
+from keras_nin.audit import classify, count, findings
 from keras_nin.audit.memory import peak_activation_elements
 from keras_nin.audit.receptive_field import receptive_fields
 from keras_nin.audit.records import Audit, Row, Total
@@ -22,13 +22,17 @@ def audit(model_or_path, *, name=None):
     Raises:
         InputError: not such a model, not built, an input axis is open, or a layer keeps channels first.
     """
-    from keras_nin.audit import keras_reader
-
     if isinstance(model_or_path, (str, os.PathLike)):
+        if os.fspath(model_or_path).endswith(".tflite"):
+            from keras_nin.audit import tflite_reader
+
+            return audit_graph(tflite_reader.read(model_or_path, name=name))
         from keras_nin import models
 
         loaded = models.load(os.fspath(model_or_path))
         model_or_path, name = loaded.model, name or loaded.name
+    from keras_nin.audit import keras_reader
+
     graph = keras_reader.read(model_or_path)
     return audit_graph(dataclasses.replace(graph, name=name) if name else graph)
 
@@ -37,11 +41,12 @@ def audit_graph(graph):
     """Return the `Audit` of a `Graph`, whichever reader it came from."""
     facts = zip(graph.layers, receptive_fields(graph), classify.blocks_of(graph), strict=True)
     rows = tuple(_row(layer, graph, field, block) for layer, field, block in facts)
-    return Audit(graph.name, rows, _total(rows, peak_activation_elements(graph)))
+    return Audit(graph.name, rows, _total(rows, peak_activation_elements(graph)), findings.find(graph))
 
 
 def _row(layer, graph, receptive_field, block):
     elements = layer.output_elements
+    macs = count.macs(layer)
     return Row(
         name=layer.path,
         type=layer.type,
@@ -52,13 +57,14 @@ def _row(layer, graph, receptive_field, block):
         output_shape=_shapes(layer.outputs),
         params=layer.params,
         trainable_params=layer.trainable_params,
-        macs=count.macs(layer),
+        macs=macs,
         weight_bytes=layer.weight_bytes,
         activation_elements=elements,
-        activation_bytes=elements * _FLOAT32_BYTES,
+        activation_bytes=sum(tensor.nbytes for tensor in layer.outputs),
         activation_evaluations=count.activation_evaluations(layer),
         receptive_field=receptive_field,
         block=block,
+        arithmetic_intensity=count.arithmetic_intensity(layer, macs),
     )
 
 

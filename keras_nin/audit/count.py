@@ -42,3 +42,9 @@ def activation_evaluations(layer):
     """Return how often `layer` applies a non-linearity: its output elements, or 0 where it applies none."""
     applied = kind_of(layer) == "activation" if layer.activation is None else layer.activation != "linear"
     return layer.output_elements if applied else 0
+
+
+def arithmetic_intensity(layer, macs):
+    """Return MACs per byte that `layer` moves: inputs, outputs and weights, once each; None where `macs` is None."""
+    moved = sum(tensor.nbytes for tensor in (*layer.inputs, *layer.outputs)) + layer.weight_bytes
+    return None if macs is None else macs / moved if moved else 0.0

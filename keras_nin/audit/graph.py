@@ -8,15 +8,24 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Tensor:
-    """One activation tensor: an index that is unique in its graph, and a fixed shape with batch 1, channels last."""
+    """One activation tensor: an index that is unique in its graph, and a fixed shape with batch 1, channels last.
+
+    `bits` is the size of an element: of a file as it is stored, 32 for a Keras model (float32, whatever its policy).
+    """
 
     index: int
     shape: tuple[int, ...]
+    bits: int = 32
 
     @property
     def elements(self):
         """Number of elements."""
         return math.prod(self.shape)
+
+    @property
+    def nbytes(self):
+        """Bytes in memory."""
+        return -(-self.elements * self.bits // 8)
 
     @property
     def spatial(self):
@@ -33,7 +42,8 @@ class LayerInfo:
     `op` is the Keras name of the standard operation that the layer performs, or None where the reader cannot vouch for
     one (a user's own class, even if it is called "Conv2D"): such a layer is never counted by guesswork. `type` is the
     name to show. `scope` is the path of the models that the layer lies in, empty at the top. Weights that an earlier
-    use has brought already are not counted again. `kernel`, `strides` and `dilation` are (height, width).
+    use has brought already are not counted again. `kernel`, `strides` and `dilation` are (height, width). `padding` is
+    "same" or "valid", None where the operation has none; `use_bias` says whether a bias is added.
     """
 
     name: str
@@ -46,6 +56,8 @@ class LayerInfo:
     strides: tuple[int, int] = (1, 1)
     dilation: tuple[int, int] = (1, 1)
     groups: int = 1
+    padding: str | None = None
+    use_bias: bool = False
     interpolation: str | None = None
     activation: str | None = None
     params: int = 0
@@ -56,6 +68,11 @@ class LayerInfo:
     def path(self):
         """Name with the models it lies in: ``"outer/inner"``."""
         return f"{self.scope}/{self.name}" if self.scope else self.name
+
+    @property
+    def is_linear(self):
+        """Whether no activation is fused into the layer."""
+        return self.activation in (None, "linear")
 
     @property
     def output_elements(self):

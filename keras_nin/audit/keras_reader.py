@@ -144,7 +144,13 @@ class _Reader:
         if op in _SEPARABLE:
             return self._separable(operation, name, common, inputs, outputs)
         weights = self._take(getattr(operation, "weights", ()))
-        facts = {"activation": _activation(operation), **_geometry(operation, op), **vars(weights)}
+        use_bias = bool(getattr(operation, "use_bias", False))
+        facts = {
+            "activation": _activation(operation),
+            "use_bias": use_bias,
+            **_geometry(operation, op),
+            **vars(weights),
+        }
         return [LayerInfo(name=name, op=op, inputs=inputs, outputs=outputs, **common, **facts)]
 
     def _separable(self, operation, name, common, inputs, outputs):
@@ -158,7 +164,15 @@ class _Reader:
         after = {"name": f"{name}/pointwise", "op": second_op, "inputs": (middle,), "outputs": outputs}
         return [
             LayerInfo(**between, **common, **_geometry(operation, first_op), **vars(first)),
-            LayerInfo(**after, **common, kernel=(1, 1), activation=_activation(operation), **vars(second)),
+            LayerInfo(
+                **after,
+                **common,
+                kernel=(1, 1),
+                padding="valid",
+                use_bias=operation.use_bias,
+                activation=_activation(operation),
+                **vars(second),
+            ),
         ]
 
     def _take(self, weights):
@@ -199,7 +213,8 @@ def _geometry(operation, op):
     if op in classify.UPSAMPLING:
         return {"strides": _pair(operation.size), "interpolation": getattr(operation, "interpolation", "nearest")}
     if op in classify.WINDOW_POOLS:
-        return {"kernel": _pair(operation.pool_size), "strides": _pair(operation.strides)}
+        sizes = {"kernel": _pair(operation.pool_size), "strides": _pair(operation.strides)}
+        return {**sizes, "padding": operation.padding}
     if op not in _KERNEL_OPS:
         return {}
     return {
@@ -207,6 +222,7 @@ def _geometry(operation, op):
         "strides": _pair(operation.strides),
         "dilation": _pair(operation.dilation_rate),
         "groups": getattr(operation, "groups", 1) if op in classify.CONVOLUTIONS else 1,
+        "padding": operation.padding,
     }
 
 

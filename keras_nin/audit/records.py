@@ -11,9 +11,11 @@ SCHEMA = "keras_nin.audit/1"
 class Row:
     """What one use of one layer costs, for one input (batch 1, channels last, shapes with the batch).
 
-    `macs` is None where it is not known. `activation_bytes` is at float32 (4 bytes an element), `weight_bytes` at the
-    weights' own types. `input_shape` and `output_shape` are a tuple of shapes where there are several tensors, and
-    None for weights outside the graph. `kernel` and `receptive_field` are (height, width).
+    `macs` is None where it is not known. `activation_bytes` is at float32 (4 bytes an element) for a Keras model and at
+    the tensors' own types for a file; `weight_bytes` at the weights' own types. `arithmetic_intensity` is MACs per byte
+    moved: inputs, outputs and weights once each; None where the MACs are. `input_shape` and `output_shape` are a tuple
+    of shapes where there are several tensors, and None for weights outside the graph. `kernel` and `receptive_field`
+    are (height, width).
     """
 
     name: str
@@ -32,6 +34,7 @@ class Row:
     activation_evaluations: int
     receptive_field: tuple[int, int] | None
     block: str | None
+    arithmetic_intensity: float | None = None
 
 
 @dataclass(frozen=True)
@@ -49,13 +52,33 @@ class Total:
 
 
 @dataclass(frozen=True)
+class Finding:
+    """Something worth changing: the rule, the layers, one sentence, and what it would save (params, macs, bytes)."""
+
+    rule: str
+    layers: tuple[str, ...]
+    message: str
+    saves: dict
+
+    def to_json(self):
+        """Return the finding as a JSON-ready dict; `layer` is the first of its `layers`."""
+        return {
+            "rule": self.rule,
+            "layer": self.layers[0],
+            "layers": list(self.layers),
+            "message": self.message,
+            "saves": self.saves,
+        }
+
+
+@dataclass(frozen=True)
 class Audit:
     """An audited network: rows in execution order, totals, findings. ``print(audit)`` shows a table."""
 
     model: str
     rows: tuple[Row, ...]
     total: Total
-    findings: tuple = ()
+    findings: tuple[Finding, ...] = ()
 
     @property
     def unknown(self):
@@ -69,7 +92,7 @@ class Audit:
             "model": self.model,
             "rows": [_plain(asdict(row)) for row in self.rows],
             "total": asdict(self.total),
-            "findings": list(self.findings),
+            "findings": [finding.to_json() for finding in self.findings],
         }
 
     def to_csv(self):
