@@ -1,5 +1,7 @@
 """What several test modules share."""
 
+import dataclasses
+import json
 import os
 import pathlib
 
@@ -19,3 +21,31 @@ def external_data():
     if not (path / "weights").is_dir():
         pytest.fail(f"KERAS_NIN_DATA={folder} has no folder weights/")
     return path
+
+
+@dataclasses.dataclass(frozen=True)
+class Ran:
+    """What a command did."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def json(self):
+        """The JSON document on stdout."""
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def cli(tmp_path, monkeypatch, capsys):
+    """A function that runs a `keras-nin` command, given as words, in an empty folder."""
+    from keras_nin.cli import main
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words):
+        status = main.run(list(map(str, words)))
+        return Ran(status, *capsys.readouterr())
+
+    return run

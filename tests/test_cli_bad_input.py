@@ -1,6 +1,5 @@
 """Bad input on the command line: exit status 2, one clear line on stderr, and no file touched."""
 
-import dataclasses
 import json
 import shutil
 
@@ -11,15 +10,6 @@ from keras import layers as kl
 
 from keras_nin import data, export, models
 from keras_nin.cli import main
-
-
-@dataclasses.dataclass(frozen=True)
-class Ran:
-    """What a command did."""
-
-    status: int
-    out: str
-    err: str
 
 
 @pytest.fixture(scope="module")
@@ -65,16 +55,10 @@ def things(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def cli(things, tmp_path, monkeypatch, capsys):
+@pytest.fixture(autouse=True)
+def folder_with_things(things, tmp_path):
+    """The folder that `cli` runs in."""
     shutil.copytree(things, tmp_path, dirs_exist_ok=True)
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words):
-        status = main.run(list(words))
-        return Ran(status, *capsys.readouterr())
-
-    return run
 
 
 def listing(folder):

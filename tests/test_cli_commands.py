@@ -1,7 +1,6 @@
 """`keras-nin list`, `audit`, `evaluate`, `verify` and `train`, what `--help` says, and how a command ends early."""
 
 import csv
-import dataclasses
 import io
 import json
 import os
@@ -17,30 +16,6 @@ from keras_nin import data, export, models
 from keras_nin.cli import main, stages
 
 COMMANDS = sorted(main.cli.commands)
-
-
-@dataclasses.dataclass(frozen=True)
-class Ran:
-    """What a command did."""
-
-    status: int
-    out: str
-    err: str
-
-    @property
-    def json(self):
-        return json.loads(self.out)
-
-
-@pytest.fixture
-def cli(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words):
-        status = main.run(list(map(str, words)))
-        return Ran(status, *capsys.readouterr())
-
-    return run
 
 
 @pytest.fixture(scope="module")

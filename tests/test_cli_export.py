@@ -1,6 +1,5 @@
 """`keras-nin export`, from its options to its files."""
 
-import dataclasses
 import json
 import pathlib
 
@@ -8,33 +7,8 @@ import numpy as np
 import pytest
 
 from keras_nin import data, models
-from keras_nin.cli import main
 from keras_nin.export import record
 from keras_nin.models import weight_files
-
-
-@dataclasses.dataclass(frozen=True)
-class Ran:
-    """What a command did."""
-
-    status: int
-    out: str
-    err: str
-
-    @property
-    def json(self):
-        return json.loads(self.out)
-
-
-@pytest.fixture
-def cli(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words):
-        status = main.run(list(map(str, words)))
-        return Ran(status, *capsys.readouterr())
-
-    return run
 
 
 @pytest.fixture(scope="module")

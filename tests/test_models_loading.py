@@ -160,6 +160,14 @@ def test_saved_models(ending, saved, digest):
         assert models.weights_digest(loaded.model) == digest
 
 
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.99])
+def test_a_truncated_file_is_called_damaged(share, saved, tmp_path):
+    content = (saved / "mine.keras").read_bytes()
+    path = tmp_path / "cut.keras"
+    path.write_bytes(content[: int(share * len(content))])
+    refused("a saved Keras model. Received: a damaged or truncated file", path)
+
+
 def test_a_saved_model_with_random_weights(saved, digest):
     first, again = (models.load(saved / "mine.keras", weights="random", seed=4) for _ in range(2))
     assert (first.weights, first.random) == ("random (seed 4)", True)

@@ -4,6 +4,7 @@ import dataclasses
 import inspect
 import os
 import pathlib
+import zipfile
 from typing import Any
 
 from keras_nin import files
@@ -185,6 +186,9 @@ def _check_saved(path):
     if not path.name.endswith(FILE_ENDINGS) or path.name.endswith(".weights.h5"):
         hint = ", weights alone: pass a model's name and --weights" if path.name.endswith(".weights.h5") else ""
         raise InputError(f"Expected a saved model ending in {' or '.join(FILE_ENDINGS)}. Received: {path.name!r}{hint}")
+    if path.suffix == ".keras" and not zipfile.is_zipfile(path):
+        # Keras itself says "File not found" of such a file.
+        raise InputError(f"Expected {str(path)!r} to be a saved Keras model. Received: a damaged or truncated file")
 
 
 def _read_model(path):
