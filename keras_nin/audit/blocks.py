@@ -21,7 +21,7 @@ class _Member:
 
     def prefixes(self):
         """All beginnings of the name, the whole of it included, shortest first."""
-        return itertools.accumulate(((word,) for word in self.words))
+        return itertools.accumulate((word,) for word in self.words)
 
 
 def blocks_of(graph):

@@ -43,8 +43,8 @@ class LayerInfo:
     one (a user's own class, even if it is called "Conv2D"): such a layer is never counted by guesswork. `type` is the
     name to show. `scope` is the path of the models that the layer lies in, empty at the top. Weights that an earlier
     use has brought already are not counted again. `kernel`, `strides` and `dilation` are (height, width). `padding` is
-    "same" or "valid", None where the operation has none; `use_bias` says whether a bias is added. `equation` is that of an
-    einsum. `per_position` says of a normalisation whether every position of a map is normalised by its channels alone.
+    "same" or "valid", None where the operation has none; `use_bias` says whether a bias is added. `equation` is that of
+    an einsum. `per_position` says of a normalisation whether it works by or over the channels of one position alone.
     """
 
     name: str

@@ -14,9 +14,9 @@ class Row:
     `macs` is None where it is not known. `activation_bytes` is at float32 (4 bytes an element) for a Keras model and at
     the tensors' own types for a file; `weight_bytes` at the weights' own types. `arithmetic_intensity` is MACs per byte
     moved: inputs, outputs and weights once each; None where the MACs are. `folds` says of a BatchNormalization whether
-    it becomes part of the weights that feed it; None for every other layer. `input_shape` and `output_shape` are a tuple
-    of shapes where there are several tensors, and None for weights outside the graph. `kernel` and `receptive_field`
-    are (height, width).
+    it becomes part of the weights that feed it; None for every other layer. `input_shape` and `output_shape` are a
+    tuple of shapes where there are several tensors, and None for weights outside the graph. `kernel` and
+    `receptive_field` are (height, width).
     """
 
     name: str
