@@ -11,13 +11,19 @@ from keras_nin.audit import audit, keras_reader
 WIDTH = 400
 
 
+@pytest.fixture(autouse=True)
+def _wide_terminal(monkeypatch):
+    """Rich cuts a table to the terminal, whatever line length it is asked for."""
+    monkeypatch.setenv("COLUMNS", str(WIDTH))
+
+
 def printed(model):
     """Layer name -> (output shape, parameters) as the summary prints them, without the input and nested lines."""
     lines = []
     model.summary(line_length=WIDTH, print_fn=lambda text: lines.extend(text.splitlines()))
     found = {}
     for line in lines:
-        # A name that is alone in its cell would have been broken over two lines.
+        # The lines below the first of a row name further inputs only.
         cells = re.match(r"│ (\S+) \((\w+)\) *│ (\(.*?\)) *│ +([\d,]+) │", line)
         if cells and cells[2] != "InputLayer":
             name, _, shape, params = cells.groups()
