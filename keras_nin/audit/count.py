@@ -45,7 +45,7 @@ def _einsum_macs(layer):
 
     An index that only the weights have ("ab,cd->ad"), or a constant operand, has no size here: not counted either.
     """
-    entering, arrow, leaving = (layer.equation or "").replace(" ", "").partition("->")
+    entering, arrow, leaving = (layer.equation or "").partition("->")
     operands = entering.split(",")
     if not arrow or len(operands) != 2 or len(layer.inputs) != _TENSORS_OF_EINSUM[layer.op]:
         return None
