@@ -2,6 +2,7 @@
 
 import keras
 import pytest
+from keras.src.applications import convnext
 
 from keras_nin.audit import audit
 
@@ -106,35 +107,6 @@ def test_the_head_comes_before_every_other_role():
     assert found["classes"].role == "head"
 
 
-def test_blocks_come_from_names_that_share_a_prefix():
-    x = keras.Input((8, 8, 4))
-    y = x
-    for name in (
-        "stem",
-        "fire2_squeeze1x1",
-        "fire2_expand",
-        "conv2d_1",
-        "conv2d_2",
-        "pw_1",
-        "pw_1_bn",
-        "pw_1_relu",
-        "a_b",
-    ):
-        y = L.Conv2D(4, 1, name=name)(y)
-    blocks = {name: row.block for name, row in rows(x, y).items()}
-    assert blocks == {
-        "stem": None,
-        "fire2_squeeze1x1": "fire2",
-        "fire2_expand": "fire2",
-        "conv2d_1": None,
-        "conv2d_2": None,
-        "pw_1": "pw_1",
-        "pw_1_bn": "pw_1",
-        "pw_1_relu": "pw_1",
-        "a_b": None,
-    }
-
-
 def test_no_projection_where_the_output_leaves_the_network_too():
     x = keras.Input((8, 8, 16))
     y = L.Conv2D(4, 1, name="reduce")(x)
@@ -148,3 +120,61 @@ def test_a_dense_on_a_vector_is_not_in_the_1x1_share():
     y = L.Flatten()(L.Dense(4)(x))
     total = audit(keras.Model(x, L.Dense(10)(y))).total
     assert (total.pointwise_params, total.pointwise_macs) == (16 * 4 + 4, 8 * 8 * 16 * 4)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        L.Conv2D(6, 3),
+        L.Conv2D(6, 3, groups=2),
+        L.DepthwiseConv2D(3),
+        L.SeparableConv2D(6, 3),
+        L.Conv2DTranspose(6, 3),
+        L.Dense(6),
+    ],
+)
+def test_a_batch_normalization_folds_into_what_alone_feeds_it(layer):
+    x = keras.Input((8, 8, 6))
+    *before, norm = audit(keras.Model(x, L.BatchNormalization()(layer(x)))).rows
+    assert norm.folds is True
+    assert {row.folds for row in before} == {None}
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        L.BatchNormalization(name="norm"),
+        [L.Conv2D(6, 3, activation="relu"), L.BatchNormalization(name="norm")],
+        [L.Conv2D(6, 3), L.ReLU(), L.BatchNormalization(name="norm")],
+        [L.Conv2D(6, 3), L.MaxPooling2D(2), L.BatchNormalization(name="norm")],
+        # By the rows of the map: the convolution's weights are the same for all of them.
+        [L.Conv2D(6, 3), L.BatchNormalization(axis=1, name="norm")],
+    ],
+)
+def test_a_batch_normalization_that_does_not_fold(network):
+    x = y = keras.Input((8, 8, 6))
+    for layer in network if isinstance(network, list) else [network]:
+        y = layer(y)
+    assert rows(x, y)["norm"].folds is False
+
+
+def test_a_batch_normalization_does_not_fold_where_its_input_is_read_elsewhere():
+    x = keras.Input((8, 8, 6))
+    y = L.Conv2D(6, 1)(x)
+    norm = L.BatchNormalization(name="norm")(y)
+    assert rows(x, norm)["norm"].folds is True
+    assert rows(x, [norm, y])["norm"].folds is False
+    assert rows(x, L.Add()([norm, y]))["norm"].folds is False
+
+
+def test_norms_and_dropout_may_lie_between():
+    x = keras.Input((8, 8, 6))
+    y = L.BatchNormalization(name="first")(L.Conv2D(6, 1)(x))
+    found = rows(x, L.BatchNormalization(name="second")(L.Dropout(0.1)(y)))
+    assert (found["first"].folds, found["second"].folds) == (True, True)
+
+
+def test_a_projection_may_be_scaled_before_its_addition():
+    x = keras.Input((8, 8, 6))
+    scaled = convnext.LayerScale(1e-6, 6)(L.Conv2D(6, 1, name="project")(x))
+    assert rows(x, L.Conv2D(4, 3)(L.Add()([x, scaled])))["project"].role == "projection"

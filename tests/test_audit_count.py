@@ -3,6 +3,7 @@
 import keras
 import pytest
 
+from keras_nin import models
 from keras_nin.audit import audit
 
 L = keras.layers
@@ -31,6 +32,9 @@ def audited(layer, *input_shape):
         (L.Dense(10), (7, 64), 64 * 10 + 10, 7 * 64 * 10),
         (L.SeparableConv2D(9, 3, depth_multiplier=2), (6, 6, 5), 90 + 90 + 9, 4 * 4 * 3 * 3 * 10 + 4 * 4 * 10 * 9),
         (L.BatchNormalization(), (4, 4, 6), 4 * 6, 0),
+        (L.LayerNormalization(), (4, 4, 6), 2 * 6, 0),
+        (L.GroupNormalization(3), (4, 4, 6), 2 * 6, 0),
+        (L.EinsumDense("...c,cnd->...nd", (3, 5), bias_axes="nd"), (7, 64), 64 * 15 + 15, 7 * 64 * 15),
         (L.PReLU(shared_axes=[1, 2]), (4, 4, 6), 6, 0),
         (L.MaxPooling2D(3), (9, 9, 6), 0, 0),
         (L.GlobalAveragePooling2D(), (9, 9, 6), 0, 0),
@@ -78,6 +82,55 @@ def test_activation_evaluations_are_counted_where_the_non_linearity_is_applied(l
     assert audited(layer, 4, 4, 6).rows[0].activation_evaluations == evaluations
 
 
+def test_the_articles_1x1_layer_applies_its_relu_more_often_than_the_3x3_layer():
+    x = keras.Input((6, 6, 3))
+    outputs = [L.Conv2D(2, size, activation="relu", name=f"conv{size}")(x) for size in (1, 3)]
+    result = audit(keras.Model(x, outputs))
+    found = {row.name: row.activation_evaluations for row in result.rows}
+    assert found == {"conv3": 4 * 4 * 2, "conv1": 6 * 6 * 2}
+    assert result.total.activation_evaluations == 4 * 4 * 2 + 6 * 6 * 2
+    for name, evaluations in (("conv3x3_3to2", 4 * 4 * 2), ("conv1x1_3to2", 6 * 6 * 2)):
+        assert audit(models.build(name)).total.activation_evaluations == evaluations
+
+
+def test_arithmetic_intensity_is_macs_per_byte_moved():
+    x = keras.Input((5, 5, 4))
+    y = L.Conv2D(8, 3, name="conv")(x)
+    result = audit(keras.Model(x, L.GlobalAveragePooling2D()(L.Dropout(0.5)(L.ReLU()(y)))))
+    macs, weights = 3 * 3 * 3 * 3 * 4 * 8, 4 * (3 * 3 * 4 * 8 + 8)
+    moved = 4 * (5 * 5 * 4 + 3 * 3 * 8) + weights
+    assert [row.arithmetic_intensity for row in result.rows] == [macs / moved, 0, 0, 0]
+    # The activation and the dropout are fused and move nothing; the pooling reads the map and writes eight numbers.
+    assert result.total.arithmetic_intensity == macs / (moved + 4 * (3 * 3 * 8 + 8))
+
+
+def test_a_tensor_that_is_added_to_itself_is_read_once():
+    x = keras.Input((5, 5, 4))
+    y = L.Conv2D(8, 1)(x)
+    total = audit(keras.Model(x, L.Add()([y, y]))).total
+    assert total.arithmetic_intensity == 25 * 32 / (4 * 25 * (4 + 8) + 4 * (4 * 8 + 8) + 4 * 25 * (8 + 8))
+
+
+def test_arithmetic_intensity_is_not_known_where_macs_are_not():
+    result = audited(L.Lambda(lambda x: x), 4, 4, 6)
+    assert result.rows[0].arithmetic_intensity is None
+    assert result.total.arithmetic_intensity is None
+
+
+def test_einsums_are_products_over_all_their_indices():
+    left, right = keras.Input((4, 5, 6)), keras.Input((6, 7))
+    product = keras.ops.einsum("bhwc,bcd->bhwd", left, right)
+    assert audit(keras.Model([left, right], product)).rows[0].macs == 4 * 5 * 6 * 7
+    assert audited(L.EinsumDense("bhwc,cd->bhwd", (4, 5, 7)), 4, 5, 6).rows[0].macs == 4 * 5 * 6 * 7
+
+
+def test_a_product_with_a_constant_is_not_counted_by_guesswork():
+    x = keras.Input((4, 6), batch_size=1)
+    constant = keras.ops.ones((1, 4, 4))
+    products = [keras.ops.matmul(constant, x), keras.ops.einsum("bij,bjk->bik", constant, x)]
+    assert [row.macs for row in audit(keras.Model(x, products)).rows] == [None, None]
+
+
 def test_bytes_follow_the_weights_own_type_and_activations_are_float32():
     row = audited(L.Conv2D(8, 3, dtype="bfloat16"), 5, 5, 4).rows[0]
     assert row.weight_bytes == (3 * 3 * 4 * 8 + 8) * 2
@@ -96,7 +149,6 @@ def test_counts_are_for_one_input_whatever_batch_the_model_states(batch):
 @pytest.mark.parametrize(
     "layer",
     [
-        L.LayerNormalization(name="odd"),
         L.Lambda(lambda x: x, name="odd"),
         L.MultiHeadAttention(1, 2, name="odd"),
         L.TimeDistributed(L.Dense(3), name="odd"),

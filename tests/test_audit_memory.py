@@ -1,16 +1,21 @@
 """Peak activation memory, against the live tensors written out by hand."""
 
+import dataclasses
+
 import keras
 import pytest
 
-from keras_nin.audit import audit
+from keras_nin import models
+from keras_nin.audit import audit, keras_reader, memory
 
 L = keras.layers
 
 
 def peak(inputs, outputs):
     """Elements at the peak."""
-    return audit(keras.Model(inputs, outputs)).total.peak_activation_bytes // 4
+    total = audit(keras.Model(inputs, outputs)).total
+    assert total.peak_activation_bytes == 4 * total.peak_activation_bytes_int8
+    return total.peak_activation_bytes_int8
 
 
 def test_the_start_of_squeezenet_1_1_in_int8_bytes():
@@ -19,6 +24,30 @@ def test_the_start_of_squeezenet_1_1_in_int8_bytes():
     squeeze = L.Conv2D(16, 1)(y)
     y = L.Concatenate()([L.Conv2D(64, 1)(squeeze), L.Conv2D(64, 3, padding="same")(squeeze)])
     assert peak(x, L.GlobalAveragePooling2D()(y)) == 111 * 111 * 64 + 55 * 55 * 64 == 982_144
+
+
+def quantised(graph, bits):
+    """The graph with elements of other sizes: what a reader of int8 files gives."""
+
+    def resized(tensors):
+        return tuple(dataclasses.replace(tensor, bits=bits) for tensor in tensors)
+
+    layers = tuple(
+        dataclasses.replace(layer, inputs=resized(layer.inputs), outputs=resized(layer.outputs))
+        for layer in graph.layers
+    )
+    inputs, outputs = resized(graph.inputs), resized(graph.outputs)
+    return dataclasses.replace(graph, layers=layers, inputs=inputs, outputs=outputs)
+
+
+def test_the_peak_is_in_bytes_of_the_tensors_own_types():
+    graph = keras_reader.read(models.build("squeezenet_v1_1"))
+    elements = 111 * 111 * 64 + 55 * 55 * 64
+    assert memory.peak_activation_bytes(graph) == 4 * elements
+    assert memory.peak_activation_bytes(graph, bits=8) == elements
+    assert memory.peak_activation_bytes(quantised(graph, 8)) == elements == 982_144
+    assert memory.peak_activation_bytes(quantised(graph, 16)) == 2 * elements
+    assert memory.moved_bytes(quantised(graph, 8)) < memory.moved_bytes(graph)
 
 
 def test_a_concatenation_holds_its_branches_and_its_output():

@@ -58,12 +58,22 @@ def test_parameters_of_other_networks(name, params):
     assert (result.total.params, result.unknown) == (params, ())
 
 
+def test_convnext_and_its_own_layers():
+    result = audited("ConvNeXtTiny", (32, 32, 3))
+    assert result.unknown == ()
+    assert {row.macs for row in result.rows if row.type in ("LayerScale", "LayerNormalization")} == {0}
+    # Dense on a map is a 1x1 layer; the second of each block ends in its addition, after a scale.
+    assert roles(result).count("projection") == roles(result).count("expand") == 3 + 3 + 9 + 3
+
+
 @pytest.mark.slow
-def test_layers_of_a_networks_own_are_named_as_unknown():
+def test_inception_resnet_v2_and_its_scaled_additions():
     result = audited("InceptionResNetV2", (299, 299, 3))
     assert result.total.params == 55_873_736
-    own = {row.type for row in result.rows if row.macs is None}
-    assert own == {"CustomScaleLayer"}
+    assert result.unknown == ()
+    scaled = [row for row in result.rows if row.type == "CustomScaleLayer"]
+    assert {(row.kind, row.macs) for row in scaled} == {("merge", 0)}
+    assert roles(result).count("projection") == len(scaled) == 10 + 20 + 10
 
 
 def test_local_response_normalization_is_known_and_free():

@@ -72,6 +72,22 @@ def test_a_sequence_has_one_axis():
     assert fields(x, L.Conv1D(4, 3)(L.MaxPooling1D(2)(x))) == [(1, 2), (1, 2 + (3 - 1) * 2)]
 
 
+@pytest.mark.parametrize(
+    ("norm", "field"),
+    [
+        (L.BatchNormalization(), (3, 3)),
+        (L.BatchNormalization(axis=1), (3, 3)),
+        (L.LayerNormalization(), (3, 3)),
+        (L.LayerNormalization(axis=[1, 2, 3]), None),
+        (L.RMSNormalization(), (3, 3)),
+        (L.GroupNormalization(2), (20, 20)),
+    ],
+)
+def test_a_norm_sees_what_its_statistics_are_taken_over(norm, field):
+    x = keras.Input((20, 20, 4))
+    assert fields(x, norm(L.Conv2D(4, 3)(x)))[-1] == field
+
+
 def test_after_a_layer_that_is_not_known_the_field_is_not_known():
     x = keras.Input((20, 20, 4))
     y = L.Conv2D(4, 3)(L.Lambda(lambda y: y)(x))

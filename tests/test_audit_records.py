@@ -16,10 +16,16 @@ L = keras.layers
 ROW_KEYS = [
     *("name", "type", "kind", "role", "kernel", "input_shape", "output_shape", "params", "trainable_params", "macs"),
     *("weight_bytes", "activation_elements", "activation_bytes", "activation_evaluations", "receptive_field", "block"),
+    *("arithmetic_intensity", "folds"),
 ]
 TOTAL_KEYS = [
     *("params", "trainable_params", "non_trainable_params", "macs", "pointwise_params", "pointwise_macs"),
-    *("activation_bytes", "peak_activation_bytes"),
+    *("activation_bytes", "peak_activation_bytes", "weight_bytes", "activation_evaluations"),
+    *("peak_activation_bytes_int8", "arithmetic_intensity"),
+]
+BLOCK_KEYS = [
+    *("name", "layers", "params", "trainable_params", "macs", "pointwise_params", "pointwise_macs"),
+    *("weight_bytes", "activation_bytes"),
 ]
 
 
@@ -33,10 +39,11 @@ def result():
 
 def test_json_has_the_contracts_keys_and_plain_values(result):
     document = result.to_json()
-    assert list(document) == ["schema", "model", "rows", "total", "findings"]
+    assert list(document) == ["schema", "model", "rows", "total", "blocks", "findings"]
     assert (document["schema"], document["model"], document["findings"]) == ("keras_nin.audit/1", "small", [])
     assert all(list(row) == ROW_KEYS for row in document["rows"])
     assert list(document["total"]) == TOTAL_KEYS
+    assert [list(block) for block in document["blocks"]] == [BLOCK_KEYS]
     assert json.loads(json.dumps(document)) == document
     assert document["rows"][1] == {
         "name": "squeeze",
@@ -55,6 +62,8 @@ def test_json_has_the_contracts_keys_and_plain_values(result):
         "activation_evaluations": 32 * 32 * 16,
         "receptive_field": [3, 3],
         "block": None,
+        "arithmetic_intensity": 32 * 32 * 64 * 16 / (4 * 32 * 32 * (64 + 16) + (64 * 16 + 16) * 4),
+        "folds": None,
     }
 
 
@@ -62,6 +71,9 @@ def test_totals_are_the_sums_of_the_rows(result):
     rows, total = result.rows, result.total
     assert total.params == sum(row.params for row in rows) == (3 * 3 * 3 * 64 + 64) + (64 * 16 + 16)
     assert total.macs == sum(row.macs or 0 for row in rows) == 32 * 32 * (3 * 3 * 3 * 64 + 64 * 16)
+    assert total.weight_bytes == 4 * total.params
+    assert total.activation_evaluations == sum(row.activation_evaluations for row in rows) == 32 * 32 * 16
+    assert total.peak_activation_bytes == 4 * total.peak_activation_bytes_int8
     assert total.activation_bytes == sum(row.activation_bytes for row in rows)
     assert (total.pointwise_params, total.pointwise_macs) == (64 * 16 + 16, 32 * 32 * 64 * 16)
 

@@ -3,12 +3,10 @@
 import dataclasses
 import os
 
-from keras_nin.audit import classify, count, findings
-from keras_nin.audit.memory import peak_activation_elements
+from keras_nin.audit import classify, count, findings, memory
+from keras_nin.audit.blocks import blocks_of
 from keras_nin.audit.receptive_field import receptive_fields
-from keras_nin.audit.records import Audit, Row, Total
-
-_FLOAT32_BYTES = 4
+from keras_nin.audit.records import Audit, Row, Total, sums
 
 
 def audit(model_or_path, *, name=None):
@@ -39,9 +37,9 @@ def audit(model_or_path, *, name=None):
 
 def audit_graph(graph):
     """Return the `Audit` of a `Graph`, whichever reader it came from."""
-    facts = zip(graph.layers, receptive_fields(graph), classify.blocks_of(graph), strict=True)
+    facts = zip(graph.layers, receptive_fields(graph), blocks_of(graph), strict=True)
     rows = tuple(_row(layer, graph, field, block) for layer, field, block in facts)
-    return Audit(graph.name, rows, _total(rows, peak_activation_elements(graph)), findings.find(graph))
+    return Audit(graph.name, rows, _total(rows, graph), findings.find(graph))
 
 
 def _row(layer, graph, receptive_field, block):
@@ -64,7 +62,8 @@ def _row(layer, graph, receptive_field, block):
         activation_evaluations=count.activation_evaluations(layer),
         receptive_field=receptive_field,
         block=block,
-        arithmetic_intensity=count.arithmetic_intensity(layer, macs),
+        arithmetic_intensity=count.arithmetic_intensity(macs, layer.moved_bytes),
+        folds=classify.folds(layer, graph),
     )
 
 
@@ -73,17 +72,14 @@ def _shapes(tensors):
     return shapes[0] if len(shapes) == 1 else shapes or None
 
 
-def _total(rows, peak_elements):
-    params = sum(row.params for row in rows)
-    trainable = sum(row.trainable_params for row in rows)
-    pointwise = [row for row in rows if row.kind == "pointwise"]
+def _total(rows, graph):
+    known = all(row.macs is not None for row in rows)
+    summed = sums(rows)
     return Total(
-        params=params,
-        trainable_params=trainable,
-        non_trainable_params=params - trainable,
-        macs=sum(row.macs or 0 for row in rows),
-        pointwise_params=sum(row.params for row in pointwise),
-        pointwise_macs=sum(row.macs for row in pointwise),
-        activation_bytes=sum(row.activation_bytes for row in rows),
-        peak_activation_bytes=peak_elements * _FLOAT32_BYTES,
+        **summed,
+        non_trainable_params=summed["params"] - summed["trainable_params"],
+        activation_evaluations=sum(row.activation_evaluations for row in rows),
+        peak_activation_bytes=memory.peak_activation_bytes(graph),
+        peak_activation_bytes_int8=memory.peak_activation_bytes(graph, bits=8),
+        arithmetic_intensity=count.arithmetic_intensity(summed["macs"], memory.moved_bytes(graph)) if known else None,
     )

@@ -1,22 +1,23 @@
-"""What a layer is: its kind, its role where it is a 1x1 layer, and the block that it belongs to."""
-
-from collections import Counter
+"""What a layer is: its kind, its role where it is a 1x1 layer, and whether a BatchNormalization folds."""
 
 CONVOLUTIONS = frozenset({"Conv1D", "Conv2D"})
 DEPTHWISE = frozenset({"DepthwiseConv1D", "DepthwiseConv2D"})
 TRANSPOSED = frozenset({"Conv1DTranspose", "Conv2DTranspose"})
+# What multiplies by weights, and so can absorb an affine map of its output channels.
+LINEAR = CONVOLUTIONS | DEPTHWISE | TRANSPOSED | {"Dense"}
 GLOBAL_POOLS = frozenset(f"Global{which}Pooling{rank}D" for which in ("Average", "Max") for rank in (1, 2))
 WINDOW_POOLS = frozenset(f"{which}Pooling{rank}D" for which in ("Average", "Max") for rank in (1, 2))
 UPSAMPLING = frozenset({"UpSampling1D", "UpSampling2D"})
 # Both are an affine map with fixed constants when the network runs, which a neighbouring convolution can absorb.
 FOLDABLE_NORMS = frozenset({"BatchNormalization", "Normalization"})
 LOCAL_RESPONSE = "LocalResponseNormalization"  # ours: Keras has none
+SCALED_ADDITIONS = frozenset({"CustomScaleLayer"})  # x + scale * y, of keras.applications.InceptionResNetV2
 # What leaves its input as it is when the network runs (outside training).
 PASS_THROUGH = frozenset(
     {
         *("Dropout", "SpatialDropout1D", "SpatialDropout2D", "AlphaDropout", "GaussianDropout", "GaussianNoise"),
         *("RandomBrightness", "RandomContrast", "RandomFlip", "RandomRotation", "RandomTranslation", "RandomZoom"),
-        *("ActivityRegularization", "Identity"),
+        *("ActivityRegularization", "Identity", "StochasticDepth"),
     }
 )
 
@@ -36,12 +37,15 @@ _KINDS = {
         *("Relu", "Relu6", "LeakyRelu", "Elu", "Selu", "Gelu", "Silu", "Sigmoid", "Tanh", "LogSoftmax"),
         *("Softplus", "Softsign", "HardSigmoid", "HardSilu", "HardTanh"),
     },
-    "merge": {"Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", "Concatenate", "Divide", "TrueDivide"},
+    "merge": {"Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", "Concatenate", "Divide", "TrueDivide"}
+    | SCALED_ADDITIONS,
     "reshape": {
         *("Flatten", "Reshape", "Permute", "RepeatVector", "Transpose", "Squeeze", "ExpandDims", "GetItem"),
         *("ZeroPadding1D", "ZeroPadding2D", "Cropping1D", "Cropping2D", *UPSAMPLING),
     },
 }
+_ADDITIONS = SCALED_ADDITIONS | {"Add"}
+_SCALING = PASS_THROUGH | {"LayerScale"}
 KIND_OF = {op: kind for kind, ops in _KINDS.items() for op in ops}
 
 
@@ -57,6 +61,8 @@ def kind_of(layer):
         return "depthwise"
     if layer.op in TRANSPOSED:
         return "spatial"
+    if layer.op == "EinsumDense":
+        return "dense"
     if layer.op == "Dense":
         return "pointwise" if len(layer.inputs[0].shape) == 4 else "dense"
     kind = KIND_OF.get(layer.op, "other")
@@ -113,40 +119,33 @@ def _is_projection(layer, graph):
         if any(tensor.index in graph.output_indices for tensor in current.outputs):
             return False
         for reader in graph.readers(current):
-            if reader.op == "Add" and kind_of(reader) == "merge":
+            if reader.op in _ADDITIONS and kind_of(reader) == "merge":
                 ends_in_addition = True
-            elif kind_of(reader) in ("norm", "activation") or reader.op in PASS_THROUGH:
+            elif kind_of(reader) in ("norm", "activation") or reader.op in _SCALING:
                 waiting.append(reader)
             else:
                 return False
     return ends_in_addition
 
 
-def blocks_of(graph):
-    """Return the block name, or None, of every layer of `graph`, in its order.
+def folds(layer, graph):
+    """Return whether `layer` of `graph`, a BatchNormalization, folds into what feeds it; None for every other layer.
 
-    Inside a nested model it is that model's path. Elsewhere it is the name up to its last "_", where at least two
-    layers share that: "fire2" for "fire2_squeeze1x1". A number alone after the "_" is a counter and makes no block
-    ("conv2d_1"); a layer whose whole name is such a prefix belongs to that block.
+    It does where it normalises the channels of a convolution or Dense that nobody else reads, and no activation lies
+    between the two: its scale and shift then become part of the weights and the bias, exactly.
     """
-    names = {_own_name(layer) for layer in graph.layers if not layer.scope}
-    shared = Counter(prefix for name in names if (prefix := _prefix(name)))
-    blocks = {prefix for prefix, count in shared.items() if count > 1}
-    return tuple(layer.scope or _top_block(_own_name(layer), blocks) for layer in graph.layers)
+    if layer.op != "BatchNormalization":
+        return None
+    if not layer.per_position:
+        return False
+    feeder = _sole_feeder(layer, graph)
+    while feeder and (feeder.op in PASS_THROUGH or feeder.op == "BatchNormalization" and feeder.per_position):
+        feeder = _sole_feeder(feeder, graph)
+    return feeder is not None and feeder.op in LINEAR and feeder.is_linear
 
 
-def _top_block(name, blocks):
-    if name in blocks:
-        return name
-    prefix = _prefix(name)
-    return prefix if prefix in blocks else None
-
-
-def _own_name(layer):
-    """The layer's name without what the audit appended: the half of a separable convolution, the number of the use."""
-    return layer.name.split("/")[0].split(" (")[0]
-
-
-def _prefix(name):
-    prefix, _, rest = name.rpartition("_")
-    return None if rest.isdigit() else prefix or None
+def _sole_feeder(layer, graph):
+    """What produces the input of `layer`; None where there is no producer, or the tensor is read elsewhere too."""
+    index = layer.inputs[0].index
+    shared = index in graph.output_indices or len(graph.consumers[index]) > 1
+    return None if shared else graph.producers.get(index)

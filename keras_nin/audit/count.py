@@ -5,26 +5,23 @@ import math
 from keras_nin.audit.classify import (
     CONVOLUTIONS,
     DEPTHWISE,
-    FOLDABLE_NORMS,
     KIND_OF,
-    LOCAL_RESPONSE,
     PASS_THROUGH,
     TRANSPOSED,
     kind_of,
 )
 
-_FREE_KINDS = frozenset({"activation", "merge", "pool", "reshape"})
+_FREE_KINDS = frozenset({"activation", "merge", "norm", "pool", "reshape"})
 # Table look-ups and scaling element by element: no multiplication that is followed by an addition to a running sum.
-_FREE = (
-    FOLDABLE_NORMS | PASS_THROUGH | {LOCAL_RESPONSE, "Embedding", "Rescaling", "Resizing", "Cast", "Negative", "Clip"}
-)
+_FREE = PASS_THROUGH | {"Embedding", "LayerScale", "Rescaling", "Resizing", "Cast", "Negative", "Clip"}
+_TENSORS_OF_EINSUM = {"Einsum": 2, "EinsumDense": 1}
 
 
 def macs(layer):
     """Return the MACs of `layer` (`LayerInfo`), or None where they are not known.
 
-    One MAC is one multiply and one add. Biases, activations, poolings, resizing, merges and normalisations without a
-    learned product (BatchNormalization, local response) count 0.
+    One MAC is one multiply and one add to a running sum: convolutions and matrix products. Biases, activations,
+    poolings, resizing, merges, normalisations and scaling element by element count 0.
     """
     if layer.op in CONVOLUTIONS:
         return layer.output_elements * math.prod(layer.kernel) * (layer.inputs[0].shape[-1] // layer.groups)
@@ -35,7 +32,41 @@ def macs(layer):
         return layer.inputs[0].elements * math.prod(layer.kernel) * layer.outputs[0].shape[-1]
     if layer.op == "Dense":
         return layer.output_elements * layer.inputs[0].shape[-1]
+    if layer.op == "Matmul":
+        # The product of a tensor and a constant does not say which of the two comes first.
+        return layer.output_elements * layer.inputs[0].shape[-1] if len(layer.inputs) == 2 else None
+    if layer.op in _TENSORS_OF_EINSUM:
+        return _einsum_macs(layer)
     return 0 if KIND_OF.get(layer.op) in _FREE_KINDS or layer.op in _FREE else None
+
+
+def _einsum_macs(layer):
+    """The product of the sizes of all indices; None where the equation is no product of two operands.
+
+    An index that only the weights have ("ab,cd->ad"), or a constant operand, has no size here: not counted either.
+    """
+    entering, arrow, leaving = (layer.equation or "").partition("->")
+    operands = entering.split(",")
+    if not arrow or len(operands) != 2 or len(layer.inputs) != _TENSORS_OF_EINSUM[layer.op]:
+        return None
+    sizes = {}
+    shapes = [tensor.shape for tensor in (*layer.inputs, *layer.outputs)]
+    for labels, shape in zip([*operands[: len(layer.inputs)], leaving], shapes, strict=True):
+        aligned = _aligned(labels, len(shape))
+        if aligned is None:
+            return None
+        sizes |= zip(aligned, shape, strict=True)
+    labels = {label for operand in operands for label in operand.replace("...", "")}
+    return math.prod(sizes.values()) if labels <= sizes.keys() else None
+
+
+def _aligned(labels, rank):
+    """One label an axis: those that "..." stands for are numbers, counted from the end; None where they do not fit."""
+    before, dots, after = labels.partition("...")
+    hidden = rank - len(before) - len(after)
+    if hidden < 0 or (hidden and not dots):
+        return None
+    return [*before, *range(-hidden, 0), *after]
 
 
 def activation_evaluations(layer):
@@ -44,7 +75,6 @@ def activation_evaluations(layer):
     return layer.output_elements if applied else 0
 
 
-def arithmetic_intensity(layer, macs):
-    """Return MACs per byte that `layer` moves: inputs, outputs and weights, once each; None where `macs` is None."""
-    moved = sum(tensor.nbytes for tensor in (*layer.inputs, *layer.outputs)) + layer.weight_bytes
-    return None if macs is None else macs / moved if moved else 0.0
+def arithmetic_intensity(macs, moved_bytes):
+    """Return MACs per byte that is moved; None where `macs` is None."""
+    return None if macs is None else macs / moved_bytes if moved_bytes else 0.0

@@ -43,7 +43,8 @@ class LayerInfo:
     one (a user's own class, even if it is called "Conv2D"): such a layer is never counted by guesswork. `type` is the
     name to show. `scope` is the path of the models that the layer lies in, empty at the top. Weights that an earlier
     use has brought already are not counted again. `kernel`, `strides` and `dilation` are (height, width). `padding` is
-    "same" or "valid", None where the operation has none; `use_bias` says whether a bias is added.
+    "same" or "valid", None where the operation has none; `use_bias` says whether a bias is added. `equation` is that of
+    an einsum. `per_position` says of a normalisation whether it works by or over the channels of one position alone.
     """
 
     name: str
@@ -60,6 +61,8 @@ class LayerInfo:
     use_bias: bool = False
     interpolation: str | None = None
     activation: str | None = None
+    equation: str | None = None
+    per_position: bool = True
     params: int = 0
     trainable_params: int = 0
     weight_bytes: int = 0
@@ -79,6 +82,12 @@ class LayerInfo:
         """Elements of all outputs together."""
         return sum(tensor.elements for tensor in self.outputs)
 
+    @property
+    def moved_bytes(self):
+        """Bytes of all inputs, outputs and weights, once each."""
+        tensors = {tensor.index: tensor for tensor in (*self.inputs, *self.outputs)}
+        return sum(tensor.nbytes for tensor in tensors.values()) + self.weight_bytes
+
 
 @dataclass(frozen=True)
 class Graph:
@@ -97,6 +106,11 @@ class Graph:
             for index in dict.fromkeys(tensor.index for tensor in layer.inputs):
                 consumers[index].append(layer)
         return {index: tuple(layers) for index, layers in consumers.items()}
+
+    @functools.cached_property
+    def producers(self):
+        """Tensor index -> the layer that gives that tensor; the network's inputs have none."""
+        return {tensor.index: layer for layer in self.layers for tensor in layer.outputs}
 
     @functools.cached_property
     def output_indices(self):

@@ -11,6 +11,8 @@ from keras_nin.errors import InputError
 
 _SEPARABLE = {"SeparableConv1D": ("DepthwiseConv1D", "Conv1D"), "SeparableConv2D": ("DepthwiseConv2D", "Conv2D")}
 _KERNEL_OPS = classify.CONVOLUTIONS | classify.DEPTHWISE | classify.TRANSPOSED
+_AXIS_NORMS = frozenset({"BatchNormalization", "LayerNormalization", "RMSNormalization", "UnitNormalization"})
+_EQUATION_IN = {"EinsumDense": "equation", "Einsum": "subscripts"}
 _OUR_LAYERS = "keras_nin.layers."
 OUTSIDE = "(weights outside the graph)"
 
@@ -148,6 +150,8 @@ class _Reader:
         facts = {
             "activation": _activation(operation),
             "use_bias": use_bias,
+            "equation": _equation(operation, op),
+            "per_position": _is_per_position(operation, op, inputs),
             **_geometry(operation, op),
             **vars(weights),
         }
@@ -203,6 +207,20 @@ def _item_bytes(dtype):
 def _activation(operation):
     activation = getattr(operation, "activation", None)
     return getattr(activation, "__name__", type(activation).__name__) if callable(activation) else None
+
+
+def _equation(operation, op):
+    attribute = _EQUATION_IN.get(op)
+    return attribute and getattr(operation, attribute)
+
+
+def _is_per_position(operation, op, inputs):
+    """Whether a normalisation works by or over the channels of one position, which are its input's last axis."""
+    if op not in _AXIS_NORMS:
+        return True
+    axes = operation.axis if isinstance(operation.axis, (list, tuple)) else [operation.axis]
+    rank = len(inputs[0].shape)
+    return [axis % rank for axis in axes] == [rank - 1]
 
 
 def _geometry(operation, op):

@@ -1,4 +1,4 @@
-"""The working memory that a network needs while it runs, in elements: times 1 for int8, times 4 for float32."""
+"""The memory that a network's tensors need while it runs, and what it moves through it."""
 
 import itertools
 from collections import Counter
@@ -9,17 +9,21 @@ from keras_nin.audit.classify import PASS_THROUGH, kind_of
 _ALIASES = PASS_THROUGH | {"Flatten", "Reshape", "Squeeze", "ExpandDims"}
 
 
-def peak_activation_elements(graph):
-    """Return the largest number of elements that are live at once while `graph` (`Graph`) runs.
+def peak_activation_bytes(graph, *, bits=None):
+    """Return the largest number of bytes that are live at once while `graph` (`Graph`) runs.
 
     While a layer runs, its inputs, its output and every earlier tensor that a later layer still reads are live. Layers
     run in the graph's order, on the fused graph: an activation or a BatchNormalization that alone reads its input
     belongs to what produced it and has no tensor of its own; dropout, Flatten and Reshape share their input's memory.
     Concatenate, Add and ZeroPadding2D write tensors of their own; padding inside a convolution takes none.
+
+    Args:
+        graph: the network.
+        bits: size of every element, 8 for int8; None takes each tensor's own.
     """
     home = _homes(graph)
-    size = {tensor.index: tensor.elements for layer in graph.layers for tensor in layer.outputs}
-    size |= {tensor.index: tensor.elements for tensor in graph.inputs}
+    tensors = (*graph.inputs, *(tensor for layer in graph.layers for tensor in layer.outputs))
+    size = {tensor.index: tensor.nbytes if bits is None else -(-tensor.elements * bits // 8) for tensor in tensors}
     first = {tensor.index: 0 for tensor in graph.inputs}
     last = {}
     for step, layer in enumerate(graph.layers):
@@ -33,6 +37,20 @@ def peak_activation_elements(graph):
         change[step] += size[index]
         change[last.get(index, step) + 1] -= size[index]
     return max(itertools.accumulate(change[step] for step in range(len(graph.layers) + 1)))
+
+
+def moved_bytes(graph):
+    """Return the bytes that `graph` reads and writes in one run: every layer's inputs, outputs and weights once each.
+
+    On the fused graph, as in `peak_activation_bytes`: a layer that has no tensor of its own moves nothing, and neither
+    do weights outside the graph.
+    """
+    home = _homes(graph)
+    return sum(layer.moved_bytes for layer in graph.layers if not _has_no_tensor_of_its_own(layer, home))
+
+
+def _has_no_tensor_of_its_own(layer, home):
+    return {home[tensor.index] for tensor in layer.outputs} <= {home[tensor.index] for tensor in layer.inputs}
 
 
 def _homes(graph):

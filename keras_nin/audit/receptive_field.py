@@ -14,10 +14,12 @@ from keras_nin.audit import classify
 # Positions of the input that one output position of an up-sampling reads, along one axis.
 _INTERPOLATION_TAPS = {"nearest": 1, "bilinear": 2, "bicubic": 4}
 _UNCHANGED = (
-    classify.FOLDABLE_NORMS
-    | classify.PASS_THROUGH
-    | {classify.LOCAL_RESPONSE, "Dense", "Rescaling", "ZeroPadding1D", "ZeroPadding2D", "Cropping1D", "Cropping2D"}
+    classify.PASS_THROUGH
+    | {classify.LOCAL_RESPONSE, "Dense", "LayerScale", "Rescaling"}
+    | {"ZeroPadding1D", "ZeroPadding2D", "Cropping1D", "Cropping2D"}
 )
+# Norms by or over the channels, unless the layer says that it is set to other axes.
+_POSITION_NORMS = classify.FOLDABLE_NORMS | {"LayerNormalization", "RMSNormalization", "UnitNormalization"}
 _WINDOWS = classify.CONVOLUTIONS | classify.DEPTHWISE | classify.WINDOW_POOLS
 
 
@@ -61,7 +63,7 @@ def _rounded(field):
 
 
 def _through(layer, field, whole):
-    if layer.op in classify.GLOBAL_POOLS:
+    if layer.op in classify.GLOBAL_POOLS or layer.op == "GroupNormalization":
         return whole
     if field is None:
         return None
@@ -73,6 +75,9 @@ def _through(layer, field, whole):
     if layer.op in classify.UPSAMPLING:
         taps = _INTERPOLATION_TAPS.get(layer.interpolation)
         return taps and _widened(field, (taps, taps), [Fraction(1, factor) for factor in layer.strides])
+    if layer.op in _POSITION_NORMS:
+        # Statistics that a BatchNormalization has learned are constants, whatever their axis.
+        return field if layer.per_position or layer.op in classify.FOLDABLE_NORMS else None
     if layer.op in _UNCHANGED or classify.KIND_OF.get(layer.op) in ("activation", "merge"):
         return field
     return _reshaped(layer, field, whole) if classify.kind_of(layer) == "reshape" else None

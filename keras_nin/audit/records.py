@@ -13,9 +13,10 @@ class Row:
 
     `macs` is None where it is not known. `activation_bytes` is at float32 (4 bytes an element) for a Keras model and at
     the tensors' own types for a file; `weight_bytes` at the weights' own types. `arithmetic_intensity` is MACs per byte
-    moved: inputs, outputs and weights once each; None where the MACs are. `input_shape` and `output_shape` are a tuple
-    of shapes where there are several tensors, and None for weights outside the graph. `kernel` and `receptive_field`
-    are (height, width).
+    moved: inputs, outputs and weights once each; None where the MACs are. `folds` says of a BatchNormalization whether
+    it becomes part of the weights that feed it; None for every other layer. `input_shape` and `output_shape` are a
+    tuple of shapes where there are several tensors, and None for weights outside the graph. `kernel` and
+    `receptive_field` are (height, width).
     """
 
     name: str
@@ -35,11 +36,32 @@ class Row:
     receptive_field: tuple[int, int] | None
     block: str | None
     arithmetic_intensity: float | None = None
+    folds: bool | None = None
+
+
+@dataclass(frozen=True)
+class Block:
+    """Sums over the rows of one block, `layers` of them; `name` is None for the rows that are in no block."""
+
+    name: str | None
+    layers: int
+    params: int
+    trainable_params: int
+    macs: int
+    pointwise_params: int
+    pointwise_macs: int
+    weight_bytes: int
+    activation_bytes: int
 
 
 @dataclass(frozen=True)
 class Total:
-    """Sums over the rows; `macs` leaves out the rows where they are not known; peak memory is at float32."""
+    """Sums over the rows; `macs` leaves out the rows where they are not known.
+
+    `peak_activation_bytes` is at float32 for a Keras model and at the tensors' own types for a file,
+    `peak_activation_bytes_int8` at 1 byte an element. `arithmetic_intensity` is MACs per byte moved on the fused graph;
+    None where a row's MACs are not known.
+    """
 
     params: int
     trainable_params: int
@@ -49,6 +71,10 @@ class Total:
     pointwise_macs: int
     activation_bytes: int
     peak_activation_bytes: int
+    weight_bytes: int = 0
+    activation_evaluations: int = 0
+    peak_activation_bytes_int8: int = 0
+    arithmetic_intensity: float | None = None
 
 
 @dataclass(frozen=True)
@@ -73,7 +99,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Audit:
-    """An audited network: rows in execution order, totals, findings. ``print(audit)`` shows a table."""
+    """An audited network: rows in execution order, totals, findings, sums by block. ``print(audit)`` shows a table."""
 
     model: str
     rows: tuple[Row, ...]
@@ -85,6 +111,14 @@ class Audit:
         """Names of the rows whose MACs are not known: the total leaves them out."""
         return tuple(row.name for row in self.rows if row.macs is None)
 
+    @property
+    def blocks(self):
+        """The `Block`s of the network in order of first appearance; together they have every row once."""
+        grouped = {}
+        for row in self.rows:
+            grouped.setdefault(row.block, []).append(row)
+        return tuple(Block(name, len(rows), **sums(rows)) for name, rows in grouped.items())
+
     def to_json(self):
         """Return the audit as a JSON-ready dict (schema ``keras_nin.audit/1``)."""
         return {
@@ -92,6 +126,7 @@ class Audit:
             "model": self.model,
             "rows": [_plain(asdict(row)) for row in self.rows],
             "total": asdict(self.total),
+            "blocks": [asdict(block) for block in self.blocks],
             "findings": [finding.to_json() for finding in self.findings],
         }
 
@@ -105,6 +140,20 @@ class Audit:
 
     def __str__(self):
         return render.text(self)
+
+
+def sums(rows):
+    """Return the sums over `rows` (`Row`) that a block and a network have in common, by field name."""
+    pointwise = [row for row in rows if row.kind == "pointwise"]
+    return {
+        "params": sum(row.params for row in rows),
+        "trainable_params": sum(row.trainable_params for row in rows),
+        "macs": sum(row.macs or 0 for row in rows),
+        "pointwise_params": sum(row.params for row in pointwise),
+        "pointwise_macs": sum(row.macs for row in pointwise),
+        "weight_bytes": sum(row.weight_bytes for row in rows),
+        "activation_bytes": sum(row.activation_bytes for row in rows),
+    }
 
 
 def _plain(value):
