@@ -97,7 +97,9 @@ def _unmarked(scope):
 
 
 def _from_tensors(main):
-    chosen = [_best_part(main.tensors[operator.outputs[0]].name if operator.outputs else "") for operator in main.operators]
+    chosen = [
+        _best_part(main.tensors[operator.outputs[0]].name if operator.outputs else "") for operator in main.operators
+    ]
     prefix = functools.reduce(_common, (part[:-2] for part in chosen if len(part) > 1), None) or []
     names = []
     for part, operator in zip(chosen, main.operators, strict=True):
@@ -117,5 +119,7 @@ def _best_part(tensor_name):
 def _common(prefix, part):
     if prefix is None:
         return part
-    length = next((at for at, (a, b) in enumerate(zip(prefix, part, strict=False)) if a != b), min(len(prefix), len(part)))
+    length = next(
+        (at for at, (a, b) in enumerate(zip(prefix, part, strict=False)) if a != b), min(len(prefix), len(part))
+    )
     return prefix[:length]

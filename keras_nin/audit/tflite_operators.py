@@ -179,11 +179,16 @@ def _matrix_product(use):
         raise use.fail(f"rows of {left[-1]} meet columns of {right[-2]}")
     first, second = use.activation(0), use.activation(1)
     if first is None:  # a constant on the left: the same product with both sides turned over
-        return _counted(use, "Matmul", dataclasses.replace(second, shape=_swapped(right, True)))
-    first = dataclasses.replace(first, shape=left)
-    if second is None and set(right[:-2]) <= {1}:
-        return _counted(use, "Dense", first)
-    return _counted(use, "Matmul", first)
+        return _counted(use, "Dense", _rows(second, right[-2]))
+    if second is not None:
+        return _counted(use, "Matmul", dataclasses.replace(first, shape=left))
+    is_dense = set(right[:-2]) <= {1}
+    return _counted(use, "Dense", dataclasses.replace(first, shape=left) if is_dense else _rows(first, left[-1]))
+
+
+def _rows(tensor, depth):
+    """`tensor` seen as rows of `depth` values, in whichever order."""
+    return dataclasses.replace(tensor, shape=(tensor.elements // depth if depth else 0, depth))
 
 
 def _swapped(shape, swap):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from keras_nin.audit import tflite_names, tflite_operators
 from keras_nin.audit.graph import Graph, LayerInfo, Tensor
-from keras_nin.audit.tflite_weights import Constants
+from keras_nin.audit.tflite_weights import Constants, Weights
 from keras_nin.errors import InputError
 from keras_nin.tflite import graph as tflite_graph
 from keras_nin.tflite import schema
@@ -21,24 +21,24 @@ _LARGEST_BYTES = 1 << 63
 class File:
     """A file as the audit sees it: its `Graph`, and for each of the graph's layers what else the file says.
 
-    `operators` are the file's own records; `layers` the Keras layers that the export recorded, None where there is no
-    record of this very file; `shared_params` the weights of an operator that an earlier one has brought already.
+    `operators` are the file's own records, `tensor_names` those of their first outputs; `layers` are the Keras layers
+    that the export recorded, None where there is no record of this very file; `weights` what every operator brings.
     """
 
     graph: Graph
     operators: tuple
     tensor_names: tuple[str, ...]
     layers: tuple[str | None, ...] | None
-    shared_params: tuple[int, ...]
+    weights: tuple[Weights, ...]
 
 
 def read(path, *, name=None):
     """Return the `Graph` of the .tflite file at `path`, one layer for each operator of the main subgraph, in its order.
 
     Shapes are those that the file stores: an open batch counts as 1, and a file made for a batch of N costs N times
-    one input. `op` is None, so that MACs are not known, for custom operators, for those that call other subgraphs (whose
-    weights count all the same), and for products over an axis that is open beside the batch. A constant counts at its
-    first use, as what the operator that computes with it holds, in the form in which the file stores it; shapes, axes
+    one input. `op` is None, so that MACs are not known, for custom operators, for those that call other subgraphs
+    (whose weights count all the same), and for products over an axis that is open beside the batch. A constant counts
+    at its first use, for the operator that computes with it and in the form in which the file stores it; shapes, axes
     and paddings are no weights. A file trains nothing: `trainable_params` is 0.
 
     Args:
@@ -89,7 +89,7 @@ class _Reader:
             operators=self.main.operators,
             tensor_names=tuple(names),
             layers=layers,
-            shared_params=tuple(brought.shared_params for brought in weights),
+            weights=tuple(weights),
         )
 
     def _check_open(self, tensor):
@@ -128,7 +128,7 @@ class _Reader:
         )
 
     def _read(self, index, owner):
-        """The record of a computed tensor; None for a constant, for state that runs keep, and for one of no elements."""
+        """The record of a computed tensor; None for a constant, for state kept between runs, and without elements."""
         if index in self.available:
             return self.available[index]
         tensor = self.main.tensors[index]

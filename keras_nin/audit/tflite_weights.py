@@ -22,11 +22,15 @@ _SETTINGS = {
 
 @dataclass(frozen=True)
 class Weights:
-    """What an operator brings: elements, bytes as stored, and elements that an earlier operator has brought already."""
+    """What an operator brings: elements, bytes as stored, and elements that an earlier operator has brought already.
+
+    `stored` is the bytes by data type: ((dtype, bytes), ...).
+    """
 
     params: int = 0
     weight_bytes: int = 0
     shared_params: int = 0
+    stored: tuple[tuple[str, int], ...] = ()
 
 
 class Constants:
@@ -58,6 +62,7 @@ class Constants:
             params=sum(tensor.elements for tensor in new.values()),
             weight_bytes=sum(tensor.buffer_bytes for tensor in new.values()),
             shared_params=sum(tensor.elements for buffer, tensor in unique.items() if buffer not in new),
+            stored=tuple((tensor.dtype, tensor.buffer_bytes) for tensor in new.values()),
         )
 
     def _used(self, operator):
