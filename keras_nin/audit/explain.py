@@ -133,10 +133,12 @@ def inserted(facts, index):
     return "unexplained", "no layer of the model asks for it"
 
 
-def added_bias(layer, facts, indices):
-    """Values of the bias that the operator of a row has and its layer has not."""
+def bias_change(layer, facts, indices):
+    """Values of the bias that the operator of a row has and its layer has not; negative where it is the other way."""
     main = facts.file.graph.layers[indices[0]]
-    return main.outputs[0].shape[-1] if main.use_bias and layer.op in _KERNEL_OPS and not layer.use_bias else 0
+    if layer.op not in _KERNEL_OPS or main.op not in _KERNEL_OPS:
+        return 0
+    return (main.use_bias - layer.use_bias) * main.outputs[0].shape[-1]
 
 
 def parameters(facts, layer, indices):
@@ -145,12 +147,12 @@ def parameters(facts, layer, indices):
         return
     held = sum(facts.held_params(index) for index in indices)
     shared = sum(facts.file.weights[index].shared_params for index in indices)
-    bias = added_bias(layer, facts, indices)
+    bias = bias_change(layer, facts, indices)
     if not layer.params and shared and held == shared:
         yield f"computes with the {shared:,} values of an earlier operator"
         return
     if bias:
-        yield f"bias of {bias:,} added"
+        yield f"bias of {abs(bias):,} {'added' if bias > 0 else 'left out'}"
     other = held - bias - layer.params
     if other:
         yield f"{abs(other):,} values {'more' if other > 0 else 'fewer'} than the layer"

@@ -100,8 +100,8 @@ def _changes(facts, position, layer):
     if not stored and not layer.params:  # also a later use of a layer, on both sides
         return
     held = sum(facts.held_params(index) for index in indices)
-    bias = explain.added_bias(layer, facts, indices)
-    yield "biases that the layers have none of", bias
+    bias = explain.bias_change(layer, facts, indices)
+    yield ("biases that the layers have none of" if bias > 0 else "biases that the file leaves out"), bias
     yield _CONSTANTS, held - layer.params - bias
     yield "equal values that are stored once", stored - held
 
