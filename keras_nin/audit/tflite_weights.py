@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 # What passes constants on, changed in form only: the weights belong to the operator that computes with them.
 _PASSES_ON = frozenset({"CAST", "DENSIFY", "DEQUANTIZE", "EXPAND_DIMS", "QUANTIZE", "RESHAPE", "SQUEEZE", "TRANSPOSE"})
+_HAVE_BIAS = frozenset({"CONV_2D", "CONV_3D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV", "SVDF", "LSTM"})
+_WHOLE = frozenset({"int32", "uint32", "int64", "uint64", "bool", "string"})
 # Positions of inputs that say where or how much (shapes, axes, paddings, indices) and hold no weights.
 _SETTINGS = {
     **dict.fromkeys(("ARG_MAX", "ARG_MIN", "BROADCAST_TO", "CUMSUM", "EXPAND_DIMS", "GATHER", "GATHER_ND"), {1}),
@@ -105,8 +107,14 @@ def _passed_on(subgraph):
 
 def _direct(subgraph, operator, passed_on):
     settings = () if operator.is_custom else _SETTINGS.get(operator.op, ())
-    return [
+    used = [
         passed_on.get(index) or subgraph.tensors[index]
         for position, index in enumerate(operator.inputs)
         if index >= 0 and position not in settings and (index in passed_on or _is_constant(subgraph, index))
     ]
+    return [tensor for tensor in used if operator.op in _HAVE_BIAS or _is_value(tensor)]
+
+
+def _is_value(tensor):
+    """Whether a constant stands for real numbers; plain integers elsewhere than in a bias are sizes and positions."""
+    return tensor.quantization is not None or tensor.dtype not in _WHOLE
