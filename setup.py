@@ -11,6 +11,7 @@ VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "keras_nin" / "__init__.py"
 EXTRAS = {
     "test": ["build>=1.2", "flatbuffers>=25", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.9", "setuptools>=77"],
     "torch": ["torch>=2.6"],
+    "ethosu": ["ethos-u-vela>=5.2,<5.3"],
 }
 
 setup(

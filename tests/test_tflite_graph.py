@@ -510,7 +510,7 @@ def repeated_tensor(times, rank):
 
 def test_a_small_file_cannot_ask_for_endless_decoding():
     assert len(graph.read(repeated_tensor(times=3, rank=4)).main.tensors) == 3
-    content = repeated_tensor(times=20_000, rank=20_000)
+    content = repeated_tensor(times=20_000, rank=254)
     start = time.perf_counter()
     with pytest.raises(InputError, match="the same bytes are referred to again and again"):
         graph.read(content)

@@ -4,5 +4,11 @@ import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submod_attrs={"build": ["audit"], "records": ["Audit", "Block", "Finding", "Row", "Total"]},
+    submod_attrs={
+        "build": ["audit"],
+        "comparing": ["compare"],
+        "comparison": ["Comparison"],
+        "records": ["Audit", "Block", "Finding", "Row", "Total"],
+        "simplify": ["Simplified"],
+    },
 )

@@ -6,7 +6,7 @@ import sys
 import click
 
 import keras_nin
-from keras_nin.cli import audit, cards, evaluate, export, import_weights, list_models, train, verify
+from keras_nin.cli import audit, cards, compare, evaluate, export, import_weights, list_models, train, verify
 from keras_nin.errors import InputError
 
 EPILOG = "Example: keras-nin export nin_digits"
@@ -27,6 +27,7 @@ def cli():
 for command in (
     list_models.command,
     audit.command,
+    compare.command,
     export.command,
     verify.command,
     evaluate.command,

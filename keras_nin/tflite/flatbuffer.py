@@ -10,8 +10,9 @@ import struct
 from keras_nin.errors import InputError
 
 # Vectors may be shared, so a small file could ask for endless decoding. What writers share (vtables, a few strings)
-# stays far below both limits, and decoding takes seconds at the worst.
+# stays far below both limits. A table counts as some bytes more, so that the time that a small file takes is small too.
 _DECODED_PER_BYTE = 4
+_BYTES_PER_TABLE = 64
 _MOST_TABLES = 1 << 18
 _SMALL_FILE = 1 << 16
 
@@ -67,6 +68,7 @@ class Reader:
         self._tables_left -= 1
         if self._tables_left < 0:
             raise self.fail(f"there are more than {_MOST_TABLES} tables")
+        self.spend(_BYTES_PER_TABLE)
         vtable = position - self.unpack("i", position, "a table")
         if vtable not in self._vtables:
             size = self.unpack("H", vtable, "a vtable")

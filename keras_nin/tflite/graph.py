@@ -19,6 +19,7 @@ __all__ = [
     "read",
 ]
 
+_MOST_DIMENSIONS = 254  # as TensorFlow has it
 FLOAT_DTYPES = frozenset(name for name, _ in schema.DTYPES if name.startswith(("float", "bfloat", "complex")))
 
 
@@ -136,6 +137,8 @@ def _tensor(index, table, buffers):
         raise fail(f"tensor {index} has the unknown type code {code} (known: 0 to {len(schema.DTYPES) - 1})")
     if buffer >= max(len(buffers), 1):
         raise fail(f"tensor {index} refers to buffer {buffer} of {len(buffers)}")
+    if len(shape) > _MOST_DIMENSIONS:
+        raise fail(f"tensor {index} has {len(shape)} dimensions, more than {_MOST_DIMENSIONS}")
     if any(size < 0 for size in shape):
         raise fail(f"tensor {index} has the negative size {min(shape)}")
     if table.scalar(slots.EXTERNAL_BUFFER, "I"):
