@@ -3,7 +3,7 @@
 from keras_nin.audit import count
 from keras_nin.audit.classify import CONVOLUTIONS, kind_of
 from keras_nin.audit.findings import cost
-from keras_nin.audit.findings.network import channels_out, names, paths, positions
+from keras_nin.audit.findings.network import channels_out, is_identity, names, paths, positions
 from keras_nin.audit.records import Finding
 
 _WIDTH = 8
@@ -26,9 +26,9 @@ def unaligned(network):
     share = added.macs / (added.macs + sum(count.macs(layer) for layer in found))
     several = "convolutions have a number" if len(found) > 1 else "convolution has a number"
     message = (
-        f"{len(found)} {several} of channels that is no multiple of 8 ({odd} not even of 4; {names(found)}): kernels that "
-        f"compute 8 at a time idle for {share:.0%} of their work there, and padding the layers to multiples of 8 would "
-        f"cost {added.params:,} params and {added.macs:,} MACs in them."
+        f"{len(found)} {several} of channels that is no multiple of 8 ({odd} not even of 4; {names(found)}): kernels "
+        f"that compute 8 at a time idle for {share:.0%} of their work there, and padding the layers to multiples of 8 "
+        f"would cost {added.params:,} params and {added.macs:,} MACs in them."
     )
     yield Finding("unaligned-channels", paths(found), message, (cost.Cost() - added).saves)
 
@@ -59,5 +59,4 @@ def _given_by_the_task(network):
 
 
 def _keeps_channels(layer):
-    by_channel = kind_of(layer) in ("activation", "pool", "norm", "reshape")
-    return by_channel or not (layer.params or kind_of(layer) == "merge")
+    return kind_of(layer) in ("activation", "pool", "norm", "reshape") or is_identity(layer)

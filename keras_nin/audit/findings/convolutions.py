@@ -29,9 +29,10 @@ def unreduced(network):
         if saved.params <= 0 or saved.macs <= 0:
             continue
         message = (
-            f"{_side(layer)} convolution on {channels} channels without a 1x1 reduction takes {macs / network.macs:.0%} "
-            f"of the MACs: after a 1x1 layer to {narrow} channels the two would take {macs - saved.macs:,} instead of "
-            f"{macs:,} MACs and {layer.params - saved.params:,} instead of {layer.params:,} params."
+            f"{_side(layer)} convolution on {channels} channels that no 1x1 layer reduces first takes "
+            f"{macs / network.macs:.0%} of the MACs: after a 1x1 layer to {narrow} channels the two would take "
+            f"{macs - saved.macs:,} instead of {macs:,} MACs and {layer.params - saved.params:,} instead of "
+            f"{layer.params:,} params."
         )
         yield Finding("unreduced-convolution", (layer.path,), message, saved.saves)
 
@@ -65,22 +66,23 @@ def _reduced_tensors(network):
 
 def naive_inception(network):
     """Inception v1 modules without reductions, at widths of the paper's table: what its own reductions save."""
-    for source, branches in _fans(network).items():
-        rows = [row for row in _paper_rows() if _widths(branches) == row[1:]]
-        rows = [row for row in rows if row[0][0] == source.shape[-1]]
-        for (channels, reduce3, reduce5, projection), *_ in rows:
-            yield _module_finding(network, source, branches, (channels, reduce3, reduce5, projection))
+    fans = _fans(network)
+    reductions = _paper_reductions() if fans else {}
+    for source, branches in fans.items():
+        widths = (source.shape[-1], *(channels_out(layer) for layer in branches))
+        if widths in reductions:
+            yield _module_finding(network, source, branches, reductions[widths])
 
 
-def _paper_rows():
-    """((input channels, 3x3 reduction, 5x5 reduction, pool projection), 1x1, 3x3, 5x5) of the modules of GoogLeNet."""
+def _paper_reductions():
+    """Channels (input, 1x1, 3x3, 5x5) of GoogLeNet's modules -> (3x3 reduction, 5x5 reduction, pool projection)."""
     from keras_nin.models.googlenet import MODULES
 
-    rows, channels = [], 192
+    reductions, channels = {}, 192
     for one, reduce3, three, reduce5, five, projection in MODULES.values():
-        rows.append(((channels, reduce3, reduce5, projection), one, three, five))
+        reductions[channels, one, three, five] = (reduce3, reduce5, projection)
         channels = one + three + five + projection
-    return rows
+    return reductions
 
 
 def _fans(network):
@@ -97,12 +99,8 @@ def _fans(network):
     }
 
 
-def _widths(branches):
-    return tuple(channels_out(layer) for layer in branches)
-
-
 def _module_finding(network, source, branches, reductions):
-    channels, reduce3, reduce5, projection = reductions
+    channels, (reduce3, reduce5, projection) = source.shape[-1], reductions
     present = _projections(network, source)
     now = cost.total(cost.of(layer) for layer in (*branches, *present))
     one, three, five = branches
@@ -121,8 +119,8 @@ def _module_finding(network, source, branches, reductions):
     after = new.macs // places
     message = (
         f"Inception module without reductions: with the paper's own (1x1 to {reduce3} before the 3x3, to {reduce5} "
-        f"before the 5x5, pool projection to {projection}) its weights go from {before:,} to {after:,} and its MACs from "
-        f"{now.macs:,} to {new.macs:,}."
+        f"before the 5x5, pool projection to {projection}) its weights go from {before:,} to {after:,} and its MACs "
+        f"from {now.macs:,} to {new.macs:,}."
     )
     return Finding("inception-without-reductions", paths((*branches, *present)), message, (now - new).saves)
 

@@ -23,7 +23,7 @@ def dense_as_pointwise(network):
         verb = "is a 1x1 layer" if len(found) == 1 else "are 1x1 layers"
         message = (
             f"Dense on the vector of a 1x1 map ({names(found)}) {verb} under another name, with the same weights and "
-            f"MACs: as Conv2D before the pooling it gives a map of scores and accepts larger images."
+            f"MACs; as Conv2D (keras_nin.models.dense_to_conv) the network takes larger images too."
         )
         yield Finding("dense-is-pointwise", paths(found), message, cost.Cost().saves)
 
@@ -33,7 +33,7 @@ def _gives_one_place(layer, single):
         return False
     entering = layer.inputs[0]
     if len(entering.shape) == 2:
-        alike = kind_of(layer) in ("activation", "dense") or layer.op in PASS_THROUGH | FOLDABLE_NORMS
+        alike = kind_of(layer) in ("activation", "dense", "norm") or layer.op in PASS_THROUGH
         return entering.index in single and alike
     flat = kind_of(layer) == "reshape" and positions(entering) == 1 and entering.elements == layer.output_elements
     return layer.op in GLOBAL_POOLS or flat
@@ -56,9 +56,9 @@ def flattened(network):
         if spent.params < LARGE_HEAD * network.params or needed.params >= spent.params:
             continue
         message = (
-            f"The Dense head on a flattened {height}x{width}x{channels} map has {spent.params:,} params; a 1x1 layer to "
-            f"the {channels_out(last)} outputs and a global average, which forget where on the map something is, need "
-            f"{needed.params:,}."
+            f"The Dense head on a flattened {height}x{width}x{channels} map has {spent.params:,} params; a 1x1 layer "
+            f"to the {channels_out(last)} outputs and a global average, which forget where on the map something is, "
+            f"need {needed.params:,}."
         )
         yield Finding("flatten-dense-head", paths((layer, *dense)), message, (spent - needed).saves)
 

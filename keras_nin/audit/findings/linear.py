@@ -6,7 +6,14 @@ from fractions import Fraction
 from keras_nin.audit import count
 from keras_nin.audit.classify import CONVOLUTIONS, kind_of
 from keras_nin.audit.findings import cost
-from keras_nin.audit.findings.network import channels_in, channels_out, is_identity, normalizes_channels, positions
+from keras_nin.audit.findings.network import (
+    channels_in,
+    channels_out,
+    is_identity,
+    normalizes_channels,
+    paths,
+    positions,
+)
 from keras_nin.audit.records import Finding
 
 _AVERAGES = frozenset(f"{which}AveragePooling{rank}D" for which in ("Global", "") for rank in (1, 2)) | {
@@ -16,44 +23,69 @@ _AVERAGES = frozenset(f"{which}AveragePooling{rank}D" for which in ("Global", ""
 
 @dataclass(frozen=True)
 class Run:
-    """1x1 layers with nothing non-linear between, in order; `between` are the normalisations and identities there."""
+    """1x1 layers with nothing non-linear between them.
 
-    layers: tuple
-    between: tuple
+    `parts` are the layers from the first to the last, with the normalisations and identities between, in order.
+    """
+
+    parts: tuple
+
+    @property
+    def layers(self):
+        """The 1x1 layers."""
+        return tuple(part for part in self.parts if kind_of(part) == "pointwise")
 
     @property
     def use_bias(self):
         """Whether the one layer that they collapse into needs a bias."""
-        normalized = any(layer.op == "BatchNormalization" for layer in self.between)
-        return normalized or any(layer.use_bias for layer in self.layers)
+        return any(part.use_bias or normalizes_channels(part) for part in self.parts)
 
     @property
     def collapsed(self):
         """`Cost` of the one layer that they collapse into."""
-        first, last = self.layers[0], self.layers[-1]
+        first, last = self.parts[0], self.parts[-1]
         sizes, places = cost.item_sizes(first), positions(last.outputs[0])
         return cost.convolution(channels_in(first), channels_out(last), places, sizes, use_bias=self.use_bias)
 
     @property
     def saved(self):
         """`Cost` of the layers less that of the one that they collapse into."""
-        parts = (cost.of(layer) for layer in (*self.layers, *self.between))
-        return cost.total(parts) - self.collapsed
+        return cost.total(cost.of(part) for part in self.parts) - self.collapsed
+
+    @property
+    def finding(self):
+        """`Finding` that says so."""
+        first, last, saved = self.parts[0], self.parts[-1], self.saved
+        message = (
+            f"{len(self.layers)} 1x1 layers with nothing non-linear between are one linear map: a single 1x1 layer "
+            f"from {channels_in(first)} to {channels_out(last)} channels gives the same and saves {_figures(saved)}."
+        )
+        return Finding("collapsible-pointwise", paths(self.layers), message, saved.saves)
 
 
 @dataclass(frozen=True)
 class Average:
-    """A linear 1x1 layer and the average pooling after it, with the normalisations and identities between the two."""
+    """A linear 1x1 layer, normalisations and identities, and the average pooling: `parts`, in order."""
 
-    layer: object
-    between: tuple
-    pool: object
+    parts: tuple
 
     @property
     def saved_macs(self):
         """MACs saved where the pooling comes first, so that the layer works on the pooled map."""
-        places = positions(self.layer.inputs[0]) - positions(self.pool.outputs[0])
-        return channels_in(self.layer) * channels_out(self.layer) * places
+        layer, pool = self.parts[0], self.parts[-1]
+        return channels_in(layer) * channels_out(layer) * (positions(pool.inputs[0]) - positions(pool.outputs[0]))
+
+    @property
+    def finding(self):
+        """`Finding` that says so."""
+        layer, pool = self.parts[0], self.parts[-1]
+        message = (
+            f"Linear 1x1 layer before an average pooling: the two commute exactly, and after the pooling it works on "
+            f"{positions(pool.outputs[0])} instead of {positions(pool.inputs[0])} places and saves "
+            f"{self.saved_macs:,} of {count.macs(layer):,} MACs."
+        )
+        saves = cost.Cost(macs=self.saved_macs).saves
+        return Finding("pointwise-before-average-pool", paths((layer, pool)), message, saves)
 
 
 def one_channel(network):
@@ -62,22 +94,21 @@ def one_channel(network):
         if kind_of(layer) == "pointwise" and channels_in(layer) == 1 and cost.owns_weights(layer):
             width = channels_out(layer)
             before = "" if layer.is_linear else ", before the activation,"
-            outputs = (
-                f"all {width} outputs{before} are the one input channel" if width > 1 else "its output is its input"
-            )
+            outputs = f"all {width} outputs{before} are" if width > 1 else f"its output{before} is"
             readers, freed = _freed(network, layer)
             after = f", and {len(readers)} after it read 1 channel instead of {width}" if freed.params else ""
+            saved = cost.of(layer) + freed
             message = (
-                f"1x1 layer on one channel: {outputs} times a constant plus a bias (rank 1), so it can find no pattern "
-                f"that a k x k kernel could; without it {_figures(cost.of(layer) + freed)} are saved{after}."
+                f"1x1 layer on one channel: {outputs} that channel times a constant plus a bias (rank 1), where a "
+                f"k x k kernel would see a neighbourhood; leaving it out saves {_figures(saved)}{after}."
             )
-            yield Finding("pointwise-on-one-channel", (layer.path,), message, (cost.of(layer) + freed).saves)
+            yield Finding("pointwise-on-one-channel", (layer.path,), message, saved.saves)
 
 
 def _freed(network, layer):
     """The convolutions that read `layer`, and the `Cost` of the input channels that they would not need without it."""
     readers = network.readers_behind(layer)
-    if not all(reader.op in CONVOLUTIONS and reader.groups == 1 and cost.owns_weights(reader) for reader in readers):
+    if network.leaves(layer) or not all(_is_free(network, reader) for reader in readers):
         return (), cost.Cost()
     spared = Fraction(channels_out(layer) - 1, channels_out(layer))
     freed = [
@@ -93,13 +124,7 @@ def _freed(network, layer):
 
 def collapsible(network):
     """1x1 layers with nothing non-linear between: one layer of the product of their weights does the same."""
-    for run in runs(network):
-        saved, first, last = run.saved, run.layers[0], run.layers[-1]
-        message = (
-            f"{len(run.layers)} 1x1 layers with nothing non-linear between are one linear map: a single 1x1 layer from "
-            f"{channels_in(first)} to {channels_out(last)} channels gives the same and saves {_figures(saved)}."
-        )
-        yield Finding("collapsible-pointwise", tuple(layer.path for layer in run.layers), message, saved.saves)
+    return [run.finding for run in runs(network)]
 
 
 def runs(network):
@@ -123,17 +148,17 @@ def runs(network):
 
 def _grown(layer, following, taken):
     """The runs in the longest linear sequence from `layer` on, each grown as long as growing saves."""
-    run, found = Run((layer,), ()), []
+    run, found = Run((layer,)), []
     while id(layer) in following:
         between, reader = following[id(layer)]
-        longer = Run((*run.layers, reader), (*run.between, *between))
+        longer = Run((*run.parts, *between, reader))
         # What one more layer saves, over the run as it stands collapsed.
         gain = longer.saved - (run.saved if len(run.layers) > 1 else cost.Cost())
         if gain.params >= 0 and gain.macs >= 0 and (gain.params or gain.macs):
             run = longer
         else:
             found.append(run)
-            run = Run((reader,), ())
+            run = Run((reader,))
         taken.add(id(layer))
         layer = reader
     return [run for run in (*found, run) if len(run.layers) > 1]
@@ -141,14 +166,7 @@ def _grown(layer, following, taken):
 
 def before_average(network):
     """Linear 1x1 layers before an average pooling: the two commute, and after it there are fewer places to work on."""
-    for site in averages(network):
-        layer, places = site.layer, (positions(site.layer.inputs[0]), positions(site.pool.outputs[0]))
-        message = (
-            f"Linear 1x1 layer before an average pooling: the two commute exactly, and after the pooling it works on "
-            f"{places[1]} instead of {places[0]} places and saves {site.saved_macs:,} of {count.macs(layer):,} MACs."
-        )
-        saves = cost.Cost(macs=site.saved_macs).saves
-        yield Finding("pointwise-before-average-pool", (layer.path, site.pool.path), message, saves)
+    return [site.finding for site in averages(network)]
 
 
 def averages(network):
@@ -161,7 +179,7 @@ def averages(network):
         if _is_free_pointwise(network, layer) and layer.is_linear and layer.strides == (1, 1):
             between, reader = _linear_path(network, layer)
             if reader is not None and reader.op in _AVERAGES:
-                site = Average(layer, between, reader)
+                site = Average((layer, *between, reader))
                 found += [site] if site.saved_macs > 0 else []
     return found
 
@@ -178,7 +196,13 @@ def _linear_path(network, layer):
 
 
 def _is_free_pointwise(network, layer):
-    return kind_of(layer) == "pointwise" and cost.owns_weights(layer) and not network.is_shared(layer)
+    return kind_of(layer) == "pointwise" and _is_free(network, layer)
+
+
+def _is_free(network, layer):
+    """Whether `layer` mixes all channels with weights that are its own, so that it can be changed here alone."""
+    mixes = layer.op == "Dense" or (layer.op in CONVOLUTIONS and layer.groups == 1)
+    return mixes and cost.owns_weights(layer) and not network.is_shared(layer)
 
 
 def _figures(saved):

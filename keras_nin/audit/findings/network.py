@@ -41,6 +41,11 @@ class Network:
         """Whether `layer` is one of several uses of the same weights: to change it here changes it elsewhere."""
         return _USE.sub("", layer.path) in self._shared
 
+    def is_read_once(self, tensor):
+        """Whether exactly one layer reads `tensor`, and it does not leave the network."""
+        read_once = len(self.graph.consumers.get(tensor.index, ())) == 1
+        return read_once and tensor.index not in self.graph.output_indices
+
     def sole_reader(self, layer):
         """The one layer that reads what `layer` gives; None where there are more or none, or it leaves the network."""
         readers = self.graph.readers(layer)

@@ -15,15 +15,16 @@ _AVERAGES = frozenset(f"{which}AveragePooling{rank}D" for which in ("Global", ""
 def unfoldable(network):
     """BatchNormalization layers that stay as operations of their own when the network runs. One finding for all."""
     norms = [layer for layer in network.layers if layer.op == "BatchNormalization"]
-    found = [layer for layer in norms if not _folds(network, layer)]
+    before, after = (_absorbed_before(network), _absorbed_after(network)) if norms else (set(), set())
+    found = [layer for layer in norms if not _folds(network, layer, before, after)]
     if not found:
         return
     saved = cost.total(_saved(layer) for layer in found)
     work = sum(layer.output_elements for layer in found)
     many = f"{len(found)} of {len(norms)} BatchNormalization layers" if len(norms) > 1 else "The BatchNormalization"
     message = (
-        f"{many} cannot fold into a convolution or Dense ({names(found)}): {work:,} scalings and shifts an image that the "
-        f"MACs leave out; right after a linear convolution of their own they would cost a bias and save "
+        f"{many} cannot fold into a convolution or Dense ({names(found)}): {work:,} scalings and shifts an image that "
+        f"the MACs leave out; right after a linear convolution of their own they would cost a bias and save "
         f"{saved.params:,} params."
     )
     yield Finding("unfoldable-batch-norm", paths(found), message, saved.saves)
@@ -37,26 +38,42 @@ def _saved(layer):
     return cost.Cost(layer.params - channels, 0, Fraction(layer.weight_bytes, layer.params) * (layer.params - channels))
 
 
-def _folds(network, layer):
-    per_channel = normalizes_channels(layer) and not network.is_shared(layer)
-    return per_channel and (_folds_back(network, layer) or _folds_forward(network, layer))
+def _folds(network, norm, before, after):
+    if not normalizes_channels(norm) or network.is_shared(norm):
+        return False
+    return norm.inputs[0].index in before or norm.outputs[0].index in after
 
 
-def _folds_back(network, norm):
-    """Whether all that gives `norm` its input is linear, has weights, and is read by nothing else."""
-    waiting = [norm.inputs[0]]
-    while waiting:
-        tensor = waiting.pop()
-        layer = network.producer(tensor)
-        alone = len(network.graph.consumers[tensor.index]) == 1 and tensor.index not in network.graph.output_indices
-        if layer is None or not alone:
-            return False
-        if layer.op in _WEIGHTED and layer.is_linear and layer.params and not network.is_shared(layer):
-            continue
-        if not (_is_transparent(layer) or _joins(layer)):
-            return False
-        waiting += layer.inputs
-    return True
+def _absorbed_before(network):
+    """Indices of the tensors whose scale and shift the layers before can take in: nothing else reads those layers."""
+    absorbed = set()
+    for layer in network.layers:
+        inside = layer.op in _WEIGHTED and layer.is_linear and layer.params and not network.is_shared(layer)
+        passed = _is_transparent(layer) or _joins(layer)
+        if inside or (passed and all(tensor.index in absorbed for tensor in layer.inputs)):
+            absorbed |= {tensor.index for tensor in layer.outputs if network.is_read_once(tensor)}
+    return absorbed
+
+
+def _absorbed_after(network):
+    """Indices of the tensors whose scale and shift every layer that reads them can take in."""
+    absorbed = set()
+    for layer in reversed(network.layers):
+        for tensor in layer.outputs:
+            readers = network.graph.consumers.get(tensor.index, ())
+            leaves = tensor.index in network.graph.output_indices
+            if readers and not leaves and all(_takes_in(network, reader, absorbed) for reader in readers):
+                absorbed.add(tensor.index)
+    return absorbed
+
+
+def _takes_in(network, layer, absorbed):
+    if layer.op in _WEIGHTED:
+        # Zeros that pad the input would have to become the shift.
+        return bool(layer.params) and not network.is_shared(layer) and not _pads_zeros(layer)
+    flattened = layer.op in ("Flatten", "Reshape") and len(layer.outputs[0].shape) == 2
+    passed = _is_transparent(layer) or flattened or (layer.op == "Concatenate" and _joins(layer))
+    return passed and all(tensor.index in absorbed for tensor in layer.outputs)
 
 
 def _is_transparent(layer):
@@ -71,33 +88,6 @@ def _joins(layer):
     if layer.op == "Concatenate":
         return same_places and sum(tensor.shape[-1] for tensor in layer.inputs) == channels_out(layer)
     return layer.op == "Add" and same_places and {tensor.shape for tensor in layer.inputs} == {layer.outputs[0].shape}
-
-
-def _folds_forward(network, norm):
-    """Whether all that reads `norm` has weights and pads no zeros, which would need the shift to be padded with."""
-    waiting, seen = [norm], {id(norm)}
-    while waiting:
-        layer = waiting.pop()
-        readers = network.graph.readers(layer)
-        if network.leaves(layer) or not readers:
-            return False
-        for reader in readers:
-            if id(reader) in seen:
-                continue
-            seen.add(id(reader))
-            if reader.op in _WEIGHTED:
-                if not reader.params or network.is_shared(reader) or _pads_zeros(reader):
-                    return False
-            elif _carries_on(reader):
-                waiting.append(reader)
-            else:
-                return False
-    return True
-
-
-def _carries_on(layer):
-    flattened = layer.op in ("Flatten", "Reshape") and len(layer.outputs[0].shape) == 2
-    return is_identity(layer) or layer.op in _AVERAGES or flattened or (layer.op == "Concatenate" and _joins(layer))
 
 
 def _pads_zeros(layer):
