@@ -231,7 +231,7 @@ def _largest_difference(model, simplified):
     import numpy as np
 
     generator = np.random.default_rng(_SEED)
-    images = keras.tree.map_structure(lambda tensor: _random(tensor, generator), model.input)
+    images = keras.tree.map_structure(lambda tensor: _random(tensor, generator), simplified.input)
     pairs = zip(*(keras.tree.flatten(network(images, training=False)) for network in (model, simplified)), strict=True)
     pairs = [tuple(keras.ops.convert_to_numpy(tensor) for tensor in pair) for pair in pairs]
     difference = max(float(np.abs(a - b).max() / max(np.abs(a).max(), np.finfo(np.float32).tiny)) for a, b in pairs)

@@ -23,7 +23,7 @@ def dense_as_pointwise(network):
         verb = "is a 1x1 layer" if len(found) == 1 else "are 1x1 layers"
         message = (
             f"Dense on the vector of a 1x1 map ({names(found)}) {verb} under another name, with the same weights and "
-            f"MACs; as Conv2D (keras_nin.models.dense_to_conv) the network takes larger images too."
+            f"MACs; written as Conv2D the network takes larger images too."
         )
         yield Finding("dense-is-pointwise", paths(found), message, cost.Cost().saves)
 

@@ -38,19 +38,13 @@ class Run:
     @property
     def use_bias(self):
         """Whether the one layer that they collapse into needs a bias."""
-        return any(part.use_bias or normalizes_channels(part) for part in self.parts)
-
-    @property
-    def collapsed(self):
-        """`Cost` of the one layer that they collapse into."""
-        first, last = self.parts[0], self.parts[-1]
-        sizes, places = cost.item_sizes(first), positions(last.outputs[0])
-        return cost.convolution(channels_in(first), channels_out(last), places, sizes, use_bias=self.use_bias)
+        return _brings_bias(self.parts)
 
     @property
     def saved(self):
         """`Cost` of the layers less that of the one that they collapse into."""
-        return cost.total(cost.of(part) for part in self.parts) - self.collapsed
+        collapsed = _one_layer(self.parts[0], self.parts[-1], self.use_bias)
+        return cost.total(cost.of(part) for part in self.parts) - collapsed
 
     @property
     def finding(self):
@@ -148,20 +142,31 @@ def runs(network):
 
 def _grown(layer, following, taken):
     """The runs in the longest linear sequence from `layer` on, each grown as long as growing saves."""
-    run, found = Run((layer,)), []
+    found, parts, standing, use_bias = [], [layer], cost.of(layer), layer.use_bias
     while id(layer) in following:
         between, reader = following[id(layer)]
-        longer = Run((*run.parts, *between, reader))
-        # What one more layer saves, over the run as it stands collapsed.
-        gain = longer.saved - (run.saved if len(run.layers) > 1 else cost.Cost())
+        more = (*between, reader)
+        one = _one_layer(parts[0], reader, use_bias or _brings_bias(more))
+        gain = standing + cost.total(map(cost.of, more)) - one
         if gain.params >= 0 and gain.macs >= 0 and (gain.params or gain.macs):
-            run = longer
+            parts += more
+            standing, use_bias = one, use_bias or _brings_bias(more)
         else:
-            found.append(run)
-            run = Run((reader,))
+            found.append(Run(tuple(parts)))
+            parts, standing, use_bias = [reader], cost.of(reader), reader.use_bias
         taken.add(id(layer))
         layer = reader
-    return [run for run in (*found, run) if len(run.layers) > 1]
+    return [run for run in (*found, Run(tuple(parts))) if len(run.parts) > 1]
+
+
+def _one_layer(first, last, use_bias):
+    """`Cost` of the one layer that the layers from `first` to `last` collapse into."""
+    places, sizes = positions(last.outputs[0]), cost.item_sizes(first)
+    return cost.convolution(channels_in(first), channels_out(last), places, sizes, use_bias=use_bias)
+
+
+def _brings_bias(parts):
+    return any(part.use_bias or normalizes_channels(part) for part in parts)
 
 
 def before_average(network):
