@@ -1,0 +1,135 @@
+"""What several rules ask of a graph, each answered once."""
+
+import functools
+import re
+from collections import Counter
+
+from keras_nin.audit import count
+from keras_nin.audit.classify import PASS_THROUGH, kind_of
+
+_SHOWN = 3
+_USE = re.compile(r" \(\d+\)(?=/|$)")
+
+
+class Network:
+    """A `Graph` with an index of producers, of readers and of shared layers.
+
+    Attributes:
+        graph: the `Graph`.
+        producers: tensor index -> the layer that writes that tensor.
+        params, macs: totals of the network; layers whose MACs are not known count 0.
+    """
+
+    def __init__(self, graph):
+        self.graph = graph
+        self.layers = graph.layers
+        self.producers = {tensor.index: layer for layer in graph.layers for tensor in layer.outputs}
+        self.params = sum(layer.params for layer in graph.layers)
+        self.macs = sum(count.macs(layer) or 0 for layer in graph.layers)
+        uses = Counter(_USE.sub("", layer.path) for layer in graph.layers)
+        self._shared = {path for path, times in uses.items() if times > 1}
+
+    def producer(self, tensor):
+        """The layer that writes `tensor`, or None where it enters the network."""
+        return self.producers.get(tensor.index)
+
+    def leaves(self, layer):
+        """Whether an output of `layer` is an output of the network."""
+        return any(tensor.index in self.graph.output_indices for tensor in layer.outputs)
+
+    def is_shared(self, layer):
+        """Whether `layer` is one of several uses of the same weights: to change it here changes it elsewhere."""
+        return _USE.sub("", layer.path) in self._shared
+
+    def is_read_once(self, tensor):
+        """Whether exactly one layer reads `tensor`, and it does not leave the network."""
+        read_once = len(self.graph.consumers.get(tensor.index, ())) == 1
+        return read_once and tensor.index not in self.graph.output_indices
+
+    def sole_reader(self, layer):
+        """The one layer that reads what `layer` gives; None where there are more or none, or it leaves the network."""
+        readers = self.graph.readers(layer)
+        return readers[0] if len(readers) == 1 and not self.leaves(layer) else None
+
+    def readers_behind(self, layer):
+        """The layers that read what `layer` gives, pass-through layers looked through."""
+        found, waiting = [], [layer]
+        while waiting:
+            for reader in self.graph.readers(waiting.pop()):
+                (waiting if is_identity(reader) else found).append(reader)
+        return found
+
+    @functools.cached_property
+    def head(self):
+        """Layers that hold the weights of the head, in order: what follows them is only Dense, norms and activations.
+
+        A head ends in vectors. Its members are Dense layers on vectors, or the last 1x1 layers; a 1x1 layer that a
+        Dense follows is no member.
+        """
+        ends = {}  # position of a layer -> what follows it: "plain" layers only, or a "dense" too
+        for layer in reversed(self.layers):
+            if after := self._what_follows(layer, ends):
+                ends[id(layer)] = after
+        members = [layer for layer in self.layers if id(layer) in ends]
+        return tuple(
+            layer
+            for layer in members
+            if kind_of(layer) == "dense" or (kind_of(layer) == "pointwise" and ends[id(layer)] == "plain")
+        )
+
+    def _what_follows(self, layer, ends):
+        if self.leaves(layer) and any(len(tensor.shape) > 2 for tensor in layer.outputs):
+            return None
+        after = {self._step(reader, ends) for reader in self.graph.readers(layer)}
+        if None in after or not (after or self.leaves(layer)):
+            return None
+        return "dense" if "dense" in after else "plain"
+
+    def _step(self, reader, ends):
+        """What follows a layer whose output `reader` reads; None where that is more than a head's end."""
+        after = ends.get(id(reader))
+        if kind_of(reader) == "dense":
+            return "dense" if after and len(reader.outputs[0].shape) == 2 else None
+        if reader.op == "BatchNormalization":
+            return after
+        free = kind_of(reader) in ("activation", "pool", "reshape") or reader.op in PASS_THROUGH
+        return after if free else None
+
+
+def is_identity(layer):
+    """Whether `layer` gives back what it gets when the network runs."""
+    return layer.op in PASS_THROUGH or (layer.op == "Activation" and layer.activation == "linear")
+
+
+def normalizes_channels(layer):
+    """Whether `layer` is a BatchNormalization over the last axis: scale and shift of every channel."""
+    channels = layer.outputs[0].shape[-1] if layer.outputs else 0
+    # Two moving statistics, and gamma and beta where it has them: any other number means another axis, or shared use.
+    return layer.op == "BatchNormalization" and layer.params in (2 * channels, 3 * channels, 4 * channels)
+
+
+def positions(tensor):
+    """Number of places of a map or a sequence; 1 for a vector."""
+    height, width = tensor.spatial or (1, 1)
+    return height * width
+
+
+def channels_in(layer):
+    """Number of channels that enter `layer`."""
+    return layer.inputs[0].shape[-1]
+
+
+def channels_out(layer):
+    """Number of channels that leave `layer`."""
+    return layer.outputs[0].shape[-1]
+
+
+def paths(layers):
+    """The paths of `layers`, for the `layers` of a finding."""
+    return tuple(layer.path for layer in layers)
+
+
+def names(layers):
+    """The paths of `layers` as text, the first few and how many more."""
+    shown = ", ".join(layer.path for layer in layers[:_SHOWN])
+    return f"{shown} and {len(layers) - _SHOWN} more" if len(layers) > _SHOWN else shown
