@@ -2,7 +2,6 @@
 
 import csv
 import io
-import textwrap
 
 from keras_nin.audit.render import notes
 from keras_nin.audit.render.notes import conventions, size
@@ -25,10 +24,8 @@ def text(audit, view=None):
     view = view or View()
     parts = [_table(text_table, audit, view, title=audit.model), "\n".join(map(printable, _figures(audit, view)))]
     if audit.findings:
-        lines = [wrapped for line in notes.findings(audit) for wrapped in wrap(printable(line), _FOOT_WIDTH, "  ")]
-        parts.append("\n".join(["Findings:", *lines]))
-    parts.append("\n".join(wrapped for line in conventions(audit) for wrapped in wrap(line, _FOOT_WIDTH)))
-    return "\n\n".join(part for part in parts if part)
+        parts.append("\n".join(["Findings:", *_wrapped(notes.findings(audit))]))
+    return "\n\n".join([*parts, "\n".join(_wrapped(conventions(audit), indent=""))])
 
 
 def markdown(audit, view=None):
@@ -36,7 +33,12 @@ def markdown(audit, view=None):
     view = view or View()
     items = "\n".join(f"- {_inline(line)}" for line in _figures(audit, view))
     found = "\n".join(f"- {_inline(line)}" for line in notes.findings(audit))
-    parts = [_table(markdown_table, audit, view), items, found and f"Findings:\n\n{found}", " ".join(conventions(audit))]
+    parts = [
+        _table(markdown_table, audit, view),
+        items,
+        found and f"Findings:\n\n{found}",
+        " ".join(conventions(audit)),
+    ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -71,14 +73,12 @@ def _table(build, audit, view, **options):
 
 
 def _figures(audit, view):
-    shown = [notes.shown(audit, view.rows(audit))] if view.only else []
-    return [*shown, *notes.totals(audit)]
+    return notes.figures(audit, view.rows(audit) if view.only else None)
 
 
 def _inline(line):
     return printable(line).replace("|", "\\|")
 
 
-def wrap(line, width, indent=""):
-    """Return `line` as lines of at most `width` characters, all but the first indented."""
-    return textwrap.wrap(line, width, subsequent_indent=indent, break_on_hyphens=False)
+def _wrapped(lines, indent="  "):
+    return [part for line in lines for part in notes.wrap(line, _FOOT_WIDTH, indent)]

@@ -34,7 +34,7 @@ class Column:
         return part / whole if part is not None and whole else None
 
     def text(self, record, total):
-        """Return the value for a reader: ``"1,792"``, ``"3x3"``, a shape without the batch ``"55x55x64"``, ``"5.1%"``."""
+        """Return the value for a reader: ``"1,792"``, ``"3x3"``, ``"5.1%"``, a shape without the batch."""
         value = self.value(record, total)
         if value is None:
             return {"macs": "unknown", "name": _NO_BLOCK}.get(self.key, "")
@@ -60,7 +60,9 @@ def columns_of(record_class):
 
 
 def _is_number(annotation):
-    return bool({int, float} & {annotation, *typing.get_args(annotation)}) and typing.get_origin(annotation) is not tuple
+    return (
+        bool({int, float} & {annotation, *typing.get_args(annotation)}) and typing.get_origin(annotation) is not tuple
+    )
 
 
 def _text(value):

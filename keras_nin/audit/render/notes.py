@@ -1,5 +1,9 @@
 """What stands below an audit's table: totals, what is shown of them, what is not known, findings, conventions."""
 
+import textwrap
+
+from keras_nin.tables import printable
+
 _NAMES_SHOWN = 5
 _FLOAT32_BYTES = 4
 
@@ -15,10 +19,11 @@ _PEAK = (
 )
 
 
-def totals(audit):
-    """Return the totals of `audit` as lines."""
+def figures(audit, rows=None):
+    """Return the totals of `audit` as lines, before them the sums over `rows` where a part of it is shown."""
     total = audit.total
     return [
+        *([] if rows is None else [_shown(audit, rows)]),
         f"Total: {total.params:,} params ({total.trainable_params:,} trainable, {total.non_trainable_params:,} not), "
         f"{total.macs:,} MACs",
         f"In 1x1 layers: {percent(total.pointwise_params, total.params)} of params, "
@@ -35,12 +40,12 @@ def _peak(audit):
     return f"Peak activation memory: {size(peak)} float32, {size(peak_int8(audit))} int8"
 
 
-def shown(audit, rows):
-    """Return the line that sums up `rows`, the part of `audit` that is shown."""
+def _shown(audit, rows):
     params, macs = sum(row.params for row in rows), sum(row.macs or 0 for row in rows)
+    total = audit.total
     return (
-        f"Shown: {len(rows):,} of {len(audit.rows):,} layers, {params:,} params ({percent(params, audit.total.params)}), "
-        f"{macs:,} MACs ({percent(macs, audit.total.macs)})"
+        f"Shown: {len(rows):,} of {len(audit.rows):,} layers, {params:,} params ({percent(params, total.params)}), "
+        f"{macs:,} MACs ({percent(macs, total.macs)})"
     )
 
 
@@ -51,7 +56,9 @@ def findings(audit):
 
 def _finding(finding):
     saved = [_saved(key, value) for key, value in finding.saves.items() if value]
-    return f"{finding.rule}: {names(finding.layers)}: {finding.message}" + (f" Saves {', '.join(saved)}." if saved else "")
+    return f"{finding.rule}: {names(finding.layers)}: {finding.message}" + (
+        f" Saves {', '.join(saved)}." if saved else ""
+    )
 
 
 def _saved(key, value):
@@ -95,3 +102,8 @@ def size(count):
 def percent(part, whole):
     """Return a share as ``"40.5%"``, or "none" where there is no whole."""
     return f"{part / whole:.1%}" if whole else "none"
+
+
+def wrap(line, width, indent="  "):
+    """Return `line` as printable lines of at most `width` characters, all but the first indented."""
+    return textwrap.wrap(printable(line), width, subsequent_indent=indent, break_on_hyphens=False)

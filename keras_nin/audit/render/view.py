@@ -51,7 +51,9 @@ class View:
             object.__setattr__(self, "columns", _words("columns", self.columns))
         object.__setattr__(self, "only", _words("only", self.only))
         if self.depth == TOTALS and (self.columns is not None or self.sort is not None):
-            raise InputError("Expected no `columns` and no `sort` with depth 0, which shows totals alone. Use depth 1 or 2")
+            raise InputError(
+                "Expected no `columns` and no `sort` with depth 0, which shows totals alone. Use depth 1 or 2"
+            )
         for key in self.columns or ():
             self._check("columns", key, self.known)
         if self.columns is not None and len(set(self.columns)) < max(len(self.columns), 1):
