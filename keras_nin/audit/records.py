@@ -114,6 +114,20 @@ class Audit:
 
         return render.text(self, render.View(**view))
 
+    def summary(
+        self,
+        line_length=None,
+        positions=None,
+        print_fn=None,
+        expand_nested=False,
+        show_trainable=False,
+        layer_range=None,
+    ):
+        """Print the audit as `keras.Model.summary()` prints a model; arguments as in `keras_nin.audit.summary.show`."""
+        from keras_nin.audit import summary
+
+        summary.show(self, line_length, positions, print_fn, expand_nested, show_trainable, layer_range)
+
     def __str__(self):
         return self.to_text()
 
