@@ -1,5 +1,6 @@
 """`keras-nin audit`: parameters and MACs, layer by layer, and whether they keep to a budget."""
 
+import os
 import sys
 
 import click
@@ -143,6 +144,8 @@ def _audit(ctx, model, weights, input_shape, settings, seed):
         raise InputError(
             f"Expected no {', '.join(given)} with a file, which holds its network whole. Received: {model!r}"
         )
+    if not os.path.isfile(model):
+        raise InputError(f"Expected a .tflite file. Received: {model!r}, which is no file")
     return audit(model)
 
 
