@@ -1,6 +1,6 @@
 """Plain text and Markdown tables, never cut to a terminal's width."""
 
-import io
+_GAP = "   "
 
 
 def text_table(columns, rows, *, right=(), title=None):
@@ -12,21 +12,23 @@ def text_table(columns, rows, *, right=(), title=None):
         right: headings of the columns that are set to the right.
         title: line above the table.
     """
-    import rich.box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+    from rich.cells import cell_len
 
-    # As Text throughout: rich would take "[us]" in a string for markup.
-    title = None if title is None else Text(title)
-    table = Table(box=rich.box.SIMPLE_HEAD, title=title, title_justify="left", title_style="", pad_edge=False)
-    for column in columns:
-        table.add_column(Text(column), justify="right" if column in right else "left", no_wrap=True)
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    out = io.StringIO()
-    Console(file=out, width=10_000, color_system=None).print(table)
-    return "\n".join(line.rstrip() for line in out.getvalue().splitlines() if line.strip())
+    lines = [[printable(cell) for cell in line] for line in (columns, *rows)]
+    sizes = [[cell_len(cell) for cell in line] for line in lines]
+    widths = [max(sizes_of_column) for sizes_of_column in zip(*sizes, strict=True)]
+    to_right = [column in right for column in columns]
+    text = [_line(*line, widths, to_right) for line in zip(lines, sizes, strict=True)]
+    rule = " " + "─" * (sum(widths) + len(_GAP) * (len(widths) - 1))
+    return "\n".join([*([] if title is None else [printable(title)]), text[0], rule, *text[1:]])
+
+
+def _line(cells, sizes, widths, to_right):
+    padded = []
+    for cell, size, width, to_the_right in zip(cells, sizes, widths, to_right, strict=True):
+        space = " " * (width - size)
+        padded.append(space + cell if to_the_right else cell + space)
+    return f" {_GAP.join(padded)}".rstrip()
 
 
 def markdown_table(columns, rows, *, right=()):
@@ -37,4 +39,23 @@ def markdown_table(columns, rows, *, right=()):
 
 
 def _escaped(cell):
-    return " ".join(cell.splitlines()).replace("|", "\\|")
+    return printable(" ".join(cell.splitlines())).replace("|", "\\|")
+
+
+def printable(text, encoding="utf-8"):
+    r"""Return `text` with what would move the cursor, or what `encoding` lacks, as an escape such as ``\x1b``.
+
+    Names come from users and files: printed as they are, they could recolour a terminal or break a table.
+    """
+    if not text.isprintable():
+        text = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def fit_encoding(text, encoding):
+    """Return `text` as it can be written in `encoding`: rules and bars as ASCII, other characters as escapes."""
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return text.replace("─", "-").encode(encoding, "backslashreplace").decode(encoding)
+    return text

@@ -2,8 +2,6 @@
 
 from dataclasses import asdict, dataclass
 
-from keras_nin.audit import render
-
 SCHEMA = "keras_nin.audit/1"
 
 
@@ -130,16 +128,43 @@ class Audit:
             "findings": [finding.to_json() for finding in self.findings],
         }
 
-    def to_csv(self):
-        """Return the rows as CSV text: raw numbers, an empty field where a number is not known, no total line."""
-        return render.csv_text(self)
+    def to_csv(self, **view):
+        """Return the rows as CSV text: raw numbers, an empty field where a number is not known, no total line.
 
-    def to_markdown(self):
-        """Return the audit as a Markdown table with the totals and the conventions below it."""
-        return render.markdown(self)
+        `view` are arguments of `keras_nin.audit.render.View`: depth, columns, sort, only.
+        """
+        from keras_nin.audit import render
+
+        return render.csv_text(self, render.View(**view))
+
+    def to_markdown(self, **view):
+        """Return the audit as a Markdown table with the totals and the conventions below it; `view` as in `to_csv`."""
+        from keras_nin.audit import render
+
+        return render.markdown(self, render.View(**view))
+
+    def to_text(self, **view):
+        """Return what ``print(audit)`` shows, or the part of it that `view` (as in `to_csv`) asks for."""
+        from keras_nin.audit import render
+
+        return render.text(self, render.View(**view))
+
+    def summary(
+        self,
+        line_length=None,
+        positions=None,
+        print_fn=None,
+        expand_nested=False,
+        show_trainable=False,
+        layer_range=None,
+    ):
+        """Print the audit as `keras.Model.summary()` prints a model; arguments as in `keras_nin.audit.summary.show`."""
+        from keras_nin.audit import summary
+
+        summary.show(self, line_length, positions, print_fn, expand_nested, show_trainable, layer_range)
 
     def __str__(self):
-        return render.text(self)
+        return self.to_text()
 
 
 def sums(rows):

@@ -1,0 +1,176 @@
+"""`keras-nin audit`: formats, views, budgets, and files without Keras."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+import time
+
+import audits
+import pytest
+
+from keras_nin.audit import build
+from keras_nin.cli import main, stages
+
+# A reader of files that needs no file format: what is under test is the command.
+FILE = "small.tflite"
+
+
+@pytest.fixture
+def cli(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / FILE).write_bytes(b"")
+    monkeypatch.setattr(build, "audit", lambda path, **_: audits.small())
+    monkeypatch.setattr("keras_nin.audit.audit", lambda path, **_: audits.small(), raising=False)
+    monkeypatch.setattr(stages, "start_keras", lambda: pytest.fail("Keras was started"))
+
+    def run(*words):
+        status = main.run(["audit", *map(str, words)])
+        return status, *capsys.readouterr()
+
+    return run
+
+
+def test_the_flags_are_the_formats(cli):
+    for form in ("json", "csv", "markdown"):
+        assert cli(FILE, f"--{form}") == cli(FILE, "--format", form) == cli(FILE, f"--{form}", "--format", form)
+    assert cli(FILE) == cli(FILE, "--format", "text")
+    assert cli(FILE)[1].rstrip("\n") == str(audits.small())
+    assert cli(FILE, "--csv")[1] == audits.small().to_csv()
+
+
+@pytest.mark.parametrize("words", [("--json", "--csv"), ("--csv", "--markdown"), ("--json", "--format", "text")])
+def test_two_formats_are_refused(cli, words):
+    status, out, err = cli(FILE, *words)
+    assert (status, out) == (2, "")
+    assert "Expected one format" in err
+
+
+def test_view_options(cli):
+    words = ("--columns", "name,macs", "--sort", "macs", "--only", "pointwise", "--only", "spatial,other")
+    _, out, _ = cli(FILE, *words, "--csv")
+    assert [row["name"] for row in csv.DictReader(io.StringIO(out))] == ["a_3x3", "b_1x1", "a_1x1", "odd[red]|x"]
+    assert "(no block)" in cli(FILE, "--depth", 1)[1]
+    assert cli(FILE, "--depth", 0)[1].startswith("small\n\nTotal: 100 params")
+    status, out, err = cli(FILE, "--json", "--only", "pool", "--depth", 1)
+    assert len(json.loads(out)["rows"]) == 4
+    assert (status, err) == (0, "Note: JSON is always the whole audit; --depth, --only change nothing in it.\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--columns", "nam"), "Did you mean name"),
+        (("--sort", "mac"), "Did you mean macs"),
+        (("--only", "pointwis"), "Did you mean pointwise"),
+        (("--depth", "3"), "'--depth'"),
+        (("--depth", "1", "--columns", "kernel"), "Received: 'kernel'"),
+        (("--columns", "name", "--depth", "0"), "totals alone"),
+        (("--depth", "0", "--csv"), "Expected --depth 1 or 2 with CSV"),
+        (("--budget", "params=1Q"), "1300000, 1300k or 1.3M"),
+        (("--budget", "parms=1"), "Did you mean params"),
+    ],
+)
+def test_bad_options_are_refused_before_keras_starts(cli, words, message):
+    for model in (FILE, "nin_digits"):
+        status, out, err = cli(model, *words)
+        assert (status, out, err.count("\n")) == (2, "", 1)
+        assert message in err
+
+
+def test_a_budget_that_holds(cli):
+    status, out, err = cli(FILE, "--budget", "params=100,macs=1k..", "--budget", "peak=1KiB")
+    assert (status, err) == (0, "")
+    assert out.splitlines()[-3:] == [
+        "Budget params: 100, at most 100: holds",
+        "Budget macs: 1,000, at least 1,000: holds",
+        "Budget peak: 800 bytes (0.8 KiB), at most 1,024 bytes (1.0 KiB): holds",
+    ]
+
+
+def test_a_budget_that_does_not(cli):
+    words = ("--budget", "params=99,peak=1KiB,macs=2k")
+    status, out, err = cli(FILE, *words)
+    assert (status, err) == (1, "")
+    assert "Budget params: 100, at most 99: exceeded\n" in out
+    assert out.endswith("Budget macs: 1,000, at most 2,000: not known (MACs not known: odd[red]|x)\n")
+    failing = [line for line in out.splitlines() if line.startswith("Budget") and not line.endswith("holds")]
+    status, out, err = cli(FILE, *words, "--json")
+    document = json.loads(out)
+    assert (status, err.splitlines()) == (1, failing)
+    assert [item["holds"] for item in document["budget"]] == [False, True, False]
+    status, out, err = cli(FILE, *words, "--csv")
+    assert (status, out, err.splitlines()) == (1, audits.small().to_csv(), failing)
+    assert "budget" not in json.loads(cli(FILE, "--json")[1])
+
+
+@pytest.mark.parametrize("words", [("--weights", "x"), ("--set", "a=1"), ("--input-shape", "8,8,3"), ("--seed", "0")])
+def test_a_file_takes_no_options_of_a_builder(cli, words):
+    status, _, err = cli(FILE, *words)
+    assert status == 2
+    assert f"Expected no {words[0]} with a file" in err
+
+
+def test_an_encoding_without_rules_prints_all_the_same(cli, monkeypatch):
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", out)
+    assert main.run(["audit", FILE]) == 0
+    out.flush()
+    assert b"-----" in out.buffer.getvalue()
+
+
+def test_on_a_terminal_it_fits(cli, monkeypatch):
+    class Terminal(io.TextIOWrapper):
+        def isatty(self):
+            return True
+
+    out = Terminal(io.BytesIO(), encoding="utf-8")
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert main.run(["audit", FILE]) == 0
+    out.flush()
+    text = out.buffer.getvalue().decode()
+    assert "█" in text
+    assert "Bars are in parts of the largest share shown." in text
+
+
+def in_a_new_process(setup, *words):
+    code = (
+        "import sys\nfrom keras_nin.audit import tflite_reader\nfrom keras_nin.audit.graph import *\n"
+        f"{setup}\nfrom keras_nin.cli import main\nstatus = main.run({['audit', *words]!r})\n"
+        "slow = {'keras', 'tensorflow', 'tf_keras', 'sklearn'} & set(sys.modules)\n"
+        "sys.exit(f'loaded: {slow}' if slow else status)"
+    )
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+
+GRAPH = (
+    "x, y = Tensor(0, (1, 8, 8, 4), 8), Tensor(1, (1, 8, 8, 2), 8)\n"
+    "layer = LayerInfo('squeeze', 'Conv2D', 'Conv2D', inputs=(x,), outputs=(y,), kernel=(1, 1), params=10, weight_bytes=16)\n"
+    "tflite_reader.read = lambda path, name=None: Graph('mini', (x,), (y,), (layer,))"
+)
+
+
+def test_a_file_is_audited_without_keras(tmp_path):
+    (tmp_path / FILE).write_bytes(b"")
+    ran = in_a_new_process(GRAPH, str(tmp_path / FILE))
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert "10 params" in ran.stdout
+    assert f"{8 * 8 * 4 * 2} MACs" in ran.stdout
+    assert "at the file's own types" in ran.stdout
+
+
+def test_a_bad_budget_is_refused_at_once():
+    started = time.perf_counter()
+    ran = in_a_new_process("", "nin_digits", "--budget", "params=1Q")
+    assert time.perf_counter() - started < 5  # Keras alone takes as long; it is not loaded, see below
+    assert (ran.returncode, ran.stderr.count("\n")) == (2, 1)
+
+
+def test_a_missing_file(tmp_path):
+    ran = in_a_new_process("", str(tmp_path / "missing.tflite"))
+    assert (ran.returncode, ran.stderr.count("\n")) == (2, 1)
+    assert "missing.tflite" in ran.stderr
