@@ -77,7 +77,8 @@ def _one_channel():
         "1x1 layer, rank of the 16 outputs without bias": ranks[1],
         "3x3 layer, rank of the 16 outputs without bias": ranks[3],
         "1x1 layer with its biases and a ReLU, rank above 1": after_relu > 1,
-    } | ({"finding of the audit": rules} if rules else {})
+        "finding of the audit": rules or "none",
+    }
 
 
 def _warnings(audit, layer):

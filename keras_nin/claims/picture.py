@@ -15,17 +15,24 @@ _TEXT, _PAPER = (20, 20, 20), (255, 255, 255)
 def png(seen):
     """Return a PNG file, as bytes: the image, its 32 maps and the one projected map of `seen`, side by side.
 
-    Maps are scaled each from its smallest to its largest value; the mask is shown as it is, black at 0, white at 1.
+    Every map is drawn from its lowest value (black) to its highest (white); the title gives the two of the mask.
 
     Args:
         seen: `keras_nin.claims.softconv.Maps`.
     """
     from PIL import Image, ImageDraw, ImageFont
 
+    from_to = f"from {seen.mask.min():.2f} to {seen.mask.max():.2f}"
     panels = (
         (f"input\n{_short(seen.name)}", _enlarged(seen.image, _LARGE_SCALE)),
-        (f"{seen.maps.shape[-1]} maps of the 3x3 layer (tanh)\neach from its lowest to its highest", _grid(seen.maps)),
-        (f"one map of the 1x1 layer (sigmoid)\nrandom weights (seed {SEED})", _enlarged(seen.mask, _LARGE_SCALE)),
+        (
+            f"{seen.maps.shape[-1]} maps of the 3x3 layer (tanh)\neach from its lowest to its highest value",
+            _grid(seen.maps),
+        ),
+        (
+            f"one map of the 1x1 layer (sigmoid)\n{from_to}; random weights (seed {SEED})",
+            _enlarged(_stretched(seen.mask), _LARGE_SCALE),
+        ),
     )
     width = sum(panel.shape[1] + 2 * _GAP for _, panel in panels)
     height = max(panel.shape[0] for _, panel in panels) + _HEAD + 2 * _GAP

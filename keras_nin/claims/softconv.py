@@ -75,7 +75,7 @@ def _measure():
         "mask from the weighted sum of the maps, largest relative difference": relative_difference(
             seen.mask, projected
         ),
-        "mask between 0 and 1": bool(0 < seen.mask.min() and seen.mask.max() < 1),
+        "mask between 0 and 1": bool(seen.mask.min() > 0 and seen.mask.max() < 1),
     }
 
 

@@ -6,7 +6,7 @@ import sys
 import click
 
 import keras_nin
-from keras_nin.cli import audit, cards, evaluate, export, import_weights, list_models, train, verify
+from keras_nin.cli import audit, cards, claims, evaluate, export, import_weights, list_models, train, verify
 from keras_nin.errors import InputError
 
 EPILOG = "Example: keras-nin export nin_digits"
@@ -32,6 +32,7 @@ for command in (
     evaluate.command,
     train.command,
     import_weights.command,
+    claims.command,
     cards.command,
 ):
     cli.add_command(command)
