@@ -6,7 +6,7 @@ import sys
 import click
 
 import keras_nin
-from keras_nin.cli import audit, cards, compare, evaluate, export, import_weights, list_models, train, verify
+from keras_nin.cli import audit, cards, claims, compare, evaluate, export, import_weights, list_models, train, verify
 from keras_nin.errors import InputError
 
 EPILOG = "Example: keras-nin export nin_digits"
@@ -33,6 +33,7 @@ for command in (
     evaluate.command,
     train.command,
     import_weights.command,
+    claims.command,
     cards.command,
 ):
     cli.add_command(command)

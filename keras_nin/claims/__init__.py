@@ -1,0 +1,13 @@
+"""What well-known articles say about 1x1 convolution, reproduced: their figures, ours, and where each claim holds."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "records": ["Claim", "Declared", "Figure", "Result"],
+        "reproduce": ["reproduce"],
+        "table": ["CLAIMS", "claim", "list_claims"],
+        "training": ["Training"],
+    },
+)

@@ -1,0 +1,155 @@
+"""A claim as it is declared, and what reproducing it gave."""
+
+import dataclasses
+import numbers
+from collections.abc import Callable, Mapping
+from typing import Any
+
+VERDICTS = ("holds", "holds in part", "does not hold", "not measured")
+_SAME = object()
+
+
+@dataclasses.dataclass(frozen=True)
+class AtMost:
+    """A figure that may not be larger than `limit`."""
+
+    limit: float
+
+    def fits(self, value):
+        """Whether `value` keeps to the limit; NaN does not."""
+        return value <= self.limit
+
+    def __str__(self):
+        return f"at most {self.limit:g}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Above:
+    """A figure that must be larger than `limit`."""
+
+    limit: float
+
+    def fits(self, value):
+        """Whether `value` is above the limit; NaN is not."""
+        return value > self.limit
+
+    def __str__(self):
+        return f"above {self.limit:g}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Declared:
+    """A figure of a claim: what the article says it is, and what a reproduction must give.
+
+    Values are numbers, words, booleans, tuples (shapes), or a range such as `AtMost`.
+
+    Attributes:
+        name: what is counted or measured, with its unit.
+        article: what the article says; None where it gives no such figure.
+        ours: what our reproduction must give, by default the article's value. None where nothing is promised: the
+            figure is not measured here, or it depends on a training.
+    """
+
+    name: str
+    article: Any = None
+    ours: Any = _SAME
+
+    def __post_init__(self):
+        if self.ours is _SAME:
+            object.__setattr__(self, "ours", self.article)
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """A claim of an article, and how it is reproduced.
+
+    Attributes:
+        id: short name.
+        source: the article.
+        text: the claim, in one sentence.
+        figures: the figures that take part, each `Declared`.
+        measure: function without arguments that returns our value of each figure by its name; a figure that it leaves
+            out is not measured.
+        why: where the claim holds and where it does not.
+        trained: what a training adds; None where there is nothing to train.
+    """
+
+    id: str
+    source: str
+    text: str
+    figures: tuple[Declared, ...]
+    measure: Callable[[], Mapping[str, Any]]
+    why: str
+    trained: "Trained | None" = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """The part of a claim that takes a training.
+
+    Attributes:
+        figures: as in `Claim`.
+        measure: function of a `keras_nin.claims.training.Training` that returns our values by name.
+        why: as in `Claim`; it speaks of any training, so it names no figure.
+    """
+
+    figures: tuple[Declared, ...]
+    measure: Callable[[Any], Mapping[str, Any]]
+    why: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """A figure of a reproduced claim: the article's value, what is declared, and ours. None: there is none."""
+
+    name: str
+    article: Any
+    declared: Any
+    ours: Any
+
+    @property
+    def agrees(self):
+        """Whether our value is the article's; None where either is missing."""
+        return None if self.article is None or self.ours is None else _fits(self.article, self.ours)
+
+    @property
+    def reproduced(self):
+        """Whether our value is what is declared; a figure that nothing is declared of always is."""
+        return self.declared is None or (self.ours is not None and _fits(self.declared, self.ours))
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """A reproduced claim."""
+
+    id: str
+    source: str
+    text: str
+    why: str
+    figures: tuple[Figure, ...]
+
+    @property
+    def verdict(self):
+        """One of `VERDICTS`, from the figures that the article gives.
+
+        holds: ours agree with all of them; holds in part: some do, the others disagree or are not measured here;
+        does not hold: none of those that are measured does; not measured: none is.
+        """
+        answers = [figure.agrees for figure in self.figures if figure.article is not None]
+        if set(answers) <= {None}:
+            return "not measured"
+        if True not in answers:
+            return "does not hold"
+        return "holds" if set(answers) == {True} else "holds in part"
+
+    @property
+    def reproduced(self):
+        """Whether every figure is what the definition declares, whatever the verdict on the article."""
+        return all(figure.reproduced for figure in self.figures)
+
+
+def _fits(wanted, value):
+    if isinstance(wanted, AtMost | Above):
+        return isinstance(value, numbers.Real) and wanted.fits(value)
+    # 1 == True in Python; a count is no answer to a question.
+    return isinstance(wanted, bool) == isinstance(value, bool) and wanted == value

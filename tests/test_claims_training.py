@@ -1,0 +1,113 @@
+"""The trained part of the claims, on few images."""
+
+import functools
+
+import numpy as np
+import pytest
+
+from keras_nin import InputError, claims, data, models
+from keras_nin.claims import extra_relu, training
+
+
+@pytest.fixture
+def few(tmp_path):
+    source = data.load("digits")
+    train, test = source.select("train", 120), source.select("test", 40)
+    path = tmp_path / "few.npz"
+    np.savez(
+        path,
+        x_train=source.images[train],
+        y_train=source.labels[train],
+        x_test=source.images[test],
+        y_test=source.labels[test],
+    )
+    return str(path)
+
+
+def test_images_have_the_articles_size():
+    pictures = training.images(training.Training())
+    assert [part[0].shape[1:] for part in (pictures.train, pictures.test)] == [(28, 28, 1)] * 2
+    assert (len(pictures.train[1]), len(pictures.test[1])) == (1338, 359)
+    assert pictures.train[0].min() >= 0
+    assert 0.9 < pictures.train[0].max() <= 1
+
+
+def test_the_same_seed_trains_the_same_network(few):
+    given = claims.Training(data=few, epochs=1, seeds=2)
+    pictures = training.images(given)
+    build = functools.partial(models.build, "convnet_pointwise_head")
+    first, second = training.train(build, given, pictures)
+    again, _ = training.train(build, given, pictures)
+    assert all(np.array_equal(a, b) for a, b in zip(first.model.get_weights(), again.model.get_weights(), strict=True))
+    assert any(
+        not np.array_equal(a, b) for a, b in zip(first.model.get_weights(), second.model.get_weights(), strict=True)
+    )
+    assert first.gap == first.train_accuracy - first.test_accuracy
+
+
+def test_a_sigmoid_is_trained_with_one_question_a_class():
+    outputs = np.array([[0.9, 0.2, 0.4], [0.1, 0.5, 0.8]], np.float32)
+    wanted = np.array([[1, 0, 0], [0, 0, 1]])
+    expected = -np.mean(np.where(wanted, np.log(outputs), np.log(1 - outputs)), axis=1)
+    np.testing.assert_allclose(training._one_question_a_class(np.array([[0], [2]]), outputs), expected, rtol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("activation", training.ACTIVATIONS)
+def test_it_learns(activation, few):
+    given = claims.Training(data=few, epochs=25, seeds=1, activation=activation)
+    build = functools.partial(models.build, "convnet_linear_head", classifier_activation=activation)
+    (trained,) = training.train(build, given, training.images(given))
+    assert trained.model.layers[-1].activation.__name__ == activation
+    assert trained.train_accuracy > 0.9
+    assert trained.test_accuracy > 0.6
+
+
+def test_the_classifier_is_the_articles_network_with_a_dense_layer():
+    layers = [layer.name for layer in extra_relu.classifier(extra_relu.WITH).layers[1:]]
+    assert layers == ["conv1", "pool1", "relu1", "conv2", "pool2", "relu2", "conv3_1x1", "flatten", "dense"]
+    assert "conv3_1x1" not in [layer.name for layer in extra_relu.classifier(extra_relu.NONE).layers]
+    kinds = [extra_relu.classifier(third).get_layer("conv3_1x1").activation.__name__ for third in ("with its ReLU",
+             "without its ReLU")]  # fmt: skip
+    assert kinds == ["relu", "linear"]
+
+
+def test_summary():
+    assert training.summary([0.5, 0.75, 1.0]) == "75.00 (50.00 to 100.00)"
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"epochs": 0}, {"seeds": 0}, {"epochs": True}, {"epochs": 1.5}, {"activation": "tanh"}]
+)
+def test_settings_that_make_no_sense(wrong):
+    with pytest.raises(InputError, match=next(iter(wrong))):
+        claims.Training(**wrong)
+
+
+def test_data_that_does_not_fit(tmp_path):
+    images = np.zeros((20, 8, 8), np.uint8)
+    np.savez(tmp_path / "eleven.npz", x_train=images, y_train=np.arange(20), x_test=images + 1, y_test=np.arange(20))
+    with pytest.raises(InputError, match="0 to 9"):
+        training.images(claims.Training(data=str(tmp_path / "eleven.npz")))
+    with pytest.raises(InputError, match="known name"):
+        training.images(claims.Training(data="nothing"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("id", ["paperspace-head", "paperspace-relu"])
+@pytest.mark.parametrize("activation", training.ACTIVATIONS)
+def test_trained_claims(id, activation, few):
+    result = claims.reproduce(claims.claim(id), claims.Training(data=few, epochs=3, seeds=2, activation=activation))
+    assert result.reproduced
+    assert result.verdict == "holds in part" or id == "paperspace-head"
+    assert [figure.name for figure in result.figures if figure.ours is None] == []
+    assert any("test accuracy" in figure.name for figure in result.figures)
+
+
+@pytest.mark.external
+def test_mnist(external_data):
+    given = claims.Training(data=str(external_data / "images" / "mnist_test.npz"), epochs=1, seeds=1)
+    pictures = training.images(given)
+    assert pictures.train[0].shape[1:] == (28, 28, 1)
+    (trained,) = training.train(functools.partial(models.build, "convnet_linear_head"), given, pictures)
+    assert trained.test_accuracy > 0.8

@@ -1,0 +1,120 @@
+"""`keras-nin claims`."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import pytest
+
+from keras_nin import claims
+from keras_nin.claims import table
+from keras_nin.cli import main
+
+
+@dataclasses.dataclass(frozen=True)
+class Ran:
+    """What a command did."""
+
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def cli(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words):
+        status = main.run(["claims", *map(str, words)])
+        return Ran(status, *capsys.readouterr())
+
+    return run
+
+
+def test_text(cli):
+    ran = cli("robaita-params", "paperspace-speed", "robaita-params")
+    assert (ran.status, ran.err) == (0, "")
+    heads = [line for line in ran.out.splitlines() if line and not line.startswith(" ")]
+    assert heads[:-1] == ["robaita-params: holds", "paperspace-speed: not measured"]
+    assert heads[-1] == "2 claims (holds: 1, not measured: 1). Every declared figure is reproduced."
+
+
+def test_without_an_id_all_claims(cli):
+    document = json.loads(cli("--json").out)
+    assert document["schema"] == "keras_nin.claims/1"
+    assert [row["id"] for row in document["claims"]] == claims.list_claims()
+    assert all(row["reproduced"] for row in document["claims"])
+
+
+def test_markdown(cli):
+    ran = cli("robaita-params", "--markdown")
+    assert ran.status == 0
+    assert ran.out.splitlines()[2].startswith("| robaita-params |")
+
+
+def test_a_claim_that_is_refuted_is_no_failure_but_a_regression_is(cli, monkeypatch):
+    assert cli("robaita-nonlinearity").status == 0
+    row = claims.claim("robaita-nonlinearity")
+    wrong = tuple(dataclasses.replace(figure, ours=7) if figure.ours == 16 else figure for figure in row.figures)
+    monkeypatch.setitem(table.CLAIMS, row.id, dataclasses.replace(row, figures=wrong))
+    ran = cli("robaita-params", "robaita-nonlinearity")
+    assert ran.status == 1
+    assert "Not reproduced: robaita-nonlinearity." in ran.out
+
+
+def test_the_picture(cli, tmp_path):
+    words = ("demystified-softconv", "--picture", "new/maps.png")
+    assert cli(*words).status == 0
+    made = (tmp_path / "new" / "maps.png").read_bytes()
+    assert made.startswith(b"\x89PNG")
+    assert cli(*words).status == 0  # the same file again
+    ran = cli(*words, "--image", "new/maps.png")
+    assert (ran.status, ran.out) == (2, "")
+    assert "--force" in ran.err
+    assert (tmp_path / "new" / "maps.png").read_bytes() == made
+    assert cli(*words, "--image", "new/maps.png", "--force").status == 0
+    assert (tmp_path / "new" / "maps.png").read_bytes() != made
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["robaita-parms"], "Did you mean robaita-params"),
+        (["--json", "--markdown"], "one of --json and --markdown"),
+        (["robaita-params", "--epochs", "3"], "--epochs with --train"),
+        (["robaita-params", "--train"], "nothing to train"),
+        (["paperspace-head", "--train", "--epochs", "0"], "epochs"),
+        (["paperspace-head", "--train", "--data", "nowhere"], "known name"),
+        (["robaita-params", "--picture", "a.png"], "--picture with demystified-softconv"),
+        (["--image", "a.png"], "--image with --picture"),
+        (["--picture", "a.jpg"], "a .png file"),
+        (["--picture", "file/a.png"], "folder that can be written to"),
+        (["demystified-softconv", "--picture", "a.png", "--image", "none.png"], "readable file"),
+        (["demystified-softconv", "--picture", "a.png", "--image", "file"], "readable image"),
+    ],
+)
+def test_bad_input(cli, tmp_path, words, message):
+    (tmp_path / "file").write_text("no folder, no image")
+    ran = cli(*words)
+    assert (ran.status, ran.out) == (2, "")
+    assert message in ran.err
+    assert ran.err.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_an_unknown_id_is_refused_before_keras_starts():
+    code = (
+        "import sys; from keras_nin.cli import main\n"
+        "assert main.run(['claims', 'nope']) == 2\n"
+        "sys.exit(' '.join({'keras', 'tensorflow', 'sklearn'} & set(sys.modules)) or 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+@pytest.mark.slow
+def test_train(cli):
+    ran = cli("paperspace-head", "--train", "--epochs", 1, "--seeds", 1, "--json")
+    assert (ran.status, ran.err) == (0, "")
+    (row,) = json.loads(ran.out)["claims"]
+    assert any("test accuracy" in figure["name"] and figure["ours"] for figure in row["figures"])
