@@ -155,7 +155,7 @@ def test_a_separable_convolution_is_two_rows_and_two_operators(tmp_path):
 
 def test_blocks_and_joins(tmp_path):
     image = keras.Input((8, 8, 8))
-    model = randomised(keras.Model(image, layers.fire_module(image, 4, 8, 8, name="fire2"), name="net"))
+    model = randomised(keras.Model(image, layers.fire(image, 4, 8, 8, name="fire2"), name="net"))
     for scheme in ("float32", "int8"):
         check(compare(model, converted(model, tmp_path, scheme)))
 

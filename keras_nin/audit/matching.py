@@ -55,7 +55,23 @@ def owners(layers, kinds, macs, file, operator_kinds, operator_macs):
             give(index, untaken[0])
         else:
             found[index] = (candidates[0], False)
+    for index in range(len(wanted)):
+        if index not in found and operator_kinds[index] == "activation":
+            position = _activated(index, found, layers, file)
+            if position is not None:
+                found[index] = (position, False)
     return [found.get(index, (None, False)) for index in range(len(wanted))]
+
+
+def _activated(index, found, layers, file):
+    """The row whose own activation the operator computes, behind the linear operator that stands for the row."""
+    entering = {tensor.index for tensor in file.graph.layers[index].inputs}
+    for feeder, (position, is_main) in found.items():
+        before = file.graph.layers[feeder]
+        feeds = len(entering) == 1 and entering == {tensor.index for tensor in before.outputs}
+        if feeds and is_main and before.is_linear and layers[position].activation not in (None, "linear"):
+            return position
+    return None
 
 
 def _signature(layer, kind, macs):
