@@ -80,11 +80,11 @@ def test_trainable(nested):
 
 @pytest.mark.parametrize("length", [60, 76, 108, 150])
 def test_lines_are_as_long_as_asked_for_and_no_number_is_cut(length):
-    result = audits.audit([audits.row("a_very_long_name_" * 5, macs=123_456_789_012, params=1_234_567)])
+    result = audits.audit([audits.row("a_very_long_name_" * 5, macs=1_234_567_890, params=1_234_567)])
     lines = printed(result, line_length=length)
     table = [line for line in lines if line[0] in "┏┃┡│└"]
     assert {len(line) for line in table} == {length}
-    assert sum("123,456,789,012" in line for line in table) == 1
+    assert sum("1,234,567,890" in line for line in table) == 1
 
 
 def test_it_is_called_with_each_line_or_prints(capsys):

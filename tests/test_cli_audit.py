@@ -149,7 +149,8 @@ def in_a_new_process(setup, *words):
 
 GRAPH = (
     "x, y = Tensor(0, (1, 8, 8, 4), 8), Tensor(1, (1, 8, 8, 2), 8)\n"
-    "layer = LayerInfo('squeeze', 'Conv2D', 'Conv2D', inputs=(x,), outputs=(y,), kernel=(1, 1), params=10, weight_bytes=16)\n"
+    "layer = LayerInfo('squeeze', 'Conv2D', 'Conv2D', inputs=(x,), outputs=(y,), kernel=(1, 1),"
+    " params=10, weight_bytes=16)\n"
     "tflite_reader.read = lambda path, name=None: Graph('mini', (x,), (y,), (layer,))"
 )
 

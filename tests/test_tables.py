@@ -35,6 +35,9 @@ def test_fit_encoding():
 
 
 def test_a_text_table_needs_no_rich_table():
-    code = "import sys; from keras_nin.tables import text_table; text_table(('a',), [['1']]); print('rich.table' in sys.modules)"
+    code = (
+        "import sys; from keras_nin.tables import text_table\n"
+        "text_table(('a',), [['1']]); print('rich.table' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

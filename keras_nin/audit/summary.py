@@ -16,7 +16,7 @@ _HEADINGS = ("Layer (type)", "Output Shape", "Param #", "MACs", "1x1")
 _RIGHT = ("Param #", "MACs")
 _LONGEST_LINE = 108
 _MARGIN = 4
-_LEAST_NAME = 12
+_LEAST_NAME = 10
 _FRAME = 1  # characters of a column that its frame takes, beside a space on each side
 
 
@@ -148,8 +148,11 @@ def _widths(headings, rows, length, positions, fixed):
     """The characters that each column has for its text."""
     from rich.cells import cell_len
 
-    wanted = [max(map(cell_len, texts)) for texts in zip(headings, *rows, strict=True)]
-    least = [wanted[at] if headings[at] in _RIGHT else min(_LEAST_NAME, wanted[at]) for at in range(len(headings))]
+    columns = list(zip(headings, *rows, strict=True))
+    wanted = [max(map(cell_len, texts)) for texts in columns]
+    # A number stays in one piece, and so does a word or a shape; a name may fold.
+    least = [max(cell_len(word) for text in texts for word in text.split()) for texts in columns]
+    least[0] = min(_LEAST_NAME, wanted[0])
     frames = 3 * len(headings) + _FRAME
     if positions is not None:
         widths = _from_positions(headings, positions, length)

@@ -5,7 +5,7 @@ import sys
 
 import click
 
-from keras_nin.cli import stages
+from keras_nin import files
 from keras_nin.cli.options import json_option, model_options
 from keras_nin.errors import InputError
 
@@ -105,7 +105,7 @@ def command(ctx, model, weights, input_shape, settings, seed, depth, columns, so
     results = budget.check(result, limits)
     if form == "json":
         judged = {"budget": [one.to_json() for one in results]} if limits else {}
-        stages.print_json(result.to_json() | judged)
+        click.echo(files.to_json(result.to_json() | judged), nl=False)
     else:
         _print(result, form, view)
     _print_results(results, form)
@@ -125,7 +125,7 @@ def _check_use(ctx, form, view):
         raise click.UsageError("Expected --depth 1 or 2 with CSV, which holds rows. Received: 0. Totals are in --json.")
     chosen = [name for name in ("depth", "columns", "sort", "only") if _given(ctx, name)]
     if form == "json" and chosen:
-        stages.note(f"Note: JSON is always the whole audit; --{', --'.join(chosen)} change nothing in it.")
+        click.echo(f"Note: JSON is always the whole audit; --{', --'.join(chosen)} change nothing in it.", err=True)
 
 
 def _given(ctx, name):
@@ -136,6 +136,8 @@ def _audit(ctx, model, weights, input_shape, settings, seed):
     from keras_nin.audit import audit
 
     if not model.endswith(".tflite"):
+        from keras_nin.cli import stages  # slow: a file has no need of what it imports
+
         loaded = stages.load_model(model, weights, input_shape, settings, seed)
         return audit(loaded.model, name=loaded.name)
     options = {"weights": "--weights", "input_shape": "--input-shape", "settings": "--set", "seed": "--seed"}
@@ -171,7 +173,7 @@ def _print_results(results, form):
         if form == "text":
             _echo(str(one))
         elif not one.holds:
-            stages.note(str(one))
+            click.echo(str(one), err=True)
 
 
 def _echo(text):

@@ -74,8 +74,11 @@ def _print_table(console, audit, layout, records, encoding):
                 text = f"{text:>{width - layout.bar - GAP}} {bar(part, layout.bar, ascii_only=ascii_only)}"
             cells.append(Text(text))
         table.add_row(*cells, style="cyan" if getattr(record, "kind", None) == "pointwise" else None)
+    width = console.width
     # Wider than the terminal where not even the numbers fit: it breaks the lines then, and nothing is lost.
-    console.print(table, width=layout.width, crop=False)
+    console.width = max(width, layout.width)
+    console.print(table)
+    console.width = width
 
 
 def _largest(column, records, total):
