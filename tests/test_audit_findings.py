@@ -1,5 +1,6 @@
 """Findings: each rule where it holds, where it must be silent, and its savings against rebuilt networks."""
 
+import dataclasses
 import time
 
 import keras
@@ -403,20 +404,32 @@ def test_shared_layers_are_never_to_be_changed_in_one_place():
     assert audit(keras.Model(x, y)).findings == ()
 
 
-def test_a_quantised_file_counts_bytes_of_its_own_types():
-    def pointwise(name, source, target):
-        channels, width = source.shape[-1], target.shape[-1]
-        sizes = {"params": channels * width + width, "weight_bytes": channels * width + 4 * width}  # int8, bias int32
-        ends = {"inputs": (source,), "outputs": (target,), "kernel": (1, 1), "padding": "same", "use_bias": True}
-        return LayerInfo(name=name, type="CONV_2D", op="Conv2D", activation="linear", **ends, **sizes)
+def int8_convolution(name, source, target, side=1):
+    channels, width = source.shape[-1], target.shape[-1]
+    weights = side * side * channels * width
+    sizes = {"params": weights + width, "weight_bytes": weights + 4 * width}  # int8, bias int32
+    ends = {"inputs": (source,), "outputs": (target,), "kernel": (side, side), "padding": "same", "use_bias": True}
+    return LayerInfo(name=name, type="CONV_2D", op="Conv2D", activation="linear", **ends, **sizes)
 
-    image, middle, last = (Tensor(index, (1, 8, 8, width), 8) for index, width in enumerate((16, 24, 8)))
-    layers = (pointwise("first", image, middle), pointwise("second", middle, last))
-    (finding,) = find(Graph("file", (image,), (last,), layers))
-    spent, needed = (16 * 24 + 24 * 8) + 4 * (24 + 8), 16 * 8 + 4 * 8
-    assert finding.saves["bytes"] == spent - needed
-    fused = (layers[0].__class__(**{**vars(layers[0]), "activation": "relu"}), layers[1])
-    assert find(Graph("file", (image,), (last,), fused)) == ()
+
+def int8_map(index, channels):
+    return Tensor(index, (1, 8, 8, channels), 8)
+
+
+def test_a_quantised_file_counts_bytes_of_its_own_types():
+    image, last = int8_map(0, 64), int8_map(1, 80)
+    (finding,) = find(Graph("file", (image,), (last,), (int8_convolution("see", image, last, side=3),)))
+    spent, needed = 9 * 64 * 80 + 4 * 80, (64 * 16 + 4 * 16) + (9 * 16 * 80 + 4 * 80)
+    assert (finding.rule, finding.saves["bytes"]) == (UNREDUCED, spent - needed)
+
+
+def test_an_activation_fused_in_a_file_is_between():
+    image, middle, last = (int8_map(index, width) for index, width in enumerate((16, 24, 8)))
+    first, second = int8_convolution("first", image, middle), int8_convolution("second", middle, last)
+    (finding,) = find(Graph("file", (image,), (last,), (first, second)))
+    assert (finding.rule, finding.layers) == (PAIR, ("first", "second"))
+    fused = dataclasses.replace(first, activation="relu")
+    assert find(Graph("file", (image,), (last,), (fused, second))) == ()
 
 
 def wide_graph(branches, length):

@@ -104,7 +104,8 @@ def is_identity(layer):
 def normalizes_channels(layer):
     """Whether `layer` is a BatchNormalization over the last axis: scale and shift of every channel."""
     channels = layer.outputs[0].shape[-1] if layer.outputs else 0
-    # Two moving statistics, and gamma and beta where it has them: any other number means another axis, or shared use.
+    # Two moving statistics, and gamma and beta where it has them; another number means another axis (the records name
+    # none: an axis of the same length is not told apart) or weights counted at an earlier use.
     return layer.op == "BatchNormalization" and layer.params in (2 * channels, 3 * channels, 4 * channels)
 
 
