@@ -37,7 +37,7 @@ def classifier(third, classifier_activation="softmax"):
         x = layers.conv1x1(x, 8, activation=_ACTIVATIONS[third], name="conv3_1x1")
     x = keras.layers.Flatten(name="flatten")(x)
     x = keras.layers.Dense(10, activation=classifier_activation, name="dense")(x)
-    return keras.Model(trunk.input, x, name=f"convnet, {third}")
+    return keras.Model(trunk.input, x, name=f"convnet_{third.replace(' ', '_')}")
 
 
 def merged_with_the_next(model, images):
