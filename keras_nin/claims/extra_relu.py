@@ -6,6 +6,7 @@ two stand the maximum and the ReLU, which do not commute with a mix of channels.
 """
 
 import functools
+import statistics
 
 import numpy as np
 
@@ -143,7 +144,7 @@ def _train(training):
 
 
 def _mean(runs):
-    return np.mean([run.test_accuracy for run in runs])
+    return statistics.fmean(run.test_accuracy for run in runs)
 
 
 CLAIMS = (
@@ -166,7 +167,7 @@ CLAIMS = (
         trained=Trained(
             figures=(
                 *(Declared(f"{third}: test accuracy, %") for third in (WITH, LINEAR, NONE)),
-                Declared(f"{WITH}: at least as accurate as without, in the mean", True, None),
+                Declared(f"{WITH}: at least as accurate as without, in the mean"),
                 Declared(f"trained, {_NEXT}", None, EQUAL),
                 Declared(f"trained, {_BEFORE}", EQUAL, Above(1e-2)),
             ),
