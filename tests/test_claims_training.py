@@ -100,7 +100,7 @@ def test_trained_claims(id, activation, few):
     result = claims.reproduce(claims.claim(id), claims.Training(data=few, epochs=3, seeds=2, activation=activation))
     assert result.reproduced
     assert result.verdict == "holds in part" or id == "paperspace-head"
-    assert [figure.name for figure in result.figures if figure.ours is None] == []
+    assert [figure.name for figure in result.figures if type(figure.ours) not in (int, float, bool, str)] == []
     assert any("test accuracy" in figure.name for figure in result.figures)
 
 

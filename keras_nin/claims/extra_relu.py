@@ -6,6 +6,7 @@ two stand the maximum and the ReLU, which do not commute with a mix of channels.
 """
 
 import functools
+import statistics
 
 import numpy as np
 
@@ -37,7 +38,7 @@ def classifier(third, classifier_activation="softmax"):
         x = layers.conv1x1(x, 8, activation=_ACTIVATIONS[third], name="conv3_1x1")
     x = keras.layers.Flatten(name="flatten")(x)
     x = keras.layers.Dense(10, activation=classifier_activation, name="dense")(x)
-    return keras.Model(trunk.input, x, name=f"convnet, {third}")
+    return keras.Model(trunk.input, x, name=f"convnet_{third.replace(' ', '_')}")
 
 
 def merged_with_the_next(model, images):
@@ -143,7 +144,7 @@ def _train(training):
 
 
 def _mean(runs):
-    return np.mean([run.test_accuracy for run in runs])
+    return statistics.fmean(run.test_accuracy for run in runs)
 
 
 CLAIMS = (
@@ -166,7 +167,7 @@ CLAIMS = (
         trained=Trained(
             figures=(
                 *(Declared(f"{third}: test accuracy, %") for third in (WITH, LINEAR, NONE)),
-                Declared(f"{WITH}: at least as accurate as without, in the mean", True, None),
+                Declared(f"{WITH}: at least as accurate as without, in the mean"),
                 Declared(f"trained, {_NEXT}", None, EQUAL),
                 Declared(f"trained, {_BEFORE}", EQUAL, Above(1e-2)),
             ),
