@@ -30,6 +30,7 @@ def audit(rows, findings=(), peak=800, model="small"):
         "pointwise_macs": sum(one.macs for one in pointwise),
         "activation_bytes": sum(one.activation_bytes for one in rows),
         "peak_activation_bytes": peak,
+        "peak_activation_bytes_int8": peak // 4,
         "weight_bytes": sum(one.weight_bytes for one in rows),
     }
     fields = [field.name for field in dataclasses.fields(Total)]

@@ -151,14 +151,6 @@ def test_unknown_macs_are_never_taken_for_none(text, verdict):
     assert result.reason == ("MACs not known: odd[red]|x" if verdict == "not known" else None)
 
 
-def test_peak_int8_of_files():
-    int8 = audits.audit([audits.row("a", activation_bytes=100)])
-    assert one(int8, "peak_int8=800B").figure == one(int8, "peak=800B").figure == 800
-    mixed = audits.audit([audits.row("a", activation_bytes=100), audits.row("b")])
-    result = one(mixed, "peak_int8=1GiB")
-    assert (result.figure, result.holds, result.reason) == (None, False, "the file's types are mixed; use peak")
-
-
 def test_a_share_of_nothing_is_not_known():
     result = one(audits.audit([audits.row("pool", kind="pool", params=0, macs=0)]), "pointwise_share=0.4..")
     assert (result.figure, result.verdict) == (None, "not known")

@@ -217,7 +217,7 @@ def test_several_inputs_and_outputs_keep_their_structure():
 
 def test_a_wrong_rewrite_would_be_noticed(monkeypatch):
     # What the collapse would give if it left out the second layer's bias.
-    from keras_nin.audit.simplify import _product as exact
+    from keras_nin.audit.simplifying import _product as exact
 
     def without_bias(parts):
         kernel, bias = exact(parts)

@@ -9,6 +9,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "comparing": ["compare"],
         "comparison": ["Comparison"],
         "records": ["Audit", "Block", "Finding", "Row", "Total"],
-        "simplify": ["simplify"],
+        "simplifying": ["Simplified", "simplify"],
     },
 )

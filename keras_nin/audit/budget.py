@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-from keras_nin.audit.render.notes import names, peak_int8, size
+from keras_nin.audit.render.notes import names, size
 from keras_nin.errors import InputError, unknown_name
 
 COUNT, BYTES, SHARE = "count", "bytes", "share"
@@ -137,12 +137,12 @@ def _number(item, text, part):
 def _bounds(audit, item):
     """The figure, the least and the most that it can be (None: no end), and why those differ."""
     total = audit.total
-    weights = sum(row.weight_bytes for row in audit.rows)
     exact = {
         "params": total.params,
         "trainable_params": total.trainable_params,
-        "weights": weights,
+        "weights": total.weight_bytes,
         "peak": total.peak_activation_bytes,
+        "peak_int8": total.peak_activation_bytes_int8,
         "activations": total.activation_bytes,
     }
     if item in exact:
@@ -150,9 +150,6 @@ def _bounds(audit, item):
     unknown = f"MACs not known: {names(audit.unknown)}" if audit.unknown else None
     if item == "macs":  # more than is known, never less
         return total.macs, total.macs, None if unknown else total.macs, unknown
-    if item == "peak_int8":
-        peak = peak_int8(audit)
-        return peak, peak or 0, peak, None if peak is not None else "the file's types are mixed; use peak"
     part, whole = {
         "pointwise_share": (total.pointwise_macs, total.macs),
         "pointwise_params_share": (total.pointwise_params, total.params),

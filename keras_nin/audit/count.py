@@ -13,7 +13,12 @@ from keras_nin.audit.classify import (
 
 _FREE_KINDS = frozenset({"activation", "merge", "norm", "pool", "reshape"})
 # Table look-ups and scaling element by element: no multiplication that is followed by an addition to a running sum.
-_FREE = PASS_THROUGH | {"Embedding", "LayerScale", "Rescaling", "Resizing", "Cast", "Negative", "Clip"}
+_FREE = PASS_THROUGH | {
+    *("Embedding", "LayerScale", "Rescaling", "Resizing", "Cast", "Negative", "Clip", "Pad", "Tile", "BroadcastTo"),
+    *("Sum", "Mean", "Max", "Min", "Argmax", "Argmin", "TopK", "Where", "Absolute", "Sign", "Floor", "Ceil", "Round"),
+    *("Equal", "NotEqual", "Less", "LessEqual", "Greater", "GreaterEqual", "LogicalAnd", "LogicalOr", "LogicalNot"),
+    *("Square", "Sqrt", "Rsqrt", "Exp", "Log", "Power", "Sin", "Cos", "FloorDivide", "Mod"),
+}
 _TENSORS_OF_EINSUM = {"Einsum": 2, "EinsumDense": 1}
 
 

@@ -112,10 +112,7 @@ class Audit:
     @property
     def blocks(self):
         """The `Block`s of the network in order of first appearance; together they have every row once."""
-        grouped = {}
-        for row in self.rows:
-            grouped.setdefault(row.block, []).append(row)
-        return tuple(Block(name, len(rows), **sums(rows)) for name, rows in grouped.items())
+        return by_block(self.rows)
 
     def to_json(self):
         """Return the audit as a JSON-ready dict (schema ``keras_nin.audit/1``)."""
@@ -167,6 +164,14 @@ class Audit:
         return self.to_text()
 
 
+def by_block(rows):
+    """Return the `Block`s of `rows` (`Row`), in the order of their first rows; rows in no block are one, named None."""
+    grouped = {}
+    for row in rows:
+        grouped.setdefault(row.block, []).append(row)
+    return tuple(Block(name, len(members), **sums(members)) for name, members in grouped.items())
+
+
 def sums(rows):
     """Return the sums over `rows` (`Row`) that a block and a network have in common, by field name."""
     pointwise = [row for row in rows if row.kind == "pointwise"]
@@ -175,7 +180,7 @@ def sums(rows):
         "trainable_params": sum(row.trainable_params for row in rows),
         "macs": sum(row.macs or 0 for row in rows),
         "pointwise_params": sum(row.params for row in pointwise),
-        "pointwise_macs": sum(row.macs for row in pointwise),
+        "pointwise_macs": sum(row.macs or 0 for row in pointwise),
         "weight_bytes": sum(row.weight_bytes for row in rows),
         "activation_bytes": sum(row.activation_bytes for row in rows),
     }

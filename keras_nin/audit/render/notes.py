@@ -8,8 +8,8 @@ _NAMES_SHOWN = 5
 _FLOAT32_BYTES = 4
 
 COUNTING = (
-    "1 MAC = one multiply + one add; batch 1. Bias, activation, pooling, resizing, merges, BatchNormalization and "
-    "local response normalisation count 0; a transposed convolution counts input positions x k x k x Cin x Cout.",
+    "1 MAC = one multiply + one add; batch 1. Bias, activation, pooling, resizing, merges, normalisations and scaling "
+    "element by element count 0; a transposed convolution counts input positions x k x k x Cin x Cout.",
     "1x1 layers: convolutions with a 1x1 kernel in one group, and Dense on a map.",
 )
 _PEAK = (
@@ -37,7 +37,7 @@ def _peak(audit):
     peak = audit.total.peak_activation_bytes
     if not in_float32(audit):
         return f"Peak activation memory: {size(peak)} at the file's own types"
-    return f"Peak activation memory: {size(peak)} float32, {size(peak_int8(audit))} int8"
+    return f"Peak activation memory: {size(peak)} float32, {size(audit.total.peak_activation_bytes_int8)} int8"
 
 
 def _shown(audit, rows):
@@ -77,15 +77,6 @@ def conventions(audit):
 def in_float32(audit):
     """Whether the bytes of activations are at float32: of every Keras model, and of files that hold float32 alone."""
     return all(row.activation_bytes == _FLOAT32_BYTES * row.activation_elements for row in audit.rows)
-
-
-def peak_int8(audit):
-    """Return the peak activation memory in bytes at int8; None for a file of mixed types."""
-    if in_float32(audit):
-        return audit.total.peak_activation_bytes // _FLOAT32_BYTES
-    if all(row.activation_bytes == row.activation_elements for row in audit.rows):
-        return audit.total.peak_activation_bytes
-    return None
 
 
 def names(layers):

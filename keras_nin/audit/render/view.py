@@ -3,28 +3,13 @@
 import functools
 from dataclasses import dataclass
 
-from keras_nin.audit.records import Row
+from keras_nin.audit.records import Block, Row, by_block
 from keras_nin.audit.render.columns import columns_of
 from keras_nin.errors import InputError, one_of, unknown_name
 
 KINDS = ("pointwise", "spatial", "depthwise", "dense", "pool", "norm", "activation", "merge", "reshape", "other")
 ROLES = ("head", "projection", "reduce", "expand", "mix")
 TOTALS, BLOCKS, LAYERS = 0, 1, 2
-
-
-@dataclass(frozen=True)
-class Block:
-    """The sums over the layers of one block; `name` is None for the layers in no block."""
-
-    name: str | None
-    layers: int
-    params: int
-    trainable_params: int
-    macs: int
-    pointwise_params: int
-    pointwise_macs: int
-    weight_bytes: int
-    activation_bytes: int
 
 
 @dataclass(frozen=True)
@@ -88,29 +73,6 @@ class View:
         rows = self.rows(audit)
         records = by_block(rows) if self.depth == BLOCKS else rows
         return records if self.sort is None else _sorted(records, self.known[self.sort], audit.total)
-
-
-def by_block(rows):
-    """Return the `Block`s of `rows`, in the order of their first layers; layers in no block come as one, named None."""
-    groups = {}
-    for row in rows:
-        groups.setdefault(row.block, []).append(row)
-    return [_block(name, members) for name, members in groups.items()]
-
-
-def _block(name, rows):
-    pointwise = [row for row in rows if row.kind == "pointwise"]
-    return Block(
-        name=name,
-        layers=len(rows),
-        params=sum(row.params for row in rows),
-        trainable_params=sum(row.trainable_params for row in rows),
-        macs=sum(row.macs or 0 for row in rows),
-        pointwise_params=sum(row.params for row in pointwise),
-        pointwise_macs=sum(row.macs or 0 for row in pointwise),
-        weight_bytes=sum(row.weight_bytes for row in rows),
-        activation_bytes=sum(row.activation_bytes for row in rows),
-    )
 
 
 def _words(what, given):

@@ -238,7 +238,7 @@ def _largest_difference(model, simplified):
     if not difference <= TOLERANCE:
         raise RuntimeError(
             f"The simplified {model.name!r} differs from the model by {difference:.1e} of the largest output, more "
-            f"than {TOLERANCE:.0e}. This is an error of keras_nin.audit.simplify, please report it."
+            f"than {TOLERANCE:.0e}. This is an error of `keras_nin.audit.simplify`, please report it."
         )
     return difference
 
