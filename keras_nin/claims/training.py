@@ -139,10 +139,8 @@ def _compile(model, activation, recipe, steps):
 
     schedule = keras.optimizers.schedules.CosineDecay(recipe.learning_rate, steps)
     optimizer = keras.optimizers.AdamW(schedule, weight_decay=recipe.weight_decay)
-    model.compile(
-        optimizer,
-        loss=_one_question_a_class if activation == "sigmoid" else keras.losses.get("sparse_categorical_crossentropy"),
-    )
+    loss = _one_question_a_class if activation == "sigmoid" else "sparse_categorical_crossentropy"
+    model.compile(optimizer, loss=loss, jit_compile=False)  # compiling takes longer than these short runs
 
 
 def _one_question_a_class(labels, outputs):
