@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from keras_nin import InputError, claims, layers
-from keras_nin.claims import collapse, equalities, extra_relu, networks, picture, render, softconv
+from keras_nin.claims import collapse, extra_relu, networks, picture, render, softconv
 from keras_nin.claims.records import Above, AtMost, Claim, Declared, Figure, Result
 
 VERDICTS = {
@@ -195,20 +195,6 @@ def test_the_relu_decides_what_the_third_layer_merges_with():
     assert extra_relu.merged_with_the_next(relu, images) > 1e-2
     assert extra_relu.merged_with_the_one_before(linear, images) > 1e-2
     assert extra_relu.merged_with_nothing_between(linear, images) < 1e-5
-
-
-def test_warnings_of_the_audit_are_read_by_layer_and_rule():
-    found = [
-        type("Finding", (), {"rule": rule, "layers": layers})
-        for rule, layers in (
-            ("one-channel-input", ("conv1",)),
-            ("one-channel-input", ("conv2",)),
-            ("channels-not-multiple", ("conv1",)),
-        )
-    ]
-    audit = type("Audit", (), {"findings": found})
-    assert equalities._warnings(audit, "conv1") == "one-channel-input"
-    assert equalities._warnings(audit, "conv3") == ""
 
 
 def test_relative_difference():
