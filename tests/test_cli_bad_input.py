@@ -92,7 +92,7 @@ CASES = {
     "audit folder.keras": ("'folder.keras', a folder",),
     "export nothing": ("'nothing', a folder",),
     "audit cut.keras": ("'cut.keras' to be a saved Keras model",),
-    "audit text.tflite": ("Expected a saved model ending in .keras or .h5. Received: 'text.tflite'",),
+    "audit text.tflite": ("Expected a valid .tflite file. Received: 'text.tflite', where the mark 'TFL3'",),
     "audit digits.weights.h5": ("weights alone: pass a model's name and --weights",),
     # weights, input shape, builder's arguments
     "export nin_digits --weights missing.weights.h5": ("existing file", "'missing.weights.h5'"),
