@@ -95,8 +95,8 @@ def heavy(network):
     each = channels_in(last) + last.use_bias
     message = (
         f"The head ({names(head)}) holds {spent.params:,} of {network.params:,} params "
-        f"({spent.params / network.params:.0%}): the features without it hold {network.params - spent.params:,}, and each "
-        f"of its {channels_out(last)} outputs that can go saves {each:,}."
+        f"({spent.params / network.params:.0%}): the features without it hold {network.params - spent.params:,}, and "
+        f"each of its {channels_out(last)} outputs that can go saves {each:,}."
     )
     yield Finding("heavy-head", paths(head), message, spent.saves)
 
