@@ -32,12 +32,23 @@ def test_images_have_the_articles_size():
     assert 0.9 < pictures.train[0].max() <= 1
 
 
+def test_a_claim_names_the_epochs_where_the_user_does_not(few):
+    given = claims.Training(data=few, seeds=1)
+    pictures = training.images(given)
+    build = functools.partial(models.build, "convnet_pointwise_head")
+    (one,), (two,) = (training.train(build, given, pictures, epochs) for epochs in (1, 2))
+    (asked,) = training.train(build, claims.Training(data=few, epochs=1, seeds=1), pictures, 2)
+    weights = [trained.model.get_weights()[0] for trained in (one, two, asked)]
+    assert np.array_equal(weights[0], weights[2])
+    assert not np.array_equal(weights[0], weights[1])
+
+
 def test_the_same_seed_trains_the_same_network(few):
     given = claims.Training(data=few, epochs=1, seeds=2)
     pictures = training.images(given)
     build = functools.partial(models.build, "convnet_pointwise_head")
-    first, second = training.train(build, given, pictures)
-    again, _ = training.train(build, given, pictures)
+    first, second = training.train(build, given, pictures, 9)
+    again, _ = training.train(build, given, pictures, 9)
     assert all(np.array_equal(a, b) for a, b in zip(first.model.get_weights(), again.model.get_weights(), strict=True))
     assert any(
         not np.array_equal(a, b) for a, b in zip(first.model.get_weights(), second.model.get_weights(), strict=True)
@@ -57,7 +68,7 @@ def test_a_sigmoid_is_trained_with_one_question_a_class():
 def test_it_learns(activation, few):
     given = claims.Training(data=few, epochs=25, seeds=1, activation=activation)
     build = functools.partial(models.build, "convnet_linear_head", classifier_activation=activation)
-    (trained,) = training.train(build, given, training.images(given))
+    (trained,) = training.train(build, given, training.images(given), 9)
     assert trained.model.layers[-1].activation.__name__ == activation
     assert trained.train_accuracy > 0.9
     assert trained.test_accuracy > 0.6
@@ -109,5 +120,5 @@ def test_mnist(external_data):
     given = claims.Training(data=str(external_data / "images" / "mnist_test.npz"), epochs=1, seeds=1)
     pictures = training.images(given)
     assert pictures.train[0].shape[1:] == (28, 28, 1)
-    (trained,) = training.train(functools.partial(models.build, "convnet_linear_head"), given, pictures)
+    (trained,) = training.train(functools.partial(models.build, "convnet_linear_head"), given, pictures, 9)
     assert trained.test_accuracy > 0.8

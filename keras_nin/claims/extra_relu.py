@@ -18,6 +18,7 @@ from keras_nin.claims.sources import PAPERSPACE
 
 # The third layer: with its ReLU, without it, and none at all.
 WITH, LINEAR, NONE = "with its ReLU", "without its ReLU", "no third layer"
+_EPOCHS = 30
 _ACTIVATIONS = {WITH: "relu", LINEAR: None}
 
 
@@ -128,7 +129,7 @@ def _train(training):
 
     pictures = images(training)
     runs = {
-        third: train(functools.partial(classifier, third, training.activation), training, pictures)
+        third: train(functools.partial(classifier, third, training.activation), training, pictures, _EPOCHS)
         for third in (WITH, LINEAR, NONE)
     }
     sample = pictures.test[0][:64]

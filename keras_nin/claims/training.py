@@ -12,7 +12,6 @@ from keras_nin.train import Recipe
 
 ACTIVATIONS = ("softmax", "sigmoid")
 SIZE = (28, 28)
-EPOCHS = 30
 SEEDS = 3
 
 
@@ -26,7 +25,7 @@ class Training:
 
     Args:
         data: a data set that `keras_nin.data.load` knows, with labels from 0 to 9, a train and a test split.
-        epochs: passes over the training images.
+        epochs: passes over the training images; None takes the number that each claim names for itself.
         seeds: number of runs of each network, with the seeds 0, 1, ...
         activation: what the classifiers end in: ``"softmax"`` with its cross-entropy, or the article's ``"sigmoid"``
             with one cross-entropy a class.
@@ -37,15 +36,15 @@ class Training:
     """
 
     data: str = "digits"
-    epochs: int = EPOCHS
+    epochs: int | None = None
     seeds: int = SEEDS
     activation: str = "softmax"
     on_run: object = None
 
     def __post_init__(self):
         one_of("activation", self.activation, ACTIVATIONS)
-        for name in ("epochs", "seeds"):
-            value = getattr(self, name)
+        numbers = {"seeds": self.seeds} | ({} if self.epochs is None else {"epochs": self.epochs})
+        for name, value in numbers.items():
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise InputError(f"Expected `{name}` to be a whole number from 1. Received: {value!r}")
 
@@ -89,14 +88,16 @@ def images(training):
     return Images(*parts)
 
 
-def train(build, training, pictures):
+def train(build, training, pictures, epochs):
     """Return a `Trained` for each seed of `training`; the same arguments give the same numbers on one machine.
 
     Args:
         build: function without arguments that returns an untrained keras.Model (28, 28, 1) -> (10,).
         training: `Training`.
         pictures: `Images`.
+        epochs: passes over the images where `training` names no number.
     """
+    training = dataclasses.replace(training, epochs=training.epochs or epochs)
     results = []
     for seed in range(training.seeds):
         result = _train_once(build, training, pictures, seed)

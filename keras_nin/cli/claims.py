@@ -17,7 +17,9 @@ _TRAINING = ("data", "epochs", "seeds", "activation")
 @click.argument("ids", nargs=-1, metavar="[ID]...")
 @click.option("--train", is_flag=True, help="The trained figures too, of paperspace-head and paperspace-relu.")
 @click.option("--data", metavar="DATASET|DIR|FILE.npz", help="With --train: images of ten classes. [default: digits]")
-@click.option("--epochs", type=options.COUNT, metavar="N", help="With --train: passes over the images. [default: 30]")
+@click.option(
+    "--epochs", type=options.COUNT, metavar="N", help="With --train: passes over the images. [default: the claim's]"
+)
 @click.option("--seeds", type=options.COUNT, metavar="N", help="With --train: runs of each network. [default: 3]")
 @click.option(
     "--activation",
