@@ -182,7 +182,7 @@ class _Reader:
     def _take(self, weights):
         """Count those of `weights` that were not counted before."""
         new = {id(weight): weight for weight in weights if id(weight) not in self.seen_weights}
-        self.seen_weights |= new.keys()
+        self.seen_weights.update(new)  # |= would copy the whole set: it has no method for the keys of a dict
         sizes = {key: math.prod(weight.shape) for key, weight in new.items()}
         return _Weights(
             params=sum(sizes.values()),

@@ -59,7 +59,7 @@ class Constants:
         tensors = self._used(operator)
         unique = {tensor.buffer: tensor for tensor in tensors}
         new = {buffer: tensor for buffer, tensor in unique.items() if buffer not in self._counted}
-        self._counted |= new.keys()
+        self._counted.update(new)
         return Weights(
             params=sum(tensor.elements for tensor in new.values()),
             weight_bytes=sum(tensor.buffer_bytes for tensor in new.values()),
