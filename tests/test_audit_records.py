@@ -16,7 +16,7 @@ L = keras.layers
 ROW_KEYS = [
     *("name", "type", "kind", "role", "kernel", "input_shape", "output_shape", "params", "trainable_params", "macs"),
     *("weight_bytes", "activation_elements", "activation_bytes", "activation_evaluations", "receptive_field", "block"),
-    *("arithmetic_intensity", "folds"),
+    *("arithmetic_intensity", "folds", "scope"),
 ]
 TOTAL_KEYS = [
     *("params", "trainable_params", "non_trainable_params", "macs", "pointwise_params", "pointwise_macs"),
@@ -64,6 +64,7 @@ def test_json_has_the_contracts_keys_and_plain_values(result):
         "block": None,
         "arithmetic_intensity": 32 * 32 * 64 * 16 / (4 * 32 * 32 * (64 + 16) + (64 * 16 + 16) * 4),
         "folds": None,
+        "scope": "",
     }
 
 

@@ -7,6 +7,7 @@ import audits
 import keras
 import pytest
 
+from keras_nin import layers
 from keras_nin.audit import audit
 from keras_nin.audit.records import Audit
 from keras_nin.errors import InputError
@@ -53,6 +54,16 @@ def test_a_nested_model_is_one_line_with_its_sums(nested):
         f"{64 * 3 * 4 + 36 * 9 * 4 * 2:,}",
         "",
     ]
+
+
+def test_blocks_inside_a_nested_model_do_not_open_it():
+    x = keras.Input((8, 8, 16))
+    y = layers.fire(x, squeeze=4, expand1x1=8, expand3x3=8, name="fire2")
+    y = layers.fire(y, squeeze=4, expand1x1=8, expand3x3=8, name="fire3")
+    i = keras.Input((8, 8, 16))
+    result = audit(keras.Model(i, keras.Model(x, y, name="backbone")(i), name="outer"))
+    assert {row.block for row in result.rows} == {"backbone/fire2", "backbone/fire3"}
+    assert names(printed(result)) == ["backbone"]
 
 
 def test_nested_models_expand(nested):

@@ -64,6 +64,7 @@ def _row(layer, graph, receptive_field, block):
         block=block,
         arithmetic_intensity=count.arithmetic_intensity(macs, layer.moved_bytes),
         folds=classify.folds(layer, graph),
+        scope=layer.scope,
     )
 
 

@@ -12,9 +12,9 @@ class Row:
     `macs` is None where it is not known. `activation_bytes` is at float32 (4 bytes an element) for a Keras model and at
     the tensors' own types for a file; `weight_bytes` at the weights' own types. `arithmetic_intensity` is MACs per byte
     moved: inputs, outputs and weights once each; None where the MACs are. `folds` says of a BatchNormalization whether
-    it becomes part of the weights that feed it; None for every other layer. `input_shape` and `output_shape` are a
-    tuple of shapes where there are several tensors, and None for weights outside the graph. `kernel` and
-    `receptive_field` are (height, width).
+    it becomes part of the weights that feed it; None for every other layer. `scope` is the path of the nested models
+    that the layer lies in, with which `name` begins. `input_shape` and `output_shape` are a tuple of shapes where there
+    are several tensors, and None for weights outside the graph. `kernel` and `receptive_field` are (height, width).
     """
 
     name: str
@@ -35,6 +35,7 @@ class Row:
     block: str | None
     arithmetic_intensity: float | None = None
     folds: bool | None = None
+    scope: str = ""
 
 
 @dataclass(frozen=True)

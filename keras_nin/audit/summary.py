@@ -93,8 +93,7 @@ def _lines(rows, scope, show_trainable):
 
 def _step(row, scope):
     """The name of `row` directly in `scope`, and whether it is a nested model there."""
-    nested = row.block is not None and row.name.startswith(f"{row.block}/") and f"{row.block}/".startswith(scope)
-    inside = f"{row.block}/".removeprefix(scope) if nested else ""
+    inside = f"{row.scope}/".removeprefix(scope) if row.scope else ""
     return (inside.split("/")[0], True) if inside else (row.name.removeprefix(scope), False)
 
 
