@@ -5,7 +5,6 @@ import io
 import json
 import subprocess
 import sys
-import time
 
 import audits
 import pytest
@@ -164,10 +163,8 @@ def test_a_file_is_audited_without_keras(tmp_path):
     assert "at the file's own types" in ran.stdout
 
 
-def test_a_bad_budget_is_refused_at_once():
-    started = time.perf_counter()
+def test_a_bad_budget_is_refused_before_keras_starts():
     ran = in_a_new_process("", "nin_digits", "--budget", "params=1Q")
-    assert time.perf_counter() - started < 5  # Keras alone takes as long; it is not loaded, see below
     assert (ran.returncode, ran.stderr.count("\n")) == (2, 1)
 
 

@@ -71,7 +71,7 @@ def kind_of(layer):
 
 
 def _convolution_kind(layer):
-    if layer.groups > 1 and layer.groups == layer.inputs[0].shape[-1]:
+    if layer.groups > 1 and layer.groups == layer.inputs[0].channels:
         return "depthwise"
     if set(layer.kernel) != {1}:
         return "spatial"
@@ -93,7 +93,7 @@ def role_of(layer, graph):
         return "head"
     if _is_projection(layer, graph):
         return "projection"
-    entering, leaving = layer.inputs[0].shape[-1], layer.outputs[0].shape[-1]
+    entering, leaving = layer.inputs[0].channels, layer.outputs[0].channels
     if leaving == entering:
         return "mix"
     return "reduce" if leaving < entering else "expand"

@@ -29,17 +29,17 @@ def macs(layer):
     poolings, resizing, merges, normalisations and scaling element by element count 0.
     """
     if layer.op in CONVOLUTIONS:
-        return layer.output_elements * math.prod(layer.kernel) * (layer.inputs[0].shape[-1] // layer.groups)
+        return layer.output_elements * math.prod(layer.kernel) * (layer.inputs[0].channels // layer.groups)
     if layer.op in DEPTHWISE:
         return layer.output_elements * math.prod(layer.kernel)
     if layer.op in TRANSPOSED:
         # Every input element is multiplied by one kernel window for every output channel.
-        return layer.inputs[0].elements * math.prod(layer.kernel) * layer.outputs[0].shape[-1]
+        return layer.inputs[0].elements * math.prod(layer.kernel) * layer.outputs[0].channels
     if layer.op == "Dense":
-        return layer.output_elements * layer.inputs[0].shape[-1]
+        return layer.output_elements * layer.inputs[0].channels
     if layer.op == "Matmul":
         # The product of a tensor and a constant does not say which of the two comes first.
-        return layer.output_elements * layer.inputs[0].shape[-1] if len(layer.inputs) == 2 else None
+        return layer.output_elements * layer.inputs[0].channels if len(layer.inputs) == 2 else None
     if layer.op in _TENSORS_OF_EINSUM:
         return _einsum_macs(layer)
     return 0 if KIND_OF.get(layer.op) in _FREE_KINDS or layer.op in _FREE else None

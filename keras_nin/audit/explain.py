@@ -91,7 +91,7 @@ def became(facts, position):
 def _folded(layer, feeder, reader):
     for operator in (feeder, reader):
         if operator is not None and operator.op in _KERNEL_OPS and operator.use_bias:
-            channels = operator.outputs[0].shape[-1]
+            channels = operator.outputs[0].channels
             note = f"{layer.params:,} values became part of its weights and its bias of {channels:,}"
             return "folded", note, operator.path
     return _UNEXPLAINED
@@ -138,7 +138,7 @@ def bias_change(layer, facts, indices):
     main = facts.file.graph.layers[indices[0]]
     if layer.op not in _KERNEL_OPS or main.op not in _KERNEL_OPS:
         return 0
-    return (main.use_bias - layer.use_bias) * main.outputs[0].shape[-1]
+    return (main.use_bias - layer.use_bias) * main.outputs[0].channels
 
 
 def parameters(facts, layer, indices):

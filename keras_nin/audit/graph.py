@@ -28,6 +28,11 @@ class Tensor:
         return -(-self.elements * self.bits // 8)
 
     @property
+    def channels(self):
+        """Extent of the last axis; 1 for a scalar."""
+        return self.shape[-1] if self.shape else 1
+
+    @property
     def spatial(self):
         """(height, width), with height 1 for a sequence; None where there are no positions."""
         if len(self.shape) == 4:

@@ -69,7 +69,7 @@ def naive_inception(network):
     fans = _fans(network)
     reductions = _paper_reductions() if fans else {}
     for source, branches in fans.items():
-        widths = (source.shape[-1], *(channels_out(layer) for layer in branches))
+        widths = (source.channels, *(channels_out(layer) for layer in branches))
         if widths in reductions:
             yield _module_finding(network, source, branches, reductions[widths])
 
@@ -100,7 +100,7 @@ def _fans(network):
 
 
 def _module_finding(network, source, branches, reductions):
-    channels, (reduce3, reduce5, projection) = source.shape[-1], reductions
+    channels, (reduce3, reduce5, projection) = source.channels, reductions
     present = _projections(network, source)
     now = cost.total(cost.of(layer) for layer in (*branches, *present))
     one, three, five = branches

@@ -103,7 +103,7 @@ def is_identity(layer):
 
 def normalizes_channels(layer):
     """Whether `layer` is a BatchNormalization over the last axis: scale and shift of every channel."""
-    channels = layer.outputs[0].shape[-1] if layer.outputs else 0
+    channels = layer.outputs[0].channels if layer.outputs else 0
     # Two moving statistics, and gamma and beta where it has them; another number means another axis (the records name
     # none: an axis of the same length is not told apart) or weights counted at an earlier use.
     return layer.op == "BatchNormalization" and layer.params in (2 * channels, 3 * channels, 4 * channels)
@@ -117,12 +117,12 @@ def positions(tensor):
 
 def channels_in(layer):
     """Number of channels that enter `layer`."""
-    return layer.inputs[0].shape[-1]
+    return layer.inputs[0].channels
 
 
 def channels_out(layer):
     """Number of channels that leave `layer`."""
-    return layer.outputs[0].shape[-1]
+    return layer.outputs[0].channels
 
 
 def paths(layers):

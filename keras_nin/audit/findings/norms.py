@@ -86,7 +86,7 @@ def _joins(layer):
         return False
     same_places = len({tensor.shape[:-1] for tensor in (*layer.inputs, *layer.outputs)}) == 1
     if layer.op == "Concatenate":
-        return same_places and sum(tensor.shape[-1] for tensor in layer.inputs) == channels_out(layer)
+        return same_places and sum(tensor.channels for tensor in layer.inputs) == channels_out(layer)
     return layer.op == "Add" and same_places and {tensor.shape for tensor in layer.inputs} == {layer.outputs[0].shape}
 
 
