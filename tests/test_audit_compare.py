@@ -194,7 +194,10 @@ def test_the_model_is_a_whichever_comes_first(tmp_path):
     assert compare(path, model) == compare(model, path)
 
 
-@pytest.mark.parametrize("name", ["nin_digits", "squeezenet_v1_1", "convnet_linear_head", "deepphys_softconv"])
+@pytest.mark.parametrize(
+    "name",
+    ["nin_digits", pytest.param("squeezenet_v1_1", marks=pytest.mark.slow), "convnet_linear_head", "deepphys_softconv"],
+)
 def test_files_of_the_zoo(name, tmp_path):
     model = models.build(name)
     for with_record in (True, False):

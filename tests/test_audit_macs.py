@@ -12,9 +12,10 @@ L = keras.layers
 
 # Side of the input: the smallest that the network takes, where its layers' sizes do not depend on it. NASNet insists
 # on its own for the top.
-QUICK = {"MobileNet": 32, "MobileNetV3Small": 32, "ConvNeXtTiny": 32, "DenseNet121": 32, "Xception": 71}
+QUICK = {"MobileNet": 32, "MobileNetV3Small": 32, "ConvNeXtTiny": 32, "Xception": 71}
 OTHERS = {
     "ConvNeXtSmall": 32,
+    "DenseNet121": 32,
     "DenseNet169": 32,
     "DenseNet201": 32,
     **{f"EfficientNetB{number}": 32 for number in range(5)},

@@ -37,6 +37,7 @@ def test_weights_that_ship_come_with_their_figures(made):
     assert "none ship" in made["nin_cifar10/README.md"]
 
 
+@pytest.mark.slow
 def test_write_then_check(tmp_path, capsys):
     folder = tmp_path / "shelf"
     assert main.run(["cards", "--out", str(folder), "--check"]) == 1

@@ -166,6 +166,7 @@ def test_a_saved_model(cli):
     assert record["weights_sha256"] == weight_files.weights_digest(models.build("nin_digits", weights="digits"))
 
 
+@pytest.mark.slow
 def test_a_network_of_keras_applications(cli):
     ran = cli("export", "keras:MobileNet", "--input-shape", "32,32,3", "--scheme", "float32", "--calibration", "random",
               "--test-count", 2, "--runs", 1, "--json")  # fmt: skip
