@@ -10,15 +10,17 @@ from keras_nin.audit.records import Audit, Row, Total, sums
 
 
 def audit(model_or_path, *, name=None):
-    """Return the `Audit` of a built Keras model: parameters, MACs and activation memory per layer and in total.
+    """Return the `Audit` of a network: parameters, MACs and activation memory per layer and in total.
 
     Args:
-        model_or_path: a Functional or Sequential `keras.Model` with a fixed input size, or what
-            `keras_nin.models.load` accepts. The batch counts as 1, whatever the model says.
-        name: what to call the network; None takes the model's own name.
+        model_or_path: a built Functional or Sequential `keras.Model` with a fixed input size, or what
+            `keras_nin.models.load` accepts; the batch counts as 1, whatever the model says. Or the path of a .tflite
+            file, which is read without Keras; see `keras_nin.audit.tflite_reader.read`.
+        name: what to call the network; None takes the model's own name, or the file's.
 
     Raises:
-        InputError: not such a model, not built, an input axis is open, or a layer keeps channels first.
+        InputError: not such a model, not built, an input axis is open, a layer keeps channels first, or the file
+            cannot be read or is no valid .tflite file.
     """
     if isinstance(model_or_path, (str, os.PathLike)):
         if os.fspath(model_or_path).endswith(".tflite"):

@@ -95,9 +95,8 @@ def totals(a, b):
     """Return the totals of two `Audit`s as (a, b) pairs by name."""
     pairs = {
         name: (getattr(a.total, name), getattr(b.total, name))
-        for name in ("params", "macs", "pointwise_params", "pointwise_macs", "peak_activation_bytes")
+        for name in ("params", "macs", "pointwise_params", "pointwise_macs", "peak_activation_bytes", "weight_bytes")
     }
-    pairs["weight_bytes"] = tuple(sum(row.weight_bytes for row in audit.rows) for audit in (a, b))
     for what in ("params", "macs"):
         pairs[f"pointwise_{what}_share"] = tuple(
             part / whole if whole else None for part, whole in zip(pairs[f"pointwise_{what}"], pairs[what], strict=True)

@@ -209,7 +209,7 @@ def _totals(audit):
     total = audit.total
     macs = f" Total MACs: {total.macs:,}"
     return [
-        f" Total params: {total.params:,} ({size(sum(row.weight_bytes for row in audit.rows))})",
+        f" Total params: {total.params:,} ({size(total.weight_bytes)})",
         f" Trainable params: {total.trainable_params:,}",
         f" Non-trainable params: {total.non_trainable_params:,}",
         macs + (f", without those of {len(audit.unknown):,} layers that are not known" if audit.unknown else ""),
