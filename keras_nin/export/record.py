@@ -10,6 +10,7 @@ import numpy as np
 
 import keras_nin
 from keras_nin import files
+from keras_nin.audit.tflite_names import EXPORT_SCHEMA as SCHEMA
 from keras_nin.errors import InputError, one_of
 from keras_nin.export import convert as converter
 from keras_nin.export import operators
@@ -18,7 +19,6 @@ from keras_nin.export.schemes import SCHEMES, Scheme
 from keras_nin.export.verify import Parity
 from keras_nin.tflite import graph as tflite_graph
 
-SCHEMA = "keras_nin.export_file/1"
 PACKAGES = ("tensorflow", "keras", "numpy", "ai-edge-litert")
 
 
