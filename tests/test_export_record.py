@@ -58,6 +58,9 @@ def test_the_sidecar_says_everything_that_made_the_file(made, model):
         "options",
         "preprocessing",
         "calibration",
+        "batch",
+        "tuning",
+        "training",
         "versions",
         "input",
         "output",
@@ -202,13 +205,16 @@ def test_nothing_is_left_of_a_write_that_fails(made, tmp_path, monkeypatch):
     assert listing(tmp_path) == {}
 
 
+UNTRAINED = ["float32", "float16", "dynamic", "int8", "int16x8"]
+
+
 @pytest.mark.parametrize(("text", "names"), [("int8", ["int8"]), ("int8, float32", ["int8", "float32"])])
 def test_schemes_in_their_order(text, names):
     assert [scheme.name for scheme in parse_schemes(text)] == names
 
 
-def test_all_schemes():
-    assert [scheme.name for scheme in parse_schemes("all")] == list(export.SCHEMES)
+def test_all_is_every_scheme_that_trains_nothing():
+    assert [scheme.name for scheme in parse_schemes("all,qat")] == [*UNTRAINED, "qat"]
 
 
 @pytest.mark.parametrize("text", ["", ",", "int8,int8", "int4", "int8,all", "INT8"])

@@ -6,7 +6,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "calibration": ["Calibration", "calibrate"],
-        "record": ["Export", "export"],
+        "record": ["Export", "export", "export_all"],
         "schemes": ["SCHEMES", "parse_schemes"],
         "verify": ["Limits", "Parity", "verify"],
     },

@@ -4,10 +4,14 @@ import contextlib
 import functools
 import re
 import tempfile
+import types
+
+import numpy as np
 
 from keras_nin.errors import InputError
 from keras_nin.export.calibration import check_images
 from keras_nin.export.operators import marked, scope_of
+from keras_nin.export.quantizer import Quantizer
 from keras_nin.quiet import captured
 
 _UNKNOWN_OPERATOR = re.compile(r'"(?P<name>[^"@]*)@[^\n]*\'tf\.(?P<op>\w+)\' op is neither a custom op nor a flex op')
@@ -40,84 +44,143 @@ def input_shape(model):
     return shape
 
 
-def convert(model, scheme, calibration=None, allow_float=False):
-    """Convert a model to .tflite with a static batch of 1.
+class Source:
+    """A model that is traced once, at a static batch, and converted to several schemes.
+
+    Use it as a context: it keeps a SavedModel in a temporary folder. That is also what the converter's own way from a
+    model does, but it hides why writing it fails.
 
     Args:
         model: keras.Model with one image input (B, H, W, C) and one output.
-        scheme: `Scheme`.
-        calibration: images (N, H, W, C) as the model takes them, where the scheme is calibrated.
-        allow_float: let operators that the scheme does not have compute in floating point.
-
-    Returns:
-        Tuple of the file's bytes, the flags that the converter was given, and the names of the layers by the mark
-        that their operators carry (see `keras_nin.export.operators`).
+        batch: the batch size of the files.
 
     Raises:
-        InputError: no TensorFlow backend, no or unfit calibration images, or a network that the converter refuses.
+        InputError: no TensorFlow backend, a batch below 1, or a model that is none such.
     """
-    import keras
 
-    if keras.backend.backend() != "tensorflow":
-        raise InputError(f"Expected Keras on the tensorflow backend. Received: {keras.backend.backend()!r}")
-    shape = input_shape(model)
-    images = check_images(calibration, shape) if scheme.calibrated else None
-    failure = None
-    with marked(model) as marks, captured() as output:
-        try:
-            with _converter(model, shape) as converter:
-                flags = _configure(converter, scheme, images, allow_float)
-                data = converter.convert()
-        except Exception as error:  # many kinds, from Keras, TensorFlow and the network's own layers
-            failure = error
-    if failure is not None:
-        reason = _reason(failure, output.text, marks)
-        raise InputError(f"Expected a network that converts to {scheme.name}. Received: {reason}") from failure
-    return data, flags, marks
+    def __init__(self, model, batch=1):
+        import keras
+
+        if keras.backend.backend() != "tensorflow":
+            raise InputError(f"Expected Keras on the tensorflow backend. Received: {keras.backend.backend()!r}")
+        if not isinstance(batch, int) or batch < 1:
+            raise InputError(f"Expected `batch` to be a whole number of at least 1. Received: {batch!r}")
+        self.model, self.batch = model, batch
+        self.shape = input_shape(model)
+        self._stack = contextlib.ExitStack()
+        self._folder = None
+        self._quantizers = {}
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self._stack.close()
+        self._folder = None
+
+    def convert(self, scheme, calibration=None, allow_float=False, tuning=None):
+        """Convert the model to the bytes of a .tflite file.
+
+        Args:
+            scheme: `Scheme`.
+            calibration: images (N, H, W, C) as the model takes them, where the scheme is calibrated.
+            allow_float: let operators that the scheme does not have compute in floating point.
+            tuning: `keras_nin.export.tuning.Tuning`, or None.
+
+        Returns:
+            Tuple of the file's bytes, the flags that the converter was given, and the names of the layers by the mark
+            that their operators carry (see `keras_nin.export.operators`).
+
+        Raises:
+            InputError: no or unfit calibration images, or a network that the converter refuses.
+        """
+        quantizer = self._quantizer(calibration, tuning) if scheme.calibrated else None
+        failure = None
+        with captured() as output:
+            try:
+                folder, marks = self._saved_model()
+                converter, flags = _converter(folder, scheme, allow_float)
+                if quantizer:
+                    quantizer.attach(converter)
+                data = bytes(converter.convert())
+            except Exception as error:  # many kinds, from Keras, TensorFlow and the network's own layers
+                failure = error
+        if failure is not None:
+            reason = _reason(failure, output.text, self._marks)
+            raise InputError(f"Expected a network that converts to {scheme.name}. Received: {reason}") from failure
+        return data, flags, marks
+
+    def _quantizer(self, calibration, tuning):
+        key = (id(calibration), tuning)
+        if key not in self._quantizers:
+            images = check_images(calibration, self.shape)
+            # The key is good as long as `calibration` lives.
+            self._quantizers[key] = calibration, Quantizer(_Samples(images, self.batch), tuning)
+        return self._quantizers[key][1]
+
+    def _saved_model(self):
+        """Return the folder of the SavedModel and the marks of the layers in it."""
+        if self._folder is None:
+            folder = self._stack.enter_context(tempfile.TemporaryDirectory())
+            with marked(self.model) as self._marks:
+                _write_saved_model(self.model, self.shape, self.batch, folder)
+            self._folder = folder
+        return self._folder, self._marks
+
+    _marks = types.MappingProxyType({})
 
 
-@contextlib.contextmanager
-def _converter(model, shape):
-    """Yield TensorFlow's converter for the model at batch 1.
+class _Samples:
+    """Calibration images as the converter takes them: one batch at a time, in a list of inputs."""
 
-    By way of a SavedModel that is written here: `from_keras_model` writes one too, but hides why that fails.
-    """
+    def __init__(self, images, batch):
+        self.images, self.batch = images, batch
+
+    def __len__(self):
+        return -(-len(self.images) // self.batch)
+
+    def __iter__(self):
+        for start in range(0, len(self.images), self.batch):
+            part = self.images[start : start + self.batch]
+            # The last batch is filled up with its own images: repetition moves no range.
+            yield [np.resize(part, (self.batch, *part.shape[1:]))]
+
+
+def _write_saved_model(model, shape, batch, folder):
     import keras
     import tensorflow as tf
 
-    inputs = keras.Input(batch_shape=(1, *shape), name="input", dtype="float32")
+    inputs = keras.Input(batch_shape=(batch, *shape), name="input", dtype="float32")
     static = keras.Model(inputs, model(inputs, training=False), name="main")
     archive = keras.export.ExportArchive()
     archive.track(static)
-    signature = [tf.TensorSpec((1, *shape), tf.float32, name="input")]
+    signature = [tf.TensorSpec((batch, *shape), tf.float32, name="input")]
     archive.add_endpoint("serve", functools.partial(static.__call__, training=False), signature)
-    with tempfile.TemporaryDirectory() as folder:
-        archive.write_out(folder)
-        yield tf.lite.TFLiteConverter.from_saved_model(folder)
+    archive.write_out(folder)
 
 
-def _configure(converter, scheme, images, allow_float):
-    """Set the converter up for `scheme`; return what was set, by the converter's own names."""
+_OPERATORS = {"int8": "TFLITE_BUILTINS_INT8", "int16": "EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8"}
+
+
+def _converter(folder, scheme, allow_float):
+    """Return TensorFlow's converter of a SavedModel, set up for `scheme`, and what was set, by its own names."""
     import tensorflow as tf
 
-    if not scheme.calibrated:
-        return {}
-
-    def representative_dataset():
-        for image in images:
-            yield [image[None]]
-
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    converter.representative_dataset = representative_dataset
-    supported = ["TFLITE_BUILTINS_INT8", "TFLITE_BUILTINS"] if allow_float else ["TFLITE_BUILTINS_INT8"]
-    converter.target_spec.supported_ops = [getattr(tf.lite.OpsSet, name) for name in supported]
-    converter.inference_input_type = converter.inference_output_type = tf.dtypes.as_dtype(scheme.io_type)
-    return {
-        "optimizations": ["DEFAULT"],
-        "supported_ops": supported,
-        "inference_input_type": scheme.io_type,
-        "inference_output_type": scheme.io_type,
-    }
+    converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+    flags = {}
+    if scheme.weights != "float32":
+        flags["optimizations"] = ["DEFAULT"]
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if scheme.weights == "float16":
+        flags["supported_types"] = ["float16"]
+        converter.target_spec.supported_types = [tf.float16]
+    if scheme.integer_only:
+        supported = [_OPERATORS[scheme.activations], *(["TFLITE_BUILTINS"] if allow_float else [])]
+        flags |= {"supported_ops": supported}
+        flags |= dict.fromkeys(("inference_input_type", "inference_output_type"), scheme.io_type)
+        converter.target_spec.supported_ops = [tf.lite.OpsSet[name] for name in supported]
+        converter.inference_input_type = converter.inference_output_type = tf.dtypes.as_dtype(scheme.io_type)
+    return converter, flags
 
 
 def _reason(error, text, marks):

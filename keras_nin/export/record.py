@@ -16,6 +16,7 @@ from keras_nin.export import convert as converter
 from keras_nin.export import operators
 from keras_nin.export.calibration import Calibration, check_images
 from keras_nin.export.schemes import SCHEMES, Scheme
+from keras_nin.export.tuning import Tuning
 from keras_nin.export.verify import Parity
 from keras_nin.tflite import graph as tflite_graph
 
@@ -37,6 +38,9 @@ class Export:
         flags: what the converter was told.
         layers: for each operator of the file the Keras layer that it computes, or None.
         float_operators: what computes in floating point although the scheme is integer, as "OPERATOR of layer 'name'".
+        batch: static batch size of the file.
+        tuning: how ranges and weights were chosen, where the scheme is calibrated.
+        training: what was trained before the conversion, where the scheme trains.
         options: what else decided the content, such as the builder's arguments and the images; or None.
         parity: the comparison with the model, once made.
     """
@@ -51,6 +55,9 @@ class Export:
     flags: dict
     layers: tuple[str | None, ...] = dataclasses.field(repr=False)
     float_operators: tuple[str, ...] = ()
+    batch: int = 1
+    tuning: dict | None = None
+    training: dict | None = None
     options: dict | None = None
     parity: Parity | None = None
 
@@ -80,6 +87,9 @@ class Export:
             "options": self.options,
             "preprocessing": self.preprocessing,
             "calibration": self.calibration.to_json() if self.calibration else None,
+            "batch": self.batch,
+            "tuning": self.tuning,
+            "training": self.training,
             "versions": versions(),
             "input": _tensor(main.tensors[main.inputs[0]]),
             "output": _tensor(main.tensors[main.outputs[0]]),
@@ -168,32 +178,55 @@ def _tensor(tensor):
     }
 
 
-def export(
-    model,
-    scheme="int8",
-    calibration=None,
-    *,
-    allow_float=False,
-    weights=None,
-    preprocessing=None,
-    name=None,
-    options=None,
-):
+def export(model, scheme="int8", calibration=None, **options):
     """Convert a Keras model to .tflite.
 
     Args:
         model: keras.Model with one image input and one output.
         scheme: name of a scheme, or `Scheme`.
-        calibration: `Calibration`, or float32 images (N, H, W, C) as the model takes them; needed by int8.
-        allow_float: let operators that the scheme does not have compute in floating point; `Export.float_operators`
+        calibration: `Calibration`, or float32 images (N, H, W, C) as the model takes them, where the scheme is
+            calibrated.
+        **options: those of `export_all`.
+
+    Returns:
+        `Export`; `verify` compares it with the model, `save` writes it.
+
+    Raises:
+        InputError: as `export_all`.
+    """
+    return export_all(model, [scheme], calibration, **options)[0]
+
+
+def export_all(
+    model,
+    schemes,
+    calibration=None,
+    *,
+    allow_float=False,
+    batch=1,
+    tuning=None,
+    weights=None,
+    preprocessing=None,
+    name=None,
+    options=None,
+):
+    """Convert a Keras model to several schemes, tracing and calibrating it once.
+
+    Args:
+        model: keras.Model with one image input and one output.
+        schemes: names of schemes, or `Scheme` records; those that train are made by `keras_nin.export.train`.
+        calibration: `Calibration`, or float32 images (N, H, W, C) as the model takes them; for calibrated schemes.
+        allow_float: let operators that a scheme does not have compute in floating point; `Export.float_operators`
             names them.
+        batch: the static batch size of the files.
+        tuning: `keras_nin.export.tuning.Tuning` of the calibrated 8-bit schemes; None is the converter's own way.
         weights: what the weights are, for the record.
         preprocessing: `keras_nin.data.Preprocessing` that the network expects, for the record.
         name: the model's name for files; the default is its own.
         options: dictionary of JSON values that says what else decided the content, for the record.
 
     Returns:
-        `Export`; `verify` compares it with the model, `save` writes it.
+        List of `Export`.
 
     Raises:
         InputError: unknown scheme, unfit calibration images, a network that does not convert or whose weights are not
@@ -201,36 +234,56 @@ def export(
     """
     from keras_nin.models import weights_digest
 
-    if not isinstance(scheme, Scheme):
-        scheme = SCHEMES[one_of("scheme", scheme, tuple(SCHEMES))]
+    schemes = [
+        each if isinstance(each, Scheme) else SCHEMES[one_of("scheme", each, tuple(SCHEMES))] for each in schemes
+    ]
     if calibration is not None and not isinstance(calibration, Calibration):
         images = check_images(calibration, converter.input_shape(model))
         calibration = Calibration("array", images, {}, 0, files.sha256(images.tobytes()))
-    calibration = calibration if scheme.calibrated else None
     _check_weights(model)
-    data, flags, marks = converter.convert(model, scheme, calibration.images if calibration else None, allow_float)
+    digest = weights_digest(model)
+    made = []
+    with converter.Source(model, batch) as source:
+        for scheme in schemes:
+            used = calibration if scheme.calibrated else None
+            data, flags, marks = source.convert(scheme, used.images if used else None, allow_float, tuning)
+            layers, left = _read_back(model, data, scheme, marks, allow_float)
+            made.append(
+                Export(
+                    model=name or model.name,
+                    scheme=scheme,
+                    data=data,
+                    weights=weights or "as given",
+                    weights_sha256=digest,
+                    calibration=used,
+                    preprocessing=preprocessing.to_json() if preprocessing else None,
+                    flags=flags,
+                    layers=layers,
+                    float_operators=left,
+                    batch=batch,
+                    tuning=(tuning or Tuning()).to_json() if scheme.calibrated else None,
+                    options=options,
+                )
+            )
+    return made
+
+
+def _scheme(scheme):
+    return scheme if isinstance(scheme, Scheme) else SCHEMES[one_of("scheme", scheme, tuple(SCHEMES))]
+
+
+def _read_back(model, data, scheme, marks, allow_float):
+    """Return the layer of each operator of a converted file, and the operators that compute in floating point."""
     graph = tflite_graph.read(data)
     layers = operators.layers_of_operators(model, graph, marks)
-    left = _float_operators(graph, layers) if scheme.integer_only else ()
+    left = _float_operators(graph, layers, scheme) if scheme.integer_only else ()
     if left and not allow_float:
         raise InputError(
             f"Expected a network whose operators all exist in {scheme.name}. Received: operators that compute in "
             f"floating point ({', '.join(left)}). Allow them with --allow-float"
         )
     _check_ends(graph, scheme)
-    return Export(
-        model=name or model.name,
-        scheme=scheme,
-        data=data,
-        weights=weights or "as given",
-        weights_sha256=weights_digest(model),
-        calibration=calibration,
-        preprocessing=preprocessing.to_json() if preprocessing else None,
-        flags=flags,
-        layers=layers,
-        float_operators=left,
-        options=options,
-    )
+    return layers, left
 
 
 def _check_weights(model):
@@ -239,12 +292,13 @@ def _check_weights(model):
             raise InputError(f"Expected finite weights. Received: NaN or infinity in {weight.path!r}")
 
 
-def _float_operators(graph, layers):
+def _float_operators(graph, layers, scheme):
     """Return the operators that compute in floating point, each kind once a layer, as text."""
     named = dict(zip(((0, operator.index) for operator in graph.main.operators), layers, strict=True))
     left = tflite_graph.float_operators(graph)
-    # The casts around an operator that does not quantise say nothing of it.
-    left = [operator for operator in left if operator.op not in ("QUANTIZE", "DEQUANTIZE")] or left
+    # The casts around an operator that does not quantise say nothing of it, and float32 ends need casts.
+    others = [operator for operator in left if operator.op not in ("QUANTIZE", "DEQUANTIZE")]
+    left = others if others or scheme.io_type == "float32" else left
     found = dict.fromkeys((operator.op, named.get((operator.subgraph, operator.index))) for operator in left)
     return tuple(f"{op} of layer {layer!r}" if layer else op for op, layer in found)
 

@@ -4,6 +4,8 @@ import dataclasses
 
 from keras_nin.errors import InputError, one_of
 
+IO_TYPES = ("int8", "uint8", "float32")
+
 
 @dataclasses.dataclass(frozen=True)
 class Scheme:
@@ -11,29 +13,58 @@ class Scheme:
 
     Attributes:
         name: the name on the command line and in file names.
+        weights: data type of the stored weights of convolutions and dense layers.
+        activations: data type of what flows between layers.
         io_type: data type of the file's input and output.
         calibrated: whether the converter needs representative images.
-        integer_only: whether the file must hold no operator that computes in floating point.
+        trained: what is trained before the conversion: None, "qat", "pruned" or "clustered".
     """
 
     name: str
+    weights: str
+    activations: str
     io_type: str
     calibrated: bool = False
-    integer_only: bool = False
+    trained: str | None = None
+
+    @property
+    def integer_only(self):
+        """Whether the file must hold no operator that computes in floating point."""
+        return self.activations != "float32"
+
+    def with_io(self, io_type):
+        """Return the scheme with another type of input and output, where it has the choice.
+
+        A network of 8-bit activations takes int8, uint8 and float32, one of 16-bit activations its own int16 and
+        float32. The others are float32 at both ends, whatever is asked for.
+
+        Raises:
+            InputError: `io_type` is none of `IO_TYPES`.
+        """
+        one_of("io", io_type, IO_TYPES)
+        if self.activations == "int8" or (self.activations == "int16" and io_type == "float32"):
+            return dataclasses.replace(self, io_type=io_type)
+        return self
 
 
 SCHEMES = {
     scheme.name: scheme
     for scheme in (
-        Scheme("float32", "float32"),
-        Scheme("int8", "int8", calibrated=True, integer_only=True),
+        Scheme("float32", "float32", "float32", "float32"),
+        Scheme("float16", "float16", "float32", "float32"),
+        Scheme("dynamic", "int8", "float32", "float32"),
+        Scheme("int8", "int8", "int8", "int8", calibrated=True),
+        Scheme("int16x8", "int8", "int16", "int16", calibrated=True),
+        Scheme("qat", "int8", "int8", "int8", trained="qat"),
+        Scheme("pruned", "int8", "int8", "int8", calibrated=True, trained="pruned"),
+        Scheme("clustered", "int8", "int8", "int8", calibrated=True, trained="clustered"),
     )
 }
 DEFAULT = "float32,int8"
 
 
 def parse_schemes(text):
-    """Return the schemes of a comma-separated list of names, in its order, or of ``"all"``.
+    """Return the schemes of a comma-separated list of names, in its order; ``"all"`` is those that train nothing.
 
     Raises:
         InputError: an unknown or repeated name, or none at all.
@@ -41,9 +72,11 @@ def parse_schemes(text):
     names = [name.strip() for name in text.split(",") if name.strip()]
     for name in names:
         one_of("scheme", name, (*SCHEMES, "all"))
-    if names == ["all"]:
-        names = list(SCHEMES)
-    if not names or "all" in names or len(set(names)) != len(names):
+    if "all" in names:
+        untrained = [scheme.name for scheme in SCHEMES.values() if not scheme.trained]
+        place = names.index("all")
+        names[place : place + 1] = untrained
+    if not names or len(set(names)) != len(names):
         raise InputError(
             f"Expected `scheme` to list each scheme once ({', '.join(SCHEMES)}), or all. Received: {text!r}"
         )
