@@ -70,6 +70,8 @@ def test_the_main_job(cli):
         "calibration": "digits",
         "calibration_count": 100,
         "allow_float": False,
+        "batch": 1,
+        "io": None,
     }
 
     verified = cli("verify", "nin_digits", "exported/nin_digits_int8.tflite")

@@ -8,7 +8,6 @@ from keras import layers as kl
 from keras_nin import InputError, export, layers
 from keras_nin.audit import audit
 from keras_nin.export import operators
-from keras_nin.export.convert import input_shape
 from keras_nin.tflite.run import Runner
 
 INT8_AND_FLOAT32 = ("float32", "int8")
@@ -232,39 +231,6 @@ def test_marks_are_told_from_the_numbers_that_the_converter_appends():
     assert operators.scope_of("main_1/net_1/conv1_1._3/Relu", marks) == ("conv1_1",)
     assert operators.scope_of("main_1/conv1._1/conv1_1./x", marks) == ("conv1", "conv1_1")
     assert operators.scope_of("main_1/conv1_1/convolution", marks) == ()
-
-
-def two_inputs():
-    one, two = keras.Input((8, 8, 3)), keras.Input((8, 8, 3))
-    return keras.Model([one, two], kl.Add()([one, two]), name="two")
-
-
-def two_outputs():
-    image = keras.Input((8, 8, 3))
-    return keras.Model(image, [kl.ReLU()(image), kl.Softmax()(image)], name="two")
-
-
-@pytest.mark.parametrize(
-    ("build", "message"),
-    [
-        (two_inputs, "one input and one output. Received: 'two' with 2 and 1"),
-        (two_outputs, "one input and one output. Received: 'two' with 1 and 2"),
-        (
-            lambda: sequential(kl.Conv2D(3, 1), shape=(None, None, 3)),
-            r"with input \(None, None, 3\). Give the size with",
-        ),
-        (
-            lambda: sequential(kl.Dense(3), shape=(7,)),
-            r"known \(height, width, channels\). Received: 'net' with input \(7,\)$",
-        ),
-        (lambda: keras.Sequential([kl.Dense(3)], name="open"), "Received: 'open' with none: pass a Functional"),
-    ],
-)
-def test_models_that_are_no_networks_on_images(build, message):
-    with pytest.raises(InputError, match=message):
-        input_shape(build())
-    with pytest.raises(InputError, match=message):
-        export.export(build(), "float32")
 
 
 def test_an_operator_that_tflite_does_not_have(capfd):

@@ -64,6 +64,8 @@ def test_the_sidecar_says_everything_that_made_the_file(made, model):
         "versions",
         "input",
         "output",
+        "inputs",
+        "outputs",
         "parity",
         "operators",
     ]
@@ -80,8 +82,10 @@ def test_the_sidecar_says_everything_that_made_the_file(made, model):
         "inference_output_type": "int8",
     }
     assert sidecar["versions"].keys() == {"keras-nin", "python", "tensorflow", "keras", "numpy", "ai-edge-litert"}
+    assert sidecar["outputs"] == [sidecar["output"]]
     assert sidecar["output"] == {
         "name": "StatefulPartitionedCall_1:0",
+        "signature": "classes",
         "shape": [1, 4],
         "dtype": "int8",
         "scale": 1 / 256,

@@ -7,15 +7,40 @@ import types
 import click
 
 from keras_nin.cli import options
+from keras_nin.export import schemes
 
 SCHEMA = "keras_nin.export/1"
 DEFAULT_MODEL = "nin_digits"
 
 
-@click.command("export", epilog="Example: keras-nin export nin_digits --scheme float32,int8")
+class _Command(click.Command):
+    """The command, whose help shows the table of schemes before its example."""
+
+    def format_epilog(self, context, formatter):
+        """Write the table and the epilog."""
+        with formatter.section("Schemes"):
+            formatter.write_dl([(row[0], "; ".join(_scheme_words(row))) for row in schemes.table_rows()])
+        super().format_epilog(context, formatter)
+
+
+def _scheme_words(row):
+    words = dict(zip(schemes.COLUMNS, row, strict=True))
+    yield f"{words['weights']} weights, {words['activations']} activations, ends {words['input and output']}"
+    yield f"computes in {words['computes in']}"
+    if words["needs"] != "-":
+        yield f"needs {words['needs']}"
+
+
+@click.command("export", cls=_Command, epilog="Example: keras-nin export nin_digits --scheme float32,int8")
 @click.argument("model", default=DEFAULT_MODEL)
 @options.model_options
-@click.option("--scheme", default="float32,int8", show_default=True, metavar="S[,S...]", help="float32, int8, or all.")
+@click.option(
+    "--scheme",
+    default="float32,int8",
+    show_default=True,
+    metavar="S[,S...]",
+    help="Schemes of the table below; all is those that train nothing.",
+)
 @click.option(
     "--calibration",
     metavar="DATASET|DIR|FILE.npz|random",
@@ -29,6 +54,12 @@ DEFAULT_MODEL = "nin_digits"
     show_default=True,
     help="How many calibration images.",
 )
+@click.option(
+    "--io",
+    type=click.Choice(["int8", "uint8", "float32"]),
+    help="Type of input and output of the integer schemes. [default: int8; int16 for int16x8]",
+)
+@click.option("--batch", type=options.COUNT, metavar="N", default=1, show_default=True, help="Static batch size.")
 @click.option(
     "--allow-float",
     is_flag=True,
@@ -61,20 +92,20 @@ def command(**arguments):
 
 def _run(given):
     from keras_nin.cli import images, stages
-    from keras_nin.export.schemes import parse_schemes
 
-    schemes = parse_schemes(given.scheme)
+    chosen = schemes.parse_schemes(given.scheme)
+    chosen = [scheme.with_io(given.io) if given.io else scheme for scheme in chosen]
     stages.check_output_folder(given.out)
     sources = images.Sources(given.calibration, given.data, given.labels, given.seed)
     loaded = stages.load_model(given.model, given.weights, given.input_shape, given.settings, given.seed)
-    shape = stages.input_shape(loaded.model)
+    shape = stages.model_input(loaded.model)
     test_set = sources.test_set(loaded.dataset, shape)
     preprocessing = stages.choose_preprocessing(loaded.preprocessing, test_set, given.preprocessing, given.crop)
     calibration, seen = None, frozenset()
-    if any(scheme.calibrated for scheme in schemes):
+    if any(scheme.calibrated for scheme in chosen):
         calibration, seen = _calibrate(given, sources, loaded, shape, preprocessing)
     test = images.evaluation_images(test_set, shape, preprocessing, seen, given.test_count, given.seed)
-    exports = [_convert(given, loaded, scheme, calibration, preprocessing, sources) for scheme in schemes]
+    exports = _convert(given, loaded, chosen, calibration, preprocessing, sources)
     return _prove(given, loaded, exports, test)
 
 
@@ -87,24 +118,26 @@ def _calibrate(given, sources, loaded, shape, preprocessing):
     return calibration, dataset.image_digests(dataset.select("calibration", given.calibration_count, given.seed))
 
 
-def _convert(given, loaded, scheme, calibration, preprocessing, sources):
+def _convert(given, loaded, chosen, calibration, preprocessing, sources):
     from keras_nin.cli import stages
-    from keras_nin.export import export
+    from keras_nin.export import export_all
     from keras_nin.export.record import refuse_other
 
-    with stages.working(f"Converting {loaded.name} to {scheme.name}"):
-        made = export(
+    with stages.working(f"Converting {loaded.name} to {', '.join(scheme.name for scheme in chosen)}"):
+        exports = export_all(
             loaded.model,
-            scheme,
+            chosen,
             calibration,
             allow_float=given.allow_float,
+            batch=given.batch,
             weights=loaded.weights,
             preprocessing=preprocessing,
             name=loaded.name,
-            options=_options(given, loaded, scheme, sources),
         )
-    refuse_other(pathlib.Path(given.out) / f"{made.stem}.tflite", made.data, given.force)
-    return made
+    exports = [dataclasses.replace(made, options=_options(given, loaded, made.scheme, sources)) for made in exports]
+    for made in exports:
+        refuse_other(pathlib.Path(given.out) / f"{made.stem}.tflite", made.data, given.force)
+    return exports
 
 
 def _options(given, loaded, scheme, sources):
@@ -120,12 +153,14 @@ def _options(given, loaded, scheme, sources):
         "test_count": given.test_count,
         "preprocessing": given.preprocessing,
         "crop": given.crop,
+        "batch": given.batch,
     }
+    if scheme.integer_only:
+        kept |= {"io": given.io, "allow_float": given.allow_float}
     if scheme.calibrated:
         kept |= {
             "calibration": sources.calibration_source(loaded.dataset),
             "calibration_count": given.calibration_count,
-            "allow_float": given.allow_float,
         }
     return kept
 
@@ -134,7 +169,7 @@ def _prove(given, loaded, exports, test):
     from keras_nin.cli import proof
     from keras_nin.export.record import save_all
 
-    runners = [proof.runner(made.data, given.threads) for made in exports]
+    runners = [proof.runner(made.data, given.threads, given.batch) for made in exports]
     parities = proof.compare(given, loaded, runners, test)
     exports = [dataclasses.replace(made, parity=parity) for made, parity in zip(exports, parities, strict=True)]
     latencies = [runner.latency(given.runs) for runner in runners]
@@ -164,11 +199,12 @@ def _report(given, loaded, exports, latencies, written, test):
         stages.print_json({"schema": SCHEMA, "files": documents, "host": host()})
         proof.print_failures(rows)
         return
-    click.echo(f"{loaded.name}, weights: {loaded.weights}; input prepared as {test.preprocessing.mode}")
+    prepared = f"; input prepared as {test.preprocessing.mode}" if test.preprocessing else ""
+    click.echo(f"{loaded.name}, weights: {loaded.weights}{prepared}")
     proof.print_table(rows, test, loaded.random, latencies)
     calibration = next((made.calibration for made in exports if made.calibration), None)
     if calibration:
-        click.echo(f"Calibration: {len(calibration.images)} images of {calibration.source}, none of them among those.")
+        click.echo(f"Calibration: {calibration.count} images of {calibration.source}, none of them among those.")
     for made in exports:
         if made.float_operators:
             click.echo(f"In floating point in {made.stem}: {', '.join(made.float_operators)}")

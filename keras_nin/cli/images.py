@@ -18,7 +18,7 @@ class Sources:
         self.calibration, self.data, self.labels, self.seed = calibration, data, labels, seed
         self._open = {}
         for source in (calibration, data):
-            if source is not None and not _has_name(source):
+            if source is not None and not _has_name(source) and _holds_images(source):
                 self._dataset(source, None)
 
     def calibration_source(self, own):
@@ -40,6 +40,8 @@ class Sources:
     def _dataset(self, source, input_shape):
         from keras_nin import data
 
+        if isinstance(input_shape, dict):
+            return data.load_arrays(source, input_shape, self.seed)
         if source not in self._open:
             # A labels file belongs to the folder that is tested on; data sets with names have their own labels.
             labels = self.labels if source == (self.data or self.calibration) and not _has_name(source) else None
@@ -52,6 +54,13 @@ def _has_name(source):
     from keras_nin import data
 
     return source in data.list_datasets()
+
+
+def _holds_images(source):
+    """Whether `source` holds images, as far as it can be told before the model is known."""
+    from keras_nin.data import npz
+
+    return not source.lower().endswith(".npz") or npz.holds_images(source)
 
 
 def _required(source, option, purpose):
@@ -71,20 +80,22 @@ class EvaluationImages:
         dataset: `keras_nin.data.Dataset`.
         indices: int64 (N,).
         preprocessing: `keras_nin.data.Preprocessing`.
-        input_shape: the network's (H, W, C).
+        input_shape: the network's (H, W, C), or the shapes of its inputs by name.
         dropped: how many images of the test split served to calibrate and were left out.
     """
 
     dataset: object
     indices: object
     preprocessing: object
-    input_shape: tuple
+    input_shape: tuple | dict
     dropped: int
 
     def batches(self, message):
         """Yield (images, labels) with progress on a terminal."""
-        *size, channels = self.input_shape
-        batches = self.dataset.batches(self.indices, tuple(size), channels, preprocessing=self.preprocessing)
+        from keras_nin.data import image_size
+
+        size, channels = image_size(self.input_shape)
+        batches = self.dataset.batches(self.indices, size, channels, preprocessing=self.preprocessing)
         return stages.track(batches, message, -(-len(self.indices) // 32))
 
 
@@ -93,7 +104,7 @@ def evaluation_images(dataset, input_shape, preprocessing, calibrated_on=frozens
 
     Args:
         dataset: `keras_nin.data.Dataset`.
-        input_shape: (H, W, C).
+        input_shape: (H, W, C), or the shapes of the inputs by name.
         preprocessing: `keras_nin.data.Preprocessing`.
         calibrated_on: digests of the images that served to calibrate; images with the same content are left out.
         count, seed: draw so many; None takes all.
@@ -109,4 +120,4 @@ def evaluation_images(dataset, input_shape, preprocessing, calibrated_on=frozens
         kept = np.array([index for index in chosen if not dataset.image_digests([index]) & calibrated_on], np.int64)
     if len(kept) == 0:
         raise InputError(f"Expected test images that did not serve to calibrate. Received: none in {dataset.name!r}")
-    return EvaluationImages(dataset, kept, preprocessing, tuple(input_shape), len(chosen) - len(kept))
+    return EvaluationImages(dataset, kept, preprocessing, input_shape, len(chosen) - len(kept))

@@ -5,11 +5,11 @@ import click
 from keras_nin.cli import stages
 
 
-def runner(source, threads):
+def runner(source, threads, batch=1):
     """Return a `Runner` for a file's path or bytes."""
     from keras_nin.tflite.run import Runner
 
-    return Runner(source, threads)
+    return Runner(source, threads, batch=batch)
 
 
 def compare(given, loaded, runners, test):

@@ -48,9 +48,19 @@ def load_model(model, weights=None, input_shape=None, settings=(), seed=0):
 
 def input_shape(model):
     """Return the (H, W, C) of a model's only input; `InputError` where it has none such."""
-    from keras_nin.export.convert import input_shape
+    from keras_nin.export.ports import image_shape
 
-    return input_shape(model)
+    return image_shape(model)
+
+
+def model_input(model):
+    """Return what a model takes: (H, W, C) of its only input, an image; else a dictionary from input name to shape."""
+    from keras_nin.export.ports import input_ports
+
+    ports = input_ports(model)
+    if len(ports) == 1 and len(ports[0].shape) == 3:
+        return ports[0].shape
+    return {port.name: port.shape for port in ports}
 
 
 def choose_preprocessing(loaded, dataset, preset=None, crop=None):
@@ -61,9 +71,16 @@ def choose_preprocessing(loaded, dataset, preset=None, crop=None):
         dataset: `keras_nin.data.Dataset`.
         preset, crop: the options' values, or None.
 
+    Returns:
+        `Preprocessing`; None where the dataset has arrays that nothing prepares.
+
     Raises:
-        InputError: `loaded` is no preprocessing.
+        InputError: `loaded` is no preprocessing, or an option for arrays that nothing prepares.
     """
+    if dataset.preprocessing is None:
+        if preset is not None or crop is not None:
+            raise InputError("Expected --preprocessing and --crop for images. Received: a model on other inputs")
+        return None
     chosen = preset or loaded
     if chosen is None:
         chosen = dataset.preprocessing

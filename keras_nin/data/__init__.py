@@ -8,6 +8,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
+        "arrays": ["NamedArrays", "image_size", "load_arrays"],
         "dataset": ["Dataset"],
         "loading": ["list_datasets", "load"],
         "preprocessing": ["PRESETS", "Preprocessing", "preset"],

@@ -42,11 +42,17 @@ def npz(path):
     Raises:
         InputError: a file that cannot be read, or arrays of other names, types or shapes.
     """
-    with _open(path) as file:
+    with open_file(path) as file:
         layout = _choose_layout(path, file.files)
         images, labels, splits = layout(path, file)
         class_names = _class_names(path, file, labels)
     return Dataset(os.path.basename(path), images, labels, class_names, preset("unit"), splits)
+
+
+def holds_images(path):
+    """Return whether the .npz file at `path` has the names of one of the layouts; `InputError` where it is none."""
+    with open_file(path) as file:
+        return "images" in file.files or set(_TRAINING_KEYS) <= set(file.files)
 
 
 def _choose_layout(path, keys):
@@ -62,7 +68,7 @@ def _choose_layout(path, keys):
 
 def _images_and_labels(path, file):
     images = _images(path, file, "images")
-    labels = _labels(path, file, "labels", len(images)) if "labels" in file.files else None
+    labels = read_labels(path, file, "labels", len(images)) if "labels" in file.files else None
     calibration, test = every(len(images), 5)
     return images, labels, {"calibration": calibration, "test": test}
 
@@ -70,15 +76,16 @@ def _images_and_labels(path, file):
 def _train_and_test(path, file):
     x_train, x_test = _images(path, file, "x_train"), _images(path, file, "x_test")
     if x_train.shape[1:] != x_test.shape[1:]:
-        raise _mismatch(path, "x_test", f"images of shape {x_train.shape[1:]}, as in `x_train`", x_test.shape[1:])
+        raise mismatch(path, "x_test", f"images of shape {x_train.shape[1:]}, as in `x_train`", x_test.shape[1:])
     parts = (("y_train", x_train), ("y_test", x_test))
-    labels = np.concatenate([_labels(path, file, key, len(images)) for key, images in parts])
+    labels = np.concatenate([read_labels(path, file, key, len(images)) for key, images in parts])
     calibration, train = every(len(x_train), 10, _CALIBRATION_LIMIT)
     test = np.arange(len(x_train), len(labels))
     return np.concatenate([x_train, x_test]), labels, {"train": train, "calibration": calibration, "test": test}
 
 
-def _open(path):
+def open_file(path):
+    """Return the open .npz file at `path`; `InputError` where it cannot be read or is of another kind."""
     try:
         file = np.load(path, allow_pickle=False)
     except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError):
@@ -90,46 +97,49 @@ def _open(path):
     return file
 
 
-def _array(path, file, key):
+def read_array(path, file, key):
+    """Return the array `key` of an open file; `InputError` where it is damaged."""
     try:
         array = file[key]
     except _UNREADABLE as error:
-        raise _mismatch(path, key, "a readable array", f"{type(error).__name__}: {error}") from None
+        raise mismatch(path, key, "a readable array", f"{type(error).__name__}: {error}") from None
     if not isinstance(array, np.ndarray):  # NumPy gives the bytes of a member that is no array
-        raise _mismatch(path, key, "an array", "a file of another kind")
+        raise mismatch(path, key, "an array", "a file of another kind")
     return array
 
 
 def _images(path, file, key):
-    images = _array(path, file, key)
+    images = read_array(path, file, key)
     if images.dtype != np.uint8:
-        raise _mismatch(path, key, "uint8, 0 to 255 (scale floating-point images by 255 and round)", images.dtype)
+        raise mismatch(path, key, "uint8, 0 to 255 (scale floating-point images by 255 and round)", images.dtype)
     shape = images.shape if images.ndim == 4 else (*images.shape, 1)
     if len(shape) != 4 or shape[3] not in (1, 3, 4) or 0 in shape:
-        raise _mismatch(path, key, "shape (N, height, width) or (N, height, width, channels 1, 3 or 4)", images.shape)
+        raise mismatch(path, key, "shape (N, height, width) or (N, height, width, channels 1, 3 or 4)", images.shape)
     return images.reshape(shape)
 
 
-def _labels(path, file, key, count):
-    labels = _array(path, file, key)
+def read_labels(path, file, key, count):
+    """Return the array `key` of an open file as `count` class indices, int64; `InputError` where it is none."""
+    labels = read_array(path, file, key)
     if labels.shape not in ((count,), (count, 1)):
-        raise _mismatch(path, key, f"shape ({count},), one class index for every image", labels.shape)
+        raise mismatch(path, key, f"shape ({count},), one class index for every image", labels.shape)
     whole = np.issubdtype(labels.dtype, np.integer)
     if not whole or labels.min() < 0:
-        raise _mismatch(path, key, "class indices, whole numbers from 0", labels.min() if whole else labels.dtype)
+        raise mismatch(path, key, "class indices, whole numbers from 0", labels.min() if whole else labels.dtype)
     return labels.reshape(-1).astype(np.int64)
 
 
 def _class_names(path, file, labels):
     if "class_names" not in file.files:
         return ()
-    names = _array(path, file, "class_names")
+    names = read_array(path, file, "class_names")
     if names.ndim != 1 or names.dtype.kind != "U":
-        raise _mismatch(path, "class_names", "an array of strings, one a class", f"{names.dtype} {names.shape}")
+        raise mismatch(path, "class_names", "an array of strings, one a class", f"{names.dtype} {names.shape}")
     if labels is not None and labels.max() >= len(names):
-        raise _mismatch(path, "class_names", f"a name for every label, up to {labels.max()}", f"{len(names)} names")
+        raise mismatch(path, "class_names", f"a name for every label, up to {labels.max()}", f"{len(names)} names")
     return tuple(names.tolist())
 
 
-def _mismatch(path, key, expected, received):
+def mismatch(path, key, expected, received):
+    """Return the `InputError` that says what the array `key` should be."""
     return InputError(f"Expected `{key}` in {str(path)!r} to be {expected}. Received: {received}")

@@ -1,7 +1,6 @@
 """From a Keras model to the bytes of a .tflite file, through TensorFlow's converter."""
 
 import contextlib
-import functools
 import re
 import tempfile
 import types
@@ -9,8 +8,9 @@ import types
 import numpy as np
 
 from keras_nin.errors import InputError
-from keras_nin.export.calibration import check_images
+from keras_nin.export.calibration import check_arrays
 from keras_nin.export.operators import marked, scope_of
+from keras_nin.export.ports import input_ports, output_ports
 from keras_nin.export.quantizer import Quantizer
 from keras_nin.quiet import captured
 
@@ -21,29 +21,6 @@ _COLOUR = re.compile(r"\x1b\[\d*m")
 _LONGEST_REASON = 300
 
 
-def input_shape(model):
-    """Return the (H, W, C) of the model's only input.
-
-    Raises:
-        InputError: no or several inputs or outputs, an input that is no image, or an open size.
-    """
-    try:
-        inputs, outputs = len(model.inputs), len(model.outputs)
-    except AttributeError:  # a Sequential model without an input shape, or a model that is no graph of layers
-        inputs = outputs = 0
-    if (inputs, outputs) != (1, 1):
-        received = f"{inputs} and {outputs}" if inputs else "none: pass a Functional model, or Sequential with an Input"
-        raise InputError(f"Expected a model with one input and one output. Received: {model.name!r} with {received}")
-    shape = tuple(model.inputs[0].shape)[1:]
-    if len(shape) != 3 or None in shape:
-        hint = ". Give the size with --input-shape H,W,C" if len(shape) == 3 else ""
-        raise InputError(
-            f"Expected a model on images of a known (height, width, channels). Received: {model.name!r} with input "
-            f"{shape}{hint}"
-        )
-    return shape
-
-
 class Source:
     """A model that is traced once, at a static batch, and converted to several schemes.
 
@@ -51,7 +28,8 @@ class Source:
     model does, but it hides why writing it fails.
 
     Args:
-        model: keras.Model with one image input (B, H, W, C) and one output.
+        model: Functional keras.Model, or Sequential with an Input; its inputs and outputs have the names that
+            `keras_nin.export.ports` gives them.
         batch: the batch size of the files.
 
     Raises:
@@ -66,7 +44,7 @@ class Source:
         if not isinstance(batch, int) or batch < 1:
             raise InputError(f"Expected `batch` to be a whole number of at least 1. Received: {batch!r}")
         self.model, self.batch = model, batch
-        self.shape = input_shape(model)
+        self.inputs, self.outputs = input_ports(model), output_ports(model)
         self._stack = contextlib.ExitStack()
         self._folder = None
         self._quantizers = {}
@@ -83,7 +61,8 @@ class Source:
 
         Args:
             scheme: `Scheme`.
-            calibration: images (N, H, W, C) as the model takes them, where the scheme is calibrated.
+            calibration: what the model takes, where the scheme is calibrated: an array (N, ...), with several inputs
+                a dictionary of them by the inputs' names.
             allow_float: let operators that the scheme does not have compute in floating point.
             tuning: `keras_nin.export.tuning.Tuning`, or None.
 
@@ -113,9 +92,9 @@ class Source:
     def _quantizer(self, calibration, tuning):
         key = (id(calibration), tuning)
         if key not in self._quantizers:
-            images = check_images(calibration, self.shape)
+            arrays = check_arrays(calibration, self.inputs)
             # The key is good as long as `calibration` lives.
-            self._quantizers[key] = calibration, Quantizer(_Samples(images, self.batch), tuning)
+            self._quantizers[key] = calibration, Quantizer(_Samples(arrays, self.batch), tuning)
         return self._quantizers[key][1]
 
     def _saved_model(self):
@@ -123,7 +102,7 @@ class Source:
         if self._folder is None:
             folder = self._stack.enter_context(tempfile.TemporaryDirectory())
             with marked(self.model) as self._marks:
-                _write_saved_model(self.model, self.shape, self.batch, folder)
+                _write_saved_model(self.model, self.inputs, self.outputs, self.batch, folder)
             self._folder = folder
         return self._folder, self._marks
 
@@ -131,32 +110,52 @@ class Source:
 
 
 class _Samples:
-    """Calibration images as the converter takes them: one batch at a time, in a list of inputs."""
+    """Calibration arrays as the converter takes them, one batch at a time: a list for one input, else by name."""
 
-    def __init__(self, images, batch):
-        self.images, self.batch = images, batch
+    def __init__(self, arrays, batch):
+        self.arrays, self.batch = arrays, batch
+        self.count = len(next(iter(arrays.values())))
 
     def __len__(self):
-        return -(-len(self.images) // self.batch)
+        return -(-self.count // self.batch)
 
     def __iter__(self):
-        for start in range(0, len(self.images), self.batch):
-            part = self.images[start : start + self.batch]
-            # The last batch is filled up with its own images: repetition moves no range.
-            yield [np.resize(part, (self.batch, *part.shape[1:]))]
+        for start in range(0, self.count, self.batch):
+            # The last batch is filled up with its own samples: repetition moves no range.
+            filled = {name: self._batch(array[start : start + self.batch]) for name, array in self.arrays.items()}
+            yield filled if len(filled) > 1 else list(filled.values())
+
+    def _batch(self, part):
+        return np.resize(part, (self.batch, *part.shape[1:]))
 
 
-def _write_saved_model(model, shape, batch, folder):
+def _write_saved_model(model, inputs, outputs, batch, folder):
     import keras
     import tensorflow as tf
 
-    inputs = keras.Input(batch_shape=(batch, *shape), name="input", dtype="float32")
-    static = keras.Model(inputs, model(inputs, training=False), name="main")
+    tensors = [keras.Input(batch_shape=(batch, *port.shape), name=port.name, dtype="float32") for port in inputs]
+    results = keras.tree.flatten(_call(model, tensors))
+    static = keras.Model(tensors, results, name="main")
+
+    def serve(*arguments):
+        made = keras.tree.flatten(static(list(arguments), training=False))
+        return dict(zip((port.name for port in outputs), made, strict=True))
+
     archive = keras.export.ExportArchive()
     archive.track(static)
-    signature = [tf.TensorSpec((batch, *shape), tf.float32, name="input")]
-    archive.add_endpoint("serve", functools.partial(static.__call__, training=False), signature)
+    signature = [tf.TensorSpec((batch, *port.shape), tf.float32, name=port.name) for port in inputs]
+    archive.add_endpoint("serve", serve, signature)
     archive.write_out(folder)
+
+
+def _call(model, tensors):
+    """Call a model on tensors in the order of its inputs, in the structure that it was built with."""
+    import keras
+
+    structure = getattr(model, "_inputs_struct", None)
+    if structure is None or len(tensors) == 1:
+        return model(tensors[0] if len(tensors) == 1 else tensors, training=False)
+    return model(keras.tree.pack_sequence_as(structure, tensors), training=False)
 
 
 _OPERATORS = {"int8": "TFLITE_BUILTINS_INT8", "int16": "EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8"}

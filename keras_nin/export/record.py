@@ -14,7 +14,8 @@ from keras_nin.audit.tflite_names import EXPORT_SCHEMA as SCHEMA
 from keras_nin.errors import InputError, one_of
 from keras_nin.export import convert as converter
 from keras_nin.export import operators
-from keras_nin.export.calibration import Calibration, check_images
+from keras_nin.export.calibration import Calibration, check_arrays
+from keras_nin.export.ports import input_ports
 from keras_nin.export.schemes import SCHEMES, Scheme
 from keras_nin.export.tuning import Tuning
 from keras_nin.export.verify import Parity
@@ -72,7 +73,9 @@ class Export:
 
     def sidecar(self):
         """Return everything that made the file and what was found about it, as a dictionary."""
-        main = self.graph().main
+        graph = self.graph()
+        main = graph.main
+        inputs, outputs = _tensors(graph, main.inputs), _tensors(graph, main.outputs)
         return {
             "schema": SCHEMA,
             "file": f"{self.stem}.tflite",
@@ -91,8 +94,10 @@ class Export:
             "tuning": self.tuning,
             "training": self.training,
             "versions": versions(),
-            "input": _tensor(main.tensors[main.inputs[0]]),
-            "output": _tensor(main.tensors[main.outputs[0]]),
+            "input": inputs[0],
+            "output": outputs[0],
+            "inputs": inputs,
+            "outputs": outputs,
             "parity": self.parity.to_json() if self.parity else None,
             "operators": [
                 {"index": operator.index, "op": operator.op, "layer": layer}
@@ -167,22 +172,31 @@ def versions():
     return found | {package: importlib.metadata.version(package) for package in PACKAGES}
 
 
-def _tensor(tensor):
-    quantization = tensor.quantization
-    return {
-        "name": tensor.name,
-        "shape": list(tensor.shape),
-        "dtype": tensor.dtype,
-        "scale": quantization.scales[0] if quantization else None,
-        "zero_point": quantization.zero_points[0] if quantization else None,
-    }
+def _tensors(graph, indexes):
+    """Return what a sidecar says of the inputs or outputs of a file."""
+    names = {tensor: name for each in graph.signatures for name, tensor in (*each.inputs, *each.outputs)}
+    found = []
+    for index in indexes:
+        tensor = graph.main.tensors[index]
+        quantization = tensor.quantization
+        found.append(
+            {
+                "name": tensor.name,
+                "signature": names.get(index),
+                "shape": list(tensor.shape),
+                "dtype": tensor.dtype,
+                "scale": quantization.scales[0] if quantization else None,
+                "zero_point": quantization.zero_points[0] if quantization else None,
+            }
+        )
+    return found
 
 
 def export(model, scheme="int8", calibration=None, **options):
     """Convert a Keras model to .tflite.
 
     Args:
-        model: keras.Model with one image input and one output.
+        model: Functional keras.Model, or Sequential with an Input.
         scheme: name of a scheme, or `Scheme`.
         calibration: `Calibration`, or float32 images (N, H, W, C) as the model takes them, where the scheme is
             calibrated.
@@ -213,7 +227,7 @@ def export_all(
     """Convert a Keras model to several schemes, tracing and calibrating it once.
 
     Args:
-        model: keras.Model with one image input and one output.
+        model: Functional keras.Model, or Sequential with an Input.
         schemes: names of schemes, or `Scheme` records; those that train are made by `keras_nin.export.train`.
         calibration: `Calibration`, or float32 images (N, H, W, C) as the model takes them; for calibrated schemes.
         allow_float: let operators that a scheme does not have compute in floating point; `Export.float_operators`
@@ -238,8 +252,9 @@ def export_all(
         each if isinstance(each, Scheme) else SCHEMES[one_of("scheme", each, tuple(SCHEMES))] for each in schemes
     ]
     if calibration is not None and not isinstance(calibration, Calibration):
-        images = check_images(calibration, converter.input_shape(model))
-        calibration = Calibration("array", images, {}, 0, files.sha256(images.tobytes()))
+        arrays = check_arrays(calibration, input_ports(model))
+        digest = files.sha256(b"".join(array.tobytes() for array in arrays.values()))
+        calibration = Calibration("array", arrays, {}, 0, digest)
     _check_weights(model)
     digest = weights_digest(model)
     made = []

@@ -18,6 +18,7 @@ class Scheme:
         io_type: data type of the file's input and output.
         calibrated: whether the converter needs representative images.
         trained: what is trained before the conversion: None, "qat", "pruned" or "clustered".
+        computes: in words, what kind of numbers are multiplied and added.
     """
 
     name: str
@@ -26,6 +27,13 @@ class Scheme:
     io_type: str
     calibrated: bool = False
     trained: str | None = None
+    computes: str = "int8, sums in int32"
+
+    @property
+    def needs(self):
+        """What a scheme needs beyond the model, in words."""
+        needed = [*(["training"] if self.trained else []), *(["calibration"] if self.calibrated else [])]
+        return " and ".join(needed) or "-"
 
     @property
     def integer_only(self):
@@ -50,17 +58,32 @@ class Scheme:
 SCHEMES = {
     scheme.name: scheme
     for scheme in (
-        Scheme("float32", "float32", "float32", "float32"),
-        Scheme("float16", "float16", "float32", "float32"),
-        Scheme("dynamic", "int8", "float32", "float32"),
+        Scheme("float32", "float32", "float32", "float32", computes="float32"),
+        Scheme("float16", "float16", "float32", "float32", computes="float32"),
+        Scheme("dynamic", "int8", "float32", "float32", computes="int8 in convolutions, else float32"),
         Scheme("int8", "int8", "int8", "int8", calibrated=True),
-        Scheme("int16x8", "int8", "int16", "int16", calibrated=True),
+        Scheme("int16x8", "int8", "int16", "int16", calibrated=True, computes="int16 by int8, sums in int64"),
         Scheme("qat", "int8", "int8", "int8", trained="qat"),
         Scheme("pruned", "int8", "int8", "int8", calibrated=True, trained="pruned"),
         Scheme("clustered", "int8", "int8", "int8", calibrated=True, trained="clustered"),
     )
 }
 DEFAULT = "float32,int8"
+
+
+COLUMNS = ("scheme", "weights", "activations", "input and output", "computes in", "needs")
+
+
+def table_rows():
+    """Return a row of words for each scheme, what is integer in each, in the order of `COLUMNS`."""
+    return [
+        (each.name, each.weights, each.activations, _ends(each), each.computes, each.needs) for each in SCHEMES.values()
+    ]
+
+
+def _ends(scheme):
+    choice = dict.fromkeys([scheme.io_type, *(scheme.with_io(io_type).io_type for io_type in IO_TYPES)])
+    return ", ".join(choice)
 
 
 def parse_schemes(text):

@@ -23,9 +23,13 @@ _WARM_UP_SECONDS = 0.05
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class IODetails:
-    """An input or output of a file at batch 1; `scale` and `zero_point` are None where it is not quantised."""
+    """An input or output of a file, at the batch that it runs at.
+
+    `scale` and `zero_point` are None where it is not quantised, `signature` (its name there) where the file has none.
+    """
 
     name: str
+    signature: str | None
     shape: tuple[int, ...]
     dtype: str
     scale: float | None
@@ -44,23 +48,25 @@ class Latency:
 
 
 class Runner:
-    """A .tflite file, ready to run on this machine's processor at batch 1.
+    """A .tflite file, ready to run on this machine's processor.
 
-    An open or larger batch dimension is resized to 1, and a batch of images runs image by image.
+    An open or other batch dimension is resized to `batch`, and images run so many at a time.
 
     Args:
         source: path of the file, or its content as bytes.
         threads: number of threads.
         output: index of the output that `output` and the predictions mean; needed where there are several.
+        batch: images in one invocation.
 
     Raises:
         InputError: the file is not valid, or the runtime cannot run it.
     """
 
-    def __init__(self, source, threads=1, output=None):
-        if not isinstance(threads, int) or threads < 1:
-            raise InputError(f"Expected `threads` to be a whole number of at least 1. Received: {threads!r}")
-        self.threads = threads
+    def __init__(self, source, threads=1, output=None, batch=1):
+        for name, value in (("threads", threads), ("batch", batch)):
+            if not isinstance(value, int) or value < 1:
+                raise InputError(f"Expected `{name}` to be a whole number of at least 1. Received: {value!r}")
+        self.threads, self.batch = threads, batch
         self.source = (
             "the bytes given" if isinstance(source, (bytes, bytearray, memoryview)) else repr(os.fspath(source))
         )
@@ -77,12 +83,14 @@ class Runner:
         from ai_edge_litert.interpreter import Interpreter
 
         tensors = [self.graph.main.tensors[index] for index in self.graph.main.inputs]
-        resized = [tensor for tensor in tensors if _at_batch_1(tensor) != tensor.shape]
-        hint = f" (its batch of {resized[0].shape[0]} was resized to 1; export it at batch 1)" if resized else ""
+        resized = [tensor for tensor in tensors if _at_batch(self.batch, tensor) != tensor.shape]
+        hint = ""
+        if resized:
+            hint = f" (its batch of {resized[0].shape[0]} was resized to {self.batch}; export it at batch {self.batch})"
         with self._runtime_errors(hint), captured() as log:
             interpreter = Interpreter(model_content=self.graph.content, num_threads=self.threads)
             for tensor in resized:
-                interpreter.resize_tensor_input(tensor.index, _at_batch_1(tensor))
+                interpreter.resize_tensor_input(tensor.index, _at_batch(self.batch, tensor))
             interpreter.allocate_tensors()
         warnings = [line for line in log.text.splitlines() if not line.startswith("INFO:")]
         if warnings:
@@ -102,7 +110,11 @@ class Runner:
             ) from error
 
     def _details(self, entries):
-        return tuple(_io_details(self.graph.main.tensors[entry["index"]], entry["shape"]) for entry in entries)
+        names = {index: name for each in self.graph.signatures for name, index in (*each.inputs, *each.outputs)}
+        tensors = self.graph.main.tensors
+        return tuple(
+            _io_details(tensors[entry["index"]], names.get(entry["index"]), entry["shape"]) for entry in entries
+        )
 
     @property
     def input(self):
@@ -127,20 +139,21 @@ class Runner:
             )
         return self._output or 0
 
-    def predict(self, batch):
+    def predict(self, images):
         """Return the float32 outputs for preprocessed images; integers are quantised and dequantised.
 
         Args:
-            batch: array of shape ``(N, *input.shape[1:])``.
+            images: array of shape ``(N, *input.shape[1:])``; for a file with several inputs a dictionary of such arrays
+                by their names in the file's signature, or by the tensors' names where it has none.
 
         Returns:
             Array of shape ``(N, ...)``.
 
         Raises:
-            InputError: wrong shape, NaN or infinity, or an integer input or output without a scale.
+            InputError: wrong shape or names, NaN or infinity, or an integer input or output without a scale.
         """
         output = self.output
-        raw = self.predict_raw(batch)
+        raw = self.predict_raw(images)
         if output.dtype in FLOAT_DTYPES:
             return raw.astype(np.float32, copy=False)
         if output.scale is None:
@@ -149,39 +162,42 @@ class Runner:
             )
         return dequantize(raw, output.scale, output.zero_point)
 
-    def predict_raw(self, batch):
+    def predict_raw(self, images):
         """Return the outputs as the file gives them; otherwise the same as `predict`."""
-        images = self._encode(batch)
+        arrays = self._encode_all(images)
         index = self._output_index()
-        drop_batch = self.output.shape[:1] == (1,)
-        results = [self._invoke(image[None], index) for image in images]
+        count = len(arrays[0])
+        drop_batch = self.output.shape[:1] == (self.batch,)
+        if not drop_batch and self.batch > 1:
+            raise InputError(f"Expected an output for each of {self.batch} images. Received: {self.output.shape}")
+        results = [self._invoke(self._part(arrays, start), index) for start in range(0, count, self.batch)]
         if not results:
             return np.zeros((0, *self.output.shape[drop_batch:]), self.output.dtype)
-        return np.concatenate(results) if drop_batch else np.stack(results)
+        return np.concatenate(results)[:count] if drop_batch else np.stack(results)
 
-    def _encode(self, batch):
-        """Return `batch` in the dtype of the input."""
-        details = self.input
-        batch = np.asarray(batch)
-        if batch.shape[1:] != details.shape[1:] or batch.ndim != len(details.shape):
-            expected = ", ".join(str(size) for size in ("N", *details.shape[1:]))
-            raise InputError(f"Expected a batch of shape ({expected}). Received: {batch.shape}")
-        if batch.dtype.kind not in "fiub":
-            raise InputError(f"Expected a batch of numbers. Received: dtype {batch.dtype}")
-        with np.errstate(over="ignore"):
-            batch = batch.astype(np.float32, copy=False)
-        if not np.isfinite(batch).all():
-            raise InputError("Expected a batch of finite numbers. Received: NaN or infinity")
-        if details.dtype == "float32":
-            return batch
-        if details.scale is None:
-            raise InputError(f"Expected a float32 or quantised input. Received: {details.dtype} without a scale")
-        return quantize(batch, details.scale, details.zero_point, details.dtype)
+    def _part(self, arrays, start):
+        """Return one batch of each array, the last one filled up by repetition."""
+        parts = (array[start : start + self.batch] for array in arrays)
+        return [part if len(part) == self.batch else np.resize(part, (self.batch, *part.shape[1:])) for part in parts]
 
-    def _invoke(self, image, output):
+    def _encode_all(self, images):
+        """Return the array of each input in its dtype."""
+        if not isinstance(images, dict):
+            return [_encode(images, self.input)]
+        names = [entry.signature or entry.name for entry in self.inputs]
+        if set(images) != set(names):
+            raise InputError(f"Expected arrays for the inputs {names}. Received: {list(images)}")
+        arrays = [_encode(images[name], entry) for name, entry in zip(names, self.inputs, strict=True)]
+        counts = {name: len(array) for name, array in zip(names, arrays, strict=True)}
+        if len(set(counts.values())) > 1:
+            raise InputError(f"Expected as many samples for each input. Received: {counts}")
+        return arrays
+
+    def _invoke(self, images, output):
         interpreter = self._interpreter
         with self._runtime_errors():
-            interpreter.set_tensor(self.graph.main.inputs[0], image)
+            for tensor, array in zip(self.graph.main.inputs, images, strict=True):
+                interpreter.set_tensor(tensor, array)
             interpreter.invoke()
             return interpreter.get_tensor(self.graph.main.outputs[output])
 
@@ -222,18 +238,37 @@ class Runner:
             self._interpreter.set_tensor(index, noise.astype(details.dtype))
 
 
-def _at_batch_1(tensor):
-    """Return the shape of an input with its batch dimension, open or fixed, set to 1."""
+def _encode(batch, details):
+    """Return `batch` in the dtype of the input with these `IODetails`."""
+    batch = np.asarray(batch)
+    if batch.shape[1:] != details.shape[1:] or batch.ndim != len(details.shape):
+        expected = ", ".join(str(size) for size in ("N", *details.shape[1:]))
+        raise InputError(f"Expected a batch of shape ({expected}). Received: {batch.shape}")
+    if batch.dtype.kind not in "fiub":
+        raise InputError(f"Expected a batch of numbers. Received: dtype {batch.dtype}")
+    with np.errstate(over="ignore"):
+        batch = batch.astype(np.float32, copy=False)
+    if not np.isfinite(batch).all():
+        raise InputError("Expected a batch of finite numbers. Received: NaN or infinity")
+    if details.dtype == "float32":
+        return batch
+    if details.scale is None:
+        raise InputError(f"Expected a float32 or quantised input. Received: {details.dtype} without a scale")
+    return quantize(batch, details.scale, details.zero_point, details.dtype)
+
+
+def _at_batch(batch, tensor):
+    """Return the shape of an input with its batch dimension, open or fixed, set to `batch`."""
     if -1 in (tensor.shape_signature or ())[1:]:
         raise InputError(
             f"Expected an input whose shape is open in the batch alone. Received: {tensor.name!r} of shape "
             f"{tensor.shape_signature}; export it with a fixed input shape"
         )
-    return (1, *tensor.shape[1:]) if len(tensor.shape) > 1 else tensor.shape
+    return (batch, *tensor.shape[1:]) if len(tensor.shape) > 1 else tensor.shape
 
 
-def _io_details(tensor, shape):
-    """Return the `IODetails` of a tensor whose shape at batch 1 is `shape`."""
+def _io_details(tensor, signature, shape):
+    """Return the `IODetails` of a tensor whose shape at the runner's batch is `shape`."""
     per_tensor = tensor.quantization if tensor.dtype not in FLOAT_DTYPES else None
     if per_tensor is not None and len(per_tensor.scales) > 1:
         raise InputError(
@@ -241,6 +276,7 @@ def _io_details(tensor, shape):
         )
     return IODetails(
         name=tensor.name,
+        signature=signature,
         shape=tuple(int(size) for size in shape),
         dtype=tensor.dtype,
         scale=per_tensor.scales[0] if per_tensor else None,
