@@ -8,6 +8,7 @@ import types
 
 import numpy as np
 
+from keras_nin import layers
 from keras_nin.errors import InputError
 from keras_nin.export.calibration import check_images
 from keras_nin.export.operators import marked, scope_of
@@ -47,6 +48,8 @@ def input_shape(model):
 class Source:
     """A model that is traced once, at a static batch, and converted to several schemes.
 
+    One with `LocalResponseNormalization` is traced once more for the schemes that take its integer form.
+
     Use it as a context: it keeps a SavedModel in a temporary folder. That is also what the converter's own way from a
     model does, but it hides why writing it fails.
 
@@ -68,7 +71,8 @@ class Source:
         self.model, self.batch = model, batch
         self.shape = input_shape(model)
         self._stack = contextlib.ExitStack()
-        self._folder = None
+        self._normalizes = any(isinstance(each, layers.LocalResponseNormalization) for each in model._flatten_layers())
+        self._traces = {}
         self._quantizers = {}
 
     def __enter__(self):
@@ -76,7 +80,7 @@ class Source:
 
     def __exit__(self, *error):
         self._stack.close()
-        self._folder = None
+        self._traces = {}
 
     def convert(self, scheme, calibration=None, allow_float=False, tuning=None):
         """Convert the model to the bytes of a .tflite file.
@@ -84,7 +88,8 @@ class Source:
         Args:
             scheme: `Scheme`.
             calibration: images (N, H, W, C) as the model takes them, where the scheme is calibrated.
-            allow_float: let operators that the scheme does not have compute in floating point.
+            allow_float: let operators that the scheme does not have compute in floating point. Without it an integer
+                scheme takes the integer form of `LocalResponseNormalization`.
             tuning: `keras_nin.export.tuning.Tuning`, or None.
 
         Returns:
@@ -95,10 +100,11 @@ class Source:
             InputError: no or unfit calibration images, or a network that the converter refuses.
         """
         quantizer = self._quantizer(calibration, tuning) if scheme.calibrated else None
+        integer = self._normalizes and scheme.integer_only and not allow_float
         failure = None
         with captured() as output:
             try:
-                folder, marks = self._saved_model()
+                folder, marks = self._saved_model(integer)
                 converter, flags = _converter(folder, scheme, allow_float)
                 if quantizer:
                     quantizer.attach(converter)
@@ -108,6 +114,8 @@ class Source:
         if failure is not None:
             reason = _reason(failure, output.text, self._marks)
             raise InputError(f"Expected a network that converts to {scheme.name}. Received: {reason}") from failure
+        if integer:
+            flags["integer_form"] = ["LocalResponseNormalization"]
         return data, flags, marks
 
     def _quantizer(self, calibration, tuning):
@@ -118,14 +126,14 @@ class Source:
             self._quantizers[key] = calibration, Quantizer(_Samples(images, self.batch), tuning)
         return self._quantizers[key][1]
 
-    def _saved_model(self):
-        """Return the folder of the SavedModel and the marks of the layers in it."""
-        if self._folder is None:
+    def _saved_model(self, integer):
+        """Return the folder of the SavedModel, with or without integer forms, and the marks of the layers in it."""
+        if integer not in self._traces:
             folder = self._stack.enter_context(tempfile.TemporaryDirectory())
-            with marked(self.model) as self._marks:
+            with marked(self.model) as self._marks, layers.integer_form(integer):
                 _write_saved_model(self.model, self.shape, self.batch, folder)
-            self._folder = folder
-        return self._folder, self._marks
+            self._traces[integer] = folder, self._marks
+        return self._traces[integer]
 
     _marks = types.MappingProxyType({})
 
