@@ -118,5 +118,5 @@ def _one_less_sum(squares, size, positions):
 
 def _block(channels, size):
     """Return how many channels share a kernel: blocks of 16 take 48 MACs a value, all at once as many as channels."""
-    fits = channels % _BLOCK == 0 and size // 2 <= _BLOCK and 3 * _BLOCK < channels
+    fits = channels % _BLOCK == 0 and size // 2 <= _BLOCK and channels > 3 * _BLOCK
     return _BLOCK if fits else channels
