@@ -80,8 +80,7 @@ def test_local_response_normalisation_stays_float_only_where_allowed():
     model = keras.Model(x, y, name="normalised")
     images = np.random.default_rng(0).random((4, 8, 8, 8), np.float32)
     named = "LOCAL_RESPONSE_NORMALIZATION of layer 'norm1'"
-    with pytest.raises(InputError, match=f"{named}.*--allow-float"):
-        export.export(model, "int8", images)
+    assert export.export(model, "int8", images).float_operators == ()
     made = export.export(model, "int8", images, allow_float=True)
     assert made.float_operators == (named,)
     assert made.sidecar()["float_operators"] == [named]

@@ -7,6 +7,7 @@ import types
 
 import numpy as np
 
+from keras_nin import layers
 from keras_nin.errors import InputError
 from keras_nin.export.calibration import check_arrays
 from keras_nin.export.operators import marked, scope_of
@@ -23,6 +24,8 @@ _LONGEST_REASON = 300
 
 class Source:
     """A model that is traced once, at a static batch, and converted to several schemes.
+
+    One with `LocalResponseNormalization` is traced once more for the schemes that take its integer form.
 
     Use it as a context: it keeps a SavedModel in a temporary folder. That is also what the converter's own way from a
     model does, but it hides why writing it fails.
@@ -46,7 +49,8 @@ class Source:
         self.model, self.batch = model, batch
         self.inputs, self.outputs = input_ports(model), output_ports(model)
         self._stack = contextlib.ExitStack()
-        self._folder = None
+        self._normalizes = any(isinstance(each, layers.LocalResponseNormalization) for each in model._flatten_layers())
+        self._traces = {}
         self._quantizers = {}
 
     def __enter__(self):
@@ -54,7 +58,7 @@ class Source:
 
     def __exit__(self, *error):
         self._stack.close()
-        self._folder = None
+        self._traces = {}
 
     def convert(self, scheme, calibration=None, allow_float=False, tuning=None):
         """Convert the model to the bytes of a .tflite file.
@@ -63,7 +67,8 @@ class Source:
             scheme: `Scheme`.
             calibration: what the model takes, where the scheme is calibrated: an array (N, ...), with several inputs
                 a dictionary of them by the inputs' names.
-            allow_float: let operators that the scheme does not have compute in floating point.
+            allow_float: let operators that the scheme does not have compute in floating point. Without it an integer
+                scheme takes the integer form of `LocalResponseNormalization`.
             tuning: `keras_nin.export.tuning.Tuning`, or None.
 
         Returns:
@@ -74,10 +79,11 @@ class Source:
             InputError: no or unfit calibration images, or a network that the converter refuses.
         """
         quantizer = self._quantizer(calibration, tuning) if scheme.calibrated else None
+        integer = self._normalizes and scheme.integer_only and not allow_float
         failure = None
         with captured() as output:
             try:
-                folder, marks = self._saved_model()
+                folder, marks = self._saved_model(integer)
                 converter, flags = _converter(folder, scheme, allow_float)
                 if quantizer:
                     quantizer.attach(converter)
@@ -87,6 +93,8 @@ class Source:
         if failure is not None:
             reason = _reason(failure, output.text, self._marks)
             raise InputError(f"Expected a network that converts to {scheme.name}. Received: {reason}") from failure
+        if integer:
+            flags["integer_form"] = ["LocalResponseNormalization"]
         return data, flags, marks
 
     def _quantizer(self, calibration, tuning):
@@ -97,14 +105,14 @@ class Source:
             self._quantizers[key] = calibration, Quantizer(_Samples(arrays, self.batch), tuning)
         return self._quantizers[key][1]
 
-    def _saved_model(self):
-        """Return the folder of the SavedModel and the marks of the layers in it."""
-        if self._folder is None:
+    def _saved_model(self, integer):
+        """Return the folder of the SavedModel, with or without integer forms, and the marks of the layers in it."""
+        if integer not in self._traces:
             folder = self._stack.enter_context(tempfile.TemporaryDirectory())
-            with marked(self.model) as self._marks:
+            with marked(self.model) as self._marks, layers.integer_form(integer):
                 _write_saved_model(self.model, self.inputs, self.outputs, self.batch, folder)
-            self._folder = folder
-        return self._folder, self._marks
+            self._traces[integer] = folder, self._marks
+        return self._traces[integer]
 
     _marks = types.MappingProxyType({})
 

@@ -22,6 +22,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "PointwiseHead",
         ],
         "inception": ["inception_module", "inception_reduction", "inception_v3_module"],
-        "normalization": ["LocalResponseNormalization", "local_response_normalization"],
+        "normalization": ["LocalResponseNormalization", "integer_form", "local_response_normalization"],
     },
 )

@@ -1,9 +1,32 @@
 """Local response normalisation, which Keras does not have."""
 
+import contextlib
+import contextvars
+
 import keras
 
 from keras_nin.errors import InputError
+from keras_nin.layers import lrn_integer
 from keras_nin.layers.blocks import check_positive
+
+_INTEGER_FORM = contextvars.ContextVar("integer_form", default=False)
+
+
+@contextlib.contextmanager
+def integer_form(used=True):
+    """Let every `LocalResponseNormalization` that is called inside compute by `keras_nin.layers.lrn_integer.normalize`.
+
+    Its values are those of the formula to a few per cent, from operators that quantise to 8 bits; the layer, its name
+    and its configuration stay what they are.
+
+    Args:
+        used: False for the formula itself, as outside.
+    """
+    token = _INTEGER_FORM.set(used)
+    try:
+        yield
+    finally:
+        _INTEGER_FORM.reset(token)
 
 
 @keras.saving.register_keras_serializable(package="keras_nin")
@@ -12,7 +35,7 @@ class LocalResponseNormalization(keras.layers.Layer):
 
     ``y = x / (k + alpha / size * sum of x**2 over the `size` channels around) ** beta``: Krizhevsky et al., "ImageNet
     classification with deep convolutional neural networks", section 3.3, with alpha divided by `size` as in Caffe.
-    Input and output (B, H, W, C). TFLite has it as one operator, in floating point only.
+    Input and output (B, H, W, C). TFLite has it as one operator, in floating point only; see `integer_form`.
 
     Args:
         size: number of channels that take part, odd.
@@ -30,6 +53,8 @@ class LocalResponseNormalization(keras.layers.Layer):
 
     def call(self, inputs):
         """Return the normalised (B, H, W, C)."""
+        if _INTEGER_FORM.get():
+            return lrn_integer.normalize(inputs, self.size, self.alpha, self.beta, self.k)
         if keras.backend.backend() == "tensorflow":
             import tensorflow as tf  # whose operation the converter keeps as one operator
 
