@@ -10,7 +10,7 @@ from keras import layers as kl
 
 import keras_nin
 from keras_nin import InputError, data, export, files
-from keras_nin.export import calibrate, parse_schemes, record
+from keras_nin.export import calibrate, parse_schemes
 from keras_nin.export.verify import compare
 
 
@@ -158,7 +158,7 @@ def test_what_is_there_already_is_kept(made, tmp_path):
     before = path.stat().st_mtime_ns
     assert made["int8"].save(tmp_path) == path
     assert path.stat().st_mtime_ns == before
-    assert record.save_all(made["int8"].contents(tmp_path)) == []
+    assert files.save_all(made["int8"].contents(tmp_path)) == []
 
 
 @pytest.mark.parametrize("name", ["small_int8.tflite", "small_int8.json"])
@@ -171,13 +171,13 @@ def test_other_content_is_replaced_only_with_force(made, tmp_path, name):
     assert listing(tmp_path) == before
     made["int8"].save(tmp_path, force=True)
     assert listing(tmp_path)["small_int8.tflite"] == made["int8"].data
-    assert record.save_all(made["int8"].contents(tmp_path)) == []
+    assert files.save_all(made["int8"].contents(tmp_path)) == []
 
 
 def test_of_several_files_all_or_none_are_written(made, tmp_path):
     (tmp_path / "small_int8.json").write_text("mine")
     with pytest.raises(InputError, match="no other file"):
-        record.save_all(made["float32"].contents(tmp_path) | made["int8"].contents(tmp_path))
+        files.save_all(made["float32"].contents(tmp_path) | made["int8"].contents(tmp_path))
     assert listing(tmp_path) == {"small_int8.json": b"mine"}
 
 

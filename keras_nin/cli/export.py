@@ -88,9 +88,9 @@ def _calibrate(given, sources, loaded, shape, preprocessing):
 
 
 def _convert(given, loaded, scheme, calibration, preprocessing, sources):
+    from keras_nin import files
     from keras_nin.cli import stages
     from keras_nin.export import export
-    from keras_nin.export.record import refuse_other
 
     with stages.working(f"Converting {loaded.name} to {scheme.name}"):
         made = export(
@@ -103,7 +103,7 @@ def _convert(given, loaded, scheme, calibration, preprocessing, sources):
             name=loaded.name,
             options=_options(given, loaded, scheme, sources),
         )
-    refuse_other(pathlib.Path(given.out) / f"{made.stem}.tflite", made.data, given.force)
+    files.refuse_other(pathlib.Path(given.out) / f"{made.stem}.tflite", made.data, given.force)
     return made
 
 
@@ -131,8 +131,8 @@ def _options(given, loaded, scheme, sources):
 
 
 def _prove(given, loaded, exports, test):
+    from keras_nin import files
     from keras_nin.cli import proof
-    from keras_nin.export.record import save_all
 
     runners = [proof.runner(made.data, given.threads) for made in exports]
     parities = proof.compare(given, loaded, runners, test)
@@ -141,7 +141,7 @@ def _prove(given, loaded, exports, test):
     contents = {}
     for made in exports:
         contents |= made.contents(given.out)
-    written = save_all(contents, given.force)
+    written = files.save_all(contents, given.force)
     _report(given, loaded, exports, latencies, written, test)
     return 0 if all(parity.holds for parity in parities) else 1
 

@@ -3,11 +3,11 @@
 import contextlib
 import functools
 import re
-import tempfile
 import types
 
 import numpy as np
 
+from keras_nin import files
 from keras_nin.errors import InputError
 from keras_nin.export.calibration import check_images
 from keras_nin.export.operators import marked, scope_of
@@ -121,7 +121,7 @@ class Source:
     def _saved_model(self):
         """Return the folder of the SavedModel and the marks of the layers in it."""
         if self._folder is None:
-            folder = self._stack.enter_context(tempfile.TemporaryDirectory())
+            folder = str(self._stack.enter_context(files.temporary_folder()))
             with marked(self.model) as self._marks:
                 _write_saved_model(self.model, self.shape, self.batch, folder)
             self._folder = folder

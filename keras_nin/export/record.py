@@ -116,49 +116,8 @@ class Export:
             InputError: another file is there and `force` is not set, or the folder cannot be written to.
         """
         contents = self.contents(path)
-        save_all(contents, force)
+        files.save_all(contents, force)
         return next(iter(contents))
-
-
-def save_all(contents, force=False):
-    """Write several files, or none where one of them is there with other content and `force` is not set.
-
-    Args:
-        contents: dictionary from path to bytes.
-        force: replace files with other content.
-
-    Returns:
-        List of the paths that were written; the others were there with the same content.
-
-    Raises:
-        InputError: a file with other content is there, or a folder cannot be written to.
-    """
-    stale = [path for path, data in contents.items() if refuse_other(path, data, force)]
-    for folder in {path.parent for path in stale}:
-        files.make_folder(folder)
-    for path in stale:
-        files.write(path, contents[path])
-    return stale
-
-
-def refuse_other(path, data, force=False):
-    """Return whether `path` must be written to hold `data`: False where it holds just that.
-
-    Raises:
-        InputError: there is something else and `force` is not set, or something that is no file.
-    """
-    if not path.exists():
-        return True
-    if path.is_file() and files.read_bytes(path) == data:
-        return False
-    if not path.is_file():
-        raise InputError(f"Expected a file or nothing at {str(path)!r}. Received: a folder. Use another output folder")
-    if force:
-        return True
-    raise InputError(
-        f"Expected no other file at {str(path)!r}. Received: one with other content. Use --force, or --out for another "
-        "folder"
-    )
 
 
 def versions():
