@@ -104,6 +104,8 @@ def test_the_sidecar_names_the_calibration_images(made):
         "sha256": digits.digest(digits.select("calibration", 20, 3)),
         "seed": 3,
         "preprocessing": data.preset("unit").to_json(),
+        "latency_only": False,
+        "images": digits.select("calibration", 20, 3).tolist(),
     }
     assert digits.digest(digits.select("calibration", 20, 4)) != made["int8"].calibration.sha256
 
@@ -143,7 +145,7 @@ def test_an_export_does_not_print_its_bytes(made):
 def test_save_into_a_folder(made, tmp_path):
     path = made["int8"].save(tmp_path / "new" / "folder")
     assert path == tmp_path / "new" / "folder" / "small_int8.tflite"
-    assert listing(tmp_path).keys() == {"small_int8.tflite", "small_int8.json"}
+    assert listing(tmp_path).keys() == {f"small_int8{end}" for end in (".tflite", ".json", ".py", "_labels.txt")}
     assert path.read_bytes() == made["int8"].data
     assert json.loads(path.with_suffix(".json").read_text()) == made["int8"].sidecar()
 

@@ -45,7 +45,15 @@ DEFAULT_MODEL = "nin_digits"
 @click.option("--out", default="exported", show_default=True, metavar="DIR", help="Where the files go.")
 @options.force_option
 @options.json_option
-def command(**arguments):
+@click.option(
+    "--from",
+    "sidecar",
+    metavar="SIDECAR",
+    help="Do an export again as the JSON file beside it records it: same model, images and options. Beside it only "
+    "--out, --force, --threads, --runs and --json.",
+)
+@click.pass_context
+def command(context, **arguments):
     """Convert MODEL (default nin_digits) to .tflite files and prove them against it.
 
     Writes <model>_<scheme>.tflite, static batch 1, and a JSON file beside each that says what made it; runs each with
@@ -54,12 +62,21 @@ def command(**arguments):
     file is judged on the worst class or channel, before a softmax or sigmoid that closes the network.
 
     Exit status 1 where a file is not as good as the model (see --min-agreement and --max-drop). With random weights
-    only the differences are judged.
+    only the differences are judged; a file that noise calibrated (--calibration random) is good for latency only.
+
+    --from compares the bytes with those that SIDECAR records: exit status 1 where the same versions give others, 2
+    where the weights or the calibration images are others. Paths in it are as seen from the folder of that export.
     """
-    return _run(types.SimpleNamespace(**arguments))
+    if arguments["sidecar"] is None:
+        return _run(types.SimpleNamespace(**arguments))
+    from keras_nin.cli import reproduce
+
+    original = reproduce.read(arguments["sidecar"])
+    return _run(reproduce.arguments(context, original), original)
 
 
-def _run(given):
+def _run(given, original=None):
+    from keras_nin import files
     from keras_nin.cli import images, stages
     from keras_nin.export.schemes import parse_schemes
 
@@ -74,8 +91,21 @@ def _run(given):
     if any(scheme.calibrated for scheme in schemes):
         calibration, seen = _calibrate(given, sources, loaded, shape, preprocessing)
     test = images.evaluation_images(test_set, shape, preprocessing, seen, given.test_count, given.seed)
-    exports = [_convert(given, loaded, scheme, calibration, preprocessing, sources) for scheme in schemes]
-    return _prove(given, loaded, exports, test)
+    classes = _classes(loaded.model, test_set)
+    exports = [_convert(given, loaded, scheme, calibration, preprocessing, sources, classes) for scheme in schemes]
+    given.outcome = _outcome(given, original, exports[0]) if original else None
+    for made in exports:
+        files.refuse_other(pathlib.Path(given.out) / f"{made.stem}.tflite", made.data, given.force)
+    status = _prove(given, loaded, exports, test)
+    return status if given.outcome is None or given.outcome.holds else 1
+
+
+def _outcome(given, original, made):
+    from keras_nin.cli import reproduce
+
+    outcome = reproduce.compare(original, made)
+    reproduce.report(original, outcome, f"{made.stem}.tflite", given.as_json)
+    return outcome
 
 
 def _calibrate(given, sources, loaded, shape, preprocessing):
@@ -87,13 +117,20 @@ def _calibrate(given, sources, loaded, shape, preprocessing):
     return calibration, dataset.image_digests(dataset.select("calibration", given.calibration_count, given.seed))
 
 
-def _convert(given, loaded, scheme, calibration, preprocessing, sources):
-    from keras_nin import files
+def _classes(model, dataset):
+    """Return the names of the classes that the model tells apart, as far as the dataset says them."""
+    from keras_nin.data.labels import class_labels
+
+    shapes = [tuple(tensor.shape) for tensor in model.outputs]
+    return class_labels(dataset, shapes[0][1]) if len(shapes) == 1 and len(shapes[0]) == 2 else ()
+
+
+def _convert(given, loaded, scheme, calibration, preprocessing, sources, classes):
     from keras_nin.cli import stages
     from keras_nin.export import export
 
     with stages.working(f"Converting {loaded.name} to {scheme.name}"):
-        made = export(
+        return export(
             loaded.model,
             scheme,
             calibration,
@@ -102,13 +139,12 @@ def _convert(given, loaded, scheme, calibration, preprocessing, sources):
             preprocessing=preprocessing,
             name=loaded.name,
             options=_options(given, loaded, scheme, sources),
+            classes=classes,
         )
-    files.refuse_other(pathlib.Path(given.out) / f"{made.stem}.tflite", made.data, given.force)
-    return made
 
 
 def _options(given, loaded, scheme, sources):
-    """Return the options that decide what a file and the JSON file beside it hold."""
+    """Return the options that decide what a file and the JSON file beside it hold, by their names without "--"."""
     kept = {
         "model": given.model,
         "weights": given.weights,
@@ -120,6 +156,8 @@ def _options(given, loaded, scheme, sources):
         "test_count": given.test_count,
         "preprocessing": given.preprocessing,
         "crop": given.crop,
+        "min_agreement": given.min_agreement,
+        "max_drop": given.max_drop,
     }
     if scheme.calibrated:
         kept |= {
@@ -136,14 +174,14 @@ def _prove(given, loaded, exports, test):
 
     runners = [proof.runner(made.data, given.threads) for made in exports]
     parities = proof.compare(given, loaded, runners, test)
-    exports = [dataclasses.replace(made, parity=parity) for made, parity in zip(exports, parities, strict=True)]
+    exports = [made.with_parity(parity) for made, parity in zip(exports, parities, strict=True)]
     latencies = [runner.latency(given.runs) for runner in runners]
     contents = {}
     for made in exports:
         contents |= made.contents(given.out)
     written = files.save_all(contents, given.force)
     _report(given, loaded, exports, latencies, written, test)
-    return 0 if all(parity.holds for parity in parities) else 1
+    return 0 if all(made.parity.holds for made in exports) else 1
 
 
 def _report(given, loaded, exports, latencies, written, test):
@@ -151,7 +189,7 @@ def _report(given, loaded, exports, latencies, written, test):
     from keras_nin.tflite.run import host
 
     paths = [next(iter(made.contents(given.out))) for made in exports]
-    states = ["written" if {path, path.with_suffix(".json")} & set(written) else "up to date" for path in paths]
+    states = ["written" if made.contents(given.out).keys() & set(written) else "up to date" for made in exports]
     rows = [
         (path.name, len(made.data), made.parity, latency.median_us)
         for path, made, latency in zip(paths, exports, latencies, strict=True)
@@ -161,13 +199,16 @@ def _report(given, loaded, exports, latencies, written, test):
             made.sidecar() | {"path": str(path), "state": state, "latency": dataclasses.asdict(latency)}
             for made, path, state, latency in zip(exports, paths, states, latencies, strict=True)
         ]
-        stages.print_json({"schema": SCHEMA, "files": documents, "host": host()})
+        again = {} if given.outcome is None else {"reproduced": given.outcome.same}
+        stages.print_json({"schema": SCHEMA, "files": documents, "host": host(), **again})
         proof.print_failures(rows)
         return
     click.echo(f"{loaded.name}, weights: {loaded.weights}; input prepared as {test.preprocessing.mode}")
     proof.print_table(rows, test, loaded.random, latencies)
     calibration = next((made.calibration for made in exports if made.calibration), None)
-    if calibration:
+    if calibration and calibration.noise:
+        click.echo("Calibration: noise. What it calibrated is good to measure latency, and for nothing else.")
+    elif calibration:
         click.echo(f"Calibration: {len(calibration.images)} images of {calibration.source}, none of them among those.")
     for made in exports:
         if made.float_operators:
