@@ -1,13 +1,23 @@
-"""Writing files whole or not at all, and naming their content by hash."""
+"""Writing files whole or not at all, cleaning up after processes that were killed, and naming content by hash."""
 
 import contextlib
 import hashlib
 import json
 import os
 import pathlib
+import platform
+import re
+import shutil
 import tempfile
 
 from keras_nin.errors import InputError
+
+# What a temporary's name starts with: who made it. The rest is the name of the file that it becomes.
+_MARK = re.compile(r"\.keras-nin-(?P<process>[0-9]+)@(?P<machine>[^@]*)@")
+_MACHINE = re.sub(r"[^A-Za-z0-9.-]", "_", platform.node())
+_RECORD = ".json"
+# Names of the temporaries that this process works on: another one with its number was before it.
+_in_use = set()
 
 
 def sha256(data):
@@ -42,7 +52,7 @@ def make_folder(path):
     path = pathlib.Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
+        with tempfile.TemporaryFile(dir=path, prefix=_mark()):
             pass
     except OSError as error:
         raise InputError(
@@ -61,21 +71,161 @@ def replacing(path):
         InputError: the folder cannot be written to.
     """
     path = pathlib.Path(path)
-    folder = make_folder(path.parent)
-    temporary = folder / f".{os.getpid()}-{path.name}"
-    try:
+    make_folder(path.parent)
+    with _writable(path), _temporary(path) as temporary:
         yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
+        _flush(temporary)
         os.replace(temporary, path)
-    except OSError as error:
-        # What writes there may have reasons of its own without a number, such as h5py.
-        raise InputError(f"Expected {str(path)!r} to be writable. Received: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write(path, data):
     """Write `data` (bytes or text) to `path`, whole or not at all: temporary file, fsync, rename."""
     with replacing(path) as temporary:
         temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+def save_all(contents, force=False):
+    """Write several files that belong together, all or none.
+
+    All of them are complete on disk before the first takes its place. A JSON file vouches for the files beside it: it
+    goes before they change and comes last, so that a process that is killed leaves no record of other files.
+
+    Args:
+        contents: dictionary from path to bytes.
+        force: replace files with other content.
+
+    Returns:
+        List of the paths that were written; the others were there with the same content.
+
+    Raises:
+        InputError: a file with other content is there and `force` is not set, a folder cannot be written to, or the
+            disk is full.
+    """
+    changed = [path for path, data in contents.items() if refuse_other(path, data, force)]
+    for folder in {path.parent for path in contents if path.parent.is_dir()}:
+        remove_stale(folder)
+    for folder in {path.parent for path in changed}:
+        make_folder(folder)
+    with contextlib.ExitStack() as stack:
+        temporaries = {}
+        for path in changed:
+            with _writable(path):
+                temporaries[path] = stack.enter_context(_temporary(path))
+                temporaries[path].write_bytes(contents[path])
+                _flush(temporaries[path])
+        _take_their_places(temporaries)
+    return changed
+
+
+def _take_their_places(temporaries):
+    """Rename temporaries (by path) to their paths, the records last."""
+    records = [path for path in temporaries if path.suffix == _RECORD]
+    others = [path for path in temporaries if path.suffix != _RECORD]
+    for path in records if others else ():
+        with _writable(path):
+            path.unlink(missing_ok=True)
+    for path in (*others, *records):
+        with _writable(path):
+            os.replace(temporaries[path], path)
+
+
+def refuse_other(path, data, force=False):
+    """Return whether `path` must be written to hold `data`: False where it holds just that.
+
+    Raises:
+        InputError: there is something else and `force` is not set, or something that is no file.
+    """
+    if not path.exists():
+        return True
+    if path.is_file() and read_bytes(path) == data:
+        return False
+    if not path.is_file():
+        raise InputError(f"Expected a file or nothing at {str(path)!r}. Received: a folder. Use another output folder")
+    if force:
+        return True
+    raise InputError(
+        f"Expected no other file at {str(path)!r}. Received: one with other content. Use --force, or --out for another "
+        "folder"
+    )
+
+
+@contextlib.contextmanager
+def temporary_folder():
+    """Yield a new folder among the system's temporary files; it goes at the end, after a kill at the next call.
+
+    Raises:
+        InputError: it cannot be made.
+    """
+    root = pathlib.Path(tempfile.gettempdir())
+    with _temporary(root / os.urandom(8).hex()) as folder:
+        with _writable(folder):
+            folder.mkdir(mode=0o700)
+        yield folder
+
+
+def remove_stale(folder):
+    """Remove the temporaries in `folder` whose process, one of this machine and user, runs no more."""
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if _is_stale(entry):
+                _remove(entry.path)
+
+
+def _is_stale(entry):
+    match = _MARK.match(entry.name)
+    if not match or match["machine"] != _MACHINE or entry.name in _in_use or os.name != "posix":
+        return False
+    process = int(match["process"])
+    if process != os.getpid() and _is_running(process):
+        return False
+    return entry.stat(follow_symlinks=False).st_uid == os.getuid()
+
+
+def _is_running(process):
+    try:
+        os.kill(process, 0)  # no signal, only whether it could be sent
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
+
+
+def _remove(path):
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+
+
+def _mark():
+    return f".keras-nin-{os.getpid()}@{_MACHINE}@"
+
+
+@contextlib.contextmanager
+def _temporary(path):
+    """Yield a path beside `path` that nothing else uses; what is there is removed at the end."""
+    remove_stale(path.parent)
+    temporary = path.with_name(_mark() + path.name)
+    _in_use.add(temporary.name)
+    try:
+        yield temporary
+    finally:
+        _remove(temporary)
+        _in_use.discard(temporary.name)
+
+
+@contextlib.contextmanager
+def _writable(path):
+    """Turn what prevents writing `path` into an `InputError`."""
+    try:
+        yield
+    except OSError as error:
+        # What writes there may have reasons of its own without a number, such as h5py.
+        raise InputError(f"Expected {str(path)!r} to be writable. Received: {error.strerror or error}") from error
+
+
+def _flush(path):
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())

@@ -27,10 +27,19 @@ def names(folder="exported"):
     return sorted(path.name for path in pathlib.Path(folder).iterdir())
 
 
+def beside(*stems, labels=True, script=True):
+    """The names of the files of each export."""
+    ends = [".json", ".tflite", *([".py"] if script else []), *(["_labels.txt"] if labels else [])]
+    return sorted(f"{stem}{end}" for stem in stems for end in ends)
+
+
 def test_the_main_job(cli):
     ran = cli("export", "nin_digits", "--runs", 20)
     assert (ran.status, ran.err) == (0, "")
-    assert names() == [f"nin_digits_{scheme}.{end}" for scheme in ("float32", "int8") for end in ("json", "tflite")]
+    assert names() == beside("nin_digits_float32", "nin_digits_int8")
+    assert pathlib.Path("exported/nin_digits_int8_labels.txt").read_text() == "".join(
+        f"{digit}\n" for digit in range(10)
+    )
     lines = ran.out.splitlines()
     assert lines[0] == "nin_digits, weights: digits; input prepared as unit"
     assert [line.split()[0] for line in lines[3:6]] == ["(Keras", "nin_digits_float32.tflite", "nin_digits_int8.tflite"]
@@ -67,6 +76,8 @@ def test_the_main_job(cli):
         "test_count": None,
         "preprocessing": None,
         "crop": None,
+        "min_agreement": 0.9,
+        "max_drop": 2.5,
         "calibration": "digits",
         "calibration_count": 100,
         "allow_float": False,
@@ -83,7 +94,7 @@ def test_the_main_job(cli):
 def test_int8_alone_gives_the_same_file(cli):
     both = cli("export", "conv1x1_3to2", "--json", "--runs", 1).json["files"]
     alone = cli("export", "conv1x1_3to2", "--scheme", "int8", "--json", "--runs", 1, "--out", "alone").json["files"]
-    assert names("alone") == ["conv1x1_3to2_int8.json", "conv1x1_3to2_int8.tflite"]
+    assert names("alone") == beside("conv1x1_3to2_int8", labels=False, script=False)
     assert alone[0]["sha256"] == both[1]["sha256"]
     assert (
         pathlib.Path("alone/conv1x1_3to2_int8.json").read_bytes()
@@ -97,7 +108,7 @@ def test_float32_needs_no_calibration(cli, digits, monkeypatch):
     np.savez("test.npz", images=images, labels=labels)
     ran = cli("export", "nin_digits", "--scheme", "float32", "--data", "test.npz", "--runs", 1)
     assert (ran.status, ran.err) == (0, "")
-    assert names() == ["nin_digits_float32.json", "nin_digits_float32.tflite"]
+    assert names() == beside("nin_digits_float32")
     assert "Calibration" not in ran.out
     assert sidecar("exported/nin_digits_float32.json")["options"]["data"] == "test.npz"
     # Later commands find the images again.
@@ -162,7 +173,7 @@ def test_a_saved_model(cli):
     models.build("nin_digits", weights="digits").save("my net.keras")
     ran = cli("export", "my net.keras", "--scheme", "int8", "--data", "digits", "--test-count", 20, "--runs", 1)
     assert (ran.status, ran.err) == (0, "")
-    assert names() == ["my net_int8.json", "my net_int8.tflite"]
+    assert names() == beside("my net_int8")
     record = sidecar("exported/my net_int8.json")
     assert record["weights"] == "my net.keras"
     assert record["weights_sha256"] == weight_files.weights_digest(models.build("nin_digits", weights="digits"))
@@ -188,7 +199,7 @@ def test_parity_that_does_not_hold(cli):
     assert ran.status == 1
     assert ran.err == ("Parity does not hold: nin_digits_float32.tflite: loss of top-1 in points 0, limit -100\n")
     assert "FAILS" in ran.out
-    assert names() == ["nin_digits_float32.json", "nin_digits_float32.tflite"]
+    assert names() == beside("nin_digits_float32")
     assert sidecar("exported/nin_digits_float32.json")["parity"]["holds"] is False
     again = cli(*words, "--json")
     assert (again.status, again.err) == (1, ran.err)

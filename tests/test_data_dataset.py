@@ -29,6 +29,7 @@ def dataset(labelled=True, **changes):
         ({"splits": {"test": [20]}}, "outside 0 to 19"),
         ({"splits": {"test": [-1]}}, "outside 0 to 19"),
         ({"labels": np.zeros(19)}, "20 images, but labels of shape"),
+        ({"names": ("a", "b")}, "20 images, but 2 names"),
     ],
 )
 def test_a_record_that_contradicts_itself_is_a_defect(changes, message):

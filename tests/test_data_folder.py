@@ -29,6 +29,7 @@ def test_flat_with_numbers_in_the_names(tmp_path):
     assert photos.name == tmp_path.name
     assert photos.labels.tolist() == list(range(2, 26, 2))
     assert photos.select("calibration").tolist() == [0, 5, 10]
+    assert photos.names_of([1, 0]) == ["0004_x.png", "0002_x.png"]
     assert photos.select("test").tolist() == [1, 2, 3, 4, 6, 7, 8, 9, 11]
     assert photos.class_names == ()
     assert (photos.preprocessing.mode, photos.preprocessing.crop_fraction) == ("unit", 0.875)
@@ -65,7 +66,7 @@ def test_class_folders(tmp_path):
     photos = load(tmp_path)
     assert photos.class_names == ("cat", "dog")
     assert photos.labels.tolist() == [0] * 4 + [1] * 4
-    assert names_of(photos, "calibration") == ["cat/0.png", "dog/1.png"]
+    assert names_of(photos, "calibration") == photos.names_of([0, 5]) == ["cat/0.png", "dog/1.png"]
     assert len(photos.select("test")) == 6
 
 

@@ -1,6 +1,7 @@
 import pytest
 
-from keras_nin.data.labels import class_indices, from_file, from_file_names
+from keras_nin.data import Dataset, Preprocessing, load
+from keras_nin.data.labels import class_indices, class_labels, from_file, from_file_names
 from keras_nin.errors import InputError
 
 NAMES = ["a.jpg", "b.jpg", "c d.jpg"]
@@ -91,3 +92,38 @@ def test_a_file_that_does_not_match_the_images_is_refused(tmp_path, text, messag
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(InputError, match=r"absent\.txt"):
         from_file(tmp_path / "absent.txt", NAMES)
+
+
+def named(names, labels, class_names=()):
+    """A dataset of which the names are known, and no images."""
+    return Dataset("names", [None] * len(names), labels, class_names, Preprocessing("unit"), {}, names)
+
+
+@pytest.mark.parametrize(
+    ("names", "labels", "expected"),
+    [
+        (("2_boat/a.png", "2_boat/b.png", "0_fish/1.png"), (2, 2, 0), ("fish", "class 1", "boat", "class 3")),
+        (("train/1/a.png", "train/3 - sea  lion/b.png"), (1, 3), ("class 0", "class 1", "class 2", "sea  lion")),
+        (("0_n01440764.jpg", "3_n02.jpg"), (0, 3), ("n01440764", "class 1", "class 2", "class 3")),
+        (("0_boat.jpg", "2_sea lion_1.jpg", "2_sea lion_2.jpg"), (0, 2, 2), ("boat", "class 1", "sea lion", "class 3")),
+        (("0_boat.jpg", "0_fish.jpg", "2_cat.jpg"), (0, 0, 2), ("class 0", "class 1", "cat", "class 3")),
+        (("0_IMG_123.jpg", "1_IMG_124.jpg"), (0, 1), ("class 0", "class 1", "class 2", "class 3")),
+        (("0_DSC123.jpg", "1_DSC124.jpg"), (0, 1), ("class 0", "class 1", "class 2", "class 3")),
+        (("0_boat.jpg", "1_fish.jpg"), (1, 0), ("class 0", "class 1", "class 2", "class 3")),  # of a labels file
+        (("a.png", "b.png"), (0, 1), ("class 0", "class 1", "class 2", "class 3")),
+    ],
+)
+def test_names_of_classes_from_names_of_files(names, labels, expected):
+    assert class_labels(named(names, labels), 4) == expected
+
+
+def test_names_of_classes_are_the_datasets_where_it_counts_as_the_network_does():
+    names, labels = ("cat/a.png", "dog/a.png"), (0, 1)
+    assert class_labels(named(names, labels, ("cat", "dog")), 2) == ("cat", "dog")
+    assert class_labels(named(names, labels, ("cat", "dog")), 3) == ("class 0", "class 1", "class 2")
+    assert class_labels(load("digits"), 10) == tuple("0123456789")
+    assert class_labels(load("random", input_shape=(2, 2, 1)), 2) == ("class 0", "class 1")
+
+
+def test_a_name_is_one_line():
+    assert class_labels(named(("a/a", "b/b"), (0, 1), ("two\nlines", " ")), 2) == ("two\\nlines", "class 1")

@@ -14,6 +14,8 @@ def test_noise_is_uniform_seeded_and_unlabelled():
     assert image.max() > 250
     assert image.mean() == pytest.approx(127.5, abs=6)  # 3.9 standard errors of 2304 draws
     assert random.labels is None
+    assert random.noise
+    assert random.names_of([3, 1]) == [3, 1]
     np.testing.assert_array_equal(image, load("random", input_shape=[32, 24, 3], seed=5).images[0])
     assert random.digest([0]) != load("random", input_shape=(32, 24, 3), seed=6).digest([0])
 

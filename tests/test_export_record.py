@@ -10,7 +10,7 @@ from keras import layers as kl
 
 import keras_nin
 from keras_nin import InputError, data, export, files
-from keras_nin.export import calibrate, parse_schemes, record
+from keras_nin.export import calibrate, parse_schemes
 from keras_nin.export.verify import compare
 
 
@@ -108,6 +108,8 @@ def test_the_sidecar_names_the_calibration_images(made):
         "sha256": digits.digest(digits.select("calibration", 20, 3)),
         "seed": 3,
         "preprocessing": data.preset("unit").to_json(),
+        "latency_only": False,
+        "images": digits.select("calibration", 20, 3).tolist(),
     }
     assert digits.digest(digits.select("calibration", 20, 4)) != made["int8"].calibration.sha256
 
@@ -147,7 +149,7 @@ def test_an_export_does_not_print_its_bytes(made):
 def test_save_into_a_folder(made, tmp_path):
     path = made["int8"].save(tmp_path / "new" / "folder")
     assert path == tmp_path / "new" / "folder" / "small_int8.tflite"
-    assert listing(tmp_path).keys() == {"small_int8.tflite", "small_int8.json"}
+    assert listing(tmp_path).keys() == {f"small_int8{end}" for end in (".tflite", ".json", ".py", "_labels.txt")}
     assert path.read_bytes() == made["int8"].data
     assert json.loads(path.with_suffix(".json").read_text()) == made["int8"].sidecar()
 
@@ -162,7 +164,7 @@ def test_what_is_there_already_is_kept(made, tmp_path):
     before = path.stat().st_mtime_ns
     assert made["int8"].save(tmp_path) == path
     assert path.stat().st_mtime_ns == before
-    assert record.save_all(made["int8"].contents(tmp_path)) == []
+    assert files.save_all(made["int8"].contents(tmp_path)) == []
 
 
 @pytest.mark.parametrize("name", ["small_int8.tflite", "small_int8.json"])
@@ -175,13 +177,13 @@ def test_other_content_is_replaced_only_with_force(made, tmp_path, name):
     assert listing(tmp_path) == before
     made["int8"].save(tmp_path, force=True)
     assert listing(tmp_path)["small_int8.tflite"] == made["int8"].data
-    assert record.save_all(made["int8"].contents(tmp_path)) == []
+    assert files.save_all(made["int8"].contents(tmp_path)) == []
 
 
 def test_of_several_files_all_or_none_are_written(made, tmp_path):
     (tmp_path / "small_int8.json").write_text("mine")
     with pytest.raises(InputError, match="no other file"):
-        record.save_all(made["float32"].contents(tmp_path) | made["int8"].contents(tmp_path))
+        files.save_all(made["float32"].contents(tmp_path) | made["int8"].contents(tmp_path))
     assert listing(tmp_path) == {"small_int8.json": b"mine"}
 
 

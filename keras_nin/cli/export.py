@@ -76,7 +76,15 @@ def _scheme_words(row):
 @click.option("--out", default="exported", show_default=True, metavar="DIR", help="Where the files go.")
 @options.force_option
 @options.json_option
-def command(**arguments):
+@click.option(
+    "--from",
+    "sidecar",
+    metavar="SIDECAR",
+    help="Do an export again as the JSON file beside it records it: same model, images and options. Beside it only "
+    "--out, --force, --threads, --runs and --json.",
+)
+@click.pass_context
+def command(context, **arguments):
     """Convert MODEL (default nin_digits) to .tflite files and prove them against it.
 
     Writes <model>_<scheme>.tflite, static batch 1, and a JSON file beside each that says what made it; runs each with
@@ -85,12 +93,21 @@ def command(**arguments):
     file is judged on the worst class or channel, before a softmax or sigmoid that closes the network.
 
     Exit status 1 where a file is not as good as the model (see --min-agreement and --max-drop). With random weights
-    only the differences are judged.
+    only the differences are judged; a file that noise calibrated (--calibration random) is good for latency only.
+
+    --from compares the bytes with those that SIDECAR records: exit status 1 where the same versions give others, 2
+    where the weights or the calibration images are others. Paths in it are as seen from the folder of that export.
     """
-    return _run(types.SimpleNamespace(**arguments))
+    if arguments["sidecar"] is None:
+        return _run(types.SimpleNamespace(**arguments))
+    from keras_nin.cli import reproduce
+
+    original = reproduce.read(arguments["sidecar"])
+    return _run(reproduce.arguments(context, original), original)
 
 
-def _run(given):
+def _run(given, original=None):
+    from keras_nin import files
     from keras_nin.cli import images, stages
 
     chosen = schemes.parse_schemes(given.scheme)
@@ -105,8 +122,21 @@ def _run(given):
     if any(scheme.calibrated for scheme in chosen):
         calibration, seen = _calibrate(given, sources, loaded, shape, preprocessing)
     test = images.evaluation_images(test_set, shape, preprocessing, seen, given.test_count, given.seed)
-    exports = _convert(given, loaded, chosen, calibration, preprocessing, sources)
-    return _prove(given, loaded, exports, test)
+    classes = _classes(loaded.model, test_set)
+    exports = _convert(given, loaded, chosen, calibration, preprocessing, sources, classes)
+    given.outcome = _outcome(given, original, exports[0]) if original else None
+    for made in exports:
+        files.refuse_other(pathlib.Path(given.out) / f"{made.stem}.tflite", made.data, given.force)
+    status = _prove(given, loaded, exports, test)
+    return status if given.outcome is None or given.outcome.holds else 1
+
+
+def _outcome(given, original, made):
+    from keras_nin.cli import reproduce
+
+    outcome = reproduce.compare(original, made)
+    reproduce.report(original, outcome, f"{made.stem}.tflite", given.as_json)
+    return outcome
 
 
 def _calibrate(given, sources, loaded, shape, preprocessing):
@@ -118,10 +148,17 @@ def _calibrate(given, sources, loaded, shape, preprocessing):
     return calibration, dataset.image_digests(dataset.select("calibration", given.calibration_count, given.seed))
 
 
-def _convert(given, loaded, chosen, calibration, preprocessing, sources):
+def _classes(model, dataset):
+    """Return the names of the classes that the model tells apart, as far as the dataset says them."""
+    from keras_nin.data.labels import class_labels
+
+    shapes = [tuple(tensor.shape) for tensor in model.outputs]
+    return class_labels(dataset, shapes[0][1]) if len(shapes) == 1 and len(shapes[0]) == 2 else ()
+
+
+def _convert(given, loaded, chosen, calibration, preprocessing, sources, classes):
     from keras_nin.cli import stages
     from keras_nin.export import export_all
-    from keras_nin.export.record import refuse_other
 
     with stages.working(f"Converting {loaded.name} to {', '.join(scheme.name for scheme in chosen)}"):
         exports = export_all(
@@ -133,15 +170,13 @@ def _convert(given, loaded, chosen, calibration, preprocessing, sources):
             weights=loaded.weights,
             preprocessing=preprocessing,
             name=loaded.name,
+            classes=classes,
         )
-    exports = [dataclasses.replace(made, options=_options(given, loaded, made.scheme, sources)) for made in exports]
-    for made in exports:
-        refuse_other(pathlib.Path(given.out) / f"{made.stem}.tflite", made.data, given.force)
-    return exports
+    return [dataclasses.replace(made, options=_options(given, loaded, made.scheme, sources)) for made in exports]
 
 
 def _options(given, loaded, scheme, sources):
-    """Return the options that decide what a file and the JSON file beside it hold."""
+    """Return the options that decide what a file and the JSON file beside it hold, by their names without "--"."""
     kept = {
         "model": given.model,
         "weights": given.weights,
@@ -154,6 +189,8 @@ def _options(given, loaded, scheme, sources):
         "preprocessing": given.preprocessing,
         "crop": given.crop,
         "batch": given.batch,
+        "min_agreement": given.min_agreement,
+        "max_drop": given.max_drop,
     }
     if scheme.integer_only:
         kept |= {"io": given.io, "allow_float": given.allow_float}
@@ -166,19 +203,19 @@ def _options(given, loaded, scheme, sources):
 
 
 def _prove(given, loaded, exports, test):
+    from keras_nin import files
     from keras_nin.cli import proof
-    from keras_nin.export.record import save_all
 
     runners = [proof.runner(made.data, given.threads, given.batch) for made in exports]
     parities = proof.compare(given, loaded, runners, test)
-    exports = [dataclasses.replace(made, parity=parity) for made, parity in zip(exports, parities, strict=True)]
+    exports = [made.with_parity(parity) for made, parity in zip(exports, parities, strict=True)]
     latencies = [runner.latency(given.runs) for runner in runners]
     contents = {}
     for made in exports:
         contents |= made.contents(given.out)
-    written = save_all(contents, given.force)
+    written = files.save_all(contents, given.force)
     _report(given, loaded, exports, latencies, written, test)
-    return 0 if all(parity.holds for parity in parities) else 1
+    return 0 if all(made.parity.holds for made in exports) else 1
 
 
 def _report(given, loaded, exports, latencies, written, test):
@@ -186,7 +223,7 @@ def _report(given, loaded, exports, latencies, written, test):
     from keras_nin.tflite.run import host
 
     paths = [next(iter(made.contents(given.out))) for made in exports]
-    states = ["written" if {path, path.with_suffix(".json")} & set(written) else "up to date" for path in paths]
+    states = ["written" if made.contents(given.out).keys() & set(written) else "up to date" for made in exports]
     rows = [
         (path.name, len(made.data), made.parity, latency.median_us)
         for path, made, latency in zip(paths, exports, latencies, strict=True)
@@ -196,14 +233,17 @@ def _report(given, loaded, exports, latencies, written, test):
             made.sidecar() | {"path": str(path), "state": state, "latency": dataclasses.asdict(latency)}
             for made, path, state, latency in zip(exports, paths, states, latencies, strict=True)
         ]
-        stages.print_json({"schema": SCHEMA, "files": documents, "host": host()})
+        again = {} if given.outcome is None else {"reproduced": given.outcome.same}
+        stages.print_json({"schema": SCHEMA, "files": documents, "host": host(), **again})
         proof.print_failures(rows)
         return
     prepared = f"; input prepared as {test.preprocessing.mode}" if test.preprocessing else ""
     click.echo(f"{loaded.name}, weights: {loaded.weights}{prepared}")
     proof.print_table(rows, test, loaded.random, latencies)
     calibration = next((made.calibration for made in exports if made.calibration), None)
-    if calibration:
+    if calibration and calibration.noise:
+        click.echo("Calibration: noise. What it calibrated is good to measure latency, and for nothing else.")
+    elif calibration:
         click.echo(f"Calibration: {calibration.count} images of {calibration.source}, none of them among those.")
     for made in exports:
         if made.float_operators:

@@ -82,13 +82,11 @@ def _no_foreign_file(source):
 
 def _write(model, out, force):
     """Write the weights whole or not at all; return "written" or "up to date"."""
-    import tempfile
-
     from keras_nin import files
     from keras_nin.errors import InputError
 
-    with tempfile.TemporaryDirectory() as folder:
-        temporary = pathlib.Path(folder) / "new.weights.h5"
+    with files.temporary_folder() as folder:
+        temporary = folder / "new.weights.h5"
         model.save_weights(temporary)
         data = temporary.read_bytes()
     if out.is_file() and out.read_bytes() == data:

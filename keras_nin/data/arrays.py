@@ -20,12 +20,12 @@ class NamedArrays(Dataset):
         name: what reports call it.
         arrays: dictionary from input name to float32 (N, ...).
         labels: int64 (N,), or None.
-        splits: as `Dataset` takes them.
+        splits, noise: as `Dataset` takes them.
     """
 
-    def __init__(self, name, arrays, labels, splits):
+    def __init__(self, name, arrays, labels, splits, noise=False):
         object.__setattr__(self, "arrays", arrays)
-        super().__init__(name, _Rows(arrays), labels, (), None, splits)
+        super().__init__(name, _Rows(arrays), labels, (), None, splits, noise=noise)
 
     def load(self, indices, size=None, channels=None, preprocessing=None):
         """Return the samples of `indices`: a dictionary of arrays, or the array where there is one input."""
@@ -69,7 +69,7 @@ def load_arrays(source, inputs, seed=0):
     if source == "random":
         random = generator(seed)
         arrays = {name: random.random_sample((_RANDOM, *shape)).astype(np.float32) for name, shape in inputs.items()}
-        return NamedArrays("random", arrays, None, _splits(_RANDOM))
+        return NamedArrays("random", arrays, None, _splits(_RANDOM), noise=True)
     if not str(source).lower().endswith(".npz"):
         raise InputError(
             f"Expected an .npz file with an array for each input ({_described(inputs)}), or 'random'. "

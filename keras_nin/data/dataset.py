@@ -30,9 +30,12 @@ class Dataset:
         class_names: tuple indexed by label; may be empty.
         preprocessing: the `Preprocessing` to use where a model brings none of its own.
         splits: index arrays by name, among train, calibration and test.
+        names: what each image is called, such as its path in a folder; None where they have numbers alone.
+        noise: whether the images are random numbers, which say nothing of what a network is for.
 
     Raises:
-        ValueError: splits that overlap, repeat or leave the images; labels of another length (a defect, not bad input).
+        ValueError: splits that overlap, repeat or leave the images; another number of labels or names than of images (a
+            defect, not bad input).
     """
 
     name: str
@@ -41,6 +44,8 @@ class Dataset:
     class_names: tuple
     preprocessing: Preprocessing
     splits: collections.abc.Mapping
+    names: tuple | None = None
+    noise: bool = False
 
     def __post_init__(self):
         if self.labels is not None:
@@ -48,6 +53,8 @@ class Dataset:
             if self.labels.shape != (len(self.images),):
                 raise ValueError(f"{len(self.images)} images, but labels of shape {self.labels.shape}")
         object.__setattr__(self, "class_names", tuple(self.class_names))
+        if self.names is not None and len(self.names) != len(self.images):
+            raise ValueError(f"{len(self.images)} images, but {len(self.names)} names")
         splits = {name: np.array(indices, np.int64) for name, indices in self.splits.items()}
         for indices in splits.values():
             indices.setflags(write=False)  # `select` hands them out
@@ -86,6 +93,10 @@ class Dataset:
             return indices
         taken, _ = draw(len(indices), count, seed)
         return np.sort(indices[taken])
+
+    def names_of(self, indices):
+        """Return what the images of `indices` are called, in a list: their names, else their indices."""
+        return [int(index) if self.names is None else self.names[index] for index in indices]
 
     def labels_of(self, indices):
         """Return the labels of `indices`, int64; `InputError` where the dataset has none."""

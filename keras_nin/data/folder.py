@@ -109,4 +109,7 @@ def _calibration_and_test(count):
 
 def _dataset(path, paths, labels, class_names, splits):
     name = os.path.basename(os.path.abspath(path))
-    return Dataset(name, ImageFiles(paths), labels, class_names, _PREPROCESSING, splits)
+    # A file system may hold names that are no text; records do not.
+    inside = (image.relative_to(path).as_posix() for image in paths)
+    names = tuple(each.encode("utf-8", "backslashreplace").decode() for each in inside)
+    return Dataset(name, ImageFiles(paths), labels, class_names, _PREPROCESSING, splits, names)

@@ -1,5 +1,9 @@
-"""Labels of image files: from a labels file, or from the numbers that file and folder names start with."""
+"""Labels of image files: from a labels file, or from the numbers that file and folder names start with.
 
+And back: what the classes of a network are called, as far as a dataset says it.
+"""
+
+import collections
 import csv
 import pathlib
 import re
@@ -9,12 +13,17 @@ import numpy as np
 from keras_nin.data.image_files import SUFFIXES
 from keras_nin.errors import InputError
 from keras_nin.files import read_bytes
+from keras_nin.tables import printable
 
 LABEL_FILES = ("labels.csv", "labels.txt")
 # Five digits number every ImageNet class, in the 21k set too; a longer number is a date or a serial number.
 _FOLDER_NUMBER = re.compile(r"[0-9]{1,5}(?![0-9])")
 # A name that is a number and nothing more counts the images (0001.jpg); it is no class.
 _FILE_NUMBER = re.compile(r"([0-9]{1,5})[ ._-]")
+_NUMBERED = re.compile(r"(?P<number>[0-9]{1,5})(?:[ ._-]+(?P<name>.*))?", re.DOTALL)
+_COUNTER = re.compile(r"[ ._-]+[0-9]+$")
+# What may be the name of a class in a file's name: words, or the number of a noun in WordNet; and not DSC0123.
+_WORDS = re.compile(r"[^\W\d_]+(?:[ ._-][^\W\d_]+)*|n[0-9]{8}")
 
 
 def class_indices(names):
@@ -106,3 +115,37 @@ def _to_indices(labels, path):
     class_names = sorted(set(labels))
     position = {name: index for index, name in enumerate(class_names)}
     return np.array([position[label] for label in labels], np.int64), tuple(class_names)
+
+
+def class_labels(dataset, classes):
+    """Return what each of the `classes` (a number) outputs of a network is called, "class 12" where nothing says it.
+
+    Names come from the dataset's own where it has one for each output, from class folders such as "0536_boat", and
+    from file names such as "0536_boat.jpg" and "0536_boat_2.jpg", where those of a class agree on a word that no other
+    class has. Whatever else a dataset calls its classes, it may count them in another way than the network.
+    """
+    if len(dataset.class_names) == classes:
+        known = dict(enumerate(dataset.class_names))
+    elif dataset.labels is None or dataset.names is None:
+        known = {}
+    else:
+        known = _by_folder(dataset) or _by_file(dataset)
+    return tuple(printable(known.get(number, "").strip()) or f"class {number}" for number in range(classes))
+
+
+def _by_folder(dataset):
+    parents = [pathlib.PurePath(name).parent.name for name in dataset.names]
+    pairs = zip(dataset.labels.tolist(), map(_NUMBERED.fullmatch, parents), strict=True)
+    return {label: match["name"] or "" for label, match in pairs if match and int(match["number"]) == label}
+
+
+def _by_file(dataset):
+    found = collections.defaultdict(set)
+    for label, path in zip(dataset.labels.tolist(), dataset.names, strict=True):
+        match = _NUMBERED.fullmatch(pathlib.PurePath(path).stem)
+        if match is None or int(match["number"]) != label:
+            return {}
+        found[label].add(_COUNTER.sub("", match["name"] or ""))
+    named = {label: names.pop() for label, names in found.items() if len(names) == 1}
+    often = collections.Counter(named.values())
+    return {label: name for label, name in named.items() if often[name] == 1 and _WORDS.fullmatch(name)}

@@ -42,7 +42,8 @@ def noise(input_shape=None, seed=0):
     shape = _shape(input_shape)
     parts = np.arange(2 * _IMAGES_PER_SPLIT).reshape(2, -1)
     splits = {"calibration": parts[0], "test": parts[1]}
-    return Dataset("random", NoiseImages(parts.size, shape, seed), None, (), preset("unit"), splits)
+    images = NoiseImages(parts.size, shape, seed)
+    return Dataset("random", images, None, (), preset("unit"), splits, noise=True)
 
 
 def _shape(input_shape):

@@ -19,6 +19,8 @@ class Calibration:
         preprocessing: how they were made from pixels, as a dictionary.
         seed: of the choice among the images of the calibration split.
         sha256: over the original pixels, in order.
+        names: what each image is called in its source: a path, or its number.
+        noise: whether they are random numbers: good to measure the time that a file takes, and nothing else.
     """
 
     source: str
@@ -26,6 +28,8 @@ class Calibration:
     preprocessing: dict
     seed: int
     sha256: str
+    names: tuple = dataclasses.field(default=(), repr=False)
+    noise: bool = False
 
     @property
     def count(self):
@@ -40,6 +44,8 @@ class Calibration:
             "sha256": self.sha256,
             "seed": self.seed,
             "preprocessing": self.preprocessing,
+            "latency_only": self.noise,
+            "images": list(self.names),
         }
 
 
@@ -67,6 +73,8 @@ def calibrate(dataset, input_shape, *, count=100, seed=0, preprocessing=None):
         preprocessing=preprocessing.to_json() if preprocessing else None,
         seed=seed,
         sha256=dataset.digest(indices),
+        names=tuple(dataset.names_of(indices)),
+        noise=dataset.noise,
     )
 
 

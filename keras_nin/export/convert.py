@@ -2,12 +2,11 @@
 
 import contextlib
 import re
-import tempfile
 import types
 
 import numpy as np
 
-from keras_nin import layers
+from keras_nin import files, layers
 from keras_nin.errors import InputError
 from keras_nin.export.calibration import check_arrays
 from keras_nin.export.operators import marked, scope_of
@@ -108,7 +107,7 @@ class Source:
     def _saved_model(self, integer):
         """Return the folder of the SavedModel, with or without integer forms, and the marks of the layers in it."""
         if integer not in self._traces:
-            folder = self._stack.enter_context(tempfile.TemporaryDirectory())
+            folder = str(self._stack.enter_context(files.temporary_folder()))
             with marked(self.model) as self._marks, layers.integer_form(integer):
                 _write_saved_model(self.model, self.inputs, self.outputs, self.batch, folder)
             self._traces[integer] = folder, self._marks

@@ -15,6 +15,7 @@ from keras_nin.errors import InputError, one_of
 from keras_nin.export import convert as converter
 from keras_nin.export import operators
 from keras_nin.export.calibration import Calibration, check_arrays
+from keras_nin.export.companions import companions
 from keras_nin.export.ports import input_ports
 from keras_nin.export.schemes import SCHEMES, Scheme
 from keras_nin.export.tuning import Tuning
@@ -43,6 +44,7 @@ class Export:
         tuning: how ranges and weights were chosen, where the scheme is calibrated.
         training: what was trained before the conversion, where the scheme trains.
         options: what else decided the content, such as the builder's arguments and the images; or None.
+        classes: a name for each class of the output; none where they are not known.
         parity: the comparison with the model, once made.
     """
 
@@ -60,12 +62,19 @@ class Export:
     tuning: dict | None = None
     training: dict | None = None
     options: dict | None = None
+    classes: tuple[str, ...] = ()
     parity: Parity | None = None
 
     @property
     def stem(self):
         """The file's name without its ending: ``<model>_<scheme>``."""
         return f"{self.model}_{self.scheme.name}"
+
+    def with_parity(self, parity):
+        """Return the export with its comparison; where noise set the ranges, without what that says nothing about."""
+        if self.calibration is not None and self.calibration.noise:
+            parity = dataclasses.replace(parity, agreement=None, file_top1=None, file_top5=None, checks=())
+        return dataclasses.replace(self, parity=parity)
 
     def graph(self) -> Any:
         """Return the file as plain records (`keras_nin.tflite.graph.Graph`)."""
@@ -106,13 +115,19 @@ class Export:
         }
 
     def contents(self, path):
-        """Return the bytes of the file and of its sidecar by their paths, the file first; `path` as in `save`."""
+        """Return the bytes of the files that `save` writes by their paths, the .tflite file first; `path` as there."""
         path = pathlib.Path(path)
-        path = path if path.suffix == ".tflite" else path / f"{self.stem}.tflite"
-        return {path: self.data, path.with_suffix(".json"): files.to_json(self.sidecar()).encode()}
+        beside = {}
+        if path.suffix != ".tflite":
+            beside = {path / name: text.encode() for name, text in companions(self).items()}
+            path = path / f"{self.stem}.tflite"
+        return {path: self.data, **beside, path.with_suffix(".json"): files.to_json(self.sidecar()).encode()}
 
     def save(self, path, force=False):
         """Write the file to `path` (a folder, or a name ending in .tflite) and the sidecar beside it.
+
+        In a folder, where the names are ours, the names of the classes and a script that classifies an image go beside
+        it too (see `keras_nin.export.companions`).
 
         Returns:
             The path of the .tflite file.
@@ -121,49 +136,8 @@ class Export:
             InputError: another file is there and `force` is not set, or the folder cannot be written to.
         """
         contents = self.contents(path)
-        save_all(contents, force)
+        files.save_all(contents, force)
         return next(iter(contents))
-
-
-def save_all(contents, force=False):
-    """Write several files, or none where one of them is there with other content and `force` is not set.
-
-    Args:
-        contents: dictionary from path to bytes.
-        force: replace files with other content.
-
-    Returns:
-        List of the paths that were written; the others were there with the same content.
-
-    Raises:
-        InputError: a file with other content is there, or a folder cannot be written to.
-    """
-    stale = [path for path, data in contents.items() if refuse_other(path, data, force)]
-    for folder in {path.parent for path in stale}:
-        files.make_folder(folder)
-    for path in stale:
-        files.write(path, contents[path])
-    return stale
-
-
-def refuse_other(path, data, force=False):
-    """Return whether `path` must be written to hold `data`: False where it holds just that.
-
-    Raises:
-        InputError: there is something else and `force` is not set, or something that is no file.
-    """
-    if not path.exists():
-        return True
-    if path.is_file() and files.read_bytes(path) == data:
-        return False
-    if not path.is_file():
-        raise InputError(f"Expected a file or nothing at {str(path)!r}. Received: a folder. Use another output folder")
-    if force:
-        return True
-    raise InputError(
-        f"Expected no other file at {str(path)!r}. Received: one with other content. Use --force, or --out for another "
-        "folder"
-    )
 
 
 def versions():
@@ -223,6 +197,7 @@ def export_all(
     preprocessing=None,
     name=None,
     options=None,
+    classes=(),
 ):
     """Convert a Keras model to several schemes, tracing and calibrating it once.
 
@@ -238,6 +213,7 @@ def export_all(
         preprocessing: `keras_nin.data.Preprocessing` that the network expects, for the record.
         name: the model's name for files; the default is its own.
         options: dictionary of JSON values that says what else decided the content, for the record.
+        classes: a name for each class of the output, where they are known.
 
     Returns:
         List of `Export`.
@@ -278,6 +254,7 @@ def export_all(
                     batch=batch,
                     tuning=(tuning or Tuning()).to_json() if scheme.calibrated else None,
                     options=options,
+                    classes=tuple(classes),
                 )
             )
     return made

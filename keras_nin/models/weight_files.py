@@ -9,12 +9,12 @@ import io
 import json
 import os
 import pathlib
-import tempfile
 import warnings
 import zipfile
 
 import numpy as np
 
+from keras_nin import files
 from keras_nin.errors import InputError, unknown_name
 from keras_nin.models import foreign_names
 
@@ -213,8 +213,8 @@ def _load_keras(model, path, partial):
 
 def _refuse(model, path):
     """Raise the `Misfit` between a Keras file and `model`, where there is one: compare what each would store where."""
-    with tempfile.TemporaryDirectory() as folder:
-        own = pathlib.Path(folder) / "own.weights.h5"
+    with files.temporary_folder() as folder:
+        own = folder / "own.weights.h5"
         model.save_weights(own)
         wanted = _stored(own)
     found = _stored(path)

@@ -1,0 +1,201 @@
+"""The script beside an exported file classifies an image just as our preprocessing and our runner do."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from keras import layers as kl
+from PIL import Image
+
+from keras_nin import data, export
+from keras_nin.data.image_files import decode
+from keras_nin.export import companions
+from keras_nin.export.schemes import SCHEMES
+from keras_nin.tflite.quantization import quantize
+from keras_nin.tflite.run import Runner
+
+SHAPE = (10, 12, 3)
+CLASSES = ("boat", "cat", "dög", "class 3", "tree", "owl")
+KINDS = {
+    "float32": SCHEMES["float32"],
+    "int8": SCHEMES["int8"],
+    "uint8": SCHEMES["int8"].with_io("uint8"),
+    "float_ends": SCHEMES["int8"].with_io("float32"),
+    "int16": SCHEMES["int16x8"],
+}
+# Of its own and of keras_nin's imports, runs every script on every image and keeps what went in and came out.
+DRIVER = """
+import contextlib, io, json, runpy, sys
+import numpy
+
+scripts, images, kept = json.loads(sys.argv[1])
+printed, arrays = {}, {}
+for script in scripts:
+    for image in images:
+        sys.argv = [script, image]
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            found = runpy.run_path(script)
+        printed[f"{script} {image}"] = out.getvalue()
+        arrays[f"{script} {image}"] = found["values"]
+numpy.savez(kept, **{str(number): array for number, array in enumerate(arrays.values())})
+forbidden = ("keras_nin", "keras", "tensorflow", "sklearn")
+print(json.dumps([printed, [name for name in forbidden if name in sys.modules]]))
+"""
+
+
+def network(shape):
+    keras.utils.set_random_seed(0)
+    flat = [kl.Flatten(name="flat"), kl.Dense(len(CLASSES), name="scores")]
+    return keras.Sequential([keras.Input(shape), kl.Conv2D(4, 3, name="conv"), *flat], name="net")
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    """Image files of many kinds, by path."""
+    folder = tmp_path_factory.mktemp("photographs")
+    random = np.random.RandomState(0)
+    smooth = Image.fromarray(random.randint(0, 256, (6, 9, 3), np.uint8)).resize((61, 37), Image.Resampling.BICUBIC)
+    smooth.save(folder / "colour.png")
+    smooth.resize((12, 10)).save(folder / "exact.png")
+    smooth.resize((4, 3)).save(folder / "small.png")
+    smooth.resize((80, 9)).save(folder / "wide.png")
+    smooth.convert("L").save(folder / "grey.png")
+    smooth.convert("P").save(folder / "palette.png", transparency=3)
+    smooth.convert("CMYK").save(folder / "print.jpg")
+    faint = smooth.copy()
+    faint.putalpha(Image.fromarray(random.randint(0, 256, (37, 61), np.uint8)))
+    faint.save(folder / "faint.png")
+    turned = Image.Exif()
+    turned[0x0112] = 6  # orientation: turn by 90 degrees
+    smooth.save(folder / "turned.jpg", exif=turned)
+    return sorted(map(str, folder.iterdir()))
+
+
+def convert(model, kind, reach=3.0, **options):
+    """Return the export of `model`, with an input from -`reach` to `reach`."""
+    noise = np.random.RandomState(1).uniform(-reach, reach, (16, *model.input_shape[1:]))
+    return export.export(model, KINDS[kind], noise, name="my net", **{"classes": CLASSES} | options)
+
+
+def drive(scripts, images, folder):
+    """Return what every script printed about every image, and what went into the network."""
+    argument = json.dumps([list(map(str, scripts)), images, str(folder / "kept.npz")])
+    ran = subprocess.run([sys.executable, "-I", "-c", DRIVER, argument], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    printed, forbidden = json.loads(ran.stdout)
+    assert forbidden == []
+    with np.load(folder / "kept.npz") as kept:
+        return printed, {key: kept[str(number)] for number, key in enumerate(printed)}
+
+
+def check(files, images, folder):
+    """Compare scripts with our way; `files` are pairs of the path of a .tflite file and a `Preprocessing`."""
+    printed, inputs = drive([path.with_suffix(".py") for path, _ in files], images, folder)
+    for path, preprocessing in files:
+        runner = Runner(path)
+        _, height, width, channels = runner.graph.main.tensors[runner.graph.main.inputs[0]].shape
+        for image in images:
+            key = f"{path.with_suffix('.py')} {image}"
+            prepared = preprocessing.apply([decode(image)], (height, width), channels)
+            np.testing.assert_array_equal(inputs[key], encoded(runner, prepared), err_msg=key)
+            scores = runner.predict(prepared)[0]
+            best = np.argsort(-scores, kind="stable")[:5]
+            lines = [line.split("  ") for line in printed[key].splitlines()]
+            assert [label for _, label in lines] == [CLASSES[index] for index in best], key
+            np.testing.assert_allclose([float(score) for score, _ in lines], scores[best], rtol=1e-6, atol=6e-5)
+
+
+def encoded(runner, prepared):
+    """Return what goes into the file."""
+    details = runner.input
+    if details.dtype == "float32":
+        return prepared
+    return quantize(prepared, details.scale, details.zero_point, details.dtype)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_preset_on_images_of_every_kind(kind, photographs, tmp_path):
+    model = network(SHAPE)
+    files = []
+    for reach, names in {
+        3: ("unit", "symmetric", "standardize", "torch"),
+        255: ("raw", "caffe", "keras_caffe"),
+    }.items():
+        made = convert(model, kind, reach)
+        for chosen in map(data.preset, names):
+            path = dataclasses.replace(made, preprocessing=chosen.to_json()).save(tmp_path / str(len(files)))
+            files.append((path, chosen))
+    assert len(files) == len(data.PRESETS)
+    check(files, photographs, tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["float32", "int8"])
+def test_a_grey_network_with_a_mean_of_its_own_and_a_crop(kind, photographs, tmp_path):
+    preprocessing = data.Preprocessing("unit", (0.1307,), (0.3081,), 0.6)
+    made = convert(network((9, 7, 1)), kind, preprocessing=preprocessing)
+    check([(made.save(tmp_path), preprocessing)], photographs, tmp_path)
+
+
+def test_a_static_batch(photographs, tmp_path):
+    model = network(SHAPE)
+    scripts = [
+        convert(model, "int8", preprocessing=data.preset("unit"), batch=batch).save(tmp_path / str(batch))
+        for batch in (1, 3)
+    ]
+    printed, _ = drive([path.with_suffix(".py") for path in scripts], photographs[:2], tmp_path)
+    texts = list(printed.values())
+    assert len(set(texts[:2])) == 2
+    assert texts[:2] == texts[2:]
+
+
+def test_as_a_user_runs_it(photographs, tmp_path):
+    path = convert(network(SHAPE), "int8", preprocessing=data.preset("torch")).save(tmp_path)
+    command = [sys.executable, path.with_suffix(".py"), photographs[0]]
+    ran = subprocess.run(command, capture_output=True, text=True, cwd="/")
+    assert ran.returncode == 0
+    lines = ran.stdout.splitlines()
+    assert len(lines) == 5
+    assert {line.split("  ")[1] for line in lines} < set(CLASSES)
+    scores = [float(line.split("  ")[0]) for line in lines]
+    assert scores == sorted(scores, reverse=True)
+    source = path.with_suffix(".py").read_text()
+    assert "python 'my net_int8.py' photo.jpg" in source
+    assert "MEAN = (0.485, 0.456, 0.406)" in source
+    assert len([line for line in source.splitlines() if line.strip()]) <= 32
+
+
+def test_labels_are_one_line_a_class(tmp_path):
+    path = convert(network(SHAPE), "float32").save(tmp_path)
+    assert path.with_name("my net_float32_labels.txt").read_text(encoding="utf-8") == "\n".join(CLASSES) + "\n"
+
+
+def test_classes_without_names_have_numbers():
+    made = export.export(network(SHAPE), "float32", name="net")
+    assert companions.companions(made) == {
+        "net_float32_labels.txt": "".join(f"class {number}\n" for number in range(len(CLASSES)))
+    }
+
+
+def test_a_name_that_could_end_the_script(tmp_path, photographs):
+    name = 'a"""b\\'
+    made = export.export(network(SHAPE), "float32", preprocessing=data.preset("raw"), name=name)
+    path = made.save(tmp_path)
+    printed, _ = drive([path.with_suffix(".py")], photographs[:1], tmp_path)
+    assert "class 0" in "".join(printed.values())
+
+
+def test_networks_that_do_not_classify_images():
+    image = keras.Input((8, 8, 3), name="image")
+    for inputs, output in [
+        (image, kl.Conv2D(2, 1, name="map")(image)),
+        (image, kl.GlobalAveragePooling2D(name="pool")(kl.Conv2D(1, 1, name="one")(image))),
+    ]:
+        made = export.export(keras.Model(inputs, output), "float32", preprocessing=data.preset("raw"), name="net")
+        assert companions.companions(made) == {}
+    channels = keras.Sequential([keras.Input((8, 8, 5)), kl.GlobalAveragePooling2D(name="pool")], name="net")
+    made = export.export(channels, "float32", preprocessing=data.preset("raw"))
+    assert companions.companions(made).keys() == {"net_float32_labels.txt"}
