@@ -101,7 +101,7 @@ class Source:
                 folder, marks = self._saved_model()
                 converter, flags = _converter(folder, scheme, allow_float)
                 if quantizer:
-                    quantizer.attach(converter)
+                    quantizer.attach(converter, scheme.per_channel)
                 data = bytes(converter.convert())
             except Exception as error:  # many kinds, from Keras, TensorFlow and the network's own layers
                 failure = error

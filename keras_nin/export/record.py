@@ -240,7 +240,7 @@ def export_all(
     if calibration is not None and not isinstance(calibration, Calibration):
         images = check_images(calibration, converter.input_shape(model))
         calibration = Calibration("array", images, {}, 0, files.sha256(images.tobytes()))
-    _check_weights(model)
+    check_weights(model)
     digest = weights_digest(model)
     made = []
     with converter.Source(model, batch) as source:
@@ -276,6 +276,21 @@ def _read_back(model, data, scheme, marks, allow_float):
     """Return the layer of each operator of a converted file, and the operators that compute in floating point."""
     graph = tflite_graph.read(data)
     layers = operators.layers_of_operators(model, graph, marks)
+    return layers, check_operators(graph, layers, scheme, allow_float)
+
+
+def check_operators(graph, layers, scheme, allow_float=False):
+    """Return the operators of a converted file that compute in floating point although `scheme` is integer, as text.
+
+    Args:
+        graph: the file, as `keras_nin.tflite.graph.read` gives it.
+        layers: for each operator the Keras layer that it computes, or None.
+        scheme: `Scheme`.
+        allow_float: whether there may be any.
+
+    Raises:
+        InputError: there are such operators and `allow_float` is not set, or the file's ends are of another type.
+    """
     left = _float_operators(graph, layers, scheme) if scheme.integer_only else ()
     if left and not allow_float:
         raise InputError(
@@ -283,10 +298,11 @@ def _read_back(model, data, scheme, marks, allow_float):
             f"floating point ({', '.join(left)}). Allow them with --allow-float"
         )
     _check_ends(graph, scheme)
-    return layers, left
+    return left
 
 
-def _check_weights(model):
+def check_weights(model):
+    """Raise `InputError` where a weight of a keras.Model is not finite."""
     for weight in model.weights:
         if not np.isfinite(weight.numpy()).all():
             raise InputError(f"Expected finite weights. Received: NaN or infinity in {weight.path!r}")

@@ -18,6 +18,8 @@ class Scheme:
         io_type: data type of the file's input and output.
         calibrated: whether the converter needs representative images.
         trained: what is trained before the conversion: None, "qat", "pruned" or "clustered".
+        per_channel: whether each output channel of a weight tensor has a scale of its own. With one scale for all, equal
+            weights stay equal.
     """
 
     name: str
@@ -26,6 +28,7 @@ class Scheme:
     io_type: str
     calibrated: bool = False
     trained: str | None = None
+    per_channel: bool = True
 
     @property
     def integer_only(self):
@@ -57,7 +60,7 @@ SCHEMES = {
         Scheme("int16x8", "int8", "int16", "int16", calibrated=True),
         Scheme("qat", "int8", "int8", "int8", trained="qat"),
         Scheme("pruned", "int8", "int8", "int8", calibrated=True, trained="pruned"),
-        Scheme("clustered", "int8", "int8", "int8", calibrated=True, trained="clustered"),
+        Scheme("clustered", "int8", "int8", "int8", calibrated=True, trained="clustered", per_channel=False),
     )
 }
 DEFAULT = "float32,int8"
