@@ -174,11 +174,12 @@ def _converter(folder, scheme, allow_float):
     if scheme.weights == "float16":
         flags["supported_types"] = ["float16"]
         converter.target_spec.supported_types = [tf.float16]
-    if scheme.integer_only:
+    if scheme.calibrated:  # a network that has learnt its ranges may not be told so
         supported = [_OPERATORS[scheme.activations], *(["TFLITE_BUILTINS"] if allow_float else [])]
-        flags |= {"supported_ops": supported}
-        flags |= dict.fromkeys(("inference_input_type", "inference_output_type"), scheme.io_type)
+        flags["supported_ops"] = supported
         converter.target_spec.supported_ops = [tf.lite.OpsSet[name] for name in supported]
+    if scheme.integer_only:
+        flags |= dict.fromkeys(("inference_input_type", "inference_output_type"), scheme.io_type)
         converter.inference_input_type = converter.inference_output_type = tf.dtypes.as_dtype(scheme.io_type)
     return converter, flags
 

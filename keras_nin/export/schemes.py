@@ -18,8 +18,8 @@ class Scheme:
         io_type: data type of the file's input and output.
         calibrated: whether the converter needs representative images.
         trained: what is trained before the conversion: None, "qat", "pruned" or "clustered".
-        per_channel: whether each output channel of a weight tensor has a scale of its own. With one scale for all, equal
-            weights stay equal.
+        per_channel: whether each output channel of a weight tensor has a scale of its own; with one scale for all,
+            equal weights stay equal.
     """
 
     name: str

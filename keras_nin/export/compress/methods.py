@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+from keras_nin.export.compress.ranges import set_ranges
 from keras_nin.export.twin.quantize import quantize_model
 
 # How often pruning looks for the smallest weights on its way to the final sparsity.
@@ -26,19 +27,26 @@ class Prepared:
     callback: Any = None
 
 
-def prepare(method, twin, settings, steps):
-    """Return the `Prepared` network of `method` ("qat", "pruned" or "clustered") for a training of `steps` steps.
+def prepare(method, twin, settings, steps, images):
+    """Return the `Prepared` network of a method; the layers of `twin` become a part of it.
 
-    The layers of `twin` become a part of it.
+    Args:
+        method: "qat", "pruned" or "clustered".
+        twin: tf_keras.Model.
+        settings: `keras_nin.export.compress.Settings`.
+        steps: number of steps of the training.
+        images: some training images, float32 (N, H, W, C).
     """
-    return {"qat": _qat, "pruned": _pruned, "clustered": _clustered}[method](twin, settings, steps)
+    return {"qat": _qat, "pruned": _pruned, "clustered": _clustered}[method](twin, settings, steps, images)
 
 
-def _qat(twin, settings, steps):
-    return Prepared(quantize_model(twin), lambda network: network)
+def _qat(twin, settings, steps, images):
+    network = quantize_model(twin)
+    set_ranges(network, images)
+    return Prepared(network, lambda network: network)
 
 
-def _pruned(twin, settings, steps):
+def _pruned(twin, settings, steps, images):
     """Prune by magnitude, along the cubic schedule of arXiv:1710.01878 over the first half of the training."""
     import tensorflow_model_optimization as tfmot
 
@@ -53,7 +61,7 @@ def _pruned(twin, settings, steps):
     return Prepared(network, api.strip_pruning, last, api.UpdatePruningStep())
 
 
-def _clustered(twin, settings, steps):
+def _clustered(twin, settings, steps, images):
     """Share weights, k-means++ to begin with (arXiv:1510.00149)."""
     import tensorflow_model_optimization as tfmot
 

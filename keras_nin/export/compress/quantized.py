@@ -9,7 +9,8 @@ from keras_nin.export.record import Export
 from keras_nin.export.twin.steps import flatten
 from keras_nin.tflite import graph as tflite_graph
 
-_PARTS = ("activation", "depthwise")
+_PREFIX = "quant_"  # of the layers of a quantised network
+_PARTS = ("activation", "depthwise")  # that one layer may become
 
 
 def export(
@@ -92,7 +93,7 @@ def _write_saved_model(network, shape, batch, folder):
 @contextlib.contextmanager
 def _marked(network):
     """Rename the layers as `keras_nin.export.operators.marked` does; yields the layer's own name by the mark."""
-    layers = network.layers
+    layers = [layer for layer in network.layers if layer.name.startswith(_PREFIX)]
     names = [layer.name for layer in layers]
     marks = {f"{name}.": name for name in names}
     try:
@@ -127,7 +128,7 @@ def _places(network, model):
     paths = {}
     for operation, path in plan.operations():
         for part in ("", *_PARTS):
-            paths[f"quant_{plan.name(operation, part)}"] = "/".join(path)
+            paths[f"{_PREFIX}{plan.name(operation, part)}"] = "/".join(path)
     places = {}
     for position, layer in enumerate(network.layers):
         if layer.name in paths:

@@ -12,6 +12,7 @@ from keras_nin.export.compress.settings import settings_for
 from keras_nin.export.schemes import SCHEMES, Scheme
 
 PACKAGES = ("tf_keras", "tensorflow-model-optimization")
+_RANGE_IMAGES = 100
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -98,7 +99,7 @@ def _train(model, scheme, dataset, preprocessing, settings, on_epoch):
     labels = [dataset.labels[part] for part in parts]
     steps = settings.recipe.epochs * -(-len(images[0]) // settings.recipe.batch_size)
     with _deterministic(settings.seed):
-        prepared = prepare(scheme.trained, to_tf_keras(model), settings, steps)
+        prepared = prepare(scheme.trained, to_tf_keras(model), settings, steps, images[0][:_RANGE_IMAGES])
         _compile(prepared.network, settings.recipe, steps, ends_in_scores(model, images[0][:8]))
         history, best = _fit(prepared, images, labels, settings, on_epoch)
     finished = prepared.finish(prepared.network)
