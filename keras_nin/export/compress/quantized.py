@@ -10,7 +10,7 @@ from keras_nin.export.twin.steps import flatten
 from keras_nin.tflite import graph as tflite_graph
 
 _PREFIX = "quant_"  # of the layers of a quantised network
-_PARTS = ("activation", "depthwise")  # that one layer may become
+_PARTS = ("activation", "clip", "depthwise", "scale", "shift")  # that one layer may become
 
 
 def export(

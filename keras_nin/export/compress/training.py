@@ -86,6 +86,7 @@ def train_scheme(
 
 
 def _train(model, scheme, dataset, preprocessing, settings, on_epoch):
+    from keras_nin.export.compress.folding import fold_norms
     from keras_nin.export.compress.methods import prepare
     from keras_nin.export.twin import from_tf_keras, to_tf_keras
     from keras_nin.export.twin.build import check_packages
@@ -99,12 +100,14 @@ def _train(model, scheme, dataset, preprocessing, settings, on_epoch):
     labels = [dataset.labels[part] for part in parts]
     steps = settings.recipe.epochs * -(-len(images[0]) // settings.recipe.batch_size)
     with _deterministic(settings.seed):
-        prepared = prepare(scheme.trained, to_tf_keras(model), settings, steps, images[0][:_RANGE_IMAGES])
+        copy = _copy(model)
+        folded = fold_norms(copy) if scheme.trained == "clustered" else []
+        prepared = prepare(scheme.trained, to_tf_keras(copy), settings, steps, images[0][:_RANGE_IMAGES])
         _compile(prepared.network, settings.recipe, steps, ends_in_scores(model, images[0][:8]))
         history, best = _fit(prepared, images, labels, settings, on_epoch)
     finished = prepared.finish(prepared.network)
-    copy = from_tf_keras(finished, _clone(model))
-    record = _record(copy, scheme, dataset, preprocessing, settings, parts, best)
+    from_tf_keras(finished, copy)
+    record = _record(copy, scheme, dataset, preprocessing, settings, parts, best) | {"folded": folded}
     return Trained(scheme, copy, finished if scheme.trained == "qat" else None, record, tuple(history))
 
 
@@ -181,10 +184,12 @@ def _check_finite(entry):
         )
 
 
-def _clone(model):
+def _copy(model):
     import keras
 
-    return keras.models.clone_model(model)
+    copy = keras.models.clone_model(model)
+    copy.set_weights(model.get_weights())
+    return copy
 
 
 def _record(model, scheme, dataset, preprocessing, settings, parts, best):

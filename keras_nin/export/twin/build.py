@@ -107,30 +107,26 @@ def _connect(plan, layers):
 
 
 def _call(layer, step, values):
-    """Return what `layer` gives for the tensors of a step."""
+    """Return what `layer` gives for the tensors of a step: called as the original was, or on all tensors in order."""
     import keras
+
+    from keras_nin.export.twin.configs import is_standard
 
     def filled(value):
         return values[value] if isinstance(value, Slot) else value
 
-    args, kwargs = keras.tree.map_structure(filled, (step.args, step.kwargs))
-    if type(layer).__module__.startswith("tf_keras.") and _is_elementwise(layer, step):
-        return layer([filled(value) for value in (*step.args, *step.kwargs.values())])
-    if type(layer).__module__ == "keras_nin.export.twin.foreign" or not isinstance(step.operation, keras.layers.Layer):
-        tensors = [values[each] for each in keras.tree.flatten((step.args, step.kwargs)) if isinstance(each, Slot)]
-        return layer(tensors[0] if len(tensors) == 1 else tensors)
-    return layer(*args, **kwargs)
-
-
-def _is_elementwise(layer, step):
-    return len(step.args) == 2 and type(layer).__name__ == type(step.operation).__name__ and not step.kwargs
+    if is_standard(step.operation):
+        args, kwargs = keras.tree.map_structure(filled, (step.args, step.kwargs))
+        return layer(*args, **kwargs)
+    tensors = [values[each] for each in keras.tree.flatten((step.args, step.kwargs)) if isinstance(each, Slot)]
+    return layer(tensors[0] if len(tensors) == 1 else tensors)
 
 
 def _copy_weights(plan, layers):
-    from keras_nin.export.twin.weights import pairs
+    from keras_nin.export.twin.weights import carries_weights, pairs
 
     for operation, _ in plan.operations():
-        if getattr(operation, "weights", None):
+        if carries_weights(operation):
             variables = [variable for layer in layers[id(operation)] for variable in layer.weights]
             for source, target in pairs(operation, variables):
                 target.assign(source.numpy())

@@ -1,6 +1,7 @@
 """Layers of a twin that tf_keras or tensorflow-model-optimization does not have."""
 
 import keras
+import tensorflow as tf
 import tensorflow_model_optimization as tfmot
 import tf_keras
 
@@ -19,7 +20,16 @@ class _Weightless(tfmot.sparsity.keras.PrunableLayer, tfmot.clustering.keras.Clu
 
 @tf_keras.utils.register_keras_serializable(package="keras_nin")
 class Rescaling(_Weightless, tf_keras.layers.Rescaling):
-    """tf_keras's own, which can be in a model that is pruned."""
+    """tf_keras's own, which can be in a model that is pruned, without the part that changes nothing."""
+
+    def call(self, inputs):
+        """Return `inputs * scale + offset`."""
+        outputs = tf.cast(inputs, self.compute_dtype)
+        if self.scale != 1:
+            outputs *= tf.cast(self.scale, self.compute_dtype)
+        if self.offset != 0:
+            outputs += tf.cast(self.offset, self.compute_dtype)
+        return outputs
 
 
 @tf_keras.utils.register_keras_serializable(package="keras_nin")

@@ -41,27 +41,42 @@ def _of_layer(layer, steps, names):
     if not configs.is_standard(layer):
         return [_computed_by_keras3(layer, steps, names(""))]
     if kind == "Rescaling":
-        return [configs.make(foreign.Rescaling, type(layer), layer.get_config(), names(""))]
+        return _rescaling(layer.scale, layer.offset, names, layer.dtype_policy.name)
     if kind == "Normalization":
-        return [_normalization(layer, names(""))]
+        return _normalization(layer, names)
     if kind == "Activation":
-        return [_activation(layer.activation, layer, names(""))]
+        return _activation(layer.activation, layer, names, "")
     activation = configs.fused_activation(layer)
     changes = {} if activation is None else {"activation": "linear"}
     if kind == "SeparableConv2D":
         made = _separable(layer, names, changes)
     else:
         made = [configs.build(layer, names(""), **changes)]
-    return made if activation is None else [*made, _activation(activation, layer, names("activation"))]
+    return made if activation is None else [*made, *_activation(activation, layer, names, "activation")]
 
 
-def _activation(activation, layer, name):
-    known = configs.activation_name(activation)
+def _activation(activation, layer, names, part):
+    """Return the layers that apply an activation function of a layer; the last is called by `part`."""
+    known, policy, name = configs.activation_name(activation), layer.dtype_policy.name, names(part)
     if known == "relu6":
-        return tf_keras.layers.ReLU(6.0, name=name)
+        return [tf_keras.layers.ReLU(6.0, name=name, dtype=policy)]
+    if known == "hard_sigmoid":  # in steps that an int8 file can have
+        shift = foreign.Rescaling(1.0, 3.0, name=names("shift"), dtype=policy)
+        clip = tf_keras.layers.ReLU(6.0, name=names("clip"), dtype=policy)
+        return [shift, clip, foreign.Rescaling(1 / 6, name=name, dtype=policy)]
     if known in configs.SAME_ACTIVATIONS:
-        return tf_keras.layers.Activation(known, name=name, dtype=layer.dtype_policy.name)
-    return _computed_by_keras3(keras.layers.Activation(activation, name=name, dtype=layer.dtype_policy), (), name)
+        return [tf_keras.layers.Activation(known, name=name, dtype=policy)]
+    return [_computed_by_keras3(keras.layers.Activation(activation, name=name, dtype=layer.dtype_policy), (), name)]
+
+
+def _rescaling(scale, offset, names, policy):
+    """Return one layer that multiplies and one that adds, each where it changes anything: int8 has no step for both."""
+    made = []
+    if np.any(np.asarray(offset) != 0):
+        made.append(foreign.Rescaling(1.0, offset, name=names(""), dtype=policy))
+    if np.any(np.asarray(scale) != 1) or not made:
+        made.insert(0, foreign.Rescaling(scale, name=names("scale" if made else ""), dtype=policy))
+    return made
 
 
 def _separable(layer, names, changes):
@@ -84,7 +99,7 @@ def _separable(layer, names, changes):
     return [depthwise, pointwise]
 
 
-def _normalization(layer, name):
+def _normalization(layer, names):
     """Return the scaling that a Normalization is."""
     if layer.axis not in ((), (len(layer._build_input_shape) - 1,)):
         raise NoTwin(f"its axis is {layer.axis}, not the last")
@@ -93,8 +108,7 @@ def _normalization(layer, name):
     mean, spread = (np.asarray(each, np.float64).reshape(-1) for each in (layer.mean, layer.variance))
     spread = np.maximum(np.sqrt(spread), keras.config.epsilon())
     scale, offset = (spread, mean) if layer.invert else (1 / spread, -mean / spread)
-    shape = {"scale": scale.tolist(), "offset": offset.tolist()}
-    return foreign.Rescaling(**shape, name=name, dtype=layer.dtype_policy.name)
+    return _rescaling(scale.tolist(), offset.tolist(), names, layer.dtype_policy.name)
 
 
 def _of_operation(operation, step, name):

@@ -16,6 +16,11 @@ def base_name(variable):
     return variable.name.split(":")[0].rpartition("/")[2]
 
 
+def carries_weights(operation):
+    """Return whether a layer has weights in the twin too; a Normalization has only constants there."""
+    return bool(getattr(operation, "weights", None)) and type(operation).__name__ != "Normalization"
+
+
 def pairs(layer, variables):
     """Return (Keras 3 variable, tf_keras variable) of a layer and its counterpart, seeds of random numbers left out.
 
@@ -74,7 +79,7 @@ def from_tf_keras(trained, model):
     plan = flatten(model)
     found = []
     for operation, path in plan.operations():
-        if getattr(operation, "weights", None):
+        if carries_weights(operation):
             names = [plan.name(operation)]
             if type(operation).__name__ == "SeparableConv2D":
                 names.insert(0, plan.name(operation, "depthwise"))
