@@ -85,7 +85,7 @@ def _parameters(kind):
 
 def _defaults(kind):
     # What a layer's own signature does not name is left at what it always is.
-    found = {"autocast": True, "data_format": "channels_last"}
+    found = {"autocast": True, "rms_scaling": False}
     for each in reversed(kind.__mro__):
         if "__init__" in vars(each):
             parameters = inspect.signature(each.__init__).parameters

@@ -51,17 +51,21 @@ class Keras3(_Weightless, tf_keras.layers.Layer):
         # tf_keras would take a Keras 3 layer among the attributes for one of its own.
         self._computed = (keras.saving.deserialize_keras_object(operation) if serialized else operation,)
         self.arguments, self.results = arguments, results
+        self._call_arguments = keras.saving.deserialize_keras_object(arguments)
 
     def __setattr__(self, name, value):
-        if name in ("serialized", "arguments", "_computed"):
+        if name in ("serialized", "arguments", "_computed", "_call_arguments"):
             object.__setattr__(self, name, value)
         else:
             super().__setattr__(name, value)
 
     def call(self, inputs):
         """Return what the operation gives."""
+        return tf.autograph.experimental.do_not_convert(self._compute)(inputs)
+
+    def _compute(self, inputs):
         tensors = list(inputs) if isinstance(inputs, list | tuple) else [inputs]
-        args, kwargs = fill(keras.saving.deserialize_keras_object(self.arguments), tensors)
+        args, kwargs = fill(self._call_arguments, tensors)
         outputs = keras.tree.flatten(self._computed[0](*args, **kwargs))
         return outputs[0] if self.results == 1 else outputs
 

@@ -101,7 +101,7 @@ def _separable(layer, names, changes):
 
 def _normalization(layer, names):
     """Return the scaling that a Normalization is."""
-    if layer.axis not in ((), (len(layer._build_input_shape) - 1,)):
+    if layer.axis not in ((), (-1,), (len(layer._build_input_shape) - 1,)):
         raise NoTwin(f"its axis is {layer.axis}, not the last")
     if layer.mean is None:
         layer.finalize_state()
