@@ -15,7 +15,7 @@ from tensorflow.python.framework.config import disable_op_determinism
 
 from keras_nin import InputError, data, files, layers, models, train
 from keras_nin.train.batches import Batches, augment
-from keras_nin.train.fit import _ends_in_scores
+from keras_nin.train.fit import ends_in_scores
 from keras_nin.train.state import State, best
 
 UNIT = data.preset("unit")
@@ -249,7 +249,7 @@ def test_what_scores_are(activation, scores):
     x = keras.Input((8, 8, 1))
     y = keras.layers.Dense(3)(keras.layers.Flatten()(x))
     y = activation(y) if callable(activation) else keras.layers.Activation(activation)(y)
-    assert _ends_in_scores(keras.Model(x, y), np.ones((4, 8, 8, 1), np.float32)) is scores
+    assert ends_in_scores(keras.Model(x, y), np.ones((4, 8, 8, 1), np.float32)) is scores
 
 
 def two_inputs():

@@ -6,8 +6,11 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "calibration": ["Calibration", "calibrate"],
+        "compress": ["Trained", "export_trained", "train_scheme"],
+        "compression": ["Compression", "measure"],
         "record": ["Export", "export", "export_all"],
         "schemes": ["SCHEMES", "parse_schemes"],
+        "twin": ["from_tf_keras", "quantize_model", "to_tf_keras"],
         "verify": ["Limits", "Parity", "verify"],
     },
 )

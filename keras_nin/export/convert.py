@@ -85,7 +85,7 @@ class Source:
                 folder, marks = self._saved_model(integer)
                 converter, flags = _converter(folder, scheme, allow_float)
                 if quantizer:
-                    quantizer.attach(converter)
+                    quantizer.attach(converter, scheme.per_channel)
                 data = bytes(converter.convert())
             except Exception as error:  # many kinds, from Keras, TensorFlow and the network's own layers
                 failure = error
@@ -108,10 +108,14 @@ class Source:
         """Return the folder of the SavedModel, with or without integer forms, and the marks of the layers in it."""
         if integer not in self._traces:
             folder = str(self._stack.enter_context(files.temporary_folder()))
-            with marked(self.model) as self._marks, layers.integer_form(integer):
-                _write_saved_model(self.model, self.inputs, self.outputs, self.batch, folder)
-            self._traces[integer] = folder, self._marks
+            self._traces[integer] = folder, self._write(integer, folder)
         return self._traces[integer]
+
+    def _write(self, integer, folder):
+        """Write the SavedModel and return the marks."""
+        with marked(self.model) as self._marks, layers.integer_form(integer):
+            _write_saved_model(self.model, self.inputs, self.outputs, self.batch, folder)
+        return self._marks
 
     _marks = types.MappingProxyType({})
 
@@ -180,11 +184,12 @@ def _converter(folder, scheme, allow_float):
     if scheme.weights == "float16":
         flags["supported_types"] = ["float16"]
         converter.target_spec.supported_types = [tf.float16]
-    if scheme.integer_only:
+    if scheme.calibrated:  # a network that has learnt its ranges may not be told so
         supported = [_OPERATORS[scheme.activations], *(["TFLITE_BUILTINS"] if allow_float else [])]
-        flags |= {"supported_ops": supported}
-        flags |= dict.fromkeys(("inference_input_type", "inference_output_type"), scheme.io_type)
+        flags["supported_ops"] = supported
         converter.target_spec.supported_ops = [tf.lite.OpsSet[name] for name in supported]
+    if scheme.integer_only:
+        flags |= dict.fromkeys(("inference_input_type", "inference_output_type"), scheme.io_type)
         converter.inference_input_type = converter.inference_output_type = tf.dtypes.as_dtype(scheme.io_type)
     return converter, flags
 

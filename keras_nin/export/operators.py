@@ -86,7 +86,7 @@ def layers_of_operators(model, graph, marks):
     places = _places(model)
     scopes = [_scopes(main.tensors[operator.outputs[0]].name, marks) for operator in main.operators]
     found = [_choose(places, each) for each in scopes]
-    last = _closing(main)
+    last = closing(main)
     if last is not None and found[last] is None:
         # The converter names the graph's output after the signature, whatever computes it.
         found[last] = _choose(places, _closing_scopes(model, places, set(itertools.chain(*scopes))))
@@ -148,7 +148,7 @@ def _reshapes(layer):
     return type(layer).__name__ in _RESHAPING
 
 
-def _closing(main):
+def closing(main):
     """Return the index of the operator that computes the output, before casts; None where the output is an input."""
     producers = {tensor: operator for operator in main.operators for tensor in operator.outputs}
     operator = producers.get(main.outputs[0])

@@ -22,13 +22,20 @@ class Quantizer:
         self.tuning = tuning or Tuning()
         self._calibrators = {}
 
-    def attach(self, converter):
-        """Quantise in the place of `converter` (tf.lite.TFLiteConverter)."""
-        converter.representative_dataset = lambda: iter(self.samples)
-        converter._quantize = functools.partial(self._quantize, converter)
+    def attach(self, converter, per_channel=True):
+        """Quantise in the place of `converter` (tf.lite.TFLiteConverter), 8-bit weights with a scale a channel or one.
 
-    def _quantize(self, converter, content, input_type, output_type, activations, bias, allow_float, variables, debug):
-        """Return the quantised file; the arguments are those of TFLiteConverter._quantize."""
+        Args:
+            converter: tf.lite.TFLiteConverter.
+            per_channel: whether each output channel of a weight tensor has a scale of its own.
+        """
+        converter.representative_dataset = lambda: iter(self.samples)
+        converter._quantize = functools.partial(self._quantize, converter, per_channel)
+
+    def _quantize(
+        self, converter, per_channel, content, input_type, output_type, activations, bias, allow_float, variables, debug
+    ):
+        """Return the quantised file; the arguments from `content` on are those of TFLiteConverter._quantize."""
         import tensorflow as tf
         from tensorflow.lite.python.convert import mlir_quantize
 
@@ -39,6 +46,7 @@ class Quantizer:
             return calibrator._calibrator.QuantizeModel(*numbers, False, False)
         return mlir_quantize(
             self.tuning.apply(calibrated, self.samples),
+            disable_per_channel=not per_channel,
             input_data_type=input_type,
             output_data_type=output_type,
             enable_variable_quantization=variables,

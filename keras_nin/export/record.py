@@ -203,7 +203,8 @@ def export_all(
 
     Args:
         model: Functional keras.Model, or Sequential with an Input.
-        schemes: names of schemes, or `Scheme` records; those that train are made by `keras_nin.export.train`.
+        schemes: names of schemes, or `Scheme` records; those that train are made by
+            `keras_nin.export.export_trained`.
         calibration: `Calibration`, or float32 images (N, H, W, C) as the model takes them; for calibrated schemes.
         allow_float: let operators that a scheme does not have compute in floating point; `Export.float_operators`
             names them.
@@ -224,14 +225,12 @@ def export_all(
     """
     from keras_nin.models import weights_digest
 
-    schemes = [
-        each if isinstance(each, Scheme) else SCHEMES[one_of("scheme", each, tuple(SCHEMES))] for each in schemes
-    ]
+    schemes = [_scheme(each) for each in schemes]
     if calibration is not None and not isinstance(calibration, Calibration):
         arrays = check_arrays(calibration, input_ports(model))
         digest = files.sha256(b"".join(array.tobytes() for array in arrays.values()))
         calibration = Calibration("array", arrays, {}, 0, digest)
-    _check_weights(model)
+    check_weights(model)
     digest = weights_digest(model)
     made = []
     with converter.Source(model, batch) as source:
@@ -268,6 +267,21 @@ def _read_back(model, data, scheme, marks, allow_float):
     """Return the layer of each operator of a converted file, and the operators that compute in floating point."""
     graph = tflite_graph.read(data)
     layers = operators.layers_of_operators(model, graph, marks)
+    return layers, check_operators(graph, layers, scheme, allow_float)
+
+
+def check_operators(graph, layers, scheme, allow_float=False):
+    """Return the operators of a converted file that compute in floating point although `scheme` is integer, as text.
+
+    Args:
+        graph: the file, as `keras_nin.tflite.graph.read` gives it.
+        layers: for each operator the Keras layer that it computes, or None.
+        scheme: `Scheme`.
+        allow_float: whether there may be any.
+
+    Raises:
+        InputError: there are such operators and `allow_float` is not set, or the file's ends are of another type.
+    """
     left = _float_operators(graph, layers, scheme) if scheme.integer_only else ()
     if left and not allow_float:
         raise InputError(
@@ -275,10 +289,11 @@ def _read_back(model, data, scheme, marks, allow_float):
             f"floating point ({', '.join(left)}). Allow them with --allow-float"
         )
     _check_ends(graph, scheme)
-    return layers, left
+    return left
 
 
-def _check_weights(model):
+def check_weights(model):
+    """Raise `InputError` where a weight of a keras.Model is not finite."""
     for weight in model.weights:
         if not np.isfinite(weight.numpy()).all():
             raise InputError(f"Expected finite weights. Received: NaN or infinity in {weight.path!r}")

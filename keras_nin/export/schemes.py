@@ -19,6 +19,8 @@ class Scheme:
         calibrated: whether the converter needs representative images.
         trained: what is trained before the conversion: None, "qat", "pruned" or "clustered".
         computes: in words, what kind of numbers are multiplied and added.
+        per_channel: whether each output channel of a weight tensor has a scale of its own; with one scale for all,
+            equal weights stay equal.
     """
 
     name: str
@@ -28,6 +30,7 @@ class Scheme:
     calibrated: bool = False
     trained: str | None = None
     computes: str = "int8, sums in int32"
+    per_channel: bool = True
 
     @property
     def needs(self):
@@ -65,7 +68,7 @@ SCHEMES = {
         Scheme("int16x8", "int8", "int16", "int16", calibrated=True, computes="int16 by int8, sums in int64"),
         Scheme("qat", "int8", "int8", "int8", trained="qat"),
         Scheme("pruned", "int8", "int8", "int8", calibrated=True, trained="pruned"),
-        Scheme("clustered", "int8", "int8", "int8", calibrated=True, trained="clustered"),
+        Scheme("clustered", "int8", "int8", "int8", calibrated=True, trained="clustered", per_channel=False),
     )
 }
 DEFAULT = "float32,int8"

@@ -56,7 +56,7 @@ def fit(model, dataset, recipe: Recipe, folder, *, name, preprocessing, seed=0, 
         InputError: no labelled train split, labels beyond the model's classes, a model of another kind, or another,
             a finished or a damaged run in `folder`.
     """
-    *size, channels = _input_shape(model)
+    *size, channels = image_shape(model)
     identity = {
         "schema": SCHEMA,
         "model": name,
@@ -66,8 +66,8 @@ def fit(model, dataset, recipe: Recipe, folder, *, name, preprocessing, seed=0, 
         "preprocessing": preprocessing.to_json(),
         "input_shape": [*size, channels],
     }
-    train, held_out = _split(dataset, recipe, seed)
-    _check_classes(model, dataset, np.concatenate([train, held_out, dataset.splits.get("test", train[:0])]))
+    train, held_out = split_training(dataset, recipe, seed)
+    check_classes(model, dataset, np.concatenate([train, held_out, dataset.splits.get("test", train[:0])]))
     _compile(model, recipe, len(train), dataset.load(train[:8], size, channels, preprocessing))
     folder = _claim(pathlib.Path(folder), identity, name, force)
     state = states.State(folder)
@@ -81,7 +81,8 @@ def fit(model, dataset, recipe: Recipe, folder, *, name, preprocessing, seed=0, 
     return Run(folder, record, state.history, resumed_at)
 
 
-def _input_shape(model):
+def image_shape(model):
+    """Return the (H, W, C) of a model's only input; `InputError` where it has none such."""
     shapes = [tuple(tensor.shape[1:]) for tensor in model.inputs]
     if len(shapes) != 1 or len(shapes[0]) != 3 or None in shapes[0]:
         raise InputError(
@@ -91,7 +92,12 @@ def _input_shape(model):
     return shapes[0]
 
 
-def _split(dataset, recipe, seed):
+def split_training(dataset, recipe, seed):
+    """Return the indices of the training images and of those held out of them.
+
+    Raises:
+        InputError: no train split, no labels, no seed, or nothing left to train on.
+    """
     indices = np.asarray(dataset.select("train"))
     dataset.labels_of(indices)
     generator(seed)  # refuses what is no seed
@@ -102,7 +108,8 @@ def _split(dataset, recipe, seed):
     return np.sort(indices[order[count:]]), np.sort(indices[order[:count]])
 
 
-def _check_classes(model, dataset, indices):
+def check_classes(model, dataset, indices):
+    """Raise `InputError` where a model does not end in classes, or not in those of the images at `indices`."""
     shapes = [tuple(tensor.shape[1:]) for tensor in model.outputs]
     if len(shapes) != 1 or len(shapes[0]) != 1:
         shown = ", ".join(map(str, shapes))
@@ -149,12 +156,12 @@ def _compile(model, recipe, count, some_images):
     )
     model.compile(
         keras.optimizers.AdamW(schedule, weight_decay=recipe.weight_decay),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=_ends_in_scores(model, some_images)),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=ends_in_scores(model, some_images)),
         metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
     )
 
 
-def _ends_in_scores(model, images):
+def ends_in_scores(model, images):
     """Return whether the outputs are scores before a softmax; those after one are at least 0 and sum to 1."""
     import keras
 

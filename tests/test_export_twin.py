@@ -1,0 +1,334 @@
+"""The tf_keras twin of a Keras 3 model: the same outputs, what tfmot takes, and the way back."""
+
+import sys
+
+import keras
+import numpy as np
+import pytest
+from keras import layers as kl
+
+from keras_nin import InputError, models
+from keras_nin import layers as nl
+from keras_nin.export import from_tf_keras, quantize_model, to_tf_keras
+from keras_nin.export.twin.steps import flatten
+
+# Input sides that are the least a network takes, or small.
+APPLICATIONS = {
+    "MobileNet": 32,
+    "MobileNetV2": 32,
+    "MobileNetV3Small": 32,
+    "VGG16": 32,
+    "ResNet50": 32,
+    "ResNet50V2": 32,
+    "InceptionV3": 75,
+    "DenseNet121": 32,
+    "Xception": 71,
+    "NASNetMobile": 32,
+    "EfficientNetB0": 32,
+    "EfficientNetV2B0": 32,
+    "InceptionResNetV2": 75,
+}
+QUICK_ZOO = ("nin_digits", "convnet_pointwise_head", "squeezenet_cifar10")
+
+
+def outputs(model, inputs):
+    return [np.asarray(each) for each in keras.tree.flatten(model(inputs, training=False))]
+
+
+def assert_same(model, twin, seed=1):
+    """Both give the same on random input, to 1e-5 of the size of the output."""
+    rng = np.random.default_rng(seed)
+    inputs = [rng.uniform(0, 1, (2, *(side or 64 for side in x.shape[1:]))).astype("float32") for x in model.inputs]
+    given = inputs[0] if len(inputs) == 1 else inputs
+    for expected, received in zip(outputs(model, given), outputs(twin, given), strict=True):
+        assert np.abs(expected).max() > 0
+        np.testing.assert_allclose(received, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+def randomized(model, seed=0):
+    """Give every weight its own value, so that exchanged weights show."""
+    rng = np.random.default_rng(seed)
+    for weight in model.weights:
+        weight.assign(rng.uniform(0.5, 1.5, weight.shape) * 0.3)
+    return model
+
+
+def graph(outputs_of, shape=(8, 8, 3), name="net"):
+    inputs = keras.Input(shape, name="image")
+    return randomized(keras.Model(inputs, outputs_of(inputs), name=name))
+
+
+def application(name):
+    side = APPLICATIONS[name]
+    return getattr(keras.applications, name)(weights=None, input_shape=(side, side, 3), include_top=False)
+
+
+def all_methods_take(model):
+    """tfmot's three methods accept a twin; the weights come back from the quantised and the pruned one."""
+    import tensorflow_model_optimization as tfmot
+
+    twin = to_tf_keras(model, check=False)
+    before = model.get_weights()
+    copies = [quantize_model(twin)]
+    copies.append(tfmot.sparsity.keras.strip_pruning(tfmot.sparsity.keras.prune_low_magnitude(twin)))
+    for copy in copies:
+        model.set_weights([np.zeros_like(weight) for weight in before])
+        from_tf_keras(copy, model)
+        for weight, expected, received in zip(model.weights, before, model.get_weights(), strict=True):
+            if "normalization" not in weight.path or expected.ndim:  # a Normalization has constants
+                np.testing.assert_array_equal(received, expected, err_msg=weight.path)
+    start = tfmot.clustering.keras.CentroidInitialization.LINEAR
+    tfmot.clustering.keras.cluster_weights(twin, number_of_clusters=4, cluster_centroids_init=start)
+
+
+@pytest.mark.parametrize("name", QUICK_ZOO)
+def test_a_model_of_the_zoo_has_a_twin(name):
+    model = models.build(name)
+    assert_same(model, to_tf_keras(model, check=False))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", models.list_models())
+def test_every_model_of_the_zoo_has_a_twin_that_tfmot_takes(name):
+    keras.backend.clear_session()
+    model = models.build(name)
+    assert_same(model, to_tf_keras(model))
+    all_methods_take(model)
+
+
+def test_mobilenet_has_a_twin():
+    model = application("MobileNet")
+    assert_same(model, to_tf_keras(model))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", APPLICATIONS)
+def test_an_application_has_a_twin(name):
+    keras.backend.clear_session()
+    model = application(name)
+    assert_same(model, to_tf_keras(model))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["MobileNetV2", "MobileNetV3Small", "VGG16", "ResNet50V2", "EfficientNetB0"])
+def test_tfmot_takes_the_twin_of_an_application(name):
+    keras.backend.clear_session()
+    model = application(name)
+    if name == "EfficientNetB0":
+        model = keras.Model(model.input, model.get_layer("block3a_expand_activation").output, name="part")
+    twin = to_tf_keras(model)
+    before = [weight.copy() for weight in model.get_weights()]
+    from_tf_keras(quantize_model(twin), model)
+    for expected, received in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(received, expected)
+
+
+def small_net(inputs):
+    x = kl.Conv2D(4, 3, use_bias=False, name="conv1")(inputs)
+    x = kl.ReLU(name="relu1")(kl.BatchNormalization(name="bn1")(x))
+    x = kl.SeparableConv2D(6, 3, activation="hard_sigmoid", name="separable")(x)
+    x = nl.local_response_normalization(x, name="lrn")
+    x = kl.Multiply(name="product")([x, kl.GlobalAveragePooling2D(keepdims=True, name="mean")(x)])
+    x = kl.BatchNormalization(name="bn_alone")(x)
+    return kl.Dense(3, activation="softmax", name="classes")(kl.Flatten(name="flat")(x))
+
+
+def test_tfmot_takes_a_twin_and_the_weights_come_back():
+    all_methods_take(graph(small_net))
+
+
+def test_trained_weights_come_back():
+    model = graph(small_net)
+    twin = to_tf_keras(model)
+    twin.compile("sgd", "sparse_categorical_crossentropy")
+    rng = np.random.default_rng(0)
+    before = model.get_weights()
+    twin.train_on_batch(rng.uniform(0, 1, (4, 8, 8, 3)).astype("float32"), np.arange(4) % 3)
+    assert from_tf_keras(twin, model) is model
+    assert any((old != new).any() for old, new in zip(before, model.get_weights(), strict=True))
+    assert_same(model, twin)
+
+
+def test_nested_models_and_blocks_are_opened():
+    def inside(name):
+        x = keras.Input((8, 8, 3), name="inside")
+        return keras.Model(x, kl.Conv2D(3, 1, name="conv")(x), name=name)
+
+    def net(x):
+        x = inside("first")(x)
+        x = nl.Fire(2, 3, 3, name="fire")(x)
+        x = kl.Conv2D(3, 1, name="own")(x)
+        sequence = keras.Sequential([keras.Input((8, 8, 3)), kl.Conv2D(3, 1, name="conv")], name="second")
+        return sequence(x)
+
+    model = graph(net)
+    twin = to_tf_keras(model)
+    assert_same(model, twin)
+    names = [layer.name for layer in twin.layers]
+    assert {"first_conv", "second_conv", "own"} <= set(names)
+    assert not any(hasattr(layer, "layers") for layer in twin.layers)
+
+
+def test_shared_layers_are_shared_in_the_twin():
+    x = keras.Input((6, 6, 2), name="left")
+    y = keras.Input((6, 6, 2), name="right")
+    inner = keras.Sequential([keras.Input((6, 6, 2)), kl.Conv2D(2, 1, name="inner")], name="nested")
+    shared = kl.Conv2D(2, 3, padding="same", name="shared")
+    merged = kl.Concatenate(name="merged")([inner(shared(x)), inner(shared(y))])
+    model = randomized(keras.Model([x, y], [merged, kl.Flatten(name="flat")(shared(x))], name="siamese"))
+    twin = to_tf_keras(model)
+    assert_same(model, twin)
+    assert len(twin.weights) == len(model.weights) == 4
+    assert twin.input_names == ["left", "right"]
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x + 3.0,
+        lambda x: 1.0 - x,
+        lambda x: x / 4.0,
+        lambda x: x * x + x,
+        lambda x: keras.ops.relu6(6 * x),
+        lambda x: keras.ops.mean(x, axis=(1, 2), keepdims=True) - x,
+        lambda x: keras.ops.concatenate([x, keras.ops.square(x)], axis=-1),
+        lambda x: keras.ops.split(x, 3, axis=-1)[1],
+        lambda x: keras.ops.hard_silu(4 * x - 2),
+        lambda x: keras.ops.reshape(x, (-1, 4, 16, 3))[:, 1:],
+    ],
+)
+def test_operations_of_keras_have_a_twin(function):
+    inputs = keras.Input((8, 8, 3), name="image")
+    model = keras.Model(inputs, kl.Conv2D(2, 1, name="conv")(function(inputs)), name="net")
+    assert_same(model, to_tf_keras(model))
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        kl.LeakyReLU(negative_slope=0.3, name="one"),
+        kl.PReLU(shared_axes=[1, 2], name="one"),
+        kl.Activation("hard_sigmoid", name="one"),
+        kl.Activation("leaky_relu", name="one"),
+        kl.Rescaling([1.0, 2.0, 3.0], offset=-1.0, name="one"),
+        kl.Normalization(mean=[0.1, 0.2, 0.3], variance=[1.0, 4.0, 9.0], name="one"),
+        kl.DepthwiseConv2D(3, depth_multiplier=2, strides=2, padding="same", name="one"),
+        kl.Conv2DTranspose(4, 3, strides=2, padding="same", activation="gelu", name="one"),
+        kl.Conv2D(6, 3, groups=3, dilation_rate=2, name="one", kernel_regularizer="l2"),
+        kl.SeparableConv2D(4, 3, strides=2, depth_multiplier=2, padding="same", activation="relu", name="one"),
+        kl.LayerNormalization(axis=[-1], name="one"),
+        kl.GlobalMaxPooling2D(keepdims=True, name="one"),
+        kl.UpSampling2D(2, interpolation="bilinear", name="one"),
+        kl.AdaptiveAveragePooling2D(2, name="one"),
+        kl.BatchNormalization(scale=False, epsilon=1e-2, name="one"),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_one_layer(layer):
+    model = graph(lambda x: kl.Dense(2, name="last")(layer(x)))
+    assert_same(model, to_tf_keras(model, check=False))
+
+
+def test_a_recurrent_network():
+    def net(x):
+        x = kl.Reshape((8, 24), name="rows")(x)
+        return kl.Dense(2, name="last")(kl.GRU(4, name="gru")(kl.LSTM(3, return_sequences=True, name="lstm")(x)))
+
+    model = graph(net)
+    assert_same(model, to_tf_keras(model, check=False))
+
+
+def test_names_are_unique_and_legal():
+    inputs = keras.Input((8, 8, 3), name="image")
+    inner = keras.Input((8, 8, 3), name="x")
+    block = keras.Model(inner, kl.Conv2D(3, 1, name="conv")(inner), name="block")
+    x = kl.Conv2D(3, 1, name="conv")(block(inputs))
+    x = kl.Conv2D(3, 1, name="block_conv")(x)
+    x = kl.Conv2D(3, 1, name="été 2")(x)
+    plan = flatten(keras.Model(inputs, kl.Conv2D(3, 1, name="_last")(x), name="net"))
+    names = [plan.name(operation) for operation, _ in plan.operations()]
+    assert names == ["block_conv_2", "conv", "block_conv", "_t__2", "L_last"] or len(set(names)) == 5
+    assert "conv" in names
+    assert all(name[0].isalnum() and name.isascii() and " " not in name for name in names)
+
+
+@keras.saving.register_keras_serializable(package="test")
+class Weighted(kl.Layer):
+    def build(self, shape):
+        self.factor = self.add_weight(shape=(shape[-1],), name="factor")
+
+    def call(self, x):
+        return x * self.factor
+
+
+def test_every_layer_without_a_twin_is_named():
+    def net(x):
+        x = Weighted(name="first")(x)
+        x = kl.Conv2D(4, 1, activation=lambda y: y, name="odd")(x)
+        return Weighted(name="second")(kl.Conv2D(2, 1, name="known")(x))
+
+    with pytest.raises(InputError, match=r"3 without in 'net': first \(Weighted: .*odd \(Conv2D: .*second \(Weighted"):
+        to_tf_keras(graph(net))
+
+
+def test_an_argument_that_tf_keras_lacks_is_named():
+    with pytest.raises(InputError, match=r"norm \(LayerNormalization: .*rms_scaling = True"):
+        to_tf_keras(graph(lambda x: kl.LayerNormalization(rms_scaling=True, name="norm")(x)))
+
+
+class Subclassed(keras.Model):
+    def call(self, x):
+        return x
+
+
+def test_a_subclassed_model_is_refused():
+    with pytest.raises(InputError, match=r"Functional Keras 3 model.*Subclassed"):
+        to_tf_keras(Subclassed())
+
+
+def test_other_outputs_are_found(monkeypatch):
+    from keras_nin.export.twin import build
+
+    monkeypatch.setattr(build, "_copy_weights", lambda plan, layers: None)
+    with pytest.raises(InputError, match="twin with the outputs of 'net'"):
+        to_tf_keras(graph(small_net))
+
+
+def test_weights_of_another_model_are_refused():
+    model = graph(small_net)
+    other = graph(lambda x: kl.Conv2D(4, 3, name="other")(x))
+    with pytest.raises(InputError, match="layer 'conv1'"):
+        from_tf_keras(to_tf_keras(other), model)
+    wider = graph(lambda x: kl.Conv2D(5, 3, name="other")(x))
+    with pytest.raises(InputError, match="weights of shapes"):
+        from_tf_keras(to_tf_keras(other), wider)
+
+
+def test_a_model_that_is_still_wrapped_is_refused():
+    import tensorflow_model_optimization as tfmot
+
+    model = graph(lambda x: kl.Conv2D(4, 3, name="conv")(x))
+    with pytest.raises(InputError, match="strip_pruning"):
+        from_tf_keras(tfmot.sparsity.keras.prune_low_magnitude(to_tf_keras(model)), model)
+
+
+@pytest.mark.parametrize("package", ["tf_keras", "tensorflow_model_optimization"])
+def test_a_missing_package_is_one_line(monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(InputError, match="tf_keras and tensorflow-model-optimization to be installed") as caught:
+        to_tf_keras(graph(small_net))
+    assert "\n" not in str(caught.value)
+
+
+def test_quantize_model_takes_only_a_twin():
+    with pytest.raises(InputError, match="keras_nin.export.to_tf_keras"):
+        quantize_model(graph(small_net))
+
+
+def test_a_long_chain_has_a_twin():
+    def net(x):
+        for number in range(300):
+            x = kl.ReLU(name=f"relu{number}")(x)
+        return x
+
+    assert len(to_tf_keras(graph(net)).layers) == 301
