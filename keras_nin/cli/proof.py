@@ -1,5 +1,7 @@
 """Comparing files with their model, as `export` and `verify` both do it."""
 
+import dataclasses
+
 import click
 
 from keras_nin.cli import stages
@@ -22,7 +24,7 @@ def compare(given, loaded, runners, test):
         test.batches("Comparing"),
         source=test.dataset.name,
         random_weights=loaded.random,
-        limits=Limits(given.min_agreement, given.max_drop),
+        limits=Limits(**{field.name: getattr(given, field.name) for field in dataclasses.fields(Limits)}),
     )
 
 

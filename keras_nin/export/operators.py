@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 _MARK = re.compile(r"(?P<mark>.+\.)(_\d+)?")
+_NUMBER = re.compile(r"_\d+$")
 _OTHER_CHARACTERS = re.compile(r"[^A-Za-z0-9_.-]")
 # A name scope that TensorFlow accepts; variables are saved under names of the same form.
 _SCOPE = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_.\\/>-]*")
@@ -82,20 +83,54 @@ def layers_of_operators(model, graph, marks):
         into one operator (padding, convolution, BatchNormalization, ReLU) it is the one with a kernel, else the first
         that computes. None for an operator of no layer, such as one of keras.ops.
     """
-    main = graph.main
     places = _places(model)
-    scopes = [_scopes(main.tensors[operator.outputs[0]].name, marks) for operator in main.operators]
-    found = [_choose(places, each) for each in scopes]
+    scopes = _scopes(model, graph.main, places, lambda name: scope_of(name, marks))
+    return tuple(_choose(places, each) for each in scopes)
+
+
+def output_layers_of_operators(model, graph):
+    """Return for each operator of the file's main graph the Keras layer that gives what the operator gives, or None.
+
+    Of the layers that were fused into an operator that is the last: of a convolution, its BatchNormalization and its
+    ReLU the ReLU. Files without the marks of our export are read by the names that TensorFlow gives, which are those of
+    the layers, or those with a number behind.
+
+    Args:
+        model: the keras.Model.
+        graph: the file, as `keras_nin.tflite.graph.read` gives it.
+
+    Returns:
+        Tuple of paths as in `layers_of_operators`.
+    """
+    places = _places(model)
+    marks = {}
+    for layer in model._flatten_layers():
+        if layer is not model:
+            _mark(layer.name, marks)
+    known = {name for scope in places for name in scope}
+    readings = (
+        lambda name: scope_of(name, marks),
+        lambda name: tuple(part for part in name.split("/") if part in known),
+        lambda name: tuple(part for part in (_NUMBER.sub("", each) for each in name.split("/")) if part in known),
+    )
+    found = [
+        tuple(_last(places, scopes) for scopes in _scopes(model, graph.main, places, reading)) for reading in readings
+    ]
+    return max(found, key=lambda layers: len(set(layers)))
+
+
+def _scopes(model, main, places, read):
+    """Return for each operator the scopes of the layers in its name, as `read` finds them in a part of it.
+
+    The converter joins the names of fused operators with ";".
+    """
+    names = [main.tensors[operator.outputs[0]].name if operator.outputs else "" for operator in main.operators]
+    scopes = [[scope for scope in map(read, name.split(";")) if scope] for name in names]
     last = _closing(main)
-    if last is not None and found[last] is None:
+    if last is not None and not scopes[last]:
         # The converter names the graph's output after the signature, whatever computes it.
-        found[last] = _choose(places, _closing_scopes(model, places, set(itertools.chain(*scopes))))
-    return tuple(found)
-
-
-def _scopes(name, marks):
-    """Return the scopes of the layers in a tensor's name, which joins those of a fused operator with ";"."""
-    return [scope for scope in (scope_of(part, marks) for part in name.split(";")) if scope]
+        scopes[last] = _closing_scopes(model, places, set(itertools.chain(*scopes)))
+    return scopes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,6 +159,11 @@ def _places(model):
     return found
 
 
+def layers_by_path(model):
+    """Return the layers of a model by their paths, "outer/inner" in a nested model or a block."""
+    return {place.path: place.layer for place in _places(model).values()}
+
+
 def _children(layer):
     import keras
 
@@ -138,6 +178,12 @@ def _choose(places, scopes):
     if known:
         return min(known, key=lambda each: (not _has_kernel(each.layer), _reshapes(each.layer), each.position)).path
     return "/".join(scopes[0]) if scopes else None
+
+
+def _last(places, scopes):
+    """Return the path of the last of the layers of `scopes`, None where there is none."""
+    known = [places[scope] for scope in scopes if scope in places]
+    return max(known, key=lambda each: each.position).path if known else None
 
 
 def _has_kernel(layer):

@@ -80,7 +80,9 @@ class Runner:
         resized = [tensor for tensor in tensors if _at_batch_1(tensor) != tensor.shape]
         hint = f" (its batch of {resized[0].shape[0]} was resized to 1; export it at batch 1)" if resized else ""
         with self._runtime_errors(hint), captured() as log:
-            interpreter = Interpreter(model_content=self.graph.content, num_threads=self.threads)
+            interpreter = Interpreter(
+                model_content=self.graph.content, num_threads=self.threads, **self._interpreter_options()
+            )
             for tensor in resized:
                 interpreter.resize_tensor_input(tensor.index, _at_batch_1(tensor))
             interpreter.allocate_tensors()
@@ -88,6 +90,10 @@ class Runner:
         if warnings:
             print(*warnings, sep="\n", file=sys.stderr)
         return interpreter
+
+    def _interpreter_options(self):
+        """Return further arguments of the interpreter, for kinds of runner that need them."""
+        return {}
 
     @contextlib.contextmanager
     def _runtime_errors(self, hint=""):
