@@ -39,3 +39,21 @@ def ratio_db(signal, noise):
     if noise == 0 or not math.isfinite(signal) or not math.isfinite(noise):
         return None
     return 10 * math.log10(signal / noise) if signal > 0 else -math.inf
+
+
+def answers(outputs):
+    """Return the class of the largest output of each row of (N, classes), int64 (N,); -1 for a row that holds NaN."""
+    return np.where(np.isnan(outputs.astype(np.float64)).any(axis=1), -1, outputs.argmax(axis=1))
+
+
+def confusion_matrix(labels, predicted, classes):
+    """Return how many images of class i were taken for class j, int64 (classes, classes); -1 predicts nothing.
+
+    Args:
+        labels, predicted: int64 (N,).
+        classes: how many.
+    """
+    matrix = np.zeros((classes, classes), np.int64)
+    known = predicted >= 0
+    np.add.at(matrix, (labels[known], predicted[known]), 1)
+    return matrix

@@ -2,7 +2,7 @@
 
 import contextlib
 
-from keras_nin.export.operators import layers_by_path
+from keras_nin.export.output_layers import layers_by_path
 
 
 class LayerOutputs:

@@ -7,7 +7,6 @@ import re
 from typing import Any
 
 _MARK = re.compile(r"(?P<mark>.+\.)(_\d+)?")
-_NUMBER = re.compile(r"_\d+$")
 _OTHER_CHARACTERS = re.compile(r"[^A-Za-z0-9_.-]")
 # A name scope that TensorFlow accepts; variables are saved under names of the same form.
 _SCOPE = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_.\\/>-]*")
@@ -48,6 +47,15 @@ def marked(model):
             variable._handle_name = handle
 
 
+def marks_of(model):
+    """Return the marks that `marked` gives the layers of a model, as it yields them."""
+    marks = {}
+    for layer in model._flatten_layers():
+        if layer is not model:
+            _mark(layer.name, marks)
+    return marks
+
+
 def _mark(name, marks):
     """Return the mark of the layers called `name` and note it in `marks`; other names have other marks."""
     mark = clean = f"{_clean(name)}."
@@ -83,43 +91,12 @@ def layers_of_operators(model, graph, marks):
         into one operator (padding, convolution, BatchNormalization, ReLU) it is the one with a kernel, else the first
         that computes. None for an operator of no layer, such as one of keras.ops.
     """
-    places = _places(model)
-    scopes = _scopes(model, graph.main, places, lambda name: scope_of(name, marks))
+    places = places_of(model)
+    scopes = scopes_of_operators(model, graph.main, places, lambda name: scope_of(name, marks))
     return tuple(_choose(places, each) for each in scopes)
 
 
-def output_layers_of_operators(model, graph):
-    """Return for each operator of the file's main graph the Keras layer that gives what the operator gives, or None.
-
-    Of the layers that were fused into an operator that is the last: of a convolution, its BatchNormalization and its
-    ReLU the ReLU. Files without the marks of our export are read by the names that TensorFlow gives, which are those of
-    the layers, or those with a number behind.
-
-    Args:
-        model: the keras.Model.
-        graph: the file, as `keras_nin.tflite.graph.read` gives it.
-
-    Returns:
-        Tuple of paths as in `layers_of_operators`.
-    """
-    places = _places(model)
-    marks = {}
-    for layer in model._flatten_layers():
-        if layer is not model:
-            _mark(layer.name, marks)
-    known = {name for scope in places for name in scope}
-    readings = (
-        lambda name: scope_of(name, marks),
-        lambda name: tuple(part for part in name.split("/") if part in known),
-        lambda name: tuple(part for part in (_NUMBER.sub("", each) for each in name.split("/")) if part in known),
-    )
-    found = [
-        tuple(_last(places, scopes) for scopes in _scopes(model, graph.main, places, reading)) for reading in readings
-    ]
-    return max(found, key=lambda layers: len(set(layers)))
-
-
-def _scopes(model, main, places, read):
+def scopes_of_operators(model, main, places, read):
     """Return for each operator the scopes of the layers in its name, as `read` finds them in a part of it.
 
     The converter joins the names of fused operators with ";".
@@ -134,7 +111,7 @@ def _scopes(model, main, places, read):
 
 
 @dataclasses.dataclass(frozen=True)
-class _Place:
+class Place:
     """A layer in the model: its path, itself, and its position in the order of the model."""
 
     path: str
@@ -142,8 +119,8 @@ class _Place:
     position: int
 
 
-def _places(model):
-    """Return the `_Place` of every layer by its scope, the names of the layers around it and its own."""
+def places_of(model):
+    """Return the `Place` of every layer by its scope, the names of the layers around it and its own."""
     found = {}
 
     def visit(layer, scope, path):
@@ -152,16 +129,11 @@ def _places(model):
             if child is getattr(layer, "inner", None):  # the graph that a block holds is no layer of its own
                 visit(child, inner, path)
                 continue
-            found[inner] = _Place("/".join((*path, child.name)), child, len(found))
+            found[inner] = Place("/".join((*path, child.name)), child, len(found))
             visit(child, inner, (*path, child.name))
 
     visit(model, (), ())
     return found
-
-
-def layers_by_path(model):
-    """Return the layers of a model by their paths, "outer/inner" in a nested model or a block."""
-    return {place.path: place.layer for place in _places(model).values()}
 
 
 def _children(layer):
@@ -178,12 +150,6 @@ def _choose(places, scopes):
     if known:
         return min(known, key=lambda each: (not _has_kernel(each.layer), _reshapes(each.layer), each.position)).path
     return "/".join(scopes[0]) if scopes else None
-
-
-def _last(places, scopes):
-    """Return the path of the last of the layers of `scopes`, None where there is none."""
-    known = [places[scope] for scope in scopes if scope in places]
-    return max(known, key=lambda each: each.position).path if known else None
 
 
 def _has_kernel(layer):
@@ -218,7 +184,7 @@ def _from_output(model, scope=()):
         if not arguments:  # an input
             return
         here = (*scope, history.operation.name)
-        inside = _graph_of(history.operation)
+        inside = graph_of(history.operation)
         if inside is None:
             yield here
         else:
@@ -228,7 +194,7 @@ def _from_output(model, scope=()):
         tensor = arguments[0]
 
 
-def _graph_of(layer):
+def graph_of(layer):
     """Return the model whose graph `layer` runs: a nested model, or what a block holds; None for other layers."""
     import keras
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from keras_nin.errors import InputError
 from keras_nin.export import tolerance
+from keras_nin.export.weights import WEIGHT_LIMIT
 from keras_nin.metrics import snr_db, ties_at_top, top_k
 
 # The same float32 sums in another order: an error of about sqrt(terms) * 2**-24 of the value in each layer. With 5,000
@@ -28,6 +29,8 @@ class Limits:
         max_closing: largest error of a closing softmax or sigmoid, in steps of the output; None takes what its table
             explains.
         min_snr: smallest signal to noise of the outputs in dB; None judges none.
+        max_weight: largest difference of a weight in the file from the model's, in steps of 8 bits over its channel;
+            None judges none, for files whose weights were changed on purpose.
 
     Agreement and drop are judged only where the weights are trained: the outputs of random weights lie closer together
     than one step. None judges neither.
@@ -39,6 +42,7 @@ class Limits:
     max_error: float | None = None
     max_closing: float | None = None
     min_snr: float | None = None
+    max_weight: float | None = WEIGHT_LIMIT
 
     def untrained(self):
         """Return the limits for random weights."""
@@ -78,7 +82,8 @@ class Parity:
         checks: what was judged, with its limits. Of a float32 file "max_steps". Of other files "channel_rms_steps", the
             worst channel of the output or of what goes into a closing softmax or sigmoid, in steps of that tensor, and
             "closing_steps", the error of the closing function itself. With trained weights also "agreement" and
-            "accuracy_drop_points". "max_steps" and "snr_db" where a limit was given.
+            "accuracy_drop_points". "max_steps" and "snr_db" where a limit was given. "weight_steps", the weight of the
+            file that is furthest from the model's.
     """
 
     source: str
@@ -154,6 +159,20 @@ def compare(reference, output, labels=None, *, place=None, values=None, source="
             *_given_checks(parity, reference, output, place, limits),
         ]
     return dataclasses.replace(parity, checks=tuple(checks))
+
+
+def with_weights(parity, worst, limits):
+    """Return a `Parity` that also says how far a weight is from the model's.
+
+    Args:
+        parity: `Parity`.
+        worst: `keras_nin.export.weights.WorstWeight`; None changes nothing.
+        limits: `Limits`.
+    """
+    if worst is None or limits.max_weight is None:
+        return parity
+    check = _at_most("weight_steps", worst.steps, limits.max_weight)
+    return dataclasses.replace(parity, checks=(*parity.checks, check))
 
 
 def check_labels(labels, classes, source):

@@ -7,7 +7,7 @@ import numpy as np
 
 from keras_nin.errors import InputError
 from keras_nin.export.layer_outputs import LayerOutputs
-from keras_nin.export.operators import output_layers_of_operators
+from keras_nin.export.output_layers import output_layers_of_operators
 from keras_nin.export.parity import rounded
 from keras_nin.export.tolerance import is_quantized
 from keras_nin.metrics import ratio_db
@@ -15,6 +15,7 @@ from keras_nin.tflite.graph import FLOAT_DTYPES
 from keras_nin.tflite.tap import Tap
 
 _CASTS = ("QUANTIZE", "DEQUANTIZE")
+_NO_NOISE = 1e-10  # as a share of the signal: float32 sums in another order give less
 _AT_ONCE = 8  # images whose outputs of every layer are in memory
 
 
@@ -28,7 +29,8 @@ class LayerNoise:
         shape: of the operator's output.
         why: why it is not compared, or None.
         snr_db: signal to noise in dB, over all images; None where nothing differs or nothing was compared.
-        lost_db: by how much that is worse than at the operator's noisiest input; None where that has no noise.
+        lost_db: by how much that is worse than at the operator's noisiest input; None where that has no noise (beyond
+            100 dB).
         added: what the operator adds to the noise energy, as a share of the signal's: the difference of the
             noise-to-signal ratios of its output and its noisiest input.
         max_steps: largest difference, in steps of the output; in floating point those of 8 bits over its range.
@@ -206,7 +208,7 @@ def _rows(main, joined, reasons, sums):
         yield dataclasses.replace(
             row,
             snr_db=ratio_db(found.signal, found.noise),
-            lost_db=ratio_db(after, before) if after and before else None,
+            lost_db=ratio_db(after, before) if after and before > _NO_NOISE else None,
             added=after - before if math.isfinite(after - before) else None,
             max_steps=found.largest / _step_of(output, found),
         )

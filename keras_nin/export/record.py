@@ -15,6 +15,7 @@ from keras_nin.errors import InputError, one_of
 from keras_nin.export import convert as converter
 from keras_nin.export import operators
 from keras_nin.export.calibration import Calibration, check_images
+from keras_nin.export.output_layers import output_layers_of_operators
 from keras_nin.export.schemes import SCHEMES, Scheme
 from keras_nin.export.tuning import Tuning
 from keras_nin.export.verify import Parity
@@ -43,6 +44,7 @@ class Export:
         training: what was trained before the conversion, where the scheme trains.
         options: what else decided the content, such as the builder's arguments and the images; or None.
         parity: the comparison with the model, once made.
+        output_layers: for each operator the last Keras layer that was fused into it, whose output is its own, or None.
     """
 
     model: str
@@ -60,6 +62,7 @@ class Export:
     training: dict | None = None
     options: dict | None = None
     parity: Parity | None = None
+    output_layers: tuple[str | None, ...] = dataclasses.field(default=(), repr=False)
 
     @property
     def stem(self):
@@ -95,10 +98,13 @@ class Export:
             "output": _tensor(main.tensors[main.outputs[0]]),
             "parity": self.parity.to_json() if self.parity else None,
             "operators": [
-                {"index": operator.index, "op": operator.op, "layer": layer}
-                for operator, layer in zip(main.operators, self.layers, strict=True)
+                {"index": operator.index, "op": operator.op, "layer": layer, "output_layer": last}
+                for operator, layer, last in zip(main.operators, self.layers, self._output_layers(), strict=True)
             ],
         }
+
+    def _output_layers(self):
+        return self.output_layers or (None,) * len(self.layers)
 
     def contents(self, path):
         """Return the bytes of the file and of its sidecar by their paths, the file first; `path` as in `save`."""
@@ -263,6 +269,7 @@ def export_all(
                     batch=batch,
                     tuning=(tuning or Tuning()).to_json() if scheme.calibrated else None,
                     options=options,
+                    output_layers=output_layers_of_operators(model, tflite_graph.read(data)),
                 )
             )
     return made

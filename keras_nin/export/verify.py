@@ -4,7 +4,8 @@ import numpy as np
 
 from keras_nin.errors import InputError
 from keras_nin.export import tolerance
-from keras_nin.export.parity import Check, Limits, Parity, check_labels, compare
+from keras_nin.export.parity import Check, Limits, Parity, check_labels, compare, with_weights
+from keras_nin.export.weights import worst_weight
 
 __all__ = ["Check", "Limits", "Parity", "check_labels", "compare", "verify"]
 
@@ -34,18 +35,11 @@ def verify(model, runners, batches, *, source, random_weights=False, limits=None
     places = [tolerance.judged(runner.graph) for runner in runners]
     inner = [_before_closing(runner, place) for runner, place in zip(runners, places, strict=True)]
     reference, outputs, values, labels = _run(model, runners, inner, batches)
-    return [
-        compare(
-            reference,
-            output,
-            labels,
-            place=place,
-            values=value,
-            source=source,
-            limits=limits,
-        )
-        for output, place, value in zip(outputs, places, values, strict=True)
-    ]
+    found = []
+    for runner, output, place, value in zip(runners, outputs, places, values, strict=True):
+        parity = compare(reference, output, labels, place=place, values=value, source=source, limits=limits)
+        found.append(with_weights(parity, worst_weight(model, runner.graph), limits))
+    return found
 
 
 def _check_shapes(model, runner):
