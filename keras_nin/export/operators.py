@@ -171,7 +171,7 @@ def _closing(main):
 
 def _closing_scopes(model, places, named):
     """Return the scopes of the layers behind the output: those back to the first that another operator names."""
-    chain = [scope for scope in _from_output(model) if scope in places and not _is_idle(places[scope].layer)]
+    chain = [scope for scope in _from_output(model) if scope in places and not is_idle(places[scope].layer)]
     return list(itertools.takewhile(lambda scope: scope not in named, chain)) or chain[:1]
 
 
@@ -202,6 +202,7 @@ def graph_of(layer):
     return graph if isinstance(graph, keras.Model) and getattr(graph, "outputs", None) else None
 
 
-def _is_idle(layer):
+def is_idle(layer):
+    """Whether a layer leaves nothing behind at inference."""
     kind = type(layer).__name__
     return kind in _IDLE or (kind == "Activation" and getattr(layer.activation, "__name__", "") == "linear")

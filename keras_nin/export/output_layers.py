@@ -82,13 +82,16 @@ def _before_named(main, layers):
 
 def _end(place, following, taken):
     """Return the path of the last layer behind `place` that no operator names: the converter fused or dropped those."""
+    end = place
     while True:
         after = following[place.path]
         if len(after) != 1 or after[0] is None or after[0].path in taken:
-            return place.path
-        if type(after[0].layer).__name__ in _RESHAPING:
-            return place.path
+            return end.path
         place = after[0]
+        if type(place.layer).__name__ in _RESHAPING:
+            return end.path
+        if not operators.is_idle(place.layer):
+            end = place
 
 
 def _following(model, places):

@@ -91,8 +91,8 @@ def per_layer(model, runner, batches):
     """
     comparison = _Comparison(model, runner)
     for images, _ in batches:
-        for part in np.array_split(images, -(-len(images) // _AT_ONCE)):
-            comparison.add(part)
+        for start in range(0, len(images), _AT_ONCE):
+            comparison.add(images[start : start + _AT_ONCE])
     if not comparison.images:
         raise InputError("Expected at least one image to compare layers on. Received: none")
     return comparison.result()

@@ -20,7 +20,12 @@ def layer_table(noise):
 
 
 def _cells(row, is_worst):
-    place = [">" if is_worst else "", _short(row.layer or f"({row.why})"), row.op, "x".join(map(str, row.shape))]
+    place = [
+        ">" if is_worst else "",
+        _short(f"({row.why})" if row.why else row.layer),
+        row.op,
+        "x".join(map(str, row.shape)),
+    ]
     if row.why:
         return [*place, "", "", "", ""]
     exact = row.max_steps == 0
