@@ -110,7 +110,7 @@ def test_evaluate_takes_images_and_preprocessing_from_the_sidecar(cli, exported)
     ran = cli("evaluate", file)
     assert (ran.status, ran.err) == (0, "")
     assert ran.out.startswith(f"{file}: top-1 99.")
-    assert ran.out.endswith(" on 359 images of digits, prepared as unit\n")
+    assert ran.out.splitlines()[0].endswith(" on 359 images of digits, prepared as unit")
     document = cli("evaluate", file, "--data", "digits", "--json", "--test-count", 50).json
     assert document.keys() >= {"schema", "file", "images", "top1", "top5", "data", "preprocessing", "weights"}
     assert (document["schema"], document["images"], document["data"]) == ("keras_nin.evaluate/1", 50, "digits")
@@ -133,7 +133,8 @@ def test_evaluate_of_models(cli, exported):
 
 def test_evaluate_says_that_weights_are_random(cli):
     ran = cli("evaluate", "convnet_pointwise_head", "--data", "digits", "--test-count", 20)
-    assert ran.out.rstrip().endswith("on 20 images of digits, prepared as unit; weights: random (seed 0)")
+    first = ran.out.splitlines()[0]
+    assert first.endswith("on 20 images of digits, prepared as unit; weights: random (seed 0)")
 
 
 def test_evaluate_of_an_npz(cli, exported):
@@ -156,11 +157,12 @@ def test_verify(cli, exported):
 def test_verify_finds_other_weights(cli, exported):
     words = ("verify", "nin_digits", exported / "nin_digits_float32.tflite", "--weights", "random", "--test-count", 20)
     ran = cli(*words)
-    note, failure = ran.err.splitlines()
+    note, failure, weights = ran.err.splitlines()
     assert ran.status == 1
     assert note == "Note: the file was made from other weights (digits) than random (seed 0)."
     assert failure.startswith("Parity does not hold: ")
     assert "largest difference in steps" in failure
+    assert "difference of a weight from the model's in steps" in weights
     as_json = cli(*words, "--json")
     assert (as_json.status, as_json.err) == (1, ran.err)
     assert as_json.json["parity"]["holds"] is False

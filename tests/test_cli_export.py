@@ -123,7 +123,8 @@ def test_noise_calibrates_and_tests_where_nothing_else_is_said(cli):
     assert "The weights are random: agreement and accuracy say nothing and are not judged." in ran.out
     assert "Compared on 3 test images of random." in ran.out
     assert [check["name"] for check in sidecar("exported/convnet_pointwise_head_float32.json")["parity"]["checks"]] == [
-        "max_steps"
+        "max_steps",
+        "weight_steps",
     ]
 
 

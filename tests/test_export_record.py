@@ -92,9 +92,9 @@ def test_the_sidecar_says_everything_that_made_the_file(made, model):
         "zero_point": -128,
     }
     assert sidecar["operators"] == [
-        {"index": 0, "op": "CONV_2D", "layer": "conv1"},
-        {"index": 1, "op": "MEAN", "layer": "pool"},
-        {"index": 2, "op": "SOFTMAX", "layer": "classes"},
+        {"index": 0, "op": "CONV_2D", "layer": "conv1", "output_layer": "conv1"},
+        {"index": 1, "op": "MEAN", "layer": "pool", "output_layer": "pool"},
+        {"index": 2, "op": "SOFTMAX", "layer": "classes", "output_layer": "classes"},
     ]
     assert sidecar["parity"]["model_top1"] == sidecar["parity"]["file_top1"] == 1
     assert sidecar["parity"]["holds"] is True

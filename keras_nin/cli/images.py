@@ -37,6 +37,10 @@ class Sources:
         """Return the dataset of `test_source`."""
         return self._dataset(self.test_source(own), input_shape)
 
+    def named(self, source, input_shape):
+        """Return the dataset that a record names."""
+        return self._dataset(source, input_shape)
+
     def _dataset(self, source, input_shape):
         from keras_nin import data
 

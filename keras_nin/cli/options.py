@@ -129,6 +129,18 @@ limit_options = _stack(
                  help="Smallest share of images on which file and model agree."),
     click.option("--max-drop", type=Number(-100, 100), metavar="POINTS", default=2.5, show_default=True,
                  help="Largest loss of top-1 accuracy, in points."),
+    click.option("--max-rms", type=Number(0), metavar="STEPS",
+                 help="Largest rms difference of a class or channel, in steps, of a file with rounded weights or "
+                 "values. [default: 8 times what rounding makes likely, from the file's operators]"),
+    click.option("--max-error", type=Number(0), metavar="STEPS",
+                 help="Largest difference of an output, in steps. [default: 0.06 for float32, else not judged]"),
+    click.option("--max-closing", type=Number(0), metavar="STEPS",
+                 help="Largest error of a closing softmax or sigmoid itself, in steps. [default: what its table "
+                 "explains, 2 for 8 bits]"),
+    click.option("--max-weight", type=Number(0), metavar="STEPS", default=2.0, show_default=True,
+                 help="Largest difference of a weight from the model's, in steps of 8 bits over its channel."),
+    click.option("--min-snr", type=Number(), metavar="DB",
+                 help="Smallest signal to noise of the outputs, in dB. [default: not judged]"),
 )  # fmt: skip
 threads_option = click.option("--threads", type=COUNT, metavar="N", default=1, show_default=True, help="Threads.")
 force_option = click.option("--force", is_flag=True, help="Replace files that are there with other content.")

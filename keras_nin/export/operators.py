@@ -47,6 +47,15 @@ def marked(model):
             variable._handle_name = handle
 
 
+def marks_of(model):
+    """Return the marks that `marked` gives the layers of a model, as it yields them."""
+    marks = {}
+    for layer in model._flatten_layers():
+        if layer is not model:
+            _mark(layer.name, marks)
+    return marks
+
+
 def _mark(name, marks):
     """Return the mark of the layers called `name` and note it in `marks`; other names have other marks."""
     mark = clean = f"{_clean(name)}."
@@ -82,24 +91,27 @@ def layers_of_operators(model, graph, marks):
         into one operator (padding, convolution, BatchNormalization, ReLU) it is the one with a kernel, else the first
         that computes. None for an operator of no layer, such as one of keras.ops.
     """
-    main = graph.main
-    places = _places(model)
-    scopes = [_scopes(main.tensors[operator.outputs[0]].name, marks) for operator in main.operators]
-    found = [_choose(places, each) for each in scopes]
+    places = places_of(model)
+    scopes = scopes_of_operators(model, graph.main, places, lambda name: scope_of(name, marks))
+    return tuple(_choose(places, each) for each in scopes)
+
+
+def scopes_of_operators(model, main, places, read):
+    """Return for each operator the scopes of the layers in its name, as `read` finds them in a part of it.
+
+    The converter joins the names of fused operators with ";".
+    """
+    names = [main.tensors[operator.outputs[0]].name if operator.outputs else "" for operator in main.operators]
+    scopes = [[scope for scope in map(read, name.split(";")) if scope] for name in names]
     last = closing(main)
-    if last is not None and found[last] is None:
+    if last is not None and not scopes[last]:
         # The converter names the graph's output after the signature, whatever computes it.
-        found[last] = _choose(places, _closing_scopes(model, places, set(itertools.chain(*scopes))))
-    return tuple(found)
-
-
-def _scopes(name, marks):
-    """Return the scopes of the layers in a tensor's name, which joins those of a fused operator with ";"."""
-    return [scope for scope in (scope_of(part, marks) for part in name.split(";")) if scope]
+        scopes[last] = _closing_scopes(model, places, set(itertools.chain(*scopes)))
+    return scopes
 
 
 @dataclasses.dataclass(frozen=True)
-class _Place:
+class Place:
     """A layer in the model: its path, itself, and its position in the order of the model."""
 
     path: str
@@ -107,8 +119,8 @@ class _Place:
     position: int
 
 
-def _places(model):
-    """Return the `_Place` of every layer by its scope, the names of the layers around it and its own."""
+def places_of(model):
+    """Return the `Place` of every layer by its scope, the names of the layers around it and its own."""
     found = {}
 
     def visit(layer, scope, path):
@@ -117,7 +129,7 @@ def _places(model):
             if child is getattr(layer, "inner", None):  # the graph that a block holds is no layer of its own
                 visit(child, inner, path)
                 continue
-            found[inner] = _Place("/".join((*path, child.name)), child, len(found))
+            found[inner] = Place("/".join((*path, child.name)), child, len(found))
             visit(child, inner, (*path, child.name))
 
     visit(model, (), ())
@@ -159,7 +171,7 @@ def closing(main):
 
 def _closing_scopes(model, places, named):
     """Return the scopes of the layers behind the output: those back to the first that another operator names."""
-    chain = [scope for scope in _from_output(model) if scope in places and not _is_idle(places[scope].layer)]
+    chain = [scope for scope in _from_output(model) if scope in places and not is_idle(places[scope].layer)]
     return list(itertools.takewhile(lambda scope: scope not in named, chain)) or chain[:1]
 
 
@@ -172,7 +184,7 @@ def _from_output(model, scope=()):
         if not arguments:  # an input
             return
         here = (*scope, history.operation.name)
-        inside = _graph_of(history.operation)
+        inside = graph_of(history.operation)
         if inside is None:
             yield here
         else:
@@ -182,7 +194,7 @@ def _from_output(model, scope=()):
         tensor = arguments[0]
 
 
-def _graph_of(layer):
+def graph_of(layer):
     """Return the model whose graph `layer` runs: a nested model, or what a block holds; None for other layers."""
     import keras
 
@@ -190,6 +202,7 @@ def _graph_of(layer):
     return graph if isinstance(graph, keras.Model) and getattr(graph, "outputs", None) else None
 
 
-def _is_idle(layer):
+def is_idle(layer):
+    """Whether a layer leaves nothing behind at inference."""
     kind = type(layer).__name__
     return kind in _IDLE or (kind == "Activation" and getattr(layer.activation, "__name__", "") == "linear")

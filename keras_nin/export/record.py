@@ -16,6 +16,7 @@ from keras_nin.export import convert as converter
 from keras_nin.export import operators
 from keras_nin.export.calibration import Calibration, check_arrays
 from keras_nin.export.companions import companions
+from keras_nin.export.output_layers import output_layers_of_operators
 from keras_nin.export.ports import input_ports
 from keras_nin.export.schemes import SCHEMES, Scheme
 from keras_nin.export.tuning import Tuning
@@ -46,6 +47,7 @@ class Export:
         options: what else decided the content, such as the builder's arguments and the images; or None.
         classes: a name for each class of the output; none where they are not known.
         parity: the comparison with the model, once made.
+        output_layers: for each operator the last Keras layer that was fused into it, whose output is its own, or None.
     """
 
     model: str
@@ -64,6 +66,7 @@ class Export:
     options: dict | None = None
     classes: tuple[str, ...] = ()
     parity: Parity | None = None
+    output_layers: tuple[str | None, ...] = dataclasses.field(default=(), repr=False)
 
     @property
     def stem(self):
@@ -109,10 +112,13 @@ class Export:
             "outputs": outputs,
             "parity": self.parity.to_json() if self.parity else None,
             "operators": [
-                {"index": operator.index, "op": operator.op, "layer": layer}
-                for operator, layer in zip(main.operators, self.layers, strict=True)
+                {"index": operator.index, "op": operator.op, "layer": layer, "output_layer": last}
+                for operator, layer, last in zip(main.operators, self.layers, self._output_layers(), strict=True)
             ],
         }
+
+    def _output_layers(self):
+        return self.output_layers or (None,) * len(self.layers)
 
     def contents(self, path):
         """Return the bytes of the files that `save` writes by their paths, the .tflite file first; `path` as there."""
@@ -254,6 +260,7 @@ def export_all(
                     tuning=(tuning or Tuning()).to_json() if scheme.calibrated else None,
                     options=options,
                     classes=tuple(classes),
+                    output_layers=output_layers_of_operators(model, tflite_graph.read(data)),
                 )
             )
     return made

@@ -1,18 +1,21 @@
-"""The table that says how exported files compare with their model."""
+"""The table that says how exported files compare with their model, and the lines that say it of one file."""
 
 import math
 
 from keras_nin.tables import text_table
 
-COLUMNS = ("file", "bytes", "top-1", "agrees with Keras", "largest difference", "rms", "median latency", "parity")
+COLUMNS = ("file", "bytes", "top-1", "agrees", "max steps", "SNR", "latency", "parity")
 RIGHT = COLUMNS[1:-1]
 
+_DIFFERENCES = (("largest", "max"), ("mean", "mean"), ("rms", "rms"))
 CHECK_NAMES = {
     "max_steps": "largest difference in steps",
     "channel_rms_steps": "rms difference of the worst class or channel in steps",
     "closing_steps": "error of the closing softmax or sigmoid in steps",
     "agreement": "agreement",
     "accuracy_drop_points": "loss of top-1 in points",
+    "weight_steps": "difference of a weight from the model's in steps",
+    "snr_db": "signal to noise of the outputs in dB",
 }
 
 
@@ -22,8 +25,7 @@ def parity_table(rows):
     Args:
         rows: tuples of (file name, bytes, `Parity`, median latency in microseconds or None).
     """
-    model_top1 = rows[0][2].model_top1
-    cells = [["(Keras model)", "", percent(model_top1), "", "", "", "", ""]]
+    cells = [["(Keras model)", "", percent(rows[0][2].model_top1), "", "", "", "", ""]]
     for name, size, parity, latency in rows:
         cells.append(
             [
@@ -32,12 +34,39 @@ def parity_table(rows):
                 percent(parity.file_top1),
                 percent(parity.agreement),
                 steps(parity.max_steps),
-                steps(parity.rms_steps),
-                microseconds(latency) if latency is not None else "-",
+                decibels(parity.snr_db, parity.max_steps == 0),
+                microseconds(latency) if latency is not None else "",
                 _verdict(parity),
             ]
         )
-    return text_table(COLUMNS, cells, right=RIGHT)
+    shown = [column for column in COLUMNS if column != "latency" or any(row[3] is not None for row in rows)]
+    cells = [[cell for column, cell in zip(COLUMNS, line, strict=True) if column in shown] for line in cells]
+    return text_table(shown, cells, right=RIGHT)
+
+
+def details(parity):
+    """Return the lines that say everything of one `Parity`."""
+    three = ((word, getattr(parity, f"{short}_steps")) for word, short in _DIFFERENCES)
+    differences = ", ".join(f"{word} {steps(value)}" for word, value in three)
+    inner = "" if parity.inner_snr_db is None else f", {decibels(parity.inner_snr_db)} before the softmax or sigmoid"
+    cosine = "-" if parity.cosine is None else f"{parity.cosine:.6f}"
+    lines = [
+        f"Difference of the outputs in steps of {parity.step:.4g}: {differences}",
+        f"Signal to noise: {decibels(parity.snr_db, parity.max_steps == 0)}{inner}; cosine {cosine}, not centred",
+    ]
+    if parity.agreement is not None:
+        top5 = (
+            "" if parity.agreement_top5 is None else f", among the file's five largest {percent(parity.agreement_top5)}"
+        )
+        lines.append(
+            f"The model's class is the file's: {percent(parity.agreement)}{top5}; ties at the top: {parity.ties}"
+        )
+    if parity.model_top5 is not None:
+        lines.append(f"Top-5: Keras {percent(parity.model_top5)}, file {percent(parity.file_top5)}")
+    limits = (
+        f"{CHECK_NAMES[check.name]} {_number(check.value)} (limit {_number(check.limit)})" for check in parity.checks
+    )
+    return [*lines, *(f"Judged: {text}" for text in limits)]
 
 
 def _verdict(parity):
@@ -60,10 +89,17 @@ def _number(value):
 
 
 def steps(value):
-    """Return a difference in quantisation steps as text."""
+    """Return a number of quantisation steps as text."""
     if not math.isfinite(value):
         return "not finite"
-    return f"{value:.4f} steps" if value < 0.1 else f"{value:.1f} steps"
+    return f"{value:.4f}" if value < 0.1 else f"{value:,.1f}"
+
+
+def decibels(value, is_exact=False):
+    """Return a signal to noise as "32.3 dB"; "exact" where there is no noise, "-" where there is no number."""
+    if value is None or not math.isfinite(value):
+        return "exact" if is_exact else "-"
+    return f"{value:.1f} dB"
 
 
 def percent(share):

@@ -88,7 +88,9 @@ class Runner:
         if resized:
             hint = f" (its batch of {resized[0].shape[0]} was resized to {self.batch}; export it at batch {self.batch})"
         with self._runtime_errors(hint), captured() as log:
-            interpreter = Interpreter(model_content=self.graph.content, num_threads=self.threads)
+            interpreter = Interpreter(
+                model_content=self.graph.content, num_threads=self.threads, **self._interpreter_options()
+            )
             for tensor in resized:
                 interpreter.resize_tensor_input(tensor.index, _at_batch(self.batch, tensor))
             interpreter.allocate_tensors()
@@ -96,6 +98,10 @@ class Runner:
         if warnings:
             print(*warnings, sep="\n", file=sys.stderr)
         return interpreter
+
+    def _interpreter_options(self):
+        """Return further arguments of the interpreter, for kinds of runner that need them."""
+        return {}
 
     @contextlib.contextmanager
     def _runtime_errors(self, hint=""):

@@ -1,0 +1,272 @@
+"""How the outputs of an exported file compare with those of its model, and whether that is good enough."""
+
+import dataclasses
+import math
+
+import numpy as np
+
+from keras_nin.errors import InputError
+from keras_nin.export import tolerance
+from keras_nin.export.weights import WEIGHT_LIMIT
+from keras_nin.metrics import snr_db, ties_at_top, top_k
+
+# The same float32 sums in another order: an error of about sqrt(terms) * 2**-24 of the value in each layer. With 5,000
+# terms a sum and 26 layers that is 1e-4 of the range, which is 255 steps: 0.03. Twice that fails.
+FLOAT_LIMIT = 0.06
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What a file has to hold to pass.
+
+    Attributes:
+        min_agreement: smallest share of images on which the largest output is the same as the model's.
+        max_drop: largest loss of top-1 accuracy against the model, in points.
+        max_rms: largest root mean square difference of a class or channel of a file with rounded weights or values, in
+            steps of the tensor that is judged; None takes what rounding explains (`keras_nin.export.tolerance`).
+        max_error: largest difference of an output, in its steps; None takes what rounding explains in a float32 file,
+            and judges no other.
+        max_closing: largest error of a closing softmax or sigmoid, in steps of the output; None takes what its table
+            explains.
+        min_snr: smallest signal to noise of the outputs in dB; None judges none.
+        max_weight: largest difference of a weight in the file from the model's, in steps of 8 bits over its channel;
+            None judges none, for files whose weights were changed on purpose.
+
+    Agreement and drop are judged only where the weights are trained: the outputs of random weights lie closer together
+    than one step. None judges neither.
+    """
+
+    min_agreement: float | None = 0.90
+    max_drop: float | None = 2.5
+    max_rms: float | None = None
+    max_error: float | None = None
+    max_closing: float | None = None
+    min_snr: float | None = None
+    max_weight: float | None = WEIGHT_LIMIT
+
+    def untrained(self):
+        """Return the limits for random weights."""
+        return dataclasses.replace(self, min_agreement=None, max_drop=None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """One comparison of a measured value with its limit; `holds` says whether it is on the right side."""
+
+    name: str
+    value: float
+    limit: float
+    holds: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Parity:
+    """How an exported file compares with its model on the same images.
+
+    Attributes:
+        source: where the images come from.
+        images: how many.
+        step: one quantisation step of the output: the file's output scale, or for a float file what the scale of an
+            8-bit output over the model's range would be.
+        max_steps, mean_steps, rms_steps: largest, mean and root mean square difference of the outputs, in steps.
+        cosine: cosine of the angle between all outputs of the file and all of the model, each as one vector and not
+            centred.
+        snr_db: signal to noise of the outputs in dB: 10 log10 of the model's energy over that of the difference. None
+            where nothing differs.
+        inner_snr_db: the same of what goes into a closing softmax (less each image's mean, which a softmax forgets) or
+            sigmoid, where that is judged.
+        agreement: share of images with the same largest output; None where the output is no vector of classes.
+        agreement_top5: share of images whose largest output in the model is among the file's five largest.
+        ties: images with several equal outputs at the top of the file's; the lowest class counts as its answer.
+        model_top1, file_top1, model_top5, file_top5: accuracies; None without labels (top 5: with 5 classes or fewer).
+        checks: what was judged, with its limits. Of a float32 file "max_steps". Of other files "channel_rms_steps", the
+            worst channel of the output or of what goes into a closing softmax or sigmoid, in steps of that tensor, and
+            "closing_steps", the error of the closing function itself. With trained weights also "agreement" and
+            "accuracy_drop_points". "max_steps" and "snr_db" where a limit was given. "weight_steps", the weight of the
+            file that is furthest from the model's.
+    """
+
+    source: str
+    images: int
+    step: float
+    max_steps: float
+    rms_steps: float
+    agreement: float | None
+    model_top1: float | None
+    file_top1: float | None
+    model_top5: float | None
+    file_top5: float | None
+    checks: tuple[Check, ...]
+    mean_steps: float | None = None
+    cosine: float | None = None
+    snr_db: float | None = None
+    inner_snr_db: float | None = None
+    agreement_top5: float | None = None
+    ties: int | None = None
+
+    @property
+    def holds(self):
+        """Whether every check holds."""
+        return all(check.holds for check in self.checks)
+
+    def to_json(self):
+        """Return the record as a dictionary; rounded, so that the same command writes the same bytes again."""
+        return rounded({**dataclasses.asdict(self), "holds": self.holds})
+
+
+def compare(reference, output, labels=None, *, place=None, values=None, source="", limits=None):
+    """Compare the outputs of a file with those of the model.
+
+    Args:
+        reference: the model's outputs (N, ...), float.
+        output: the file's outputs, same shape, dequantised.
+        labels: (N,) true classes, or None.
+        place: the `keras_nin.export.tolerance.Judged` tensor of the file; None for a float32 file.
+        values: the file's values there, same shape; None where `place` is the output.
+        source: name of the images' source.
+        limits: `Limits`; None takes the defaults for random weights.
+
+    Returns:
+        `Parity`.
+
+    Raises:
+        InputError: the shapes differ, or a label is beyond the classes.
+    """
+    if reference.shape != output.shape:
+        raise InputError(f"Expected outputs of shape {reference.shape[1:]}. Received: a file with {output.shape[1:]}")
+    classes = reference.ndim == 2 and reference.shape[1] > 1
+    scored = labels is not None and classes
+    if scored:
+        check_labels(labels, reference.shape[1], source)
+    values = output if values is None else values
+    limits = limits or Limits().untrained()
+    with np.errstate(all="ignore"):  # NaN and infinity are found by the checks
+        parity = Parity(
+            source=source,
+            images=len(reference),
+            **_differences(reference, output, place),
+            inner_snr_db=_inner_snr(reference, values, place),
+            **(_answers(reference, output) if classes else {"agreement": None}),
+            model_top1=top_k(reference, labels, 1) if scored else None,
+            file_top1=top_k(output, labels, 1) if scored else None,
+            model_top5=top_k(reference, labels, 5) if scored else None,
+            file_top5=top_k(output, labels, 5) if scored else None,
+            checks=(),
+        )
+        checks = [
+            *_rounding_checks(parity, reference, output, place, values, limits),
+            *_class_checks(parity, limits),
+            *_given_checks(parity, reference, output, place, limits),
+        ]
+    return dataclasses.replace(parity, checks=tuple(checks))
+
+
+def with_weights(parity, worst, limits):
+    """Return a `Parity` that also says how far a weight is from the model's.
+
+    Args:
+        parity: `Parity`.
+        worst: `keras_nin.export.weights.WorstWeight`; None changes nothing.
+        limits: `Limits`.
+    """
+    if worst is None or limits.max_weight is None:
+        return parity
+    check = _at_most("weight_steps", worst.steps, limits.max_weight)
+    return dataclasses.replace(parity, checks=(*parity.checks, check))
+
+
+def check_labels(labels, classes, source):
+    """Raise `InputError` where one of `labels` is none of the `classes` (a number) of a network."""
+    largest = int(np.max(labels))
+    if largest >= classes:
+        raise InputError(
+            f"Expected labels from 0 to {classes - 1}, one for each output of the network. "
+            f"Received: {largest} in {source!r}"
+        )
+
+
+def _differences(reference, output, place):
+    """Return the fields of `Parity` that say how far the outputs lie apart."""
+    step = place.step if place and place.step else tolerance.nominal_step(reference)
+    expected, received = reference.astype(np.float64), output.astype(np.float64)
+    difference = (received - expected) / step
+    lengths = np.sqrt(np.sum(expected**2) * np.sum(received**2))
+    return {
+        "step": float(step),
+        "max_steps": float(np.abs(difference).max()),
+        "mean_steps": float(np.abs(difference).mean()),
+        "rms_steps": float(np.sqrt(np.mean(difference**2))),
+        "cosine": float(np.sum(expected * received) / lengths) if lengths else None,
+        "snr_db": snr_db(expected, received),
+    }
+
+
+def _inner_snr(reference, values, place):
+    """Return the signal to noise in dB before the closing function, None where none is judged."""
+    if place is None or place.closing is None:
+        return None
+    expected, values = tolerance.opened(reference, values, place.closing), values.astype(np.float64)
+    if place.closing == "SOFTMAX":
+        expected = expected - expected.mean(axis=-1, keepdims=True)
+        values = values - values.mean(axis=-1, keepdims=True)
+    return snr_db(expected, values)
+
+
+def _answers(reference, output):
+    """Return the fields of `Parity` about the largest outputs; a row with NaN agrees with nothing."""
+    finite = np.isfinite(reference).all(1) & np.isfinite(output).all(1)
+    best = np.where(finite, reference.argmax(1), -1)
+    return {
+        "agreement": float(np.mean(finite & (best == output.argmax(1)))),
+        "agreement_top5": top_k(output, best, 5),
+        "ties": ties_at_top(output),
+    }
+
+
+def _rounding_checks(parity, reference, output, place, values, limits):
+    """Yield the checks whose limits are derived, unless others are given."""
+    if place is None:
+        yield _at_most("max_steps", parity.max_steps, FLOAT_LIMIT if limits.max_error is None else limits.max_error)
+        return
+    limit = place.limit if limits.max_rms is None else limits.max_rms
+    yield _at_most("channel_rms_steps", tolerance.worst_channel(reference, values, place), limit)
+    if place.closing:
+        limit = place.closing_limit if limits.max_closing is None else limits.max_closing
+        yield _at_most("closing_steps", tolerance.closing_error(output, values, place), limit)
+
+
+def _class_checks(parity, limits):
+    if parity.agreement is not None and limits.min_agreement is not None:
+        yield _at_least("agreement", parity.agreement, limits.min_agreement)
+    if parity.file_top1 is not None and limits.max_drop is not None:
+        drop = round(100 * (parity.model_top1 - parity.file_top1), 6)
+        yield _at_most("accuracy_drop_points", drop, limits.max_drop)
+
+
+def _given_checks(parity, reference, output, place, limits):
+    """Yield the checks that are made only where their limit is given."""
+    if place is not None and limits.max_error is not None:
+        yield _at_most("max_steps", parity.max_steps, limits.max_error)
+    if limits.min_snr is not None:
+        exact = np.array_equal(reference, output)
+        value = parity.snr_db if parity.snr_db is not None else math.inf if exact else math.nan
+        yield _at_least("snr_db", value, limits.min_snr)
+
+
+def _at_most(name, value, limit):
+    return Check(name, float(value), float(limit), bool(value <= limit))
+
+
+def _at_least(name, value, limit):
+    return Check(name, float(value), float(limit), bool(value >= limit))
+
+
+def rounded(value):
+    """Return `value` with every float cut to five significant digits; JSON has no NaN or infinity, they become None."""
+    if isinstance(value, dict):
+        return {key: rounded(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(item) for item in value]
+    if isinstance(value, float):
+        return float(f"{value:.5g}") if math.isfinite(value) else None
+    return value

@@ -1,0 +1,210 @@
+"""Signal to noise of every layer: each operator finds its layer, and the one that hurts is named."""
+
+import json
+import math
+
+import keras
+import numpy as np
+import pytest
+from keras import layers as kl
+from tflite_edits import flipped
+
+from keras_nin import InputError, data, export, models
+from keras_nin.export.layer_outputs import LayerOutputs
+from keras_nin.export.output_layers import output_layers_of_operators
+from keras_nin.export.per_layer import per_layer
+from keras_nin.layers import Fire
+from keras_nin.report.per_layer import conclusion, layer_table
+from keras_nin.tflite import graph as tflite_graph
+from keras_nin.tflite.run import Runner
+
+SHAPE = (12, 12, 3)
+NO_NOISE = 90  # dB; between float32 sums in two orders there are more
+
+
+def images(count=6, seed=0, shape=SHAPE):
+    return np.random.default_rng(seed).random((count, *shape), np.float32)
+
+
+def untouched(model):
+    """The model with BatchNormalization that does something."""
+    generator = np.random.default_rng(5)
+    for layer in model._flatten_layers():
+        if isinstance(layer, kl.BatchNormalization):
+            for weight in layer.weights:
+                weight.assign(generator.uniform(0.5, 2, weight.shape))
+    return model
+
+
+@pytest.fixture(scope="module")
+def nested():
+    """A nested model, a block, BatchNormalization with and without ReLU, two paths that join, and padding."""
+    keras.utils.set_random_seed(0)
+    entry = keras.Input((6, 6, 8), name="inner_entry")
+    x = kl.Conv2D(8, 1, use_bias=False, name="inner_conv")(entry)
+    x = kl.BatchNormalization(name="inner_norm")(x)
+    inner = keras.Model(entry, x, name="block")
+    image = keras.Input(SHAPE, name="image")
+    x = kl.ZeroPadding2D(1, name="pad")(image)
+    x = kl.Conv2D(8, 3, strides=2, use_bias=False, name="conv1")(x)
+    x = kl.BatchNormalization(name="norm1")(x)
+    x = kl.ReLU(name="relu1")(x)
+    joined = kl.Add(name="add")([inner(x), x])
+    x = kl.ReLU(name="relu2")(joined)
+    x = Fire(4, 6, 6, name="fire")(x)
+    x = kl.Dropout(0.3, name="drop")(x)
+    x = kl.GlobalAveragePooling2D(name="pool")(x)
+    return untouched(keras.Model(image, kl.Dense(5, activation="softmax", name="classes")(x), name="nested"))
+
+
+@pytest.fixture(scope="module")
+def digits():
+    source = data.load("digits")
+    model = models.build("nin_digits", weights="digits")
+    parts = {split: source.select(split, 60) for split in ("calibration", "test")}
+    calibration, test = (source.load(indices, (8, 8), 1) for indices in parts.values())
+    return model, {each.scheme.name: each.data for each in export.export_all(
+        model, ["float32", "float16", "dynamic", "int8", "int16x8"], calibration)}, test  # fmt: skip
+
+
+def compared(model, content, test):
+    return per_layer(model, Runner(content), [(test[:4], None), (test[4:], None)])
+
+
+def test_every_operator_finds_the_last_layer_that_was_fused(nested):
+    content = export.export(nested, "float32").data
+    noise = compared(nested, content, images())
+    joined = [row.layer.partition("/") for row in noise.rows if row.why is None]
+    inside = ["fire"] * 4  # whose own layers are numbered
+    assert [first for first, _, _ in joined] == ["pad", "relu1", "block", "relu2", *inside, "pool", "classes"]
+    assert joined[2] == ("block", "/", "inner_norm")
+    assert all(row.snr_db is None or row.snr_db > NO_NOISE for row in noise.rows if row.why is None)
+    (other,) = (row for row in noise.rows if row.why)
+    assert (other.op, other.why) == ("FULLY_CONNECTED", "a part of classes")
+
+
+def test_the_model_is_left_as_it_was(nested):
+    before = nested.predict(images(), verbose=0)
+    LayerOutputs(nested, ["conv1", "nobody"]).of(images())
+    assert "call" not in vars(nested.get_layer("conv1"))
+    assert np.array_equal(before, nested.predict(images(), verbose=0))
+
+
+def test_files_that_the_plain_converter_made_are_read_by_their_names(nested):
+    import tensorflow as tf
+
+    entry = keras.Input(batch_shape=(1, *SHAPE))
+    converter = tf.lite.TFLiteConverter.from_keras_model(keras.Model(entry, nested(entry)))
+    content = converter.convert()
+    noise = compared(nested, content, images())
+    joined = [row for row in noise.rows if row.why is None]
+    assert len(joined) >= 8
+    assert all(row.snr_db is None or row.snr_db > NO_NOISE for row in joined)
+
+
+@pytest.mark.parametrize("scheme", ["float32", "float16", "dynamic", "int8", "int16x8"])
+def test_digits(digits, scheme):
+    model, files, test = digits
+    noise = compared(model, files[scheme], test)
+    rows = [row for row in noise.rows if row.op not in ("DEQUANTIZE", "QUANTIZE")]
+    assert noise.images == len(test)
+    assert [row.why for row in rows] == [None] * 13
+    least = {"float32": NO_NOISE, "float16": 55, "dynamic": 30, "int8": 25, "int16x8": 30}[scheme]
+    assert min(row.snr_db for row in rows) > least
+    assert noise.worst.added == max(row.added for row in rows)
+    # Both runtimes' kernels round: the delegate's integers may be a few steps away.
+    assert noise.runtime_steps <= {"float32": 0.01, "float16": 0.01, "int16x8": 0}.get(scheme, 8)
+
+
+def test_the_last_row_is_the_output(digits):
+    model, files, test = digits
+    noise = compared(model, files["int16x8"], test)  # no delegate: the same kernels
+    reference, output = model.predict(test, verbose=0), Runner(files["int16x8"]).predict(test)
+    assert noise.rows[-1].layer == "mlpconv3_conv1x1b_softmax"
+    assert noise.rows[-1].snr_db == pytest.approx(
+        10 * math.log10((reference**2).sum() / ((reference - output) ** 2).sum()), abs=0.01
+    )
+
+
+def test_losses_are_against_the_noisiest_input(digits):
+    model, files, test = digits
+    first, second, third, *_ = compared(model, files["int8"], test).rows
+    assert second.lost_db == pytest.approx(first.snr_db - second.snr_db)
+    shares = [10 ** (-row.snr_db / 10) for row in (second, third)]
+    assert third.added == pytest.approx(shares[1] - shares[0])
+
+
+def test_the_layer_that_hurts_is_named(digits):
+    model, files, test = digits
+    main = tflite_graph.read(files["int8"]).main
+    operator = main.operators[8]
+    wrong = files["int8"]
+    for element in range(0, 4000, 100):
+        wrong = flipped(wrong, main.tensors[operator.inputs[1]], element)
+    noise = compared(model, wrong, test)
+    assert (noise.worst.index, noise.worst.layer) == (8, "mlpconv3_conv3x3")
+    lines = layer_table(noise).splitlines()
+    assert [line for line in lines if line.startswith(" >")] == [lines[2 + 8]]
+    assert conclusion(noise).startswith("mlpconv3_conv3x3 (CONV_2D) hurts most: it adds noise of ")
+
+
+def test_a_layer_that_is_used_twice_is_listed():
+    keras.utils.set_random_seed(0)
+    shared = kl.Conv2D(3, 1, activation="relu", name="shared")
+    image = keras.Input(SHAPE, name="image")
+    model = keras.Model(image, kl.Conv2D(2, 1, name="last")(shared(shared(image))), name="twice")
+    noise = compared(model, export.export(model, "float32").data, images())
+    assert [row.why for row in noise.rows] == ["a part of shared", "its layer is used 2 times", None]
+    assert noise.worst.layer == "last"
+    assert "(its layer is used 2 times)" in layer_table(noise)
+
+
+def test_what_is_not_finite_is_named(digits):
+    model, files, test = digits
+    weights = model.get_weights()
+    broken = keras.models.clone_model(model)
+    broken.set_weights(weights)
+    broken.get_layer("mlpconv2_conv1x1a").bias.assign(np.full(48, np.nan, np.float32))
+    noise = compared(broken, files["int8"], test[:5])
+    assert noise.worst.layer == "mlpconv2_conv1x1a"
+    assert "not finite" in conclusion(noise)
+    json.dumps(noise.to_json(), allow_nan=False)
+
+
+def test_no_images(digits):
+    model, files, _ = digits
+    with pytest.raises(InputError, match="at least one image"):
+        per_layer(model, Runner(files["int8"]), [])
+
+
+def test_a_file_of_another_network(digits):
+    _, files, test = digits
+    keras.utils.set_random_seed(0)
+    other = keras.Sequential([keras.Input((8, 8, 1)), kl.Conv2D(10, 8, name="only"), kl.Flatten(name="flat")])
+    noise = compared(other, files["float32"], test)
+    assert noise.worst is None or noise.worst.layer in ("only", "flat")
+    assert len(noise.rows) == 13
+
+
+@pytest.mark.parametrize("name", ["squeezenet_v1_0_complex_bypass", "nin_cifar10_bn"])
+def test_zoo(name):
+    keras.utils.set_random_seed(0)
+    model = untouched(models.build(name, input_shape=(64, 64, 3)))
+    test = images(2, shape=(64, 64, 3))
+    noise = compared(model, export.export(model, "float32").data, test)
+    assert all(row.why is None and (row.snr_db is None or row.snr_db > NO_NOISE) for row in noise.rows)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["MobileNetV2", "ResNet50V2", "DenseNet121", "EfficientNetB0"])
+def test_keras_applications(name):
+    keras.utils.set_random_seed(0)
+    model = getattr(keras.applications, name)(weights=None, input_shape=(64, 64, 3), classes=7)
+    graph = tflite_graph.read(export.export(model, "float32").data)
+    joined = [layer for layer in output_layers_of_operators(model, graph) if layer]
+    assert len(joined) > 0.9 * len(graph.main.operators)
+    noise = compared(model, graph.content, images(2, shape=(64, 64, 3)))
+    measured = [row for row in noise.rows if row.why is None]
+    assert len(measured) > 0.6 * len(noise.rows)
+    wrong = [row for row in measured if row.snr_db is not None and row.snr_db < 70]
+    assert not wrong
