@@ -1,7 +1,5 @@
 """`keras-nin export`: from a model to .tflite files that are compared with it."""
 
-import dataclasses
-import pathlib
 import types
 
 import click
@@ -9,7 +7,6 @@ import click
 from keras_nin.cli import options
 from keras_nin.export import schemes
 
-SCHEMA = "keras_nin.export/1"
 DEFAULT_MODEL = "nin_digits"
 
 
@@ -65,6 +62,29 @@ def _scheme_words(row):
     is_flag=True,
     help="Let operators that int8 does not have compute in floating point; they are named.",
 )
+@click.option("--epochs", type=options.COUNT, metavar="N", help="Of a scheme that trains. [default: 20]")
+@click.option(
+    "--learning-rate",
+    type=options.Number(0, min_open=True),
+    metavar="R",
+    help="Of a scheme that trains. [default: a fifth of what trained the network]",
+)
+@click.option(
+    "--sparsity",
+    type=options.Number(0, 1, min_open=True, max_open=True),
+    metavar="SHARE",
+    default=0.5,
+    show_default=True,
+    help="Share of zeros in each layer of the scheme pruned.",
+)
+@click.option(
+    "--clusters",
+    type=click.IntRange(2, 256),
+    metavar="N",
+    default=16,
+    show_default=True,
+    help="Distinct weights in each layer of the scheme clustered.",
+)
 @options.data_option
 @options.preprocessing_options
 @options.count_option
@@ -107,147 +127,10 @@ def command(context, **arguments):
 
 
 def _run(given, original=None):
-    from keras_nin import files
-    from keras_nin.cli import images, stages
+    from keras_nin.cli import exported, making, stages
 
     chosen = schemes.parse_schemes(given.scheme)
     chosen = [scheme.with_io(given.io) if given.io else scheme for scheme in chosen]
     stages.check_output_folder(given.out)
-    sources = images.Sources(given.calibration, given.data, given.labels, given.seed)
-    loaded = stages.load_model(given.model, given.weights, given.input_shape, given.settings, given.seed)
-    shape = stages.model_input(loaded.model)
-    test_set = sources.test_set(loaded.dataset, shape)
-    preprocessing = stages.choose_preprocessing(loaded.preprocessing, test_set, given.preprocessing, given.crop)
-    calibration, seen = None, frozenset()
-    if any(scheme.calibrated for scheme in chosen):
-        calibration, seen = _calibrate(given, sources, loaded, shape, preprocessing)
-    test = images.evaluation_images(test_set, shape, preprocessing, seen, given.test_count, given.seed)
-    classes = _classes(loaded.model, test_set)
-    exports = _convert(given, loaded, chosen, calibration, preprocessing, sources, classes)
-    given.outcome = _outcome(given, original, exports[0]) if original else None
-    for made in exports:
-        files.refuse_other(pathlib.Path(given.out) / f"{made.stem}.tflite", made.data, given.force)
-    status = _prove(given, loaded, exports, test)
-    return status if given.outcome is None or given.outcome.holds else 1
-
-
-def _outcome(given, original, made):
-    from keras_nin.cli import reproduce
-
-    outcome = reproduce.compare(original, made)
-    reproduce.report(original, outcome, f"{made.stem}.tflite", given.as_json)
-    return outcome
-
-
-def _calibrate(given, sources, loaded, shape, preprocessing):
-    """Return the `Calibration` and the digests of its images."""
-    from keras_nin.export import calibrate
-
-    dataset = sources.calibration_set(loaded.dataset, shape)
-    calibration = calibrate(dataset, shape, count=given.calibration_count, seed=given.seed, preprocessing=preprocessing)
-    return calibration, dataset.image_digests(dataset.select("calibration", given.calibration_count, given.seed))
-
-
-def _classes(model, dataset):
-    """Return the names of the classes that the model tells apart, as far as the dataset says them."""
-    from keras_nin.data.labels import class_labels
-
-    shapes = [tuple(tensor.shape) for tensor in model.outputs]
-    return class_labels(dataset, shapes[0][1]) if len(shapes) == 1 and len(shapes[0]) == 2 else ()
-
-
-def _convert(given, loaded, chosen, calibration, preprocessing, sources, classes):
-    from keras_nin.cli import stages
-    from keras_nin.export import export_all
-
-    with stages.working(f"Converting {loaded.name} to {', '.join(scheme.name for scheme in chosen)}"):
-        exports = export_all(
-            loaded.model,
-            chosen,
-            calibration,
-            allow_float=given.allow_float,
-            batch=given.batch,
-            weights=loaded.weights,
-            preprocessing=preprocessing,
-            name=loaded.name,
-            classes=classes,
-        )
-    return [dataclasses.replace(made, options=_options(given, loaded, made.scheme, sources)) for made in exports]
-
-
-def _options(given, loaded, scheme, sources):
-    """Return the options that decide what a file and the JSON file beside it hold, by their names without "--"."""
-    kept = {
-        "model": given.model,
-        "weights": given.weights,
-        "input_shape": list(given.input_shape) if given.input_shape else None,
-        "set": list(given.settings),
-        "seed": given.seed,
-        "data": sources.test_source(loaded.dataset),
-        "labels": given.labels,
-        "test_count": given.test_count,
-        "preprocessing": given.preprocessing,
-        "crop": given.crop,
-        "batch": given.batch,
-        "min_agreement": given.min_agreement,
-        "max_drop": given.max_drop,
-    }
-    if scheme.integer_only:
-        kept |= {"io": given.io, "allow_float": given.allow_float}
-    if scheme.calibrated:
-        kept |= {
-            "calibration": sources.calibration_source(loaded.dataset),
-            "calibration_count": given.calibration_count,
-        }
-    return kept
-
-
-def _prove(given, loaded, exports, test):
-    from keras_nin import files
-    from keras_nin.cli import proof
-
-    runners = [proof.runner(made.data, given.threads, given.batch) for made in exports]
-    parities = proof.compare(given, loaded, runners, test)
-    exports = [made.with_parity(parity) for made, parity in zip(exports, parities, strict=True)]
-    latencies = [runner.latency(given.runs) for runner in runners]
-    contents = {}
-    for made in exports:
-        contents |= made.contents(given.out)
-    written = files.save_all(contents, given.force)
-    _report(given, loaded, exports, latencies, written, test)
-    return 0 if all(made.parity.holds for made in exports) else 1
-
-
-def _report(given, loaded, exports, latencies, written, test):
-    from keras_nin.cli import proof, stages
-    from keras_nin.tflite.run import host
-
-    paths = [next(iter(made.contents(given.out))) for made in exports]
-    states = ["written" if made.contents(given.out).keys() & set(written) else "up to date" for made in exports]
-    rows = [
-        (path.name, len(made.data), made.parity, latency.median_us)
-        for path, made, latency in zip(paths, exports, latencies, strict=True)
-    ]
-    if given.as_json:
-        documents = [
-            made.sidecar() | {"path": str(path), "state": state, "latency": dataclasses.asdict(latency)}
-            for made, path, state, latency in zip(exports, paths, states, latencies, strict=True)
-        ]
-        again = {} if given.outcome is None else {"reproduced": given.outcome.same}
-        stages.print_json({"schema": SCHEMA, "files": documents, "host": host(), **again})
-        proof.print_failures(rows)
-        return
-    prepared = f"; input prepared as {test.preprocessing.mode}" if test.preprocessing else ""
-    click.echo(f"{loaded.name}, weights: {loaded.weights}{prepared}")
-    proof.print_table(rows, test, loaded.random, latencies)
-    calibration = next((made.calibration for made in exports if made.calibration), None)
-    if calibration and calibration.noise:
-        click.echo("Calibration: noise. What it calibrated is good to measure latency, and for nothing else.")
-    elif calibration:
-        click.echo(f"Calibration: {calibration.count} images of {calibration.source}, none of them among those.")
-    for made in exports:
-        if made.float_operators:
-            click.echo(f"In floating point in {made.stem}: {', '.join(made.float_operators)}")
-    for path, state in zip(paths, states, strict=True):
-        click.echo(f"{state}: {path} and {path.with_suffix('.json').name}")
-    proof.print_failures(rows)
+    job = making.prepare(given, chosen)
+    return exported.finish(job, making.make(job, chosen), original)

@@ -117,7 +117,7 @@ def layers_to_json(noise):
     }
 
 
-def print_table(rows, test, random_weights, latencies=None):
+def print_table(rows, test, random_weights, latencies=None, **models):
     """Print the table, what it was measured on, and on what machine.
 
     Args:
@@ -125,11 +125,12 @@ def print_table(rows, test, random_weights, latencies=None):
         test: `keras_nin.cli.images.EvaluationImages`.
         random_weights: whether the weights are random.
         latencies: `Latency` of each file, where they were measured.
+        **models: what `keras_nin.report.parity.parity_table` takes about the models.
     """
     from keras_nin.report import parity
     from keras_nin.tflite.run import host
 
-    click.echo(parity.parity_table(rows))
+    click.echo(parity.parity_table(rows, **models))
     dropped = f" ({test.dropped} more served to calibrate and were left out)" if test.dropped else ""
     click.echo(f"Compared on {len(test.indices):,} test images of {test.dataset.name}{dropped}.")
     if random_weights:

@@ -137,6 +137,20 @@ def _progress(*columns):
     return progress.Progress(*columns, console=console, transient=True)
 
 
+def show_epochs(what, epochs=None):
+    """Return a function of (epoch, logs) that prints a line after each epoch of a training, on a terminal."""
+
+    def show(epoch, logs):
+        if sys.stderr.isatty():
+            of = f"/{epochs}" if epochs else ""
+            note(
+                f"{what}: epoch {epoch}{of}: loss {logs['loss']:.4f}, accuracy {logs['accuracy']:.4f}; "
+                f"held out: loss {logs['val_loss']:.4f}, accuracy {logs['val_accuracy']:.4f}"
+            )
+
+    return show
+
+
 def print_json(document):
     """Print a JSON document on stdout."""
     click.echo(files.to_json(document), nl=False)

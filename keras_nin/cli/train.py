@@ -58,7 +58,7 @@ def _run(given):
         preprocessing=stages.choose_preprocessing(loaded.preprocessing, dataset, given.preprocessing, given.crop),
         seed=given.seed,
         force=given.force,
-        on_epoch=_progress(recipe.epochs),
+        on_epoch=stages.show_epochs(loaded.name, recipe.epochs),
     )
     _report(given, run)
 
@@ -79,22 +79,6 @@ def _load(given):
 def _start(model):
     """Return what to train from: a saved model's own weights, random ones otherwise, also where weights ship."""
     return None if model.endswith((".keras", ".h5")) else "random"
-
-
-def _progress(epochs):
-    """Return a function that prints a line after each epoch, on a terminal."""
-    import sys
-
-    from keras_nin.cli import stages
-
-    def show(epoch, logs):
-        if sys.stderr.isatty():
-            stages.note(
-                f"epoch {epoch}/{epochs}: loss {logs['loss']:.4f}, accuracy {logs['accuracy']:.4f}; "
-                f"held out: loss {logs['val_loss']:.4f}, accuracy {logs['val_accuracy']:.4f}"
-            )
-
-    return show
 
 
 def _report(given, run):

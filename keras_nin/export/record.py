@@ -12,8 +12,8 @@ import keras_nin
 from keras_nin import files
 from keras_nin.audit.tflite_names import EXPORT_SCHEMA as SCHEMA
 from keras_nin.errors import InputError, one_of
+from keras_nin.export import compression, operators
 from keras_nin.export import convert as converter
-from keras_nin.export import operators
 from keras_nin.export.calibration import Calibration, check_arrays
 from keras_nin.export.companions import companions
 from keras_nin.export.output_layers import output_layers_of_operators
@@ -111,11 +111,17 @@ class Export:
             "inputs": inputs,
             "outputs": outputs,
             "parity": self.parity.to_json() if self.parity else None,
+            "compression": packed.to_json() if (packed := self.compression()) else None,
             "operators": [
                 {"index": operator.index, "op": operator.op, "layer": layer, "output_layer": last}
                 for operator, layer, last in zip(main.operators, self.layers, self._output_layers(), strict=True)
             ],
         }
+
+    def compression(self):
+        """Return the `keras_nin.export.Compression` of a file whose weights were pruned or clustered, else None."""
+        packed = self.scheme.trained in ("pruned", "clustered")
+        return compression.measure(self.data, self.layers) if packed else None
 
     def _output_layers(self):
         return self.output_layers or (None,) * len(self.layers)

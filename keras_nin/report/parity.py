@@ -19,14 +19,19 @@ CHECK_NAMES = {
 }
 
 
-def parity_table(rows):
+def parity_table(rows, original_top1=None, trained=None):
     """Return the table as text.
 
     Args:
         rows: tuples of (file name, bytes, `Parity`, median latency in microseconds or None).
+        original_top1: accuracy of the model; None takes that of the first row.
+        trained: by the names of files that are compared with a model that was trained further, what for.
     """
-    cells = [["(Keras model)", "", percent(rows[0][2].model_top1), "", "", "", "", ""]]
+    first = rows[0][2].model_top1 if original_top1 is None else original_top1
+    cells = [_model_cells("(Keras model)", first)]
     for name, size, parity, latency in rows:
+        if name in (trained or {}):
+            cells.append(_model_cells(f"(trained: {trained[name]})", parity.model_top1))
         cells.append(
             [
                 name,
@@ -42,6 +47,10 @@ def parity_table(rows):
     shown = [column for column in COLUMNS if column != "latency" or any(row[3] is not None for row in rows)]
     cells = [[cell for column, cell in zip(COLUMNS, line, strict=True) if column in shown] for line in cells]
     return text_table(shown, cells, right=RIGHT)
+
+
+def _model_cells(name, top1):
+    return [name, "", percent(top1), *[""] * (len(COLUMNS) - 3)]
 
 
 def details(parity):
@@ -122,6 +131,7 @@ def latency_line(host, latencies):
     runs = ", ".join(f"{latency.runs:,}" for latency in latencies)
     threads = latencies[0].threads
     return (
-        f"Latency: median of {runs} runs on {threads} thread{'s' if threads > 1 else ''}, batch 1; {host['cpu']}, "
+        f"Latency: median of {runs} runs on {threads} thread{'s' if threads > 1 else ''}, batch {latencies[0].batch}; "
+        f"{host['cpu']}, "
         f"{host['cores']} cores, {host['system']}, LiteRT {host['litert']}"
     )

@@ -38,13 +38,14 @@ class IODetails:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Latency:
-    """Time of one invocation in microseconds, over `runs` invocations on `threads` threads."""
+    """Time of one invocation of `batch` images in microseconds, over `runs` invocations on `threads` threads."""
 
     median_us: float
     mean_us: float
     p90_us: float
     runs: int
     threads: int
+    batch: int = 1
 
 
 class Runner:
@@ -219,7 +220,9 @@ class Runner:
             self._times(_WARM_UP_RUNS, _WARM_UP_SECONDS)
             times = self._times(_LEAST_RUNS, seconds) if runs is None else self._times(runs, 0)
         us = np.array(times) / 1000
-        return Latency(float(np.median(us)), float(us.mean()), float(np.percentile(us, 90)), len(us), self.threads)
+        return Latency(
+            float(np.median(us)), float(us.mean()), float(np.percentile(us, 90)), len(us), self.threads, self.batch
+        )
 
     def _times(self, runs, seconds):
         """Return the nanoseconds of each of at least `runs` invocations, over at least `seconds`."""
