@@ -88,13 +88,16 @@ def _write_saved_model(network, source, target, batch, folder):
 
 @contextlib.contextmanager
 def _marked(network):
-    """Rename the layers as `keras_nin.export.operators.marked` does; yields the layer's own name by the mark."""
-    layers = [layer for layer in network.layers if layer.name.startswith(_PREFIX)]
+    """Rename the layers as `keras_nin.export.operators.marked` does; yields the layer's own name by the mark.
+
+    What tfmot adds at the inputs has names that count from process start: those become the same in every file.
+    """
+    layers = network.layers
     names = [layer.name for layer in layers]
-    marks = {f"{name}.": name for name in names}
+    marks = {f"{name}.": name for name in names if name.startswith(_PREFIX)}
     try:
-        for layer, name in zip(layers, names, strict=True):
-            layer._name = f"{name}."
+        for position, layer in enumerate(layers):
+            layer._name = f"{layer.name}." if layer.name.startswith(_PREFIX) else f"input_{position}"
         yield types.MappingProxyType(marks)
     finally:
         for layer, name in zip(layers, names, strict=True):

@@ -187,7 +187,13 @@ def _check_finite(entry):
 def _copy(model):
     import keras
 
-    copy = keras.models.clone_model(model)
+    try:
+        copy = keras.models.clone_model(model)
+    except Exception as error:  # many kinds, from the configurations of the layers
+        raise InputError(
+            f"Expected a model that keras.models.clone_model can copy. Received: {model.name!r}: "
+            f"{str(error).strip().splitlines()[0]}"
+        ) from error
     copy.set_weights(model.get_weights())
     return copy
 

@@ -52,6 +52,8 @@ def _of_layer(layer, steps, names):
         made = _separable(layer, names, changes)
     else:
         made = [configs.build(layer, names(""), **changes)]
+    if kind == "BatchNormalization":
+        made[0].fused = False  # the same sums as Keras 3, in the same order, also of a batch's variance
     return made if activation is None else [*made, *_activation(activation, layer, names, "activation")]
 
 
