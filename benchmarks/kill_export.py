@@ -52,6 +52,7 @@ def _kill_often(kills, moments):
         before = {} if number % 2 else old
         moment = moments.uniform(0, whole)
         state, problems = _kill(before, new, moment)
+        print(f"{number + 1}: after {moment:.3f} s left {state}", *problems, sep="; ", file=sys.stderr, flush=True)
         found[state] += 1
         faults += [f"kill {number + 1} after {moment:.3f} s: {problem}" for problem in problems]
     print(f"{kills} kills between 0 and {whole:.1f} s, half of them of a first export, half of a replacement")
