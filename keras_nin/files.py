@@ -1,5 +1,6 @@
 """Writing files whole or not at all, cleaning up after processes that were killed, and naming content by hash."""
 
+import atexit
 import contextlib
 import hashlib
 import json
@@ -18,6 +19,7 @@ _MACHINE = re.sub(r"[^A-Za-z0-9.-]", "_", platform.node())
 _RECORD = ".json"
 # Names of the temporaries that this process works on: another one with its number was before it.
 _in_use = set()
+_own_folder = []
 
 
 def sha256(data):
@@ -161,6 +163,23 @@ def temporary_folder():
         with _writable(folder):
             folder.mkdir(mode=0o700)
         yield folder
+
+
+def keep_temporaries_together():
+    """Send all temporary files of this process, those of its libraries too, to one folder that goes when it ends.
+
+    TensorFlow writes some that it removes at exit alone. After a kill the next process that calls this removes them.
+
+    Raises:
+        InputError: the folder cannot be made.
+    """
+    if _own_folder:
+        remove_stale(_own_folder[0].parent)
+        return
+    stack = contextlib.ExitStack()
+    _own_folder.append(stack.enter_context(temporary_folder()))
+    atexit.register(stack.close)
+    tempfile.tempdir = str(_own_folder[0])
 
 
 def remove_stale(folder):

@@ -1,6 +1,7 @@
 """The scripts in export/ as a user runs them."""
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -10,22 +11,25 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 
 
+def run(script, *words, cwd):
+    """Run a script of this tree, not of an installed one."""
+    command = [sys.executable, ROOT / "export" / script, *words]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    ran = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    return ran.stdout
+
+
 @pytest.mark.slow
 def test_to_edgetpu_exports_int8(tmp_path):
-    words = ["nin_digits", "--test-count", "5", "--runs", "1", "--json"]
-    ran = subprocess.run([sys.executable, ROOT / "export" / "to_edgetpu.py", *words], capture_output=True, text=True,
-                         cwd=tmp_path)  # fmt: skip
-    assert (ran.returncode, ran.stderr) == (0, "")
-    (entry,) = json.loads(ran.stdout)["files"]
+    out = run("to_edgetpu.py", "nin_digits", "--test-count", "5", "--runs", "1", "--json", cwd=tmp_path)
+    (entry,) = json.loads(out)["files"]
     assert (entry["scheme"], entry["input"]["shape"], entry["float_operators"]) == ("int8", [1, 8, 8, 1], [])
-    again = [
-        sys.executable,
-        ROOT / "export" / "to_edgetpu.py",
-        "--from",
-        "exported/nin_digits_int8.json",
-        "--runs",
-        "1",
-    ]
-    ran = subprocess.run(again, capture_output=True, text=True, cwd=tmp_path)
-    assert (ran.returncode, ran.stderr) == (0, "")
-    assert ran.stdout.startswith("Reproduced: ")
+    again = run("to_edgetpu.py", "--from", "exported/nin_digits_int8.json", "--runs", "1", cwd=tmp_path)
+    assert again.startswith("Reproduced: ")
+
+
+def test_to_edgetpu_says_what_it_does_not_do(tmp_path):
+    out = " ".join(run("to_edgetpu.py", "--help", cwd=tmp_path).split())
+    assert "The Edge TPU compiler, which alone knows which operators it maps, does not run here." in out
+    assert "[default: int8]" in out

@@ -23,6 +23,7 @@ def start_keras():
     """Load Keras on TensorFlow without what TensorFlow prints on its way."""
     os.environ["KERAS_BACKEND"] = "tensorflow"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    files.keep_temporaries_together()
     with working("Starting TensorFlow"), captured():
         import keras
         import tensorflow as tf

@@ -175,8 +175,11 @@ _OPERATORS = {"int8": "TFLITE_BUILTINS_INT8", "int16": "EXPERIMENTAL_TFLITE_BUIL
 def _converter(folder, scheme, allow_float):
     """Return TensorFlow's converter of a SavedModel, set up for `scheme`, and what was set, by its own names."""
     import tensorflow as tf
+    from tensorflow.lite.python import lite
 
-    converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+    # What tf.lite.TFLiteConverter.from_saved_model does, but for loading the model once more to find the signature.
+    lite.TFLiteConverterBase._set_original_model_type(lite.conversion_metadata_fb.ModelType.TF_SAVED_MODEL)
+    converter = lite.TFLiteSavedModelConverterV2(folder, {"serve"}, ["serving_default"])
     flags = {}
     if scheme.weights != "float32":
         flags["optimizations"] = ["DEFAULT"]

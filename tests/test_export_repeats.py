@@ -1,0 +1,53 @@
+"""The same export gives the same bytes again, and one that is killed leaves nothing that is not whole."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import keras
+import pytest
+
+from keras_nin import data, export, models
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_two_exports_of_one_process(tmp_path):
+    unit = data.preset("unit")
+    for folder in ("one", "two"):
+        keras.backend.clear_session()
+        loaded = models.load("nin_digits", weights="random", seed=3)
+        calibration = export.calibrate(data.load("digits"), (8, 8, 1), count=8, seed=3)
+        for made in export.export_all(loaded.model, ["float32", "int8"], calibration, preprocessing=unit):
+            made.save(tmp_path / folder)
+    assert len(contents(tmp_path / "one")) == 8
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+def python(*words, cwd, **environment):
+    """Run Python on this tree, not on an installed one."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | environment
+    ran = subprocess.run([sys.executable, *words], capture_output=True, text=True, cwd=cwd, env=environment)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return ran.stdout
+
+
+@pytest.mark.slow
+def test_two_processes(tmp_path):
+    words = ("-m", "keras_nin", "export", "nin_digits", "--seed", "5", "--test-count", "9", "--runs", "1", "--out")
+    for folder in ("one", "two"):
+        python(*words, folder, cwd=tmp_path, PYTHONHASHSEED="1" if folder == "one" else "2")
+    assert len(contents(tmp_path / "one")) == 8
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+@pytest.mark.slow
+def test_exports_that_are_killed(tmp_path):
+    """A few of the kills that benchmarks/kill_export.py does by the dozen."""
+    out = python(ROOT / "benchmarks" / "kill_export.py", "4", "7", cwd=tmp_path)
+    assert out.endswith("Nothing half-written, no sidecar of other files, nothing left by the next export.\n")
