@@ -130,8 +130,7 @@ def _print_json(job, results, outcome):
 
 def _print(job, results, outcome):
     loaded, test = job.loaded, job.test
-    prepared = f"; input prepared as {test.preprocessing.mode}" if test.preprocessing else ""
-    click.echo(f"{loaded.name}, weights: {loaded.weights}{prepared}")
+    click.echo(proof.headline(loaded, test.preprocessing))
     proof.print_table(
         [result.row for result in results],
         test,

@@ -29,6 +29,12 @@ def compare(given, loaded, runners, test):
     )
 
 
+def headline(loaded, preprocessing):
+    """Return the line that says what is compared, and how its input is prepared."""
+    prepared = f"; input prepared as {preprocessing.mode}" if preprocessing else ""
+    return f"{loaded.name}, weights: {loaded.weights}{prepared}"
+
+
 def per_layer(loaded, runner, test):
     """Return the `PerLayer` of a file's operators on the test images."""
     from keras_nin.export.per_layer import per_layer

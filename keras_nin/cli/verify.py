@@ -36,10 +36,10 @@ def _run(given):
 
     stages.check_model(given.model)
     sources = images.Sources(None, given.data, given.labels, given.seed)
-    runner = proof.runner(given.file, given.threads)
     sidecar = read_sidecar(given.file)
+    runner = proof.runner(given.file, given.threads, sidecar.get("batch") or 1)
     loaded = stages.load_model(given.model, given.weights, given.input_shape, given.settings, given.seed)
-    shape = stages.input_shape(loaded.model)
+    shape = stages.model_input(loaded.model)
     dataset = sources.test_set(image_source(sidecar) or loaded.dataset, shape)
     known = sidecar.get("preprocessing") or loaded.preprocessing
     preprocessing = stages.choose_preprocessing(known, dataset, given.preprocessing, given.crop)
@@ -53,12 +53,12 @@ def _run(given):
         record = {"schema": SCHEMA, "model": loaded.name, "file": given.file, "weights": loaded.weights}
         record |= {
             "parity": parity.to_json(),
-            "preprocessing": preprocessing.to_json(),
+            "preprocessing": preprocessing.to_json() if preprocessing else None,
             "same_preprocessing": not is_other,
         }
         stages.print_json(record | proof.layers_to_json(noise))
     else:
-        click.echo(f"{loaded.name}, weights: {loaded.weights}; input prepared as {preprocessing.mode}")
+        click.echo(proof.headline(loaded, preprocessing))
         proof.print_table(rows, test, loaded.random)
         proof.print_details(parity, noise)
     proof.print_failures(rows)

@@ -10,7 +10,7 @@ from keras_nin import files, layers
 from keras_nin.errors import InputError
 from keras_nin.export.calibration import check_arrays
 from keras_nin.export.operators import marked, scope_of
-from keras_nin.export.ports import input_ports, output_ports
+from keras_nin.export.ports import input_ports, output_ports, pack_inputs
 from keras_nin.export.quantizer import Quantizer
 from keras_nin.quiet import captured
 
@@ -145,7 +145,7 @@ def _write_saved_model(model, inputs, outputs, batch, folder):
     import tensorflow as tf
 
     tensors = [keras.Input(batch_shape=(batch, *port.shape), name=port.name, dtype="float32") for port in inputs]
-    results = keras.tree.flatten(_call(model, tensors))
+    results = keras.tree.flatten(model(pack_inputs(model, tensors), training=False))
     static = keras.Model(tensors, results, name="main")
 
     def serve(*arguments):
@@ -157,16 +157,6 @@ def _write_saved_model(model, inputs, outputs, batch, folder):
     signature = [tf.TensorSpec((batch, *port.shape), tf.float32, name=port.name) for port in inputs]
     archive.add_endpoint("serve", serve, signature)
     archive.write_out(folder)
-
-
-def _call(model, tensors):
-    """Call a model on tensors in the order of its inputs, in the structure that it was built with."""
-    import keras
-
-    structure = getattr(model, "_inputs_struct", None)
-    if structure is None or len(tensors) == 1:
-        return model(tensors[0] if len(tensors) == 1 else tensors, training=False)
-    return model(keras.tree.pack_sequence_as(structure, tensors), training=False)
 
 
 _OPERATORS = {"int8": "TFLITE_BUILTINS_INT8", "int16": "EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8"}

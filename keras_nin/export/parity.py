@@ -79,6 +79,7 @@ class Parity:
         agreement_top5: share of images whose largest output in the model is among the file's five largest.
         ties: images with several equal outputs at the top of the file's; the lowest class counts as its answer.
         model_top1, file_top1, model_top5, file_top5: accuracies; None without labels (top 5: with 5 classes or fewer).
+        output: name of the output, where the model has several.
         checks: what was judged, with its limits. Of a float32 file "max_steps". Of other files "channel_rms_steps", the
             worst channel of the output or of what goes into a closing softmax or sigmoid, in steps of that tensor, and
             "closing_steps", the error of the closing function itself. With trained weights also "agreement" and
@@ -103,6 +104,7 @@ class Parity:
     inner_snr_db: float | None = None
     agreement_top5: float | None = None
     ties: int | None = None
+    output: str | None = None
 
     @property
     def holds(self):
@@ -173,6 +175,12 @@ def with_weights(parity, worst, limits):
         return parity
     check = _at_most("weight_steps", worst.steps, limits.max_weight)
     return dataclasses.replace(parity, checks=(*parity.checks, check))
+
+
+def worst_of(parities):
+    """Return the `Parity` of the worst of several outputs (one that fails, else the noisiest), with all checks."""
+    worst = min(parities, key=lambda each: (each.holds, math.inf if each.snr_db is None else each.snr_db))
+    return dataclasses.replace(worst, checks=tuple(check for each in parities for check in each.checks))
 
 
 def check_labels(labels, classes, source):

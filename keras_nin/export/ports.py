@@ -71,6 +71,25 @@ def _ports(tensors, names):
     return tuple(ports)
 
 
+def pack_inputs(model, arrays):
+    """Return what a model takes, in the structure that it was built with.
+
+    Args:
+        model: a model with `input_ports`.
+        arrays: array of its only input, or a dictionary of arrays by the names of the ports, or a list in their order.
+    """
+    import keras
+
+    if isinstance(arrays, dict):
+        arrays = [arrays[port.name] for port in input_ports(model)]
+    elif not isinstance(arrays, list):
+        return arrays
+    structure = getattr(model, "_inputs_struct", None)
+    if structure is None or len(arrays) == 1:
+        return arrays[0] if len(arrays) == 1 else arrays
+    return keras.tree.pack_sequence_as(structure, arrays)
+
+
 def image_shape(model):
     """Return the (H, W, C) of a model with one input, which is an image.
 

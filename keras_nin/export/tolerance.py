@@ -49,11 +49,16 @@ class Judged:
     closing_limit: float
 
 
-def judged(graph):
-    """Return the `Judged` tensor of a file (`keras_nin.tflite.graph.Graph`); None where nothing in it is rounded."""
+def judged(graph, output=0):
+    """Return the `Judged` tensor of an output of a file; None where nothing in it is rounded.
+
+    Args:
+        graph: `keras_nin.tflite.graph.Graph`.
+        output: index of the output.
+    """
     main = graph.main
     producers = {tensor: operator for operator in main.operators for tensor in operator.outputs}
-    output = _behind_casts(main, producers, main.tensors[main.outputs[0]])
+    output = _behind_casts(main, producers, main.tensors[main.outputs[output]])
     variance = _variance(main, producers)
     if not is_quantized(output) and not variance:
         return None
@@ -150,7 +155,7 @@ def _weight_types(main, producers, operator):
 
 
 def ending_at(graph, tensor):
-    """Return the bytes of the same file with `tensor` as its only output."""
+    """Return the bytes of the same file with `tensor` as its first output."""
     subgraph = Reader(graph.content, "the file").root(schema.IDENTIFIER).tables(schema.Model.SUBGRAPHS)[0]
     first, _ = subgraph.span(schema.SubGraph.OUTPUTS)
     content = bytearray(graph.content)
