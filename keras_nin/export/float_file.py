@@ -136,9 +136,7 @@ def _limit_positions(graph):
         quantization = table.table(schema.Tensor.QUANTIZATION)
         if quantization is None:
             continue
-        spans = [
-            quantization.span(slot) for slot in (schema.QuantizationParameters.MIN, schema.QuantizationParameters.MAX)
-        ]
+        spans = [quantization.span(slot) for slot in (slots.MIN, slots.MAX)]
         if all(span is not None and span[1] == 1 for span in spans):
             positions[index] = tuple(first for first, _ in spans)
     return positions
