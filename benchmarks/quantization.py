@@ -1,6 +1,6 @@
 """How far each scheme, and each way to calibrate int8, is from float: paired on the same images, over several splits.
 
-python benchmarks/quantization.py --data FOLDER [--networks squeezenet_v1_1,nin_digits] [--methods int8,int16x8]
+python benchmarks/quantization.py --data FOLDER [--networks squeezenet_v1_1,nin_digits] [--methods "int8;int16x8"]
                                   [--splits 5] [--cache FILE.json] [--markdown FILE.md]
 
 FOLDER holds weights/ and images/imagenet_samples (500 photographs); nin_digits needs neither. A split is 100 images to
@@ -19,10 +19,11 @@ import time
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
+from tunings import Equalized, Percentile
 
 from keras_nin import data, files, models
 from keras_nin.data.splits import draw
-from keras_nin.export import SCHEMES, ranges, tolerance
+from keras_nin.export import SCHEMES, tolerance
 from keras_nin.export.convert import Source, input_shape
 from keras_nin.export.record import versions
 from keras_nin.export.tuning import Tuning
@@ -57,33 +58,7 @@ NETWORKS = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Percentile:
-    """A tuning that is not offered: each range leaves out the same share of values at either end."""
-
-    share: float
-
-    def apply(self, content, samples):
-        """Return the file with other ranges."""
-        from keras_nin.export.activations import observe
-        from keras_nin.export.float_file import FloatFile
-
-        file = FloatFile(content)
-        histograms = ranges.histograms(file)
-        observe(file, samples, histograms)
-        ranges.set_ranges(file, histograms, self.choose)
-        return file.content()
-
-    def choose(self, histogram):
-        """Return the range without the share at either end; 0 stays in it."""
-        below = np.cumsum(histogram.counts) / histogram.counts.sum()
-        width = (histogram.largest - histogram.least) / ranges.BINS
-        first, last = np.searchsorted(below, (1 - self.share, self.share))
-        largest = histogram.least + width * (last + 1)
-        return min(histogram.least + width * first, 0) if histogram.least < 0 else 0, max(largest, 0)
-
-
-# name -> (scheme, tuning); of the percentile the share of values that a range keeps.
+# name -> (scheme, tuning)
 METHODS = {
     "float16": ("float16", None),
     "dynamic": ("dynamic", None),
@@ -98,6 +73,13 @@ METHODS = {
     "int8 mse + bias": ("int8", Tuning(ranges="mse", bias_correction=True)),
     "int8 mse + adaptive": ("int8", Tuning(ranges="mse", rounding="adaptive")),
     "int8 mse + adaptive + bias": ("int8", Tuning("mse", "adaptive", True)),
+    "int8 equalised by weights": ("int8", Equalized("weights")),
+    "int8 equalised by weights, mse + adaptive + bias": ("int8", Equalized("weights", Tuning("mse", "adaptive", True))),
+    "int8 equalised by activations": ("int8", Equalized("activations")),
+    "int8 equalised by activations, mse + adaptive + bias": (
+        "int8",
+        Equalized("activations", Tuning("mse", "adaptive", True)),
+    ),
     "int16x8": ("int16x8", None),
 }
 
@@ -262,12 +244,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=pathlib.Path, default=os.environ.get("KERAS_NIN_DATA", "."))
     parser.add_argument("--networks", default="squeezenet_v1_1")
-    parser.add_argument("--methods", default=",".join(METHODS), help=f"of {', '.join(METHODS)}")
+    parser.add_argument("--methods", default=";".join(METHODS), help=f"of {', '.join(METHODS)}")
     parser.add_argument("--splits", type=int, default=5)
     parser.add_argument("--cache", default="quantization.json")
     parser.add_argument("--markdown", type=pathlib.Path, help="file for the tables")
     given = parser.parse_args()
-    names, methods = given.networks.split(","), given.methods.split(",")
+    names, methods = given.networks.split(","), given.methods.split(";")
     for unknown in (set(names) - set(NETWORKS)) | (set(methods) - set(METHODS)):
         parser.error(f"unknown: {unknown}")
     cache = Cache(given.cache)

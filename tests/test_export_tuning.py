@@ -219,7 +219,7 @@ def test_the_converter_keeps_the_rounded_weights(every_kind, tuned):
 
 def test_the_range_of_least_square_error():
     histogram = ranges.Histogram([0], -0.5, 50.0)
-    values = np.append(np.random.default_rng(0).normal(0, 1, 100_000).clip(-0.5, None), 50).astype(np.float32)
+    values = np.append(np.random.default_rng(0).normal(0, 1, 1_000_000).clip(-0.5, None), 50).astype(np.float32)
     histogram(lambda index: values)
     assert histogram.counts.sum() == len(values)
     least, largest = ranges.least_square_error(histogram)
