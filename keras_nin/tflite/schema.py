@@ -64,7 +64,7 @@ class Tensor:
 class QuantizationParameters:
     """Slots of a tensor's quantisation."""
 
-    SCALE, ZERO_POINT = 2, 3
+    MIN, MAX, SCALE, ZERO_POINT = range(4)
     QUANTIZED_DIMENSION = 6
 
 

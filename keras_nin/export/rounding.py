@@ -1,0 +1,74 @@
+"""Weights on the grid of their integers, chosen so that what the layer computes changes least."""
+
+import numpy as np
+
+LEVELS = 127
+# Added to the moment's diagonal, as a share of its mean: directions that the images do not show are not free.
+_DAMPING = 0.01
+_BLOCK = 128
+
+
+def steps(rows):
+    """Return the step of each row's grid as the converter takes it, the largest weight being 127 steps: (O,)."""
+    largest = np.abs(rows).max(axis=1)
+    return np.where(largest > 0, largest, 1) / LEVELS
+
+
+def nearest(rows):
+    """Return weights (O, terms) rounded to their grids."""
+    step = steps(rows)[:, None]
+    return np.round(rows / step) * step
+
+
+def adaptive(rows, moment):
+    """Return weights rounded one term after another, each rounding error made good for by the terms that follow.
+
+    The mean square error of an output is quadratic in the errors of its weights, so that the best answer of the later
+    terms is known in closed form. Frantar et al., GPTQ, arXiv:2210.17323; here the largest weight of a row stays as it
+    is, so that the grid stays the converter's, and a row for which rounding to the nearest does better takes that.
+
+    Args:
+        rows: (O, terms).
+        moment: second moment or covariance of the terms: (1, terms, terms) for all rows, or (O, terms, terms).
+    """
+    plain, carried = nearest(rows), _carried(rows, _inverse_factor(moment))
+    better = output_error(carried - rows, moment) < output_error(plain - rows, moment)
+    return np.where(better[:, None], carried, plain)
+
+
+def _carried(rows, factor):
+    left, step = rows.copy(), steps(rows)
+    kept = np.abs(rows).argmax(axis=1)
+    kept_level = np.sign(rows[np.arange(len(rows)), kept]) * LEVELS
+    rounded = np.empty_like(rows)
+    for start in range(0, rows.shape[1], _BLOCK):
+        stop = min(start + _BLOCK, rows.shape[1])
+        errors = np.empty((len(rows), stop - start))
+        for term in range(start, stop):
+            level = np.clip(np.round(left[:, term] / step), -LEVELS, LEVELS)
+            rounded[:, term] = np.where(kept == term, kept_level, level) * step
+            error = (left[:, term] - rounded[:, term]) / factor[:, term, term]
+            errors[:, term - start] = error
+            left[:, term + 1 : stop] -= error[:, None] * factor[:, term, term + 1 : stop]
+        left[:, stop:] -= _products(errors, factor[:, start:stop, stop:])
+    return rounded
+
+
+def _inverse_factor(moment):
+    """Return the upper Cholesky factor of the inverse of each moment, damped."""
+    damping = _DAMPING * np.einsum("gtt->gt", moment).mean(axis=1)
+    damping = np.where(damping > 0, damping, 1)  # terms that are always 0
+    damped = moment + damping[:, None, None] * np.eye(moment.shape[-1])
+    return np.linalg.cholesky(np.linalg.inv(damped)).transpose(0, 2, 1)
+
+
+def output_error(difference, moment):
+    """Return what a difference of the weights (O, terms) does to each output: the mean square, (O,)."""
+    return (_products(difference, moment) * difference).sum(axis=1)
+
+
+def _products(rows, matrices):
+    """Return each row times its matrix; one matrix may serve all rows."""
+    if len(matrices) == 1:
+        return rows @ matrices[0]
+    return np.einsum("ot,otu->ou", rows, matrices)
