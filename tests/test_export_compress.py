@@ -15,7 +15,6 @@ from keras_nin.export.compress.folding import fold_norms
 from keras_nin.report.compression import compression_table
 from keras_nin.tflite.run import Runner
 
-
 SETTINGS = {"epochs": 6, "learning_rate": 1e-2, "sparsity": 0.75, "clusters": 8}
 
 
