@@ -61,7 +61,7 @@ def _legend(noise):
     lines = (
         f"On {noise.images:,} images. SNR: of an operator's output against that of its layer, the last of those fused.",
         "Lost and noise added: against its noisiest input, in dB and as a share of the signal. Largest: in steps.",
-        "Operators are looked at without the delegate that otherwise computes them; the outputs of both differ by at "
-        f"most {steps(noise.runtime_steps)} steps.",
+        "Operators run without the delegate that otherwise computes them; the outputs of both differ by at most "
+        f"{steps(noise.runtime_steps)} steps.",
     )
     return "\n".join(lines)
