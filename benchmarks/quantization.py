@@ -97,7 +97,7 @@ class Subject:
         count = len(self.dataset.images)
         self.images = self.dataset.load(np.arange(count), shape[:2], shape[2], preprocessing)
         self.labels = self.dataset.labels_of(np.arange(count))
-        self.source = Source(self.model).__enter__()
+        self.source = Source(self.model)
         self.float32, _, _ = self.source.convert(SCHEMES["float32"])
         self.reference = outputs(self.float32, self.images)
         self._calibrated = {}
@@ -115,7 +115,7 @@ class Subject:
         self._calibrate(seed)
         if scheme == "int16x8":
             return self._calibrated[seed, "int16x8"], 0.0
-        content, samples, _ = self._calibrated[seed, "float"]
+        content, samples = self._calibrated[seed, "float"]
         start = time.process_time()
         tuned = tuning.apply(content, samples)
         return quantized(tuned), time.process_time() - start
@@ -126,7 +126,7 @@ class Subject:
         images, keep = self.images[self.split(seed)[0]], Keep()
         self.source.convert(SCHEMES["int8"], images, self.row.allow_float, keep)
         int16x8, _, _ = self.source.convert(SCHEMES["int16x8"], images, self.row.allow_float, keep)
-        self._calibrated = {(seed, "float"): (*keep.seen, images), (seed, "int16x8"): int16x8}
+        self._calibrated = {(seed, "float"): keep.seen, (seed, "int16x8"): int16x8}
 
 
 class Keep:
@@ -179,15 +179,22 @@ def measure(name, methods, splits, folder, cache):
     # What has no fast kernels comes last.
     wanted.sort(key=lambda pair: METHODS[pair[1]][0] == "int16x8")
     missing = [pair for pair in wanted if key(name, *reversed(pair)) not in cache.results]
-    subject = Subject(name, folder) if missing else None
-    for seed, method in missing:
-        content, seconds = subject.convert(*METHODS[method], seed)
-        scored = subject.split(seed)[1]
-        result = score(outputs(content, subject.images[scored]), subject.reference[scored], subject.labels[scored])
-        cache.add(key(name, method, seed), result | {"bytes": len(content), "tuning_cpu_seconds": round(seconds, 1)})
-        print(
-            f"{name}, split {seed}, {method}: {100 * result['agreement']:.2f} %, {result['snr_db']:.2f} dB", flush=True
-        )
+    if not missing:
+        return
+    subject = Subject(name, folder)
+    with subject.source:
+        for seed, method in missing:
+            cache.add(key(name, method, seed), one(subject, method, seed))
+
+
+def one(subject, method, seed):
+    """Return the result of a method on a split."""
+    content, seconds = subject.convert(*METHODS[method], seed)
+    scored = subject.split(seed)[1]
+    result = score(outputs(content, subject.images[scored]), subject.reference[scored], subject.labels[scored])
+    figures = f"{100 * result['agreement']:.2f} %, {result['snr_db']:.2f} dB"
+    print(f"{subject.name}, split {seed}, {method}: {figures}", flush=True)
+    return result | {"bytes": len(content), "tuning_cpu_seconds": round(seconds, 1)}
 
 
 def key(name, method, seed):

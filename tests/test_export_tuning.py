@@ -154,10 +154,9 @@ def correlated(groups, terms):
     return samples.transpose(0, 2, 1) @ samples / 50
 
 
-@pytest.mark.parametrize("groups", [1, 4])
-@pytest.mark.parametrize("terms", [9, 300])  # within a block and over several
+@pytest.mark.parametrize(("groups", "terms"), [(1, 9), (64, 9), (1, 300)])
 def test_adaptive_rounding_changes_the_output_less(groups, terms):
-    rows = np.random.default_rng(0).normal(size=(4, terms))
+    rows = np.random.default_rng(0).uniform(-1, 1, size=(64, terms))
     moment = correlated(groups, terms)
     plain, rounded = rounding.nearest(rows), rounding.adaptive(rows, moment)
     error, carried = (rounding.output_error(each - rows, moment) for each in (plain, rounded))
@@ -166,6 +165,14 @@ def test_adaptive_rounding_changes_the_output_less(groups, terms):
     levels = rounded / rounding.steps(rows)[:, None]
     np.testing.assert_allclose(levels, np.round(levels), atol=1e-9)
     np.testing.assert_array_equal(np.abs(rounded).max(1), np.abs(plain).max(1))
+
+
+@pytest.mark.parametrize("groups", [1, 8])
+def test_blocks_only_save_time(monkeypatch, groups):
+    rows, moment = np.random.default_rng(0).normal(size=(8, 40)), correlated(groups, 40)
+    expected = rounding.adaptive(rows, moment)
+    monkeypatch.setattr(rounding, "_BLOCK", 7)
+    np.testing.assert_allclose(rounding.adaptive(rows, moment), expected, atol=1e-12)
 
 
 def test_adaptive_rounding_is_near_the_best_there_is():
