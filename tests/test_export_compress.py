@@ -15,7 +15,7 @@ from keras_nin.export.compress.folding import fold_norms
 from keras_nin.report.compression import compression_table
 from keras_nin.tflite.run import Runner
 
-SETTINGS = {"epochs": 6, "learning_rate": 1e-2, "sparsity": 0.75, "clusters": 8}
+SETTINGS = {"epochs": 4, "learning_rate": 3e-3, "sparsity": 0.75, "clusters": 8}
 
 
 def network():
@@ -29,8 +29,12 @@ def network():
 
 
 @pytest.fixture(scope="module")
-def model():
-    return network()
+def model(digits):
+    model = network()
+    images = digits.load(digits.select("train"), (8, 8), 1, digits.preprocessing)
+    model.compile(keras.optimizers.Adam(1e-2), "sparse_categorical_crossentropy")
+    model.fit(images, digits.labels[digits.select("train")], batch_size=20, epochs=10, verbose=0)
+    return model
 
 
 @pytest.fixture(scope="module")
@@ -71,10 +75,10 @@ def test_the_file_is_integer_and_computes_as_the_trained_model(scheme, trained, 
     assert [layer for layer in made.layers if layer] == ["conv1", "conv2", "pool", "flat", "classes", "classes"]
 
 
-def test_training_helps(trained):
+def test_the_trained_models_know_the_digits(trained):
     for each in trained.values():
-        assert each.history[-1]["loss"] < each.history[0]["loss"]
-        assert each.history[-1]["val_accuracy"] > 0.3  # of ten classes
+        assert each.record["val_accuracy"] >= 0.5  # of ten classes
+        assert each.record["best_epoch"] in [entry["epoch"] for entry in each.history]
 
 
 def test_three_quarters_of_every_pruned_layer_are_zeros_in_the_file(exports):
@@ -110,7 +114,7 @@ def test_the_record_says_what_was_done(model, trained, exports):
         assert record | own == record
         assert record["method"] == name
         assert (record["data"], record["images"], record["held_out"]) == ("digits", 180, 20)
-        assert (record["epochs"], record["learning_rate"], record["seed"]) == (6, 1e-2, 0)
+        assert (record["epochs"], record["learning_rate"], record["seed"]) == (4, 3e-3, 0)
         assert record["weights_sha256"] == weights_digest(trained[name].model) != exports[name].weights_sha256
         assert exports[name].weights_sha256 == weights_digest(model)
         assert set(record["versions"]) == {"tf_keras", "tensorflow-model-optimization"}
