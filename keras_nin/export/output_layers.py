@@ -38,22 +38,25 @@ def output_layers_of_operators(model, graph):
     )
 
 
-def layers_between(model, first, last):
-    """Return the layers from the path `first` to the path `last`, each the only one behind the other.
+def chains_of(model):
+    """Return a function from two paths to the layers from the one to the other, each the only one behind the other.
 
-    Returns:
-        List of layers, or None where the one does not lead to the other.
+    The function returns a list of layers, or None where the one does not lead to the other.
     """
     places = operators.places_of(model)
     following = _following(model, places)
     by_path = {place.path: place for place in places.values()}
-    found = [by_path[first]]
-    while found[-1].path != last:
-        after = following[found[-1].path]
-        if len(after) != 1 or after[0] is None:
-            return None
-        found.append(after[0])
-    return [place.layer for place in found]
+
+    def between(first, last):
+        found = [by_path[first]]
+        while found[-1].path != last:
+            after = following[found[-1].path]
+            if len(after) != 1 or after[0] is None:
+                return None
+            found.append(after[0])
+        return [place.layer for place in found]
+
+    return between
 
 
 def layers_by_path(model):

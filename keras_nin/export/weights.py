@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from keras_nin.export import operators
-from keras_nin.export.output_layers import layers_between, layers_by_path, output_layers_of_operators
+from keras_nin.export.output_layers import chains_of, layers_by_path, output_layers_of_operators
 from keras_nin.tflite.graph import FLOAT_DTYPES
 
 # In steps of 8 bits over the range of a channel. Rounding to the nearest step is half a step away, and choosing the
@@ -48,13 +48,13 @@ def worst_weight(model, graph):
     """
     main = graph.main
     producers = {index: operator for operator in main.operators for index in operator.outputs}
-    layers = layers_by_path(model)
+    layers, between = layers_by_path(model), chains_of(model)
     first = operators.layers_of_operators(model, graph, operators.marks_of(model))
     last = output_layers_of_operators(model, graph)
     worst = []
     for operator, path, end in zip(main.operators, first, last, strict=True):
         layout = _LAYOUTS.get((operator.op, type(layers.get(path)).__name__))
-        factor = None if layout is None or end is None else _folded(model, path, end)
+        factor = None if layout is None or end is None else _folded(between(path, end))
         tensor = None if factor is None else _kernel(main, producers, operator)
         steps = None if tensor is None else _difference(graph, tensor, layers[path].kernel, factor, *layout)
         if steps is not None:
@@ -65,9 +65,11 @@ def worst_weight(model, graph):
     return WorstWeight(float(steps), path, len(worst))
 
 
-def _folded(model, first, last):
-    """Return what the converter multiplies the channels of a kernel with; None where that is not known."""
-    chain = layers_between(model, first, last)
+def _folded(chain):
+    """Return what the converter multiplies the channels of a kernel with; None where that is not known.
+
+    `chain` are the layers from that of the kernel to the last that was fused, or None.
+    """
     if chain is None:
         return None
     factor = np.float64(1)
