@@ -6,6 +6,8 @@ import click
 
 from keras_nin.cli import options
 from keras_nin.export import schemes
+from keras_nin.export.tuning import DEFAULT as DEFAULT_TUNING
+from keras_nin.export.tuning import RANGES, ROUNDINGS
 
 DEFAULT_MODEL = "nin_digits"
 
@@ -50,6 +52,26 @@ def _scheme_words(row):
     default=100,
     show_default=True,
     help="How many calibration images.",
+)
+@click.option(
+    "--ranges",
+    type=click.Choice(RANGES),
+    default=DEFAULT_TUNING.ranges,
+    show_default=True,
+    help="Ranges of the 8-bit activations: all that calibration saw, or of least mean square error.",
+)
+@click.option(
+    "--rounding",
+    type=click.Choice(ROUNDINGS),
+    default=DEFAULT_TUNING.rounding,
+    show_default=True,
+    help="Of the weights of the scheme int8: to the nearest integer, or so that outputs change least.",
+)
+@click.option(
+    "--bias-correction/--no-bias-correction",
+    default=DEFAULT_TUNING.bias_correction,
+    show_default=True,
+    help="Whether the biases of the scheme int8 make good for the mean error of rounded weights.",
 )
 @click.option(
     "--io",

@@ -127,8 +127,10 @@ def _common(job):
 
 
 def _tuning(job):
-    """Return how ranges and weights of the calibrated 8-bit schemes are chosen."""
-    return
+    """Return how the ranges, weights and biases of the scheme int8 are chosen."""
+    from keras_nin.export.tuning import Tuning
+
+    return Tuning(job.given.ranges, job.given.rounding, job.given.bias_correction)
 
 
 def _classes(model, dataset):
@@ -159,6 +161,8 @@ def _options(job, scheme):
     if scheme.calibrated:
         kept["calibration"] = sources.calibration_source(dataset)
         names += ["calibration_count"]
+    if scheme.name == "int8":
+        names += ["ranges", "rounding", "bias_correction"]
     if scheme.trained:
         names += ["epochs", "learning_rate", *{"pruned": ["sparsity"], "clustered": ["clusters"]}.get(scheme.name, [])]
     return kept | {name: getattr(given, name) for name in names}

@@ -38,6 +38,8 @@ def adaptive(rows, moment):
 
 def _carried(rows, factor):
     left, step = rows.copy(), steps(rows)
+    # Between its two neighbours on the grid: a weight stays recognisably that of the model.
+    below, above = np.floor(rows / step[:, None]), np.ceil(rows / step[:, None])
     kept = np.abs(rows).argmax(axis=1)
     kept_level = np.sign(rows[np.arange(len(rows)), kept]) * LEVELS
     rounded = np.empty_like(rows)
@@ -45,7 +47,7 @@ def _carried(rows, factor):
         stop = min(start + _BLOCK, rows.shape[1])
         errors = np.empty((len(rows), stop - start))
         for term in range(start, stop):
-            level = np.clip(np.round(left[:, term] / step), -LEVELS, LEVELS)
+            level = np.clip(np.round(left[:, term] / step), below[:, term], above[:, term])
             rounded[:, term] = np.where(kept == term, kept_level, level) * step
             error = (left[:, term] - rounded[:, term]) / factor[:, term, term]
             errors[:, term - start] = error

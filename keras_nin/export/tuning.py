@@ -98,3 +98,7 @@ class Tuning:
         if not isinstance(document, dict) or not set(document) <= set(known):
             raise InputError(f"Expected a tuning as an object with the keys {', '.join(known)}. Received: {document!r}")
         return cls(**document)
+
+
+# What the command does where nothing else is asked for.
+DEFAULT = Tuning("mse", "adaptive", True)
