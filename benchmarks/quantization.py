@@ -1,6 +1,6 @@
 """How far each scheme, and each way to calibrate int8, is from float: paired on the same images, over several splits.
 
-python benchmarks/quantization.py --data FOLDER [--networks squeezenet_v1_1,nin_digits] [--methods "int8;int16x8"]
+python benchmarks/quantization.py --data FOLDER [--networks "squeezenet_v1_1;nin_digits"] [--methods "int8;int16x8"]
                                   [--splits 5] [--cache FILE.json] [--markdown FILE.md]
 
 FOLDER holds weights/ and images/imagenet_samples (500 photographs); nin_digits needs neither. A split is 100 images to
@@ -24,7 +24,8 @@ from tunings import Equalized, Percentile
 from keras_nin import data, files, models
 from keras_nin.data.splits import draw
 from keras_nin.export import SCHEMES, tolerance
-from keras_nin.export.convert import Source, input_shape
+from keras_nin.export.convert import Source
+from keras_nin.export.ports import image_shape
 from keras_nin.export.record import versions
 from keras_nin.export.tuning import Tuning
 from keras_nin.metrics import top_k
@@ -39,8 +40,9 @@ CASTS = ("QUANTIZE", "DEQUANTIZE")
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """A network with its weights and images; both None: those that ship."""
+    """A network of the zoo with its weights and images; both None: those that ship."""
 
+    model: str
     weights: str | None = None
     images: str | None = None
     preprocessing: str | None = None
@@ -51,10 +53,15 @@ class Network:
 PHOTOGRAPHS = "images/imagenet_samples"
 CAFFE_1_0 = (("input_shape", (227, 227, 3)), ("pool_rounding", "ceil"), ("padded_head", True))
 NETWORKS = {
-    "squeezenet_v1_1": Network("weights/squeezenet_v1_1_imagenet.npz", PHOTOGRAPHS, "torch"),
-    "squeezenet_v1_0": Network("weights/squeezenet_v1_0_imagenet.npz", PHOTOGRAPHS, "caffe", CAFFE_1_0),
-    "googlenet": Network("weights/googlenet_imagenet.npz", PHOTOGRAPHS, "caffe", allow_float=True),
-    "nin_digits": Network(),
+    "squeezenet_v1_1": Network("squeezenet_v1_1", "weights/squeezenet_v1_1_imagenet.npz", PHOTOGRAPHS, "torch"),
+    "squeezenet_v1_0": Network(
+        "squeezenet_v1_0", "weights/squeezenet_v1_0_imagenet.npz", PHOTOGRAPHS, "caffe", CAFFE_1_0
+    ),
+    "googlenet": Network("googlenet", "weights/googlenet_imagenet.npz", PHOTOGRAPHS, "caffe"),
+    "googlenet, LRN in float": Network(
+        "googlenet", "weights/googlenet_imagenet.npz", PHOTOGRAPHS, "caffe", allow_float=True
+    ),
+    "nin_digits": Network("nin_digits"),
 }
 
 
@@ -90,8 +97,8 @@ class Subject:
     def __init__(self, name, folder):
         self.name, self.row = name, NETWORKS[name]
         weights = folder / self.row.weights if self.row.weights else None
-        loaded = models.load(name, weights=weights, **dict(self.row.arguments))
-        self.model, shape = loaded.model, input_shape(loaded.model)
+        loaded = models.load(self.row.model, weights=weights, **dict(self.row.arguments))
+        self.model, shape = loaded.model, image_shape(loaded.model)
         self.dataset = data.load(str(folder / self.row.images) if self.row.images else loaded.dataset)
         preprocessing = data.preset(self.row.preprocessing) if self.row.preprocessing else self.dataset.preprocessing
         count = len(self.dataset.images)
@@ -256,7 +263,7 @@ def main():
     parser.add_argument("--cache", default="quantization.json")
     parser.add_argument("--markdown", type=pathlib.Path, help="file for the tables")
     given = parser.parse_args()
-    names, methods = given.networks.split(","), given.methods.split(";")
+    names, methods = given.networks.split(";"), given.methods.split(";")
     for unknown in (set(names) - set(NETWORKS)) | (set(methods) - set(METHODS)):
         parser.error(f"unknown: {unknown}")
     cache = Cache(given.cache)

@@ -8,7 +8,7 @@ import pytest
 from keras import layers as kl
 
 from keras_nin import InputError, data, export, layers, models
-from keras_nin.export import activations, convert, ranges, rounding, tuning
+from keras_nin.export import activations, convert, ports, ranges, rounding, tuning
 from keras_nin.export.float_file import FloatFile
 from keras_nin.export.quantizer import Quantizer
 from keras_nin.export.schemes import SCHEMES
@@ -343,7 +343,7 @@ def test_little_memory_gives_the_same_bytes(monkeypatch, every_kind):
 
 def test_a_trained_network_comes_nearer_to_float():
     loaded, dataset = models.load("nin_digits"), data.load("digits")
-    shape = convert.input_shape(loaded.model)
+    shape = ports.image_shape(loaded.model)
     calibration = export.calibrate(dataset, shape)
     images = dataset.load(dataset.splits["test"], shape[:2], shape[2], dataset.preprocessing)
     expected = loaded.model.predict(images, verbose=0).astype(np.float64)
