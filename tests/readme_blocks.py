@@ -14,6 +14,7 @@ README = ROOT / "README.md"
 PHOTOGRAPHS = "photos/"  # in a command: needs third-party data
 OUTPUT = re.compile(r"<!-- output: (?P<command>.+?) -->\n(?P<body>.*?)<!-- end -->", re.DOTALL)
 MODELS = re.compile(r"<!-- models -->\n(?P<table>.*?)<!-- end -->", re.DOTALL)
+SCHEMES = re.compile(r"<!-- schemes -->\n(?P<table>.*?)<!-- end -->", re.DOTALL)
 PYTHON = re.compile(
     r"<!-- python -->\n```python\n(?P<code>.*?)```\n<!-- prints -->\n(?P<body>.*?)<!-- end -->", re.DOTALL
 )
@@ -34,6 +35,19 @@ def shelf_table():
     lines = (ROOT / "models" / "README.md").read_text().splitlines()
     rows = [line.replace("](", "](models/") for line in lines if line.startswith("|")]
     return "\n".join(rows) + "\n"
+
+
+def schemes_table():
+    """Return the table of schemes that the README shows."""
+    return SCHEMES.search(README.read_text())["table"]
+
+
+def package_schemes_table():
+    """Return the table of schemes as the package has it."""
+    from keras_nin.export import schemes
+    from keras_nin.tables import markdown_table
+
+    return markdown_table(schemes.COLUMNS, schemes.table_rows()) + "\n"
 
 
 def python_block():
@@ -102,6 +116,7 @@ def main():
         os.chdir(folder)
         text = OUTPUT.sub(lambda match: _renew(match, data), text)
         text = PYTHON.sub(_renew_python, text)
+        text = SCHEMES.sub(lambda _: f"<!-- schemes -->\n{package_schemes_table()}<!-- end -->", text)
         text = MODELS.sub(lambda _: f"<!-- models -->\n{shelf_table()}<!-- end -->", text)
     README.write_text(text)
     print(f"written: {README}")

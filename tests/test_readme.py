@@ -68,6 +68,10 @@ def test_the_table_of_models_is_that_of_the_shelf():
     assert readme_blocks.models_table() == readme_blocks.shelf_table()
 
 
+def test_the_table_of_schemes_is_that_of_the_package():
+    assert readme_blocks.schemes_table() == readme_blocks.package_schemes_table()
+
+
 def test_the_zoo_is_as_large_as_it_says():
     from keras_nin import models
 
