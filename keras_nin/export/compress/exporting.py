@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from keras_nin.export import record
+from keras_nin.export import conversion
 from keras_nin.export.compress import quantized
 
 
@@ -30,6 +30,6 @@ def export_trained(trained, calibration=None, *, original=None, scheme=None, tun
     if trained.network is not None:
         made = quantized.export(trained.model, trained.network, scheme, **options)
     else:
-        (made,) = record.export_all(trained.model, [scheme], calibration, tuning=tuning, **options)
+        (made,) = conversion.export_all(trained.model, [scheme], calibration, tuning=tuning, **options)
     digest = weights_digest(original or trained.model)
     return dataclasses.replace(made, training=trained.record, weights_sha256=digest)

@@ -3,7 +3,7 @@
 import contextlib
 import types
 
-from keras_nin.export import convert, operators, record
+from keras_nin.export import conversion, convert, operators
 from keras_nin.export.record import Export
 from keras_nin.export.twin.steps import flatten
 from keras_nin.tflite import graph as tflite_graph
@@ -27,7 +27,7 @@ def export(model, network, scheme, *, allow_float=False, batch=1, weights=None, 
     """
     from keras_nin.models import weights_digest
 
-    record.check_weights(model)
+    conversion.check_weights(model)
     with QuantizedSource(network, model, batch) as source:
         data, flags, marks = source.convert(scheme, allow_float=allow_float)
     graph = tflite_graph.read(data)
@@ -42,7 +42,7 @@ def export(model, network, scheme, *, allow_float=False, batch=1, weights=None, 
         preprocessing=preprocessing.to_json() if preprocessing else None,
         flags=flags,
         layers=layers,
-        float_operators=record.check_operators(graph, layers, scheme, allow_float),
+        float_operators=conversion.check_operators(graph, layers, scheme, allow_float),
         batch=batch,
         **given,
     )
