@@ -31,7 +31,7 @@ class Tap(Runner):
         Raises:
             InputError: as `predict`.
         """
-        self._invoke(self._encode(np.asarray(image)[None])[0][None], 0)
+        self._invoke(self._encode_all(np.asarray(image)[None]), 0)
         return [self._value(tensor) for tensor in tensors]
 
     def _value(self, tensor):
