@@ -360,3 +360,23 @@ def test_the_record():
     for wrong in ({"ranges": "median"}, {"rounding": "up"}, {"bias_correction": "yes"}, {"colour": 1}, None):
         with pytest.raises(InputError):
             Tuning.from_json(wrong)
+
+
+def test_moments_that_rounding_errors_leave_indefinite():
+    # Two terms that are always the same: singular but for the damping, and below zero by a rounding error.
+    moment = np.full((1, 3, 3), 1e8)
+    moment[0, 0, 1] = moment[0, 1, 0] = 1.05e8
+    rows = np.random.default_rng(0).normal(size=(4, 3))
+    rounded = rounding.adaptive(rows, moment)
+    step = rounding.steps(rows)[:, None]
+    assert np.isfinite(rounded).all()
+    assert (np.abs(rounded - rows) <= step).all()
+
+
+def test_adaptive_rounding_keeps_to_the_neighbours_of_a_weight():
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(500, 24)) @ rng.normal(size=(24, 24))
+    rows = rng.normal(size=(16, 24))
+    rounded = rounding.adaptive(rows, (values.T @ values / len(values))[None])
+    steps = np.abs(rounded - rows) / rounding.steps(rows)[:, None]
+    assert 0.5 < steps.max() < 1 + 1e-9

@@ -1,13 +1,13 @@
 """Parity: what holds for a right file, and that it fails for every kind of wrong one."""
 
 import dataclasses
-import importlib
 import json
 
 import keras
 import numpy as np
 import pytest
 from keras import layers as kl
+from tflite_edits import edited
 
 from keras_nin import InputError, data, export, models
 from keras_nin.export import Limits, tolerance
@@ -15,9 +15,6 @@ from keras_nin.export.verify import Check, compare, verify
 from keras_nin.report.parity import failures
 from keras_nin.tflite.records import Quantization, Tensor
 from keras_nin.tflite.run import Runner
-
-generated = importlib.import_module("ai_edge_litert.schema_py_generated")
-flatbuffers = importlib.import_module("flatbuffers")
 
 SCHEMES = ("float32", "int8")
 
@@ -92,15 +89,6 @@ def linear():
 @pytest.fixture(params=["trained", "random", "mask", "linear"])
 def network(request):
     return request.getfixturevalue(request.param)
-
-
-def edited(content, change):
-    """Return a file after `change(model, subgraph)`."""
-    model = generated.ModelT.InitFromPackedBuf(content, 0)
-    change(model, model.subgraphs[0])
-    builder = flatbuffers.Builder(1024)
-    builder.Finish(model.Pack(builder), b"TFL3")
-    return bytes(builder.Output())
 
 
 def convolutions(model):

@@ -2,6 +2,8 @@
 
 import json
 import pathlib
+import subprocess
+import sys
 
 import h5py
 import keras
@@ -268,3 +270,14 @@ def test_a_file_of_others_beside_the_model(other, trained):
 )
 def test_a_damaged_record(content, message, trained):
     refused(message, trained(content))
+
+
+def test_a_saved_model_of_every_layer_of_ours_loads_in_a_new_process(tmp_path):
+    from keras_nin import layers
+
+    image = keras.Input((8, 8, 4))
+    x = layers.local_response_normalization(layers.Fire(2, 4, 4, name="fire")(image), name="norm")
+    keras.Model(image, x, name="ours").save(tmp_path / "ours.keras")
+    code = f"from keras_nin import models; print(models.load({str(tmp_path / 'ours.keras')!r}).model.name)"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ran.stdout.splitlines() == ["ours"], ran.stderr[-500:]

@@ -9,13 +9,13 @@ import sys
 
 import numpy as np
 import pytest
+from tflite_edits import edited
 
 from keras_nin.errors import InputError
 from keras_nin.tflite import run
 from keras_nin.tflite.run import Latency, Runner, dequantize, quantize
 
 generated = importlib.import_module("ai_edge_litert.schema_py_generated")
-flatbuffers = importlib.import_module("flatbuffers")
 pytestmark = pytest.mark.filterwarnings("ignore:Statistics for quantized inputs")
 
 SHAPE = (8, 8, 3)
@@ -66,15 +66,6 @@ class Files:
 @pytest.fixture(scope="module")
 def files():
     return Files()
-
-
-def edited(content, change):
-    """Return `content` after `change(model, subgraph)`."""
-    model = generated.ModelT.InitFromPackedBuf(content, 0)
-    change(model, model.subgraphs[0])
-    builder = flatbuffers.Builder(1024)
-    builder.Finish(model.Pack(builder), b"TFL3")
-    return bytes(builder.Output())
 
 
 # Reals to integers and back

@@ -1,5 +1,7 @@
 """Weights on the grid of their integers, chosen so that what the layer computes changes least."""
 
+import contextlib
+
 import numpy as np
 
 LEVELS = 127
@@ -58,10 +60,18 @@ def _carried(rows, factor):
 
 def _inverse_factor(moment):
     """Return the upper Cholesky factor of the inverse of each moment, damped."""
-    damping = _DAMPING * np.einsum("gtt->gt", moment).mean(axis=1)
-    damping = np.where(damping > 0, damping, 1)  # terms that are always 0
-    damped = moment + damping[:, None, None] * np.eye(moment.shape[-1])
-    return np.linalg.cholesky(np.linalg.inv(damped)).transpose(0, 2, 1)
+    return np.stack([_inverse_factor_of(each) for each in moment])
+
+
+def _inverse_factor_of(moment):
+    damping, unit = _DAMPING * np.trace(moment) / len(moment), np.eye(len(moment))
+    if not damping > 0:  # terms that are always 0
+        return unit
+    while True:
+        # Moments of terms that go together are singular but for the damping, and in rounding may be less than that.
+        with contextlib.suppress(np.linalg.LinAlgError):
+            return np.linalg.cholesky(np.linalg.inv(moment + damping * unit)).T
+        damping *= 10
 
 
 def output_error(difference, moment):

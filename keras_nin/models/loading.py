@@ -194,7 +194,9 @@ def _check_saved(path):
 def _read_model(path):
     import keras
 
-    import keras_nin.layers.classes  # noqa: F401 - registers our layers, which a saved model may hold
+    # They register our layers, which a saved model may hold.
+    import keras_nin.layers.classes
+    import keras_nin.layers.normalization  # noqa: F401
 
     try:
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
