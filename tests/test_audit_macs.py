@@ -108,7 +108,12 @@ def test_a_network_of_keras_applications(name, side):
     check(getattr(keras.applications, name)(weights=None, input_shape=(side, side, 3)))
 
 
-@pytest.mark.parametrize("name", models.list_models())
+LARGE = ("googlenet_cifar10", "inception_v3")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name for name in models.list_models()]
+)
 def test_a_model_of_the_zoo(name):
     check(models.build(name))
 

@@ -32,6 +32,7 @@ def test_images_have_the_articles_size():
     assert 0.9 < pictures.train[0].max() <= 1
 
 
+@pytest.mark.slow
 def test_a_claim_names_the_epochs_where_the_user_does_not(few):
     given = claims.Training(data=few, seeds=1)
     pictures = training.images(given)
@@ -43,6 +44,7 @@ def test_a_claim_names_the_epochs_where_the_user_does_not(few):
     assert not np.array_equal(weights[0], weights[1])
 
 
+@pytest.mark.slow
 def test_the_same_seed_trains_the_same_network(few):
     given = claims.Training(data=few, epochs=1, seeds=2)
     pictures = training.images(given)

@@ -187,6 +187,7 @@ def test_train_then_evaluate(cli):
     assert "Use --force" in again.err
 
 
+@pytest.mark.slow
 def test_train_as_json(cli):
     digits_npz("set.npz", 40)
     document = cli("train", "nin_digits", "--data", "set.npz", "--epochs", 1, "--out", "run", "--json").json

@@ -47,7 +47,8 @@ def test_the_main_job(cli):
     assert lines[6] == "Compared on 359 test images of digits."
     assert "median of 20, 20 runs on 1 thread, batch 1; " in lines[7]
     assert lines[8] == "Calibration: 100 images of digits, none of them among those."
-    assert lines[9] == "written: exported/nin_digits_float32.tflite and nin_digits_float32.json"
+    others = ", ".join(f"nin_digits_float32{end}" for end in ("_labels.txt", ".py", ".json"))
+    assert lines[9] == f"written: exported/nin_digits_float32.tflite, {others}"
 
     before = {path: path.stat().st_mtime_ns for path in pathlib.Path("exported").iterdir()}
     again = cli("export", "nin_digits", "--json", "--runs", 20)
@@ -78,6 +79,14 @@ def test_the_main_job(cli):
         "crop": None,
         "min_agreement": 0.9,
         "max_drop": 2.5,
+        "max_rms": None,
+        "max_error": None,
+        "max_closing": None,
+        "max_weight": 2.0,
+        "min_snr": None,
+        "ranges": "mse",
+        "rounding": "adaptive",
+        "bias_correction": True,
         "calibration": "digits",
         "calibration_count": 100,
         "allow_float": False,
@@ -216,5 +225,5 @@ def test_force_replaces_other_files(cli):
     assert refused.err.startswith("Error: Expected no other file at 'exported/conv1x1_3to2_float32.json'")
     ran = cli(*words, "--force")
     assert ran.status == 0
-    assert "written: exported/conv1x1_3to2_float32.tflite and conv1x1_3to2_float32.json" in ran.out
+    assert "written: exported/conv1x1_3to2_float32.tflite, conv1x1_3to2_float32.json" in ran.out
     assert sidecar("exported/conv1x1_3to2_float32.json")["schema"] == record.SCHEMA

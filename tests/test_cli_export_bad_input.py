@@ -85,7 +85,10 @@ def test_weights_that_are_no_numbers(cli, value):
 def test_a_subclassed_model(cli):
     model = Subclassed(name="code")
     model(np.zeros((1, 8, 8, 3), np.float32))
-    with pytest.raises(InputError, match="'code'.*Functional"):
+    with pytest.raises(
+        InputError,
+        match="Received: 'code', a subclassed model. Make it functional: inputs = keras.In",
+    ):
         export.export(model, "float32")
     model.save("net.keras")
     assert "Functional" in refused(cli, "net.keras", "--calibration", "random")

@@ -56,6 +56,7 @@ def edit(**changes):
     SIDECAR.write_text(json.dumps(document | changes))
 
 
+@pytest.mark.slow
 def test_other_bytes(cli, made):
     edit(sha256="0" * 64)
     ran = cli("export", "--from", SIDECAR, "--out", "again", *QUICK)
@@ -195,5 +196,6 @@ def test_what_an_export_records_can_be_given_again(cli, made):
     recorded = set(made["options"]) - {"model"}
     assert recorded <= names
     alongside = {name[2:] for name in reproduce.ALONGSIDE.values()}
-    assert names - recorded == alongside | {"scheme"}
+    trained = {"epochs", "learning_rate", "sparsity", "clusters"}
+    assert names - recorded == alongside | trained | {"scheme"}
     assert set(reproduce._OPTIONS + reproduce._CALIBRATION_OPTIONS) <= set(made["options"])

@@ -186,7 +186,9 @@ def test_a_file_of_another_network(digits):
     assert len(noise.rows) == 13
 
 
-@pytest.mark.parametrize("name", ["squeezenet_v1_0_complex_bypass", "nin_cifar10_bn"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("squeezenet_v1_0_complex_bypass", marks=pytest.mark.slow), "nin_cifar10_bn"]
+)
 def test_zoo(name):
     keras.utils.set_random_seed(0)
     model = untouched(models.build(name, input_shape=(64, 64, 3)))

@@ -67,6 +67,7 @@ def test_the_sidecar_says_everything_that_made_the_file(made, model):
         "inputs",
         "outputs",
         "parity",
+        "compression",
         "operators",
     ]
     assert (sidecar["schema"], sidecar["file"]) == ("keras_nin.export_file/1", "small_int8.tflite")

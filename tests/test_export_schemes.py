@@ -79,7 +79,7 @@ def test_no_file_has_an_operator_of_tensorflow(made, name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_bytes_are_those_of_the_bare_converter(made, model, images, name, monkeypatch):
-    def attach(self, converter):
+    def attach(self, converter, per_channel):
         converter.representative_dataset = lambda: iter(self.samples)
 
     monkeypatch.setattr(Quantizer, "attach", attach)

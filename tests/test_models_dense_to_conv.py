@@ -46,7 +46,9 @@ def images(shape, count=2):
     return np.random.default_rng(0).random((count, *shape), np.float32)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "googlenet_cifar10" else name for name in MODELS]
+)
 def test_equal_on_the_training_size_and_a_map_on_a_larger_image(name):
     model = MODELS[name]()
     turned = models.dense_to_conv(model)

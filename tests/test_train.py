@@ -148,6 +148,7 @@ def test_an_interrupted_run_goes_on(number, finished, tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["history.json", "net.json", "net.keras", "net.weights.h5"]
 
 
+@pytest.mark.slow
 def test_an_interruption_between_state_and_history(finished, tmp_path, monkeypatch):
     def write(path, data):
         if path.name == "history.json" and len(json.loads(data)) == 4:
@@ -176,6 +177,7 @@ def test_nothing_in_a_finished_folder_changes_without_force(finished):
     assert contents(folder) == before
 
 
+@pytest.mark.slow
 def test_force_starts_again(finished, tmp_path):
     for path, content in contents(finished[0]).items():
         (tmp_path / path.name).write_bytes(content)

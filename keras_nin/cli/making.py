@@ -145,6 +145,12 @@ def _with_options(job, made):
     return dataclasses.replace(made, options=_options(job, made.scheme))
 
 
+def _limits():
+    from keras_nin.export import Limits
+
+    return [field.name for field in dataclasses.fields(Limits)]
+
+
 def _options(job, scheme):
     """Return the options that decide what a file and the JSON file beside it hold, by their names without "--"."""
     given, sources, dataset = job.given, job.sources, job.loaded.dataset
@@ -155,7 +161,7 @@ def _options(job, scheme):
         "set": list(given.settings),
         "data": sources.test_source(dataset),
     }
-    names = ["seed", "labels", "test_count", "preprocessing", "crop", "batch", "min_agreement", "max_drop"]
+    names = ["seed", "labels", "test_count", "preprocessing", "crop", "batch", *_limits()]
     if scheme.integer_only:
         names += ["io", "allow_float"]
     if scheme.calibrated:

@@ -10,7 +10,7 @@ def companions(made):
     the likeliest classes of an image. Both belong to one file, as its sidecar does: what else lies in the folder may be
     of another network, or of the same one with other classes.
 
-    A network whose output is no vector of classes has neither, one on anything but one image of 1 or 3 channels, or
+    A network whose output is no vector of classes has neither, one on anything but images of 1 or 3 channels, or
     without a known preprocessing, no script.
     """
     main = made.graph().main
@@ -29,4 +29,4 @@ def _is_classes(shape):
 
 
 def _is_image(shape):
-    return len(shape) == 4 and shape[0] == 1 and shape[3] in (1, 3)
+    return len(shape) == 4 and shape[3] in (1, 3)
