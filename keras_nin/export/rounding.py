@@ -7,6 +7,7 @@ import numpy as np
 LEVELS = 127
 # Added to the moment's diagonal, as a share of its mean: directions that the images do not show are not free.
 _DAMPING = 0.01
+_EXACT = 1e-5  # levels: what float32 makes of a weight on the grid
 _BLOCK = 128
 
 
@@ -40,8 +41,7 @@ def adaptive(rows, moment):
 
 def _carried(rows, factor):
     left, step = rows.copy(), steps(rows)
-    # Between its two neighbours on the grid: a weight stays recognisably that of the model.
-    below, above = np.floor(rows / step[:, None]), np.ceil(rows / step[:, None])
+    below, above = _bounds(rows / step[:, None])
     kept = np.abs(rows).argmax(axis=1)
     kept_level = np.sign(rows[np.arange(len(rows)), kept]) * LEVELS
     rounded = np.empty_like(rows)
@@ -56,6 +56,19 @@ def _carried(rows, factor):
             left[:, term + 1 : stop] -= error[:, None] * factor[:, term, term + 1 : stop]
         left[:, stop:] -= _products(errors, factor[:, start:stop, stop:])
     return rounded
+
+
+def _bounds(levels):
+    """Return the least and the largest level that a weight may take: one beyond its two neighbours on the grid.
+
+    So a weight stays recognisably that of the model. One that lies on the grid stays there: a 0 of a sparse layer, or a
+    constant that is meant as it is.
+    """
+    exact = np.abs(levels - np.round(levels)) < _EXACT
+    spread = np.where(exact, 0, 1)
+    below = np.where(exact, np.round(levels), np.floor(levels)) - spread
+    above = np.where(exact, np.round(levels), np.ceil(levels)) + spread
+    return below.clip(-LEVELS, LEVELS), above.clip(-LEVELS, LEVELS)
 
 
 def _inverse_factor(moment):
