@@ -11,6 +11,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "conversion": ["export", "export_all"],
         "record": ["Export"],
         "schemes": ["SCHEMES", "parse_schemes"],
+        "tuning": ["Tuning"],
         "twin": ["from_tf_keras", "quantize_model", "to_tf_keras"],
         "verify": ["Limits", "Parity", "verify"],
     },
