@@ -82,7 +82,7 @@ def test_the_main_job(cli):
         "max_rms": None,
         "max_error": None,
         "max_closing": None,
-        "max_weight": 2.0,
+        "max_weight": 4.0,
         "min_snr": None,
         "ranges": "mse",
         "rounding": "adaptive",

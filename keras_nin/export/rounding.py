@@ -7,6 +7,7 @@ import numpy as np
 LEVELS = 127
 # Added to the moment's diagonal, as a share of its mean: directions that the images do not show are not free.
 _DAMPING = 0.01
+REACH = 3  # levels: how far beyond its neighbours a weight may go
 _EXACT = 1e-5  # levels: what float32 makes of a weight on the grid
 _BLOCK = 128
 
@@ -59,13 +60,13 @@ def _carried(rows, factor):
 
 
 def _bounds(levels):
-    """Return the least and the largest level that a weight may take: one beyond its two neighbours on the grid.
+    """Return the least and the largest level that a weight may take: `REACH` beyond its two neighbours on the grid.
 
     So a weight stays recognisably that of the model. One that lies on the grid stays there: a 0 of a sparse layer, or a
     constant that is meant as it is.
     """
     exact = np.abs(levels - np.round(levels)) < _EXACT
-    spread = np.where(exact, 0, 1)
+    spread = np.where(exact, 0, REACH)
     below = np.where(exact, np.round(levels), np.floor(levels)) - spread
     above = np.where(exact, np.round(levels), np.ceil(levels)) + spread
     return below.clip(-LEVELS, LEVELS), above.clip(-LEVELS, LEVELS)

@@ -6,13 +6,13 @@ import numpy as np
 
 from keras_nin.export import operators
 from keras_nin.export.output_layers import chains_of, layers_by_path, output_layers_of_operators
+from keras_nin.export.rounding import REACH
 from keras_nin.tflite.graph import FLOAT_DTYPES
 
-# In steps of 8 bits over the range of a channel. Rounding to the nearest step is half a step away, and choosing the
-# other neighbour one; the scale in the file, that of the range after BatchNormalization was folded in, leaves less than
-# another. A weight further off is another one: no image is needed to see it, and on few of them it shows, since one
-# weight of a thousand is lost in the rounding of all.
-WEIGHT_LIMIT = 2.0
+# In steps of 8 bits over the range of a channel. Rounding to the nearest step is half a step away, adaptive rounding less
+# than `REACH` and one; the scale in the file is that of the same range. A weight further off is another one: no image is
+# needed to see it, and on few of them it shows, since one weight of a thousand is lost in the rounding of all.
+WEIGHT_LIMIT = REACH + 1.0
 _PASSING = ("Activation", "ReLU", "LeakyReLU", "PReLU", "ELU", "Softmax", "Dropout", "SpatialDropout2D", "Identity")
 # The axis of the output channels in the file, and the order of the axes of the Keras kernel there.
 _LAYOUTS = {
