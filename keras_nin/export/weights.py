@@ -9,9 +9,9 @@ from keras_nin.export.output_layers import chains_of, layers_by_path, output_lay
 from keras_nin.export.rounding import REACH
 from keras_nin.tflite.graph import FLOAT_DTYPES
 
-# In steps of 8 bits over the range of a channel. Rounding to the nearest step is half a step away, adaptive rounding less
-# than `REACH` and one; the scale in the file is that of the same range. A weight further off is another one: no image is
-# needed to see it, and on few of them it shows, since one weight of a thousand is lost in the rounding of all.
+# In steps of 8 bits over the range of a channel. Rounding to the nearest step is half a step away, adaptive rounding
+# less than `REACH` and one; the scale in the file is that of the same range. A weight further off is another one: no
+# image is needed to see it, and on few of them it shows, since one weight of a thousand is lost in the rounding of all.
 WEIGHT_LIMIT = REACH + 1.0
 _PASSING = ("Activation", "ReLU", "LeakyReLU", "PReLU", "ELU", "Softmax", "Dropout", "SpatialDropout2D", "Identity")
 # The axis of the output channels in the file, and the order of the axes of the Keras kernel there.
