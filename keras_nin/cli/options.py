@@ -6,6 +6,7 @@ import math
 import click
 
 from keras_nin.errors import InputError
+from keras_nin.export.tuning import REACH
 
 SEED = click.IntRange(0, 2**32 - 1)
 COUNT = click.IntRange(min=1)
@@ -137,7 +138,7 @@ limit_options = _stack(
     click.option("--max-closing", type=Number(0), metavar="STEPS",
                  help="Largest error of a closing softmax or sigmoid itself, in steps. [default: what its table "
                  "explains, 2 for 8 bits]"),
-    click.option("--max-weight", type=Number(0), metavar="STEPS", default=2.0, show_default=True,
+    click.option("--max-weight", type=Number(0), metavar="STEPS", default=REACH + 1.0, show_default=True,
                  help="Largest difference of a weight from the model's, in steps of 8 bits over its channel."),
     click.option("--min-snr", type=Number(), metavar="DB",
                  help="Smallest signal to noise of the outputs, in dB. [default: not judged]"),

@@ -4,10 +4,11 @@ import contextlib
 
 import numpy as np
 
+from keras_nin.export.tuning import REACH
+
 LEVELS = 127
 # Added to the moment's diagonal, as a share of its mean: directions that the images do not show are not free.
 _DAMPING = 0.01
-REACH = 3  # levels: how far beyond its neighbours a weight may go
 _EXACT = 1e-5  # levels: what float32 makes of a weight on the grid
 _BLOCK = 128
 

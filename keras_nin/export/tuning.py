@@ -6,6 +6,7 @@ from keras_nin.errors import InputError, one_of
 
 RANGES = ("minmax", "mse")
 ROUNDINGS = ("nearest", "adaptive")
+REACH = 3  # levels: how far beyond its two neighbours on the grid adaptive rounding may take a weight
 # Of the second moments that are kept at a time: 2**26 float64 are 512 MiB. More layers take more runs over the samples.
 _MOST_ELEMENTS = 2**26
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from keras_nin.export import operators
 from keras_nin.export.output_layers import chains_of, layers_by_path, output_layers_of_operators
-from keras_nin.export.rounding import REACH
+from keras_nin.export.tuning import REACH
 from keras_nin.tflite.graph import FLOAT_DTYPES
 
 # In steps of 8 bits over the range of a channel. Rounding to the nearest step is half a step away, adaptive rounding
