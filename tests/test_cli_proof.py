@@ -3,6 +3,7 @@
 import importlib
 import json
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -104,7 +105,8 @@ def test_verify_of_a_file_with_one_wrong_weight(cli, file):
     ran = cli("verify", "nin_digits", file, "--test-count", 30)
     assert ran.status == 1
     assert "Note: the file is not the one that the JSON file beside it describes" in ran.err
-    assert "difference of a weight from the model's in steps 128" in ran.err
+    # half the range, give or take what adaptive rounding did to it
+    assert re.search(r"difference of a weight from the model's in steps 1[23]\d, limit 4", ran.err)
 
 
 def test_verify_of_a_record_that_prepares_images_otherwise(cli, file):
