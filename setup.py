@@ -9,7 +9,7 @@ ROOT = pathlib.Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "keras_nin" / "__init__.py").read_text()).group(1)
 
 EXTRAS = {
-    "test": ["build>=1.2", "flatbuffers>=25", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.9", "setuptools>=77"],
+    "test": ["build>=1.2", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.9", "setuptools>=77"],
     "torch": ["torch>=2.6"],
     "ethosu": ["ethos-u-vela>=5.2,<5.3"],
 }
@@ -33,8 +33,11 @@ setup(
         "ai-edge-litert>=2.3,<2.4",
         "numpy>=2",
         "click>=8.1",
+        "flatbuffers>=25",
         "h5py>=3.12",
+        "jinja2>=3.1",
         "lazy_loader>=0.4",
+        "matplotlib>=3.9",
         "pillow>=11",
         "rich>=13",
         "safetensors>=0.5",

@@ -6,7 +6,19 @@ import sys
 import click
 
 import keras_nin
-from keras_nin.cli import audit, cards, claims, compare, evaluate, export, import_weights, list_models, train, verify
+from keras_nin.cli import (
+    audit,
+    benchmark,
+    cards,
+    claims,
+    compare,
+    evaluate,
+    export,
+    import_weights,
+    list_models,
+    train,
+    verify,
+)
 from keras_nin.errors import InputError
 
 EPILOG = "Example: keras-nin export nin_digits"
@@ -32,6 +44,7 @@ for command in (
     verify.command,
     evaluate.command,
     train.command,
+    benchmark.command,
     import_weights.command,
     claims.command,
     cards.command,

@@ -27,3 +27,14 @@ def _cpu():
     with contextlib.suppress(OSError):
         return pathlib.Path("/proc/device-tree/model").read_text().strip("\0\n ")
     return platform.processor() or platform.machine()
+
+
+def state():
+    """Return what makes a latency worse than it could be: load average and, where Linux tells it, the governor."""
+    governor = None
+    with contextlib.suppress(OSError):
+        governor = pathlib.Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").read_text().strip()
+    load = None
+    with contextlib.suppress(OSError):
+        load = os.getloadavg()[0]
+    return {"load_average": load, "governor": governor}
