@@ -1,25 +1,47 @@
 """Run a job of the runner in a process of its own, so that a file that crashes the runtime takes nothing else along."""
 
+import collections
 import contextlib
 import dataclasses
 import json
 import os
 import pathlib
+import queue
+import shlex
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 
 from keras_nin.errors import InputError
 
+SILENCE_SECONDS = 60
 _ROOT = pathlib.Path(__file__).parents[2]
-_STARTING_SECONDS = 60
+_LOG_BYTES = 1 << 16
+_GRACE_SECONDS = 5
+_MEMORY = ("std::bad_alloc", "std::length_error", "MemoryError", "Unable to allocate")
+_ERRORS = ("ERROR", "FATAL", "F0", "Fatal")
+
+
+class NotStarted(InputError):
+    """The command of the runner cannot be started."""
+
+
+class NoAnswer(InputError):
+    """The runner ended, or was silent, before it said a word; with its exit `status` (None: silent) and its `log`."""
+
+    def __init__(self, message, status, log):
+        super().__init__(message)
+        self.status, self.log = status, log
+
+
+class Refused(InputError):
+    """The runtime does not run a file."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What a runner said: its machine, and a dictionary for each model (see `runner.main`)."""
+    """What a runner said: its machine, and a dictionary for each model in their order (see `runner.main`)."""
 
     host: dict
     results: tuple[dict, ...]
@@ -31,76 +53,156 @@ def local_command():
     return [sys.executable, "-m", "keras_nin.benchmark.runner"], os.environ | {"PYTHONPATH": path}
 
 
-def run(job, command=None, environment=None, limit=None):
+def run(job, command=None, environment=None, limit=None, progress=None):
     """Return the `Answer` to a job.
 
     Args:
-        job: see `runner.main`.
-        command, environment: of the process; None takes those of `local_command`.
-        limit: seconds after which the process is killed; None allows what the job asks for, and a minute to start.
+        job: see `runner.main`. An entry of its models may have a "name" that messages use instead of its "file".
+        command, environment: of the process, which may start the runner elsewhere; None takes those of `local_command`.
+        limit: seconds of silence after which the process is killed; None is a minute.
+        progress: function of what each model's "progress" says, called while the job runs, or None.
 
     Raises:
-        InputError: a file does not run, the process died, or it took too long.
+        NotStarted, NoAnswer, Refused: kinds of `InputError`.
     """
     if command is None:
         command, environment = local_command()
-    limit = limit or _STARTING_SECONDS + 4 * len(job["models"]) * (job.get("seconds") or 0)
-    with tempfile.TemporaryFile() as errors:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            env=environment,
-            text=True,
-            start_new_session=True,
-        )
-        timer = threading.Timer(limit, _kill, [process])
-        timer.start()
-        try:
-            text, _ = process.communicate(json.dumps(job) + "\n")
-        finally:
-            late = not timer.is_alive()
-            timer.cancel()
-            _kill(process)
-        errors.seek(0)
-        log = errors.read().decode(errors="replace")
-    return _answer(job, text, process.returncode, log, limit if late else None)
-
-
-def _kill(process):
-    with contextlib.suppress(OSError):
-        os.killpg(process.pid, signal.SIGKILL)
-
-
-def _answer(job, text, status, log, limit):
+    limit = SILENCE_SECONDS if limit is None else limit
     host, results = None, []
-    files = [model["file"] for model in job["models"]]
-    for document in _documents(text):
-        host = document.get("host", host)
-        results += [document["result"]] if "result" in document else []
-        if "error" in document:
-            problem = document["error"]
-            raise _refused(files[problem["model"]], f"{problem['message']}{_reason(log)}")
-    if limit is not None:
-        raise _refused(files[0], f"it was not done after {limit:.0f} s")
-    if status or len(results) != len(files):
-        problem = f"the runtime was killed by signal {-status}" if status < 0 else f"its process ended with {status}"
-        raise _refused(files[len(results) % len(files)], f"{problem}{_reason(log)}")
-    return Answer(host, tuple(results))
+    with _Process(command, environment) as process:
+        process.send(job)
+        late = False
+        try:
+            for document in process.documents(limit):
+                host = document.get("host", host)
+                if "error" in document:
+                    problem = document["error"]
+                    raise _refused(job, problem["model"], problem["message"] + process.reason())
+                if "result" in document:
+                    results.append(document["result"])
+                elif "progress" in document and progress:
+                    progress(document["progress"])
+        except queue.Empty:
+            late = True
+        status = None if late else process.status()
+        if host is not None and len(results) == len(job["models"]):
+            return Answer(host, tuple(results))
+        raise _failure(job, host, status, limit, process)
 
 
-def _documents(text):
-    for line in text.splitlines():
-        with contextlib.suppress(json.JSONDecodeError):
-            yield json.loads(line)
+def _failure(job, host, status, limit, process):
+    """Return the error of a runner that ended, or was silent (`status` None), without all results."""
+    reason = process.reason()
+    if status is None:
+        problem = f"nothing came for {limit:g} s"
+    elif status < 0:
+        problem = f"the runtime was killed by {_signal(-status)}"
+    else:
+        problem = f"its process ended with status {status}"
+    if host is None:
+        last = reason or process.last_line()
+        message = f"Expected an answer of the runner. Received: none from {shlex.join(process.command)[:200]!r}: "
+        return NoAnswer(message + problem + last, status, process.log)
+    # The models run together: of several it is not known which one it was.
+    return _refused(job, 0 if len(job["models"]) == 1 else None, problem + reason)
 
 
-def _refused(file, problem):
-    return InputError(f"Expected a file that the LiteRT runtime runs. Received: {file!r}: {problem}")
+def _signal(number):
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
-def _reason(log):
-    """Return the last error that the runtime printed, in brackets; nothing where there is none."""
-    lines = [line for line in log.splitlines() if line.startswith(("ERROR", "FATAL", "F0", "Fatal"))]
-    return f" ({lines[-1][:300]})" if lines else ""
+def _refused(job, model, problem):
+    names = [each.get("name", each["file"]) for each in job["models"]]
+    which = repr(names[model]) if model is not None else f"one of {', '.join(dict.fromkeys(map(repr, names)))}"
+    return Refused(f"Expected a file that the LiteRT runtime runs. Received: {which}: {problem}")
+
+
+class _Process:
+    """A process in a group of its own, which ends with the block; its stdout as documents, the end of its stderr."""
+
+    def __init__(self, command, environment):
+        self.command, self._environment = command, environment
+        self._lines = queue.SimpleQueue()
+        self._log, self._kept = collections.deque(), 0
+
+    def __enter__(self):
+        pipe = subprocess.PIPE
+        try:
+            self._process = subprocess.Popen(
+                self.command, stdin=pipe, stdout=pipe, stderr=pipe, env=self._environment, start_new_session=True
+            )
+        except OSError as error:
+            raise NotStarted(
+                f"Expected a command that starts the runner. Received: {self.command[0]!r} ({error.strerror})"
+            ) from None
+        self._readers = [threading.Thread(target=read, daemon=True) for read in (self._read_lines, self._read_log)]
+        for reader in self._readers:
+            reader.start()
+        return self
+
+    def __exit__(self, *error):
+        # Before the process is waited for: until then nothing else can have its number.
+        with contextlib.suppress(OSError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        for reader in self._readers:
+            reader.join(_GRACE_SECONDS)
+        for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
+            with contextlib.suppress(OSError):
+                stream.close()
+
+    def _read_lines(self):
+        for line in self._process.stdout:
+            self._lines.put(line)
+        self._lines.put(None)
+
+    def _read_log(self):
+        while chunk := self._process.stderr.read1(_LOG_BYTES):
+            self._log.append(chunk)
+            self._kept += len(chunk)
+            while self._kept - len(self._log[0]) >= _LOG_BYTES:
+                self._kept -= len(self._log.popleft())
+
+    def send(self, job):
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(json.dumps(job).encode() + b"\n")
+            self._process.stdin.close()
+
+    def documents(self, limit):
+        """Yield the dictionaries on stdout; `queue.Empty` after `limit` seconds without a line."""
+        while (line := self._lines.get(timeout=limit)) is not None:
+            with contextlib.suppress(ValueError):
+                document = json.loads(line)
+                if isinstance(document, dict):
+                    yield document
+
+    def status(self):
+        """Return the exit status of the process, which has closed its stdout."""
+        try:
+            return self._process.wait(_GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            return None
+
+    @property
+    def log(self):
+        """The end of what the process wrote to stderr so far."""
+        with contextlib.suppress(RuntimeError):  # a chunk arrives meanwhile
+            return b"".join(tuple(self._log)).decode(errors="replace")
+        return ""
+
+    def reason(self):
+        """Return the last error that the runtime printed, in brackets; nothing where there is none."""
+        self._readers[1].join(0.2)
+        lines = self.log.splitlines()
+        if any(sign in line for sign in _MEMORY for line in lines):
+            return " (it asks for more memory than is free)"
+        lines = [line for line in lines if line.startswith(_ERRORS)]
+        return f" ({lines[-1][:300]})" if lines else ""
+
+    def last_line(self):
+        """Return the last line on stderr, in brackets; nothing where there is none."""
+        lines = [line.strip() for line in self.log.splitlines() if line.strip()]
+        return f" ({lines[-1][:300]})" if lines else ""

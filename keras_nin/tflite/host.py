@@ -1,7 +1,6 @@
 """What a latency is printed beside: the machine and the runtime."""
 
 import contextlib
-import importlib.metadata
 import os
 import pathlib
 import platform
@@ -9,12 +8,14 @@ import platform
 
 def host():
     """Return what a latency is printed beside: processor, usable cores, system, Python and LiteRT versions."""
+    import ai_edge_litert  # light, unlike what tells the version of any package
+
     return {
         "cpu": _cpu(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "python": platform.python_version(),
-        "litert": importlib.metadata.version("ai-edge-litert"),
+        "litert": ai_edge_litert.__version__,
     }
 
 
@@ -31,10 +32,29 @@ def _cpu():
 
 def state():
     """Return what makes a latency worse than it could be: load average and, where Linux tells it, the governor."""
-    governor = None
-    with contextlib.suppress(OSError):
-        governor = pathlib.Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").read_text().strip()
     load = None
     with contextlib.suppress(OSError):
         load = os.getloadavg()[0]
-    return {"load_average": load, "governor": governor}
+    return {"load_average": load, "governor": _governor()}
+
+
+def _governor():
+    """Return the frequency governor of the processor; that of each kind of core where they differ."""
+    found = set()
+    with contextlib.suppress(OSError):
+        for path in pathlib.Path("/sys/devices/system/cpu").glob("cpu[0-9]*/cpufreq/scaling_governor"):
+            found.add(path.read_text().strip())
+    return ", ".join(sorted(found)) or None
+
+
+def busy_seconds():
+    """Return for how long all processors together were in use since the start, also by other guests of the hardware.
+
+    None where Linux does not tell it.
+    """
+    try:
+        names = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
+        ticks = dict(zip(names, map(int, pathlib.Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:])))
+    except (OSError, ValueError):
+        return None
+    return sum(count for name, count in ticks.items() if name not in ("idle", "iowait")) / os.sysconf("SC_CLK_TCK")

@@ -12,8 +12,11 @@ class InterpretedModel:
         delegate: path of a delegate's shared library, such as libedgetpu.so.1; None for XNNPACK.
 
     Raises:
-        RuntimeError, ValueError: the runtime does not take the file, or the delegate does not load.
+        RuntimeError, ValueError, OSError: the runtime does not take the file, an input is of a type that cannot be
+            filled, or the delegate does not load.
     """
+
+    signatures = 1  # an invocation runs the main subgraph, whatever the signatures are
 
     def __init__(self, path, threads=1, delegate=None):
         from ai_edge_litert.interpreter import Interpreter, load_delegate
@@ -23,8 +26,8 @@ class InterpretedModel:
         self._interpreter.allocate_tensors()
         for entry in self._interpreter.get_input_details():
             scale, _ = entry["quantization"]
-            values = noise(tuple(entry["shape"]), entry["dtype"].__name__, bool(scale))
-            self._interpreter.set_tensor(entry["index"], values)
+            dtype = getattr(entry["dtype"], "__name__", "none").rstrip("_")  # NumPy's "bool_" is a bool
+            self._interpreter.set_tensor(entry["index"], noise(tuple(entry["shape"]), dtype, bool(scale)))
         self.run = self._interpreter.invoke
 
     def __enter__(self):

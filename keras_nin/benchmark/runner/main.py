@@ -1,29 +1,37 @@
-"""Measure .tflite files as a job says that comes as JSON on stdin; results leave as lines of JSON on stdout.
+"""Measure .tflite files as a job says that comes as a line of JSON on stdin; results leave as lines of JSON on stdout.
 
 The job::
 
     {"models": [{"file": PATH, "threads": N}, ...], "runs": N or null, "seconds": S, "profile": true,
      "api": "auto" or "interpreter", "kernel_mode": "delegate", "delegate": PATH or null}
 
-The models of one job are all loaded, and take turns. Lines: ``{"host": {...}}`` first, ``{"result": {...}}`` for each
-model, and ``{"error": {"model": index, "message": TEXT}}`` in place of the results where one does not run. What the
-runtime itself prints goes to stderr.
+The models of one job are all loaded, and take turns. Lines: ``{"host": {...}}`` first, ``{"progress": [{"runs", "us",
+"within"}, ...]}`` twice a second with what is known of each model so far, ``{"result": {...}}`` for each model in their
+order, and ``{"error": {"model": index or null, "message": TEXT}}`` in place of the results where one does not run. What
+the runtime itself prints goes to stderr.
 """
 
 import contextlib
 import ctypes
 import json
 import os
+import resource
 import signal
 import sys
 import time
 
-from keras_nin.benchmark.runner import events, litert, timing
-from keras_nin.benchmark.runner.interpreter import InterpretedModel
-from keras_nin.tflite.host import host, state
+import numpy as np
 
-_LEAST_PROFILED_SECONDS = 0.1
+from keras_nin.benchmark.runner import capi, events, litert, timing
+from keras_nin.benchmark.runner.interpreter import InterpretedModel
+from keras_nin.tflite.host import busy_seconds, host, state
+
+_LEAST_PROFILED = 20
+_MOST_EVENTS = 4_000_000
+_PROFILED_SECONDS = timing.ROUND_SECONDS / 2
+_PROGRESS_SECONDS = 0.5
 _PR_SET_PDEATHSIG = 1
+_PROBLEMS = (capi.LiteRtError, RuntimeError, ValueError, OSError, MemoryError)
 
 
 def main():
@@ -32,18 +40,28 @@ def main():
     _die_with_parent()
     job = json.loads(sys.stdin.readline())
     out({"host": host() | {"state": state()}})
+    with contextlib.suppress(capi.Unavailable):
+        capi.library()  # now, so that no model's time and memory has it in
+    _limit_resources()
     with contextlib.ExitStack() as stack:
         subjects = []
-        for index, model in enumerate(job["models"]):
-            try:
+        try:
+            for model in job["models"]:
                 subjects.append(Subject(stack, model, job))
-            except (litert.LiteRtError, RuntimeError, ValueError, OSError) as error:
-                out({"error": {"model": index, "message": _line(error)}})
-                return 1
-        budget = timing.Budget(job.get("runs"), job.get("seconds", timing.Budget.seconds))
-        timing.measure([(subject.series, subject.profile) for subject in subjects], budget)
+            at, others = None, Others()
+            budget = timing.Budget(job.get("runs"), job.get("seconds", timing.Budget.seconds))
+            timing.measure(
+                [(subject.series, subject.profile) for subject in subjects], budget, Progress(out, subjects)
+            )
+            for subject in subjects:
+                subject.complete(budget.seconds)
+        except _PROBLEMS as error:
+            at = len(subjects) if len(subjects) < len(job["models"]) else None
+            out({"error": {"model": at, "message": _line(error)}})
+            return 1
+        share = others.share()
         for subject in subjects:
-            out({"result": subject.result()})
+            out({"result": subject.result() | {"others_share": share}})
     return 0
 
 
@@ -59,26 +77,28 @@ class Subject:
     def __init__(self, stack, model, job):
         self.entry = model
         self.unavailable = None
-        self._profiled, self._runs = None, []
+        self._profiled, self._runs, self._events = None, [], 0
+        _reset_peak()
         before = memory()["VmRSS"]
         start = time.perf_counter_ns()
-        opened = stack.enter_context(self._open(job))
+        self._model = stack.enter_context(self._open(job))
         loaded = time.perf_counter_ns()
-        opened.run()
+        self._model.run()
         self._first = {"load_us": (loaded - start) / 1000, "first_us": (time.perf_counter_ns() - loaded) / 1000}
-        self._first |= {"peak_bytes": memory()["VmHWM"], "added_bytes": memory()["VmRSS"] - before}
-        self.series = timing.Series(opened.run)
-        self.api = "interpreter" if isinstance(opened, InterpretedModel) else "compiled_model"
+        peak = memory()["VmHWM"]
+        self._first |= {"peak_bytes": peak, "added_bytes": max(0, peak - before)}
+        self.series = timing.Series(self._model.run)
+        self.api = "interpreter" if isinstance(self._model, InterpretedModel) else "compiled_model"
         if job.get("profile") and self.api == "compiled_model":
             self._profiled = stack.enter_context(self._compiled(job, profiling=True))
-            self._profiled.run()
+            self._add(1)
 
     def _open(self, job):
         if job.get("delegate") or job.get("api") == "interpreter":
             return self._interpreted(job)
         try:
             return self._compiled(job)
-        except litert.Unavailable as error:
+        except capi.Unavailable as error:
             self.unavailable = str(error)
             return self._interpreted(job)
 
@@ -91,11 +111,38 @@ class Subject:
 
     @property
     def profile(self):
-        """A function that profiles as many runs as it is told; None where there is no profiler."""
+        """A function that profiles some runs beside a round of as many as it is told; None without a profiler."""
         return None if self._profiled is None else self._profile
 
     def _profile(self, runs):
-        self._runs += events.runs_of(*self._profiled.profile(runs))
+        if self._events < _MOST_EVENTS:
+            self._add(min(runs, timing.runs_in(self._profiled_ns, _PROFILED_SECONDS)))
+
+    def _add(self, runs):
+        start = time.perf_counter_ns()
+        recorded, names = self._profiled.profile(runs)
+        self._profiled_ns = (time.perf_counter_ns() - start) / runs
+        self._runs += events.runs_of(recorded, names)
+        self._events += len(recorded)
+
+    def complete(self, seconds):
+        """Profile until there are runs enough for a statistic, `seconds` at most."""
+        end = time.perf_counter() + seconds
+        while self._profiled and self._profiled_runs < _LEAST_PROFILED and time.perf_counter() < end:
+            self._add(1)
+
+    @property
+    def _profiled_runs(self):
+        return sum(len(runs.whole) for runs in self._runs)
+
+    def progress(self):
+        """Return what is known so far as a JSON-ready dictionary."""
+        within = self.series.precision
+        return {
+            "runs": self.series.runs,
+            "us": float(np.median(self.series.medians)) / 1000,
+            "within": within if np.isfinite(within) else None,
+        }
 
     def result(self):
         """Return what was measured as a JSON-ready dictionary."""
@@ -104,21 +151,73 @@ class Subject:
             "threads": self.entry["threads"],
             "api": self.api,
             "unavailable": self.unavailable,
+            "signatures": self._model.signatures,
             **self._first,
             **self.series.summary(),
             "profile": events.summary(self._runs),
         }
 
 
+class Progress:
+    """Sends what is known of the subjects each time it is called, twice a second at most."""
+
+    def __init__(self, out, subjects):
+        self._out, self._subjects = out, subjects
+        self._next = time.perf_counter() + _PROGRESS_SECONDS
+
+    def __call__(self):
+        if time.perf_counter() >= self._next:
+            self._out({"progress": [subject.progress() for subject in self._subjects]})
+            self._next = time.perf_counter() + _PROGRESS_SECONDS
+
+
+class Others:
+    """How much of the machine's processor time others took since this was made."""
+
+    def __init__(self):
+        self._start = self._now()
+
+    @staticmethod
+    def _now():
+        return time.perf_counter(), busy_seconds(), sum(os.times()[:2])
+
+    def share(self):
+        """Return their share, 0 to 1, other guests of the hardware among them; None where the system does not tell."""
+        elapsed, busy, own = (now - then if then is not None else None for now, then in zip(self._now(), self._start))
+        if busy is None or elapsed <= 0:
+            return None
+        return min(1.0, max(0.0, (busy - own) / (elapsed * os.cpu_count())))
+
+
 def memory():
-    """Return the resident and the peak resident bytes of this process, by their names in /proc; zeros without it."""
-    found = {"VmRSS": 0, "VmHWM": 0}
-    with contextlib.suppress(OSError), open("/proc/self/status") as status:
-        for line in status:
+    """Return the resident and peak resident bytes and the writable ones of this process; zeros without /proc."""
+    return _sizes("/proc/self/status", ("VmRSS", "VmHWM", "VmData"))
+
+
+def _sizes(path, names):
+    found = dict.fromkeys(names, 0)
+    with contextlib.suppress(OSError), open(path) as file:
+        for line in file:
             name, _, rest = line.partition(":")
             if name in found:
                 found[name] = int(rest.split()[0]) * 1024
     return found
+
+
+def _reset_peak():
+    """Let the peak of the resident memory start at what is resident now (Linux)."""
+    with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as file:
+        file.write("5")
+
+
+def _limit_resources():
+    """Let no model take more memory than is free now, so that nothing swaps, nor a crash leave a core file."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    free = _sizes("/proc/meminfo", ("MemAvailable",))["MemAvailable"]
+    if free:
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        limit = memory()["VmData"] + free
+        resource.setrlimit(resource.RLIMIT_DATA, (limit if hard < 0 else min(limit, hard), hard))
 
 
 def _own_stdout():
