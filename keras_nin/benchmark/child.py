@@ -1,6 +1,5 @@
 """Run a job of the runner in a process of its own, so that a file that crashes the runtime takes nothing else along."""
 
-import collections
 import contextlib
 import dataclasses
 import json
@@ -17,10 +16,12 @@ from keras_nin.errors import InputError
 
 SILENCE_SECONDS = 60
 _ROOT = pathlib.Path(__file__).parents[2]
-_LOG_BYTES = 1 << 16
+_LOG_BYTES = 1 << 15
 _GRACE_SECONDS = 5
+_LOG_SECONDS = 0.2
+_MOST_CHARACTERS = 300
 _MEMORY = ("std::bad_alloc", "std::length_error", "MemoryError", "Unable to allocate")
-_ERRORS = ("ERROR", "FATAL", "F0", "Fatal")
+_ERRORS = ("ERROR:", "FATAL:", "Fatal:", "F0000")
 
 
 class NotStarted(InputError):
@@ -126,7 +127,7 @@ class _Process:
     def __init__(self, command, environment):
         self.command, self._environment = command, environment
         self._lines = queue.SimpleQueue()
-        self._log, self._kept = collections.deque(), 0
+        self._head, self._tail = b"", b""
 
     def __enter__(self):
         pipe = subprocess.PIPE
@@ -161,10 +162,8 @@ class _Process:
 
     def _read_log(self):
         while chunk := self._process.stderr.read1(_LOG_BYTES):
-            self._log.append(chunk)
-            self._kept += len(chunk)
-            while self._kept - len(self._log[0]) >= _LOG_BYTES:
-                self._kept -= len(self._log.popleft())
+            room = _LOG_BYTES - len(self._head)
+            self._head, self._tail = self._head + chunk[:room], (self._tail + chunk[room:])[-_LOG_BYTES:]
 
     def send(self, job):
         with contextlib.suppress(BrokenPipeError):
@@ -188,21 +187,19 @@ class _Process:
 
     @property
     def log(self):
-        """The end of what the process wrote to stderr so far."""
-        with contextlib.suppress(RuntimeError):  # a chunk arrives meanwhile
-            return b"".join(tuple(self._log)).decode(errors="replace")
-        return ""
+        """What the process wrote to stderr so far: the beginning and the end of it."""
+        return "\n".join(part.decode(errors="replace") for part in (self._head, self._tail) if part)
 
     def reason(self):
-        """Return the last error that the runtime printed, in brackets; nothing where there is none."""
-        self._readers[1].join(0.2)
-        lines = self.log.splitlines()
+        """Return the first error that the runtime printed, which the others follow from, in brackets; else nothing."""
+        self._readers[1].join(_LOG_SECONDS)
+        lines = [line.strip() for line in self.log.splitlines()]
         if any(sign in line for sign in _MEMORY for line in lines):
             return " (it asks for more memory than is free)"
-        lines = [line for line in lines if line.startswith(_ERRORS)]
-        return f" ({lines[-1][:300]})" if lines else ""
+        errors = [line.partition(" ")[2] for line in lines if line.startswith(_ERRORS)]
+        return f" ({errors[0][:_MOST_CHARACTERS]})" if errors else ""
 
     def last_line(self):
         """Return the last line on stderr, in brackets; nothing where there is none."""
         lines = [line.strip() for line in self.log.splitlines() if line.strip()]
-        return f" ({lines[-1][:300]})" if lines else ""
+        return f" ({lines[-1][:_MOST_CHARACTERS]})" if lines else ""

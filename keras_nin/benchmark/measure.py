@@ -2,14 +2,15 @@
 
 import dataclasses
 import os
-import pathlib
 
 from keras_nin import files
 from keras_nin.benchmark import child, join
 from keras_nin.benchmark.records import PROFILER, Benchmark, Profile, Statistics
+from keras_nin.errors import InputError
 from keras_nin.tflite import graph
 
 SECONDS = 5.0
+_BUSY = 0.1
 
 
 def profile(path, threads=1, **options):
@@ -18,9 +19,18 @@ def profile(path, threads=1, **options):
 
 
 def measure(
-    paths, *, threads=(1,), runs=None, seconds=SECONDS, layers=True, interleave=False, delegate=None, run=child.run
+    paths,
+    *,
+    threads=(1,),
+    runs=None,
+    seconds=SECONDS,
+    layers=True,
+    interleave=False,
+    delegate=None,
+    run=child.run,
+    progress=None,
 ):
-    """Return the `Benchmark` of .tflite files with each number of threads.
+    """Return the `Benchmark` of .tflite files with each number of threads, file by file.
 
     Args:
         paths: of the files.
@@ -31,29 +41,74 @@ def measure(
         interleave: let all files take turns, so that what changes on the machine meets all of them alike.
         delegate: path of an external delegate's library.
         run: what carries a job out: `child.run` here, or on a device.
+        progress: function of a line of text that says how far it is, called while it runs, or None.
 
     Raises:
-        InputError: a file is not valid or does not run.
+        InputError: no file or number of threads, or a file is not valid or does not run.
     """
-    for path in paths:
-        graph.read(path)
-    models = [{"file": os.fspath(path), "threads": count} for path in paths for count in threads]
+    paths = [os.fspath(path) for path in paths]
+    for name, values in (("paths", paths), ("threads", threads)):
+        if not values:
+            raise InputError(f"Expected `{name}` to name at least one. Received: none")
+    graphs = {path: _checked(path) for path in dict.fromkeys(paths)}
+    models = [{"file": path, "threads": count} for path in paths for count in threads]
     common = {"runs": runs, "seconds": seconds, "profile": layers, "delegate": delegate}
-    jobs = [models] if interleave else [[model] for model in models]
-    answers = [run({"models": job, **common}) for job in jobs]
-    profiles = [_profile(result, answer.host) for answer in answers for result in answer.results]
-    return Benchmark(answers[0].host, tuple(profiles), tuple(_warnings(answers[0].host, profiles)))
+    host, profiles, warnings = None, [], []
+    for job in [models] if interleave else [[model] for model in models]:
+        answer = _run(run, {"models": job, **common}, progress)
+        host = host or answer.host
+        measured = [
+            _profile(graphs[model["file"]], model["file"], result, answer.host)
+            for model, result in zip(job, answer.results, strict=True)
+        ]
+        profiles += measured
+        warnings += _warnings(answer, measured)
+    return Benchmark(host, tuple(profiles), tuple(dict.fromkeys(warnings)))
 
 
-def _profile(result, host):
-    content = pathlib.Path(result["file"]).read_bytes()
+def _checked(path):
+    """Return the graph of a file; `InputError` where it is not valid, or where it is not said at what size it runs."""
+    found = graph.read(path)
+    for index in found.main.inputs:
+        tensor = found.main.tensors[index]
+        if -1 in (tensor.shape_signature or ())[1:]:
+            raise InputError(
+                f"Expected inputs whose shape is open in the batch alone. Received: {path!r}, whose input "
+                f"{tensor.name!r} has the shape {tensor.shape_signature}. Export it with a fixed input shape"
+            )
+    return found
+
+
+def _run(run, job, progress):
+    if progress is None:
+        return run(job)
+    names = [_label(os.path.basename(model["file"]), model["threads"]) for model in job["models"]]
+
+    def show(states):
+        progress("; ".join(map(_so_far, names, states)))
+
+    progress(", ".join(names))
+    return run(job, progress=show)
+
+
+def _label(file, threads):
+    return f"{file} on {threads} {'thread' if threads == 1 else 'threads'}"
+
+
+def _so_far(name, state):
+    within = "" if state["within"] is None else f" ± {state['within']:.1%}"
+    return f"{name}: {state['us']:,.1f} us{within} after {state['runs']:,} runs"
+
+
+def _profile(network, path, result, host):
     measured = Profile(
-        file=os.path.basename(result["file"]),
-        sha256=files.sha256(content),
-        file_bytes=len(content),
+        file=os.path.basename(path),
+        sha256=files.sha256(network.content),
+        file_bytes=network.size_bytes,
         host=host,
         total=Statistics(**result["us"]),
         rounds_us=tuple(result["rounds_us"]),
+        notes=tuple(_notes(network, result)),
         **{
             name: result[name]
             for name in ("threads", "runs", "converged", "load_us", "first_us", "peak_bytes", "added_bytes", "api")
@@ -61,7 +116,7 @@ def _profile(result, host):
     )
     if result["profile"] is None:
         return measured
-    layers, overhead_us = join.layers(result["file"], result["profile"]["kernels"], measured.total.median)
+    layers, overhead_us = join.layers(path, result["profile"]["kernels"], measured.total.median)
     return dataclasses.replace(
         measured,
         method=PROFILER,
@@ -71,12 +126,25 @@ def _profile(result, host):
     )
 
 
-def _warnings(host, profiles):
-    load, cores = host["state"]["load_average"], host["cores"]
-    if load is not None and load > cores / 2:
-        yield f"the machine is busy: load average {load:.1f} on {cores} cores"
-    if host["state"]["governor"] not in (None, "performance"):
-        yield f"the processor's frequency governor is {host['state']['governor']!r}: times may change with its clock"
+def _notes(network, result):
+    if result.get("unavailable"):
+        yield result["unavailable"]
+    if len(network.signatures) > 1 and result["api"] == "compiled_model":
+        first, *others = (repr(signature.key) for signature in network.signatures)
+        yield f"the file's first signature ran, {first}; not {', '.join(others)}"
+
+
+def _warnings(answer, profiles):
+    load, cores = answer.host["state"]["load_average"], answer.host["cores"]
+    others = max((result.get("others_share") or 0 for result in answer.results), default=0)
+    if others > _BUSY:
+        yield f"the machine is busy: others took {others:.0%} of its processors' time while this was measured"
+    elif load is not None and load > cores / 2:
+        yield f"the machine is busy: load average {load:.1f} on {cores} cores when this began"
+    if answer.host["state"]["governor"] not in (None, "performance"):
+        governor = answer.host["state"]["governor"]
+        yield f"the processor's frequency governor is {governor!r}: times may change with its clock"
     for each in profiles:
         if not each.converged:
-            yield f"{each.file} on {each.threads} threads: the median is not known to 1 % after {each.runs} runs"
+            name = _label(each.file, each.threads)
+            yield f"{name}: the median is not known to 1 % after {each.runs:,} runs"

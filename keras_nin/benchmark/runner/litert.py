@@ -72,14 +72,17 @@ class CompiledModel:
         for index in range(count):
             tensor = library.get(f"GetSignature{direction}TensorByIndex", signature, index)
             tensor_type = library.get("GetRankedTensorType", tensor, kind=capi.TensorType)
-            shape = tensor_type.close()
+            shape, code = tensor_type.close(), tensor_type.element_type
+            dtype = DTYPES.get(code, _OTHERS.get(code, code))
             needed = library.get(f"GetCompiledModel{direction}BufferRequirements", self._handle, 0, index)
             by, of_type = "CreateManagedTensorBufferFromRequirements", ctypes.byref(tensor_type)
-            buffers[index] = library.make(stack, "TensorBuffer", environment, of_type, needed, by=by)
+            try:
+                buffers[index] = library.make(stack, "TensorBuffer", environment, of_type, needed, by=by)
+            except capi.LiteRtError as error:
+                raise capi.LiteRtError(f"{error} for the {direction.lower()} {dtype} {shape}") from error
             if direction == "Input":
-                code = tensor_type.element_type
                 quantized = library.get("GetQuantizationTypeId", tensor, kind=INT) != 0
-                self._fill(buffers[index], noise(shape, DTYPES.get(code, _OTHERS.get(code, code)), quantized))
+                self._fill(buffers[index], noise(shape, dtype, quantized))
         return buffers
 
     def _fill(self, buffer, values):

@@ -6,7 +6,7 @@ The job::
      "api": "auto" or "interpreter", "kernel_mode": "delegate", "delegate": PATH or null}
 
 The models of one job are all loaded, and take turns. Lines: ``{"host": {...}}`` first, ``{"progress": [{"runs", "us",
-"within"}, ...]}`` twice a second with what is known of each model so far, ``{"result": {...}}`` for each model in their
+"within"}, ...]}`` after the first round and then twice a second with what is known of each model so far, ``{"result": {...}}`` for each model in their
 order, and ``{"error": {"model": index or null, "message": TEXT}}`` in place of the results where one does not run. What
 the runtime itself prints goes to stderr.
 """
@@ -163,12 +163,12 @@ class Progress:
 
     def __init__(self, out, subjects):
         self._out, self._subjects = out, subjects
-        self._next = time.perf_counter() + _PROGRESS_SECONDS
+        self._next = 0.0
 
     def __call__(self):
         if time.perf_counter() >= self._next:
             self._out({"progress": [subject.progress() for subject in self._subjects]})
-            self._next = time.perf_counter() + _PROGRESS_SECONDS
+            self._next = 0.0
 
 
 class Others:
