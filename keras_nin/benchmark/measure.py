@@ -53,17 +53,14 @@ def measure(
     graphs = {path: _checked(path) for path in dict.fromkeys(paths)}
     models = [{"file": path, "threads": count} for path in paths for count in threads]
     common = {"runs": runs, "seconds": seconds, "profile": layers, "delegate": delegate}
-    host, profiles, warnings = None, [], []
-    for job in [models] if interleave else [[model] for model in models]:
-        answer = _run(run, {"models": job, **common}, progress)
-        host = host or answer.host
-        measured = [
-            _profile(graphs[model["file"]], model["file"], result, answer.host)
-            for model, result in zip(job, answer.results, strict=True)
-        ]
-        profiles += measured
-        warnings += _warnings(answer, measured)
-    return Benchmark(host, tuple(profiles), tuple(dict.fromkeys(warnings)))
+    jobs = [models] if interleave else [[model] for model in models]
+    answers = [_run(run, {"models": job, **common}, progress) for job in jobs]
+    profiles = [
+        _profile(graphs[model["file"]], model["file"], result, answer.host)
+        for job, answer in zip(jobs, answers, strict=True)
+        for model, result in zip(job, answer.results, strict=True)
+    ]
+    return Benchmark(answers[0].host, tuple(profiles), tuple(_warnings(answers, profiles)))
 
 
 def _checked(path):
@@ -134,15 +131,15 @@ def _notes(network, result):
         yield f"the file's first signature ran, {first}; not {', '.join(others)}"
 
 
-def _warnings(answer, profiles):
-    load, cores = answer.host["state"]["load_average"], answer.host["cores"]
-    others = max((result.get("others_share") or 0 for result in answer.results), default=0)
+def _warnings(answers, profiles):
+    host = answers[0].host
+    load, governor = host["state"]["load_average"], host["state"]["governor"]
+    others = max(result.get("others_share") or 0 for answer in answers for result in answer.results)
     if others > _BUSY:
         yield f"the machine is busy: others took {others:.0%} of its processors' time while this was measured"
-    elif load is not None and load > cores / 2:
-        yield f"the machine is busy: load average {load:.1f} on {cores} cores when this began"
-    if answer.host["state"]["governor"] not in (None, "performance"):
-        governor = answer.host["state"]["governor"]
+    elif load is not None and load > host["cores"] / 2:
+        yield f"the machine is busy: load average {load:.1f} on {host['cores']} cores when this began"
+    if governor not in (None, "performance"):
         yield f"the processor's frequency governor is {governor!r}: times may change with its clock"
     for each in profiles:
         if not each.converged:

@@ -13,6 +13,7 @@ PRECISION = 0.01
 _GROWTH = 1.25
 _WARM_UP_SECONDS = 2.0
 _STABLE = 0.02
+_LEAST_WARM_UP_RUNS = 3
 _MOST_ALIKE = 0.95
 _EXACT = 100
 
@@ -49,12 +50,13 @@ class Series:
     def warm_up(self, seconds=_WARM_UP_SECONDS):
         """Run until two blocks in a row take the same time within 2 %, at most `seconds`; return the ns of a run."""
         end = self._clock() + seconds * 1e9
-        before = float(np.median(_times(self._run, 1, self._clock)))
+        ns, before = float(_times(self._run, 1, self._clock)[0]), math.inf
         while True:
-            now = float(np.median(_times(self._run, runs_in(before), self._clock)))
-            if abs(now - before) <= _STABLE * before or self._clock() >= end:
-                return now
-            before = now
+            left = max(1, math.ceil((end - self._clock()) / max(ns, 1)))
+            ns = float(np.median(_times(self._run, min(max(_LEAST_WARM_UP_RUNS, runs_in(ns)), left), self._clock)))
+            if abs(ns - before) <= _STABLE * ns or self._clock() >= end:
+                return ns
+            before = ns
 
     def interval(self):
         """Return the 95 % confidence interval of the median, in ns, as `interval` has it of the rounds' medians.
