@@ -18,7 +18,7 @@ import signal
 import sys
 import time
 
-from keras_nin.benchmark.runner import events, litert, timing
+from keras_nin.benchmark.runner import alone, events, litert, timing
 from keras_nin.benchmark.runner.interpreter import InterpretedModel
 from keras_nin.tflite.host import host, state
 
@@ -32,6 +32,8 @@ def main():
     _die_with_parent()
     job = json.loads(sys.stdin.readline())
     out({"host": host() | {"state": state()}})
+    if job.get("alone"):
+        return alone.measure(job, out)
     with contextlib.ExitStack() as stack:
         subjects = []
         for index, model in enumerate(job["models"]):
