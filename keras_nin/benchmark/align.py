@@ -1,4 +1,4 @@
-"""The operators of a partition against the kernels that ran for them: the cheapest way to explain the ones by the others."""
+"""The kernels that ran for a partition against its operators: the cheapest way to explain the ones by the others."""
 
 import heapq
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ _MOST_STATES = 500_000
 
 @dataclass(frozen=True)
 class Node:
-    """An operator: its type, whether it is a plain matrix product, has a fused activation, is shared by several kernels."""
+    """An operator: its type; is it a plain matrix product, has it a fused activation, may several kernels share it."""
 
     op: str
     is_product: bool = False
@@ -26,8 +26,8 @@ class Node:
 class Alignment:
     """What the kernels are, all by position; a kernel in neither dictionary is unexplained.
 
-    `main` is from kernels to lists of the nodes that they compute, `inserted` from kernels to the node that each was put
-    in for.
+    `main` is from kernels to lists of the nodes that they compute, `inserted` from kernels to the node that each was
+    put in for.
     """
 
     main: dict

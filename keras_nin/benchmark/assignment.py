@@ -1,4 +1,4 @@
-"""What each kernel computes: the operators of a file, one for one, fused or split, and what the runtime put in between."""
+"""What each kernel computes: one operator of the file, several, a part of one, or what the runtime put in between."""
 
 from dataclasses import dataclass
 

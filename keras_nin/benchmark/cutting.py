@@ -34,7 +34,9 @@ def cut(path):
 def nothing():
     """Return the content of a file whose one operator does nothing: what an invocation costs in itself."""
     schema = importlib.import_module("ai_edge_litert.schema_py_generated")
-    tensors = [_record(schema, "Tensor", name=name, shape=[1, size], buffer=0) for name, size in (("in", 1), ("out", 1))]
+    tensors = [
+        _record(schema, "Tensor", name=name, shape=[1, size], buffer=0) for name, size in (("in", 1), ("out", 1))
+    ]
     operator = _record(schema, "Operator", opcodeIndex=0, inputs=[0], outputs=[1])
     code = schema.BuiltinOperator.RESHAPE
     codes = [_record(schema, "OperatorCode", builtinCode=code, deprecatedBuiltinCode=code)]

@@ -57,10 +57,10 @@ def layers(path, kernels, median_us):
 def corrected(kernels, median_us):
     """Return the `KernelTime` of each kernel, `typical` with what the delegate's clock cut off of it.
 
-    The clock of the delegate's kernels gives whole microseconds, cut off: it loses half of one of each kernel on average,
-    less of a kernel of under one. Each gets the same part of what is missing to the whole median, half a microsecond at
-    most, so that the sum does not exceed the median by it. TensorFlow Lite's own operators are timed by differences of
-    a clock, which lose nothing on average; reshapes move nothing.
+    The clock of the delegate's kernels gives whole microseconds, cut off: it loses half of one of each kernel on
+    average, less of a kernel of under one. Each gets the same part of what is missing to the whole median, half a
+    microsecond at most, so that the sum does not exceed the median by it. TensorFlow Lite's own operators are timed by
+    differences of a clock, which lose nothing on average; reshapes move nothing.
     """
     times = [KernelTime(**kernel["us"]) for kernel in kernels]
     cut = [kernel["kind"] == "delegate" and table.base(kernel["name"]) not in _MOVES_NOTHING for kernel in kernels]
@@ -153,4 +153,5 @@ class Rows:
 def _name(executed, facts, kernel):
     if facts is None:
         return kernel
-    return facts.name if executed.what in (assignment.COMPUTES, assignment.NO_KERNEL) else f"{facts.name} ({table.base(kernel)})"
+    is_layer = executed.what in (assignment.COMPUTES, assignment.NO_KERNEL)
+    return facts.name if is_layer else f"{facts.name} ({table.base(kernel)})"

@@ -78,8 +78,8 @@ _COMPUTES = {
     "Shift Right Arithmetic": frozenset({"RIGHT_SHIFT"}),
     "Shift Right Logical": frozenset({"RIGHT_SHIFT"}),
 }
-# A table of 256 values has lost the name of its function, and may stand for several operators in a row: functions of one
-# number, and sums or products with a constant.
+# A table of 256 values has lost the name of its function, and may stand for several operators in a row: functions of
+# one number, and sums or products with a constant.
 _LOOKED_UP = frozenset({"Invalid Unary Op", "Unary Elementwise"})
 _UNARY = frozenset().union(
     *(_COMPUTES[name] for name in _COMPUTES if name in {

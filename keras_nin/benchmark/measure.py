@@ -5,11 +5,13 @@ import os
 import pathlib
 
 from keras_nin import files
-from keras_nin.benchmark import child, join
+from keras_nin.benchmark import child, join, single
 from keras_nin.benchmark.records import PROFILER, Benchmark, Profile, Statistics
+from keras_nin.errors import one_of
 from keras_nin.tflite import graph
 
 SECONDS = 5.0
+METHODS = ("profiler", "single")
 
 
 def profile(path, threads=1, **options):
@@ -18,7 +20,16 @@ def profile(path, threads=1, **options):
 
 
 def measure(
-    paths, *, threads=(1,), runs=None, seconds=SECONDS, layers=True, interleave=False, delegate=None, run=child.run
+    paths,
+    *,
+    threads=(1,),
+    runs=None,
+    seconds=SECONDS,
+    layers=True,
+    method=METHODS[0],
+    interleave=False,
+    delegate=None,
+    run=child.run,
 ):
     """Return the `Benchmark` of .tflite files with each number of threads.
 
@@ -28,6 +39,7 @@ def measure(
         runs: exactly so many runs of each; None runs until the 95 % confidence interval of the median is within 1 %.
         seconds: the longest that one measurement (all of them together with `interleave`) may take then.
         layers: whether to take the time of every layer too.
+        method: how: "profiler", or "single" for each operator alone, which is also the way where there is no profiler.
         interleave: let all files take turns, so that what changes on the machine meets all of them alike.
         delegate: path of an external delegate's library.
         run: what carries a job out: `child.run` here, or on a device.
@@ -35,13 +47,19 @@ def measure(
     Raises:
         InputError: a file is not valid or does not run.
     """
+    one_of("method", method, METHODS)
     for path in paths:
         graph.read(path)
     models = [{"file": os.fspath(path), "threads": count} for path in paths for count in threads]
-    common = {"runs": runs, "seconds": seconds, "profile": layers, "delegate": delegate}
+    common = {"runs": runs, "seconds": seconds, "profile": layers and method == "profiler", "delegate": delegate}
     jobs = [models] if interleave else [[model] for model in models]
     answers = [run({"models": job, **common}) for job in jobs]
     profiles = [_profile(result, answer.host) for answer in answers for result in answer.results]
+    if layers and not delegate:
+        profiles = [
+            single.with_layers(each, model["file"], seconds, run) if each.method is None else each
+            for each, model in zip(profiles, models, strict=True)
+        ]
     return Benchmark(answers[0].host, tuple(profiles), tuple(_warnings(answers[0].host, profiles)))
 
 

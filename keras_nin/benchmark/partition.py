@@ -7,9 +7,9 @@ _KEPT_STATE = "resource"
 def subsets(main, alone):
     """Return the operators of a graph in order of execution, as the runtime groups them for a delegate.
 
-    As `PartitionGraphIntoIndependentNodeSubsets` of TensorFlow Lite does it: each group takes, in the file's order, every
-    operator of its kind whose inputs are there, also past operators of the other kind, so that operators of parallel
-    branches may change places.
+    As `PartitionGraphIntoIndependentNodeSubsets` of TensorFlow Lite does it: each group takes, in the file's order,
+    every operator of its kind whose inputs are there, also past operators of the other kind, so that operators of
+    parallel branches may change places.
 
     Args:
         main: `keras_nin.tflite.graph.Subgraph`.
@@ -55,7 +55,7 @@ def _earlier_effects(main):
 
 
 def kernel_groups(main, kernels):
-    """Return which operators are behind which kernels: the runtime's own operators one by one, the delegate's in groups.
+    """Return which operators are behind which kernels: the runtime's own one by one, the delegate's in groups.
 
     Args:
         main: `keras_nin.tflite.graph.Subgraph`.

@@ -1,10 +1,10 @@
-"""Time files of one operator each as they would run in their network: inputs just written, weights out of the caches."""
+"""Time files of one operator each as in their network: inputs just written, weights out of the caches."""
 
 import time
 
 import numpy as np
 
-from keras_nin.benchmark.runner.litert import noise
+from keras_nin.benchmark.runner.interpreter import noise
 
 _WARM_UP_RUNS = 2
 _LEAST_TURNS, _MOST_TURNS = 10, 2000
@@ -85,4 +85,5 @@ def measure(job, out):
 
 
 def _values(entry):
-    return noise(tuple(entry["shape"]), entry["dtype"].__name__, bool(entry["quantization"][0]))
+    dtype = entry["dtype"].__name__.rstrip("_")  # NumPy's "bool_" is a bool
+    return noise(tuple(entry["shape"]), dtype, bool(entry["quantization"][0]))
