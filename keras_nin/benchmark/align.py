@@ -14,12 +14,16 @@ _MOST_STATES = 500_000
 
 @dataclass(frozen=True)
 class Node:
-    """An operator: its type; is it a plain matrix product, has it a fused activation, may several kernels share it."""
+    """An operator: its type, and what its kernels depend on.
+
+    Whether it is a plain matrix product, has a fused activation, may be shared by several kernels, reads constants alone.
+    """
 
     op: str
     is_product: bool = False
     is_activated: bool = False
     is_divisible: bool = False
+    is_constant: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,15 +83,20 @@ def _steps(nodes, names, node, kernel, opened):
             other = not table.fits(name, following.op, following.is_product)
             yield "main", _OTHER_VARIANT * other, (node + 1, kernel + 1, True)
         if table.base(name) in table.INSERTED:
-            expected = following and following.op == "FULLY_CONNECTED"
+            expected = following and following.op in table.PREPARED
             yield "inserted", 0 if expected else _INSERTED, (node, kernel + 1, False)
         else:
             yield "unexplained", _UNEXPLAINED, (node, kernel + 1, False)
     if following:
         if opened and table.looks_up(names[kernel - 1]) and table.computes(names[kernel - 1], following.op):
             yield "folded", 0, (node + 1, kernel, True)
-        expected = following.op in table.WITHOUT_KERNEL
-        yield "without", _NO_KERNEL if expected else _UNEXPLAINED, (node + 1, kernel, False)
+        yield "without", _cost_without_kernel(following), (node + 1, kernel, False)
+
+
+def _cost_without_kernel(node):
+    if node.is_constant:
+        return 0
+    return _NO_KERNEL if node.op in table.WITHOUT_KERNEL else _UNEXPLAINED
 
 
 def _walk_back(came, state):

@@ -7,6 +7,7 @@ from keras_nin.benchmark.align import Node, align
 from keras_nin.benchmark.partition import kernel_groups
 
 COMPUTES, PART, INSERTED, UNKNOWN, NO_KERNEL = "computes", "part", "inserted", "unknown", "no kernel"
+CONSTANT = "reads constants alone: done when the file is loaded"
 NOT_FOUND = "no kernel was found for it"
 _DIVISIBLE = frozenset({"CONCATENATION", "PACK", "SPLIT", "SPLIT_V", "UNPACK"})
 _PADDED = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D"})
@@ -123,7 +124,7 @@ class _Partition:
 
     def _without(self, node):
         index = self.operators[node]
-        note = table.WITHOUT_KERNEL.get(self.nodes[node].op, NOT_FOUND)
+        note = CONSTANT if self.nodes[node].is_constant else table.WITHOUT_KERNEL.get(self.nodes[node].op, NOT_FOUND)
         return Executed(NO_KERNEL, None, index, (index,), note)
 
 
@@ -135,4 +136,5 @@ def _node(main, operator):
         is_product=window == (1, 1) and strides == {1},
         is_activated=operator.options.get("fused_activation", "NONE") != "NONE",
         is_divisible=operator.op in _DIVISIBLE,
+        is_constant=all(main.tensors[at].is_constant for at in operator.inputs if at >= 0),
     )

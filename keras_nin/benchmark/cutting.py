@@ -3,6 +3,7 @@
 import importlib
 from dataclasses import dataclass
 
+from keras_nin.benchmark.assignment import CONSTANT
 from keras_nin.tflite import graph
 
 _NOT_ALONE = frozenset({"resource", "variant", "string"})
@@ -67,7 +68,7 @@ class _Cutter:
         if any(tensor.is_sparse for tensor in tensors):
             return "its weights are sparse"
         if self._is_constant(operator):
-            return "it reads constants alone: done when the file is loaded"
+            return CONSTANT
         return None
 
     def _is_constant(self, operator):

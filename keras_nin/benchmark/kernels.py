@@ -98,12 +98,13 @@ INSERTED = frozenset({
     "Static Reshape", "Static Expand Dims", "Split Dims", "Fuse Dims", "Convert", "Copy", "Transpose", "Reduce Min",
     "Reduce Max",
 })  # fmt: skip
+# Operators whose inputs the runtime so prepares as a rule.
+PREPARED = _PRODUCTS | _CONVOLUTIONS | {"TRANSPOSE_CONV"}
 # Operators that may leave no kernel, and what became of them.
 WITHOUT_KERNEL = {
     **dict.fromkeys(_RESHAPES, "reads its input in place"),
     **dict.fromkeys(("PAD", "PADV2"), "fused into the convolution that follows"),
     **dict.fromkeys(("RELU", "RELU6", "RELU_N1_TO_1", "RELU_0_TO_1"), "fused into the kernel before"),
-    "DEQUANTIZE": "of constants: done when the file is loaded",
 }
 
 
