@@ -4,12 +4,13 @@ import dataclasses
 import os
 
 from keras_nin import files
-from keras_nin.benchmark import child, join
+from keras_nin.benchmark import child, join, single
 from keras_nin.benchmark.records import PROFILER, Benchmark, Profile, Statistics
-from keras_nin.errors import InputError
+from keras_nin.errors import InputError, one_of
 from keras_nin.tflite import graph
 
 SECONDS = 5.0
+METHODS = ("profiler", "single")
 _BUSY = 0.1
 
 
@@ -25,6 +26,7 @@ def measure(
     runs=None,
     seconds=SECONDS,
     layers=True,
+    method=METHODS[0],
     interleave=False,
     delegate=None,
     run=child.run,
@@ -38,6 +40,7 @@ def measure(
         runs: exactly so many runs of each; None runs until the 95 % confidence interval of the median is within 1 %.
         seconds: the longest that one measurement (all of them together with `interleave`) may take then.
         layers: whether to take the time of every layer too.
+        method: how: "profiler", or "single" for each operator alone, which is also the way where there is no profiler.
         interleave: let all files take turns, so that what changes on the machine meets all of them alike.
         delegate: path of an external delegate's library.
         run: what carries a job out: `child.run` here, or on a device.
@@ -46,13 +49,14 @@ def measure(
     Raises:
         InputError: no file or number of threads, or a file is not valid or does not run.
     """
+    one_of("method", method, METHODS)
     paths = [os.fspath(path) for path in paths]
     for name, values in (("paths", paths), ("threads", threads)):
         if not values:
             raise InputError(f"Expected `{name}` to name at least one. Received: none")
     graphs = {path: _checked(path) for path in dict.fromkeys(paths)}
     models = [{"file": path, "threads": count} for path in paths for count in threads]
-    common = {"runs": runs, "seconds": seconds, "profile": layers, "delegate": delegate}
+    common = {"runs": runs, "seconds": seconds, "profile": layers and method == "profiler", "delegate": delegate}
     jobs = [models] if interleave else [[model] for model in models]
     answers = [_run(run, {"models": job, **common}, progress) for job in jobs]
     profiles = [
@@ -60,6 +64,11 @@ def measure(
         for job, answer in zip(jobs, answers, strict=True)
         for model, result in zip(job, answer.results, strict=True)
     ]
+    if layers and not delegate:
+        profiles = [
+            single.with_layers(each, model["file"], seconds, run) if each.method is None else each
+            for each, model in zip(profiles, models, strict=True)
+        ]
     return Benchmark(answers[0].host, tuple(profiles), tuple(_warnings(answers, profiles)))
 
 

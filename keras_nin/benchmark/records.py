@@ -54,6 +54,7 @@ class LayerTime:
         bytes: inputs, outputs and weights of the operators, each once.
         dtype: in which it computes: that of the main operator's output, "int8" or "float32".
         joined: whether it is known what it computes, an operator or an insertion of the runtime.
+        note: why there is no kernel or no time, in words.
     """
 
     name: str
@@ -70,6 +71,7 @@ class LayerTime:
     bytes: int
     dtype: str | None = None
     joined: bool = True
+    note: str | None = None
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ import time
 
 import numpy as np
 
-from keras_nin.benchmark.runner import capi, events, litert, timing
+from keras_nin.benchmark.runner import alone, capi, events, litert, timing
 from keras_nin.benchmark.runner.interpreter import InterpretedModel
 from keras_nin.tflite.host import busy_seconds, host, state
 
@@ -43,6 +43,8 @@ def main():
     with contextlib.suppress(capi.Unavailable):
         capi.library()  # now, so that no model's time and memory has it in
     _limit_resources()
+    if job.get("alone"):
+        return alone.measure(job, out)
     with contextlib.ExitStack() as stack:
         subjects = []
         try:
