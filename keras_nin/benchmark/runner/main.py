@@ -3,7 +3,7 @@
 The job::
 
     {"models": [{"file": PATH, "threads": N}, ...], "runs": N or null, "seconds": S, "profile": true,
-     "api": "auto" or "interpreter", "kernel_mode": "delegate", "delegate": PATH or null}
+     "api": "auto" or "interpreter", "kernel_mode": "delegate", "delegate": PATH or null, "bandwidth": false}
 
 The models of one job are all loaded, and take turns. Lines: ``{"host": {...}}`` first, ``{"result": {...}}`` for each
 model, and ``{"error": {"model": index, "message": TEXT}}`` in place of the results where one does not run. What the
@@ -18,7 +18,7 @@ import signal
 import sys
 import time
 
-from keras_nin.benchmark.runner import events, litert, timing
+from keras_nin.benchmark.runner import bandwidth, events, litert, timing
 from keras_nin.benchmark.runner.interpreter import InterpretedModel
 from keras_nin.tflite.host import host, state
 
@@ -42,8 +42,9 @@ def main():
                 return 1
         budget = timing.Budget(job.get("runs"), job.get("seconds", timing.Budget.seconds))
         timing.measure([(subject.series, subject.profile) for subject in subjects], budget)
+        memory = bandwidth.of(job)
         for subject in subjects:
-            out({"result": subject.result()})
+            out({"result": subject.result() | {"bandwidth": memory.get(subject.entry["threads"])}})
     return 0
 
 
