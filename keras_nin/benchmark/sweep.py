@@ -122,15 +122,23 @@ def _together(good, seconds, run):
     return [_row(point, profile, load) for point, profile in zip(good, made.profiles, strict=True)]
 
 
+def kernel_us(profile):
+    """Return the typical us inside all kernels of a `Profile`; None without a profiler."""
+    return sum(layer.us.typical for layer in _kernels(profile)) or None
+
+
+def _kernels(profile):
+    return [layer for layer in profile.layers if layer.us is not None and layer.kernel is not None]
+
+
 def _row(point, profile, load):
-    timed = [layer for layer in profile.layers if layer.us is not None and layer.kernel is not None]
-    longest = max(timed, key=lambda layer: layer.us.typical, default=None)
+    longest = max(_kernels(profile), key=lambda layer: layer.us.typical, default=None)
     return Row(
         point=point,
         us=profile.total.median,
         low_us=profile.total.low,
         high_us=profile.total.high,
-        kernel_us=sum(layer.us.typical for layer in timed) if timed else None,
+        kernel_us=kernel_us(profile),
         kernel_name=longest.kernel if longest else None,
         runs=profile.runs,
         converged=profile.converged,

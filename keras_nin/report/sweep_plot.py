@@ -35,6 +35,8 @@ def png(rows, host):
 
 
 def _ratios(axes, found):
+    from matplotlib.ticker import FixedLocator, NullLocator
+
     axes.set_title("Larger kernels against 1x1")
     axes.set_xlabel("MACs of the 1x1 layer")
     axes.set_ylabel("time over the time of 1x1 (inside the kernels)")
@@ -49,9 +51,13 @@ def _ratios(axes, found):
     for series, members in _series(found):
         xs = [each.point.layer.macs / each.macs for each in members]
         axes.plot(xs, [each.time or each.whole for each in members], **_marks(*series))
-    ticks = sorted({1, 2, 3, 5, 10, 20, 50} | {each.macs for each in found})
-    axes.set_yticks(ticks, [str(tick) for tick in ticks])
-    axes.minorticks_off()
+    low, high = (end(each.point.layer.macs / each.macs for each in found) for end in (min, max))
+    axes.set_xlim(low / 3, high * 3)
+    ratios = [each.time or each.whole for each in found]
+    axes.set_ylim(min(1, *ratios) / 1.2, max([*ratios, *(each.macs for each in found)]) * 1.5)
+    axes.yaxis.set_major_locator(FixedLocator([0.5, 1, 2, 3, 5, 9, 15, 25, 49, 100]))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter("{x:g}")
     axes.legend()
 
 
@@ -71,7 +77,7 @@ def _costs(axes, found):
         f"{channels} {'in' if axis == 'cin' else 'out'}\n{kernel}x{kernel}" for axis, _, channels, kernel in places
     ]
     axes.set_xticks(range(len(places)), labels)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.1 * max(1.2, *(each.cost for each in found)))
     axes.legend()
 
 
