@@ -14,11 +14,6 @@ def _paperspace_params():
     }
 
 
-def _paperspace_speed():
-    small, large = audited("conv1x1_512to32").total, audited("conv3x3_512to32").total
-    return {"MACs of 3x3 over 1x1": large.macs / small.macs}
-
-
 def _relu_512():
     import numpy as np
     from keras import ops
@@ -107,18 +102,6 @@ CLAIMS = (
         measure=_paperspace_params,
         why="The weights differ by the 9 positions of the kernel at any width; the 32 biases are the same, so the "
         "parameters differ by a little less. What is saved is the view of the neighbours: a 1x1 kernel sees one pixel.",
-    ),
-    Claim(
-        id="paperspace-speed",
-        source=PAPERSPACE,
-        text="The 1x1 layer of that pair runs about 23 times faster than the 3x3 layer.",
-        figures=(
-            Declared("time of 3x3 over 1x1, one cold run each", 0.01297 / 0.00056, None),
-            Declared("MACs of 3x3 over 1x1", None, 3 * 3),
-        ),
-        measure=_paperspace_speed,
-        why="Nothing is timed by this command: that takes warm, repeated runs on a named machine, a benchmark's work. "
-        "The arithmetic is 9 times as much; one cold run of each layer also times what a first call sets up.",
     ),
     Claim(
         id="paperspace-relu-512",

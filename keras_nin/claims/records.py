@@ -38,6 +38,30 @@ class Above:
 
 
 @dataclasses.dataclass(frozen=True)
+class Interval:
+    """A measured figure: its median, and from where to where it lies. A number agrees with it that lies between."""
+
+    median: float
+    low: float
+    high: float
+
+    def __str__(self):
+        return f"{self.median:.3g} ({self.low:.3g} to {self.high:.3g})"
+
+    def to_json(self):
+        """Return the interval as a dictionary."""
+        return dataclasses.asdict(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """Figures that were timed, by their names, and how: ``{"host", "threads", "processes", "runs", ...}``."""
+
+    figures: Mapping[str, Any]
+    conditions: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
 class Declared:
     """A figure of a claim: what the article says it is, and what a reproduction must give.
 
@@ -68,8 +92,8 @@ class Claim:
         source: the article.
         text: the claim, in one sentence.
         figures: the figures that take part, each `Declared`.
-        measure: function without arguments that returns our value of each figure by its name; a figure that it leaves
-            out is not measured.
+        measure: function without arguments that returns our value of each figure by its name, as `Measured` where it
+            timed something; a figure that it leaves out is not measured.
         why: where the claim holds and where it does not.
         trained: what a training adds; None where there is nothing to train.
     """
@@ -78,7 +102,7 @@ class Claim:
     source: str
     text: str
     figures: tuple[Declared, ...]
-    measure: Callable[[], Mapping[str, Any]]
+    measure: Callable[[], Mapping[str, Any] | Measured]
     why: str
     trained: "Trained | None" = None
 
@@ -120,13 +144,14 @@ class Figure:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """A reproduced claim."""
+    """A reproduced claim; `conditions` are those of `Measured`, None where nothing was timed."""
 
     id: str
     source: str
     text: str
     why: str
     figures: tuple[Figure, ...]
+    conditions: Mapping[str, Any] | None = None
 
     @property
     def verdict(self):
@@ -151,5 +176,7 @@ class Result:
 def _fits(wanted, value):
     if isinstance(wanted, AtMost | Above):
         return isinstance(value, numbers.Real) and wanted.fits(value)
+    if isinstance(value, Interval):
+        return isinstance(wanted, numbers.Real) and value.low <= wanted <= value.high
     # 1 == True in Python; a count is no answer to a question.
     return isinstance(wanted, bool) == isinstance(value, bool) and wanted == value

@@ -4,7 +4,7 @@ import collections
 import numbers
 import textwrap
 
-from keras_nin.claims.records import VERDICTS, AtMost
+from keras_nin.claims.records import VERDICTS, AtMost, Interval
 from keras_nin.tables import markdown_table, text_table
 
 SCHEMA = "keras_nin.claims/1"
@@ -28,7 +28,7 @@ def markdown(results):
             "; ".join(f"{row.name}: {value(row.article)}" for row in result.figures if row.article is not None),
             "; ".join(f"{row.name}: {ours(row)}" for row in result.figures),
             result.verdict,
-            result.why,
+            result.why if result.conditions is None else f"{result.why} Measured: {conditions(result.conditions)}",
         ]
         for result in results
     ]
@@ -48,6 +48,7 @@ def to_json(results):
                 "reproduced": result.reproduced,
                 "why": result.why,
                 "figures": [_figure_json(figure) for figure in result.figures],
+                **({} if result.conditions is None else {"measured": dict(result.conditions)}),
             }
             for result in results
         ],
@@ -82,6 +83,18 @@ def ours(figure):
     return shown if figure.reproduced else f"{shown} (declared: {value(figure.declared)})"
 
 
+def conditions(given):
+    """Return in one line how a claim's figures were timed; `given` is `Result.conditions`."""
+    host = given["host"]
+    load = host["state"]["load_average"]
+    busy = "" if load is None else f", load average {load:.1f}"
+    return (
+        f"{host['cpu']}, {host['cores']} cores{busy}, LiteRT {host['litert']}; {given['processes']} processes, in each "
+        f"{given['runs']} warm runs of every layer in turns; in brackets the 95 % interval of the median over them, of "
+        "cold runs the smallest and the largest."
+    )
+
+
 def _block(result):
     rows = [[figure.name, _article(figure), ours(figure)] for figure in result.figures]
     table = text_table(_FIGURES, rows, right=_FIGURES[1:])
@@ -92,6 +105,7 @@ def _block(result):
             *_wrapped(f"Source: {result.source}"),
             *(f"  {line}" for line in table.splitlines()),
             *_wrapped(f"Why: {result.why}"),
+            *([] if result.conditions is None else _wrapped(f"Measured: {conditions(result.conditions)}")),
         ]
     )
 
@@ -116,6 +130,8 @@ def _figure_json(figure):
 
 
 def _plain(given):
+    if isinstance(given, Interval):
+        return given.to_json()
     if isinstance(given, tuple):
         return list(given)
     return given if given is None or isinstance(given, str | bool | int | float) else str(given)

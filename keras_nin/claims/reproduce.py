@@ -1,6 +1,6 @@
 """Run a claim's measurement and hold its figures against the declaration."""
 
-from keras_nin.claims.records import Figure, Result
+from keras_nin.claims.records import Figure, Measured, Result
 
 
 def reproduce(claim, training=None):
@@ -14,11 +14,14 @@ def reproduce(claim, training=None):
         InputError: the training's data set or settings do not fit.
         ValueError: the measurement gives a figure that the claim does not declare (a defect of the definition).
     """
-    figures, why = _figures(claim.id, claim.figures, claim.measure()), claim.why
+    measured, conditions = claim.measure(), None
+    if isinstance(measured, Measured):
+        measured, conditions = measured.figures, measured.conditions
+    figures, why = _figures(claim.id, claim.figures, measured), claim.why
     if training is not None and claim.trained is not None:
         figures += _figures(claim.id, claim.trained.figures, claim.trained.measure(training))
         why = f"{why} {claim.trained.why}"
-    return Result(claim.id, claim.source, claim.text, why, figures)
+    return Result(claim.id, claim.source, claim.text, why, figures, conditions)
 
 
 def _figures(name, declared, measured):

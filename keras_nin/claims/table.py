@@ -1,9 +1,9 @@
 """The table of claims, by id."""
 
-from keras_nin.claims import blocks, counts, equalities, extra_relu, heads, softconv
+from keras_nin.claims import blocks, counts, equalities, extra_relu, heads, softconv, speed
 from keras_nin.errors import unknown_name
 
-_ROWS = [row for module in (counts, extra_relu, heads, equalities, blocks, softconv) for row in module.CLAIMS]
+_ROWS = [row for module in (counts, speed, extra_relu, heads, equalities, blocks, softconv) for row in module.CLAIMS]
 _SOURCES = list(dict.fromkeys(row.source for row in _ROWS))
 # The claims of one article stand together.
 CLAIMS = {row.id: row for row in sorted(_ROWS, key=lambda row: _SOURCES.index(row.source))}

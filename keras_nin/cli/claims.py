@@ -38,6 +38,8 @@ def command(**arguments):
     verdict is on the article: holds, holds in part (another part does not hold or is not measured here), does not
     hold, not measured. The weights are random and seeded, except with --train.
 
+    paperspace-speed is timed, in about 15 s: on a busy machine its intervals are wide.
+
     --train resizes the images to the 28x28 that the articles' networks take, and trains each network with the same
     images, order and steps: minutes.
 

@@ -17,6 +17,7 @@ from keras_nin.cli import (
     export,
     import_weights,
     list_models,
+    sweep,
     train,
     verify,
 )
@@ -47,6 +48,7 @@ for command in (
     train.command,
     benchmark.command,
     compare_runs.command,
+    sweep.command,
     import_weights.command,
     claims.command,
     cards.command,

@@ -3,7 +3,7 @@
 The job::
 
     {"models": [{"file": PATH, "threads": N}, ...], "runs": N or null, "seconds": S, "profile": true,
-     "api": "auto" or "interpreter", "kernel_mode": "delegate", "delegate": PATH or null}
+     "api": "auto" or "interpreter", "kernel_mode": "delegate", "delegate": PATH or null, "bandwidth": false}
 
 The models of one job are all loaded, and take turns. Lines: ``{"host": {...}}`` first, ``{"progress": [{"runs", "us",
 "within"}, ...]}`` after the first round and then twice a second with what is known of each model so far, ``{"result": {...}}`` for each model in their
@@ -22,7 +22,7 @@ import time
 
 import numpy as np
 
-from keras_nin.benchmark.runner import alone, capi, events, litert, timing
+from keras_nin.benchmark.runner import alone, bandwidth, capi, events, litert, timing
 from keras_nin.benchmark.runner.interpreter import InterpretedModel
 from keras_nin.tflite.host import busy_seconds, host, state
 
@@ -57,13 +57,14 @@ def main():
             )
             for subject in subjects:
                 subject.complete(budget.seconds)
+            share, rates = others.share(), bandwidth.of(job)
         except _PROBLEMS as error:
             at = len(subjects) if len(subjects) < len(job["models"]) else None
             out({"error": {"model": at, "message": _line(error)}})
             return 1
-        share = others.share()
         for subject in subjects:
-            out({"result": subject.result() | {"others_share": share}})
+            found = {"others_share": share, "bandwidth": rates.get(subject.entry["threads"])}
+            out({"result": subject.result() | found})
     return 0
 
 

@@ -1,0 +1,98 @@
+"""Bandwidth of memory, as STREAM measures it: NumPy copies and adds arrays that no cache holds, on several threads."""
+
+import contextlib
+import os
+import pathlib
+import threading
+import time
+
+import numpy as np
+
+SECONDS = 0.6
+_CACHES = pathlib.Path("/sys/devices/system/cpu/cpu0/cache")
+_UNKNOWN_CACHE = 32 * 2**20
+_OVER_CACHE = 4  # STREAM's rule: each array at least four times the last cache
+_LEAST_PASSES = 3
+# Operation on slices (a, b, c), and bytes it moves for each byte of an array. As STREAM counts them: a cache line that
+# is read because a part of it is written is not counted.
+_KERNELS = {"copy": (lambda a, b, c: np.copyto(a, b), 2), "add": (lambda a, b, c: np.add(b, c, out=a), 3)}
+
+
+def of(job):
+    """Return {number of threads: bandwidth} of the numbers in a job that asks for ``"bandwidth"``; else nothing."""
+    if not job.get("bandwidth"):
+        return {}
+    return {threads: measure(threads) for threads in sorted({model["threads"] for model in job["models"]})}
+
+
+def measure(threads, seconds=SECONDS, array_bytes=None):
+    """Return the bandwidth of memory on `threads` threads as a JSON-ready dictionary.
+
+    Args:
+        threads: each has its own part of the arrays; NumPy holds no lock while it works on them.
+        seconds: for both operations together.
+        array_bytes: of each of the three float32 arrays; None takes four times the last cache, or what memory allows.
+
+    Returns:
+        Dictionary with "copy" and "add" in 10^9 bytes a second, in the fastest tenth of the passes; "gbytes_per_s", the
+        better of them; "array_bytes" and "cache_bytes" (None where not known).
+    """
+    cache = last_cache_bytes()
+    if array_bytes is None:
+        array_bytes = min(_OVER_CACHE * (cache or _UNKNOWN_CACHE), available_bytes() // 12)
+    arrays = np.split(np.ones(3 * (array_bytes // 4), np.float32), 3)
+    parts = list(zip(*(np.array_split(array, threads) for array in arrays), strict=True))
+    rates = {
+        name: moved * arrays[0].nbytes / _pass_ns(operate, parts, seconds / len(_KERNELS))
+        for name, (operate, moved) in _KERNELS.items()
+    }
+    return {**rates, "gbytes_per_s": max(rates.values()), "array_bytes": arrays[0].nbytes, "cache_bytes": cache}
+
+
+def _pass_ns(operate, parts, seconds):
+    """Return the ns in which all threads have gone over their parts, in the fastest tenth of the passes."""
+    times, barrier, last = [], threading.Barrier(len(parts) + 1), threading.Event()
+
+    def work(part):
+        while True:
+            barrier.wait()
+            if last.is_set():
+                return
+            operate(*part)
+            barrier.wait()
+
+    workers = [threading.Thread(target=work, args=(part,), daemon=True) for part in parts]
+    for worker in workers:
+        worker.start()
+    end = time.perf_counter() + seconds
+    while len(times) < _LEAST_PASSES or time.perf_counter() < end:
+        barrier.wait()
+        start = time.perf_counter_ns()
+        barrier.wait()
+        times.append(time.perf_counter_ns() - start)
+    last.set()
+    barrier.wait()
+    for worker in workers:
+        worker.join()
+    return float(np.percentile(times, 10))
+
+
+def last_cache_bytes():
+    """Return the size of the largest cache of the first core; None where Linux does not tell."""
+    sizes = []
+    for path in _CACHES.glob("index*/size"):
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            text = path.read_text().strip()
+            sizes.append(int(text[:-1]) * {"K": 2**10, "M": 2**20, "G": 2**30}[text[-1]])
+    return max(sizes, default=None)
+
+
+def available_bytes():
+    """Return the bytes of memory that are free, or would be on demand; half a GiB where the system does not tell."""
+    with contextlib.suppress(OSError, ValueError), open("/proc/meminfo") as lines:
+        for line in lines:
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 2**10
+    with contextlib.suppress(AttributeError, OSError, ValueError):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    return 2**29
