@@ -1,4 +1,4 @@
-"""An Android device: LiteRT's own `benchmark_model` runs the file there through adb, and its figures become an `Answer`.
+"""An Android device: LiteRT's own `benchmark_model` runs the files there, and its figures become an `Answer`.
 
 Not run on hardware: see docs/devices.md.
 """
@@ -108,7 +108,7 @@ class Phone:
         path = shlex.quote(self.benchmark_model)
         if self.shell(f"[ -x {path} ] && echo there || echo").strip() != "there":
             raise self.error(
-                f"it has no program {self.benchmark_model!r}. Push LiteRT's benchmark_model there (adb push, chmod 755), "
+                f"it has no program {self.benchmark_model!r}. Push LiteRT's benchmark_model there (adb push, chmod 755) "
                 "or give --benchmark-model PATH"
             )
         return self.benchmark_model
@@ -132,7 +132,9 @@ class Phone:
         try:
             ran = subprocess.run(command, capture_output=True, timeout=limit, stdin=subprocess.DEVNULL)
         except FileNotFoundError:
-            raise InputError(f"Expected the program {program[0]!r} of Android's platform tools. Received: none") from None
+            raise InputError(
+                f"Expected the program {program[0]!r} of Android's platform tools. Received: none"
+            ) from None
         except OSError as error:
             raise InputError(f"Expected {program[0]!r} to run. Received: {error.strerror}") from None
         except subprocess.TimeoutExpired:
@@ -199,7 +201,14 @@ class _Runs:
         low, high = (min(medians), max(medians)) if len(medians) == _ROUNDS else (None, None)
         median, runs = statistics.median(medians), sum(log["runs"] for log in logs)
         us = {"median": median, "mean": sum(log["mean_us"] * log["runs"] for log in logs) / runs}
-        us |= {"p10": None, "p90": None, "p99": None, "min": min(log["min_us"] for log in logs), "low": low, "high": high}
+        us |= {
+            "p10": None,
+            "p90": None,
+            "p99": None,
+            "min": min(log["min_us"] for log in logs),
+            "low": low,
+            "high": high,
+        }
         return {
             **self._model,
             "api": "benchmark_model",

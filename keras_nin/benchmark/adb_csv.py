@@ -17,7 +17,9 @@ _TIMES = re.compile(
     r"Inference timings in us: Init: (?P<init>[\d.e+]+), First inference: (?P<first>[\d.e+]+), "
     r"Warmup \(avg\): (?P<warm_up>[\d.e+]+), Inference \(avg\): (?P<average>[\d.e+]+)"
 )
-_MEMORY = re.compile(r"Memory footprint delta from the start of the tool \(MB\): init=(?P<init>\S+) overall=(?P<all>\S+)")
+_MEMORY = re.compile(
+    r"Memory footprint delta from the start of the tool \(MB\): init=(?P<init>\S+) overall=(?P<all>\S+)"
+)
 
 
 def kernels(text):

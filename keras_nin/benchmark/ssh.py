@@ -36,7 +36,10 @@ _PROBLEMS = (
     ("Connection refused", "the connection was refused. Check the port, and that an ssh server runs there"),
     ("IDENTIFICATION HAS CHANGED", "its host key is another one than before. See `ssh-keygen -R`"),
     ("Host key verification failed", "its host key is not known. Connect once with ssh by hand and accept the key"),
-    ("Permission denied", "it did not let us in. A key is needed that ssh uses without asking (ssh-copy-id, ssh-agent)"),
+    (
+        "Permission denied",
+        "it did not let us in. A key is needed that ssh uses without asking (ssh-copy-id, ssh-agent)",
+    ),
     ("timed out", "no answer came in time"),
     ("No route to host", "there is no way to it in the network"),
     ("Network is unreachable", "there is no way to it in the network"),
@@ -85,6 +88,8 @@ class Device:
                 answer = child.run(job | {"models": models}, command, limit=limit)
             except InputError as error:
                 self._raise_connection_problem(_text(log))
+                if f"ended with {_OF_SSH}" in str(error):
+                    raise self._error("the connection was lost") from error
                 raise InputError(_with_paths_of_here(str(error), there)) from error
         pairs = zip(answer.results, job["models"], strict=True)
         return dataclasses.replace(answer, results=tuple(result | {"file": model["file"]} for result, model in pairs))
@@ -97,7 +102,9 @@ class Device:
             yield folder
         except BaseException:  # the script may not have started
             with contextlib.suppress(InputError):
-                _call(self._command(f"rm -rf {shlex.quote(folder)}", os.path.join(here, "remove")), b"", _CONNECT_SECONDS)
+                _call(
+                    self._command(f"rm -rf {shlex.quote(folder)}", os.path.join(here, "remove")), b"", _CONNECT_SECONDS
+                )
             raise
 
     def _command(self, script, log):
@@ -127,7 +134,9 @@ class Device:
         install = f"{self.python} -m pip install {' '.join(sorted(bundle.NEEDS.values()))}"
         least = ".".join(map(str, bundle.LEAST_PYTHON))
         if status == _NO_PYTHON:
-            return self._error(f"{self.python} is missing there. Install Python {least} or later, or give --python PATH")
+            return self._error(
+                f"{self.python} is missing there. Install Python {least} or later, or give --python PATH"
+            )
         if status == _OLD_PYTHON:
             found = found[-1:] or ["an older one"]
             return self._error(f"{found[0]} there is too old. Python {least} or later is needed (--python PATH)")
@@ -185,7 +194,8 @@ def _sending(python):
     """Return the script that checks the device, unpacks its stdin to a new folder and prints its path."""
     python = shlex.quote(python)
     return (
-        f"command -v {python} >/dev/null || exit {_NO_PYTHON}; {python} -c {shlex.quote(_CHECK)} </dev/null || exit $?; "
+        f"command -v {python} >/dev/null || exit {_NO_PYTHON}; "
+        f"{python} -c {shlex.quote(_CHECK)} </dev/null || exit $?; "
         f'd=$(mktemp -d "${{TMPDIR:-/tmp}}/keras-nin.XXXXXXXX") || exit {_NO_ROOM}; '
         f'tar -xf - -C "$d" || {{ rm -rf "$d"; exit {_NO_ROOM}; }}; echo "{_MARK}$d"'
     )
@@ -196,7 +206,8 @@ def _running(python, folder):
     folder = shlex.quote(folder)
     return (
         f"trap '' HUP PIPE; {shlex.quote(python)} {folder}/{bundle.NAME}; s=$?; rm -rf {folder}; "
-        '[ $s -le 128 ] || echo "ERROR: the device killed it with signal $((s - 128)); is its memory full?" >&2; exit $s'
+        '[ $s -le 128 ] || echo "ERROR: the device killed it with signal $((s - 128)); is its memory full?" >&2; '
+        "exit $s"
     )
 
 

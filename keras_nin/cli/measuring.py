@@ -131,7 +131,7 @@ def measure(given, subjects, run):
 
 
 def _measure_group(given, group, run):
-    """Return a `Benchmark` or None, the path of each of its profiles, and errors; the rest goes on without a bad file."""
+    """Return a `Benchmark` or None, the paths of its profiles, and errors; the others go on without a bad file."""
     try:
         return (*_profiles(given, group, run), [])
     except InputError as error:
