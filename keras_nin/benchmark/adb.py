@@ -108,8 +108,8 @@ class Phone:
         path = shlex.quote(self.benchmark_model)
         if self.shell(f"[ -x {path} ] && echo there || echo").strip() != "there":
             raise self.error(
-                f"it has no program {self.benchmark_model!r}. Push LiteRT's benchmark_model there (adb push, chmod 755) "
-                "or give --benchmark-model PATH"
+                f"it has no program {self.benchmark_model!r}. Push LiteRT's benchmark_model (adb push, chmod 755) or "
+                "give --benchmark-model PATH"
             )
         return self.benchmark_model
 
