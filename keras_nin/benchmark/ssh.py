@@ -213,7 +213,7 @@ def _running(python, folder):
 
 def _with_paths_of_here(text, there):
     for path, name in there.items():
-        text = text.replace(name, path)
+        text = text.replace(repr(name), repr(path)).replace(name, path)
     return text
 
 

@@ -188,11 +188,8 @@ def _completed(given, profile, subject, run):
     from keras_nin.benchmark import single
     from keras_nin.benchmark.records import SINGLE_OPERATORS
 
-    layers = single.time_operators(subject.path, profile.threads, given.seconds, run)
     median = profile.total.median
-    layers = tuple(
-        dataclasses.replace(layer, share=layer.us.typical / median) if layer.us else layer for layer in layers
-    )
+    layers = single.time_operators(subject.path, profile.threads, given.seconds, run, median_us=median)
     known = sum(layer.us.typical for layer in layers if layer.us)
     return dataclasses.replace(profile, method=SINGLE_OPERATORS, layers=layers, overhead_us=median - known)
 
