@@ -99,15 +99,14 @@ def _run(ctx, given):
     _check_use(ctx, given)
     words = measuring.sort_words(given.subjects)
     _check_models(ctx, given, words)
-    tool = {"benchmark_model": given.benchmark_model} if given.benchmark_model else {}
-    run = open_place(given.place, given.python, **tool)
+    run = open_place(given.place, given.python, given.benchmark_model)
     targets = results.check(given, words)
     with measuring.opened(given, words) as (subjects, failures):
         measured = measuring.measure(given, subjects, run)
         failures += measured.failures
         if measured.benchmark:
-            results.write(given, measured, targets)
             results.show(given, measured)
+            failures += results.write(given, measured, targets)
     for failure in failures:
         click.echo(f"Error: {' '.join(str(failure).split())}", err=True)
     return 2 if failures else 0
@@ -119,14 +118,14 @@ def _check_use(ctx, given):
     if not given.layers:
         for name in ("roofline", "model_explorer"):
             if getattr(given, name):
-                raise _conflict(f"--{name.replace('_', '-')}", "--no-layers: it needs the times of layers")
+                raise _expected(f"layers to be timed for --{name.replace('_', '-')}", "--no-layers")
     if given.delegate and (given.roofline or given.model_explorer or given.method == "single"):
-        raise _conflict("--delegate", "an option that needs the times of layers, which a delegate hides")
+        raise _expected("--delegate without --roofline, --model-explorer and --method", "what needs times of layers")
     if place == "adb" and (given.method == "single" or given.roofline):
-        raise _conflict("--on adb://", "--method single or --roofline: benchmark_model has no such")
+        raise _expected("--on adb:// without --method single and --roofline", "what benchmark_model does not do")
     for name, belongs_to in (("python", "ssh"), ("benchmark_model", "adb")):
         if _given(ctx, name) and place != belongs_to:
-            raise _conflict(f"--{name.replace('_', '-')}", f"no --on {belongs_to}://, which it belongs to")
+            raise _expected(f"--{name.replace('_', '-')} with --on {belongs_to}://", given.place or "this machine")
 
 
 def _check_models(ctx, given, words):
@@ -138,14 +137,14 @@ def _check_models(ctx, given, words):
         raise InputError(f"Expected {', '.join(asked)} with a MODEL. Received: files, which hold their networks whole")
     count = sum(len(word.schemes(given.scheme)) for word in words)
     if given.compare and count < 2:
-        raise _conflict("--compare", "one file alone")
+        raise _expected("two files or more with --compare", "one")
     if given.model_explorer and (count > 1 or len(given.threads) > 1):
-        raise _conflict("--model-explorer", "several files or numbers of threads; its data belongs to one graph")
+        raise _expected("one file and one number of threads with --model-explorer", "several")
 
 
 def _given(ctx, name):
     return ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
 
 
-def _conflict(option, beside):
-    return InputError(f"Expected {option} with other options. Received: {beside}")
+def _expected(what, received):
+    return InputError(f"Expected {what}. Received: {received}")

@@ -123,11 +123,16 @@ def measure(given, subjects, run):
     benchmark = Benchmark(
         benchmarks[0].host,
         tuple(profile for each in benchmarks for profile in each.profiles),
-        tuple(dict.fromkeys(warning for each in benchmarks for warning in each.warnings)),
+        tuple({_topic(warning): warning for each in benchmarks for warning in each.warnings}.values()),
     )
     with waiting("Measuring this machine's limits"):
         benchmark = _with_peaks(given, benchmark, run, failures)
     return Measured(benchmark, tuple(paths), _ratios(given, benchmark), tuple(failures))
+
+
+def _topic(warning):
+    """Return what a warning is about: of the machine, the last one of each kind is enough."""
+    return warning.split(":")[0] if warning.startswith("the machine") else warning
 
 
 def _measure_group(given, group, run):
@@ -157,6 +162,19 @@ def _run_once(given, subject, run):
 
 
 def _profiles(given, group, run):
+    """Return the `Benchmark` of a group, and the path of each of its profiles."""
+    try:
+        return _all_profiles(given, group, run)
+    except InputError as error:
+        if given.delegate and given.delegate in str(error):
+            reason = str(error)[str(error).index(given.delegate) :]
+            raise InputError(
+                f"Expected --delegate as a library that loads where it runs. Received: {reason}"
+            ) from error
+        raise
+
+
+def _all_profiles(given, group, run):
     from keras_nin.benchmark import measure
 
     paths = [subject.path for subject in group]

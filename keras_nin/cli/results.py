@@ -51,26 +51,32 @@ def host_name(place):
 
 
 def write(given, measured, targets):
-    """Write the files that the options ask for, all or none."""
+    """Write the files that the options ask for, and return the errors where that does not work."""
+    failures = []
+    for stem, path in targets.items():
+        try:
+            document = _node_data(measured) if stem is None else _of_file(measured, stem)
+            if document:
+                files.save_all({path: files.to_json(document).encode()}, given.force)
+                click.echo(f"written: {path}", err=True)
+        except InputError as error:
+            failures.append(error)
+    return failures
+
+
+def _node_data(measured):
+    from keras_nin.report import model_explorer
+
+    return model_explorer.node_data(measured.benchmark.profiles[0], measured.paths[0])
+
+
+def _of_file(measured, stem):
+    """Return the JSON document of one file's profiles; None where it did not run."""
     from keras_nin.benchmark.records import Benchmark
 
-    benchmark, contents = measured.benchmark, {}
-    for stem, path in targets.items():
-        if stem is None:
-            from keras_nin.report import model_explorer
-
-            document = model_explorer.node_data(benchmark.profiles[0], measured.paths[0])
-        else:
-            pairs = zip(benchmark.profiles, measured.paths, strict=True)
-            profiles = tuple(profile for profile, source in pairs if pathlib.Path(source).stem == stem)
-            if not profiles:
-                continue
-            document = Benchmark(profiles[0].host, profiles, benchmark.warnings).to_json()
-        contents[path] = files.to_json(document).encode()
-    if contents:
-        files.save_all(contents, given.force)
-        for path in contents:
-            click.echo(f"written: {path}", err=True)
+    pairs = zip(measured.benchmark.profiles, measured.paths, strict=True)
+    profiles = tuple(profile for profile, path in pairs if pathlib.Path(path).stem == stem)
+    return Benchmark(profiles[0].host, profiles, measured.benchmark.warnings).to_json() if profiles else None
 
 
 def show(given, measured):
