@@ -57,11 +57,11 @@ class Phone:
         if not _URL.fullmatch(self.url):
             raise InputError(f"Expected `--on` as adb://SERIAL. Received: {self.url!r}")
 
-    def run(self, job, limit=None):
+    def run(self, job, limit=None, progress=None):
         """Return the `Answer` to a job, as `child.run` does for a runner's.
 
         The files take turns. The tool prints no percentiles but the median: those fields are None, and so is the
-        memory of the process as a whole.
+        memory of the process as a whole. Of the progress nothing is said.
 
         Raises:
             InputError: the device or the tool is missing, or a file does not run.

@@ -72,25 +72,28 @@ class Device:
         if not _URL.fullmatch(self.url):
             raise InputError(f"Expected `--on` as ssh://[user@]host[:port]. Received: {self.url!r}")
 
-    def run(self, job, limit=None):
-        """Return the `child.Answer` to a job; arguments and errors as in `child.run`.
+    def run(self, job, limit=None, progress=None):
+        """Return the `child.Answer` to a job; arguments as in `child.run`.
 
         Raises:
-            InputError: also where the device cannot be reached or lacks something; the message says what to do.
+            InputError: the device cannot be reached or lacks something, and the message says what to do; or as in
+                `child.run`.
         """
         names = _names(job)
         with tempfile.TemporaryDirectory(prefix="keras-nin-ssh-") as here, self._folder(names, here) as folder:
             there = {path: f"{folder}/{name}" for path, name in names.items()}
-            models = [model | {"file": there[model["file"]]} for model in job["models"]]
+            models = [model | {"file": there[model["file"]], "name": model["file"]} for model in job["models"]]
             log = os.path.join(here, "run")
             command = self._command(_running(self.python, folder), log)
             try:
-                answer = child.run(job | {"models": models}, command, limit=limit)
+                answer = child.run(job | {"models": models}, command, limit=limit, progress=progress)
             except InputError as error:
                 self._raise_connection_problem(_text(log))
-                if f"ended with {_OF_SSH}" in str(error):
+                if f"ended with status {_OF_SSH}" in str(error):
                     raise self._error("the connection was lost") from error
-                raise InputError(_with_paths_of_here(str(error), there)) from error
+                if isinstance(error, child.NoAnswer):
+                    raise self._error(f"the runner did not start: {_last_line(error.log)}") from error
+                raise
         pairs = zip(answer.results, job["models"], strict=True)
         return dataclasses.replace(answer, results=tuple(result | {"file": model["file"]} for result, model in pairs))
 
@@ -209,12 +212,6 @@ def _running(python, folder):
         '[ $s -le 128 ] || echo "ERROR: the device killed it with signal $((s - 128)); is its memory full?" >&2; '
         "exit $s"
     )
-
-
-def _with_paths_of_here(text, there):
-    for path, name in there.items():
-        text = text.replace(repr(name), repr(path)).replace(name, path)
-    return text
 
 
 def _last_line(text):

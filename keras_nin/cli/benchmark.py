@@ -8,7 +8,7 @@ from keras_nin.cli import options
 from keras_nin.errors import InputError
 
 METHODS = ("profiler", "single")
-FORMATS = ("json", "csv", "markdown")
+ORDERS = ("us", "macs", "gmacs_per_s", "bytes")
 
 
 class _Counts(click.ParamType):
@@ -22,6 +22,10 @@ class _Counts(click.ParamType):
         if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
             self.fail(f"expected positive numbers such as 1 or 1,2,4, received {value!r}", param, ctx)
         return tuple(dict.fromkeys(int(part) for part in parts))
+
+
+def _words(ctx, param, value):
+    return tuple(word.strip() for each in value for word in each.split(",") if word.strip())
 
 
 @click.command("benchmark", epilog="Example: keras-nin benchmark nin_digits")
@@ -44,6 +48,9 @@ class _Counts(click.ParamType):
     show_default=True,
     help="How to time layers: in the runtime's profiler, or each operator cut out and run alone.",
 )
+@click.option("--sort", type=click.Choice(ORDERS), help="Order of the layers, falling. [default: as they run]")
+@click.option("--top", type=options.COUNT, metavar="N", help="Show N layers; the others in one row.")
+@click.option("--only", multiple=True, metavar="KIND|ROLE,...", callback=_words, help="Show such layers alone.")
 @click.option("--compare", is_flag=True, help="Let all files take turns, and show the ratios to the first.")
 @click.option("--roofline", is_flag=True, help="Also measure this machine's limits, and how near each layer comes.")
 @click.option("--on", "place", metavar="URL", help="A device: ssh://[user@]host[:port] or adb://SERIAL.")

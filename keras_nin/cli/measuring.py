@@ -4,12 +4,14 @@ import contextlib
 import dataclasses
 import os
 import pathlib
+import shutil
 import sys
 import threading
 import time
 from typing import Any
 
 from keras_nin.errors import InputError
+from keras_nin.tables import printable
 
 _SILENT_SECONDS = 2
 
@@ -178,38 +180,26 @@ def _all_profiles(given, group, run):
     from keras_nin.benchmark import measure
 
     paths = [subject.path for subject in group]
-    in_profiler = given.layers and given.method == "profiler" and not given.delegate
-    with waiting(f"Measuring {', '.join(os.path.basename(path) for path in paths)}"):
+    with waiting(f"Measuring {', '.join(os.path.basename(path) for path in paths)}") as progress:
         made = measure(
             paths,
             threads=given.threads,
             runs=given.runs,
             seconds=given.seconds,
-            layers=in_profiler,
+            layers=given.layers and not given.delegate,
+            method=given.method,
             interleave=given.compare,
             delegate=given.delegate,
             run=run,
+            progress=progress,
         )
-        of = [subject for subject in group for _ in given.threads]
-        profiles = [_completed(given, *each, run) for each in zip(made.profiles, of, strict=True)]
+    of = [subject for subject in group for _ in given.threads]
+    whole = (f"delegate {given.delegate}: times of the whole model alone",) if given.delegate else ()
+    profiles = (
+        dataclasses.replace(profile, notes=(*subject.notes, *whole, *profile.notes))
+        for profile, subject in zip(made.profiles, of, strict=True)
+    )
     return dataclasses.replace(made, profiles=tuple(profiles)), [subject.path for subject in of]
-
-
-def _completed(given, profile, subject, run):
-    """Return a profile with the subject's notes, and with its operators' times where the profiler gave none."""
-    notes = (*subject.notes, *profile.notes)
-    if given.delegate:
-        notes += (f"delegate {given.delegate}: times of the whole model alone",)
-    profile = dataclasses.replace(profile, notes=notes)
-    if profile.layers or not given.layers or given.delegate or profile.api == "benchmark_model":
-        return profile
-    from keras_nin.benchmark import single
-    from keras_nin.benchmark.records import SINGLE_OPERATORS
-
-    median = profile.total.median
-    layers = single.time_operators(subject.path, profile.threads, given.seconds, run, median_us=median)
-    known = sum(layer.us.typical for layer in layers if layer.us)
-    return dataclasses.replace(profile, method=SINGLE_OPERATORS, layers=layers, overhead_us=median - known)
 
 
 def _with_peaks(given, benchmark, run, failures):
@@ -234,19 +224,22 @@ def _ratios(given, benchmark):
 
 @contextlib.contextmanager
 def waiting(message):
-    """Show `message` and the seconds on a terminal, from the third on.
+    """Show `message` and the seconds on a terminal, from the third on; yields a function that takes another message.
 
-    A line a second and no more: what draws or loads a lot would disturb the measurement.
+    A line a second and no more: what draws or loads a lot would disturb the measurement. None where there is no
+    terminal.
     """
     if not sys.stderr.isatty():
-        yield
+        yield None
         return
-    done = threading.Event()
+    done, messages = threading.Event(), [message]
 
     def show():
         start, pause = time.monotonic(), _SILENT_SECONDS
+        width = shutil.get_terminal_size().columns - 1
         while not done.wait(pause):
-            sys.stderr.write(f"\r{message}: {time.monotonic() - start:.0f} s")
+            line = f"{time.monotonic() - start:.0f} s: {messages[-1]}"
+            sys.stderr.write(f"\r\x1b[K{printable(line)[:width]}")
             sys.stderr.flush()
             pause = 1
         sys.stderr.write("\r\x1b[K")
@@ -255,7 +248,7 @@ def waiting(message):
     thread = threading.Thread(target=show, daemon=True)
     thread.start()
     try:
-        yield
+        yield messages.append
     finally:
         done.set()
         thread.join()

@@ -85,20 +85,18 @@ def show(given, measured):
     if given.form == "json":
         click.echo(files.to_json(document(measured)), nl=False)
         return
-    if given.form == "csv":
-        from keras_nin.report.latency_rows import csv_text
-
-        click.echo(csv_text(benchmark), nl=False)
-        return
-    if given.form == "markdown":
-        from keras_nin.report.latency_rows import markdown
-
-        _echo(markdown(benchmark, ratios))
-        return
     from keras_nin.report import latency
+    from keras_nin.tables import markdown_table, text_table
 
-    _echo(latency.text(benchmark, ratios=ratios))
-    if given.roofline:
+    view = latency.View(given.sort, given.top, given.only)
+    if given.form == "csv":
+        click.echo(latency.csv_text(benchmark, view), nl=False)
+        return
+    is_markdown = given.form == "markdown"
+    _echo((latency.markdown if is_markdown else latency.text)(benchmark, view))
+    if ratios:
+        _echo(f"\n{latency.ratios(ratios, markdown_table if is_markdown else text_table)}")
+    if given.roofline and not is_markdown:
         from keras_nin.report import roofline
 
         for profile in benchmark.profiles:
