@@ -1,0 +1,254 @@
+"""What `keras-nin benchmark` measures: files, and models that it exports for it."""
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import shutil
+import sys
+import threading
+import time
+from typing import Any
+
+from keras_nin.errors import InputError
+from keras_nin.tables import printable
+
+_SILENT_SECONDS = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Word:
+    """An argument of the command: the path of a file, or a model."""
+
+    text: str
+    is_model: bool
+
+    def schemes(self, text):
+        """Return the names of the schemes that it is exported to; for a file one, that of its content, unnamed."""
+        if not self.is_model:
+            return (None,)
+        from keras_nin.export.schemes import parse_schemes
+
+        chosen = parse_schemes(text)
+        trained = [scheme.name for scheme in chosen if scheme.trained]
+        if trained:
+            raise InputError(
+                f"Expected schemes that train nothing. Received: {', '.join(trained)}. Export it, and measure the file"
+            )
+        return tuple(scheme.name for scheme in chosen)
+
+    def stems(self, scheme):
+        """Return the names of its files without their ending."""
+        if not self.is_model:
+            return (pathlib.Path(self.text).stem,)
+        name = pathlib.Path(self.text.removeprefix("keras:")).stem
+        return tuple(f"{name}_{each}" for each in self.schemes(scheme))
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """A file to measure, and what a reader must know of it."""
+
+    path: str
+    notes: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """What came out: a `Benchmark` or None, the files of its profiles, `Ratio` records, and what went wrong."""
+
+    benchmark: Any
+    paths: tuple[str, ...]
+    ratios: tuple = ()
+    failures: tuple[InputError, ...] = ()
+
+
+def sort_words(words):
+    """Return the `Word` of each argument.
+
+    Raises:
+        InputError: a file that is missing or a folder, or an unknown model.
+    """
+    return tuple(_word(word) for word in words)
+
+
+def _word(text):
+    if text.endswith((".keras", ".h5")) or text.startswith("keras:"):
+        if not text.startswith("keras:") and not os.path.isfile(text):
+            raise InputError(f"Expected an existing file. Received: {text!r}")
+        return Word(text, True)
+    if text.endswith(".tflite") or os.path.isfile(text):
+        if not os.path.isfile(text):
+            problem = "a folder" if os.path.isdir(text) else "no file"
+            raise InputError(f"Expected a .tflite file. Received: {text!r}, which is {problem}")
+        return Word(text, False)
+    if os.path.exists(text):
+        raise InputError(f"Expected a .tflite file or a model. Received: {text!r}, which is a folder")
+    from keras_nin.models import spec
+
+    spec(text)
+    return Word(text, True)
+
+
+@contextlib.contextmanager
+def opened(given, words):
+    """Yield the `Subject` records of the words, models exported to a temporary folder, and a list of what failed."""
+    with contextlib.ExitStack() as stack:
+        subjects, failures = [], []
+        for word in words:
+            if not word.is_model:
+                subjects.append(Subject(word.text))
+                continue
+            from keras_nin.cli import on_the_fly
+            from keras_nin.files import temporary_folder
+
+            try:
+                subjects += on_the_fly.export(given, word, stack.enter_context(temporary_folder()))
+            except InputError as error:
+                failures.append(error)
+        yield subjects, failures
+
+
+def measure(given, subjects, run):
+    """Return what was `Measured` of the subjects: each alone, or with --compare all in turns."""
+    from keras_nin.benchmark.records import Benchmark
+
+    groups = [subjects] if given.compare else [[subject] for subject in subjects]
+    benchmarks, paths, failures = [], [], []
+    for group in groups:
+        made, of, failed = _measure_group(given, group, run)
+        benchmarks += [made] if made else []
+        paths += of
+        failures += failed
+    if not benchmarks:
+        return Measured(None, (), failures=tuple(failures))
+    benchmark = Benchmark(
+        benchmarks[0].host,
+        tuple(profile for each in benchmarks for profile in each.profiles),
+        tuple({_topic(warning): warning for each in benchmarks for warning in each.warnings}.values()),
+    )
+    with waiting("Measuring this machine's limits"):
+        benchmark = _with_peaks(given, benchmark, run, failures)
+    return Measured(benchmark, tuple(paths), _ratios(given, benchmark), tuple(failures))
+
+
+def _topic(warning):
+    """Return what a warning is about: of the machine, the last one of each kind is enough."""
+    return warning.split(":")[0] if warning.startswith("the machine") else warning
+
+
+def _measure_group(given, group, run):
+    """Return a `Benchmark` or None, the paths of its profiles, and errors; the others go on without a bad file."""
+    try:
+        return (*_profiles(given, group, run), [])
+    except InputError as error:
+        if len(group) == 1:
+            return None, [], [error]
+    good, failures = [], []
+    for subject in group:
+        try:
+            _run_once(given, subject, run)
+            good.append(subject)
+        except InputError as error:
+            failures.append(error)
+    try:
+        return (*(_profiles(given, good, run) if good else (None, [])), failures)
+    except InputError as error:
+        return None, [], [*failures, error]
+
+
+def _run_once(given, subject, run):
+    from keras_nin.benchmark import measure
+
+    measure([subject.path], threads=given.threads[:1], runs=1, layers=False, delegate=given.delegate, run=run)
+
+
+def _profiles(given, group, run):
+    """Return the `Benchmark` of a group, and the path of each of its profiles."""
+    try:
+        return _all_profiles(given, group, run)
+    except InputError as error:
+        if given.delegate and given.delegate in str(error):
+            reason = str(error)[str(error).index(given.delegate) :]
+            raise InputError(
+                f"Expected --delegate as a library that loads where it runs. Received: {reason}"
+            ) from error
+        raise
+
+
+def _all_profiles(given, group, run):
+    from keras_nin.benchmark import measure
+
+    paths = [subject.path for subject in group]
+    with waiting(f"Measuring {', '.join(os.path.basename(path) for path in paths)}") as progress:
+        made = measure(
+            paths,
+            threads=given.threads,
+            runs=given.runs,
+            seconds=given.seconds,
+            layers=given.layers and not given.delegate,
+            method=given.method,
+            interleave=given.compare,
+            delegate=given.delegate,
+            run=run,
+            progress=progress,
+        )
+    of = [subject for subject in group for _ in given.threads]
+    whole = (f"delegate {given.delegate}: times of the whole model alone",) if given.delegate else ()
+    profiles = (
+        dataclasses.replace(profile, notes=(*subject.notes, *whole, *profile.notes))
+        for profile, subject in zip(made.profiles, of, strict=True)
+    )
+    return dataclasses.replace(made, profiles=tuple(profiles)), [subject.path for subject in of]
+
+
+def _with_peaks(given, benchmark, run, failures):
+    if not given.roofline:
+        return benchmark
+    from keras_nin.benchmark import roofline
+
+    try:
+        return roofline.with_peaks(benchmark, run)
+    except InputError as error:
+        failures.append(error)
+        return benchmark
+
+
+def _ratios(given, benchmark):
+    if not given.compare or len(benchmark.profiles) < 2:
+        return ()
+    from keras_nin.benchmark import comparison
+
+    return tuple(comparison.ratios(benchmark.profiles))
+
+
+@contextlib.contextmanager
+def waiting(message):
+    """Show `message` and the seconds on a terminal, from the third on; yields a function that takes another message.
+
+    A line a second and no more: what draws or loads a lot would disturb the measurement. None where there is no
+    terminal.
+    """
+    if not sys.stderr.isatty():
+        yield None
+        return
+    done, messages = threading.Event(), [message]
+
+    def show():
+        start, pause = time.monotonic(), _SILENT_SECONDS
+        width = shutil.get_terminal_size().columns - 1
+        while not done.wait(pause):
+            line = f"{time.monotonic() - start:.0f} s: {messages[-1]}"
+            sys.stderr.write(f"\r\x1b[K{printable(line)[:width]}")
+            sys.stderr.flush()
+            pause = 1
+        sys.stderr.write("\r\x1b[K")
+        sys.stderr.flush()
+
+    thread = threading.Thread(target=show, daemon=True)
+    thread.start()
+    try:
+        yield messages.append
+    finally:
+        done.set()
+        thread.join()

@@ -1,0 +1,268 @@
+"""`keras-nin benchmark`."""
+
+import csv
+import dataclasses
+import io
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+from tflite_writer import operator, tensor, write
+
+from keras_nin import InputError, files
+from keras_nin.benchmark import join, places
+from keras_nin.benchmark.records import SCHEMA, Benchmark
+from keras_nin.cli import measuring, results
+
+ROOT = pathlib.Path(__file__).parent.parent
+FEW = ("--runs", "12")
+
+
+@pytest.fixture
+def network(tmp_path):
+    """Two operators, that XNNPACK runs."""
+    tensors = [tensor(name, [1, 32], "FLOAT32") for name in ("in", "mid", "out")]
+    return write(tmp_path / "net.tflite", tensors, [operator("RELU", [0], [1]), operator("LOGISTIC", [1], [2])])
+
+
+@pytest.fixture
+def other(tmp_path):
+    tensors = [tensor(name, [1, 4096], "FLOAT32") for name in ("in", "out")]
+    return write(tmp_path / "other.tflite", tensors, [operator("TANH", [0], [1])])
+
+
+def test_json(cli, network):
+    ran = cli("benchmark", network, *FEW, "--json")
+    assert (ran.status, ran.err) == (0, "")
+    (result,) = ran.json["results"]
+    assert (ran.json["schema"], result["file"], result["runs"], result["threads"]) == (SCHEMA, "net.tflite", 12, 1)
+    assert len(result["layers"]) == 2
+    assert Benchmark.from_json(ran.json).profiles[0].sha256 == files.sha256(network.read_bytes())
+
+
+def test_threads_and_files(cli, network, other):
+    ran = cli("benchmark", network, other, "--threads", "2,1,2", *FEW, "--no-layers", "--csv")
+    rows = list(csv.DictReader(io.StringIO(ran.out)))
+    assert [(row["file"], row["threads"]) for row in rows] == [
+        (name, count) for name in ("net.tflite", "other.tflite") for count in ("2", "1")
+    ]
+    assert all(float(row["min_us"]) <= float(row["median_us"]) for row in rows)
+
+
+def test_csv_of_layers(cli, network):
+    ran = cli("benchmark", network, *FEW, "--csv")
+    rows = list(csv.DictReader(io.StringIO(ran.out)))
+    assert [row["name"] for row in rows][-1] == "runtime overhead"
+    assert sum(float(row["share"]) for row in rows) == pytest.approx(1)
+
+
+def test_markdown(cli, network):
+    ran = cli("benchmark", network, *FEW, "--markdown")
+    assert ran.out.startswith("**net.tflite**: median ")
+    assert " 12 runs, 1 thread, " in ran.out.splitlines()[0]
+    assert [line for line in ran.out.splitlines() if line.startswith("| ")][-1].startswith("| runtime overhead | ")
+
+
+def test_what_does_not_run_does_not_stop_the_others(cli, network, other, tmp_path):
+    (tmp_path / "broken.tflite").write_bytes(network.read_bytes()[:200])
+    ran = cli("benchmark", network, "broken.tflite", other, *FEW, "--json")
+    assert ran.status == 2
+    assert [result["file"] for result in ran.json["results"]] == ["net.tflite", "other.tflite"]
+    assert ran.err.startswith("Error: Expected a valid .tflite file. Received: 'broken.tflite'")
+    assert ran.err.count("\n") == 1
+
+
+def test_nothing_runs(cli, tmp_path):
+    (tmp_path / "broken.tflite").write_bytes(b"no")
+    ran = cli("benchmark", "broken.tflite", *FEW, "--json", "--out", "results")
+    assert (ran.status, ran.out, ran.err.count("\n")) == (2, "", 1)
+    assert not (tmp_path / "results").exists()
+
+
+def test_files_of_results(cli, network, other, tmp_path):
+    words = ("benchmark", network, other, *FEW, "--out", "results/new", "--json", "--threads", "1,2")
+    ran = cli(*words)
+    assert ran.status == 0
+    name = results.host_name(None)
+    (first, second) = sorted((tmp_path / "results" / "new").iterdir())
+    assert (first.name, second.name) == (f"net_{name}.json", f"other_{name}.json")
+    document = json.loads(first.read_text())
+    assert [result["threads"] for result in document["results"]] == [1, 2]
+    assert document["results"][0] == ran.json["results"][0]
+    before = first.read_bytes()
+    again = cli(*words)
+    assert (again.status, again.out) == (2, "")
+    assert "Use --force" in again.err
+    assert first.read_bytes() == before
+    assert cli(*words, "--force").status == 0
+
+
+@pytest.fixture
+def joined(monkeypatch):
+    """Let every kernel compute the operator of its number."""
+    plain = join.layers
+
+    def layers(*arguments, **options):
+        rows, overhead_us = plain(*arguments, **options)
+        numbered = (dataclasses.replace(row, operators=(index,)) for index, row in enumerate(rows))
+        return tuple(numbered), overhead_us
+
+    monkeypatch.setattr(join, "layers", layers)
+
+
+def test_node_data(cli, network, tmp_path, joined):
+    ran = cli("benchmark", network, *FEW, "--json", "--model-explorer", "nodes.json")
+    assert (ran.status, ran.err) == (0, "written: nodes.json\n")
+    (data,) = json.loads((tmp_path / "nodes.json").read_text()).values()
+    times = [layer["us"]["typical"] for layer in ran.json["results"][0]["layers"]]
+    assert [each["value"] for each in data["results"].values()] == [round(us, 3) for us in times]
+    assert list(data["results"]) == ["0", "1"]
+
+
+def test_what_cannot_be_written_loses_no_result(cli, network, tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise InputError("Expected 'x' to be writable. Received: No space left on device")
+
+    monkeypatch.setattr(files, "save_all", fail)
+    ran = cli("benchmark", network, *FEW, "--json", "--no-layers", "--out", "results")
+    assert (ran.status, ran.err) == (2, "Error: Expected 'x' to be writable. Received: No space left on device\n")
+    assert len(ran.json["results"]) == 1
+
+
+def test_a_model_is_exported_for_it(cli, tmp_path):
+    ran = cli("benchmark", "conv1x1_3to2", *FEW, "--json", "--no-layers", "--out", "results")
+    assert ran.status == 0, ran.err
+    by_name = {result["file"]: result["notes"] for result in ran.json["results"]}
+    assert by_name == {
+        "conv1x1_3to2_float32.tflite": ["random weights, latency only"],
+        "conv1x1_3to2_int8.tflite": ["random weights, latency only", "calibrated on noise, latency only"],
+    }
+    assert len(list((tmp_path / "results").glob("conv1x1_3to2_*_*.json"))) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["results"]
+
+
+@pytest.mark.slow
+def test_a_model_with_weights(cli):
+    ran = cli("benchmark", "nin_digits", *FEW, "--scheme", "int8", "--json", "--no-layers")
+    (result,) = ran.json["results"]
+    assert (result["file"], result["notes"], result["layers"]) == ("nin_digits_int8.tflite", [], [])
+
+
+def test_a_model_that_does_not_convert(cli, network, monkeypatch):
+    from keras_nin.cli import on_the_fly
+
+    def refuse(*arguments):
+        raise InputError("Expected a network that converts. Received: another")
+
+    monkeypatch.setattr(on_the_fly, "export", refuse)
+    ran = cli("benchmark", "nin_digits", network, *FEW, "--no-layers", "--json")
+    assert (ran.status, ran.err) == (2, "Error: Expected a network that converts. Received: another\n")
+    assert len(ran.json["results"]) == 1
+
+
+def test_the_place_gets_the_jobs(cli, network, monkeypatch):
+    jobs = []
+
+    def open_place(*arguments):
+        assert arguments == ("ssh://board", "/opt/python", None)
+        return lambda job: jobs.append(job) or local(job)
+
+    local = places.open_place()
+    monkeypatch.setattr(places, "open_place", open_place)
+    ran = cli("benchmark", network, *FEW, "--on", "ssh://board", "--python", "/opt/python", "--json")
+    assert ran.status == 0
+    assert [job["models"][0]["file"] for job in jobs] == [str(network)]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("missing.tflite", "Expected a .tflite file. Received: 'missing.tflite', which is no file"),
+        ("folder.tflite", "'folder.tflite', which is a folder"),
+        (".", "Received: '.', which is a folder"),
+        ("missing.keras", "Expected an existing file. Received: 'missing.keras'"),
+        ("nin_digit", "Received: 'nin_digit'. Did you mean nin_digits"),
+        ("net.tflite missing.tflite", "'missing.tflite', which is no file"),
+        ("net.tflite --threads 0", "received '0'"),
+        ("net.tflite --threads 1,x", "received '1,x'"),
+        ("net.tflite --runs 0", "'--runs': 0"),
+        ("net.tflite --seconds 0", "'--seconds': 0"),
+        ("net.tflite --seconds nan", "'nan' is not a number"),
+        ("net.tflite --out file/below", "Expected a folder that can be written to. Received: 'file/below'"),
+        ("net.tflite --out a net.tflite", "Expected files of different names with --out. Received: net more than once"),
+        ("net.tflite --model-explorer file/x.json", "Expected a folder that can be written to. Received: 'file'"),
+        ("net.tflite --model-explorer file", "Expected no other file at 'file'"),
+        ("net.tflite --model-explorer x.json --threads 1,2", "one number of threads with --model-explorer"),
+        ("net.tflite --model-explorer x.json --no-layers", "Expected layers to be timed for --model-explorer"),
+        ("net.tflite --roofline --no-layers", "Expected layers to be timed for --roofline"),
+        ("net.tflite --compare", "two files or more with --compare"),
+        ("net.tflite --scheme int8", "Expected --scheme with a MODEL"),
+        ("nin_digits --scheme qat", "Expected schemes that train nothing. Received: qat"),
+        ("nin_digits --scheme int4", "Received: 'int4'"),
+        ("net.tflite --on usb://x", "Expected `--on` as ssh://[user@]host[:port] or adb://SERIAL. Received: 'usb://x'"),
+        ("net.tflite --on ssh://a/b", "Expected `--on` as ssh://[user@]host[:port]. Received: 'ssh://a/b'"),
+        ("net.tflite --on adb://x --roofline", "Expected --on adb:// without"),
+        ("net.tflite --python python3.12", "Expected --python with --on ssh://. Received: this machine"),
+        ("net.tflite --benchmark-model x --on ssh://a", "Expected --benchmark-model with --on adb://"),
+        ("net.tflite --delegate x.so --method single", "Expected --delegate without"),
+        (
+            "net.tflite --delegate /no/such.so",
+            "Expected --delegate as a library that loads where it runs. Received: /no/",
+        ),
+        ("net.tflite --delegate ./file", "Expected --delegate as a library that loads where it runs. Received: ./file"),
+        ("", "Missing argument"),
+    ],
+)
+def test_bad_input(cli, network, tmp_path, words, says):
+    (tmp_path / "file").write_text("in the way")
+    (tmp_path / "folder.tflite").mkdir()
+    ran = cli("benchmark", *words.split())
+    assert (ran.status, ran.out) == (2, "")
+    assert says in ran.err
+    assert ran.err.startswith("Error: ")
+    assert ran.err.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.tflite", "net.tflite"]
+
+
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [
+        ("ssh://pi@board.local:2222", "board.local"),
+        ("adb://R5CT/", "R5CT"),
+        ("ssh://[::1]:22", "1"),
+        ("adb://", "device"),
+    ],
+)
+def test_the_name_of_the_host(place, name):
+    assert results.host_name(place) == name
+
+
+def test_words():
+    assert measuring.Word("keras:MobileNet", True).stems("int8,float32") == ("MobileNet_int8", "MobileNet_float32")
+    assert measuring.Word("some/where/net.keras", True).stems("int8") == ("net_int8",)
+    assert measuring.Word("some/where/net.tflite", False).stems("int8") == ("net",)
+
+
+@pytest.mark.parametrize("words", [["--help"], [*FEW, "--json", "net.tflite"]])
+def test_files_take_neither_keras_nor_tensorflow(network, words):
+    code = (
+        "import sys; from keras_nin.cli import main; status = main.run(sys.argv[1:]); "
+        "found = {'keras', 'tensorflow', 'sklearn', 'rich'} & set(sys.modules); sys.exit(str(found or '') or status)"
+    )
+    command = [sys.executable, "-c", code, "benchmark", *words]
+    ran = subprocess.run(command, capture_output=True, text=True, cwd=network.parent, env=_environment())
+    assert (ran.returncode, ran.stderr) == (0, "")
+
+
+def test_the_script(network):
+    command = [sys.executable, ROOT / "export" / "benchmark.py", network, *FEW, "--json", "--no-layers"]
+    ran = subprocess.run(command, capture_output=True, text=True, env=_environment())
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert json.loads(ran.stdout)["results"][0]["runs"] == 12
+
+
+def _environment():
+    return os.environ | {"PYTHONPATH": str(ROOT)}
