@@ -16,6 +16,7 @@ from keras_nin.cli import (
     export,
     import_weights,
     list_models,
+    report,
     train,
     verify,
 )
@@ -48,6 +49,7 @@ for command in (
     import_weights.command,
     claims.command,
     cards.command,
+    report.command,
 ):
     cli.add_command(command)
 

@@ -84,7 +84,9 @@ def heading(made, title, profile):
     made.suptitle(figures.shortened(title, int(made.get_figwidth() * 9)), x=0.01, ha="left", fontsize=12, weight="bold")
     total = profile.total
     line = f"Whole run: {microseconds(total.median)}. {conditions(profile)}"
-    made.supxlabel(textwrap.fill(figures.shortened(line, 400), width), x=0.01, ha="left", fontsize=8, color=figures.MUTED)
+    made.supxlabel(
+        textwrap.fill(figures.shortened(line, 400), width), x=0.01, ha="left", fontsize=8, color=figures.MUTED
+    )
 
 
 def _swatch(look):

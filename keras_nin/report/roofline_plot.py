@@ -43,9 +43,7 @@ def places(profile):
         by_memory = intensity * peak.gbytes_per_s
         attainable = min(peak.gmacs_per_s, by_memory)
         bound = "memory" if by_memory < peak.gmacs_per_s else "compute"
-        found.append(
-            Place(layer.name, layer.gmacs_per_s, intensity, attainable, layer.gmacs_per_s / attainable, bound)
-        )
+        found.append(Place(layer.name, layer.gmacs_per_s, intensity, attainable, layer.gmacs_per_s / attainable, bound))
     return tuple(found)
 
 

@@ -1,0 +1,99 @@
+"""`keras-nin report`: all that is known of some files as one HTML page, and the plots alone as PNG files."""
+
+import pathlib
+
+import click
+
+from keras_nin.cli import options
+from keras_nin.errors import InputError
+
+_READ = (".tflite", ".json")
+
+
+@click.command(
+    "report", epilog="Example: keras-nin report exported/nin_digits_int8.tflite benchmark.json -o report.html"
+)
+@click.argument("given", nargs=-1, required=True, metavar="FILE|JSON|MODEL...")
+@click.option("-o", "--out", metavar="FILE.html", help="Where the page goes.")
+@click.option("--png", metavar="DIR", help="Save the plots as PNG files in this folder.")
+@options.force_option
+def command(given, out, png, force):
+    """Write all that is known of some files as one HTML page that needs no network and runs no script.
+
+    A .tflite file is audited without TensorFlow; the .json that `keras-nin export` left beside it adds how it was made
+    and its parity. A MODEL is audited as built. JSON is what other commands print or write: of audit, export, and
+    benchmark, which is joined to its .tflite file by the file's hash.
+
+    \b
+    More examples:
+      keras-nin benchmark a.tflite --json > a_host.json
+      keras-nin report a.tflite a_host.json -o report.html --png plots
+    """
+    out, png = _places(out, png)
+    from keras_nin import files
+    from keras_nin.benchmark.records import Benchmark
+    from keras_nin.cli import stages
+    from keras_nin.report import html, subjects
+
+    stages.check_output_folder(out.parent if out else png)
+    found = [item for each in given for item in _read(each)]
+    warnings = [warning for item in found if isinstance(item, Benchmark) for warning in item.warnings]
+    gathered = subjects.gather(found)
+    contents = {}
+    with stages.working("Drawing"):
+        if out:
+            contents[out] = html.page(gathered, warnings=warnings).encode()
+        if png:
+            contents |= _plots(gathered, png)
+    for path in files.save_all(contents, force):
+        stages.note(f"written: {path}")
+
+
+def _places(out, png):
+    """Return where the page and the plots go; `InputError` before anything slow starts."""
+    if out is None and png is None:
+        raise InputError("Expected -o FILE.html, --png DIR or both. Received: neither")
+    path = None if out is None else pathlib.Path(out)
+    if path is not None and (path.suffix.lower() not in (".html", ".htm") or path.is_dir()):
+        raise InputError(f"Expected -o to name a .html file. Received: {out!r}")
+    return path, None if png is None else pathlib.Path(png)
+
+
+def _read(given):
+    """Return what a file holds, or the audit of a MODEL."""
+    if given.lower().endswith(_READ):
+        from keras_nin.report import documents
+
+        return documents.read(given)
+    from keras_nin.audit import audit
+    from keras_nin.cli import stages
+    from keras_nin.report.documents import Audited
+
+    loaded = stages.load_model(given)
+    return (Audited(loaded.name, audit(loaded.model, name=loaded.name)),)
+
+
+def _plots(gathered, folder):
+    """Return the PNG files of all profiles by path: ``<file>_<threads>t_<plot>.png``."""
+    from keras_nin.report import figures, plots, roofline_plot
+
+    drawn = {}
+    for subject in gathered:
+        for number, profile in enumerate(subject.profiles, 1):
+            for name, plot in (
+                ("layers", plots.layer_bars),
+                ("shares", plots.shares),
+                ("roofline", roofline_plot.roofline),
+            ):
+                made = plot(profile) if profile.layers else None
+                if made is not None:
+                    drawn[folder / f"{_stem(subject)}_{profile.threads}t_{number}_{name}.png"] = figures.png(made)
+    if not drawn:
+        raise InputError(
+            "Expected a benchmark with layers for --png. Received: none. Make one by `keras-nin benchmark --json`"
+        )
+    return drawn
+
+
+def _stem(subject):
+    return "".join(char if char.isalnum() or char in "._-" else "_" for char in pathlib.Path(subject.title).stem)[:80]
