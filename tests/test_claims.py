@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from keras_nin import InputError, claims, layers
-from keras_nin.claims import collapse, extra_relu, networks, picture, render, softconv
+from keras_nin.claims import collapse, extra_relu, networks, render
 from keras_nin.claims.records import Above, AtMost, Claim, Declared, Figure, Result
 
 VERDICTS = {
@@ -210,18 +210,3 @@ def test_random_weights_have_biases_and_come_again():
     first, second = (networks.randomize(build()).get_weights() for _ in range(2))
     assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
     assert np.all(first[1] != 0)
-
-
-def test_the_picture_shows_input_maps_and_mask():
-    import io
-
-    from PIL import Image
-
-    seen = softconv.maps_of()
-    image = np.asarray(Image.open(io.BytesIO(picture.png(seen))))
-    top = picture._HEAD + picture._GAP
-    shown = image[top : top + 288 : 8, picture._GAP : picture._GAP + 288 : 8] / 255
-    np.testing.assert_allclose(shown, seen.image, atol=1 / 255)
-    mask = image[top : top + 288 : 8, -picture._GAP - 288 : -picture._GAP : 8, 0] / 255
-    stretched = (seen.mask - seen.mask.min()) / (seen.mask.max() - seen.mask.min())
-    np.testing.assert_allclose(mask, stretched, atol=1 / 255)

@@ -75,7 +75,8 @@ def _read(given):
 
 def _plots(gathered, folder):
     """Return the PNG files of all profiles by path: ``<file>_<threads>t_<plot>.png``."""
-    from keras_nin.report import figures, plots, roofline_plot
+    from keras_nin import figures
+    from keras_nin.report import plots, roofline_plot
 
     drawn = {}
     for subject in gathered:

@@ -28,6 +28,6 @@ def method(profile):
     how = "by the runtime's own profiler, inside the delegate" if profile.method == PROFILER else profile.method
     api = _APIS.get(profile.api, profile.api)
     return (
-        f"Times of layers: {how}, over {profile.profiled_runs:,} runs beside those of the median, with {api}. Each is the "
-        "mean of the half of its runs nearest the median."
+        f"Times of layers: {how}, over {profile.profiled_runs:,} runs beside those of the median, with {api}. Each is "
+        "the mean of the half of its runs nearest the median."
     )

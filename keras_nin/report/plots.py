@@ -2,7 +2,8 @@
 
 import textwrap
 
-from keras_nin.report import figures, grouping, palette
+from keras_nin import figures
+from keras_nin.report import grouping, palette
 from keras_nin.report.conditions import conditions
 from keras_nin.report.parity import microseconds, percent
 
@@ -60,7 +61,7 @@ def shares(profile):
     groups = grouping.by_look(profile)
     macs = sum(group.macs for group in groups)
     with figures.styled():
-        made = figures.figure(5, 1.5 + 0.46 * len(groups))
+        made = figures.figure(figures.NARROW, 1.5 + 0.46 * len(groups))
         axes = made.subplots()
         for place, group in enumerate(groups):
             of_macs = group.macs / macs if macs else 0.0

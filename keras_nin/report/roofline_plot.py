@@ -3,11 +3,12 @@
 import dataclasses
 import math
 
-from keras_nin.report import figures, palette, plots
+from keras_nin import figures
+from keras_nin.report import palette, plots
 from keras_nin.report.parity import percent
 
 _LABELLED = 5
-_NAME_LENGTH = 30
+_NAME_LENGTH = 24
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +51,7 @@ def places(profile):
 def roofline(profile):
     """Return a `Figure` of the layers below the roofs of their machine, 1x1 marked by role; None without such layers.
 
-    Both axes are logarithmic. The area of a mark grows with the layer's time; the layers that take longest are numbered.
+    Both axes are logarithmic. The area of a mark grows with the layer's time; those that take longest are numbered.
 
     Args:
         profile: `keras_nin.benchmark.Profile` with peaks.
@@ -60,7 +61,7 @@ def roofline(profile):
         return None
     layers = {layer.name: layer for layer in profile.layers}
     with figures.styled():
-        made = figures.figure(5, 6.1)
+        made = figures.figure(figures.NARROW, 5.9)
         axes = made.subplots()
         axes.set(xscale="log", yscale="log", xlabel="MACs per byte moved", ylabel="GMAC/s")
         _draw_points(axes, points, layers)
@@ -112,9 +113,10 @@ def _draw_roofs(axes, peaks):
 
 
 def _plain_numbers(axes):
-    from matplotlib.ticker import FuncFormatter, NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
         axis.set_minor_formatter(NullFormatter())
 

@@ -23,7 +23,6 @@ def page(subjects, *, warnings=(), more=()):
     title = _TITLE if len(subjects) != 1 else f"{subjects[0].title} - {_TITLE}"
     return template.render(
         title=title,
-        heading=_TITLE if len(subjects) != 1 else subjects[0].title,
         overview=contents.overview(subjects),
         machines=contents.machines(subjects),
         warnings=tuple(dict.fromkeys(warnings)),

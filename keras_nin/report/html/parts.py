@@ -3,7 +3,7 @@
 import base64
 from dataclasses import dataclass
 
-from keras_nin.report import figures
+from keras_nin import figures
 
 
 @dataclass(frozen=True)

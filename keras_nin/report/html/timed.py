@@ -29,7 +29,7 @@ def _statistics(profile):
     total = profile.total
     interval = _UNKNOWN
     if total.low is not None and total.high is not None:
-        interval = f"{microseconds(total.low)} to {microseconds(total.high)}"
+        interval = f"{total.low:,.1f} to {total.high:,.1f} us"
     times = (total.mean, total.p10, total.p90, total.p99, total.min, profile.load_us, profile.first_us)
     row = (microseconds(total.median), interval, *map(microseconds, times), size(profile.peak_bytes))
     return table("Whole runs", _STATISTICS, [row], right=_STATISTICS)
@@ -80,7 +80,7 @@ def _bars(profile):
         look = palette.OVERHEAD
         length = max(0.0, profile.overhead_us / longest) if longest else 0.0
         value = microseconds(profile.overhead_us)
-        bars.append(Bar(look.label, look.label, look.key, length, value, percent(share)))
+        bars.append(Bar(look.label, "", look.key, length, value, percent(share)))
         looks.append(look)
     return Bars("Time of each layer, in order of execution", tuple(bars), tuple(looks))
 
@@ -124,8 +124,7 @@ def _roofline(profile, name):
     places = roofline_plot.places(profile)
     by_memory = sum(place.bound == "memory" for place in places)
     peaks = "; ".join(
-        f"{peak.dtype}: {peak.gmacs_per_s:,.3g} GMAC/s, {peak.gbytes_per_s:,.3g} GB/s on {peak.threads} threads"
-        for peak in profile.peaks
+        f"{peak.dtype}: {peak.gmacs_per_s:,.3g} GMAC/s, {peak.gbytes_per_s:,.3g} GB/s" for peak in profile.peaks
     )
     alt = (
         f"Speed of {len(places)} layers over their MACs per byte, below the roofs of the machine ({peaks}). Memory "

@@ -10,6 +10,8 @@ TEXT = "#1f2328"
 MUTED = "#59636e"
 GRID = "#d8dee4"
 
+NARROW = 4.4  # inches that fill a phone with letters of a readable size
+
 _RC = {
     "text.parse_math": False,  # names come from files: "$" is a character like any other
     "font.family": "DejaVu Sans",  # comes with matplotlib
