@@ -7,13 +7,13 @@ import click
 from keras_nin.cli import options
 from keras_nin.errors import InputError
 
-_READ = (".tflite", ".json")
+_READ = (".tflite", ".json", ".csv")
 
 
 @click.command(
     "report", epilog="Example: keras-nin report exported/nin_digits_int8.tflite benchmark.json -o report.html"
 )
-@click.argument("given", nargs=-1, required=True, metavar="FILE|JSON|MODEL...")
+@click.argument("given", nargs=-1, required=True, metavar="FILE|JSON|CSV|MODEL...")
 @click.option("-o", "--out", metavar="FILE.html", help="Where the page goes.")
 @click.option("--png", metavar="DIR", help="Save the plots as PNG files in this folder.")
 @options.force_option
@@ -22,7 +22,7 @@ def command(given, out, png, force):
 
     A .tflite file is audited without TensorFlow; the .json that `keras-nin export` left beside it adds how it was made
     and its parity. A MODEL is audited as built. JSON is what other commands print or write: of audit, export, and
-    benchmark, which is joined to its .tflite file by the file's hash.
+    benchmark, which is joined to its .tflite file by the file's hash. CSV is that of `keras-nin sweep`.
 
     \b
     More examples:
@@ -34,17 +34,19 @@ def command(given, out, png, force):
     from keras_nin.benchmark.records import Benchmark
     from keras_nin.cli import stages
     from keras_nin.report import html, subjects
+    from keras_nin.report.documents import Sweep
 
     stages.check_output_folder(out.parent if out else png)
     found = [item for each in given for item in _read(each)]
     warnings = [warning for item in found if isinstance(item, Benchmark) for warning in item.warnings]
+    sweeps = [item for item in found if isinstance(item, Sweep)]
     gathered = subjects.gather(found)
     contents = {}
     with stages.working("Drawing"):
         if out:
-            contents[out] = html.page(gathered, warnings=warnings).encode()
+            contents[out] = html.page(gathered, sweeps=sweeps, warnings=warnings).encode()
         if png:
-            contents |= _plots(gathered, png)
+            contents |= _plots(gathered, sweeps, png)
     for path in files.save_all(contents, force):
         stages.note(f"written: {path}")
 
@@ -73,28 +75,26 @@ def _read(given):
     return (Audited(loaded.name, audit(loaded.model, name=loaded.name)),)
 
 
-def _plots(gathered, folder):
-    """Return the PNG files of all profiles by path: ``<file>_<threads>t_<plot>.png``."""
+def _plots(gathered, sweeps, folder):
+    """Return the PNG files of all profiles and sweeps by path: ``<number>_<file>_<threads>t_<plot>.png``."""
     from keras_nin import figures
-    from keras_nin.report import plots, roofline_plot
+    from keras_nin.report import plots, roofline_plot, sweep_plot
 
+    kinds = {"layers": plots.layer_bars, "shares": plots.shares, "roofline": roofline_plot.roofline}
+    profiles = [profile for subject in gathered for profile in subject.profiles if profile.layers]
     drawn = {}
-    for subject in gathered:
-        for number, profile in enumerate(subject.profiles, 1):
-            for name, plot in (
-                ("layers", plots.layer_bars),
-                ("shares", plots.shares),
-                ("roofline", roofline_plot.roofline),
-            ):
-                made = plot(profile) if profile.layers else None
-                if made is not None:
-                    drawn[folder / f"{_stem(subject)}_{profile.threads}t_{number}_{name}.png"] = figures.png(made)
+    for number, profile in enumerate(profiles, 1):
+        for kind, plot in kinds.items():
+            made = plot(profile)
+            if made is not None:
+                drawn[folder / f"{number}_{_stem(profile.file)}_{profile.threads}t_{kind}.png"] = figures.png(made)
+    for number, sweep in enumerate(sweeps, 1):
+        drawn[folder / f"{number}_{_stem(sweep.name)}_sweep.png"] = sweep_plot.png(sweep.rows, sweep.who)
     if not drawn:
-        raise InputError(
-            "Expected a benchmark with layers for --png. Received: none. Make one by `keras-nin benchmark --json`"
-        )
+        raise InputError("Expected a benchmark with layers, or a sweep, for --png. Received: none")
     return drawn
 
 
-def _stem(subject):
-    return "".join(char if char.isalnum() or char in "._-" else "_" for char in pathlib.Path(subject.title).stem)[:80]
+def _stem(name):
+    """Return a file's name without its ending, with nothing in it that a file system minds."""
+    return "".join(char if char.isalnum() or char in "._-" else "_" for char in pathlib.PurePath(name).stem)[:80]

@@ -1,6 +1,9 @@
 """What a report is made of, read from files: .tflite files, and the JSON that the project's commands write."""
 
+import csv
 import dataclasses
+import io
+import math
 import pathlib
 
 from keras_nin import files
@@ -76,8 +79,17 @@ class Sidecar:
     parity: ParityFound | None
 
 
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """The rows of a sweep (`keras_nin.benchmark.sweep_rows.Row` by point), the file's name, and who measured."""
+
+    name: str
+    rows: dict
+    who: dict
+
+
 def read(path):
-    """Return what the file at `path` holds: a tuple of `Audited`, `Sidecar` and `Benchmark`.
+    """Return what the file at `path` holds: a tuple of `Audited`, `Sidecar`, `Benchmark` and `Sweep`.
 
     A .tflite file is audited; the record that its export left beside it is read too, where it is of this file.
 
@@ -85,7 +97,8 @@ def read(path):
         InputError: it cannot be read, or is none of those.
     """
     path = pathlib.Path(path)
-    return _tflite(path) if path.suffix.lower() == ".tflite" else _json(path)
+    by_ending = {".tflite": _tflite, ".csv": _sweep}
+    return by_ending.get(path.suffix.lower(), _json)(path)
 
 
 def _tflite(path):
@@ -98,12 +111,30 @@ def _tflite(path):
     return (found, *(sidecar for sidecar in sidecars if sidecar.sha256 == found.sha256))
 
 
+def _sweep(path):
+    from keras_nin.benchmark import sweep_rows
+
+    try:
+        text = files.read_bytes(path).decode(errors="replace")
+        first = next(csv.DictReader(io.StringIO(text)), {})
+        who = {name: first.get(name) for name in sweep_rows.identity(dict.fromkeys(("cpu", "cores", "litert"), ""))}
+        rows = sweep_rows.read(path, who)
+    except csv.Error as error:
+        raise InputError(f"Expected {str(path)!r} to be the CSV of a sweep. Received: {error}") from None
+    if not rows:
+        raise InputError(f"Expected the CSV of a sweep with rows. Received: {str(path)!r}, without one")
+    times = [time for row in rows.values() for time in (row.us, row.low_us, row.high_us, row.kernel_us)]
+    if not all(time is None or 0 < time < math.inf for time in times):
+        raise InputError(f"Expected times above 0 in {str(path)!r}. Received: another")
+    return (Sweep(path.name, rows, who),)
+
+
 def _json(path):
     document = files.read_json(path)
     reader = _READERS.get(_schema(document))
     if reader is None:
         raise InputError(
-            f"Expected a .tflite file, or JSON of the schemas {', '.join(_READERS)}. "
+            f"Expected a .tflite file, the .csv of a sweep, or JSON of the schemas {', '.join(_READERS)}. "
             f"Received: {str(path)!r}, {_described(document)}"
         )
     try:

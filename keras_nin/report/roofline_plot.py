@@ -1,51 +1,14 @@
 """The picture of a roofline: what the machine can do, and how near each layer comes."""
 
-import dataclasses
 import math
 
 from keras_nin import figures
+from keras_nin.benchmark.roofline import place
 from keras_nin.report import palette, plots
 from keras_nin.report.parity import percent
 
 _LABELLED = 5
 _NAME_LENGTH = 24
-
-
-@dataclasses.dataclass(frozen=True)
-class Place:
-    """Where a layer stands against a `Peak` of its machine.
-
-    Attributes:
-        name: the layer's.
-        gmacs_per_s: its speed.
-        intensity: MACs per byte moved.
-        attainable: GMAC/s that memory and compute allow at that intensity.
-        efficiency: its speed as a share of that.
-        bound: what limits it: "compute" or "memory".
-    """
-
-    name: str
-    gmacs_per_s: float
-    intensity: float
-    attainable: float
-    efficiency: float
-    bound: str
-
-
-def places(profile):
-    """Return the `Place` of every layer of `profile` whose speed, bytes and peak are known."""
-    peaks = {peak.dtype: peak for peak in profile.peaks}
-    found = []
-    for layer in profile.layers:
-        peak = peaks.get(layer.dtype)
-        if peak is None or not layer.gmacs_per_s or not layer.bytes:
-            continue
-        intensity = layer.macs / layer.bytes
-        by_memory = intensity * peak.gbytes_per_s
-        attainable = min(peak.gmacs_per_s, by_memory)
-        bound = "memory" if by_memory < peak.gmacs_per_s else "compute"
-        found.append(Place(layer.name, layer.gmacs_per_s, intensity, attainable, layer.gmacs_per_s / attainable, bound))
-    return tuple(found)
 
 
 def roofline(profile):
@@ -56,44 +19,43 @@ def roofline(profile):
     Args:
         profile: `keras_nin.benchmark.Profile` with peaks.
     """
-    points = places(profile)
+    points = place(profile)
     if not points:
         return None
-    layers = {layer.name: layer for layer in profile.layers}
     with figures.styled():
         made = figures.figure(figures.NARROW, 5.9)
         axes = made.subplots()
         axes.set(xscale="log", yscale="log", xlabel="MACs per byte moved", ylabel="GMAC/s")
-        _draw_points(axes, points, layers)
-        _draw_roofs(axes, [peak for peak in profile.peaks if peak.dtype in {layers[p.name].dtype for p in points}])
+        _draw_points(axes, points)
+        _draw_roofs(axes, [peak for peak in profile.peaks if peak.dtype in {point.layer.dtype for point in points}])
         _plain_numbers(axes)
-        _draw_numbers(axes, points, layers)
+        _draw_numbers(axes, points)
         axes.grid(True)
         plots.heading(made, "Layers on the roofline", profile)
-        _draw_legends(axes, points, layers)
+        _draw_legends(axes, points)
     return made
 
 
-def _draw_points(axes, points, layers):
+def _draw_points(axes, points):
     for point in points:
-        layer = layers[point.name]
+        layer = point.layer
         look = palette.look(layer.kind, layer.role)
         axes.scatter(
-            point.intensity, point.gmacs_per_s, s=25 + 500 * layer.share, marker=look.marker, color=look.colour,
+            point.intensity, _speed(point), s=25 + 500 * layer.share, marker=look.marker, color=look.colour,
             edgecolors="white", linewidths=0.6, zorder=3,
         )  # fmt: skip
 
 
-def _draw_numbers(axes, points, layers):
+def _draw_numbers(axes, points):
     """Number the layers that take longest, a number above another where their marks are close."""
     width, height = (math.log(high / low) for low, high in (axes.get_xlim(), axes.get_ylim()))
     drawn = []
-    for number, point in enumerate(_largest(points, layers), 1):
-        x, y = math.log(point.intensity) / width, math.log(point.gmacs_per_s) / height
+    for number, point in enumerate(_largest(points), 1):
+        x, y = math.log(point.intensity) / width, math.log(_speed(point)) / height
         level = sum(abs(x - other[0]) < 0.04 and abs(y - other[1]) < 0.12 for other in drawn)
         drawn.append((x, y))
         axes.annotate(
-            str(number), (point.intensity, point.gmacs_per_s), (0, 8 + 11 * level), textcoords="offset points",
+            str(number), (point.intensity, _speed(point)), (0, 8 + 11 * level), textcoords="offset points",
             ha="center", fontsize=9, weight="bold", zorder=4,
         )  # fmt: skip
 
@@ -121,19 +83,23 @@ def _plain_numbers(axes):
         axis.set_minor_formatter(NullFormatter())
 
 
-def _largest(points, layers):
-    return sorted(points, key=lambda point: -layers[point.name].share)[:_LABELLED]
+def _speed(point):
+    return point.layer.macs / point.layer.us.typical / 1000
 
 
-def _draw_legends(axes, points, layers):
+def _largest(points):
+    return sorted(points, key=lambda point: -point.layer.us.typical)[:_LABELLED]
+
+
+def _draw_legends(axes, points):
     """Draw below the axes what the marks mean, and beside it the names of the numbered layers."""
     from matplotlib.lines import Line2D
 
-    looks = palette.legend(layers[point.name] for point in points)
+    looks = palette.legend(point.layer for point in points)
     marks = [Line2D([], [], ls="none", marker=each.marker, ms=8, color=each.colour, label=each.label) for each in looks]
     names = [
-        f"{number}  {figures.shortened(point.name, _NAME_LENGTH)}, {percent(layers[point.name].share)}"
-        for number, point in enumerate(_largest(points, layers), 1)
+        f"{number}  {figures.shortened(point.layer.name, _NAME_LENGTH)}, {percent(point.layer.share)}"
+        for number, point in enumerate(_largest(points), 1)
     ]
     key = [Line2D([], [], ls="none", label=name) for name in names]
     common = {"loc": "upper left", "borderaxespad": 0, "handletextpad": 0.4}

@@ -2,12 +2,12 @@
 
 from keras_nin.audit.render import size
 from keras_nin.report.conditions import machine
-from keras_nin.report.html import audited, compared, timed
+from keras_nin.report.html import audited, compared, swept, timed
 from keras_nin.report.html.parts import Section, table
 from keras_nin.report.palette import LOOKS
 from keras_nin.report.parity import microseconds, percent
 
-__all__ = ["LOOKS", "machines", "of_subjects", "overview"]
+__all__ = ["LOOKS", "machines", "of_subjects", "of_sweeps", "overview"]
 
 _OVERVIEW = ("file", "size", "params", "MACs", "MACs in 1x1", "parity", "latency")
 _UNKNOWN = "-"
@@ -30,6 +30,11 @@ def _inside(subject, name):
     for number, profile in enumerate(subject.profiles, 1):
         found.append(timed.latency(profile, f"{name}-run-{number}"))
     return tuple(found)
+
+
+def of_sweeps(sweeps):
+    """Return a `Section` for each `keras_nin.report.documents.Sweep`."""
+    return tuple(swept.sweep(each, f"sweep-{number}") for number, each in enumerate(sweeps, 1))
 
 
 def overview(subjects):

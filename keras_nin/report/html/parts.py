@@ -48,10 +48,11 @@ class Bars:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture as a data URI, with the words that stand for it."""
+    """A picture as a data URI, with the words that stand for it; a `wide` one scrolls where it has no room."""
 
     uri: str
     alt: str
+    wide: bool = False
 
     part = "picture"
 
@@ -88,7 +89,16 @@ class Section:
 
 def picture(made, alt):
     """Return a matplotlib figure as a `Picture`."""
-    return Picture(f"data:image/svg+xml;base64,{base64.b64encode(figures.svg(made)).decode()}", alt)
+    return Picture(_uri("svg+xml", figures.svg(made)), alt)
+
+
+def png_picture(content, alt):
+    """Return the bytes of a PNG file, wider than a phone, as a `Picture`."""
+    return Picture(_uri("png", content), alt, wide=True)
+
+
+def _uri(kind, content):
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def table(label, columns, rows, *, right=(), folded=None):

@@ -1,6 +1,9 @@
 """The section of a latency: whole runs, kinds and roles, blocks, every layer, the roofline."""
 
+import collections
+
 from keras_nin.audit.render import size
+from keras_nin.benchmark.roofline import place
 from keras_nin.report import grouping, palette, plots, roofline_plot
 from keras_nin.report.conditions import conditions, method
 from keras_nin.report.html.parts import Bar, Bars, Line, Section, picture, table
@@ -9,10 +12,10 @@ from keras_nin.report.parity import microseconds, percent
 _STATISTICS = ("median", "95 % interval", "mean", "p10", "p90", "p99", "fastest", "load", "first run", "peak memory")
 _GROUP = ("layers", "time", "share", "MACs", "GMAC/s")
 _LAYER = (
-    "layer", "kind", "time", "median", "p90", "share", "MACs", "GMAC/s", "of attainable", "bound by", "bytes",
+    "layer", "kind", "time", "median", "p90", "share", "MACs", "GMAC/s", "of roof", "of peak", "bound by", "bytes",
     "operator", "kernel", "data type",
 )  # fmt: skip
-_LAYER_RIGHT = ("time", "median", "p90", "share", "MACs", "GMAC/s", "of attainable", "bytes")
+_LAYER_RIGHT = ("time", "median", "p90", "share", "MACs", "GMAC/s", "of roof", "of peak", "bytes")
 _UNKNOWN = "-"
 
 
@@ -94,12 +97,12 @@ def _bar(layer, longest):
 
 
 def _layer_table(profile):
-    places = {place.name: place for place in roofline_plot.places(profile)}
-    rows = [_layer_row(layer, places.get(layer.name)) for layer in profile.layers]
+    placed = {id(each.layer): each for each in place(profile)}
+    rows = [_layer_row(layer, placed.get(id(layer))) for layer in profile.layers]
     return table("Every layer", _LAYER, rows, right=_LAYER_RIGHT, folded=f"All {len(rows)} layers in figures")
 
 
-def _layer_row(layer, place):
+def _layer_row(layer, placed):
     us = layer.us
     return (
         layer.name,
@@ -108,8 +111,7 @@ def _layer_row(layer, place):
         percent(layer.share),
         _UNKNOWN if layer.macs is None else f"{layer.macs:,}",
         _UNKNOWN if layer.gmacs_per_s is None else f"{layer.gmacs_per_s:,.3g}",
-        _UNKNOWN if place is None else percent(place.efficiency),
-        _UNKNOWN if place is None else place.bound,
+        *((_UNKNOWN,) * 3 if placed is None else (percent(placed.efficiency), percent(placed.of_peak), placed.bound)),
         f"{layer.bytes:,}",
         layer.op or _UNKNOWN,
         (layer.kernel or _UNKNOWN) if layer.joined else f"{layer.kernel or _UNKNOWN} (not joined)",
@@ -121,14 +123,14 @@ def _roofline(profile, name):
     made = roofline_plot.roofline(profile)
     if made is None:
         return ()
-    places = roofline_plot.places(profile)
-    by_memory = sum(place.bound == "memory" for place in places)
+    placed = place(profile)
+    bounds = collections.Counter(each.bound for each in placed)
     peaks = "; ".join(
-        f"{peak.dtype}: {peak.gmacs_per_s:,.3g} GMAC/s, {peak.gbytes_per_s:,.3g} GB/s" for peak in profile.peaks
+        f"{peak.dtype} {peak.gmacs_per_s:,.3g} GMAC/s, memory {peak.gbytes_per_s:,.3g} GB/s" for peak in profile.peaks
     )
     alt = (
-        f"Speed of {len(places)} layers over their MACs per byte, below the roofs of the machine ({peaks}). Memory "
-        f"bounds {by_memory} of them, compute the others."
+        f"Speed of {len(placed)} layers over their MACs for each byte moved, below the roofs of the machine ({peaks}). "
+        f"Bound by {', '.join(f'{bound}: {count}' for bound, count in bounds.items())}."
     )
     lines = (Line(alt, "plain"), Line(conditions(profile)))
     return (Section(f"{name}-roofline", "Against the machine's limit", (picture(made, alt), *lines)),)
