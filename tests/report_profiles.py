@@ -11,23 +11,24 @@ HOST = {
 }  # fmt: skip
 PEAKS = (Peak("int8", 1, 200.0, 12.0), Peak("float32", 1, 60.0, 12.0))
 _COLUMNS = (
-    # name, kind, role, block, macs, us
-    ("conv1", "spatial", None, None, 4_000_000, 90.0),
-    ("pool1", "pool", None, None, 0, 20.0),
-    ("fire2_squeeze1x1", "pointwise", "reduce", "fire2", 1_000_000, 30.0),
-    ("fire2_expand1x1", "pointwise", "expand", "fire2", 2_000_000, 40.0),
-    ("fire2_expand3x3", "spatial", None, "fire2", 18_000_000, 250.0),
-    ("conv10", "pointwise", "head", None, 9_000_000, 150.0),
+    # name, kind, role, block, MACs
+    ("conv1", "spatial", None, None, 4_000_000),
+    ("pool1", "pool", None, None, 0),
+    ("fire2_squeeze1x1", "pointwise", "reduce", "fire2", 1_000_000),
+    ("fire2_expand1x1", "pointwise", "expand", "fire2", 2_000_000),
+    ("fire2_expand3x3", "spatial", None, "fire2", 18_000_000),
+    ("conv10", "pointwise", "head", None, 9_000_000),
 )
 
 
 def audit(model="small", names=()):
     """Return an `Audit` of six layers; `names` replaces the first names."""
-    columns = [(*names[at : at + 1], *each[1:])[-6:] if at < len(names) else each for at, each in enumerate(_COLUMNS)]
+    named = [*names, *(column[0] for column in _COLUMNS[len(names) :])]
+    columns = [(name, *column[1:]) for name, column in zip(named, _COLUMNS, strict=True)]
     rows = tuple(
         Row(name, "CONV_2D", kind, role, (1, 1), (1, 8, 8, 16), (1, 8, 8, 16), 272, 0, macs, 300, 1024, 1024, 0, (3, 3),
             block)
-        for name, kind, role, block, macs, _ in columns
+        for name, kind, role, block, macs in columns
     )  # fmt: skip
     pointwise = [row for row in rows if row.kind == "pointwise"]
     total = Total(
