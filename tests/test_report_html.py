@@ -2,16 +2,16 @@
 
 import collections
 import dataclasses
-import html as html_text
-import html.parser
 import json
 import re
 import shutil
 import subprocess
+from html import escape, unescape
+from html.parser import HTMLParser
 
 import pytest
-
 import report_profiles
+
 from keras_nin.audit.records import Finding
 from keras_nin.report import html, subjects
 from keras_nin.report.documents import Audited, CalibrationSource, Judged, ParityFound, Sidecar
@@ -27,7 +27,7 @@ HOSTILE = (
 )
 
 
-class Page(html.parser.HTMLParser):
+class Page(HTMLParser):
     """What a browser would make of the page: its tags with their attributes, and its text."""
 
     def __init__(self, text):
@@ -187,8 +187,8 @@ def browser(tmp_path, page, *options):
     return ran.stdout.decode()
 
 
-MEASURING = """<!doctype html><meta charset="utf-8"><iframe style="border:0" width="{width}" height="800" srcdoc="{page}">
-</iframe><pre></pre><script>onload = () => {{
+MEASURING = """<!doctype html><meta charset="utf-8">
+<iframe style="border:0" width="{width}" height="800" srcdoc="{page}"></iframe><pre></pre><script>onload = () => {{
   const frame = document.querySelector("iframe"), inside = frame.contentDocument, root = inside.documentElement;
   document.querySelector("pre").textContent = JSON.stringify({{
     width: root.clientWidth, needed: root.scrollWidth, text: inside.body.innerText,
@@ -206,9 +206,9 @@ MEASURING = """<!doctype html><meta charset="utf-8"><iframe style="border:0" wid
 def seen(tmp_path, text, width):
     """What a browser says of the page in a window of that width."""
     wrapper = tmp_path / "wrapper.html"
-    wrapper.write_text(MEASURING.format(width=width, page=html_text.escape(text)), encoding="utf-8")
+    wrapper.write_text(MEASURING.format(width=width, page=escape(text)), encoding="utf-8")
     dom = browser(tmp_path, wrapper, "--window-size=1400,1000", "--virtual-time-budget=20000", "--dump-dom")
-    return json.loads(html_text.unescape(re.search(r"<pre>(.*?)</pre>", dom, re.DOTALL).group(1)))
+    return json.loads(unescape(re.search(r"<pre>(.*?)</pre>", dom, re.DOTALL).group(1)))
 
 
 @pytest.mark.slow

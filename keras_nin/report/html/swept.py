@@ -12,7 +12,7 @@ _COLUMNS = (
 _RIGHT = (*_COLUMNS[1:3], *_COLUMNS[5:])
 _ALT = (
     "Left: each layer with a larger kernel against the same with 1x1, the ratio of their times over the MACs of the "
-    "1x1 layer. Right: time for each channel where the number of channels is no multiple of 8, over that of the multiple."
+    "1x1 layer. Right: time for each channel where their number is no multiple of 8, over that of the multiple."
 )
 
 
