@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from keras_nin import InputError, claims, layers
-from keras_nin.claims import collapse, extra_relu, networks, render
+from keras_nin.claims import collapse, extra_relu, networks, picture, render, softconv
 from keras_nin.claims.records import Above, AtMost, Claim, Declared, Figure, Result
 
 VERDICTS = {
@@ -210,3 +210,10 @@ def test_random_weights_have_biases_and_come_again():
     first, second = (networks.randomize(build()).get_weights() for _ in range(2))
     assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
     assert np.all(first[1] != 0)
+
+
+def test_the_picture_shows_input_maps_and_mask():
+    seen = softconv.maps_of()
+    shown = [np.asarray(axes.images[0].get_array()) for axes in picture.draw(seen).axes if axes.images]
+    for pixels in (seen.photograph, seen.image, seen.maps[..., 0], seen.maps[..., 31], seen.mask):
+        assert any(np.array_equal(pixels, each) for each in shown)

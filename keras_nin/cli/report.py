@@ -44,7 +44,7 @@ def command(given, out, png, force):
     contents = {}
     with stages.working("Drawing"):
         if out:
-            contents[out] = html.page(gathered, sweeps=sweeps, warnings=warnings).encode()
+            contents[out] = html.page(gathered, others=found, warnings=warnings).encode()
         if png:
             contents |= _plots(gathered, sweeps, png)
     for path in files.save_all(contents, force):

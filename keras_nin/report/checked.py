@@ -43,9 +43,11 @@ def _value(hint, value, where):
         return record(kind, value)
     if typing.get_origin(kind) is tuple and isinstance(value, list):
         items = typing.get_args(kind)
-        if items[-1] is not Ellipsis and len(items) != len(value):
+        if items[-1] is Ellipsis:
+            items = (items[0],) * len(value)
+        if len(items) != len(value):
             raise InputError(f"Expected {len(items)} values of {where}. Received: {_shown(value)}")
-        return tuple(_value(items[0], item, where) for item in value)
+        return tuple(_value(item, each, where) for item, each in zip(items, value, strict=True))
     if kind is tuple and isinstance(value, list):
         return _tuples(value, where)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):

@@ -1,7 +1,11 @@
 """The line without which no latency is shown: how often it was measured, and on what."""
 
-from keras_nin.benchmark.records import PROFILER
+from keras_nin.benchmark.records import PROFILER, SINGLE_OPERATORS
 
+_METHODS = {
+    PROFILER: "by the runtime's own profiler, inside the delegate: the mean over the half of the runs nearest the median",
+    SINGLE_OPERATORS: "each operator cut out of the file and run alone, its weights out of the caches: the median",
+}
 _APIS = {"compiled_model": "LiteRT's compiled model", "interpreter": "the TensorFlow Lite interpreter"}
 
 
@@ -25,9 +29,6 @@ def machine(host):
 
 def method(profile):
     """Return how the times of the layers of `profile` were taken, in one sentence."""
-    how = "by the runtime's own profiler, inside the delegate" if profile.method == PROFILER else profile.method
+    how = _METHODS.get(profile.method, profile.method)
     api = _APIS.get(profile.api, profile.api)
-    return (
-        f"Times of layers: {how}, over {profile.profiled_runs:,} runs beside those of the median, with {api}. Each is "
-        "the mean of the half of its runs nearest the median."
-    )
+    return f"Times of layers: {how}; {profile.profiled_runs:,} runs. Whole runs: with {api}, without that."

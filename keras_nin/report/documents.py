@@ -9,6 +9,7 @@ import pathlib
 from keras_nin import files
 from keras_nin.audit.records import SCHEMA as AUDIT_SCHEMA
 from keras_nin.audit.records import Audit, Finding, Row, Total
+from keras_nin.benchmark.comparison import COMPARISON_SCHEMA, Ratio, RunComparison
 from keras_nin.benchmark.records import SCHEMA as BENCHMARK_SCHEMA
 from keras_nin.benchmark.records import Benchmark, Profile
 from keras_nin.errors import InputError
@@ -88,8 +89,16 @@ class Sweep:
     who: dict
 
 
+@dataclasses.dataclass(frozen=True)
+class Interleaved:
+    """Files that took turns: the `Ratio`s of their times, and the `Benchmark` that they are of."""
+
+    benchmark: Benchmark
+    ratios: tuple[Ratio, ...]
+
+
 def read(path):
-    """Return what the file at `path` holds: a tuple of `Audited`, `Sidecar`, `Benchmark` and `Sweep`.
+    """Return what the file at `path` holds: `Audited`, `Sidecar`, `Benchmark`, `Interleaved`, `RunComparison`, `Sweep`.
 
     A .tflite file is audited; the record that its export left beside it is read too, where it is of this file.
 
@@ -184,7 +193,13 @@ def _benchmark(document):
     if not isinstance(host, dict):
         raise InputError(f"Expected the host as a JSON object. Received: {type(host).__name__}")
     warnings = tuple(str(each) for each in _list(document, "warnings"))
-    return (Benchmark(host, tuple(_profile(each, host) for each in _list(document, "results")), warnings),)
+    benchmark = Benchmark(host, tuple(_profile(each, host) for each in _list(document, "results")), warnings)
+    ratios = tuple(record(Ratio, each) for each in _list(document, "ratios")) if "ratios" in document else ()
+    return (benchmark, *([Interleaved(benchmark, ratios)] if ratios else []))
+
+
+def _runs(document):
+    return (record(RunComparison, document),)
 
 
 def _profile(document, host):
@@ -222,4 +237,5 @@ _READERS = {
     FILE_SCHEMA: _sidecar,
     EXPORT_SCHEMA: _sidecars,
     BENCHMARK_SCHEMA: _benchmark,
+    COMPARISON_SCHEMA: _runs,
 }

@@ -53,6 +53,11 @@ def look(kind, role=None):
     return _KINDS.get(kind, _OTHER)
 
 
+def named(label):
+    """Return the `Look` of a `keras_nin.benchmark.subtotals.Subtotal` by its name."""
+    return next((each for each in LOOKS if each.label == label), _POINTWISE if label.startswith("1x1") else _OTHER)
+
+
 def legend(layers):
     """Return the `Look`s that occur among `layers` (anything with `kind` and `role`), in a fixed order."""
     used = {look(layer.kind, layer.role) for layer in layers}

@@ -3,7 +3,8 @@
 import textwrap
 
 from keras_nin import figures
-from keras_nin.report import grouping, palette
+from keras_nin.benchmark import subtotals
+from keras_nin.report import palette
 from keras_nin.report.conditions import conditions
 from keras_nin.report.parity import microseconds, percent
 
@@ -47,7 +48,7 @@ def _draw_bars(axes, bars):
     axes.set_yticks(places, [figures.shortened(name, _NAME_LENGTH) for name, *_ in bars], fontsize=8)
     axes.tick_params(axis="y", length=0)
     for place, (_, _, us, known) in enumerate(bars):
-        text = f" {us:,.1f}" if known else " not joined"
+        text = f" {us:,.1f}" if known else " no time"
         axes.text(max(us, 0), place, text, va="center", fontsize=7.5, color=figures.MUTED)
     axes.xaxis.grid(True)
 
@@ -58,7 +59,7 @@ def shares(profile):
     Args:
         profile: `keras_nin.benchmark.Profile` with layers.
     """
-    groups = grouping.by_look(profile)
+    groups = subtotals.subtotals(profile)
     macs = sum(group.macs for group in groups)
     with figures.styled():
         made = figures.figure(figures.NARROW, 1.5 + 0.46 * len(groups))
@@ -66,7 +67,8 @@ def shares(profile):
         for place, group in enumerate(groups):
             of_macs = group.macs / macs if macs else 0.0
             for offset, share, alpha in ((-0.19, group.share, 1.0), (0.19, of_macs, 0.45)):
-                axes.barh(place + offset, 100 * share, height=0.36, color=group.look.colour, alpha=alpha)
+                colour = palette.named(group.name).colour
+                axes.barh(place + offset, 100 * share, height=0.36, color=colour, alpha=alpha)
                 if share or alpha == 1.0:
                     axes.text(100 * max(share, 0), place + offset, f" {percent(share)}", va="center", fontsize=8.5)
         axes.set_yticks(range(len(groups)), [group.name for group in groups])

@@ -10,15 +10,15 @@ from keras_nin.tables import printable
 _TITLE = "keras-nin report"
 
 
-def page(subjects, *, sweeps=(), warnings=()):
+def page(subjects, *, others=(), warnings=()):
     """Return the page as text; the same text for the same records.
 
     Args:
         subjects: `keras_nin.report.subjects.Subject`s, each a section.
-        sweeps: `keras_nin.report.documents.Sweep`s, each a section after those.
+        others: what is of no file alone (see `contents.of_others`), each a section after those.
         warnings: about the machine that measured, above everything.
     """
-    sections = (*contents.of_subjects(subjects), *contents.of_sweeps(sweeps))
+    sections = (*contents.of_subjects(subjects), *contents.of_others(others))
     template = _environment().get_template("page.html.j2")
     title = _TITLE if len(subjects) != 1 else f"{subjects[0].title} - {_TITLE}"
     return template.render(

@@ -1,16 +1,19 @@
 """The sections of a page, from the records that it is about."""
 
 from keras_nin.audit.render import size
+from keras_nin.benchmark.comparison import RunComparison
 from keras_nin.report.conditions import machine
-from keras_nin.report.html import audited, compared, swept, timed
+from keras_nin.report.documents import Interleaved, Sweep
+from keras_nin.report.html import against, audited, compared, swept, timed
 from keras_nin.report.html.parts import Section, table
 from keras_nin.report.palette import LOOKS
 from keras_nin.report.parity import microseconds, percent
 
-__all__ = ["LOOKS", "machines", "of_subjects", "of_sweeps", "overview"]
+__all__ = ["LOOKS", "machines", "of_others", "of_subjects", "overview"]
 
 _OVERVIEW = ("file", "size", "params", "MACs", "MACs in 1x1", "parity", "latency")
 _UNKNOWN = "-"
+_OTHERS = {Interleaved: against.turns, RunComparison: against.runs, Sweep: swept.sweep}
 
 
 def of_subjects(subjects):
@@ -32,9 +35,14 @@ def _inside(subject, name):
     return tuple(found)
 
 
-def of_sweeps(sweeps):
-    """Return a `Section` for each `keras_nin.report.documents.Sweep`."""
-    return tuple(swept.sweep(each, f"sweep-{number}") for number, each in enumerate(sweeps, 1))
+def of_others(others):
+    """Return a `Section` for each `Interleaved` and `RunComparison`, and then each `Sweep`; none for anything else."""
+    found = [
+        make(item, f"{make.__name__}-{number}")
+        for kind, make in _OTHERS.items()
+        for number, item in enumerate((each for each in others if isinstance(each, kind)), 1)
+    ]
+    return tuple(found)
 
 
 def overview(subjects):

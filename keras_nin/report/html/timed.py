@@ -3,14 +3,15 @@
 import collections
 
 from keras_nin.audit.render import size
+from keras_nin.benchmark import subtotals
 from keras_nin.benchmark.roofline import place
-from keras_nin.report import grouping, palette, plots, roofline_plot
+from keras_nin.report import palette, plots, roofline_plot
 from keras_nin.report.conditions import conditions, method
 from keras_nin.report.html.parts import Bar, Bars, Line, Section, picture, table
 from keras_nin.report.parity import microseconds, percent
 
 _STATISTICS = ("median", "95 % interval", "mean", "p10", "p90", "p99", "fastest", "load", "first run", "peak memory")
-_GROUP = ("layers", "time", "share", "MACs", "GMAC/s")
+_GROUP = ("rows", "time", "share", "MACs", "GMAC/s")
 _LAYER = (
     "layer", "kind", "time", "median", "p90", "share", "MACs", "GMAC/s", "of roof", "of peak", "bound by", "bytes",
     "operator", "kernel", "data type",
@@ -39,8 +40,8 @@ def _statistics(profile):
 
 
 def _layers(profile, name):
-    groups = grouping.by_look(profile)
-    alt = "Share of the run and of the MACs: " + "; ".join(f"{each.name} {percent(each.share)}" for each in groups)
+    groups = (subtotals.pointwise(profile), *subtotals.subtotals(profile))
+    alt = "Share of the run and of the MACs: " + "; ".join(f"{each.name} {percent(each.share)}" for each in groups[1:])
     kinds = Section(
         f"{name}-kinds", "1x1 by role, and the rest",
         (picture(plots.shares(profile), alt), _groups("kind", groups), Line(conditions(profile))),
@@ -53,8 +54,8 @@ def _layers(profile, name):
 
 
 def _blocks(profile, name):
-    groups = grouping.by_block(profile)
-    if not groups:
+    groups = subtotals.by_block(profile)
+    if len(groups) <= 2:
         return ()
     return (Section(f"{name}-blocks", "By block", (_groups("block", groups), Line(conditions(profile)))),)
 
@@ -62,12 +63,12 @@ def _blocks(profile, name):
 def _groups(what, groups):
     rows = [
         (
-            each.name or "(no block)",
-            str(each.layers),
+            each.name,
+            str(each.rows),
             microseconds(each.us),
             percent(each.share),
             f"{each.macs:,}",
-            f"{each.macs / each.us / 1000:,.3g}" if each.us > 0 and each.macs else _UNKNOWN,
+            _UNKNOWN if each.gmacs_per_s is None else f"{each.gmacs_per_s:,.3g}",
         )
         for each in groups
     ]
@@ -91,7 +92,7 @@ def _bars(profile):
 def _bar(layer, longest):
     look = palette.look(layer.kind, layer.role)
     if layer.us is None:
-        return Bar(layer.name, look.label, look.key, 0.0, "not joined")
+        return Bar(layer.name, look.label, look.key, 0.0, layer.note or "no time")
     length = layer.us.typical / longest if longest else 0.0
     return Bar(layer.name, look.label, look.key, length, microseconds(layer.us.typical), percent(layer.share))
 
@@ -114,7 +115,7 @@ def _layer_row(layer, placed):
         *((_UNKNOWN,) * 3 if placed is None else (percent(placed.efficiency), percent(placed.of_peak), placed.bound)),
         f"{layer.bytes:,}",
         layer.op or _UNKNOWN,
-        (layer.kernel or _UNKNOWN) if layer.joined else f"{layer.kernel or _UNKNOWN} (not joined)",
+        " ".join(filter(None, (layer.kernel or _UNKNOWN, not layer.joined and "(not joined)", layer.note))),
         layer.dtype or _UNKNOWN,
     )
 
