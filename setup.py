@@ -24,7 +24,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11,<3.14",
     packages=find_packages(include=["keras_nin", "keras_nin.*"]),
-    package_data={"keras_nin.models": ["weights/*"]},
+    package_data={"keras_nin.models": ["weights/*"], "keras_nin.report.html": ["templates/*"]},
     install_requires=[
         "tensorflow>=2.21,<2.22",
         "keras>=3.15,<3.16",

@@ -222,15 +222,7 @@ def test_random_weights_have_biases_and_come_again():
 
 
 def test_the_picture_shows_input_maps_and_mask():
-    import io
-
-    from PIL import Image
-
     seen = softconv.maps_of()
-    image = np.asarray(Image.open(io.BytesIO(picture.png(seen))))
-    top = picture._HEAD + picture._GAP
-    shown = image[top : top + 288 : 8, picture._GAP : picture._GAP + 288 : 8] / 255
-    np.testing.assert_allclose(shown, seen.image, atol=1 / 255)
-    mask = image[top : top + 288 : 8, -picture._GAP - 288 : -picture._GAP : 8, 0] / 255
-    stretched = (seen.mask - seen.mask.min()) / (seen.mask.max() - seen.mask.min())
-    np.testing.assert_allclose(mask, stretched, atol=1 / 255)
+    shown = [np.asarray(axes.images[0].get_array()) for axes in picture.draw(seen).axes if axes.images]
+    for pixels in (seen.photograph, seen.image, seen.maps[..., 0], seen.maps[..., 31], seen.mask):
+        assert any(np.array_equal(pixels, each) for each in shown)

@@ -70,7 +70,7 @@ def test_a_claim_that_is_refuted_is_no_failure_but_a_regression_is(cli, monkeypa
 
 
 def test_the_picture(cli, tmp_path):
-    words = ("demystified-softconv", "--picture", "new/maps.png")
+    words = ("demystified-softconv", "--png", "new/maps.png")
     assert cli(*words).status == 0
     made = (tmp_path / "new" / "maps.png").read_bytes()
     assert made.startswith(b"\x89PNG")
@@ -92,12 +92,12 @@ def test_the_picture(cli, tmp_path):
         (["robaita-params", "--train"], "nothing to train"),
         (["paperspace-head", "--train", "--epochs", "0"], "epochs"),
         (["paperspace-head", "--train", "--data", "nowhere"], "known name"),
-        (["robaita-params", "--picture", "a.png"], "--picture with demystified-softconv"),
-        (["--image", "a.png"], "--image with --picture"),
-        (["--picture", "a.jpg"], "a .png file"),
-        (["--picture", "file/a.png"], "folder that can be written to"),
-        (["demystified-softconv", "--picture", "a.png", "--image", "none.png"], "readable file"),
-        (["demystified-softconv", "--picture", "a.png", "--image", "file"], "readable image"),
+        (["robaita-params", "--png", "a.png"], "--png with demystified-softconv"),
+        (["--image", "a.png"], "--image with --png"),
+        (["--png", "a.jpg"], "a .png file"),
+        (["--png", "file/a.png"], "folder that can be written to"),
+        (["demystified-softconv", "--png", "a.png", "--image", "none.png"], "readable file"),
+        (["demystified-softconv", "--png", "a.png", "--image", "file"], "readable image"),
     ],
 )
 def test_bad_input(cli, tmp_path, words, message):

@@ -1,75 +1,67 @@
-"""The maps of the soft mask as a picture, with Pillow alone."""
-
-import io
+"""The maps of the soft mask as a picture: what goes in, 32 maps with their weights, and the one map they add up to."""
 
 import numpy as np
 
+from keras_nin import figures
 from keras_nin.claims.softconv import SEED
 
-_COLUMNS, _ROWS = 8, 4
-_MAP_SCALE, _LARGE_SCALE = 2, 8  # 36 pixels become 72 and 288
-_GAP, _HEAD = 6, 48
-_TEXT, _PAPER = (20, 20, 20), (255, 255, 255)
+_COLUMNS = 8
+_POSITIVE, _NEGATIVE = "#2171b5", "#b35806"
+TRAINING = (
+    f"The network is not trained: its weights are random (seed {SEED}). What the mask lights up is chance; that one "
+    "weighted sum pools 32 maps into one that can be looked at is not."
+)
 
 
 def png(seen):
-    """Return a PNG file, as bytes: the image, its 32 maps and the one projected map of `seen`, side by side.
+    """Return the picture of `seen` (`keras_nin.claims.softconv.Maps`) as the bytes of a PNG file."""
+    return figures.png(draw(seen))
 
-    Every map is drawn from its lowest value (black) to its highest (white); the title gives the two of the mask.
 
-    Args:
-        seen: `keras_nin.claims.softconv.Maps`.
+def draw(seen):
+    """Return the picture of `seen` as a matplotlib `Figure`.
+
+    From left to right: the photograph and the network's input; the maps of the 3x3 layer, all on one scale of grey, in
+    the order of their weights in the 1x1 layer, which stand above them; the mask on its own scale. Below: what the
+    network was trained on.
     """
-    from PIL import Image, ImageDraw, ImageFont
-
-    from_to = f"from {seen.mask.min():.2f} to {seen.mask.max():.2f}"
-    panels = (
-        (f"input\n{_short(seen.name)}", _enlarged(seen.image, _LARGE_SCALE)),
-        (
-            f"{seen.maps.shape[-1]} maps of the 3x3 layer (tanh)\neach from its lowest to its highest value",
-            _grid(seen.maps),
-        ),
-        (
-            f"one map of the 1x1 layer (sigmoid)\n{from_to}; random weights (seed {SEED})",
-            _enlarged(_stretched(seen.mask), _LARGE_SCALE),
-        ),
-    )
-    width = sum(panel.shape[1] + 2 * _GAP for _, panel in panels)
-    height = max(panel.shape[0] for _, panel in panels) + _HEAD + 2 * _GAP
-    canvas = Image.new("RGB", (width, height), _PAPER)
-    draw, font, left = ImageDraw.Draw(canvas), ImageFont.load_default(14), _GAP
-    for title, panel in panels:
-        draw.multiline_text((left, _GAP), title, fill=_TEXT, font=font)
-        canvas.paste(Image.fromarray(panel), (left, _HEAD + _GAP))
-        left += panel.shape[1] + 2 * _GAP
-    out = io.BytesIO()
-    canvas.save(out, "PNG")
-    return out.getvalue()
+    order = np.argsort(-seen.weights, kind="stable")
+    rows = -(-len(order) // _COLUMNS)
+    with figures.styled():
+        made = figures.figure(15, 5.6)
+        inputs, middle, right = made.subfigures(1, 3, width_ratios=(2.2, 8.4, 4.2))
+        _draw_inputs(inputs, seen)
+        for axes, index in zip(middle.subplots(rows, _COLUMNS, squeeze=False).flat, order, strict=False):
+            _draw_map(axes, seen.maps[..., index], seen.weights[index])
+        for axes in middle.axes[len(order) :]:
+            axes.set_axis_off()
+        middle.suptitle(f"{len(order)} maps of the 3x3 layer (tanh, black -1, white 1) and their 1x1 weights")
+        _draw_mask(right, seen)
+        made.supxlabel(TRAINING, fontsize=11, color=figures.TEXT)
+    return made
 
 
-def _enlarged(values, scale):
-    """Return values from 0 to 1, (h, w) or (h, w, 3), as uint8 RGB with every pixel `scale` times as large."""
-    pixels = np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)
-    if pixels.ndim == 2:
-        pixels = np.repeat(pixels[..., np.newaxis], 3, axis=2)
-    return pixels.repeat(scale, axis=0).repeat(scale, axis=1)
+def _draw_inputs(part, seen):
+    height, width, _ = seen.image.shape
+    top, below = part.subplots(2, 1)
+    _show(top, seen.photograph, f"photograph:\n{figures.shortened(seen.name, 30)}", 9)
+    _show(below, seen.image, f"input, {height}x{width}x3", 9)
 
 
-def _grid(maps):
-    height, width = (side * _MAP_SCALE for side in maps.shape[:2])
-    shape = (_ROWS * (height + _GAP) - _GAP, _COLUMNS * (width + _GAP) - _GAP, 3)
-    grid = np.full(shape, _PAPER[0], np.uint8)
-    for index in range(maps.shape[-1]):
-        row, column = divmod(index, _COLUMNS)
-        top, left = row * (height + _GAP), column * (width + _GAP)
-        grid[top : top + height, left : left + width] = _enlarged(_stretched(maps[..., index]), _MAP_SCALE)
-    return grid
+def _draw_map(axes, values, weight):
+    _show(axes, values, f"{weight:+.3f}", 11, cmap="gray", vmin=-1, vmax=1)
+    axes.title.set_color(_POSITIVE if weight > 0 else _NEGATIVE)
 
 
-def _stretched(values):
-    low, high = values.min(), values.max()
-    return (values - low) / (high - low) if high > low else np.zeros_like(values)
+def _draw_mask(part, seen):
+    axes = part.subplots()
+    shown = _show(axes, seen.mask, "", 11, cmap="gray")
+    part.colorbar(shown, ax=axes, location="bottom", shrink=0.8, aspect=30, pad=0.02)
+    sign = "-" if seen.bias < 0 else "+"
+    part.suptitle(f"mask = sigmoid(sum of weight x map {sign} {abs(seen.bias):.3f})")
 
 
-def _short(name, length=36):
-    return name if len(name) <= length else f"...{name[-length:]}"
+def _show(axes, pixels, title, size, **options):
+    axes.set_axis_off()
+    axes.set_title(title, fontsize=size, loc="center", weight="normal", pad=3)
+    return axes.imshow(pixels, interpolation="nearest", **options)

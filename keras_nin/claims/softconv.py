@@ -10,6 +10,7 @@ from keras_nin.claims.records import Claim, Declared
 from keras_nin.claims.sources import DEMYSTIFIED
 
 SIZE = (36, 36)
+_LARGE = (288, 288)
 SEED = 0
 
 
@@ -18,6 +19,7 @@ class Maps:
     """What the network makes of one image.
 
     Attributes:
+        photograph: what the input shows, float32 (288, 288, 3), 0 to 1.
         image: its input, float32 (36, 36, 3), 0 to 1.
         maps: the 32 maps, float32 (36, 36, 32).
         mask: the projected map, float32 (36, 36), 0 to 1.
@@ -25,6 +27,7 @@ class Maps:
         name: of the image.
     """
 
+    photograph: np.ndarray
     image: np.ndarray
     maps: np.ndarray
     mask: np.ndarray
@@ -46,12 +49,14 @@ def maps_of(path=None):
     from keras_nin import data, models
 
     pixels, name = _photograph(path)
-    image = data.preset("unit").apply([pixels], SIZE, 3)
+    preset = data.preset("unit")
+    image = preset.apply([pixels], SIZE, 3)
     model = randomize(models.build("deepphys_softconv"), SEED)
     layers = [model.get_layer(layer) for layer in ("conv1", "mask_1x1")]
     maps, mask = (run(keras.Model(model.input, layer.output), image)[0] for layer in layers)
     weights, bias = layers[1].get_weights()
-    return Maps(image[0], maps, mask[..., 0], weights.reshape(-1), float(bias[0]), name)
+    photograph = preset.apply([pixels], _LARGE, 3)[0]
+    return Maps(photograph, image[0], maps, mask[..., 0], weights.reshape(-1), float(bias[0]), name)
 
 
 def _photograph(path):
@@ -93,7 +98,7 @@ CLAIMS = (
         ),
         measure=_measure,
         why="The mask is the sigmoid of one weighted sum of the maps at every pixel, run here on a photograph. Which "
-        "parts it lights up depends on training: the weights here are random, so the picture (--picture) shows the "
+        "parts it lights up depends on training: the weights here are random, so the picture (--png) shows the "
         "mechanism alone.",
     ),
 )

@@ -26,8 +26,10 @@ _TRAINING = ("data", "epochs", "seeds", "activation")
     type=click.Choice(("softmax", "sigmoid")),
     help="With --train: what the classifiers end in. [default: softmax; the article: sigmoid]",
 )
-@click.option("--picture", metavar="FILE.png", help=f"Save the 32 maps and the mask of {PICTURED} as a picture.")
-@click.option("--image", metavar="FILE", help="With --picture: the photograph. [default: one that scikit-learn brings]")
+@click.option(
+    "--png", metavar="FILE.png", help=f"Save the 32 maps, their weights and the mask of {PICTURED} as a picture."
+)
+@click.option("--image", metavar="FILE", help="With --png: the photograph. [default: one that scikit-learn brings]")
 @options.force_option
 @click.option("--markdown", is_flag=True, help="One Markdown table.")
 @options.json_option
@@ -61,8 +63,8 @@ def _run(given):
     picture = _picture(given)
     results = [claims.reproduce(claim, training) for claim in stages.track(chosen, "Reproducing", len(chosen))]
     if picture is not None:
-        files.write(given.picture, picture)
-        stages.note(f"written: {given.picture}")
+        files.write(given.png, picture)
+        stages.note(f"written: {given.png}")
     if given.as_json:
         stages.print_json(render.to_json(results))
     else:
@@ -83,20 +85,20 @@ def _check(given, chosen):
             "Expected --train with paperspace-head or paperspace-relu. "
             f"Received: {', '.join(claim.id for claim in chosen)}, with nothing to train"
         )
-    if given.image is not None and given.picture is None:
-        raise InputError("Expected --image with --picture. Received: no --picture")
-    if given.picture is not None:
+    if given.image is not None and given.png is None:
+        raise InputError("Expected --image with --png. Received: no --png")
+    if given.png is not None:
         _check_picture(given, chosen)
 
 
 def _check_picture(given, chosen):
     from keras_nin.cli import stages
 
-    path = pathlib.Path(given.picture)
+    path = pathlib.Path(given.png)
     if PICTURED not in [claim.id for claim in chosen]:
-        raise InputError(f"Expected --picture with {PICTURED}. Received: {', '.join(claim.id for claim in chosen)}")
+        raise InputError(f"Expected --png with {PICTURED}. Received: {', '.join(claim.id for claim in chosen)}")
     if path.suffix.lower() != ".png" or path.is_dir():
-        raise InputError(f"Expected --picture to name a .png file. Received: {given.picture!r}")
+        raise InputError(f"Expected --png to name a .png file. Received: {given.png!r}")
     stages.check_output_folder(path.parent)
 
 
@@ -112,11 +114,11 @@ def _training(given):
 
 def _picture(given):
     """Return the PNG to write, None where there is none; a file with other content is replaced with --force alone."""
-    if given.picture is None:
+    if given.png is None:
         return None
+    from keras_nin import files
     from keras_nin.claims import picture, softconv
 
-    content, path = picture.png(softconv.maps_of(given.image)), pathlib.Path(given.picture)
-    if path.exists() and not given.force and path.read_bytes() != content:
-        raise InputError(f"Expected no other file at {given.picture!r}. Received: one. Use --force to replace it")
+    content, path = picture.png(softconv.maps_of(given.image)), pathlib.Path(given.png)
+    files.refuse_other(path, content, given.force)
     return content

@@ -18,6 +18,7 @@ from keras_nin.cli import (
     import_weights,
     list_models,
     sweep,
+    report,
     train,
     verify,
 )
@@ -52,6 +53,7 @@ for command in (
     import_weights.command,
     claims.command,
     cards.command,
+    report.command,
 ):
     cli.add_command(command)
 
