@@ -7,8 +7,8 @@ from keras_nin.edge.edgetpu.rules import DATA, Source
 
 REPEATS = Source(
     DATA,
-    "of 31 equal decoders, one that reads dequantised tensors and 30 that read those tensors themselves, the first alone "
-    "is in the compiled file, in three files of one author; whether the compiler did that is not known",
+    "of 31 equal decoders, one that reads dequantised tensors and 30 that read those tensors themselves, the first "
+    "alone is in the compiled file, in three files of one author; whether the compiler did that is not known",
     learned_from=("google-coral/test_data",),
 )
 

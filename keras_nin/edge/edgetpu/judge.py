@@ -1,6 +1,7 @@
 """From a .tflite file to the verdict."""
 
 import dataclasses
+import functools
 import os
 
 from keras_nin.audit import tflite_names
@@ -9,7 +10,7 @@ from keras_nin.edge.edgetpu import status
 from keras_nin.edge.edgetpu.failures import failure
 from keras_nin.edge.edgetpu.graph import REPEATS, parts, without_repeats
 from keras_nin.edge.edgetpu.memory import parameters
-from keras_nin.edge.edgetpu.records import OperatorVerdict, Verdict
+from keras_nin.edge.edgetpu.records import Failure, OperatorVerdict, Verdict
 from keras_nin.edge.edgetpu.table import first_refusal, fix_of
 from keras_nin.edge.edgetpu.use import EIGHT_BITS, shown, uses
 from keras_nin.errors import InputError
@@ -34,18 +35,18 @@ def judge(path, *, multiple_subgraphs=False, without=None):
     graph = tflite_graph.read(path)
     found = uses(graph)
     _check(path, found)
-    names = _names(path, graph)
     kept, repeats = without_repeats(found) if REPEATS.holds(without) else (found, {})
-    writer = _Writer(names, repeats, {use.operator.index: first_refusal(use, without) for use in kept})
+    refusals = {use.operator.index: first_refusal(use, without) for use in kept}
     refused = failure(kept)
-    chosen = () if refused else parts(kept, {index for index, refusal in writer.refusals.items() if refusal is None})
+    chosen = () if refused else parts(kept, {index for index, refusal in refusals.items() if refusal is None})
     chosen = chosen if multiple_subgraphs else chosen[:1]
-    mapped = {index for part in chosen for index in part}
+    mapped = frozenset(index for part in chosen for index in part)
+    writer = _Writer(_names(path, graph), repeats, refusals, mapped, refused)
     return Verdict(
         model=os.fspath(path),
         multiple_subgraphs=multiple_subgraphs,
         failure=refused,
-        operators=tuple(writer.verdict(use, mapped, refused) for use in found),
+        operators=tuple(writer.verdict(use) for use in found),
         subgraphs=len(chosen),
         memory=parameters(kept, mapped),
         notes=_notes(graph),
@@ -69,29 +70,46 @@ def _names(path, graph):
 
 @dataclasses.dataclass(frozen=True)
 class _Writer:
-    """Puts into words what was found: layers' `names`, `repeats` by index, `refusals` by index."""
+    """Puts into words what was found.
+
+    Attributes:
+        names: layer of each operator.
+        repeats: index of the first by the index of a repeated operator.
+        refusals: (rule, why) or None by index.
+        mapped: indexes.
+        failure: `Failure` or None.
+    """
 
     names: list
     repeats: dict
     refusals: dict
+    mapped: frozenset
+    failure: Failure | None
 
-    def verdict(self, use, mapped, refused):
+    def verdict(self, use):
+        """Return the `OperatorVerdict` of one operator."""
         index = use.operator.index
         if index in self.repeats:
             why = f"it repeats operator {self.repeats[index]} on the same data: the compiled file does without it"
             return self._of(use, None, why, rule="repeated")
-        if index in mapped:
+        if index in self.mapped:
             return self._of(use, status.MAPPED)
         refusal = self.refusals[index]
         why, fix = (refusal[1], fix_of(refusal[0], use)) if refusal else (None, None)
-        if refused:
-            return self._of(
-                use, refused.message, why or "the compiler refuses the file", fix or refused.fix, refused.rule
-            )
+        if self.failure:
+            why, fix = why or "the compiler refuses the file", fix or self.failure.fix
+            return self._of(use, self.failure.message, why, fix, self.failure.rule)
         if refusal:
             return self._of(use, refusal[0].status, why, fix, refusal[0].name)
-        why = "one part of the graph is mapped, and this comes after the cut"
-        return self._of(use, status.SECOND_SUBGRAPH, why, "map what comes before it", "one-part")
+        return self._of(use, status.SECOND_SUBGRAPH, self._after_cut, "map what comes before it", "one-part")
+
+    @functools.cached_property
+    def _after_cut(self):
+        first = min(self.mapped, default=0)
+        end = next((index for index, refusal in self.refusals.items() if refusal and index > first), None)
+        return "one part of the graph is mapped, and this comes after the cut" + (
+            "" if end is None else f" at operator {end}"
+        )
 
     def _of(self, use, words, why=None, fix=None, rule=None):
         return OperatorVerdict(

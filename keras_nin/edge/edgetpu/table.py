@@ -122,4 +122,8 @@ def first_refusal(use, without=None):
 
 def fix_of(rule, use):
     """Return what to do about a refusal, None where nothing is known."""
+    moves = {"QUANTIZE": use.data, "DEQUANTIZE": use.output}
+    ends = (*use.graph.main.inputs, *use.graph.main.outputs)
+    if use.op in moves and moves[use.op] is not None and moves[use.op].index not in ends:
+        return "quantise the operator that computes in floating point beside it"
     return replacement(use.op) or rule.fix or None

@@ -73,7 +73,7 @@ class Use:
         return self.graph.data(tensor).ravel().tolist()
 
     def axes(self, place):
-        """Return the non-negative dimensions that a constant input names, of the data; None where it is not constant."""
+        """Return the dimensions of the data that a constant input names, none negative; None where it is computed."""
         values = self.values(place)
         if values is None or self.data is None:
             return None
