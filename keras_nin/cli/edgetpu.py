@@ -2,7 +2,9 @@
 
 import dataclasses
 import os
+import pathlib
 import re
+import sys
 import types
 
 import click
@@ -128,13 +130,11 @@ def _check(verdict, require):
     share = verdict.share if verdict.compiles else 0.0
     if share >= require:
         return 0
-    click.echo(f"Expected at least {require:.4g} of the operators on the Edge TPU. Received: {share:.4g}", err=True)
+    click.echo(f"Expected {require:.4g} of the operators on the Edge TPU, as a share. Received: {share:.4g}", err=True)
     return 1
 
 
 def _echo(text):
-    import sys
-
     from keras_nin.tables import fit_encoding
 
     click.echo(fit_encoding(text, getattr(sys.stdout, "encoding", None) or "utf-8"))
@@ -143,11 +143,11 @@ def _echo(text):
 def _export(model, given, folder):
     """Export a MODEL to int8 into a folder, with the defaults of `keras-nin export`; return the file's path."""
     from keras_nin import files
-    from keras_nin.cli import export, making
+    from keras_nin.cli import export, making, stages
     from keras_nin.export import schemes
 
-    options = {param.name: param.get_default(click.Context(export.command)) for param in export.command.params}
-    options |= {"model": model, "settings": (), "labels": None} | given
+    stages.check_model(model)
+    options = export.command.make_context("export", [model]).params | given
     scheme = schemes.parse_schemes("int8")[0]
     chosen = [scheme.with_io(options["io"]) if options["io"] else scheme]
     arguments = types.SimpleNamespace(**options)
@@ -155,3 +155,37 @@ def _export(model, given, folder):
     contents = made.contents(folder / f"{made.stem}.tflite")
     files.save_all(contents)
     return next(iter(contents))
+
+
+def export_and_judge(context, **arguments):
+    """Do what `keras-nin export` does; without --json, print the Edge TPU's verdict on each int8 file after it.
+
+    Args:
+        context: click's.
+        arguments: of `keras-nin export`.
+    """
+    from keras_nin.cli import exported, making, reproduce, stages
+    from keras_nin.export import schemes
+
+    original = None
+    if arguments["sidecar"] is not None:
+        original = reproduce.read(arguments["sidecar"])
+        arguments = vars(reproduce.arguments(context, original))
+    given = types.SimpleNamespace(**arguments)
+    chosen = [scheme.with_io(given.io) if given.io else scheme for scheme in schemes.parse_schemes(given.scheme)]
+    stages.check_output_folder(given.out)
+    job = making.prepare(given, chosen)
+    made = making.make(job, chosen)
+    code = exported.finish(job, made, original)
+    if not given.as_json:
+        for export in (each.export for each in made if each.export.scheme.integer_only):
+            _print_verdict(pathlib.Path(given.out) / f"{export.stem}.tflite")
+    return code
+
+
+def _print_verdict(path):
+    from keras_nin.edge.edgetpu import judge
+    from keras_nin.report import edgetpu as report
+
+    verdict = judge(path)
+    _echo("\n" + "\n".join([*report.reasons(verdict), *report.summary(verdict)]))

@@ -1,21 +1,38 @@
 """The Edge TPU's verdict as text and Markdown: a function of its record."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 
 from keras_nin.tables import markdown_table, printable, text_table
 
-COLUMNS = ("#", "layer", "operator", "runs on", "status", "why", "fix")
+COLUMNS = ("#", "layer", "operator", "runs on", "status")
+_MOST_NAMED = 8
 
 
 def text(verdict):
-    """Return the verdict as text: every operator in order, the compiler's table, the totals.
+    """Return the verdict as text: every operator in order, why some are not mapped, the compiler's table, the totals.
 
     Args:
         verdict: `keras_nin.edge.edgetpu.Verdict`.
     """
-    parts = [text_table(COLUMNS, [_cells(each) for each in verdict.operators], right=("#",)), "", _counts(verdict), ""]
-    parts += summary(verdict)
-    return "\n".join(parts)
+    table = text_table(COLUMNS, [_cells(each) for each in verdict.operators], right=("#",))
+    return "\n\n".join(
+        filter(None, [table, "\n".join(reasons(verdict)), _counts(verdict), "\n".join(summary(verdict))])
+    )
+
+
+def reasons(verdict):
+    """Return a line for each reason that keeps operators off the Edge TPU, with their numbers and what to do."""
+    groups = defaultdict(list)
+    for each in verdict.operators:
+        if not each.mapped:
+            groups["" if each.rule == "one-part" else each.op, each.why, each.fix].append(str(each.index))
+    lines = []
+    for (op, why, fix), indexes in groups.items():
+        more = f" and {len(indexes) - _MOST_NAMED} more" if len(indexes) > _MOST_NAMED else ""
+        named = f"{', '.join(indexes[:_MOST_NAMED])}{more}"
+        advice = f". Fix: {fix}" if fix else ""
+        lines.append(printable(f"Operator {named}{f' ({op})' if op else ''}: {why}{advice}"))
+    return lines
 
 
 def summary(verdict):
@@ -59,7 +76,7 @@ def _mib(count):
 
 def _cells(each):
     runs = "-" if each.dropped else "Edge TPU" if each.mapped else "CPU"
-    return [str(each.index), each.layer, each.op, runs, each.status or "-", each.why or "", each.fix or ""]
+    return [str(each.index), each.layer, each.op, runs, each.status or "-"]
 
 
 def _counts(verdict):
