@@ -31,7 +31,7 @@ def reasons(verdict):
         more = f" and {len(indexes) - _MOST_NAMED} more" if len(indexes) > _MOST_NAMED else ""
         named = f"{', '.join(indexes[:_MOST_NAMED])}{more}"
         advice = f". Fix: {fix}" if fix else ""
-        lines.append(printable(f"Operator {named}{f' ({op})' if op else ''}: {why}{advice}"))
+        lines.append(printable(f"Operators {named}{f' ({op})' if op else ''}: {why}{advice}"))
     return lines
 
 
@@ -44,9 +44,7 @@ def summary(verdict):
     else:
         lines = [_mapped(name, verdict), _parameters(verdict)]
     lines += [f"Note: {note}" for note in verdict.notes]
-    lines.append(
-        "Predicted from the file alone for compiler 16.0, by documented limits and those learned from others' files."
-    )
+    lines.append("Predicted for compiler 16.0 from the file alone: documented limits, and what other files taught.")
     return [printable(line) for line in lines]
 
 

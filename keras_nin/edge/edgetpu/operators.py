@@ -80,7 +80,7 @@ def constant_concatenated(use):
 
 def _first_axis(use, place, ranks):
     axes, rank = use.axes(place), len(use.data.shape) if use.data else 0
-    return axes is not None and 0 in axes and rank in ranks and use.data.shape[0] > 1
+    return axes is not None and 0 in axes and rank in ranks
 
 
 def reduces_batch(use):
@@ -108,43 +108,24 @@ def large_mean(use):
     return f"it averages over {shape[1]}x{shape[2]}" if shape[1] * shape[2] >= REFUSED_MEAN else None
 
 
-def pads_batch(use):
-    """Padding before or after the first of four dimensions."""
-    values = use.values(1)
-    ranked = use.data is not None and len(use.data.shape) == 4
-    return "it pads the batch" if ranked and values and any(values[:2]) else None
-
-
-def _packs(use, ranks):
-    rank, count = len(use.output.shape) if use.output else 0, len(use.inputs)
-    return rank in ranks and count > 1 and use.options["axis"] % rank == 0
-
-
-def packs_batch(use):
-    """Tensors packed into the first of four dimensions."""
-    return "it packs along the batch" if _packs(use, (4,)) else None
-
-
 def packs_first(use):
-    """Tensors packed into the first of at most three dimensions."""
-    return "it packs along the first dimension" if _packs(use, (1, 2, 3)) else None
+    """Tensors packed into the first of at most three dimensions; with four the rank is unsupported."""
+    rank, count = len(use.output.shape) if use.output else 0, len(use.inputs)
+    first = rank in (1, 2, 3) and count > 1 and use.options["axis"] % rank == 0
+    return "it packs along the first dimension" if first else None
 
 
 def splits_first(use):
     """A split along the first dimension, whatever the rank."""
     axes = use.axes(0)
-    return f"it splits {shown(use.data.shape)} along the first dimension" if axes == [0] and _parts(use) else None
-
-
-def _parts(use):
-    return len(use.outputs) > 1
+    several = len(use.outputs) > 1
+    return f"it splits {shown(use.data.shape)} along the first dimension" if axes == [0] and several else None
 
 
 def expands_batch(use):
-    """A new first dimension before three others that are above 1."""
-    axes = use.values(1)
-    shape = use.output.shape if use.output else ()
-    return "it adds a batch dimension" if axes == [0] and len(shape) > 4 else None
+    """A new first dimension before at least three others."""
+    axes, rank = use.values(1), len(use.output.shape) if use.output else 0
+    return "it adds a batch dimension" if axes and rank >= 4 and axes[0] % rank == 0 else None
 
 
 def wide_alpha(use):

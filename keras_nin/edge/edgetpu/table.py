@@ -73,9 +73,7 @@ RULES = (
     _rule("mean-size", "MEAN", check.large_mean, "a map of 256x128 was not mapped, one of 64x128 was",
           "pool before the mean, or split the map",
           _report(461, "MEAN of 1x256x128x3 on the CPU, of 1x64x128x3 mapped")),
-    # padding, packing, splitting
-    _rule("padded-batch", ("PAD", "PADV2"), check.pads_batch, "the batch cannot be padded", "pad on the host"),
-    _rule("packed-batch", "PACK", check.packs_batch, "nothing can be packed along the batch", "concatenate instead"),
+    # packing, splitting: padding or packing a batch, which makes it more than 1, is an unsupported rank
     _rule("packed-first", "PACK", check.packs_first, "nothing can be packed along the first dimension",
           "concatenate instead", _refuted((_FORESTS,))),
     _rule("split-batch", "SPLIT", check.splits_first, "the batch cannot be split",
