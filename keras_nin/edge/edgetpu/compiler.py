@@ -11,7 +11,7 @@ import subprocess
 import threading
 
 from keras_nin import files
-from keras_nin.edge.edgetpu.status import STATUSES, plain
+from keras_nin.edge.edgetpu.status import plain
 from keras_nin.errors import InputError
 
 COMMAND = "edgetpu_compiler"
@@ -88,10 +88,8 @@ def _rows(text):
     for block in re.split(r"^Operator\s+Count\s+Status\s*$", text, flags=re.MULTILINE)[1:]:
         for line in block.strip().splitlines():
             match = _ROW.match(line)
-            if match and plain(match["status"]) in STATUSES:
+            if match:
                 found.append((match["op"], int(match["count"]), plain(match["status"])))
-            elif match:
-                found.append((match["op"], int(match["count"]), match["status"]))
             elif line.strip():
                 break
     return tuple(dict.fromkeys(found))  # the output shows the table once, the log file again
