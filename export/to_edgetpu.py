@@ -1,12 +1,16 @@
-"""Convert a model to full-integer files for the Edge TPU: `keras-nin export` with int8 as the default scheme."""
+"""Convert a model to full-integer files for the Edge TPU: `keras-nin export` of int8, and the verdict on each file."""
 
 import copy
 
-from keras_nin.cli import export, main
+import click
+
+from keras_nin.cli import edgetpu, export, main
 
 if __name__ == "__main__":
     command = copy.copy(export.command)
     command.context_settings = {"default_map": {"scheme": "int8"}}
+    command.callback = click.pass_context(edgetpu.export_and_judge)
     command.epilog = """The Edge TPU compiler, which alone knows which operators it maps, does not run here.
+    Its verdict is predicted and printed; `keras-nin edgetpu FILE` tells more, and runs it where it is installed.
     Example: python export/to_edgetpu.py nin_digits"""
     main.main(command=command, prog_name="to_edgetpu.py")

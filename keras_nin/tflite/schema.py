@@ -203,7 +203,13 @@ OPTIONS = {
     "CONV_3D_TRANSPOSE": OptionsTable(106, "Conv3DOptions", _CONV_3D),
     **dict.fromkeys(("AVERAGE_POOL_2D", "MAX_POOL_2D", "L2_POOL_2D"), OptionsTable(5, "Pool2DOptions", _POOL)),
     "FULLY_CONNECTED": OptionsTable(
-        8, "FullyConnectedOptions", (_activation(0), Option("keep_num_dims", 2, "?", default=False))
+        8,
+        "FullyConnectedOptions",
+        (
+            _activation(0),
+            Option("weights_format", 1, "b", names=("DEFAULT", "SHUFFLED4x16INT8")),
+            Option("keep_num_dims", 2, "?", default=False),
+        ),
     ),
     "BATCH_MATMUL": OptionsTable(
         101, "BatchMatMulOptions", (Option("adj_x", 0, "?", default=False), Option("adj_y", 1, "?", default=False))

@@ -1,0 +1,1 @@
+"""Small accelerators: what each would do with a .tflite file. Neither Keras nor TensorFlow is imported."""

@@ -1,0 +1,126 @@
+"""`keras-nin edgetpu`: what it prints, what it requires, and what it refuses."""
+
+import json
+import pathlib
+import random
+import subprocess
+import sys
+
+import pytest
+from test_edge_edgetpu import chain
+from test_edge_edgetpu_rules import unary
+from tflite_writer import write
+
+from keras_nin.edge.edgetpu import status
+
+
+@pytest.fixture
+def halves(tmp_path):
+    """A file of which two operators of four are mapped."""
+    return chain(tmp_path / "net.tflite", "RELU", "TANH", "ELU", "RELU6")
+
+
+def test_every_operator_has_a_line_in_order(cli, halves):
+    ran = cli("edgetpu", halves)
+    assert (ran.status, ran.err) == (0, "")
+    lines = ran.out.splitlines()
+    assert [line.split()[2] for line in lines[2:6]] == ["RELU", "TANH", "ELU", "RELU6"]
+    assert ["Edge TPU" in line.split("Mapped")[0] for line in lines[2:6]] == [True, True, False, False]
+    assert lines[4].endswith(status.NOT_SUPPORTED)
+    assert lines[5].endswith(status.SECOND_SUBGRAPH)
+    assert "Fix: use ReLU" in ran.out
+    assert "2 of 4 operators on the Edge TPU (50.0%), 2 on the CPU" in ran.out
+
+
+def test_as_json(cli, halves):
+    document = cli("edgetpu", halves, "--json").json
+    assert document["schema"] == "keras_nin.edgetpu/1"
+    assert document["model"] == str(halves)
+    assert document["compiles"] is True
+    assert [entry["mapped"] for entry in document["operators"]] == [True, True, False, False]
+    assert document["total"]["share"] == 0.5
+    several = cli("edgetpu", halves, "--json", "--multiple-subgraphs").json
+    assert (several["total"]["share"], several["total"]["subgraphs"]) == (0.75, 2)
+
+
+@pytest.mark.parametrize(
+    ("require", "code"), [("full", 1), ("50%", 0), ("50.1 %", 1), ("0%", 0), ("101%", 2), ("half", 2), ("0.5", 2)]
+)
+def test_require(cli, halves, require, code):
+    ran = cli("edgetpu", halves, "--require", require)
+    assert ran.status == code
+    if code == 1:
+        assert ran.err.startswith("Expected ")
+        assert ran.err.rstrip().endswith("Received: 0.5")
+
+
+def test_full_is_met_where_all_is_mapped(cli, tmp_path):
+    assert cli("edgetpu", chain(tmp_path / "all.tflite", "RELU"), "--require", "full").status == 0
+
+
+def test_a_float_file_gets_the_verdict_and_meets_no_requirement(cli, tmp_path):
+    made, operators = unary("TANH", [1, 4], [1, 4], dtypes=("FLOAT32", "FLOAT32"))
+    path = write(tmp_path / "float.tflite", made, operators)
+    ran = cli("edgetpu", path)
+    assert (ran.status, ran.err) == (0, "")
+    assert "does not compile: Model not quantized" in ran.out
+    assert cli("edgetpu", path, "--require", "1%").status == 1
+
+
+@pytest.mark.parametrize("option", [("--seed", "1"), ("--io", "uint8"), ("--weights", "x"), ("--set", "a=1")])
+def test_options_of_an_export_do_not_go_with_a_file(cli, halves, option):
+    ran = cli("edgetpu", halves, *option)
+    assert (ran.status, ran.out) == (2, "")
+    assert f"Expected no {option[0]} with a file" in ran.err
+
+
+@pytest.mark.parametrize("name", ["missing.tflite", "no_model", "keras:Nothing"])
+def test_what_is_no_model_is_one_line(cli, name):
+    ran = cli("edgetpu", name)
+    assert (ran.status, ran.out) == (2, "")
+    assert ran.err.startswith("Error: ")
+    assert ran.err.count("\n") == 1
+
+
+def test_a_damaged_file_is_judged_or_refused_with_one_line(cli, halves):
+    content = bytearray(halves.read_bytes())
+    chance = random.Random(7)
+    found = set()
+    for _ in range(150):
+        damaged = bytearray(content)
+        for _ in range(chance.randint(1, 4)):
+            damaged[chance.randrange(len(damaged))] = chance.randrange(256)
+        halves.write_bytes(damaged[: chance.randint(1, len(damaged))] if chance.random() < 0.2 else damaged)
+        ran = cli("edgetpu", halves, "--json")
+        assert ran.status in (0, 2)
+        assert "Traceback" not in ran.err
+        assert ran.status == 0 or ran.err.count("\n") == 1
+        found.add(ran.status)
+    assert found == {0, 2}
+
+
+def test_a_file_is_judged_without_keras_or_tensorflow(halves):
+    code = (
+        "import sys; from keras_nin.cli import main\n"
+        f"assert main.run(['edgetpu', {str(halves)!r}]) == 0\n"
+        "slow = {'keras', 'tensorflow', 'sklearn', 'ai_edge_litert', 'matplotlib'} & set(sys.modules)\n"
+        "sys.exit(f'loaded: {slow}' if slow else 0)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (ran.returncode, ran.stderr) == (0, "")
+
+
+def test_a_model_is_exported_first_and_nothing_is_left(cli):
+    ran = cli("edgetpu", "nin_digits", "--calibration-count", "8", "--require", "full", "--json")
+    assert ran.status == 0
+    document = json.loads(ran.out)
+    assert document["model"] == "nin_digits_int8.tflite"
+    assert document["total"]["mapped"] == document["total"]["operators"] == 13
+    assert document["operators"][0]["layer"] == "mlpconv1_conv" or document["operators"][0]["layer"]
+    assert list(pathlib.Path.cwd().iterdir()) == []
+
+
+def test_float_ends_of_an_export_stay_on_the_cpu(cli):
+    ran = cli("edgetpu", "nin_digits", "--calibration-count", "8", "--io", "float32", "--json")
+    refused = [(entry["op"], entry["status"]) for entry in ran.json["operators"] if not entry["mapped"]]
+    assert refused == [("QUANTIZE", status.UNSPECIFIED), ("DEQUANTIZE", status.DATA_TYPE)]
