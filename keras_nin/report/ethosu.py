@@ -124,7 +124,7 @@ def _totals(estimate):
         "MACs as Vela counts them, comparisons of poolings among them; MACs used: of those that the accelerator can do "
         f"in the cycles ({estimate.macs_per_cycle:,} a cycle)."
     )
-    yield "Bound by: what takes most of a layer's cycles. -: no operation of its own. All of it estimated, not measured."
+    yield "Bound by: what takes most of a layer's cycles. -: no operation of its own. All is estimated, not measured."
 
 
 def _sweep_row(estimate):

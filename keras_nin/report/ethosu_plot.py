@@ -17,6 +17,7 @@ _COLOURS = {
     "pool": "#969696",
 }
 _OTHER = "#d9d9d9"
+_ROOM = 1.35  # for what stands at the end of the longest bar
 _BAR_INCHES, _WIDTH_INCHES, _MARGIN_INCHES, _DPI = 0.42, 9.0, 1.5, 120
 
 
@@ -37,7 +38,7 @@ def png(sweep):
     _bars(axes, sweep)
     axes.set_yticks(range(count), [_label(estimate) for estimate in sweep.estimates])
     axes.invert_yaxis()
-    axes.margins(x=0.18)
+    axes.set_xlim(0, _ROOM * max(estimate.us for estimate in sweep.estimates) / 1000 or 1)
     axes.set_xlabel("ms a run, as Vela expects it, batch 1")
     # A name may hold what would be a formula.
     axes.set_title(sweep.file, parse_math=False)

@@ -6,7 +6,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "accelerators": ["ACCELERATORS", "DEFAULT"],
-        "estimate": ["estimate", "sweep"],
+        "estimating": ["estimate", "sweep"],
         "records": ["Estimate", "Finding", "Layer", "Sweep"],
     },
 )

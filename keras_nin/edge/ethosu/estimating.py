@@ -90,7 +90,6 @@ def _estimate(network, accelerator, options, limit, tool):
     _check_sums(summary, operations, memories)
     layers = join.layers(network.audit.rows, operations, accelerator)
     said = messages.findings(compiled.log, network.computed())
-    explained = {name for finding in said for name in finding.layers}
     cycles, clock = _whole(summary, "cycles_total"), _figure(summary, "core_clock")
     return Estimate(
         file=os.path.basename(network.path),
@@ -113,7 +112,7 @@ def _estimate(network, accelerator, options, limit, tool):
         encoded_weight_bytes=_whole(summary, "total_npu_encoded_weights"),
         compiled_bytes=len(compiled.data),
         layers=layers,
-        findings=(*judging.findings(layers, accelerator, summary["system_config"], explained), *said),
+        findings=(*judging.findings(layers, accelerator, summary["system_config"], said), *said),
         log=compiled.log,
         compiled=compiled.data,
     )
