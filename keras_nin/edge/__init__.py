@@ -1,1 +1,4 @@
-"""Small accelerators: what each would do with a .tflite file. Neither Keras nor TensorFlow is imported."""
+"""What small accelerators make of a .tflite file, from the file alone and from the real tools.
+
+Neither Keras nor TensorFlow is imported.
+"""
