@@ -16,6 +16,7 @@ from keras_nin.cli import (
     export,
     import_weights,
     list_models,
+    micro,
     train,
     verify,
 )
@@ -45,6 +46,7 @@ for command in (
     evaluate.command,
     train.command,
     benchmark.command,
+    micro.command,
     import_weights.command,
     claims.command,
     cards.command,

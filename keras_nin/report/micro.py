@@ -66,7 +66,7 @@ def _comparison(micro):
 def _floats(micro):
     total = sum(use.count for use in micro.operators)
     if micro.float_operators:
-        yield f"Not all integers: {micro.float_operators} of {total} operators read or write floating point, which runs too"
+        yield f"Not all integers: {micro.float_operators} of {total} operators read or write floating point"
 
 
 def _operators(uses):

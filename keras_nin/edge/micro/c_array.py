@@ -100,8 +100,8 @@ def _arena(micro):
     if micro.arena is None:
         return [f"// No arena size: {_comment(micro.finding.message)}"]
     return [
-        f"// Smallest that runs on a {micro.arena.host_bits}-bit host with tflite-micro {micro.package}; 32-bit pointers",
-        "// need less, kernels made for a processor may need more for scratch buffers.",
+        f"// Smallest that runs on a {micro.arena.host_bits}-bit host with tflite-micro {micro.package};",
+        "// 32-bit pointers need less, kernels made for a processor may need more for scratch buffers.",
         f"constexpr std::size_t kArenaSize = {micro.arena.bytes};",
     ]
 

@@ -65,7 +65,7 @@ def require_package():
     """Raise `InputError` where tflite-micro is not installed."""
     if importlib.util.find_spec("tflite_micro") is None:
         raise InputError(
-            "Expected the package tflite-micro to be installed. Received: none. Install it with "
+            "Expected the package tflite-micro to be installed. Received: none. Install it, on Linux on x86-64, with "
             "pip install 'keras-nin[micro]'"
         )
 
