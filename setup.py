@@ -12,6 +12,11 @@ EXTRAS = {
     "test": ["build>=1.2", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.9", "setuptools>=77"],
     "torch": ["torch>=2.6"],
     "ethosu": ["ethos-u-vela>=5.2,<5.3"],
+    # There are development releases alone, which pip takes where a bound names one, and for Linux on x86-64 alone.
+    "micro": [
+        "tflite-micro>=0.dev20261001000000,<0.dev20270101000000; "
+        "sys_platform == 'linux' and platform_machine == 'x86_64'",
+    ],
 }
 
 setup(

@@ -184,3 +184,20 @@ def _plain(value):
     if value is None or isinstance(value, (int, float)):
         return value
     return int(value) if value.denominator == 1 else float(value)
+
+
+def byte_count(text, what):
+    """Return the bytes in a text such as "256KiB", units as `parse` takes them; `what` is its name in the error.
+
+    Raises:
+        InputError: no such size, or no whole number of bytes.
+    """
+    match = _NUMBER.fullmatch(text.strip())
+    units = _UNITS[BYTES]
+    count = Fraction(match[1]) * units[match[2]] if match and match[2] in units else Fraction(1, 2)
+    if count.denominator != 1:
+        raise InputError(
+            f"Expected `{what}` as a size such as {_EXAMPLES[BYTES]} (units as written: {', '.join(units)}). "
+            f"Received: {text!r}"
+        )
+    return int(count)

@@ -21,6 +21,7 @@ from keras_nin.cli import (
     list_models,
     sweep,
     report,
+    micro,
     train,
     verify,
 )
@@ -54,6 +55,7 @@ for command in (
     sweep.command,
     edgetpu.command,
     ethosu.command,
+    micro.command,
     import_weights.command,
     claims.command,
     cards.command,
