@@ -1,7 +1,6 @@
 """The process beside: what it says, how it fails, and that nothing of it is left. Runners here are a few lines."""
 
 import json
-import os
 import pathlib
 import signal
 import subprocess
@@ -177,7 +176,8 @@ def net(tmp_path_factory):
 @pytest.fixture
 def measuring(net):
     """A process of the command that measures for hours, and the runner that it started."""
-    code = f"import sys; from keras_nin.cli import main; sys.exit(main.run(['benchmark', {str(net)!r}, '--runs', '999999999']))"
+    words = ["benchmark", str(net), "--runs", "999999999"]
+    code = f"import sys; from keras_nin.cli import main; sys.exit(main.run({words}))"
     parent = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
     try:
         yield parent, _child_of(parent)

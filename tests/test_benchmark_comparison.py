@@ -53,9 +53,7 @@ def test_the_interval_of_a_ratio_holds_it_while_the_machine_drifts():
     hits, widths = 0, []
     for _ in range(300):
         drift = np.exp(0.1 * np.cumsum(rng.standard_normal(60) * 0.3))
-        ours, theirs = (
-            time * drift * (1 + 0.03 * (rng.exponential(size=60) - math.log(2))) for time in (120.0, 100.0)
-        )
+        ours, theirs = (time * drift * (1 + 0.03 * (rng.exponential(size=60) - math.log(2))) for time in (120.0, 100.0))
         (found,) = comparison.ratios([profile("a", rounds=theirs), profile("b", rounds=ours)])
         hits += found.low <= 1.2 <= found.high
         widths.append(found.high - found.low)
@@ -176,7 +174,9 @@ def test_without_layers_on_one_side_none_are_told():
 
 
 def test_a_comparison_is_json():
-    found = comparison.compare_runs(benchmark(profile(layers=[layer("a", 5)])), benchmark(profile(layers=[layer("a", 9)])))
+    found = comparison.compare_runs(
+        benchmark(profile(layers=[layer("a", 5)])), benchmark(profile(layers=[layer("a", 9)]))
+    )
     document = json.loads(json.dumps(found.to_json()))
     assert document["schema"] == "keras_nin.compare_runs/1"
     assert document["changes"][0]["layers"][0]["after_us"] == 9

@@ -262,7 +262,6 @@ def test_stdout_has_documents_alone(add):
 def test_progress_is_said_after_the_first_round_and_then_seldom(add):
     told = []
     child.run(job(add, runs=20, profile=False), progress=told.append)
-    assert 1 <= len(told)
     assert told[0][0]["runs"] == 2
     assert set(told[0][0]) == {"runs", "us", "within"}
 
