@@ -135,18 +135,19 @@ def seed(tmp_path_factory):
         writer.tensor("w1", [8, 1, 1, 4], data=3, quantization=scale()),
         writer.tensor("w3", [8, 3, 3, 8], data=2, quantization=scale()),
         writer.tensor("axes", [2], "INT32", data=[1, 2]),
+        writer.tensor("bias", [8], "INT32", data=0, quantization=scale(0.25)),
     ]
     operators = [
-        writer.operator("CONV_2D", [0, 4, -1], [1], "Conv2DOptions", strideW=1, strideH=1),
-        writer.operator("CONV_2D", [1, 5, -1], [2], "Conv2DOptions", strideW=1, strideH=1),
+        writer.operator("CONV_2D", [0, 4, 7], [1], "Conv2DOptions", strideW=1, strideH=1),
+        writer.operator("CONV_2D", [1, 5, 7], [2], "Conv2DOptions", strideW=1, strideH=1),
         writer.operator("MEAN", [2, 6], [3], "ReducerOptions"),
     ]
     path = tmp_path_factory.mktemp("seed") / "seed.tflite"
     return writer.write(path, made, operators, outputs=[3]).read_bytes()
 
 
-def scale():
-    return writer._record("QuantizationParameters", scale=[0.5], zeroPoint=[0])
+def scale(step=0.5):
+    return writer._record("QuantizationParameters", scale=[step], zeroPoint=[0])
 
 
 def test_the_seed_itself_is_measured(fuzz, seed, tmp_path):
