@@ -102,7 +102,7 @@ def survivors():
 
 
 def survey(seeds, count):
-    """Return the `Outcome` of `count` damaged files of the seeds (dictionary from names to bytes), and the survivors."""
+    """Return the `Outcome` of `count` damaged files of the seeds (bytes by their names), and the survivors."""
     os.environ[MARK] = str(os.getpid())
     outcomes = []
     with tempfile.TemporaryDirectory() as folder:

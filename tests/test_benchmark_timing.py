@@ -141,8 +141,7 @@ def test_files_take_turns():
     second = machine.subject("b", lambda: 5e6)
     machine.measure(first, second, runs=20)
     warmed_up = machine.order.index("b")
-    turns = [name for name in machine.order[warmed_up:]]
-    turns = turns[turns.index("a") :]
+    turns = machine.order[machine.order.index("a", warmed_up) :]
     assert "".join(turns[:12]) == "abb" * 4
     assert first.runs == second.runs == 20
 

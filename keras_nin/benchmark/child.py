@@ -79,16 +79,15 @@ def run(job, command=None, environment=None, limit=None, progress=None):
                 if "error" in document:
                     problem = document["error"]
                     raise _refused(job, problem["model"], problem["message"] + process.reason())
+                if "progress" in document and progress:
+                    progress(document["progress"])
                 if "result" in document:
                     results.append(document["result"])
-                elif "progress" in document and progress:
-                    progress(document["progress"])
+                if host is not None and len(results) == len(job["models"]):
+                    return Answer(host, tuple(results))
         except queue.Empty:
             late = True
-        status = None if late else process.status()
-        if host is not None and len(results) == len(job["models"]):
-            return Answer(host, tuple(results))
-        raise _failure(job, host, status, limit, process)
+        raise _failure(job, host, None if late else process.status(), limit, process)
 
 
 def _failure(job, host, status, limit, process):
@@ -166,6 +165,7 @@ class _Process:
             self._head, self._tail = self._head + chunk[:room], (self._tail + chunk[room:])[-_LOG_BYTES:]
 
     def send(self, job):
+        """Write the job to stdin, and close it; a process that ended already is told of by its answer."""
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(json.dumps(job).encode() + b"\n")
             self._process.stdin.close()

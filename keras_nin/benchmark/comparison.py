@@ -103,8 +103,8 @@ def ratios(profiles):
     """Return the `Ratio` of each profile to the first with as many threads; of files measured with `interleave`.
 
     Rounds of two files that were measured in one turn are a pair. The ratio is the median over the pairs' ratios: what
-    slows the machine meets both of a pair alike and falls out. The interval is that of `runner.timing.interval`: between
-    two of the sorted ratios, whatever their distribution is, wider where ratios of neighbouring turns are alike.
+    slows the machine meets both of a pair alike and falls out. The interval is that of `runner.timing.interval`:
+    between two of the sorted ratios, whatever their distribution is, wider where those of neighbouring turns are alike.
 
     Args:
         profiles: `Profile` records of one benchmark.
@@ -212,15 +212,17 @@ def _different(before, after):
 def _change(before, after):
     ratio = after.total.median / before.total.median
     low, high = _independent(before.total, after.total)
-    if low is None:
-        verdict = UNKNOWN
-    else:
-        verdict = SLOWER if low > 1 else FASTER if high < 1 else ALIKE
     same = before.sha256 == after.sha256
     return Change(
-        after.file, after.threads, same, before.total.median, after.total.median, ratio, low, high, verdict,
+        after.file, after.threads, same, before.total.median, after.total.median, ratio, low, high, _verdict(low, high),
         tuple(_layer_changes(before.layers, after.layers)),
     )  # fmt: skip
+
+
+def _verdict(low, high):
+    if low is None:
+        return UNKNOWN
+    return SLOWER if low > 1 else FASTER if high < 1 else ALIKE
 
 
 def _independent(before, after):

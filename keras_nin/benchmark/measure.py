@@ -59,8 +59,9 @@ def measure(
     common = {"runs": runs, "seconds": seconds, "profile": layers and method == "profiler", "delegate": delegate}
     jobs = [models] if interleave else [[model] for model in models]
     answers = [_run(run, {"models": job, **common}, progress) for job in jobs]
+    host = answers[0].host
     profiles = [
-        _profile(graphs[model["file"]], model["file"], result, answer.host)
+        _profile(graphs[model["file"]], model["file"], result, host)
         for job, answer in zip(jobs, answers, strict=True)
         for model, result in zip(job, answer.results, strict=True)
     ]
@@ -69,7 +70,7 @@ def measure(
             single.with_layers(each, model["file"], seconds, run) if each.method is None else each
             for each, model in zip(profiles, models, strict=True)
         ]
-    return Benchmark(answers[0].host, tuple(profiles), tuple(_warnings(answers, profiles)))
+    return Benchmark(host, tuple(profiles), tuple(_warnings(answers, profiles)))
 
 
 def _checked(path):

@@ -53,8 +53,8 @@ def busy_seconds():
     None where Linux does not tell it.
     """
     try:
-        names = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
-        ticks = dict(zip(names, map(int, pathlib.Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:])))
+        line = pathlib.Path("/proc/stat").read_text().split("\n", 1)[0]
+        user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, line.split()[1:9])
     except (OSError, ValueError):
         return None
-    return sum(count for name, count in ticks.items() if name not in ("idle", "iowait")) / os.sysconf("SC_CLK_TCK")
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")

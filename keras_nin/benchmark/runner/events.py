@@ -72,8 +72,8 @@ def summary(runs):
     kernels, kept = counts.most_common(1)[0]
     whole = np.concatenate([each.whole for each in runs if each.kernels == kernels])
     us = np.concatenate([each.us for each in runs if each.kernels == kernels])
-    low, high = np.percentile(whole, [25, 75])
-    typical = (low <= whole) & (whole <= high)
+    away = np.abs(whole - np.median(whole))
+    typical = away <= np.percentile(away, 50, method="inverted_cdf")
     return {
         "runs": kept,
         "other_runs": sum(counts.values()) - kept,

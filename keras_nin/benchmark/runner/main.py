@@ -5,10 +5,10 @@ The job::
     {"models": [{"file": PATH, "threads": N}, ...], "runs": N or null, "seconds": S, "profile": true,
      "api": "auto" or "interpreter", "kernel_mode": "delegate", "delegate": PATH or null, "bandwidth": false}
 
-The models of one job are all loaded, and take turns. Lines: ``{"host": {...}}`` first, ``{"progress": [{"runs", "us",
-"within"}, ...]}`` after the first round and then twice a second with what is known of each model so far, ``{"result": {...}}`` for each model in their
-order, and ``{"error": {"model": index or null, "message": TEXT}}`` in place of the results where one does not run. What
-the runtime itself prints goes to stderr.
+The models of one job are all loaded, and take turns. Lines: ``{"host": {...}}`` first; ``{"progress": [{"runs", "us",
+"within"}, ...]}`` after the first turn and then twice a second, with what is known of each model so far;
+``{"result": {...}}`` for each model in their order; ``{"error": {"model": index or null, "message": TEXT}}`` in place
+of the results where one does not run. What the runtime itself prints goes to stderr.
 """
 
 import contextlib
@@ -52,9 +52,7 @@ def main():
                 subjects.append(Subject(stack, model, job))
             at, others = None, Others()
             budget = timing.Budget(job.get("runs"), job.get("seconds", timing.Budget.seconds))
-            timing.measure(
-                [(subject.series, subject.profile) for subject in subjects], budget, Progress(out, subjects)
-            )
+            timing.measure([(subject.series, subject.profile) for subject in subjects], budget, Progress(out, subjects))
             for subject in subjects:
                 subject.complete(budget.seconds)
             share, rates = others.share(), bandwidth.of(job)
@@ -162,13 +160,14 @@ class Subject:
 
 
 class Progress:
-    """Sends what is known of the subjects each time it is called, twice a second at most."""
+    """A function that sends what is known of the subjects each time it is called, twice a second at most."""
 
     def __init__(self, out, subjects):
         self._out, self._subjects = out, subjects
         self._next = 0.0
 
     def __call__(self):
+        """Send it, unless it was sent just now."""
         if time.perf_counter() >= self._next:
             self._out({"progress": [subject.progress() for subject in self._subjects]})
             self._next = 0.0
@@ -186,10 +185,11 @@ class Others:
 
     def share(self):
         """Return their share, 0 to 1, other guests of the hardware among them; None where the system does not tell."""
-        elapsed, busy, own = (now - then if then is not None else None for now, then in zip(self._now(), self._start))
-        if busy is None or elapsed <= 0:
+        (start, busy_then, own_then), (now, busy_now, own_now) = self._start, self._now()
+        if busy_then is None or busy_now is None:
             return None
-        return min(1.0, max(0.0, (busy - own) / (elapsed * os.cpu_count())))
+        others = busy_now - busy_then - (own_now - own_then)
+        return min(1.0, max(0.0, others / max((now - start) * os.cpu_count(), 1e-9)))
 
 
 def memory():

@@ -165,7 +165,7 @@ def measure(subjects, budget, progress=None, clock=time.perf_counter_ns):
                     after(left)
         if progress:
             progress()
-        rounds = len(subjects[0][0].rounds)
+        rounds = max((len(series.rounds) for series, _ in subjects), default=0)
         if budget.runs is not None:
             if all(series.runs >= budget.runs for series, _ in subjects):
                 return

@@ -1,0 +1,178 @@
+"""Files that want harm, are odd, or are damaged: a latency, or one clear line; no process is left."""
+
+import importlib
+import pathlib
+import sys
+
+import pytest
+import tflite_writer as writer
+
+from keras_nin.benchmark import measure
+from keras_nin.errors import InputError
+
+FOLDER = pathlib.Path(__file__).parents[1] / "benchmarks"
+FLOAT = "FLOAT32"
+
+
+def tensors(*shapes, dtype=FLOAT, **fields):
+    return [writer.tensor(f"t{at}", shape, dtype, **fields) for at, shape in enumerate(shapes)]
+
+
+def unary(op="ABS"):
+    return [writer.operator(op, [0], [1])]
+
+
+def measured(path):
+    return measure([path], runs=3).profiles[0]
+
+
+@pytest.fixture
+def net(tmp_path):
+    """A function that writes a file of these tensors and operators."""
+
+    def write(*arguments, **options):
+        return writer.write(tmp_path / "net.tflite", *arguments, **options)
+
+    return write
+
+
+def test_a_file_without_inputs(net):
+    constant = writer.tensor("c", [1, 4], FLOAT, data=1)
+    assert measured(net([constant, *tensors([1, 4])], unary(), inputs=())).runs == 3
+
+
+def test_a_file_without_outputs(net):
+    assert measured(net(tensors([1, 4], [1, 4]), unary(), outputs=())).runs == 3
+
+
+def test_a_file_without_operators(net):
+    found = measured(net(tensors([1, 4]), [], outputs=[0]))
+    assert (found.runs, found.layers) == (3, ())
+
+
+def test_a_file_with_nothing_in_it(net):
+    assert measured(net([], [], inputs=(), outputs=[])).runs == 3
+
+
+def test_an_open_batch_runs_as_one(net):
+    found = measured(net(tensors([1, 4], [1, 4], shapeSignature=[-1, 4]), unary()))
+    assert found.runs == 3
+
+
+def test_other_open_sizes_are_refused(net):
+    path = net(tensors([1, 1, 4], [1, 1, 4], shapeSignature=[1, -1, 4]), unary())
+    with pytest.raises(InputError, match=r"open in the batch alone.*'t0' has the shape \(1, -1, 4\).*Export it with"):
+        measure([path])
+
+
+def refusal(path):
+    with pytest.raises(
+        InputError, match="^Expected a file that the LiteRT runtime runs. Received: '.*net.tflite': "
+    ) as caught:
+        measured(path)
+    assert "\n" not in str(caught.value)
+    return str(caught.value).partition("net.tflite': ")[2]
+
+
+def test_an_unknown_custom_operator_is_named(net):
+    reason = refusal(net(tensors([1, 4], [1, 4]), [writer.custom("Own", [0], [1])]))
+    assert "Encountered unresolved custom op: Own" in reason
+
+
+def test_strings_are_refused(net):
+    assert "for the input string (1,)" in refusal(net(tensors([1], [1], dtype="STRING"), unary("RESHAPE")))
+
+
+def test_an_input_of_less_than_a_byte_is_refused(net):
+    values = [writer.tensor("a", [1, 4], "INT4"), writer.tensor("b", [1, 4], FLOAT)]
+    assert "of type int4, which cannot be filled" in refusal(net(values, unary("DEQUANTIZE")))
+
+
+def test_an_empty_input_is_refused(net):
+    assert "for the input float32 (0, 4)" in refusal(net(tensors([0, 4], [0, 4]), unary()))
+
+
+@pytest.mark.parametrize("size", [1 << 18, (1 << 31) - 1])
+def test_an_absurd_input_is_refused_at_once(net, size):
+    refusal(net(tensors([size, size], [size, size]), unary()))
+
+
+def test_an_absurd_intermediate_is_refused_at_once(net):
+    """A column plus a row: inputs of a MiB, and 256 GiB of sums."""
+    wide = 1 << 18
+    add = [writer.operator("ADD", [0, 1], [2], "AddOptions")]
+    refusal(net(tensors([wide, 1], [1, wide], [wide, wide]), add, inputs=(0, 1)))
+
+
+def test_variables_are_run(net):
+    """A counter: its first run makes the variable, each adds to it."""
+    variable = writer.tensor("v", [1], "RESOURCE")
+    values = tensors([1, 4], [1, 4], [1, 4])
+    operators = [
+        writer.operator("VAR_HANDLE", [], [3], "VarHandleOptions", container="", sharedName="v"),
+        writer.operator("ASSIGN_VARIABLE", [3, 0], []),
+        writer.operator("READ_VARIABLE", [3], [1]),
+        writer.operator("ADD", [0, 1], [2], "AddOptions"),
+    ]
+    assert measured(net([*values, variable], operators, outputs=[2])).runs == 3
+
+
+@pytest.fixture(scope="module")
+def fuzz():
+    sys.path.insert(0, str(FOLDER))
+    try:
+        yield importlib.import_module("fuzz_benchmark")
+    finally:
+        sys.path.remove(str(FOLDER))
+
+
+@pytest.fixture(scope="module")
+def seed(tmp_path_factory):
+    """A small int8 network: 1x1, 3x3, mean."""
+    shapes = {"image": [1, 8, 8, 4], "a": [1, 8, 8, 8], "b": [1, 8, 8, 8], "out": [1, 8]}
+    made = [writer.tensor(name, shape, quantization=scale()) for name, shape in shapes.items()]
+    made += [
+        writer.tensor("w1", [8, 1, 1, 4], data=3, quantization=scale()),
+        writer.tensor("w3", [8, 3, 3, 8], data=2, quantization=scale()),
+        writer.tensor("axes", [2], "INT32", data=[1, 2]),
+        writer.tensor("bias", [8], "INT32", data=0, quantization=scale(0.25)),
+    ]
+    operators = [
+        writer.operator("CONV_2D", [0, 4, 7], [1], "Conv2DOptions", strideW=1, strideH=1),
+        writer.operator("CONV_2D", [1, 5, 7], [2], "Conv2DOptions", strideW=1, strideH=1),
+        writer.operator("MEAN", [2, 6], [3], "ReducerOptions"),
+    ]
+    path = tmp_path_factory.mktemp("seed") / "seed.tflite"
+    return writer.write(path, made, operators, outputs=[3]).read_bytes()
+
+
+def scale(step=0.5):
+    return writer._record("QuantizationParameters", scale=[step], zeroPoint=[0])
+
+
+def test_the_seed_itself_is_measured(fuzz, seed, tmp_path):
+    path = tmp_path / "seed.tflite"
+    path.write_bytes(seed)
+    assert fuzz.outcome(path, 0, "none").kind == "measured"
+
+
+def test_damaged_files_are_measured_or_refused(fuzz, seed):
+    """Fifty of those that benchmarks/fuzz_benchmark.py makes by the hundred."""
+    outcomes, left = fuzz.survey({"seed": seed}, 50)
+    assert [each for each in outcomes if fuzz.is_failure(each)] == []
+    assert left == []
+    assert {"measured", "refused by the reader", "refused by the runtime"} <= {each.kind for each in outcomes}
+
+
+def test_what_is_no_outcome_fails_the_report(fuzz, monkeypatch, capsys):
+    fine = fuzz.Outcome(0, "noise", "crashed (SIGSEGV)", 1.0)
+    for outcomes, left, good in (
+        ([fine], [], True),
+        ([fine, fuzz.Outcome(1, "noise", "exit status 1, 9 lines", 1.0)], [], False),
+        ([fuzz.Outcome(1, "noise", "measured", 1000.0)], [], False),
+        ([fine], ["python -m keras_nin.benchmark.runner"], False),
+    ):
+        monkeypatch.setattr(fuzz, "survey", lambda *_, answer=(outcomes, left): answer)
+        assert fuzz.report({"seed": b""}, 2) is good
+    assert fuzz._kind(2, "Error: Expected a\nTraceback\n") == "exit status 2, 2 lines"
+    assert fuzz._kind(0, "") == "measured"
