@@ -16,7 +16,7 @@ _MOST_STATES = 500_000
 class Node:
     """An operator: its type, and what its kernels depend on.
 
-    Whether it is a plain matrix product, has a fused activation, may be shared by several kernels, reads constants alone.
+    Whether it is a plain matrix product, has a fused activation, may have several kernels, reads constants alone.
     """
 
     op: str
@@ -83,7 +83,7 @@ def _steps(nodes, names, node, kernel, opened):
             other = not table.fits(name, following.op, following.is_product)
             yield "main", _OTHER_VARIANT * other, (node + 1, kernel + 1, True)
         if table.base(name) in table.INSERTED:
-            expected = following and following.op in table.PREPARED
+            expected = following and following.op in table.PREPARED and table.base(name) in table.PREPARES
             yield "inserted", 0 if expected else _INSERTED, (node, kernel + 1, False)
         else:
             yield "unexplained", _UNEXPLAINED, (node, kernel + 1, False)

@@ -1,9 +1,5 @@
 """Which operators of a file the delegate's kernels compute: the names in XNNPACK against those in TensorFlow Lite."""
 
-import re
-
-# The name before its brackets, without what follows them ("GEMM", "IGEMM", "Reduce2").
-_NAME = re.compile(r"(?P<base>[^(]*?) *(\((?P<types>[^)]*)\).*)?")
 _PRODUCTS = frozenset({"CONV_2D", "FULLY_CONNECTED", "BATCH_MATMUL"})
 _CONVOLUTIONS = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D"})
 _SLICES = frozenset({"SLICE", "STRIDED_SLICE", "SPLIT", "SPLIT_V", "UNPACK"})
@@ -70,11 +66,10 @@ _COMPUTES = {
     "Square": frozenset({"SQUARE", "MUL"}),
     "Square Root": frozenset({"SQRT"}),
     "TanH": frozenset({"TANH"}),
-    "Bitwise And": frozenset({"BITWISE_AND", "LOGICAL_AND"}),
-    "Bitwise Or": frozenset({"BITWISE_OR", "LOGICAL_OR"}),
+    "Bitwise And": frozenset({"LOGICAL_AND"}),
+    "Bitwise Or": frozenset({"LOGICAL_OR"}),
     "Bitwise Xor": frozenset({"BITWISE_XOR"}),
-    "Bitwise Not": frozenset({"BITWISE_NOT", "LOGICAL_NOT"}),
-    "Shift Left": frozenset({"BITWISE_SHIFT_LEFT"}),
+    "Bitwise Not": frozenset({"LOGICAL_NOT"}),
     "Shift Right Arithmetic": frozenset({"RIGHT_SHIFT"}),
     "Shift Right Logical": frozenset({"RIGHT_SHIFT"}),
 }
@@ -98,7 +93,8 @@ INSERTED = frozenset({
     "Static Reshape", "Static Expand Dims", "Split Dims", "Fuse Dims", "Convert", "Copy", "Transpose", "Reduce Min",
     "Reduce Max",
 })  # fmt: skip
-# Operators whose inputs the runtime so prepares as a rule.
+# The insertions that are usual, and the operators whose inputs they prepare.
+PREPARES = frozenset({"Static Reshape", "Convert"})
 PREPARED = _PRODUCTS | _CONVOLUTIONS | {"TRANSPOSE_CONV"}
 # Operators that may leave no kernel, and what became of them.
 WITHOUT_KERNEL = {
@@ -110,7 +106,7 @@ WITHOUT_KERNEL = {
 
 def base(kernel):
     """Return a kernel's name without data types and variant: ``"Convolution"`` of "Convolution (NHWC, F32) IGEMM"."""
-    return _NAME.fullmatch(kernel.split("\n")[0])["base"]
+    return kernel.partition("(")[0].strip()
 
 
 def computes(kernel, op):

@@ -1,0 +1,26 @@
+"""Profiles written by hand, for tests of what is made of them."""
+
+from keras_nin.benchmark.records import PROFILER, KernelTime, LayerTime, Profile, Statistics
+
+HOST = {"cpu": "Some CPU", "cores": 4, "system": "Linux 6 x86_64", "python": "3.11", "litert": "2.3.0"}
+
+
+def layer(name, us, kind, role=None, block=None, macs=0, **fields):
+    """Return a row of so many microseconds; None for an operator without a kernel."""
+    time = None if us is None else KernelTime(median=us, mean=us + 0.5, p90=us + 1, typical=us)
+    defaults = {"op": "CONV_2D", "operators": (0,), "kernel": us and f"Kernel of {name}", "share": us and us / 100}
+    rate = macs / us / 1000 if macs and us else None
+    known = {"kind": kind, "role": role, "block": block, "macs": macs, "gmacs_per_s": rate, "bytes": 64}
+    return LayerTime(**{"name": name, "us": time, **defaults, **known, **fields})
+
+
+def profile(*layers, overhead=4.0, **fields):
+    """Return a profile whose median is the sum of its layers and the overhead."""
+    median = sum(each.us.typical for each in layers if each.us) + (overhead or 0) or 10.0
+    total = Statistics(median, median + 1, median - 1, median + 2, median + 3, median - 2, median - 0.5, median + 0.5)
+    defaults = {
+        "file": "net_int8.tflite", "sha256": "00", "file_bytes": 1000, "host": HOST, "threads": 1, "runs": 2500,
+        "converged": True, "load_us": 1500.0, "first_us": 99.0, "peak_bytes": 50 << 20, "added_bytes": 1 << 20,
+        "api": "compiled_model", "method": PROFILER if layers else None, "profiled_runs": 500,
+    }  # fmt: skip
+    return Profile(**{**defaults, "total": total, "layers": layers, "overhead_us": overhead, **fields})
