@@ -179,7 +179,7 @@ def test_summaries_and_sentences():
         "int8, 1 thread, 3x3 against 1x1: 9 times the MACs, 8.0 times the time of a whole run "
         "(median of 3 pairs, 6.0 to 13.0)",
         "int8, 1 thread, 1x1: 1 fewer channels out than a multiple of 8: +103% time for each "
-        "(median of 1 pairs, +103% to +103%)",
+        "(median of 1 pair, +103% to +103%)",
     ]
     assert list(sweep_findings.sentences(rows_of(FAILED))) == []
 

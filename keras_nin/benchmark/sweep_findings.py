@@ -108,14 +108,14 @@ def sentences(rows):
             scheme, threads, macs = one.key
             yield (
                 f"{scheme}, {_threads(threads)}, {_kernel(macs)} against 1x1: {macs} times the MACs, {one.median:.1f} "
-                f"times the time {what} (median of {one.count} pairs, {one.least:.1f} to {one.largest:.1f})"
+                f"times the time {what} (median of {_pairs_of(one.count)}, {one.least:.1f} to {one.largest:.1f})"
             )
     for one in summaries(costs, _cost_key, lambda each: each.cost):
         scheme, threads, kernel, axis, offset = one.key
         yield (
             f"{scheme}, {_threads(threads)}, {kernel}x{kernel}: {_offset(offset)} channels "
             f"{'in' if axis == 'cin' else 'out'} than a multiple of {STEP}: {one.median - 1:+.0%} time for each "
-            f"(median of {one.count} pairs, {one.least - 1:+.0%} to {one.largest - 1:+.0%})"
+            f"(median of {_pairs_of(one.count)}, {one.least - 1:+.0%} to {one.largest - 1:+.0%})"
         )
 
 
@@ -127,6 +127,10 @@ def _cost_key(each):
 
 def _threads(count):
     return f"{count} thread{'s' if count > 1 else ''}"
+
+
+def _pairs_of(count):
+    return f"{count} pair{'s' if count > 1 else ''}"
 
 
 def _kernel(macs):
