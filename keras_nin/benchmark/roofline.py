@@ -91,16 +91,26 @@ def _bandwidth(result):
 
 def with_peaks(benchmark, run=child.run):
     """Return a `Benchmark` with `Profile.peaks` of the data types that its layers compute in; arguments of `peaks`."""
-    counts = dict.fromkeys(profile.threads for profile in benchmark.profiles)
-    known = {count: peaks(_dtypes(benchmark, count), count, run) for count in counts}
-    profiles = (dataclasses.replace(each, peaks=known[each.threads]) for each in benchmark.profiles)
-    return dataclasses.replace(benchmark, profiles=tuple(profiles))
+    needed = {}
+    for profile in benchmark.profiles:
+        needed.setdefault(profile.threads, set()).update(_dtypes(profile))
+    measured = {
+        count: peaks([dtype for dtype in matmul.DTYPES if dtype in dtypes], count, run)
+        for count, dtypes in needed.items()
+    }
+    return dataclasses.replace(
+        benchmark, profiles=tuple(_with(profile, measured[profile.threads]) for profile in benchmark.profiles)
+    )
 
 
-def _dtypes(benchmark, threads):
-    """Return the data types that layers with MACs compute in on `threads` threads, and that can be measured."""
-    layers = [layer for profile in benchmark.profiles if profile.threads == threads for layer in profile.layers]
-    return [dtype for dtype in matmul.DTYPES if any(layer.dtype == dtype and layer.macs for layer in layers)]
+def _dtypes(profile):
+    """Return the data types that layers with MACs compute in."""
+    return {layer.dtype for layer in profile.layers if layer.macs}
+
+
+def _with(profile, measured):
+    dtypes = _dtypes(profile)
+    return dataclasses.replace(profile, peaks=tuple(peak for peak in measured if peak.dtype in dtypes))
 
 
 def place(profile):

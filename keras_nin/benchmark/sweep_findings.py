@@ -101,21 +101,21 @@ def sentences(rows):
     """Return the findings of `Row`s (by point) as lines of text, each with its number of layers and its range."""
     ratios, costs = kernel_ratios(rows), unaligned(rows)
     for what, value in (
-        ("the time in its kernels", lambda each: each.time),
-        ("that of a whole run", lambda each: each.whole),
+        ("inside the kernels", lambda each: each.time),
+        ("of a whole run", lambda each: each.whole),
     ):
         for one in summaries(ratios, lambda each: (each.point.scheme, each.point.threads, each.macs), value):
             scheme, threads, macs = one.key
             yield (
-                f"{scheme}, {_threads(threads)}: a {_kernel(macs)} layer has {macs} times the MACs of 1x1 and takes "
-                f"{one.median:.1f} times {what} (median of {one.count}, {one.least:.1f} to {one.largest:.1f})"
+                f"{scheme}, {_threads(threads)}, {_kernel(macs)} against 1x1: {macs} times the MACs, {one.median:.1f} "
+                f"times the time {what} (median of {_pairs_of(one.count)}, {one.least:.1f} to {one.largest:.1f})"
             )
     for one in summaries(costs, _cost_key, lambda each: each.cost):
         scheme, threads, kernel, axis, offset = one.key
         yield (
             f"{scheme}, {_threads(threads)}, {kernel}x{kernel}: {_offset(offset)} channels "
-            f"{'in' if axis == 'cin' else 'out'} than a multiple of {STEP} cost {one.median - 1:+.0%} a channel "
-            f"(median of {one.count}, {one.least - 1:+.0%} to {one.largest - 1:+.0%})"
+            f"{'in' if axis == 'cin' else 'out'} than a multiple of {STEP}: {one.median - 1:+.0%} time for each "
+            f"(median of {_pairs_of(one.count)}, {one.least - 1:+.0%} to {one.largest - 1:+.0%})"
         )
 
 
@@ -127,6 +127,10 @@ def _cost_key(each):
 
 def _threads(count):
     return f"{count} thread{'s' if count > 1 else ''}"
+
+
+def _pairs_of(count):
+    return f"{count} pair{'s' if count > 1 else ''}"
 
 
 def _kernel(macs):

@@ -54,7 +54,7 @@ def _ratios(axes, found):
     low, high = (end(each.point.layer.macs / each.macs for each in found) for end in (min, max))
     axes.set_xlim(low / 3, high * 3)
     ratios = [each.time or each.whole for each in found]
-    axes.set_ylim(min(1, *ratios) / 1.2, max([*ratios, *(each.macs for each in found)]) * 1.5)
+    axes.set_ylim(min(1, *ratios) / 1.2, max([*ratios, *(each.macs for each in found)]) * 2.5)
     axes.yaxis.set_major_locator(FixedLocator([0.5, 1, 2, 3, 5, 9, 15, 25, 49, 100]))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter("{x:g}")

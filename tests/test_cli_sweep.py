@@ -1,0 +1,121 @@
+"""`keras-nin sweep`."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from keras_nin.benchmark import sweep_rows
+from keras_nin.tflite.host import host
+
+SMALL = ("sweep", "--size", "4", "--cin", "8", "--cout", "7,8", "--scheme", "float32", "--seconds", "0.02")
+
+
+def test_a_sweep_from_grid_to_picture(cli, tmp_path):
+    ran = cli(*SMALL, "--plot", "new/sweep.png", "--json")
+    assert ran.status == 0
+    rows = ran.json["rows"]
+    assert ran.json["schema"] == "keras_nin.sweep/1"
+    assert ran.json["host"]["litert"] == host()["litert"]
+    assert len(rows) == 2 * 2
+    for row in rows:
+        assert row["error"] is None
+        assert row["us"]["median"] > 0
+        assert row["runs"] > 0
+        assert row["macs"] == 4 * 4 * 8 * row["cout"] * row["kernel"] ** 2
+    assert any("3x3 against 1x1: 9 times the MACs" in line for line in ran.json["findings"])
+    assert any("1 fewer channels out" in line for line in ran.json["findings"])
+    assert (tmp_path / "new" / "sweep.png").read_bytes().startswith(b"\x89PNG")
+    before = (tmp_path / "sweep.csv").read_bytes()
+    again = cli(*SMALL)
+    assert (again.status, again.err) == (0, "nothing to do: all 4 points are in sweep.csv\n")
+    assert (tmp_path / "sweep.csv").read_bytes() == before
+    assert "GMAC/s" in again.out
+
+
+def test_the_next_call_goes_on(cli, tmp_path):
+    words = ("sweep", "--size", "4", "--cin", "8", "--cout", "8", "--kernel", "1", "--seconds", "0.02")
+    assert cli(*words, "--scheme", "float32").status == 0
+    first = sweep_rows.read(tmp_path / "sweep.csv", sweep_rows.identity(host()))
+    ran = cli(*words, "--scheme", "float32,int8")
+    assert "going on: 1 of 2 points are in sweep.csv" in ran.err
+    rows = sweep_rows.read(tmp_path / "sweep.csv", sweep_rows.identity(host()))
+    assert len(rows) == 2
+    assert rows.items() >= first.items()
+
+
+def test_rows_of_another_machine_are_not_mixed(cli, tmp_path):
+    path = tmp_path / "sweep.csv"
+    words = ("sweep", "--size", "4", "--cin", "8", "--cout", "8", "--kernel", "1", "--scheme", "float32")
+    content = sweep_rows.to_csv([], {}) + "4,8,8,1,float32,1,5,,,4,GEMM,9,True,0,0,,1,1,another,2,2.3.0,0\n"
+    path.write_text(content)
+    ran = cli(*words)
+    assert (ran.status, ran.out) == (2, "")
+    assert "another" in ran.err
+    assert path.read_text() == content
+    assert cli(*words, "--force", "--seconds", "0.02").status == 0
+    assert "another" not in path.read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--size", "7,x"], "positive numbers"),
+        (["--kernel", "2"], "odd kernels"),
+        (["--scheme", "int4"], "float32, int8"),
+        (["--cin", "100000"], "8192"),
+        (["--out", "sweep.txt"], ".csv"),
+        (["--plot", "sweep.jpg"], ".png"),
+        (["--out", "file/sweep.csv"], "folder that can be written to"),
+        (["--seconds", "nan"], "number"),
+        (["--out", "other.csv"], "other columns"),
+    ],
+)
+def test_bad_input(cli, tmp_path, words, message):
+    (tmp_path / "file").write_text("no folder")
+    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    ran = cli("sweep", *words)
+    assert (ran.status, ran.out) == (2, "")
+    assert message in ran.err
+    assert ran.err.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "other.csv"]
+
+
+def test_bad_input_is_refused_before_keras_starts():
+    code = (
+        "import sys; from keras_nin.cli import main\n"
+        "assert main.run(['sweep', '--kernel', '2']) == 2\n"
+        "sys.exit(' '.join({'keras', 'tensorflow', 'matplotlib'} & set(sys.modules)) or 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+@pytest.mark.slow
+def test_an_interrupt_keeps_what_was_measured(tmp_path):
+    words = [sys.executable, "-m", "keras_nin", "sweep", "--size", "4,5,6", "--cin", "8", "--cout", "8"]
+    words += ["--kernel", "1"]
+    environment = os.environ | {"PYTHONPATH": str(pathlib.Path(__file__).parents[1])}
+    process = subprocess.Popen(
+        [*words, "--seconds", "0.5"], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    path = tmp_path / "sweep.csv"
+    end = time.monotonic() + 120
+    while not path.exists() and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGINT, errors
+    assert b"the same command goes on" in errors
+    rows = sweep_rows.read(path, sweep_rows.identity(host()))
+    assert 0 < len(rows) < 6
+    assert [each.name for each in tmp_path.iterdir()] == ["sweep.csv"]
+    done = subprocess.run([*words, "--seconds", "0.02", "--json"], cwd=tmp_path, env=environment, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    made = json.loads(done.stdout)["rows"]
+    assert len(made) == 6
+    assert {row.us for row in rows.values()} <= {row["us"]["median"] for row in made}
