@@ -8,7 +8,7 @@ import pytest
 from tflite_writer import operator, tensor, write
 
 from keras_nin import InputError
-from keras_nin.benchmark import adb, adb_csv, measure
+from keras_nin.benchmark import adb_csv, measure, tools
 from keras_nin.benchmark.places import open_place
 
 LOG = """\
@@ -287,7 +287,7 @@ def test_a_file_that_does_not_run(android, network, status, says):
 
 
 def test_no_adb_here(network, monkeypatch):
-    monkeypatch.setenv(adb.PROGRAM, "/no/adb")
+    monkeypatch.setenv(tools.variable("adb"), "/no/adb")
     assert "Expected the program '/no/adb' of Android's platform tools" in refused(network)
 
 
