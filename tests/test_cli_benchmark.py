@@ -8,6 +8,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import threading
 
 import pytest
 from tflite_writer import operator, tensor, write
@@ -15,7 +16,7 @@ from tflite_writer import operator, tensor, write
 from keras_nin import InputError, files
 from keras_nin.benchmark import places, roofline
 from keras_nin.benchmark.records import SCHEMA, Benchmark, Peak
-from keras_nin.cli import measuring, results
+from keras_nin.cli import measuring, results, waiting
 
 ROOT = pathlib.Path(__file__).parent.parent
 FEW = ("--runs", "12")
@@ -82,22 +83,22 @@ def test_nothing_runs(cli, tmp_path):
     assert not (tmp_path / "results").exists()
 
 
-def test_files_of_results(cli, network, other, tmp_path):
-    words = ("benchmark", network, other, *FEW, "--out", "results/new", "--json", "--threads", "1,2")
+def test_files_of_results(cli, network, tmp_path):
+    words = ("benchmark", network, *FEW, "--out", "results/new", "--json", "--threads", "1,2", "--no-layers")
     ran = cli(*words)
-    assert ran.status == 0
-    name = results.host_name(None)
-    (first, second) = sorted((tmp_path / "results" / "new").iterdir())
-    assert (first.name, second.name) == (f"net_{name}.json", f"other_{name}.json")
-    document = json.loads(first.read_text())
+    (path,) = (tmp_path / "results" / "new").iterdir()
+    assert (ran.status, path.name) == (0, f"net_{results.host_name(None)}.json")
+    assert ran.err == f"written: results/new/{path.name}\n"
+    document = json.loads(path.read_text())
     assert [result["threads"] for result in document["results"]] == [1, 2]
-    assert document["results"][0] == ran.json["results"][0]
-    before = first.read_bytes()
+    assert document == ran.json
+    before = path.read_bytes()
     again = cli(*words)
     assert (again.status, again.out) == (2, "")
     assert "Use --force" in again.err
-    assert first.read_bytes() == before
+    assert path.read_bytes() == before
     assert cli(*words, "--force").status == 0
+    assert path.read_bytes() != before
 
 
 def test_node_data(cli, network, tmp_path):
@@ -260,6 +261,19 @@ def test_bad_input(cli, network, tmp_path, words, says):
     assert ran.err.startswith("Error: ")
     assert ran.err.count("\n") == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.tflite", "net.tflite"]
+
+
+def test_progress_on_a_terminal(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(waiting, "_SILENT_SECONDS", 0.01)
+    shown = threading.Event()
+    monkeypatch.setattr(waiting, "_write", lambda text: (sys.stderr.write(text), shown.set()))
+    with waiting.waiting("net.tflite\x1b[31m") as update:
+        assert shown.wait(60)
+        update("18 us")
+    err = capsys.readouterr().err
+    assert "0 s: net.tflite\\x1b[31m" in err
+    assert err.endswith("\r\x1b[K")
 
 
 @pytest.mark.parametrize(
