@@ -48,7 +48,7 @@ def job(path, **options):
 
 def test_it_does_a_job(archive, network):
     out, errors = start(archive).communicate(job(network, runs=20, profile=True))
-    host, result = map(json.loads, out.splitlines())
+    host, *_, result = map(json.loads, out.splitlines())
     assert host["host"]["python"]
     assert result["result"]["runs"] == 20, errors
     assert [kernel["name"] for kernel in result["result"]["profile"]["kernels"]]

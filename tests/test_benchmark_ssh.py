@@ -13,7 +13,7 @@ import ssh_server
 from tflite_writer import operator, tensor, write
 
 from keras_nin import InputError
-from keras_nin.benchmark import bundle, measure, ssh
+from keras_nin.benchmark import bundle, measure, ssh, tools
 
 needs_a_server = pytest.mark.skipif(bool(ssh_server.MISSING), reason=f"OpenSSH lacks: {ssh_server.MISSING}")
 
@@ -30,7 +30,7 @@ def use(server, monkeypatch):
     """A function that lets ssh use a client configuration; "board" is the server."""
 
     def use(path):
-        monkeypatch.setenv(ssh.PROGRAM, f"ssh -F {path}")
+        monkeypatch.setenv(tools.variable("ssh"), f"ssh -F {path}")
 
     use(server.folder / "config")
     return use
@@ -83,7 +83,8 @@ def test_user_and_port_of_the_url(server, use, network, monkeypatch):
     config = server.client_config("elsewhere", port=ssh_server.free_port())
     known = server.folder / "config.known_hosts"
     monkeypatch.setenv(
-        ssh.PROGRAM, f"ssh -F {config} -o UserKnownHostsFile={known} -o HostKeyAlias=[127.0.0.1]:{server.port}"
+        tools.variable("ssh"),
+        f"ssh -F {config} -o UserKnownHostsFile={known} -o HostKeyAlias=[127.0.0.1]:{server.port}",
     )
     answer = ssh.Device(f"ssh://board:{server.port}", sys.executable).run(job(network))
     assert answer.results[0]["runs"] == 5
@@ -234,5 +235,9 @@ def test_bad_urls(url):
 
 
 def test_no_ssh_here(monkeypatch, network):
-    monkeypatch.setenv(ssh.PROGRAM, "/no/ssh")
+    monkeypatch.setenv(tools.variable("ssh"), "/no/ssh")
     assert "Expected the program '/no/ssh' of OpenSSH" in refused(ssh.Device("ssh://board"), network)
+    monkeypatch.setenv(tools.variable("ssh"), "ssh -F 'open")
+    assert 'Expected a command in KERAS_NIN_SSH. Received: "ssh -F \'open"' in refused(
+        ssh.Device("ssh://board"), network
+    )

@@ -8,14 +8,15 @@ import os
 import pathlib
 import subprocess
 import sys
+import threading
 
 import pytest
 from tflite_writer import operator, tensor, write
 
 from keras_nin import InputError, files
-from keras_nin.benchmark import join, places
-from keras_nin.benchmark.records import SCHEMA, Benchmark
-from keras_nin.cli import measuring, results
+from keras_nin.benchmark import places, roofline
+from keras_nin.benchmark.records import SCHEMA, Benchmark, Peak
+from keras_nin.cli import measuring, results, waiting
 
 ROOT = pathlib.Path(__file__).parent.parent
 FEW = ("--runs", "12")
@@ -49,21 +50,21 @@ def test_threads_and_files(cli, network, other):
     assert [(row["file"], row["threads"]) for row in rows] == [
         (name, count) for name in ("net.tflite", "other.tflite") for count in ("2", "1")
     ]
-    assert all(float(row["min_us"]) <= float(row["median_us"]) for row in rows)
+    assert all(row["name"] == "total" and float(row["us"]) > 0 for row in rows)
 
 
 def test_csv_of_layers(cli, network):
     ran = cli("benchmark", network, *FEW, "--csv")
     rows = list(csv.DictReader(io.StringIO(ran.out)))
-    assert [row["name"] for row in rows][-1] == "runtime overhead"
-    assert sum(float(row["share"]) for row in rows) == pytest.approx(1)
+    *layers, overhead, total = rows
+    assert (len(layers), overhead["name"], total["name"]) == (2, "runtime overhead", "total")
+    assert sum(float(row["us"]) for row in rows[:-1]) == pytest.approx(float(total["us"]))
 
 
 def test_markdown(cli, network):
     ran = cli("benchmark", network, *FEW, "--markdown")
-    assert ran.out.startswith("**net.tflite**: median ")
-    assert " 12 runs, 1 thread, " in ran.out.splitlines()[0]
-    assert [line for line in ran.out.splitlines() if line.startswith("| ")][-1].startswith("| runtime overhead | ")
+    assert " 12 runs, 1 thread on " in next(line for line in ran.out.splitlines() if line.startswith("- net.tflite"))
+    assert any(line.startswith("| runtime overhead | ") for line in ran.out.splitlines())
 
 
 def test_what_does_not_run_does_not_stop_the_others(cli, network, other, tmp_path):
@@ -82,38 +83,25 @@ def test_nothing_runs(cli, tmp_path):
     assert not (tmp_path / "results").exists()
 
 
-def test_files_of_results(cli, network, other, tmp_path):
-    words = ("benchmark", network, other, *FEW, "--out", "results/new", "--json", "--threads", "1,2")
+def test_files_of_results(cli, network, tmp_path):
+    words = ("benchmark", network, *FEW, "--out", "results/new", "--json", "--threads", "1,2", "--no-layers")
     ran = cli(*words)
-    assert ran.status == 0
-    name = results.host_name(None)
-    (first, second) = sorted((tmp_path / "results" / "new").iterdir())
-    assert (first.name, second.name) == (f"net_{name}.json", f"other_{name}.json")
-    document = json.loads(first.read_text())
+    (path,) = (tmp_path / "results" / "new").iterdir()
+    assert (ran.status, path.name) == (0, f"net_{results.host_name(None)}.json")
+    assert ran.err == f"written: results/new/{path.name}\n"
+    document = json.loads(path.read_text())
     assert [result["threads"] for result in document["results"]] == [1, 2]
-    assert document["results"][0] == ran.json["results"][0]
-    before = first.read_bytes()
+    assert document == ran.json
+    before = path.read_bytes()
     again = cli(*words)
     assert (again.status, again.out) == (2, "")
     assert "Use --force" in again.err
-    assert first.read_bytes() == before
+    assert path.read_bytes() == before
     assert cli(*words, "--force").status == 0
+    assert path.read_bytes() != before
 
 
-@pytest.fixture
-def joined(monkeypatch):
-    """Let every kernel compute the operator of its number."""
-    plain = join.layers
-
-    def layers(*arguments, **options):
-        rows, overhead_us = plain(*arguments, **options)
-        numbered = (dataclasses.replace(row, operators=(index,)) for index, row in enumerate(rows))
-        return tuple(numbered), overhead_us
-
-    monkeypatch.setattr(join, "layers", layers)
-
-
-def test_node_data(cli, network, tmp_path, joined):
+def test_node_data(cli, network, tmp_path):
     ran = cli("benchmark", network, *FEW, "--json", "--model-explorer", "nodes.json")
     assert (ran.status, ran.err) == (0, "written: nodes.json\n")
     (data,) = json.loads((tmp_path / "nodes.json").read_text()).values()
@@ -177,6 +165,54 @@ def test_the_place_gets_the_jobs(cli, network, monkeypatch):
     assert [job["models"][0]["file"] for job in jobs] == [str(network)]
 
 
+def test_text(cli, network, other):
+    ran = cli("benchmark", network, other, *FEW, "--compare", "--sort", "us", "--top", "1")
+    assert (ran.status, ran.err) == (0, "")
+    assert "(1 other rows)" in ran.out
+    ratio = ran.out.splitlines()[-1].split()
+    assert ratio[:3] == ["other.tflite", "1", "net.tflite"]
+
+
+def test_limits_of_the_machine(cli, network, monkeypatch):
+    def with_peaks(benchmark, run):
+        peaks = (Peak("float32", 1, 100.0, 10.0),)
+        profiles = (dataclasses.replace(profile, peaks=peaks) for profile in benchmark.profiles)
+        return dataclasses.replace(benchmark, profiles=tuple(profiles))
+
+    monkeypatch.setattr(roofline, "with_peaks", with_peaks)
+    ran = cli("benchmark", network, *FEW, "--roofline", "--json")
+    assert ran.json["results"][0]["peaks"] == [
+        {"dtype": "float32", "threads": 1, "gmacs_per_s": 100.0, "gbytes_per_s": 10.0}
+    ]
+    assert "nothing to set against the roofline" in cli("benchmark", network, *FEW, "--roofline").out
+
+
+def test_each_operator_alone(cli, network):
+    ran = cli("benchmark", network, *FEW, "--method", "single", "--seconds", "0.2", "--json")
+    (result,) = ran.json["results"]
+    assert (result["method"], [layer["op"] for layer in result["layers"]]) == ("single operators", ["RELU", "LOGISTIC"])
+
+
+def test_figures_that_a_place_does_not_give(cli, network, monkeypatch):
+    """benchmark_model gives neither all percentiles nor the peak of the memory."""
+    local = places.open_place()
+
+    def run(job, progress=None):
+        answer = local(job)
+        for result in answer.results:
+            result["us"] |= {"p10": None, "p90": None, "p99": None}
+            result["peak_bytes"] = None
+            for kernel in result["profile"]["kernels"]:
+                kernel["us"] |= {"median": None, "p90": None}
+        return answer
+
+    monkeypatch.setattr(places, "open_place", lambda *arguments: run)
+    for form in ((), ("--json",), ("--csv",), ("--markdown",), ("--threads", "1,2")):
+        ran = cli("benchmark", network, *FEW, *form)
+        assert (ran.status, ran.err) == (0, "")
+        assert "None" not in ran.out
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -225,6 +261,19 @@ def test_bad_input(cli, network, tmp_path, words, says):
     assert ran.err.startswith("Error: ")
     assert ran.err.count("\n") == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.tflite", "net.tflite"]
+
+
+def test_progress_on_a_terminal(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(waiting, "_SILENT_SECONDS", 0.01)
+    shown = threading.Event()
+    monkeypatch.setattr(waiting, "_write", lambda text: (sys.stderr.write(text), shown.set()))
+    with waiting.waiting("net.tflite\x1b[31m") as update:
+        assert shown.wait(60)
+        update("18 us")
+    err = capsys.readouterr().err
+    assert "0 s: net.tflite\\x1b[31m" in err
+    assert err.endswith("\r\x1b[K")
 
 
 @pytest.mark.parametrize(

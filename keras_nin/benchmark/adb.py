@@ -10,13 +10,11 @@ import re
 import secrets
 import shlex
 import statistics
-import subprocess
 
-from keras_nin.benchmark import adb_csv
+from keras_nin.benchmark import adb_csv, tools
 from keras_nin.benchmark.child import Answer
 from keras_nin.errors import InputError
 
-PROGRAM = "KERAS_NIN_ADB"
 BENCHMARK_MODEL = "/data/local/tmp/benchmark_model"
 _URL = re.compile(r"adb://(?P<serial>[A-Za-z0-9._:-]*)/?")
 _FOLDER = "/data/local/tmp"
@@ -127,18 +125,7 @@ class Phone:
     def adb(self, *words, check=True, limit=_STARTING_SECONDS):
         """Run adb and return what it printed, or with `check=False` (exit status, text)."""
         serial = _URL.fullmatch(self.url)["serial"]
-        program = shlex.split(os.environ.get(PROGRAM, "")) or ["adb"]
-        command = [*program, *(["-s", serial] if serial else []), *words]
-        try:
-            ran = subprocess.run(command, capture_output=True, timeout=limit, stdin=subprocess.DEVNULL)
-        except FileNotFoundError:
-            raise InputError(
-                f"Expected the program {program[0]!r} of Android's platform tools. Received: none"
-            ) from None
-        except OSError as error:
-            raise InputError(f"Expected {program[0]!r} to run. Received: {error.strerror}") from None
-        except subprocess.TimeoutExpired:
-            raise self.error(f"no answer of adb within {limit:.0f} s") from None
+        ran = tools.call("adb", [*(["-s", serial] if serial else []), *words], seconds=limit)
         text, errors = (each.decode(errors="replace") for each in (ran.stdout, ran.stderr))
         if ran.returncode:
             self._raise_problem(errors)

@@ -6,15 +6,13 @@ import io
 import os
 import re
 import shlex
-import subprocess
 import tarfile
 import tempfile
 
-from keras_nin.benchmark import bundle, child
+from keras_nin.benchmark import bundle, child, tools
 from keras_nin.errors import InputError
 from keras_nin.files import read_bytes
 
-PROGRAM = "KERAS_NIN_SSH"
 _URL = re.compile(
     r"ssh://(?:(?P<user>[^@/:\s-][^@/:\s]*)@)?(?P<host>\[[0-9A-Fa-f:.%\w]+\]|[^@/:\s\[-][^@/:\s]*)(?::(?P<port>\d+))?/?"
 )
@@ -59,10 +57,10 @@ class Device:
 
     Attributes:
         url: ``ssh://[user@]host[:port]``; names of the ssh configuration serve as host.
-        python: the interpreter there.
+        python: the interpreter there; a relative path, or one that starts with ~/, is one from home.
 
     Raises:
-        InputError: the URL is no such, or there is no ssh here.
+        InputError: the URL is no such.
     """
 
     url: str
@@ -84,18 +82,23 @@ class Device:
             there = {path: f"{folder}/{name}" for path, name in names.items()}
             models = [model | {"file": there[model["file"]], "name": model["file"]} for model in job["models"]]
             log = os.path.join(here, "run")
-            command = self._command(_running(self.python, folder), log)
+            command = [*tools.command("ssh"), *self._words(_running(self._python, folder), log)]
             try:
                 answer = child.run(job | {"models": models}, command, limit=limit, progress=progress)
             except InputError as error:
-                self._raise_connection_problem(_text(log))
                 if f"ended with status {_OF_SSH}" in str(error):
+                    self._raise_connection_problem(_text(log))
                     raise self._error("the connection was lost") from error
                 if isinstance(error, child.NoAnswer):
                     raise self._error(f"the runner did not start: {_last_line(error.log)}") from error
                 raise
         pairs = zip(answer.results, job["models"], strict=True)
         return dataclasses.replace(answer, results=tuple(result | {"file": model["file"]} for result, model in pairs))
+
+    @property
+    def _python(self):
+        """The interpreter for the shell there, which starts at home."""
+        return f"./{self.python[2:]}" if self.python.startswith("~/") else self.python
 
     @contextlib.contextmanager
     def _folder(self, names, here):
@@ -105,23 +108,22 @@ class Device:
             yield folder
         except BaseException:  # the script may not have started
             with contextlib.suppress(InputError):
-                _call(
-                    self._command(f"rm -rf {shlex.quote(folder)}", os.path.join(here, "remove")), b"", _CONNECT_SECONDS
-                )
+                words = self._words(f"rm -rf {shlex.quote(folder)}", os.path.join(here, "remove"))
+                tools.call("ssh", words, seconds=_CONNECT_SECONDS)
             raise
 
-    def _command(self, script, log):
-        """Return the command that runs a shell script there."""
+    def _words(self, script, log):
+        """Return the arguments of ssh that run a shell script there, and send what ssh itself says to a log."""
         parts = _URL.fullmatch(self.url)
-        command = [*_program(), "-T", "-E", log, "-o", "BatchMode=yes", "-o", f"ConnectTimeout={_CONNECT_SECONDS}"]
-        command += ["-p", parts["port"]] if parts["port"] else []
-        command += ["-l", parts["user"]] if parts["user"] else []
+        words = ["-T", "-E", log, "-o", "BatchMode=yes", "-o", f"ConnectTimeout={_CONNECT_SECONDS}"]
+        words += ["-p", parts["port"]] if parts["port"] else []
+        words += ["-l", parts["user"]] if parts["user"] else []
         # The login shell may be another one; all of them pass a word in single quotes on as it is.
-        return [*command, "--", parts["host"].strip("[]"), f"sh -c {shlex.quote(script)}"]
+        return [*words, "--", parts["host"].strip("[]"), f"sh -c {shlex.quote(script)}"]
 
     def _send(self, names, log):
         """Check the device, make a folder there with the runner and the files, and return its path."""
-        ran = _call(self._command(_sending(self.python), log), _archive(names), _SENDING_SECONDS)
+        ran = tools.call("ssh", self._words(_sending(self._python), log), _archive(names), _SENDING_SECONDS)
         if ran.returncode == _OF_SSH:
             self._raise_connection_problem(_text(log))
             raise self._error(f"ssh ended: {_last_line(_text(log)) or 'without a word'}")
@@ -158,22 +160,6 @@ class Device:
 
     def _error(self, problem):
         return InputError(f"Expected a device that runs .tflite files. Received: {self.url}: {problem}")
-
-
-def _program():
-    return shlex.split(os.environ.get(PROGRAM, "")) or ["ssh"]
-
-
-def _call(command, data, seconds):
-    """Run ssh with `data` on its stdin, and return what it did."""
-    try:
-        return subprocess.run(command, input=data, capture_output=True, timeout=seconds, start_new_session=True)
-    except FileNotFoundError:
-        raise InputError(f"Expected the program {command[0]!r} of OpenSSH. Received: none on the PATH") from None
-    except OSError as error:
-        raise InputError(f"Expected {command[0]!r} to run. Received: {error.strerror}") from None
-    except subprocess.TimeoutExpired:
-        raise InputError(f"Expected an answer of the device within {seconds} s. Received: none") from None
 
 
 def _names(job):

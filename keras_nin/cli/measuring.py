@@ -4,16 +4,10 @@ import contextlib
 import dataclasses
 import os
 import pathlib
-import shutil
-import sys
-import threading
-import time
 from typing import Any
 
+from keras_nin.cli.waiting import waiting
 from keras_nin.errors import InputError
-from keras_nin.tables import printable
-
-_SILENT_SECONDS = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,35 +214,3 @@ def _ratios(given, benchmark):
     from keras_nin.benchmark import comparison
 
     return tuple(comparison.ratios(benchmark.profiles))
-
-
-@contextlib.contextmanager
-def waiting(message):
-    """Show `message` and the seconds on a terminal, from the third on; yields a function that takes another message.
-
-    A line a second and no more: what draws or loads a lot would disturb the measurement. None where there is no
-    terminal.
-    """
-    if not sys.stderr.isatty():
-        yield None
-        return
-    done, messages = threading.Event(), [message]
-
-    def show():
-        start, pause = time.monotonic(), _SILENT_SECONDS
-        width = shutil.get_terminal_size().columns - 1
-        while not done.wait(pause):
-            line = f"{time.monotonic() - start:.0f} s: {messages[-1]}"
-            sys.stderr.write(f"\r\x1b[K{printable(line)[:width]}")
-            sys.stderr.flush()
-            pause = 1
-        sys.stderr.write("\r\x1b[K")
-        sys.stderr.flush()
-
-    thread = threading.Thread(target=show, daemon=True)
-    thread.start()
-    try:
-        yield messages.append
-    finally:
-        done.set()
-        thread.join()
