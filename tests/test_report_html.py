@@ -178,7 +178,7 @@ def test_files_that_took_turns_and_runs_at_two_times_are_sections():
     first = report_profiles.profile()
     second = dataclasses.replace(first, file="other.tflite", sha256="cd" * 32, threads=2)
     before = report_profiles.benchmark(first)
-    slower = dataclasses.replace(first, total=dataclasses.replace(first.total, median=2 * first.total.median))
+    slower = dataclasses.replace(first, total=dataclasses.replace(first.total, median=2 * first.total.median, low=None))
     compared = comparison.compare_runs(before, report_profiles.benchmark(slower))
     turns = Interleaved(
         report_profiles.benchmark(first, second),
