@@ -38,7 +38,7 @@ def test_each_layer_has_a_bar_of_its_time_in_the_colour_of_its_kind_and_role():
 
 
 def test_the_first_layer_is_on_top_and_all_have_room():
-    rows = report_profiles.audit().rows * 30
+    rows = report_profiles.audit().rows * 20
     figure = plots.layer_bars(report_profiles.profile(rows=rows))
     (axes,) = figure.axes
     low, high = axes.get_ylim()
