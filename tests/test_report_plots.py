@@ -76,7 +76,10 @@ def test_the_roofline_has_its_roof_and_each_layer_below_it():
     xs, ys = roof.get_data()
     assert max(ys) == 200.0
     assert ys[0] == pytest.approx(12.0 * xs[0])
-    assert all(y <= np.interp(np.log(x), np.log(xs), ys) * 1.5 for x, y in points)
+    assert all(y <= min(200.0, 12.0 * x) for x, y in points)
+    assert xs[0] < 200.0 / 12.0 == xs[1] < xs[2]  # the ridge is in view
+    (low, high), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    assert all(low < x < high and bottom < y < top for x, y in points)
 
 
 def test_marks_tell_the_roles_of_1x1_apart():
