@@ -35,6 +35,11 @@ def test_weights_and_their_metrics_are_installed(wheel):
     assert modules <= names
 
 
+def test_the_templates_of_the_report_are_installed(wheel):
+    templates = (ROOT / "keras_nin" / "report" / "html" / "templates").iterdir()
+    assert {str(path.relative_to(ROOT)) for path in templates} <= set(wheel.namelist())
+
+
 def test_the_command_and_the_licence_are_installed(wheel):
     names = wheel.namelist()
     entry_points = next(name for name in names if name.endswith("entry_points.txt"))

@@ -13,8 +13,9 @@ import pytest
 import report_profiles
 
 from keras_nin.audit.records import Finding
+from keras_nin.benchmark import comparison
 from keras_nin.report import html, subjects
-from keras_nin.report.documents import Audited, CalibrationSource, Judged, ParityFound, Sidecar
+from keras_nin.report.documents import Audited, CalibrationSource, Interleaved, Judged, ParityFound, Sidecar
 
 SHA = "ab" * 32
 HOSTILE = (
@@ -107,7 +108,7 @@ def test_every_latency_has_its_host_threads_and_runs(whole):
     page = Page(whole)
     line = "Median of 500 runs on 1 thread, batch 1; Test CPU, 2 cores, Linux x86_64, LiteRT 2.3.0"
     assert page.text.count(line) >= 5  # whole runs, kinds, blocks, layers, roofline
-    assert "over 400 runs" in page.text
+    assert "; 400 runs" in page.text
     assert "Warning: the machine is busy" in page.text
 
 
@@ -171,6 +172,21 @@ def test_what_belongs_to_a_file_is_found_by_its_hash():
     assert (first.audit, first.sidecar) == (audited.audit, made)
     assert len(first.profiles) == 2  # the same profile under another name, and under its own
     assert (second.audit, second.sidecar, second.profiles) == (None, None, (other,))
+
+
+def test_files_that_took_turns_and_runs_at_two_times_are_sections():
+    first = report_profiles.profile()
+    second = dataclasses.replace(first, file="other.tflite", sha256="cd" * 32, threads=2)
+    before = report_profiles.benchmark(first)
+    slower = dataclasses.replace(first, total=dataclasses.replace(first.total, median=2 * first.total.median, low=None))
+    compared = comparison.compare_runs(before, report_profiles.benchmark(slower))
+    turns = Interleaved(
+        report_profiles.benchmark(first, second),
+        (comparison.Ratio(second.file, first.file, 1, 1.25, 1.2, 1.3), comparison.Ratio("c", "a", 1, 2.0, None, None)),
+    )
+    text = Page(html.page((), others=(turns, compared))).text
+    for shown in ("1.250", "1.200 to 1.300", f"{second.file}: Median of 500 runs on 2 threads", "2.000", "unknown"):
+        assert shown in text
 
 
 def browser(tmp_path, page, *options):

@@ -3,7 +3,7 @@
 from keras_nin.benchmark.records import PROFILER, SINGLE_OPERATORS
 
 _METHODS = {
-    PROFILER: "by the runtime's own profiler, inside the delegate: the mean over the half of the runs nearest the median",
+    PROFILER: "by the runtime's own profiler, inside the delegate: the mean over those runs nearest the median",
     SINGLE_OPERATORS: "each operator cut out of the file and run alone, its weights out of the caches: the median",
 }
 _APIS = {"compiled_model": "LiteRT's compiled model", "interpreter": "the TensorFlow Lite interpreter"}

@@ -1,5 +1,6 @@
 """The picture of a roofline: what the machine can do, and how near each layer comes."""
 
+import itertools
 import math
 
 from keras_nin import figures
@@ -61,17 +62,17 @@ def _draw_numbers(axes, points):
 
 
 def _draw_roofs(axes, peaks):
-    """Draw the roof of each peak from edge to edge, with room above the highest."""
-    low, high = axes.get_xlim()
-    for peak, dash in zip(peaks, ("-", "--", ":", "-.") * len(peaks), strict=False):
-        ridge = peak.gmacs_per_s / peak.gbytes_per_s
-        right = max(high, 2 * ridge)
-        xs = sorted((low, max(low, ridge), right))
-        axes.plot(xs, [min(peak.gmacs_per_s, x * peak.gbytes_per_s) for x in xs], dash, color=figures.TEXT, lw=1.4)
+    """Draw the roof of each peak from edge to edge, its ridge in view, with room above the highest."""
+    ridges = [peak.gmacs_per_s / peak.gbytes_per_s for peak in peaks]
+    left, right = min(axes.get_xlim()[0], *(ridge / 3 for ridge in ridges)), max(axes.get_xlim()[1], 2 * max(ridges))
+    low, high = axes.get_ylim()
+    for peak, ridge, dash in zip(peaks, ridges, itertools.cycle(("-", "--", ":"))):
+        ys = (left * peak.gbytes_per_s, peak.gmacs_per_s, peak.gmacs_per_s)
+        axes.plot((left, ridge, right), ys, dash, color=figures.TEXT, lw=1.4)
         label = f"{peak.dtype}: {peak.gmacs_per_s:,.3g} GMAC/s, {peak.gbytes_per_s:,.3g} GB/s"
         axes.annotate(label, (right, peak.gmacs_per_s), (0, 3), textcoords="offset points", ha="right", fontsize=8.5)
-        axes.set_xlim(low, max(axes.get_xlim()[1], right))
-    axes.set_ylim(axes.get_ylim()[0], 1.6 * max(axes.get_ylim()[1] / 1.2, *(peak.gmacs_per_s for peak in peaks)))
+    axes.set_xlim(left, right)
+    axes.set_ylim(low, 1.6 * max(high / 1.2, *(peak.gmacs_per_s for peak in peaks)))
 
 
 def _plain_numbers(axes):

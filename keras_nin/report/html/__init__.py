@@ -4,6 +4,8 @@ The page asks nothing of a network and runs no script, and says so in a Content-
 files are escaped by Jinja; what would move a cursor or turn text around is shown as an escape. Pictures are data URIs.
 """
 
+import functools
+
 from keras_nin.report.html import contents
 from keras_nin.tables import printable
 
@@ -31,6 +33,7 @@ def page(subjects, *, others=(), warnings=()):
     )
 
 
+@functools.cache
 def _environment():
     import jinja2
 
