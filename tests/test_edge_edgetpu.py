@@ -168,6 +168,14 @@ def test_an_open_batch_is_taken_as_one_and_other_open_sizes_are_noted(tmp_path):
         assert (verdict.full, len(verdict.notes)) == (True, notes)
 
 
+def test_a_reshape_larger_than_any_seen_is_noted(tmp_path):
+    for elements, notes in ((16_384, 0), (16_385, 1)):
+        tensors = [quantized("in", [1, elements]), tensor("shape", [1], "INT32", [elements])]
+        made = [*tensors, quantized("out", [elements])]
+        verdict = judge(write(tmp_path / "net.tflite", made, [operator("RESHAPE", [0, 1], [2])]))
+        assert (verdict.full, len(verdict.notes)) == (True, notes)
+
+
 def test_a_large_map_does_not_compile(tmp_path):
     for elements, compiles in ((REFUSED_MAP, False), (REFUSED_MAP - 1, True)):
         made, operators = unary("TANH", [1, elements], [1, elements])

@@ -1,11 +1,14 @@
 """Each rule of the Edge TPU's verdict, on the smallest file that breaks it and one beside it that does not."""
 
+import pathlib
+
 import pytest
 from tflite_writer import custom, generated, operator, tensor, write
 
 from keras_nin.edge.edgetpu import judge, status
 from keras_nin.edge.edgetpu.rules import DATA, DOCUMENT, REPORT, Source
 from keras_nin.edge.edgetpu.table import RULES
+from keras_nin.report.edgetpu import rules_table
 
 QUANTIZED = generated.QuantizationParametersT
 
@@ -180,6 +183,11 @@ def test_the_rule_refuses_what_breaks_it_alone(verdict, name):
 
 def test_every_rule_that_holds_has_a_case():
     assert set(CASES) == {rule.name for rule in RULES if rule.source.holds()}
+
+
+def test_the_documentation_lists_every_rule():
+    text = (pathlib.Path(__file__).parents[1] / "docs" / "edgetpu.md").read_text()
+    assert rules_table(RULES) in text
 
 
 def test_every_rule_says_where_it_is_from():

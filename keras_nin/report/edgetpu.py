@@ -134,3 +134,18 @@ def obstacles(verdict):
             found[each.op, each.why] += 1
     named = [f"{count} {op} ({why})" if count > 1 else f"{op} ({why})" for (op, why), count in found.items()]
     return "; ".join(named) or "-"
+
+
+def rules_table(rules):
+    """Return the rules as a Markdown table, in the order in which they are asked.
+
+    Args:
+        rules: `keras_nin.edge.edgetpu.rules.Rule` records.
+    """
+    rows = []
+    for rule in rules:
+        source = rule.source
+        origin = source.text if source.kind != "data" else f"data: {source.text}"
+        origin += f" (refuted by {', '.join(source.refuted_by)}: not asked)" if source.refuted_by else ""
+        rows.append([rule.name, ", ".join(rule.operators) or "all", rule.limit, rule.status, origin])
+    return markdown_table(("rule", "operators", "limit", "status", "source"), rows)

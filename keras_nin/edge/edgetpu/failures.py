@@ -4,8 +4,8 @@ from keras_nin.edge.edgetpu import status
 from keras_nin.edge.edgetpu.records import Failure
 from keras_nin.edge.edgetpu.use import EIGHT_BITS, shown
 
-# Highest versions that TensorFlow of 2022, later than compiler 16, registers (lite/kernels/register.cc); for CONV_2D
-# the compiler is known to refuse 6, for TRANSPOSE_CONV 4 and EXP 2 as well.
+# Highest versions that a TensorFlow later than compiler 16 registers (lite/kernels/register.cc, with CONV_2D 6); the
+# compiler is known to refuse CONV_2D 6, TRANSPOSE_CONV 4 and EXP 2.
 HIGHEST = {
     "CONV_2D": 5, "DEPTHWISE_CONV_2D": 6, "TRANSPOSE_CONV": 3, "FULLY_CONNECTED": 9, "EXP": 1, "ADD": 4, "SUB": 5,
     "MUL": 5, "AVERAGE_POOL_2D": 3, "MAX_POOL_2D": 3, "CONCATENATION": 3, "SOFTMAX": 3, "LOGISTIC": 3, "TANH": 3,

@@ -137,11 +137,20 @@ def _notes(graph):
                 f"the input {tflite_names.printable(tensor.name)!r} is open beside the batch; judged at "
                 f"{shown(tensor.shape)}, as the compiler takes it"
             )
-    for operator in graph.main.operators:
-        tensor = tensors[operator.outputs[0]] if operator.outputs else None
-        if tensor and tensor.dtype in EIGHT_BITS and tensor.elements > SEEN.get(operator.op, tensor.elements):
-            found.append(
-                f"operator {operator.index} is a {operator.op} of {tensor.elements:,} elements; large ones may stay on "
-                "the CPU, from which size on is not known"
+    return (*found, *_large(graph))
+
+
+def _large(graph):
+    """Yield a note on operators larger than any of their kind that was seen mapped."""
+    tensors = graph.main.tensors
+    for op, seen in SEEN.items():
+        outputs = {
+            each.index: tensors[each.outputs[0]] for each in graph.main.operators if each.op == op and each.outputs
+        }
+        sizes = {index: each.elements for index, each in outputs.items() if each.dtype in EIGHT_BITS}
+        large = {index: size for index, size in sizes.items() if size > seen}
+        if large:
+            yield (
+                f"{op} of up to {max(large.values()):,} elements at {', '.join(map(str, large))}: the most seen mapped "
+                f"is {seen:,}, and large ones may stay on the CPU"
             )
-    return tuple(found)
