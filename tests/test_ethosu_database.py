@@ -3,10 +3,10 @@
 import csv
 
 import pytest
+from vela_stand_in import MACS, RECORDED
 
 from keras_nin.edge.ethosu import database, join
 from keras_nin.errors import InputError
-from tests.vela_stand_in import MACS, RECORDED
 
 TEXT = (RECORDED / "network_debug.xml").read_text()
 OPERATORS = 13

@@ -1,8 +1,9 @@
 """What Vela 5.2.0 prints, as findings."""
 
+from vela_stand_in import RECORDED
+
 from keras_nin.edge.ethosu import messages
 from keras_nin.edge.ethosu.records import Finding
-from tests.vela_stand_in import RECORDED
 
 DEFAULTS = """\
 Warning: No configuration file specified. Using a default of ['/opt/Arm/vela.ini']. Compilation may be invalid or non-optimal.
