@@ -10,15 +10,8 @@ import pytest
 
 from keras_nin.edge.ethosu import process
 
-# A tool that starts another and writes down its number, then waits for good.
-WAITS = """
-import subprocess, sys, time
-child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-with open("child.part", "w") as file:
-    file.write(str(child.pid))
-import os; os.rename("child.part", "child")
-print("started", flush=True)
-"""
+# A tool that starts another and writes down its number.
+STARTS = "sleep 600 & echo $! > part; mv part child; echo started"
 
 
 def gone(number):
@@ -50,7 +43,7 @@ def test_a_signal_is_a_negative_status(tmp_path):
 
 
 def test_what_takes_too_long_is_killed_with_its_children(tmp_path):
-    ran = process.run([sys.executable, "-c", f"{WAITS}time.sleep(600)"], tmp_path, 5)
+    ran = process.run(["sh", "-c", f"{STARTS}; wait"], tmp_path, 3)
     assert ran.status is None
     assert ran.out == "started\n"
     number = int((tmp_path / "child").read_text())
@@ -58,14 +51,15 @@ def test_what_takes_too_long_is_killed_with_its_children(tmp_path):
 
 
 def test_children_do_not_outlive_a_tool_that_ends(tmp_path):
-    assert process.run([sys.executable, "-c", WAITS], tmp_path, 60).status == 0
+    assert process.run(["sh", "-c", STARTS], tmp_path, 60).status == 0
     number = int((tmp_path / "child").read_text())
     wait_until(lambda: gone(number))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_nothing_outlives_a_caller_that_is_told_to_end(number, tmp_path):
-    program = f"from keras_nin.edge.ethosu import process; process.run([{sys.executable!r}, '-c', {WAITS + 'time.sleep(600)'!r}], {str(tmp_path)!r}, 600)"  # noqa: E501
+    run = f"process.run(['sh', '-c', {STARTS + '; wait'!r}], {str(tmp_path)!r}, 600)"
+    program = f"from keras_nin.edge.ethosu import process; {run}"
     caller = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True)
     wait_until((tmp_path / "child").exists)
     caller.send_signal(number)
