@@ -26,6 +26,9 @@ def findings(layers, accelerator, system_config, said):
     for layer in layers:
         if layer.operations >= _SPLIT and (layer.share or 0) >= _SPLIT_SHARE:
             yield _split(layer)
+    fewer = tuple(layer.name for layer in layers if layer.target == NPU and layer.macs < (layer.network_macs or 0))
+    if fewer:
+        yield Finding("macs", "Vela counts fewer MACs than the network has", fewer)
     yield from _of_other_family(accelerator, system_config)
 
 
