@@ -31,12 +31,11 @@ def operations(text, operators):
     """
     tables = {name: (header, body) for name, header, body in _TABLE.findall(text)}
     numbers = _operator_numbers(_rows(tables, "source", _SOURCE), operators)
-    # An operation that the accelerator does not run has no details.
     details = {row["id"]: row for row in _rows(tables, "perf_debug", _DETAILS)}
-    return tuple(
-        _operation(row, numbers.get(row["source_id"]), details.get(row["id"], {}))
-        for row in _rows(tables, "perf", _OPERATIONS)
-    )
+    rows = _rows(tables, "perf", _OPERATIONS)
+    if [row["id"] for row in rows] != list(details):  # a name may have looked like the rest of a row
+        raise _unexpected(f"{len(rows):,} operations, details of {len(details):,}")
+    return tuple(_operation(row, numbers.get(row["source_id"]), details[row["id"]]) for row in rows)
 
 
 def _operator_numbers(rows, operators):

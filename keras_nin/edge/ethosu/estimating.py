@@ -97,8 +97,8 @@ def _estimate(network, accelerator, options, limit, tool):
         file_bytes=len(network.content),
         accelerator=accelerator,
         macs_per_cycle=accelerators.macs_per_cycle(accelerator),
-        system_config=summary["system_config"],
-        memory_mode=summary["memory_mode"],
+        system_config=_word(summary, "system_config"),
+        memory_mode=_word(summary, "memory_mode"),
         vela=tool.version,
         clock_hz=clock,
         us=cycles / clock * 1e6,
@@ -112,7 +112,7 @@ def _estimate(network, accelerator, options, limit, tool):
         encoded_weight_bytes=_whole(summary, "total_npu_encoded_weights"),
         compiled_bytes=len(compiled.data),
         layers=layers,
-        findings=(*judging.findings(layers, accelerator, summary["system_config"], said), *said),
+        findings=(*judging.findings(layers, accelerator, _word(summary, "system_config"), said), *said),
         log=compiled.log,
         compiled=compiled.data,
     )
@@ -157,6 +157,12 @@ def _whole(summary, column):
 
 def _figure(summary, column):
     try:
-        return float(summary[column])
-    except (KeyError, TypeError, ValueError):
+        return float(_word(summary, column))
+    except ValueError:
         raise InputError(f"Expected a summary of Vela 5.2. Received: {summary.get(column)!r} as {column}") from None
+
+
+def _word(summary, column):
+    if not summary.get(column):
+        raise InputError(f"Expected a summary of Vela 5.2. Received: one without {column}")
+    return summary[column]

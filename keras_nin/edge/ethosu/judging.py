@@ -26,12 +26,20 @@ def findings(layers, accelerator, system_config, said):
     for layer in layers:
         if layer.operations >= _SPLIT and (layer.share or 0) >= _SPLIT_SHARE:
             yield _split(layer)
+    fewer = tuple(layer.name for layer in layers if layer.target == NPU and layer.macs < (layer.network_macs or 0))
+    if fewer:
+        yield Finding("macs", "Vela counts fewer MACs than the network has", fewer)
     yield from _of_other_family(accelerator, system_config)
+
+
+def number_of(operators):
+    """Return how many there are, as the subject of a sentence: ``"1 operator is"``."""
+    return f"{len(operators):,} operator{' is' if len(operators) == 1 else 's are'}"
 
 
 def _untimed(layers, cpu, said):
     if any(layer.target not in (CPU, NOWHERE) for layer in layers):
-        left = f"{len(cpu):,} operators are left to the CPU, for which Vela has no time"
+        left = f"{number_of(cpu)} left to the CPU, for which Vela has no time"
         return Finding("time-without-cpu", f"{left}: the run takes longer than it says")
     floating = any("Float" in finding.message for finding in said)
     hint = ", since it computes in floating point; an int8 file (export --scheme int8) runs on the NPU"
@@ -40,7 +48,7 @@ def _untimed(layers, cpu, said):
 
 def _split(layer):
     taken = f"{layer.share:.0%} of all cycles at {layer.utilisation:.1%} of the MACs that the accelerator can do"
-    why = "Vela cuts a stride above 3 into one for each position or tap of the kernel"
+    why = "Vela cuts what the accelerator does not do at once, such as a stride above 3"
     return Finding("split", f"becomes {layer.operations:,} operations that take {taken}: {why}", (layer.name,))
 
 

@@ -6,6 +6,7 @@ from fractions import Fraction
 
 from keras_nin.audit import budget
 from keras_nin.audit.render.notes import size
+from keras_nin.edge.ethosu import judging
 from keras_nin.errors import InputError, unknown_name
 
 FULL = "full"
@@ -95,8 +96,8 @@ def refused(refusal, limits):
 
 
 def _result(estimate, limit):
-    left = len(estimate.left_to_cpu)
-    on_cpu = f"{left:,} operators are left to the CPU" if left else None
+    left = estimate.left_to_cpu
+    on_cpu = f"{judging.number_of(left)} left to the CPU" if left else None
     if limit.item == FULL:
         return Result(estimate.accelerator, limit, None, not left, on_cpu)
     figure = _figure(estimate, limit.item)

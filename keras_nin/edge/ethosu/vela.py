@@ -108,8 +108,8 @@ def compile_for(tool, content, accelerator, options, limit, source):
             raise _refused(source, accelerator, _reason(ran, limit))
         try:
             return _results(folder / "out", ran)
-        except (OSError, StopIteration) as error:
-            reason = f"Vela {tool.version} wrote no such file as expected ({error or 'a summary'})"
+        except (FileNotFoundError, csv.Error):
+            reason = f"Vela {tool.version} ended well without the files that Vela 5.2 writes"
             raise _refused(source, accelerator, reason) from None
 
 
@@ -121,12 +121,12 @@ def _run(command, folder, limit):
 
 
 def _results(folder, ran):
-    summary = next(folder.glob(f"{_NAME}_summary_*.csv"))
+    (summary,) = list(folder.glob(f"{_NAME}_summary_*.csv")) or [folder / "summary"]
     with open(summary, newline="", encoding="utf-8", errors="replace") as lines:
-        row = next(csv.DictReader(lines))
+        rows = list(csv.DictReader(lines))
     return Compiled(
         data=(folder / f"{_NAME}_vela.tflite").read_bytes(),
-        summary=row,
+        summary=rows[0] if rows else {},
         database=(folder / f"{_NAME}_debug.xml").read_text(encoding="utf-8", errors="replace"),
         log="\n".join(filter(None, [ran.out, ran.err])),
     )

@@ -1,0 +1,78 @@
+"""What Vela 5.2.0 prints, as findings."""
+
+from vela_stand_in import RECORDED
+
+from keras_nin.edge.ethosu import messages
+from keras_nin.edge.ethosu.records import Finding
+
+DEFAULTS = """\
+Warning: No configuration file specified. Using a default of ['/opt/Arm/vela.ini']. Compilation may be invalid or non-optimal.
+Warning: No system configuration specified. Using a default of Ethos_U55_High_End_Embedded. Compilation may be invalid or non-optimal.
+"""  # noqa: E501
+LRN = """\
+TfLiteReader: Built-in options type 'LocalResponseNormalizationOptions' is not yet implemented and will be ignored.
+TfLiteReader: Built-in options type 'LocalResponseNormalizationOptions' is not yet implemented and will be ignored.
+
+Warning (supported operators) operator: QUANTIZE, ofm: 'tfl.quantize'
+Reason: Operation has tensor with unsupported DataType Float32 (main_1/googlenet_1/norm1._1/LRN)
+Feature-map dataTypes must be one of {"INT16", "INT32"}
+
+Warning (supported operators) operator: LOCAL_RESPONSE_NORMALIZATION, ofm: 'main_1/googlenet_1/norm1._1/LRN'
+Reason: Unsupported opType
+
+Warning (supported operators) operator: DEQUANTIZE, ofm: 'pool1'
+Reason: Unsupported opType
+
+Network summary for network
+Accelerator clock                                 500 MHz
+Something new                                     1
+CPU operators = 3 (100.0%)
+"""
+FLOATING = (
+    'Operation has tensor with unsupported DataType Float32; Feature-map dataTypes must be one of {"INT16", "INT32"}'
+)
+COMPUTED = {"pool1": ["dequantize"], "main_1/googlenet_1/norm1._1/LRN": ["norm1"], "tfl.quantize": ["quantize"]}
+
+
+def test_reasons_are_grouped_and_name_layers_in_the_file_s_order():
+    found = [each for each in messages.findings(LRN, COMPUTED) if each.rule == "cpu"]
+    assert found == [
+        Finding("cpu", FLOATING, ("quantize",)),
+        Finding("cpu", "Unsupported opType", ("dequantize", "norm1")),
+    ]
+
+
+def test_what_is_not_known_is_shown_as_it_stands_once():
+    raw = [each.message for each in messages.findings(LRN, COMPUTED) if each.rule == "vela"]
+    ignored = (
+        "TfLiteReader: Built-in options type 'LocalResponseNormalizationOptions' is not yet implemented and will be "
+    )
+    assert raw == [f"{ignored}ignored. (and 1 more such lines)", "Something new                                     1"]
+
+
+def test_a_tensor_of_no_layer_keeps_its_own_name():
+    found = [each.layers for each in messages.findings(LRN, {"pool1": ["dequantize"]}) if each.rule == "cpu"]
+    assert found == [("tfl.quantize",), ("dequantize", "main_1/googlenet_1/norm1._1/LRN")]
+
+
+def test_defaults_are_one_finding():
+    (found,) = messages.findings(DEFAULTS, {})
+    assert found.rule == "assumed"
+    assert found.message == (
+        "Vela's defaults: configuration file vela.ini, system configuration Ethos_U55_High_End_Embedded; give those of "
+        "the chip with --config, --system-config"
+    )
+
+
+def test_the_recorded_output_has_nothing_else():
+    log = (RECORDED / "log.txt").read_text()
+    assert [each.rule for each in messages.findings(log, {})] == ["assumed"]
+    assert [each.message for each in messages.findings(f"{log}\nSegmentation in sight\n", {})][1:] == [
+        "Segmentation in sight"
+    ]
+
+
+def test_a_warning_that_breaks_off_loses_nothing():
+    (found,) = messages.findings("Warning (supported operators) operator: X, ofm: 'y'", {})
+    assert found == Finding("cpu", "Vela gives no reason", ("y",))
+    assert messages.findings("", {}) == ()
