@@ -1,5 +1,6 @@
 """The file as C++: an aligned constant array, and a header with what a program must know of it."""
 
+import math
 import pathlib
 import re
 
@@ -23,7 +24,7 @@ def c_array(micro, graph, path):
         path: of either file, or of both without the ending.
 
     Raises:
-        InputError: another ending.
+        InputError: another ending, or a scale of an input or output that is not finite.
     """
     path = pathlib.Path(path)
     if path.suffix not in _ENDINGS or not path.stem:
@@ -131,8 +132,10 @@ def _labels(main):
 
 def _float(value):
     """Return a float32 as a literal that is read back as the same."""
+    if not math.isfinite(value):
+        raise InputError(f"Expected a finite scale. Received: {value}")
     text = f"{value:.9g}"
-    return f"{text}f" if any(mark in text for mark in ".en") else f"{text}.0f"
+    return f"{text}f" if "." in text or "e" in text else f"{text}.0f"
 
 
 def _comment(text):
