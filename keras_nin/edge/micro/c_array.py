@@ -26,12 +26,17 @@ def c_array(micro, graph, path):
     Raises:
         InputError: another ending, or a scale of an input or output that is not finite.
     """
+    source, header = paths(path)
+    name = identifier(source.stem)
+    return {source: _source(name, header.name, graph.content), header: _header(name, micro, graph)}
+
+
+def paths(path):
+    """Return the paths of the .cc and the .h file that `path` means; errors as in `c_array`."""
     path = pathlib.Path(path)
     if path.suffix not in _ENDINGS or not path.stem:
         raise InputError(f"Expected a path that ends in .cc or .h, or without an ending. Received: {str(path)!r}")
-    source, header = path.with_suffix(".cc"), path.with_suffix(".h")
-    name = identifier(path.stem)
-    return {source: _source(name, header.name, graph.content), header: _header(name, micro, graph)}
+    return path.with_suffix(".cc"), path.with_suffix(".h")
 
 
 def identifier(text):
