@@ -65,11 +65,11 @@ def install(folder, monkeypatch, package=PACKAGE):
     monkeypatch.setenv("PYTHONPATH", str(place.parent))
 
 
-def softmax(path, scale=0.1, beta=1.0):
-    """Write a file with one SOFTMAX of 10 classes, int8, and return its path."""
+def softmax(path, scale=0.1, beta=1.0, classes=10):
+    """Write a file with one SOFTMAX, int8, and return its path."""
     tensors = [
-        writer.tensor("logits", (1, 10), quantization=quantization(scale, 5)),
-        writer.tensor("classes", (1, 10), quantization=quantization(1 / 256, -128)),
+        writer.tensor("logits", (1, classes), quantization=quantization(scale, 5)),
+        writer.tensor("classes", (1, classes), quantization=quantization(1 / 256, -128)),
     ]
     return writer.write(path, tensors, [writer.operator("SOFTMAX", [0], [1], "SoftmaxOptions", beta=beta)])
 

@@ -189,14 +189,17 @@ def test_nin_digits_with_the_real_package(cli):
 @pytest.mark.slow
 def test_findings_of_the_real_package(cli, tmp_path):
     micro_stand_in.softmax(tmp_path / "flat.tflite", scale=7.8e-9)
-    micro_stand_in.softmax(tmp_path / "fine.tflite", scale=7.8e-8)
+    micro_stand_in.softmax(tmp_path / "fine.tflite", scale=7.8e-8, classes=512)
+    micro_stand_in.softmax(tmp_path / "wide.tflite", scale=7.8e-8, classes=513)
     ends = [writer.tensor(name, (1, 4, 4, 8), "FLOAT32") for name in "ab"]
     lrn = writer.operator("LOCAL_RESPONSE_NORMALIZATION", [0], [1], "LocalResponseNormalizationOptions", radius=2)
     writer.write(tmp_path / "lrn.tflite", ends, [lrn])
-    flat, fine, absent = (cli("micro", f"{name}.tflite", "--json").json for name in ("flat", "fine", "lrn"))
+    names = ("flat", "fine", "wide", "lrn")
+    flat, fine, wide, absent = (cli("micro", f"{name}.tflite", "--json").json for name in names)
     assert flat["finding"]["kind"] == "abort"
     assert "SOFTMAX (operator 0) has the scale 7.8e-09" in flat["finding"]["message"]
     assert (fine["finding"], fine["comparison"]["differing"]) == (None, 0)
+    assert "SIGABRT at 'run': perhaps SOFTMAX (operator 0)" in wide["finding"]["message"]
     assert absent["finding"]["kind"] == "missing operator"
     assert "LOCAL_RESPONSE_NORMALIZATION" in absent["finding"]["message"]
     small = cli("micro", "fine.tflite", "--max-arena", "1KiB", "--json").json

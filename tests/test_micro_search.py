@@ -109,6 +109,13 @@ def test_an_abort_names_a_softmax_whose_input_is_flat(tmp_path, scale, beta, nam
     assert ("SOFTMAX (operator 0)" in judge(outcome("", -6), 7, MOST, graph).message) == named
 
 
+@pytest.mark.parametrize(("classes", "named"), [(512, False), (513, True)])
+def test_an_abort_in_a_run_names_a_softmax_of_many_classes(tmp_path, classes, named):
+    graph = read(micro_stand_in.softmax(tmp_path / "net.tflite", classes=classes))
+    assert ("perhaps SOFTMAX (operator 0)" in judge(outcome("", -6, phase="run"), 7, MOST, graph).message) == named
+    assert "SOFTMAX" not in judge(outcome("", -6), 7, MOST, graph).message
+
+
 @pytest.mark.parametrize(
     ("op", "method"),
     [

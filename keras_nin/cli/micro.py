@@ -187,7 +187,7 @@ def _export(given, folder):
         (made,) = export_all(loaded.model, [_SCHEME], calibration, **about)
     for said, noted in ((loaded.random, "has random weights"), (dataset.noise, "was calibrated on noise")):
         if said:
-            stages.note(f"Note: {loaded.name} {noted}: what it needs is right, its outputs say nothing.")
+            stages.note(f"Note: {loaded.name} {noted}: its outputs say nothing.")
     contents = made.contents(folder)
     files.save_all(contents)
     return str(next(iter(contents))), None if dataset.noise else source
