@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import pathlib
 import types
 
 import click
@@ -12,6 +11,7 @@ from keras_nin.cli import options
 _SCHEME = "int8"
 # Data that is read without Keras; what the record beside a file names is only then taken by itself.
 _AT_HAND = ("digits",)
+_IMAGES, _NOISE = 100, 8  # to calibrate a model: ranges of noise serve no accuracy
 
 
 class Size(click.ParamType):
@@ -71,7 +71,7 @@ class Size(click.ParamType):
 @options.force_option
 @options.json_option
 def command(**arguments):
-    """Find what FILE (.tflite) needs with TFLite Micro. A MODEL is exported to int8 first, as `keras-nin export` does.
+    """Find what FILE (.tflite) needs with TFLite Micro. A MODEL is exported to int8 first.
 
     The smallest tensor arena in which it runs, searched with the runtime itself on this machine, each try in a process
     of its own; the part of it that is tensors and the part that is persistent; flash; the operators to register; and
@@ -79,7 +79,8 @@ def command(**arguments):
     where those are at hand, on --data, or else on random numbers.
 
     A persistent part measured on a 64-bit host is larger than on a microcontroller. What prevents any arena, a missing
-    operator or a runtime that aborts, is reported; with --require arena=... it counts as exceeded.
+    operator or a runtime that aborts, is reported; with --require arena=... it counts as exceeded. For a MODEL with
+    options of its own, export it first.
 
     Needs pip install 'keras-nin[micro]'.
     """
@@ -90,17 +91,21 @@ def command(**arguments):
 def _run(given):
     from keras_nin.cli import stages
     from keras_nin.edge.micro import budget
+    from keras_nin.edge.micro.c_array import paths as c_array_paths
     from keras_nin.edge.micro.examining import require_package
 
     require_package()
-    limits = budget.parse(given.require) if given.require else ()
+    limits = () if given.require is None else budget.parse(given.require)
+    if given.array is not None:  # what will not do is said before the search
+        for path in c_array_paths(given.array):
+            stages.check_output_folder(path.parent)
     with contextlib.ExitStack() as stack:
-        path = given.file
+        path, source = given.file, given.data
         if not path.endswith(".tflite"):
             from keras_nin import files
 
-            path = _export(given, stack.enter_context(files.temporary_folder()))
-        micro, graph = _examine(given, path)
+            path, source = _export(given, stack.enter_context(files.temporary_folder()))
+        micro, graph = _examine(given, path, source)
         results = budget.check(micro, limits)
         written = _write(given, micro, graph)
     if given.as_json:
@@ -114,28 +119,29 @@ def _run(given):
     return 0 if all(result.holds for result in results) else 1
 
 
-def _examine(given, path):
-    """Return the `Micro` of a file, and its `Graph`."""
+def _examine(given, path, source):
+    """Return the `Micro` of a file, run on the images that `source` names, and its `Graph`."""
     from keras_nin.cli import stages
     from keras_nin.edge.micro import examine
     from keras_nin.tflite.graph import read
 
     graph = read(path)
-    inputs = _images(given, path, graph)
+    inputs = _images(given, path, graph, source)
     with stages.working(f"Searching the arena of {os.path.basename(path)}"):
         micro = examine(path, max_arena=given.max_arena, inputs=inputs, seconds=given.seconds, limit=given.time_limit)
     return micro, graph
 
 
-def _images(given, path, graph):
+def _images(given, path, graph, source):
     """Return `Inputs` of test images; None, for noise, where nothing names any that are at hand."""
     from keras_nin.cli import images, stages
     from keras_nin.cli.subject import image_source, read_sidecar
     from keras_nin.edge.micro.inputs import of_images
 
     sidecar = read_sidecar(path)
-    source = given.data or image_source(sidecar)
-    if not given.data and source not in _AT_HAND:
+    if source is None and image_source(sidecar) in _AT_HAND:
+        source = image_source(sidecar)
+    if source is None:
         if given.labels or given.preprocessing or given.crop is not None:
             raise click.UsageError("Expected --data with --labels, --preprocessing and --crop.")
         return None
@@ -160,27 +166,36 @@ def _image_shape(graph):
 
 
 def _export(given, folder):
-    """Export a model as `keras-nin export` does by default, without comparing it; return the path of the file."""
-    from keras_nin import files
-    from keras_nin.cli import export, making, stages
-    from keras_nin.export import schemes
+    """Export a model to int8 without a proof, and return the path of the file and what names its test images, or None.
 
-    stages.check_model(given.file)
-    defaults = export.command.make_context("export", ["--", given.file]).params
-    more = {name: getattr(given, name) for name in ("data", "labels", "preprocessing", "crop", "seed")}
-    chosen = schemes.parse_schemes(_SCHEME)
-    job = making.prepare(types.SimpleNamespace(**defaults | more), chosen)
-    (made,) = making.make(job, chosen)
-    if job.loaded.random or job.calibration.noise:
-        stages.note(f"Note: {given.file} has random weights or was calibrated on noise: outputs say nothing.")
-    contents = made.export.contents(pathlib.Path(folder))
+    It is calibrated on --data, else on the dataset of weights that ship where that is at hand, else on noise.
+    """
+    from keras_nin import files
+    from keras_nin.cli import images, stages
+    from keras_nin.export import calibrate, export_all
+
+    loaded = stages.load_model(given.file, seed=given.seed)
+    own = loaded.dataset if loaded.dataset in _AT_HAND and not loaded.random else None
+    source = given.data or own or "random"
+    shape = stages.model_input(loaded.model)
+    dataset = images.Sources(source, source, given.labels, given.seed).calibration_set(None, shape)
+    preprocessing = stages.choose_preprocessing(loaded.preprocessing, dataset, given.preprocessing, given.crop)
+    count = _NOISE if dataset.noise else _IMAGES
+    calibration = calibrate(dataset, shape, count=count, seed=given.seed, preprocessing=preprocessing)
+    with stages.working(f"Converting {loaded.name} to {_SCHEME}"):
+        about = {"weights": loaded.weights, "preprocessing": preprocessing, "name": loaded.name}
+        (made,) = export_all(loaded.model, [_SCHEME], calibration, **about)
+    for said, noted in ((loaded.random, "has random weights"), (dataset.noise, "was calibrated on noise")):
+        if said:
+            stages.note(f"Note: {loaded.name} {noted}: its outputs say nothing.")
+    contents = made.contents(folder)
     files.save_all(contents)
-    return str(next(iter(contents)))
+    return str(next(iter(contents))), None if dataset.noise else source
 
 
 def _write(given, micro, graph):
     """Write the C++ files, if asked for, and return their names."""
-    if not given.array:
+    if given.array is None:
         return []
     from keras_nin import files
     from keras_nin.edge.micro import c_array

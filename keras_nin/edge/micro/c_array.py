@@ -1,5 +1,6 @@
 """The file as C++: an aligned constant array, and a header with what a program must know of it."""
 
+import math
 import pathlib
 import re
 
@@ -23,14 +24,19 @@ def c_array(micro, graph, path):
         path: of either file, or of both without the ending.
 
     Raises:
-        InputError: another ending.
+        InputError: another ending, or a scale of an input or output that is not finite.
     """
+    source, header = paths(path)
+    name = identifier(source.stem)
+    return {source: _source(name, header.name, graph.content), header: _header(name, micro, graph)}
+
+
+def paths(path):
+    """Return the paths of the .cc and the .h file that `path` means; errors as in `c_array`."""
     path = pathlib.Path(path)
     if path.suffix not in _ENDINGS or not path.stem:
         raise InputError(f"Expected a path that ends in .cc or .h, or without an ending. Received: {str(path)!r}")
-    source, header = path.with_suffix(".cc"), path.with_suffix(".h")
-    name = identifier(path.stem)
-    return {source: _source(name, header.name, graph.content), header: _header(name, micro, graph)}
+    return path.with_suffix(".cc"), path.with_suffix(".h")
 
 
 def identifier(text):
@@ -131,8 +137,10 @@ def _labels(main):
 
 def _float(value):
     """Return a float32 as a literal that is read back as the same."""
+    if not math.isfinite(value):
+        raise InputError(f"Expected a finite scale. Received: {value}")
     text = f"{value:.9g}"
-    return f"{text}f" if any(mark in text for mark in ".en") else f"{text}.0f"
+    return f"{text}f" if "." in text or "e" in text else f"{text}.0f"
 
 
 def _comment(text):

@@ -8,25 +8,29 @@ from keras_nin.edge.micro import runtime
 from keras_nin.edge.micro.judging import judge
 from keras_nin.edge.micro.records import Comparison, Finding
 
+_INPUTS = "inputs.npz"
 
-def job(engine, path, inputs, folder, seconds, **more):
-    """Return the job that runs `Inputs`, which are put into `folder`; outputs will be there too.
+
+def store(inputs, folder):
+    """Put `keras_nin.edge.micro.inputs.Inputs` into `folder`, a `pathlib.Path`, for the jobs."""
+    np.savez(folder / _INPUTS, **{str(index): array for index, array in enumerate(inputs.arrays)})
+
+
+def job(engine, path, folder, seconds, **more):
+    """Return the job that runs what `store` put into `folder`, where its outputs will be too.
 
     Args:
         engine: `runtime.MICRO` or `runtime.REFERENCE`.
         path: of the file.
-        inputs: `keras_nin.edge.micro.inputs.Inputs`.
         folder: a `pathlib.Path`.
         seconds: after which no further sample is run.
         more: further keys.
     """
-    stored, made = folder / "inputs.npz", folder / f"{engine}.npz"
-    np.savez(stored, **{str(index): array for index, array in enumerate(inputs.arrays)})
     return {
         "engine": engine,
         "file": str(path),
-        "inputs": str(stored),
-        "outputs": str(made),
+        "inputs": str(folder / _INPUTS),
+        "outputs": str(folder / f"{engine}.npz"),
         "seconds": seconds,
         **more,
     }
@@ -37,15 +41,16 @@ def compare(run, path, inputs, folder, seconds, limit):
 
     Args:
         run: `keras_nin.edge.micro.child.run`.
-        path, inputs, folder, seconds: as `job` takes them.
+        path, folder, seconds: as `job` takes them.
+        inputs: what `store` put there.
         limit: seconds that the reference may take.
     """
-    outcome = run(job(runtime.REFERENCE, path, inputs, folder, seconds), limit)
+    outcome = run(job(runtime.REFERENCE, path, folder, seconds), limit)
     if not outcome.done:
         found = judge(outcome, limit)
         return Finding(found.kind, f"LiteRT's reference kernels do not run it: {found.message}")
     micro, reference = (_outputs(folder / f"{engine}.npz") for engine in (runtime.MICRO, runtime.REFERENCE))
-    samples = min(len(array) for array in (*micro, *reference))
+    samples = min((len(array) for array in (*micro, *reference)), default=0)
     pairs = [(one[:samples], other[:samples]) for one, other in zip(micro, reference, strict=True)]
     return Comparison(
         source=inputs.source,

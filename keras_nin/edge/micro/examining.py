@@ -1,7 +1,6 @@
 """From a file to its `Micro`: search the arena, run the inputs, compare."""
 
 import dataclasses
-import importlib.metadata
 import importlib.util
 import os
 import struct
@@ -17,6 +16,7 @@ from keras_nin.tflite.graph import float_operators, read
 MAX_ARENA = 2 * 2**20
 SECONDS = 20.0  # of comparing, for each runtime
 _NOISE_SAMPLES = 4
+_LARGEST_ARENA = 2**30
 
 
 def examine(path, *, max_arena=MAX_ARENA, inputs=None, seconds=SECONDS, limit=300.0, run=child.run):
@@ -31,16 +31,18 @@ def examine(path, *, max_arena=MAX_ARENA, inputs=None, seconds=SECONDS, limit=30
         run: what runs a job, as `child.run` does.
 
     Raises:
-        InputError: not a valid .tflite file, an arena below 1 KiB, or tflite-micro is not installed.
+        InputError: not a valid .tflite file, an arena that is not 1 KiB to 1 GiB, inputs that are no numbers, or
+            tflite-micro is not installed.
     """
-    if not isinstance(max_arena, int) or max_arena < 2**10:
-        raise InputError(f"Expected `max_arena` to be at least 1024 bytes. Received: {max_arena!r}")
-    require_package()
+    if not isinstance(max_arena, int) or not 2**10 <= max_arena <= _LARGEST_ARENA:
+        raise InputError(f"Expected `max_arena` to be 1024 to {_LARGEST_ARENA:,} bytes. Received: {max_arena!r}")
     graph = read(path)
     inputs = noise(graph, _NOISE_SAMPLES) if inputs is None else inputs
     uses = resolver.operators(graph)
     with files.temporary_folder() as folder:
-        arena, finding = _search(_Trial(path, graph, inputs, folder, run, limit), max_arena, seconds)
+        comparing.store(inputs, folder)
+        trial = _Trial(path, graph, folder, run, limit)
+        arena, finding = _search(trial, max_arena, seconds)
         compared = comparing.compare(run, path, inputs, folder, seconds, limit) if arena else None
     done = isinstance(compared, Comparison)
     return Micro(
@@ -57,17 +59,21 @@ def examine(path, *, max_arena=MAX_ARENA, inputs=None, seconds=SECONDS, limit=30
         comparison_finding=None if done else compared,
         peak_activation_bytes=_peak(path),
         float_operators=len(float_operators(graph)),
-        package=importlib.metadata.version("tflite-micro"),
+        package=trial.package,
     )
 
 
 def require_package():
     """Raise `InputError` where tflite-micro is not installed."""
     if importlib.util.find_spec("tflite_micro") is None:
-        raise InputError(
-            "Expected the package tflite-micro to be installed. Received: none. Install it, on Linux on x86-64, with "
-            "pip install 'keras-nin[micro]'"
-        )
+        raise _not_loaded("none")
+
+
+def _not_loaded(reason):
+    return InputError(
+        f"Expected the package tflite-micro to be installed. Received: {reason}. Install it, on Linux on x86-64, with "
+        "pip install 'keras-nin[micro]'"
+    )
 
 
 @dataclasses.dataclass
@@ -76,23 +82,21 @@ class _Trial:
 
     path: str
     graph: object
-    inputs: object
     folder: object
     run: object
     limit: float
     tries: int = 0
+    package: str = ""
 
     def at(self, arena, seconds=0):
         """Return the `Outcome` of setting up in `arena` bytes and running samples for so many seconds, one at least."""
         self.tries += 1
         more = {"arena": arena, "output_count": len(self.graph.main.outputs)}
-        job = comparing.job(runtime.MICRO, self.path, self.inputs, self.folder, seconds, **more)
+        job = comparing.job(runtime.MICRO, self.path, self.folder, seconds, **more)
         outcome = self.run(job, self.limit)
         if "not_loaded" in outcome.answer:
-            raise InputError(
-                f"Expected tflite-micro to load. Received: {outcome.answer['not_loaded']}. Install it anew with "
-                "pip install --force-reinstall 'keras-nin[micro]'"
-            )
+            raise _not_loaded(outcome.answer["not_loaded"])
+        self.package = outcome.answer.get("package", "")
         return outcome
 
     def finding(self, outcome, arena):

@@ -85,7 +85,7 @@ def _run_all(run, job):
         arrays = [stored[str(index)] for index in range(len(stored.files))]
     end = time.monotonic() + job["seconds"]
     found = []
-    for sample in zip(*arrays, strict=True):
+    for sample in zip(*arrays, strict=True) if arrays else [()]:
         found.append([np.array(output) for output in run(sample)])
         if time.monotonic() > end:
             break

@@ -1,0 +1,207 @@
+"""`keras-nin micro`: the report, budgets, C++ files, bad input; with the real package where it is installed."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+
+import micro_stand_in
+import pytest
+import tflite_writer as writer
+
+from keras_nin.cli import stages
+from keras_nin.edge.micro import budget, child
+from keras_nin.edge.micro.examining import require_package
+from keras_nin.errors import InputError
+
+HAS_PACKAGE = importlib.util.find_spec("tflite_micro") is not None
+real = pytest.mark.skipif(not HAS_PACKAGE, reason="tflite-micro is not installed: pip install 'keras-nin[micro]'")
+FILE = "net.tflite"
+
+
+@pytest.fixture
+def stand_in(tmp_path, monkeypatch):
+    micro_stand_in.install(tmp_path, monkeypatch)
+    monkeypatch.setattr(stages, "start_keras", lambda: pytest.fail("Keras was started"))
+    return micro_stand_in.softmax(tmp_path / FILE)
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_the_report_and_a_budget_that_holds(cli):
+    ran = cli("micro", FILE, "--require", "arena=1328B, flash=1MiB", "--c-array", "out/net")
+    assert (ran.status, ran.err) == (0, "")
+    for text in [
+        "net.tflite on TFLite Micro 0.stand-in",
+        "Arena: 1,328 bytes (1.3 KiB) is the smallest that runs, to 16 bytes (4 tries up to 2.00 MiB)",
+        "on this 64-bit host",
+        "tensors      320 bytes (0.3 KiB) (peak activation memory, by the audit: 20 bytes (0.0 KiB))",
+        "persistent   1,008 bytes (1.0 KiB), with pointers: less on a 32-bit microcontroller\n    Things: 24",
+        "Bit for bit as LiteRT's reference kernels: 40 outputs on 4 x noise (random numbers)",
+        "SOFTMAX        1   AddSoftmax",
+        "tflite::MicroMutableOpResolver<1> resolver;\nresolver.AddSoftmax();",
+        "Budget arena: 1,328 bytes (1.3 KiB), at most 1,328 bytes (1.3 KiB): holds",
+        "written: out/net.cc\nwritten: out/net.h",
+    ]:
+        assert text in ran.out
+    assert "floating point" not in ran.out
+
+
+def test_a_budget_that_does_not_hold(cli, stand_in):
+    ran = cli("micro", FILE, "--require", "arena=1327B,flash=1B", "--json")
+    assert (ran.status, ran.err) == (1, "")
+    assert ran.json["schema"] == "keras_nin.micro/1"
+    size = stand_in.stat().st_size
+    assert ran.json["require"] == [
+        {"item": "arena", "figure": 1328, "at_most": 1327, "holds": False},
+        {"item": "flash", "figure": size, "at_most": 1, "holds": False},
+    ]
+    assert ran.json["comparison"]["noise"] is True
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_an_abort_is_a_finding_and_no_arena_fits(cli, monkeypatch):
+    monkeypatch.setenv("STAND_IN_SAYS", "bad thing")
+    ran = cli("micro", FILE)
+    assert ran.status == 0
+    assert "Arena: none works, abort: the runtime ends with SIGABRT at 'set up'" in ran.out
+    assert "Peak activation memory, by the audit: 20 bytes" in ran.out
+    ran = cli("micro", FILE, "--require", "arena=1GiB")
+    assert ran.status == 1
+    assert "Budget arena: none works, at most 1,073,741,824 bytes (1,024.00 MiB): exceeded" in ran.out
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_outputs_that_differ_are_said(cli, monkeypatch):
+    monkeypatch.setenv("STAND_IN_WRONG", "2")
+    ran = cli("micro", FILE)
+    assert (
+        "Differs from LiteRT's reference kernels in 4 of 40 outputs on 4 x noise (random numbers), by at most 2"
+        in ran.out
+    )
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_images_of_a_dataset(cli, tmp_path):
+    quantized = micro_stand_in.quantization(1 / 255, -128)
+    ends = [writer.tensor(name, (1, 8, 8, 1), quantization=quantized) for name in "ab"]
+    writer.write(tmp_path / FILE, ends, [writer.operator("RELU", [0], [1])])
+    ran = cli("micro", FILE, "--data", "digits", "--test-count", 3, "--json")
+    compared = ran.json["comparison"]
+    assert (compared["source"], compared["noise"]) == ("test images of digits, prepared as unit", False)
+    assert (compared["samples"], compared["outputs"], compared["differing"]) == (3, 192, 0)
+    (tmp_path / "net.json").write_text(json.dumps({"options": {"data": "digits"}}))
+    assert cli("micro", FILE, "--test-count", 2, "--json").json["comparison"]["source"] == compared["source"]
+    (tmp_path / "net.json").write_text(json.dumps({"options": {"data": "cifar10"}}))
+    assert cli("micro", FILE, "--json").json["comparison"]["noise"] is True
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_a_float_file_is_said_to_be_one(cli, tmp_path):
+    ends = [writer.tensor(name, (1, 8), "FLOAT32") for name in "ab"]
+    writer.write(tmp_path / FILE, ends, [writer.operator("RELU", [0], [1])])
+    assert (
+        "Not all integers: 1 of 1 operators read or write floating point"
+        in cli("micro", FILE, "--max-arena", "1KiB").out
+    )
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_files_that_are_there_stay(cli, tmp_path):
+    (tmp_path / "net.h").write_text("mine")
+    ran = cli("micro", FILE, "--c-array", "net.h")
+    assert (ran.status, ran.out) == (2, "")
+    assert "Expected no other file at 'net.h'" in ran.err
+    assert (tmp_path / "net.h").read_text() == "mine"
+    assert not (tmp_path / "net.cc").exists()
+    assert cli("micro", FILE, "--c-array", "net.h", "--force").status == 0
+    assert "kArenaSize = 1328;" in (tmp_path / "net.h").read_text()
+
+
+BAD = [
+    ([FILE, "--require", "arena"], "Expected `require` as ITEM=SIZE, such as arena=256KiB. Received: 'arena'"),
+    ([FILE, "--require", ""], "Expected `require` as ITEM=SIZE"),
+    ([FILE, "--require", "ram=1KiB"], "Expected `require` to be a known name. Received: 'ram'"),
+    ([FILE, "--require", "arena=256"], "Expected `require arena` as a size such as"),
+    ([FILE, "--require", "arena=0.1B"], "Expected `require arena` as a size such as"),
+    ([FILE, "--max-arena", "2mib"], "Expected `--max-arena` as a size such as"),
+    ([FILE, "--max-arena", "1000B"], "Expected `max_arena` to be 1024 to"),
+    ([FILE, "--c-array", "net.c"], "Expected a path that ends in .cc or .h"),
+    (
+        [FILE, "--data", "digits"],
+        "Expected a file with one input of images for --data. Received: inputs of shapes [(1, 10)]",
+    ),
+    ([FILE, "--preprocessing", "unit"], "Expected --data with --labels"),
+    (["none.tflite"], "Expected a readable file. Received: 'none.tflite'"),
+    (["none"], "none"),
+    (["cut.tflite"], "Expected a valid .tflite file. Received: 'cut.tflite'"),
+    (["text.tflite"], "Expected a valid .tflite file. Received: 'text.tflite'"),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), BAD)
+def test_bad_input_is_one_line(cli, tmp_path, stand_in, words, message):
+    (tmp_path / "cut.tflite").write_bytes(stand_in.read_bytes()[:200])
+    (tmp_path / "text.tflite").write_text("not a model")
+    ran = cli("micro", *words)
+    assert (ran.status, ran.out) == (2, "")
+    assert ran.err.startswith("Error: ")
+    assert ran.err.count("\n") == 1
+    assert message in ran.err
+
+
+def test_without_the_package(cli, tmp_path, monkeypatch):
+    micro_stand_in.softmax(tmp_path / FILE)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    ran = cli("micro", FILE)
+    assert (ran.status, ran.out, ran.err.count("\n")) == (2, "", 1)
+    assert "pip install 'keras-nin[micro]'" in ran.err
+    with pytest.raises(InputError):
+        require_package()
+
+
+def test_no_framework_is_loaded(stand_in):
+    code = (
+        "import sys; from keras_nin.cli import main; main.run(['micro', sys.argv[1]])\n"
+        "assert not {'keras', 'tensorflow', 'tf_keras'} & set(sys.modules), sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code, stand_in], check=True, capture_output=True, env=child.command()[1])
+
+
+def test_limits_and_sizes():
+    limits = budget.parse("arena=256KiB, flash=1.5kB")
+    assert limits == (budget.Limit("arena", 262144), budget.Limit("flash", 1500))
+
+
+@real
+@pytest.mark.slow
+def test_nin_digits_with_the_real_package(cli):
+    ran = cli("micro", "nin_digits", "--require", "arena=16KiB", "--c-array", "net", "--json")
+    assert ran.status == 0
+    arena, compared = ran.json["arena"], ran.json["comparison"]
+    # What the audit counts is what the runtime plans, and the search is exact to 16 bytes.
+    assert arena["tensor_bytes"] == ran.json["peak_activation_bytes"] == 8 * 8 * 64 + 4 * 4 * 64
+    assert 0 <= arena["bytes"] - arena["tensor_bytes"] - arena["persistent_bytes"] < 32
+    assert (compared["source"], compared["outputs"]) == ("test images of digits, prepared as unit", 1000)
+    assert compared["differing"] == 0
+
+
+@real
+@pytest.mark.slow
+def test_findings_of_the_real_package(cli, tmp_path):
+    micro_stand_in.softmax(tmp_path / "flat.tflite", scale=7.8e-9)
+    micro_stand_in.softmax(tmp_path / "fine.tflite", scale=7.8e-8, classes=512)
+    micro_stand_in.softmax(tmp_path / "wide.tflite", scale=7.8e-8, classes=513)
+    ends = [writer.tensor(name, (1, 4, 4, 8), "FLOAT32") for name in "ab"]
+    lrn = writer.operator("LOCAL_RESPONSE_NORMALIZATION", [0], [1], "LocalResponseNormalizationOptions", radius=2)
+    writer.write(tmp_path / "lrn.tflite", ends, [lrn])
+    names = ("flat", "fine", "wide", "lrn")
+    flat, fine, wide, absent = (cli("micro", f"{name}.tflite", "--json").json for name in names)
+    assert flat["finding"]["kind"] == "abort"
+    assert "SOFTMAX (operator 0) has the scale 7.8e-09" in flat["finding"]["message"]
+    assert (fine["finding"], fine["comparison"]["differing"]) == (None, 0)
+    assert "SIGABRT at 'run': perhaps SOFTMAX (operator 0)" in wide["finding"]["message"]
+    assert absent["finding"]["kind"] == "missing operator"
+    assert "LOCAL_RESPONSE_NORMALIZATION" in absent["finding"]["message"]
+    small = cli("micro", "fine.tflite", "--max-arena", "1KiB", "--json").json
+    assert fine["arena"]["bytes"] > 1024
+    assert small["finding"]["kind"] == "too small"
