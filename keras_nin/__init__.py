@@ -9,6 +9,18 @@ __version__ = "0.1.0"
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["audit", "claims", "data", "export", "layers", "models", "report", "tflite", "train"],
+    submodules=[
+        "audit",
+        "benchmark",
+        "claims",
+        "data",
+        "edge",
+        "export",
+        "layers",
+        "models",
+        "report",
+        "tflite",
+        "train",
+    ],
     submod_attrs={"errors": ["InputError"]},
 )

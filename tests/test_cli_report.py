@@ -83,9 +83,8 @@ def test_what_audit_prints_can_be_reported(cli, net, tmp_path):
 
 
 def test_a_comparison_and_a_sweep_are_sections_of_their_own(cli, tmp_path):
-    from keras_nin.benchmark.grid import Layer, Point
-
     from keras_nin.benchmark import sweep_rows
+    from keras_nin.benchmark.grid import Layer, Point
 
     benchmark = report_profiles.benchmark()
     compared = comparison.compare_runs(benchmark, benchmark).to_json()

@@ -193,7 +193,7 @@ def byte_count(text, what):
         InputError: no such size, or no whole number of bytes.
     """
     match = _NUMBER.fullmatch(text.strip())
-    units = _UNITS[BYTES]
+    units = UNITS[BYTES]
     count = Fraction(match[1]) * units[match[2]] if match and match[2] in units else Fraction(1, 2)
     if count.denominator != 1:
         raise InputError(

@@ -19,9 +19,9 @@ from keras_nin.cli import (
     export,
     import_weights,
     list_models,
-    sweep,
-    report,
     micro,
+    report,
+    sweep,
     train,
     verify,
 )

@@ -129,8 +129,9 @@ def header(profile):
     total, interval = profile.total, ""
     if total.low is not None:
         interval = f" (95 % interval {_us(total.low)} to {_us(total.high)})"
+    p90 = "" if total.p90 is None else f", p90 {_us(total.p90)} us"
     return (
-        f"{profile.file}: median {_us(total.median)} us{interval}, p90 {_us(total.p90)} us, {profile.runs:,} runs, "
+        f"{profile.file}: median {_us(total.median)} us{interval}{p90}, {profile.runs:,} runs, "
         f"{_threads(profile.threads)} on {profile.host['cpu']}"
     )
 
@@ -143,10 +144,7 @@ def summary(profiles, table=text_table):
 
 def ratios(found, table=text_table):
     """Return the table of `comparison.Ratio` records: file, base, threads, ratio, low, high."""
-    rows = [
-        [each.file, f"{each.threads}", each.base, f"{each.ratio:.3f}", f"{each.low:.3f} to {each.high:.3f}"]
-        for each in found
-    ]
+    rows = [[each.file, f"{each.threads}", each.base, f"{each.ratio:.3f}", _interval(each)] for each in found]
     return table(_RATIOS, rows, right=("threads", *_RATIOS[3:]))
 
 
@@ -217,7 +215,7 @@ def _summary_cells(profile):
         _us(total.p90),
         f"{profile.runs:,}",
         f"{profile.load_us / 1000:,.1f}",
-        f"{profile.peak_bytes / 2**20:,.1f}",
+        "" if profile.peak_bytes is None else f"{profile.peak_bytes / 2**20:,.1f}",
         f"{subtotals.pointwise(profile).share:.1%}" if profile.method else "",
     ]
 
@@ -241,8 +239,12 @@ def _sum_row(name, us, profile):
     return [name, _us(us), f"{us / profile.total.median:.1%}", *[""] * (len(COLUMNS) - 3)]
 
 
+def _interval(ratio):
+    return "" if ratio.low is None else f"{ratio.low:.3f} to {ratio.high:.3f}"
+
+
 def _us(value):
-    return f"{value:,.1f}"
+    return "" if value is None else f"{value:,.1f}"
 
 
 def _count(macs):
