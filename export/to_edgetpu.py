@@ -10,7 +10,7 @@ if __name__ == "__main__":
     command = copy.copy(export.command)
     command.context_settings = {"default_map": {"scheme": "int8"}}
     command.callback = click.pass_context(edgetpu.export_and_judge)
-    command.epilog = """The Edge TPU compiler, which alone knows which operators it maps, does not run here.
-    Its verdict is predicted and printed; `keras-nin edgetpu FILE` tells more, and runs it where it is installed.
-    Example: python export/to_edgetpu.py nin_digits"""
+    command.epilog = (
+        "The verdict is predicted; see `keras-nin edgetpu`. Example: python export/to_edgetpu.py nin_digits"
+    )
     main.main(command=command, prog_name="to_edgetpu.py")
