@@ -8,14 +8,14 @@ import platform
 
 def host():
     """Return what a latency is printed beside: processor, usable cores, system, Python and LiteRT versions."""
-    import ai_edge_litert  # light, unlike what tells the version of any package
+    import importlib.metadata
 
     return {
         "cpu": _cpu(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "python": platform.python_version(),
-        "litert": ai_edge_litert.__version__,
+        "litert": importlib.metadata.version("ai-edge-litert"),
     }
 
 
