@@ -97,14 +97,14 @@ def test_findings_of_what_is_left_to_the_cpu():
 
 
 def test_finding_of_an_operator_that_is_cut_into_many():
-    assert judged([operation(0)] * 100) == [("split", ("squeeze",))]
-    assert judged([operation(0)] * 99) == []
-    assert judged([*[operation(0)] * 100, operation(1, cycles=19_100)]) == []
+    assert judged([operation(0), *[operation(0, "Relu")] * 99]) == [("split", ("squeeze",))]
+    assert judged([operation(0), *[operation(0, "Relu")] * 98]) == []
+    assert judged([operation(0), *[operation(0, "Relu")] * 99, operation(1, cycles=19_100)]) == []
 
 
-def test_finding_of_macs_that_vela_does_not_count():
+def test_finding_of_macs_that_vela_counts_otherwise():
     assert judged([operation(0, macs=511)]) == [("macs", ("squeeze",))]
-    assert judged([operation(0, macs=600)]) == []
+    assert judged([operation(0), operation(0, "Relu", macs=88)]) == []
 
 
 def test_finding_of_a_system_of_another_family():

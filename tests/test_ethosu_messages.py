@@ -76,3 +76,9 @@ def test_a_warning_that_breaks_off_loses_nothing():
     (found,) = messages.findings("Warning (supported operators) operator: X, ofm: 'y'", {})
     assert found == Finding("cpu", "Vela gives no reason", ("y",))
     assert messages.findings("", {}) == ()
+
+
+def test_lines_that_differ_in_a_name_alone_are_one_finding_others_are_not():
+    log = "Tensor 'a' is open.\nTensor 'b' is open.\nTensor 'a' is closed.\n"
+    found = [each.message for each in messages.findings(log, {})]
+    assert found == ["Tensor 'a' is open. (and 1 more such lines)", "Tensor 'a' is closed."]

@@ -50,7 +50,9 @@ def test_macs_equal_those_of_the_audit_row_by_row(name, shape, count, accelerato
     for estimate in found.estimates:
         products = [layer for layer in estimate.layers if layer.op in PRODUCTS]
         assert len(products) == count
-        assert [(each.name, each.macs) for each in products] == [(each.name, each.network_macs) for each in products]
+        assert [(each.name, each.product_macs) for each in products] == [
+            (each.name, each.network_macs) for each in products
+        ]
         assert [layer.op for layer in estimate.layers] == operators  # nothing is left unjoined
         assert sum(each.share for each in estimate.layers) == pytest.approx(1)
         assert (estimate.npu_share, estimate.left_to_cpu) == (1, ())
@@ -59,8 +61,8 @@ def test_macs_equal_those_of_the_audit_row_by_row(name, shape, count, accelerato
 def test_on_u85_vela_counts_half_of_a_convolution_of_one_channel(digits):
     found = ethosu.estimate(digits[0], "ethos-u85-256")
     first, *others = [layer for layer in found.layers if layer.op in PRODUCTS]
-    assert 2 * first.macs == first.network_macs == 8 * 8 * 48 * 9
-    assert all(layer.macs == layer.network_macs for layer in others)
+    assert 2 * first.product_macs == first.network_macs == 8 * 8 * 48 * 9
+    assert all(layer.product_macs == layer.network_macs for layer in others)
     assert [finding.layers for finding in found.findings if finding.rule == "macs"] == [(first.name,)]
 
 
@@ -131,10 +133,12 @@ def test_options_that_vela_refuses_are_one_line(digits, tmp_path):
             ethosu.estimate(digits[0], options=options)
     (tmp_path / "board.ini").write_text(
         "[System_Config.Mine]\ncore_clock=100e6\naxi0_port=Sram\naxi1_port=OffChipFlash\n"
-        "[Memory_Mode.All]\nconst_mem_area=Axi0\narena_mem_area=Axi0\ncache_mem_area=Axi0\n"
+        "Sram_clock_scale=1.0\nSram_burst_length=32\nSram_read_latency=32\nSram_write_latency=32\n"
+        "OffChipFlash_clock_scale=0.1\nOffChipFlash_burst_length=128\nOffChipFlash_read_latency=64\n"
+        "[Memory_Mode.Both]\nconst_mem_area=Axi1\narena_mem_area=Axi0\ncache_mem_area=Axi0\n"
     )
-    found = ethosu.estimate(digits[0], options=vela.Options("Mine", "All", (str(tmp_path / "board.ini"),)))
-    assert (found.system_config, found.memory_mode, found.clock_hz) == ("Mine", "All", 100e6)
+    found = ethosu.estimate(digits[0], options=vela.Options("Mine", "Both", (str(tmp_path / "board.ini"),)))
+    assert (found.system_config, found.memory_mode, found.clock_hz) == ("Mine", "Both", 100e6)
     assert found.us == pytest.approx(found.cycles / 100)
     assert not any(finding.rule == "assumed" for finding in found.findings)
 

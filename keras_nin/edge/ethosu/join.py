@@ -45,6 +45,7 @@ def _layer(operations, whole, most, **known):
         npu_cycles=sum(each.npu_cycles for each in operations),
         share=cycles / whole if whole else None,
         macs=macs,
+        product_macs=sum(each.macs for each in operations if each.is_product),
         utilisation=macs / (cycles * most) if cycles else None,
         bound=_bound(operations),
         **{name: added(operations, name) for name in ("access_cycles", "read", "written")},

@@ -26,9 +26,10 @@ def findings(layers, accelerator, system_config, said):
     for layer in layers:
         if layer.operations >= _SPLIT and (layer.share or 0) >= _SPLIT_SHARE:
             yield _split(layer)
-    fewer = tuple(layer.name for layer in layers if layer.target == NPU and layer.macs < (layer.network_macs or 0))
-    if fewer:
-        yield Finding("macs", "Vela counts fewer MACs than the network has", fewer)
+    products = [layer for layer in layers if layer.target == NPU and layer.network_macs]
+    others = tuple(layer.name for layer in products if layer.product_macs != layer.network_macs)
+    if others:
+        yield Finding("macs", "Vela counts other MACs than the audit", others)
     yield from _of_other_family(accelerator, system_config)
 
 

@@ -4,6 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 
 SCHEMA = "keras_nin.ethosu/1"
+_PRODUCTS = ("Conv2D", "DepthwiseConv2D", "TransposeConv2D", "FullyConnected", "MatMul")
 NPU, CPU, BOTH, NOWHERE = "NPU", "CPU", "NPU+CPU", "none"
 
 
@@ -27,6 +28,11 @@ class Operation:
     written: dict
 
     @property
+    def is_product(self):
+        """Whether its MACs are multiplications of weights, and not comparisons or copies."""
+        return self.operator in _PRODUCTS
+
+    @property
     def on_cpu(self):
         """Whether Vela left it to the CPU."""
         return self.operator == "Passthrough"
@@ -46,7 +52,8 @@ class Layer:
         cycles: of the NPU; 0 on the CPU, for which Vela has no time.
         npu_cycles: those in which it computes; the rest waits for memory.
         share: of all cycles, 0 to 1; None where there are none.
-        macs: as Vela counts them; network_macs: as the audit does, None where not known.
+        macs: as Vela counts them; product_macs: those of its convolutions and products alone, without activations and
+            copies; network_macs: as the audit counts them, None where not known.
         utilisation: `macs` as a share of what the accelerator does at most in `cycles`; None without cycles.
         bound: what takes the cycles: `NPU`, or the memory that it waits for; None without cycles.
         access_cycles, read, written: cycles and bytes by memory, those that are not 0.
@@ -64,6 +71,7 @@ class Layer:
     npu_cycles: int
     share: float | None
     macs: int
+    product_macs: int
     network_macs: int | None
     utilisation: float | None
     bound: str | None
