@@ -19,7 +19,7 @@ ITEMS = {
     "pointwise_share": SHARE,
     "pointwise_params_share": SHARE,
 }
-_UNITS = {
+UNITS = {
     COUNT: {"": 1, "k": 10**3, "M": 10**6, "G": 10**9},
     BYTES: {
         **{"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9},
@@ -121,7 +121,7 @@ def _limit(part):
 def _number(item, text, part):
     unit_kind = ITEMS[item]
     match = _NUMBER.fullmatch(text)
-    units = _UNITS[unit_kind]
+    units = UNITS[unit_kind]
     if not match or match[2] not in units:
         listed = ", ".join(unit for unit in units if unit)
         raise InputError(
@@ -193,7 +193,7 @@ def byte_count(text, what):
         InputError: no such size, or no whole number of bytes.
     """
     match = _NUMBER.fullmatch(text.strip())
-    units = _UNITS[BYTES]
+    units = UNITS[BYTES]
     count = Fraction(match[1]) * units[match[2]] if match and match[2] in units else Fraction(1, 2)
     if count.denominator != 1:
         raise InputError(
