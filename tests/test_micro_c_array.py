@@ -71,12 +71,14 @@ def compiled(folder, program):
 @needs_compiler
 @pytest.mark.parametrize("stem", ["net", "3d-net", "class", "unix", "net..v2 (copy)"])
 def test_a_program_has_the_bytes_of_the_file(tmp_path, stem):
-    graph = read(micro_stand_in.softmax(tmp_path / "net.tflite", scale=0.1))
+    graph = read(micro_stand_in.softmax(tmp_path / "net.tflite", scale=0.12345679))
     write(graph, tmp_path / f"{stem}.h")
+    # What the compiler aligns by itself shows nothing.
+    assert "alignas(16) const unsigned char kData" in (tmp_path / f"{stem}.cc").read_text()
     printed = compiled(tmp_path, PROGRAM.format(header=f"{stem}.h", name=identifier(stem)))
     line, _, data = printed.partition(b"\n")
     assert data == graph.content
-    scale = f"{np.float32(0.1):.9g}"
+    scale = f"{np.float32(0.12345679):.9g}"
     assert line.decode().split() == ["0", "4096", "10", scale, "5", "10", "0.00390625", "-128", "10"]
 
 

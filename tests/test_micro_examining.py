@@ -7,8 +7,10 @@ import tflite_writer as writer
 
 from keras_nin import files
 from keras_nin.edge.micro import Comparison, Finding, Part, comparing, examine, inputs, of_images
+from keras_nin.edge.micro.reference import ReferenceRunner
 from keras_nin.errors import InputError
 from keras_nin.tflite.graph import read
+from keras_nin.tflite.run import Runner
 
 
 @pytest.fixture
@@ -84,6 +86,17 @@ def test_a_package_that_does_not_load(file, tmp_path, monkeypatch):
     micro_stand_in.install(tmp_path, monkeypatch, "raise ImportError('no yaml')")
     with pytest.raises(InputError, match=r"Received: no yaml. Install it.* pip install 'keras-nin\[micro\]'"):
         examine(file)
+
+
+def test_the_reference_runs_without_a_delegate(tmp_path):
+    ends = [writer.tensor(name, (1, 8), "FLOAT32") for name in "ab"]
+    path = writer.write(tmp_path / "net.tflite", ends, [writer.operator("RELU", [0], [1])])
+
+    def operators(runner):
+        return {details["op_name"] for details in runner(path)._interpreter._get_ops_details()}
+
+    assert operators(ReferenceRunner) == {"RELU"}
+    assert operators(Runner) != {"RELU"}
 
 
 @pytest.mark.parametrize("arena", [0, 1023, 2**30 + 1, 4096.0])
