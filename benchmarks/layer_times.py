@@ -2,9 +2,9 @@
 
 python benchmarks/layer_times.py FILE.tflite... [--rounds N] [--seconds S] [--threads N]
 
-The two take turns, `--rounds` times, S seconds each; a layer's time is the median over the rounds of its medians,
-which another process disturbs less than the means in the tables. Exit status 1 where fewer than 90 % of the layers
-above 20 us are within 15 %, or the median ratio is not within 5 %.
+The two take turns, `--rounds` times, S seconds each; a layer's time is the median over the rounds of its medians, which
+another process disturbs less than the means in the tables. Exit status 1 where fewer than 90 % of the layers above 20
+us are within 15 %, or the median ratio is not within 5 %.
 """
 
 import argparse

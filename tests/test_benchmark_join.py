@@ -4,8 +4,10 @@ import collections
 import json
 import pathlib
 
+import numpy as np
 import pytest
 from branched_net import CHANNELS, SIZE, branched_net, recorded
+from tflite_writer import operator, tensor, write
 
 from keras_nin.benchmark import child, join
 from keras_nin.benchmark import kernels as table
@@ -32,6 +34,19 @@ def test_every_operator_of_the_table_is_one():
     own = {"Convolution2DTransposeBias", "MaxPoolingWithArgmax2D", "MaxUnpooling2D"}
     used = set().union(*table._COMPUTES.values(), table.WITHOUT_KERNEL, table.PREPARED)
     assert used - own <= known
+
+
+def test_a_layer_in_several_kernels(tmp_path):
+    image, whole = (tensor(name, (1, 4, size), "FLOAT32") for name, size in (("image", 4), ("whole", 8)))
+    path = write(
+        tmp_path / "net.tflite",
+        [image, whole],
+        [operator("CONCATENATION", [0, 0], [1], "ConcatenationOptions", axis=2)],
+    )
+    first, second = join.layers(path, [kernel(COPY, 3.0), kernel(COPY, 2.0, index=1)], 5.0)[0]
+    assert (first.name, first.operators, first.us.typical) == ("whole", (0,), 3.0)
+    assert (second.name, second.op, second.operators) == ("whole (Copy)", "CONCATENATION", (0,))
+    assert (first.macs, first.bytes, second.macs, second.bytes) == (0, 4 * 4 * (4 + 8), None, 0)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +79,8 @@ def test_the_base_of_a_name(name, base):
         ([Node("ADD", is_activated=True), Node("ADD")], [ADD, CLAMP, ADD], {0: [0], 2: [1]}, {1: 0}),
         ([Node("SUB"), Node("LOGISTIC"), Node("MUL"), Node("DEQUANTIZE")], [LOOKED_UP, "Convert (NC)"],
          {0: [0, 1, 2], 1: [3]}, {}),
-        ([Node("DEQUANTIZE", is_constant=True), POINTWISE], [GEMM], {0: [1]}, {}),
+        # Constants cost nothing, however many: not even less than one kernel of another variant.
+        ([*[Node("DEQUANTIZE", is_constant=True)] * 9, SPATIAL], ["Convert (NC)", GEMM], {1: [9]}, {0: 9}),
         # A kernel that nothing explains stays so, and the others are found all the same.
         ([POINTWISE, SPATIAL], [GEMM, "New Kernel (NC)", IGEMM], {0: [0], 2: [1]}, {}),
         ([], [GEMM], {}, {}),
@@ -198,9 +214,14 @@ def check(path):
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["float32", "int8"])
 @pytest.mark.parametrize("name", ["nin_digits", "squeezenet_cifar10", "googlenet_cifar10", "convnet_pointwise_head"])
-def test_every_convolution_of_an_export_is_its_layer(tmp_path, name, scheme, cli):
-    assert cli("export", name, "--scheme", scheme, "--calibration", "random", "--out", tmp_path).status == 0
-    path = tmp_path / f"{name}_{scheme}.tflite"
+def test_every_convolution_of_an_export_is_its_layer(tmp_path, name, scheme):
+    from keras_nin import models
+    from keras_nin.export import export
+
+    model = models.build(name)
+    images = np.random.default_rng(0).random((8, *model.input_shape[1:]), np.float32)
+    path = tmp_path / f"{name}.tflite"
+    export(model, scheme=scheme, calibration=images if scheme == "int8" else None).save(path)
     rows = check(path)
     recorded_layers = [
         each["layer"] for each in json.loads(path.with_suffix(".json").read_text())["operators"]

@@ -41,6 +41,10 @@ def test_side_effects_keep_their_order():
     assert partition.subsets(network(*reads), {1, 2}) == [(True, [0, 3]), (False, [1, 2])]
     calls = [("IF", (0,), (1,)), ("ADD", (0,), (2,)), ("WHILE", (0,), (3,)), ("ADD", (3,), (4,))]
     assert partition.subsets(network(*calls), {0}) == [(False, [0]), (True, [1, 2, 3])]
+    assert partition.subsets(network(*calls), {0, 1}) == [(False, [0, 1]), (True, [2, 3])]
+    late = [("ADD", (0,), (5,)), *calls]
+    # Without the order the WHILE would join the first ADD.
+    assert partition.subsets(network(*late), {1}) == [(True, [0, 2]), (False, [1]), (True, [3, 4])]
 
 
 def test_operators_that_wait_for_one_another_end_it():

@@ -14,7 +14,7 @@ def measured():
         layer("expand2", 5.0, "pointwise", "expand", "fire2", 500_000),
         layer("conv", 30.0, "spatial", None, "fire", 9_000_000),
         layer("pool", 1.0, "pool"),
-        layer("copy", 2.0, "other", None, "fire"),
+        layer("copy", 2.0, "other", None, "fire", None, op=None, operators=()),
         layer("flat", None, "reshape"),
         layer("custom", 3.0, "other", macs=None),
         overhead=-1.0,

@@ -81,7 +81,7 @@ def _steps(nodes, names, node, kernel, opened):
             yield "activation", 0, (node, kernel + 1, False)
         if following and table.computes(name, following.op):
             other = not table.fits(name, following.op, following.is_product)
-            yield "main", _OTHER_VARIANT * other, (node + 1, kernel + 1, True)
+            yield "main", _OTHER_VARIANT * (other or following.is_constant), (node + 1, kernel + 1, True)
         if table.base(name) in table.INSERTED:
             expected = following and following.op in table.PREPARED and table.base(name) in table.PREPARES
             yield "inserted", 0 if expected else _INSERTED, (node, kernel + 1, False)

@@ -35,13 +35,28 @@ def cut(path):
 def nothing():
     """Return the content of a file whose one operator does nothing: what an invocation costs in itself."""
     schema = importlib.import_module("ai_edge_litert.schema_py_generated")
+    return _file(schema, schema.BuiltinOperator.RESHAPE, {"in": [1, 1]}, [1, 1])
+
+
+def product():
+    """Return the content of a file that multiplies float32 matrices of 256 x 64 and 64 x 64, all zeros."""
+    schema = importlib.import_module("ai_edge_litert.schema_py_generated")
+    weights = _record(schema, "Buffer", data=list(bytes(4 * 64 * 64)))
+    code = schema.BuiltinOperator.FULLY_CONNECTED
+    return _file(schema, code, {"in": [256, 64], "weights": [64, 64]}, [256, 64], weights)
+
+
+def _file(schema, code, inputs, output, weights=None):
+    """Return a file of one float32 operator: `inputs` are shapes by name, of which a second one has `weights`."""
     tensors = [
-        _record(schema, "Tensor", name=name, shape=[1, size], buffer=0) for name, size in (("in", 1), ("out", 1))
+        _record(schema, "Tensor", name=name, shape=shape, buffer=int(name == "weights"))
+        for name, shape in {**inputs, "out": output}.items()
     ]
-    operator = _record(schema, "Operator", opcodeIndex=0, inputs=[0], outputs=[1])
-    code = schema.BuiltinOperator.RESHAPE
+    last = len(inputs)
+    operator = _record(schema, "Operator", opcodeIndex=0, inputs=list(range(last)), outputs=[last])
     codes = [_record(schema, "OperatorCode", builtinCode=code, deprecatedBuiltinCode=code)]
-    return _pack(schema, codes, tensors, [operator], [0], [1], [_record(schema, "Buffer")])
+    buffers = [_record(schema, "Buffer"), *([weights] if weights else [])]
+    return _pack(schema, codes, tensors, [operator], [0], [last], buffers)
 
 
 class _Cutter:

@@ -51,9 +51,10 @@ def _measure(path, threads, seconds, run, median_us):
         named = {pathlib.Path(folder) / f"operator_{each.index}.tflite": each for each in cuts if each.content}
         for file, each in named.items():
             file.write_bytes(each.content)
-        empty = pathlib.Path(folder) / "nothing.tflite"
+        empty, primer = (pathlib.Path(folder) / f"{name}.tflite" for name in ("nothing", "product"))
         empty.write_bytes(cutting.nothing())
-        results, refused = _run([empty, *named], threads, seconds, run)
+        primer.write_bytes(cutting.product())
+        results, refused = _run([primer, empty, *named], threads, seconds, run)
     base = results[os.fspath(empty)]["us"]
     times = {each.index: _without(base, results.get(os.fspath(file))) for file, each in named.items()}
     notes = {each.index: each.reason for each in cuts} | {
@@ -63,7 +64,10 @@ def _measure(path, threads, seconds, run, median_us):
 
 
 def _run(paths, threads, seconds, run):
-    """Return the runner's results by file, and for each file that it refuses why."""
+    """Return the runner's results by file, and for each file that it refuses why.
+
+    The first two of `paths` are the product that keeps the processor at work, and the file that does nothing.
+    """
     left, refused = [os.fspath(path) for path in paths], {}
     while True:
         models = [{"file": path, "threads": threads} for path in left]
@@ -71,7 +75,7 @@ def _run(paths, threads, seconds, run):
             answer = run({"models": models, "seconds": seconds, "alone": True})
             return {result["file"]: result for result in answer.results}, refused
         except InputError as error:
-            at_fault = [path for path in left[1:] if repr(path) in str(error)]
+            at_fault = [path for path in left[2:] if repr(path) in str(error)]
             if not at_fault:
                 raise
             refused |= dict.fromkeys(at_fault, "it does not run alone")

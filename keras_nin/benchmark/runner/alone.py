@@ -1,4 +1,4 @@
-"""Time files of one operator each as in their network: inputs just written, weights out of the caches."""
+"""Time files of one operator each as in their network: inputs just written, weights not, the processor at work."""
 
 import time
 
@@ -7,15 +7,17 @@ import numpy as np
 from keras_nin.benchmark.runner.interpreter import noise
 
 _WARM_UP_RUNS = 2
+# Processors put wide vector units to sleep within a millisecond, and take tens of microseconds to wake them.
+_AWAKE_SECONDS = 1e-4
 _LEAST_TURNS, _MOST_TURNS = 10, 2000
 
 
 class Operator:
     """A file of one operator in TensorFlow Lite's interpreter.
 
-    In a network an operator reads what was written just before and writes to memory that was used just before, while
-    its weights were last read in the run before. So `turn` first writes the inputs and the outputs, and whoever lets
-    many operators take turns gets the weights' part.
+    In a network an operator reads what was written just before, writes to memory that was used just before, and finds
+    the vector units awake, while its weights were last read in the run before. So `turn` first writes the inputs and
+    the outputs, and lets a `primer` run; whoever lets many operators take turns gets the weights' part.
 
     Args:
         path: the file.
@@ -46,9 +48,16 @@ class Operator:
         for index in self._outputs:
             self._interpreter.tensor(index)().fill(0)
 
-    def turn(self):
-        """Run once and keep the nanoseconds."""
+    def run(self):
+        """Run once."""
+        self._interpreter.invoke()
+
+    def turn(self, primer):
+        """Run once and keep the nanoseconds; `primer` is an `Operator` that runs before."""
         self._refresh()
+        awake = time.perf_counter() + _AWAKE_SECONDS
+        while time.perf_counter() < awake:
+            primer.run()
         start = time.perf_counter_ns()
         self._interpreter.invoke()
         self.times.append(time.perf_counter_ns() - start)
@@ -60,7 +69,9 @@ class Operator:
 
 
 def measure(job, out):
-    """Do a job with ``"alone": true``: its models take turns for its seconds; return the exit status.
+    """Do a job with ``"alone": true``: its models take turns for its seconds, the first as primer of all others.
+
+    Return the exit status.
 
     Args:
         job: see `runner.main`; of its other entries `models` and `seconds` count.
@@ -77,7 +88,7 @@ def measure(job, out):
     turns = 0
     while turns < _LEAST_TURNS or (turns < _MOST_TURNS and time.perf_counter() < end):
         for operator in operators:
-            operator.turn()
+            operator.turn(operators[0])
         turns += 1
     for model, operator in zip(job["models"], operators, strict=True):
         out({"result": {**model, "us": operator.summary(), "runs": turns}})
