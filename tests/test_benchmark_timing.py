@@ -193,3 +193,14 @@ def test_statistics_of_a_known_series():
     assert series.summary()["rounds_us"] == [5.5 + 10 * each for each in range(10)]
     # Each round is slower than the one before: ten of them say no more than one.
     assert us["low"] is None
+
+
+def test_the_interval_holds_the_median_of_few_runs():
+    """The interval is of the rounds' medians, here 9 us but for one; most runs took 1 us."""
+    series = timing.Series(lambda: None)
+    for runs, us in [([1, 1, 9, 9, 9], 9)] * 9 + [([1] * 60, 1)]:
+        series.rounds.append(np.array(runs) * 1000.0)
+        series.medians.append(us * 1000.0)
+    summary = series.summary()["us"]
+    assert summary["median"] == 1
+    assert summary["low"] <= summary["median"] <= summary["high"]

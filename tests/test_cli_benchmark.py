@@ -265,12 +265,17 @@ def test_bad_input(cli, network, tmp_path, words, says):
 
 def test_progress_on_a_terminal(monkeypatch, capsys):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    monkeypatch.setattr(waiting, "_SILENT_SECONDS", 0.01)
-    shown = threading.Event()
-    monkeypatch.setattr(waiting, "_write", lambda text: (sys.stderr.write(text), shown.set()))
+    shown, figure = threading.Event(), threading.Event()
+
+    def write(text):
+        sys.stderr.write(text)
+        (figure if "18 us" in text else shown).set()
+
+    monkeypatch.setattr(waiting, "_write", write)
     with waiting.waiting("net.tflite\x1b[31m") as update:
         assert shown.wait(60)
         update("18 us")
+        assert figure.wait(60)
     err = capsys.readouterr().err
     assert "0 s: net.tflite\\x1b[31m" in err
     assert err.endswith("\r\x1b[K")

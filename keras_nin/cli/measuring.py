@@ -121,8 +121,9 @@ def measure(given, subjects, run):
         tuple(profile for each in benchmarks for profile in each.profiles),
         tuple({_topic(warning): warning for each in benchmarks for warning in each.warnings}.values()),
     )
-    with waiting("Measuring this machine's limits"):
-        benchmark = _with_peaks(given, benchmark, run, failures)
+    if given.roofline:
+        with waiting("Measuring this machine's limits"):
+            benchmark = _with_peaks(benchmark, run, failures)
     return Measured(benchmark, tuple(paths), _ratios(given, benchmark), tuple(failures))
 
 
@@ -196,9 +197,7 @@ def _all_profiles(given, group, run):
     return dataclasses.replace(made, profiles=tuple(profiles)), [subject.path for subject in of]
 
 
-def _with_peaks(given, benchmark, run, failures):
-    if not given.roofline:
-        return benchmark
+def _with_peaks(benchmark, run, failures):
     from keras_nin.benchmark import roofline
 
     try:

@@ -8,36 +8,46 @@ import time
 
 from keras_nin.tables import printable
 
-_SILENT_SECONDS = 2
-
 
 @contextlib.contextmanager
 def waiting(message):
-    """Show `message` and the seconds on a terminal, from the third on; yields a function that takes another message.
+    """Show `message` and the seconds on a terminal; yields a function that takes another message, shown at once.
 
-    A line a second and no more: what draws or loads a lot would disturb the measurement. Yields None where there is no
-    terminal.
+    A plain line, once a second without news: what draws or loads a lot would disturb the measurement. Yields None where
+    there is no terminal.
     """
     if not sys.stderr.isatty():
         yield None
         return
-    done, messages = threading.Event(), [message]
-    thread = threading.Thread(target=_show, args=(messages, done), daemon=True)
+    line = _Line(message)
+    thread = threading.Thread(target=line.show, daemon=True)
     thread.start()
     try:
-        yield lambda text: messages.__setitem__(0, text)
+        yield line.tell
     finally:
-        done.set()
+        line.end()
         thread.join()
 
 
-def _show(messages, done):
-    start, pause, shown = time.monotonic(), _SILENT_SECONDS, False
-    while not done.wait(pause):
-        line = printable(f"{time.monotonic() - start:.0f} s: {messages[0]}")
-        _write(f"\r\x1b[K{line[: shutil.get_terminal_size().columns - 1]}")
-        pause, shown = 1, True
-    if shown:
+class _Line:
+    def __init__(self, message):
+        self._message, self._ended, self._news = message, False, threading.Event()
+
+    def tell(self, message):
+        self._message = message
+        self._news.set()
+
+    def end(self):
+        self._ended = True
+        self._news.set()
+
+    def show(self):
+        start = time.monotonic()
+        while not self._ended:
+            line = printable(f"{time.monotonic() - start:.0f} s: {self._message}")
+            _write(f"\r\x1b[K{line[: shutil.get_terminal_size().columns - 1]}")
+            self._news.wait(1)
+            self._news.clear()
         _write("\r\x1b[K")
 
 

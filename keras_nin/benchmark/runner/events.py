@@ -7,6 +7,8 @@ import numpy as np
 
 INVOKE = "Invoke"
 _DEFAULT, _OPERATOR, _DELEGATE_KERNEL = 1, 2, 8
+_FAR_OUT = 3  # Tukey's: so many interquartile ranges from the quartiles
+_RESOLUTION_US = 1
 KINDS = {_OPERATOR: "operator", _DELEGATE_KERNEL: "delegate"}
 
 
@@ -61,8 +63,9 @@ def summary(runs):
     """Return the statistics over a list of `Runs` as a JSON-ready dictionary; None without any.
 
     Durations are whole microseconds, cut off. `typical` is the mean over the half of the runs whose whole duration is
-    nearest the median: it has the resolution that a median of whole numbers lacks, and outliers do not move it. Runs
-    that executed other kernels than most did are left out, and `other_runs` counts them.
+    nearest the median, which has the resolution that a median of whole numbers lacks, without the kernel's own
+    outliers: on a busy machine most runs near the median were interrupted too, each in another kernel. Runs that
+    executed other kernels than most did are left out, and `other_runs` counts them.
     """
     if not runs:
         return None
@@ -86,9 +89,12 @@ def summary(runs):
 
 
 def _statistics(us, typical):
+    q1, median, q3, p90 = np.percentile(us, [25, 50, 75, 90])
+    reach = _FAR_OUT * (q3 - q1 + _RESOLUTION_US)
+    kept = us[typical & (us >= q1 - reach) & (us <= q3 + reach)]
     return {
-        "median": float(np.median(us)),
+        "median": float(median),
         "mean": float(us.mean()),
-        "p90": float(np.percentile(us, 90)),
-        "typical": float(us[typical].mean()),
+        "p90": float(p90),
+        "typical": float(kept.mean() if len(kept) else median),
     }

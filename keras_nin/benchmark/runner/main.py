@@ -170,7 +170,7 @@ class Progress:
         """Send it, unless it was sent just now."""
         if time.perf_counter() >= self._next:
             self._out({"progress": [subject.progress() for subject in self._subjects]})
-            self._next = 0.0
+            self._next = time.perf_counter() + _PROGRESS_SECONDS
 
 
 class Others:

@@ -82,11 +82,13 @@ class Series:
         """Return the statistics in us as a JSON-ready dictionary."""
         us = np.concatenate(self.rounds) / 1000
         p10, median, p90, p99 = np.percentile(us, [10, 50, 90, 99])
+        # The interval is one of the rounds' medians: with few runs that of all of them may lie just beside it.
         low, high = (None if math.isinf(each) else each / 1000 for each in self.interval())
+        low, high = low and min(low, median), high and max(high, median)
         return {
             "us": {
                 "median": float(median), "mean": float(us.mean()), "p10": float(p10), "p90": float(p90),
-                "p99": float(p99), "min": float(us.min()), "low": low, "high": high,
+                "p99": float(p99), "min": float(us.min()), "low": low and float(low), "high": high and float(high),
             },
             "runs": self.runs,
             "converged": self.converged,
