@@ -10,7 +10,10 @@ SINGLE_OPERATORS = "single operators"
 
 @dataclass(frozen=True)
 class Statistics:
-    """Times of a run in microseconds; `low` to `high` is the 95 % confidence interval of the median, if known."""
+    """Times of a run in microseconds; `low` to `high` is the 95 % confidence interval of the median, if known.
+
+    From adb, whose tool does not tell them, the percentiles `p10`, `p90` and `p99` are None.
+    """
 
     median: float
     mean: float
@@ -26,7 +29,8 @@ class Statistics:
 class KernelTime:
     """Time of a kernel in a run in microseconds; `typical` is the mean over the half of the runs nearest the median.
 
-    The profiler's clock has a resolution of 1 us: of small kernels only `typical` says something. Rows add up in it.
+    The kernel's own outliers are not in it. The profiler's clock has a resolution of 1 us: of small kernels only
+    `typical` says something. Rows add up in it. From adb, `median` and `p90` are None.
     """
 
     median: float
@@ -101,7 +105,8 @@ class Profile:
         converged: whether the interval of the median is within 1 % on either side.
         total: `Statistics` of a whole run, without the profiler.
         load_us, first_us: from the file to a model ready to run, and its first run.
-        peak_bytes: largest resident memory of the process that ran it; added_bytes: by how much the model enlarged it.
+        peak_bytes: largest resident memory of the process that ran it; added_bytes: by how much the model enlarged it;
+            both None where the device does not tell.
         api: "compiled_model" (LiteRT's) or "interpreter" (TensorFlow Lite's).
         method: how the layers' times were taken, `PROFILER` or `SINGLE_OPERATORS`; None without layers.
         profiled_runs: how many runs the layers' times are over.

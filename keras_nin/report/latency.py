@@ -42,8 +42,8 @@ _CSV = (
 )
 _LEGENDS = {
     PROFILER: (
-        "Layers by the runtime's profiler. us: the mean over the half of the runs nearest the median, corrected for "
-        "what the profiler's clock cuts off. Runtime overhead: what the median has beyond the rows; below zero it is "
+        "Layers by the runtime's profiler. us: the mean over the half of the runs nearest the median, without "
+        "outliers, corrected for what the profiler's clock cuts off. Runtime overhead: what the median has beyond the rows; below zero it is "
         "noise between runs with and without the profiler."
     ),
     SINGLE_OPERATORS: (
