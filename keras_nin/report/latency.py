@@ -42,9 +42,9 @@ _CSV = (
 )
 _LEGENDS = {
     PROFILER: (
-        "Layers by the runtime's profiler. us: the mean over the half of the runs nearest the median, without "
-        "outliers, corrected for what the profiler's clock cuts off. Runtime overhead: what the median has beyond the rows; below zero it is "
-        "noise between runs with and without the profiler."
+        "Layers by the runtime's profiler. us: the mean over the half of the runs nearest the median, without its "
+        "outliers, corrected for what the profiler's clock cuts off. Runtime overhead: what the median has beyond the "
+        "rows; below zero it is noise between runs with and without the profiler."
     ),
     SINGLE_OPERATORS: (
         "Layers by single operators, without the profiler: each operator alone, its inputs just written, its weights "
