@@ -156,7 +156,7 @@ CASES = {
     "verify nin_digits": ("Missing argument 'FILE'. (see keras-nin verify --help)",),
     "evaluate": ("Missing argument 'FILE'.",),
     "audit nin_digits --format xml": ("'xml' is not one of",),
-    "bench": ("No such command 'bench'. (see keras-nin --help)",),
+    "frobnicate": ("No such command 'frobnicate'. (see keras-nin --help)",),
     # files to evaluate and verify
     **{
         f"{command} {name}.tflite --data digits": (f"'{name}.tflite'",)

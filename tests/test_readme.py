@@ -27,8 +27,10 @@ def workplace(folder, monkeypatch):
 def form(text):
     """The text with its numbers, its rules and the host's name taken out."""
     text = re.sub(r"(Latency: median of).*", r"\1", text)
+    text = re.sub(r"^Warning: .*\n|.*, LiteRT [\d.]+$", "", text, flags=re.MULTILINE)
+    text = re.sub(r"(\d threads? on ).*", r"\1", text)
     text = re.sub(r"(written|up to date): ", "file: ", text)
-    return re.sub(r"[─\s]+", " ", re.sub(r"\d[\d,.]*", "#", text)).replace("# ms", "# us").strip()
+    return re.sub(r"[─\s]+", " ", re.sub(r"-?\d[\d,.]*", "#", text)).replace("# ms", "# us").strip()
 
 
 def check(command):
