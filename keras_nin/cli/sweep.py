@@ -27,17 +27,16 @@ class Numbers(click.ParamType):
 
 
 def _numbers(name, default, text):
-    shown = ",".join(map(str, default))
-    return click.option(name, type=Numbers(), default=default, show_default=shown, help=text)
+    return click.option(name, type=Numbers(), default=default, show_default=True, help=text)
 
 
 @click.command("sweep", epilog="Example: keras-nin sweep --size 7,14 --cin 64 --cout 63,64 --plot sweep.png")
-@_numbers("--size", (7, 14, 28, 56), "Height and width of the map.")
-@_numbers("--cin", (64, 256), "Channels in.")
-@_numbers("--cout", (63, 64, 65), "Channels out, the filters.")
-@_numbers("--kernel", (1, 3), "Height and width of the kernel, odd.")
+@_numbers("--size", "7,14,28,56", "Height and width of the map.")
+@_numbers("--cin", "64,256", "Channels in.")
+@_numbers("--cout", "63,64,65", "Channels out, the filters.")
+@_numbers("--kernel", "1,3", "Height and width of the kernel, odd.")
 @click.option("--scheme", metavar="S,...", default="float32,int8", show_default=True, help="float32, int8 or both.")
-@_numbers("--threads", (1,), "Threads of the runtime.")
+@_numbers("--threads", "1", "Threads of the runtime.")
 @click.option(
     "--seconds",
     type=options.Number(0.01, 600),

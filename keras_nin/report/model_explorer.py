@@ -34,8 +34,9 @@ def node_data(profile, path):
         raise InputError(
             f"Expected times of layers for Model Explorer. Received: none of {profile.file!r}, of the whole model alone"
         )
+    threads = "1 thread" if profile.threads == 1 else f"{profile.threads} threads"
     data = {
-        "name": f"us, {profile.host['cpu']}, {profile.threads} threads, {profile.profiled_runs} runs",
+        "name": f"us, {profile.host['cpu']}, {threads}, {profile.profiled_runs} runs",
         "results": {str(index): {"value": round(us, 3)} for index, us in sorted(times.items())},
         "gradient": [{"stop": stop, "bgColor": colour} for stop, colour in _GRADIENT],
     }
