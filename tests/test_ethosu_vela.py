@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from keras_nin import InputError, export, models
-from keras_nin.edge import ethosu
-from keras_nin.edge.ethosu import process, vela
+from keras_nin.edge import ethosu, process
+from keras_nin.edge.ethosu import vela
 from keras_nin.tflite import graph
 
 pytest.importorskip("ethosu.vela", reason="Vela is not installed: pip install 'keras-nin[ethosu]'")
