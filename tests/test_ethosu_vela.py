@@ -37,8 +37,14 @@ def digits(tmp_path_factory):
     [
         ("nin_digits", None, 9, ethosu.ACCELERATORS[:6]),
         ("squeezenet_cifar10", None, 26, ("ethos-u55-128", "ethos-u85-256", "ethos-u85-2048")),
-        ("googlenet_bn", (96, 96, 3), 58, ("ethos-u55-128",)),
-        ("keras:MobileNet", (64, 64, 3), 28, ("ethos-u55-64", "ethos-u65-512")),
+        ("googlenet_bn", (96, 96, 3), 58, ("ethos-u55-128", "ethos-u85-256")),
+        (
+            "googlenet",
+            (96, 96, 3),
+            62,
+            ("ethos-u55-128", "ethos-u85-256"),
+        ),  # LRN: a convolution and a depthwise one each
+        ("keras:MobileNet", (64, 64, 3), 28, ("ethos-u55-64", "ethos-u65-512", "ethos-u85-256")),
     ],
 )
 def test_macs_equal_those_of_the_audit_row_by_row(name, shape, count, accelerators, tmp_path):

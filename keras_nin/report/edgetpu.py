@@ -125,7 +125,7 @@ def overview(verdicts):
 
 
 def obstacles(verdict):
-    """Return what keeps operators off the Edge TPU, in one line; "-" where nothing does."""
+    """Return what keeps operators off the Edge TPU, or may do so, in one line; "-" where nothing does."""
     if verdict.failure:
         return verdict.failure.message
     found = Counter()
@@ -133,7 +133,8 @@ def obstacles(verdict):
         if not each.mapped and not each.dropped and each.rule != "one-part":
             found[each.op, each.why] += 1
     named = [f"{count} {op} ({why})" if count > 1 else f"{op} ({why})" for (op, why), count in found.items()]
-    return "; ".join(named) or "-"
+    doubts = [f"in doubt: {note}" for note in verdict.notes]
+    return "; ".join(named + doubts) or "-"
 
 
 def rules_table(rules):
