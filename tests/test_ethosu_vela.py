@@ -43,7 +43,7 @@ def digits(tmp_path_factory):
             (96, 96, 3),
             62,
             ("ethos-u55-128", "ethos-u85-256"),
-        ),  # LRN: a convolution and a depthwise one each
+        ),  # 4 of the LRN
         ("keras:MobileNet", (64, 64, 3), 28, ("ethos-u55-64", "ethos-u65-512", "ethos-u85-256")),
     ],
 )
