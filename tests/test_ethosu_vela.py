@@ -12,6 +12,7 @@ import pytest
 from keras_nin import InputError, export, models
 from keras_nin.edge import ethosu, process
 from keras_nin.edge.ethosu import vela
+from keras_nin.report.ethosu import text
 from keras_nin.tflite import graph
 
 pytest.importorskip("ethosu.vela", reason="Vela is not installed: pip install 'keras-nin[ethosu]'")
@@ -109,6 +110,7 @@ def test_figures_are_those_of_vela_s_own_table(digits, tmp_path):
 
 def test_a_network_in_floating_point_is_left_to_the_cpu(digits):
     found = ethosu.estimate(digits[1])
+    assert "Time: the CPU's, not estimated" in text(found).splitlines()
     assert {layer.target for layer in found.layers} == {"CPU"}
     assert (found.us, found.utilisation, found.npu_share) == (0, None, 0)
     rules = {finding.rule: finding for finding in found.findings}

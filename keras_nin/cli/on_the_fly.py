@@ -58,7 +58,8 @@ def is_model(text):
         problem = "a folder" if os.path.isdir(text) else "no file"
         raise InputError(f"Expected a .tflite file. Received: {text!r}, which is {problem}")
     if os.path.exists(text):
-        raise InputError(f"Expected a .tflite file or a model. Received: {text!r}, which is a folder")
+        problem = "a folder" if os.path.isdir(text) else "no regular file"
+        raise InputError(f"Expected a .tflite file or a model. Received: {text!r}, which is {problem}")
     from keras_nin.models import spec
 
     spec(text)
