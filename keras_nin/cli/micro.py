@@ -167,7 +167,9 @@ def _export(given, folder):
     about = {"data": given.data, "labels": given.labels, "preprocessing": given.preprocessing, "crop": given.crop}
     (made,) = on_the_fly.export(given.file, given, folder, **about)
     if made.notes:
-        stages.note(f"Note: {', '.join(made.notes)}: its outputs say nothing, other weights may run where these do not")
+        stages.note(
+            f"Note: {', '.join(made.notes)}: its outputs say nothing, and the trained network may run where it does not"
+        )
     return made.path, given.data or made.images
 
 

@@ -108,7 +108,7 @@ on_the_fly_options = _stack(
     click.option(
         "--calibration",
         metavar="DATASET|DIR|FILE.npz|random",
-        help="Images that calibrate a MODEL. [default: its own where its weights and they are at hand, else noise]",
+        help="Images that calibrate a MODEL. [default: the dataset of weights that ship, where at hand; else noise]",
     ),
     click.option("--calibration-count", type=COUNT, metavar="N", help="How many of them. [default: 100; of noise 8]"),
     click.option(
