@@ -28,6 +28,7 @@ def test_every_operator_has_a_line_in_order(cli, halves):
     assert ["Edge TPU" in line.split("Mapped")[0] for line in lines[2:6]] == [True, True, False, False]
     assert lines[4].endswith(status.NOT_SUPPORTED)
     assert lines[5].endswith(status.SECOND_SUBGRAPH)
+    assert "Operator 2 (ELU): " in ran.out
     assert "Fix: use ReLU" in ran.out
     assert "2 of 4 operators on the Edge TPU (50.0%), 2 on the CPU" in ran.out
 

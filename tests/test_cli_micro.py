@@ -131,7 +131,7 @@ BAD = [
         "Expected a file with one input of images for --data. Received: inputs of shapes [(1, 10)]",
     ),
     ([FILE, "--preprocessing", "unit"], "Expected --data with --labels"),
-    (["none.tflite"], "Expected a readable file. Received: 'none.tflite'"),
+    (["none.tflite"], "Expected a .tflite file. Received: 'none.tflite', which is no file"),
     (["none"], "none"),
     (["cut.tflite"], "Expected a valid .tflite file. Received: 'cut.tflite'"),
     (["text.tflite"], "Expected a valid .tflite file. Received: 'text.tflite'"),

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from keras_nin import InputError, export, models
-from keras_nin.edge import ethosu
-from keras_nin.edge.ethosu import process, vela
+from keras_nin.edge import ethosu, process
+from keras_nin.edge.ethosu import vela
+from keras_nin.report.ethosu import text
 from keras_nin.tflite import graph
 
 pytest.importorskip("ethosu.vela", reason="Vela is not installed: pip install 'keras-nin[ethosu]'")
@@ -37,8 +38,14 @@ def digits(tmp_path_factory):
     [
         ("nin_digits", None, 9, ethosu.ACCELERATORS[:6]),
         ("squeezenet_cifar10", None, 26, ("ethos-u55-128", "ethos-u85-256", "ethos-u85-2048")),
-        ("googlenet_bn", (96, 96, 3), 58, ("ethos-u55-128",)),
-        ("keras:MobileNet", (64, 64, 3), 28, ("ethos-u55-64", "ethos-u65-512")),
+        ("googlenet_bn", (96, 96, 3), 58, ("ethos-u55-128", "ethos-u85-256")),
+        (
+            "googlenet",
+            (96, 96, 3),
+            62,
+            ("ethos-u55-128", "ethos-u85-256"),
+        ),  # 4 of the LRN
+        ("keras:MobileNet", (64, 64, 3), 28, ("ethos-u55-64", "ethos-u65-512", "ethos-u85-256")),
     ],
 )
 def test_macs_equal_those_of_the_audit_row_by_row(name, shape, count, accelerators, tmp_path):
@@ -103,6 +110,7 @@ def test_figures_are_those_of_vela_s_own_table(digits, tmp_path):
 
 def test_a_network_in_floating_point_is_left_to_the_cpu(digits):
     found = ethosu.estimate(digits[1])
+    assert "Time: the CPU's, not estimated" in text(found).splitlines()
     assert {layer.target for layer in found.layers} == {"CPU"}
     assert (found.us, found.utilisation, found.npu_share) == (0, None, 0)
     rules = {finding.rule: finding for finding in found.findings}

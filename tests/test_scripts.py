@@ -29,7 +29,7 @@ def test_to_edgetpu_exports_int8(tmp_path):
     assert again.startswith("Reproduced: ")
 
 
-def test_to_edgetpu_says_what_it_does_not_do(tmp_path):
+def test_to_edgetpu_says_what_its_verdict_is(tmp_path):
     out = " ".join(run("to_edgetpu.py", "--help", cwd=tmp_path).split())
-    assert "The Edge TPU compiler, which alone knows which operators it maps, does not run here." in out
+    assert "The verdict is predicted; see `keras-nin edgetpu`." in out
     assert "[default: int8]" in out

@@ -70,7 +70,7 @@ def _words(ctx, param, value):
 @click.option(
     "--scheme", default="float32,int8", show_default=True, metavar="S[,S...]", help="Of MODEL: what to export it to."
 )
-@options.model_options
+@options.on_the_fly_options
 @click.option("--json", "form", flag_value="json", help="One JSON document on stdout, the rest on stderr.")
 @click.option("--csv", "form", flag_value="csv", help="A row for every layer, with raw numbers.")
 @click.option("--markdown", "form", flag_value="markdown", help="The tables as Markdown.")
@@ -137,11 +137,12 @@ def _check_use(ctx, given):
 
 def _check_models(ctx, given, words):
     """Refuse options for models beside files alone, and the other way round."""
-    for_models = {"scheme": "--scheme", "weights": "--weights", "input_shape": "--input-shape", "settings": "--set",
-                  "seed": "--seed"}  # fmt: skip
-    asked = [option for name, option in for_models.items() if _given(ctx, name)]
-    if asked and not any(word.is_model for word in words):
-        raise InputError(f"Expected {', '.join(asked)} with a MODEL. Received: files, which hold their networks whole")
+    from keras_nin.cli import on_the_fly
+
+    if not any(word.is_model for word in words):
+        on_the_fly.check_file(ctx, words[0].text)
+        if _given(ctx, "scheme"):
+            raise _expected("--scheme with a MODEL", "files, which hold their networks whole")
     count = sum(len(word.schemes(given.scheme)) for word in words)
     if given.compare and count < 2:
         raise _expected("two files or more with --compare", "one")

@@ -1,5 +1,6 @@
 """`keras-nin edgetpu`: what the Edge TPU compiler would make of a file, or of a model once exported."""
 
+import copy
 import dataclasses
 import os
 import pathlib
@@ -9,10 +10,8 @@ import types
 
 import click
 
-from keras_nin.cli.options import COUNT, Number, data_option, json_option, model_options
-from keras_nin.errors import InputError
+from keras_nin.cli.options import Number, json_option, on_the_fly_options
 
-_EXPORT_OPTIONS = ("weights", "input_shape", "settings", "seed", "data", "calibration", "calibration_count", "io")
 _FULL = "full"
 
 
@@ -46,14 +45,10 @@ def _requirement(ctx, param, value):
     metavar="SECONDS",
     help="Limit of --compile.",
 )
-@model_options
-@data_option
-@click.option("--calibration", metavar="DATASET|DIR|FILE.npz|random", help="Images that calibrate the export.")
-@click.option("--calibration-count", type=COUNT, metavar="N", help="How many of them. [default: 100]")
-@click.option("--io", type=click.Choice(["int8", "uint8", "float32"]), help="Type of the export's input and output.")
+@on_the_fly_options
 @json_option
 @click.pass_context
-def command(ctx, model, multiple_subgraphs, require, compiles, timeout, as_json, **exporting):
+def command(ctx, model, **arguments):
     """Say of each operator of an int8 file whether the Edge TPU compiler would map it, why not, and what to do.
 
     The compiler maps one part of the graph: what depends on the first operator that it cannot map runs on the CPU.
@@ -66,52 +61,42 @@ def command(ctx, model, multiple_subgraphs, require, compiles, timeout, as_json,
       keras-nin edgetpu model.tflite --multiple-subgraphs --require 90%
       keras-nin edgetpu model.tflite --compile
     """
+    from keras_nin.cli import on_the_fly, stages
     from keras_nin.edge.edgetpu import compiler
 
-    if compiles and not compiler.installed():
+    given = types.SimpleNamespace(**arguments)
+    if given.compiles and not compiler.installed():
         raise compiler.missing()
-    given = {name: value for name, value in exporting.items() if _given(ctx, name)}
-    if model.endswith(".tflite"):
-        return _judge(_file(model, given), model, multiple_subgraphs, require, compiles, timeout, as_json)
+    if not on_the_fly.is_model(model):
+        on_the_fly.check_file(ctx, model)
+        return _judge(given, model, model)
     from keras_nin import files
 
     with files.temporary_folder() as folder:
-        path = _export(model, given, folder)
-        return _judge(path, path.name, multiple_subgraphs, require, compiles, timeout, as_json)
+        (made,) = on_the_fly.export(model, given, folder)
+        if made.notes:
+            stages.note(f"Note: {', '.join(made.notes)}: the verdict does not depend on it")
+        return _judge(given, made.path, os.path.basename(made.path))
 
 
-def _given(ctx, name):
-    return ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
-
-
-def _file(path, given):
-    if given:
-        names = ", ".join("--set" if name == "settings" else f"--{name.replace('_', '-')}" for name in given)
-        raise InputError(f"Expected no {names} with a file, which is exported already. Received: {path!r}")
-    if not os.path.isfile(path):
-        raise InputError(f"Expected a .tflite file. Received: {path!r}, which is no file")
-    return path
-
-
-def _judge(path, name, multiple_subgraphs, require, compiles, timeout, as_json):
+def _judge(given, path, name):
     from keras_nin.cli import stages
     from keras_nin.edge.edgetpu import compiler, judge
     from keras_nin.edge.edgetpu.comparison import differences
 
-    verdict = dataclasses.replace(judge(path, multiple_subgraphs=multiple_subgraphs), model=name)
+    several = given.multiple_subgraphs
+    verdict = dataclasses.replace(judge(path, multiple_subgraphs=several), model=name)
     compilation, found = None, ()
-    if compiles:
+    if given.compiles:
         with stages.working("Running edgetpu_compiler"):
-            compilation = compiler.run(path, multiple_subgraphs=multiple_subgraphs, seconds=timeout)
+            compilation = compiler.run(path, multiple_subgraphs=several, seconds=given.timeout)
         found = differences(verdict, compilation.rows) if compilation.rows else ()
-    if as_json:
+    if given.as_json:
         more = {"compiler": _compiler_json(compilation, found)} if compilation else {}
         stages.print_json(verdict.to_json() | more)
     else:
         _print(verdict, compilation, found)
-    if require is None:
-        return 0
-    return _check(verdict, require)
+    return 0 if given.require is None else _check(verdict, given.require)
 
 
 def _compiler_json(compilation, found):
@@ -140,30 +125,21 @@ def _echo(text):
     click.echo(fit_encoding(text, getattr(sys.stdout, "encoding", None) or "utf-8"))
 
 
-def _export(model, given, folder):
-    """Export a MODEL to int8 into a folder, with the defaults of `keras-nin export`; return the file's path."""
-    from keras_nin import files
-    from keras_nin.cli import export, making, stages
-    from keras_nin.export import schemes
+def export_command():
+    """Return the command `keras-nin export`, of int8 unless told otherwise, with the verdict on each file after it."""
+    from keras_nin.cli import export
 
-    stages.check_model(model)
-    options = export.command.make_context("export", [model]).params | given
-    scheme = schemes.parse_schemes("int8")[0]
-    chosen = [scheme.with_io(options["io"]) if options["io"] else scheme]
-    arguments = types.SimpleNamespace(**options)
-    made = making.make(making.prepare(arguments, chosen), chosen)[0].export
-    contents = made.contents(folder / f"{made.stem}.tflite")
-    files.save_all(contents)
-    return next(iter(contents))
+    command = copy.copy(export.command)
+    command.context_settings = {"default_map": {"scheme": "int8"}}
+    command.callback = click.pass_context(_export_and_judge)
+    command.epilog = (
+        "The verdict is predicted; see `keras-nin edgetpu`. Example: python export/to_edgetpu.py nin_digits"
+    )
+    return command
 
 
-def export_and_judge(context, **arguments):
-    """Do what `keras-nin export` does; without --json, print the Edge TPU's verdict on each int8 file after it.
-
-    Args:
-        context: click's.
-        arguments: of `keras-nin export`.
-    """
+def _export_and_judge(context, **arguments):
+    """Do what `keras-nin export` does; without --json, print the Edge TPU's verdict on each int8 file."""
     from keras_nin.cli import exported, making, reproduce, stages
     from keras_nin.export import schemes
 

@@ -7,13 +7,14 @@ import types
 
 import click
 
-from keras_nin.cli import options
+from keras_nin.cli import on_the_fly, options
 from keras_nin.edge.ethosu.accelerators import DEFAULT
 from keras_nin.errors import InputError
 
-SCHEME = "int8"
-# Datasets that calibrate without a network or a file; noise is as good for times.
-AT_HAND = ("digits",)
+_NOTES = {
+    on_the_fly.RANDOM: "random weights: compressed sizes and the times that wait for weights are of no trained network",
+    on_the_fly.NOISE: "calibrated on noise: good for times alone (--calibration names images)",
+}
 
 
 def _accelerators(ctx, param, value):
@@ -32,7 +33,7 @@ def _limits(ctx, param, value):
 
 
 @click.command("ethosu", epilog="Example: keras-nin ethosu exported/nin_digits_int8.tflite")
-@click.argument("file", metavar="FILE|MODEL")
+@click.argument("file", metavar="FILE.tflite|MODEL")
 @click.option(
     "--accelerator",
     "accelerators",
@@ -64,8 +65,7 @@ def _limits(ctx, param, value):
     metavar="SECONDS",
     help="The longest that Vela may take for an accelerator.",
 )
-@options.model_options
-@click.option("--calibration", metavar="DATASET|DIR|FILE.npz|random", help="Representative images for a MODEL.")
+@options.on_the_fly_options
 @options.force_option
 @options.json_option
 @click.pass_context
@@ -95,8 +95,8 @@ def command(context, **arguments):
       keras-nin ethosu exported/nin_digits_int8.tflite -o compiled.tflite
     """
     given = types.SimpleNamespace(**arguments)
-    _check(context, given)
-    with _subject(given) as (path, notes):
+    _check(given)
+    with _subject(context, given) as (path, notes):
         sweep = _sweep(given, path)
     results = _judge(sweep, given.limits)
     written = _save(sweep, given)
@@ -104,7 +104,7 @@ def command(context, **arguments):
     return 0 if all(result.holds for result in results) else 1
 
 
-def _check(context, given):
+def _check(given):
     """Refuse what cannot be, before anything runs."""
     from keras_nin.cli import stages
 
@@ -117,21 +117,13 @@ def _check(context, given):
         if path.suffix.lower() != ending or path.is_dir():
             raise InputError(f"Expected {option} to name a {ending} file. Received: {name!r}")
         stages.check_output_folder(path.parent)
-    if not given.file.endswith(".tflite"):
-        stages.check_model(given.file)
-        return
-    own = {"weights": "--weights", "input_shape": "--input-shape", "settings": "--set", "seed": "--seed",
-           "calibration": "--calibration"}  # fmt: skip
-    default = click.core.ParameterSource.DEFAULT
-    used = [option for name, option in own.items() if context.get_parameter_source(name) is not default]
-    if used:
-        raise InputError(f"Expected no {', '.join(used)} with a file. Received: {given.file!r}")
 
 
 @contextlib.contextmanager
-def _subject(given):
+def _subject(context, given):
     """Yield the path of the .tflite file, exported first where a model is given, and notes on it."""
-    if given.file.endswith(".tflite"):
+    if not on_the_fly.is_model(given.file):
+        on_the_fly.check_file(context, given.file)
         yield given.file, ()
         return
     from keras_nin import files
@@ -139,38 +131,8 @@ def _subject(given):
 
     vela.find()  # before Keras starts, which takes longer
     with files.temporary_folder() as folder:
-        yield _exported(given, folder)
-
-
-def _exported(given, folder):
-    from keras_nin import export
-    from keras_nin.cli import images, stages
-
-    loaded = stages.load_model(given.file, given.weights, given.input_shape, given.settings, given.seed)
-    shape = stages.model_input(loaded.model)
-    at_hand = "random" if loaded.random or loaded.dataset not in AT_HAND else loaded.dataset
-    sources = images.Sources(given.calibration or at_hand, None, None, given.seed)
-    dataset = sources.calibration_set(None, shape)
-    preprocessing = stages.choose_preprocessing(loaded.preprocessing, dataset)
-    with stages.working(f"Converting {loaded.name} to {SCHEME}"):
-        calibration = export.calibrate(dataset, shape, seed=given.seed, preprocessing=preprocessing)
-        made = export.export(
-            loaded.model,
-            SCHEME,
-            calibration,
-            weights=loaded.weights,
-            preprocessing=preprocessing,
-            name=loaded.name,
-        )
-    path = made.save(folder)
-    return str(path), tuple(_notes(loaded, dataset))
-
-
-def _notes(loaded, dataset):
-    if loaded.random:
-        yield "random weights: compressed sizes and the times that wait for weights are of no trained network"
-    if dataset.noise:
-        yield "calibrated on noise: good for times alone (--calibration names images)"
+        (made,) = on_the_fly.export(given.file, given, folder)
+        yield made.path, tuple(_NOTES[note] for note in made.notes)
 
 
 def _sweep(given, path):

@@ -6,6 +6,7 @@ import os
 import pathlib
 from typing import Any
 
+from keras_nin.cli import on_the_fly
 from keras_nin.cli.waiting import waiting
 from keras_nin.errors import InputError
 
@@ -35,8 +36,7 @@ class Word:
         """Return the names of its files without their ending."""
         if not self.is_model:
             return (pathlib.Path(self.text).stem,)
-        name = pathlib.Path(self.text.removeprefix("keras:")).stem
-        return tuple(f"{name}_{each}" for each in self.schemes(scheme))
+        return tuple(f"{on_the_fly.stem(self.text)}_{each}" for each in self.schemes(scheme))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,25 +63,7 @@ def sort_words(words):
     Raises:
         InputError: a file that is missing or a folder, or an unknown model.
     """
-    return tuple(_word(word) for word in words)
-
-
-def _word(text):
-    if text.endswith((".keras", ".h5")) or text.startswith("keras:"):
-        if not text.startswith("keras:") and not os.path.isfile(text):
-            raise InputError(f"Expected an existing file. Received: {text!r}")
-        return Word(text, True)
-    if text.endswith(".tflite") or os.path.isfile(text):
-        if not os.path.isfile(text):
-            problem = "a folder" if os.path.isdir(text) else "no file"
-            raise InputError(f"Expected a .tflite file. Received: {text!r}, which is {problem}")
-        return Word(text, False)
-    if os.path.exists(text):
-        raise InputError(f"Expected a .tflite file or a model. Received: {text!r}, which is a folder")
-    from keras_nin.models import spec
-
-    spec(text)
-    return Word(text, True)
+    return tuple(Word(word, on_the_fly.is_model(word)) for word in words)
 
 
 @contextlib.contextmanager
@@ -93,11 +75,12 @@ def opened(given, words):
             if not word.is_model:
                 subjects.append(Subject(word.text))
                 continue
-            from keras_nin.cli import on_the_fly
             from keras_nin.files import temporary_folder
 
             try:
-                subjects += on_the_fly.export(given, word, stack.enter_context(temporary_folder()))
+                folder = stack.enter_context(temporary_folder())
+                made = on_the_fly.export(word.text, given, folder, word.schemes(given.scheme))
+                subjects += [Subject(each.path, tuple(f"{note}, latency only" for note in each.notes)) for each in made]
             except InputError as error:
                 failures.append(error)
         yield subjects, failures

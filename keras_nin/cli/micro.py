@@ -6,12 +6,7 @@ import types
 
 import click
 
-from keras_nin.cli import options
-
-_SCHEME = "int8"
-# Data that is read without Keras; what the record beside a file names is only then taken by itself.
-_AT_HAND = ("digits",)
-_IMAGES, _NOISE = 100, 8  # to calibrate a model: ranges of noise serve no accuracy
+from keras_nin.cli import on_the_fly, options
 
 
 class Size(click.ParamType):
@@ -27,7 +22,7 @@ class Size(click.ParamType):
 
 
 @click.command("micro", epilog="Example: keras-nin micro exported/nin_digits_int8.tflite --require arena=256KiB")
-@click.argument("file", metavar="FILE|MODEL")
+@click.argument("file", metavar="FILE.tflite|MODEL")
 @click.option(
     "--max-arena", type=Size(), metavar="SIZE", default="2MiB", show_default=True, help="Largest arena to try."
 )
@@ -65,12 +60,11 @@ class Size(click.ParamType):
     show_default=True,
     help="A runtime that has not ended after S seconds is ended.",
 )
-@click.option(
-    "--seed", type=options.SEED, metavar="N", default=0, show_default=True, help="Seed of whatever is random."
-)
+@options.on_the_fly_options
 @options.force_option
 @options.json_option
-def command(**arguments):
+@click.pass_context
+def command(context, **arguments):
     """Find what FILE (.tflite) needs with TFLite Micro. A MODEL is exported to int8 first.
 
     The smallest tensor arena in which it runs, searched with the runtime itself on this machine, each try in a process
@@ -79,29 +73,30 @@ def command(**arguments):
     where those are at hand, on --data, or else on random numbers.
 
     A persistent part measured on a 64-bit host is larger than on a microcontroller. What prevents any arena, a missing
-    operator or a runtime that aborts, is reported; with --require arena=... it counts as exceeded. For a MODEL with
-    options of its own, export it first.
+    operator or a runtime that aborts, is reported; with --require arena=... it counts as exceeded.
 
     Needs pip install 'keras-nin[micro]'.
     """
-    given = types.SimpleNamespace(**arguments)
-    return _run(given)
+    return _run(context, types.SimpleNamespace(**arguments))
 
 
-def _run(given):
+def _run(context, given):
     from keras_nin.cli import stages
     from keras_nin.edge.micro import budget
     from keras_nin.edge.micro.c_array import paths as c_array_paths
     from keras_nin.edge.micro.examining import require_package
 
     require_package()
+    is_model = on_the_fly.is_model(given.file)
+    if not is_model:
+        on_the_fly.check_file(context, given.file, other_use={"seed"})
     limits = () if given.require is None else budget.parse(given.require)
     if given.array is not None:  # what will not do is said before the search
         for path in c_array_paths(given.array):
             stages.check_output_folder(path.parent)
     with contextlib.ExitStack() as stack:
         path, source = given.file, given.data
-        if not path.endswith(".tflite"):
+        if is_model:
             from keras_nin import files
 
             path, source = _export(given, stack.enter_context(files.temporary_folder()))
@@ -139,9 +134,9 @@ def _images(given, path, graph, source):
     from keras_nin.edge.micro.inputs import of_images
 
     sidecar = read_sidecar(path)
-    if source is None and image_source(sidecar) in _AT_HAND:
+    if source is None and image_source(sidecar) in on_the_fly.AT_HAND:
         source = image_source(sidecar)
-    if source is None:
+    if source in (None, "random"):
         if given.labels or given.preprocessing or given.crop is not None:
             raise click.UsageError("Expected --data with --labels, --preprocessing and --crop.")
         return None
@@ -166,31 +161,16 @@ def _image_shape(graph):
 
 
 def _export(given, folder):
-    """Export a model to int8 without a proof, and return the path of the file and what names its test images, or None.
+    """Export a model, and return the path of the file and what names its test images, None for noise."""
+    from keras_nin.cli import stages
 
-    It is calibrated on --data, else on the dataset of weights that ship where that is at hand, else on noise.
-    """
-    from keras_nin import files
-    from keras_nin.cli import images, stages
-    from keras_nin.export import calibrate, export_all
-
-    loaded = stages.load_model(given.file, seed=given.seed)
-    own = loaded.dataset if loaded.dataset in _AT_HAND and not loaded.random else None
-    source = given.data or own or "random"
-    shape = stages.model_input(loaded.model)
-    dataset = images.Sources(source, source, given.labels, given.seed).calibration_set(None, shape)
-    preprocessing = stages.choose_preprocessing(loaded.preprocessing, dataset, given.preprocessing, given.crop)
-    count = _NOISE if dataset.noise else _IMAGES
-    calibration = calibrate(dataset, shape, count=count, seed=given.seed, preprocessing=preprocessing)
-    with stages.working(f"Converting {loaded.name} to {_SCHEME}"):
-        about = {"weights": loaded.weights, "preprocessing": preprocessing, "name": loaded.name}
-        (made,) = export_all(loaded.model, [_SCHEME], calibration, **about)
-    for said, noted in ((loaded.random, "has random weights"), (dataset.noise, "was calibrated on noise")):
-        if said:
-            stages.note(f"Note: {loaded.name} {noted}: its outputs say nothing.")
-    contents = made.contents(folder)
-    files.save_all(contents)
-    return str(next(iter(contents))), None if dataset.noise else source
+    about = {"data": given.data, "labels": given.labels, "preprocessing": given.preprocessing, "crop": given.crop}
+    (made,) = on_the_fly.export(given.file, given, folder, **about)
+    if made.notes:
+        stages.note(
+            f"Note: {', '.join(made.notes)}: its outputs say nothing, and the trained network may run where it does not"
+        )
+    return made.path, given.data or made.images
 
 
 def _write(given, micro, graph):

@@ -1,68 +1,152 @@
-"""Models that `keras-nin benchmark` exports itself: for their latency, without a proof."""
+"""A MODEL where a command reads files: exported for it to a temporary folder, without a proof."""
 
-from keras_nin.cli import images, measuring, stages
+import dataclasses
+import os
+import pathlib
 
-# Datasets that calibrate without a network or a file.
-_AT_HAND = frozenset({"digits"})
-_NOISE = 8  # images: ranges of noise serve no accuracy
-_IMAGES = 100
+import click
+
+from keras_nin.errors import InputError
+
+# The options of the export: with a file, which is exported already, they mean nothing.
+_OPTIONS = {
+    "weights": "--weights",
+    "input_shape": "--input-shape",
+    "settings": "--set",
+    "seed": "--seed",
+    "calibration": "--calibration",
+    "calibration_count": "--calibration-count",
+    "io": "--io",
+    "allow_float": "--allow-float",
+}
+RANDOM, NOISE = "random weights", "calibrated on noise"
+# Datasets that are read without a network, a file or Keras.
+AT_HAND = frozenset({"digits"})
+_IMAGES, _NOISE = 100, 8  # to calibrate: ranges of noise serve no accuracy
 
 
-def export(given, word, folder):
-    """Export a model to files in a folder, and return a `Subject` for each scheme.
+@dataclasses.dataclass(frozen=True)
+class Exported:
+    """A file that was made of a model.
 
-    With weights that ship and images at hand it is calibrated as `keras-nin export` does without tuning; else on noise,
-    and the notes say so.
+    Attributes:
+        path: of the .tflite file; the JSON file beside it names the layers.
+        notes: in what it is not the trained network: `RANDOM`, `NOISE`.
+        images: what names images such as it was calibrated on; None for noise.
+    """
 
-    Args:
-        given: the options' values.
-        word: `keras_nin.cli.measuring.Word`.
-        folder: where the files go, with the JSON files beside them that name the layers.
+    path: str
+    notes: tuple[str, ...] = ()
+    images: str | None = None
+
+
+def is_model(text):
+    """Return whether an argument is a MODEL, not the path of a .tflite file.
 
     Raises:
-        InputError: the model does not load or convert.
+        InputError: a file that is missing, a folder, or an unknown model.
+    """
+    if text.startswith("keras:"):
+        return True
+    if text.endswith((".keras", ".h5")):
+        if not os.path.isfile(text):
+            raise InputError(f"Expected an existing file. Received: {text!r}")
+        return True
+    if os.path.isfile(text):
+        return False
+    if text.endswith(".tflite"):
+        problem = "a folder" if os.path.isdir(text) else "no file"
+        raise InputError(f"Expected a .tflite file. Received: {text!r}, which is {problem}")
+    if os.path.exists(text):
+        problem = "a folder" if os.path.isdir(text) else "no regular file"
+        raise InputError(f"Expected a .tflite file or a model. Received: {text!r}, which is {problem}")
+    from keras_nin.models import spec
+
+    spec(text)
+    return True
+
+
+def stem(model):
+    """Return what the files of a MODEL are named after."""
+    return pathlib.Path(model.removeprefix("keras:")).stem
+
+
+def check_file(context, path, other_use=()):
+    """Refuse the options of the export beside a file.
+
+    Args:
+        context: click's.
+        path: of the file.
+        other_use: names of arguments that the command takes with a file too.
+
+    Raises:
+        InputError: there are some.
+    """
+    used = [
+        option
+        for name, option in _OPTIONS.items()
+        if name not in other_use and context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
+    ]
+    if used:
+        raise InputError(f"Expected no {', '.join(used)} with a file, which is exported already. Received: {path!r}")
+
+
+def export(model, given, folder, schemes=("int8",), *, data=None, labels=None, preprocessing=None, crop=None):
+    """Export a model to files in a folder, and return an `Exported` for each scheme.
+
+    It is calibrated on the images that are asked for, else as `keras-nin export` does where weights and their images
+    are at hand, else on `data`, else on noise, and the notes say so. Its weights are rounded to the nearest, without
+    the tuning of that command.
+
+    Args:
+        model: the MODEL argument.
+        given: values of `keras_nin.cli.options.on_the_fly_options`.
+        folder: where the files go, `stem` and scheme in their names.
+        schemes: names of schemes that train nothing.
+        data, labels, preprocessing, crop: values of a command's options for images, or None.
+
+    Raises:
+        InputError: the model does not load or convert, or the images do not.
     """
     from keras_nin import files
-    from keras_nin.export import export_all
+    from keras_nin.cli import images, stages
+    from keras_nin.export import calibrate, export_all
+    from keras_nin.export.schemes import parse_schemes
 
-    schemes = word.schemes(given.scheme)
-    stages.check_model(word.text)
-    loaded = stages.load_model(word.text, given.weights, given.input_shape, given.settings, given.seed)
+    chosen = [scheme.with_io(given.io) if given.io else scheme for scheme in parse_schemes(",".join(schemes))]
+    loaded = stages.load_model(model, given.weights, given.input_shape, given.settings, given.seed)
     shape = stages.model_input(loaded.model)
-    dataset, calibration, preprocessing = _calibration(given, loaded, shape)
+    source = given.calibration or _own_images(loaded) or data or "random"
+    dataset = images.Sources(source, data, labels, given.seed).calibration_set(None, shape)
+    preprocessing = stages.choose_preprocessing(loaded.preprocessing, dataset, preprocessing, crop)
+    count = given.calibration_count or (_NOISE if dataset.noise else _IMAGES)
     with stages.working(f"Converting {loaded.name} to {', '.join(schemes)}"):
         exports = export_all(
             loaded.model,
-            schemes,
-            calibration,
+            chosen,
+            calibrate(dataset, shape, count=count, seed=given.seed, preprocessing=preprocessing),
+            allow_float=given.allow_float,
             weights=loaded.weights,
             preprocessing=preprocessing,
             name=loaded.name,
         )
-    subjects = []
-    for made, stem in zip(exports, word.stems(given.scheme), strict=True):
-        path = folder / f"{stem}.tflite"
-        files.write(path, made.data)
-        files.write(path.with_suffix(".json"), files.to_json(made.sidecar()))
-        subjects.append(measuring.Subject(str(path), tuple(_notes(loaded, dataset, made.scheme))))
-    return subjects
+    found = []
+    for made in exports:
+        path = folder / f"{stem(model)}_{made.scheme.name}.tflite"
+        files.save_all(made.contents(path))
+        found.append(
+            Exported(str(path), tuple(_notes(loaded, dataset, made.scheme)), None if dataset.noise else source)
+        )
+    return found
 
 
-def _calibration(given, loaded, shape):
-    """Return the dataset, the `Calibration` and the `Preprocessing`."""
-    from keras_nin.export import calibrate
-
-    real = not loaded.random and loaded.dataset in _AT_HAND
-    source = loaded.dataset if real else "random"
-    dataset = images.Sources(source, source, None, given.seed).calibration_set(None, shape)
-    preprocessing = stages.choose_preprocessing(loaded.preprocessing, dataset)
-    count = _IMAGES if real else _NOISE
-    calibration = calibrate(dataset, shape, count=count, seed=given.seed, preprocessing=preprocessing)
-    return dataset, calibration, preprocessing
+def _own_images(loaded):
+    """Return what names the images of a model with weights, where they are at hand."""
+    return loaded.dataset if not loaded.random and loaded.dataset in AT_HAND else None
 
 
 def _notes(loaded, dataset, scheme):
     if loaded.random:
-        yield "random weights, latency only"
+        yield RANDOM
     if scheme.calibrated and dataset.noise:
-        yield "calibrated on noise, latency only"
+        yield NOISE

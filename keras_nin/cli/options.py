@@ -103,6 +103,21 @@ model_options = _stack(
     set_option,
     click.option("--seed", type=SEED, metavar="N", default=0, show_default=True, help="Seed of whatever is random."),
 )
+on_the_fly_options = _stack(
+    model_options,
+    click.option(
+        "--calibration",
+        metavar="DATASET|DIR|FILE.npz|random",
+        help="Images that calibrate a MODEL. [default: the dataset of weights that ship, where at hand; else noise]",
+    ),
+    click.option("--calibration-count", type=COUNT, metavar="N", help="How many of them. [default: 100; of noise 8]"),
+    click.option(
+        "--io",
+        type=click.Choice(["int8", "uint8", "float32"]),
+        help="Input and output of a MODEL in integers. [default: int8]",
+    ),
+    click.option("--allow-float", is_flag=True, help="Let a MODEL's operators that int8 lacks compute in float."),
+)
 preprocessing_options = _stack(
     click.option("--labels", metavar="FILE", help="Labels of a flat folder of images: name,label in each line."),
     click.option(

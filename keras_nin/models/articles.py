@@ -23,6 +23,7 @@ def convnet(
     input_shape=None,
     classes=10,
     classifier_activation="softmax",
+    relu_first=False,
     name=None,
 ):
     """Build the article's ConvNet: two 3x3 layers, each with 2x2 max pooling and ReLU, and one of three endings.
@@ -36,6 +37,8 @@ def convnet(
         input_shape: (H, W, C); the default is (28, 28, 1).
         classes: number of classes.
         classifier_activation: the article ends in a sigmoid; a task with one label an image wants the default.
+        relu_first: whether ReLU comes before the pooling, not after it. Both give the same figures, but int8 files
+            then have the ReLU in the convolution, and none in the pooling, where the Edge TPU takes none.
         name: the model's name.
 
     Returns:
@@ -47,8 +50,8 @@ def convnet(
     one_of("head", head, HEADS)
 
     def graph(x):
-        x = _conv_pool_relu(x, 3, 1)
-        x = _conv_pool_relu(x, 8 if head == "extra_relu" else 64, 2)
+        x = _conv_pool_relu(x, 3, 1, relu_first)
+        x = _conv_pool_relu(x, 8 if head == "extra_relu" else 64, 2, relu_first)
         if not include_top:
             return x
         if head == "extra_relu":
@@ -65,12 +68,14 @@ def convnet(
     return frame(graph, variant=variant, name=name, input_shape=shape, weights=weights, include_top=include_top)
 
 
-def _conv_pool_relu(x, filters, number):
+def _conv_pool_relu(x, filters, number, relu_first):
     import keras
 
     x = layers.conv2d(x, filters, 3, activation=None, name=f"conv{number}")
+    if relu_first:
+        x = keras.layers.ReLU(name=f"relu{number}")(x)
     x = layers.pool2d(x, size=2, name=f"pool{number}")
-    return keras.layers.ReLU(name=f"relu{number}")(x)
+    return x if relu_first else keras.layers.ReLU(name=f"relu{number}")(x)
 
 
 def _linear_head(x, classes, classifier_activation):

@@ -25,14 +25,20 @@ def reasons(verdict):
     groups = defaultdict(list)
     for each in verdict.operators:
         if not each.mapped:
-            groups["" if each.rule == "one-part" else each.op, each.why, each.fix].append(str(each.index))
+            groups[each.why, each.fix].append(each)
     lines = []
-    for (op, why, fix), indexes in groups.items():
-        more = f" and {len(indexes) - _MOST_NAMED} more" if len(indexes) > _MOST_NAMED else ""
-        named = f"{', '.join(indexes[:_MOST_NAMED])}{more}"
+    for (why, fix), members in groups.items():
         advice = f". Fix: {fix}" if fix else ""
-        lines.append(printable(f"Operators {named}{f' ({op})' if op else ''}: {why}{advice}"))
+        lines.append(printable(f"{_named(members)}: {why}{advice}"))
     return lines
+
+
+def _named(members):
+    """Return the numbers of operators, and their types where the reason is one of the operators themselves."""
+    more = f" and {len(members) - _MOST_NAMED} more" if len(members) > _MOST_NAMED else ""
+    indexes = ", ".join(str(each.index) for each in members[:_MOST_NAMED])
+    types = ", ".join(dict.fromkeys(each.op for each in members if each.rule != "one-part"))
+    return f"Operator{'s' if len(members) > 1 else ''} {indexes}{more}{f' ({types})' if types else ''}"
 
 
 def summary(verdict):
@@ -125,7 +131,7 @@ def overview(verdicts):
 
 
 def obstacles(verdict):
-    """Return what keeps operators off the Edge TPU, in one line; "-" where nothing does."""
+    """Return what keeps operators off the Edge TPU, or may do so, in one line; "-" where nothing does."""
     if verdict.failure:
         return verdict.failure.message
     found = Counter()
@@ -133,7 +139,8 @@ def obstacles(verdict):
         if not each.mapped and not each.dropped and each.rule != "one-part":
             found[each.op, each.why] += 1
     named = [f"{count} {op} ({why})" if count > 1 else f"{op} ({why})" for (op, why), count in found.items()]
-    return "; ".join(named) or "-"
+    doubts = [f"in doubt: {note}" for note in verdict.notes]
+    return "; ".join(named + doubts) or "-"
 
 
 def rules_table(rules):

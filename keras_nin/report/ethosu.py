@@ -112,7 +112,8 @@ def _groups(estimate):
 
 def _totals(estimate):
     computing, on_npu = percent(estimate.npu_cycles, estimate.cycles), _share(estimate.npu_share) or "not known"
-    yield f"Time: {_time(estimate)}, {estimate.cycles:,} cycles ({computing} computing)"
+    cycles = f"{estimate.cycles:,} cycles ({computing} computing)" if estimate.cycles else "not estimated"
+    yield f"Time: {_time(estimate)}, {cycles}"
     yield f"NPU: {on_npu} of the network's MACs; operators left to the CPU: {len(estimate.left_to_cpu):,}"
     for each in estimate.memories:
         yield f"{each.name}: {size(each.used)} in use at most, {size(each.moved)} moved in a run"
@@ -133,7 +134,7 @@ def _sweep_row(estimate):
     return [
         estimate.accelerator,
         _clock(estimate),
-        _time(estimate) + (" + CPU" if estimate.left_to_cpu else ""),
+        _time(estimate),
         _share(estimate.utilisation),
         _share(estimate.npu_share),
         *(size(count) if count else "" for count in sizes),
@@ -147,7 +148,9 @@ def _clock(estimate):
 
 
 def _time(estimate):
-    return f"{estimate.us / 1000:,.3f} ms"
+    if not estimate.cycles:
+        return "the CPU's"
+    return f"{estimate.us / 1000:,.3f} ms{' + CPU' if estimate.left_to_cpu else ''}"
 
 
 def _share(share):

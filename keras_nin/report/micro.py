@@ -1,6 +1,7 @@
 """A file on TFLite Micro, as text."""
 
 from keras_nin.audit.render.notes import size
+from keras_nin.edge.micro.records import TOO_SMALL
 from keras_nin.tables import printable, text_table
 
 
@@ -30,7 +31,8 @@ def text(micro, results=()):
 def _arena(micro):
     arena = micro.arena
     if arena is None:
-        yield f"Arena: none works, {micro.finding.kind}: {printable(micro.finding.message)}"
+        more = ". Let it try more with --max-arena" if micro.finding.kind == TOO_SMALL else ""
+        yield f"Arena: none works, {micro.finding.kind}: {printable(micro.finding.message)}{more}"
         if micro.peak_activation_bytes is not None:
             yield f"Peak activation memory, by the audit: {_bytes(micro.peak_activation_bytes)}"
         return

@@ -1,22 +1,18 @@
 """The Edge TPU compiler where it is installed: run on a file, its output parsed and kept."""
 
-import contextlib
 import dataclasses
-import os
 import pathlib
 import re
 import shutil
-import signal
-import subprocess
-import threading
 
 from keras_nin import files
+from keras_nin.edge import process
 from keras_nin.edge.edgetpu.status import plain
 from keras_nin.errors import InputError
 
 COMMAND = "edgetpu_compiler"
 SECONDS = 180
-_LARGEST_OUTPUT = 1 << 22
+_LARGEST_LOG = 1 << 22
 _UNITS = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 _ROW = re.compile(r"^(?P<op>[A-Za-z][\w-]*)\s+(?P<count>\d+)\s+(?P<status>\S.*?)\s*$")
 _SIZES = {
@@ -139,37 +135,15 @@ def run(path, *, multiple_subgraphs=False, seconds=SECONDS):
 
 def _output(command, folder, seconds):
     """Return what a command printed; it and its children end with it."""
-    printed = folder / "printed.txt"
-    with open(printed, "wb") as out:
-        try:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=subprocess.STDOUT,
-                cwd=folder,
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise InputError(f"Expected {COMMAND} to start. Received: {error.strerror}") from None
-        late = threading.Event()
-        timer = threading.Timer(seconds, lambda: (late.set(), _kill(process)))
-        timer.start()
-        try:
-            process.wait()
-        finally:
-            timer.cancel()
-            _kill(process)
-    if late.is_set():
+    try:
+        ran = process.run(command, folder, seconds)
+    except OSError as error:
+        raise InputError(f"Expected {COMMAND} to start. Received: {error.strerror}") from None
+    if ran.status is None:
         raise InputError(f"Expected {COMMAND} to be done within {seconds:g} s. Received: it was not. Use --timeout")
-    return _text(printed)
+    return "\n".join(filter(None, [ran.out, ran.err]))
 
 
 def _text(path):
     with open(path, "rb") as file:
-        return file.read(_LARGEST_OUTPUT).decode(errors="replace")
-
-
-def _kill(process):
-    with contextlib.suppress(OSError):
-        os.killpg(process.pid, signal.SIGKILL)
+        return file.read(_LARGEST_LOG).decode(errors="replace")

@@ -10,7 +10,7 @@ import sys
 from dataclasses import dataclass
 
 from keras_nin import files
-from keras_nin.edge.ethosu import process
+from keras_nin.edge import process
 from keras_nin.errors import InputError
 
 SECONDS = 600.0

@@ -1,0 +1,76 @@
+"""The Edge TPU's verdict on every model of the zoo: the table in docs/edgetpu.md.
+
+python benchmarks/edgetpu_zoo.py [--check]     writes the table anew; --check: exit status 1 where it differs
+
+The models are exported to int8 with random weights and noise: the verdict depends on neither.
+"""
+
+import dataclasses
+import pathlib
+import re
+import sys
+import types
+
+from keras_nin import files, models
+from keras_nin.cli import on_the_fly, stages
+from keras_nin.edge.edgetpu import judge
+from keras_nin.report.edgetpu import overview
+
+DOCS = pathlib.Path(__file__).parents[1] / "docs" / "edgetpu.md"
+TABLE = re.compile(r"(?<=<!-- zoo -->\n).*?(?=<!-- end -->)", re.DOTALL)
+# Variants that are mapped where the model itself is not, and a network of others.
+VARIANTS = tuple((f"convnet_{head}", ("relu_first=true",)) for head in ("extra_relu", "linear_head", "pointwise_head"))
+FOREIGN = (("keras:MobileNet", ()),)
+
+
+def subjects():
+    """Return the rows of the table: MODEL and what `--set` gives it."""
+    return (*((name, ()) for name in models.list_models()), *VARIANTS, *FOREIGN)
+
+
+def label(model, settings):
+    """Return what the table calls a row: the arguments of `keras-nin edgetpu`."""
+    return " ".join((model, *(f"--set {setting}" for setting in settings)))
+
+
+def verdict(model, settings=()):
+    """Return the `Verdict` on a model, exported for it."""
+    given = types.SimpleNamespace(
+        weights="random",
+        input_shape=None,
+        settings=settings,
+        seed=0,
+        calibration="random",
+        calibration_count=1,
+        io=None,
+        allow_float=False,
+    )
+    with files.temporary_folder() as folder:
+        (made,) = on_the_fly.export(model, given, folder)
+        return dataclasses.replace(judge(made.path), model=label(model, settings))
+
+
+def table(verdicts):
+    """Return the table as Markdown."""
+    return overview(verdicts).replace("| file |", "| model |", 1) + "\n"
+
+
+def shown():
+    """Return the table that the docs show."""
+    return TABLE.search(DOCS.read_text())[0]
+
+
+def main(check):
+    """Write the table, or compare it; return the exit status."""
+    rows = subjects()
+    found = table([verdict(*row) for row in stages.track(rows, "Judging", len(rows))])
+    if check:
+        print("up to date" if found == shown() else "not up to date")
+        return int(found != shown())
+    files.write(DOCS, TABLE.sub(lambda _: found, DOCS.read_text()))
+    print(f"written: {DOCS}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main("--check" in sys.argv[1:]))

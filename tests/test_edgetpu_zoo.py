@@ -1,0 +1,66 @@
+"""The table of the zoo in docs/edgetpu.md: whole, and true; and the variants that the Edge TPU takes."""
+
+import importlib
+import pathlib
+
+import numpy as np
+import pytest
+
+from keras_nin import models
+
+FOLDER = pathlib.Path(__file__).parents[1] / "benchmarks"
+QUICK = ("conv1x1_3to2", "convnet_pointwise_head", "convnet_pointwise_head --set relu_first=true")
+SLOW = ("convnet_extra_relu", "convnet_extra_relu --set relu_first=true", "convnet_linear_head",
+        "convnet_linear_head --set relu_first=true", "deepphys_softconv", "nin_digits", "nin_cifar10_bn",
+        "squeezenet_v1_1")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def zoo():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(FOLDER))
+        yield importlib.import_module("edgetpu_zoo")
+
+
+def rows(text):
+    return {line.split(" | ")[0].removeprefix("| "): line for line in text.splitlines()[2:]}
+
+
+def test_every_model_has_a_row_in_the_docs(zoo):
+    shown = rows(zoo.shown())
+    assert list(shown) == [zoo.label(*subject) for subject in zoo.subjects()]
+    assert set(models.list_models()) < shown.keys()
+    assert {*QUICK, *SLOW} < shown.keys()
+
+
+def test_what_is_not_mapped_whole_has_a_variant_that_is(zoo):
+    columns = {name: line.split(" | ") for name, line in rows(zoo.shown()).items()}
+    short = [name for name, cells in columns.items() if cells[3] != "0"]
+    assert short == ["convnet_extra_relu", "convnet_linear_head", "convnet_pointwise_head"]
+    assert all(columns[f"{name} --set relu_first=true"][3] == "0" for name in short)
+
+
+def check(zoo, name):
+    (subject,) = [each for each in zoo.subjects() if zoo.label(*each) == name]
+    assert rows(zoo.table([zoo.verdict(*subject)])) == {name: rows(zoo.shown())[name]}
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_quick_rows_are_true(name, zoo):
+    check(zoo, name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SLOW)
+def test_other_rows_are_true(name, zoo):
+    check(zoo, name)
+
+
+@pytest.mark.parametrize("name", ["convnet_extra_relu", "convnet_linear_head", "convnet_pointwise_head"])
+def test_relu_before_pooling_is_the_same_function(name):
+    before, after = models.build(name), models.build(name, relu_first=True)
+    after.set_weights(before.get_weights())
+    images = np.random.default_rng(0).normal(size=(4, 28, 28, 1)).astype(np.float32)
+    assert np.array_equal(before.predict_on_batch(images), after.predict_on_batch(images))
+    order = [layer.name for layer in after.layers]
+    assert order.index("relu1") < order.index("pool1") < order.index("conv2")
