@@ -1,6 +1,6 @@
 """The Edge TPU's verdict as text and Markdown: a function of its record."""
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 
 from keras_nin.tables import markdown_table, printable, text_table
 
@@ -128,12 +128,7 @@ def obstacles(verdict):
     """Return what keeps operators off the Edge TPU, in one line; "-" where nothing does."""
     if verdict.failure:
         return verdict.failure.message
-    found = Counter()
-    for each in verdict.operators:
-        if not each.mapped and not each.dropped and each.rule != "one-part":
-            found[each.op, each.why] += 1
-    named = [f"{count} {op} ({why})" if count > 1 else f"{op} ({why})" for (op, why), count in found.items()]
-    return "; ".join(named) or "-"
+    return "; ".join(verdict.obstacles) or "-"
 
 
 def rules_table(rules):
