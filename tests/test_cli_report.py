@@ -104,7 +104,7 @@ def test_a_comparison_and_a_sweep_are_sections_of_their_own(cli, tmp_path):
     [
         ("{", "a JSON file"),
         ("[]", "without a schema"),
-        ('{"schema": "keras_nin.claims/1"}', "of the schema 'keras_nin.claims/1'"),
+        ('{"schema": "keras_nin.weights/1"}', "of the schema 'keras_nin.weights/1'"),
         ('{"schema": 7}', "without a schema"),
         ('{"schema": "keras_nin.benchmark/1", "host": {}, "results": [{}], "warnings": []}', "damaged"),
         ('{"schema": "keras_nin.benchmark/1", "host": [], "results": [], "warnings": []}', "damaged"),

@@ -14,7 +14,7 @@ def text(verdict):
     Args:
         verdict: `keras_nin.edge.edgetpu.Verdict`.
     """
-    table = text_table(COLUMNS, [_cells(each) for each in verdict.operators], right=("#",))
+    table = text_table(COLUMNS, [cells(each) for each in verdict.operators], right=("#",))
     return "\n\n".join(
         filter(None, [table, "\n".join(reasons(verdict)), _counts(verdict), "\n".join(summary(verdict))])
     )
@@ -72,7 +72,8 @@ def _mib(count):
     return f"{count / (1 << 20):.2f} MiB"
 
 
-def _cells(each):
+def cells(each):
+    """Return the row of an `OperatorVerdict` under `COLUMNS`."""
     runs = "-" if each.dropped else "Edge TPU" if each.mapped else "CPU"
     return [str(each.index), each.layer, each.op, runs, each.status or "-"]
 

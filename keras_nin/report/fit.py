@@ -6,7 +6,7 @@ from keras_nin.audit.render.notes import size
 from keras_nin.edge.fit.records import CPU, EDGETPU, ETHOSU, MICRO
 from keras_nin.report.conditions import machine
 from keras_nin.report.parity import microseconds, percent
-from keras_nin.tables import markdown_table, printable, text_table
+from keras_nin.tables import printable, text_table
 
 MOST_FILES = 4  # of a table
 _WIDTH, _LABEL, _GAP = 120, 20, 3
@@ -30,16 +30,10 @@ def text(fit, results=()):
     """
     made = grids(fit)
     tables = [text_table(grid.columns, grid.rows, right=grid.columns[1:]) for grid in made]
-    whole = [f"Whole name: {name}" for grid in made for name in grid.names]
+    whole = [f"Whole name: {printable(name)}" for grid in made for name in grid.names]
     blocks = [*(["\n".join(whole)] if whole else []), "\n".join(reasons(fit)), "\n".join(notes(fit))]
     judged = "\n".join(map(printable, map(str, results)))
     return "\n\n".join(filter(None, [*tables, *blocks, judged]))
-
-
-def markdown(fit):
-    """Return a `Fit` as Markdown tables, whole names, and the lines below them."""
-    tables = [markdown_table(grid.columns, grid.rows, right=grid.columns[1:]) for grid in grids(fit, whole=True)]
-    return "\n\n".join([*tables, "\n".join(f"- {line}" for line in (*reasons(fit), *notes(fit)))])
 
 
 def grids(fit, whole=False):

@@ -1,0 +1,78 @@
+"""JSON of the commands for edge targets: `edgetpu`, `ethosu`, `micro` and `fit`, as the records that they are of."""
+
+from dataclasses import dataclass
+
+from keras_nin.edge.edgetpu.records import SCHEMA as EDGETPU_SCHEMA
+from keras_nin.edge.edgetpu.records import Verdict
+from keras_nin.edge.ethosu.records import SCHEMA as ETHOSU_SCHEMA
+from keras_nin.edge.ethosu.records import Estimate, Refusal, Sweep
+from keras_nin.edge.fit.records import SCHEMA as FIT_SCHEMA
+from keras_nin.edge.fit.records import Fit
+from keras_nin.edge.micro.records import SCHEMA as MICRO_SCHEMA
+from keras_nin.edge.micro.records import Micro
+from keras_nin.errors import InputError
+from keras_nin.report.checked import record
+
+_LONGEST_US = 1e15  # thirty years
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """The Edge TPU's `Verdict` on what is called `name`; None where there is nothing to judge, with the reason.
+
+    `sha256` is of the file that was judged, None where it is not known.
+    """
+
+    name: str
+    verdict: Verdict | None
+    sha256: str | None = None
+    reason: str | None = None
+
+
+def _edgetpu(document):
+    total = document.get("total")
+    if not isinstance(total, dict):
+        raise InputError(f"Expected the total as a JSON object. Received: {type(total).__name__}")
+    memory = {
+        "parameter_bytes": total.get("parameter_bytes"),
+        "state": total.get("parameters"),
+        "streamed_bytes": total.get("streamed_bytes"),
+    }
+    verdict = record(Verdict, document | {"memory": memory, "subgraphs": total.get("subgraphs")})
+    return (Predicted(verdict.model.replace("\\", "/").rpartition("/")[2], verdict),)
+
+
+def _ethosu(document):
+    if not isinstance(document.get("results"), list) or not document["results"]:
+        raise InputError("Expected results in a list, one at least. Received: none")
+    estimates = tuple(map(_estimate, document["results"]))
+    refusals = tuple(record(Refusal, each) for each in document.get("refusals") or ())
+    if len({each.sha256 for each in estimates}) > 1:
+        raise InputError("Expected results of one file. Received: of several")
+    return (Sweep(estimates[0].file, estimates, refusals),)
+
+
+def _estimate(document):
+    found = record(Estimate, document | {"compiled": b""} if isinstance(document, dict) else document)
+    if found.clock_hz <= 0 or found.macs_per_cycle < 1 or not 0 <= found.us < _LONGEST_US:
+        raise InputError(f"Expected a clock and MACs a cycle above 0, and a time. Received: others, of {found.file!r}")
+    if any(layer.cycles < 0 for layer in found.layers) or found.cycles < 0:
+        raise InputError(f"Expected no negative cycles. Received: some, of {found.file!r:.80}")
+    moved = [count for layer in found.layers for each in (layer.read, layer.written) for count in each.values()]
+    if not all(isinstance(count, int) for count in moved):
+        raise InputError(f"Expected numbers of bytes that are moved. Received: others, of {found.file!r:.80}")
+    return found
+
+
+def _micro(document):
+    found = record(Micro, document)
+    if found.arena is None and found.finding is None:
+        raise InputError("Expected an arena, or a finding why there is none. Received: neither")
+    return (found,)
+
+
+def _fit(document):
+    return (record(Fit, document),)
+
+
+READERS = {EDGETPU_SCHEMA: _edgetpu, ETHOSU_SCHEMA: _ethosu, MICRO_SCHEMA: _micro, FIT_SCHEMA: _fit}
