@@ -1,6 +1,6 @@
 """`keras-nin fit`: what .tflite files cost on this CPU, the Edge TPU, Ethos-U and TFLite Micro, in one table."""
 
-import os
+import shlex
 import sys
 import types
 
@@ -19,15 +19,6 @@ _DEFAULT = Settings()
 def _targets(ctx, param, value):
     words = [word.strip() for word in value.split(",")]
     return tuple(dict.fromkeys(one_of("targets", word, TARGETS) for word in words))
-
-
-def _accelerator(ctx, param, value):
-    from keras_nin.edge.ethosu import accelerators
-    from keras_nin.errors import unknown_name
-
-    if value not in accelerators.ACCELERATORS:
-        raise unknown_name("accelerator", value, accelerators.ACCELERATORS)
-    return value
 
 
 def _limits(ctx, param, value):
@@ -60,7 +51,6 @@ def _limits(ctx, param, value):
 )
 @click.option(
     "--accelerator",
-    callback=_accelerator,
     default=_DEFAULT.accelerator,
     show_default=True,
     metavar="NAME",
@@ -132,8 +122,8 @@ def _check(given):
     for path in given.paths:
         if not path.lower().endswith(".tflite"):
             raise InputError(
-                f"Expected .tflite files. Received: {path!r}. Export it first, for example with keras-nin export "
-                f"{os.path.basename(path)} --scheme int8"
+                f"Expected .tflite files. Received: {path!r}. Export a model first: keras-nin export "
+                f"{shlex.quote(path)} --scheme int8"
             )
     for limit in given.limits:
         if limit.target not in (None, *given.targets):

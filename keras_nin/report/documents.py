@@ -128,9 +128,9 @@ def _predicted(path, sha256):
     from keras_nin.edge.edgetpu import judge
 
     try:
-        return Predicted(path.name, judge(path), sha256)
+        return edge_documents.predicted(path.name, judge(path), sha256)
     except InputError as error:  # a valid file with nothing to judge: compiled already, or without operators
-        return Predicted(path.name, None, sha256, str(error))
+        return Predicted(path.name, None, sha256, str(error).replace(str(path), path.name))
 
 
 def _sweep(path):

@@ -1,17 +1,19 @@
 """JSON of the commands for edge targets: `edgetpu`, `ethosu`, `micro` and `fit`, as the records that they are of."""
 
+import dataclasses
 from dataclasses import dataclass
 
 from keras_nin.edge.edgetpu.records import SCHEMA as EDGETPU_SCHEMA
 from keras_nin.edge.edgetpu.records import Verdict
+from keras_nin.edge.ethosu import accelerators
 from keras_nin.edge.ethosu.records import SCHEMA as ETHOSU_SCHEMA
 from keras_nin.edge.ethosu.records import Estimate, Refusal, Sweep
 from keras_nin.edge.fit.records import SCHEMA as FIT_SCHEMA
-from keras_nin.edge.fit.records import Fit
+from keras_nin.edge.fit.records import TARGETS, Fit
 from keras_nin.edge.micro.records import SCHEMA as MICRO_SCHEMA
 from keras_nin.edge.micro.records import Micro
-from keras_nin.errors import InputError
-from keras_nin.report.checked import record
+from keras_nin.errors import InputError, one_of
+from keras_nin.report.checked import base_name, record
 
 _LONGEST_US = 1e15  # thirty years
 
@@ -29,6 +31,11 @@ class Predicted:
     reason: str | None = None
 
 
+def predicted(name, verdict, sha256=None):
+    """Return the `Predicted` of a file by its name alone."""
+    return Predicted(name, dataclasses.replace(verdict, model=name), sha256)
+
+
 def _edgetpu(document):
     total = document.get("total")
     if not isinstance(total, dict):
@@ -39,7 +46,7 @@ def _edgetpu(document):
         "streamed_bytes": total.get("streamed_bytes"),
     }
     verdict = record(Verdict, document | {"memory": memory, "subgraphs": total.get("subgraphs")})
-    return (Predicted(verdict.model.replace("\\", "/").rpartition("/")[2], verdict),)
+    return (predicted(base_name(verdict.model), verdict),)
 
 
 def _ethosu(document):
@@ -54,8 +61,9 @@ def _ethosu(document):
 
 def _estimate(document):
     found = record(Estimate, document | {"compiled": b""} if isinstance(document, dict) else document)
-    if found.clock_hz <= 0 or found.macs_per_cycle < 1 or not 0 <= found.us < _LONGEST_US:
-        raise InputError(f"Expected a clock and MACs a cycle above 0, and a time. Received: others, of {found.file!r}")
+    accelerators.chosen([found.accelerator])
+    if found.clock_hz < 1 or found.macs_per_cycle < 1 or not 0 <= found.us < _LONGEST_US:
+        raise InputError(f"Expected a clock, MACs a cycle and a time above 0. Received: others, of {found.file!r:.80}")
     if any(layer.cycles < 0 for layer in found.layers) or found.cycles < 0:
         raise InputError(f"Expected no negative cycles. Received: some, of {found.file!r:.80}")
     moved = [count for layer in found.layers for each in (layer.read, layer.written) for count in each.values()]
@@ -72,7 +80,12 @@ def _micro(document):
 
 
 def _fit(document):
-    return (record(Fit, document),)
+    found = record(Fit, document)
+    for target in (*found.targets, *(each.target for result in found.results for each in result.missing)):
+        one_of("target", target, TARGETS)
+    if any(result.macs and result.pointwise_macs is None for result in found.results):
+        raise InputError("Expected the MACs in 1x1 layers with those of a file. Received: none")
+    return (found,)
 
 
 READERS = {EDGETPU_SCHEMA: _edgetpu, ETHOSU_SCHEMA: _ethosu, MICRO_SCHEMA: _micro, FIT_SCHEMA: _fit}

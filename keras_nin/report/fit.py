@@ -9,7 +9,8 @@ from keras_nin.report.parity import microseconds, percent
 from keras_nin.tables import printable, text_table
 
 MOST_FILES = 4  # of a table
-_WIDTH, _LABEL, _GAP = 120, 20, 3
+_ENDING = ".tflite"
+_WIDTH, _LABEL, _GAP = 120, 19, 3
 
 
 @dataclass(frozen=True)
@@ -44,21 +45,25 @@ def grids(fit, whole=False):
 
 def _grid(fit, results, whole):
     room = (_WIDTH - 1 - _LABEL) // len(results) - _GAP
-    names = [result.file.removesuffix(".tflite") for result in results]
-    shown = names if whole else [_cut(name, room) for name in names]
+    names = [result.file.removesuffix(_ENDING) for result in results]
+    longest = max(map(len, names)) + 2 if whole else room
+    cut = tuple(result.file for result, name in zip(results, names, strict=True) if len(name) > longest)
     rows = [(label, *map(cell, results)) for label, cell in _lines(fit)]
-    cut = tuple(result.file for result, name, head in zip(results, names, shown, strict=True) if name != head)
-    return Grid(("", *_distinct(shown)), tuple(row for row in rows if any(row[1:])), cut)
+    return Grid(("", *_heads(names, longest)), tuple(row for row in rows if any(row[1:])), cut)
+
+
+def _heads(names, room):
+    """Return headings of at most so many characters; with a number before each where two are alike."""
+    heads = [_cut(name, room) for name in names]
+    if len(set(heads)) == len(heads):
+        return heads
+    return [f"{place} {_cut(name, room - 2)}" for place, name in enumerate(names, 1)]
 
 
 def _cut(name, room):
     """Return a name with its middle left out where there is no room for it: the ends tell files apart."""
-    return name if len(name) <= room else f"{name[: (room - 3) // 2]}...{name[-(room - 2) // 2 :]}"
-
-
-def _distinct(heads):
-    """Return headings with a number before each that another one is like."""
-    return [f"{place} {head}" if heads.count(head) > 1 else head for place, head in enumerate(heads, 1)]
+    start = (room - 3) // 2
+    return name if len(name) <= room else f"{name[:start]}...{name[start + 3 - room :]}"
 
 
 def _lines(fit):
@@ -78,7 +83,7 @@ def _lines(fit):
 def _macs(each):
     if each.macs is None:
         return "not known"
-    return f"{each.macs:,}" if each.macs_known else f"at least {each.macs:,}"
+    return f"{each.macs:,}" if each.macs_known else f">= {each.macs:,}"
 
 
 def _or_word(target, cell, word=None):

@@ -16,7 +16,7 @@ def text(micro, results=()):
     lines = [
         f"{printable(micro.file)} on TFLite Micro {micro.package}",
         f"Flash: {_bytes(micro.file_bytes)}, of it weights {_bytes(micro.weight_bytes)}; the program comes on top",
-        *arena_lines(micro),
+        *_arena(micro),
         *comparison_lines(micro),
         *float_lines(micro),
         "",
@@ -29,8 +29,7 @@ def text(micro, results=()):
     return "\n".join(lines)
 
 
-def arena_lines(micro):
-    """Yield the smallest arena with its parts, or why there is none, line by line."""
+def _arena(micro):
     arena = micro.arena
     if arena is None:
         yield f"Arena: none works, {micro.finding.kind}: {printable(micro.finding.message)}"

@@ -8,7 +8,7 @@ from keras_nin import files
 from keras_nin.audit import build, tflite_reader
 from keras_nin.edge.fit import targets as ask
 from keras_nin.edge.fit.records import CPU, EDGETPU, ETHOSU, MICRO, TARGETS, FileFit, Fit, NoFigure, Settings
-from keras_nin.errors import InputError, one_of
+from keras_nin.errors import InputError, one_of, unknown_name
 from keras_nin.tflite import graph as tflite_graph
 
 _TITLES = {CPU: "this CPU", EDGETPU: "Edge TPU", ETHOSU: "Ethos-U", MICRO: "TFLite Micro"}
@@ -24,18 +24,11 @@ def fit(paths, targets=TARGETS, settings=None, progress=None):
         progress: function of a line of text that says what is being done, or None.
 
     Raises:
-        InputError: no files, an unknown target or accelerator, or a file that is not valid; before anything is
-            measured. What fails on a target is in the result.
+        InputError: no files, an unknown target or accelerator, an arena out of range, or a file that is not valid;
+            before anything is measured. What fails on a target is in the result.
     """
     settings = settings or Settings()
-    if not paths:
-        raise InputError("Expected `paths` to name at least one file. Received: none")
-    for target in targets:
-        one_of("target", target, TARGETS)
-    if ETHOSU in targets:
-        from keras_nin.edge.ethosu import accelerators
-
-        accelerators.chosen([settings.accelerator])
+    _check(paths, targets, settings)
     paths = [os.fspath(path) for path in paths]
     results = [_read(path) for path in paths]
     asking = _Asking(settings, ask.Vela() if ETHOSU in targets else None)
@@ -46,6 +39,23 @@ def fit(paths, targets=TARGETS, settings=None, progress=None):
                 progress(f"{os.path.basename(path)}: {_TITLES[target]}")
             results[place] = _with(results[place], target, asking.ask(target, path))
     return Fit(chosen, settings, asking.host, tuple(results), tuple(_once(asking.warnings)))
+
+
+def _check(paths, targets, settings):
+    """Refuse what cannot be asked."""
+    if not paths:
+        raise InputError("Expected `paths` to name at least one file. Received: none")
+    for target in targets:
+        one_of("target", target, TARGETS)
+    if ETHOSU in targets:
+        from keras_nin.edge.ethosu import accelerators
+
+        if settings.accelerator not in accelerators.ACCELERATORS:
+            raise unknown_name("accelerator", settings.accelerator, accelerators.ACCELERATORS)
+    if MICRO in targets:
+        from keras_nin.edge.micro import examining
+
+        examining.check_arena(settings.max_arena)
 
 
 def _read(path):

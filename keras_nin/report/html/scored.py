@@ -1,5 +1,6 @@
 """The sections of scores: what a file recognises, and what became of articles' claims."""
 
+from keras_nin.report.checked import base_name
 from keras_nin.report.conditions import machine
 from keras_nin.report.html.parts import Line, Section, table
 from keras_nin.report.parity import percent
@@ -23,7 +24,7 @@ def evaluation(scores, name):
         *([_matrix(scores)] if 0 < len(rows) <= _MOST_IN_A_MATRIX else []),
         *([_speed(scores.speed)] if scores.speed else []),
     ]
-    return Section(name, f"Accuracy: {scores.file}", tuple(parts))
+    return Section(name, f"Accuracy: {base_name(scores.file)}", tuple(parts))
 
 
 def _matrix(scores):
@@ -38,8 +39,9 @@ def _matrix(scores):
 
 def _speed(speed):
     threads = f"{speed.threads} thread{'' if speed.threads == 1 else 's'}"
+    rate = f"{speed.images_per_second:,.0f}" if speed.images_per_second >= 100 else f"{speed.images_per_second:.4g}"
     return Line(
-        f"{speed.images_per_second:,.4g} images per second, inference alone: {speed.runs:,} runs on {threads}, batch "
+        f"{rate} images per second, inference alone: {speed.runs:,} runs on {threads}, batch "
         f"{speed.batch}; {machine(speed.host)}"
     )
 

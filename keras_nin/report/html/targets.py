@@ -9,6 +9,7 @@ from keras_nin.report import micro as micro_text
 from keras_nin.report.html.parts import Items, Line, Section, png_picture, table
 
 _MICRO = ("arena", "tensors", "persistent", "flash", "of it weights", "peak activations")
+_PARTS = ("part", "bytes")
 _UNKNOWN = "-"
 
 
@@ -80,15 +81,31 @@ def micro(found, name):
     sizes = (arena.bytes, arena.tensor_bytes, arena.persistent_bytes) if arena else (None,) * 3
     sizes = (*sizes, found.file_bytes, found.weight_bytes, found.peak_activation_bytes)
     row = tuple(_UNKNOWN if each is None else size(each) for each in sizes)
-    lines = (
-        *micro_text.arena_lines(found), *micro_text.comparison_lines(found), *micro_text.float_lines(found),
-    )  # fmt: skip
+    lines = (*micro_text.comparison_lines(found), *micro_text.float_lines(found))
+    rows = micro_text.operator_rows(found)
+    operators = table("Operators to register", micro_text.COLUMNS, rows, right=micro_text.COLUMNS[1:2],
+                      folded=f"All {len(rows)} operators to register")  # fmt: skip
     parts = (
         table("Memory", _MICRO, [row], right=_MICRO),
-        *(Line(line.strip(), "plain") for line in lines),
-        table("Operators to register", micro_text.COLUMNS, micro_text.operator_rows(found),
-              right=micro_text.COLUMNS[1:2], folded=f"All {len(found.operators)} operators to register"),
-        Line(f"TFLite Micro {found.package}. The program and its kernels come on top of the flash."),
-    )  # fmt: skip
+        *_arena(found),
+        *(Line(line, "plain") for line in lines),
+        operators,
+    )
     word = f"an arena of {size(arena.bytes)}" if arena else f"none works: {found.finding.kind}"
     return Section(f"{name}-micro", f"TFLite Micro: {word}", parts)
+
+
+def _arena(found):
+    """Yield what the sizes of an arena mean, or why none works."""
+    arena = found.arena
+    if arena is None:
+        yield Line(f"No arena up to {size(found.max_arena)} works: {found.finding.message}", "bad")
+        return
+    yield Line(
+        f"The smallest arena that runs with tflite-micro {found.package} on a {arena.host_bits}-bit host, to "
+        f"{arena.step} bytes. The persistent part has pointers: on a 32-bit microcontroller it is smaller. The program "
+        "comes on top of the flash."
+    )
+    if arena.parts:
+        rows = [(part.name, f"{part.bytes:,}") for part in arena.parts]
+        yield table("Persistent memory", _PARTS, rows, right=_PARTS[1:], folded="What the persistent part is for")
