@@ -7,7 +7,7 @@ import pytest
 import target_documents as made
 import tflite_writer
 from test_edge_edgetpu import chain
-from test_report_html import HOSTILE, Page
+from test_report_html import HOSTILE, Page, seen
 
 from keras_nin.benchmark import comparison
 from keras_nin.errors import InputError
@@ -161,3 +161,18 @@ def test_a_damaged_document_is_refused(page, kind, path, value, message):
     place[last] = value
     with pytest.raises(InputError, match=re.escape(message)):
         page(document)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [360, 1280])
+def test_a_browser_shows_targets_without_scrolling_sideways(tmp_path, width):
+    found = []
+    for kind, document in made.documents().items():
+        (tmp_path / f"{kind}.json").write_text(json.dumps(document))
+        found += documents.read(tmp_path / f"{kind}.json")
+    shown = seen(tmp_path, html.page(subjects.gather(found), others=found), width)
+    assert shown["needed"] <= width, shown["wide"]
+    assert (shown["wide"], shown["scripts"], shown["asked"]) == ([], 0, [])
+    assert min(shown["pictures"]) > 100
+    for title in ("Targets", "Ethos-U, as Vela expects it", "Edge TPU", "TFLite Micro", "Accuracy", "Claims"):
+        assert title in shown["text"]

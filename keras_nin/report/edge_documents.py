@@ -16,6 +16,7 @@ from keras_nin.errors import InputError, one_of
 from keras_nin.report.checked import base_name, record
 
 _LONGEST_US = 1e15  # thirty years
+_MOST_BYTES = 2**63
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,9 @@ def _ethosu(document):
     if not isinstance(document.get("results"), list) or not document["results"]:
         raise InputError("Expected results in a list, one at least. Received: none")
     estimates = tuple(map(_estimate, document["results"]))
-    refusals = tuple(record(Refusal, each) for each in document.get("refusals") or ())
+    if not isinstance(document.get("refusals"), list):
+        raise InputError(f"Expected a list of refusals. Received: {type(document.get('refusals')).__name__}")
+    refusals = tuple(record(Refusal, each) for each in document["refusals"])
     if len({each.sha256 for each in estimates}) > 1:
         raise InputError("Expected results of one file. Received: of several")
     return (Sweep(estimates[0].file, estimates, refusals),)
@@ -67,7 +70,7 @@ def _estimate(document):
     if any(layer.cycles < 0 for layer in found.layers) or found.cycles < 0:
         raise InputError(f"Expected no negative cycles. Received: some, of {found.file!r:.80}")
     moved = [count for layer in found.layers for each in (layer.read, layer.written) for count in each.values()]
-    if not all(isinstance(count, int) for count in moved):
+    if not all(isinstance(count, int) and 0 <= count < _MOST_BYTES for count in moved):
         raise InputError(f"Expected numbers of bytes that are moved. Received: others, of {found.file!r:.80}")
     return found
 
@@ -85,6 +88,8 @@ def _fit(document):
         one_of("target", target, TARGETS)
     if any(result.macs and result.pointwise_macs is None for result in found.results):
         raise InputError("Expected the MACs in 1x1 layers with those of a file. Received: none")
+    if any(each.edgetpu and not each.edgetpu.compiles and each.edgetpu.failure is None for each in found.results):
+        raise InputError("Expected the failure of a file that does not compile. Received: none")
     return (found,)
 
 
