@@ -9,6 +9,7 @@ import tflite_writer as writer
 import vela_stand_in
 
 from keras_nin import benchmark
+from keras_nin.edge import ethosu
 from keras_nin.edge.ethosu import vela
 from keras_nin.edge.fit import FileFit, NoFigure, Settings, fit, limits
 from keras_nin.errors import InputError
@@ -63,6 +64,14 @@ def test_every_target_answers_with_its_figures(tmp_path, monkeypatch):
     assert {each.target: each.word for each in first.missing} == {"cpu": "does not run", "micro": "refused"}
 
 
+def test_what_vela_leaves_to_the_cpu_is_counted(tmp_path, monkeypatch):
+    vela_stand_in.install(tmp_path, monkeypatch)
+    monkeypatch.setattr(ethosu, "estimate", lambda path, *_, **__: made.estimate())
+    (result,) = fit([micro_stand_in.softmax(tmp_path / "net.tflite")], ["ethosu"]).results
+    assert (result.ethosu.on_npu, result.ethosu.operators, result.ethosu.left_to_cpu) == (1, 2, 1)
+    assert (result.ethosu.clock_hz, result.ethosu.us, result.ethosu.sram_bytes) == (500e6, 0.2, 8192)
+
+
 @pytest.mark.usefixtures("without_extras")
 def test_a_target_that_fails_is_no_end_of_the_others(tmp_path):
     found = fit([custom(tmp_path / "custom.tflite"), micro_stand_in.softmax(tmp_path / "net.tflite")], settings=SHORT)
@@ -79,7 +88,7 @@ def test_a_target_that_fails_is_no_end_of_the_others(tmp_path):
 
 @pytest.mark.parametrize(
     ("variable", "value", "word"),
-    [("STAND_IN_SAYS", "bad thing", "abort"), ("STAND_IN_NEEDS", "5000", "over the most tried")],
+    [("STAND_IN_SAYS", "bad thing", "abort"), ("STAND_IN_NEEDS", "5000", "over 4.0 KiB")],
 )
 def test_why_no_arena_works_is_in_the_cell(tmp_path, monkeypatch, variable, value, word):
     micro_stand_in.install(tmp_path, monkeypatch)
@@ -180,7 +189,8 @@ def test_a_reason_that_all_files_share_is_said_once():
 
 
 def test_files_of_one_name_are_told_apart_and_hostile_names_are_escaped():
-    files = [made.file_fit("net.tflite"), made.file_fit("net.tflite"), made.file_fit("\x1b[31m\u202e.tflite")]
+    hostile = dataclasses.replace(made.float_fit(), file="\x1b[31m\u202e.tflite")
+    files = [made.file_fit("net.tflite"), made.file_fit("net.tflite"), hostile]
     text = report.text(made.fit(*files, host={"cpu": "\x1b[2J"}))
     assert "1 net" in text
     assert "2 net" in text

@@ -10,7 +10,7 @@ from keras_nin.tables import printable, text_table
 
 MOST_FILES = 4  # of a table
 _ENDING = ".tflite"
-_WIDTH, _LABEL, _GAP = 120, 19, 3
+_WIDTH, _LABEL, _GAP = 119, 19, 3  # characters; a line begins with a space
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,13 @@ def grids(fit, whole=False):
 
 
 def _grid(fit, results, whole):
-    room = (_WIDTH - 1 - _LABEL) // len(results) - _GAP
     names = [result.file.removesuffix(_ENDING) for result in results]
-    longest = max(map(len, names)) + 2 if whole else room
-    cut = tuple(result.file for result, name in zip(results, names, strict=True) if len(name) > longest)
-    rows = [(label, *map(cell, results)) for label, cell in _lines(fit)]
-    return Grid(("", *_heads(names, longest)), tuple(row for row in rows if any(row[1:])), cut)
+    rows = [row for row in ((label, *map(cell, results)) for label, cell in _lines(fit)) if any(row[1:])]
+    cells = list(zip(*rows, strict=True))[1:]
+    wide = _LABEL + sum(_GAP + max(map(len, (name, *column))) for name, column in zip(names, cells, strict=True))
+    room = max(map(len, names)) + 2 if whole or wide <= _WIDTH else (_WIDTH - _LABEL) // len(results) - _GAP
+    cut = tuple(result.file for result, name in zip(results, names, strict=True) if len(name) > room)
+    return Grid(("", *_heads(names, room)), tuple(rows), cut)
 
 
 def _heads(names, room):

@@ -1,5 +1,6 @@
 """One file on one target: its figures, or why there are none. What fails on a target ends nothing else."""
 
+from keras_nin.audit.render.notes import size
 from keras_nin.edge.fit.records import CPU, EDGETPU, ETHOSU, MICRO, Cpu, EdgeTpu, EthosU, Micro, NoFigure
 from keras_nin.errors import InputError
 
@@ -92,7 +93,8 @@ def micro(path, settings):
         return NoFigure(MICRO, "not tried", str(error))
     if found.arena is None:
         kind = found.finding.kind
-        return NoFigure(MICRO, "over the most tried" if kind == records.TOO_SMALL else kind, found.finding.message)
+        word = f"over {size(settings.max_arena)}" if kind == records.TOO_SMALL else kind
+        return NoFigure(MICRO, word, found.finding.message)
     arena = found.arena
     return Micro(
         arena_bytes=arena.bytes,
