@@ -135,15 +135,15 @@ def _check(given):
 
 def _print(given, found, results):
     from keras_nin.cli import stages
+    from keras_nin.tables import fit_encoding, printable
 
     if given.as_json:
         judged = {"requirements": [result.to_json() for result in results]} if results else {}
         stages.print_json(found.to_json() | judged)
         for result in results:
             if not result.holds:
-                stages.note(str(result))
+                stages.note(printable(str(result)))
         return
     from keras_nin.report import fit as report
-    from keras_nin.tables import fit_encoding
 
     click.echo(fit_encoding(report.text(found, results), getattr(sys.stdout, "encoding", None) or "utf-8"))

@@ -40,7 +40,7 @@ class Limit:
         """Return a value of the item as text."""
         kind = _ITEMS[self.item][1]
         if kind == _TIME:
-            return f"{float(value) / 1000:,.3f} ms"
+            return f"{float(value) / 1000:,.3f} ms" if value >= 1000 else f"{float(value):,.1f} us"
         return f"{float(value):.1%}" if kind == _SHARE else size(float(value))
 
 
