@@ -34,7 +34,10 @@ def test_what_became_slower_is_shown(compare):
     ran = compare(benchmark(), benchmark(120, layer_us=60))
     assert (ran.status, ran.err) == (0, "")
     assert "net.tflite" in ran.out
-    assert ["1.200", "1.192", "to", "1.209", "slower"] in [line.split()[4:] for line in ran.out.splitlines()]
+    assert "Before and after: batch 1; " in ran.out
+    assert ["1.200", "1.192", "to", "1.209", "100,", "100", "slower"] in [
+        line.split()[4:] for line in ran.out.splitlines()
+    ]
     assert "squeeze1x1" in ran.out
     assert "+20.0" in ran.out
     assert "Warning, before: busy" in ran.out

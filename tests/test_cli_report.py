@@ -9,12 +9,13 @@ import sys
 
 import pytest
 import report_profiles
+import target_documents
 import tflite_writer
 
 from keras_nin import files
 from keras_nin.benchmark import comparison
 from keras_nin.errors import InputError
-from keras_nin.report import documents, html, plots, subjects
+from keras_nin.report import documents, ethosu_plot, html, plots, subjects
 
 SIDECAR = {
     "schema": "keras_nin.export_file/1", "file": "net.tflite", "sha256": "", "bytes": 1000, "model": "net",
@@ -104,7 +105,7 @@ def test_a_comparison_and_a_sweep_are_sections_of_their_own(cli, tmp_path):
     [
         ("{", "a JSON file"),
         ("[]", "without a schema"),
-        ('{"schema": "keras_nin.claims/1"}', "of the schema 'keras_nin.claims/1'"),
+        ('{"schema": "keras_nin.weights/1"}', "of the schema 'keras_nin.weights/1'"),
         ('{"schema": 7}', "without a schema"),
         ('{"schema": "keras_nin.benchmark/1", "host": {}, "results": [{}], "warnings": []}', "damaged"),
         ('{"schema": "keras_nin.benchmark/1", "host": [], "results": [], "warnings": []}', "damaged"),
@@ -157,17 +158,19 @@ def leaves(document, path=()):
             yield from leaves(value, (*path, key))
 
 
-@pytest.mark.parametrize("kind", ["benchmark", "audit", "export", "runs"])
+@pytest.mark.parametrize("kind", ["benchmark", "audit", "export", "runs", *target_documents.documents()])
 def test_any_other_value_anywhere_is_refused_or_shown(tmp_path, monkeypatch, kind):
     """Nothing but `InputError` leaves a document that someone has changed: what is read can be made a page."""
     monkeypatch.setattr(html.contents.timed, "picture", lambda made, alt: html.parts.Line(alt))
     monkeypatch.setattr(plots, "shares", lambda profile: None)
+    monkeypatch.setattr(ethosu_plot, "png", lambda sweep: b"")
     benchmark = report_profiles.benchmark(report_profiles.profile(peaks=report_profiles.PEAKS))
     document = {
         "benchmark": benchmark.to_json(),
         "audit": report_profiles.audit().to_json(),
         "export": SIDECAR,
         "runs": comparison.compare_runs(benchmark, benchmark).to_json(),
+        **json.loads(json.dumps(target_documents.documents())),
     }[kind]
     rng, shown = random.Random(0), 0
     paths = sorted(leaves(document), key=str)

@@ -51,7 +51,8 @@ class LayerChange:
 class Change:
     """One file on so many threads, before and after; `low` to `high` is the 95 % interval of the ratio, if known.
 
-    `verdict` is slower or faster where the interval leaves out 1, alike where it does not, unknown without one.
+    `verdict` is slower or faster where the interval leaves out 1, alike where it does not, unknown without one. The
+    medians are over so many runs; None in documents of before they were recorded.
     """
 
     file: str
@@ -64,6 +65,8 @@ class Change:
     high: float | None
     verdict: str
     layers: tuple[LayerChange, ...]
+    before_runs: int | None = None
+    after_runs: int | None = None
 
     def exceeds(self, limit):
         """Return whether it is slower by more than `limit` (0.05 is 5 %), its whole interval above that.
@@ -82,6 +85,7 @@ class RunComparison:
         only_before, only_after: (file, threads) of what is in one alone.
         hosts: what differs between the machines, a line each.
         warnings: of both benchmarks, a line each.
+        before_host, after_host: the machines; None in documents of before they were recorded.
     """
 
     changes: tuple[Change, ...]
@@ -89,6 +93,8 @@ class RunComparison:
     only_after: tuple[tuple[str, int], ...]
     hosts: tuple[str, ...]
     warnings: tuple[str, ...]
+    before_host: dict | None = None
+    after_host: dict | None = None
 
     def regressions(self, limit):
         """Return the changes that `Change.exceeds` the limit."""
@@ -190,6 +196,8 @@ def compare_runs(before, after):
         tuple(key[:2] for key in ours if key not in theirs),
         tuple(_different(before.host, after.host)),
         tuple(f"{name}: {line}" for name, each in (("before", before), ("after", after)) for line in each.warnings),
+        before.host,
+        after.host,
     )
 
 
@@ -215,7 +223,7 @@ def _change(before, after):
     same = before.sha256 == after.sha256
     return Change(
         after.file, after.threads, same, before.total.median, after.total.median, ratio, low, high, _verdict(low, high),
-        tuple(_layer_changes(before.layers, after.layers)),
+        tuple(_layer_changes(before.layers, after.layers)), before.runs, after.runs,
     )  # fmt: skip
 
 

@@ -20,9 +20,10 @@ _READ = (".tflite", ".json", ".csv")
 def command(given, out, png, force):
     """Write all that is known of some files as one HTML page that needs no network and runs no script.
 
-    A .tflite file is audited without TensorFlow; the .json that `keras-nin export` left beside it adds how it was made
-    and its parity. A MODEL is audited as built. JSON is what other commands print or write: of audit, export, and
-    benchmark, which is joined to its .tflite file by the file's hash. CSV is that of `keras-nin sweep`.
+    A .tflite file is audited and judged for the Edge TPU, without TensorFlow; the .json that `keras-nin export` left
+    beside it adds how it was made and its parity. A MODEL is audited as built. JSON is what other commands print or
+    write: of audit, export, evaluate, claims, compare-runs, fit and edgetpu, and of benchmark, ethosu and micro, which
+    are joined to their .tflite file by the file's hash. CSV is that of `keras-nin sweep`.
 
     \b
     More examples:

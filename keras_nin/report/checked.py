@@ -28,6 +28,11 @@ def record(cls, document):
     return cls(**values)
 
 
+def base_name(path):
+    """Return the last part of a path of any system: where a file lay is nobody's business but its author's."""
+    return path.replace("\\", "/").rpartition("/")[2]
+
+
 @functools.cache
 def _hints(cls):
     return typing.get_type_hints(cls)

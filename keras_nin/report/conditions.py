@@ -27,6 +27,15 @@ def machine(host):
     return ", ".join(str(part) for part in parts if part) or "a machine that is not named"
 
 
+def sides(comparison):
+    """Yield the machines of a `RunComparison`, a line for both where they are alike; none where they are not known."""
+    hosts = {"Before": comparison.before_host, "After": comparison.after_host}
+    lines = {when: machine(host) for when, host in hosts.items() if host is not None}
+    if len(lines) == 2 and len(set(lines.values())) == 1:
+        lines = {"Before and after": lines["Before"]}
+    yield from (f"{when}: batch 1; {line}" for when, line in lines.items())
+
+
 def method(profile):
     """Return how the times of the layers of `profile` were taken, in one sentence."""
     how = _METHODS.get(profile.method, profile.method)

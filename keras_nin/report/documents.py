@@ -13,7 +13,9 @@ from keras_nin.benchmark.comparison import COMPARISON_SCHEMA, Ratio, RunComparis
 from keras_nin.benchmark.records import SCHEMA as BENCHMARK_SCHEMA
 from keras_nin.benchmark.records import Benchmark, Profile
 from keras_nin.errors import InputError
+from keras_nin.report import edge_documents, score_documents
 from keras_nin.report.checked import record
+from keras_nin.report.edge_documents import Predicted
 
 FILE_SCHEMA, EXPORT_SCHEMA = "keras_nin.export_file/1", "keras_nin.export/1"
 
@@ -98,9 +100,11 @@ class Interleaved:
 
 
 def read(path):
-    """Return what the file at `path` holds: `Audited`, `Sidecar`, `Benchmark`, `Interleaved`, `RunComparison`, `Sweep`.
+    """Return what the file at `path` holds, as a tuple of records.
 
-    A .tflite file is audited; the record that its export left beside it is read too, where it is of this file.
+    `Audited`, `Sidecar`, `Benchmark`, `Interleaved`, `RunComparison`, `Sweep`, and those of `edge_documents` and
+    `score_documents`. A .tflite file is audited, and judged for the Edge TPU; the record that its export left beside it
+    is read too, where it is of this file.
 
     Raises:
         InputError: it cannot be read, or is none of those.
@@ -117,7 +121,16 @@ def _tflite(path):
     found = Audited(path.name, audit(path), files.sha256(content), len(content))
     beside = path.with_suffix(".json")
     sidecars = _json(beside) if beside.is_file() and _schema(files.read_json(beside)) == FILE_SCHEMA else ()
-    return (found, *(sidecar for sidecar in sidecars if sidecar.sha256 == found.sha256))
+    return (found, _predicted(path, found.sha256), *(sidecar for sidecar in sidecars if sidecar.sha256 == found.sha256))
+
+
+def _predicted(path, sha256):
+    from keras_nin.edge.edgetpu import judge
+
+    try:
+        return edge_documents.predicted(path.name, judge(path), sha256)
+    except InputError as error:  # a valid file with nothing to judge: compiled already, or without operators
+        return Predicted(path.name, None, sha256, str(error).replace(str(path), path.name))
 
 
 def _sweep(path):
@@ -238,4 +251,6 @@ _READERS = {
     EXPORT_SCHEMA: _sidecars,
     BENCHMARK_SCHEMA: _benchmark,
     COMPARISON_SCHEMA: _runs,
+    **edge_documents.READERS,
+    **score_documents.READERS,
 }

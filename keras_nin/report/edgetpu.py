@@ -1,6 +1,6 @@
 """The Edge TPU's verdict as text and Markdown: a function of its record."""
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 
 from keras_nin.tables import markdown_table, printable, text_table
 
@@ -14,7 +14,7 @@ def text(verdict):
     Args:
         verdict: `keras_nin.edge.edgetpu.Verdict`.
     """
-    table = text_table(COLUMNS, [_cells(each) for each in verdict.operators], right=("#",))
+    table = text_table(COLUMNS, [cells(each) for each in verdict.operators], right=("#",))
     return "\n\n".join(
         filter(None, [table, "\n".join(reasons(verdict)), _counts(verdict), "\n".join(summary(verdict))])
     )
@@ -78,7 +78,8 @@ def _mib(count):
     return f"{count / (1 << 20):.2f} MiB"
 
 
-def _cells(each):
+def cells(each):
+    """Return the row of an `OperatorVerdict` under `COLUMNS`."""
     runs = "-" if each.dropped else "Edge TPU" if each.mapped else "CPU"
     return [str(each.index), each.layer, each.op, runs, each.status or "-"]
 
@@ -134,13 +135,8 @@ def obstacles(verdict):
     """Return what keeps operators off the Edge TPU, or may do so, in one line; "-" where nothing does."""
     if verdict.failure:
         return verdict.failure.message
-    found = Counter()
-    for each in verdict.operators:
-        if not each.mapped and not each.dropped and each.rule != "one-part":
-            found[each.op, each.why] += 1
-    named = [f"{count} {op} ({why})" if count > 1 else f"{op} ({why})" for (op, why), count in found.items()]
     doubts = [f"in doubt: {note}" for note in verdict.notes]
-    return "; ".join(named + doubts) or "-"
+    return "; ".join([*verdict.obstacles, *doubts]) or "-"
 
 
 def rules_table(rules):

@@ -26,9 +26,9 @@ def text(estimate):
     """Return an `Estimate` as text: its layers, sums by 1x1 role and kind, totals and findings."""
     return "\n\n".join(
         [
-            f"{_head(estimate)}\n\n{_layers(estimate)}",
-            _groups(estimate),
-            "\n".join(_totals(estimate)),
+            f"{head(estimate)}\n\n{text_table(COLUMNS, layer_rows(estimate), right=RIGHT)}",
+            text_table(GROUP_COLUMNS, group_rows(estimate), right=GROUP_COLUMNS[1:]),
+            "\n".join(totals(estimate)),
             *_findings_block(findings(estimate.findings)),
         ]
     )
@@ -36,7 +36,7 @@ def text(estimate):
 
 def sweep_text(sweep):
     """Return a `Sweep` as text: a line for each accelerator, the refusals, and the findings that they share or not."""
-    rows = [_sweep_row(estimate) for estimate in sweep.estimates]
+    rows = [sweep_row(estimate) for estimate in sweep.estimates]
     used = [place for place in range(len(SWEEP_COLUMNS)) if any(row[place] for row in rows)]
     columns = [SWEEP_COLUMNS[place] for place in used]
     table = text_table(columns, [[row[place] for place in used] for row in rows], right=columns[1:-1],
@@ -65,20 +65,22 @@ def _findings_block(lines):
     return ["\n".join(["Findings", *(f"  {line}" for line in lines)])] if lines else []
 
 
-def _head(estimate):
+def head(estimate):
+    """Return the line without which no estimate is shown: file, accelerator, clock, memories, who says so."""
     return (
         f"{printable(estimate.file)} on {estimate.accelerator} at {_clock(estimate)}, {estimate.system_config}, "
         f"{estimate.memory_mode}, as Vela {estimate.vela} expects it, batch 1"
     )
 
 
-def _layers(estimate):
+def layer_rows(estimate):
+    """Return the rows of the layers of an `Estimate` under `COLUMNS`, and last their sums."""
     lines = [_layer(layer) for layer in estimate.layers]
     used = _share(estimate.utilisation)
     moved = size(sum(each.moved for each in estimate.memories))
     operations = f"{sum(layer.operations for layer in estimate.layers):,}"
     total = ["total", "", "", "", operations, f"{estimate.macs:,}", f"{estimate.cycles:,}", "", used, "", moved]
-    return text_table(COLUMNS, [*lines, total], right=RIGHT)
+    return [*lines, total]
 
 
 def _layer(layer):
@@ -95,8 +97,9 @@ def _short(name):
     return name if len(name) <= _LONGEST else f"{name[: _LONGEST // 2 - 2]}...{name[-_LONGEST // 2 + 1 :]}"
 
 
-def _groups(estimate):
-    rows = [
+def group_rows(estimate):
+    """Return the rows of the `Subtotal`s of an `Estimate` under `GROUP_COLUMNS`."""
+    return [
         [
             each.group,
             f"{each.layers:,}",
@@ -107,10 +110,10 @@ def _groups(estimate):
         ]
         for each in subtotals(estimate)
     ]
-    return text_table(GROUP_COLUMNS, rows, right=GROUP_COLUMNS[1:])
 
 
-def _totals(estimate):
+def totals(estimate):
+    """Yield what an `Estimate` comes to, line by line: time, share of the NPU, memories, sizes, and what is meant."""
     computing, on_npu = percent(estimate.npu_cycles, estimate.cycles), _share(estimate.npu_share) or "not known"
     cycles = f"{estimate.cycles:,} cycles ({computing} computing)" if estimate.cycles else "not estimated"
     yield f"Time: {_time(estimate)}, {cycles}"
@@ -128,7 +131,8 @@ def _totals(estimate):
     yield "Bound by: what takes most of a layer's cycles. -: no operation of its own. All is estimated, not measured."
 
 
-def _sweep_row(estimate):
+def sweep_row(estimate):
+    """Return the row of an `Estimate` under `SWEEP_COLUMNS`."""
     flash = estimate.used("on-chip flash") + estimate.used("off-chip flash")
     sizes = [estimate.used("SRAM"), estimate.used("DRAM"), flash]
     return [

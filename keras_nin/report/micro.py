@@ -4,6 +4,8 @@ from keras_nin.audit.render.notes import size
 from keras_nin.edge.micro.records import TOO_SMALL
 from keras_nin.tables import printable, text_table
 
+COLUMNS = ("operator", "count", "method")
+
 
 def text(micro, results=()):
     """Return what was found as text.
@@ -16,10 +18,10 @@ def text(micro, results=()):
         f"{printable(micro.file)} on TFLite Micro {micro.package}",
         f"Flash: {_bytes(micro.file_bytes)}, of it weights {_bytes(micro.weight_bytes)}; the program comes on top",
         *_arena(micro),
-        *_comparison(micro),
-        *_floats(micro),
+        *comparison_lines(micro),
+        *float_lines(micro),
         "",
-        _operators(micro.operators),
+        text_table(COLUMNS, operator_rows(micro), right=COLUMNS[1:2]),
         "",
         micro.resolver,
         *([""] if results else []),
@@ -48,7 +50,8 @@ def _arena(micro):
         yield f"    {printable(part.name)}: {part.bytes:,}"
 
 
-def _comparison(micro):
+def comparison_lines(micro):
+    """Yield how the outputs compare with those of LiteRT, where they could be compared."""
     compared, finding = micro.comparison, micro.comparison_finding
     if finding is not None:
         yield f"Not compared with LiteRT: {printable(finding.message)}"
@@ -65,15 +68,17 @@ def _comparison(micro):
         yield f"Bit for bit as LiteRT's reference kernels: {what}{inputs}"
 
 
-def _floats(micro):
+def float_lines(micro):
+    """Yield how much of the file is no integers, where that is anything."""
     total = sum(use.count for use in micro.operators)
     if micro.float_operators:
         yield f"Not all integers: {micro.float_operators} of {total} operators read or write floating point"
 
 
-def _operators(uses):
-    rows = [[use.op, str(use.count), use.method or ("AddCustom" if use.is_custom else "none")] for use in uses]
-    return text_table(["operator", "count", "method"], rows, right=["count"])
+def operator_rows(micro):
+    """Return the rows of the operators that a resolver must register, under `COLUMNS`."""
+    uses = micro.operators
+    return [[use.op, str(use.count), use.method or ("AddCustom" if use.is_custom else "none")] for use in uses]
 
 
 def _result(result):

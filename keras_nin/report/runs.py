@@ -1,6 +1,7 @@
 """Two benchmarks side by side as text: a pure function of the records."""
 
 from keras_nin.benchmark.comparison import UNKNOWN
+from keras_nin.report.conditions import sides
 from keras_nin.tables import printable, text_table
 
 _MOST_LAYERS = 10
@@ -15,7 +16,7 @@ def text(comparison):
 
 
 def _totals(changes):
-    columns = ("file", "threads", "before [us]", "after [us]", "ratio", "95 % interval", "")
+    columns = ("file", "threads", "before [us]", "after [us]", "ratio", "95 % interval", "runs", "")
     rows = [
         [
             change.file,
@@ -24,11 +25,12 @@ def _totals(changes):
             f"{change.after_us:,.1f}",
             f"{change.ratio:.3f}",
             "" if change.low is None else f"{change.low:.3f} to {change.high:.3f}",
+            ", ".join(f"{count:,}" for count in (change.before_runs, change.after_runs) if count is not None),
             change.verdict,
         ]
         for change in changes
     ]
-    return text_table(columns, rows, right=columns[1:6], title="Whole runs, median")
+    return text_table(columns, rows, right=columns[1:7], title="Whole runs, median")
 
 
 def _layers(change):
@@ -65,6 +67,7 @@ def _threads(count):
 
 
 def _notes(comparison):
+    yield from sides(comparison)
     if comparison.hosts:
         yield "The machines differ, so the ratios say nothing about the files alone:"
         yield from (f"  {line}" for line in comparison.hosts)

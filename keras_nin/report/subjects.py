@@ -1,10 +1,13 @@
-"""What is known of each file or network, gathered: its audit, how it was made, how long it takes."""
+"""What is known of each file or network, gathered: its audit, how it was made, how long it takes, where it fits."""
 
 import dataclasses
 
 from keras_nin.audit.records import Audit
 from keras_nin.benchmark.records import Benchmark, Profile
+from keras_nin.edge.ethosu.records import Sweep as EthosU
+from keras_nin.edge.micro.records import Micro
 from keras_nin.report.documents import Audited, Sidecar
+from keras_nin.report.edge_documents import Predicted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,6 +20,9 @@ class Subject:
         audit: `keras_nin.audit.Audit`.
         sidecar: `keras_nin.report.documents.Sidecar` of its export.
         profiles: `keras_nin.benchmark.Profile`s, one for each measurement.
+        edgetpu: `keras_nin.report.edge_documents.Predicted`.
+        ethosu: `keras_nin.edge.ethosu.Sweep`s, one for each run of Vela's command.
+        micro: `keras_nin.edge.micro.Micro`.
     """
 
     title: str
@@ -25,6 +31,9 @@ class Subject:
     audit: Audit | None = None
     sidecar: Sidecar | None = None
     profiles: tuple[Profile, ...] = ()
+    edgetpu: Predicted | None = None
+    ethosu: tuple[EthosU, ...] = ()
+    micro: Micro | None = None
 
     @property
     def labels(self):
@@ -54,11 +63,24 @@ def gather(found):
         elif isinstance(item, Audited):
             key = (number, item.name) if item.sha256 is None else item.sha256
             _add(subjects, key, item.name, bytes=item.bytes, audit=item.audit)
+        elif isinstance(item, Predicted):
+            _add(subjects, item.sha256 or (number, item.name), item.name, edgetpu=item)
+        elif isinstance(item, EthosU):
+            about = item.estimates[0]
+            _add(subjects, about.sha256, item.file, bytes=about.file_bytes, ethosu=(item,))
+        elif isinstance(item, Micro):
+            _add(subjects, item.sha256, item.file, bytes=item.file_bytes, micro=item)
     return tuple(subjects.values())
 
 
-def _add(subjects, key, title, *, profiles=(), **known):
+def _add(subjects, key, title, **known):
+    """Add what is known to a subject: to a tuple what is not in it, of anything else the first that was found."""
     before = subjects.get(key) or Subject(title, key if isinstance(key, str) else None)
-    fresh = [profile for profile in profiles if profile not in before.profiles]
-    missing = {name: value for name, value in known.items() if getattr(before, name) is None}
-    subjects[key] = dataclasses.replace(before, profiles=(*before.profiles, *fresh), **missing)
+    changes = {}
+    for name, value in known.items():
+        old = getattr(before, name)
+        if isinstance(old, tuple):
+            changes[name] = (*old, *(each for each in value if each not in old))
+        elif old is None:
+            changes[name] = value
+    subjects[key] = dataclasses.replace(before, **changes)

@@ -118,6 +118,16 @@ class Verdict:
         """Return a Counter of the operators that stay outside the compiled part."""
         return Counter(each.op for each in self.operators if not each.mapped and not each.dropped)
 
+    @property
+    def obstacles(self):
+        """What keeps operators off the Edge TPU by itself, as text: ``"2 TANH (the limit)"``; not what comes after."""
+        found = Counter(
+            (each.op, each.why)
+            for each in self.operators
+            if not each.mapped and not each.dropped and each.rule != "one-part"
+        )
+        return tuple(f"{count} {op} ({why})" if count > 1 else f"{op} ({why})" for (op, why), count in found.items())
+
     def rows(self):
         """Return the compiler's table: a Counter of (operator, status); custom operators are all CUSTOM in it."""
         kept = (each for each in self.operators if not each.dropped)

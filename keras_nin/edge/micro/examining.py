@@ -34,8 +34,7 @@ def examine(path, *, max_arena=MAX_ARENA, inputs=None, seconds=SECONDS, limit=30
         InputError: not a valid .tflite file, an arena that is not 1 KiB to 1 GiB, inputs that are no numbers, or
             tflite-micro is not installed.
     """
-    if not isinstance(max_arena, int) or not 2**10 <= max_arena <= _LARGEST_ARENA:
-        raise InputError(f"Expected `max_arena` to be 1024 to {_LARGEST_ARENA:,} bytes. Received: {max_arena!r}")
+    check_arena(max_arena)
     graph = read(path)
     inputs = noise(graph, _NOISE_SAMPLES) if inputs is None else inputs
     uses = resolver.operators(graph)
@@ -61,6 +60,12 @@ def examine(path, *, max_arena=MAX_ARENA, inputs=None, seconds=SECONDS, limit=30
         float_operators=len(float_operators(graph)),
         package=trial.package,
     )
+
+
+def check_arena(max_arena):
+    """Raise `InputError` where the largest arena to try is not 1 KiB to 1 GiB."""
+    if not isinstance(max_arena, int) or not 2**10 <= max_arena <= _LARGEST_ARENA:
+        raise InputError(f"Expected `max_arena` to be 1024 to {_LARGEST_ARENA:,} bytes. Received: {max_arena!r}")
 
 
 def require_package():

@@ -1,10 +1,10 @@
 """The sections of comparisons: files that took turns, and the same files at two times."""
 
-from keras_nin.report.conditions import conditions
+from keras_nin.report.conditions import conditions, sides
 from keras_nin.report.html.parts import Line, Section, table
 
 _TURNS = ("file", "against", "threads", "ratio", "95 % interval")
-_RUNS = ("file", "threads", "before", "after", "ratio", "95 % interval", "verdict")
+_RUNS = ("file", "threads", "before", "after", "ratio", "95 % interval", "runs", "verdict")
 _LAYERS = ("layer", "file", "before", "after", "difference", "kernel before", "kernel after")
 _UNKNOWN = "-"
 
@@ -28,14 +28,15 @@ def runs(comparison, name):
     rows = [
         (
             each.file, str(each.threads), _us(each.before_us), _us(each.after_us), f"{each.ratio:.3f}",
-            _interval(each), each.verdict,
+            _interval(each), _counts(each), each.verdict,
         )
         for each in comparison.changes
     ]  # fmt: skip
     layers = [_layer(change, each) for change in comparison.changes for each in change.layers]
     folded = f"{len(layers)} layers that changed"
     parts = [
-        table("Whole runs, median", _RUNS, rows, right=_RUNS[1:6]),
+        table("Whole runs, median", _RUNS, rows, right=_RUNS[1:7]),
+        *map(Line, sides(comparison)),
         *([table("Layers that changed", _LAYERS, layers, right=_LAYERS[2:5], folded=folded)] if layers else []),
         *(Line(text, tone) for text, tone in _notes(comparison)),
     ]
@@ -61,6 +62,12 @@ def _notes(comparison):
 
 def _interval(each):
     return _UNKNOWN if each.low is None or each.high is None else f"{each.low:.3f} to {each.high:.3f}"
+
+
+def _counts(change):
+    """Return how many runs each median is over."""
+    counts = (change.before_runs, change.after_runs)
+    return ", ".join(_UNKNOWN if count is None else f"{count:,}" for count in counts)
 
 
 def _us(value):

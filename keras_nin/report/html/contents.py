@@ -2,18 +2,27 @@
 
 from keras_nin.audit.render import size
 from keras_nin.benchmark.comparison import RunComparison
+from keras_nin.edge.fit.records import Fit
 from keras_nin.report.conditions import machine
 from keras_nin.report.documents import Interleaved, Sweep
-from keras_nin.report.html import against, audited, compared, swept, timed
+from keras_nin.report.html import against, audited, compared, scored, swept, targets, timed
 from keras_nin.report.html.parts import Section, table
 from keras_nin.report.palette import LOOKS
 from keras_nin.report.parity import microseconds, percent
+from keras_nin.report.score_documents import ClaimsFound, Scores
 
 __all__ = ["LOOKS", "machines", "of_others", "of_subjects", "overview"]
 
 _OVERVIEW = ("file", "size", "params", "MACs", "MACs in 1x1", "parity", "latency")
 _UNKNOWN = "-"
-_OTHERS = {Interleaved: against.turns, RunComparison: against.runs, Sweep: swept.sweep}
+_OTHERS = {
+    Fit: targets.targets,
+    Interleaved: against.turns,
+    RunComparison: against.runs,
+    Sweep: swept.sweep,
+    Scores: scored.evaluation,
+    ClaimsFound: scored.claims,
+}
 
 
 def of_subjects(subjects):
@@ -32,11 +41,17 @@ def _inside(subject, name):
         found.append(compared.parity(subject.sidecar, name))
     for number, profile in enumerate(subject.profiles, 1):
         found.append(timed.latency(profile, f"{name}-run-{number}"))
+    if subject.edgetpu is not None:
+        found.append(targets.edgetpu(subject.edgetpu, name))
+    for number, sweep in enumerate(subject.ethosu, 1):
+        found.append(targets.ethosu(sweep, f"{name}-ethosu-{number}"))
+    if subject.micro is not None:
+        found.append(targets.micro(subject.micro, name))
     return tuple(found)
 
 
 def of_others(others):
-    """Return a `Section` for each `Interleaved` and `RunComparison`, and then each `Sweep`; none for anything else."""
+    """Return a `Section` for each record that is of no file alone, kind by kind; none for anything else."""
     found = [
         make(item, f"{make.__name__}-{number}")
         for kind, make in _OTHERS.items()

@@ -1,0 +1,262 @@
+"""Files on all targets: what each answers, what a failure becomes, the table, and limits."""
+
+import dataclasses
+
+import micro_stand_in
+import pytest
+import target_documents as made
+import tflite_writer as writer
+import vela_stand_in
+
+from keras_nin import benchmark
+from keras_nin.edge import ethosu
+from keras_nin.edge.ethosu import vela
+from keras_nin.edge.fit import FileFit, NoFigure, Settings, fit, limits
+from keras_nin.errors import InputError
+from keras_nin.report import fit as report
+from keras_nin.tables import printable
+
+SHORT = Settings(seconds=0.02)
+
+
+@pytest.fixture
+def without_extras(monkeypatch):
+    """Neither Vela nor tflite-micro is installed."""
+    from keras_nin.edge.micro import examining
+
+    def missing():
+        raise InputError("Expected the package tflite-micro to be installed. Received: none")
+
+    monkeypatch.setattr(vela, "_command", lambda: None)
+    monkeypatch.setattr(examining, "require_package", missing)
+
+
+def custom(path):
+    """Write a file that no runtime has an operator for."""
+    tensors = [writer.tensor(name, (1, 8), quantization=micro_stand_in.quantization(0.1, 0)) for name in "ab"]
+    return writer.write(path, tensors, [writer.custom("Unheard", [0], [1])])
+
+
+# the targets
+
+
+def test_every_target_answers_with_its_figures(tmp_path, monkeypatch):
+    vela_stand_in.install(tmp_path, monkeypatch)
+    micro_stand_in.install(tmp_path, monkeypatch)
+    network = vela_stand_in.network(tmp_path)
+    found = fit([network, micro_stand_in.softmax(tmp_path / "softmax.tflite")], settings=SHORT)
+    assert found.targets == ("cpu", "edgetpu", "ethosu", "micro")
+    assert found.host["cores"] > 0
+    first, second = found.results
+    assert (first.file, first.file_bytes) == (network.name, network.stat().st_size)
+    assert (first.macs, first.macs_known) == (sum(vela_stand_in.MACS.values()), True)
+    assert first.pointwise_macs == sum(macs for name, macs in vela_stand_in.MACS.items() if "1x1" in name)
+    assert (first.ethosu.on_npu, first.ethosu.operators, first.ethosu.left_to_cpu) == (13, 13, 0)
+    assert round(first.ethosu.us) == 132
+    assert first.ethosu.sram_bytes == 8256
+    assert (second.edgetpu.mapped, second.edgetpu.operators, second.edgetpu.why) == (1, 1, None)
+    assert (second.micro.arena_bytes, second.micro.same) == (1328, True)
+    assert second.cpu.median_us > 0
+    assert second.cpu.runs > 0
+    assert second.cpu.pointwise_share == 0  # a softmax alone
+    assert second.missing == ()
+    # The network of Vela's recorded answer has no scales: no runtime takes it.
+    assert {each.target: each.word for each in first.missing} == {"cpu": "does not run", "micro": "refused"}
+
+
+def test_what_vela_leaves_to_the_cpu_is_counted(tmp_path, monkeypatch):
+    vela_stand_in.install(tmp_path, monkeypatch)
+    monkeypatch.setattr(ethosu, "estimate", lambda path, *_, **__: made.estimate())
+    (result,) = fit([micro_stand_in.softmax(tmp_path / "net.tflite")], ["ethosu"]).results
+    assert (result.ethosu.on_npu, result.ethosu.operators, result.ethosu.left_to_cpu) == (1, 2, 1)
+    assert (result.ethosu.clock_hz, result.ethosu.us, result.ethosu.sram_bytes) == (500e6, 0.2, 8192)
+
+
+@pytest.mark.usefixtures("without_extras")
+def test_a_target_that_fails_is_no_end_of_the_others(tmp_path):
+    found = fit([custom(tmp_path / "custom.tflite"), micro_stand_in.softmax(tmp_path / "net.tflite")], settings=SHORT)
+    first, second = found.results
+    assert {each.target: each.word for each in first.missing} == {
+        "cpu": "does not run", "ethosu": "needs the extra ethosu", "micro": "needs the extra micro",
+    }  # fmt: skip
+    assert "keras-nin[ethosu]" in first.why_not("ethosu").reason
+    assert (first.edgetpu.mapped, first.macs_known) == (0, False)
+    assert "Unheard" in first.edgetpu.why or "Unheard" in first.edgetpu.failure
+    assert second.cpu is not None
+    assert second.edgetpu.mapped == 1
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "word"),
+    [("STAND_IN_SAYS", "bad thing", "abort"), ("STAND_IN_NEEDS", "5000", "over 4.0 KiB")],
+)
+def test_why_no_arena_works_is_in_the_cell(tmp_path, monkeypatch, variable, value, word):
+    micro_stand_in.install(tmp_path, monkeypatch)
+    monkeypatch.setenv(variable, value)
+    path = micro_stand_in.softmax(tmp_path / "net.tflite")
+    (result,) = fit([path], ["micro"], Settings(max_arena=4096)).results
+    assert result.micro is None
+    assert result.why_not("micro").word == word
+    assert (result.cpu, result.edgetpu, result.why_not("cpu")) == (None, None, None)
+
+
+def test_a_file_that_does_not_parse_ends_it_before_anything_is_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark, "measure", lambda *_, **__: pytest.fail("something was measured"))
+    (tmp_path / "bad.tflite").write_bytes(b"no file")
+    with pytest.raises(InputError, match="bad.tflite"):
+        fit([micro_stand_in.softmax(tmp_path / "net.tflite"), tmp_path / "bad.tflite"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([],), "at least one file"),
+        ((["a.tflite"], ["tpu"]), "`target` to be one of"),
+        ((["a.tflite"], ["ethosu"], Settings(accelerator="ethos-u9")), "`accelerator`"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused(arguments, message):
+    with pytest.raises(InputError, match=message):
+        fit(*arguments)
+
+
+def test_one_warning_of_a_kind_is_kept(tmp_path, monkeypatch):
+    from keras_nin.benchmark.records import Benchmark
+
+    busy = iter(["10%", "20%"])
+
+    def measure(paths, **_):
+        import report_profiles
+
+        return Benchmark(
+            {}, (report_profiles.profile(),), (f"the machine is busy: {next(busy)}", f"of {paths[0][-8:]}")
+        )
+
+    monkeypatch.setattr(benchmark, "measure", measure)
+    paths = [micro_stand_in.softmax(tmp_path / f"{name}.tflite") for name in "ab"]
+    assert fit(paths, ["cpu"]).warnings == ("the machine is busy: 20%", "of a.tflite", "of b.tflite")
+
+
+# the table
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 9])
+def test_tables_are_at_most_120_columns_wide(count):
+    name = "a_model_with_a_name_of_some_length_{}_int8_edgetpu.tflite"
+    cpu = dataclasses.replace(made.file_fit().cpu, median_us=123_456, low_us=123_000, high_us=124_000)
+    wide = made.file_fit(params=99_999_999, macs=9_999_999_999, macs_known=False, cpu=cpu)
+    files = [dataclasses.replace(wide, file=name.format(number)) for number in range(count)]
+    text = report.text(made.fit(*files))
+    tables = text.partition("Whole name:")[0] if count > 1 else text.partition("\n\nCPU:")[0]
+    assert max(map(len, tables.splitlines())) <= 120
+    assert tables.count("parameters") == 2 * -(-count // report.MOST_FILES)  # of the file, and on the Edge TPU
+    for each in files:
+        assert each.file.removesuffix(".tflite") in text
+
+
+def test_a_table_has_what_was_asked_and_is_known_alone():
+    only = made.file_fit(cpu=None, ethosu=None, micro=None)
+    text = report.text(made.fit(only, targets=("edgetpu",), host=None, warnings=()))
+    lines = [line.split("  ")[0].strip() for line in text.splitlines()[2:]]
+    assert lines[: lines.index("")] == [
+        "size", "parameters", "MACs", "MACs in 1x1", "Edge TPU", "Edge TPU operators", "Edge TPU parameters",
+        "Edge TPU memory",
+    ]  # fmt: skip
+    assert "CPU" not in text.replace("Edge TPU", "")
+
+
+def test_cells_and_reasons():
+    text = report.text(made.fit())
+    rows = {line[:20].strip(): line[20:].split("   ") for line in text.splitlines()}
+    cells = {label: [cell.strip() for cell in row if cell.strip()] for label, row in rows.items()}
+    assert cells["this CPU, 1 thread"] == ["1.25 ms", "does not run"]
+    assert cells["CPU 95 % interval"] == ["1.24 to 1.27 ms"]
+    assert cells["CPU time in 1x1"] == ["25.0 %"]
+    assert cells["Edge TPU"] == ["all mapped", "Model not quantized"]
+    assert cells["Ethos-U operators"] == ["13 of 13", "0 of 13"]
+    assert cells["TFLite Micro arena"] == ["11.7 KiB", "needs the extra micro"]
+    assert "Edge TPU, net_float32.tflite: does not compile: Model not quantized: it computes with float32" in text
+    assert "CPU: measured, median at batch 1 on 1 thread; Test CPU, 2 cores" in text
+    assert "Ethos-U: estimated by Vela 5.2.0 (Ethos_U55_High_End_Embedded, Shared_Sram)" in text
+
+
+def test_a_reason_that_all_files_share_is_said_once():
+    missing = (NoFigure("micro", "needs the extra micro", "Expected tflite-micro"),)
+    files = [made.file_fit(name, micro=None, missing=missing) for name in ("a.tflite", "b.tflite", "c.tflite")]
+    assert report.text(made.fit(*files)).count("TFLite Micro, all: needs the extra micro: Expected tflite-micro") == 1
+    files[2] = made.file_fit("c.tflite")
+    assert "TFLite Micro, a.tflite, b.tflite: needs" in report.text(made.fit(*files))
+
+
+def test_files_of_one_name_are_told_apart_and_hostile_names_are_escaped():
+    hostile = dataclasses.replace(made.float_fit(), file="\x1b[31m\u202e.tflite")
+    files = [made.file_fit("net.tflite"), made.file_fit("net.tflite"), hostile]
+    text = report.text(made.fit(*files, host={"cpu": "\x1b[2J"}))
+    assert "1 net" in text
+    assert "2 net" in text
+    assert all(printable(line) == line for line in text.splitlines())
+
+
+# limits
+
+
+@pytest.mark.parametrize(
+    ("text", "holds", "line"),
+    [
+        ("cpu=1.25ms", True, "net_int8.tflite: cpu 1.250 ms, at most 1.250 ms: holds"),
+        ("cpu=1249us", False, "net_int8.tflite: cpu 1.250 ms, at most 1.249 ms: does not hold"),
+        ("edgetpu=full", True, "net_int8.tflite: edgetpu 100.0%, at least 100.0%: holds"),
+        ("edgetpu=95%", True, "net_int8.tflite: edgetpu 100.0%, at least 95.0%: holds"),
+        ("ethosu=132us", True, "net_int8.tflite: ethosu 132.0 us, at most 132.0 us: holds"),
+        ("ethosu=0.1ms", False, "net_int8.tflite: ethosu 132.0 us, at most 100.0 us: does not hold"),
+        ("sram=8KiB", False, "net_int8.tflite: sram 8.1 KiB, at most 8.0 KiB: does not hold"),
+        ("arena=12000B", True, "net_int8.tflite: arena 11.7 KiB, at most 11.7 KiB: holds"),
+        ("arena=11999B", False, "net_int8.tflite: arena 11.7 KiB, at most 11.7 KiB: does not hold"),
+        ("flash=70kB", True, "net_int8.tflite: flash 68.4 KiB, at most 68.4 KiB: holds"),
+    ],
+)
+def test_what_holds(text, holds, line):
+    (result,) = limits.check(made.fit(made.file_fit()), limits.parse(text))
+    assert (result.holds, str(result)) == (holds, line)
+    assert result.to_json()["holds"] is holds
+
+
+def test_what_is_not_known_does_not_hold():
+    results = limits.check(made.fit(made.float_fit()), limits.parse("cpu=1s,edgetpu=0%,ethosu=1s,arena=1GiB"))
+    assert [result.holds for result in results] == [False] * 4
+    assert [result.reason for result in results] == [
+        "does not run: Expected it to run. Received: a crash",
+        "Model not quantized",
+        "13 of 13 operators left to the CPU, whose time is not known",
+        "needs the extra micro: Expected the package tflite-micro",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("tpu=5ms", "Expected `require` to be a known name"),
+        ("cpu", "Expected `require` to give cpu as 500us, 20ms or 1.5s"),
+        ("cpu=5", "Received: 'cpu=5'"),
+        ("cpu=nan", "Expected `require` to give cpu"),
+        ("cpu=full", "Expected `require` to give cpu"),
+        ("edgetpu=101%", "Expected `require` to give edgetpu as full or 95%"),
+        ("edgetpu=npu=95%", "Expected `require` to give edgetpu"),
+        ("edgetpu=0.95", "Expected `require` to give edgetpu"),
+        ("edgetpu=sram", "Expected `require` to give edgetpu"),
+        ("arena=256", "Expected `require arena` as a size"),
+        ("", "Expected `require` to be a known name"),
+        ("cpu=5ms,", "Expected `require` to be a known name"),
+    ],
+)
+def test_limits_that_are_none(text, message):
+    with pytest.raises(InputError) as raised:
+        limits.parse(text)
+    assert message in str(raised.value)
+
+
+def test_a_file_without_an_audit_has_its_size_and_no_counts():
+    bare = FileFit("net.tflite", "00", 1000, None, None, None, False)
+    text = report.text(made.fit(bare, targets=(), host=None))
+    assert "not known" in text
+    assert "parameters" not in text
