@@ -108,7 +108,7 @@ def test_a_network_of_keras_applications(name, side):
     check(getattr(keras.applications, name)(weights=None, input_shape=(side, side, 3)))
 
 
-LARGE = ("googlenet_cifar10", "inception_v3")
+LARGE = ("googlenet_bn", "googlenet_cifar10", "inception_v3")
 
 
 @pytest.mark.parametrize(
