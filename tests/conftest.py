@@ -1,14 +1,23 @@
 """What several test modules share."""
 
 import dataclasses
+import gc
 import json
 import os
 import pathlib
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# Each pytest worker keeps a core busy: NumPy's threads would only wait for each other.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import pytest  # noqa: E402 - TensorFlow reads the environment when it is first imported
+
+
+def pytest_collection_finish():
+    """Spare the garbage collector the million objects of the imported frameworks, which it else walks in every test."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,8 @@ from keras_nin import data, models
 from keras_nin.export import record
 from keras_nin.models import weight_files
 
+PLAIN = ("--ranges", "minmax", "--rounding", "nearest", "--no-bias-correction")  # what is not about tuning goes without
+
 
 @pytest.fixture(scope="module")
 def digits():
@@ -141,7 +143,7 @@ def test_images_that_calibrate_never_test(cli, digits):
     images, labels = digits
     np.savez("calibrate.npz", images=images)  # 0, 5, ..., 55 calibrate
     np.savez("test.npz", images=images[:31], labels=labels[:31])  # all but 0, 5, ..., 30 test
-    common = ("export", "nin_digits", "--scheme", "int8", "--runs", 1)
+    common = ("export", "nin_digits", "--scheme", "int8", "--runs", 1, *PLAIN)
     same = cli(*common, "--calibration", "calibrate.npz", "--data", "test.npz")
     assert "Compared on 24 test images of test.npz." in same.out
     np.savez("shifted.npz", images=images[1:31], labels=labels[1:31])  # 4, 9, ..., 29 of these are 5, 10, ..., 30
@@ -181,7 +183,8 @@ def test_floor_pooling_makes_another_network(cli):
 
 def test_a_saved_model(cli):
     models.build("nin_digits", weights="digits").save("my net.keras")
-    ran = cli("export", "my net.keras", "--scheme", "int8", "--data", "digits", "--test-count", 20, "--runs", 1)
+    ran = cli("export", "my net.keras", "--scheme", "int8", "--data", "digits", "--test-count", 20, "--runs", 1,
+              *PLAIN)  # fmt: skip
     assert (ran.status, ran.err) == (0, "")
     assert names() == beside("my net_int8")
     record = sidecar("exported/my net_int8.json")

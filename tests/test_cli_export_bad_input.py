@@ -123,7 +123,8 @@ def test_a_temporary_disk_that_is_full(cli, monkeypatch):
 
 
 def test_what_calibrates_on_noise_is_for_latency_only(cli):
-    ran = cli("export", "nin_digits", "--calibration", "random", "--test-count", 40, "--runs", 1, "--json")
+    words = ("--calibration", "random", "--test-count", 40, "--runs", 1, "--ranges", "minmax", "--rounding", "nearest")
+    ran = cli("export", "nin_digits", *words, "--json")
     float32, int8 = ran.json["files"]
     assert (ran.status, ran.err) == (0, "")
     assert int8["calibration"]["latency_only"]
@@ -132,8 +133,7 @@ def test_what_calibrates_on_noise_is_for_latency_only(cli):
     for key in ("agreement", "file_top1", "file_top5"):
         assert int8["parity"][key] is None
         assert float32["parity"][key] is not None
-    words = ("--calibration", "random", "--scheme", "int8", "--test-count", 40, "--runs", 1)
-    printed = cli("export", "nin_digits", *words).out.splitlines()
+    printed = cli("export", "nin_digits", *words, "--scheme", "int8").out.splitlines()
     row = next(line for line in printed if "nin_digits_int8.tflite" in line)
     assert row.endswith("latency only")
     assert row.split()[2:4] == ["-", "-"]

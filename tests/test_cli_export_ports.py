@@ -82,7 +82,7 @@ def test_samples_that_do_not_fit(cli, files, tmp_path, monkeypatch, options, fra
 
 
 def test_a_batch_of_four(cli):
-    ran = cli("export", "nin_digits", "--batch", 4, "--runs", 3, "--test-count", 30)
+    ran = cli("export", "nin_digits", "--batch", 4, "--runs", 3, "--test-count", 30, "--scheme", "int8")
     assert (ran.status, ran.err) == (0, "")
     assert " on 1 thread, batch 4; " in ran.out
     record = json.loads(pathlib.Path("exported/nin_digits_int8.json").read_text())

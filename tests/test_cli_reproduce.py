@@ -1,14 +1,16 @@
 """`keras-nin export --from SIDECAR`: the same file again, or one line that says why not."""
 
+import contextlib
 import json
 import pathlib
+import shutil
 
 import click
 import numpy as np
 import pytest
 
 from keras_nin import data, models
-from keras_nin.cli import export, reproduce
+from keras_nin.cli import export, main, reproduce
 
 QUICK = ("--runs", 1)
 SIDECAR = pathlib.Path("exported/nin_digits_int8.json")
@@ -25,16 +27,22 @@ def photographs(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def made(cli, photographs, tmp_path):
-    """The document of an export with options of every kind, which lie beside it."""
-    for path in photographs.iterdir():
-        (tmp_path / path.name).write_bytes(path.read_bytes())
+@pytest.fixture(scope="module")
+def exported(photographs):
+    """The folder of `photographs`, with an export that has options of every kind and names them."""
     words = ("export", "nin_digits", "--scheme", "int8", "--weights", "own.weights.h5", "--data", "photos.npz")
     words += ("--calibration", "photos.npz", "--calibration-count", 7, "--seed", 3, "--test-count", 9, "--crop", 0.9)
-    ran = cli(*words, "--input-shape", "8,8,1", "--set", "classes=10", "--min-agreement", 0.1, "--max-drop", 90, *QUICK)
-    assert ran.status == 0, ran.err
-    return json.loads(SIDECAR.read_text())
+    words += ("--input-shape", "8,8,1", "--set", "classes=10", "--min-agreement", 0.1, "--max-drop", 90, *QUICK)
+    with contextlib.chdir(photographs):
+        assert main.run(list(map(str, words))) == 0
+    return photographs
+
+
+@pytest.fixture
+def made(exported, tmp_path):
+    """The document of the export, of which each test has a copy in its own folder."""
+    shutil.copytree(exported, tmp_path, dirs_exist_ok=True)
+    return json.loads((tmp_path / SIDECAR).read_text())
 
 
 def contents(folder):

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import gc
 import os
 import sys
 
@@ -24,6 +25,7 @@ def start_keras():
     os.environ["KERAS_BACKEND"] = "tensorflow"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     files.keep_temporaries_together()
+    first = "keras" not in sys.modules
     with working("Starting TensorFlow"), captured():
         import keras
         import tensorflow as tf
@@ -31,6 +33,8 @@ def start_keras():
         tf.get_logger().setLevel("ERROR")
         tf.config.get_visible_devices()  # what the runtime says on its first use goes here too
         keras.backend.clear_session()
+    if first:
+        gc.freeze()  # the frameworks' million objects stay, and need not be walked in every collection
 
 
 def check_model(model):
