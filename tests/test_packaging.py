@@ -86,7 +86,7 @@ def test_help_loads_little(words):
     assert out.splitlines()[-1] == "False"
 
 
-@pytest.mark.parametrize("script", ["to_tflite.py", "to_edgetpu.py", "verify.py"])
+@pytest.mark.parametrize("script", ["to_tflite.py", "to_edgetpu.py", "verify.py", "benchmark.py"])
 def test_scripts_are_the_commands(script):
     path = ROOT / "export" / script
     out = subprocess.run([sys.executable, path, "--help"], capture_output=True, text=True, check=True).stdout
