@@ -1,6 +1,8 @@
 """Four tests for every model of the zoo, and the published numbers that it is held to."""
 
+import dataclasses
 import inspect
+import pathlib
 
 import keras
 import numpy as np
@@ -8,8 +10,11 @@ import pytest
 
 from keras_nin import InputError, export, models
 from keras_nin.audit import audit
+from keras_nin.edge.edgetpu import judge
+from keras_nin.report.edgetpu import overview
 from keras_nin.tflite import graph as tflite_graph
 
+EDGETPU = pathlib.Path(__file__).parents[1] / "docs" / "edgetpu.md"
 NAMES = models.list_models()
 # Saving and converting the large ones takes minutes: CI's slow tier does it, and of the squeezenets all but two.
 LARGE = 5_000_000
@@ -90,9 +95,11 @@ def test_save_and_load(name, built, tmp_path):
 
 
 @pytest.mark.parametrize("name", SIZED)
-def test_int8_has_no_float_operator(name, built):
+def test_int8_has_no_float_operator_and_the_edge_tpu_s_verdict_of_the_docs(name, built, tmp_path):
     model = built(name)
     made = export.export(model, "int8", noise(model, 2))
+    verdict = dataclasses.replace(judge(made.save(tmp_path / "net.tflite")), model=name)
+    assert overview([verdict]).splitlines()[-1] in EDGETPU.read_text().splitlines()
     graph = made.graph()
     assert {operator.op for operator in tflite_graph.float_operators(graph)} <= {"QUANTIZE", "DEQUANTIZE"}
     main = graph.main
