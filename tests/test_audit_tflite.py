@@ -397,8 +397,12 @@ def test_macs_of_a_file_are_those_of_its_model(name, tmp_path):
     keras_equals_files(name, tmp_path)
 
 
+# Those left out are networks of the list with fewer bypasses, or with normalisation or classes as another one has.
+ALIKE = ("googlenet_bn", "squeezenet_v1_0", "squeezenet_v1_0_simple_bypass", "nin_cifar100")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", LARGE)
+@pytest.mark.parametrize("name", [name for name in LARGE if name not in ALIKE])
 def test_macs_of_a_large_file_are_those_of_its_model(name, tmp_path):
     keras_equals_files(name, tmp_path)
 

@@ -38,7 +38,8 @@ def test_weights_that_ship_come_with_their_figures(made):
 
 
 @pytest.mark.slow
-def test_write_then_check(tmp_path, capsys):
+def test_write_then_check(made, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("keras_nin.cli.cards.shelf", lambda: made)  # once is enough: it takes a while
     folder = tmp_path / "shelf"
     assert main.run(["cards", "--out", str(folder), "--check"]) == 1
     assert not folder.exists()

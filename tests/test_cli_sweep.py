@@ -101,7 +101,7 @@ def test_an_interrupt_keeps_what_was_measured(tmp_path):
     words += ["--kernel", "1"]
     environment = os.environ | {"PYTHONPATH": str(pathlib.Path(__file__).parents[1])}
     process = subprocess.Popen(
-        [*words, "--seconds", "0.5"],
+        [*words, "--seconds", "2"],
         cwd=tmp_path,
         env=environment,
         stderr=subprocess.PIPE,

@@ -122,9 +122,7 @@ def test_the_record_says_what_was_done(model, trained, exports):
     assert exports["pruned"].sidecar()["calibration"]["count"] == 20
 
 
-@pytest.mark.parametrize(
-    "scheme", ["clustered", pytest.param("qat", marks=pytest.mark.slow), pytest.param("pruned", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("scheme", ["clustered", pytest.param("qat", marks=pytest.mark.slow)])
 def test_the_same_seed_gives_the_same_file(scheme, model, digits, exports):
     calibration = calibrate(digits, (8, 8, 1), count=20)
     again = export_trained(train_scheme(model, scheme, digits, **SETTINGS), calibration, original=model)
