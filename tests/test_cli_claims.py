@@ -69,6 +69,7 @@ def test_a_claim_that_is_refuted_is_no_failure_but_a_regression_is(cli, monkeypa
     assert "Not reproduced: robaita-nonlinearity." in ran.out
 
 
+@pytest.mark.slow
 def test_the_picture(cli, tmp_path):
     words = ("demystified-softconv", "--png", "new/maps.png")
     assert cli(*words).status == 0

@@ -171,6 +171,7 @@ def test_verify_finds_other_weights(cli, exported):
 # train
 
 
+@pytest.mark.slow
 def test_train_then_evaluate(cli):
     digits_npz("set.npz", 80)
     words = ("train", "nin_digits", "--data", "set.npz", "--epochs", 2, "--batch-size", 32, "--out", "run")

@@ -122,6 +122,7 @@ def test_a_temporary_disk_that_is_full(cli, monkeypatch):
     assert "No space left on device" in line
 
 
+@pytest.mark.slow
 def test_what_calibrates_on_noise_is_for_latency_only(cli):
     words = ("--calibration", "random", "--test-count", 40, "--runs", 1, "--ranges", "minmax", "--rounding", "nearest")
     ran = cli("export", "nin_digits", *words, "--json")

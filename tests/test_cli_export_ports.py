@@ -81,6 +81,7 @@ def test_samples_that_do_not_fit(cli, files, tmp_path, monkeypatch, options, fra
     assert len(ran.err.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_batch_of_four(cli):
     ran = cli("export", "nin_digits", "--batch", 4, "--runs", 3, "--test-count", 30, "--scheme", "int8")
     assert (ran.status, ran.err) == (0, "")

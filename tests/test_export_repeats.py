@@ -17,6 +17,7 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+@pytest.mark.slow
 def test_two_exports_of_one_process(tmp_path):
     unit = data.preset("unit")
     for folder in ("one", "two"):

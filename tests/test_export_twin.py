@@ -328,6 +328,7 @@ def test_quantize_model_takes_only_a_twin():
         quantize_model(graph(small_net))
 
 
+@pytest.mark.slow
 def test_a_long_chain_has_a_twin():
     def net(x):
         for number in range(300):

@@ -272,6 +272,7 @@ def test_a_damaged_record(content, message, trained):
     refused(message, trained(content))
 
 
+@pytest.mark.slow
 def test_a_saved_model_of_every_layer_of_ours_loads_in_a_new_process(tmp_path):
     from keras_nin import layers
 

@@ -18,7 +18,7 @@ EDGETPU = pathlib.Path(__file__).parents[1] / "docs" / "edgetpu.md"
 NAMES = models.list_models()
 # Saving and converting the large ones takes minutes: CI's slow tier does it, and of the squeezenets all but two.
 LARGE = 5_000_000
-SLOW = [name for name in NAMES if models.spec(name).params > LARGE or name.startswith("squeezenet_v1_0")]
+SLOW = [name for name in NAMES if models.spec(name).params > LARGE or name.startswith("squeezenet_v1")]
 SIZED = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in NAMES]
 
 # From the papers, their authors' releases and independent counts; the specs beside the builders are arithmetic.

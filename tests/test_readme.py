@@ -29,7 +29,7 @@ def workplace(folder, monkeypatch):
 def form(text, blank=""):
     """The text with its numbers, its rules and the host's name taken out, and what else reads `blank`."""
     text = re.sub(r"(Latency: median of).*", r"\1", text)
-    text = re.sub(r"^Warning: .*\n|.*, LiteRT [\d.]+$", "", text, flags=re.MULTILINE)
+    text = re.sub(r"^Warning: .*$|.*, LiteRT [\d.]+$", "", text, flags=re.MULTILINE)
     text = re.sub(r"(\d threads? on ).*", r"\1", text)
     text = re.sub(r"(written|up to date): ", "file: ", text)
     text = re.sub(r"-?\d[\d,.]*", "#", text).replace("# ms", "# us")

@@ -236,6 +236,7 @@ def test_a_damaged_run(name, content, message, broken):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_scores_train_as_their_softmax_does(finished, tmp_path):
     history = fit(tmp_path, network(activation=None)).history
     for key in ("loss", "val_loss"):
