@@ -29,7 +29,11 @@ def _limits(ctx, param, value):
     return tuple(limit for text in value for limit in budget.parse(text))
 
 
-@click.command("audit", epilog="Example: keras-nin audit squeezenet_v1_1")
+@click.command(
+    "audit",
+    short_help="Count parameters, MACs and memory of every layer.",
+    epilog="Example: keras-nin audit squeezenet_v1_1",
+)
 @click.argument("model", metavar="MODEL|FILE.tflite")
 @model_options
 @click.option(

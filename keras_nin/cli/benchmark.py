@@ -28,7 +28,11 @@ def _words(ctx, param, value):
     return tuple(word.strip() for each in value for word in each.split(",") if word.strip())
 
 
-@click.command("benchmark", epilog="Example: keras-nin benchmark nin_digits")
+@click.command(
+    "benchmark",
+    short_help="Measure the latency of files and of each of their layers.",
+    epilog="Example: keras-nin benchmark nin_digits",
+)
 @click.argument("subjects", nargs=-1, required=True, metavar="FILE.tflite|MODEL...")
 @click.option("--threads", type=_Counts(), default="1", show_default=True, help="Threads of the runtime.")
 @click.option("--runs", type=options.COUNT, metavar="N", help="Exactly so many runs. [default: until stable]")

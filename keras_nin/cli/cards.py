@@ -7,7 +7,11 @@ import click
 from keras_nin.cli import options
 
 
-@click.command("cards", epilog="Example: keras-nin cards --check")
+@click.command(
+    "cards",
+    short_help="Write the shelf: a card and an audit of every model.",
+    epilog="Example: keras-nin cards --check",
+)
 @click.option("--out", default="models", show_default=True, metavar="DIR", help="Where the shelf is.")
 @click.option("--check", is_flag=True, help="Write nothing; exit status 1 where the shelf is not up to date.")
 @options.json_option

@@ -13,7 +13,11 @@ PICTURED = "demystified-softconv"
 _TRAINING = ("data", "epochs", "seeds", "activation")
 
 
-@click.command("claims", epilog="Example: keras-nin claims paperspace-params lecun-fc")
+@click.command(
+    "claims",
+    short_help="Reproduce what well-known articles say of 1x1 layers.",
+    epilog="Example: keras-nin claims paperspace-params lecun-fc",
+)
 @click.argument("ids", nargs=-1, metavar="[ID]...")
 @click.option("--train", is_flag=True, help="The trained figures too, of paperspace-head and paperspace-relu.")
 @click.option("--data", metavar="DATASET|DIR|FILE.npz", help="With --train: images of ten classes. [default: digits]")

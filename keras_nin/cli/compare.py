@@ -5,7 +5,11 @@ import click
 from keras_nin.cli.options import json_option, model_options
 
 
-@click.command("compare", epilog="Example: keras-nin compare nin_digits exported/nin_digits_int8.tflite")
+@click.command(
+    "compare",
+    short_help="Compare models, files, or a model and its file.",
+    epilog="Example: keras-nin compare nin_digits exported/nin_digits_int8.tflite",
+)
 @click.argument("first", metavar="A")
 @click.argument("second", metavar="B")
 @model_options

@@ -26,7 +26,11 @@ class Share(click.ParamType):
         return share
 
 
-@click.command("compare-runs", epilog="Example: keras-nin compare-runs before.json after.json --max-regression 5%")
+@click.command(
+    "compare-runs",
+    short_help="Tell what became slower between two benchmarks.",
+    epilog="Example: keras-nin compare-runs before.json after.json --max-regression 5%",
+)
 @click.argument("before", metavar="A.json")
 @click.argument("after", metavar="B.json")
 @click.option(

@@ -27,7 +27,11 @@ def _requirement(ctx, param, value):
     return float(match[1]) / 100
 
 
-@click.command("edgetpu", epilog="Example: keras-nin edgetpu nin_digits --require full")
+@click.command(
+    "edgetpu",
+    short_help="Judge a file for the Edge TPU, operator by operator.",
+    epilog="Example: keras-nin edgetpu nin_digits --require full",
+)
 @click.argument("model", metavar="FILE.tflite|MODEL")
 @click.option("--multiple-subgraphs", is_flag=True, help="Judge as the compiler's -a does: several parts are mapped.")
 @click.option(

@@ -32,7 +32,11 @@ def _limits(ctx, param, value):
     return tuple(limit for text in value for limit in limits.parse(text))
 
 
-@click.command("ethosu", epilog="Example: keras-nin ethosu exported/nin_digits_int8.tflite")
+@click.command(
+    "ethosu",
+    short_help="Estimate a file on an Ethos-U, layer by layer, with Vela.",
+    epilog="Example: keras-nin ethosu exported/nin_digits_int8.tflite",
+)
 @click.argument("file", metavar="FILE.tflite|MODEL")
 @click.option(
     "--accelerator",

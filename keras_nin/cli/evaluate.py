@@ -14,7 +14,11 @@ SCHEMA = "keras_nin.evaluate/1"
 _IMAGENET_WITH_BACKGROUND = 1001
 
 
-@click.command("evaluate", epilog="Example: keras-nin evaluate exported/nin_digits_int8.tflite --data digits")
+@click.command(
+    "evaluate",
+    short_help="Measure accuracy on labelled images.",
+    epilog="Example: keras-nin evaluate exported/nin_digits_int8.tflite --data digits",
+)
 @click.argument("file")
 @options.data_option
 @options.preprocessing_options

@@ -30,7 +30,12 @@ def _scheme_words(row):
         yield f"needs {words['needs']}"
 
 
-@click.command("export", cls=_Command, epilog="Example: keras-nin export nin_digits --scheme float32,int8")
+@click.command(
+    "export",
+    short_help="Convert a model to .tflite files and prove them.",
+    cls=_Command,
+    epilog="Example: keras-nin export nin_digits --scheme float32,int8",
+)
 @click.argument("model", default=DEFAULT_MODEL)
 @options.model_options
 @click.option(

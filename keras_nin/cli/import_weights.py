@@ -13,6 +13,7 @@ COLUMNS = ("tensor", "shape", "layer", "variable", "what was done")
 
 @click.command(
     "import-weights",
+    short_help="Turn weights of others into a file for a model.",
     epilog="Example: keras-nin import-weights squeezenet_v1_1 squeezenet1_1.pth -o squeezenet_v1_1.weights.h5",
 )
 @click.argument("model")

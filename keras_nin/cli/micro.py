@@ -21,7 +21,11 @@ class Size(click.ParamType):
         return byte_count(value, param.opts[0]) if isinstance(value, str) else value
 
 
-@click.command("micro", epilog="Example: keras-nin micro exported/nin_digits_int8.tflite --require arena=256KiB")
+@click.command(
+    "micro",
+    short_help="Find the arena that a file needs with TFLite Micro.",
+    epilog="Example: keras-nin micro exported/nin_digits_int8.tflite --require arena=256KiB",
+)
 @click.argument("file", metavar="FILE.tflite|MODEL")
 @click.option(
     "--max-arena", type=Size(), metavar="SIZE", default="2MiB", show_default=True, help="Largest arena to try."

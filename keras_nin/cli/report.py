@@ -11,7 +11,9 @@ _READ = (".tflite", ".json", ".csv")
 
 
 @click.command(
-    "report", epilog="Example: keras-nin report exported/nin_digits_int8.tflite benchmark.json -o report.html"
+    "report",
+    short_help="Write all that is known of files as one HTML page.",
+    epilog="Example: keras-nin report exported/nin_digits_int8.tflite benchmark.json -o report.html",
 )
 @click.argument("given", nargs=-1, required=True, metavar="FILE|JSON|CSV|MODEL...")
 @click.option("-o", "--out", metavar="FILE.html", help="Where the page goes.")

@@ -30,7 +30,11 @@ def _numbers(name, default, text):
     return click.option(name, type=Numbers(), default=default, show_default=True, help=text)
 
 
-@click.command("sweep", epilog="Example: keras-nin sweep --size 7,14 --cin 64 --cout 63,64 --plot sweep.png")
+@click.command(
+    "sweep",
+    short_help="Time single convolutions over a grid: 1x1 against larger.",
+    epilog="Example: keras-nin sweep --size 7,14 --cin 64 --cout 63,64 --plot sweep.png",
+)
 @_numbers("--size", "7,14,28,56", "Height and width of the map.")
 @_numbers("--cin", "64,256", "Channels in.")
 @_numbers("--cout", "63,64,65", "Channels out, the filters.")

@@ -10,7 +10,7 @@ from keras_nin.cli import options
 SCHEMA = "keras_nin.train/1"
 
 
-@click.command("train", epilog="Example: keras-nin train nin_digits")
+@click.command("train", short_help="Train a model on labelled images.", epilog="Example: keras-nin train nin_digits")
 @click.argument("model")
 @options.model_options
 @click.option("--data", metavar="DATASET|DIR|FILE.npz", help="Images to train on. [default: the model's own dataset]")

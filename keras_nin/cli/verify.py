@@ -10,7 +10,11 @@ from keras_nin.cli import options
 SCHEMA = "keras_nin.verify/1"
 
 
-@click.command("verify", epilog="Example: keras-nin verify nin_digits exported/nin_digits_int8.tflite")
+@click.command(
+    "verify",
+    short_help="Hold a .tflite file against its model.",
+    epilog="Example: keras-nin verify nin_digits exported/nin_digits_int8.tflite",
+)
 @click.argument("model")
 @click.argument("file")
 @options.model_options
