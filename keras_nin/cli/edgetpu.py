@@ -119,7 +119,12 @@ def _check(verdict, require):
     share = verdict.share if verdict.compiles else 0.0
     if share >= require:
         return 0
-    click.echo(f"Expected {require:.4g} of the operators on the Edge TPU, as a share. Received: {share:.4g}", err=True)
+    asked = "all" if require == 1 else f"at least {require * 100:g} %"
+    click.echo(
+        f"Expected {asked} of the operators on the Edge TPU. Received: {verdict.mapped if share else 0} of "
+        f"{verdict.kept}, {share:.1%}",
+        err=True,
+    )
     return 1
 
 
