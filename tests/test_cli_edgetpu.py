@@ -52,7 +52,7 @@ def test_require(cli, halves, require, code):
     assert ran.status == code
     if code == 1:
         assert ran.err.startswith("Expected ")
-        assert ran.err.rstrip().endswith("Received: 0.5")
+        assert ran.err.rstrip().endswith("Received: 2 of 4, 50.0%")
 
 
 def test_full_is_met_where_all_is_mapped(cli, tmp_path):
