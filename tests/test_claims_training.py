@@ -108,7 +108,7 @@ def test_data_that_does_not_fit(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("id", "activation"), zip(["paperspace-head", "paperspace-relu"], training.ACTIVATIONS, strict=True)
+    ("id", "activation"), list(zip(["paperspace-head", "paperspace-relu"], training.ACTIVATIONS, strict=True))
 )
 def test_trained_claims(id, activation, few):
     result = claims.reproduce(claims.claim(id), claims.Training(data=few, epochs=3, seeds=2, activation=activation))
