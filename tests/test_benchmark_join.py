@@ -235,8 +235,15 @@ def test_every_convolution_of_an_export_is_its_layer(tmp_path, name, scheme):
 @pytest.mark.external
 @pytest.mark.slow
 def test_files_of_others_are_joined_whole(external_data):
-    found = 0
+    found, refused = 0, []
     for path in sorted(pathlib.Path(external_data, "edgetpu").glob("*.tflite")):
-        if not any(operator.is_custom for operator in graph.read(path).main.operators):
+        if any(operator.is_custom for operator in graph.read(path).main.operators):
+            continue
+        try:
             found += bool(check(path))
+        except child.Refused as error:
+            refused.append(str(error))
+    # XNNPACK does not take the resizing of one pixel in one of them.
     assert found > 80
+    assert all("failed to delegate RESIZE_BILINEAR" in each for each in refused)
+    assert len(refused) <= 1
