@@ -101,8 +101,11 @@ def survivors():
     return found
 
 
-def survey(seeds, count):
-    """Return the `Outcome` of `count` damaged files of the seeds (bytes by their names), and the survivors."""
+def survey(seeds, count, run=outcome):
+    """Return the `Outcome` of `count` damaged files of the seeds (bytes by their names), and the survivors.
+
+    `run` is what is done with a file: a function of its path, number and mutation.
+    """
     os.environ[MARK] = str(os.getpid())
     outcomes = []
     with tempfile.TemporaryDirectory() as folder:
@@ -111,7 +114,7 @@ def survey(seeds, count):
             name = list(seeds)[number % len(seeds)]
             mutation, data = mutant(name, seeds[name], number // len(seeds))
             path.write_bytes(data)
-            outcomes.append(outcome(path, number, mutation))
+            outcomes.append(run(path, number, mutation))
     return outcomes, survivors()
 
 

@@ -9,13 +9,11 @@ or that a runtime aborts; the line has exit status 2. No process may be left.
 import argparse
 import collections
 import contextlib
-import dataclasses
+import functools
 import io
 import json
-import os
 import pathlib
 import sys
-import tempfile
 import time
 
 import fuzz_benchmark
@@ -29,17 +27,6 @@ OPTIONS = {
     "ethosu": ("--time-limit", "60"),
 }
 _SLOWEST_SECONDS = 300
-
-
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """What became of a damaged file: `kind` begins with "reported", "refused" or, where it may not be, "FAILED"."""
-
-    number: int
-    mutation: str
-    kind: str
-    seconds: float
-    detail: str = ""
 
 
 def outcome(command, path, number, mutation):
@@ -56,7 +43,7 @@ def outcome(command, path, number, mutation):
     if seconds > _SLOWEST_SECONDS:
         kind = "FAILED: too slow"
     detail = errors.getvalue().strip().replace(str(path), "FILE")[:300]
-    return Outcome(number, mutation, kind, seconds, detail)
+    return fuzz_benchmark.Outcome(number, mutation, kind, seconds, detail)
 
 
 def _kind(command, status, out, errors):
@@ -79,17 +66,8 @@ def _words(command, document):
 
 
 def survey(command, seeds, count):
-    """Return the `Outcome` of `count` damaged files of the seeds (bytes by their names), and the survivors."""
-    os.environ[fuzz_benchmark.MARK] = str(os.getpid())
-    outcomes = []
-    with tempfile.TemporaryDirectory() as folder:
-        path = pathlib.Path(folder, "damaged.tflite")
-        for number in range(count):
-            name = list(seeds)[number % len(seeds)]
-            mutation, data = fuzz_benchmark.mutant(name, seeds[name], number // len(seeds))
-            path.write_bytes(data)
-            outcomes.append(outcome(command, path, number, mutation))
-    return outcomes, fuzz_benchmark.survivors()
+    """Return what `fuzz_benchmark.survey` does, of a command."""
+    return fuzz_benchmark.survey(seeds, count, functools.partial(outcome, command))
 
 
 def report(command, seeds, count):

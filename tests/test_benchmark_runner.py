@@ -118,24 +118,24 @@ def test_every_status_is_an_error_with_its_name():
 def test_another_version_of_the_runtime_is_refused(monkeypatch):
     monkeypatch.setattr(capi, "VERSIONS", ("9.9.",))
     with pytest.raises(capi.Unavailable, match=r"known in ai-edge-litert 9.9.x, not in \d"):
-        capi.Library()
+        capi.Functions()
 
 
 def test_another_layout_is_refused(monkeypatch):
     monkeypatch.setitem(capi._SIZES, capi.Event, 96)
     with pytest.raises(capi.Unavailable, match="laid out for 64-bit systems"):
-        capi.Library()
+        capi.Functions()
 
 
 def test_a_missing_function_is_refused(monkeypatch):
     monkeypatch.setitem(capi._PROTOTYPES, "NoSuchFunction", ())
     with pytest.raises(capi.Unavailable, match="NoSuchFunction"):
-        capi.Library()
+        capi.Functions()
 
 
 def test_all_is_destroyed_in_reverse_order(add, monkeypatch):
     made, destroyed = [], []
-    make = capi.Library.make
+    make = capi.Functions.make
 
     def noted(library, stack, kind, *arguments, **options):
         handle = make(library, stack, kind, *arguments, **options)
@@ -143,7 +143,7 @@ def test_all_is_destroyed_in_reverse_order(add, monkeypatch):
         stack.callback(destroyed.append, (kind, handle))
         return handle
 
-    monkeypatch.setattr(capi.Library, "make", noted)
+    monkeypatch.setattr(capi.Functions, "make", noted)
     with litert.CompiledModel(add, profiling=True) as model:
         model.run()
         assert not destroyed
@@ -153,17 +153,17 @@ def test_all_is_destroyed_in_reverse_order(add, monkeypatch):
 
 def test_what_was_made_is_destroyed_where_the_rest_fails(add, monkeypatch):
     destroyed = []
-    function = capi.Library.function
-    monkeypatch.setattr(capi.Library, "function", lambda library, name: function(library, name))
+    function = capi.Functions.function
+    monkeypatch.setattr(capi.Functions, "function", lambda library, name: function(library, name))
     monkeypatch.setattr(litert, "noise", lambda *_: (_ for _ in ()).throw(ValueError("no")))
-    make = capi.Library.make
+    make = capi.Functions.make
 
     def noted(library, stack, kind, *arguments, **options):
         handle = make(library, stack, kind, *arguments, **options)
         stack.callback(destroyed.append, kind)
         return handle
 
-    monkeypatch.setattr(capi.Library, "make", noted)
+    monkeypatch.setattr(capi.Functions, "make", noted)
     with pytest.raises(ValueError, match="no"):
         litert.CompiledModel(add)
     assert destroyed == ["TensorBuffer", "CompiledModel", "Options", "Model", "Environment"]
@@ -243,7 +243,7 @@ def test_without_the_c_api_the_interpreter_runs(add, monkeypatch):
     def unavailable():
         raise capi.Unavailable("made up")
 
-    monkeypatch.setattr(capi, "library", unavailable)
+    monkeypatch.setattr(capi, "functions", unavailable)
     with contextlib.ExitStack() as stack:
         subject = main.Subject(stack, {"file": str(add), "threads": 1}, job(add))
         subject.series.block(3)

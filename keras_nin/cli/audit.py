@@ -6,7 +6,8 @@ import sys
 import click
 
 from keras_nin import files
-from keras_nin.cli.options import json_option, model_options
+from keras_nin.cli.options import json_option, limits_of, model_options
+from keras_nin.cli.printing import echo
 from keras_nin.errors import InputError
 
 FORMATS = ("text", "markdown", "csv", "json")
@@ -18,15 +19,6 @@ def _view(ctx, param, value):
 
     View(**{param.name: value, "depth": ctx.params.get("depth", View.depth)})
     return value
-
-
-def _limits(ctx, param, value):
-    """Read the budgets before the slow part of the command starts."""
-    if not value:
-        return ()
-    from keras_nin.audit import budget
-
-    return tuple(limit for text in value for limit in budget.parse(text))
 
 
 @click.command(
@@ -67,7 +59,7 @@ def _limits(ctx, param, value):
 @click.option(
     "--budget",
     "limits",
-    callback=_limits,
+    callback=limits_of("keras_nin.audit.budget"),
     multiple=True,
     metavar="ITEM=LIMIT,...",
     help="Exit status 1 where a limit does not hold: x is at most, x.. at least, x..y both. Repeatable.",
@@ -166,7 +158,7 @@ def _print(result, form, view):
         terminal.show(result, Console(highlight=False, emoji=False, markup=False), view)
         return
     text = {"text": render.text, "markdown": render.markdown, "csv": render.csv_text}[form](result, view)
-    _echo(text.rstrip("\n"))
+    echo(text.rstrip("\n"))
 
 
 def _print_results(results, form):
@@ -175,12 +167,6 @@ def _print_results(results, form):
         click.echo()
     for one in results:
         if form == "text":
-            _echo(str(one))
+            echo(str(one))
         elif not one.holds:
             click.echo(str(one), err=True)
-
-
-def _echo(text):
-    from keras_nin.tables import fit_encoding
-
-    click.echo(fit_encoding(text, getattr(sys.stdout, "encoding", None) or "utf-8"))

@@ -11,19 +11,6 @@ METHODS = ("profiler", "single")
 ORDERS = ("us", "macs", "gmacs_per_s", "bytes")
 
 
-class _Counts(click.ParamType):
-    """N[,N...] as a tuple of different positive integers."""
-
-    name = "N[,N...]"
-
-    def convert(self, value, param, ctx):
-        """Return the tuple, or fail with the option's name."""
-        parts = [part.strip() for part in value.split(",")]
-        if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
-            self.fail(f"expected positive numbers such as 1 or 1,2,4, received {value!r}", param, ctx)
-        return tuple(dict.fromkeys(int(part) for part in parts))
-
-
 def _words(ctx, param, value):
     return tuple(word.strip() for each in value for word in each.split(",") if word.strip())
 
@@ -34,7 +21,9 @@ def _words(ctx, param, value):
     epilog="Example: keras-nin benchmark nin_digits",
 )
 @click.argument("subjects", nargs=-1, required=True, metavar="FILE.tflite|MODEL...")
-@click.option("--threads", type=_Counts(), default="1", show_default=True, help="Threads of the runtime.")
+@click.option(
+    "--threads", type=options.Counts("1 or 1,2,4"), default="1", show_default=True, help="Threads of the runtime."
+)
 @click.option("--runs", type=options.COUNT, metavar="N", help="Exactly so many runs. [default: until stable]")
 @click.option(
     "--seconds",

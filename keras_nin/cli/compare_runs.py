@@ -5,6 +5,7 @@ import math
 import click
 
 from keras_nin.cli.options import json_option
+from keras_nin.cli.printing import echo
 
 
 class Share(click.ParamType):
@@ -47,18 +48,17 @@ def command(before, after, max_regression, as_json):
     --max-regression asks that no file is slower by more than SHARE for certain: the whole interval must lie above it to
     fail, so that noise does not. Where a result has no interval (too few runs) the medians decide.
     """
-    import sys
 
     from keras_nin import files
     from keras_nin.benchmark import comparison
     from keras_nin.report import runs
-    from keras_nin.tables import fit_encoding, printable
+    from keras_nin.tables import printable
 
     result = comparison.compare_runs(comparison.read(before), comparison.read(after))
     if as_json:
         click.echo(files.to_json(result.to_json()), nl=False)
     else:
-        click.echo(fit_encoding(runs.text(result), getattr(sys.stdout, "encoding", None) or "utf-8"))
+        echo(runs.text(result))
     slower = () if max_regression is None else result.regressions(max_regression)
     for change in slower:
         file = printable(change.file)

@@ -5,12 +5,12 @@ import dataclasses
 import os
 import pathlib
 import re
-import sys
 import types
 
 import click
 
 from keras_nin.cli.options import Number, json_option, on_the_fly_options
+from keras_nin.cli.printing import echo
 
 _FULL = "full"
 
@@ -110,9 +110,9 @@ def _compiler_json(compilation, found):
 def _print(verdict, compilation, found):
     from keras_nin.report import edgetpu as report
 
-    _echo(report.text(verdict))
+    echo(report.text(verdict))
     if compilation:
-        _echo("\n" + report.comparison_text(compilation, found))
+        echo("\n" + report.comparison_text(compilation, found))
 
 
 def _check(verdict, require):
@@ -126,12 +126,6 @@ def _check(verdict, require):
         err=True,
     )
     return 1
-
-
-def _echo(text):
-    from keras_nin.tables import fit_encoding
-
-    click.echo(fit_encoding(text, getattr(sys.stdout, "encoding", None) or "utf-8"))
 
 
 def export_command():
@@ -173,4 +167,4 @@ def _print_verdict(path):
     from keras_nin.report import edgetpu as report
 
     verdict = judge(path)
-    _echo("\n" + "\n".join([*report.reasons(verdict), *report.summary(verdict)]))
+    echo("\n" + "\n".join([*report.reasons(verdict), *report.summary(verdict)]))

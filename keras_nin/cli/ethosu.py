@@ -2,12 +2,12 @@
 
 import contextlib
 import pathlib
-import sys
 import types
 
 import click
 
 from keras_nin.cli import on_the_fly, options
+from keras_nin.cli.printing import echo
 from keras_nin.edge.ethosu.accelerators import DEFAULT
 from keras_nin.errors import InputError
 
@@ -21,15 +21,6 @@ def _accelerators(ctx, param, value):
     from keras_nin.edge.ethosu import accelerators
 
     return accelerators.chosen(value)
-
-
-def _limits(ctx, param, value):
-    """Read what is required before the slow part of the command starts."""
-    if not value:
-        return ()
-    from keras_nin.edge.ethosu import limits
-
-    return tuple(limit for text in value for limit in limits.parse(text))
 
 
 @click.command(
@@ -54,7 +45,7 @@ def _limits(ctx, param, value):
 @click.option(
     "--require",
     "limits",
-    callback=_limits,
+    callback=options.limits_of("keras_nin.edge.ethosu.limits"),
     multiple=True,
     metavar="full|N%|ITEM=LIMIT,...",
     help="Exit status 1 where it does not hold on an accelerator. Repeatable.",
@@ -178,7 +169,6 @@ def _save(sweep, given):
 def _print(sweep, results, written, notes, as_json):
     from keras_nin.cli import stages
     from keras_nin.report import ethosu
-    from keras_nin.tables import fit_encoding
 
     if as_json:
         judged = {"requirements": [result.to_json() for result in results]} if results else {}
@@ -187,7 +177,7 @@ def _print(sweep, results, written, notes, as_json):
         alone = len(sweep.estimates) == 1 and not sweep.refusals
         text = ethosu.text(sweep.estimates[0]) if alone else ethosu.sweep_text(sweep)
         lines = [text, *([""] if results else []), *map(str, results), *(f"written: {path}" for path in written)]
-        click.echo(fit_encoding("\n".join(lines), getattr(sys.stdout, "encoding", None) or "utf-8"))
+        echo("\n".join(lines))
     for line in (*(f"Note: {note}" for note in notes), *(map(str, _failed(results)) if as_json else ())):
         stages.note(line)
 

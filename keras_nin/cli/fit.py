@@ -1,13 +1,12 @@
 """`keras-nin fit`: what .tflite files cost on this CPU, the Edge TPU, Ethos-U and TFLite Micro, in one table."""
 
 import shlex
-import sys
 import types
 
 import click
 
 from keras_nin.cli import options
-from keras_nin.cli.micro import Size
+from keras_nin.cli.printing import echo
 from keras_nin.edge.fit.records import SCHEMA, TARGETS, Settings
 from keras_nin.errors import InputError, one_of
 
@@ -19,15 +18,6 @@ _DEFAULT = Settings()
 def _targets(ctx, param, value):
     words = [word.strip() for word in value.split(",")]
     return tuple(dict.fromkeys(one_of("targets", word, TARGETS) for word in words))
-
-
-def _limits(ctx, param, value):
-    """Read what is required before the slow part of the command starts."""
-    if not value:
-        return ()
-    from keras_nin.edge.fit import limits
-
-    return tuple(limit for text in value for limit in limits.parse(text))
 
 
 @click.command("fit", epilog="Example: keras-nin fit exported/nin_digits_int8.tflite")
@@ -57,7 +47,7 @@ def _limits(ctx, param, value):
     help="The Ethos-U; `keras-nin ethosu --help` names all.",
 )
 @click.option(
-    "--max-arena", type=Size(), metavar="SIZE", default="2MiB", show_default=True, help="Largest arena to try."
+    "--max-arena", type=options.Size(), metavar="SIZE", default="2MiB", show_default=True, help="Largest arena to try."
 )
 @click.option(
     "--time-limit",
@@ -70,7 +60,7 @@ def _limits(ctx, param, value):
 @click.option(
     "--require",
     "limits",
-    callback=_limits,
+    callback=options.limits_of("keras_nin.edge.fit.limits"),
     multiple=True,
     metavar="ITEM=LIMIT,...",
     help="Exit status 1 where a file does not keep to it. Repeatable.",
@@ -135,7 +125,7 @@ def _check(given):
 
 def _print(given, found, results):
     from keras_nin.cli import stages
-    from keras_nin.tables import fit_encoding, printable
+    from keras_nin.tables import printable
 
     if given.as_json:
         judged = {"requirements": [result.to_json() for result in results]} if results else {}
@@ -146,4 +136,4 @@ def _print(given, found, results):
         return
     from keras_nin.report import fit as report
 
-    click.echo(fit_encoding(report.text(found, results), getattr(sys.stdout, "encoding", None) or "utf-8"))
+    echo(report.text(found, results))

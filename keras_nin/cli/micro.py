@@ -9,18 +9,6 @@ import click
 from keras_nin.cli import on_the_fly, options
 
 
-class Size(click.ParamType):
-    """Bytes with their unit, as a whole number."""
-
-    name = "size"
-
-    def convert(self, value, param, ctx):
-        """Return the number of bytes, or fail with the option's name."""
-        from keras_nin.audit.budget import byte_count
-
-        return byte_count(value, param.opts[0]) if isinstance(value, str) else value
-
-
 @click.command(
     "micro",
     short_help="Find the arena that a file needs with TFLite Micro.",
@@ -28,7 +16,7 @@ class Size(click.ParamType):
 )
 @click.argument("file", metavar="FILE.tflite|MODEL")
 @click.option(
-    "--max-arena", type=Size(), metavar="SIZE", default="2MiB", show_default=True, help="Largest arena to try."
+    "--max-arena", type=options.Size(), metavar="SIZE", default="2MiB", show_default=True, help="Largest arena to try."
 )
 @click.option(
     "--require",

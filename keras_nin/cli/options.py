@@ -1,6 +1,7 @@
 """Options that several commands share, and what their values mean."""
 
 import ast
+import importlib
 import math
 
 import click
@@ -36,6 +37,48 @@ class Shape(click.ParamType):
         if len(parts) != 3 or not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
             self.fail(f"expected three positive numbers such as 224,224,3, received {value!r}", param, ctx)
         return tuple(int(part) for part in parts)
+
+
+class Counts(click.ParamType):
+    """N[,N...] as a tuple of different positive integers."""
+
+    name = "N[,N...]"
+
+    def __init__(self, example):
+        self._example = example
+
+    def convert(self, value, param, ctx):
+        """Return the tuple, or fail with the option's name."""
+        if isinstance(value, tuple):
+            return value
+        parts = [part.strip() for part in value.split(",")]
+        if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
+            self.fail(f"expected positive numbers such as {self._example}, received {value!r}", param, ctx)
+        return tuple(dict.fromkeys(int(part) for part in parts))
+
+
+class Size(click.ParamType):
+    """A size such as 256KiB as a number of bytes."""
+
+    name = "size"
+
+    def convert(self, value, param, ctx):
+        """Return the number of bytes, or fail with the option's name."""
+        from keras_nin.audit.budget import byte_count
+
+        return byte_count(value, param.opts[0]) if isinstance(value, str) else value
+
+
+def limits_of(module):
+    """Return a callback that reads what is required with a module's `parse`, before the slow part of a command."""
+
+    def read(ctx, param, value):
+        if not value:
+            return ()
+        parse = importlib.import_module(module).parse
+        return tuple(limit for text in value for limit in parse(text))
+
+    return read
 
 
 _OWN_OPTIONS = {"weights": "--weights", "input_shape": "--input-shape", "seed": "--seed", "model": "MODEL"}

@@ -4,11 +4,11 @@ import os
 import pathlib
 import platform
 import re
-import sys
 
 import click
 
 from keras_nin import files
+from keras_nin.cli.printing import echo
 from keras_nin.errors import InputError
 
 
@@ -112,6 +112,4 @@ def document(measured):
 
 
 def _echo(text):
-    from keras_nin.tables import fit_encoding
-
-    click.echo(fit_encoding(text.rstrip("\n"), getattr(sys.stdout, "encoding", None) or "utf-8"))
+    echo(text.rstrip("\n"))

@@ -11,23 +11,8 @@ from keras_nin.cli import options
 from keras_nin.errors import InputError
 
 
-class Numbers(click.ParamType):
-    """N[,N...] as a tuple of positive integers."""
-
-    name = "N,..."
-
-    def convert(self, value, param, ctx):
-        """Return the tuple, or fail with the option's name."""
-        if isinstance(value, tuple):
-            return value
-        parts = [part.strip() for part in value.split(",")]
-        if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
-            self.fail(f"expected positive numbers such as 7,14,28, received {value!r}", param, ctx)
-        return tuple(map(int, parts))
-
-
 def _numbers(name, default, text):
-    return click.option(name, type=Numbers(), default=default, show_default=True, help=text)
+    return click.option(name, type=options.Counts("7,14,28"), default=default, show_default=True, help=text)
 
 
 @click.command(

@@ -2,7 +2,7 @@
 
 The wheel's Python modules run compiled models but do not wrap the profiler; the library beside them exports both as
 plain C functions that return a status, 0 for success. Structures are laid out as on 64-bit systems. The ABI is not a
-promise, so `Library` refuses other versions than those it was tested with, and other word sizes.
+promise, so `Functions` refuses other versions than those it was tested with, and other word sizes.
 """
 
 import ctypes
@@ -119,7 +119,7 @@ def check(name, status):
         raise LiteRtError(f"LiteRt{name} returned {known}")
 
 
-class Library:
+class Functions:
     """The functions, named without their prefix "LiteRt", with their arguments declared and every status checked.
 
     Raises:
@@ -180,6 +180,6 @@ class Library:
 
 
 @functools.cache
-def library():
-    """Return the `Library`, loaded once in a process."""
-    return Library()
+def functions():
+    """Return the `Functions`, loaded once in a process."""
+    return Functions()

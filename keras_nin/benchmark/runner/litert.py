@@ -32,12 +32,12 @@ class CompiledModel:
 
     Raises:
         capi.LiteRtError: the runtime does not take the file.
-        capi.Unavailable: see `capi.Library`.
+        capi.Unavailable: see `capi.Functions`.
         ValueError: an input is of a type that cannot be filled.
     """
 
     def __init__(self, path, threads=1, profiling=False, kernel_mode="delegate"):
-        self._library = library = capi.library()
+        self._library = library = capi.functions()
         self._stack = contextlib.ExitStack()
         with contextlib.ExitStack() as stack:
             environment = library.make(stack, "Environment", 0, None)

@@ -41,7 +41,7 @@ def main():
     job = json.loads(sys.stdin.readline())
     out({"host": host() | {"state": state()}})
     with contextlib.suppress(capi.Unavailable):
-        capi.library()  # now, so that no model's time and memory has it in
+        capi.functions()  # now, so that no model's time and memory has it in
     _limit_resources()
     if job.get("alone"):
         return alone.measure(job, out)

@@ -81,14 +81,14 @@ class Series:
     def summary(self):
         """Return the statistics in us as a JSON-ready dictionary."""
         us = np.concatenate(self.rounds) / 1000
-        p10, median, p90, p99 = np.percentile(us, [10, 50, 90, 99])
+        p10, median, p90, p99 = map(float, np.percentile(us, [10, 50, 90, 99]))
         # The interval is one of the rounds' medians: with few runs that of all of them may lie just beside it.
         low, high = (None if math.isinf(each) else each / 1000 for each in self.interval())
         low, high = low and min(low, median), high and max(high, median)
         return {
             "us": {
-                "median": float(median), "mean": float(us.mean()), "p10": float(p10), "p90": float(p90),
-                "p99": float(p99), "min": float(us.min()), "low": low and float(low), "high": high and float(high),
+                "median": median, "mean": float(us.mean()), "p10": p10, "p90": p90,
+                "p99": p99, "min": float(us.min()), "low": low, "high": high,
             },
             "runs": self.runs,
             "converged": self.converged,
