@@ -33,11 +33,13 @@ def against_summary():
     """Audit of InceptionV3 and its summary, interleaved."""
     import keras
 
-    from keras_nin.audit import audit
+    from keras_nin.audit import audit_model
 
     model = keras.applications.InceptionV3(weights=None)
     out = io.StringIO()
-    times = interleaved({"audit": lambda: audit(model), "summary": lambda: model.summary(print_fn=out.write)}, RUNS)
+    times = interleaved(
+        {"audit": lambda: audit_model(model), "summary": lambda: model.summary(print_fn=out.write)}, RUNS
+    )
     print(f"InceptionV3, median of {RUNS}: audit {1000 * times['audit']:.0f} ms, ", end="")
     ratio = times["audit"] / times["summary"]
     print(f"model.summary() {1000 * times['summary']:.0f} ms, ratio {verdict(ratio, SUMMARY_LIMIT)}")
@@ -45,13 +47,13 @@ def against_summary():
 
 def by_size():
     """Graphs of `BRANCHES` branches, longer and longer: the time of a layer should not grow with their number."""
-    from keras_nin.audit import audit
+    from keras_nin.audit import audit_model
 
     first = None
     for length in BRANCH_LAYERS:
         model = branches(length)
         # Time of the process, which other work on the machine does not lengthen.
-        seconds = interleaved({"audit": lambda model=model: audit(model)}, 3, time.process_time)["audit"]
+        seconds = interleaved({"audit": lambda model=model: audit_model(model)}, 3, time.process_time)["audit"]
         layers = BRANCHES * length
         first = first or seconds / layers
         each = seconds / layers

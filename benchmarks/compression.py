@@ -18,45 +18,45 @@ COLUMNS = ("scheme", "top-1", "bytes", "gzip -9", "zeros", "distinct values a la
 
 def main(seeds=1):
     """Print the table of `seeds` trainings of each scheme; where they differ, mean and range."""
-    from keras_nin.tables import markdown_table
+    from keras_nin.formatting import format_markdown_table
 
     found = {scheme: [] for scheme in SCHEMES}
     for seed in range(seeds):
         for scheme, *figures in run(seed):
             found[scheme].append(figures)
-    print(markdown_table(COLUMNS, [[scheme, *cells(found[scheme])] for scheme in SCHEMES], right=COLUMNS[1:]))
+    print(format_markdown_table(COLUMNS, [[scheme, *cells(found[scheme])] for scheme in SCHEMES], right=COLUMNS[1:]))
     print(f"\n{MODEL}, shipped weights; seeds 0 to {seeds - 1}. Mean (least to largest) over the seeds.")
 
 
 def run(seed):
     """Yield (scheme, top-1, bytes, bytes after gzip, share of zeros, most distinct values, seconds) of each scheme."""
     from keras_nin import data, models
-    from keras_nin.export import calibrate, export_all, export_trained, train_scheme
+    from keras_nin.export import convert_optimized, convert_schemes, load_calibration, train_for_scheme
 
-    loaded = models.load(MODEL)
-    dataset = data.load(loaded.dataset)
-    calibration = calibrate(dataset, loaded.model.input_shape[1:], seed=seed)
-    for made in export_all(loaded.model, ["float32", "int8"], calibration):
+    loaded = models.load_model(MODEL)
+    dataset = data.open_dataset(loaded.dataset)
+    calibration = load_calibration(dataset, loaded.model.input_shape[1:], seed=seed)
+    for made in convert_schemes(loaded.model, ["float32", "int8"], calibration):
         yield made.scheme.name, *figures(made, dataset), None
     for scheme in ("qat", "pruned", "clustered"):
         start = time.perf_counter()
-        trained = train_scheme(loaded.model, scheme, dataset, name=MODEL, seed=seed)
+        trained = train_for_scheme(loaded.model, scheme, dataset, name=MODEL, seed=seed)
         seconds = time.perf_counter() - start
-        yield scheme, *figures(export_trained(trained, calibration, original=loaded.model), dataset), seconds
+        yield scheme, *figures(convert_optimized(trained, calibration, original=loaded.model), dataset), seconds
 
 
 def figures(made, dataset):
     """Return the figures of an `Export` on the test split."""
-    from keras_nin.export import measure
-    from keras_nin.metrics import top_k
-    from keras_nin.tflite.run import Runner
+    from keras_nin.export import measure_compression
+    from keras_nin.metrics import top_k_accuracy
+    from keras_nin.tflite.runner import TFLiteRunner
 
-    runner = Runner(made.data)
+    runner = TFLiteRunner(made.data)
     _, *size, channels = runner.input.shape
     indices = dataset.select("test")
     outputs = runner.predict(dataset.load(indices, tuple(size), channels, dataset.preprocessing))
-    found = measure(made.data)
-    top1 = top_k(outputs, dataset.labels_of(indices), 1)
+    found = measure_compression(made.data)
+    top1 = top_k_accuracy(outputs, dataset.labels_of(indices), 1)
     return top1, found.bytes, found.gzip_bytes, found.sparsity, max(kernel.distinct for kernel in found.kernels)
 
 

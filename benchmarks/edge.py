@@ -10,7 +10,7 @@ import sys
 
 from keras_nin import InputError
 from keras_nin.edge import edgetpu, ethosu, micro
-from keras_nin.tables import markdown_table
+from keras_nin.formatting import format_markdown_table
 
 ACCELERATORS = ("ethos-u55-128", "ethos-u85-256")
 MAX_ARENA = 2 * 2**20
@@ -22,21 +22,21 @@ COLUMNS = ("file", "Edge TPU: mapped", "parameters", *ACCELERATORS, "Micro: aren
 
 def row(path, sweep):
     """Return the cells of a file: the verdict, what Vela expects, and the smallest arena or why there is none."""
-    verdict = edgetpu.judge(path)
+    verdict = edgetpu.check_edgetpu(path)
     memory = verdict.memory
     return [
         pathlib.Path(path).name,
         verdict.failure.message if verdict.failure else f"{verdict.mapped} of {verdict.kept}",
         f"{memory.parameter_bytes / _MIB:.2f} MiB, {memory.state}",
         *map(_expected, sweep.estimates),
-        _arena(micro.examine(path, max_arena=MAX_ARENA, seconds=_SECONDS)),
+        _arena(micro.measure_micro(path, max_arena=MAX_ARENA, seconds=_SECONDS)),
     ]
 
 
 def _expected(estimate):
     cpu = f", {len(estimate.left_to_cpu)} on the CPU" if estimate.left_to_cpu else ""
     used = estimate.used("SRAM") / 1024
-    return f"{estimate.us / 1000:.2f} ms, {estimate.utilisation:.1%} of the MACs, SRAM {used:,.1f} KiB{cpu}"
+    return f"{estimate.us / 1000:.2f} ms, {estimate.utilization:.1%} of the MACs, SRAM {used:,.1f} KiB{cpu}"
 
 
 def _arena(found):
@@ -66,14 +66,14 @@ def main(paths):
     """Print all of it; return the exit status."""
     rows, lines, same, wrong = [], [], 0, False
     for path in paths:
-        sweep = ethosu.sweep(path, ACCELERATORS)
+        sweep = ethosu.estimate_ethosu(path, ACCELERATORS)
         if sweep.refusals:
             raise InputError(sweep.refusals[0].message)
         rows.append(row(path, sweep))
         for estimate in sweep.estimates:
             alike, others, differs = mac_rows(estimate)
             same, lines, wrong = same + alike, lines + others, wrong or differs
-    print(markdown_table(COLUMNS, rows))
+    print(format_markdown_table(COLUMNS, rows))
     print(f"\nRows of convolutions and products whose MACs Vela and the audit count alike: {same:,}. Other rows:\n")
     print("\n".join(f"- {line}" for line in lines) or "None.")
     return int(wrong)

@@ -12,12 +12,11 @@ import sys
 from collections import Counter, defaultdict
 
 from keras_nin import files
-from keras_nin.edge.edgetpu import comparison, judge
-from keras_nin.edge.edgetpu.graph import REPEATS
-from keras_nin.edge.edgetpu.rules import DATA
-from keras_nin.edge.edgetpu.table import RULES
-from keras_nin.report.edgetpu import overview
-from keras_nin.tables import markdown_table
+from keras_nin.edge.edgetpu import check_edgetpu, compiler
+from keras_nin.edge.edgetpu.rules import DATA, RULES
+from keras_nin.edge.edgetpu.verdict import REPEATS
+from keras_nin.formatting import format_markdown_table
+from keras_nin.report.edge import format_edgetpu_overview
 
 
 @dataclasses.dataclass
@@ -66,9 +65,9 @@ def read(folder):
         logs = tuple(log["rows"] for log in entry.get("compiler_logs", ()))
         subgraphs = entry.get("edgetpu_subgraphs")
         left = entry.get("cpu_ops_after_compile")
-        on_cpu = comparison.on_cpu(logs[0]) if left is None else Counter(left)
+        on_cpu = compiler.count_cpu_operators(logs[0]) if left is None else Counter(left)
         # Without a count the log tells: with one part alone, what comes after the cut has a status of its own.
-        several = comparison.allowed_several(logs[0]) if subgraphs is None else subgraphs > 1
+        several = compiler.allows_multiple_subgraphs(logs[0]) if subgraphs is None else subgraphs > 1
         found.append(Truth(entry["file"], entry["repository"], on_cpu, logs, subgraphs, several))
     return found
 
@@ -77,15 +76,15 @@ def score(truth, verdict):
     """Return the `Score` of one verdict and its disagreements as lines."""
     every, predicted = Counter(each.op for each in verdict.operators), verdict.on_cpu()
     result = Score(1, int(predicted == truth.on_cpu), every.total())
-    result.right_operators = comparison.agreeing(predicted, truth.on_cpu, every)
+    result.right_operators = compiler.count_matching(predicted, truth.on_cpu, every)
     lines = [
         f"{truth.file} {truth.repository}: {predicted[op]} {op} on the CPU predicted, {truth.on_cpu[op]} found"
         for op in sorted(predicted | truth.on_cpu)
         if predicted[op] != truth.on_cpu[op]
     ]
     for rows in truth.logs:
-        wrong = comparison.differences(verdict, rows)
-        table = comparison.table(rows)
+        wrong = compiler.compare_with_compiler(verdict, rows)
+        table = compiler.count_rows(rows)
         result += Score(logs=1, right_logs=int(not wrong), statuses=len(table))
         result.right_statuses += sum(table[key] == verdict.rows()[key] for key in table)
         lines += [
@@ -102,7 +101,7 @@ def evaluate(folder, truths, leave_out):
     by_repository, lines, verdicts = defaultdict(Score), [], []
     for truth in truths:
         without = truth.repository if leave_out else None
-        verdict = judge(pathlib.Path(folder) / truth.file, multiple_subgraphs=truth.several, without=without)
+        verdict = check_edgetpu(pathlib.Path(folder) / truth.file, multiple_subgraphs=truth.several, without=without)
         result, wrong = score(truth, verdict)
         by_repository[truth.repository] += result
         lines += wrong
@@ -115,7 +114,7 @@ def baseline(truths, verdicts):
     total = Score()
     for truth, verdict in zip(truths, verdicts, strict=True):
         every = Counter(each.op for each in verdict.operators)
-        right = comparison.agreeing(Counter(), truth.on_cpu, every)
+        right = compiler.count_matching(Counter(), truth.on_cpu, every)
         total += Score(1, int(not truth.on_cpu), every.total(), right)
     return total
 
@@ -134,7 +133,7 @@ def rules_table(truths, verdicts):
         state = "refuted by " + ", ".join(source.refuted_by) if source.refuted_by else ""
         state = state or ("" if decided[name] else "nothing here can confirm it")
         rows.append([name, source.kind, str(decided[name]), str(len(seen[name])), str(len(repositories)), state])
-    return markdown_table(
+    return format_markdown_table(
         ("rule", "from", "operators", "files", "repositories", ""), rows, right=("operators", "files", "repositories")
     )
 
@@ -156,7 +155,7 @@ def held_out_table(judged):
                 seen[key].add(truth.file)
     rows = [[*key, str(len(seen[key])), str(predicted[key]), str(found[key])] for key in sorted(seen)]
     columns = ("repository", "operator", "files", "on the CPU: predicted", "found")
-    return markdown_table(columns, rows, right=columns[2:])
+    return format_markdown_table(columns, rows, right=columns[2:])
 
 
 def main(folder, *others):
@@ -173,11 +172,11 @@ def main(folder, *others):
         ["each repository left out", *held_out_total.cells()],
         ["everything maps", *everything.cells()[:2], "", "", ""],
     ]
-    print(markdown_table(columns, rows, right=COLUMNS))
+    print(format_markdown_table(columns, rows, right=COLUMNS))
     print("\nBy repository, all rules; then with what its files alone taught left out:\n")
     both = ("repository", *COLUMNS, "models (left out)", "operators (left out)", "logs (left out)")
     rows = [[name, *by_repository[name].cells(), *held_out[name].cells()[:3]] for name in sorted(by_repository)]
-    print(markdown_table(both, rows, right=both[1:]))
+    print(format_markdown_table(both, rows, right=both[1:]))
     print("\nRules, in the order in which they are asked:\n")
     print(rules_table(truths, verdicts))
     learned = sum(rule.source.kind == DATA for rule in RULES) + 1
@@ -188,8 +187,8 @@ def main(folder, *others):
     print(held_out_table(held_out_wrong))
     if others:
         print("\nFiles without a known result:\n")
-        judged = [dataclasses.replace(judge(path), model=pathlib.Path(path).name) for path in others]
-        print(overview(judged))
+        judged = [dataclasses.replace(check_edgetpu(path), model=pathlib.Path(path).name) for path in others]
+        print(format_edgetpu_overview(judged))
 
 
 if __name__ == "__main__":

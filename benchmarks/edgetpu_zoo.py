@@ -12,9 +12,10 @@ import sys
 import types
 
 from keras_nin import files, models
-from keras_nin.cli import on_the_fly, stages
-from keras_nin.edge.edgetpu import judge
-from keras_nin.report.edgetpu import overview
+from keras_nin.edge.edgetpu import check_edgetpu
+from keras_nin.report.edge import format_edgetpu_overview
+from keras_nin.workflows import models as models_module
+from keras_nin.workflows import temporary_export
 
 DOCS = pathlib.Path(__file__).parents[1] / "docs" / "edgetpu.md"
 TABLE = re.compile(r"(?<=<!-- zoo -->\n).*?(?=<!-- end -->)", re.DOTALL)
@@ -46,13 +47,13 @@ def verdict(model, settings=()):
         allow_float=False,
     )
     with files.temporary_folder() as folder:
-        (made,) = on_the_fly.export(model, given, folder)
-        return dataclasses.replace(judge(made.path), model=label(model, settings))
+        (made,) = temporary_export.export_temporary(model, given, folder)
+        return dataclasses.replace(check_edgetpu(made.path), model=label(model, settings))
 
 
 def table(verdicts):
     """Return the table as Markdown."""
-    return overview(verdicts).replace("| file |", "| model |", 1) + "\n"
+    return format_edgetpu_overview(verdicts).replace("| file |", "| model |", 1) + "\n"
 
 
 def shown():
@@ -63,11 +64,11 @@ def shown():
 def main(check):
     """Write the table, or compare it; return the exit status."""
     rows = subjects()
-    found = table([verdict(*row) for row in stages.track(rows, "Judging", len(rows))])
+    found = table([verdict(*row) for row in models_module.track(rows, "Judging", len(rows))])
     if check:
         print("up to date" if found == shown() else "not up to date")
         return int(found != shown())
-    files.write(DOCS, TABLE.sub(lambda _: found, DOCS.read_text()))
+    files.write_file(DOCS, TABLE.sub(lambda _: found, DOCS.read_text()))
     print(f"written: {DOCS}")
     return 0
 

@@ -64,9 +64,11 @@ def _measure(way, name):
     import tensorflow as tf
 
     from keras_nin import models
-    from keras_nin.export import export, verify  # noqa: F401 - whoever measures first would pay for the import
+    from keras_nin.export import (
+        verify_files,  # noqa: F401 - whoever measures first would pay for the import
+    )
 
-    model = models.build(name)
+    model = models.build_model(name)
     images = np.random.default_rng(0).random((IMAGES, *model.input_shape[1:]), np.float32)
     tf.zeros(1).numpy()  # TensorFlow's own start
     found = {"start": time.perf_counter() - start, "before": _peak(reset=True)}
@@ -82,9 +84,9 @@ def _measure(way, name):
 
 
 def _ours(model, images, folder):
-    from keras_nin.export import export
+    from keras_nin.export import convert_model
 
-    return export(model, "int8", images).save(folder)
+    return convert_model(model, "int8", images).save(folder)
 
 
 def _bare(model, images, folder):
@@ -103,11 +105,11 @@ def _bare(model, images, folder):
 
 
 def _proof(model, path, images):
-    from keras_nin.export import verify
-    from keras_nin.tflite.run import Runner
+    from keras_nin.export import verify_files
+    from keras_nin.tflite.runner import TFLiteRunner
 
     start = time.perf_counter()
-    verify(model, [Runner(path)], [(images, None)], source="noise", random_weights=True)
+    verify_files(model, [TFLiteRunner(path)], [(images, None)], source="noise", random_weights=True)
     return time.perf_counter() - start
 
 

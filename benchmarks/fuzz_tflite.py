@@ -90,9 +90,9 @@ def converted(scheme):
 
     from keras_nin import export, models
 
-    model = models.build("nin_digits", weights="digits")
+    model = models.build_model("nin_digits", weights="digits")
     images = np.random.default_rng(0).random((4, 8, 8, 1), np.float32)
-    return export.export(model, scheme, images).data
+    return export.convert_model(model, scheme, images).data
 
 
 BASES = {
@@ -202,12 +202,12 @@ def mutant(base, data, number):
 
 def outcome(path):
     """Return ("audited" or "refused", seconds) of the file; what is neither raises."""
-    from keras_nin.audit import audit
+    from keras_nin.audit import audit_model
     from keras_nin.errors import InputError
 
     start = time.process_time()
     try:
-        result = audit(path)
+        result = audit_model(path)
         str(result)
         json.dumps(result.to_json())
         return "audited", time.process_time() - start

@@ -89,9 +89,9 @@ def _problems(kept, before, new):
     for name, data in kept.items():
         if data not in (before.get(name), new.get(name)):
             yield f"{name} is neither old nor new"
-    sidecar = kept.get(f"{STEM}.json")
-    if sidecar is not None and kept not in (before, new):
-        json.loads(sidecar)
+    export_record = kept.get(f"{STEM}.json")
+    if export_record is not None and kept not in (before, new):
+        json.loads(export_record)
         yield "a sidecar beside other files"
     if before and f"{STEM}.tflite" not in kept:
         yield "the old network is gone"
@@ -110,9 +110,9 @@ def _start(words):
 def _export(words):
     """Export in this process, where TensorFlow has started already; return what is there then."""
     from keras_nin.cli import main as cli
-    from keras_nin.quiet import captured
+    from keras_nin.output_capture import capture_output
 
-    with captured() as output:
+    with capture_output() as output:
         status = cli.run([*EXPORT, *words])
     if status:
         print(output.text)

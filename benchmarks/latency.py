@@ -26,7 +26,7 @@ import subprocess
 import sys
 import tempfile
 
-from keras_nin.benchmark import child, measure
+from keras_nin.benchmark import measure_files, measurement
 from keras_nin.benchmark.runner import timing
 
 SECONDS = 0.2
@@ -74,7 +74,7 @@ class Server:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            env=child.local_command()[1],
+            env=measurement.local_runner_command()[1],
         )
         return self
 
@@ -94,7 +94,7 @@ class Server:
 
 def ours(path, threads, seconds=SECONDS):
     """Return our median in us, and how many runs it is over."""
-    profile = measure([path], threads=(threads,), seconds=seconds, layers=False).profiles[0]
+    profile = measure_files([path], threads=(threads,), seconds=seconds, layers=False).profiles[0]
     return profile.total.median, profile.runs
 
 
@@ -127,7 +127,7 @@ def verdict(low, high, limit):
 
 def report(paths, threads, turns):
     """Print a line for each file; return whether no ratio is out of its limit."""
-    host = child.run({"models": []}).host
+    host = measurement.run_job({"models": []}).host
     print(f"{host['cpu']}, {host['cores']} cores, LiteRT {host['litert']}, {threads} threads, {turns} turns\n")
     print("| file | ours [us] | litert-benchmark [us] | ratio | 95 % | allowed | holds | our loop, their build |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | --- | ---: |")
@@ -138,12 +138,12 @@ def report(paths, threads, turns):
         method = statistics.median(pair["loop"] / pair["theirs"] for pair in pairs)
         us = {who: statistics.median(pair[who] for pair in pairs) for who in pairs[0]}
         ratio, limit = statistics.median(ratios), allowed(us["theirs"])
-        low, high = timing.interval(ratios)
-        holds = verdict(low, high, limit)
-        good = good and holds != "no"
+        low, high = timing.median_interval(ratios)
+        passed = verdict(low, high, limit)
+        good = good and passed != "no"
         print(
             f"| {os.path.basename(path)} | {us['ours']:.1f} | {us['theirs']:.1f} | {ratio:.3f} | "
-            f"{low:.3f} to {high:.3f} | ± {limit:.1%} | {holds} | {method:.3f} |"
+            f"{low:.3f} to {high:.3f} | ± {limit:.1%} | {passed} | {method:.3f} |"
         )
     return good
 
@@ -156,10 +156,10 @@ def make(folder):
 
     paths = []
     for name, scheme in MODELS:
-        model = models.build(name, weights=None)
+        model = models.build_model(name, weights=None)
         images = np.random.default_rng(0).random((4, *model.input_shape[1:]), np.float32)
         paths.append(folder / f"{name}_{scheme}.tflite")
-        paths[-1].write_bytes(export.export(model, scheme, images).data)
+        paths[-1].write_bytes(export.convert_model(model, scheme, images).data)
     return paths
 
 

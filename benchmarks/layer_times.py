@@ -11,10 +11,10 @@ import argparse
 import statistics
 import sys
 
-from keras_nin.benchmark import profile
+from keras_nin.benchmark import measure_file
 from keras_nin.benchmark.records import PROFILER
+from keras_nin.formatting import format_table
 from keras_nin.report import latency
-from keras_nin.tables import text_table
 
 LEAST_US = 20.0
 NEAR, LEAST_NEAR, MEDIAN = 0.15, 0.9, 0.05
@@ -39,12 +39,12 @@ def compare(file, options):
     taken = {"profiler": [], "single": []}
     for _ in range(options.rounds):
         for method, profiles in taken.items():
-            profiles.append(profile(file, options.threads, seconds=options.seconds, method=method))
+            profiles.append(measure_file(file, options.threads, seconds=options.seconds, method=method))
     profiled, alone = (times(profiles) for profiles in taken.values())
     operators = {row.name: row.op for row in taken["single"][0].layers}
     ratios = {name: alone[name] / us for name, us in profiled.items() if us >= LEAST_US and name in alone}
     first = taken["profiler"][0]
-    print(latency.header(first), f"(first of {options.rounds} rounds)")
+    print(latency.latency_headline(first), f"(first of {options.rounds} rounds)")
     if not ratios:
         print(f"no layer takes {LEAST_US:.0f} us\n")
         return True
@@ -56,7 +56,7 @@ def compare(file, options):
         for name, ratio in ratios.items()
         if abs(ratio - 1) > NEAR
     ]
-    print(text_table(COLUMNS, rows, right=COLUMNS[2:]) if rows else "no exceptions", end="\n\n")
+    print(format_table(COLUMNS, rows, right=COLUMNS[2:]) if rows else "no exceptions", end="\n\n")
     return near >= LEAST_NEAR and abs(middle - 1) <= MEDIAN
 
 

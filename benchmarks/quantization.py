@@ -22,17 +22,17 @@ import numpy as np
 from tunings import Equalized, Percentile
 
 from keras_nin import data, files, models
-from keras_nin.data.splits import draw
+from keras_nin.data.dataset import draw_indices
 from keras_nin.export import SCHEMES, tolerance
-from keras_nin.export.convert import Source
-from keras_nin.export.ports import image_shape
-from keras_nin.export.record import versions
-from keras_nin.export.tuning import Tuning
-from keras_nin.metrics import top_k
-from keras_nin.quiet import captured
-from keras_nin.tables import markdown_table
-from keras_nin.tflite.graph import read
-from keras_nin.tflite.run import Runner
+from keras_nin.export.calibration import image_input_shape
+from keras_nin.export.conversion import ModelConverter
+from keras_nin.export.converted_model import package_versions
+from keras_nin.export.schemes import Tuning
+from keras_nin.formatting import format_markdown_table
+from keras_nin.metrics import top_k_accuracy
+from keras_nin.output_capture import capture_output
+from keras_nin.tflite.reader import read_model
+from keras_nin.tflite.runner import TFLiteRunner
 
 CALIBRATED_ON = 100
 CASTS = ("QUANTIZE", "DEQUANTIZE")
@@ -97,14 +97,16 @@ class Subject:
     def __init__(self, name, folder):
         self.name, self.row = name, NETWORKS[name]
         weights = folder / self.row.weights if self.row.weights else None
-        loaded = models.load(self.row.model, weights=weights, **dict(self.row.arguments))
-        self.model, shape = loaded.model, image_shape(loaded.model)
-        self.dataset = data.load(str(folder / self.row.images) if self.row.images else loaded.dataset)
-        preprocessing = data.preset(self.row.preprocessing) if self.row.preprocessing else self.dataset.preprocessing
+        loaded = models.load_model(self.row.model, weights=weights, **dict(self.row.arguments))
+        self.model, shape = loaded.model, image_input_shape(loaded.model)
+        self.dataset = data.open_dataset(str(folder / self.row.images) if self.row.images else loaded.dataset)
+        preprocessing = (
+            data.get_preset(self.row.preprocessing) if self.row.preprocessing else self.dataset.preprocessing
+        )
         count = len(self.dataset.images)
         self.images = self.dataset.load(np.arange(count), shape[:2], shape[2], preprocessing)
         self.labels = self.dataset.labels_of(np.arange(count))
-        self.source = Source(self.model)
+        self.source = ModelConverter(self.model)
         self.float32, _, _ = self.source.convert(SCHEMES["float32"])
         self.reference = outputs(self.float32, self.images)
         self._calibrated = {}
@@ -112,7 +114,7 @@ class Subject:
     def split(self, seed):
         """Return the images (calibrating, scored) of a split."""
         if self.row.images:
-            return draw(len(self.images), CALIBRATED_ON, seed)
+            return draw_indices(len(self.images), CALIBRATED_ON, seed)
         return self.dataset.select("calibration", CALIBRATED_ON, seed), self.dataset.splits["test"]
 
     def convert(self, scheme, tuning, seed):
@@ -150,33 +152,33 @@ def quantized(content):
     import tensorflow as tf
     from tensorflow.lite.python.convert import mlir_quantize
 
-    with captured():
+    with capture_output():
         return mlir_quantize(content, input_data_type=tf.int8, output_data_type=tf.int8)
 
 
 def outputs(content, images):
     """Return what goes into the softmax that closes a file, else its outputs: (N, classes)."""
-    graph = read(content)
+    graph = read_model(content)
     producers = {tensor: operator for operator in graph.main.operators for tensor in operator.outputs}
     closing = producers[graph.main.outputs[0]]
     while closing.op in CASTS:
         closing = producers[closing.inputs[0]]
     if closing.op in tolerance.CLOSING:
-        content = tolerance.ending_at(graph, graph.main.tensors[closing.inputs[0]])
-    return Runner(content).predict(images)
+        content = tolerance.set_first_output(graph, graph.main.tensors[closing.inputs[0]])
+    return TFLiteRunner(content).predict(images)
 
 
 def score(found, reference, labels):
     """Return how the outputs of a file (N, classes) compare with those of float; ties go to the lowest class."""
     exact = reference.astype(np.float64)
     return {
-        "agreement": float(np.mean(found.argmax(1) == reference.argmax(1))),
+        "top1_match": float(np.mean(found.argmax(1) == reference.argmax(1))),
         "snr_db": float(10 * np.log10((exact**2).sum() / ((found - exact) ** 2).sum())),
         "ties": float(np.mean((found == found.max(1, keepdims=True)).sum(1) > 1)),
-        "top1": top_k(found, labels, 1),
-        "top5": top_k(found, labels, 5),
-        "float_top1": top_k(reference, labels, 1),
-        "float_top5": top_k(reference, labels, 5),
+        "top1": top_k_accuracy(found, labels, 1),
+        "top5": top_k_accuracy(found, labels, 5),
+        "float_top1": top_k_accuracy(reference, labels, 1),
+        "float_top5": top_k_accuracy(reference, labels, 5),
     }
 
 
@@ -214,15 +216,15 @@ class Cache:
 
     def __init__(self, path):
         self.path = pathlib.Path(path)
-        document = files.read_json(self.path) if self.path.exists() else {"versions": versions(), "results": {}}
-        if document["versions"] != versions():
+        document = files.read_json(self.path) if self.path.exists() else {"versions": package_versions(), "results": {}}
+        if document["versions"] != package_versions():
             sys.exit(f"{self.path} was made with other versions ({document['versions']}): remove it or name another")
         self.results = document["results"]
 
     def add(self, name, result):
         """Add a result and write the file."""
         self.results[name] = result
-        files.write(self.path, json.dumps({"versions": versions(), "results": self.results}, indent=1))
+        files.write_file(self.path, json.dumps({"versions": package_versions(), "results": self.results}, indent=1))
 
 
 COLUMNS = ("file", "bytes", "agrees with float, %", "SNR, dB", "ties, %", "top-1, %", "top-5, %", "tuning, CPU s")
@@ -238,13 +240,13 @@ def table(name, methods, splits, results):
         if not rows:
             top = [spread([100 * result[f"float_{which}"] for result in found]) for which in ("top1", "top5")]
             rows.append(["float32", "", "", "", "", *top, ""])
-        shares = [spread([100 * result[name] for result in found]) for name in ("agreement", "ties", "top1", "top5")]
+        shares = [spread([100 * result[name] for result in found]) for name in ("top1_match", "ties", "top1", "top5")]
         snr = spread([result["snr_db"] for result in found])
         seconds = np.mean([result["tuning_cpu_seconds"] for result in found])
         rows.append(
             [method, f"{found[0]['bytes']:,}", shares[0], snr, *shares[1:], f"{seconds:.0f}" if seconds else ""]
         )
-    return markdown_table(COLUMNS, rows, right=COLUMNS[1:])
+    return format_markdown_table(COLUMNS, rows, right=COLUMNS[1:])
 
 
 def spread(values):
@@ -273,7 +275,7 @@ def main():
         text += f"## {name}\n\n{table(name, methods, given.splits, cache.results)}\n\n"
     print(text)
     if given.markdown:
-        files.write(given.markdown, text)
+        files.write_file(given.markdown, text)
 
 
 if __name__ == "__main__":

@@ -4,9 +4,9 @@ import dataclasses
 
 import numpy as np
 
-from keras_nin.export import activations, ranges
+from keras_nin.export import float_file, rounding
 from keras_nin.export.float_file import FloatFile
-from keras_nin.export.tuning import Tuning
+from keras_nin.export.schemes import Tuning
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,15 +18,15 @@ class Percentile:
     def apply(self, content, samples):
         """Return the file with other ranges."""
         file = FloatFile(content)
-        histograms = ranges.histograms(file)
-        activations.observe(file, samples, histograms)
-        ranges.set_ranges(file, histograms, self.choose)
+        histograms = rounding.build_histograms(file)
+        float_file.observe_activations(file, samples, histograms)
+        rounding.set_activation_ranges(file, histograms, self.choose)
         return file.content()
 
     def choose(self, histogram):
         """Return the range without the share at either end; 0 stays in it."""
         below = np.cumsum(histogram.counts) / histogram.counts.sum()
-        width = (histogram.largest - histogram.least) / ranges.BINS
+        width = (histogram.largest - histogram.least) / rounding.BINS
         first, last = np.searchsorted(below, (1 - self.share, self.share))
         largest = histogram.least + width * (last + 1)
         return min(histogram.least + width * first, 0) if histogram.least < 0 else 0, max(largest, 0)
@@ -49,14 +49,14 @@ class Equalized:
         """Return the file with other weights and ranges, tuned."""
         file = FloatFile(content)
         largest = Largest({layer.operator.outputs[0] for layer in file.layers})
-        activations.observe(file, samples, [largest])
+        float_file.observe_activations(file, samples, [largest])
         for layer in file.layers:
             readers = self._readers(file, layer)
             if readers:
                 self._scale(file, layer, readers, largest.values[layer.operator.outputs[0]])
         scaled = FloatFile(file.content())
         limits = Limits(scaled.ranges())
-        activations.observe(scaled, samples, [limits])
+        float_file.observe_activations(scaled, samples, [limits])
         for index, (least, most) in limits.values.items():
             scaled.set_range(index, least, most)
         return self.then.apply(scaled.content(), samples)

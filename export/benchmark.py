@@ -3,4 +3,4 @@
 from keras_nin.cli import benchmark, main
 
 if __name__ == "__main__":
-    main.main(command=benchmark.command, prog_name="benchmark.py")
+    main.main(command=benchmark.benchmark_command, prog_name="benchmark.py")

@@ -3,4 +3,4 @@
 from keras_nin.cli import export, main
 
 if __name__ == "__main__":
-    main.main(command=export.command, prog_name="to_tflite.py")
+    main.main(command=export.export_command, prog_name="to_tflite.py")

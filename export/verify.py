@@ -3,4 +3,4 @@
 from keras_nin.cli import main, verify
 
 if __name__ == "__main__":
-    main.main(command=verify.command, prog_name="verify.py")
+    main.main(command=verify.verify_command, prog_name="verify.py")

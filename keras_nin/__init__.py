@@ -22,5 +22,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "tflite",
         "train",
     ],
-    submod_attrs={"errors": ["InputError"]},
+    submod_attrs={
+        "errors": ["InputError"],
+    },
 )

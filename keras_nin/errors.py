@@ -7,7 +7,7 @@ class InputError(ValueError):
     """Input that does not fit. The message says what was expected, what was received and what to do."""
 
 
-def unknown_name(what, received, known):
+def unknown_name_error(what, received, known):
     """Return the `InputError` for a name that is not in `known`, with the nearest known names first.
 
     Args:
@@ -22,7 +22,7 @@ def unknown_name(what, received, known):
     return InputError(f"Expected `{what}` to be a known name. Received: {received!r}. {hint}")
 
 
-def one_of(what, received, allowed):
+def check_choice(what, received, allowed):
     """Return `received`, or raise `InputError` where it is not one of `allowed`."""
     if received not in allowed:
         options = ", ".join(str(option) for option in allowed)

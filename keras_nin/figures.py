@@ -4,7 +4,7 @@ import contextlib
 import io
 import warnings
 
-from keras_nin.tables import printable
+from keras_nin.formatting import escape_unprintable
 
 TEXT = "#1f2328"
 MUTED = "#59636e"
@@ -38,7 +38,7 @@ _NO_DATE = {"Date": None, "Creator": None, "Format": None, "Type": None}
 
 
 @contextlib.contextmanager
-def styled():
+def figure_style():
     """Let matplotlib draw in the project's look while the block runs, whatever its user has configured."""
     import matplotlib
 
@@ -48,35 +48,35 @@ def styled():
         yield
 
 
-def figure(width, height):
+def new_figure(width, height):
     """Return an empty `Figure` of so many inches, its parts laid out without overlap; call it inside `styled`."""
     from matplotlib.figure import Figure
 
     return Figure((width, height), layout="constrained")
 
 
-def png(made):
+def render_png(made):
     """Return a figure as the bytes of a PNG file."""
-    return _saved(made, format="png", dpi=_DPI, metadata={"Software": None})
+    return _render(made, format="png", dpi=_DPI, metadata={"Software": None})
 
 
-def svg(made):
+def render_svg(made):
     """Return a figure as the bytes of an SVG file, letters as shapes."""
-    return _saved(made, format="svg", metadata=_NO_DATE)
+    return _render(made, format="svg", metadata=_NO_DATE)
 
 
-def shortened(name, length):
+def shorten(name, length):
     """Return a name that fits into `length` characters: its middle gives way."""
-    name = printable(name)
+    name = escape_unprintable(name)
     if len(name) <= length:
         return name
     tail = (length - 1) // 2
     return f"{name[: length - 1 - tail]}…{name[-tail:]}"
 
 
-def _saved(made, **options):
+def _render(made, **options):
     out = io.BytesIO()
-    with styled(), warnings.catch_warnings():
+    with figure_style(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a name in a script that the font lacks
         made.savefig(out, facecolor="white", **options)
     return out.getvalue()

@@ -14,12 +14,12 @@ import tempfile
 from keras_nin.errors import InputError
 
 # What a temporary's name starts with: who made it. The rest is the name of the file that it becomes.
-_MARK = re.compile(r"\.keras-nin-(?P<process>[0-9]+)@(?P<machine>[^@]*)@")
+_TEMPORARY_NAME = re.compile(r"\.keras-nin-(?P<process>[0-9]+)@(?P<machine>[^@]*)@")
 _MACHINE = re.sub(r"[^A-Za-z0-9.-]", "_", platform.node())
 _RECORD = ".json"
 # Names of the temporaries that this process works on: another one with its number was before it.
 _in_use = set()
-_own_folder = []
+_process_folder = []
 
 
 def sha256(data):
@@ -27,7 +27,7 @@ def sha256(data):
     return hashlib.sha256(data).hexdigest()
 
 
-def to_json(document):
+def dump_json(document):
     """Return `document` as the indented JSON text that every file and ``--json`` uses."""
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
@@ -54,7 +54,7 @@ def make_folder(path):
     path = pathlib.Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path, prefix=_mark()):
+        with tempfile.TemporaryFile(dir=path, prefix=_temporary_prefix()):
             pass
     except OSError as error:
         raise InputError(
@@ -64,7 +64,7 @@ def make_folder(path):
 
 
 @contextlib.contextmanager
-def replacing(path):
+def replace_file(path):
     """Yield a temporary path beside `path` with the same ending; on success it takes the place of `path`.
 
     For writers that insist on a file name. What was at `path` stays until the new file is complete on disk.
@@ -80,13 +80,13 @@ def replacing(path):
         os.replace(temporary, path)
 
 
-def write(path, data):
+def write_file(path, data):
     """Write `data` (bytes or text) to `path`, whole or not at all: temporary file, fsync, rename."""
-    with replacing(path) as temporary:
+    with replace_file(path) as temporary:
         temporary.write_bytes(data.encode() if isinstance(data, str) else data)
 
 
-def save_all(contents, force=False):
+def write_files(contents, force=False):
     """Write several files that belong together, all or none.
 
     All of them are complete on disk before the first takes its place. A JSON file vouches for the files beside it: it
@@ -103,9 +103,9 @@ def save_all(contents, force=False):
         InputError: a file with other content is there and `force` is not set, a folder cannot be written to, or the
             disk is full.
     """
-    changed = [path for path, data in contents.items() if refuse_other(path, data, force)]
+    changed = [path for path, data in contents.items() if needs_writing(path, data, force)]
     for folder in {path.parent for path in contents if path.parent.is_dir()}:
-        remove_stale(folder)
+        remove_stale_temporaries(folder)
     for folder in {path.parent for path in changed}:
         make_folder(folder)
     with contextlib.ExitStack() as stack:
@@ -115,11 +115,11 @@ def save_all(contents, force=False):
                 temporaries[path] = stack.enter_context(_temporary(path))
                 temporaries[path].write_bytes(contents[path])
                 _flush(temporaries[path])
-        _take_their_places(temporaries)
+        _rename_temporaries(temporaries)
     return changed
 
 
-def _take_their_places(temporaries):
+def _rename_temporaries(temporaries):
     """Rename temporaries (by path) to their paths, the records last."""
     records = [path for path in temporaries if path.suffix == _RECORD]
     others = [path for path in temporaries if path.suffix != _RECORD]
@@ -131,7 +131,7 @@ def _take_their_places(temporaries):
             os.replace(temporaries[path], path)
 
 
-def refuse_other(path, data, force=False):
+def needs_writing(path, data, force=False):
     """Return whether `path` must be written to hold `data`: False where it holds just that.
 
     Raises:
@@ -165,7 +165,7 @@ def temporary_folder():
         yield folder
 
 
-def keep_temporaries_together():
+def redirect_temporaries():
     """Send all temporary files of this process, those of its libraries too, to one folder that goes when it ends.
 
     TensorFlow writes some that it removes at exit alone. After a kill the next process that calls this removes them.
@@ -173,16 +173,16 @@ def keep_temporaries_together():
     Raises:
         InputError: the folder cannot be made.
     """
-    if _own_folder:
-        remove_stale(_own_folder[0].parent)
+    if _process_folder:
+        remove_stale_temporaries(_process_folder[0].parent)
         return
     stack = contextlib.ExitStack()
-    _own_folder.append(stack.enter_context(temporary_folder()))
+    _process_folder.append(stack.enter_context(temporary_folder()))
     atexit.register(stack.close)
-    tempfile.tempdir = str(_own_folder[0])
+    tempfile.tempdir = str(_process_folder[0])
 
 
-def remove_stale(folder):
+def remove_stale_temporaries(folder):
     """Remove the temporaries in `folder` whose process, one of this machine and user, runs no more."""
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
@@ -191,7 +191,7 @@ def remove_stale(folder):
 
 
 def _is_stale(entry):
-    match = _MARK.match(entry.name)
+    match = _TEMPORARY_NAME.match(entry.name)
     if not match or match["machine"] != _MACHINE or entry.name in _in_use or os.name != "posix":
         return False
     process = int(match["process"])
@@ -218,15 +218,15 @@ def _remove(path):
             os.unlink(path)
 
 
-def _mark():
+def _temporary_prefix():
     return f".keras-nin-{os.getpid()}@{_MACHINE}@"
 
 
 @contextlib.contextmanager
 def _temporary(path):
     """Yield a path beside `path` that nothing else uses; what is there is removed at the end."""
-    remove_stale(path.parent)
-    temporary = path.with_name(_mark() + path.name)
+    remove_stale_temporaries(path.parent)
+    temporary = path.with_name(_temporary_prefix() + path.name)
     _in_use.add(temporary.name)
     try:
         yield temporary

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 
-def top_k(outputs, labels, k):
+def top_k_accuracy(outputs, labels, k):
     """Return the share of rows of `outputs` (N, classes) whose label is among the `k` largest; None if k >= classes.
 
     A row that holds NaN says nothing and is a miss.
@@ -19,7 +19,7 @@ def top_k(outputs, labels, k):
     return float(np.mean(hits))
 
 
-def ties_at_top(outputs):
+def count_top_ties(outputs):
     """Return how many rows of `outputs` (N, classes) have several equal largest values."""
     return int(np.sum((outputs == outputs.max(axis=1, keepdims=True)).sum(axis=1) > 1))
 
@@ -31,17 +31,17 @@ def snr_db(reference, values):
         The number; None where nothing differs, or where something is not finite; -inf for noise without a signal.
     """
     reference = np.asarray(reference, np.float64)
-    return ratio_db(float(np.sum(reference**2)), float(np.sum((values - reference) ** 2)))
+    return energy_ratio_db(float(np.sum(reference**2)), float(np.sum((values - reference) ** 2)))
 
 
-def ratio_db(signal, noise):
+def energy_ratio_db(signal, noise):
     """Return two energies as a signal to noise in dB, with the special cases of `snr_db`."""
     if noise == 0 or not math.isfinite(signal) or not math.isfinite(noise):
         return None
     return 10 * math.log10(signal / noise) if signal > 0 else -math.inf
 
 
-def answers(outputs):
+def predicted_classes(outputs):
     """Return the class of the largest output of each row of (N, classes), int64 (N,); -1 for a row that holds NaN."""
     return np.where(np.isnan(outputs.astype(np.float64)).any(axis=1), -1, outputs.argmax(axis=1))
 

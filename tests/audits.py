@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from keras_nin.audit.records import Audit, Finding, Row, Total
+from keras_nin.audit.records import Audit, AuditRow, AuditTotal, Finding
 
 
 def row(name, **facts):
@@ -14,7 +14,7 @@ def row(name, **facts):
         **{"params": 20, "trainable_params": 20, "macs": 400, "weight_bytes": 80},
         **{"activation_elements": elements, "activation_bytes": 4 * elements, "activation_evaluations": 0},
     }
-    return Row(name=name, **plain | facts)
+    return AuditRow(name=name, **plain | facts)
 
 
 def audit(rows, findings=(), peak=800, model="small"):
@@ -33,8 +33,8 @@ def audit(rows, findings=(), peak=800, model="small"):
         "peak_activation_bytes_int8": peak // 4,
         "weight_bytes": sum(one.weight_bytes for one in rows),
     }
-    fields = [field.name for field in dataclasses.fields(Total)]
-    return Audit(model, tuple(rows), Total(**{key: known.get(key) for key in fields}), tuple(findings))
+    fields = [field.name for field in dataclasses.fields(AuditTotal)]
+    return Audit(model, tuple(rows), AuditTotal(**{key: known.get(key) for key in fields}), tuple(findings))
 
 
 def small():

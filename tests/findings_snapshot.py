@@ -6,7 +6,7 @@ import pathlib
 import keras
 
 from keras_nin import models
-from keras_nin.audit import audit
+from keras_nin.audit import audit_model
 
 PATH = pathlib.Path(__file__).with_suffix(".json")
 APPLICATIONS = (
@@ -23,7 +23,7 @@ def build(name):
     """The zoo's model or the network of keras.applications `name`, its layers numbered from the start."""
     keras.backend.clear_session()
     if name not in APPLICATIONS:
-        return models.build(name)
+        return models.build_model(name)
     side = 299 if name in _LARGE else 224
     return getattr(keras.applications, name)(weights=None, input_shape=(side, side, 3))
 
@@ -46,7 +46,7 @@ def main():
     """Write the file: a line a rule."""
     networks = {}
     for name in (*models.list_models(), *APPLICATIONS):
-        rules = summary(audit(build(name)).findings)
+        rules = summary(audit_model(build(name)).findings)
         lines = [f"  {json.dumps(rule)}: {json.dumps(entry)}" for rule, entry in rules.items()]
         networks[name] = "{\n" + ",\n".join(lines) + "\n }" if lines else "{}"
     entries = ",\n".join(f" {json.dumps(name)}: {text}" for name, text in networks.items())

@@ -1,6 +1,6 @@
 """Profiles written by hand, for tests of what is made of them."""
 
-from keras_nin.benchmark.records import PROFILER, KernelTime, LayerTime, Profile, Statistics
+from keras_nin.benchmark.records import PROFILER, KernelTime, LatencyStatistics, LayerTime, Profile
 
 HOST = {"cpu": "Some CPU", "cores": 4, "system": "Linux 6 x86_64", "python": "3.11", "litert": "2.3.0"}
 
@@ -17,7 +17,9 @@ def layer(name, us, kind, role=None, block=None, macs=0, **fields):
 def profile(*layers, overhead=4.0, **fields):
     """Return a profile whose median is the sum of its layers and the overhead."""
     median = sum(each.us.typical for each in layers if each.us) + (overhead or 0) or 10.0
-    total = Statistics(median, median + 1, median - 1, median + 2, median + 3, median - 2, median - 0.5, median + 0.5)
+    total = LatencyStatistics(
+        median, median + 1, median - 1, median + 2, median + 3, median - 2, median - 0.5, median + 0.5
+    )
     defaults = {
         "file": "net_int8.tflite", "sha256": "00", "file_bytes": 1000, "host": HOST, "threads": 1, "runs": 2500,
         "converged": True, "load_us": 1500.0, "first_us": 99.0, "peak_bytes": 50 << 20, "added_bytes": 1 << 20,

@@ -32,7 +32,7 @@ class Interpreter:
             if arena_size < 256:
                 os.kill(os.getpid(), 11)
             raise RuntimeError("TFLM failed to allocate tensors")
-        from keras_nin.edge.micro.reference import ReferenceRunner
+        from keras_nin.edge.micro.runtime import ReferenceRunner
         self.runner, self.inputs = ReferenceRunner(content), {}
 
     def set_input(self, array, index):

@@ -45,9 +45,9 @@ def schemes_table():
 def package_schemes_table():
     """Return the table of schemes as the package has it."""
     from keras_nin.export import schemes
-    from keras_nin.tables import markdown_table
+    from keras_nin.formatting import format_markdown_table
 
-    return markdown_table(schemes.COLUMNS, schemes.table_rows()) + "\n"
+    return format_markdown_table(schemes.SCHEME_COLUMNS, schemes.scheme_table_rows()) + "\n"
 
 
 def python_block():

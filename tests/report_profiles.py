@@ -2,14 +2,22 @@
 
 import dataclasses
 
-from keras_nin.audit.records import Audit, Row, Total
-from keras_nin.benchmark.records import PROFILER, Benchmark, KernelTime, LayerTime, Peak, Profile, Statistics
+from keras_nin.audit.records import Audit, AuditRow, AuditTotal
+from keras_nin.benchmark.records import (
+    PROFILER,
+    BenchmarkResult,
+    KernelTime,
+    LatencyStatistics,
+    LayerTime,
+    MachinePeak,
+    Profile,
+)
 
 HOST = {
     "cpu": "Test CPU", "cores": 2, "system": "Linux x86_64", "python": "3.11", "litert": "2.3.0",
     "state": {"load_average": 0.1, "governor": None},
 }  # fmt: skip
-PEAKS = (Peak("int8", 1, 200.0, 12.0), Peak("float32", 1, 60.0, 12.0))
+PEAKS = (MachinePeak("int8", 1, 200.0, 12.0), MachinePeak("float32", 1, 60.0, 12.0))
 _COLUMNS = (
     # name, kind, role, block, MACs
     ("conv1", "spatial", None, None, 4_000_000),
@@ -26,12 +34,12 @@ def audit(model="small", names=()):
     named = [*names, *(column[0] for column in _COLUMNS[len(names) :])]
     columns = [(name, *column[1:]) for name, column in zip(named, _COLUMNS, strict=True)]
     rows = tuple(
-        Row(name, "CONV_2D", kind, role, (1, 1), (1, 8, 8, 16), (1, 8, 8, 16), 272, 0, macs, 300, 1024, 1024, 0, (3, 3),
+        AuditRow(name, "CONV_2D", kind, role, (1, 1), (1, 8, 8, 16), (1, 8, 8, 16), 272, 0, macs, 300, 1024, 1024, 0, (3, 3),
             block)
         for name, kind, role, block, macs in columns
     )  # fmt: skip
     pointwise = [row for row in rows if row.kind == "pointwise"]
-    total = Total(
+    total = AuditTotal(
         sum(row.params for row in rows), 0, 0, sum(row.macs for row in rows), sum(row.params for row in pointwise),
         sum(row.macs for row in pointwise), 6144, 2048,
     )  # fmt: skip
@@ -51,7 +59,9 @@ def profile(file="small_int8.tflite", sha256="ab" * 32, rows=None, threads=1, **
         )
         for index, (row, us) in enumerate(zip(rows, times, strict=True))
     )  # fmt: skip
-    total = Statistics(median, median + 3, median - 2, median + 9, median + 30, median - 4, median - 1, median + 1)
+    total = LatencyStatistics(
+        median, median + 3, median - 2, median + 9, median + 30, median - 4, median - 1, median + 1
+    )
     made = Profile(
         file, sha256, 1000, HOST, threads, 500, True, total, 900.0, 700.0, 2**24, 2**20, "compiled_model", PROFILER,
         400, layers, 12.0,
@@ -61,4 +71,4 @@ def profile(file="small_int8.tflite", sha256="ab" * 32, rows=None, threads=1, **
 
 def benchmark(*profiles):
     """Return a `Benchmark` of profiles."""
-    return Benchmark(HOST, profiles or (profile(),))
+    return BenchmarkResult(HOST, profiles or (profile(),))

@@ -4,7 +4,7 @@ import keras
 import pytest
 
 from keras_nin import layers, models
-from keras_nin.audit import audit
+from keras_nin.audit import audit_model
 from keras_nin.models import googlenet
 
 L = keras.layers
@@ -17,7 +17,7 @@ def blocks_of_zoo():
 
     def get(name):
         if name not in made:
-            made[name] = {block.name: block for block in audit(models.build(name)).blocks}
+            made[name] = {block.name: block for block in audit_model(models.build_model(name)).blocks}
         return made[name]
 
     return get
@@ -28,12 +28,12 @@ def block_names(x, *names):
     y = x
     for name in names:
         y = L.Conv2D(4, 1, name=name)(y)
-    return {row.name: row.block for row in audit(keras.Model(x, y)).rows}
+    return {row.name: row.block for row in audit_model(keras.Model(x, y)).rows}
 
 
 @pytest.mark.parametrize("name", models.list_models())
 def test_blocks_have_every_row_once(name):
-    result = audit(models.build(name))
+    result = audit_model(models.build_model(name))
     blocks, total = result.blocks, result.total
     assert sum(block.layers for block in blocks) == len(result.rows)
     assert [block.name for block in blocks] == list(dict.fromkeys(row.block for row in result.rows))
@@ -135,8 +135,8 @@ def test_the_modules_of_inception_v3(blocks_of_zoo):
 
 
 def test_auxiliary_classifiers_are_blocks_of_their_own():
-    model = models.build("googlenet", auxiliary=True, classes=10)
-    blocks = {block.name: block for block in audit(model).blocks}
+    model = models.build_model("googlenet", auxiliary=True, classes=10)
+    blocks = {block.name: block for block in audit_model(model).blocks}
     assert blocks["auxiliary1"].macs == 4 * 4 * 512 * 128 + 4 * 4 * 128 * 1024 + 1024 * 10
     assert blocks["inception_5b"].params == 1_442_816 + sum(googlenet.MODULES["5b"])
 
@@ -157,7 +157,7 @@ def test_auxiliary_classifiers_are_blocks_of_their_own():
 def test_blocks_of_networks_of_keras_applications(network, side, some):
     keras.backend.clear_session()
     model = getattr(keras.applications, network)(weights=None, input_shape=(side, side, 3))
-    blocks = {block.name: block.layers for block in audit(model).blocks}
+    blocks = {block.name: block.layers for block in audit_model(model).blocks}
     assert {name: blocks.get(name) for name in some} == some
 
 
@@ -167,7 +167,7 @@ def test_names_that_keras_made_say_nothing():
     y = L.ReLU()(L.BatchNormalization()(L.Conv2D(4, 1)(x)))
     for _ in range(2):
         y = L.Add()([L.ReLU()(L.Conv2D(4, 1)(y)), L.SeparableConv2D(4, 3, padding="same")(y)])
-    assert {row.block for row in audit(keras.Model(x, y)).rows} == {None}
+    assert {row.block for row in audit_model(keras.Model(x, y)).rows} == {None}
 
 
 def test_a_chain_of_one_convolution_each_is_one_block_by_its_number():
@@ -191,7 +191,7 @@ def test_names_without_a_number_make_a_block_where_they_follow_one_another():
 def test_two_uses_and_two_halves_of_one_layer_are_no_block():
     x = keras.Input((8, 8, 4))
     shared = L.SeparableConv2D(4, 3, padding="same", name="part_1")
-    assert [row.block for row in audit(keras.Model(x, shared(shared(x)))).rows] == [None] * 4
+    assert [row.block for row in audit_model(keras.Model(x, shared(shared(x)))).rows] == [None] * 4
 
 
 def test_blocks_inside_a_nested_model_carry_its_path():
@@ -199,7 +199,7 @@ def test_blocks_inside_a_nested_model_carry_its_path():
     y = layers.fire(layers.fire(x, 2, 4, 4, name="fire2"), 2, 4, 4, name="fire3")
     backbone = keras.Model(x, L.ReLU(name="last")(y), name="backbone")
     model = keras.Sequential([keras.Input((16, 16, 4)), backbone, layers.Fire(2, 4, 4, name="fire4")])
-    assert [(block.name, block.layers) for block in audit(model).blocks] == [
+    assert [(block.name, block.layers) for block in audit_model(model).blocks] == [
         ("backbone/fire2", 4),
         ("backbone/fire3", 4),
         ("backbone", 1),

@@ -18,7 +18,7 @@ def known():
 
 
 def one(result, text):
-    (judged,) = budget.check(result, budget.parse(text))
+    (judged,) = budget.check_audit_limits(result, budget.parse_audit_limits(text))
     return judged
 
 
@@ -40,12 +40,12 @@ def one(result, text):
     ],
 )
 def test_units(text, value):
-    (limit,) = budget.parse(text)
+    (limit,) = budget.parse_audit_limits(text)
     assert (limit.low, limit.high) == (None, value)
 
 
 def test_ranges():
-    ends = {text: budget.parse(f"params={text}")[0] for text in ("..5", "5..", "3..5", "0..2M", "5..5")}
+    ends = {text: budget.parse_audit_limits(f"params={text}")[0] for text in ("..5", "5..", "3..5", "0..2M", "5..5")}
     assert [(limit.low, limit.high) for limit in ends.values()] == [
         (None, 5),
         (5, None),
@@ -53,7 +53,11 @@ def test_ranges():
         (0, 2_000_000),
         (5, 5),
     ]
-    assert [limit.item for limit in budget.parse("params=1,macs=2,params=0..")] == ["params", "macs", "params"]
+    assert [limit.item for limit in budget.parse_audit_limits("params=1,macs=2,params=0..")] == [
+        "params",
+        "macs",
+        "params",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -86,19 +90,21 @@ def test_ranges():
 )
 def test_what_is_no_budget(text):
     with pytest.raises(InputError, match="Expected .* Received:"):
-        budget.parse(text)
+        budget.parse_audit_limits(text)
 
 
 def test_a_wrong_item_and_a_wrong_unit_say_what_is_right():
     with pytest.raises(InputError, match="Received: 'parms'. Did you mean params"):
-        budget.parse("parms=1")
+        budget.parse_audit_limits("parms=1")
     with pytest.raises(InputError, match=re.escape("such as 500B, 64KiB, 1.3MiB or 2MB (units as written: B, kB, MB")):
-        budget.parse("peak=5")
+        budget.parse_audit_limits("peak=5")
 
 
 def test_figures(known):
     text = "params=1,trainable_params=1,macs=1,weights=1B,peak=1B,peak_int8=1B,activations=1B"
-    figures = {result.limit.item: result.figure for result in budget.check(known, budget.parse(text))}
+    figures = {
+        result.limit.item: result.figure for result in budget.check_audit_limits(known, budget.parse_audit_limits(text))
+    }
     assert figures == {
         "params": 100,
         "trainable_params": 40,
@@ -127,7 +133,7 @@ def test_figures(known):
 )
 def test_verdicts(known, text, verdict):
     result = one(known, text)
-    assert (result.verdict, result.holds) == (verdict, verdict == "holds")
+    assert (result.verdict, result.passed) == (verdict, verdict == "holds")
 
 
 @pytest.mark.parametrize(
@@ -163,5 +169,5 @@ def test_lines_and_json(known):
     assert str(one(known, "pointwise_share=40%..")) == "Budget pointwise_share: 30%, at least 40%: not reached"
     assert result.to_json() == {
         **{"item": "params", "figure": 100, "at_least": 90, "at_most": 95},
-        **{"holds": False, "verdict": "exceeded", "reason": None},
+        **{"passed": False, "verdict": "exceeded", "reason": None},
     }

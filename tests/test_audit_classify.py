@@ -4,13 +4,13 @@ import keras
 import pytest
 from keras.src.applications import convnext
 
-from keras_nin.audit import audit
+from keras_nin.audit import audit_model
 
 L = keras.layers
 
 
 def rows(inputs, outputs):
-    return {row.name: row for row in audit(keras.Model(inputs, outputs)).rows}
+    return {row.name: row for row in audit_model(keras.Model(inputs, outputs)).rows}
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_merges_are_merges():
     x = keras.Input((4, 4, 3))
     merged = [L.Add()([x, x]), L.Multiply()([x, x]), L.Concatenate()([x, x]), x - 2 * x]
     # The fifth operation is 2 * x: it has one tensor to work on and merges nothing.
-    kinds = [row.kind for row in audit(keras.Model(x, merged)).rows]
+    kinds = [row.kind for row in audit_model(keras.Model(x, merged)).rows]
     assert kinds.count("merge") == 4
     assert kinds.count("other") == 1
 
@@ -118,7 +118,7 @@ def test_no_projection_where_the_output_leaves_the_network_too():
 def test_a_dense_on_a_vector_is_not_in_the_1x1_share():
     x = keras.Input((8, 8, 16))
     y = L.Flatten()(L.Dense(4)(x))
-    total = audit(keras.Model(x, L.Dense(10)(y))).total
+    total = audit_model(keras.Model(x, L.Dense(10)(y))).total
     assert (total.pointwise_params, total.pointwise_macs) == (16 * 4 + 4, 8 * 8 * 16 * 4)
 
 
@@ -135,7 +135,7 @@ def test_a_dense_on_a_vector_is_not_in_the_1x1_share():
 )
 def test_a_batch_normalization_folds_into_what_alone_feeds_it(layer):
     x = keras.Input((8, 8, 6))
-    *before, norm = audit(keras.Model(x, L.BatchNormalization()(layer(x)))).rows
+    *before, norm = audit_model(keras.Model(x, L.BatchNormalization()(layer(x)))).rows
     assert norm.folds is True
     assert {row.folds for row in before} == {None}
 

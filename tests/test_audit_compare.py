@@ -11,7 +11,7 @@ from keras import layers as kl
 from tflite_writer import operator, tensor, write
 
 from keras_nin import export, layers, models
-from keras_nin.audit import audit, compare
+from keras_nin.audit import audit_model, compare_models
 
 pytestmark = pytest.mark.filterwarnings("ignore:Statistics for quantized inputs")
 
@@ -36,7 +36,7 @@ def sequential(*stack, shape=(8, 8, 3)):
 
 def converted(model, folder, scheme="float32", with_record=True):
     images = np.random.default_rng(0).random((4, *model.input_shape[1:]), np.float32)
-    path = export.export(model, scheme, images).save(folder, force=True)
+    path = export.convert_model(model, scheme, images).save(folder, force=True)
     if not with_record:
         path.with_suffix(".json").unlink()
     return path
@@ -49,7 +49,7 @@ def statuses(comparison):
 def check(comparison):
     """What must hold of every reconciled conversion."""
     assert comparison.problems == ()
-    assert comparison.holds
+    assert comparison.passed
     assert [row for row in comparison.rows if row.status == "unexplained"] == []
     a, b = comparison.totals["params"]
     assert sum(reason.params for reason in comparison.reasons) == b - a
@@ -81,7 +81,7 @@ def everything():
 @pytest.mark.parametrize("with_record", [True, False], ids=["record", "names"])
 @pytest.mark.parametrize("scheme", ["float32", "int8"])
 def test_what_became_of_every_layer(scheme, with_record, tmp_path):
-    result = compare(everything(), converted(everything(), tmp_path, scheme, with_record))
+    result = compare_models(everything(), converted(everything(), tmp_path, scheme, with_record))
     check(result)
     found = statuses(result)
     assert found["conv"] == ("matched", ("CONV_2D",), None)
@@ -98,7 +98,7 @@ def test_what_became_of_every_layer(scheme, with_record, tmp_path):
 
 def test_parameters_and_bytes_of_a_folded_normalisation(tmp_path):
     model = sequential(kl.Conv2D(8, 3, use_bias=False, name="conv"), kl.BatchNormalization(name="bn"))
-    result = compare(model, converted(model, tmp_path, "int8"))
+    result = compare_models(model, converted(model, tmp_path, "int8"))
     check(result)
     conv, norm = result.rows[:2]
     assert (conv.params, conv.weight_bytes) == ((216, 216 + 8), (4 * 216, 216 + 4 * 8))
@@ -116,7 +116,7 @@ def test_equal_constants_are_stored_once(tmp_path):
     model = sequential(kl.Conv2D(4, 1, name="a"), kl.Conv2D(4, 3, name="b"))
     for name in "ab":
         model.get_layer(name).bias.assign([1, 2, 3, 4])
-    result = compare(model, converted(model, tmp_path))
+    result = compare_models(model, converted(model, tmp_path))
     check(result)
     (reason,) = result.reasons
     assert (reason.cause, reason.params) == ("equal values that are stored once", -4)
@@ -125,7 +125,7 @@ def test_equal_constants_are_stored_once(tmp_path):
 def test_a_bias_of_zeros_is_left_out(tmp_path):
     model = sequential(kl.Flatten(name="flat"), kl.Dense(5, name="classes"), shape=(2, 2, 3))
     model.get_layer("classes").bias.assign(np.zeros(5))
-    result = compare(model, converted(model, tmp_path))
+    result = compare_models(model, converted(model, tmp_path))
     check(result)
     (reason,) = result.reasons
     assert (reason.cause, reason.params) == ("biases that the file leaves out", -5)
@@ -136,7 +136,7 @@ def test_a_shared_layer_and_a_nested_model(tmp_path):
     image = keras.Input((8, 8, 4))
     conv = kl.Conv2D(4, 1, name="conv")
     model = randomised(keras.Model(image, kl.Add(name="sum")([conv(inner(conv(image))), image]), name="net"))
-    result = compare(model, converted(model, tmp_path))
+    result = compare_models(model, converted(model, tmp_path))
     check(result)
     assert [row.a for row in result.rows] == ["conv", "inner/conv", "conv (2)", "sum"]
     assert [row.params for row in result.rows[:3]] == [(20, 20), (148, 148), (0, 0)]
@@ -145,7 +145,7 @@ def test_a_shared_layer_and_a_nested_model(tmp_path):
 
 def test_a_separable_convolution_is_two_rows_and_two_operators(tmp_path):
     model = sequential(kl.SeparableConv2D(8, 3, name="sep"))
-    result = compare(model, converted(model, tmp_path))
+    result = compare_models(model, converted(model, tmp_path))
     check(result)
     assert statuses(result) == {
         "sep/depthwise": ("matched", ("DEPTHWISE_CONV_2D",), None),
@@ -157,7 +157,7 @@ def test_blocks_and_joins(tmp_path):
     image = keras.Input((8, 8, 8))
     model = randomised(keras.Model(image, layers.fire(image, 4, 8, 8, name="fire2"), name="net"))
     for scheme in ("float32", "int8"):
-        check(compare(model, converted(model, tmp_path, scheme)))
+        check(compare_models(model, converted(model, tmp_path, scheme)))
 
 
 def test_casts_are_inserted(tmp_path):
@@ -170,7 +170,7 @@ def test_casts_are_inserted(tmp_path):
         operator("DEQUANTIZE", [3], [4]),
     ]
     model = sequential(kl.Dense(5, use_bias=False, name="classes"), shape=(6,))
-    result = compare(model, write(tmp_path / "net.tflite", tensors, made))
+    result = compare_models(model, write(tmp_path / "net.tflite", tensors, made))
     check(result)
     assert [row.note for row in result.rows if row.status == "inserted"] == [
         "turns the network's input into another number format",
@@ -181,17 +181,17 @@ def test_casts_are_inserted(tmp_path):
 def test_another_networks_file_does_not_hold(tmp_path):
     other = sequential(kl.Conv2D(4, 3, name="conv"), kl.Conv2D(7, 1, name="more"))
     path = converted(sequential(kl.Conv2D(4, 5, name="conv"), kl.ReLU(name="relu")), tmp_path)
-    result = compare(other, path)
-    assert not result.holds
+    result = compare_models(other, path)
+    assert not result.passed
     assert result.problems[0] == f"MACs in total: {36 * 108 + 36 * 28:,} in net, {16 * 300:,} in net_float32"
     assert any("more" in problem for problem in result.problems)
-    assert result.to_json()["holds"] is False
+    assert result.to_json()["passed"] is False
 
 
 def test_the_model_is_a_whichever_comes_first(tmp_path):
     model = sequential(kl.Conv2D(4, 3, name="conv"))
     path = converted(model, tmp_path)
-    assert compare(path, model) == compare(model, path)
+    assert compare_models(path, model) == compare_models(model, path)
 
 
 @pytest.mark.parametrize(
@@ -199,17 +199,17 @@ def test_the_model_is_a_whichever_comes_first(tmp_path):
     ["nin_digits", pytest.param("squeezenet_v1_1", marks=pytest.mark.slow), "convnet_linear_head", "deepphys_softconv"],
 )
 def test_files_of_the_zoo(name, tmp_path):
-    model = models.build(name)
+    model = models.build_model(name)
     for with_record in (True, False):
-        check(compare(model, converted(model, tmp_path, "float32", with_record)))
+        check(compare_models(model, converted(model, tmp_path, "float32", with_record)))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["MobileNetV2", "MobileNetV3Small"])
 def test_files_of_other_networks(name, tmp_path):
     model = getattr(keras.applications, name)(weights=None, input_shape=(64, 64, 3))
-    result = compare(model, converted(model, tmp_path))
-    assert result.holds
+    result = compare_models(model, converted(model, tmp_path))
+    assert result.passed
     assert result.totals["macs"][0] == result.totals["macs"][1]
 
 
@@ -217,8 +217,8 @@ def test_files_of_other_networks(name, tmp_path):
 
 
 def test_squeezenet_1_1_against_1_0():
-    result = compare("squeezenet_v1_1", "squeezenet_v1_0")
-    assert (result.kind, result.a, result.b, result.holds) == ("networks", "squeezenet_v1_1", "squeezenet_v1_0", True)
+    result = compare_models("squeezenet_v1_1", "squeezenet_v1_0")
+    assert (result.kind, result.a, result.b, result.passed) == ("networks", "squeezenet_v1_1", "squeezenet_v1_0", True)
     assert result.totals["macs"] == (349_151_936, 777_221_152)
     assert result.totals["params"] == (1_235_496, 1_248_424)
     rows = {row.a or row.b[0]: row for row in result.rows}
@@ -231,7 +231,7 @@ def test_squeezenet_1_1_against_1_0():
 
 
 def test_1x1_against_3x3():
-    result = compare("conv1x1_512to32", "conv3x3_512to32")
+    result = compare_models("conv1x1_512to32", "conv3x3_512to32")
     assert result.totals["macs"] == (144 * 512 * 32, 9 * 144 * 512 * 32)
     assert result.totals["params"] == (512 * 32 + 32, 9 * 512 * 32 + 32)
     assert result.totals["pointwise_macs_share"] == (1.0, 0.0)
@@ -240,7 +240,7 @@ def test_1x1_against_3x3():
 
 def test_a_network_is_the_same_as_itself():
     model = everything()
-    result = compare(model, model, name_a="one", name_b="two")
+    result = compare_models(model, model, name_a="one", name_b="two")
     assert {row.status for row in result.rows} == {"same"}
     assert "12 of 12 rows are the same in both." in str(result)
     assert str(result).startswith("one (a) against two (b)")
@@ -251,18 +251,21 @@ def test_rows_of_b_alone_stand_behind_what_precedes_them_there():
     b = sequential(
         kl.ReLU(name="early"), kl.Conv2D(4, 3, name="first"), kl.ReLU(name="mid"), kl.Conv2D(4, 3, name="last")
     )
-    assert [row.a or row.b[0] for row in compare(a, b).rows] == ["early", "first", "mid", "last"]
+    assert [row.a or row.b[0] for row in compare_models(a, b).rows] == ["early", "first", "mid", "last"]
 
 
 def test_output_forms(tmp_path):
     model = everything()
-    for result in (compare(model, converted(model, tmp_path, "int8")), compare(model, sequential(kl.ReLU(name="x")))):
+    for result in (
+        compare_models(model, converted(model, tmp_path, "int8")),
+        compare_models(model, sequential(kl.ReLU(name="x"))),
+    ):
         document = json.loads(json.dumps(result.to_json()))
         assert document["schema"] == "keras_nin.compare/1"
         assert len(document["rows"]) == len(result.rows)
         assert set(document["totals"]) >= {"params", "macs", "weight_bytes"}
         assert result.to_markdown().count("| ---") >= 2
-    assert "folded into conv" in str(compare(model, converted(model, tmp_path, "int8")))
+    assert "folded into conv" in str(compare_models(model, converted(model, tmp_path, "int8")))
 
 
 def test_two_files_are_compared_without_keras(tmp_path):
@@ -278,5 +281,5 @@ def test_two_files_are_compared_without_keras(tmp_path):
 
 def test_names_can_be_given(tmp_path):
     model = sequential(kl.Conv2D(4, 3, name="conv"))
-    assert compare(model, model, name_a="x").a == "x"
-    assert audit(model).model == "net"
+    assert compare_models(model, model, name_a="x").a == "x"
+    assert audit_model(model).model == "net"

@@ -4,14 +4,14 @@ import keras
 import pytest
 
 from keras_nin import models
-from keras_nin.audit import audit
+from keras_nin.audit import audit_model
 
 L = keras.layers
 
 
 def audited(layer, *input_shape):
     x = keras.Input(input_shape)
-    return audit(keras.Model(x, layer(x)))
+    return audit_model(keras.Model(x, layer(x)))
 
 
 @pytest.mark.parametrize(
@@ -85,18 +85,18 @@ def test_activation_evaluations_are_counted_where_the_non_linearity_is_applied(l
 def test_the_articles_1x1_layer_applies_its_relu_more_often_than_the_3x3_layer():
     x = keras.Input((6, 6, 3))
     outputs = [L.Conv2D(2, size, activation="relu", name=f"conv{size}")(x) for size in (1, 3)]
-    result = audit(keras.Model(x, outputs))
+    result = audit_model(keras.Model(x, outputs))
     found = {row.name: row.activation_evaluations for row in result.rows}
     assert found == {"conv3": 4 * 4 * 2, "conv1": 6 * 6 * 2}
     assert result.total.activation_evaluations == 4 * 4 * 2 + 6 * 6 * 2
     for name, evaluations in (("conv3x3_3to2", 4 * 4 * 2), ("conv1x1_3to2", 6 * 6 * 2)):
-        assert audit(models.build(name)).total.activation_evaluations == evaluations
+        assert audit_model(models.build_model(name)).total.activation_evaluations == evaluations
 
 
 def test_arithmetic_intensity_is_macs_per_byte_moved():
     x = keras.Input((5, 5, 4))
     y = L.Conv2D(8, 3, name="conv")(x)
-    result = audit(keras.Model(x, L.GlobalAveragePooling2D()(L.Dropout(0.5)(L.ReLU()(y)))))
+    result = audit_model(keras.Model(x, L.GlobalAveragePooling2D()(L.Dropout(0.5)(L.ReLU()(y)))))
     macs, weights = 3 * 3 * 3 * 3 * 4 * 8, 4 * (3 * 3 * 4 * 8 + 8)
     moved = 4 * (5 * 5 * 4 + 3 * 3 * 8) + weights
     assert [row.arithmetic_intensity for row in result.rows] == [macs / moved, 0, 0, 0]
@@ -107,7 +107,7 @@ def test_arithmetic_intensity_is_macs_per_byte_moved():
 def test_a_tensor_that_is_added_to_itself_is_read_once():
     x = keras.Input((5, 5, 4))
     y = L.Conv2D(8, 1)(x)
-    total = audit(keras.Model(x, L.Add()([y, y]))).total
+    total = audit_model(keras.Model(x, L.Add()([y, y]))).total
     assert total.arithmetic_intensity == 25 * 32 / (4 * 25 * (4 + 8) + 4 * (4 * 8 + 8) + 4 * 25 * (8 + 8))
 
 
@@ -120,7 +120,7 @@ def test_arithmetic_intensity_is_not_known_where_macs_are_not():
 def test_einsums_are_products_over_all_their_indices():
     left, right = keras.Input((4, 5, 6)), keras.Input((6, 7))
     product = keras.ops.einsum("bhwc,bcd->bhwd", left, right)
-    assert audit(keras.Model([left, right], product)).rows[0].macs == 4 * 5 * 6 * 7
+    assert audit_model(keras.Model([left, right], product)).rows[0].macs == 4 * 5 * 6 * 7
     assert audited(L.EinsumDense("bhwc,cd->bhwd", (4, 5, 7)), 4, 5, 6).rows[0].macs == 4 * 5 * 6 * 7
 
 
@@ -128,7 +128,7 @@ def test_a_product_with_a_constant_is_not_counted_by_guesswork():
     x = keras.Input((4, 6), batch_size=1)
     constant = keras.ops.ones((1, 4, 4))
     products = [keras.ops.matmul(constant, x), keras.ops.einsum("bij,bjk->bik", constant, x)]
-    assert [row.macs for row in audit(keras.Model(x, products)).rows] == [None, None]
+    assert [row.macs for row in audit_model(keras.Model(x, products)).rows] == [None, None]
 
 
 def test_bytes_follow_the_weights_own_type_and_activations_are_float32():
@@ -142,7 +142,7 @@ def test_bytes_follow_the_weights_own_type_and_activations_are_float32():
 @pytest.mark.parametrize("batch", [None, 8])
 def test_counts_are_for_one_input_whatever_batch_the_model_states(batch):
     x = keras.Input((5, 5, 4), batch_size=batch)
-    row = audit(keras.Model(x, L.Conv2D(8, 3)(x))).rows[0]
+    row = audit_model(keras.Model(x, L.Conv2D(8, 3)(x))).rows[0]
     assert (row.input_shape, row.output_shape, row.macs) == ((1, 5, 5, 4), (1, 3, 3, 8), 3 * 3 * 3 * 3 * 4 * 8)
 
 
@@ -158,7 +158,7 @@ def test_what_the_table_does_not_hold_is_null_and_never_zero(layer):
     x = keras.Input((4, 4, 6))
     y = L.Conv2D(6, 1, name="known")(x)
     model = keras.Model(x, layer(y, y) if isinstance(layer, L.MultiHeadAttention) else layer(y))
-    result = audit(model)
+    result = audit_model(model)
     assert result.unknown == ("odd",)
     assert result.rows[1].macs is None
     assert result.to_json()["rows"][1]["macs"] is None
@@ -179,6 +179,6 @@ def test_a_users_own_class_is_not_counted_by_its_name():
 def test_arithmetic_on_tensors_is_known_and_free():
     x = keras.Input((4, 4, 6))
     y = L.Conv2D(6, 1)(x)
-    result = audit(keras.Model(x, keras.ops.relu(y / 127.5 - 1.0) * y))
+    result = audit_model(keras.Model(x, keras.ops.relu(y / 127.5 - 1.0) * y))
     assert [row.kind for row in result.rows] == ["pointwise", "other", "other", "activation", "merge"]
     assert [row.macs for row in result.rows] == [4 * 4 * 6 * 6, 0, 0, 0, 0]

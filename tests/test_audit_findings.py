@@ -7,9 +7,9 @@ import keras
 import pytest
 
 from keras_nin import layers
-from keras_nin.audit import audit
-from keras_nin.audit.findings import find
-from keras_nin.audit.graph import Graph, LayerInfo, Tensor
+from keras_nin.audit import audit_model
+from keras_nin.audit.findings import find_findings
+from keras_nin.audit.graph import ActivationTensor, LayerGraph, LayerInfo
 
 L = keras.layers
 NONE = {"params": 0, "macs": 0, "bytes": 0}
@@ -30,7 +30,7 @@ def network(shape, *parts):
 
 
 def found(model, rule):
-    return [finding for finding in audit(model).findings if finding.rule == rule]
+    return [finding for finding in audit_model(model).findings if finding.rule == rule]
 
 
 def the(model, rule):
@@ -40,7 +40,7 @@ def the(model, rule):
 
 def difference(before, after):
     """What `after` has less than `before`, by their totals."""
-    rows = [audit(model) for model in (before, after)]
+    rows = [audit_model(model) for model in (before, after)]
     totals = [(r.total.params, r.total.macs, sum(row.weight_bytes for row in r.rows)) for r in rows]
     return dict(zip(NONE, (a - b for a, b in zip(*totals, strict=True)), strict=True))
 
@@ -393,7 +393,9 @@ def test_a_norm_on_what_others_read_stays_and_costs_more_than_a_bias():
 
 def test_findings_are_in_the_order_of_the_layers():
     parts = [bn(), L.ReLU(), L.Conv2D(12, 1, name="a"), L.Conv2D(6, 1, name="b"), L.GlobalAveragePooling2D()]
-    order = [finding.layers[0] for finding in audit(network((8, 8, 6), *parts, L.Dense(3, name="classes"))).findings]
+    order = [
+        finding.layers[0] for finding in audit_model(network((8, 8, 6), *parts, L.Dense(3, name="classes"))).findings
+    ]
     assert order == ["bn", "a", "a", "b", "classes"]
 
 
@@ -401,7 +403,7 @@ def test_shared_layers_are_never_to_be_changed_in_one_place():
     x = keras.Input((8, 8, 8))
     shared = L.Conv2D(8, 1, name="shared")
     y = L.GlobalAveragePooling2D()(shared(L.Conv2D(8, 1, name="a")(shared(x))))
-    assert audit(keras.Model(x, y)).findings == ()
+    assert audit_model(keras.Model(x, y)).findings == ()
 
 
 def int8_convolution(name, source, target, side=1):
@@ -413,12 +415,12 @@ def int8_convolution(name, source, target, side=1):
 
 
 def int8_map(index, channels):
-    return Tensor(index, (1, 8, 8, channels), 8)
+    return ActivationTensor(index, (1, 8, 8, channels), 8)
 
 
 def test_a_quantised_file_counts_bytes_of_its_own_types():
     image, last = int8_map(0, 64), int8_map(1, 80)
-    (finding,) = find(Graph("file", (image,), (last,), (int8_convolution("see", image, last, side=3),)))
+    (finding,) = find_findings(LayerGraph("file", (image,), (last,), (int8_convolution("see", image, last, side=3),)))
     spent, needed = 9 * 64 * 80 + 4 * 80, (64 * 16 + 4 * 16) + (9 * 16 * 80 + 4 * 80)
     assert (finding.rule, finding.saves["bytes"]) == (UNREDUCED, spent - needed)
 
@@ -426,16 +428,16 @@ def test_a_quantised_file_counts_bytes_of_its_own_types():
 def test_an_activation_fused_in_a_file_is_between():
     image, middle, last = (int8_map(index, width) for index, width in enumerate((16, 24, 8)))
     first, second = int8_convolution("first", image, middle), int8_convolution("second", middle, last)
-    (finding,) = find(Graph("file", (image,), (last,), (first, second)))
+    (finding,) = find_findings(LayerGraph("file", (image,), (last,), (first, second)))
     assert (finding.rule, finding.layers) == (PAIR, ("first", "second"))
     fused = dataclasses.replace(first, activation="relu")
-    assert find(Graph("file", (image,), (last,), (fused, second))) == ()
+    assert find_findings(LayerGraph("file", (image,), (last,), (fused, second))) == ()
 
 
 def wide_graph(branches, length):
     """`branches` rows of `length` layers on one tensor: 1x1, norm, and what looks through long rows."""
     tensors = iter(range(10**9))
-    image = Tensor(next(tensors), (1, 4, 4, 8))
+    image = ActivationTensor(next(tensors), (1, 4, 4, 8))
     rows, ends = [], []
     kinds = [("Conv2D", 8 * 8), ("BatchNormalization", 4 * 8), ("Dropout", 0), ("Add", 0), ("ReLU", 0)]
     for branch in range(branches):
@@ -443,13 +445,13 @@ def wide_graph(branches, length):
         for step in range(length):
             op, params = kinds[step % len(kinds) if branch % 2 else step % 3]
             inputs = (current, image) if op == "Add" else (current,)
-            current = Tensor(next(tensors), (1, 4, 4, 8))
+            current = ActivationTensor(next(tensors), (1, 4, 4, 8))
             facts = {"kernel": (1, 1), "padding": "valid"} if op == "Conv2D" else {}
             name = f"layer{branch}_{step}"
             facts |= {"inputs": inputs, "outputs": (current,), "params": params, "weight_bytes": 4 * params}
             rows.append(LayerInfo(name=name, type=op, op=op, **facts))
         ends.append(current)
-    return Graph("wide", (image,), tuple(ends), tuple(rows))
+    return LayerGraph("wide", (image,), tuple(ends), tuple(rows))
 
 
 def steps(graph):
@@ -462,7 +464,7 @@ def steps(graph):
 
     sys.setprofile(count)
     try:
-        assert find(graph)
+        assert find_findings(graph)
     finally:
         sys.setprofile(None)
     return calls
@@ -474,9 +476,9 @@ def test_work_is_linear_in_the_layers():
 
 
 def test_operators_that_give_a_scalar_stop_no_rule():
-    x, y, end = Tensor(0, (1, 4, 4, 8)), Tensor(1, (1, 4, 4, 8)), Tensor(2, ())
+    x, y, end = ActivationTensor(0, (1, 4, 4, 8)), ActivationTensor(1, (1, 4, 4, 8)), ActivationTensor(2, ())
     layers = (
         LayerInfo("conv", "CONV_2D", "Conv2D", inputs=(x,), outputs=(y,), kernel=(1, 1), params=64, weight_bytes=64),
         LayerInfo("count", "MyDecoder", None, inputs=(y,), outputs=(end,)),
     )
-    assert find(Graph("net", (x,), (end,), layers)) == ()
+    assert find_findings(LayerGraph("net", (x,), (end,), layers)) == ()

@@ -6,7 +6,8 @@ import findings_snapshot
 import pytest
 
 from keras_nin import models
-from keras_nin.audit import audit, simplify
+from keras_nin.audit import audit_model
+from keras_nin.rewrite import simplify_model
 
 SNAPSHOT = json.loads(findings_snapshot.PATH.read_text())
 
@@ -16,7 +17,7 @@ def test_the_snapshot_has_the_zoo_and_the_applications():
 
 
 def check(name):
-    result = audit(findings_snapshot.build(name))
+    result = audit_model(findings_snapshot.build(name))
     assert findings_snapshot.summary(result.findings) == SNAPSHOT[name]
     rows = {row.name for row in result.rows}
     for finding in result.findings:
@@ -43,7 +44,7 @@ def test_applications(name):
 @pytest.mark.parametrize(("name", "steps"), [("DenseNet121", 3), ("MobileNetV3Small", 1)])
 def test_what_applications_leave_to_simplify_is_exact(name, steps):
     model = findings_snapshot.build(name)
-    result = simplify(model)
+    result = simplify_model(model)
     assert len(result.steps) == steps
     assert result.difference <= 1e-5
     saved = [sum(step.saves[what] for step in result.steps) for what in ("params", "macs")]

@@ -6,7 +6,7 @@ import keras
 import pytest
 
 from keras_nin import layers, models
-from keras_nin.audit import audit
+from keras_nin.audit import audit_model
 
 L = keras.layers
 
@@ -89,7 +89,7 @@ RULES = {
 
 
 def check(model):
-    result = audit(model)
+    result = audit_model(model)
     assert result.unknown == ()
     assert sum(row.params for row in result.rows) == result.total.params == model.count_params()
     assert sum(row.macs for row in result.rows) == result.total.macs == traced_macs(model) > 0
@@ -113,7 +113,7 @@ LARGE = ("googlenet_bn", "googlenet_cifar10", "inception_v3")
     "name", [pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name for name in models.list_models()]
 )
 def test_a_model_of_the_zoo(name):
-    check(models.build(name))
+    check(models.build_model(name))
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_a_dilated_convolution():
     # TensorFlow deals the positions out to as many small maps as the gaps make, and fills up what does not divide.
     x = keras.Input((10, 8, 6))
     model = keras.Model(x, L.Conv2D(4, 3, dilation_rate=2)(x))
-    assert audit(model).total.macs == traced_macs(model) == 6 * 4 * 3 * 3 * 6 * 4
+    assert audit_model(model).total.macs == traced_macs(model) == 6 * 4 * 3 * 3 * 6 * 4
 
 
 def test_products_of_two_tensors():

@@ -6,14 +6,14 @@ import keras
 import pytest
 
 from keras_nin import models
-from keras_nin.audit import audit, keras_reader, memory
+from keras_nin.audit import arithmetic, audit_model, keras_reader
 
 L = keras.layers
 
 
 def peak(inputs, outputs):
     """Elements at the peak."""
-    total = audit(keras.Model(inputs, outputs)).total
+    total = audit_model(keras.Model(inputs, outputs)).total
     assert total.peak_activation_bytes == 4 * total.peak_activation_bytes_int8
     return total.peak_activation_bytes_int8
 
@@ -41,13 +41,13 @@ def quantised(graph, bits):
 
 
 def test_the_peak_is_in_bytes_of_the_tensors_own_types():
-    graph = keras_reader.read(models.build("squeezenet_v1_1"))
+    graph = keras_reader.read_keras_graph(models.build_model("squeezenet_v1_1"))
     elements = 111 * 111 * 64 + 55 * 55 * 64
-    assert memory.peak_activation_bytes(graph) == 4 * elements
-    assert memory.peak_activation_bytes(graph, bits=8) == elements
-    assert memory.peak_activation_bytes(quantised(graph, 8)) == elements == 982_144
-    assert memory.peak_activation_bytes(quantised(graph, 16)) == 2 * elements
-    assert memory.moved_bytes(quantised(graph, 8)) < memory.moved_bytes(graph)
+    assert arithmetic.compute_peak_bytes(graph) == 4 * elements
+    assert arithmetic.compute_peak_bytes(graph, bits=8) == elements
+    assert arithmetic.compute_peak_bytes(quantised(graph, 8)) == elements == 982_144
+    assert arithmetic.compute_peak_bytes(quantised(graph, 16)) == 2 * elements
+    assert arithmetic.count_moved_bytes(quantised(graph, 8)) < arithmetic.count_moved_bytes(graph)
 
 
 def test_a_concatenation_holds_its_branches_and_its_output():

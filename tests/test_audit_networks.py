@@ -4,12 +4,12 @@ import keras
 import pytest
 
 from keras_nin import layers
-from keras_nin.audit import audit
+from keras_nin.audit import audit_model
 
 
 def audited(name, shape=(224, 224, 3)):
     model = getattr(keras.applications, name)(weights=None, input_shape=shape)
-    result = audit(model)
+    result = audit_model(model)
     assert sum(row.params for row in result.rows) == result.total.params == model.count_params()
     return result
 
@@ -79,6 +79,6 @@ def test_inception_resnet_v2_and_its_scaled_additions():
 def test_local_response_normalization_is_known_and_free():
     x = keras.Input((8, 8, 16))
     y = layers.local_response_normalization(layers.conv2d(x, 8, 3, name="conv"), name="norm")
-    conv, norm = audit(keras.Model(x, y)).rows
+    conv, norm = audit_model(keras.Model(x, y)).rows
     assert (norm.kind, norm.macs, norm.params) == ("norm", 0, 0)
     assert norm.receptive_field == conv.receptive_field == (3, 3)

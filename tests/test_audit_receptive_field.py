@@ -6,14 +6,14 @@ import keras
 import numpy as np
 import pytest
 
-from keras_nin.audit import audit
+from keras_nin.audit import audit_model
 
 L = keras.layers
 ONES = {"kernel_initializer": "ones", "use_bias": False}
 
 
 def fields(inputs, outputs):
-    return [row.receptive_field for row in audit(keras.Model(inputs, outputs)).rows]
+    return [row.receptive_field for row in audit_model(keras.Model(inputs, outputs)).rows]
 
 
 def measured(model):
@@ -44,7 +44,7 @@ def measured(model):
 )
 def test_the_field_is_what_an_all_ones_network_responds_to(layers):
     model = keras.Sequential([keras.Input((15, 15, 1)), *layers])
-    assert audit(model).rows[-1].receptive_field == measured(model)
+    assert audit_model(model).rows[-1].receptive_field == measured(model)
 
 
 def test_growth_is_kernel_minus_one_times_the_strides_before():

@@ -9,7 +9,7 @@ import sys
 import keras
 import pytest
 
-from keras_nin.audit import audit
+from keras_nin.audit import audit_model
 
 L = keras.layers
 
@@ -34,7 +34,7 @@ def result():
     x = keras.Input((34, 34, 3))
     y = L.Conv2D(64, 3, name="odd|name[1]")(x)
     y = L.Lambda(lambda t: t * t, name="square")(L.Conv2D(16, 1, activation="relu", name="squeeze")(y))
-    return audit(keras.Model(x, L.GlobalAveragePooling2D(name="pool")(y), name="small"))
+    return audit_model(keras.Model(x, L.GlobalAveragePooling2D(name="pool")(y), name="small"))
 
 
 def test_json_has_the_contracts_keys_and_plain_values(result):
@@ -112,7 +112,7 @@ def test_csv_holds_raw_numbers(result):
 
 def test_a_network_without_weights_renders():
     x = keras.Input((4, 4, 3))
-    text = str(audit(keras.Model(x, L.MaxPooling2D(2)(x))))
+    text = str(audit_model(keras.Model(x, L.MaxPooling2D(2)(x))))
     assert "In 1x1 layers: none of params, none of MACs" in text
 
 

@@ -10,10 +10,10 @@ import pytest
 from rich.console import Console
 
 from keras_nin import models
-from keras_nin.audit import audit
-from keras_nin.audit.render import View, by_block
-from keras_nin.audit.render.terminal import bar, show
-from keras_nin.audit.render.view import KINDS, ROLES
+from keras_nin.audit import audit_model
+from keras_nin.audit.records import group_by_block
+from keras_nin.audit.tables import KINDS, ROLES, AuditView
+from keras_nin.audit.terminal import format_bar, print_audit
 from keras_nin.errors import InputError
 
 NETWORKS = ("nin_digits", "squeezenet_v1_1", "googlenet_bn")
@@ -21,7 +21,7 @@ NETWORKS = ("nin_digits", "squeezenet_v1_1", "googlenet_bn")
 
 @pytest.fixture(scope="module")
 def built():
-    return {name: audit(models.build(name)) for name in NETWORKS}
+    return {name: audit_model(models.build_model(name)) for name in NETWORKS}
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def printed(result, width, encoding="utf-8", color=None, **view):
     raw = io.BytesIO()
     file = io.TextIOWrapper(raw, encoding=encoding, newline="")
     console = Console(file=file, width=width, force_terminal=True, color_system=color, highlight=False)
-    show(result, console, View(**view))
+    print_audit(result, console, AuditView(**view))
     file.flush()
     return raw.getvalue().decode(encoding)
 
@@ -54,7 +54,7 @@ def test_it_fits_and_every_number_is_whole(built, name, width, depth):
     assert max(map(len, text.splitlines())) <= width
     shown = numbers(text)
     assert {f"{result.total.params:,}", f"{result.total.macs:,}"} <= shown
-    records = {0: [], 1: by_block(result.rows), 2: result.rows}[depth]
+    records = {0: [], 1: group_by_block(result.rows), 2: result.rows}[depth]
     for record in records:
         assert {f"{record.params:,}", f"{record.macs:,}"} <= shown
     joined = "".join(text.split())
@@ -98,9 +98,9 @@ def test_markup_and_control_codes_in_names_are_shown_as_they_are(small):
 
 
 def test_bars():
-    assert [bar(part, 4) for part in (0, 1 / 32, 0.5, 1)] == ["", "▏", "██", "████"]
-    assert [bar(part, 4, ascii_only=True) for part in (0, 0.5, 1)] == ["", "##", "####"]
-    assert bar(0.9999, 4) == "████"
+    assert [format_bar(part, 4) for part in (0, 1 / 32, 0.5, 1)] == ["", "▏", "██", "████"]
+    assert [format_bar(part, 4, ascii_only=True) for part in (0, 0.5, 1)] == ["", "##", "####"]
+    assert format_bar(0.9999, 4) == "████"
 
 
 def test_the_largest_share_has_the_longest_bar(small):
@@ -161,7 +161,7 @@ def test_depth(small):
 
 def test_blocks_sum_to_the_total(built):
     for result in built.values():
-        blocks = by_block(result.rows)
+        blocks = group_by_block(result.rows)
         assert sum(block.layers for block in blocks) == len(result.rows)
         for key in ("params", "trainable_params", "macs", "pointwise_params", "pointwise_macs", "activation_bytes"):
             assert sum(getattr(block, key) for block in blocks) == getattr(result.total, key)
@@ -172,21 +172,21 @@ def test_only_keeps_the_totals_and_adds_what_is_shown(small):
     assert "Shown: 3 of 4 layers, 40 params (40.0%), 400 MACs (40.0%)" in text
     assert "1,000 MACs" in text
     assert "a_3x3" not in text
-    assert [row.name for row in View(only="reduce,head").rows(small)] == ["a_1x1", "b_1x1"]
+    assert [row.name for row in AuditView(only="reduce,head").rows(small)] == ["a_1x1", "b_1x1"]
     assert "Shown" not in str(small)
-    assert View(only="dense").records(small) == []
+    assert AuditView(only="dense").records(small) == []
     assert "Shown: 0 of 4 layers" in small.to_text(only="dense")
 
 
 def test_sort(small):
     def order(key):
-        return [row.name for row in View(sort=key).records(small)]
+        return [row.name for row in AuditView(sort=key).records(small)]
 
     assert order("macs") == ["a_3x3", "b_1x1", "a_1x1", "odd[red]|x"]  # not known: last
     assert order("share_of_params") == ["a_3x3", "b_1x1", "a_1x1", "odd[red]|x"]
     assert order("kind") == ["odd[red]|x", "a_1x1", "b_1x1", "a_3x3"]
     assert order("kernel")[0] == "a_3x3"
-    assert [block.name for block in View(depth=1, sort="layers").records(small)] == ["a", None, "b"]
+    assert [block.name for block in AuditView(depth=1, sort="layers").records(small)] == ["a", None, "b"]
 
 
 def test_shapes_of_one_and_of_several_tensors_sort_together():
@@ -195,7 +195,7 @@ def test_shapes_of_one_and_of_several_tensors_sort_together():
         audits.row("two", input_shape=((1, 9, 9, 4), (1, 5, 5, 4))),
         audits.row("n", input_shape=None),
     ]
-    assert [row.name for row in View(sort="input_shape").records(audits.audit(rows))] == ["two", "one", "n"]
+    assert [row.name for row in AuditView(sort="input_shape").records(audits.audit(rows))] == ["two", "one", "n"]
 
 
 @pytest.mark.parametrize(
@@ -215,7 +215,7 @@ def test_shapes_of_one_and_of_several_tensors_sort_together():
 )
 def test_bad_views(view, message):
     with pytest.raises(InputError, match=re.escape(message)):
-        View(**view)
+        AuditView(**view)
 
 
 def test_every_kind_and_role_can_be_asked_for(built):

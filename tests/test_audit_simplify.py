@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from keras_nin import InputError, models
-from keras_nin.audit import audit, simplify
+from keras_nin.audit import audit_model
+from keras_nin.rewrite import simplify_model
 
 L = keras.layers
 
@@ -34,14 +35,14 @@ def chain(*layers, shape=(9, 9, 6)):
 def check(model, *, names, rules):
     """Simplify `model`; hold the result to the model's outputs, to `names` of its layers, to the savings promised."""
     given = [weight.copy() for weight in model.get_weights()]
-    result = simplify(model)
+    result = simplify_model(model)
     image = np.random.default_rng(2).standard_normal((3, *model.input_shape[1:])).astype("float32")
     expected = np.asarray(model(image, training=False))
     np.testing.assert_allclose(result.model(image, training=False), expected, atol=1e-5 * np.abs(expected).max())
     assert result.difference <= 1e-5
     assert [layer.name for layer in result.model.layers[1:]] == names
     assert [step.rule for step in result.steps] == rules
-    before, after = audit(model).total, audit(result.model).total
+    before, after = audit_model(model).total, audit_model(result.model).total
     assert (result.params, result.macs) == ((before.params, after.params), (before.macs, after.macs))
     assert before.params - after.params == sum(step.saves["params"] for step in result.steps)
     assert before.macs - after.macs == sum(step.saves["macs"] for step in result.steps)
@@ -192,8 +193,8 @@ REFUSED = {
 def test_what_is_not_exact_stays_as_it_is(case):
     x = keras.Input((8, 8, 6))
     model = keras.Model(x, REFUSED[case](x))
-    result = simplify(model)
-    total = audit(model).total
+    result = simplify_model(model)
+    total = audit_model(model).total
     assert result.model is model
     assert (result.steps, result.difference) == ((), 0.0)
     assert (result.params, result.macs) == ((total.params,) * 2, (total.macs,) * 2)
@@ -209,7 +210,7 @@ def test_shared_layers_elsewhere_stay_shared():
 def test_several_inputs_and_outputs_keep_their_structure():
     x = {"left": keras.Input((8, 8, 6), name="left"), "right": keras.Input((8, 8, 6), name="right")}
     y = L.Conv2D(5, 1, name="b")(L.Conv2D(6, 1, name="a")(x["left"] + 2 * x["right"]))
-    result = simplify(randomized(keras.Model(x, {"map": y, "sum": L.GlobalAveragePooling2D(name="mean")(y)})))
+    result = simplify_model(randomized(keras.Model(x, {"map": y, "sum": L.GlobalAveragePooling2D(name="mean")(y)})))
     assert len(result.steps) == 1
     assert set(result.model.output) == {"map", "sum"}
     assert set(result.model.input) == {"left", "right"}
@@ -217,26 +218,26 @@ def test_several_inputs_and_outputs_keep_their_structure():
 
 def test_a_wrong_rewrite_would_be_noticed(monkeypatch):
     # What the collapse would give if it left out the second layer's bias.
-    from keras_nin.audit.simplifying import _product as exact
+    from keras_nin.rewrite import _multiply_layers as exact
 
     def without_bias(parts):
         kernel, bias = exact(parts)
         return kernel, bias - parts[-1][1].get_weights()[1]
 
-    monkeypatch.setitem(simplify.__globals__, "_product", without_bias)
+    monkeypatch.setitem(simplify_model.__globals__, "_product", without_bias)
     with pytest.raises(RuntimeError, match="differs from the model by"):
-        simplify(chain(L.Conv2D(8, 1, name="a"), L.Conv2D(5, 1, name="b")))
+        simplify_model(chain(L.Conv2D(8, 1, name="a"), L.Conv2D(5, 1, name="b")))
 
 
 def test_what_has_no_graph_is_refused():
     with pytest.raises(InputError, match="Expected a built"):
-        simplify(keras.Sequential([L.Dense(3)]))
+        simplify_model(keras.Sequential([L.Dense(3)]))
 
 
 @pytest.mark.parametrize("name", models.list_models())
 def test_the_zoos_outputs_stay_equal(name):
-    model = models.build(name)
-    result = simplify(model)
+    model = models.build_model(name)
+    result = simplify_model(model)
     assert result.difference <= 1e-5
     # One network of the zoo has a linear 1x1 layer before its average; ReLU follows the others.
     assert [step.rule for step in result.steps] == ([COMMUTE] if name == "convnet_pointwise_head" else [])

@@ -6,7 +6,7 @@ import keras
 import pytest
 
 from keras_nin import layers, models
-from keras_nin.audit import audit, keras_reader
+from keras_nin.audit import audit_model, keras_reader
 
 WIDTH = 400
 
@@ -35,7 +35,7 @@ def printed(model):
 def counted(model):
     """The same from the audit: halves of a layer, and what an opened layer holds, belong to that layer."""
     found = {}
-    for row in audit(model).rows:
+    for row in audit_model(model).rows:
         name = row.name.split("/")[0]
         found[name] = ((None, *row.output_shape[1:]), found.get(name, (None, 0))[1] + row.params)
     return found
@@ -49,7 +49,7 @@ def check(model):
 
 @pytest.mark.parametrize("name", models.list_models())
 def test_every_layer_of_the_zoo_has_the_parameters_and_the_shape_that_the_summary_prints(name):
-    check(models.build(name))
+    check(models.build_model(name))
 
 
 def test_layers_that_the_audit_opens_or_splits():
@@ -61,14 +61,14 @@ def test_layers_that_the_audit_opens_or_splits():
 
 
 def test_the_optimizer_is_not_counted_after_training():
-    model = models.build("nin_digits")
-    before = audit(model)
+    model = models.build_model("nin_digits")
+    before = audit_model(model)
     model.compile("adam", "sparse_categorical_crossentropy")
     model.fit(*[keras.ops.zeros(shape) for shape in ((2, *model.input_shape[1:]), (2,))], verbose=0)
-    assert audit(model) == before
+    assert audit_model(model) == before
     # What the summary calls the total includes the optimizer's variables by now.
     lines = []
     model.summary(line_length=WIDTH, print_fn=lines.append)
     total = int(re.search(r"Total params: ([\d,]+)", "\n".join(lines))[1].replace(",", ""))
     assert total > before.total.params == model.count_params()
-    assert keras_reader.OUTSIDE not in [row.name for row in before.rows]
+    assert keras_reader.WEIGHTS_OUTSIDE_GRAPH not in [row.name for row in before.rows]

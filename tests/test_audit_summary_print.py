@@ -8,7 +8,7 @@ import keras
 import pytest
 
 from keras_nin import layers
-from keras_nin.audit import audit
+from keras_nin.audit import audit_model
 from keras_nin.audit.records import Audit
 from keras_nin.errors import InputError
 
@@ -44,7 +44,7 @@ def test_the_arguments_are_those_of_keras_in_its_order():
 
 
 def test_a_nested_model_is_one_line_with_its_sums(nested):
-    lines = printed(audit(nested))
+    lines = printed(audit_model(nested))
     assert names(lines) == ["sep/depthwise", "sep/pointwise", "block", "flat[red]"]
     block = next(line for line in lines if line.startswith("│ block"))
     assert [cell.strip() for cell in block[1:-1].split("│")] == [
@@ -61,13 +61,13 @@ def test_blocks_inside_a_nested_model_do_not_open_it():
     y = layers.fire(x, squeeze=4, expand1x1=8, expand3x3=8, name="fire2")
     y = layers.fire(y, squeeze=4, expand1x1=8, expand3x3=8, name="fire3")
     i = keras.Input((8, 8, 16))
-    result = audit(keras.Model(i, keras.Model(x, y, name="backbone")(i), name="outer"))
+    result = audit_model(keras.Model(i, keras.Model(x, y, name="backbone")(i), name="outer"))
     assert {row.block for row in result.rows} == {"backbone/fire2", "backbone/fire3"}
     assert names(printed(result)) == ["backbone"]
 
 
 def test_nested_models_expand(nested):
-    lines = printed(audit(nested), expand_nested=True)
+    lines = printed(audit_model(nested), expand_nested=True)
     assert names(lines) == [
         *("sep/depthwise", "sep/pointwise", "block", "   └ deep", "      └ leaf", "      └ act", "   └ conv"),
         "flat[red]",
@@ -75,15 +75,15 @@ def test_nested_models_expand(nested):
 
 
 def test_totals_are_the_weights_own_even_after_training(nested):
-    before = printed(audit(nested))
+    before = printed(audit_model(nested))
     nested.compile(optimizer="adam", loss="mse")
     nested.optimizer.build(nested.trainable_variables)
-    assert printed(audit(nested)) == before
+    assert printed(audit_model(nested)) == before
     assert f" Total params: {nested.count_params():,} " in "\n".join(before)
 
 
 def test_trainable(nested):
-    lines = printed(audit(nested), show_trainable=True, expand_nested=True)
+    lines = printed(audit_model(nested), show_trainable=True, expand_nested=True)
     marks = {name.strip("└ "): line[:-1].split("│")[-1].strip() for name, line in
              zip(names(lines), [line for line in lines if line.startswith("│")], strict=True)}  # fmt: skip
     assert (marks["leaf"], marks["conv"], marks["act"]) == ("Y", "N", "-")

@@ -12,8 +12,8 @@ from keras import layers as kl
 from tflite_writer import custom, operator, tensor, write
 
 from keras_nin import InputError, export, models
-from keras_nin.audit import audit, tflite_names, tflite_reader
-from keras_nin.export import record as export_record
+from keras_nin.audit import audit_model, tflite_reader
+from keras_nin.export import converted_model as export_record
 
 # The converter's and the runtime's own remarks.
 pytestmark = pytest.mark.filterwarnings("ignore:Statistics for quantized inputs", "ignore:Warning. Enabling")
@@ -31,7 +31,7 @@ LARGE += [
 
 
 def only_row(path):
-    (row,) = audit(path).rows
+    (row,) = audit_model(path).rows
     return row
 
 
@@ -66,7 +66,7 @@ def test_a_convolution(file):
 def test_a_convolution_in_groups(file):
     row = only_row(conv(file, inputs=2, image=(1, 8, 8, 6)))
     assert (row.params, row.macs) == (4 * 27, 4 * 4 * 4 * 27)
-    layer = tflite_reader.read(conv(file, inputs=2, image=(1, 8, 8, 6))).layers[0]
+    layer = tflite_reader.read_tflite_graph(conv(file, inputs=2, image=(1, 8, 8, 6))).layers[0]
     assert (layer.op, layer.groups, layer.use_bias, layer.padding) == ("Conv2D", 2, False, "same")
     assert (layer.strides, layer.activation) == ((2, 2), "relu6")
 
@@ -142,14 +142,14 @@ def test_a_mean_over_all_positions_is_a_global_pooling(file):
 def test_padding_of_positions_alone_is_zero_padding(file):
     for paddings, op in (((0, 0, 1, 1, 2, 2, 0, 0), "ZeroPadding2D"), ((0, 0, 0, 0, 0, 0, 1, 1), "Pad")):
         tensors = [tensor("x", [1, 4, 4, 6]), tensor("p", [4, 2], "INT32", data=paddings), tensor("y", [1, 6, 8, 6])]
-        assert tflite_reader.read(file(tensors, [operator("PAD", [0, 1], [2])])).layers[0].op == op
+        assert tflite_reader.read_tflite_graph(file(tensors, [operator("PAD", [0, 1], [2])])).layers[0].op == op
 
 
 @pytest.mark.parametrize(("out", "op"), [((1, 8, 12, 6), "UpSampling2D"), ((1, 9, 9, 6), "Resizing")])
 def test_resizing_by_whole_factors_is_an_upsampling(file, out, op):
     tensors = [tensor("x", [1, 4, 4, 6]), tensor("size", [2], "INT32", data=2), tensor("y", out)]
     made = operator("RESIZE_BILINEAR", [0, 1], [2], "ResizeBilinearOptions")
-    layer = tflite_reader.read(file(tensors, [made])).layers[0]
+    layer = tflite_reader.read_tflite_graph(file(tensors, [made])).layers[0]
     assert (layer.op, layer.params) == (op, 0)
     assert op == "Resizing" or (layer.strides, layer.interpolation) == ((2, 3), "bilinear")
 
@@ -167,7 +167,7 @@ def test_what_computes_no_products_is_free(file, op, count, kind):
 
 def test_custom_and_unknown_operators_are_not_guessed(file):
     tensors = [tensor("x", [1, 4]), tensor("w", [3], data=1), tensor("y", [1, 4]), tensor("z", [1, 4])]
-    result = audit(file(tensors, [custom("CONV_2D", [0, 1], [2]), operator("SVDF", [2], [3])]))
+    result = audit_model(file(tensors, [custom("CONV_2D", [0, 1], [2]), operator("SVDF", [2], [3])]))
     assert [(row.type, row.kind, row.macs, row.params) for row in result.rows] == [
         ("CONV_2D", "other", None, 3),
         ("SVDF", "other", None, 0),
@@ -184,7 +184,7 @@ def test_weights_of_a_subgraph_count_once_and_its_macs_are_not_known(file):
     loops = [
         operator("WHILE", [at], [at + 1], "WhileOptions", condSubgraphIndex=1, bodySubgraphIndex=1) for at in (0, 1)
     ]
-    result = audit(file(tensors, loops, more=[inner]))
+    result = audit_model(file(tensors, loops, more=[inner]))
     assert [(row.macs, row.params) for row in result.rows] == [(None, 16), (None, 0)]
 
 
@@ -193,10 +193,10 @@ def test_an_open_size_is_no_reason_to_guess(file):
     mid = tensor("mid", [1, 1, 8, 3], shapeSignature=[-1, -1, 8, 3])
     tensors = [image, mid, tensor("w", [4, 1, 1, 3], data=1), tensor("y", [1, 1, 8, 4])]
     made = operator("CONV_2D", [1, 2], [3], "Conv2DOptions", strideW=1, strideH=1)
-    assert [row.macs for row in audit(file(tensors, [custom("Cut", [0], [1]), made])).rows] == [None, None]
+    assert [row.macs for row in audit_model(file(tensors, [custom("Cut", [0], [1]), made])).rows] == [None, None]
     tensors[0] = tensor("x", [1, 1, 8, 3], shapeSignature=[1, -1, 8, 3])
     with pytest.raises(InputError, match="whose input 'x' is open at axis 1. Convert the model for one input size"):
-        audit(file(tensors, [custom("Cut", [0], [1]), made]))
+        audit_model(file(tensors, [custom("Cut", [0], [1]), made]))
 
 
 def test_a_batch_counts_as_the_file_stores_it(file):
@@ -210,7 +210,7 @@ def test_a_batch_counts_as_the_file_stores_it(file):
 def test_a_shared_buffer_counts_at_its_first_use(file):
     tensors = [tensor("x", [1, 4]), tensor("w", [4, 4], data=1), *(tensor(name, [1, 4]) for name in "abc")]
     made = [operator("FULLY_CONNECTED", [at, 1], [to], "FullyConnectedOptions") for at, to in ((0, 2), (2, 3), (3, 4))]
-    assert [row.params for row in audit(file(tensors, made)).rows] == [16, 0, 0]
+    assert [row.params for row in audit_model(file(tensors, made)).rows] == [16, 0, 0]
 
 
 @pytest.mark.parametrize(("dtype", "size"), [("FLOAT16", 2), ("INT8", 1)])
@@ -220,7 +220,7 @@ def test_weights_behind_dequantize_belong_to_what_computes_with_them(file, dtype
         *(tensor("w", [5, 1, 1, 3], "FLOAT32"), tensor("y", [1, 4, 4, 5], "FLOAT32")),
     ]
     made = [operator("DEQUANTIZE", [1], [2]), operator("CONV_2D", [0, 2], [3], "Conv2DOptions", strideW=1, strideH=1)]
-    widen, row = audit(file(tensors, made)).rows
+    widen, row = audit_model(file(tensors, made)).rows
     assert (widen.params, widen.weight_bytes, widen.macs, widen.activation_bytes, widen.output_shape) == (
         0,
         0,
@@ -274,7 +274,7 @@ def dense_file(file, **changes):
 def test_contradictions_are_refused_in_one_line(file, make, message):
     path = make(file)
     with pytest.raises(InputError) as caught:
-        audit(path)
+        audit_model(path)
     assert message in str(caught.value)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -286,7 +286,7 @@ def test_contradictions_are_refused_in_one_line(file, make, message):
 def named(file, names, layers=None):
     tensors = [tensor("x", [1, 4]), *(tensor(name, [1, 4]) for name in names)]
     path = file(tensors, [operator("ABS", [at], [at + 1]) for at in range(len(names))])
-    return [row.name for row in audit(path).rows]
+    return [row.name for row in audit_model(path).rows]
 
 
 @pytest.mark.parametrize(
@@ -314,10 +314,11 @@ def test_very_long_names_are_shortened(file):
 def digits(tmp_path_factory):
     """The exports of nin_digits by scheme, each with the record beside it."""
     folder = tmp_path_factory.mktemp("digits")
-    model = models.build("nin_digits", weights="digits")
+    model = models.build_model("nin_digits", weights="digits")
     images = np.random.default_rng(0).random((4, 8, 8, 1), np.float32)
     return {
-        scheme: export.export(model, scheme, images, name="nin_digits").save(folder) for scheme in ("float32", "int8")
+        scheme: export.convert_model(model, scheme, images, name="nin_digits").save(folder)
+        for scheme in ("float32", "int8")
     }
 
 
@@ -336,8 +337,8 @@ def renamed(document):
 
 def test_the_record_beside_a_file_names_its_layers(digits, tmp_path):
     path = copied(digits["int8"], tmp_path, renamed)
-    assert [row.name for row in audit(path).rows] == [f"own/{index}" for index in range(13)]
-    assert audit(path).rows[0].block == "own"
+    assert [row.name for row in audit_model(path).rows] == [f"own/{index}" for index in range(13)]
+    assert audit_model(path).rows[0].block == "own"
 
 
 @pytest.mark.parametrize(
@@ -353,19 +354,19 @@ def test_the_record_beside_a_file_names_its_layers(digits, tmp_path):
 )
 def test_a_record_of_another_file_names_nothing(digits, tmp_path, change):
     path = copied(digits["int8"], tmp_path, change)
-    assert audit(path).rows[0].name == "mlpconv1_conv3x3"
-    assert tflite_reader.read_file(path).layers is None
+    assert audit_model(path).rows[0].name == "mlpconv1_conv3x3"
+    assert tflite_reader.read_tflite_network(path).layers is None
 
 
 def test_the_records_schema_is_that_of_the_export():
-    assert tflite_names.EXPORT_SCHEMA == export_record.SCHEMA
+    assert tflite_reader.EXPORT_FILE_SCHEMA == export_record.SCHEMA
 
 
 def test_operators_of_one_layer_have_their_type_behind_its_name(tmp_path):
     keras.backend.clear_session()
     stack = [keras.Input((4, 4, 3)), kl.Flatten(name="flat"), kl.Dense(5, activation="softmax", name="classes")]
-    path = export.export(keras.Sequential(stack, name="net"), "float32").save(tmp_path)
-    assert [row.name for row in audit(path).rows][-2:] == ["classes", "classes/SOFTMAX"]
+    path = export.convert_model(keras.Sequential(stack, name="net"), "float32").save(tmp_path)
+    assert [row.name for row in audit_model(path).rows][-2:] == ["classes", "classes/SOFTMAX"]
 
 
 # Whole networks
@@ -374,11 +375,11 @@ def test_operators_of_one_layer_have_their_type_behind_its_name(tmp_path):
 def keras_equals_files(name, folder):
     """The files of both schemes, from one trace of the model."""
     keras.backend.clear_session()
-    model = models.build(name)
+    model = models.build_model(name)
     images = np.random.default_rng(0).random((1, *model.input_shape[1:]), np.float32)
     allow_float = name == "googlenet"  # local response normalisation
-    for made in export.export_all(model, ["float32", "int8"], images, name=name, allow_float=allow_float):
-        audits_agree(audit(model), audit(made.save(folder)), f"{name}_{made.scheme.name}")
+    for made in export.convert_schemes(model, ["float32", "int8"], images, name=name, allow_float=allow_float):
+        audits_agree(audit_model(model), audit_model(made.save(folder)), f"{name}_{made.scheme.name}")
 
 
 def audits_agree(ours, theirs, stem):
@@ -409,13 +410,13 @@ def test_macs_of_a_large_file_are_those_of_its_model(name, tmp_path):
 
 def test_peak_memory_of_squeezenet_is_in_the_files_own_type(tmp_path):
     keras.backend.clear_session()
-    model = models.build("squeezenet_v1_1")
-    file = audit(export.export(model, "float32").save(tmp_path))
-    assert file.total.peak_activation_bytes == audit(model).total.peak_activation_bytes == 4 * 982_144
+    model = models.build_model("squeezenet_v1_1")
+    file = audit_model(export.convert_model(model, "float32").save(tmp_path))
+    assert file.total.peak_activation_bytes == audit_model(model).total.peak_activation_bytes == 4 * 982_144
 
 
 def test_weight_bytes_are_those_of_the_file(digits):
-    sizes = {scheme: sum(row.weight_bytes for row in audit(path).rows) for scheme, path in digits.items()}
+    sizes = {scheme: sum(row.weight_bytes for row in audit_model(path).rows) for scheme, path in digits.items()}
     assert sizes["float32"] == 4 * 50_482
     biases = 3 * 48 + 32 + 24 + 2 * 64 + 48 + 10
     assert sizes["int8"] == 50_482 - biases + 4 * biases
@@ -445,7 +446,7 @@ def test_files_with_weights_in_another_type(scheme, tmp_path):
         weight.assign(rng.standard_normal(weight.shape))
     path = tmp_path / "net.tflite"
     path.write_bytes(with_converter(model, **({"supported_types": [tf.float16]} if scheme == "float16" else {})))
-    ours, theirs = audit(model), audit(path)
+    ours, theirs = audit_model(model), audit_model(path)
     assert (theirs.total.params, theirs.total.macs) == (ours.total.params, ours.total.macs)
     products = [row for row in theirs.rows if row.macs]
     assert [row.params for row in products] == [row.params for row in ours.rows if row.params]
@@ -463,8 +464,8 @@ def test_a_file_is_audited_without_numpy_or_the_frameworks(digits):
 
 
 def test_the_name_can_be_given(digits):
-    assert audit(digits["int8"], name="mine").model == "mine"
-    assert audit(pathlib.Path(digits["int8"])).model == "nin_digits_int8"
+    assert audit_model(digits["int8"], name="mine").model == "mine"
+    assert audit_model(pathlib.Path(digits["int8"])).model == "nin_digits_int8"
 
 
 @pytest.mark.external
@@ -474,7 +475,7 @@ def test_third_party_files(external_data):
     assert len(paths) == 103
     counted = 0
     for path in paths:
-        result = audit(path)
+        result = audit_model(path)
         assert str(result)
         products = [row for row in result.rows if row.type in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")]
         assert all(row.macs for row in products), path

@@ -8,8 +8,8 @@ import pytest
 from tflite_writer import operator, tensor, write
 
 from keras_nin import InputError
-from keras_nin.benchmark import adb_csv, measure, tools
-from keras_nin.benchmark.places import open_place
+from keras_nin.benchmark import adb, measure_files
+from keras_nin.benchmark.devices import open_device
 
 LOG = """\
 INFO: STARTING!
@@ -59,7 +59,7 @@ Memory (bytes): count=0
 
 
 def test_the_profile():
-    assert [(each["kind"], each["name"], each["index"], each["us"]["typical"]) for each in adb_csv.kernels(CSV)] == [
+    assert [(each["kind"], each["name"], each["index"], each["us"]["typical"]) for each in adb.parse_kernels(CSV)] == [
         ("delegate", "Convolution (NHWC, QC8) IGEMM", 0, pytest.approx(250)),
         ("delegate", "Fully Connected (NC, QS8, QC8W) GEMM", 1, pytest.approx(2 * 125.5)),
         ("operator", "SOFTMAX", 11, pytest.approx(0.015)),
@@ -74,7 +74,7 @@ def test_later_versions_have_no_start_and_tabs_for_commas():
         "Convolution (NHWC, F32) IGEMM,0.16,0.1999,11.4405%,11.4405%,0,1,Delegate/Convolution (NHWC\t F32) IGEMM:0",
         "HardSwish (NC),0.016,0.0656,3.75436%,15.1949%,0,1,Delegate/HardSwish (NC):1",
     ]
-    kernels = adb_csv.kernels("\n".join(lines))
+    kernels = adb.parse_kernels("\n".join(lines))
     assert [(each["name"], each["index"], each["us"]["mean"]) for each in kernels] == [
         ("Convolution (NHWC, F32) IGEMM", 0, pytest.approx(199.9)),
         ("HardSwish (NC)", 1, pytest.approx(65.6)),
@@ -83,7 +83,7 @@ def test_later_versions_have_no_start_and_tabs_for_commas():
 
 def test_without_a_delegates_kernels_its_operator_stays():
     text = "\n".join(line for line in CSV.splitlines() if "Delegate/" not in line)
-    assert [each["name"] for each in adb_csv.kernels(text)] == ["TfLiteXNNPackDelegate", "SOFTMAX"]
+    assert [each["name"] for each in adb.parse_kernels(text)] == ["TfLiteXNNPackDelegate", "SOFTMAX"]
 
 
 @pytest.mark.parametrize(
@@ -98,12 +98,12 @@ def test_without_a_delegates_kernels_its_operator_stays():
 )
 def test_other_files(text, says):
     with pytest.raises(InputError) as caught:
-        adb_csv.kernels(text)
+        adb.parse_kernels(text)
     assert says in str(caught.value)
 
 
 def test_the_log():
-    assert adb_csv.log(LOG) == {
+    assert adb.parse_log(LOG) == {
         "runs": 1021,
         "median_us": 978,
         "mean_us": 980,
@@ -117,7 +117,7 @@ def test_the_log():
 def test_the_log_of_one_run_prints_no_statistics():
     only = LOG.replace("count=1021 first=1000 curr=975 min=960 max=1500 avg=9.8e+02 std=12 p5=965 median=978 p95=1010",
                        "count=1 curr=975")  # fmt: skip
-    found = adb_csv.log(only)
+    found = adb.parse_log(only)
     assert (found["runs"], found["median_us"], found["min_us"]) == (1, 975, 975)
 
 
@@ -131,7 +131,7 @@ def test_the_log_of_one_run_prints_no_statistics():
 )
 def test_other_logs(text, says):
     with pytest.raises(InputError) as caught:
-        adb_csv.log(text)
+        adb.parse_log(text)
     assert says in str(caught.value)
 
 
@@ -206,7 +206,7 @@ def network(tmp_path):
 
 
 def test_a_benchmark(android, network):
-    made = measure([network], threads=(2,), runs=60, run=open_place("adb://emulator-5554"))
+    made = measure_files([network], threads=(2,), runs=60, run=open_device("adb://emulator-5554"))
     (profile,) = made.profiles
     assert (profile.file, profile.threads, profile.api) == (network.name, 2, "benchmark_model")
     assert (profile.total.median, profile.total.min, profile.total.low, profile.total.high) == (978, 960, 978, 978)
@@ -222,7 +222,7 @@ def test_a_benchmark(android, network):
 
 
 def test_its_commands(android, network):
-    measure([network], threads=(2,), runs=60, run=open_place("adb://emulator-5554"))
+    measure_files([network], threads=(2,), runs=60, run=open_device("adb://emulator-5554"))
     calls = android.commands()
     assert all(call[1:3] == ["-s", "emulator-5554"] for call in calls if call[0] == "adb")
     runs = [call[1:] for call in calls if call[0] == "benchmark_model"]
@@ -236,7 +236,7 @@ def test_its_commands(android, network):
 
 
 def test_as_long_as_it_is_told(android, network):
-    measure([network], seconds=6, layers=False, run=open_place("adb://emulator-5554"))
+    measure_files([network], seconds=6, layers=False, run=open_device("adb://emulator-5554"))
     runs = [call for call in android.commands() if call[0] == "benchmark_model"]
     assert [words[3:] for words in runs] == [["--num_runs=1", "--min_secs=1", "--max_secs=1"]] * 6
 
@@ -244,7 +244,9 @@ def test_as_long_as_it_is_told(android, network):
 def test_files_take_turns_and_a_delegate_is_passed_on(android, network, tmp_path):
     other = tmp_path / "other.tflite"
     other.write_bytes(network.read_bytes())
-    made = measure([network, other], runs=12, interleave=True, delegate="/vendor/lib/tpu.so", run=open_place("adb://"))
+    made = measure_files(
+        [network, other], runs=12, interleave=True, delegate="/vendor/lib/tpu.so", run=open_device("adb://")
+    )
     runs = [call for call in android.commands() if call[0] == "benchmark_model"]
     assert [words[1].rpartition("/")[2] for words in runs[:4]] == ["0.tflite", "1.tflite", "0.tflite", "1.tflite"]
     assert all("--external_delegate_path=/vendor/lib/tpu.so" in words for words in runs)
@@ -255,14 +257,14 @@ def test_files_take_turns_and_a_delegate_is_passed_on(android, network, tmp_path
 def test_a_tool_of_this_machine_is_sent_along(android, network, tmp_path):
     here = tmp_path / "my tool"
     android.tool.rename(here)
-    made = measure([network], runs=6, run=open_place("adb://emulator-5554", benchmark_model=str(here)))
+    made = measure_files([network], runs=6, run=open_device("adb://emulator-5554", benchmark_model=str(here)))
     assert made.profiles[0].total.median == 978
     assert list(android.root.iterdir()) == []
 
 
 def refused(network, url="adb://emulator-5554", **options):
     with pytest.raises(InputError) as caught:
-        measure([network], runs=6, run=open_place(url, **options))
+        measure_files([network], runs=6, run=open_device(url, **options))
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -287,11 +289,11 @@ def test_a_file_that_does_not_run(android, network, status, says):
 
 
 def test_no_adb_here(network, monkeypatch):
-    monkeypatch.setenv(tools.variable("adb"), "/no/adb")
+    monkeypatch.setenv(adb.tool_variable("adb"), "/no/adb")
     assert "Expected the program '/no/adb' of Android's platform tools" in refused(network)
 
 
 @pytest.mark.parametrize("url", ["adb://a b", "adb://a;b", "adb://x/y", "usb://x", "", "http://host", "ssh:/host"])
 def test_bad_urls(url):
     with pytest.raises(InputError, match="^Expected `--on` as "):
-        open_place(url)
+        open_device(url)

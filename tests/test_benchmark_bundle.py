@@ -12,14 +12,14 @@ import zipfile
 import pytest
 from tflite_writer import operator, tensor, write
 
-from keras_nin.benchmark import bundle
+from keras_nin.benchmark import devices
 
 
 @pytest.fixture
 def archive(tmp_path):
     path = tmp_path / "a folder" / "runner.pyz"
     path.parent.mkdir()
-    path.write_bytes(bundle.runner())
+    path.write_bytes(devices.build_runner_archive())
     return path
 
 
@@ -55,7 +55,7 @@ def test_it_does_a_job(archive, network):
 
 
 def test_its_modules_come_from_the_file():
-    code = bundle.runner()
+    code = devices.build_runner_archive()
     with zipfile.ZipFile(io.BytesIO(code)) as file:
         names = set(file.namelist())
         assert {name for name in names if file.getinfo(name).file_size == 0} >= {
@@ -65,9 +65,9 @@ def test_its_modules_come_from_the_file():
         }
         assert {"__main__.py", "keras_nin/benchmark/runner/main.py", "keras_nin/tflite/host.py"} < names
         for name in names:
-            tree = ast.parse(file.read(name), name, feature_version=bundle.LEAST_PYTHON)
+            tree = ast.parse(file.read(name), name, feature_version=devices.MIN_PYTHON)
             assert imported(tree) <= names, name
-    assert code == bundle.runner()
+    assert code == devices.build_runner_archive()
 
 
 def imported(tree):

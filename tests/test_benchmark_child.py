@@ -11,7 +11,7 @@ import time
 import pytest
 import tflite_writer as writer
 
-from keras_nin.benchmark import child
+from keras_nin.benchmark import measurement
 
 HOST = {"host": {"cpu": "made up"}}
 JOB = {"models": [{"file": "net.tflite", "threads": 1}], "seconds": 0.1}
@@ -26,7 +26,7 @@ def runner(*lines, then=""):
 
 
 def run(*lines, then="", job=JOB, limit=LIMIT, **options):
-    return child.run(job, runner(*lines, then=then), limit=limit, **options)
+    return measurement.run_job(job, runner(*lines, then=then), limit=limit, **options)
 
 
 def gone(process):
@@ -45,7 +45,7 @@ def gone(process):
 def test_the_answer_is_the_host_and_the_results_in_order():
     job = JOB | {"models": JOB["models"] * 2}
     answer = run(HOST, {"result": {"file": "a"}}, {"result": {"file": "b"}}, job=job)
-    assert answer == child.Answer(HOST["host"], ({"file": "a"}, {"file": "b"}))
+    assert answer == measurement.JobResult(HOST["host"], ({"file": "a"}, {"file": "b"}))
 
 
 def test_the_job_arrives_whole():
@@ -65,13 +65,13 @@ def test_progress_is_told_while_it_runs():
 
 
 def test_a_command_that_does_not_start():
-    with pytest.raises(child.NotStarted, match="Expected a command that starts.*'/no/such'.*No such file"):
-        child.run(JOB, ["/no/such", "runner.pyz"])
+    with pytest.raises(measurement.RunnerNotStarted, match="Expected a command that starts.*'/no/such'.*No such file"):
+        measurement.run_job(JOB, ["/no/such", "runner.pyz"])
 
 
 def test_a_command_that_ends_without_an_answer():
     then = "print('bash: python3: command not found', file=sys.stderr); sys.exit(127)"
-    with pytest.raises(child.NoAnswer, match="none from.*status 127.*python3: command not found") as caught:
+    with pytest.raises(measurement.RunnerNoAnswer, match="none from.*status 127.*python3: command not found") as caught:
         run(then=then)
     assert caught.value.status == 127
     assert "command not found" in caught.value.log
@@ -79,13 +79,13 @@ def test_a_command_that_ends_without_an_answer():
 
 
 def test_a_command_that_says_nothing():
-    with pytest.raises(child.NoAnswer, match="nothing came for 0.5 s") as caught:
+    with pytest.raises(measurement.RunnerNoAnswer, match="nothing came for 0.5 s") as caught:
         run(then="time.sleep(600)", limit=0.5)
     assert caught.value.status is None
 
 
 def test_a_file_that_never_ends():
-    with pytest.raises(child.Refused, match="'net.tflite': nothing came for 2 s"):
+    with pytest.raises(measurement.FileRefused, match="'net.tflite': nothing came for 2 s"):
         run(HOST, then="time.sleep(600)", limit=2)
 
 
@@ -105,8 +105,8 @@ def test_a_file_that_the_runtime_refuses():
         print("INFO: of no use\\nERROR: the cause.\\nERROR: what follows", file=sys.stderr)
     """
     runs = [sys.executable, "-c", runner(HOST, error)[2] + textwrap.dedent(then)]
-    with pytest.raises(child.Refused) as caught:
-        child.run(JOB, runs)
+    with pytest.raises(measurement.FileRefused) as caught:
+        measurement.run_job(JOB, runs)
     assert str(caught.value) == (
         "Expected a file that the LiteRT runtime runs. Received: 'net.tflite': LiteRtX returned kLiteRtStatusErrorY "
         "(the cause.)"
@@ -115,25 +115,27 @@ def test_a_file_that_the_runtime_refuses():
 
 def test_the_name_in_messages_is_that_of_the_entry():
     models = [{"file": "/tmp/there/0.tflite", "name": "net.tflite", "threads": 1}]
-    with pytest.raises(child.Refused, match="Received: 'net.tflite': no"):
+    with pytest.raises(measurement.FileRefused, match="Received: 'net.tflite': no"):
         run(HOST, {"error": {"model": 0, "message": "no"}}, job={"models": models})
 
 
 @pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGABRT, signal.SIGKILL])
 def test_a_crash_names_its_signal(number):
-    with pytest.raises(child.Refused, match=f"'net.tflite': the runtime was killed by {number.name}$"):
+    with pytest.raises(measurement.FileRefused, match=f"'net.tflite': the runtime was killed by {number.name}$"):
         run(HOST, then=f"os.kill(os.getpid(), {int(number)})")
 
 
 def test_a_crash_for_want_of_memory_says_so():
     then = "print(\"terminate called after throwing 'std::bad_alloc'\", file=sys.stderr, flush=True); os.abort()"
-    with pytest.raises(child.Refused, match=r"SIGABRT \(it asks for more memory than is free\)"):
+    with pytest.raises(measurement.FileRefused, match=r"SIGABRT \(it asks for more memory than is free\)"):
         run(HOST, then=then)
 
 
 def test_a_crash_of_several_files_blames_none_of_them_alone():
     job = {"models": [{"file": "a.tflite", "threads": 1}, {"file": "b.tflite", "threads": 1}]}
-    with pytest.raises(child.Refused, match=r"one of 'a.tflite', 'b.tflite': its process ended with status 3"):
+    with pytest.raises(
+        measurement.FileRefused, match=r"one of 'a.tflite', 'b.tflite': its process ended with status 3"
+    ):
         run(HOST, {"result": {}}, then="sys.exit(3)", job=job)
 
 
@@ -145,7 +147,7 @@ def test_a_flood_of_messages_is_kept_short():
         print("last", file=sys.stderr, flush=True)
         sys.exit(1)
     """
-    with pytest.raises(child.NoAnswer, match=r"status 1 \(first\)$") as caught:
+    with pytest.raises(measurement.RunnerNoAnswer, match=r"status 1 \(first\)$") as caught:
         run(then=then)
     assert len(caught.value.log) < 1 << 17
     assert caught.value.log.rstrip().endswith("last")
@@ -160,7 +162,7 @@ def test_what_the_runner_started_goes_with_it():
     """
     assert gone(run(HOST, then=then).results[0]["other"])
     told = []
-    with pytest.raises(child.Refused):
+    with pytest.raises(measurement.FileRefused):
         run(HOST, then=then.replace("result", "progress"), limit=3, progress=told.append)
     assert gone(told[0]["other"])
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from keras_nin.benchmark import comparison
-from keras_nin.benchmark.records import Benchmark, KernelTime, LayerTime, Profile, Statistics
+from keras_nin.benchmark.records import BenchmarkResult, KernelTime, LatencyStatistics, LayerTime, Profile
 from keras_nin.errors import InputError
 
 HOST = {"cpu": "A", "cores": 2, "system": "S", "python": "3", "litert": "2", "state": {}}
@@ -21,7 +21,7 @@ def layer(name, us, kernel="GEMM"):
 
 def profile(file="net.tflite", median=100.0, within=0.01, threads=1, layers=(), rounds=(), sha="1"):
     low, high = (None, None) if within is None else (median * (1 - within), median * (1 + within))
-    total = Statistics(median, median, median, median, median, median, low, high)
+    total = LatencyStatistics(median, median, median, median, median, median, low, high)
     return Profile(
         file, sha, 10, HOST, threads, 100, True, total, 1.0, 1.0, 1, 1, "compiled_model",
         layers=tuple(layers), rounds_us=tuple(rounds),
@@ -29,7 +29,7 @@ def profile(file="net.tflite", median=100.0, within=0.01, threads=1, layers=(), 
 
 
 def benchmark(*profiles, host=HOST, warnings=()):
-    return Benchmark(host, profiles, warnings)
+    return BenchmarkResult(host, profiles, warnings)
 
 
 def compare(before, after):
@@ -41,9 +41,9 @@ def test_ratios_are_to_the_first_with_as_many_threads():
         profile("a", rounds=[10] * 10), profile("a", threads=2, rounds=[5] * 10),
         profile("b", rounds=[15] * 12), profile("b", threads=2, rounds=[20] * 10),
     ]  # fmt: skip
-    assert comparison.ratios(profiles) == (
-        comparison.Ratio("b", "a", 1, 1.5, 1.5, 1.5),
-        comparison.Ratio("b", "a", 2, 4.0, 4.0, 4.0),
+    assert comparison.compute_ratios(profiles) == (
+        comparison.LatencyRatio("b", "a", 1, 1.5, 1.5, 1.5),
+        comparison.LatencyRatio("b", "a", 2, 4.0, 4.0, 4.0),
     )
 
 
@@ -54,7 +54,7 @@ def test_the_interval_of_a_ratio_holds_it_while_the_machine_drifts():
     for _ in range(300):
         drift = np.exp(0.1 * np.cumsum(rng.standard_normal(60) * 0.3))
         ours, theirs = (time * drift * (1 + 0.03 * (rng.exponential(size=60) - math.log(2))) for time in (120.0, 100.0))
-        (found,) = comparison.ratios([profile("a", rounds=theirs), profile("b", rounds=ours)])
+        (found,) = comparison.compute_ratios([profile("a", rounds=theirs), profile("b", rounds=ours)])
         hits += found.low <= 1.2 <= found.high
         widths.append(found.high - found.low)
     assert hits >= 0.92 * 300
@@ -62,24 +62,24 @@ def test_the_interval_of_a_ratio_holds_it_while_the_machine_drifts():
 
 
 def test_too_few_rounds_have_no_interval():
-    (found,) = comparison.ratios([profile("a", rounds=[1, 1, 1]), profile("b", rounds=[2, 2, 2])])
+    (found,) = comparison.compute_ratios([profile("a", rounds=[1, 1, 1]), profile("b", rounds=[2, 2, 2])])
     assert (found.ratio, found.low, found.high) == (2, None, None)
 
 
 def test_ratios_need_rounds():
     with pytest.raises(InputError, match="'b' without rounds"):
-        comparison.ratios([profile("a", rounds=[1]), profile("b")])
+        comparison.compute_ratios([profile("a", rounds=[1]), profile("b")])
 
 
 def test_the_interval_of_independent_runs_holds_the_ratio():
     """Medians of two independent samples, each with the interval that a benchmark gives it."""
-    from keras_nin.benchmark.runner.timing import interval
+    from keras_nin.benchmark.runner.timing import median_interval
 
     rng = np.random.default_rng(1)
 
     def measured(center):
         times = center * np.exp(0.05 * rng.standard_normal(40))
-        low, high = interval(times)
+        low, high = median_interval(times)
         made = profile(median=float(np.median(times)))
         return dataclasses.replace(made, total=dataclasses.replace(made.total, low=low, high=high))
 
@@ -189,7 +189,7 @@ def written(path, document):
 
 def test_a_benchmark_is_read_from_its_file(tmp_path):
     made = benchmark(profile(layers=[layer("a", 5)], rounds=[1.0]))
-    assert comparison.read(written(tmp_path / "a.json", made.to_json())) == made
+    assert comparison.read_benchmark(written(tmp_path / "a.json", made.to_json())) == made
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ def test_a_benchmark_is_read_from_its_file(tmp_path):
 def test_what_is_no_benchmark_is_refused_in_one_line(tmp_path, change, problem):
     path = written(tmp_path / "a.json", change(as_read(benchmark(profile()))))
     with pytest.raises(InputError, match="^Expected a .*JSON file of `keras-nin benchmark`") as caught:
-        comparison.read(path)
+        comparison.read_benchmark(path)
     assert "\n" not in str(caught.value)
     assert problem in str(caught.value)
 

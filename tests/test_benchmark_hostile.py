@@ -7,7 +7,7 @@ import sys
 import pytest
 import tflite_writer as writer
 
-from keras_nin.benchmark import measure
+from keras_nin.benchmark import measure_files
 from keras_nin.errors import InputError
 
 FOLDER = pathlib.Path(__file__).parents[1] / "benchmarks"
@@ -23,7 +23,7 @@ def unary(op="ABS"):
 
 
 def measured(path):
-    return measure([path], runs=3).profiles[0]
+    return measure_files([path], runs=3).profiles[0]
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_an_open_batch_runs_as_one(net):
 def test_other_open_sizes_are_refused(net):
     path = net(tensors([1, 1, 4], [1, 1, 4], shapeSignature=[1, -1, 4]), unary())
     with pytest.raises(InputError, match=r"open in the batch alone.*'t0' has the shape \(1, -1, 4\).*Export it with"):
-        measure([path])
+        measure_files([path])
 
 
 def refusal(path):

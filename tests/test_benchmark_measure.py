@@ -6,8 +6,8 @@ import pytest
 import tflite_writer as writer
 
 from keras_nin import files
-from keras_nin.benchmark import child, measure, profile, single
-from keras_nin.benchmark.records import PROFILER, Benchmark
+from keras_nin.benchmark import measure_file, measure_files, measurement, single_operators
+from keras_nin.benchmark.records import PROFILER, BenchmarkResult
 from keras_nin.errors import InputError
 
 FLOAT = "FLOAT32"
@@ -32,13 +32,13 @@ class Place:
     def __call__(self, job):
         self.jobs.append(job)
         made = [result(threads=model["threads"], **self.changes) for model in job["models"]]
-        return child.Answer(self.host, tuple(made))
+        return measurement.JobResult(self.host, tuple(made))
 
 
 @pytest.fixture(autouse=True)
 def _no_single_operators(monkeypatch):
     """A made-up place has no profiler; what takes its place is tested on its own."""
-    monkeypatch.setattr(single, "with_layers", lambda profile, *_: profile)
+    monkeypatch.setattr(single_operators, "add_layers", lambda profile, *_: profile)
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def other(tmp_path):
 
 
 def test_a_profile_of_a_file(add):
-    found = profile(add, seconds=0.5)
+    found = measure_file(add, seconds=0.5)
     assert (found.file, found.threads, found.file_bytes) == ("add.tflite", 1, add.stat().st_size)
     assert found.sha256 == files.sha256(add.read_bytes())
     assert found.method == PROFILER
@@ -66,15 +66,15 @@ def test_a_profile_of_a_file(add):
 
 
 def test_a_benchmark_survives_json(add):
-    benchmark = measure([add], threads=(1, 2), seconds=0.2)
-    again = Benchmark.from_json(json.loads(json.dumps(benchmark.to_json())))
+    benchmark = measure_files([add], threads=(1, 2), seconds=0.2)
+    again = BenchmarkResult.from_json(json.loads(json.dumps(benchmark.to_json())))
     assert again == benchmark
     assert [each.threads for each in again.profiles] == [1, 2]
 
 
 def test_each_file_and_number_of_threads_is_a_job_of_its_own(add, other):
     place = Place()
-    benchmark = measure([add, other], threads=(1, 2), run=place)
+    benchmark = measure_files([add, other], threads=(1, 2), run=place)
     assert [len(job["models"]) for job in place.jobs] == [1] * 4
     assert [(each.file, each.threads) for each in benchmark.profiles] == [
         ("add.tflite", 1), ("add.tflite", 2), ("other.tflite", 1), ("other.tflite", 2)
@@ -83,7 +83,7 @@ def test_each_file_and_number_of_threads_is_a_job_of_its_own(add, other):
 
 def test_interleaved_files_are_one_job(add, other):
     place = Place()
-    measure([add, other], threads=(1, 2), run=place, interleave=True)
+    measure_files([add, other], threads=(1, 2), run=place, interleave=True)
     (job,) = place.jobs
     assert [(model["file"], model["threads"]) for model in job["models"]] == [
         (str(add), 1), (str(add), 2), (str(other), 1), (str(other), 2)
@@ -92,7 +92,7 @@ def test_interleaved_files_are_one_job(add, other):
 
 def test_what_was_asked_for_is_in_the_job(add):
     place = Place()
-    measure([add], runs=7, seconds=3, layers=False, delegate="/lib/x.so", run=place)
+    measure_files([add], runs=7, seconds=3, layers=False, delegate="/lib/x.so", run=place)
     expected = {"runs": 7, "seconds": 3, "profile": False, "delegate": "/lib/x.so"}
     assert expected.items() <= place.jobs[0].items()
 
@@ -103,7 +103,7 @@ def test_progress_is_told_in_words(add, other):
         return Place()(job)
 
     told = []
-    measure([add, other], interleave=True, run=place, progress=told.append)
+    measure_files([add, other], interleave=True, run=place, progress=told.append)
     assert told == [
         "add.tflite on 1 thread, other.tflite on 1 thread",
         "add.tflite on 1 thread: 1,234.6 us ± 1.2% after 1,200 runs; other.tflite on 1 thread: 7.0 us after 3 runs",
@@ -123,25 +123,25 @@ def test_progress_is_told_in_words(add, other):
 )
 def test_warnings(add, host, changes, warning):
     place = Place(HOST | {"state": HOST["state"] | host}, **changes)
-    warnings = measure([add], run=place).warnings
+    warnings = measure_files([add], run=place).warnings
     assert len(warnings) == bool(warning)
     assert not warning or warnings[0].startswith(warning)
 
 
 def test_notes_say_what_ran(add, tmp_path):
-    assert measure([add], run=Place()).profiles[0].notes == ()
-    assert measure([add], run=Place(unavailable="no profiler")).profiles[0].notes == ("no profiler",)
+    assert measure_files([add], run=Place()).profiles[0].notes == ()
+    assert measure_files([add], run=Place(unavailable="no profiler")).profiles[0].notes == ("no profiler",)
 
 
 def test_a_place_is_shown_local_paths_and_its_own_are_not_read(add):
     """The results of a device name its files; the profile is of ours."""
-    assert measure([add], run=Place(file="/tmp/there/0.tflite")).profiles[0].file == "add.tflite"
+    assert measure_files([add], run=Place(file="/tmp/there/0.tflite")).profiles[0].file == "add.tflite"
 
 
 @pytest.mark.parametrize("arguments", [{"paths": []}, {"paths": ["net.tflite"], "threads": ()}])
 def test_nothing_to_measure(arguments):
     with pytest.raises(InputError, match="to name at least one"):
-        measure(**arguments)
+        measure_files(**arguments)
 
 
 def test_no_file_starts_no_runner(add, tmp_path):
@@ -149,5 +149,5 @@ def test_no_file_starts_no_runner(add, tmp_path):
     (tmp_path / "text.tflite").write_text("Not a model.")
     for path in ("text.tflite", "missing.tflite"):
         with pytest.raises(InputError, match="^Expected a"):
-            measure([add, tmp_path / path], run=place)
+            measure_files([add, tmp_path / path], run=place)
     assert not place.jobs

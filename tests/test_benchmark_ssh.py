@@ -13,7 +13,7 @@ import ssh_server
 from tflite_writer import operator, tensor, write
 
 from keras_nin import InputError
-from keras_nin.benchmark import bundle, measure, ssh, tools
+from keras_nin.benchmark import adb, devices, measure_files
 
 needs_a_server = pytest.mark.skipif(bool(ssh_server.MISSING), reason=f"OpenSSH lacks: {ssh_server.MISSING}")
 
@@ -30,7 +30,7 @@ def use(server, monkeypatch):
     """A function that lets ssh use a client configuration; "board" is the server."""
 
     def use(path):
-        monkeypatch.setenv(tools.variable("ssh"), f"ssh -F {path}")
+        monkeypatch.setenv(adb.tool_variable("ssh"), f"ssh -F {path}")
 
     use(server.folder / "config")
     return use
@@ -69,8 +69,8 @@ def refused(device, path):
 
 @needs_a_server
 def test_it_measures_what_this_machine_measures(server, use, network):
-    there = measure([network], runs=10, run=ssh.Device("ssh://board", sys.executable).run)
-    here = measure([network], runs=10)
+    there = measure_files([network], runs=10, run=devices.SshDevice("ssh://board", sys.executable).run)
+    here = measure_files([network], runs=10)
     (profile,) = there.profiles
     assert (profile.file, profile.sha256) == (network.name, here.profiles[0].sha256)
     assert [layer.kernel for layer in profile.layers] == [layer.kernel for layer in here.profiles[0].layers]
@@ -83,20 +83,20 @@ def test_user_and_port_of_the_url(server, use, network, monkeypatch):
     config = server.client_config("elsewhere", port=ssh_server.free_port())
     known = server.folder / "config.known_hosts"
     monkeypatch.setenv(
-        tools.variable("ssh"),
+        adb.tool_variable("ssh"),
         f"ssh -F {config} -o UserKnownHostsFile={known} -o HostKeyAlias=[127.0.0.1]:{server.port}",
     )
-    answer = ssh.Device(f"ssh://board:{server.port}", sys.executable).run(job(network))
+    answer = devices.SshDevice(f"ssh://board:{server.port}", sys.executable).run(job(network))
     assert answer.results[0]["runs"] == 5
     assert "it did not let us in" in refused(
-        ssh.Device(f"ssh://nobody-here@board:{server.port}", sys.executable), network
+        devices.SshDevice(f"ssh://nobody-here@board:{server.port}", sys.executable), network
     )
 
 
 @needs_a_server
 def test_a_path_with_spaces_and_quotes(use, network, interpreter):
     python = interpreter('exec "$python" "$@"')
-    (result,) = ssh.Device("ssh://board", python).run(job(network)).results
+    (result,) = devices.SshDevice("ssh://board", python).run(job(network)).results
     assert (result["file"], result["runs"]) == (str(network), 5)
 
 
@@ -104,7 +104,7 @@ def test_a_path_with_spaces_and_quotes(use, network, interpreter):
 def test_a_file_that_does_not_run(server, use, tmp_path):
     path = tmp_path / "no network.tflite"
     path.write_bytes(b"garbage")
-    text = refused(ssh.Device("ssh://board", sys.executable), path)
+    text = refused(devices.SshDevice("ssh://board", sys.executable), path)
     assert f"Received: {str(path)!r}" in text
     assert list(server.temporary.iterdir()) == []
 
@@ -120,7 +120,7 @@ def test_a_file_that_does_not_run(server, use, tmp_path):
 )
 def test_no_connection(server, use, network, settings, says):
     use(server.client_config("bad", **settings))
-    assert says in refused(ssh.Device("ssh://board", sys.executable), network)
+    assert says in refused(devices.SshDevice("ssh://board", sys.executable), network)
 
 
 @needs_a_server
@@ -128,17 +128,17 @@ def test_another_host_key(server, use, network):
     use(server.client_config("bad", known=False))
     key = (server.folder / "other_key.pub").read_text()
     (server.folder / "bad.known_hosts").write_text(f"[127.0.0.1]:{server.port} {key}")
-    assert "another one than before" in refused(ssh.Device("ssh://board", sys.executable), network)
+    assert "another one than before" in refused(devices.SshDevice("ssh://board", sys.executable), network)
 
 
 @needs_a_server
 def test_an_unknown_host(use, network):
-    assert "no such host is known" in refused(ssh.Device("ssh://host.invalid"), network)
+    assert "no such host is known" in refused(devices.SshDevice("ssh://host.invalid"), network)
 
 
 @needs_a_server
 def test_no_python(use, network):
-    text = refused(ssh.Device("ssh://board", "/no/python"), network)
+    text = refused(devices.SshDevice("ssh://board", "/no/python"), network)
     assert "/no/python is missing there. Install Python 3.10 or later" in text
 
 
@@ -156,7 +156,7 @@ def test_no_python(use, network):
     ],
 )
 def test_what_is_wrong_with_python(server, use, network, interpreter, script, says):
-    text = refused(ssh.Device("ssh://board", interpreter(script)), network)
+    text = refused(devices.SshDevice("ssh://board", interpreter(script)), network)
     assert says in text
     assert "\n" not in text
     assert list(server.temporary.iterdir()) == []
@@ -166,7 +166,7 @@ def test_what_is_wrong_with_python(server, use, network, interpreter, script, sa
 def test_no_room(server, use, network):
     server.temporary.rename(f"{server.temporary}-away")
     try:
-        text = refused(ssh.Device("ssh://board", sys.executable), network)
+        text = refused(devices.SshDevice("ssh://board", sys.executable), network)
     finally:
         os.rename(f"{server.temporary}-away", server.temporary)
     assert "cannot be written to its temporary folder" in text
@@ -179,15 +179,15 @@ def test_the_runner_ends_with_the_connection(server, use, network, end):
 
     def run():
         with pytest.raises(InputError) as caught:
-            ssh.Device("ssh://board", sys.executable).run(job(network, runs=10**9), limit=600)
+            devices.SshDevice("ssh://board", sys.executable).run(job(network, runs=10**9), limit=600)
         errors.append(str(caught.value))
 
     thread = threading.Thread(target=run)
     thread.start()
-    runner = wait_for(lambda: running(server.process.pid, "/python", bundle.NAME))
+    runner = wait_for(lambda: running(server.process.pid, "/python", devices.RUNNER_NAME))
     assert runner
     if end == "client":
-        victims = running(os.getpid(), "ssh", bundle.NAME)
+        victims = running(os.getpid(), "ssh", devices.RUNNER_NAME)
     else:
         victims = [pid for pid in ssh_server.children(server.process.pid) if b"sshd" in command_of(pid)]
     assert victims
@@ -231,13 +231,13 @@ def wait_for(condition, seconds=60):
                                  "ssh://-l@host"])  # fmt: skip
 def test_bad_urls(url):
     with pytest.raises(InputError, match=r"^Expected `--on` as ssh://\[user@\]host\[:port\]\. Received: "):
-        ssh.Device(url)
+        devices.SshDevice(url)
 
 
 def test_no_ssh_here(monkeypatch, network):
-    monkeypatch.setenv(tools.variable("ssh"), "/no/ssh")
-    assert "Expected the program '/no/ssh' of OpenSSH" in refused(ssh.Device("ssh://board"), network)
-    monkeypatch.setenv(tools.variable("ssh"), "ssh -F 'open")
+    monkeypatch.setenv(adb.tool_variable("ssh"), "/no/ssh")
+    assert "Expected the program '/no/ssh' of OpenSSH" in refused(devices.SshDevice("ssh://board"), network)
+    monkeypatch.setenv(adb.tool_variable("ssh"), "ssh -F 'open")
     assert 'Expected a command in KERAS_NIN_SSH. Received: "ssh -F \'open"' in refused(
-        ssh.Device("ssh://board"), network
+        devices.SshDevice("ssh://board"), network
     )

@@ -3,7 +3,7 @@
 import pytest
 from latency_records import layer, profile
 
-from keras_nin.benchmark import subtotals
+from keras_nin.benchmark import layer_times
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def measured():
 
 
 def test_by_kind_and_role(measured):
-    found = {each.name: each for each in subtotals.subtotals(measured)}
+    found = {each.name: each for each in layer_times.sum_by_role(measured)}
     assert list(found) == ["1x1 reduce", "1x1 expand", "spatial", "other", "runtime overhead"]
     expand, other = found["1x1 expand"], found["other"]
     assert (expand.rows, expand.us, expand.macs) == (2, 25.0, 2_500_000)
@@ -31,7 +31,7 @@ def test_by_kind_and_role(measured):
     assert found["runtime overhead"].us == -1.0
 
 
-@pytest.mark.parametrize("function", [subtotals.subtotals, subtotals.by_block])
+@pytest.mark.parametrize("function", [layer_times.sum_by_role, layer_times.sum_by_block])
 def test_they_add_up_to_the_run(measured, function):
     found = function(measured)
     assert sum(each.us for each in found) == pytest.approx(measured.total.median)
@@ -41,16 +41,16 @@ def test_they_add_up_to_the_run(measured, function):
 
 
 def test_by_block_in_order_of_execution(measured):
-    found = subtotals.by_block(measured)
+    found = layer_times.sum_by_block(measured)
     assert [each.name for each in found] == ["fire", "fire2", "(no block)", "runtime overhead"]
     assert (found[0].us, found[0].macs) == (62.0, 12_000_000)
 
 
 def test_all_pointwise_layers(measured):
-    found = subtotals.pointwise(measured)
+    found = layer_times.sum_pointwise(measured)
     assert (found.name, found.rows, found.us) == ("1x1", 3, 35.0)
     assert found.share == pytest.approx(35 / measured.total.median)
 
 
 def test_a_profile_without_layers_has_none():
-    assert subtotals.subtotals(profile(overhead=None)) == ()
+    assert layer_times.sum_by_role(profile(overhead=None)) == ()

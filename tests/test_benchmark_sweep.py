@@ -8,21 +8,21 @@ import numpy as np
 import pytest
 
 from keras_nin import InputError
-from keras_nin.benchmark import grid, sweep, sweep_findings, sweep_rows
-from keras_nin.benchmark.grid import Grid, Layer, Point
-from keras_nin.benchmark.records import Benchmark, KernelTime, LayerTime, Profile, Statistics
-from keras_nin.benchmark.sweep_rows import Row
-from keras_nin.report import sweep as report
-from keras_nin.report import sweep_plot
-from keras_nin.tflite import graph
+from keras_nin.benchmark import sweep, sweep_results
+from keras_nin.benchmark.records import BenchmarkResult, KernelTime, LatencyStatistics, LayerTime, Profile
+from keras_nin.benchmark.sweep import ConvLayer, SweepGrid, SweepPoint
+from keras_nin.benchmark.sweep_results import SweepRow
+from keras_nin.plots import sweeps
+from keras_nin.report import comparisons as report
+from keras_nin.tflite import reader
 
 HOST = {"cpu": "a processor", "cores": 2, "litert": "2.3.0", "state": {"load_average": 0.5, "governor": None}}
 WHO = {"cpu": "a processor", "cores": "2", "litert": "2.3.0", "keras_nin": "0"}
-GRID = Grid(size=(4, 6), cin=(8, 16), cout=(7, 8, 9), kernel=(1, 3), scheme=("float32", "int8"), threads=(1, 2))
+GRID = SweepGrid(size=(4, 6), cin=(8, 16), cout=(7, 8, 9), kernel=(1, 3), scheme=("float32", "int8"), threads=(1, 2))
 
 
 def point(size=14, cin=64, cout=64, kernel=1, scheme="int8", threads=1):
-    return Point(Layer(size, cin, cout, kernel), scheme, threads)
+    return SweepPoint(ConvLayer(size, cin, cout, kernel), scheme, threads)
 
 
 def rows_of(*rows):
@@ -36,11 +36,13 @@ def test_a_grid_is_every_combination_once():
     points = GRID.points()
     assert len(points) == len(set(points)) == 2 * 2 * 3 * 2 * 2 * 2
     assert points == sorted(points)
-    assert Grid((4, 4), (8,), (8,), (1,), ("int8",), (1,)).points() == [Point(Layer(4, 8, 8, 1), "int8", 1)]
+    assert SweepGrid((4, 4), (8,), (8,), (1,), ("int8",), (1,)).points() == [
+        SweepPoint(ConvLayer(4, 8, 8, 1), "int8", 1)
+    ]
 
 
 def test_macs():
-    assert Layer(12, 512, 32, 3).macs == 12 * 12 * 3 * 3 * 512 * 32
+    assert ConvLayer(12, 512, 32, 3).macs == 12 * 12 * 3 * 3 * 512 * 32
 
 
 @pytest.mark.parametrize(
@@ -56,19 +58,19 @@ def test_macs():
 )
 def test_grids_that_make_no_sense(wrong, message):
     with pytest.raises(InputError, match=message):
-        Grid(**{"size": (4,), "cin": (8,), "cout": (8,)} | wrong)
+        SweepGrid(**{"size": (4,), "cin": (8,), "cout": (8,)} | wrong)
 
 
 @pytest.mark.parametrize(
     ("channels", "multiple"), [(1, 8), (3, 8), (8, 8), (11, 8), (12, 16), (63, 64), (64, 64), (65, 64), (67, 64)]
 )
 def test_the_multiple_beside_a_channel_count(channels, multiple):
-    assert grid.aligned(channels) == multiple
+    assert sweep.nearest_aligned(channels) == multiple
 
 
 def test_what_is_compared_is_in_one_group():
     points = GRID.points()
-    sites = grid.sites(points, seed=1)
+    sites = sweep.order_sites(points, seed=1)
     groups = [group for site in sites for group in site]
     assert sorted(point for group in groups for point in group) == points
     # 7, 8 and 9 filters and both kernels together; the rest apart.
@@ -82,25 +84,25 @@ def test_what_is_compared_is_in_one_group():
 def test_the_order_is_random_and_comes_again():
     points = GRID.points()
     mixed = random.Random(3).sample(points, len(points))
-    assert grid.sites(mixed, seed=1) == grid.sites(points, seed=1) != grid.sites(points, seed=2)
-    sizes = [site[0][0].layer.size for seed in range(8) for site in grid.sites(points, seed)[:1]]
+    assert sweep.order_sites(mixed, seed=1) == sweep.order_sites(points, seed=1) != sweep.order_sites(points, seed=2)
+    sizes = [site[0][0].layer.size for seed in range(8) for site in sweep.order_sites(points, seed)[:1]]
     assert len(set(sizes)) == 2
 
 
 # rows
 
 
-ROW = Row(point(), 12.5, 12.0, 13.0, 7.25, "GEMM, of 64", 100, True, 0.5, 3)
-FAILED = Row(point(cout=65), error="Expected a file that runs. Received: 'a,b'\n")
+ROW = SweepRow(point(), 12.5, 12.0, 13.0, 7.25, "GEMM, of 64", 100, True, 0.5, 3)
+FAILED = SweepRow(point(cout=65), error="Expected a file that runs. Received: 'a,b'\n")
 
 
 def test_rows_come_back_from_the_file(tmp_path):
     path = tmp_path / "sweep.csv"
-    path.write_text(sweep_rows.to_csv([FAILED, ROW], WHO))
-    assert sweep_rows.read(path, WHO) == rows_of(ROW, FAILED)
-    assert sweep_rows.read(tmp_path / "none.csv", WHO) == {}
+    path.write_text(sweep_results.format_sweep_csv([FAILED, ROW], WHO))
+    assert sweep_results.read_sweep(path, WHO) == rows_of(ROW, FAILED)
+    assert sweep_results.read_sweep(tmp_path / "none.csv", WHO) == {}
     head, first, *_ = path.read_text().splitlines()
-    assert head.split(",") == list(sweep_rows.COLUMNS)
+    assert head.split(",") == list(sweep_results.CSV_COLUMNS)
     assert first.startswith("14,64,64,1,int8,1,12.5,12,13,7.25,")
     values = dict(zip(head.split(","), first.replace('"GEMM, of 64"', "GEMM").split(","), strict=True))
     assert int(values["macs"]) == 14 * 14 * 64 * 64
@@ -110,9 +112,9 @@ def test_rows_come_back_from_the_file(tmp_path):
 @pytest.mark.parametrize("other", [{"cpu": "another"}, {"litert": "2.4.0"}, {"keras_nin": "1"}, {"cores": "4"}])
 def test_rows_of_another_machine_are_refused(other, tmp_path):
     path = tmp_path / "sweep.csv"
-    path.write_text(sweep_rows.to_csv([ROW], WHO | other))
+    path.write_text(sweep_results.format_sweep_csv([ROW], WHO | other))
     with pytest.raises(InputError, match="--force"):
-        sweep_rows.read(path, WHO)
+        sweep_results.read_sweep(path, WHO)
 
 
 @pytest.mark.parametrize(
@@ -128,16 +130,16 @@ def test_rows_of_another_machine_are_refused(other, tmp_path):
 )
 def test_a_damaged_file_is_refused(damage, tmp_path):
     path = tmp_path / "sweep.csv"
-    path.write_text(damage(sweep_rows.to_csv([ROW], WHO)))
+    path.write_text(damage(sweep_results.format_sweep_csv([ROW], WHO)))
     with pytest.raises(InputError, match="sweep.csv"):
-        sweep_rows.read(path, WHO)
+        sweep_results.read_sweep(path, WHO)
 
 
 # findings
 
 
 def timed(us, turn=0, kernel_us=None, **where):
-    return Row(point(**where), us, us, us, kernel_us, "GEMM", 100, True, 0.5, turn)
+    return SweepRow(point(**where), us, us, us, kernel_us, "GEMM", 100, True, 0.5, turn)
 
 
 def test_kernels_are_compared_with_1x1():
@@ -145,7 +147,7 @@ def test_kernels_are_compared_with_1x1():
         timed(10, kernel_us=5), timed(80, kernel_us=50, kernel=3), timed(240, kernel=5),
         timed(9, cout=32, kernel=3), timed(9, turn=1, scheme="float32"), timed(90, turn=2, scheme="float32", kernel=3),
     )  # fmt: skip
-    found = sweep_findings.kernel_ratios(rows)
+    found = sweep_results.compute_kernel_ratios(rows)
     # 32 filters have no 1x1 layer, and what was measured at other times is not compared.
     assert [(each.point.layer.kernel, each.macs, each.time, each.whole) for each in found] == [
         (3, 9, 10.0, 8.0), (5, 25, None, 24.0),
@@ -158,7 +160,7 @@ def test_the_cost_of_a_channel():
         timed(20, cin=60), FAILED,
     )  # fmt: skip
     rows |= rows_of(timed(13, kernel_us=6.5 * 1.5, cout=65))
-    found = {(each.axis, each.channels): each.cost for each in sweep_findings.unaligned(rows)}
+    found = {(each.axis, each.channels): each.cost for each in sweep_results.compute_alignment_costs(rows)}
     assert found == {
         ("cout", 63): pytest.approx(1.0), ("cout", 65): pytest.approx(1.5), ("cin", 60): pytest.approx(2 * 64 / 60)
     }  # fmt: skip
@@ -170,29 +172,29 @@ def test_summaries_and_sentences():
         *(timed(10 * ratio, size=size, kernel=3) for size, ratio in ((7, 6), (14, 8), (28, 13))),
         timed(20, size=7, cout=63),
     )
-    (summary,) = sweep_findings.summaries(
-        sweep_findings.kernel_ratios(rows), lambda each: each.macs, lambda each: each.whole
+    (summary,) = sweep_results.summarize_ratios(
+        sweep_results.compute_kernel_ratios(rows), lambda each: each.macs, lambda each: each.whole
     )
-    assert summary == sweep_findings.Summary(9, 3, 8.0, 6.0, 13.0)
-    lines = list(sweep_findings.sentences(rows))
+    assert summary == sweep_results.RatioSummary(9, 3, 8.0, 6.0, 13.0)
+    lines = list(sweep_results.format_findings(rows))
     assert lines == [
         "int8, 1 thread, 3x3 against 1x1: 9 times the MACs, 8.0 times the time of a whole run "
         "(median of 3 pairs, 6.0 to 13.0)",
         "int8, 1 thread, 1x1: 1 fewer channels out than a multiple of 8: +103% time for each "
         "(median of 1 pair, +103% to +103%)",
     ]
-    assert list(sweep_findings.sentences(rows_of(FAILED))) == []
+    assert list(sweep_results.format_findings(rows_of(FAILED))) == []
 
 
 def test_the_table_shows_all_and_says_where():
-    text = report.text(rows_of(ROW, FAILED), HOST)
+    text = report.format_sweep(rows_of(ROW, FAILED), HOST)
     assert "14x14" in text
     assert "a processor, 2 cores, LiteRT 2.3.0" in text
     assert "for latency only" in text
     assert "Not measured: 1x1, 64 to 65 at 14x14, int8: Expected a file that runs" in text
     assert "not known to 1 %" not in text
-    assert "1 of 1 medians" in report.text(rows_of(dataclasses.replace(ROW, converged=False)), HOST)
-    document = report.to_json(rows_of(ROW, FAILED), HOST)
+    assert "1 of 1 medians" in report.format_sweep(rows_of(dataclasses.replace(ROW, converged=False)), HOST)
+    document = report.sweep_to_json(rows_of(ROW, FAILED), HOST)
     assert [row["error"] is None for row in document["rows"]] == [True, False]
     assert document["rows"][0]["us"] == {"median": 12.5, "low": 12.0, "high": 13.0}
 
@@ -200,14 +202,14 @@ def test_the_table_shows_all_and_says_where():
 def test_the_picture_shows_every_ratio():
     from PIL import Image
 
-    empty = sweep_plot.png({}, HOST)
+    empty = sweeps.render_layer_sweep({}, HOST)
     rows = rows_of(timed(10), timed(80, kernel=3), timed(240, kernel=5), timed(11, cout=63))
-    full = sweep_plot.png(rows, HOST)
+    full = sweeps.render_layer_sweep(rows, HOST)
     images = [np.asarray(Image.open(io.BytesIO(content)).convert("RGB")) for content in (empty, full)]
     orange = [(np.abs(image.astype(int) - (217, 95, 2)).sum(axis=2) < 120).sum() for image in images]
     assert orange[0] == 0
     assert orange[1] > 100
-    assert sweep_plot.png(rows, HOST) == full
+    assert sweeps.render_layer_sweep(rows, HOST) == full
 
 
 # sweeping
@@ -217,7 +219,7 @@ def profile(path, us):
     times = KernelTime(us, us, us, us)
     layer = LayerTime("conv", "CONV_2D", (0,), "GEMM", "pointwise", None, None, times, None, None, None, 0)
     inserted = dataclasses.replace(layer, name="Copy", kernel="Copy", us=KernelTime(0.5, 0.5, 0.5, 0.5))
-    total = Statistics(us + 2, us, us, us, us, us, us, us)
+    total = LatencyStatistics(us + 2, us, us, us, us, us, us, us)
     fixed = (path.name, "0", 0, HOST, 1, 100, True, total, 0.0, 0.0, 0, 0, "compiled_model")
     return Profile(*fixed, layers=(layer, inserted))
 
@@ -244,21 +246,21 @@ def fake(monkeypatch):
             self.groups.append([path.read_text() for path in paths])
             if self.bad_file and repr(self.bad_file) in self.groups[-1]:
                 raise InputError("it does not run")
-            return Benchmark(HOST, tuple(profile(path, 10.0 * int(path.name.split("_")[0])) for path in paths))
+            return BenchmarkResult(HOST, tuple(profile(path, 10.0 * int(path.name.split("_")[0])) for path in paths))
 
     made = Fake()
-    monkeypatch.setattr(sweep, "_export", made.export)
-    monkeypatch.setattr(sweep, "measure", made.measure)
+    monkeypatch.setattr(sweep, "_export_layer", made.export)
+    monkeypatch.setattr(sweep, "measure_files", made.measure)
     return made
 
 
 def test_a_sweep_measures_every_point_once(fake, tmp_path):
     done = []
-    rows = sweep.sweep(GRID.points(), tmp_path / "sweep.csv", WHO, on_group=done.append)
+    rows = sweep.measure_sweep(GRID.points(), tmp_path / "sweep.csv", WHO, on_group=done.append)
     assert sorted(rows) == GRID.points()
     assert sum(done) == len(rows)
     assert len(fake.exported) == len(set(fake.exported)) == len(rows) / 4
-    assert sweep_rows.read(tmp_path / "sweep.csv", WHO) == rows
+    assert sweep_results.read_sweep(tmp_path / "sweep.csv", WHO) == rows
     assert rows[point(4, 8, 7, 3)].us == 32.0
     assert rows[point(4, 8, 7, 3)].kernel_us == 30.5
     assert rows[point(4, 8, 7, 3)].kernel_name == "GEMM"
@@ -276,52 +278,54 @@ def test_an_interrupted_sweep_goes_on(fake, tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        sweep.sweep(points, path, WHO, on_group=stop)
-    kept = sweep_rows.read(path, WHO)
+        sweep.measure_sweep(points, path, WHO, on_group=stop)
+    kept = sweep_results.read_sweep(path, WHO)
     assert len(kept) == 5 * 6
-    assert sum(len(group) for site in sweep.pending(points, kept) for group in site) == len(points) - len(kept)
-    rows = sweep.sweep(points, path, WHO, rows=kept)
+    assert sum(len(group) for site in sweep.pending_sites(points, kept) for group in site) == len(points) - len(kept)
+    rows = sweep.measure_sweep(points, path, WHO, rows=kept)
     assert {key: rows[key] for key in kept} == kept
     assert len(fake.groups) == len(points) / 6
     assert len({row.turn for row in rows.values()}) == len(fake.groups)
     before = path.read_bytes()
-    assert sweep.sweep(points, path, WHO, rows=rows) == rows
+    assert sweep.measure_sweep(points, path, WHO, rows=rows) == rows
     assert path.read_bytes() == before
-    assert sweep.pending(points, rows) == []
+    assert sweep.pending_sites(points, rows) == []
 
 
 def test_a_larger_grid_measures_whole_groups(fake, tmp_path):
     path = tmp_path / "sweep.csv"
-    small = Grid((4,), (8,), (8,), (1,), ("int8",), (1,)).points()
-    rows = sweep.sweep(small, path, WHO)
-    larger = Grid((4,), (8,), (8,), (1, 3), ("int8",), (1,)).points()
-    rows = sweep.sweep(larger, path, WHO, rows=rows)
+    small = SweepGrid((4,), (8,), (8,), (1,), ("int8",), (1,)).points()
+    rows = sweep.measure_sweep(small, path, WHO)
+    larger = SweepGrid((4,), (8,), (8,), (1, 3), ("int8",), (1,)).points()
+    rows = sweep.measure_sweep(larger, path, WHO, rows=rows)
     # The 1x1 layer is measured again beside the 3x3 layer: only so can they be compared.
     assert {row.turn for row in rows.values()} == {1}
-    assert len(sweep_findings.kernel_ratios(rows)) == 1
+    assert len(sweep_results.compute_kernel_ratios(rows)) == 1
 
 
 def test_a_point_that_cannot_be_made_or_run_spoils_no_other(fake, tmp_path):
-    fake.bad_export, fake.bad_file = Layer(4, 8, 8, 3), Layer(4, 8, 9, 1)
-    rows = sweep.sweep(Grid((4,), (8,), (7, 8, 9), (1, 3), ("int8",), (1,)).points(), tmp_path / "a.csv", WHO)
+    fake.bad_export, fake.bad_file = ConvLayer(4, 8, 8, 3), ConvLayer(4, 8, 9, 1)
+    rows = sweep.measure_sweep(
+        SweepGrid((4,), (8,), (7, 8, 9), (1, 3), ("int8",), (1,)).points(), tmp_path / "a.csv", WHO
+    )
     assert {point.layer: row.error for point, row in rows.items() if row.error} == {
         fake.bad_export: "no such network", fake.bad_file: "it does not run",
     }  # fmt: skip
     assert len(rows) == 6
-    assert sweep_rows.read(tmp_path / "a.csv", WHO) == rows
-    assert sweep.pending(list(rows), rows) == []
+    assert sweep_results.read_sweep(tmp_path / "a.csv", WHO) == rows
+    assert sweep.pending_sites(list(rows), rows) == []
 
 
 def test_models_are_the_layers_that_they_are_called(tmp_path):
-    layer = Layer(6, 3, 5, 3)
-    made = sweep._export(layer, ["float32", "int8"], tmp_path, seed=1)
+    layer = ConvLayer(6, 3, 5, 3)
+    made = sweep._export_layer(layer, ["float32", "int8"], tmp_path, seed=1)
     assert sorted(made) == [(layer, "float32"), (layer, "int8")]
     for (_, scheme), path in made.items():
-        main = graph.read(path).main
+        main = reader.read_model(path).main
         (operator,) = main.operators
         assert (operator.op, operator.options["padding"]) == ("CONV_2D", "SAME")
         assert main.tensors[operator.inputs[1]].shape == (5, 3, 3, 3)
         assert [main.tensors[index].dtype for index in (*main.inputs, *main.outputs)] == [scheme] * 2
         assert main.tensors[main.outputs[0]].shape == (1, 6, 6, 5)
     first = made[layer, "float32"].read_bytes()
-    assert sweep._export(layer, ["float32"], tmp_path, seed=2)[layer, "float32"].read_bytes() != first
+    assert sweep._export_layer(layer, ["float32"], tmp_path, seed=2)[layer, "float32"].read_bytes() != first

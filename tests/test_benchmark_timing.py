@@ -25,10 +25,10 @@ class Machine:
             self.order.append(name)
             self.now += (draw or self.draw)()
 
-        return timing.Series(run, self.clock)
+        return timing.TimedRuns(run, self.clock)
 
     def measure(self, *series, runs=None, seconds=5.0):
-        timing.measure([(each, None) for each in series], timing.Budget(runs, seconds), clock=self.clock)
+        timing.time_in_turns([(each, None) for each in series], timing.TimeBudget(runs, seconds), clock=self.clock)
         return series[0]
 
 
@@ -50,7 +50,7 @@ def coverage(draw, repetitions=400):
     """The share of intervals of `draw()` that hold its median 1."""
     hits = 0
     for _ in range(repetitions):
-        low, high = timing.interval(draw())
+        low, high = timing.median_interval(draw())
         hits += low <= 1 <= high
     return hits / repetitions
 
@@ -64,7 +64,7 @@ def test_the_interval_of_independent_values_holds_the_median():
 def test_the_interval_is_wider_where_neighbours_are_alike(monkeypatch):
     rng = np.random.default_rng(1)
     assert coverage(lambda: correlated(rng, 60, 0.7)) >= 0.90
-    monkeypatch.setattr(timing, "_independent", len)
+    monkeypatch.setattr(timing, "_effective_count", len)
     assert coverage(lambda: correlated(rng, 60, 0.7)) < 0.75
 
 
@@ -75,19 +75,19 @@ def test_the_rank_keeps_the_level(count):
     def outside(rank):
         return 2 * sum(math.comb(count, below) for below in range(rank)) / 2**count
 
-    rank = timing.rank(count)
+    rank = timing.interval_rank(count)
     assert outside(rank) <= 0.05
     if count < 100:
         assert outside(rank + 1) > 0.05
 
 
 def test_six_values_are_the_fewest():
-    assert timing.interval([1, 2, 3, 4, 5]) == (-math.inf, math.inf)
-    assert timing.interval([3, 1, 6, 2, 5, 4]) == (1, 6)
+    assert timing.median_interval([1, 2, 3, 4, 5]) == (-math.inf, math.inf)
+    assert timing.median_interval([3, 1, 6, 2, 5, 4]) == (1, 6)
 
 
 def test_equal_values_are_no_trend():
-    assert timing.interval([2.0] * 20) == (2.0, 2.0)
+    assert timing.median_interval([2.0] * 20) == (2.0, 2.0)
 
 
 def test_stopping_when_the_interval_is_narrow_keeps_its_level():
@@ -105,7 +105,7 @@ def test_stopping_when_the_interval_is_narrow_keeps_its_level():
 def test_a_steady_run_converges_after_the_fewest_rounds():
     machine = Machine(lambda: MEDIAN_NS)
     series = machine.measure(machine.subject())
-    assert len(series.rounds) == timing.LEAST_ROUNDS
+    assert len(series.rounds) == timing.MIN_ROUNDS
     assert series.converged
     assert series.summary()["us"] == dict.fromkeys(("median", "mean", "p10", "p90", "p99", "min", "low", "high"), 1000)
 
@@ -132,7 +132,7 @@ def test_as_many_runs_as_asked_for(runs):
     series = machine.measure(machine.subject(), runs=runs, seconds=1e-6)
     summary = series.summary()
     assert series.runs == summary["runs"] == sum(map(len, series.rounds)) == runs
-    assert len(summary["rounds_us"]) >= min(runs, timing.LEAST_ROUNDS)
+    assert len(summary["rounds_us"]) >= min(runs, timing.MIN_ROUNDS)
 
 
 def test_files_take_turns():
@@ -149,7 +149,7 @@ def test_files_take_turns():
 def test_what_comes_after_a_round_is_told_its_runs():
     machine = Machine(lambda: MEDIAN_NS)
     series, told = machine.subject(), []
-    timing.measure([(series, told.append)], timing.Budget(runs=25), clock=machine.clock)
+    timing.time_in_turns([(series, told.append)], timing.TimeBudget(runs=25), clock=machine.clock)
     assert told == [len(times) for times in series.rounds]
     assert sum(told) == 25
 
@@ -197,7 +197,7 @@ def test_statistics_of_a_known_series():
 
 def test_the_interval_holds_the_median_of_few_runs():
     """The interval is of the rounds' medians, here 9 us but for one; most runs took 1 us."""
-    series = timing.Series(lambda: None)
+    series = timing.TimedRuns(lambda: None)
     for runs, us in [([1, 1, 9, 9, 9], 9)] * 9 + [([1] * 60, 1)]:
         series.rounds.append(np.array(runs) * 1000.0)
         series.medians.append(us * 1000.0)

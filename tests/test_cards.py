@@ -7,14 +7,14 @@ import pytest
 
 from keras_nin import models
 from keras_nin.cli import main
-from keras_nin.cli.cards import shelf
+from keras_nin.cli.models import build_cards
 
 SHELF = pathlib.Path(__file__).parent.parent / "models"
 
 
 @pytest.fixture(scope="module")
 def made():
-    return shelf()
+    return build_cards()
 
 
 def test_the_shelf_is_up_to_date(made):
@@ -26,7 +26,7 @@ def test_the_shelf_is_up_to_date(made):
 
 def test_every_model_has_a_card_and_an_audit(made):
     for name in models.list_models():
-        spec = models.spec(name)
+        spec = models.get_spec(name)
         assert f"{spec.params:,}" in made[f"{name}/README.md"]
         assert f"[{name}]({name}/README.md)" in made["README.md"]
         assert json.loads(made[f"{name}/audit.json"])["total"]["macs"] == spec.macs
@@ -39,7 +39,7 @@ def test_weights_that_ship_come_with_their_figures(made):
 
 @pytest.mark.slow
 def test_write_then_check(made, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("keras_nin.cli.cards.shelf", lambda: made)  # once is enough: it takes a while
+    monkeypatch.setattr("keras_nin.cli.models.build_cards", lambda: made)  # once is enough: it takes a while
     folder = tmp_path / "shelf"
     assert main.run(["cards", "--out", str(folder), "--check"]) == 1
     assert not folder.exists()

@@ -9,8 +9,10 @@ import pytest
 import speed_samples
 
 from keras_nin import InputError, claims, layers
-from keras_nin.claims import collapse, extra_relu, networks, picture, render, softconv
-from keras_nin.claims.records import Above, AtMost, Claim, Declared, Figure, Interval, Result
+from keras_nin.claims import convnet, equalities, networks
+from keras_nin.claims.claim import Above, AtMost, Claim, ClaimFigure, ClaimResult, DeclaredFigure, Interval
+from keras_nin.plots import sweeps
+from keras_nin.report import claims as claims_module
 
 VERDICTS = {
     "paperspace-params": "holds",
@@ -59,18 +61,18 @@ def test_the_table_is_complete():
 
 @pytest.mark.parametrize("id", VERDICTS)
 def test_every_claim_is_reproduced(id):
-    result = claims.reproduce(claims.claim(id))
+    result = claims.reproduce_claim(claims.get_claim(id))
     assert [figure.name for figure in result.figures if not figure.reproduced] == []
     assert result.verdict == VERDICTS[id]
     assert len({figure.name for figure in result.figures}) == len(result.figures)
     measured = [figure for figure in result.figures if figure.ours is not None]
     assert measured
-    json.dumps(render.to_json([result]))
+    json.dumps(claims_module.claims_to_json([result]))
 
 
 @pytest.mark.parametrize("id", PRINTED)
 def test_the_declared_arithmetic_gives_the_printed_figures(id):
-    given = [row.article for row in claims.claim(id).figures if row.article is not None]
+    given = [row.article for row in claims.get_claim(id).figures if row.article is not None]
     assert given[: len(PRINTED[id])] == PRINTED[id]
 
 
@@ -87,33 +89,33 @@ def test_the_declared_arithmetic_gives_the_printed_figures(id):
     ],
 )
 def test_a_figure_that_is_declared_wrong_is_seen(id, name, wrong):
-    row = claims.claim(id)
+    row = claims.get_claim(id)
     figures = tuple(
         dataclasses.replace(figure, ours=wrong) if figure.name == name else figure for figure in row.figures
     )
-    result = claims.reproduce(dataclasses.replace(row, figures=figures))
+    result = claims.reproduce_claim(dataclasses.replace(row, figures=figures))
     assert not result.reproduced
     assert [figure.name for figure in result.figures if not figure.reproduced] == [name]
-    assert "(declared: " in render.text([result])
-    assert f"Not reproduced: {id}" in render.text([result])
+    assert "(declared: " in claims_module.format_claims([result])
+    assert f"Not reproduced: {id}" in claims_module.format_claims([result])
 
 
 def test_a_wrong_layer_is_seen(monkeypatch):
     real = layers.conv1x1
     monkeypatch.setattr(layers, "conv1x1", lambda x, filters, **options: real(x, filters + 1, **options))
-    assert not claims.reproduce(claims.claim("demystified-shape")).reproduced
+    assert not claims.reproduce_claim(claims.get_claim("demystified-shape")).reproduced
 
 
 def test_unknown_id():
     with pytest.raises(InputError, match="paperspace-params"):
-        claims.claim("paperspace-parms")
+        claims.get_claim("paperspace-parms")
 
 
 # verdicts
 
 
 def result_of(*figures):
-    return Result("x", "an article", "a claim", "a reason", figures)
+    return ClaimResult("x", "an article", "a claim", "a reason", figures)
 
 
 @pytest.mark.parametrize(
@@ -137,22 +139,22 @@ def result_of(*figures):
     ],
 )
 def test_verdicts(pairs, verdict):
-    result = result_of(*(Figure(f"figure {n}", article, None, ours) for n, (article, ours) in enumerate(pairs)))
+    result = result_of(*(ClaimFigure(f"figure {n}", article, None, ours) for n, (article, ours) in enumerate(pairs)))
     assert result.verdict == verdict
 
 
 def test_what_is_declared_is_the_article_unless_said_otherwise():
-    assert Declared("n", 5).ours == 5
-    assert Declared("n", 5, None).ours is None
-    assert Figure("n", 5, 5, None).reproduced is False
-    assert Figure("n", 5, None, 6).reproduced is True
-    assert Figure("n", 5, 6, 6).reproduced is True
+    assert DeclaredFigure("n", 5).ours == 5
+    assert DeclaredFigure("n", 5, None).ours is None
+    assert ClaimFigure("n", 5, 5, None).reproduced is False
+    assert ClaimFigure("n", 5, None, 6).reproduced is True
+    assert ClaimFigure("n", 5, 6, 6).reproduced is True
 
 
 def test_a_measurement_of_what_is_not_declared_is_a_defect():
-    row = Claim("x", "s", "t", (Declared("a", 1),), lambda: {"a": 1, "b": 2}, "w")
+    row = Claim("x", "s", "t", (DeclaredFigure("a", 1),), lambda: {"a": 1, "b": 2}, "w")
     with pytest.raises(ValueError, match="b"):
-        claims.reproduce(row)
+        claims.reproduce_claim(row)
 
 
 # text, Markdown and JSON
@@ -160,22 +162,22 @@ def test_a_measurement_of_what_is_not_declared_is_a_defect():
 
 def test_rendering():
     result = result_of(
-        Figure("count", 16_416, 16_416, 16_416),
-        Figure("shape", (1, 2), (3, 4), (3, 4)),
-        Figure("time", 2.5, None, None),
+        ClaimFigure("count", 16_416, 16_416, 16_416),
+        ClaimFigure("shape", (1, 2), (3, 4), (3, 4)),
+        ClaimFigure("time", 2.5, None, None),
     )
-    text = render.text([result])
+    text = claims_module.format_claims([result])
     lines = text.splitlines()
     assert lines[0] == "x: holds in part"
     assert any(line.split() == ["count", "16,416", "16,416"] for line in lines)
     assert any(line.split() == ["shape", "1x2", "3x4"] for line in lines)
     assert any(line.split() == ["time", "2.5", "not", "measured"] for line in lines)
     assert lines[-1] == "1 claim (holds in part: 1). Every declared figure is reproduced."
-    table = render.markdown([result, result]).splitlines()
+    table = claims_module.format_claims_markdown([result, result]).splitlines()
     assert table[0] == "| id | claim | the article's figure | our figure | verdict | why |"
     assert table[2] == table[3]
     assert table[2].startswith("| x | a claim | count: 16,416; shape: 1x2; time: 2.5 | count: 16,416; shape: 3x4;")
-    (document,) = render.to_json([result])["claims"]
+    (document,) = claims_module.claims_to_json([result])["claims"]
     assert document["figures"][1] == {
         "name": "shape", "article": [1, 2], "declared": [3, 4], "ours": [3, 4], "agrees": False, "reproduced": True,
     }  # fmt: skip
@@ -189,7 +191,7 @@ def test_composed_convolutions_are_the_product():
     first, second = (
         (rng.normal(size=(*kernel, a, b)), rng.normal(size=b)) for kernel, a, b in (((3, 3), 2, 5), ((1, 1), 5, 4))
     )
-    kernel, bias = collapse.compose_convolutions(first, second)
+    kernel, bias = networks.compose_convolutions(first, second)
     assert kernel.shape == (3, 3, 2, 4)
     patch = rng.normal(size=(3, 3, 2))
     middle = np.einsum("hwc,hwcd->d", patch, first[0]) + first[1]
@@ -197,13 +199,13 @@ def test_composed_convolutions_are_the_product():
 
 
 def test_the_relu_decides_what_the_third_layer_merges_with():
-    images = networks.noise(4, 28, 28, 1)
-    linear = networks.randomize(extra_relu.classifier(extra_relu.LINEAR))
-    relu = networks.randomize(extra_relu.classifier(extra_relu.WITH))
-    assert extra_relu.merged_with_the_next(linear, images) < 1e-5
-    assert extra_relu.merged_with_the_next(relu, images) > 1e-2
-    assert extra_relu.merged_with_the_one_before(linear, images) > 1e-2
-    assert extra_relu.merged_with_nothing_between(linear, images) < 1e-5
+    images = networks.random_input(4, 28, 28, 1)
+    linear = networks.randomize_weights(convnet.build_relu_classifier(convnet.WITHOUT_RELU))
+    relu = networks.randomize_weights(convnet.build_relu_classifier(convnet.WITH_RELU))
+    assert convnet.merge_into_next_layer(linear, images) < 1e-5
+    assert convnet.merge_into_next_layer(relu, images) > 1e-2
+    assert convnet.merge_into_previous_layer(linear, images) > 1e-2
+    assert convnet.merge_adjacent_layers(linear, images) < 1e-5
 
 
 def test_relative_difference():
@@ -214,15 +216,15 @@ def test_relative_difference():
 
 def test_random_weights_have_biases_and_come_again():
     def build():
-        return networks.network(lambda x: keras.layers.Conv2D(2, 3, name="a")(x), (5, 5, 1), "n")
+        return networks.build_network(lambda x: keras.layers.Conv2D(2, 3, name="a")(x), (5, 5, 1), "n")
 
-    first, second = (networks.randomize(build()).get_weights() for _ in range(2))
+    first, second = (networks.randomize_weights(build()).get_weights() for _ in range(2))
     assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
     assert np.all(first[1] != 0)
 
 
 def test_the_picture_shows_input_maps_and_mask():
-    seen = softconv.maps_of()
-    shown = [np.asarray(axes.images[0].get_array()) for axes in picture.draw(seen).axes if axes.images]
+    seen = equalities.compute_soft_mask()
+    shown = [np.asarray(axes.images[0].get_array()) for axes in sweeps.plot_soft_mask(seen).axes if axes.images]
     for pixels in (seen.photograph, seen.image, seen.maps[..., 0], seen.maps[..., 31], seen.mask):
         assert any(np.array_equal(pixels, each) for each in shown)

@@ -5,17 +5,18 @@ import io
 import numpy as np
 import pytest
 
-from keras_nin.claims import picture, softconv
+from keras_nin.claims import equalities
+from keras_nin.plots import sweeps
 
 
 @pytest.fixture(scope="module")
 def seen():
-    return softconv.maps_of()
+    return equalities.compute_soft_mask()
 
 
 @pytest.fixture(scope="module")
 def drawn(seen):
-    return picture.draw(seen)
+    return sweeps.plot_soft_mask(seen)
 
 
 def pictures(part):
@@ -53,6 +54,6 @@ def test_it_says_that_nothing_was_learned(drawn):
 def test_the_file_is_a_png_and_comes_again(seen):
     from PIL import Image
 
-    first = picture.png(seen)
-    assert first == picture.png(seen)
+    first = sweeps.render_soft_mask(seen)
+    assert first == sweeps.render_soft_mask(seen)
     assert Image.open(io.BytesIO(first)).size == (2400, 896)

@@ -6,24 +6,27 @@ import pytest
 import speed_samples
 
 from keras_nin import claims
-from keras_nin.claims import render, speed
-from keras_nin.claims.records import Interval
+from keras_nin.claims import speed
+from keras_nin.claims.claim import Interval
+from keras_nin.report import claims as claims_module
 
 CALL = "time of 3x3 over 1x1, float32, 1 thread, whole call"
 KERNEL = "time of 3x3 over 1x1, float32, 1 thread, inside the kernel"
 
 
 def figures(ratios, **options):
-    return speed.figures([speed_samples.sample(turn, ratio, **options) for turn, ratio in enumerate(ratios)])
+    return speed.speed_figures([speed_samples.sample(turn, ratio, **options) for turn, ratio in enumerate(ratios)])
 
 
 def reproduced(monkeypatch, ratios, cores=2):
-    monkeypatch.setattr(speed, "_export", lambda layer, folder: {})
+    monkeypatch.setattr(speed, "_export_layer", lambda layer, folder: {})
     monkeypatch.setattr(
-        speed, "_sample", lambda paths, threads, turn: speed_samples.sample(turn, ratios[turn], threads=threads)
+        speed,
+        "_measure_in_process",
+        lambda paths, threads, turn: speed_samples.sample(turn, ratios[turn], threads=threads),
     )
-    monkeypatch.setattr("keras_nin.tflite.host.host", lambda: speed_samples.HOST | {"cores": cores})
-    return claims.reproduce(claims.claim("paperspace-speed"))
+    monkeypatch.setattr("keras_nin.tflite.host.describe_host", lambda: speed_samples.HOST | {"cores": cores})
+    return claims.reproduce_claim(claims.get_claim("paperspace-speed"))
 
 
 def test_the_ratio_is_taken_in_each_process_and_the_interval_over_them():
@@ -75,32 +78,32 @@ def test_one_core_measures_one_thread(monkeypatch):
 
 def test_what_is_printed_says_where_and_how_it_was_measured(monkeypatch):
     result = reproduced(monkeypatch, [9.0] * 10)
-    (document,) = json.loads(json.dumps(render.to_json([result]), allow_nan=False))["claims"]
+    (document,) = json.loads(json.dumps(claims_module.claims_to_json([result]), allow_nan=False))["claims"]
     assert document["measured"]["host"] == speed_samples.HOST
     assert (document["measured"]["runs"], document["measured"]["processes"]) == (speed.RUNS, speed.PROCESSES)
     assert document["measured"]["threads"] == [1, 2]
     times = {(row["layer"], row["scheme"], row["threads"]): row["median_us"] for row in document["measured"]["times"]}
-    assert times[speed.LARGE, "int8", 2] == {speed.KERNEL: 450.0, speed.CALL: 455.0}
+    assert times[speed.LAYER_3X3, "int8", 2] == {speed.INSIDE_KERNEL: 450.0, speed.WHOLE_CALL: 455.0}
     shown = {figure["name"]: figure["ours"] for figure in document["figures"]}
     assert shown[KERNEL] == {"median": 9.0, "low": 9.0, "high": 9.0}
-    text = " ".join(render.text([result]).split())
+    text = " ".join(claims_module.format_claims([result]).split())
     assert "Measured: a processor, 2 cores, load average 0.2, LiteRT 2.3.0; 10 processes, in each 100 warm" in text
     assert "9 (9 to 9)" in text
-    assert "Measured: a processor" in render.markdown([result])
+    assert "Measured: a processor" in claims_module.format_claims_markdown([result])
 
 
 def test_a_result_without_times_has_no_conditions():
-    result = claims.reproduce(claims.claim("paperspace-params"))
+    result = claims.reproduce_claim(claims.get_claim("paperspace-params"))
     assert result.conditions is None
-    assert "measured" not in render.to_json([result])["claims"][0]
-    assert "Measured:" not in render.text([result])
+    assert "measured" not in claims_module.claims_to_json([result])["claims"][0]
+    assert "Measured:" not in claims_module.format_claims([result])
 
 
 def test_measured_on_this_machine(monkeypatch):
     monkeypatch.setattr(speed, "PROCESSES", 6)
     monkeypatch.setattr(speed, "RUNS", 20)
     monkeypatch.setattr(speed, "THREADS", (1,))
-    result = claims.reproduce(claims.claim("paperspace-speed"))
+    result = claims.reproduce_claim(claims.get_claim("paperspace-speed"))
     assert result.reproduced
     values = {figure.name: figure.ours for figure in result.figures}
     assert values["MACs of 3x3 over 1x1"] == 9
@@ -109,4 +112,4 @@ def test_measured_on_this_machine(monkeypatch):
         found = values[f"time of 3x3 over 1x1, {scheme}, 1 thread, whole call"]
         assert 0 < found.low <= found.median <= found.high
     assert len(result.conditions["times"]) == 4
-    assert {row["layer"] for row in result.conditions["times"]} == {speed.SMALL, speed.LARGE}
+    assert {row["layer"] for row in result.conditions["times"]} == {speed.LAYER_1X1, speed.LAYER_3X3}

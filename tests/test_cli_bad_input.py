@@ -16,7 +16,7 @@ from keras_nin.cli import main
 def things(tmp_path_factory):
     """A folder of files that do not fit, beside some that do."""
     folder = tmp_path_factory.mktemp("things")
-    source = data.load("digits")
+    source = data.open_dataset("digits")
     chosen = source.select("train", 20)
     np.savez(folder / "labelled.npz", images=source.images[chosen], labels=source.labels[chosen])
     np.savez(folder / "unlabelled.npz", images=source.images[chosen])
@@ -24,18 +24,18 @@ def things(tmp_path_factory):
     np.savez(folder / "one.npz", images=source.images[chosen][:1], labels=source.labels[chosen][:1])
     np.savez(folder / "train.npz", **dict.fromkeys(("x_train", "x_test"), source.images[chosen]),
              **dict.fromkeys(("y_train", "y_test"), source.labels[chosen] + 500))  # fmt: skip
-    digits = models.build("nin_digits", weights="digits")
+    digits = models.build_model("nin_digits", weights="digits")
     digits.save(folder / "digits.keras")
     digits.save_weights(folder / "digits.weights.h5")
-    models.build("nin_digits", classes=7).save_weights(folder / "seven.weights.h5")
+    models.build_model("nin_digits", classes=7).save_weights(folder / "seven.weights.h5")
     whole = (folder / "digits.weights.h5").read_bytes()
     (folder / "cut.weights.h5").write_bytes(whole[: len(whole) // 2])
     saved = (folder / "digits.keras").read_bytes()
     (folder / "cut.keras").write_bytes(saved[: len(saved) // 2])
-    export.export(digits, "float32").save(folder / "digits.tflite")
+    export.convert_model(digits, "float32").save(folder / "digits.tflite")
     (folder / "digits.json").unlink()
-    cifar = models.build("conv1x1_3to2")
-    export.export(cifar, "float32").save(folder / "other.tflite")
+    cifar = models.build_model("conv1x1_3to2")
+    export.convert_model(cifar, "float32").save(folder / "other.tflite")
     (folder / "other.json").unlink()
     content = (folder / "digits.tflite").read_bytes()
     (folder / "cut.tflite").write_bytes(content[: len(content) // 2])

@@ -14,9 +14,10 @@ import pytest
 from tflite_writer import operator, tensor, write
 
 from keras_nin import InputError, files
-from keras_nin.benchmark import places, roofline
-from keras_nin.benchmark.records import SCHEMA, Benchmark, Peak
-from keras_nin.cli import measuring, results, waiting
+from keras_nin.benchmark import devices, roofline
+from keras_nin.benchmark.records import SCHEMA, BenchmarkResult, MachinePeak
+from keras_nin.cli import output
+from keras_nin.workflows import benchmark as benchmark_module
 
 ROOT = pathlib.Path(__file__).parent.parent
 FEW = ("--runs", "12")
@@ -41,7 +42,7 @@ def test_json(cli, network):
     (result,) = ran.json["results"]
     assert (ran.json["schema"], result["file"], result["runs"], result["threads"]) == (SCHEMA, "net.tflite", 12, 1)
     assert len(result["layers"]) == 2
-    assert Benchmark.from_json(ran.json).profiles[0].sha256 == files.sha256(network.read_bytes())
+    assert BenchmarkResult.from_json(ran.json).profiles[0].sha256 == files.sha256(network.read_bytes())
 
 
 def test_threads_and_files(cli, network, other):
@@ -87,7 +88,7 @@ def test_files_of_results(cli, network, tmp_path):
     words = ("benchmark", network, *FEW, "--out", "results/new", "--json", "--threads", "1,2", "--no-layers")
     ran = cli(*words)
     (path,) = (tmp_path / "results" / "new").iterdir()
-    assert (ran.status, path.name) == (0, f"net_{results.host_name(None)}.json")
+    assert (ran.status, path.name) == (0, f"net_{benchmark_module.host_name(None)}.json")
     assert ran.err == f"written: results/new/{path.name}\n"
     document = json.loads(path.read_text())
     assert [result["threads"] for result in document["results"]] == [1, 2]
@@ -114,7 +115,7 @@ def test_what_cannot_be_written_loses_no_result(cli, network, tmp_path, monkeypa
     def fail(*arguments):
         raise InputError("Expected 'x' to be writable. Received: No space left on device")
 
-    monkeypatch.setattr(files, "save_all", fail)
+    monkeypatch.setattr(files, "write_files", fail)
     ran = cli("benchmark", network, *FEW, "--json", "--no-layers", "--out", "results")
     assert (ran.status, ran.err) == (2, "Error: Expected 'x' to be writable. Received: No space left on device\n")
     assert len(ran.json["results"]) == 1
@@ -140,12 +141,12 @@ def test_a_model_with_weights(cli):
 
 
 def test_a_model_that_does_not_convert(cli, network, monkeypatch):
-    from keras_nin.cli import on_the_fly
+    from keras_nin.workflows import temporary_export
 
     def refuse(*arguments):
         raise InputError("Expected a network that converts. Received: another")
 
-    monkeypatch.setattr(on_the_fly, "export", refuse)
+    monkeypatch.setattr(temporary_export, "export_temporary", refuse)
     ran = cli("benchmark", "nin_digits", network, *FEW, "--no-layers", "--json")
     assert (ran.status, ran.err) == (2, "Error: Expected a network that converts. Received: another\n")
     assert len(ran.json["results"]) == 1
@@ -158,8 +159,8 @@ def test_the_place_gets_the_jobs(cli, network, monkeypatch):
         assert arguments == ("ssh://board", "/opt/python", None)
         return lambda job: jobs.append(job) or local(job)
 
-    local = places.open_place()
-    monkeypatch.setattr(places, "open_place", open_place)
+    local = devices.open_device()
+    monkeypatch.setattr(devices, "open_device", open_place)
     ran = cli("benchmark", network, *FEW, "--on", "ssh://board", "--python", "/opt/python", "--json")
     assert ran.status == 0
     assert [job["models"][0]["file"] for job in jobs] == [str(network)]
@@ -175,11 +176,11 @@ def test_text(cli, network, other):
 
 def test_limits_of_the_machine(cli, network, monkeypatch):
     def with_peaks(benchmark, run):
-        peaks = (Peak("float32", 1, 100.0, 10.0),)
+        peaks = (MachinePeak("float32", 1, 100.0, 10.0),)
         profiles = (dataclasses.replace(profile, peaks=peaks) for profile in benchmark.profiles)
         return dataclasses.replace(benchmark, profiles=tuple(profiles))
 
-    monkeypatch.setattr(roofline, "with_peaks", with_peaks)
+    monkeypatch.setattr(roofline, "add_peaks", with_peaks)
     ran = cli("benchmark", network, *FEW, "--roofline", "--json")
     assert ran.json["results"][0]["peaks"] == [
         {"dtype": "float32", "threads": 1, "gmacs_per_s": 100.0, "gbytes_per_s": 10.0}
@@ -195,7 +196,7 @@ def test_each_operator_alone(cli, network):
 
 def test_figures_that_a_place_does_not_give(cli, network, monkeypatch):
     """benchmark_model gives neither all percentiles nor the peak of the memory."""
-    local = places.open_place()
+    local = devices.open_device()
 
     def run(job, progress=None):
         answer = local(job)
@@ -206,7 +207,7 @@ def test_figures_that_a_place_does_not_give(cli, network, monkeypatch):
                 kernel["us"] |= {"median": None, "p90": None}
         return answer
 
-    monkeypatch.setattr(places, "open_place", lambda *arguments: run)
+    monkeypatch.setattr(devices, "open_device", lambda *arguments: run)
     for form in ((), ("--json",), ("--csv",), ("--markdown",), ("--threads", "1,2")):
         ran = cli("benchmark", network, *FEW, *form)
         assert (ran.status, ran.err) == (0, "")
@@ -271,8 +272,8 @@ def test_progress_on_a_terminal(monkeypatch, capsys):
         sys.stderr.write(text)
         (figure if "18 us" in text else shown).set()
 
-    monkeypatch.setattr(waiting, "_write", write)
-    with waiting.waiting("net.tflite\x1b[31m") as update:
+    monkeypatch.setattr(output, "_write_stderr", write)
+    with output.waiting("net.tflite\x1b[31m") as update:
         assert shown.wait(60)
         update("18 us")
         assert figure.wait(60)
@@ -291,13 +292,16 @@ def test_progress_on_a_terminal(monkeypatch, capsys):
     ],
 )
 def test_the_name_of_the_host(place, name):
-    assert results.host_name(place) == name
+    assert benchmark_module.host_name(place) == name
 
 
 def test_words():
-    assert measuring.Word("keras:MobileNet", True).stems("int8,float32") == ("MobileNet_int8", "MobileNet_float32")
-    assert measuring.Word("some/where/net.keras", True).stems("int8") == ("net_int8",)
-    assert measuring.Word("some/where/net.tflite", False).stems("int8") == ("net",)
+    assert benchmark_module.BenchmarkArgument("keras:MobileNet", True).stems("int8,float32") == (
+        "MobileNet_int8",
+        "MobileNet_float32",
+    )
+    assert benchmark_module.BenchmarkArgument("some/where/net.keras", True).stems("int8") == ("net_int8",)
+    assert benchmark_module.BenchmarkArgument("some/where/net.tflite", False).stems("int8") == ("net",)
 
 
 @pytest.mark.parametrize("words", [["--help"], [*FEW, "--json", "net.tflite"]])

@@ -9,7 +9,7 @@ import pytest
 import speed_samples
 
 from keras_nin import claims
-from keras_nin.claims import table
+from keras_nin.claims import catalog
 from keras_nin.cli import main
 
 
@@ -61,9 +61,9 @@ def test_markdown(cli):
 
 def test_a_claim_that_is_refuted_is_no_failure_but_a_regression_is(cli, monkeypatch):
     assert cli("robaita-nonlinearity").status == 0
-    row = claims.claim("robaita-nonlinearity")
+    row = claims.get_claim("robaita-nonlinearity")
     wrong = tuple(dataclasses.replace(figure, ours=7) if figure.ours == 16 else figure for figure in row.figures)
-    monkeypatch.setitem(table.CLAIMS, row.id, dataclasses.replace(row, figures=wrong))
+    monkeypatch.setitem(catalog.CLAIMS, row.id, dataclasses.replace(row, figures=wrong))
     ran = cli("robaita-params", "robaita-nonlinearity")
     assert ran.status == 1
     assert "Not reproduced: robaita-nonlinearity." in ran.out

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from keras_nin import data, export, models
-from keras_nin.cli import main, stages
+from keras_nin.cli import main
+from keras_nin.workflows import models as models_module
 
 COMMANDS = sorted(main.cli.commands)
 
@@ -22,18 +23,18 @@ COMMANDS = sorted(main.cli.commands)
 def exported(tmp_path_factory):
     """A folder with nin_digits as a saved model and, with its sidecar, as a file."""
     folder = tmp_path_factory.mktemp("exported")
-    model = models.build("nin_digits", weights="digits")
+    model = models.build_model("nin_digits", weights="digits")
     model.save(folder / "digits.keras")
-    made = export.export(model, "float32", weights="digits", preprocessing=data.preset("unit"))
+    made = export.convert_model(model, "float32", weights="digits", preprocessing=data.get_preset("unit"))
     made.save(folder, force=True)
-    sidecar = folder / "nin_digits_float32.json"
-    document = json.loads(sidecar.read_text()) | {"parity": {"source": "digits"}}
-    sidecar.write_text(json.dumps(document))
+    export_record = folder / "nin_digits_float32.json"
+    document = json.loads(export_record.read_text()) | {"parity": {"source": "digits"}}
+    export_record.write_text(json.dumps(document))
     return folder
 
 
 def digits_npz(path, count=60):
-    source = data.load("digits")
+    source = data.open_dataset("digits")
     train, test = source.select("train", count), source.select("test", count)
     np.savez(
         path,
@@ -81,7 +82,7 @@ def test_audit_as_json(cli, words):
 def test_audit_as_csv(cli):
     ran = cli("audit", "nin_digits", "--format", "csv")
     rows = list(csv.DictReader(io.StringIO(ran.out)))
-    assert sum(int(row["params"]) for row in rows) == models.spec("nin_digits").params
+    assert sum(int(row["params"]) for row in rows) == models.get_spec("nin_digits").params
 
 
 def test_audit_as_markdown(cli):
@@ -99,7 +100,7 @@ def test_audit_takes_arguments_of_the_builder(cli):
 
 def test_audit_of_a_saved_model(cli, exported):
     document = cli("audit", exported / "digits.keras", "--json").json
-    assert document["total"]["params"] == models.spec("nin_digits").params
+    assert document["total"]["params"] == models.get_spec("nin_digits").params
 
 
 # evaluate and verify
@@ -151,7 +152,7 @@ def test_verify(cli, exported):
     saved = cli("verify", exported / "digits.keras", file, "--json", "--test-count", 30)
     assert (saved.status, saved.err) == (0, "")
     assert saved.json["schema"] == "keras_nin.verify/1"
-    assert (saved.json["parity"]["images"], saved.json["parity"]["holds"]) == (30, True)
+    assert (saved.json["parity"]["images"], saved.json["parity"]["passed"]) == (30, True)
 
 
 def test_verify_finds_other_weights(cli, exported):
@@ -165,7 +166,7 @@ def test_verify_finds_other_weights(cli, exported):
     assert "difference of a weight from the model's in steps" in weights
     as_json = cli(*words, "--json")
     assert (as_json.status, as_json.err) == (1, ran.err)
-    assert as_json.json["parity"]["holds"] is False
+    assert as_json.json["parity"]["passed"] is False
 
 
 # train
@@ -244,7 +245,7 @@ def test_ctrl_c(cli, monkeypatch, stop):
     def interrupted(*_):
         raise stop
 
-    monkeypatch.setattr(stages, "start_keras", interrupted)
+    monkeypatch.setattr(models_module, "start_keras", interrupted)
     ran = cli("export", "nin_digits")
     assert (ran.status, ran.out, ran.err.strip()) == (130, "", "Error: interrupted")
     assert list(pathlib.Path().iterdir()) == []
@@ -257,12 +258,12 @@ def test_version(cli):
 
 
 def test_progress_is_shown_on_a_terminal_alone(capsys, monkeypatch):
-    assert list(stages.track(range(3), "Counting", 3)) == [0, 1, 2]
-    with stages.working("Working"):
+    assert list(models_module.track(range(3), "Counting", 3)) == [0, 1, 2]
+    with models_module.working("Working"):
         pass
     assert capsys.readouterr() == ("", "")
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    assert list(stages.track(range(3), "Counting", 3)) == [0, 1, 2]
-    with stages.working("Working"):
+    assert list(models_module.track(range(3), "Counting", 3)) == [0, 1, 2]
+    with models_module.working("Working"):
         pass
     assert capsys.readouterr().out == ""

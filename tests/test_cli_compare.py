@@ -28,9 +28,9 @@ def cli(tmp_path, monkeypatch, capsys):
 def files(tmp_path_factory):
     """The exports of nin_digits by scheme."""
     folder = tmp_path_factory.mktemp("files")
-    model = models.build("nin_digits", weights="digits")
+    model = models.build_model("nin_digits", weights="digits")
     images = np.random.default_rng(0).random((4, 8, 8, 1), np.float32)
-    made = {scheme: export.export(model, scheme, images, name="nin_digits") for scheme in ("float32", "int8")}
+    made = {scheme: export.convert_model(model, scheme, images, name="nin_digits") for scheme in ("float32", "int8")}
     return {scheme: each.save(folder) for scheme, each in made.items()}
 
 

@@ -4,18 +4,18 @@ import json
 
 import pytest
 
-from keras_nin.benchmark.records import Benchmark, KernelTime, LayerTime, Profile, Statistics
+from keras_nin.benchmark.records import BenchmarkResult, KernelTime, LatencyStatistics, LayerTime, Profile
 
 HOST = {"cpu": "A", "cores": 2, "system": "S", "python": "3", "litert": "2", "state": {}}
 
 
 def benchmark(median=100.0, *, layer_us=40.0, file="net.tflite", sha="1", within=0.005, host=HOST):
     low, high = (None, None) if within is None else (median * (1 - within), median * (1 + within))
-    us = Statistics(median, median, median, median, median, median, low, high)
+    us = LatencyStatistics(median, median, median, median, median, median, low, high)
     time = KernelTime(layer_us, layer_us, layer_us, layer_us)
     layers = (LayerTime("squeeze1x1", "CONV_2D", (0,), "GEMM", "pointwise", "reduce", None, time, 0.4, 10, 1.0, 10),)
     profile = Profile(file, sha, 10, host, 1, 100, True, us, 1.0, 1.0, 1, 1, "compiled_model", layers=layers)
-    return Benchmark(host, (profile,), ("busy",))
+    return BenchmarkResult(host, (profile,), ("busy",))
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_what_makes_the_ratio_doubtful_is_said(compare):
 
 
 def test_results_of_one_side_are_listed(compare):
-    both = Benchmark(HOST, (*benchmark().profiles, *benchmark(file="other.tflite").profiles))
+    both = BenchmarkResult(HOST, (*benchmark().profiles, *benchmark(file="other.tflite").profiles))
     assert "other.tflite on 1 thread: not in the second benchmark." in compare(both, benchmark()).out
     assert "other.tflite on 1 thread: not in the first benchmark." in compare(benchmark(), both).out
 

@@ -96,7 +96,7 @@ def test_what_is_required(words, status, printed, cli, stand_in, digits):
     assert all(line in ran.out for line in printed)
     ran = cli("ethosu", digits, *options, "--json")
     assert ran.status == status
-    assert [each["holds"] for each in ran.json["requirements"]] == ["does not hold" not in line for line in printed]
+    assert [each["passed"] for each in ran.json["requirements"]] == ["does not hold" not in line for line in printed]
     assert ran.err == "".join(f"ethos-u55-128: {line}\n" for line in printed if line.endswith("does not hold"))
 
 
@@ -175,7 +175,7 @@ def test_a_crash_of_vela_is_one_line_and_writes_nothing(cli, stand_in, digits):
 
 
 def test_without_vela_one_line_names_the_extra(cli, digits, monkeypatch):
-    monkeypatch.setattr(vela, "_command", lambda: None)
+    monkeypatch.setattr(vela, "_vela_command", lambda: None)
     for subject in (digits, "nin_digits"):
         ran = cli("ethosu", subject)
         assert (ran.status, ran.out) == (2, "")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from keras_nin import data, models
-from keras_nin.export import record
+from keras_nin.export import converted_model
 from keras_nin.models import weight_files
 
 PLAIN = ("--ranges", "minmax", "--rounding", "nearest", "--no-bias-correction")  # what is not about tuning goes without
@@ -16,12 +16,12 @@ PLAIN = ("--ranges", "minmax", "--rounding", "nearest", "--no-bias-correction") 
 @pytest.fixture(scope="module")
 def digits():
     """Images and labels of some digits, for .npz files."""
-    source = data.load("digits")
+    source = data.open_dataset("digits")
     chosen = source.select("train", 60)
     return source.images[chosen], source.labels[chosen]
 
 
-def sidecar(path):
+def export_record(path):
     return json.loads(pathlib.Path(path).read_text())
 
 
@@ -61,11 +61,11 @@ def test_the_main_job(cli):
     assert again.json["host"].keys() >= {"cpu", "cores"}
     assert (float32["state"], float32["path"]) == ("up to date", "exported/nin_digits_float32.tflite")
     assert int8["latency"]["runs"] == 20
-    assert {key: int8[key] for key in sidecar("exported/nin_digits_int8.json")} == sidecar(
+    assert {key: int8[key] for key in export_record("exported/nin_digits_int8.json")} == export_record(
         "exported/nin_digits_int8.json"
     )
-    assert float32["parity"]["agreement"] == 1
-    assert int8["parity"]["agreement"] >= 0.98
+    assert float32["parity"]["top1_match"] == 1
+    assert int8["parity"]["top1_match"] >= 0.98
     assert int8["parity"]["model_top1"] - int8["parity"]["file_top1"] <= 0.01
     assert None not in [operator["layer"] for operator in int8["operators"]]
     assert int8["options"] == {
@@ -114,14 +114,14 @@ def test_int8_alone_gives_the_same_file(cli):
 
 
 def test_float32_needs_no_calibration(cli, digits, monkeypatch):
-    monkeypatch.delattr("keras_nin.export.calibration.calibrate")
+    monkeypatch.delattr("keras_nin.export.calibration.load_calibration")
     images, labels = digits
     np.savez("test.npz", images=images, labels=labels)
     ran = cli("export", "nin_digits", "--scheme", "float32", "--data", "test.npz", "--runs", 1)
     assert (ran.status, ran.err) == (0, "")
     assert names() == beside("nin_digits_float32")
     assert "Calibration" not in ran.out
-    assert sidecar("exported/nin_digits_float32.json")["options"]["data"] == "test.npz"
+    assert export_record("exported/nin_digits_float32.json")["options"]["data"] == "test.npz"
     # Later commands find the images again.
     assert "on 48 images of test.npz" in cli("evaluate", "exported/nin_digits_float32.tflite").out
 
@@ -133,7 +133,9 @@ def test_noise_calibrates_and_tests_where_nothing_else_is_said(cli):
     assert "weights: random (seed 0)" in ran.out
     assert "The weights are random: agreement and accuracy say nothing and are not judged." in ran.out
     assert "Compared on 3 test images of random." in ran.out
-    assert [check["name"] for check in sidecar("exported/convnet_pointwise_head_float32.json")["parity"]["checks"]] == [
+    assert [
+        check["name"] for check in export_record("exported/convnet_pointwise_head_float32.json")["parity"]["checks"]
+    ] == [
         "max_steps",
         "weight_steps",
     ]
@@ -151,17 +153,17 @@ def test_images_that_calibrate_never_test(cli, digits):
     assert ran.status == 0
     assert "Compared on 18 test images of shifted.npz (6 more served to calibrate and were left out)." in ran.out
     assert "Calibration: 12 images of calibrate.npz, none of them among those." in ran.out
-    assert sidecar("shifted/nin_digits_int8.json")["parity"]["images"] == 18
+    assert export_record("shifted/nin_digits_int8.json")["parity"]["images"] == 18
 
 
 def test_a_count_of_test_images(cli):
     ran = cli("export", "nin_digits", "--scheme", "float32", "--test-count", 7, "--seed", 2, "--runs", 1)
     assert "Compared on 7 test images of digits." in ran.out
-    assert sidecar("exported/nin_digits_float32.json")["options"]["test_count"] == 7
+    assert export_record("exported/nin_digits_float32.json")["options"]["test_count"] == 7
 
 
 def test_arguments_of_the_builder_and_weights_from_a_file(cli):
-    models.build("nin_digits", classes=10).save_weights("other.weights.h5")
+    models.build_model("nin_digits", classes=10).save_weights("other.weights.h5")
     ran = cli("export", "nin_digits", "--scheme", "float32", "--set", "classes=10", "--weights", "other.weights.h5",
               "--json", "--runs", 1, "--min-agreement", 0)  # fmt: skip
     (entry,) = ran.json["files"]
@@ -182,14 +184,14 @@ def test_floor_pooling_makes_another_network(cli):
 
 
 def test_a_saved_model(cli):
-    models.build("nin_digits", weights="digits").save("my net.keras")
+    models.build_model("nin_digits", weights="digits").save("my net.keras")
     ran = cli("export", "my net.keras", "--scheme", "int8", "--data", "digits", "--test-count", 20, "--runs", 1,
               *PLAIN)  # fmt: skip
     assert (ran.status, ran.err) == (0, "")
     assert names() == beside("my net_int8")
-    record = sidecar("exported/my net_int8.json")
+    record = export_record("exported/my net_int8.json")
     assert record["weights"] == "my net.keras"
-    assert record["weights_sha256"] == weight_files.weights_digest(models.build("nin_digits", weights="digits"))
+    assert record["weights_sha256"] == weight_files.hash_weights(models.build_model("nin_digits", weights="digits"))
 
 
 @pytest.mark.slow
@@ -213,7 +215,7 @@ def test_parity_that_does_not_hold(cli):
     assert ran.err == ("Parity does not hold: nin_digits_float32.tflite: loss of top-1 in points 0, limit -100\n")
     assert "FAILS" in ran.out
     assert names() == beside("nin_digits_float32")
-    assert sidecar("exported/nin_digits_float32.json")["parity"]["holds"] is False
+    assert export_record("exported/nin_digits_float32.json")["parity"]["passed"] is False
     again = cli(*words, "--json")
     assert (again.status, again.err) == (1, ran.err)
     assert again.json["files"][0]["state"] == "up to date"
@@ -229,4 +231,4 @@ def test_force_replaces_other_files(cli):
     ran = cli(*words, "--force")
     assert ran.status == 0
     assert "written: exported/conv1x1_3to2_float32.tflite, conv1x1_3to2_float32.json" in ran.out
-    assert sidecar("exported/conv1x1_3to2_float32.json")["schema"] == record.SCHEMA
+    assert export_record("exported/conv1x1_3to2_float32.json")["schema"] == converted_model.SCHEMA

@@ -67,9 +67,9 @@ def test_calibration_images_that_are_none(cli, images, fragment):
 
 @pytest.mark.parametrize("shape", [(4, 9, 9, 1), (4, 8, 8, 3), (4, 8, 8), (0, 8, 8, 1)])
 def test_calibration_arrays_of_another_shape(shape):
-    model = models.build("nin_digits", weights="digits")
+    model = models.build_model("nin_digits", weights="digits")
     with pytest.raises(InputError, match=r"calibration images \(N, 8, 8, 1\). Received: shape \("):
-        export.export(model, "int8", np.zeros(shape, np.float32))
+        export.convert_model(model, "int8", np.zeros(shape, np.float32))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -89,7 +89,7 @@ def test_a_subclassed_model(cli):
         InputError,
         match="Received: 'code', a subclassed model. Make it functional: inputs = keras.In",
     ):
-        export.export(model, "float32")
+        export.convert_model(model, "float32")
     model.save("net.keras")
     assert "Functional" in refused(cli, "net.keras", "--calibration", "random")
 
@@ -117,7 +117,7 @@ def test_a_temporary_disk_that_is_full(cli, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("keras_nin.export.convert._write_saved_model", full)
+    monkeypatch.setattr("keras_nin.export.conversion._write_saved_model", full)
     line = refused(cli, "conv1x1_3to2", "--scheme", "float32", "--test-count", 2)
     assert "No space left on device" in line
 
@@ -131,7 +131,7 @@ def test_what_calibrates_on_noise_is_for_latency_only(cli):
     assert int8["calibration"]["latency_only"]
     assert len(int8["calibration"]["images"]) == 100
     assert int8["parity"]["checks"] == []
-    for key in ("agreement", "file_top1", "file_top5"):
+    for key in ("top1_match", "file_top1", "file_top5"):
         assert int8["parity"][key] is None
         assert float32["parity"][key] is not None
     printed = cli("export", "nin_digits", *words, "--scheme", "int8").out.splitlines()

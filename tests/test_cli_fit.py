@@ -9,8 +9,8 @@ import pytest
 import vela_stand_in
 from test_edge_edgetpu import chain
 
+from keras_nin.edge import fit
 from keras_nin.edge.ethosu import vela
-from keras_nin.edge.fit import targets
 
 QUICK = ("--seconds", "0.02")
 
@@ -38,8 +38,8 @@ def test_one_table_for_all(cli, files, tmp_path, monkeypatch):
 
 def test_targets_are_chosen(cli, files, monkeypatch):
     for name in ("cpu", "micro"):
-        monkeypatch.setattr(targets, name, lambda *_: pytest.fail("asked all the same"))
-    monkeypatch.setattr(vela, "find", lambda: pytest.fail("looked for all the same"))
+        monkeypatch.setattr(fit, name, lambda *_: pytest.fail("asked all the same"))
+    monkeypatch.setattr(vela, "find_vela", lambda: pytest.fail("looked for all the same"))
     ran = cli("fit", files[0], "--targets", "edgetpu")
     assert ran.status == 0
     assert "all mapped" in ran.out
@@ -54,7 +54,7 @@ def test_as_json(cli, files):
     assert [each["edgetpu"]["mapped"] for each in ran.json["results"]] == [2, 1]
     assert ran.json["results"][0]["cpu"]["runs"] > 0
     assert ran.json["host"]["litert"]
-    assert [each["holds"] for each in ran.json["requirements"]] == [True, True, False, True]
+    assert [each["passed"] for each in ran.json["requirements"]] == [True, True, False, True]
     assert ran.err == "half.tflite: edgetpu 50.0%, at least 100.0%: does not hold\n"
 
 
@@ -88,7 +88,7 @@ def test_what_is_required(cli, files, require, status):
 @pytest.mark.usefixtures("files")
 def test_what_cannot_be_is_one_line_before_anything_runs(cli, tmp_path, monkeypatch, words, message):
     for name in ("cpu", "edgetpu", "micro"):
-        monkeypatch.setattr(targets, name, lambda *_: pytest.fail("something ran"))
+        monkeypatch.setattr(fit, name, lambda *_: pytest.fail("something ran"))
     (tmp_path / "bad.tflite").write_bytes(b"no file")
     ran = cli("fit", *words)
     assert (ran.status, ran.out, ran.err.count("\n")) == (2, "", 1)
@@ -106,7 +106,7 @@ def test_neither_keras_nor_tensorflow_is_loaded(files):
     code = (
         "import sys; from keras_nin.cli import main\n"
         "assert main.run(['fit', '--help']) == 0\n"
-        "slow = {'numpy', 'rich', 'ai_edge_litert', 'keras_nin.audit.build'} & set(sys.modules)\n"
+        "slow = {'numpy', 'rich', 'ai_edge_litert', 'keras_nin.audit.api'} & set(sys.modules)\n"
         "assert not slow, slow\n"
         f"assert main.run({words!r}) == 0\n"
         "sys.exit(' '.join({'keras', 'tensorflow', 'sklearn', 'matplotlib'} & set(sys.modules)) or 0)"

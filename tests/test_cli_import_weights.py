@@ -18,7 +18,7 @@ def run(capsys, *words):
 
 @pytest.fixture(scope="module")
 def digits():
-    return models.build("nin_digits", weights="digits")
+    return models.build_model("nin_digits", weights="digits")
 
 
 def test_from_a_foreign_file_to_weights_that_load(digits, tmp_path, capsys):
@@ -31,7 +31,7 @@ def test_from_a_foreign_file_to_weights_that_load(digits, tmp_path, capsys):
     assert row.split()[1:4] == ["48x1x3x3", "mlpconv1_conv3x3", "kernel"]
     assert row.endswith("OIHW to HWIO, flipped")
     assert text.endswith(f"written: {out}\n")
-    assert models.weights_digest(models.build("nin_digits", weights=out)) == models.weights_digest(digits)
+    assert models.hash_weights(models.build_model("nin_digits", weights=out)) == models.hash_weights(digits)
     assert [path.name for path in out.parent.iterdir()] == [out.name]
 
 
@@ -47,8 +47,8 @@ def test_what_is_there_stays_without_force(digits, tmp_path, capsys):
 
 
 def test_json(tmp_path, capsys):
-    arrays = writers.pytorch_arrays(models.build("squeezenet_v1_1", classes=3))
-    names = models.spec("squeezenet_v1_1").layer_names
+    arrays = writers.pytorch_arrays(models.build_model("squeezenet_v1_1", classes=3))
+    names = models.get_spec("squeezenet_v1_1").layer_names
     theirs = {ours: name for name, ours in names.items() if "." in name}
     arrays = {f"module.{theirs[name[: name.rindex('.')]]}{name[name.rindex('.') :]}": a for name, a in arrays.items()}
     file = writers.safetensors(tmp_path / "s.safetensors", arrays)

@@ -9,10 +9,10 @@ import micro_stand_in
 import pytest
 import tflite_writer as writer
 
-from keras_nin.cli import stages
 from keras_nin.edge.micro import budget, child
-from keras_nin.edge.micro.examining import require_package
+from keras_nin.edge.micro.measurement import require_tflite_micro
 from keras_nin.errors import InputError
+from keras_nin.workflows import models
 
 HAS_PACKAGE = importlib.util.find_spec("tflite_micro") is not None
 real = pytest.mark.skipif(not HAS_PACKAGE, reason="tflite-micro is not installed: pip install 'keras-nin[micro]'")
@@ -22,7 +22,7 @@ FILE = "net.tflite"
 @pytest.fixture
 def stand_in(tmp_path, monkeypatch):
     micro_stand_in.install(tmp_path, monkeypatch)
-    monkeypatch.setattr(stages, "start_keras", lambda: pytest.fail("Keras was started"))
+    monkeypatch.setattr(models, "start_keras", lambda: pytest.fail("Keras was started"))
     return micro_stand_in.softmax(tmp_path / FILE)
 
 
@@ -52,8 +52,8 @@ def test_a_budget_that_does_not_hold(cli, stand_in):
     assert ran.json["schema"] == "keras_nin.micro/1"
     size = stand_in.stat().st_size
     assert ran.json["require"] == [
-        {"item": "arena", "figure": 1328, "at_most": 1327, "holds": False},
-        {"item": "flash", "figure": size, "at_most": 1, "holds": False},
+        {"item": "arena", "figure": 1328, "at_most": 1327, "passed": False},
+        {"item": "flash", "figure": size, "at_most": 1, "passed": False},
     ]
     assert ran.json["comparison"]["noise"] is True
 
@@ -156,7 +156,7 @@ def test_without_the_package(cli, tmp_path, monkeypatch):
     assert (ran.status, ran.out, ran.err.count("\n")) == (2, "", 1)
     assert "pip install 'keras-nin[micro]'" in ran.err
     with pytest.raises(InputError):
-        require_package()
+        require_tflite_micro()
 
 
 def test_no_framework_is_loaded(stand_in):
@@ -169,7 +169,7 @@ def test_no_framework_is_loaded(stand_in):
 
 def test_limits_and_sizes():
     limits = budget.parse("arena=256KiB, flash=1.5kB")
-    assert limits == (budget.Limit("arena", 262144), budget.Limit("flash", 1500))
+    assert limits == (budget.MicroLimit("arena", 262144), budget.MicroLimit("flash", 1500))
 
 
 @real

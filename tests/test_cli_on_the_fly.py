@@ -8,11 +8,13 @@ import pytest
 from tflite_writer import operator, tensor, write
 
 from keras_nin import InputError
-from keras_nin.cli import benchmark, edgetpu, ethosu, micro, on_the_fly, options, stages
-from keras_nin.edge.micro import examining
-from keras_nin.tflite.graph import read
+from keras_nin.cli import benchmark, edge, options
+from keras_nin.edge.micro import measurement
+from keras_nin.tflite.reader import read_model
+from keras_nin.workflows import models as models_module
+from keras_nin.workflows import temporary_export
 
-COMMANDS = {each.command.name: each.command for each in (benchmark, edgetpu, ethosu, micro)}
+COMMANDS = {each.command.name: each.command for each in (benchmark, edge, edge, edge)}
 WORDS = {
     "weights": ("random",),
     "input_shape": ("8,8,3",),
@@ -26,7 +28,7 @@ WORDS = {
 
 
 def shared():
-    @options.on_the_fly_options
+    @options.temporary_export_options
     def nothing():
         pass
 
@@ -42,8 +44,8 @@ def test_every_command_takes_the_options_of_the_export(name):
 @pytest.mark.parametrize("name", COMMANDS)
 @pytest.mark.parametrize("option", WORDS)
 def test_none_of_them_goes_with_a_file(name, option, cli, tmp_path, monkeypatch):
-    monkeypatch.setattr(examining, "require_package", lambda: None)
-    monkeypatch.setattr(stages, "start_keras", lambda: pytest.fail("Keras was started"))
+    monkeypatch.setattr(measurement, "require_tflite_micro", lambda: None)
+    monkeypatch.setattr(models_module, "start_keras", lambda: pytest.fail("Keras was started"))
     path = write(tmp_path / "net.tflite", [tensor(end, [1, 4]) for end in "ab"], [operator("RELU", [0], [1])])
     if (name, option) == ("micro", "seed"):
         pytest.skip("it draws the inputs too")
@@ -57,7 +59,7 @@ def test_what_is_a_model(tmp_path, monkeypatch):
     pathlib.Path("net.keras").touch()
     pathlib.Path("without_an_ending").touch()
     models = {"nin_digits": True, "keras:MobileNet": True, "net.keras": True, "without_an_ending": False}
-    assert {text: on_the_fly.is_model(text) for text in models} == models
+    assert {text: temporary_export.is_model(text) for text in models} == models
     for text, problem in {
         "none.tflite": "which is no file",
         "none.h5": "an existing file",
@@ -65,19 +67,25 @@ def test_what_is_a_model(tmp_path, monkeypatch):
         "nin_digit": "Did you mean nin_digits",
     }.items():
         with pytest.raises(InputError, match=problem):
-            on_the_fly.is_model(text)
-    assert (on_the_fly.stem("keras:MobileNet"), on_the_fly.stem("a/b.net.keras")) == ("MobileNet", "b.net")
+            temporary_export.is_model(text)
+    assert (temporary_export.file_stem("keras:MobileNet"), temporary_export.file_stem("a/b.net.keras")) == (
+        "MobileNet",
+        "b.net",
+    )
 
 
 def export(folder, model="conv1x1_3to2", schemes=("int8",), **given):
     defaults = {"settings": (), "seed": 0, "allow_float": False}
     values = dict.fromkeys(WORDS) | defaults | given
-    return on_the_fly.export(model, types.SimpleNamespace(**values), folder, schemes)
+    return temporary_export.export_temporary(model, types.SimpleNamespace(**values), folder, schemes)
 
 
 def test_without_weights_and_images_it_is_noise_and_says_so(tmp_path):
     float32, int8 = export(tmp_path, schemes=("float32", "int8"))
-    assert (float32.notes, int8.notes) == ((on_the_fly.RANDOM,), (on_the_fly.RANDOM, on_the_fly.NOISE))
+    assert (float32.notes, int8.notes) == (
+        (temporary_export.RANDOM,),
+        (temporary_export.RANDOM, temporary_export.NOISE),
+    )
     assert (pathlib.Path(int8.path).name, int8.images) == ("conv1x1_3to2_int8.tflite", None)
     beside = json.loads(pathlib.Path(int8.path).with_suffix(".json").read_text())
     assert (beside["calibration"]["count"], beside["operators"][0]["layer"]) == (8, "conv1")
@@ -85,7 +93,7 @@ def test_without_weights_and_images_it_is_noise_and_says_so(tmp_path):
 
 def test_the_options_reach_the_file(tmp_path):
     (made,) = export(tmp_path, io="uint8", calibration="random", calibration_count=3, input_shape=(4, 4, 3))
-    graph = read(made.path)
+    graph = read_model(made.path)
     assert [graph.main.tensors[index].dtype for index in graph.main.inputs] == ["uint8"]
     assert graph.main.tensors[graph.main.inputs[0]].shape == (1, 4, 4, 3)
     assert json.loads(pathlib.Path(made.path).with_suffix(".json").read_text())["calibration"]["count"] == 3
@@ -96,9 +104,9 @@ def test_weights_that_ship_are_calibrated_on_their_images(tmp_path):
     (made,) = export(tmp_path, "nin_digits")
     assert (made.notes, made.images) == ((), "digits")
     (made,) = export(tmp_path / "random", "nin_digits", weights="random")
-    assert (made.notes, made.images) == ((on_the_fly.RANDOM, on_the_fly.NOISE), None)
+    assert (made.notes, made.images) == ((temporary_export.RANDOM, temporary_export.NOISE), None)
     (made,) = export(tmp_path / "asked", "nin_digits", weights="random", calibration="digits", calibration_count=4)
-    assert (made.notes, made.images) == ((on_the_fly.RANDOM,), "digits")
+    assert (made.notes, made.images) == ((temporary_export.RANDOM,), "digits")
 
 
 def test_float_operators_are_allowed_where_asked_for(tmp_path, monkeypatch):
@@ -108,7 +116,7 @@ def test_float_operators_are_allowed_where_asked_for(tmp_path, monkeypatch):
         asked.append(allow_float)
         raise InputError("Expected no float operators")
 
-    monkeypatch.setattr("keras_nin.export.export_all", refuse)
+    monkeypatch.setattr("keras_nin.export.convert_schemes", refuse)
     for allow_float in (True, False):
         with pytest.raises(InputError, match="no float operators"):
             export(tmp_path, allow_float=allow_float)

@@ -13,8 +13,8 @@ import pytest
 from tflite_edits import flipped
 
 from keras_nin import data, export, metrics, models
-from keras_nin.report.evaluation import describe, evaluation
-from keras_nin.tflite import graph as tflite_graph
+from keras_nin.report.accuracy import format_scores, score_outputs
+from keras_nin.tflite import reader as tflite_graph
 
 writer = importlib.import_module("tflite_writer")
 
@@ -100,7 +100,7 @@ def test_limits_on_the_command_line(cli, exported, option, value, name):
 
 def test_verify_of_a_file_with_one_wrong_weight(cli, file):
     content = file.read_bytes()
-    main = tflite_graph.read(content).main
+    main = tflite_graph.read_model(content).main
     file.write_bytes(flipped(content, main.tensors[main.operators[5].inputs[1]], 1000))
     ran = cli("verify", "nin_digits", file, "--test-count", 30)
     assert ran.status == 1
@@ -121,7 +121,7 @@ def test_verify_of_a_record_that_prepares_images_otherwise(cli, file):
 
 
 def test_images_that_calibrated_are_left_out(cli, file):
-    source = data.load("digits")
+    source = data.open_dataset("digits")
     indices = np.concatenate([source.select("calibration", 100)[:10], source.select("test", 20)])
     arrays = {"images": source.images[indices], "labels": source.labels[indices]}
     np.savez("mixed.npz", x_train=arrays["images"][:1], y_train=arrays["labels"][:1],
@@ -235,7 +235,7 @@ def test_evaluate_of_several_outputs_and_a_batch(cli, labelled, tmp_path):
 def test_a_matrix_holds_only_classes_that_occur():
     outputs = np.eye(50, dtype=np.float32)[[3, 3, 7, 9, 9]]
     outputs[4] = np.nan
-    found = evaluation(outputs, np.array([3, 7, 7, 9, 9]), ("a",) * 8)
+    found = score_outputs(outputs, np.array([3, 7, 7, 9, 9]), ("a",) * 8)
     assert found.classes == (3, 7, 9)
     assert found.names == ("a", "a", "9")
     assert found.matrix.tolist() == [[1, 0, 0], [1, 1, 0], [0, 0, 1]]
@@ -249,12 +249,12 @@ def test_the_commonest_confusions_come_first():
     labels = np.arange(30).repeat(3)
     predicted = labels.copy()
     predicted[[0, 1, 6]] = [5, 5, 9]
-    found = evaluation(np.eye(30, dtype=np.float32)[predicted], labels)
-    lines = describe(found).splitlines()
+    found = score_outputs(np.eye(30, dtype=np.float32)[predicted], labels)
+    lines = format_scores(found).splitlines()
     assert lines[0] == "Of 30 classes 28 are recognised every time and 0 never."
     assert [line.split() for line in lines[4:]] == [["0", "5", "2", "3"], ["2", "9", "1", "3"]]
-    perfect = evaluation(np.eye(30, dtype=np.float32), np.arange(30))
-    assert describe(perfect) == "Of 30 classes 30 are recognised every time and 0 never."
+    perfect = score_outputs(np.eye(30, dtype=np.float32), np.arange(30))
+    assert format_scores(perfect) == "Of 30 classes 30 are recognised every time and 0 never."
 
 
 def test_scikit_learn_counts_the_same():
@@ -275,7 +275,7 @@ def test_scikit_learn_counts_the_same():
 )
 def test_files_of_others(cli, external_data, name, dtype, images, options, least):
     file = external_data / "edgetpu" / f"{name}.tflite"
-    graph = tflite_graph.read(str(file))
+    graph = tflite_graph.read_model(str(file))
     assert graph.main.tensors[graph.main.inputs[0]].dtype == dtype
     source = external_data / "images" / images
     ran = cli("evaluate", file, "--data", source, "--test-count", 100, *options, "--json")
@@ -294,8 +294,8 @@ def test_every_file_of_others_gives_scores_or_one_clear_line(cli, external_data)
 
 
 def test_models_and_files_read_the_same(cli, exported):
-    model = models.build("nin_digits", weights="digits")
-    export.export(model, "float32").save(exported / "same.tflite")
+    model = models.build_model("nin_digits", weights="digits")
+    export.convert_model(model, "float32").save(exported / "same.tflite")
     one = cli("evaluate", exported / "same.tflite", "--data", "digits", "--json").json
     two = cli("evaluate", "nin_digits", "--json").json
     assert one["confusion"] == two["confusion"]

@@ -15,16 +15,19 @@ import tflite_writer
 from keras_nin import files
 from keras_nin.benchmark import comparison
 from keras_nin.errors import InputError
-from keras_nin.report import documents, ethosu_plot, html, plots, subjects
+from keras_nin.plots import latency, sweeps
+from keras_nin.report import documents
+from keras_nin.report.html import latency_sections
+from keras_nin.report.html import page as page_module
 
 SIDECAR = {
     "schema": "keras_nin.export_file/1", "file": "net.tflite", "sha256": "", "bytes": 1000, "model": "net",
     "weights": "random (seed 0)", "scheme": "int8",
     "calibration": {"source": "random", "count": 10, "latency_only": True},
     "parity": {
-        "source": "digits", "images": 10, "step": 0.1, "max_steps": None, "rms_steps": 0.1, "agreement": 0.9,
-        "model_top1": None, "file_top1": None, "model_top5": None, "file_top5": None, "holds": False,
-        "checks": [{"name": "max_steps", "value": None, "limit": 0.06, "holds": False}],
+        "source": "digits", "images": 10, "step": 0.1, "max_steps": None, "rms_steps": 0.1, "top1_match": 0.9,
+        "model_top1": None, "file_top1": None, "model_top5": None, "file_top5": None, "passed": False,
+        "checks": [{"name": "max_steps", "value": None, "limit": 0.06, "passed": False}],
     },
 }  # fmt: skip
 
@@ -84,15 +87,17 @@ def test_what_audit_prints_can_be_reported(cli, net, tmp_path):
 
 
 def test_a_comparison_and_a_sweep_are_sections_of_their_own(cli, tmp_path):
-    from keras_nin.benchmark import sweep_rows
-    from keras_nin.benchmark.grid import Layer, Point
+    from keras_nin.benchmark import sweep_results
+    from keras_nin.benchmark.sweep import ConvLayer, SweepPoint
 
     benchmark = report_profiles.benchmark()
     compared = comparison.compare_runs(benchmark, benchmark).to_json()
     (tmp_path / "runs.json").write_text(json.dumps(compared))
-    points = [Point(Layer(7, 8, 8, kernel), "int8", 1) for kernel in (1, 3)]
-    rows = [sweep_rows.Row(point, 5.0 * point.layer.kernel, kernel_us=3.0, runs=100) for point in points]
-    (tmp_path / "sweep.csv").write_text(sweep_rows.to_csv(rows, sweep_rows.identity(report_profiles.HOST)))
+    points = [SweepPoint(ConvLayer(7, 8, 8, kernel), "int8", 1) for kernel in (1, 3)]
+    rows = [sweep_results.SweepRow(point, 5.0 * point.layer.kernel, kernel_us=3.0, runs=100) for point in points]
+    (tmp_path / "sweep.csv").write_text(
+        sweep_results.format_sweep_csv(rows, sweep_results.identify_machine(report_profiles.HOST))
+    )
     assert cli("report", "runs.json", "sweep.csv", "-o", "report.html", "--png", "plots").status == 0
     page = (tmp_path / "report.html").read_text()
     assert "Before and after" in page
@@ -161,9 +166,9 @@ def leaves(document, path=()):
 @pytest.mark.parametrize("kind", ["benchmark", "audit", "export", "runs", *target_documents.documents()])
 def test_any_other_value_anywhere_is_refused_or_shown(tmp_path, monkeypatch, kind):
     """Nothing but `InputError` leaves a document that someone has changed: what is read can be made a page."""
-    monkeypatch.setattr(html.contents.timed, "picture", lambda made, alt: html.parts.Line(alt))
-    monkeypatch.setattr(plots, "shares", lambda profile: None)
-    monkeypatch.setattr(ethosu_plot, "png", lambda sweep: b"")
+    monkeypatch.setattr(latency_sections, "png_picture", lambda made, alt: latency_sections.Paragraph(alt))
+    monkeypatch.setattr(latency, "plot_kind_shares", lambda profile: None)
+    monkeypatch.setattr(sweeps, "render_ethosu_sweep", lambda sweep: b"")
     benchmark = report_profiles.benchmark(report_profiles.profile(peaks=report_profiles.PEAKS))
     document = {
         "benchmark": benchmark.to_json(),
@@ -183,10 +188,12 @@ def test_any_other_value_anywhere_is_refused_or_shown(tmp_path, monkeypatch, kin
             place[path[-1]] = value
             (tmp_path / "changed.json").write_text(json.dumps(changed))
             try:
-                found = documents.read(tmp_path / "changed.json")
+                found = documents.read_documents(tmp_path / "changed.json")
             except InputError:
                 continue
-            assert "<b>" not in html.page(subjects.gather(found), others=found).replace('<b class="', "")
+            assert "<b>" not in page_module.render_page(page_module.group_by_file(found), others=found).replace(
+                '<b class="', ""
+            )
             shown += 1
     assert shown
 

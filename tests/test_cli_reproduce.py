@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from keras_nin import data, models
-from keras_nin.cli import export, main, reproduce
+from keras_nin.cli import export, main
+from keras_nin.workflows import reproduction
 
 QUICK = ("--runs", 1)
 SIDECAR = pathlib.Path("exported/nin_digits_int8.json")
@@ -20,10 +21,10 @@ SIDECAR = pathlib.Path("exported/nin_digits_int8.json")
 def photographs(tmp_path_factory):
     """A file of labelled images and one of weights, which exports name by their paths."""
     folder = tmp_path_factory.mktemp("things")
-    digits = data.load("digits")
+    digits = data.open_dataset("digits")
     chosen = digits.select("train", 60)
     np.savez(folder / "photos.npz", images=digits.images[chosen], labels=digits.labels[chosen])
-    models.build("nin_digits", weights="digits").save_weights(folder / "own.weights.h5")
+    models.build_model("nin_digits", weights="digits").save_weights(folder / "own.weights.h5")
     return folder
 
 
@@ -98,7 +99,7 @@ def listing():
 
 
 def test_other_weights(cli, made):
-    model = models.build("nin_digits", weights="digits")
+    model = models.build_model("nin_digits", weights="digits")
     for weight in model.weights:
         weight.assign(weight * 1.5)
     model.save_weights("own.weights.h5")
@@ -132,7 +133,7 @@ DOCUMENT = {
     "weights_sha256": "0",
     "versions": {},
     "calibration": None,
-    "options": dict.fromkeys(reproduce._OPTIONS)
+    "options": dict.fromkeys(reproduction._OPTIONS)
     | {"model": "nin_digits", "set": [], "seed": 0, "data": "digits", "min_agreement": 0.9, "max_drop": 2.5},
 }
 
@@ -200,10 +201,12 @@ def test_options_that_the_sidecar_decides(cli, words, received):
 
 def test_what_an_export_records_can_be_given_again(cli, made):
     """Every option that is recorded is one of the command, and every other one is known to decide nothing."""
-    names = {each.opts[-1][2:].replace("-", "_") for each in export.command.params if isinstance(each, click.Option)}
+    names = {
+        each.opts[-1][2:].replace("-", "_") for each in export.export_command.params if isinstance(each, click.Option)
+    }
     recorded = set(made["options"]) - {"model"}
     assert recorded <= names
-    alongside = {name[2:] for name in reproduce.ALONGSIDE.values()}
+    alongside = {name[2:] for name in reproduction.ALONGSIDE.values()}
     trained = {"epochs", "learning_rate", "sparsity", "clusters"}
     assert names - recorded == alongside | trained | {"scheme"}
-    assert set(reproduce._OPTIONS + reproduce._CALIBRATION_OPTIONS) <= set(made["options"])
+    assert set(reproduction._OPTIONS + reproduction._CALIBRATION_OPTIONS) <= set(made["options"])

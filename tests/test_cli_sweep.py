@@ -10,8 +10,8 @@ import time
 
 import pytest
 
-from keras_nin.benchmark import sweep_rows
-from keras_nin.tflite.host import host
+from keras_nin.benchmark import sweep_results
+from keras_nin.tflite.host import describe_host
 
 SMALL = ("sweep", "--size", "4", "--cin", "8", "--cout", "7,8", "--scheme", "float32", "--seconds", "0.02")
 
@@ -21,7 +21,7 @@ def test_a_sweep_from_grid_to_picture(cli, tmp_path):
     assert ran.status == 0
     rows = ran.json["rows"]
     assert ran.json["schema"] == "keras_nin.sweep/1"
-    assert ran.json["host"]["litert"] == host()["litert"]
+    assert ran.json["host"]["litert"] == describe_host()["litert"]
     assert len(rows) == 2 * 2
     for row in rows:
         assert row["error"] is None
@@ -41,10 +41,10 @@ def test_a_sweep_from_grid_to_picture(cli, tmp_path):
 def test_the_next_call_goes_on(cli, tmp_path):
     words = ("sweep", "--size", "4", "--cin", "8", "--cout", "8", "--kernel", "1", "--seconds", "0.02")
     assert cli(*words, "--scheme", "float32").status == 0
-    first = sweep_rows.read(tmp_path / "sweep.csv", sweep_rows.identity(host()))
+    first = sweep_results.read_sweep(tmp_path / "sweep.csv", sweep_results.identify_machine(describe_host()))
     ran = cli(*words, "--scheme", "float32,int8")
     assert "going on: 1 of 2 points are in sweep.csv" in ran.err
-    rows = sweep_rows.read(tmp_path / "sweep.csv", sweep_rows.identity(host()))
+    rows = sweep_results.read_sweep(tmp_path / "sweep.csv", sweep_results.identify_machine(describe_host()))
     assert len(rows) == 2
     assert rows.items() >= first.items()
 
@@ -52,7 +52,9 @@ def test_the_next_call_goes_on(cli, tmp_path):
 def test_rows_of_another_machine_are_not_mixed(cli, tmp_path):
     path = tmp_path / "sweep.csv"
     words = ("sweep", "--size", "4", "--cin", "8", "--cout", "8", "--kernel", "1", "--scheme", "float32")
-    content = sweep_rows.to_csv([], {}) + "4,8,8,1,float32,1,5,,,4,GEMM,9,True,0,0,,1,1,another,2,2.3.0,0\n"
+    content = (
+        sweep_results.format_sweep_csv([], {}) + "4,8,8,1,float32,1,5,,,4,GEMM,9,True,0,0,,1,1,another,2,2.3.0,0\n"
+    )
     path.write_text(content)
     ran = cli(*words)
     assert (ran.status, ran.out) == (2, "")
@@ -117,7 +119,7 @@ def test_an_interrupt_keeps_what_was_measured(tmp_path):
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGINT, errors
     assert b"the same command goes on" in errors
-    rows = sweep_rows.read(path, sweep_rows.identity(host()))
+    rows = sweep_results.read_sweep(path, sweep_results.identify_machine(describe_host()))
     assert 0 < len(rows) < 6
     assert [each.name for each in tmp_path.iterdir()] == ["sweep.csv"]
     done = subprocess.run([*words, "--seconds", "0.02", "--json"], cwd=tmp_path, env=environment, capture_output=True)

@@ -24,7 +24,7 @@ def save(tmp_path):
 
 def test_an_array_for_each_input(save):
     stored = arrays()
-    dataset = data.load_arrays(save(**stored, labels=np.arange(12)), INPUTS)
+    dataset = data.open_arrays(save(**stored, labels=np.arange(12)), INPUTS)
     assert {name: len(split) for name, split in dataset.splits.items()} == {"calibration": 3, "test": 9}
     chosen = dataset.select("calibration")
     loaded = dataset.load(chosen)
@@ -38,26 +38,26 @@ def test_an_array_for_each_input(save):
 
 def test_one_input_is_an_array(save):
     stored = arrays()
-    dataset = data.load_arrays(save(**stored), {"history": (5,)})
+    dataset = data.open_arrays(save(**stored), {"history": (5,)})
     np.testing.assert_array_equal(dataset.load([1, 2]), stored["history"][[1, 2]])
     assert dataset.labels is None
 
 
 def test_the_hash_is_over_all_inputs(save):
     stored = arrays()
-    first = data.load_arrays(save(**stored), INPUTS).digest([0, 1])
+    first = data.open_arrays(save(**stored), INPUTS).digest([0, 1])
     stored["history"][1, 4] += 1
-    assert data.load_arrays(save(**stored), INPUTS).digest([0, 1]) != first
-    assert data.load_arrays(save(**stored), INPUTS).digest([0]) == data.load_arrays(save(**arrays()), INPUTS).digest(
+    assert data.open_arrays(save(**stored), INPUTS).digest([0, 1]) != first
+    assert data.open_arrays(save(**stored), INPUTS).digest([0]) == data.open_arrays(save(**arrays()), INPUTS).digest(
         [0]
     )
 
 
 def test_noise():
-    first, second = (data.load_arrays("random", INPUTS, seed) for seed in (0, 1))
+    first, second = (data.open_arrays("random", INPUTS, seed) for seed in (0, 1))
     assert first.name == "random"
     assert first.load([0])["picture"].shape == (1, 4, 4, 3)
-    assert first.digest([0, 1]) == data.load_arrays("random", INPUTS, 0).digest([0, 1]) != second.digest([0, 1])
+    assert first.digest([0, 1]) == data.open_arrays("random", INPUTS, 0).digest([0, 1]) != second.digest([0, 1])
 
 
 @pytest.mark.parametrize(
@@ -75,18 +75,18 @@ def test_noise():
 def test_files_that_do_not_fit(save, change, message):
     content = {name: array for name, array in (arrays() | change).items() if array is not None}
     with pytest.raises(InputError, match=message):
-        data.load_arrays(save(**content), INPUTS)
+        data.open_arrays(save(**content), INPUTS)
 
 
 def test_other_sources(tmp_path):
     with pytest.raises(
         InputError, match=r"\(picture \(N, 4, 4, 3\), history \(N, 5\)\), or 'random'. Received: 'digits'"
     ):
-        data.load_arrays("digits", INPUTS)
+        data.open_arrays("digits", INPUTS)
     with pytest.raises(InputError, match="readable file"):
-        data.load_arrays(str(tmp_path / "missing.npz"), INPUTS)
+        data.open_arrays(str(tmp_path / "missing.npz"), INPUTS)
 
 
 def test_the_size_of_an_image():
-    assert data.image_size((4, 5, 3)) == ((4, 5), 3)
-    assert data.image_size(INPUTS) == (None, None)
+    assert data.split_image_shape((4, 5, 3)) == ((4, 5), 3)
+    assert data.split_image_shape(INPUTS) == (None, None)

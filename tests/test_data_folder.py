@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_nin.data import load
+from keras_nin.data import open_dataset
 from keras_nin.errors import InputError
 
 _grey = itertools.count()
@@ -25,7 +25,7 @@ def names_of(photos, split):
 
 def test_flat_with_numbers_in_the_names(tmp_path):
     fill(tmp_path, *(f"{index:04}_x.png" for index in range(2, 26, 2)))
-    photos = load(tmp_path)
+    photos = open_dataset(tmp_path)
     assert photos.name == tmp_path.name
     assert photos.labels.tolist() == list(range(2, 26, 2))
     assert photos.select("calibration").tolist() == [0, 5, 10]
@@ -39,7 +39,7 @@ def test_flat_with_numbers_in_the_names(tmp_path):
 
 def test_flat_without_numbers_has_no_labels(tmp_path):
     fill(tmp_path, "a.png", "b.png")
-    photos = load(tmp_path)
+    photos = open_dataset(tmp_path)
     assert photos.labels is None
     images, labels = next(photos.batches(photos.select("test"), (4, 4), 3))
     assert (images.shape, labels) == ((1, 4, 4, 3), None)
@@ -49,7 +49,7 @@ def test_flat_without_numbers_has_no_labels(tmp_path):
 def test_flat_with_a_labels_file(tmp_path, name):
     fill(tmp_path, "0_b.png", "1_a.png", "2_c.png")
     (tmp_path / name).write_text("1_a.png,cat\n0_b.png,dog\n2_c.png,cat\n")
-    photos = load(tmp_path, labels=tmp_path / name if name == "truth.txt" else None)
+    photos = open_dataset(tmp_path, labels=tmp_path / name if name == "truth.txt" else None)
     assert photos.labels.tolist() == [1, 0, 0]
     assert photos.class_names == ("cat", "dog")
 
@@ -57,13 +57,13 @@ def test_flat_with_a_labels_file(tmp_path, name):
 def test_a_folder_beside_flat_images_may_hold_other_things(tmp_path):
     fill(tmp_path, "a.png")
     (tmp_path / "notes").mkdir()
-    assert len(load(tmp_path).images) == 1
+    assert len(open_dataset(tmp_path).images) == 1
 
 
 def test_class_folders(tmp_path):
     fill(tmp_path, *(f"{name}/{index}.png" for name in ["dog", "cat"] for index in range(4)))
     (tmp_path / "readme.txt").write_text("not an image")
-    photos = load(tmp_path)
+    photos = open_dataset(tmp_path)
     assert photos.class_names == ("cat", "dog")
     assert photos.labels.tolist() == [0] * 4 + [1] * 4
     assert names_of(photos, "calibration") == photos.names_of([0, 5]) == ["cat/0.png", "dog/1.png"]
@@ -72,21 +72,21 @@ def test_class_folders(tmp_path):
 
 def test_numbered_class_folders(tmp_path):
     fill(tmp_path, "536_dock/a.png", "7_cock/a.png")
-    photos = load(tmp_path)
+    photos = open_dataset(tmp_path)
     assert photos.labels.tolist() == [536, 7]
     assert photos.class_names == ()
 
 
 def test_one_numbered_class_folder(tmp_path):
     fill(tmp_path, "536_dock/a.png")
-    assert load(tmp_path).labels.tolist() == [536]
+    assert open_dataset(tmp_path).labels.tolist() == [536]
 
 
 @pytest.mark.parametrize("tests", ["test", "val"])
 def test_train_and_test(tmp_path, tests):
     fill(tmp_path, *(f"train/{name}/{index}.png" for name in "ba" for index in range(6)))
     fill(tmp_path, f"{tests}/b/0.png", f"{tests}/b/1.png")
-    photos = load(tmp_path)
+    photos = open_dataset(tmp_path)
     assert names_of(photos, "calibration") == ["a/0.png", "a/5.png", "b/4.png"]
     assert len(photos.select("train")) == 9
     assert names_of(photos, "test") == ["b/0.png", "b/1.png"]
@@ -96,12 +96,12 @@ def test_train_and_test(tmp_path, tests):
 
 def test_numbered_classes_of_train_and_test_agree(tmp_path):
     fill(tmp_path, "train/3_x/0.png", "train/9_y/0.png", "test/9_y/1.png")
-    assert load(tmp_path).labels.tolist() == [3, 9, 9]
+    assert open_dataset(tmp_path).labels.tolist() == [3, 9, 9]
 
 
 def test_a_class_may_be_called_train(tmp_path):
     fill(tmp_path, "bus/0.png", "train/0.png")
-    assert load(tmp_path).class_names == ("bus", "train")
+    assert open_dataset(tmp_path).class_names == ("bus", "train")
 
 
 @pytest.mark.parametrize(
@@ -121,19 +121,19 @@ def test_a_class_may_be_called_train(tmp_path):
 def test_a_folder_of_no_layout_is_refused(tmp_path, files, message):
     fill(tmp_path, *files)
     with pytest.raises(InputError, match=message):
-        load(tmp_path)
+        open_dataset(tmp_path)
 
 
 def test_a_labels_file_goes_with_flat_images(tmp_path):
     fill(tmp_path, "cat/a.png")
     with pytest.raises(InputError, match="to go with a labels file. Received: class folders"):
-        load(tmp_path, labels="labels.csv")
+        open_dataset(tmp_path, labels="labels.csv")
 
 
 def test_a_damaged_image_is_named_when_it_is_read(tmp_path):
     fill(tmp_path, "a.png", "b.png")
     (tmp_path / "b.png").write_bytes(b"")
-    photos = load(tmp_path)
+    photos = open_dataset(tmp_path)
     photos.load(photos.select("calibration"), (4, 4), 3)
     with pytest.raises(InputError, match=r"b\.png"):
         photos.load(photos.select("test"), (4, 4), 3)
@@ -141,7 +141,7 @@ def test_a_damaged_image_is_named_when_it_is_read(tmp_path):
 
 @pytest.mark.external
 def test_imagenet_samples(external_data):
-    photos = load(external_data / "images" / "imagenet_samples")
+    photos = open_dataset(external_data / "images" / "imagenet_samples")
     calibration, test = photos.select("calibration"), photos.select("test")
     assert (len(calibration), len(test)) == (100, 400)
     assert photos.labels.tolist() == list(range(0, 1000, 2))

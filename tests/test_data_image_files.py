@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_nin.data.image_files import ImageFiles, decode, list_folders, list_images
+from keras_nin.data.image_folder import ImageFiles, decode_image, list_folders, list_images
 from keras_nin.errors import InputError
 
 COLOUR = np.random.RandomState(0).randint(0, 256, (6, 9, 3), dtype=np.uint8)
@@ -38,7 +38,7 @@ def test_a_folder_that_is_missing_is_named(tmp_path):
 @pytest.mark.parametrize("suffix", ["png", "bmp", "ppm"])
 def test_lossless_files_give_their_pixels(tmp_path, suffix):
     Image.fromarray(COLOUR).save(tmp_path / f"a.{suffix}")
-    np.testing.assert_array_equal(decode(tmp_path / f"a.{suffix}"), COLOUR)
+    np.testing.assert_array_equal(decode_image(tmp_path / f"a.{suffix}"), COLOUR)
 
 
 @pytest.mark.parametrize("mode", ["L", "1", "P", "RGBA", "LA", "CMYK", "I;16"])
@@ -50,9 +50,9 @@ def test_every_mode_becomes_rgb_or_is_refused(tmp_path, mode):
     image.convert(mode).save(path)
     if mode == "I;16":
         with pytest.raises(InputError, match=r"8 bits a channel. Received: .*a\.png"):
-            decode(path)
+            decode_image(path)
     else:
-        pixels = decode(path)
+        pixels = decode_image(path)
         assert (pixels.shape, pixels.dtype) == ((6, 9, 3), np.uint8)
 
 
@@ -61,14 +61,14 @@ def test_a_palette_with_transparency_decodes_without_a_warning(tmp_path):
     image.save(tmp_path / "a.png", transparency=bytes(range(256)))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        np.testing.assert_array_equal(decode(tmp_path / "a.png"), np.asarray(image.convert("RGB")))
+        np.testing.assert_array_equal(decode_image(tmp_path / "a.png"), np.asarray(image.convert("RGB")))
 
 
 def test_exif_orientation_is_honoured(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # turn a quarter clockwise to see it upright
     Image.fromarray(COLOUR).save(tmp_path / "a.png", exif=exif)
-    np.testing.assert_array_equal(decode(tmp_path / "a.png"), np.rot90(COLOUR, -1))
+    np.testing.assert_array_equal(decode_image(tmp_path / "a.png"), np.rot90(COLOUR, -1))
 
 
 def test_files_are_read_when_asked_for(tmp_path):
@@ -87,13 +87,13 @@ def test_damaged_and_missing_files_are_named(tmp_path):
     for length in range(0, len(whole) - 20, 7):  # what follows the pixels: their checksums, 8 bytes, and a chunk of 12
         (tmp_path / "a.png").write_bytes(whole[:length])
         with pytest.raises(InputError, match=r"a\.png"):
-            decode(tmp_path / "a.png")
+            decode_image(tmp_path / "a.png")
     with pytest.raises(InputError, match=r"absent\.png"):
-        decode(tmp_path / "absent.png")
+        decode_image(tmp_path / "absent.png")
 
 
 def test_a_decompression_bomb_is_refused(tmp_path, monkeypatch):
     Image.fromarray(COLOUR).save(tmp_path / "a.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
     with pytest.raises(InputError, match=r"usual size. Received: .*a\.png"):
-        decode(tmp_path / "a.png")
+        decode_image(tmp_path / "a.png")

@@ -10,7 +10,7 @@ import urllib.error
 import numpy as np
 import pytest
 
-from keras_nin.data import load
+from keras_nin.data import open_dataset
 from keras_nin.errors import InputError
 
 FASHION = tuple(
@@ -101,7 +101,7 @@ WRITERS = {
 
 def test_cifar100(cache, any_checksum, capsys):
     pixels = write_cifar100(cache / FILES["cifar100"])
-    cifar = load("cifar100")
+    cifar = open_dataset("cifar100")
     expected = pixels.reshape(3, 3, 32, 32).transpose(0, 2, 3, 1)
     np.testing.assert_array_equal(cifar.images[cifar.select("test")], expected)
     assert int(cifar.labels.max()) == 99
@@ -110,7 +110,7 @@ def test_cifar100(cache, any_checksum, capsys):
 
 def test_fashion_mnist(cache, any_checksum, capsys):
     pixels = write_fashion_mnist(cache / FILES["fashion_mnist"])
-    fashion = load("fashion_mnist")
+    fashion = open_dataset("fashion_mnist")
     np.testing.assert_array_equal(fashion.images[fashion.select("test")], pixels[..., np.newaxis])
     assert fashion.labels_of(fashion.select("test")).tolist() == list(range(7))
     assert fashion.class_names[9] == "ankle boot"
@@ -121,14 +121,14 @@ def test_only_the_missing_files_are_asked_for(cache, any_checksum):
     write_fashion_mnist(cache / FASHION[0])
     (cache / FASHION[3]).unlink()
     with pytest.raises(InputError) as caught:
-        load("fashion_mnist")
+        open_dataset("fashion_mnist")
     assert FASHION[3] in str(caught.value)
     assert FASHION[0] not in str(caught.value)
 
 
 def test_mnist(cache, any_checksum, capsys):
     images, labels = write_mnist(cache / FILES["mnist"])
-    mnist = load("mnist")
+    mnist = open_dataset("mnist")
     np.testing.assert_array_equal(mnist.images, images[..., np.newaxis])
     np.testing.assert_array_equal(mnist.labels, labels)
     assert {name: len(indices) for name, indices in mnist.splits.items()} == {
@@ -137,7 +137,7 @@ def test_mnist(cache, any_checksum, capsys):
         "test": 30,
     }
     assert mnist.select("test").tolist() == list(range(900, 930))
-    np.testing.assert_array_equal(mnist.select("calibration"), load("mnist", seed=3).select("calibration"))
+    np.testing.assert_array_equal(mnist.select("calibration"), open_dataset("mnist", seed=3).select("calibration"))
     assert mnist.select("calibration").tolist() != list(range(500))
     assert mnist.preprocessing.mode == "unit"
     assert mnist.class_names == tuple("0123456789")
@@ -146,7 +146,7 @@ def test_mnist(cache, any_checksum, capsys):
 
 def test_cifar10(cache, any_checksum, capsys):
     test_pixels = write_cifar10(cache / FILES["cifar10"])
-    cifar = load("cifar10")
+    cifar = open_dataset("cifar10")
     assert cifar.images.shape == (50_003, 32, 32, 3)
     np.testing.assert_array_equal(
         cifar.images[cifar.select("test")], test_pixels.reshape(3, 3, 32, 32).transpose(0, 2, 3, 1)
@@ -161,7 +161,7 @@ def test_cifar10(cache, any_checksum, capsys):
 @pytest.mark.parametrize("name", FILES)
 def test_without_cache_and_network_one_line_says_which_file_goes_where(cache, capsys, name):
     with pytest.raises(InputError) as caught:
-        load(name)
+        open_dataset(name)
     message = str(caught.value)
     assert "\n" not in message
     assert "it is not in Keras's cache (URL fetch failure" in message
@@ -174,10 +174,10 @@ def test_without_cache_and_network_one_line_says_which_file_goes_where(cache, ca
 @pytest.mark.parametrize("name", FILES)
 def test_the_file_put_where_the_line_says_is_the_one_that_keras_reads(cache, any_checksum, name):
     with pytest.raises(InputError) as caught:
-        load(name)
+        open_dataset(name)
     place = str(caught.value).split(" as '")[1].split("'")[0]
     WRITERS[name](pathlib.Path(place))
-    assert load(name).name == name
+    assert open_dataset(name).name == name
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -185,7 +185,7 @@ def test_a_file_with_another_checksum_is_called_damaged(cache, name):
     WRITERS[name](cache / FILES[name])
     (cache / FILES[name]).write_bytes(b"half a download")
     with pytest.raises(InputError, match="its cached file is damaged or incomplete"):
-        load(name)
+        open_dataset(name)
 
 
 @pytest.mark.filterwarnings("ignore:Could not extract archive")
@@ -194,7 +194,7 @@ def test_a_file_that_does_not_open_is_called_damaged(cache, any_checksum, name):
     WRITERS[name](cache / FILES[name])
     (cache / FILES[name]).write_bytes(b"PK\x03\x04 half a download")
     with pytest.raises(InputError, match="its cached file is damaged or incomplete"):
-        load(name)
+        open_dataset(name)
 
 
 def test_progress_goes_to_a_terminal_on_stderr_alone(cache, monkeypatch, capsys):
@@ -202,7 +202,7 @@ def test_progress_goes_to_a_terminal_on_stderr_alone(cache, monkeypatch, capsys)
 
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     with pytest.raises(InputError):
-        load("mnist")
+        open_dataset("mnist")
     out, err = capsys.readouterr()
     assert out == ""
     assert "Downloading data from" in err

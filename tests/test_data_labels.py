@@ -1,7 +1,7 @@
 import pytest
 
-from keras_nin.data import Dataset, Preprocessing, load
-from keras_nin.data.labels import class_indices, class_labels, from_file, from_file_names
+from keras_nin.data import Dataset, Preprocessing, open_dataset
+from keras_nin.data.image_folder import get_class_names, index_classes, labels_from_file_names, read_labels_file
 from keras_nin.errors import InputError
 
 NAMES = ["a.jpg", "b.jpg", "c d.jpg"]
@@ -10,30 +10,30 @@ NAMES = ["a.jpg", "b.jpg", "c d.jpg"]
 def read(tmp_path, text):
     path = tmp_path / "labels.csv"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    labels, class_names = from_file(path, NAMES)
+    labels, class_names = read_labels_file(path, NAMES)
     return labels.tolist(), class_names
 
 
 def test_class_folders_are_numbered_in_sorted_order():
-    assert class_indices(["dog", "Bird", "cat"]) == ({"Bird": 0, "cat": 1, "dog": 2}, ("Bird", "cat", "dog"))
+    assert index_classes(["dog", "Bird", "cat"]) == ({"Bird": 0, "cat": 1, "dog": 2}, ("Bird", "cat", "dog"))
 
 
 def test_one_name_without_a_number_makes_all_of_them_names():
-    assert class_indices(["3d", "cat"])[0] == {"3d": 0, "cat": 1}
+    assert index_classes(["3d", "cat"])[0] == {"3d": 0, "cat": 1}
 
 
 def test_numbered_class_folders_keep_their_number():
-    assert class_indices(["10_b", "9_a"]) == ({"10_b": 10, "9_a": 9}, ())
-    assert class_indices(["1", "0", "02-c"]) == ({"0": 0, "02-c": 2, "1": 1}, ("0", "1", "02-c"))
+    assert index_classes(["10_b", "9_a"]) == ({"10_b": 10, "9_a": 9}, ())
+    assert index_classes(["1", "0", "02-c"]) == ({"0": 0, "02-c": 2, "1": 1}, ("0", "1", "02-c"))
 
 
 def test_dates_are_names():
-    assert class_indices(["20240101", "20240102"])[0] == {"20240101": 0, "20240102": 1}
+    assert index_classes(["20240101", "20240102"])[0] == {"20240101": 0, "20240102": 1}
 
 
 def test_two_class_folders_with_one_number_are_refused():
     with pytest.raises(InputError, match="Received: '07_cat' and '7_dog'"):
-        class_indices(["7_dog", "07_cat", "1_x"])
+        index_classes(["7_dog", "07_cat", "1_x"])
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_two_class_folders_with_one_number_are_refused():
     ],
 )
 def test_file_names(names, expected):
-    labels = from_file_names(names)
+    labels = labels_from_file_names(names)
     assert (labels is None and expected is None) or labels.tolist() == expected
 
 
@@ -91,7 +91,7 @@ def test_a_file_that_does_not_match_the_images_is_refused(tmp_path, text, messag
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(InputError, match=r"absent\.txt"):
-        from_file(tmp_path / "absent.txt", NAMES)
+        read_labels_file(tmp_path / "absent.txt", NAMES)
 
 
 def named(names, labels, class_names=()):
@@ -114,16 +114,16 @@ def named(names, labels, class_names=()):
     ],
 )
 def test_names_of_classes_from_names_of_files(names, labels, expected):
-    assert class_labels(named(names, labels), 4) == expected
+    assert get_class_names(named(names, labels), 4) == expected
 
 
 def test_names_of_classes_are_the_datasets_where_it_counts_as_the_network_does():
     names, labels = ("cat/a.png", "dog/a.png"), (0, 1)
-    assert class_labels(named(names, labels, ("cat", "dog")), 2) == ("cat", "dog")
-    assert class_labels(named(names, labels, ("cat", "dog")), 3) == ("class 0", "class 1", "class 2")
-    assert class_labels(load("digits"), 10) == tuple("0123456789")
-    assert class_labels(load("random", input_shape=(2, 2, 1)), 2) == ("class 0", "class 1")
+    assert get_class_names(named(names, labels, ("cat", "dog")), 2) == ("cat", "dog")
+    assert get_class_names(named(names, labels, ("cat", "dog")), 3) == ("class 0", "class 1", "class 2")
+    assert get_class_names(open_dataset("digits"), 10) == tuple("0123456789")
+    assert get_class_names(open_dataset("random", input_shape=(2, 2, 1)), 2) == ("class 0", "class 1")
 
 
 def test_a_name_is_one_line():
-    assert class_labels(named(("a/a", "b/b"), (0, 1), ("two\nlines", " ")), 2) == ("two\\nlines", "class 1")
+    assert get_class_names(named(("a/a", "b/b"), (0, 1), ("two\nlines", " ")), 2) == ("two\\nlines", "class 1")

@@ -4,7 +4,7 @@ import sys
 import numpy as np
 import pytest
 
-from keras_nin.data import list_datasets, load
+from keras_nin.data import list_datasets, open_dataset
 from keras_nin.errors import InputError
 
 
@@ -15,7 +15,7 @@ def test_the_names():
 @pytest.mark.parametrize("source", ["mnits", "no/such/folder", "photo.jpg", "", "Digits"])
 def test_an_unknown_source_names_what_works(source):
     with pytest.raises(InputError) as caught:
-        load(source)
+        open_dataset(source)
     message = str(caught.value)
     assert "\n" not in message
     assert f"Received: {source!r}" in message
@@ -25,27 +25,27 @@ def test_an_unknown_source_names_what_works(source):
 @pytest.mark.parametrize("source", [None, 3, ["digits"]])
 def test_a_source_that_is_no_name_is_refused(source):
     with pytest.raises(InputError, match="Expected `data`"):
-        load(source)
+        open_dataset(source)
 
 
 def test_a_path_may_be_a_path_object_and_its_ending_in_capitals(tmp_path):
     np.savez(tmp_path / "a.npz", images=np.zeros((2, 4, 4), np.uint8))
     (tmp_path / "a.npz").rename(tmp_path / "a.NPZ")
-    assert load(tmp_path / "a.NPZ").name == "a.NPZ"
+    assert open_dataset(tmp_path / "a.NPZ").name == "a.NPZ"
 
 
 def test_a_name_goes_before_a_folder_of_that_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "digits").mkdir()
-    assert len(load("digits").images) == 1797
+    assert len(open_dataset("digits").images) == 1797
     with pytest.raises(InputError, match="Expected images"):
-        load("./digits")
+        open_dataset("./digits")
 
 
 @pytest.mark.parametrize("source", ["digits", "random", "some.npz"])
 def test_labels_go_with_folders_alone(source):
     with pytest.raises(InputError, match="Expected a labels file only with a folder"):
-        load(source, labels="labels.csv")
+        open_dataset(source, labels="labels.csv")
 
 
 def modules_after(code):

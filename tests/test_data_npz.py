@@ -4,7 +4,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from keras_nin.data import load
+from keras_nin.data import open_dataset
 from keras_nin.errors import InputError
 
 IMAGES = np.random.RandomState(0).randint(0, 256, (12, 5, 4, 3), dtype=np.uint8)
@@ -32,7 +32,7 @@ def training(train=25, test=4, **changes):
 
 
 def test_images_and_labels(save):
-    photos = load(save(images=IMAGES, labels=LABELS.astype(np.uint8), class_names=np.array(["a", "b", "c"])))
+    photos = open_dataset(save(images=IMAGES, labels=LABELS.astype(np.uint8), class_names=np.array(["a", "b", "c"])))
     assert photos.name == "photos.npz"
     np.testing.assert_array_equal(photos.images, IMAGES)
     np.testing.assert_array_equal(photos.labels, LABELS)
@@ -46,13 +46,13 @@ def test_images_and_labels(save):
 
 
 def test_images_alone_and_grey(save):
-    photos = load(save(images=IMAGES[..., 0]))
+    photos = open_dataset(save(images=IMAGES[..., 0]))
     assert photos.images.shape == (12, 5, 4, 1)
     assert photos.labels is None
 
 
 def test_the_layout_of_keras(save):
-    photos = load(save(**training()))
+    photos = open_dataset(save(**training()))
     assert photos.images.shape == (29, 3, 3, 1)
     assert photos.select("calibration").tolist() == [0, 10, 20]
     assert len(photos.select("train")) == 22
@@ -61,7 +61,7 @@ def test_the_layout_of_keras(save):
 
 
 def test_calibration_takes_at_most_500_training_images(save):
-    photos = load(save(**training(train=6000)))
+    photos = open_dataset(save(**training(train=6000)))
     assert [len(photos.select(split)) for split in ("calibration", "train")] == [500, 5500]
     assert photos.select("calibration")[-1] == 4990
 
@@ -93,7 +93,7 @@ def test_calibration_takes_at_most_500_training_images(save):
 )
 def test_arrays_that_do_not_fit_are_named(save, arrays, message):
     with pytest.raises(InputError, match=message) as caught:
-        load(save(**arrays))
+        open_dataset(save(**arrays))
     assert "photos.npz" in str(caught.value)
 
 
@@ -103,7 +103,7 @@ def test_a_truncated_file_is_refused_wherever_it_is_cut(save):
     for length in range(0, len(whole), 61):
         path.write_bytes(whole[:length])
         with pytest.raises(InputError, match=r"photos\.npz"):
-            load(path)
+            open_dataset(path)
 
 
 def test_a_flipped_bit_is_refused(save):
@@ -112,7 +112,7 @@ def test_a_flipped_bit_is_refused(save):
     damaged[damaged.index(IMAGES.tobytes()) + 100] ^= 1
     path.write_bytes(damaged)
     with pytest.raises(InputError, match="`images` .*BadZipFile"):
-        load(path)
+        open_dataset(path)
 
 
 def test_headers_that_numpy_cannot_parse_are_refused(tmp_path):
@@ -129,7 +129,7 @@ def test_headers_that_numpy_cannot_parse_are_refused(tmp_path):
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("images.npy", header.getvalue().replace(old, new, 1))
         with pytest.raises(InputError, match="`images`"):
-            load(path)
+            open_dataset(path)
 
 
 @pytest.mark.parametrize("content", [b"", b"not a zip", b"PK\x03\x04 nor this", "npy"])
@@ -141,18 +141,18 @@ def test_another_kind_of_file_is_refused(tmp_path, content):
     else:
         path.write_bytes(content)
     with pytest.raises(InputError, match="damaged or of another kind"):
-        load(path)
+        open_dataset(path)
 
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(InputError, match=r"Expected a readable file. Received: .*absent\.npz' \(No such file"):
-        load(tmp_path / "absent.npz")
+        open_dataset(tmp_path / "absent.npz")
 
 
 @pytest.mark.external
 def test_the_files_that_others_made(external_data):
-    cifar = load(external_data / "images" / "cifar10_test_lossless_200.npz")
+    cifar = open_dataset(external_data / "images" / "cifar10_test_lossless_200.npz")
     assert (len(cifar.select("calibration")), len(cifar.select("test"))) == (40, 160)
-    mnist = load(external_data / "images" / "mnist_test.npz")
+    mnist = open_dataset(external_data / "images" / "mnist_test.npz")
     assert mnist.load(mnist.select("test", 10), (28, 28), 1).shape == (10, 28, 28, 1)
     assert len(mnist.image_digests(range(10_000))) == 10_000

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from keras_nin.data.preprocessing import MODES, PRESETS, Preprocessing, preset
+from keras_nin.data.preprocessing import MODES, PRESETS, Preprocessing, get_preset
 from keras_nin.errors import InputError
 
 PIXEL = np.array([[[255, 102, 0]]], np.uint8)  # red, green, blue
@@ -22,7 +22,7 @@ PIXEL = np.array([[[255, 102, 0]]], np.uint8)  # red, green, blue
     ],
 )
 def test_the_arithmetic_of_every_preset(name, expected):
-    values = preset(name).apply([PIXEL], (1, 1), 3)
+    values = get_preset(name).apply([PIXEL], (1, 1), 3)
     assert values.dtype == np.float32
     assert values.shape == (1, 1, 1, 3)
     np.testing.assert_allclose(values.ravel(), expected, rtol=1e-6, atol=1e-6)
@@ -34,7 +34,7 @@ def test_every_mode_has_a_preset():
 
 def test_standardize_is_per_image_and_takes_a_uniform_image_to_zero():
     images = np.stack([np.full((6, 4, 3), 200, np.uint8), np.arange(72, dtype=np.uint8).reshape(6, 4, 3)])
-    flat, ramp = preset("standardize").apply(images, (6, 4), 3)
+    flat, ramp = get_preset("standardize").apply(images, (6, 4), 3)
     assert not flat.any()
     np.testing.assert_allclose([ramp.mean(), ramp.std()], [0, 1], atol=1e-6)
 
@@ -42,31 +42,31 @@ def test_standardize_is_per_image_and_takes_a_uniform_image_to_zero():
 def test_standardize_divides_by_at_least_one_over_the_root_of_the_pixels():
     image = np.zeros((100, 100, 1), np.uint8)
     image[0, 0] = 1  # standard deviation 0.0099995, floor 0.01
-    values = preset("standardize").apply([image], (100, 100), 1)
+    values = get_preset("standardize").apply([image], (100, 100), 1)
     assert values.max() == pytest.approx((1 - 1e-4) / 0.01, rel=1e-6)
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_record_survives_json(name):
-    record = preset(name)
+    record = get_preset(name)
     assert Preprocessing.from_json(json.loads(json.dumps(record.to_json()))) == record
 
 
 @pytest.mark.parametrize("name", ["caffe", "torch", "symmetric"])
 def test_images_of_many_sizes_become_one_contiguous_array(name):
     images = (np.zeros(shape, np.uint8) for shape in [(30, 40), (9, 9, 3), (50, 20, 4), (8, 8, 1)])
-    values = preset(name).apply(images, size=(12, 10), channels=3)
+    values = get_preset(name).apply(images, size=(12, 10), channels=3)
     assert values.shape == (4, 12, 10, 3)
     assert values.flags.c_contiguous
 
 
 def test_no_images_give_an_empty_array():
-    assert preset("torch").apply([], (4, 5), 3).shape == (0, 4, 5, 3)
+    assert get_preset("torch").apply([], (4, 5), 3).shape == (0, 4, 5, 3)
 
 
 def test_images_are_left_as_they_were():
     image = PIXEL.copy()
-    preset("torch").apply([image], (1, 1), 3)
+    get_preset("torch").apply([image], (1, 1), 3)
     np.testing.assert_array_equal(image, PIXEL)
 
 
@@ -97,12 +97,12 @@ def test_a_record_that_makes_no_sense_is_refused(arguments, message):
 @pytest.mark.parametrize(
     ("record", "size", "channels", "message"),
     [
-        (preset("torch"), (4, 4), 1, r"Expected `mean` to have 1 number"),
+        (get_preset("torch"), (4, 4), 1, r"Expected `mean` to have 1 number"),
         (Preprocessing("unit", std=(1, 2)), (4, 4), 3, r"Expected `std` to have 3 number"),
-        (preset("raw"), (4, 4), 4, r"photographs have no 4 channels. Received: uint8"),
-        (preset("raw"), (4, 4, 3), 3, r"Expected `size`"),
-        (preset("raw"), (0, 4), 3, r"Expected `size`"),
-        (preset("raw"), None, 3, r"Expected `size`"),
+        (get_preset("raw"), (4, 4), 4, r"photographs have no 4 channels. Received: uint8"),
+        (get_preset("raw"), (4, 4, 3), 3, r"Expected `size`"),
+        (get_preset("raw"), (0, 4), 3, r"Expected `size`"),
+        (get_preset("raw"), None, 3, r"Expected `size`"),
     ],
 )
 def test_what_does_not_fit_the_model_is_refused(record, size, channels, message):
@@ -118,4 +118,4 @@ def test_json_that_is_no_preprocessing_is_refused(document):
 
 def test_an_unknown_preset_names_the_nearest():
     with pytest.raises(InputError, match="Did you mean caffe"):
-        preset("cafe")
+        get_preset("cafe")

@@ -10,10 +10,10 @@ import time
 import pytest
 from test_edge_edgetpu import chain
 
-from keras_nin.edge.edgetpu import compiler, judge, status
-from keras_nin.edge.edgetpu.comparison import Difference, allowed_several, differences
+from keras_nin.edge.edgetpu import check_edgetpu, compiler, records
+from keras_nin.edge.edgetpu.compiler import CompilerDifference, allows_multiple_subgraphs, compare_with_compiler
 from keras_nin.errors import InputError
-from keras_nin.report.edgetpu import comparison_text
+from keras_nin.report.edge import format_compiler_comparison
 
 OUTPUT = """Edge TPU Compiler version 16.0.384591198
 Started a compilation timeout timer of 180 seconds.
@@ -40,9 +40,9 @@ Output: net_edgetpu.tflite
 
 Operator                       Count      Status
 
-RELU                           1          {status.MAPPED}
-ELU                            1          {status.NOT_SUPPORTED}
-TANH                           1          {status.SECOND_SUBGRAPH}
+RELU                           1          {records.MAPPED}
+ELU                            1          {records.NOT_SUPPORTED}
+TANH                           1          {records.SECOND_SUBGRAPH}
 """
 
 
@@ -52,22 +52,22 @@ def table_text(rows):
 
 
 def test_output_and_log_are_parsed():
-    found = compiler.parse(OUTPUT + "\n" + TABLE)
+    found = compiler.parse_compiler_output(OUTPUT + "\n" + TABLE)
     assert (found.version, found.succeeded, found.errors) == ("16.0.384591198", True, ())
     assert (found.used_bytes, found.remaining_bytes, found.streamed_bytes) == (round(6.89 * 2**20), 1024, 175 * 1024)
     assert (found.input_bytes, found.output_bytes) == (round(7.31 * 2**20), round(8.14 * 2**20))
     assert (found.subgraphs, found.operations) == (1, 3)
     assert found.rows == (
-        ("RELU", 1, status.MAPPED),
-        ("ELU", 1, status.NOT_SUPPORTED),
-        ("TANH", 1, status.SECOND_SUBGRAPH),
+        ("RELU", 1, records.MAPPED),
+        ("ELU", 1, records.NOT_SUPPORTED),
+        ("TANH", 1, records.SECOND_SUBGRAPH),
     )
-    assert compiler.parse(OUTPUT + TABLE + TABLE).rows == found.rows
+    assert compiler.parse_compiler_output(OUTPUT + TABLE + TABLE).rows == found.rows
 
 
-@pytest.mark.parametrize("words", status.STATUSES)
+@pytest.mark.parametrize("words", records.STATUSES)
 def test_every_status_is_parsed_as_it_is(words):
-    assert compiler.parse(table_text([("CONV_2D", 12, words)])).rows == (("CONV_2D", 12, words),)
+    assert compiler.parse_compiler_output(table_text([("CONV_2D", 12, words)])).rows == (("CONV_2D", 12, words),)
 
 
 @pytest.mark.parametrize(
@@ -81,26 +81,28 @@ def test_every_status_is_parsed_as_it_is(words):
     ],
 )
 def test_failures_are_parsed(line):
-    found = compiler.parse(f"Edge TPU Compiler version 15.0.340273435\n{line}\n")
+    found = compiler.parse_compiler_output(f"Edge TPU Compiler version 15.0.340273435\n{line}\n")
     assert (found.succeeded, found.errors, found.rows, found.used_bytes) == (False, (line,), (), None)
 
 
 def test_other_text_is_no_compilation():
-    found = compiler.parse("bash: no such thing\nOperator Count Status\nnonsense\n")
+    found = compiler.parse_compiler_output("bash: no such thing\nOperator Count Status\nnonsense\n")
     assert (found.version, found.succeeded, found.rows) == (None, False, ())
 
 
 def test_differences_are_named(tmp_path):
-    verdict = judge(chain(tmp_path / "net.tflite", "RELU", "ELU", "TANH"))
-    rows = compiler.parse(TABLE).rows
-    assert differences(verdict, rows) == ()
-    assert not allowed_several(rows)
-    other = [("RELU", 1, status.MAPPED), ("ELU", 1, status.MAPPED), ("TANH", 1, status.SECOND_SUBGRAPH)]
-    assert differences(verdict, other) == (
-        Difference("ELU", status.MAPPED, 0, 1),
-        Difference("ELU", status.NOT_SUPPORTED, 1, 0),
+    verdict = check_edgetpu(chain(tmp_path / "net.tflite", "RELU", "ELU", "TANH"))
+    rows = compiler.parse_compiler_output(TABLE).rows
+    assert compare_with_compiler(verdict, rows) == ()
+    assert not allows_multiple_subgraphs(rows)
+    other = [("RELU", 1, records.MAPPED), ("ELU", 1, records.MAPPED), ("TANH", 1, records.SECOND_SUBGRAPH)]
+    assert compare_with_compiler(verdict, other) == (
+        CompilerDifference("ELU", records.MAPPED, 0, 1),
+        CompilerDifference("ELU", records.NOT_SUPPORTED, 1, 0),
     )
-    text = comparison_text(compiler.parse(OUTPUT + TABLE), differences(verdict, other))
+    text = format_compiler_comparison(
+        compiler.parse_compiler_output(OUTPUT + TABLE), compare_with_compiler(verdict, other)
+    )
     assert "6.89 MiB" in text
     assert "The verdict was otherwise" in text
 
@@ -140,13 +142,13 @@ def printing(tmp_path, output=OUTPUT, table=TABLE, code=0):
 def test_the_compiler_runs_in_a_folder_that_goes(tmp_path, stand_in):
     stand_in(printing(tmp_path))
     path = chain(tmp_path / "net.tflite", "RELU", "ELU", "TANH")
-    found = compiler.run(path)
-    assert found.rows == compiler.parse(TABLE).rows
+    found = compiler.run_compiler(path)
+    assert found.rows == compiler.parse_compiler_output(TABLE).rows
     assert found.succeeded
     arguments = (tmp_path / "arguments.txt").read_text().splitlines()
     assert "-a" not in arguments
     assert not pathlib.Path(arguments[arguments.index("-o") + 1]).exists()
-    compiler.run(path, multiple_subgraphs=True)
+    compiler.run_compiler(path, multiple_subgraphs=True)
     assert "-a" in (tmp_path / "arguments.txt").read_text().splitlines()
 
 
@@ -158,7 +160,7 @@ def test_a_compiler_that_hangs_ends_with_its_children(tmp_path, stand_in):
     )
     path = chain(tmp_path / "net.tflite", "RELU")
     with pytest.raises(InputError, match="within 5 s"):
-        compiler.run(path, seconds=5)
+        compiler.run_compiler(path, seconds=5)
     child = int((tmp_path / "child").read_text())
     deadline = time.monotonic() + 60
     while _runs(child) and time.monotonic() < deadline:
@@ -207,6 +209,6 @@ def test_real_tables_are_parsed_row_by_row(external_data):
     logs = [log["rows"] for entry in entries for log in entry.get("compiler_logs", ())]
     assert len(logs) == 67
     for rows in logs:
-        expected = tuple((op, count, status.plain(words)) for op, count, words in rows)
-        assert compiler.parse(table_text(rows)).rows == expected
-        assert {words for _, _, words in expected} <= set(status.STATUSES)
+        expected = tuple((op, count, records.normalize_status(words)) for op, count, words in rows)
+        assert compiler.parse_compiler_output(table_text(rows)).rows == expected
+        assert {words for _, _, words in expected} <= set(records.STATUSES)

@@ -7,14 +7,13 @@ import pytest
 from test_edge_edgetpu_rules import conv, quantized, unary
 from tflite_writer import custom, operator, tensor, write
 
-from keras_nin.edge.edgetpu import judge, status
-from keras_nin.edge.edgetpu import memory as memory_module
-from keras_nin.edge.edgetpu.failures import REFUSED_MAP
-from keras_nin.edge.edgetpu.graph import parts, without_repeats
-from keras_nin.edge.edgetpu.records import SCHEMA
-from keras_nin.edge.edgetpu.use import uses
+from keras_nin.edge.edgetpu import check_edgetpu, records
+from keras_nin.edge.edgetpu import verdict as memory_module
+from keras_nin.edge.edgetpu.operators import bind_operators
+from keras_nin.edge.edgetpu.records import EDGETPU_SCHEMA
+from keras_nin.edge.edgetpu.verdict import REFUSED_MAP, drop_repeats, partition_graph
 from keras_nin.errors import InputError
-from keras_nin.tflite import graph as tflite_graph
+from keras_nin.tflite import reader as tflite_graph
 
 SCRIPT = pathlib.Path(__file__).parents[1] / "benchmarks" / "edgetpu_verdicts.py"
 
@@ -36,31 +35,31 @@ def statuses(verdict):
 
 
 def test_all_is_mapped_where_nothing_is_in_the_way(tmp_path):
-    verdict = judge(chain(tmp_path / "net.tflite", "RELU", "TANH"))
-    assert statuses(verdict) == [status.MAPPED] * 2
+    verdict = check_edgetpu(chain(tmp_path / "net.tflite", "RELU", "TANH"))
+    assert statuses(verdict) == [records.MAPPED] * 2
     assert (verdict.full, verdict.share, verdict.subgraphs, verdict.compiles) == (True, 1.0, 1, True)
 
 
 def test_one_part_is_mapped_and_what_depends_on_the_first_refusal_is_not(tmp_path):
     path = chain(tmp_path / "net.tflite", "RELU", "ELU", "TANH", "ELU", "RELU6")
-    verdict = judge(path)
-    refused, after = status.NOT_SUPPORTED, status.SECOND_SUBGRAPH
-    assert statuses(verdict) == [status.MAPPED, refused, after, refused, after]
+    verdict = check_edgetpu(path)
+    refused, after = records.NOT_SUPPORTED, records.SECOND_SUBGRAPH
+    assert statuses(verdict) == [records.MAPPED, refused, after, refused, after]
     assert verdict.operators[2].why.endswith("after the cut at operator 1")
     assert (verdict.full, verdict.share, verdict.subgraphs) == (False, 0.2, 1)
 
 
 def test_several_parts_are_mapped_where_that_is_allowed(tmp_path):
     path = chain(tmp_path / "net.tflite", "RELU", "ELU", "TANH", "ELU", "RELU6")
-    verdict = judge(path, multiple_subgraphs=True)
-    assert statuses(verdict) == [status.MAPPED, status.NOT_SUPPORTED] * 2 + [status.MAPPED]
+    verdict = check_edgetpu(path, multiple_subgraphs=True)
+    assert statuses(verdict) == [records.MAPPED, records.NOT_SUPPORTED] * 2 + [records.MAPPED]
     assert (verdict.subgraphs, verdict.share) == (3, 0.6)
 
 
 def test_a_refusal_at_the_start_does_not_end_the_mapped_part(tmp_path):
     tensors = [tensor("in", [1, 4], "FLOAT32"), quantized("a", [1, 4]), quantized("b", [1, 4])]
     path = write(tmp_path / "net.tflite", tensors, [operator("QUANTIZE", [0], [1]), operator("TANH", [1], [2])])
-    assert statuses(judge(path)) == [status.UNSPECIFIED, status.MAPPED]
+    assert statuses(check_edgetpu(path)) == [records.UNSPECIFIED, records.MAPPED]
 
 
 def test_a_branch_beside_the_refusal_is_mapped(tmp_path):
@@ -72,8 +71,8 @@ def test_a_branch_beside_the_refusal_is_mapped(tmp_path):
         operator("TANH", [1], [3]),
         operator("ADD", [2, 3], [4], "AddOptions"),
     ]
-    verdict = judge(write(tmp_path / "net.tflite", tensors, operators))
-    assert statuses(verdict) == [status.MAPPED, status.NOT_SUPPORTED, status.MAPPED, status.SECOND_SUBGRAPH]
+    verdict = check_edgetpu(write(tmp_path / "net.tflite", tensors, operators))
+    assert statuses(verdict) == [records.MAPPED, records.NOT_SUPPORTED, records.MAPPED, records.SECOND_SUBGRAPH]
 
 
 def test_a_part_takes_what_is_ready_before_the_other_side_has_its_turn(tmp_path):
@@ -86,10 +85,10 @@ def test_a_part_takes_what_is_ready_before_the_other_side_has_its_turn(tmp_path)
         operator("ADD", [3, 4], [5], "AddOptions"),
     ]
     path = write(tmp_path / "net.tflite", tensors, operators, inputs=[0, 1])
-    found = uses(tflite_graph.read(path))
-    assert parts(found, {0, 2, 3}) == [[0, 2], [3]]
-    assert parts(found, {0, 1, 2, 3}) == [[0, 1, 2, 3]]
-    assert parts(found, set()) == []
+    found = bind_operators(tflite_graph.read_model(path))
+    assert partition_graph(found, {0, 2, 3}) == [[0, 2], [3]]
+    assert partition_graph(found, {0, 1, 2, 3}) == [[0, 1, 2, 3]]
+    assert partition_graph(found, set()) == []
 
 
 def test_a_repeated_custom_operator_is_left_out_and_its_readers_read_the_first(tmp_path):
@@ -103,19 +102,19 @@ def test_a_repeated_custom_operator_is_left_out_and_its_readers_read_the_first(t
         operator("TANH", [4], [5]),
     ]
     path = write(tmp_path / "net.tflite", tensors, operators)
-    verdict = judge(path)
+    verdict = check_edgetpu(path)
     assert [each.rule for each in verdict.operators] == [None, "data-type", "data-type", "repeated", "one-part"]
     assert (verdict.operators[3].status, verdict.kept, verdict.mapped) == (None, 4, 1)
     assert verdict.on_cpu() == {"DEQUANTIZE": 1, "Decoder": 1, "TANH": 1}
     assert verdict.to_json()["total"]["dropped"] == 1
-    kept, repeats = without_repeats(uses(tflite_graph.read(path)))
+    kept, repeats = drop_repeats(bind_operators(tflite_graph.read_model(path)))
     assert (repeats, kept[-1].operator.inputs) == ({3: 2}, (3,))
 
 
 def test_a_repeated_builtin_is_kept(tmp_path):
     tensors = [quantized(f"t{index}", [1, 4]) for index in range(3)]
     operators = [operator("RELU", [0], [1]), operator("RELU", [0], [2])]
-    assert judge(write(tmp_path / "net.tflite", tensors, operators, outputs=[1, 2])).kept == 2
+    assert check_edgetpu(write(tmp_path / "net.tflite", tensors, operators, outputs=[1, 2])).kept == 2
 
 
 # what the compiler refuses whole
@@ -123,7 +122,7 @@ def test_a_repeated_builtin_is_kept(tmp_path):
 
 def test_a_float_file_is_not_quantized(tmp_path):
     made, operators = unary("TANH", [1, 4], [1, 4], dtypes=("FLOAT32", "FLOAT32"))
-    verdict = judge(write(tmp_path / "net.tflite", made, operators))
+    verdict = check_edgetpu(write(tmp_path / "net.tflite", made, operators))
     assert verdict.failure.message == "Model not quantized"
     assert (verdict.compiles, verdict.share, verdict.mapped, verdict.full) == (False, 0.0, 0, False)
     assert statuses(verdict) == ["Model not quantized"]
@@ -132,7 +131,7 @@ def test_a_float_file_is_not_quantized(tmp_path):
 
 def test_integers_without_a_scale_are_not_quantized(tmp_path):
     made = [tensor("in", [1, 4]), tensor("out", [1, 4])]
-    verdict = judge(write(tmp_path / "net.tflite", made, [operator("TANH", [0], [1])]))
+    verdict = check_edgetpu(write(tmp_path / "net.tflite", made, [operator("TANH", [0], [1])]))
     assert verdict.failure.rule == "not-quantized"
 
 
@@ -144,8 +143,8 @@ def test_a_version_that_the_compiler_does_not_know(tmp_path):
     content = path.read_bytes()
     for version, compiles in ((5, True), (6, False)):
         path.write_bytes(edited(content, lambda model, _, version=version: _set_version(model, version)))
-        assert judge(path).compiles == compiles
-    assert judge(path).failure.message == "Didn't find op for builtin opcode 'CONV_2D' version '6'"
+        assert check_edgetpu(path).compiles == compiles
+    assert check_edgetpu(path).failure.message == "Didn't find op for builtin opcode 'CONV_2D' version '6'"
 
 
 def _set_version(model, version):
@@ -155,8 +154,8 @@ def _set_version(model, version):
 def test_a_computed_shape_is_dynamic(tmp_path):
     tensors = [quantized("in", [1, 4]), tensor("shape", [2], "INT32"), quantized("out", [4, 1])]
     path = write(tmp_path / "net.tflite", tensors, [operator("RESHAPE", [0, 1], [2])], inputs=[0, 1])
-    verdict = judge(path)
-    assert verdict.failure.message == status.DYNAMIC
+    verdict = check_edgetpu(path)
+    assert verdict.failure.message == records.DYNAMIC
     assert verdict.failure.fix == "export with a static batch and static shapes"
 
 
@@ -164,7 +163,7 @@ def test_an_open_batch_is_taken_as_one_and_other_open_sizes_are_noted(tmp_path):
     for signature, notes in ([-1, 4], 0), ([-1, -1], 1):
         made, operators = unary("TANH", [1, 4], [1, 4])
         made[0].shapeSignature = signature
-        verdict = judge(write(tmp_path / "net.tflite", made, operators))
+        verdict = check_edgetpu(write(tmp_path / "net.tflite", made, operators))
         assert (verdict.full, len(verdict.notes)) == (True, notes)
 
 
@@ -172,20 +171,20 @@ def test_a_reshape_larger_than_any_seen_is_noted(tmp_path):
     for elements, notes in ((16_384, 0), (16_385, 1)):
         tensors = [quantized("in", [1, elements]), tensor("shape", [1], "INT32", [elements])]
         made = [*tensors, quantized("out", [elements])]
-        verdict = judge(write(tmp_path / "net.tflite", made, [operator("RESHAPE", [0, 1], [2])]))
+        verdict = check_edgetpu(write(tmp_path / "net.tflite", made, [operator("RESHAPE", [0, 1], [2])]))
         assert (verdict.full, len(verdict.notes)) == (True, notes)
 
 
 def test_a_large_map_does_not_compile(tmp_path):
     for elements, compiles in ((REFUSED_MAP, False), (REFUSED_MAP - 1, True)):
         made, operators = unary("TANH", [1, elements], [1, elements])
-        assert judge(write(tmp_path / "net.tflite", made, operators)).compiles == compiles
+        assert check_edgetpu(write(tmp_path / "net.tflite", made, operators)).compiles == compiles
 
 
 def test_an_operator_of_tensorflow_does_not_compile(tmp_path):
     tensors = [quantized(f"t{index}", [1, 4]) for index in range(3)]
     operators = [operator("RELU", [0], [1]), custom("FlexErf", [1], [2])]
-    assert judge(write(tmp_path / "net.tflite", tensors, operators)).failure.message == status.FLEX
+    assert check_edgetpu(write(tmp_path / "net.tflite", tensors, operators)).failure.message == records.FLEX
 
 
 def test_what_is_no_source_file_is_refused_with_one_line(tmp_path):
@@ -195,7 +194,7 @@ def test_what_is_no_source_file_is_refused_with_one_line(tmp_path):
     (tmp_path / "text.tflite").write_text("no file")
     for path, words in ((compiled, "before it was compiled"), (empty, "with operators"), ("text.tflite", "Expected")):
         with pytest.raises(InputError, match=words):
-            judge(tmp_path / path)
+            check_edgetpu(tmp_path / path)
 
 
 @pytest.mark.parametrize(
@@ -207,19 +206,19 @@ def test_parameters_lie_on_the_chip_as_far_as_they_fit(tmp_path, monkeypatch, si
         monkeypatch.setattr(memory_module, name, limit)
     made = [quantized("in", [1, 4]), quantized("w", [size], data=1), quantized("out", [1, 4])]
     path = write(tmp_path / "net.tflite", made, [operator("MUL", [0, 1], [2], "MulOptions")])
-    memory = judge(path).memory
+    memory = check_edgetpu(path).memory
     assert (memory.parameter_bytes, memory.state, memory.streamed_bytes) == (size, state, streamed)
 
 
 def test_shapes_and_what_is_not_mapped_are_no_parameters(tmp_path):
     tensors = [quantized("in", [1, 4]), tensor("shape", [2], "INT32", [4, 1]), quantized("out", [4, 1])]
     path = write(tmp_path / "net.tflite", tensors, [operator("RESHAPE", [0, 1], [2])])
-    assert judge(path).memory.parameter_bytes == 0
+    assert check_edgetpu(path).memory.parameter_bytes == 0
 
 
 def test_the_document_names_every_operator(tmp_path):
-    document = judge(chain(tmp_path / "net.tflite", "RELU", "ELU")).to_json()
-    assert document["schema"] == SCHEMA == "keras_nin.edgetpu/1"
+    document = check_edgetpu(chain(tmp_path / "net.tflite", "RELU", "ELU")).to_json()
+    assert document["schema"] == EDGETPU_SCHEMA == "keras_nin.edgetpu/1"
     assert [entry["index"] for entry in document["operators"]] == [0, 1]
     assert {"index", "op", "layer", "mapped", "status", "why", "fix"} <= set(document["operators"][0])
     total = document["total"]

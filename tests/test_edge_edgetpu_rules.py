@@ -5,10 +5,9 @@ import pathlib
 import pytest
 from tflite_writer import custom, generated, operator, tensor, write
 
-from keras_nin.edge.edgetpu import judge, status
-from keras_nin.edge.edgetpu.rules import DATA, DOCUMENT, REPORT, Source
-from keras_nin.edge.edgetpu.table import RULES
-from keras_nin.report.edgetpu import rules_table
+from keras_nin.edge.edgetpu import check_edgetpu, records
+from keras_nin.edge.edgetpu.rules import DATA, DOCUMENT, REPORT, RULES, RuleSource
+from keras_nin.report.edge import format_edgetpu_rules
 
 QUANTIZED = generated.QuantizationParametersT
 
@@ -162,7 +161,7 @@ def verdict(tmp_path):
         more = operator("LOGISTIC", [count], [count + 1])
         ends = [*operators[-1].outputs, count + 1]
         path = write(tmp_path / "net.tflite", whole_file, [*operators, more], inputs=[0, count], outputs=ends)
-        return judge(path, multiple_subgraphs=True)
+        return check_edgetpu(path, multiple_subgraphs=True)
 
     return of
 
@@ -182,12 +181,12 @@ def test_the_rule_refuses_what_breaks_it_alone(verdict, name):
 
 
 def test_every_rule_that_holds_has_a_case():
-    assert set(CASES) == {rule.name for rule in RULES if rule.source.holds()}
+    assert set(CASES) == {rule.name for rule in RULES if rule.source.passed()}
 
 
 def test_the_documentation_lists_every_rule():
     text = (pathlib.Path(__file__).parents[1] / "docs" / "edgetpu.md").read_text()
-    assert rules_table(RULES) in text
+    assert format_edgetpu_rules(RULES) in text
 
 
 def test_every_rule_says_where_it_is_from():
@@ -195,32 +194,32 @@ def test_every_rule_says_where_it_is_from():
         assert rule.source.kind in (DOCUMENT, REPORT, DATA)
         assert rule.source.text
         assert rule.limit
-        assert rule.status in status.STATUSES
+        assert rule.status in records.STATUSES
         assert bool(rule.source.learned_from) == (rule.source.kind == DATA), rule.name
     assert len({rule.name for rule in RULES}) == len(RULES)
 
 
 def test_what_one_repository_taught_is_forgotten_without_it():
-    learned = Source(DATA, "seen", learned_from=("a",))
-    assert (learned.holds(), learned.holds("a"), learned.holds("b")) == (True, False, True)
-    twice = Source(DATA, "seen", learned_from=("a", "b"))
-    assert (twice.holds("a"), twice.holds("b")) == (True, True)
-    refuted = Source(DOCUMENT, "page", refuted_by=("a",))
-    assert (refuted.holds(), refuted.holds("a"), refuted.holds("b")) == (False, True, False)
+    learned = RuleSource(DATA, "seen", learned_from=("a",))
+    assert (learned.passed(), learned.passed("a"), learned.passed("b")) == (True, False, True)
+    twice = RuleSource(DATA, "seen", learned_from=("a", "b"))
+    assert (twice.passed("a"), twice.passed("b")) == (True, True)
+    refuted = RuleSource(DOCUMENT, "page", refuted_by=("a",))
+    assert (refuted.passed(), refuted.passed("a"), refuted.passed("b")) == (False, True, False)
 
 
 def test_the_data_type_goes_before_the_unknown_operation(verdict):
     made = unary("GATHER", [1, 8], [1, 8], "GatherOptions", (tensor("i", [8], "INT32", 0),))
-    assert verdict(made).operators[0].status == status.NOT_SUPPORTED
+    assert verdict(made).operators[0].status == records.NOT_SUPPORTED
     made[0][0].type = made[0][-1].type = generated.TensorType.INT32
-    assert verdict(made).operators[0].status == status.DATA_TYPE
+    assert verdict(made).operators[0].status == records.DATA_TYPE
 
 
 def test_a_custom_operator_is_custom_in_the_table(verdict):
     made = [quantized("in", [1, 4]), tensor("out", [1, 4], "FLOAT32")], [custom("Decoder", [0], [1])]
     found = verdict(made)
     assert found.operators[0].op == "Decoder"
-    assert found.rows()["CUSTOM", status.DATA_TYPE] == 1
+    assert found.rows()["CUSTOM", records.DATA_TYPE] == 1
     assert found.on_cpu() == {"Decoder": 1}
 
 
@@ -233,7 +232,7 @@ def test_the_fix_names_what_may_stand_for_an_operation(verdict, op, words):
 
 @pytest.mark.parametrize("made", [pack(4), unary("PAD", [1, 4, 4, 4], [3, 4, 4, 4], constants=(whole(1, 1),))])
 def test_a_batch_that_comes_of_packing_or_padding_is_an_unsupported_rank(verdict, made):
-    assert verdict(made).operators[0].status == status.RANK
+    assert verdict(made).operators[0].status == records.RANK
 
 
 def test_packing_and_reducing_the_first_of_three_dimensions_is_mapped(verdict):

@@ -9,26 +9,26 @@ import tflite_writer as writer
 import vela_stand_in
 
 from keras_nin import benchmark
-from keras_nin.edge import ethosu
+from keras_nin.edge import ethosu, fit_limits
 from keras_nin.edge.ethosu import vela
-from keras_nin.edge.fit import FileFit, NoFigure, Settings, fit, limits
+from keras_nin.edge.fit import FileFit, FitSettings, MissingFigures, check_fit
 from keras_nin.errors import InputError
+from keras_nin.formatting import escape_unprintable
 from keras_nin.report import fit as report
-from keras_nin.tables import printable
 
-SHORT = Settings(seconds=0.02)
+SHORT = FitSettings(seconds=0.02)
 
 
 @pytest.fixture
 def without_extras(monkeypatch):
     """Neither Vela nor tflite-micro is installed."""
-    from keras_nin.edge.micro import examining
+    from keras_nin.edge.micro import measurement
 
     def missing():
         raise InputError("Expected the package tflite-micro to be installed. Received: none")
 
-    monkeypatch.setattr(vela, "_command", lambda: None)
-    monkeypatch.setattr(examining, "require_package", missing)
+    monkeypatch.setattr(vela, "_vela_command", lambda: None)
+    monkeypatch.setattr(measurement, "require_tflite_micro", missing)
 
 
 def custom(path):
@@ -44,7 +44,7 @@ def test_every_target_answers_with_its_figures(tmp_path, monkeypatch):
     vela_stand_in.install(tmp_path, monkeypatch)
     micro_stand_in.install(tmp_path, monkeypatch)
     network = vela_stand_in.network(tmp_path)
-    found = fit([network, micro_stand_in.softmax(tmp_path / "softmax.tflite")], settings=SHORT)
+    found = check_fit([network, micro_stand_in.softmax(tmp_path / "softmax.tflite")], settings=SHORT)
     assert found.targets == ("cpu", "edgetpu", "ethosu", "micro")
     assert found.host["cores"] > 0
     first, second = found.results
@@ -66,15 +66,17 @@ def test_every_target_answers_with_its_figures(tmp_path, monkeypatch):
 
 def test_what_vela_leaves_to_the_cpu_is_counted(tmp_path, monkeypatch):
     vela_stand_in.install(tmp_path, monkeypatch)
-    monkeypatch.setattr(ethosu, "estimate", lambda path, *_, **__: made.estimate())
-    (result,) = fit([micro_stand_in.softmax(tmp_path / "net.tflite")], ["ethosu"]).results
+    monkeypatch.setattr(ethosu, "estimate_accelerator", lambda path, *_, **__: made.estimate())
+    (result,) = check_fit([micro_stand_in.softmax(tmp_path / "net.tflite")], ["ethosu"]).results
     assert (result.ethosu.on_npu, result.ethosu.operators, result.ethosu.left_to_cpu) == (1, 2, 1)
     assert (result.ethosu.clock_hz, result.ethosu.us, result.ethosu.sram_bytes) == (500e6, 0.2, 8192)
 
 
 @pytest.mark.usefixtures("without_extras")
 def test_a_target_that_fails_is_no_end_of_the_others(tmp_path):
-    found = fit([custom(tmp_path / "custom.tflite"), micro_stand_in.softmax(tmp_path / "net.tflite")], settings=SHORT)
+    found = check_fit(
+        [custom(tmp_path / "custom.tflite"), micro_stand_in.softmax(tmp_path / "net.tflite")], settings=SHORT
+    )
     first, second = found.results
     assert {each.target: each.word for each in first.missing} == {
         "cpu": "does not run", "ethosu": "needs the extra ethosu", "micro": "needs the extra micro",
@@ -94,17 +96,17 @@ def test_why_no_arena_works_is_in_the_cell(tmp_path, monkeypatch, variable, valu
     micro_stand_in.install(tmp_path, monkeypatch)
     monkeypatch.setenv(variable, value)
     path = micro_stand_in.softmax(tmp_path / "net.tflite")
-    (result,) = fit([path], ["micro"], Settings(max_arena=4096)).results
+    (result,) = check_fit([path], ["micro"], FitSettings(max_arena=4096)).results
     assert result.micro is None
     assert result.why_not("micro").word == word
     assert (result.cpu, result.edgetpu, result.why_not("cpu")) == (None, None, None)
 
 
 def test_a_file_that_does_not_parse_ends_it_before_anything_is_measured(tmp_path, monkeypatch):
-    monkeypatch.setattr(benchmark, "measure", lambda *_, **__: pytest.fail("something was measured"))
+    monkeypatch.setattr(benchmark, "measure_files", lambda *_, **__: pytest.fail("something was measured"))
     (tmp_path / "bad.tflite").write_bytes(b"no file")
     with pytest.raises(InputError, match="bad.tflite"):
-        fit([micro_stand_in.softmax(tmp_path / "net.tflite"), tmp_path / "bad.tflite"])
+        check_fit([micro_stand_in.softmax(tmp_path / "net.tflite"), tmp_path / "bad.tflite"])
 
 
 @pytest.mark.parametrize(
@@ -112,29 +114,29 @@ def test_a_file_that_does_not_parse_ends_it_before_anything_is_measured(tmp_path
     [
         (([],), "at least one file"),
         ((["a.tflite"], ["tpu"]), "`target` to be one of"),
-        ((["a.tflite"], ["ethosu"], Settings(accelerator="ethos-u9")), "`accelerator`"),
+        ((["a.tflite"], ["ethosu"], FitSettings(accelerator="ethos-u9")), "`accelerator`"),
     ],
 )
 def test_what_cannot_be_asked_is_refused(arguments, message):
     with pytest.raises(InputError, match=message):
-        fit(*arguments)
+        check_fit(*arguments)
 
 
 def test_one_warning_of_a_kind_is_kept(tmp_path, monkeypatch):
-    from keras_nin.benchmark.records import Benchmark
+    from keras_nin.benchmark.records import BenchmarkResult
 
     busy = iter(["10%", "20%"])
 
     def measure(paths, **_):
         import report_profiles
 
-        return Benchmark(
+        return BenchmarkResult(
             {}, (report_profiles.profile(),), (f"the machine is busy: {next(busy)}", f"of {paths[0][-8:]}")
         )
 
-    monkeypatch.setattr(benchmark, "measure", measure)
+    monkeypatch.setattr(benchmark, "measure_files", measure)
     paths = [micro_stand_in.softmax(tmp_path / f"{name}.tflite") for name in "ab"]
-    assert fit(paths, ["cpu"]).warnings == ("the machine is busy: 20%", "of a.tflite", "of b.tflite")
+    assert check_fit(paths, ["cpu"]).warnings == ("the machine is busy: 20%", "of a.tflite", "of b.tflite")
 
 
 # the table
@@ -146,17 +148,17 @@ def test_tables_are_at_most_120_columns_wide(count):
     cpu = dataclasses.replace(made.file_fit().cpu, median_us=123_456, low_us=123_000, high_us=124_000)
     wide = made.file_fit(params=99_999_999, macs=9_999_999_999, macs_known=False, cpu=cpu)
     files = [dataclasses.replace(wide, file=name.format(number)) for number in range(count)]
-    text = report.text(made.fit(*files))
+    text = report.format_fit(made.fit(*files))
     tables = text.partition("Whole name:")[0] if count > 1 else text.partition("\n\nCPU:")[0]
     assert max(map(len, tables.splitlines())) <= 120
-    assert tables.count("parameters") == 2 * -(-count // report.MOST_FILES)  # of the file, and on the Edge TPU
+    assert tables.count("parameters") == 2 * -(-count // report.MAX_FILES)  # of the file, and on the Edge TPU
     for each in files:
         assert each.file.removesuffix(".tflite") in text
 
 
 def test_a_table_has_what_was_asked_and_is_known_alone():
     only = made.file_fit(cpu=None, ethosu=None, micro=None)
-    text = report.text(made.fit(only, targets=("edgetpu",), host=None, warnings=()))
+    text = report.format_fit(made.fit(only, targets=("edgetpu",), host=None, warnings=()))
     lines = [line.split("  ")[0].strip() for line in text.splitlines()[2:]]
     assert lines[: lines.index("")] == [
         "size", "parameters", "MACs", "MACs in 1x1", "Edge TPU", "Edge TPU operators", "Edge TPU parameters",
@@ -166,7 +168,7 @@ def test_a_table_has_what_was_asked_and_is_known_alone():
 
 
 def test_cells_and_reasons():
-    text = report.text(made.fit())
+    text = report.format_fit(made.fit())
     rows = {line[:20].strip(): line[20:].split("   ") for line in text.splitlines()}
     cells = {label: [cell.strip() for cell in row if cell.strip()] for label, row in rows.items()}
     assert cells["this CPU, 1 thread"] == ["1.25 ms", "does not run"]
@@ -181,20 +183,23 @@ def test_cells_and_reasons():
 
 
 def test_a_reason_that_all_files_share_is_said_once():
-    missing = (NoFigure("micro", "needs the extra micro", "Expected tflite-micro"),)
+    missing = (MissingFigures("micro", "needs the extra micro", "Expected tflite-micro"),)
     files = [made.file_fit(name, micro=None, missing=missing) for name in ("a.tflite", "b.tflite", "c.tflite")]
-    assert report.text(made.fit(*files)).count("TFLite Micro, all: needs the extra micro: Expected tflite-micro") == 1
+    assert (
+        report.format_fit(made.fit(*files)).count("TFLite Micro, all: needs the extra micro: Expected tflite-micro")
+        == 1
+    )
     files[2] = made.file_fit("c.tflite")
-    assert "TFLite Micro, a.tflite, b.tflite: needs" in report.text(made.fit(*files))
+    assert "TFLite Micro, a.tflite, b.tflite: needs" in report.format_fit(made.fit(*files))
 
 
 def test_files_of_one_name_are_told_apart_and_hostile_names_are_escaped():
     hostile = dataclasses.replace(made.float_fit(), file="\x1b[31m\u202e.tflite")
     files = [made.file_fit("net.tflite"), made.file_fit("net.tflite"), hostile]
-    text = report.text(made.fit(*files, host={"cpu": "\x1b[2J"}))
+    text = report.format_fit(made.fit(*files, host={"cpu": "\x1b[2J"}))
     assert "1 net" in text
     assert "2 net" in text
-    assert all(printable(line) == line for line in text.splitlines())
+    assert all(escape_unprintable(line) == line for line in text.splitlines())
 
 
 # limits
@@ -215,15 +220,15 @@ def test_files_of_one_name_are_told_apart_and_hostile_names_are_escaped():
         ("flash=70kB", True, "net_int8.tflite: flash 68.4 KiB, at most 68.4 KiB: holds"),
     ],
 )
-def test_what_holds(text, holds, line):
-    (result,) = limits.check(made.fit(made.file_fit()), limits.parse(text))
-    assert (result.holds, str(result)) == (holds, line)
-    assert result.to_json()["holds"] is holds
+def test_what_holds(text, passed, line):
+    (result,) = fit_limits.check(made.fit(made.file_fit()), fit_limits.parse(text))
+    assert (result.passed, str(result)) == (passed, line)
+    assert result.to_json()["passed"] is passed
 
 
 def test_what_is_not_known_does_not_hold():
-    results = limits.check(made.fit(made.float_fit()), limits.parse("cpu=1s,edgetpu=0%,ethosu=1s,arena=1GiB"))
-    assert [result.holds for result in results] == [False] * 4
+    results = fit_limits.check(made.fit(made.float_fit()), fit_limits.parse("cpu=1s,edgetpu=0%,ethosu=1s,arena=1GiB"))
+    assert [result.passed for result in results] == [False] * 4
     assert [result.reason for result in results] == [
         "does not run: Expected it to run. Received: a crash",
         "Model not quantized",
@@ -251,12 +256,12 @@ def test_what_is_not_known_does_not_hold():
 )
 def test_limits_that_are_none(text, message):
     with pytest.raises(InputError) as raised:
-        limits.parse(text)
+        fit_limits.parse(text)
     assert message in str(raised.value)
 
 
 def test_a_file_without_an_audit_has_its_size_and_no_counts():
     bare = FileFit("net.tflite", "00", 1000, None, None, None, False)
-    text = report.text(made.fit(bare, targets=(), host=None))
+    text = report.format_fit(made.fit(bare, targets=(), host=None))
     assert "not known" in text
     assert "parameters" not in text

@@ -57,7 +57,7 @@ def test_other_rows_are_true(name, zoo):
 
 @pytest.mark.parametrize("name", ["convnet_extra_relu", "convnet_linear_head", "convnet_pointwise_head"])
 def test_relu_before_pooling_is_the_same_function(name):
-    before, after = models.build(name), models.build(name, relu_first=True)
+    before, after = models.build_model(name), models.build_model(name, relu_first=True)
     after.set_weights(before.get_weights())
     images = np.random.default_rng(0).normal(size=(4, 28, 28, 1)).astype(np.float32)
     assert np.array_equal(before.predict_on_batch(images), after.predict_on_batch(images))

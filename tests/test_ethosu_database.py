@@ -5,7 +5,7 @@ import csv
 import pytest
 from vela_stand_in import MACS, RECORDED
 
-from keras_nin.edge.ethosu import database, join
+from keras_nin.edge.ethosu import estimate, vela
 from keras_nin.errors import InputError
 
 TEXT = (RECORDED / "network_debug.xml").read_text()
@@ -22,7 +22,7 @@ def summary():
 
 
 def test_every_operation_is_read_and_knows_its_operator(summary):
-    found = database.operations(TEXT, OPERATORS)
+    found = vela.parse_operations(TEXT, OPERATORS)
     assert len(found) == 51
     assert [each.source for each in found] == sorted(each.source for each in found)
     assert {each.source for each in found} == set(range(OPERATORS))
@@ -33,12 +33,12 @@ def test_every_operation_is_read_and_knows_its_operator(summary):
 
 
 def test_sums_are_the_totals_of_vela(summary):
-    found = database.operations(TEXT, OPERATORS)
+    found = vela.parse_operations(TEXT, OPERATORS)
     assert sum(each.cycles for each in found) == int(summary["cycles_total"])
     assert sum(each.npu_cycles for each in found) == int(summary["cycles_npu"])
     assert sum(each.macs for each in found) == int(summary["nn_macs"])
     moved = {
-        name: join.added(found, "read").get(name, 0) + join.added(found, "written").get(name, 0)
+        name: estimate.sum_by_memory(found, "read").get(name, 0) + estimate.sum_by_memory(found, "written").get(name, 0)
         for name in ("SRAM", "off-chip flash")
     }
     assert moved == {
@@ -52,7 +52,7 @@ def test_a_name_may_be_anything(name):
     assert ROW in TEXT
     # Vela leaves what is a number without quotation marks, and quotes nothing else.
     written = name if name.isnumeric() else f'"{name}"'
-    found = database.operations(TEXT.replace(ROW, ROW.replace(NAME, written)), OPERATORS)
+    found = vela.parse_operations(TEXT.replace(ROW, ROW.replace(NAME, written)), OPERATORS)
     (pool,) = [each for each in found if each.id == "157"]
     assert (pool.name, pool.cycles, pool.macs, pool.source) == (name.strip('"'), 1408, 3456, 3)
     assert len(found) == 51
@@ -73,13 +73,13 @@ def test_a_name_may_be_anything(name):
 def test_another_database_is_refused(before, after, problem):
     assert before in TEXT
     with pytest.raises(InputError, match="Expected a debug database of Vela 5.2") as error:
-        database.operations(TEXT.replace(before, after), OPERATORS)
+        vela.parse_operations(TEXT.replace(before, after), OPERATORS)
     assert problem in str(error.value)
 
 
 def test_an_operator_number_that_two_sources_have_joins_none():
     row = '4,"MaxPool",1,1,4,4,24,3\n'
     assert row in TEXT
-    found = database.operations(TEXT.replace(row, row.replace(",3\n", ",0\n")), OPERATORS)
+    found = vela.parse_operations(TEXT.replace(row, row.replace(",3\n", ",0\n")), OPERATORS)
     assert [each.source for each in found[:7]] == [None, None, 1, 1, 2, 2, None]
-    assert {each.source for each in database.operations(TEXT, 12)} == {*range(12), None}
+    assert {each.source for each in vela.parse_operations(TEXT, 12)} == {*range(12), None}

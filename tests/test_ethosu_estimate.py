@@ -13,10 +13,10 @@ import vela_stand_in
 
 from keras_nin.edge import ethosu
 from keras_nin.edge.ethosu import limits, vela
-from keras_nin.edge.ethosu.records import subtotals
+from keras_nin.edge.ethosu.records import summarize_groups
 from keras_nin.errors import InputError
-from keras_nin.report import ethosu as report
-from keras_nin.report import ethosu_plot
+from keras_nin.plots import sweeps
+from keras_nin.report import edge as report
 
 LOST = 'answer((recorded / "network_debug.xml").read_text().replace({}))'
 
@@ -37,7 +37,7 @@ def stand_in(tmp_path, monkeypatch):
 
 def test_layers_are_those_of_the_audit(digits, stand_in):
     stand_in()
-    found = ethosu.estimate(digits)
+    found = ethosu.estimate_accelerator(digits)
     macs = {layer.name: (layer.macs, layer.network_macs) for layer in found.layers if layer.network_macs}
     assert macs == {name: (count, count) for name, count in vela_stand_in.MACS.items()}
     assert [layer.index for layer in found.layers] == list(range(13))
@@ -49,12 +49,12 @@ def test_layers_are_those_of_the_audit(digits, stand_in):
 
 def test_totals_are_those_of_vela(digits, stand_in):
     stand_in()
-    found = ethosu.estimate(digits)
+    found = ethosu.estimate_accelerator(digits)
     assert found.cycles == sum(layer.cycles for layer in found.layers) == 66_024
     assert found.us == pytest.approx(66_024 / 500)  # at 500 MHz
     assert found.macs == sum(layer.macs for layer in found.layers) == 549_500
     assert found.network_macs == sum(vela_stand_in.MACS.values())
-    assert found.utilisation == pytest.approx(549_500 / (66_024 * 128))
+    assert found.utilization == pytest.approx(549_500 / (66_024 * 128))
     assert found.npu_share == 1
     assert [(each.name, each.used, each.moved) for each in found.memories] == [
         ("SRAM", 8_256, 31_700),
@@ -71,8 +71,8 @@ def test_totals_are_those_of_vela(digits, stand_in):
 
 def test_subtotals_have_every_layer_once(digits, stand_in):
     stand_in()
-    found = ethosu.estimate(digits)
-    groups = subtotals(found)
+    found = ethosu.estimate_accelerator(digits)
+    groups = summarize_groups(found)
     assert [each.group for each in groups][:3] == ["1x1 mix", "1x1 reduce", "1x1 head"]
     assert sum(each.layers for each in groups) == 13
     assert sum(each.cycles for each in groups) == found.cycles
@@ -84,8 +84,8 @@ def test_options_reach_vela(digits, stand_in, tmp_path, monkeypatch):
     calls = stand_in()
     monkeypatch.chdir(tmp_path)
     pathlib.Path("board.ini").touch()
-    options = vela.Options("Mine", "Shared_Sram", ("board.ini", "Arm/vela.ini"))
-    ethosu.estimate(digits, "ethos-u85-256", options=options)
+    options = vela.VelaOptions("Mine", "Shared_Sram", ("board.ini", "Arm/vela.ini"))
+    ethosu.estimate_accelerator(digits, "ethos-u85-256", options=options)
     version, words = map(json.loads, calls.read_text().splitlines())
     assert version == ["--version"]
     assert words == [
@@ -120,7 +120,7 @@ def test_options_reach_vela(digits, stand_in, tmp_path, monkeypatch):
 def test_what_vela_does_not_compile_is_one_line(body, problem, digits, stand_in):
     stand_in(body)
     with pytest.raises(InputError) as error:
-        ethosu.estimate(digits)
+        ethosu.estimate_accelerator(digits)
     assert str(error.value).startswith(
         f"Expected a file that Vela compiles for ethos-u55-128. Received: {str(digits)!r}: "
     )
@@ -130,7 +130,7 @@ def test_what_vela_does_not_compile_is_one_line(body, problem, digits, stand_in)
 def test_what_takes_too_long_is_one_line(digits, stand_in):
     stand_in("time.sleep(600)")
     with pytest.raises(InputError, match="it was not done after 0.5 s"):
-        ethosu.estimate(digits, limit=0.5)
+        ethosu.estimate_accelerator(digits, limit=0.5)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_what_takes_too_long_is_one_line(digits, stand_in):
 def test_tables_that_do_not_add_up_are_refused(lost, problem, digits, stand_in):
     stand_in(LOST.format(lost))
     with pytest.raises(InputError) as error:
-        ethosu.estimate(digits)
+        ethosu.estimate_accelerator(digits)
     assert problem in str(error.value)
 
 
@@ -152,52 +152,52 @@ def test_tables_that_do_not_add_up_are_refused(lost, problem, digits, stand_in):
 def test_another_program_of_that_name_is_refused(version, digits, stand_in):
     stand_in(version=version)
     with pytest.raises(InputError, match="to be Vela, Arm's compiler for Ethos-U. Received: .* as its version"):
-        ethosu.estimate(digits)
+        ethosu.estimate_accelerator(digits)
 
 
 def test_where_vela_is_looked_for(digits, tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(InputError) as error:
-        ethosu.estimate(digits)
+        ethosu.estimate_accelerator(digits)
     assert "pip install 'keras-nin[ethosu]'" in str(error.value)
     script = tmp_path / "vela"
     script.write_text("#!/bin/sh\necho 5.2.1\n")
     script.chmod(0o755)
-    assert vela.find() == vela.Tool((str(script),), "5.2.1")
+    assert vela.find_vela() == vela.VelaTool((str(script),), "5.2.1")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: "it is there")
-    assert vela._command() == [sys.executable, "-m", "ethosu.vela"]
+    assert vela._vela_command() == [sys.executable, "-m", "ethosu.vela"]
 
 
 def test_a_sweep_keeps_what_works(digits, stand_in):
     stand_in("sys.exit('not for this one') if 'u85' in sys.argv[2] else answer()")
-    found = ethosu.sweep(digits, ("ethos-u85-256", "ethos-u55-128"))
+    found = ethosu.estimate_ethosu(digits, ("ethos-u85-256", "ethos-u55-128"))
     assert [each.accelerator for each in found.estimates] == ["ethos-u55-128"]
     ((accelerator, message),) = [(each.accelerator, each.message) for each in found.refusals]
     assert accelerator == "ethos-u85-256"
     assert message.endswith("Vela ended with status 1: not for this one")
-    assert f"refused: ethos-u85-256: {message}" in report.sweep_text(found)
-    assert not any(each.holds for each in limits.refused(found.refusals[0], limits.parse("full,time=1s")))
+    assert f"refused: ethos-u85-256: {message}" in report.format_ethosu_sweep(found)
+    assert not any(each.passed for each in limits.refused(found.refusals[0], limits.parse("full,time=1s")))
     with pytest.raises(InputError, match="not for this one"):
-        ethosu.sweep(digits, ("ethos-u85-256", "ethos-u85-512"))
+        ethosu.estimate_ethosu(digits, ("ethos-u85-256", "ethos-u85-512"))
     with pytest.raises(InputError, match="Expected `accelerator`"):
-        ethosu.sweep(digits, ("ethos-u85-3",))
+        ethosu.estimate_ethosu(digits, ("ethos-u85-3",))
 
 
 def test_the_picture_is_a_picture(digits, stand_in):
     from PIL import Image
 
     stand_in()
-    found = ethosu.sweep(digits, ("ethos-u55-128", "ethos-u55-256"))
-    (digits.parent / "sweep.png").write_bytes(ethosu_plot.png(found))
-    one = ethosu.sweep(digits, ("ethos-u55-128",))
+    found = ethosu.estimate_ethosu(digits, ("ethos-u55-128", "ethos-u55-256"))
+    (digits.parent / "sweep.png").write_bytes(sweeps.render_ethosu_sweep(found))
+    one = ethosu.estimate_ethosu(digits, ("ethos-u55-128",))
     with Image.open(digits.parent / "sweep.png") as image:
         assert len(image.convert("RGB").getcolors(1 << 20)) > 5  # a colour for each group
         height = image.height
-    (digits.parent / "one.png").write_bytes(ethosu_plot.png(one))
+    (digits.parent / "one.png").write_bytes(sweeps.render_ethosu_sweep(one))
     with Image.open(digits.parent / "one.png") as image:
         assert image.height < height
-    assert ethosu_plot.png(one) == ethosu_plot.png(one)
+    assert sweeps.render_ethosu_sweep(one) == sweeps.render_ethosu_sweep(one)
 
 
 @pytest.mark.parametrize(
@@ -214,8 +214,8 @@ def test_the_picture_is_a_picture(digits, stand_in):
 )
 def test_limits(text, held, digits, stand_in):
     stand_in()
-    results = limits.check(ethosu.estimate(digits), limits.parse(text))
-    assert [each.holds for each in results] == held
+    results = limits.check(ethosu.estimate_accelerator(digits), limits.parse(text))
+    assert [each.passed for each in results] == held
     assert [str(each).endswith("does not hold") for each in results] == [not each for each in held]
 
 
@@ -229,13 +229,13 @@ def test_limits_that_are_none(text):
 
 def test_what_runs_on_the_cpu_has_no_time_and_breaks_limits(digits, stand_in):
     stand_in(LOST.format("',114,\"MaxPool\"', ',114,\"Passthrough\"'"))
-    found = ethosu.estimate(digits)
+    found = ethosu.estimate_accelerator(digits)
     assert [layer.name for layer in found.left_to_cpu] == ["pool1"]
     assert [finding.rule for finding in found.findings] == ["cpu", "time-without-cpu", "assumed"]
     results = limits.check(found, limits.parse("full,npu=100%,time=1s,time=1us"))
-    assert [each.holds for each in results] == [False, True, False, False]
+    assert [each.passed for each in results] == [False, True, False, False]
     assert "1 operator is left to the CPU, whose time is not known" in str(results[2])
-    text = report.text(found)
+    text = report.format_ethosu(found)
     assert "operators left to the CPU: 1" in text
     assert "cpu: pool1: Vela gives no reason" in text
 

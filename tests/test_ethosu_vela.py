@@ -12,8 +12,8 @@ import pytest
 from keras_nin import InputError, export, models
 from keras_nin.edge import ethosu, process
 from keras_nin.edge.ethosu import vela
-from keras_nin.report.ethosu import text
-from keras_nin.tflite import graph
+from keras_nin.report.edge import format_ethosu
+from keras_nin.tflite import reader
 
 pytest.importorskip("ethosu.vela", reason="Vela is not installed: pip install 'keras-nin[ethosu]'")
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:Statistics for quantized inputs")]
@@ -23,12 +23,12 @@ PRODUCTS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 
 def exported(model, folder, scheme="int8", name="net"):
     images = np.random.default_rng(0).random((2, *model.input_shape[1:]), np.float32)
-    return export.export(model, scheme, images if scheme == "int8" else None, name=name).save(folder)
+    return export.convert_model(model, scheme, images if scheme == "int8" else None, name=name).save(folder)
 
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
-    model = models.build("nin_digits", weights="digits")
+    model = models.build_model("nin_digits", weights="digits")
     folder = tmp_path_factory.mktemp("exported")
     return exported(model, folder), exported(model, folder, "float32")
 
@@ -50,10 +50,10 @@ def digits(tmp_path_factory):
 )
 def test_macs_equal_those_of_the_audit_row_by_row(name, shape, count, accelerators, tmp_path):
     keras.backend.clear_session()
-    path = exported(models.load(name, weights="random", input_shape=shape).model, tmp_path)
-    found = ethosu.sweep(path, accelerators)
+    path = exported(models.load_model(name, weights="random", input_shape=shape).model, tmp_path)
+    found = ethosu.estimate_ethosu(path, accelerators)
     assert found.refusals == ()
-    operators = [operator.op for operator in graph.read(path).main.operators]
+    operators = [operator.op for operator in reader.read_model(path).main.operators]
     for estimate in found.estimates:
         products = [layer for layer in estimate.layers if layer.op in PRODUCTS]
         assert len(products) == count
@@ -66,7 +66,7 @@ def test_macs_equal_those_of_the_audit_row_by_row(name, shape, count, accelerato
 
 
 def test_on_u85_vela_counts_half_of_a_convolution_of_one_channel(digits):
-    found = ethosu.estimate(digits[0], "ethos-u85-256")
+    found = ethosu.estimate_accelerator(digits[0], "ethos-u85-256")
     first, *others = [layer for layer in found.layers if layer.op in PRODUCTS]
     assert 2 * first.product_macs == first.network_macs == 8 * 8 * 48 * 9
     assert all(layer.product_macs == layer.network_macs for layer in others)
@@ -74,8 +74,8 @@ def test_on_u85_vela_counts_half_of_a_convolution_of_one_channel(digits):
 
 
 def test_the_two_expands_of_a_fire_module_are_told_apart(tmp_path):
-    model = models.load("squeezenet_cifar10", weights="random").model
-    found = ethosu.estimate(exported(model, tmp_path))
+    model = models.load_model("squeezenet_cifar10", weights="random").model
+    found = ethosu.estimate_accelerator(exported(model, tmp_path))
     layers = {layer.name: layer for layer in found.layers}
     squeeze, one, three = (layers[f"fire2_{part}"] for part in ("squeeze1x1", "expand1x1", "expand3x3"))
     assert (squeeze.role, one.role, three.kind) == ("reduce", "expand", "spatial")
@@ -86,7 +86,7 @@ def test_the_two_expands_of_a_fire_module_are_told_apart(tmp_path):
 
 
 def test_the_accelerators_are_those_of_vela():
-    ran = process.run([*vela.find().command, "--help"], ".", 60)
+    ran = process.run([*vela.find_vela().command, "--help"], ".", 60)
     listed = ran.out.partition("--accelerator-config {")[2].partition("}")[0]
     assert tuple(listed.split(",")) == ethosu.ACCELERATORS
 
@@ -97,7 +97,7 @@ def test_figures_are_those_of_vela_s_own_table(digits, tmp_path):
     subprocess.run([sys.executable, "-m", "ethosu.vela", *words], cwd=tmp_path, check=True, capture_output=True)
     with open(tmp_path / "out" / "net_int8_per-layer.csv", newline="") as lines:
         rows = list(csv.DictReader(lines))
-    found = ethosu.estimate(digits[0], "ethos-u85-256")
+    found = ethosu.estimate_accelerator(digits[0], "ethos-u85-256")
     assert sum(layer.operations for layer in found.layers) == len(rows)
     totals = {"cycles": "Op Cycles", "npu_cycles": "NPU", "macs": "MAC Count"}
     for name, column in totals.items():
@@ -109,10 +109,10 @@ def test_figures_are_those_of_vela_s_own_table(digits, tmp_path):
 
 
 def test_a_network_in_floating_point_is_left_to_the_cpu(digits):
-    found = ethosu.estimate(digits[1])
-    assert "Time: the CPU's, not estimated" in text(found).splitlines()
+    found = ethosu.estimate_accelerator(digits[1])
+    assert "Time: the CPU's, not estimated" in format_ethosu(found).splitlines()
     assert {layer.target for layer in found.layers} == {"CPU"}
-    assert (found.us, found.utilisation, found.npu_share) == (0, None, 0)
+    assert (found.us, found.utilization, found.npu_share) == (0, None, 0)
     rules = {finding.rule: finding for finding in found.findings}
     assert "an int8 file" in rules["nothing-on-npu"].message
     assert set(rules["cpu"].layers) == {layer.name for layer in found.layers}
@@ -124,7 +124,7 @@ def test_strides_above_3_are_cut_or_left_to_the_cpu(tmp_path):
     cut = keras.layers.Conv2D(4, 5, strides=4, name="cut")(image)
     left = keras.layers.Conv2D(4, 5, strides=4, padding="same", name="left")(cut)
     model = keras.Model(image, left)
-    found = ethosu.estimate(exported(model, tmp_path))
+    found = ethosu.estimate_accelerator(exported(model, tmp_path))
     layers = {layer.name: layer for layer in found.layers}
     assert (layers["cut"].operations, layers["cut"].macs) == (10 * 10, 10 * 10 * 25 * 4 * 4)
     assert [finding.layers for finding in found.findings if finding.rule == "split"] == [("cut",)]
@@ -136,16 +136,18 @@ def test_strides_above_3_are_cut_or_left_to_the_cpu(tmp_path):
 
 
 def test_options_that_vela_refuses_are_one_line(digits, tmp_path):
-    for options in (vela.Options(system_config="Mine"), vela.Options(config=("Arm/nothing.ini",))):
+    for options in (vela.VelaOptions(system_config="Mine"), vela.VelaOptions(config=("Arm/nothing.ini",))):
         with pytest.raises(InputError, match=r"Vela ended with status 1: .*(Mine|nothing\.ini)"):
-            ethosu.estimate(digits[0], options=options)
+            ethosu.estimate_accelerator(digits[0], options=options)
     (tmp_path / "board.ini").write_text(
         "[System_Config.Mine]\ncore_clock=100e6\naxi0_port=Sram\naxi1_port=OffChipFlash\n"
         "Sram_clock_scale=1.0\nSram_burst_length=32\nSram_read_latency=32\nSram_write_latency=32\n"
         "OffChipFlash_clock_scale=0.1\nOffChipFlash_burst_length=128\nOffChipFlash_read_latency=64\n"
         "[Memory_Mode.Both]\nconst_mem_area=Axi1\narena_mem_area=Axi0\ncache_mem_area=Axi0\n"
     )
-    found = ethosu.estimate(digits[0], options=vela.Options("Mine", "Both", (str(tmp_path / "board.ini"),)))
+    found = ethosu.estimate_accelerator(
+        digits[0], options=vela.VelaOptions("Mine", "Both", (str(tmp_path / "board.ini"),))
+    )
     assert (found.system_config, found.memory_mode, found.clock_hz) == ("Mine", "Both", 100e6)
     assert found.us == pytest.approx(found.cycles / 100)
     assert not any(finding.rule == "assumed" for finding in found.findings)
@@ -161,7 +163,7 @@ def test_damaged_files_are_refused_or_compiled(digits, tmp_path):
         path = tmp_path / f"{seed}.tflite"
         path.write_bytes(damaged)
         try:
-            ethosu.estimate(path, limit=60)
+            ethosu.estimate_accelerator(path, limit=60)
             compiled += 1
         except InputError as error:
             refusals.append(str(error))

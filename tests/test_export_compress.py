@@ -10,10 +10,10 @@ import pytest
 from keras import layers as kl
 
 from keras_nin import InputError, data, export, files
-from keras_nin.export import calibrate, export_trained, measure, train_scheme
-from keras_nin.export.compress.folding import fold_norms
-from keras_nin.report.compression import compression_table
-from keras_nin.tflite.run import Runner
+from keras_nin.export import convert_optimized, load_calibration, measure_compression, train_for_scheme
+from keras_nin.export.optimization.methods import fold_batch_norms
+from keras_nin.report.accuracy import format_compression_table
+from keras_nin.tflite.runner import TFLiteRunner
 
 SETTINGS = {"epochs": 4, "learning_rate": 3e-3, "sparsity": 0.75, "clusters": 8}
 
@@ -40,7 +40,7 @@ def model(digits):
 @pytest.fixture(scope="module")
 def digits():
     """A few of the digits."""
-    full = data.load("digits")
+    full = data.open_dataset("digits")
     splits = {split: full.splits[split][:count] for split, count in (("train", 200), ("calibration", 20), ("test", 40))}
     return dataclasses.replace(full, splits=splits)
 
@@ -48,7 +48,7 @@ def digits():
 @pytest.fixture(scope="module")
 def trained(model, digits):
     before = model.get_weights()
-    made = {scheme: train_scheme(model, scheme, digits, **SETTINGS) for scheme in ("qat", "pruned", "clustered")}
+    made = {scheme: train_for_scheme(model, scheme, digits, **SETTINGS) for scheme in ("qat", "pruned", "clustered")}
     for old, new in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)  # a copy was trained
     return made
@@ -56,13 +56,13 @@ def trained(model, digits):
 
 @pytest.fixture(scope="module")
 def exports(model, digits, trained):
-    calibration = calibrate(digits, (8, 8, 1), count=20)
-    return {name: export_trained(each, calibration, original=model) for name, each in trained.items()}
+    calibration = load_calibration(digits, (8, 8, 1), count=20)
+    return {name: convert_optimized(each, calibration, original=model) for name, each in trained.items()}
 
 
-def agreement(model, made, digits):
+def top1_match(model, made, digits):
     images = digits.load(digits.select("test"), (8, 8), 1, digits.preprocessing)
-    outputs = Runner(made.data).predict(images)
+    outputs = TFLiteRunner(made.data).predict(images)
     return np.mean(outputs.argmax(1) == model.predict(images, verbose=0).argmax(1))
 
 
@@ -70,8 +70,8 @@ def agreement(model, made, digits):
 def test_the_file_is_integer_and_computes_as_the_trained_model(scheme, trained, exports, digits):
     made = exports[scheme]
     assert made.float_operators == ()
-    assert {made.sidecar()[end]["dtype"] for end in ("input", "output")} == {"int8"}
-    assert agreement(trained[scheme].model, made, digits) >= 0.9
+    assert {made.export_record()[end]["dtype"] for end in ("input", "output")} == {"int8"}
+    assert top1_match(trained[scheme].model, made, digits) >= 0.9
     assert [layer for layer in made.layers if layer] == ["conv1", "conv2", "pool", "flat", "classes", "classes"]
 
 
@@ -82,64 +82,64 @@ def test_the_trained_models_know_the_digits(trained):
 
 
 def test_three_quarters_of_every_pruned_layer_are_zeros_in_the_file(exports):
-    kernels = measure(exports["pruned"].data).kernels
+    kernels = measure_compression(exports["pruned"].data).kernels
     assert [kernel.weights for kernel in kernels] == [72, 128, 1440]
     assert all(kernel.zeros >= int(0.75 * kernel.weights) for kernel in kernels)
     assert all(kernel.zeros < 0.9 * kernel.weights for kernel in kernels)
 
 
 def test_every_clustered_layer_has_few_values_in_the_file(trained, exports):
-    assert all(kernel.distinct <= 8 for kernel in measure(exports["clustered"].data).kernels)
+    assert all(kernel.distinct <= 8 for kernel in measure_compression(exports["clustered"].data).kernels)
     assert trained["clustered"].record["folded"] == ["bn1"]
     # A scale for each channel would tear the clusters apart.
     scheme = dataclasses.replace(trained["clustered"].scheme, per_channel=True)
     images = np.random.default_rng(0).uniform(0, 1, (8, 8, 8, 1)).astype("float32")
-    torn = export_trained(trained["clustered"], images, scheme=scheme)
-    assert any(kernel.distinct > 8 for kernel in measure(torn.data).kernels)
+    torn = convert_optimized(trained["clustered"], images, scheme=scheme)
+    assert any(kernel.distinct > 8 for kernel in measure_compression(torn.data).kernels)
 
 
 def test_zeros_and_few_values_pack_better(model, digits, exports):
-    plain = export.export(model, "int8", calibrate(digits, (8, 8, 1), count=20))
-    share = {name: measure(made.data).gzip_bytes / len(made.data) for name, made in exports.items()}
+    plain = export.convert_model(model, "int8", load_calibration(digits, (8, 8, 1), count=20))
+    share = {name: measure_compression(made.data).gzip_bytes / len(made.data) for name, made in exports.items()}
     assert share["pruned"] < share["qat"]
-    assert measure(exports["clustered"].data).gzip_bytes < measure(plain.data).gzip_bytes
+    assert measure_compression(exports["clustered"].data).gzip_bytes < measure_compression(plain.data).gzip_bytes
 
 
 def test_the_record_says_what_was_done(model, trained, exports):
-    from keras_nin.models import weights_digest
+    from keras_nin.models import hash_weights
 
     for name, own in (("qat", {}), ("pruned", {"sparsity": 0.75}), ("clustered", {"clusters": 8})):
-        record = exports[name].sidecar()["training"]
+        record = exports[name].export_record()["training"]
         assert record == trained[name].record == json.loads(json.dumps(record))
         assert record | own == record
         assert record["method"] == name
         assert (record["data"], record["images"], record["held_out"]) == ("digits", 180, 20)
         assert (record["epochs"], record["learning_rate"], record["seed"]) == (4, 3e-3, 0)
-        assert record["weights_sha256"] == weights_digest(trained[name].model) != exports[name].weights_sha256
-        assert exports[name].weights_sha256 == weights_digest(model)
+        assert record["weights_sha256"] == hash_weights(trained[name].model) != exports[name].weights_sha256
+        assert exports[name].weights_sha256 == hash_weights(model)
         assert set(record["versions"]) == {"tf_keras", "tensorflow-model-optimization"}
     assert exports["qat"].calibration is None
-    assert exports["pruned"].sidecar()["calibration"]["count"] == 20
+    assert exports["pruned"].export_record()["calibration"]["count"] == 20
 
 
 @pytest.mark.parametrize("scheme", ["clustered", pytest.param("qat", marks=pytest.mark.slow)])
 def test_the_same_seed_gives_the_same_file(scheme, model, digits, exports):
-    calibration = calibrate(digits, (8, 8, 1), count=20)
-    again = export_trained(train_scheme(model, scheme, digits, **SETTINGS), calibration, original=model)
+    calibration = load_calibration(digits, (8, 8, 1), count=20)
+    again = convert_optimized(train_for_scheme(model, scheme, digits, **SETTINGS), calibration, original=model)
     assert files.sha256(again.data) == files.sha256(exports[scheme].data)
-    assert again.sidecar() == exports[scheme].sidecar()
+    assert again.export_record() == exports[scheme].export_record()
 
 
 @pytest.mark.slow
 def test_another_seed_gives_other_weights(model, digits, trained):
-    other = train_scheme(model, "qat", digits, seed=1, **SETTINGS)
+    other = train_for_scheme(model, "qat", digits, seed=1, **SETTINGS)
     assert other.record["weights_sha256"] != trained["qat"].record["weights_sha256"]
 
 
 @pytest.mark.slow
 def test_other_ends_and_another_batch(trained):
     scheme = trained["qat"].scheme.with_io("float32")
-    made = export_trained(trained["qat"], scheme=scheme, batch=2)
+    made = convert_optimized(trained["qat"], scheme=scheme, batch=2)
     main = made.graph().main
     assert [main.tensors[index].dtype for index in (*main.inputs, *main.outputs)] == ["float32", "float32"]
     assert main.tensors[main.inputs[0]].shape == (2, 8, 8, 1)
@@ -153,7 +153,7 @@ def test_folding_changes_no_output(model):
     scores = keras.Model(copy.input, copy.get_layer("pool").output)
     expected = scores(images, training=False).numpy()
     kernel = copy.get_layer("conv1").kernel.numpy()
-    assert fold_norms(copy) == ["bn1"]
+    assert fold_batch_norms(copy) == ["bn1"]
     np.testing.assert_allclose(scores(images, training=False).numpy(), expected, rtol=1e-4)
     assert (copy.get_layer("conv1").kernel.numpy() != kernel).all()
 
@@ -164,13 +164,13 @@ def test_a_norm_that_cannot_be_folded_stays():
     x = kl.Add(name="sum")([kl.BatchNormalization(name="used_twice")(shared), shared])
     x = kl.Conv2D(4, 1, activation="relu", name="conv")(x)
     model = keras.Model(inputs, kl.BatchNormalization(name="after_relu")(x), name="net")
-    assert fold_norms(model) == []
+    assert fold_batch_norms(model) == []
 
 
 def test_no_train_split(model, digits):
     empty = dataclasses.replace(digits, splits={"test": [0, 1]})
     with pytest.raises(InputError, match="train split"):
-        train_scheme(model, "qat", empty)
+        train_for_scheme(model, "qat", empty)
 
 
 def test_an_unknown_layer_is_named(digits):
@@ -178,7 +178,7 @@ def test_an_unknown_layer_is_named(digits):
     x = kl.Flatten(name="flat")(kl.Conv2D(2, 3, activation=lambda x: x, name="own_function")(inputs))
     model = keras.Model(inputs, kl.Dense(10, activation="softmax", name="classes")(x), name="net")
     with pytest.raises(InputError, match="keras.models.clone_model can copy.*own_function"):
-        train_scheme(model, "pruned", digits, epochs=1)
+        train_for_scheme(model, "pruned", digits, epochs=1)
 
 
 @pytest.mark.parametrize(
@@ -194,20 +194,20 @@ def test_an_unknown_layer_is_named(digits):
 )
 def test_settings_that_make_no_sense(model, digits, scheme, options, message):
     with pytest.raises(InputError, match=message):
-        train_scheme(model, scheme, digits, **options)
+        train_for_scheme(model, scheme, digits, **options)
 
 
 def test_a_loss_that_is_not_finite(model, digits):
     with pytest.raises(InputError, match="smaller learning rate"):
-        train_scheme(model, "clustered", digits, epochs=2, learning_rate=1e30)
+        train_for_scheme(model, "clustered", digits, epochs=2, learning_rate=1e30)
 
 
 def test_compression_is_what_the_file_says(exports, tmp_path):
     made = exports["pruned"]
-    found = measure(made.data, made.layers)
+    found = measure_compression(made.data, made.layers)
     path = tmp_path / "file.tflite"
     path.write_bytes(made.data)
-    assert measure(path).gzip_bytes == found.gzip_bytes == len(gzip.compress(made.data, 9, mtime=0))
+    assert measure_compression(path).gzip_bytes == found.gzip_bytes == len(gzip.compress(made.data, 9, mtime=0))
     main = made.graph().main
     operators = [operator for operator in main.operators if operator.op in ("CONV_2D", "FULLY_CONNECTED")]
     for kernel, operator in zip(found.kernels, operators, strict=True):
@@ -216,7 +216,7 @@ def test_compression_is_what_the_file_says(exports, tmp_path):
         assert kernel.distinct == len(set(values.ravel().tolist()))
     assert [kernel.layer for kernel in found.kernels] == ["conv1", "conv2", "classes"]
     assert found.sparsity == sum(each.zeros for each in found.kernels) / sum(each.weights for each in found.kernels)
-    table = compression_table(found, "tiny")
+    table = format_compression_table(found, "tiny")
     assert f"tiny: {len(made.data):,} bytes, {found.gzip_bytes:,} after gzip -9" in table
     assert "conv2" in table
     assert json.loads(json.dumps(found.to_json()))["kernels"][0]["sparsity"] == found.kernels[0].sparsity
@@ -224,5 +224,5 @@ def test_compression_is_what_the_file_says(exports, tmp_path):
 
 @pytest.mark.parametrize("scheme", ["float32", "float16", "dynamic"])
 def test_compression_of_other_schemes(model, scheme):
-    kernels = measure(export.export(model, scheme).data).kernels
+    kernels = measure_compression(export.convert_model(model, scheme).data).kernels
     assert [kernel.weights for kernel in kernels] == [72, 128, 1440]

@@ -6,9 +6,9 @@ import pytest
 from keras import layers as kl
 
 from keras_nin import InputError, export, layers
-from keras_nin.audit import audit
-from keras_nin.export import operators
-from keras_nin.tflite.run import Runner
+from keras_nin.audit import audit_model
+from keras_nin.export import operator_layers
+from keras_nin.tflite.runner import TFLiteRunner
 
 INT8_AND_FLOAT32 = ("float32", "int8")
 
@@ -27,7 +27,7 @@ def noise(model, count=4):
 
 
 def operators_of(model, scheme="float32"):
-    made = export.export(model, scheme, noise(model))
+    made = export.convert_model(model, scheme, noise(model))
     return [(operator.op, layer) for operator, layer in zip(made.graph().main.operators, made.layers, strict=True)]
 
 
@@ -67,31 +67,31 @@ class Moody(kl.Layer):
 @pytest.mark.parametrize("scheme", INT8_AND_FLOAT32)
 def test_the_file_has_batch_1_and_computes_what_the_model_does(scheme):
     model = sequential(kl.Conv2D(4, 3, activation="relu"), kl.Conv2D(5, 1), kl.GlobalAveragePooling2D(), kl.Softmax())
-    made = export.export(model, scheme, noise(model))
+    made = export.convert_model(model, scheme, noise(model))
     main = made.graph().main
     for index, shape in ((main.inputs[0], (1, 8, 8, 3)), (main.outputs[0], (1, 5))):
         tensor = main.tensors[index]
         assert (tensor.shape, tensor.dtype) == (shape, scheme)
         assert -1 not in (tensor.shape_signature or ())
-    difference = Runner(made.data).predict(noise(model)) - model.predict(noise(model), verbose=0)
+    difference = TFLiteRunner(made.data).predict(noise(model)) - model.predict(noise(model), verbose=0)
     assert np.abs(difference).max() < (1e-6 if scheme == "float32" else 4 / 256)
 
 
 def test_the_bytes_depend_on_nothing_but_the_model_and_the_images():
     model = sequential(kl.Conv2D(4, 3, name="a"), kl.ReLU(name="b"))
-    first = export.export(model, "int8", noise(model)).data
-    float32 = export.export(model, "float32").data
+    first = export.convert_model(model, "int8", noise(model)).data
+    float32 = export.convert_model(model, "float32").data
     sequential(kl.Conv2D(4, 3), name="another")
-    assert export.export(model, "int8", noise(model)).data == first
-    assert export.export(model, "float32", noise(model)).data == float32
-    assert export.export(model, "int8", noise(model) / 2).data != first
+    assert export.convert_model(model, "int8", noise(model)).data == first
+    assert export.convert_model(model, "float32", noise(model)).data == float32
+    assert export.convert_model(model, "int8", noise(model) / 2).data != first
 
 
 def test_names_are_the_models_own_again_afterwards():
     inner = sequential(kl.Conv2D(3, 1, name="c"), name="inner net")
     model = sequential(inner, kl.ReLU(name="r"), name="the model")
     names, variables = layer_names(model), [variable.value.name for variable in model.variables]
-    export.export(model, "float32")
+    export.convert_model(model, "float32")
     assert layer_names(model) == names
     assert [variable.value.name for variable in model.variables] == variables
 
@@ -102,7 +102,7 @@ def test_names_are_the_models_own_again_after_a_failure(odd, monkeypatch):
     names, variables = layer_names(model), [variable.value.name for variable in model.variables]
     monkeypatch.setattr(Moody, "fails", True)
     with pytest.raises(InputError):
-        export.export(model, "float32")
+        export.convert_model(model, "float32")
     assert layer_names(model) == names
     assert [variable.value.name for variable in model.variables] == variables
 
@@ -161,7 +161,7 @@ def test_blocks_as_layers_have_paths_as_the_audit_has_them():
     )
     found = operators_of(model, "int8")
     assert [op for op, _ in found] == ["CONV_2D"] * 3 + ["CONCATENATION", "ADD", "CONV_2D", "MEAN", "SOFTMAX"]
-    assert {layer for _, layer in found} <= {row.name for row in audit(model).rows}
+    assert {layer for _, layer in found} <= {row.name for row in audit_model(model).rows}
 
 
 @pytest.mark.parametrize(
@@ -198,9 +198,9 @@ def test_a_layer_that_is_used_twice():
 def test_names_that_tensorflow_does_not_accept():
     names = ["Größe 1", "Größe_1", "gr sse;x:1", "_under", "a.", "a", "a._1", "A", "-"]
     model = sequential(*(kl.Conv2D(4, 1, name=name) for name in names), name="ein Modell: ü")
-    made = export.export(model, "float32")
+    made = export.convert_model(model, "float32")
     assert list(made.layers) == names
-    np.testing.assert_allclose(Runner(made.data).predict(noise(model)), model(noise(model)), atol=1e-6)
+    np.testing.assert_allclose(TFLiteRunner(made.data).predict(noise(model)), model(noise(model)), atol=1e-6)
 
 
 def test_an_operation_of_no_layer_has_no_name():
@@ -227,16 +227,16 @@ def test_factors_belong_to_the_convolution_that_they_are_fused_into():
 
 def test_marks_are_told_from_the_numbers_that_the_converter_appends():
     marks = {"conv1.": "conv1", "conv1_1.": "conv1_1", "a b.": "a b"}
-    assert operators.scope_of("main_1/net_1/conv1._1/convolution1", marks) == ("conv1",)
-    assert operators.scope_of("main_1/net_1/conv1_1._3/Relu", marks) == ("conv1_1",)
-    assert operators.scope_of("main_1/conv1._1/conv1_1./x", marks) == ("conv1", "conv1_1")
-    assert operators.scope_of("main_1/conv1_1/convolution", marks) == ()
+    assert operator_layers.read_scope("main_1/net_1/conv1._1/convolution1", marks) == ("conv1",)
+    assert operator_layers.read_scope("main_1/net_1/conv1_1._3/Relu", marks) == ("conv1_1",)
+    assert operator_layers.read_scope("main_1/conv1._1/conv1_1./x", marks) == ("conv1", "conv1_1")
+    assert operator_layers.read_scope("main_1/conv1_1/convolution", marks) == ()
 
 
 def test_an_operator_that_tflite_does_not_have(capfd):
     model = sequential(kl.Conv2D(3, 1, name="c"), Error(name="odd one"))
     with pytest.raises(InputError) as caught:
-        export.export(model, "float32")
+        export.convert_model(model, "float32")
     assert str(caught.value) == (
         "Expected a network that converts to float32. Received: TensorFlow operators that have no counterpart in "
         "TFLite (Erf of layer 'odd one')"
@@ -248,7 +248,7 @@ def test_a_layer_that_fails(monkeypatch, capfd):
     model = sequential(Moody(name="moody"))
     monkeypatch.setattr(Moody, "fails", True)
     with pytest.raises(InputError, match="converts to float32. Received: .*not today") as caught:
-        export.export(model, "float32")
+        export.convert_model(model, "float32")
     assert "\n" not in str(caught.value)
     assert capfd.readouterr() == ("", "")
 
@@ -258,24 +258,24 @@ def test_an_operator_that_int8_does_not_have():
     assert ("LOCAL_RESPONSE_NORMALIZATION", "lrn") in operators_of(model)
     named = "LOCAL_RESPONSE_NORMALIZATION of layer 'lrn'"
     with pytest.raises(InputError, match=rf"floating point \({named}\). Allow them with --allow-float$"):
-        export.export(model, "int8", noise(model))
-    allowed = export.export(model, "int8", noise(model), allow_float=True)
+        export.convert_model(model, "int8", noise(model))
+    allowed = export.convert_model(model, "int8", noise(model), allow_float=True)
     assert allowed.float_operators == (named,)
     assert {"TFLITE_BUILTINS", "TFLITE_BUILTINS_INT8"} == set(allowed.flags["supported_ops"])
 
 
 def test_int8_of_a_network_that_computes_nothing():
     model = sequential(kl.Dropout(0.5))
-    assert export.export(model, "float32").layers == ()
+    assert export.convert_model(model, "float32").layers == ()
     with pytest.raises(InputError, match="computes something, .* become int8. Received: float32 and 0 operators"):
-        export.export(model, "int8", noise(model))
+        export.convert_model(model, "int8", noise(model))
 
 
 def test_weights_that_are_not_finite():
     model = sequential(kl.Conv2D(3, 1, name="c"))
     model.layers[0].kernel.assign(np.full((1, 1, 3, 3), np.nan))
     with pytest.raises(InputError, match="finite weights. Received: NaN or infinity in '.*c/kernel'"):
-        export.export(model, "float32")
+        export.convert_model(model, "float32")
 
 
 @pytest.mark.parametrize(
@@ -293,14 +293,15 @@ def test_weights_that_are_not_finite():
 )
 def test_calibration_images_that_do_not_fit(images, message):
     with pytest.raises(InputError, match=message):
-        export.export(sequential(kl.Conv2D(3, 1)), "int8", images)
+        export.convert_model(sequential(kl.Conv2D(3, 1)), "int8", images)
 
 
 def test_calibration_takes_lists_and_other_numbers():
     model = sequential(kl.Conv2D(3, 1))
     images = noise(model)
     assert (
-        export.export(model, "int8", images.astype(np.float64)).data == export.export(model, "int8", list(images)).data
+        export.convert_model(model, "int8", images.astype(np.float64)).data
+        == export.convert_model(model, "int8", list(images)).data
     )
 
 
@@ -309,4 +310,4 @@ def test_an_unknown_scheme():
         InputError,
         match="`scheme` to be one of float32, .*, int8, .* Received: 'int4'",
     ):
-        export.export(sequential(kl.Conv2D(3, 1)), "int4")
+        export.convert_model(sequential(kl.Conv2D(3, 1)), "int4")

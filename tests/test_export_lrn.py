@@ -6,9 +6,9 @@ import pytest
 from keras import layers as kl
 
 from keras_nin import InputError, data, export, layers, models
-from keras_nin.export import convert
-from keras_nin.layers import lrn_integer
-from keras_nin.tflite.run import Runner
+from keras_nin.export import conversion
+from keras_nin.layers import normalization
+from keras_nin.tflite.runner import TFLiteRunner
 
 PAPER = (5, 1e-4, 0.75, 2.0)  # of AlexNet
 CAFFE = (5, 1e-4, 0.75, 1.0)  # of GoogLeNet
@@ -24,7 +24,7 @@ def formula(x, size, alpha, beta, k):
 def wide(shape, size, alpha, k):
     """Values of both signs whose sums of squares reach from next to nothing to the end of the fit."""
     rng = np.random.default_rng(0)
-    largest = np.sqrt(lrn_integer.REACH * k / alpha)  # `size` such values are the end
+    largest = np.sqrt(normalization.MAX_FITTED_SUM * k / alpha)  # `size` such values are the end
     sizes = 10 ** rng.uniform(-4, 0, (shape[0], *shape[1:3], 1)) * rng.uniform(0.01, 1, shape)
     return (largest * sizes * rng.choice([-1, 1], shape)).astype(np.float32)
 
@@ -32,7 +32,7 @@ def wide(shape, size, alpha, k):
 def relative_error(x, constants, other=None):
     """Return the largest relative error of the form with `constants` against the formula with `other`."""
     layer = layers.LocalResponseNormalization(*constants)
-    with layers.integer_form():
+    with layers.use_integer_form():
         found = keras.ops.convert_to_numpy(layer(x))
     expected = formula(x, *(other or constants))
     return np.abs(found / expected - 1).max()
@@ -42,15 +42,15 @@ def relative_error(x, constants, other=None):
 @pytest.mark.parametrize("shape", [(2, 5, 3, 64), (1, 1, 7, 48), (3, 4, 4, 7), (1, 6, 5, 1), (2, 3, 3, 80)])
 def test_the_form_is_the_formula_to_the_stated_error(constants, shape):
     size, alpha, beta, k = constants
-    error = lrn_integer.fit(*constants).error
+    error = normalization.fit_integer_form(*constants).error
     assert error < 0.065
     assert relative_error(wide(shape, size, alpha, k), constants) < error + ROUNDING
 
 
 def test_the_stated_error_is_that_at_any_sum():
-    sums = np.concatenate([[0], np.geomspace(1e-6, lrn_integer.REACH, 100_003)])
+    sums = np.concatenate([[0], np.geomspace(1e-6, normalization.MAX_FITTED_SUM, 100_003)])
     for beta in (0.5, 0.75, 1.0):
-        bank = lrn_integer.fit(1, 1.0, beta, 1.0)
+        bank = normalization.fit_integer_form(1, 1.0, beta, 1.0)
         error = np.abs(bank.factor(sums) * (1 + sums) ** beta - 1).max()
         assert bank.error == pytest.approx(error, rel=0.01)
 
@@ -58,7 +58,7 @@ def test_the_stated_error_is_that_at_any_sum():
 @pytest.mark.parametrize("other", [(3, *CAFFE[1:]), (5, 2e-4, 0.75, 1.0), (5, 1e-4, 0.5, 1.0), PAPER])
 def test_other_constants_are_another_form(other):
     x = wide((2, 5, 3, 64), *CAFFE[:2], CAFFE[3])
-    assert relative_error(x, CAFFE, other) > 5 * lrn_integer.fit(*CAFFE).error
+    assert relative_error(x, CAFFE, other) > 5 * normalization.fit_integer_form(*CAFFE).error
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_other_constants_are_another_form(other):
 )
 def test_constants_that_have_no_integer_form(constants, named):
     layer = layers.LocalResponseNormalization(*constants)
-    with layers.integer_form(), pytest.raises(InputError, match=f"`{named}` to be positive for the integer form"):
+    with layers.use_integer_form(), pytest.raises(InputError, match=f"`{named}` to be positive for the integer form"):
         layer(np.ones((1, 2, 2, 3), np.float32))
 
 
@@ -74,9 +74,9 @@ def test_the_form_is_used_inside_the_context_alone():
     x = wide((1, 3, 3, 5), *CAFFE[:2], CAFFE[3])
     layer = layers.LocalResponseNormalization(*CAFFE)
     exact = layer(x)
-    with layers.integer_form():
+    with layers.use_integer_form():
         assert np.abs(layer(x) - exact).max() > 1e-3
-        with layers.integer_form(False):
+        with layers.use_integer_form(False):
             np.testing.assert_array_equal(layer(x), exact)
     np.testing.assert_array_equal(layer(x), exact)
 
@@ -84,7 +84,7 @@ def test_the_form_is_used_inside_the_context_alone():
 def test_a_failure_inside_the_context_ends_it():
     layer = layers.LocalResponseNormalization(*CAFFE[:3], k=0)
     x = np.ones((1, 2, 2, 3), np.float32)
-    with pytest.raises(InputError), layers.integer_form():
+    with pytest.raises(InputError), layers.use_integer_form():
         layer(x)
     layer(x)
 
@@ -112,12 +112,12 @@ def decibels(expected, found):
 def fidelity(model, made):
     """Return the signal to noise ratio of a file in dB, on other images than those it was calibrated on."""
     x = images(20, seed=1)
-    return decibels(model.predict(x, verbose=0), Runner(made.data).predict(x))
+    return decibels(model.predict(x, verbose=0), TFLiteRunner(made.data).predict(x))
 
 
 def parity(model, made):
     batches = [(images(20, seed=1), None)]
-    return export.verify(model, [Runner(made.data)], batches, source="noise", random_weights=True)[0]
+    return export.verify_files(model, [TFLiteRunner(made.data)], batches, source="noise", random_weights=True)[0]
 
 
 def operators_of(made, layer="norm"):
@@ -129,32 +129,34 @@ def operators_of(made, layer="norm"):
 @pytest.mark.parametrize("channels", [64, 20])
 def test_int8_has_no_float_operator_and_parity(channels):
     model = network(channels)
-    made = export.export(model, "int8", images(20))
+    made = export.convert_model(model, "int8", images(20))
     assert made.float_operators == ()
     assert {tensor.dtype for tensor in made.graph().main.tensors} == {"int8", "int32"}
     assert set(made.layers) == {"first", "norm", "last"}
     assert set(operators_of(made)) == {"RESHAPE", "MUL", "CONV_2D", "DEPTHWISE_CONV_2D"}
     assert made.flags["integer_form"] == ["LocalResponseNormalization"]
     assert fidelity(model, made) > 28  # 30 and 32; with the operator in float 33 and 36
-    assert parity(model, made).holds
+    assert parity(model, made).passed
 
 
 def test_a_wrong_power_is_found(monkeypatch):
     model = network()
-    right = fidelity(model, export.export(model, "int8", images(20)))
-    fit = lrn_integer.fit
-    monkeypatch.setattr(lrn_integer, "fit", lambda size, alpha, beta, k: fit(size, alpha, beta - 0.25, k))
-    wrong = export.export(model, "int8", images(20))
+    right = fidelity(model, export.convert_model(model, "int8", images(20)))
+    fit = normalization.fit_integer_form
+    monkeypatch.setattr(
+        normalization, "fit_integer_form", lambda size, alpha, beta, k: fit(size, alpha, beta - 0.25, k)
+    )
+    wrong = export.convert_model(model, "int8", images(20))
     assert fidelity(model, wrong) < right - 10
-    assert not parity(model, wrong).holds
+    assert not parity(model, wrong).passed
 
 
 def test_each_scheme_takes_its_form_and_each_form_is_traced_once(monkeypatch):
     model = network()
     traced = []
-    write = convert._write_saved_model
-    monkeypatch.setattr(convert, "_write_saved_model", lambda *given: (traced.append(given), write(*given)))
-    made = export.export_all(model, ["float32", "int8", "float16", "int16x8", "dynamic"], images(8))
+    write = conversion._write_saved_model
+    monkeypatch.setattr(conversion, "_write_saved_model", lambda *given: (traced.append(given), write(*given)))
+    made = export.convert_schemes(model, ["float32", "int8", "float16", "int16x8", "dynamic"], images(8))
     whole = {each.scheme.name: operators_of(each) == ["LOCAL_RESPONSE_NORMALIZATION"] for each in made}
     assert whole == {"float32": True, "int8": False, "float16": True, "int16x8": False, "dynamic": True}
     assert {each.scheme.name for each in made if "integer_form" in each.flags} == {"int8", "int16x8"}
@@ -163,7 +165,7 @@ def test_each_scheme_takes_its_form_and_each_form_is_traced_once(monkeypatch):
 
 
 def test_the_operator_stays_where_float_is_allowed():
-    made = export.export(network(), "int8", images(4), allow_float=True)
+    made = export.convert_model(network(), "int8", images(4), allow_float=True)
     assert made.float_operators == ("LOCAL_RESPONSE_NORMALIZATION of layer 'norm'",)
     assert "integer_form" not in made.flags
 
@@ -171,9 +173,9 @@ def test_the_operator_stays_where_float_is_allowed():
 def test_a_network_without_the_layer_is_traced_once(monkeypatch):
     model = keras.Sequential([keras.Input((12, 10, 3)), kl.Conv2D(4, 1, name="only")], name="plain")
     traced = []
-    write = convert._write_saved_model
-    monkeypatch.setattr(convert, "_write_saved_model", lambda *given: (traced.append(given), write(*given)))
-    made = export.export_all(model, ["float32", "int8"], images(4))
+    write = conversion._write_saved_model
+    monkeypatch.setattr(conversion, "_write_saved_model", lambda *given: (traced.append(given), write(*given)))
+    made = export.convert_schemes(model, ["float32", "int8"], images(4))
     assert len(traced) == 1
     assert not any("integer_form" in each.flags for each in made)
 
@@ -182,11 +184,11 @@ def test_a_network_without_the_layer_is_traced_once(monkeypatch):
 @pytest.mark.external
 def test_googlenet_in_integers_agrees_with_float(external_data):
     model = models.GoogLeNet(weights=external_data / "weights" / "googlenet_imagenet.npz")
-    dataset = data.load(external_data / "images" / "imagenet_samples")
-    pictures = dataset.load(np.arange(0, 500, 4), (224, 224), 3, data.preprocessing.preset("caffe"))
+    dataset = data.open_dataset(external_data / "images" / "imagenet_samples")
+    pictures = dataset.load(np.arange(0, 500, 4), (224, 224), 3, data.preprocessing.get_preset("caffe"))
     calibration, scored = pictures[::5], np.delete(pictures, np.s_[::5], axis=0)
-    made = export.export(model, "int8", calibration)
-    reference, found = model.predict(scored, batch_size=20, verbose=0), Runner(made.data).predict(scored)
+    made = export.convert_model(model, "int8", calibration)
+    reference, found = model.predict(scored, batch_size=20, verbose=0), TFLiteRunner(made.data).predict(scored)
     assert made.float_operators == ()
     assert {"RESHAPE", "MUL", "CONV_2D", "DEPTHWISE_CONV_2D"} == set(operators_of(made, "norm2"))
     assert len(scored) == 100

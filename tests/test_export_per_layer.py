@@ -10,13 +10,12 @@ from keras import layers as kl
 from tflite_edits import flipped
 
 from keras_nin import InputError, data, export, models
-from keras_nin.export.layer_outputs import LayerOutputs
-from keras_nin.export.output_layers import output_layers_of_operators
-from keras_nin.export.per_layer import per_layer
+from keras_nin.export.layer_noise import LayerOutputs, measure_layer_noise
+from keras_nin.export.operator_layers import map_output_layers
 from keras_nin.layers import Fire
-from keras_nin.report.per_layer import conclusion, layer_table
-from keras_nin.tflite import graph as tflite_graph
-from keras_nin.tflite.run import Runner
+from keras_nin.report.accuracy import format_noise_table, noise_conclusion
+from keras_nin.tflite import reader as tflite_graph
+from keras_nin.tflite.runner import TFLiteRunner
 
 SHAPE = (12, 12, 3)
 NO_NOISE = 90  # dB; between float32 sums in two orders there are more
@@ -59,20 +58,20 @@ def nested():
 
 @pytest.fixture(scope="module")
 def digits():
-    source = data.load("digits")
-    model = models.build("nin_digits", weights="digits")
+    source = data.open_dataset("digits")
+    model = models.build_model("nin_digits", weights="digits")
     parts = {split: source.select(split, 60) for split in ("calibration", "test")}
     calibration, test = (source.load(indices, (8, 8), 1) for indices in parts.values())
-    return model, {each.scheme.name: each.data for each in export.export_all(
+    return model, {each.scheme.name: each.data for each in export.convert_schemes(
         model, ["float32", "float16", "dynamic", "int8", "int16x8"], calibration)}, test  # fmt: skip
 
 
 def compared(model, content, test):
-    return per_layer(model, Runner(content), [(test[:4], None), (test[4:], None)])
+    return measure_layer_noise(model, TFLiteRunner(content), [(test[:4], None), (test[4:], None)])
 
 
 def test_every_operator_finds_the_last_layer_that_was_fused(nested):
-    content = export.export(nested, "float32").data
+    content = export.convert_model(nested, "float32").data
     noise = compared(nested, content, images())
     joined = [row.layer.partition("/") for row in noise.rows if row.why is None]
     inside = ["fire"] * 4  # whose own layers are numbered
@@ -119,7 +118,7 @@ def test_digits(digits, scheme):
 def test_the_last_row_is_the_output(digits):
     model, files, test = digits
     noise = compared(model, files["int16x8"], test)  # no delegate: the same kernels
-    reference, output = model.predict(test, verbose=0), Runner(files["int16x8"]).predict(test)
+    reference, output = model.predict(test, verbose=0), TFLiteRunner(files["int16x8"]).predict(test)
     assert noise.rows[-1].layer == "mlpconv3_conv1x1b_softmax"
     assert noise.rows[-1].snr_db == pytest.approx(
         10 * math.log10((reference**2).sum() / ((reference - output) ** 2).sum()), abs=0.01
@@ -136,16 +135,16 @@ def test_losses_are_against_the_noisiest_input(digits):
 
 def test_the_layer_that_hurts_is_named(digits):
     model, files, test = digits
-    main = tflite_graph.read(files["int8"]).main
+    main = tflite_graph.read_model(files["int8"]).main
     operator = main.operators[8]
     wrong = files["int8"]
     for element in range(0, 4000, 100):
         wrong = flipped(wrong, main.tensors[operator.inputs[1]], element)
     noise = compared(model, wrong, test)
     assert (noise.worst.index, noise.worst.layer) == (8, "mlpconv3_conv3x3")
-    lines = layer_table(noise).splitlines()
+    lines = format_noise_table(noise).splitlines()
     assert [line for line in lines if line.startswith(" >")] == [lines[2 + 8]]
-    assert conclusion(noise).startswith("mlpconv3_conv3x3 (CONV_2D) hurts most: it adds noise of ")
+    assert noise_conclusion(noise).startswith("mlpconv3_conv3x3 (CONV_2D) hurts most: it adds noise of ")
 
 
 def test_a_layer_that_is_used_twice_is_listed():
@@ -153,10 +152,10 @@ def test_a_layer_that_is_used_twice_is_listed():
     shared = kl.Conv2D(3, 1, activation="relu", name="shared")
     image = keras.Input(SHAPE, name="image")
     model = keras.Model(image, kl.Conv2D(2, 1, name="last")(shared(shared(image))), name="twice")
-    noise = compared(model, export.export(model, "float32").data, images())
+    noise = compared(model, export.convert_model(model, "float32").data, images())
     assert [row.why for row in noise.rows] == ["a part of shared", "its layer is used 2 times", None]
     assert noise.worst.layer == "last"
-    assert "(its layer is used 2 times)" in layer_table(noise)
+    assert "(its layer is used 2 times)" in format_noise_table(noise)
 
 
 def test_what_is_not_finite_is_named(digits):
@@ -167,14 +166,14 @@ def test_what_is_not_finite_is_named(digits):
     broken.get_layer("mlpconv2_conv1x1a").bias.assign(np.full(48, np.nan, np.float32))
     noise = compared(broken, files["int8"], test[:5])
     assert noise.worst.layer == "mlpconv2_conv1x1a"
-    assert "not finite" in conclusion(noise)
+    assert "not finite" in noise_conclusion(noise)
     json.dumps(noise.to_json(), allow_nan=False)
 
 
 def test_no_images(digits):
     model, files, _ = digits
     with pytest.raises(InputError, match="at least one image"):
-        per_layer(model, Runner(files["int8"]), [])
+        measure_layer_noise(model, TFLiteRunner(files["int8"]), [])
 
 
 def test_a_file_of_another_network(digits):
@@ -191,9 +190,9 @@ def test_a_file_of_another_network(digits):
 )
 def test_zoo(name):
     keras.utils.set_random_seed(0)
-    model = untouched(models.build(name, input_shape=(64, 64, 3)))
+    model = untouched(models.build_model(name, input_shape=(64, 64, 3)))
     test = images(2, shape=(64, 64, 3))
-    noise = compared(model, export.export(model, "float32").data, test)
+    noise = compared(model, export.convert_model(model, "float32").data, test)
     assert all(row.why is None and (row.snr_db is None or row.snr_db > NO_NOISE) for row in noise.rows)
 
 
@@ -202,8 +201,8 @@ def test_zoo(name):
 def test_keras_applications(name):
     keras.utils.set_random_seed(0)
     model = getattr(keras.applications, name)(weights=None, input_shape=(64, 64, 3), classes=7)
-    graph = tflite_graph.read(export.export(model, "float32").data)
-    joined = [layer for layer in output_layers_of_operators(model, graph) if layer]
+    graph = tflite_graph.read_model(export.convert_model(model, "float32").data)
+    joined = [layer for layer in map_output_layers(model, graph) if layer]
     assert len(joined) > 0.9 * len(graph.main.operators)
     noise = compared(model, graph.content, images(2, shape=(64, 64, 3)))
     measured = [row for row in noise.rows if row.why is None]

@@ -10,8 +10,8 @@ from keras import layers as kl
 
 import keras_nin
 from keras_nin import InputError, data, export, files
-from keras_nin.export import calibrate, parse_schemes
-from keras_nin.export.verify import compare
+from keras_nin.export import load_calibration, parse_schemes
+from keras_nin.export.parity import compare_outputs
 
 
 @pytest.fixture(scope="module")
@@ -23,14 +23,14 @@ def model():
 
 @pytest.fixture(scope="module")
 def made(model):
-    digits = data.load("digits")
-    calibration = calibrate(digits, (8, 8, 1), count=20, seed=3)
+    digits = data.open_dataset("digits")
+    calibration = load_calibration(digits, (8, 8, 1), count=20, seed=3)
     reference = np.eye(4, dtype=np.float32)
-    parity = compare(reference, reference, np.arange(4), source="digits")
+    parity = compare_outputs(reference, reference, np.arange(4), source="digits")
     return {
         scheme: dataclasses.replace(
-            export.export(
-                model, scheme, calibration, weights="mine", preprocessing=data.preset("unit"), options={"seed": 3}
+            export.convert_model(
+                model, scheme, calibration, weights="mine", preprocessing=data.get_preset("unit"), options={"seed": 3}
             ),
             parity=parity,
         )
@@ -43,8 +43,8 @@ def listing(folder):
 
 
 def test_the_sidecar_says_everything_that_made_the_file(made, model):
-    sidecar = made["int8"].sidecar()
-    assert list(sidecar) == [
+    export_record = made["int8"].export_record()
+    assert list(export_record) == [
         "schema",
         "file",
         "sha256",
@@ -70,21 +70,21 @@ def test_the_sidecar_says_everything_that_made_the_file(made, model):
         "compression",
         "operators",
     ]
-    assert (sidecar["schema"], sidecar["file"]) == ("keras_nin.export_file/1", "small_int8.tflite")
-    assert (sidecar["model"], sidecar["weights"], sidecar["scheme"]) == ("small", "mine", "int8")
-    assert sidecar["sha256"] == files.sha256(made["int8"].data)
-    assert sidecar["bytes"] == len(made["int8"].data)
-    assert sidecar["weights_sha256"] == keras_nin.models.weights_digest(model)
-    assert sidecar["preprocessing"] == data.preset("unit").to_json()
-    assert sidecar["flags"] == {
+    assert (export_record["schema"], export_record["file"]) == ("keras_nin.export_file/1", "small_int8.tflite")
+    assert (export_record["model"], export_record["weights"], export_record["scheme"]) == ("small", "mine", "int8")
+    assert export_record["sha256"] == files.sha256(made["int8"].data)
+    assert export_record["bytes"] == len(made["int8"].data)
+    assert export_record["weights_sha256"] == keras_nin.models.hash_weights(model)
+    assert export_record["preprocessing"] == data.get_preset("unit").to_json()
+    assert export_record["flags"] == {
         "optimizations": ["DEFAULT"],
         "supported_ops": ["TFLITE_BUILTINS_INT8"],
         "inference_input_type": "int8",
         "inference_output_type": "int8",
     }
-    assert sidecar["versions"].keys() == {"keras-nin", "python", "tensorflow", "keras", "numpy", "ai-edge-litert"}
-    assert sidecar["outputs"] == [sidecar["output"]]
-    assert sidecar["output"] == {
+    assert export_record["versions"].keys() == {"keras-nin", "python", "tensorflow", "keras", "numpy", "ai-edge-litert"}
+    assert export_record["outputs"] == [export_record["output"]]
+    assert export_record["output"] == {
         "name": "StatefulPartitionedCall_1:0",
         "signature": "classes",
         "shape": [1, 4],
@@ -92,23 +92,23 @@ def test_the_sidecar_says_everything_that_made_the_file(made, model):
         "scale": 1 / 256,
         "zero_point": -128,
     }
-    assert sidecar["operators"] == [
+    assert export_record["operators"] == [
         {"index": 0, "op": "CONV_2D", "layer": "conv1", "output_layer": "conv1"},
         {"index": 1, "op": "MEAN", "layer": "pool", "output_layer": "pool"},
         {"index": 2, "op": "SOFTMAX", "layer": "classes", "output_layer": "classes"},
     ]
-    assert sidecar["parity"]["model_top1"] == sidecar["parity"]["file_top1"] == 1
-    assert sidecar["parity"]["holds"] is True
+    assert export_record["parity"]["model_top1"] == export_record["parity"]["file_top1"] == 1
+    assert export_record["parity"]["passed"] is True
 
 
 def test_the_sidecar_names_the_calibration_images(made):
-    digits = data.load("digits")
-    assert made["int8"].sidecar()["calibration"] == {
+    digits = data.open_dataset("digits")
+    assert made["int8"].export_record()["calibration"] == {
         "source": "digits",
         "count": 20,
         "sha256": digits.digest(digits.select("calibration", 20, 3)),
         "seed": 3,
-        "preprocessing": data.preset("unit").to_json(),
+        "preprocessing": data.get_preset("unit").to_json(),
         "latency_only": False,
         "images": digits.select("calibration", 20, 3).tolist(),
     }
@@ -116,19 +116,19 @@ def test_the_sidecar_names_the_calibration_images(made):
 
 
 def test_a_float_file_has_no_calibration_and_no_scales(made):
-    sidecar = made["float32"].sidecar()
-    assert sidecar["calibration"] is None
-    assert sidecar["flags"] == {}
-    assert sidecar["input"]["scale"] is sidecar["input"]["zero_point"] is None
+    export_record = made["float32"].export_record()
+    assert export_record["calibration"] is None
+    assert export_record["flags"] == {}
+    assert export_record["input"]["scale"] is export_record["input"]["zero_point"] is None
 
 
 def test_the_sidecar_is_the_same_in_a_second_run(made, model):
-    again = export.export(
+    again = export.convert_model(
         model,
         "int8",
-        calibrate(data.load("digits"), (8, 8, 1), count=20, seed=3),
+        load_calibration(data.open_dataset("digits"), (8, 8, 1), count=20, seed=3),
         weights="mine",
-        preprocessing=data.preset("unit"),
+        preprocessing=data.get_preset("unit"),
         options={"seed": 3},
     )
     again = dataclasses.replace(again, parity=made["int8"].parity)
@@ -137,10 +137,10 @@ def test_the_sidecar_is_the_same_in_a_second_run(made, model):
 
 def test_images_as_an_array(model):
     images = np.random.default_rng(0).random((3, 8, 8, 1))
-    sidecar = export.export(model, "int8", images, name="other").sidecar()
-    assert (sidecar["file"], sidecar["weights"]) == ("other_int8.tflite", "as given")
-    assert (sidecar["calibration"]["source"], sidecar["calibration"]["count"]) == ("array", 3)
-    assert sidecar["parity"] is sidecar["preprocessing"] is sidecar["options"] is None
+    export_record = export.convert_model(model, "int8", images, name="other").export_record()
+    assert (export_record["file"], export_record["weights"]) == ("other_int8.tflite", "as given")
+    assert (export_record["calibration"]["source"], export_record["calibration"]["count"]) == ("array", 3)
+    assert export_record["parity"] is export_record["preprocessing"] is export_record["options"] is None
 
 
 def test_an_export_does_not_print_its_bytes(made):
@@ -152,7 +152,7 @@ def test_save_into_a_folder(made, tmp_path):
     assert path == tmp_path / "new" / "folder" / "small_int8.tflite"
     assert listing(tmp_path).keys() == {f"small_int8{end}" for end in (".tflite", ".json", ".py", "_labels.txt")}
     assert path.read_bytes() == made["int8"].data
-    assert json.loads(path.with_suffix(".json").read_text()) == made["int8"].sidecar()
+    assert json.loads(path.with_suffix(".json").read_text()) == made["int8"].export_record()
 
 
 def test_save_under_a_name(made, tmp_path):
@@ -165,7 +165,7 @@ def test_what_is_there_already_is_kept(made, tmp_path):
     before = path.stat().st_mtime_ns
     assert made["int8"].save(tmp_path) == path
     assert path.stat().st_mtime_ns == before
-    assert files.save_all(made["int8"].contents(tmp_path)) == []
+    assert files.write_files(made["int8"].contents(tmp_path)) == []
 
 
 @pytest.mark.parametrize("name", ["small_int8.tflite", "small_int8.json"])
@@ -178,13 +178,13 @@ def test_other_content_is_replaced_only_with_force(made, tmp_path, name):
     assert listing(tmp_path) == before
     made["int8"].save(tmp_path, force=True)
     assert listing(tmp_path)["small_int8.tflite"] == made["int8"].data
-    assert files.save_all(made["int8"].contents(tmp_path)) == []
+    assert files.write_files(made["int8"].contents(tmp_path)) == []
 
 
 def test_of_several_files_all_or_none_are_written(made, tmp_path):
     (tmp_path / "small_int8.json").write_text("mine")
     with pytest.raises(InputError, match="no other file"):
-        files.save_all(made["float32"].contents(tmp_path) | made["int8"].contents(tmp_path))
+        files.write_files(made["float32"].contents(tmp_path) | made["int8"].contents(tmp_path))
     assert listing(tmp_path) == {"small_int8.json": b"mine"}
 
 
@@ -232,15 +232,15 @@ def test_schemes_that_are_none(text):
 
 def test_calibration_needs_images():
     with pytest.raises(InputError, match="at least 1. Received: 0"):
-        calibrate(data.load("digits"), (8, 8, 1), count=0)
-    digits = data.load("digits")
+        load_calibration(data.open_dataset("digits"), (8, 8, 1), count=0)
+    digits = data.open_dataset("digits")
     empty = dataclasses.replace(digits, splits={"test": digits.splits["test"]})
     with pytest.raises(InputError, match="images in the calibration split of 'digits'. Received: test 359"):
-        calibrate(empty, (8, 8, 1))
+        load_calibration(empty, (8, 8, 1))
 
 
 def test_calibration_takes_all_there_are():
-    calibration = calibrate(data.load("digits"), (8, 8, 1), count=10_000)
+    calibration = load_calibration(data.open_dataset("digits"), (8, 8, 1), count=10_000)
     assert calibration.images.shape == (100, 8, 8, 1)
     assert calibration.images.dtype == np.float32
     assert "images=" not in repr(calibration)

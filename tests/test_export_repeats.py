@@ -19,12 +19,12 @@ def contents(folder):
 
 @pytest.mark.slow
 def test_two_exports_of_one_process(tmp_path):
-    unit = data.preset("unit")
+    unit = data.get_preset("unit")
     for folder in ("one", "two"):
         keras.backend.clear_session()
-        loaded = models.load("nin_digits", weights="random", seed=3)
-        calibration = export.calibrate(data.load("digits"), (8, 8, 1), count=8, seed=3)
-        for made in export.export_all(loaded.model, ["float32", "int8"], calibration, preprocessing=unit):
+        loaded = models.load_model("nin_digits", weights="random", seed=3)
+        calibration = export.load_calibration(data.open_dataset("digits"), (8, 8, 1), count=8, seed=3)
+        for made in export.convert_schemes(loaded.model, ["float32", "int8"], calibration, preprocessing=unit):
             made.save(tmp_path / folder)
     assert len(contents(tmp_path / "one")) == 8
     assert contents(tmp_path / "one") == contents(tmp_path / "two")

@@ -6,10 +6,10 @@ import pytest
 from keras import layers as kl
 
 from keras_nin import InputError, export
-from keras_nin.export import convert, schemes
-from keras_nin.export.quantizer import Quantizer
-from keras_nin.quiet import captured
-from keras_nin.tflite.run import Runner
+from keras_nin.export import conversion, schemes
+from keras_nin.export.conversion import Quantizer
+from keras_nin.output_capture import capture_output
+from keras_nin.tflite.runner import TFLiteRunner
 
 UNTRAINED = [scheme for scheme in schemes.SCHEMES.values() if not scheme.trained]
 NAMES = [scheme.name for scheme in UNTRAINED]
@@ -38,7 +38,7 @@ def images():
 @pytest.fixture(scope="module")
 def made(model, images):
     chosen = [*UNTRAINED, *(schemes.SCHEMES[name].with_io(io) for name, io in ENDS)]
-    return dict(zip([*NAMES, *ENDS], export.export_all(model, chosen, images), strict=True))
+    return dict(zip([*NAMES, *ENDS], export.convert_schemes(model, chosen, images), strict=True))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -59,7 +59,7 @@ def test_a_file_holds_what_the_table_says(made, name):
 def test_a_file_computes_what_the_model_does(made, model, images, key):
     expected = model.predict(images, verbose=0)
     limit = 1e-5 if key == "float32" else 1e-3 if key == "float16" else 0.04
-    difference = np.abs(Runner(made[key].data).predict(images) - expected).max()
+    difference = np.abs(TFLiteRunner(made[key].data).predict(images) - expected).max()
     assert difference < limit * np.ptp(expected)
 
 
@@ -69,7 +69,7 @@ def test_other_ends(made, key):
     main = made[key].graph().main
     assert {main.tensors[index].dtype for index in (*main.inputs, *main.outputs)} == {io}
     assert made[key].float_operators == ()
-    assert made[key].sidecar()["scheme"] == name
+    assert made[key].export_record()["scheme"] == name
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -83,7 +83,7 @@ def test_the_bytes_are_those_of_the_bare_converter(made, model, images, name, mo
         converter.representative_dataset = lambda: iter(self.samples)
 
     monkeypatch.setattr(Quantizer, "attach", attach)
-    with convert.Source(model) as source:
+    with conversion.ModelConverter(model) as source:
         data, _, _ = source.convert(made[name].scheme, images if made[name].scheme.calibrated else None)
     assert data == made[name].data
 
@@ -94,16 +94,16 @@ def test_several_schemes_are_calibrated_once(model, images, monkeypatch):
     fed = []
     real = calibrator.Calibrator.calibrate
     monkeypatch.setattr(calibrator.Calibrator, "calibrate", lambda self, data: fed.append(1) or real(self, data))
-    export.export_all(model, ["int8", "int16x8", schemes.SCHEMES["int8"].with_io("uint8")], images)
+    export.convert_schemes(model, ["int8", "int16x8", schemes.SCHEMES["int8"].with_io("uint8")], images)
     assert fed == [1]
 
 
 def test_several_schemes_are_traced_once(model, images, monkeypatch):
     traces = []
-    real = convert._write_saved_model
-    monkeypatch.setattr(convert, "_write_saved_model", lambda *given: traces.append(1) or real(*given))
-    with captured():
-        export.export_all(model, ["float32", "dynamic", "int8"], images)
+    real = conversion._write_saved_model
+    monkeypatch.setattr(conversion, "_write_saved_model", lambda *given: traces.append(1) or real(*given))
+    with capture_output():
+        export.convert_schemes(model, ["float32", "dynamic", "int8"], images)
     assert traces == [1]
 
 
@@ -115,7 +115,7 @@ def test_ends_that_a_scheme_does_not_choose():
 
 
 def test_the_table_names_every_scheme():
-    rows = [dict(zip(schemes.COLUMNS, row, strict=True)) for row in schemes.table_rows()]
+    rows = [dict(zip(schemes.SCHEME_COLUMNS, row, strict=True)) for row in schemes.scheme_table_rows()]
     assert [row["scheme"] for row in rows] == list(schemes.SCHEMES)
     ends = {row["scheme"]: row["input and output"] for row in rows}
     assert (ends["float16"], ends["int8"], ends["int16x8"]) == ("float32", "int8, uint8, float32", "int16, float32")

@@ -12,11 +12,11 @@ from keras import layers as kl
 from PIL import Image
 
 from keras_nin import data, export
-from keras_nin.data.image_files import decode
+from keras_nin.data.image_folder import decode_image
 from keras_nin.export import companions
 from keras_nin.export.schemes import SCHEMES
 from keras_nin.tflite.quantization import quantize
-from keras_nin.tflite.run import Runner
+from keras_nin.tflite.runner import TFLiteRunner
 
 SHAPE = (10, 12, 3)
 CLASSES = ("boat", "cat", "dög", "class 3", "tree", "owl")
@@ -78,7 +78,7 @@ def photographs(tmp_path_factory):
 def convert(model, kind, reach=3.0, **options):
     """Return the export of `model`, with an input from -`reach` to `reach`."""
     noise = np.random.RandomState(1).uniform(-reach, reach, (16, *model.input_shape[1:]))
-    return export.export(model, KINDS[kind], noise, name="my net", **{"classes": CLASSES} | options)
+    return export.convert_model(model, KINDS[kind], noise, name="my net", **{"classes": CLASSES} | options)
 
 
 def drive(scripts, images, folder):
@@ -96,11 +96,11 @@ def check(files, images, folder):
     """Compare scripts with our way; `files` are pairs of the path of a .tflite file and a `Preprocessing`."""
     printed, inputs = drive([path.with_suffix(".py") for path, _ in files], images, folder)
     for path, preprocessing in files:
-        runner = Runner(path)
+        runner = TFLiteRunner(path)
         _, height, width, channels = runner.graph.main.tensors[runner.graph.main.inputs[0]].shape
         for image in images:
             key = f"{path.with_suffix('.py')} {image}"
-            prepared = preprocessing.apply([decode(image)], (height, width), channels)
+            prepared = preprocessing.apply([decode_image(image)], (height, width), channels)
             np.testing.assert_array_equal(inputs[key], encoded(runner, prepared), err_msg=key)
             scores = runner.predict(prepared)[0]
             best = np.argsort(-scores, kind="stable")[:5]
@@ -126,7 +126,7 @@ def test_every_preset_on_images_of_every_kind(kind, photographs, tmp_path):
         255: ("raw", "caffe", "keras_caffe"),
     }.items():
         made = convert(model, kind, reach)
-        for chosen in map(data.preset, names):
+        for chosen in map(data.get_preset, names):
             path = dataclasses.replace(made, preprocessing=chosen.to_json()).save(tmp_path / str(len(files)))
             files.append((path, chosen))
     assert len(files) == len(data.PRESETS)
@@ -143,7 +143,7 @@ def test_a_grey_network_with_a_mean_of_its_own_and_a_crop(kind, photographs, tmp
 def test_a_static_batch(photographs, tmp_path):
     model = network(SHAPE)
     scripts = [
-        convert(model, "int8", preprocessing=data.preset("unit"), batch=batch).save(tmp_path / str(batch))
+        convert(model, "int8", preprocessing=data.get_preset("unit"), batch=batch).save(tmp_path / str(batch))
         for batch in (1, 3)
     ]
     printed, _ = drive([path.with_suffix(".py") for path in scripts], photographs[:2], tmp_path)
@@ -153,7 +153,7 @@ def test_a_static_batch(photographs, tmp_path):
 
 
 def test_as_a_user_runs_it(photographs, tmp_path):
-    path = convert(network(SHAPE), "int8", preprocessing=data.preset("torch")).save(tmp_path)
+    path = convert(network(SHAPE), "int8", preprocessing=data.get_preset("torch")).save(tmp_path)
     command = [sys.executable, path.with_suffix(".py"), photographs[0]]
     ran = subprocess.run(command, capture_output=True, text=True, cwd="/")
     assert ran.returncode == 0
@@ -174,15 +174,15 @@ def test_labels_are_one_line_a_class(tmp_path):
 
 
 def test_classes_without_names_have_numbers():
-    made = export.export(network(SHAPE), "float32", name="net")
-    assert companions.companions(made) == {
+    made = export.convert_model(network(SHAPE), "float32", name="net")
+    assert companions.companion_files(made) == {
         "net_float32_labels.txt": "".join(f"class {number}\n" for number in range(len(CLASSES)))
     }
 
 
 def test_a_name_that_could_end_the_script(tmp_path, photographs):
     name = 'a"""b\\'
-    made = export.export(network(SHAPE), "float32", preprocessing=data.preset("raw"), name=name)
+    made = export.convert_model(network(SHAPE), "float32", preprocessing=data.get_preset("raw"), name=name)
     path = made.save(tmp_path)
     printed, _ = drive([path.with_suffix(".py")], photographs[:1], tmp_path)
     assert "class 0" in "".join(printed.values())
@@ -194,8 +194,10 @@ def test_networks_that_do_not_classify_images():
         (image, kl.Conv2D(2, 1, name="map")(image)),
         (image, kl.GlobalAveragePooling2D(name="pool")(kl.Conv2D(1, 1, name="one")(image))),
     ]:
-        made = export.export(keras.Model(inputs, output), "float32", preprocessing=data.preset("raw"), name="net")
-        assert companions.companions(made) == {}
+        made = export.convert_model(
+            keras.Model(inputs, output), "float32", preprocessing=data.get_preset("raw"), name="net"
+        )
+        assert companions.companion_files(made) == {}
     channels = keras.Sequential([keras.Input((8, 8, 5)), kl.GlobalAveragePooling2D(name="pool")], name="net")
-    made = export.export(channels, "float32", preprocessing=data.preset("raw"))
-    assert companions.companions(made).keys() == {"net_float32_labels.txt"}
+    made = export.convert_model(channels, "float32", preprocessing=data.get_preset("raw"))
+    assert companions.companion_files(made).keys() == {"net_float32_labels.txt"}

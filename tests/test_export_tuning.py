@@ -8,13 +8,13 @@ import pytest
 from keras import layers as kl
 
 from keras_nin import InputError, data, export, layers, models
-from keras_nin.export import activations, convert, ports, ranges, rounding, tuning
+from keras_nin.export import calibration as calibration_module
+from keras_nin.export import conversion, float_file, rounding, schemes
+from keras_nin.export.conversion import Quantizer
 from keras_nin.export.float_file import FloatFile
-from keras_nin.export.quantizer import Quantizer
-from keras_nin.export.schemes import SCHEMES
-from keras_nin.export.tuning import Tuning
-from keras_nin.tflite import graph
-from keras_nin.tflite.run import Runner
+from keras_nin.export.schemes import SCHEMES, Tuning
+from keras_nin.tflite import reader
+from keras_nin.tflite.runner import TFLiteRunner
 
 EVERYTHING = Tuning("mse", "adaptive", True)
 INT8 = SCHEMES["int8"]
@@ -31,7 +31,7 @@ class Keep:
 def calibrated(model, count=6):
     """Return the calibrated float file of a model, and its samples."""
     keep = Keep()
-    with convert.Source(model) as source:
+    with conversion.ModelConverter(model) as source:
         source.convert(INT8, noise(model, count), tuning=keep)
     return keep.content, keep.samples
 
@@ -76,8 +76,8 @@ def branching():
 
 def moments_of(content, samples):
     file = FloatFile(content)
-    moments = [activations.Moments(layer) for layer in file.layers]
-    activations.observe(file, samples, moments)
+    moments = [float_file.InputMoments(layer) for layer in file.layers]
+    float_file.observe_activations(file, samples, moments)
     return file, moments
 
 
@@ -85,14 +85,14 @@ def quantized(content):
     import tensorflow as tf
     from tensorflow.lite.python.convert import mlir_quantize
 
-    return graph.read(mlir_quantize(content, input_data_type=tf.int8, output_data_type=tf.int8))
+    return reader.read_model(mlir_quantize(content, input_data_type=tf.int8, output_data_type=tf.int8))
 
 
 def test_without_tuning_the_file_is_the_converters(every_kind):
     content, samples = every_kind
     assert Tuning().apply(content, samples) is content
     model = dense_net()
-    plain, tuned = (export.export(model, "int8", noise(model, 6), tuning=t).data for t in (None, Tuning()))
+    plain, tuned = (export.convert_model(model, "int8", noise(model, 6), tuning=t).data for t in (None, Tuning()))
     assert plain == tuned
 
 
@@ -131,17 +131,17 @@ def test_the_mean_of_the_terms_gives_the_mean_of_the_output(every_kind):
         for index, seen in outputs.items():
             seen.append(tensor(index).reshape(-1, tensor(index).shape[-1]))
 
-    activations.observe(file, every_kind[1], [watch])
+    float_file.observe_activations(file, every_kind[1], [watch])
     for layer, moment in zip(file.layers, moments, strict=True):
         seen = np.concatenate(outputs[layer.operator.outputs[0]]).astype(np.float64)
         rows, bias = file.rows(layer), file.values(layer.bias)
         np.testing.assert_allclose((rows * moment.mean()).sum(1) + bias, seen.mean(0), atol=1e-4)
-        power = rounding.output_error(rows, moment.second()) + 2 * bias * (seen.mean(0) - bias) + bias**2
+        power = rounding.output_mse(rows, moment.second()) + 2 * bias * (seen.mean(0) - bias) + bias**2
         np.testing.assert_allclose(power, (seen**2).mean(0), rtol=1e-4)
 
 
 def test_large_maps_are_sampled_at_the_same_positions(monkeypatch, every_kind):
-    monkeypatch.setattr(activations, "POSITIONS", 7)
+    monkeypatch.setattr(float_file, "POSITIONS_PER_IMAGE", 7)
     (_, first), (_, second) = moments_of(*every_kind), moments_of(*every_kind)
     for one, other in zip(first, second, strict=True):
         assert one._count in (6 * 7, 6)
@@ -158,11 +158,11 @@ def correlated(groups, terms):
 def test_adaptive_rounding_changes_the_output_less(groups, terms):
     rows = np.random.default_rng(0).uniform(-1, 1, size=(64, terms))
     moment = correlated(groups, terms)
-    plain, rounded = rounding.nearest(rows), rounding.adaptive(rows, moment)
-    error, carried = (rounding.output_error(each - rows, moment) for each in (plain, rounded))
+    plain, rounded = rounding.round_to_nearest(rows), rounding.round_adaptively(rows, moment)
+    error, carried = (rounding.output_mse(each - rows, moment) for each in (plain, rounded))
     assert (carried <= error).all()
     assert carried.sum() < 0.5 * error.sum()
-    levels = rounded / rounding.steps(rows)[:, None]
+    levels = rounded / rounding.weight_scales(rows)[:, None]
     np.testing.assert_allclose(levels, np.round(levels), atol=1e-9)
     np.testing.assert_array_equal(np.abs(rounded).max(1), np.abs(plain).max(1))
 
@@ -170,20 +170,20 @@ def test_adaptive_rounding_changes_the_output_less(groups, terms):
 @pytest.mark.parametrize("groups", [1, 8])
 def test_blocks_only_save_time(monkeypatch, groups):
     rows, moment = np.random.default_rng(0).normal(size=(8, 40)), correlated(groups, 40)
-    expected = rounding.adaptive(rows, moment)
+    expected = rounding.round_adaptively(rows, moment)
     monkeypatch.setattr(rounding, "_BLOCK", 7)
-    np.testing.assert_allclose(rounding.adaptive(rows, moment), expected, atol=1e-12)
+    np.testing.assert_allclose(rounding.round_adaptively(rows, moment), expected, atol=1e-12)
 
 
 def test_adaptive_rounding_is_near_the_best_there_is():
     rows, moment = np.array([[1.0, 0.3017, -0.5043, 0.2501]]), correlated(1, 4)
-    step = rounding.steps(rows)[0]
+    step = rounding.weight_scales(rows)[0]
     best = min(
-        rounding.output_error(np.array([[1.0, *(np.floor(rows[0, 1:] / step) + up) * step]]) - rows, moment)[0]
+        rounding.output_mse(np.array([[1.0, *(np.floor(rows[0, 1:] / step) + up) * step]]) - rows, moment)[0]
         for up in itertools.product((0, 1), repeat=3)
     )
-    found, plain = (rounding.output_error(f(rows) - rows, moment)[0] for f in (
-        lambda rows: rounding.adaptive(rows, moment), rounding.nearest))  # fmt: skip
+    found, plain = (rounding.output_mse(f(rows) - rows, moment)[0] for f in (
+        lambda rows: rounding.round_adaptively(rows, moment), rounding.round_to_nearest))  # fmt: skip
     assert best <= found + 1e-15
     assert found <= 0.5 * (best + plain)
 
@@ -191,9 +191,9 @@ def test_adaptive_rounding_is_near_the_best_there_is():
 def test_dead_rows_and_terms_stay_what_they_are():
     rows, moment = np.zeros((2, 3)), np.zeros((1, 3, 3))
     rows[1] = 1, 0.26, 0
-    rounded = rounding.adaptive(rows, moment)
+    rounded = rounding.round_adaptively(rows, moment)
     assert not rounded[0].any()
-    np.testing.assert_allclose(rounded[1], rounding.nearest(rows)[1])
+    np.testing.assert_allclose(rounded[1], rounding.round_to_nearest(rows)[1])
 
 
 @pytest.mark.parametrize("rounded", ["nearest", "adaptive"])
@@ -225,25 +225,25 @@ def test_the_converter_keeps_the_rounded_weights(every_kind, tuned):
 
 
 def test_the_range_of_least_square_error():
-    histogram = ranges.Histogram([0], -0.5, 50.0)
+    histogram = rounding.ActivationHistogram([0], -0.5, 50.0)
     values = np.append(np.random.default_rng(0).normal(0, 1, 1_000_000).clip(-0.5, None), 50).astype(np.float32)
     histogram(lambda index: values)
     assert histogram.counts.sum() == len(values)
-    least, largest = ranges.least_square_error(histogram)
-    found = ranges.square_error(histogram, least, largest)
+    least, largest = rounding.find_mse_range(histogram)
+    found = rounding.range_mse(histogram, least, largest)
     shares = np.linspace(0.3, 1, 15)
-    errors = [ranges.square_error(histogram, -0.5 * low, 50 * high) for low in shares for high in shares]
+    errors = [rounding.range_mse(histogram, -0.5 * low, 50 * high) for low in shares for high in shares]
     assert found <= min(errors)
-    assert found < 0.7 * ranges.square_error(histogram, -0.5, 50)
+    assert found < 0.7 * rounding.range_mse(histogram, -0.5, 50)
     rounded = np.clip(np.round((values - least) / (largest - least) * 255), 0, 255) / 255 * (largest - least) + least
     exact = np.mean((rounded.astype(np.float64) - values) ** 2)
-    assert ranges.square_error(histogram, least, largest) == pytest.approx(exact, rel=0.1)
+    assert rounding.range_mse(histogram, least, largest) == pytest.approx(exact, rel=0.1)
 
 
 def test_a_range_without_outliers_stays():
-    histogram = ranges.Histogram([0], 0.0, 1.0)
+    histogram = rounding.ActivationHistogram([0], 0.0, 1.0)
     histogram(lambda index: np.linspace(0, 1, 10_000, dtype=np.float32))
-    assert ranges.least_square_error(histogram) == (0, pytest.approx(1, abs=0.011))
+    assert rounding.find_mse_range(histogram) == (0, pytest.approx(1, abs=0.011))
 
 
 def test_tied_tensors_get_one_range_and_the_answer_keeps_its_own(branching):
@@ -292,7 +292,9 @@ def test_networks_without_weights_and_with_dead_channels():
     kernel, bias = dead.get_layer("a").get_weights()
     kernel[..., 1], bias[2] = 0, -1000
     dead.get_layer("a").set_weights([kernel, bias])
-    outputs = Runner(export.export(dead, "int8", noise(dead, 6), tuning=EVERYTHING).data).predict(noise(dead, 3))
+    outputs = TFLiteRunner(export.convert_model(dead, "int8", noise(dead, 6), tuning=EVERYTHING).data).predict(
+        noise(dead, 3)
+    )
     step = np.ptp(dead.predict(noise(dead, 6), verbose=0)) / 255
     assert np.abs(outputs - dead.predict(noise(dead, 3), verbose=0)).max() < 20 * step
 
@@ -303,7 +305,7 @@ def test_operators_that_stay_in_floating_point():
     x = kl.Conv2D(8, 1, activation="relu", name="a")(inputs)
     x = layers.LocalResponseNormalization(name="norm")(x)
     model = keras.Model(inputs, kl.Conv2D(4, 1, name="b")(x), name="normalised")
-    made = export.export(model, "int8", noise(model, 6), allow_float=True, tuning=EVERYTHING)
+    made = export.convert_model(model, "int8", noise(model, 6), allow_float=True, tuning=EVERYTHING)
     assert made.float_operators == ("LOCAL_RESPONSE_NORMALIZATION of layer 'norm'",)
 
 
@@ -334,22 +336,22 @@ def test_several_inputs_by_name():
 
 def test_little_memory_gives_the_same_bytes(monkeypatch, every_kind):
     expected = EVERYTHING.apply(*every_kind)
-    monkeypatch.setattr(tuning, "_MOST_ELEMENTS", 72**2)
+    monkeypatch.setattr(schemes, "_MAX_MOMENT_ELEMENTS", 72**2)
     assert len(EVERYTHING._parts(FloatFile(every_kind[0]))) > 1
     assert EVERYTHING.apply(*every_kind) == expected
-    monkeypatch.setattr(tuning, "_MOST_ELEMENTS", 71**2)  # too little for a layer: it is rounded to the nearest
+    monkeypatch.setattr(schemes, "_MAX_MOMENT_ELEMENTS", 71**2)  # too little for a layer: it is rounded to the nearest
     assert EVERYTHING.apply(*every_kind) != expected
 
 
 def test_a_trained_network_comes_nearer_to_float():
-    loaded, dataset = models.load("nin_digits"), data.load("digits")
-    shape = ports.image_shape(loaded.model)
-    calibration = export.calibrate(dataset, shape)
+    loaded, dataset = models.load_model("nin_digits"), data.open_dataset("digits")
+    shape = calibration_module.image_input_shape(loaded.model)
+    calibration = export.load_calibration(dataset, shape)
     images = dataset.load(dataset.splits["test"], shape[:2], shape[2], dataset.preprocessing)
     expected = loaded.model.predict(images, verbose=0).astype(np.float64)
     errors = []
     for tuned in (None, Tuning(rounding="adaptive", bias_correction=True)):
-        runner = Runner(export.export(loaded.model, "int8", calibration, tuning=tuned).data)
+        runner = TFLiteRunner(export.convert_model(loaded.model, "int8", calibration, tuning=tuned).data)
         errors.append(((runner.predict(images) - expected) ** 2).mean())
     assert errors[1] < 0.9 * errors[0]
 
@@ -367,8 +369,8 @@ def test_moments_that_rounding_errors_leave_indefinite():
     moment = np.full((1, 3, 3), 1e8)
     moment[0, 0, 1] = moment[0, 1, 0] = 1.05e8
     rows = np.random.default_rng(0).normal(size=(4, 3))
-    rounded = rounding.adaptive(rows, moment)
-    step = rounding.steps(rows)[:, None]
+    rounded = rounding.round_adaptively(rows, moment)
+    step = rounding.weight_scales(rows)[:, None]
     assert np.isfinite(rounded).all()
     assert (np.abs(rounded - rows) < (rounding.REACH + 1) * step).all()
 
@@ -378,8 +380,8 @@ def test_adaptive_rounding_keeps_near_every_weight_and_leaves_what_lies_on_the_g
     values = rng.normal(size=(500, 24)) @ rng.normal(size=(24, 24)) ** 3
     rows = rng.normal(size=(64, 24))
     rows[:, 3:6] = 0
-    rounded = rounding.adaptive(rows, (values.T @ values / len(values))[None])
-    steps = np.abs(rounded - rows) / rounding.steps(rows)[:, None]
+    rounded = rounding.round_adaptively(rows, (values.T @ values / len(values))[None])
+    steps = np.abs(rounded - rows) / rounding.weight_scales(rows)[:, None]
     assert 1 < steps.max() < rounding.REACH + 1
     assert not rounded[:, 3:6].any()
-    assert np.abs(rounded / rounding.steps(rows)[:, None]).max() <= 127 + 1e-9
+    assert np.abs(rounded / rounding.weight_scales(rows)[:, None]).max() <= 127 + 1e-9

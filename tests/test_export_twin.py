@@ -10,7 +10,7 @@ from keras import layers as kl
 from keras_nin import InputError, models
 from keras_nin import layers as nl
 from keras_nin.export import from_tf_keras, quantize_model, to_tf_keras
-from keras_nin.export.twin.steps import flatten
+from keras_nin.export.optimization.tf_keras_model import flatten_model
 
 # Input sides that are the least a network takes, or small.
 APPLICATIONS = {
@@ -83,7 +83,7 @@ def all_methods_take(model):
 
 @pytest.mark.parametrize("name", QUICK_ZOO)
 def test_a_model_of_the_zoo_has_a_twin(name):
-    model = models.build(name)
+    model = models.build_model(name)
     assert_same(model, to_tf_keras(model, check=False))
 
 
@@ -92,8 +92,8 @@ def test_a_model_of_the_zoo_has_a_twin(name):
 def test_every_model_of_the_zoo_has_a_twin_that_tfmot_takes(name):
     keras.backend.clear_session()
     # Layers and not positions are what a twin is made of: a small input saves minutes.
-    size = {"input_shape": (96, 96, 3)} if models.spec(name).input_shape[0] > 96 else {}
-    model = models.build(name, **size)
+    size = {"input_shape": (96, 96, 3)} if models.get_spec(name).input_shape[0] > 96 else {}
+    model = models.build_model(name, **size)
     assert_same(model, to_tf_keras(model))
     if len(model.layers) < _MANY:
         all_methods_take(model)
@@ -248,7 +248,7 @@ def test_names_are_unique_and_legal():
     x = kl.Conv2D(3, 1, name="conv")(block(inputs))
     x = kl.Conv2D(3, 1, name="block_conv")(x)
     x = kl.Conv2D(3, 1, name="été 2")(x)
-    plan = flatten(keras.Model(inputs, kl.Conv2D(3, 1, name="_last")(x), name="net"))
+    plan = flatten_model(keras.Model(inputs, kl.Conv2D(3, 1, name="_last")(x), name="net"))
     names = [plan.name(operation) for operation, _ in plan.operations()]
     assert names == ["block_conv_2", "conv", "block_conv", "_t__2", "L_last"] or len(set(names)) == 5
     assert "conv" in names
@@ -290,9 +290,9 @@ def test_a_subclassed_model_is_refused():
 
 
 def test_other_outputs_are_found(monkeypatch):
-    from keras_nin.export.twin import build
+    from keras_nin.export.optimization import tf_keras_model
 
-    monkeypatch.setattr(build, "_copy_weights", lambda plan, layers: None)
+    monkeypatch.setattr(tf_keras_model, "_copy_weights", lambda plan, layers: None)
     with pytest.raises(InputError, match="twin with the outputs of 'net'"):
         to_tf_keras(graph(small_net))
 

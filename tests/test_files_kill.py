@@ -150,24 +150,24 @@ def test_only_what_a_dead_process_left_is_removed(tmp_path, dead, living):
     (tmp_path / "target").mkdir()
     (tmp_path / "target" / "file").write_bytes(b"x")
     (tmp_path / temporary(dead, name="link")).symlink_to(tmp_path / "target")
-    files.write(tmp_path / "new", b"x")
+    files.write_file(tmp_path / "new", b"x")
     assert set(os.listdir(tmp_path)) == {*others, "new", "target"}
     assert os.listdir(tmp_path / "target") == ["file"]
 
 
 def test_what_is_up_to_date_is_cleaned_around_too(tmp_path, dead):
-    files.write(tmp_path / "net", b"x")
+    files.write_file(tmp_path / "net", b"x")
     (tmp_path / temporary(dead)).write_bytes(b"x")
-    assert files.save_all({tmp_path / "net": b"x"}) == []
+    assert files.write_files({tmp_path / "net": b"x"}) == []
     assert os.listdir(tmp_path) == ["net"]
 
 
 def test_two_writers_in_one_process_leave_each_other_alone(tmp_path):
-    with files.replacing(tmp_path / "a") as first:
+    with files.replace_file(tmp_path / "a") as first:
         first.write_bytes(b"a")
-        files.write(tmp_path / "b", b"b")
+        files.write_file(tmp_path / "b", b"b")
         with files.temporary_folder() as folder:
-            files.remove_stale(folder.parent)
+            files.remove_stale_temporaries(folder.parent)
             assert folder.is_dir()
     assert not folder.exists()
     assert sorted(os.listdir(tmp_path)) == ["a", "b"]
@@ -225,7 +225,7 @@ def test_a_small_disk_that_is_full(tmp_path):
 def test_a_disk_that_fills_up_at_any_file(tmp_path, monkeypatch, function, call):
     old = {tmp_path / name: b"old" for name in OLD}
     new = {tmp_path / name: text.encode() for name, text in NEW.items()}
-    files.save_all(old)
+    files.write_files(old)
     calls = iter(range(5))
     real = {"os.fsync": os.fsync, "pathlib.Path.write_bytes": type(tmp_path).write_bytes}[function]
 
@@ -236,5 +236,5 @@ def test_a_disk_that_fills_up_at_any_file(tmp_path, monkeypatch, function, call)
 
     monkeypatch.setattr(function, fill_up)
     with pytest.raises(InputError, match="net.* to be writable. Received: No space left on device"):
-        files.save_all(new, force=True)
+        files.write_files(new, force=True)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == old

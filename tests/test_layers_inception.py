@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from keras_nin import InputError, layers
-from keras_nin.audit import audit
+from keras_nin.audit import audit_model
 
 # Module 3a of GoogLeNet: channels in, then 1x1, 3x3 reduction, 3x3, 5x5 reduction, 5x5, pool projection.
 CHANNELS, ONE, REDUCE3, THREE, REDUCE5, FIVE, PROJECTION = 192, 64, 96, 128, 16, 32, 32
@@ -27,7 +27,7 @@ def test_module_with_reductions():
     model = module_3a(reduce3x3=REDUCE3, reduce5x5=REDUCE5, pool_projection=PROJECTION)
     arithmetic = CHANNELS * (ONE + REDUCE3 + REDUCE5 + PROJECTION) + 9 * REDUCE3 * THREE + 25 * REDUCE5 * FIVE
     assert weights(model) == arithmetic == 163_328
-    assert audit(model).total.macs == 28 * 28 * arithmetic == 128_049_152
+    assert audit_model(model).total.macs == 28 * 28 * arithmetic == 128_049_152
     assert model.output_shape == (None, 28, 28, ONE + THREE + FIVE + PROJECTION)
 
 
@@ -35,14 +35,14 @@ def test_module_without_reductions():
     model = module_3a()
     arithmetic = CHANNELS * ONE + 9 * CHANNELS * THREE + 25 * CHANNELS * FIVE
     assert weights(model) == arithmetic == 387_072
-    assert audit(model).total.macs == 28 * 28 * arithmetic == 303_464_448
+    assert audit_model(model).total.macs == 28 * 28 * arithmetic == 303_464_448
     assert model.output_shape[-1] == ONE + THREE + FIVE + CHANNELS == 416
 
 
 def test_module_without_reductions_but_with_the_projection():
     model = module_3a(pool_projection=PROJECTION)
     assert weights(model) == 387_072 + CHANNELS * PROJECTION == 393_216
-    assert audit(model).total.macs == 28 * 28 * 393_216 == 308_281_344
+    assert audit_model(model).total.macs == 28 * 28 * 393_216 == 308_281_344
 
 
 def test_every_1x1_layer_says_so():
@@ -51,7 +51,7 @@ def test_every_1x1_layer_says_so():
     assert sorted(pointwise) == [
         f"inception_3a_{part}" for part in ("1x1", "3x3reduce1x1", "5x5reduce1x1", "poolproj1x1")
     ]
-    assert {row.block for row in audit(model).rows} == {"inception_3a"}
+    assert {row.block for row in audit_model(model).rows} == {"inception_3a"}
 
 
 @pytest.mark.parametrize(

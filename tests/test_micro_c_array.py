@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import tflite_writer as writer
 
-from keras_nin.edge.micro import Arena, Finding, Micro, c_array, declaration, operators
-from keras_nin.edge.micro.c_array import identifier
+from keras_nin.edge.micro import Arena, MicroFinding, MicroResult, format_c_array, format_resolver, list_operators
+from keras_nin.edge.micro.cpp import cpp_identifier
 from keras_nin.errors import InputError
-from keras_nin.tflite.graph import read
+from keras_nin.tflite.reader import read_model
 
 COMPILER = shutil.which("g++")
 needs_compiler = pytest.mark.skipif(COMPILER is None, reason="there is no g++")
@@ -35,14 +35,14 @@ int main() {{
 
 
 def micro(graph, **changed):
-    uses = operators(graph)
-    made = Micro(
+    uses = list_operators(graph)
+    made = MicroResult(
         file="net.tflite",
         sha256="00",
         file_bytes=graph.size_bytes,
         weight_bytes=0,
         operators=uses,
-        resolver=declaration(uses),
+        resolver=format_resolver(uses),
         max_arena=2**21,
         arena=Arena(4096, 1000, 3096, (), 16, 2, 64),
         finding=None,
@@ -56,7 +56,7 @@ def micro(graph, **changed):
 
 
 def write(graph, path, **changed):
-    for each, text in c_array(micro(graph, **changed), graph, path).items():
+    for each, text in format_c_array(micro(graph, **changed), graph, path).items():
         each.write_text(text)
 
 
@@ -71,11 +71,11 @@ def compiled(folder, program):
 @needs_compiler
 @pytest.mark.parametrize("stem", ["net", "3d-net", "class", "unix", "net..v2 (copy)"])
 def test_a_program_has_the_bytes_of_the_file(tmp_path, stem):
-    graph = read(micro_stand_in.softmax(tmp_path / "net.tflite", scale=0.12345679))
+    graph = read_model(micro_stand_in.softmax(tmp_path / "net.tflite", scale=0.12345679))
     write(graph, tmp_path / f"{stem}.h")
     # What the compiler aligns by itself shows nothing.
     assert "alignas(16) const unsigned char kData" in (tmp_path / f"{stem}.cc").read_text()
-    printed = compiled(tmp_path, PROGRAM.format(header=f"{stem}.h", name=identifier(stem)))
+    printed = compiled(tmp_path, PROGRAM.format(header=f"{stem}.h", name=cpp_identifier(stem)))
     line, _, data = printed.partition(b"\n")
     assert data == graph.content
     scale = f"{np.float32(0.12345679):.9g}"
@@ -92,8 +92,8 @@ def test_names_from_a_file_and_several_ends_break_nothing(tmp_path):
         writer.tensor("d", (2, 4), quantization=micro_stand_in.quantization(1e9, 0)),
     ]
     writer.write(path, ends, [writer.custom("a\\\nb", [0, 1], [2, 3])], inputs=(0, 1), outputs=(2, 3))
-    graph = read(path)
-    write(graph, tmp_path / "net", arena=None, finding=Finding("abort", "it \\\nends\\"))
+    graph = read_model(path)
+    write(graph, tmp_path / "net", arena=None, finding=MicroFinding("abort", "it \\\nends\\"))
     text = (tmp_path / "net.h").read_text()
     assert "kArenaSize" not in text
     assert "// No arena size: it /" in text
@@ -104,24 +104,24 @@ def test_names_from_a_file_and_several_ends_break_nothing(tmp_path):
 
 
 def test_a_scale_that_is_no_number_is_refused(tmp_path):
-    graph = read(micro_stand_in.softmax(tmp_path / "net.tflite", scale=float("inf")))
+    graph = read_model(micro_stand_in.softmax(tmp_path / "net.tflite", scale=float("inf")))
     with pytest.raises(InputError, match="Expected a finite scale. Received: inf"):
-        c_array(micro(graph), graph, "net")
+        format_c_array(micro(graph), graph, "net")
 
 
 @pytest.mark.parametrize("path", ["a/net", "a/net.cc", "a/net.h"])
 def test_either_path_means_both(tmp_path, path):
-    graph = read(micro_stand_in.softmax(tmp_path / "net.tflite"))
-    made = c_array(micro(graph), graph, path)
+    graph = read_model(micro_stand_in.softmax(tmp_path / "net.tflite"))
+    made = format_c_array(micro(graph), graph, path)
     assert [str(each) for each in made] == ["a/net.cc", "a/net.h"]
     assert made[pathlib.Path("a/net.cc")].startswith('#include "net.h"\n')
 
 
 @pytest.mark.parametrize("path", ["net.c", "net.v2", "net.tflite"])
 def test_another_ending_is_refused(tmp_path, path):
-    graph = read(micro_stand_in.softmax(tmp_path / "net.tflite"))
+    graph = read_model(micro_stand_in.softmax(tmp_path / "net.tflite"))
     with pytest.raises(InputError, match=re.escape(f"ends in .cc or .h, or without an ending. Received: '{path}'")):
-        c_array(micro(graph), graph, path)
+        format_c_array(micro(graph), graph, path)
 
 
 @pytest.mark.parametrize(
@@ -130,4 +130,4 @@ def test_another_ending_is_refused(tmp_path, path):
      ("模型", "model"), ("class", "class_model")],
 )  # fmt: skip
 def test_names_are_sanitised(text, name):
-    assert identifier(text) == name
+    assert cpp_identifier(text) == name

@@ -6,11 +6,11 @@ import pytest
 import tflite_writer as writer
 
 from keras_nin import files
-from keras_nin.edge.micro import Comparison, Finding, Part, comparing, examine, inputs, of_images
-from keras_nin.edge.micro.reference import ReferenceRunner
+from keras_nin.edge.micro import ArenaSection, MicroComparison, MicroFinding, measure_micro, measurement, prepare_images
+from keras_nin.edge.micro.runtime import ReferenceRunner
 from keras_nin.errors import InputError
-from keras_nin.tflite.graph import read
-from keras_nin.tflite.run import Runner
+from keras_nin.tflite.reader import read_model
+from keras_nin.tflite.runner import TFLiteRunner
 
 
 @pytest.fixture
@@ -25,12 +25,12 @@ def stand_in(tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures("stand_in")
 def test_a_file_that_runs(file):
-    micro = examine(file)
+    micro = measure_micro(file)
     assert micro.arena.bytes == 1328  # 1,328 bytes are needed and 1,312 are not enough
     assert (micro.arena.tensor_bytes, micro.arena.persistent_bytes) == (320, 1008)
     assert (micro.arena.tries, micro.arena.step, micro.arena.host_bits) == (4, 16, 64)
-    assert micro.arena.parts == (Part("Things", 24),)
-    assert micro.comparison == Comparison("noise", True, 4, 40, 0, 0.0)
+    assert micro.arena.parts == (ArenaSection("Things", 24),)
+    assert micro.comparison == MicroComparison("noise", True, 4, 40, 0, 0.0)
     assert (micro.finding, micro.comparison_finding, micro.package) == (None, None, "0.stand-in")
     assert (micro.file_bytes, micro.sha256) == (file.stat().st_size, files.sha256(file.read_bytes()))
     assert (micro.weight_bytes, micro.float_operators, micro.peak_activation_bytes) == (0, 0, 20)
@@ -41,29 +41,29 @@ def test_a_file_that_runs(file):
 @pytest.mark.parametrize("need", [1200, 1409])
 def test_the_recorded_total_is_only_a_guess(file, monkeypatch, need):
     monkeypatch.setenv("STAND_IN_NEEDS", str(need))
-    assert examine(file, max_arena=2000).arena.bytes == -(-need // 16) * 16
+    assert measure_micro(file, max_arena=2000).arena.bytes == -(-need // 16) * 16
 
 
 @pytest.mark.usefixtures("stand_in")
 def test_outputs_that_differ_are_counted(file, monkeypatch):
     monkeypatch.setenv("STAND_IN_WRONG", "2")
-    compared = examine(file).comparison
+    compared = measure_micro(file).comparison
     assert (compared.outputs, compared.differing, compared.largest) == (40, 4, 2)
 
 
 @pytest.mark.usefixtures("stand_in")
 def test_an_arena_that_does_not_suffice(file, monkeypatch):
     monkeypatch.setenv("STAND_IN_NEEDS", "5000")
-    micro = examine(file, max_arena=4100)
+    micro = measure_micro(file, max_arena=4100)
     message = "does not fit into 4,096 bytes: at least 904 more are needed"
-    assert (micro.arena, micro.comparison, micro.finding) == (None, None, Finding("too small", message))
+    assert (micro.arena, micro.comparison, micro.finding) == (None, None, MicroFinding("too small", message))
 
 
 @pytest.mark.usefixtures("stand_in")
 def test_an_abort_ends_the_search(file, monkeypatch):
     monkeypatch.setenv("STAND_IN_SAYS", "bad thing")
-    micro = examine(file)
-    assert micro.finding == Finding("abort", "the runtime ends with SIGABRT at 'set up'")
+    micro = measure_micro(file)
+    assert micro.finding == MicroFinding("abort", "the runtime ends with SIGABRT at 'set up'")
     assert (micro.arena, micro.max_arena) == (None, 2**21)
 
 
@@ -75,17 +75,17 @@ def test_a_reference_that_does_not_run_leaves_the_arena(file):
         words = [child.sys.executable, "-c", "raise SystemExit('no such thing')"]
         return child.run(job, limit, words if job["engine"] == "reference" else None)
 
-    micro = examine(file, run=run)
+    micro = measure_micro(file, run=run)
     assert micro.arena.bytes == 1328
     assert micro.comparison is None
     message = "LiteRT's reference kernels do not run it: no such thing"
-    assert micro.comparison_finding == Finding("refused", message)
+    assert micro.comparison_finding == MicroFinding("refused", message)
 
 
 def test_a_package_that_does_not_load(file, tmp_path, monkeypatch):
     micro_stand_in.install(tmp_path, monkeypatch, "raise ImportError('no yaml')")
     with pytest.raises(InputError, match=r"Received: no yaml. Install it.* pip install 'keras-nin\[micro\]'"):
-        examine(file)
+        measure_micro(file)
 
 
 def test_the_reference_runs_without_a_delegate(tmp_path):
@@ -96,26 +96,26 @@ def test_the_reference_runs_without_a_delegate(tmp_path):
         return {details["op_name"] for details in runner(path)._interpreter._get_ops_details()}
 
     assert operators(ReferenceRunner) == {"RELU"}
-    assert operators(Runner) != {"RELU"}
+    assert operators(TFLiteRunner) != {"RELU"}
 
 
 @pytest.mark.parametrize("arena", [0, 1023, 2**30 + 1, 4096.0])
 def test_arenas_of_no_use(file, arena):
     with pytest.raises(InputError, match="Expected `max_arena` to be 1024 to 1,073,741,824 bytes"):
-        examine(file, max_arena=arena)
+        measure_micro(file, max_arena=arena)
 
 
 def test_images_are_quantised_as_the_file_wants(tmp_path):
     path = tmp_path / "net.tflite"
     ends = [writer.tensor(name, (2, 1, 1, 1), quantization=micro_stand_in.quantization(0.5, 3)) for name in "ab"]
-    graph = read(writer.write(path, ends, [writer.operator("RELU", [0], [1])]))
+    graph = read_model(writer.write(path, ends, [writer.operator("RELU", [0], [1])]))
     images = np.array([0, 1, -0.5, 1000], np.float32).reshape(4, 1, 1, 1)
-    made = of_images(graph, images, "four")
+    made = prepare_images(graph, images, "four")
     assert (made.source, made.noise) == ("four", False)
     assert [array.ravel().tolist() for array in made.arrays[0]] == [[3, 5], [2, 127]]
     for wrong in (images[:3], images.reshape(2, 2, 1, 1)):
         with pytest.raises(InputError, match="Expected images for inputs of shapes"):
-            of_images(graph, wrong, "wrong")
+            prepare_images(graph, wrong, "wrong")
 
 
 def test_noise_for_every_kind_of_input(tmp_path):
@@ -126,8 +126,8 @@ def test_noise_for_every_kind_of_input(tmp_path):
         writer.tensor("c", (1, 4), "INT32"),
         writer.tensor("d", (1, 4)),
     ]
-    graph = read(writer.write(path, ends, [writer.custom("x", [0, 1, 2], [3])], inputs=(0, 1, 2)))
-    one, again, other = (inputs.noise(graph, 3, seed) for seed in (0, 0, 1))
+    graph = read_model(writer.write(path, ends, [writer.custom("x", [0, 1, 2], [3])], inputs=(0, 1, 2)))
+    one, again, other = (measurement.make_noise(graph, 3, seed) for seed in (0, 0, 1))
     whole, reals, indexes = one.arrays
     assert (whole.shape, whole.dtype, whole.min(), whole.max()) == ((3, 1, 500), np.int8, -128, 127)
     assert (reals.dtype, reals.min() >= 0, reals.max() < 1) == (np.float32, True, True)
@@ -142,9 +142,9 @@ def test_inputs_that_are_no_numbers_or_too_large(tmp_path):
         (writer.tensor("a", (1, 4), "STRING"), "Expected inputs of numbers. Received: 'a' of type string"),
         (writer.tensor("a", (1, 2**30)), "Expected inputs of at most 268,435,456 bytes in all"),
     ]:
-        graph = read(writer.write(path, [tensor, writer.tensor("b", (1, 4))], [writer.custom("x", [0], [1])]))
+        graph = read_model(writer.write(path, [tensor, writer.tensor("b", (1, 4))], [writer.custom("x", [0], [1])]))
         with pytest.raises(InputError, match=message):
-            inputs.noise(graph, 4)
+            measurement.make_noise(graph, 4)
 
 
 @pytest.mark.parametrize(
@@ -158,8 +158,8 @@ def test_inputs_that_are_no_numbers_or_too_large(tmp_path):
     ],
 )
 def test_bits_are_compared(one, other, count):
-    assert comparing.differing(np.array(one, np.float32), np.array(other, np.float32)) == count
+    assert measurement.count_differing(np.array(one, np.float32), np.array(other, np.float32)) == count
 
 
 def test_another_type_differs_everywhere():
-    assert comparing.differing(np.zeros(3, np.int8), np.zeros(3, np.uint8)) == 3
+    assert measurement.count_differing(np.zeros(3, np.int8), np.zeros(3, np.uint8)) == 3

@@ -4,12 +4,12 @@ import micro_stand_in
 import pytest
 import tflite_writer as writer
 
-from keras_nin.edge.micro import allocations, declaration, operators, resolver, search
+from keras_nin.edge.micro import cpp, format_resolver, list_operators, measurement, runtime
 from keras_nin.edge.micro.child import Outcome
-from keras_nin.edge.micro.judging import judge
-from keras_nin.edge.micro.records import ABORT, MISSING_OPERATOR, REFUSED, TIME_LIMIT, TOO_SMALL, Part
+from keras_nin.edge.micro.records import ABORT, MISSING_OPERATOR, REFUSED, TIME_LIMIT, TOO_SMALL, ArenaSection
+from keras_nin.edge.micro.runtime import diagnose_outcome
 from keras_nin.errors import InputError
-from keras_nin.tflite.graph import read
+from keras_nin.tflite.reader import read_model
 
 MOST = 2**21
 # What tflite-micro printed of a network of 13 operators.
@@ -39,26 +39,26 @@ class Trier:
 @pytest.mark.parametrize("need", [1, 16, 17, 11825, 11840, 11841, 1023024, MOST - 15, MOST])
 def test_the_smallest_multiple_of_16_that_works(need, guess):
     trier = Trier(need)
-    assert search.smallest(trier, MOST, guess) == -(-need // 16) * 16
+    assert measurement.find_smallest_size(trier, MOST, guess) == -(-need // 16) * 16
     assert len(trier.tried) <= 2 * 17 + 2
 
 
 @pytest.mark.parametrize(("guess", "tries"), [(11840, 2), (11830, 2), (11824, 2), (11808, 4), (11856, 4)])
 def test_a_good_guess_takes_few_tries(guess, tries):
     trier = Trier(11840)
-    assert search.smallest(trier, MOST, guess) == 11840
+    assert measurement.find_smallest_size(trier, MOST, guess) == 11840
     assert len(trier.tried) == tries
 
 
 def test_allocations_as_the_runtime_prints_them():
-    parts = (Part("TfLiteEvalTensor data", 792), Part("Persistent buffer data", 4052))
-    assert allocations.parse(PRINTED) == (5120, 6720, parts)
+    parts = (ArenaSection("TfLiteEvalTensor data", 792), ArenaSection("Persistent buffer data", 4052))
+    assert runtime.parse_allocations(PRINTED) == (5120, 6720, parts)
 
 
 @pytest.mark.parametrize("log", ["", PRINTED.replace("5120", "5121"), PRINTED.replace("tail", "end")])
 def test_allocations_in_another_form_are_no_figures(log):
     with pytest.raises(InputError, match="Expected tflite-micro to print its allocations"):
-        allocations.parse(log)
+        runtime.parse_allocations(log)
 
 
 def outcome(log="", status=1, late=False, **answer):
@@ -93,27 +93,29 @@ ERROR = {"error": "TFLM failed to allocate tensors"}
     ],
 )
 def test_what_a_failure_means(found, kind, message):
-    finding = judge(found, 7, MOST)
+    finding = diagnose_outcome(found, 7, MOST)
     assert finding.kind == kind
     assert message in finding.message
 
 
 def test_a_runtime_without_an_arena_is_never_too_small():
-    assert judge(outcome(TAIL, -11), 7).kind == ABORT
+    assert diagnose_outcome(outcome(TAIL, -11), 7).kind == ABORT
 
 
 @pytest.mark.parametrize(("scale", "beta", "named"), [(7.8e-9, 1, True), (2.0**-26, 1, True), (2e-8, 1, False),
                                                       (2e-8, 0.5, True), (7.8e-9, 3, False)])  # fmt: skip
 def test_an_abort_names_a_softmax_whose_input_is_flat(tmp_path, scale, beta, named):
-    graph = read(micro_stand_in.softmax(tmp_path / "net.tflite", scale, beta))
-    assert ("SOFTMAX (operator 0)" in judge(outcome("", -6), 7, MOST, graph).message) == named
+    graph = read_model(micro_stand_in.softmax(tmp_path / "net.tflite", scale, beta))
+    assert ("SOFTMAX (operator 0)" in diagnose_outcome(outcome("", -6), 7, MOST, graph).message) == named
 
 
 @pytest.mark.parametrize(("classes", "named"), [(512, False), (513, True)])
 def test_an_abort_in_a_run_names_a_softmax_of_many_classes(tmp_path, classes, named):
-    graph = read(micro_stand_in.softmax(tmp_path / "net.tflite", classes=classes))
-    assert ("perhaps SOFTMAX (operator 0)" in judge(outcome("", -6, phase="run"), 7, MOST, graph).message) == named
-    assert "SOFTMAX" not in judge(outcome("", -6), 7, MOST, graph).message
+    graph = read_model(micro_stand_in.softmax(tmp_path / "net.tflite", classes=classes))
+    assert (
+        "perhaps SOFTMAX (operator 0)" in diagnose_outcome(outcome("", -6, phase="run"), 7, MOST, graph).message
+    ) == named
+    assert "SOFTMAX" not in diagnose_outcome(outcome("", -6), 7, MOST, graph).message
 
 
 @pytest.mark.parametrize(
@@ -132,8 +134,8 @@ def test_an_abort_in_a_run_names_a_softmax_of_many_classes(tmp_path, classes, na
     ],
 )
 def test_methods_have_the_names_of_the_resolver(op, method):
-    assert resolver.method(op) == method
-    assert resolver.method(op, is_custom=True) is None
+    assert cpp.resolver_method(op) == method
+    assert cpp.resolver_method(op, is_custom=True) is None
 
 
 def test_a_declaration_of_every_operator_once(tmp_path):
@@ -148,7 +150,7 @@ def test_a_declaration_of_every_operator_once(tmp_path):
     ]
     more = [([writer.tensor(name, (1, 4)) for name in "xy"], [writer.operator("TANH", [0], [1])])]
     writer.write(path, tensors, made, more=more)
-    assert declaration(operators(read(path))).splitlines() == [
+    assert format_resolver(list_operators(read_model(path))).splitlines() == [
         "tflite::MicroMutableOpResolver<4> resolver;",
         "resolver.AddRelu();",
         "resolver.AddTanh();",
@@ -159,4 +161,4 @@ def test_a_declaration_of_every_operator_once(tmp_path):
 
 
 def test_a_file_without_operators_has_a_resolver_that_compiles():
-    assert declaration(()) == "tflite::MicroMutableOpResolver<1> resolver;"
+    assert format_resolver(()) == "tflite::MicroMutableOpResolver<1> resolver;"

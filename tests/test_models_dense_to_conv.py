@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_nin import InputError, export, models
+from keras_nin import InputError, export, models, rewrite
 
 L = keras.layers
 
@@ -32,10 +32,10 @@ def pooled():
 
 
 MODELS = {
-    "convnet_linear_head": lambda: models.build("convnet_linear_head"),
-    "convnet_pointwise_head": lambda: models.build("convnet_pointwise_head"),
-    "googlenet_cifar10": lambda: models.build("googlenet_cifar10"),
-    "nin_digits": lambda: models.build("nin_digits", weights="digits"),
+    "convnet_linear_head": lambda: models.build_model("convnet_linear_head"),
+    "convnet_pointwise_head": lambda: models.build_model("convnet_pointwise_head"),
+    "googlenet_cifar10": lambda: models.build_model("googlenet_cifar10"),
+    "nin_digits": lambda: models.build_model("nin_digits", weights="digits"),
     "vgg16": vgg16,
     "sequential": sequential,
     "pooled": pooled,
@@ -51,7 +51,7 @@ def images(shape, count=2):
 )
 def test_equal_on_the_training_size_and_a_map_on_a_larger_image(name):
     model = MODELS[name]()
-    turned = models.dense_to_conv(model)
+    turned = rewrite.convert_dense_to_conv(model)
     shape = model.input_shape[1:]
     batch = images(shape)
     expected = model.predict(batch, verbose=0)
@@ -69,7 +69,7 @@ def test_the_map_holds_the_score_of_every_place():
     """Where padding plays no part, a score of the map is that of the model on the place alone."""
     model = sequential()
     larger = images((11, 13, 2), 1)
-    scores = models.dense_to_conv(model).predict(larger, verbose=0)
+    scores = rewrite.convert_dense_to_conv(model).predict(larger, verbose=0)
     assert scores.shape == (1, 4, 6, 4)
     for row, column in ((0, 0), (3, 5), (1, 2)):
         place = larger[:, row : row + 8, column : column + 8]
@@ -77,18 +77,18 @@ def test_the_map_holds_the_score_of_every_place():
 
 
 def test_the_model_itself_is_not_changed():
-    model = models.build("convnet_linear_head")
-    before = models.weights_digest(model)
-    turned = models.dense_to_conv(model)
+    model = models.build_model("convnet_linear_head")
+    before = models.hash_weights(model)
+    turned = rewrite.convert_dense_to_conv(model)
     turned.set_weights([0 * weight for weight in turned.get_weights()])
-    assert models.weights_digest(model) == before
+    assert models.hash_weights(model) == before
     assert model.output_shape == (None, 10)
 
 
 def test_a_fixed_size_exports_without_dense_layers():
-    turned = models.dense_to_conv(models.build("convnet_linear_head"), input_shape=(36, 28, 1))
+    turned = rewrite.convert_dense_to_conv(models.build_model("convnet_linear_head"), input_shape=(36, 28, 1))
     assert turned.output_shape == (None, 3, 1, 10)
-    made = export.export(turned, "int8", images((36, 28, 1)))
+    made = export.convert_model(turned, "int8", images((36, 28, 1)))
     assert "FULLY_CONNECTED" not in {operator.op for operator in made.graph().main.operators}
 
 
@@ -120,11 +120,11 @@ def two_inputs():
         (nested, "Received: layer 'late', whose input comes from Functional 'mobilenet"),
         (normalised, "Received: LayerNormalization 'norm'"),
         (two_inputs, "one input"),
-        (lambda: models.build("conv1x1_3to2"), "Flatten, Dense or global pooling head"),
+        (lambda: models.build_model("conv1x1_3to2"), "Flatten, Dense or global pooling head"),
         (lambda: keras.Sequential([keras.Input((None, None, 3)), L.GlobalMaxPooling2D()]), "a known size"),
         (lambda: "nin_digits", "Expected a built keras.Model"),
     ],
 )
 def test_what_cannot_be_turned_is_named(make, message):
     with pytest.raises(InputError, match=message):
-        models.dense_to_conv(make())
+        rewrite.convert_dense_to_conv(make())

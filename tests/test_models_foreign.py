@@ -18,12 +18,12 @@ import numpy as np
 import pytest
 
 from keras_nin import InputError, models
-from keras_nin.models import foreign, foreign_names, inception_v3, legacy_h5, registry, squeezenet, weight_files
+from keras_nin.models import inception_v3, registry, squeezenet, third_party, third_party_files, weight_files
 
 BUILDS = {
-    "nin_digits": lambda: models.build("nin_digits"),
-    "normalised": lambda: models.build("nin_cifar10_bn", input_shape=(8, 8, 1)),
-    "flattened": lambda: models.build("convnet_linear_head", input_shape=(12, 20, 1)),
+    "nin_digits": lambda: models.build_model("nin_digits"),
+    "normalised": lambda: models.build_model("nin_cifar10_bn", input_shape=(8, 8, 1)),
+    "flattened": lambda: models.build_model("convnet_linear_head", input_shape=(12, 20, 1)),
 }
 WRITERS = {
     "Keras 2": lambda model, folder: writers.keras_2(model, folder / "w.h5"),
@@ -71,13 +71,13 @@ def saved_and_other(name):
 
 def refused(model, path, *messages, **options):
     """Loading raises an `InputError` of one line with all messages, and changes nothing."""
-    before = models.weights_digest(model)
+    before = models.hash_weights(model)
     with pytest.raises(InputError) as caught:
         models.load_weights(model, path, **options)
     assert "\n" not in str(caught.value)
     for message in messages:
         assert re.search(message, str(caught.value)), str(caught.value)
-    assert models.weights_digest(model) == before
+    assert models.hash_weights(model) == before
     return caught.value
 
 
@@ -86,7 +86,7 @@ def refused(model, path, *messages, **options):
 def test_every_convention(writer, build, tmp_path):
     saved, other = saved_and_other(build)
     made = models.load_weights(other, WRITERS[writer](saved, tmp_path))
-    assert models.weights_digest(other) == models.weights_digest(saved)
+    assert models.hash_weights(other) == models.hash_weights(saved)
     assert len(made.rows) == len(saved.weights)
     assert made.convention == next(name for name in ("Keras 1", "PyTorch", "Keras") if name in writer)
 
@@ -123,7 +123,7 @@ def test_a_file_that_keras_2_wrote(whole, tmp_path):
     network.compile("adam", "mse")
     path = tmp_path / "keras2.h5"
     (network.save if whole else network.save_weights)(path)
-    model = models.build("convnet_linear_head", input_shape=(12, 20, 1), weights=path)
+    model = models.build_model("convnet_linear_head", input_shape=(12, 20, 1), weights=path)
     same_outputs(model, network.predict(images(model), verbose=0), 1e-6)
 
 
@@ -131,7 +131,7 @@ def test_a_whole_model_that_keras_3_saved_as_h5(tmp_path):
     saved, other = saved_and_other("normalised")
     saved.save(tmp_path / "model.h5")
     models.load_weights(other, tmp_path / "model.h5")
-    assert models.weights_digest(other) == models.weights_digest(saved)
+    assert models.hash_weights(other) == models.hash_weights(saved)
 
 
 def test_weights_as_keras_3_stores_them_keep_their_ending(tmp_path):
@@ -208,7 +208,7 @@ def test_a_flattened_map_gives_pytorchs_outputs(tmp_path):
     for name, module in parts.items():
         network.add_module(name, module)
     torch.save(network.state_dict(), tmp_path / "c.pt")
-    model = models.build(
+    model = models.build_model(
         "convnet_linear_head", input_shape=(12, 20, 1), weights=tmp_path / "c.pt", classifier_activation=None
     )
     same_outputs(model, run_torch(network, model), 1e-4)
@@ -295,7 +295,7 @@ def test_safetensors_in_bfloat16(tmp_path):
     "name", [n for n, row in registry.REGISTRY.items() if row.layer_names and n[:10] != "googlenet_"]
 )
 def test_a_models_table_names_layers_that_it_has(name):
-    row = models.spec(name)
+    row = models.get_spec(name)
     if name == "inception_v3":
         model = inception()
     else:
@@ -311,27 +311,27 @@ def test_a_models_table_names_layers_that_it_has(name):
 @pytest.mark.parametrize("variant", ["squeezenet_v1_0", "squeezenet_v1_1"])
 def test_torchvisions_squeezenet_is_complete(variant, tmp_path):
     table = {ours: theirs for theirs, ours in squeezenet.layer_names(variant).items() if "." in theirs}
-    saved = disturb(models.build(variant, classes=3))
+    saved = disturb(models.build_model(variant, classes=3))
     arrays = writers.pytorch_arrays(saved, table)
     assert all(name.startswith(("features.", "classifier.1.")) for name in arrays)
     path = writers.safetensors(tmp_path / "w.safetensors", arrays)
-    loaded = models.build(variant, classes=3, weights=path)
-    assert models.weights_digest(loaded) == models.weights_digest(saved)
+    loaded = models.build_model(variant, classes=3, weights=path)
+    assert models.hash_weights(loaded) == models.hash_weights(saved)
 
 
 def test_rcmallis_squeezenet(tmp_path):
     names = {ours: theirs for theirs, ours in squeezenet.LAYER_NAMES.items()}
-    saved = disturb(models.build("squeezenet_v1_1", classes=3))
+    saved = disturb(models.build_model("squeezenet_v1_1", classes=3))
     path = writers.keras_2(saved, tmp_path / "w.h5", names)
     with h5py.File(path) as file:
         assert file["fire2/squeeze1x1/fire2/squeeze1x1/kernel:0"].shape == (1, 1, 64, 16)
-    loaded = models.build("squeezenet_v1_1", classes=3, weights=path)
-    assert models.weights_digest(loaded) == models.weights_digest(saved)
+    loaded = models.build_model("squeezenet_v1_1", classes=3, weights=path)
+    assert models.hash_weights(loaded) == models.hash_weights(saved)
 
 
 @functools.cache
 def inception():
-    return models.build("inception_v3", input_shape=(75, 75, 3), classes=5)
+    return models.build_model("inception_v3", input_shape=(75, 75, 3), classes=5)
 
 
 def application(first, tmp_path):
@@ -366,9 +366,9 @@ def test_inception_v3_of_keras_applications(tmp_path):
 @pytest.mark.parametrize("first", [0, 1, 95])
 def test_numbered_names_start_anywhere(first):
     theirs = [f"conv2d_{n}" if n else "conv2d" for n in range(first, first + 94)]
-    names = foreign_names.resolve(inception_v3.LAYER_NAMES, theirs[::-1], own=())
+    names = third_party.match_layers(inception_v3.LAYER_NAMES, theirs[::-1], own=())
     assert [names[name] for name in theirs] == list(inception_v3.CONVOLUTIONS)
-    assert foreign_names.resolve(inception_v3.LAYER_NAMES, theirs[1:], own=()) == {}
+    assert third_party.match_layers(inception_v3.LAYER_NAMES, theirs[1:], own=()) == {}
 
 
 def test_torchvisions_inception_v3_is_complete(tmp_path):
@@ -413,7 +413,7 @@ def test_everything_that_does_not_fit_is_listed(tmp_path):
         r"mlpconv2_conv1x1b/bias, expected floating point, received I64",
         r"2 without a place: fc.weight \(3, 4\), stem.weight \(48, 1, 3, 3\)$",
     )
-    assert isinstance(error, weight_files.Misfit)
+    assert isinstance(error, weight_files.WeightsMismatchError)
 
 
 def test_the_wrong_orientation(tmp_path):
@@ -437,9 +437,9 @@ def test_another_models_weights(writer, tmp_path):
 
 
 def test_a_trunk_takes_its_part_of_the_whole(tmp_path):
-    whole = disturb(models.build("nin_digits"))
+    whole = disturb(models.build_model("nin_digits"))
     path = WRITERS["Keras 2"](whole, tmp_path)
-    trunk = models.build("nin_digits", include_top=False)
+    trunk = models.build_model("nin_digits", include_top=False)
     refused(trunk, path, "2 without a place: mlpconv3_conv1x1b/mlpconv3_conv1x1b/kernel:0")
     models.load_weights(trunk, path, partial=True)
     for ours, theirs in zip(trunk.get_weights(), whole.get_weights(), strict=False):
@@ -455,7 +455,7 @@ def test_names_of_no_kind_and_of_both(tmp_path):
 
 
 def test_two_tensors_for_one_weight(tmp_path):
-    model = models.build("squeezenet_cifar10")
+    model = models.build_model("squeezenet_cifar10")
     arrays = writers.keras_arrays(model)
     arrays["fire2/squeeze1x1.kernel"] = arrays["fire2_squeeze1x1/kernel"]
     arrays = {name.replace("/", ".") if "fire2/" not in name else name: array for name, array in arrays.items()}
@@ -472,7 +472,7 @@ def test_channels_first_of_keras_2(tmp_path):
     config = {"model_config": json.dumps({"config": {"data_format": "channels_first"}})}
     saved, other = saved_and_other("nin_digits")
     models.load_weights(other, writers.keras_2(saved, tmp_path / "a.h5", attributes=config))
-    assert models.weights_digest(other) == models.weights_digest(saved)
+    assert models.hash_weights(other) == models.hash_weights(saved)
     path = writers.keras_2(built("flattened", "saved"), tmp_path / "b.h5", attributes=config)
     refused(built("flattened", "saved"), path, "1 unfit: dense1/dense1/kernel:0 .* says how it flattens a map")
 
@@ -645,7 +645,7 @@ def test_groups_in_a_circle_and_arrays_that_no_list_names(tmp_path):
     with h5py.File(path, "a") as file:
         file["mlpconv1_conv3x3"]["again"] = file["/"]
     models.load_weights(other, path)
-    assert models.weights_digest(other) == models.weights_digest(saved)
+    assert models.hash_weights(other) == models.hash_weights(saved)
     with h5py.File(path, "a") as file:
         file["extra/deep"] = np.zeros(3)
     refused(other, path, r"1 without a place: extra/deep \(3,\)")
@@ -668,14 +668,14 @@ def test_long_lists_of_names_are_stored_in_parts(tmp_path):
         del file.attrs["layer_names"]
         file.attrs["layer_names0"], file.attrs["layer_names1"] = names[:5], names[5:]
     models.load_weights(other, path)
-    assert models.weights_digest(other) == models.weights_digest(saved)
+    assert models.hash_weights(other) == models.hash_weights(saved)
 
 
 def test_what_is_legacy(tmp_path):
     model = built("nin_digits", "saved")
     model.save_weights(tmp_path / "w.weights.h5")
-    assert not legacy_h5.is_legacy(tmp_path / "w.weights.h5")
-    assert not legacy_h5.is_legacy(pathlib.Path(__file__))
-    assert legacy_h5.is_legacy(writers.keras_2(model, tmp_path / "a.h5"))
-    assert legacy_h5.is_legacy(writers.keras_2(model, tmp_path / "b.h5", whole=True))
-    assert set(foreign.READERS) == set(weight_files.FOREIGN)
+    assert not third_party_files.is_legacy_h5(tmp_path / "w.weights.h5")
+    assert not third_party_files.is_legacy_h5(pathlib.Path(__file__))
+    assert third_party_files.is_legacy_h5(writers.keras_2(model, tmp_path / "a.h5"))
+    assert third_party_files.is_legacy_h5(writers.keras_2(model, tmp_path / "b.h5", whole=True))
+    assert set(third_party.READERS) == set(weight_files.THIRD_PARTY_SUFFIXES)

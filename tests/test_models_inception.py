@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from keras_nin import InputError, export, models
-from keras_nin.audit import audit
+from keras_nin.audit import audit_model
 
 # Weights without biases, MACs, and the share of MACs in 1x1 layers, from the paper's table by arithmetic.
 MODULES = {
@@ -23,7 +23,7 @@ MODULES = {
 
 @pytest.fixture(scope="module")
 def rows():
-    return audit(models.build("googlenet")).rows
+    return audit_model(models.build_model("googlenet")).rows
 
 
 def biases(model_rows):
@@ -52,24 +52,24 @@ def test_share_of_1x1_layers(rows):
 
 
 def test_auxiliary_heads():
-    model = models.build("googlenet", auxiliary=True)
+    model = models.build_model("googlenet", auxiliary=True)
     assert model.count_params() == 13_378_280
     assert [tuple(tensor.shape) for tensor in model.outputs] == [(None, 1000)] * 3
-    assert len(models.build("googlenet", auxiliary=True, include_top=False).outputs) == 1
+    assert len(models.build_model("googlenet", auxiliary=True, include_top=False).outputs) == 1
 
 
 def test_normalisations():
     kinds = {
-        kind: {type(layer).__name__ for layer in models.build("googlenet", normalization=kind).layers}
+        kind: {type(layer).__name__ for layer in models.build_model("googlenet", normalization=kind).layers}
         for kind in ("lrn", "batch", None)
     }
     assert "LocalResponseNormalization" in kinds["lrn"]
     assert "BatchNormalization" in kinds["batch"]
     assert not kinds[None] & {"LocalResponseNormalization", "BatchNormalization"}
-    batch = models.build("googlenet", normalization="batch")
+    batch = models.build_model("googlenet", normalization="batch")
     assert sum(int(np.prod(weight.shape)) for weight in batch.trainable_weights) == 7_005_832
     with pytest.raises(InputError, match="`normalization` to be one of lrn, batch, None"):
-        models.build("googlenet", normalization="layer")
+        models.build_model("googlenet", normalization="layer")
 
 
 def test_local_response_normalisation_stays_float_only_where_allowed():
@@ -80,10 +80,10 @@ def test_local_response_normalisation_stays_float_only_where_allowed():
     model = keras.Model(x, y, name="normalised")
     images = np.random.default_rng(0).random((4, 8, 8, 8), np.float32)
     named = "LOCAL_RESPONSE_NORMALIZATION of layer 'norm1'"
-    assert export.export(model, "int8", images).float_operators == ()
-    made = export.export(model, "int8", images, allow_float=True)
+    assert export.convert_model(model, "int8", images).float_operators == ()
+    made = export.convert_model(model, "int8", images, allow_float=True)
     assert made.float_operators == (named,)
-    assert made.sidecar()["float_operators"] == [named]
+    assert made.export_record()["float_operators"] == [named]
     main = made.graph().main
     assert main.tensors[main.inputs[0]].dtype == main.tensors[main.outputs[0]].dtype == "int8"
 
@@ -99,7 +99,7 @@ def random_weights(model):
 def test_inception_v3_is_that_of_keras_layer_for_layer():
     theirs, ours = keras.applications.InceptionV3(weights=None), models.InceptionV3()
     assert ours.count_params() == theirs.count_params()
-    assert audit(ours).total.macs == audit(theirs).total.macs
+    assert audit_model(ours).total.macs == audit_model(theirs).total.macs
     assert sum(int(np.prod(weight.shape)) for weight in ours.non_trainable_weights) == 34_432
     assert [weight.shape for weight in ours.weights] == [weight.shape for weight in theirs.weights]
     theirs.set_weights(random_weights(theirs))
@@ -111,8 +111,8 @@ def test_inception_v3_is_that_of_keras_layer_for_layer():
 
 
 def test_inception_v3_without_its_top_and_its_grids():
-    model = models.build("inception_v3", include_top=False)
+    model = models.build_model("inception_v3", include_top=False)
     assert model.count_params() == 21_802_784
-    sides = {row.output_shape[1] for row in audit(model).rows if row.name.startswith("mixed")}
+    sides = {row.output_shape[1] for row in audit_model(model).rows if row.name.startswith("mixed")}
     assert {35, 17, 8} <= sides
     assert model.output_shape == (None, 8, 8, 2048)

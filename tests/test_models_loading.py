@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from keras_nin import InputError, data, models
-from keras_nin.models import loading, weight_files
-from keras_nin.train.fit import SCHEMA
+from keras_nin.models import registry, weight_files
+from keras_nin.train.training import SCHEMA
 
-SHIPPED = weight_files.find("nin_digits", "digits")
+SHIPPED = weight_files.find_weights("nin_digits", "digits")
 RECORD = {
     "schema": "keras_nin.train/1",
     "dataset": "digits",
@@ -24,14 +24,14 @@ RECORD = {
 
 @pytest.fixture(scope="module")
 def digest():
-    return models.weights_digest(models.build("nin_digits", weights="digits"))
+    return models.hash_weights(models.build_model("nin_digits", weights="digits"))
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     """A saved model as .keras, as the legacy .h5, and one that leaves its input size open."""
     folder = tmp_path_factory.mktemp("saved")
-    model = models.build("nin_digits", weights="digits")
+    model = models.build_model("nin_digits", weights="digits")
     for ending in ("keras", "h5"):
         model.save(folder / f"mine.{ending}")
     x = keras.Input((None, None, 3))
@@ -42,15 +42,15 @@ def saved(tmp_path_factory):
 
 def refused(message, *args, **kwargs):
     with pytest.raises(InputError, match=message) as caught:
-        models.load(*args, **kwargs)
+        models.load_model(*args, **kwargs)
     assert "\n" not in str(caught.value)
 
 
 def test_shipped_weights_are_the_default(digest):
-    loaded = models.load("nin_digits")
+    loaded = models.load_model("nin_digits")
     assert (loaded.weights, loaded.random, loaded.name) == ("digits", False, "nin_digits")
     assert (loaded.preprocessing, loaded.dataset) == ("unit", "digits")
-    assert models.weights_digest(loaded.model) == digest
+    assert models.hash_weights(loaded.model) == digest
 
 
 @pytest.mark.parametrize(
@@ -58,25 +58,25 @@ def test_shipped_weights_are_the_default(digest):
     [{"input_shape": (8, 8, 1)}, {"input_shape": (16, 12, 1)}, {"classifier_activation": None}],
 )
 def test_shipped_weights_stay_where_they_fit(arguments, digest):
-    loaded = models.load("nin_digits", **arguments)
+    loaded = models.load_model("nin_digits", **arguments)
     assert (loaded.weights, loaded.random) == ("digits", False)
-    assert models.weights_digest(loaded.model) == digest
+    assert models.hash_weights(loaded.model) == digest
     assert loaded.model.input_shape[1:] == arguments.get("input_shape", (8, 8, 1))
 
 
 def test_shipped_weights_without_the_top():
-    loaded = models.load("nin_digits", include_top=False)
+    loaded = models.load_model("nin_digits", include_top=False)
     assert (loaded.weights, len(loaded.model.weights)) == ("digits", 16)
-    kernel = models.load("nin_digits").model.weights[0].numpy()
+    kernel = models.load_model("nin_digits").model.weights[0].numpy()
     np.testing.assert_array_equal(loaded.model.weights[0].numpy(), kernel)
 
 
 @pytest.mark.parametrize("arguments", [{"input_shape": (8, 8, 3)}, {"classes": 4}, {"batch_norm": True}])
 def test_random_where_shipped_weights_do_not_fit(arguments):
-    loaded = models.load("nin_digits", seed=3, **arguments)
+    loaded = models.load_model("nin_digits", seed=3, **arguments)
     assert (loaded.weights, loaded.random) == ("random (seed 3)", True)
-    again = models.load("nin_digits", seed=3, weights="random", **arguments)
-    assert models.weights_digest(loaded.model) == models.weights_digest(again.model)
+    again = models.load_model("nin_digits", seed=3, weights="random", **arguments)
+    assert models.hash_weights(loaded.model) == models.hash_weights(again.model)
 
 
 @pytest.mark.parametrize("weights", ["digits", SHIPPED])
@@ -86,17 +86,17 @@ def test_named_weights_that_do_not_fit(weights, arguments):
 
 
 def test_weights_by_path(digest):
-    loaded = models.load("nin_digits", weights=SHIPPED)
+    loaded = models.load_model("nin_digits", weights=SHIPPED)
     assert (loaded.weights, loaded.random) == (str(SHIPPED), False)
-    assert models.weights_digest(loaded.model) == digest
+    assert models.hash_weights(loaded.model) == digest
 
 
 @pytest.mark.parametrize("model", ["nin_digits", "nin_cifar10", "keras:MobileNet"])
 def test_random_weights_repeat_by_seed(model):
     arguments = {"input_shape": (32, 32, 3)} if model.startswith("keras:") else {}
-    first, again, other = (models.load(model, weights="random", seed=seed, **arguments) for seed in (1, 1, 2))
+    first, again, other = (models.load_model(model, weights="random", seed=seed, **arguments) for seed in (1, 1, 2))
     assert (first.weights, first.random) == ("random (seed 1)", True)
-    digests = [models.weights_digest(loaded.model) for loaded in (first, again, other)]
+    digests = [models.hash_weights(loaded.model) for loaded in (first, again, other)]
     assert digests[0] == digests[1] != digests[2]
 
 
@@ -107,19 +107,19 @@ def test_what_is_no_seed(seed):
 
 def test_keras_applications(tmp_path):
     small = {"input_shape": (32, 32, 3), "alpha": 0.25, "classes": 5}
-    loaded = models.load("keras:MobileNet", **small)
+    loaded = models.load_model("keras:MobileNet", **small)
     assert (loaded.name, loaded.random, loaded.preprocessing) == ("mobilenet", True, "symmetric")
     assert (loaded.model.input_shape, loaded.model.output_shape) == ((None, 32, 32, 3), (None, 5))
     loaded.model.save_weights(tmp_path / "mine.weights.h5")
-    again = models.load("keras:MobileNet", weights=tmp_path / "mine.weights.h5", seed=1, **small)
+    again = models.load_model("keras:MobileNet", weights=tmp_path / "mine.weights.h5", seed=1, **small)
     assert not again.random
-    assert models.weights_digest(again.model) == models.weights_digest(loaded.model)
+    assert models.hash_weights(again.model) == models.hash_weights(loaded.model)
 
 
 @pytest.mark.parametrize("name", [name for name, value in vars(keras.applications).items() if callable(value)])
 def test_preprocessing_of_every_application(name):
-    assert loading._application_preprocessing(name, {}) in data.PRESETS
-    assert loading._application_preprocessing(name, {"include_preprocessing": False}) is None
+    assert registry._application_preprocessing(name, {}) in data.PRESETS
+    assert registry._application_preprocessing(name, {"include_preprocessing": False}) is None
 
 
 @pytest.mark.parametrize(
@@ -149,17 +149,17 @@ def test_what_is_no_model(model, arguments, message, tmp_path, monkeypatch):
 def test_a_zoo_name_goes_before_a_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "nin_digits").mkdir()
-    assert models.load("nin_digits").weights == "digits"
+    assert models.load_model("nin_digits").weights == "digits"
 
 
 @pytest.mark.parametrize("ending", ["keras", "h5"])
 def test_saved_models(ending, saved, digest):
     path = saved / f"mine.{ending}"
     for model in (path, str(path)):
-        loaded = models.load(model, input_shape=(8, 8, 1))
+        loaded = models.load_model(model, input_shape=(8, 8, 1))
         assert (loaded.name, loaded.weights, loaded.random) == ("mine", str(path), False)
         assert (loaded.preprocessing, loaded.dataset) == (None, None)
-        assert models.weights_digest(loaded.model) == digest
+        assert models.hash_weights(loaded.model) == digest
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.99])
@@ -171,16 +171,16 @@ def test_a_truncated_file_is_called_damaged(share, saved, tmp_path):
 
 
 def test_a_saved_model_with_random_weights(saved, digest):
-    first, again = (models.load(saved / "mine.keras", weights="random", seed=4) for _ in range(2))
+    first, again = (models.load_model(saved / "mine.keras", weights="random", seed=4) for _ in range(2))
     assert (first.weights, first.random) == ("random (seed 4)", True)
-    assert models.weights_digest(first.model) == models.weights_digest(again.model) != digest
+    assert models.hash_weights(first.model) == models.hash_weights(again.model) != digest
     assert [layer.name for layer in first.model.layers] == [
-        layer.name for layer in models.load("nin_digits").model.layers
+        layer.name for layer in models.load_model("nin_digits").model.layers
     ]
 
 
 def test_a_saved_model_of_open_size(saved):
-    loaded, still_open = (models.load(saved / "open.keras", input_shape=shape) for shape in ((9, 7, 3), None))
+    loaded, still_open = (models.load_model(saved / "open.keras", input_shape=shape) for shape in ((9, 7, 3), None))
     assert (loaded.model.input_shape, still_open.model.input_shape) == ((None, 9, 7, 3), (None, None, None, 3))
     image = np.random.default_rng(0).random((1, 9, 7, 3), np.float32)
     expected = still_open.model.predict(image, verbose=0)
@@ -244,19 +244,19 @@ def trained(saved, tmp_path):
 
 
 def test_the_record_of_a_training(trained):
-    loaded = models.load(trained(RECORD))
+    loaded = models.load_model(trained(RECORD))
     assert (loaded.preprocessing, loaded.dataset) == (RECORD["preprocessing"], "digits")
     assert data.Preprocessing.from_json(loaded.preprocessing).mean == (0.5,)
-    assert loading.TRAIN_SCHEMA == SCHEMA
+    assert registry.TRAIN_SCHEMA == SCHEMA
 
 
 def test_a_dataset_of_ones_own_has_no_name_to_open_it_by(trained):
-    assert models.load(trained(RECORD | {"dataset": "images.npz"})).dataset is None
+    assert models.load_model(trained(RECORD | {"dataset": "images.npz"})).dataset is None
 
 
 @pytest.mark.parametrize("other", [{"schema": "another/1", "preprocessing": 3}, {}, [], "3"])
 def test_a_file_of_others_beside_the_model(other, trained):
-    loaded = models.load(trained(other))
+    loaded = models.load_model(trained(other))
     assert (loaded.preprocessing, loaded.dataset) == (None, None)
 
 

@@ -17,7 +17,7 @@ SMALL = {"input_shape": (8, 8, 1)}
 
 
 def normalised(**arguments):
-    return models.build("nin_cifar10_bn", **SMALL, **arguments)
+    return models.build_model("nin_cifar10_bn", **SMALL, **arguments)
 
 
 def of_layer_classes(units=3):
@@ -53,44 +53,44 @@ def disturb(model):
 
 def refused(model, weights, message, **options):
     """Loading raises an `InputError` of one line and changes nothing."""
-    before = models.weights_digest(model)
+    before = models.hash_weights(model)
     with pytest.raises(InputError, match=message) as caught:
         models.load_weights(model, weights, **options)
     assert "\n" not in str(caught.value)
-    assert models.weights_digest(model) == before
+    assert models.hash_weights(model) == before
     return caught.value
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("build", [lambda: models.build("nin_digits"), normalised, lambda: chain(*range(2, 15))])
+@pytest.mark.parametrize("build", [lambda: models.build_model("nin_digits"), normalised, lambda: chain(*range(2, 15))])
 def test_every_kind_loads_what_was_saved(kind, build, tmp_path):
     saved, other = disturb(build()), build()
     models.load_weights(other, save(saved, tmp_path / f"w{kind}"))
-    assert models.weights_digest(other) == models.weights_digest(saved)
+    assert models.hash_weights(other) == models.hash_weights(saved)
 
 
 @pytest.mark.parametrize("kind", KINDS[:2])
 def test_models_of_our_layer_classes(kind, tmp_path):
     saved, other = disturb(of_layer_classes()), of_layer_classes()
     models.load_weights(other, save(saved, tmp_path / f"w{kind}"))
-    assert models.weights_digest(other) == models.weights_digest(saved)
+    assert models.hash_weights(other) == models.hash_weights(saved)
 
 
 def test_npz_and_layers_in_layers(tmp_path):
-    path = save(models.build("nin_digits"), tmp_path / "w.npz")
+    path = save(models.build_model("nin_digits"), tmp_path / "w.npz")
     refused(of_layer_classes(), path, "network of plain layers.*'f' holds layers. Use .weights.h5")
 
 
 def test_shipped_weights_by_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "digits").write_text("a file of that name does not hide them")
-    model = models.build("nin_digits", weights="digits")
-    assert models.weights_digest(model) != models.weights_digest(models.build("nin_digits"))
-    assert weight_files.shipped("nin_digits") == ["digits"]
-    assert weight_files.shipped("nin_*") == weight_files.shipped("nin") == []
-    assert weight_files.shipped_metrics("nin_digits", "digits")["model"] == "nin_digits"
+    model = models.build_model("nin_digits", weights="digits")
+    assert models.hash_weights(model) != models.hash_weights(models.build_model("nin_digits"))
+    assert weight_files.list_bundled_weights("nin_digits") == ["digits"]
+    assert weight_files.list_bundled_weights("nin_*") == weight_files.list_bundled_weights("nin") == []
+    assert weight_files.read_bundled_metrics("nin_digits", "digits")["model"] == "nin_digits"
     with pytest.raises(InputError, match="ending in .weights.h5"):
-        weight_files.find("nin_digits", "./digits")
+        weight_files.find_weights("nin_digits", "./digits")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -100,7 +100,7 @@ def test_other_classes(kind, tmp_path):
         "kernel of layer 'mlpconv3_conv1x1b' with shape (1, 1, 192, 4). Received: shape (1, 1, 192, 10)"
     )
     error = refused(normalised(classes=4), path, expected)
-    assert isinstance(error, weight_files.Misfit)
+    assert isinstance(error, weight_files.WeightsMismatchError)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -125,8 +125,11 @@ def test_more_layers_in_the_file(kind, tmp_path):
 
 
 def test_a_trunk_takes_its_part_of_the_whole(tmp_path):
-    trunk, whole = models.build("nin_digits", include_top=False), models.build("nin_digits", weights="digits")
-    refused(trunk, weight_files.find("nin_digits", "digits"), "2 more, the first for 'mlpconv3_conv1x1b'")
+    trunk, whole = (
+        models.build_model("nin_digits", include_top=False),
+        models.build_model("nin_digits", weights="digits"),
+    )
+    refused(trunk, weight_files.find_weights("nin_digits", "digits"), "2 more, the first for 'mlpconv3_conv1x1b'")
     models.load_weights(trunk, "digits", partial=True)
     for ours, theirs in zip(trunk.get_weights(), whole.get_weights(), strict=False):
         np.testing.assert_array_equal(ours, theirs)
@@ -149,7 +152,7 @@ def test_state_of_an_optimizer_is_no_surplus(kind, tmp_path):
     trained.fit(np.ones((4, 4, 4, 1)), np.ones((4, 4, 4, 3)), verbose=0)
     other = chain(2, 3)
     models.load_weights(other, save(trained, tmp_path / f"w{kind}"))
-    assert models.weights_digest(other) == models.weights_digest(trained)
+    assert models.hash_weights(other) == models.hash_weights(trained)
 
 
 @pytest.mark.parametrize(
@@ -158,7 +161,7 @@ def test_state_of_an_optimizer_is_no_surplus(kind, tmp_path):
     [*itertools.product(["empty", "text", "truncated"], KINDS), *itertools.product(["garbage inside"], KINDS[1:])],
 )
 def test_damaged_files(damage, kind, tmp_path):
-    path = save(models.build("nin_digits"), tmp_path / f"w{kind}")
+    path = save(models.build_model("nin_digits"), tmp_path / f"w{kind}")
     data = path.read_bytes()
     middle = len(data) // 2
     path.write_bytes(
@@ -169,7 +172,7 @@ def test_damaged_files(damage, kind, tmp_path):
             "garbage inside": data[: middle // 4] + b"\xff" * (middle // 2) + data[middle:],
         }[damage]
     )
-    refused(models.build("nin_digits"), path, re.escape(f"Expected {str(path)!r} to hold weights. Received: "))
+    refused(models.build_model("nin_digits"), path, re.escape(f"Expected {str(path)!r} to hold weights. Received: "))
 
 
 @pytest.mark.parametrize("kind", [".keras", ".npz"])
@@ -185,7 +188,7 @@ def test_weights_as_keras_2_stored_them(tmp_path):
     saved.save(tmp_path / "legacy.h5")
     path = (tmp_path / "legacy.h5").rename(tmp_path / "legacy.weights.h5")
     models.load_weights(other, path)
-    assert models.weights_digest(other) == models.weights_digest(saved)
+    assert models.hash_weights(other) == models.hash_weights(saved)
 
 
 def test_another_hdf5_file(tmp_path):
@@ -196,16 +199,16 @@ def test_another_hdf5_file(tmp_path):
 
 def test_first_layout_of_keras_3(tmp_path):
     """The first versions named the group otherwise and stored the random generators too."""
-    saved = disturb(models.build("nin_digits"))
+    saved = disturb(models.build_model("nin_digits"))
     path = save(saved, tmp_path / "w.weights.h5")
     with h5py.File(path, "a") as file:
         for place in list(file["layers"]):
             if place.startswith("dropout"):
                 file[f"layers/{place}/seed_generator/vars/0"] = np.zeros(2, np.uint32)
             del file[f"layers/{place}/vars"].attrs["name"]
-    other = models.build("nin_digits")
+    other = models.build_model("nin_digits")
     models.load_weights(other, path)
-    assert models.weights_digest(other) == models.weights_digest(saved)
+    assert models.hash_weights(other) == models.hash_weights(saved)
 
 
 def test_objects_and_texts_in_an_npz(tmp_path):
@@ -244,14 +247,14 @@ def test_no_such_weights(model, weights, message, tmp_path, monkeypatch):
     (tmp_path / "folder").mkdir()
     (tmp_path / "model.bin").write_bytes(b"x")
     with pytest.raises(InputError, match=message):
-        weight_files.find(model, weights)
+        weight_files.find_weights(model, weights)
 
 
 @pytest.mark.parametrize(
     ("name", "table"), [("squeezenet_cifar10", squeezenet.LAYER_NAMES), ("nin_cifar10", nin.layer_names("nin_cifar10"))]
 )
 def test_names_of_others(name, table, tmp_path):
-    saved = disturb(models.build(name))
+    saved = disturb(models.build_model(name))
     theirs = {ours: name for name, ours in table.items()}
     as_graph = {"kernel": "weights", "bias": "biases"} if name.startswith("nin") else {}
     arrays = {
@@ -261,34 +264,34 @@ def test_names_of_others(name, table, tmp_path):
     }
     assert {"fire2/squeeze1x1/kernel", "nin1/cccp1/conv/weights"} & set(arrays)
     np.savez(tmp_path / "theirs.npz", **arrays)
-    loaded = models.build(name, weights=tmp_path / "theirs.npz")
-    assert models.weights_digest(loaded) == models.weights_digest(saved)
+    loaded = models.build_model(name, weights=tmp_path / "theirs.npz")
+    assert models.hash_weights(loaded) == models.hash_weights(saved)
 
 
 def test_every_foreign_name_is_a_layer():
     for name, table in (("squeezenet_v1_1", squeezenet.LAYER_NAMES), ("nin_cifar10", nin.layer_names("nin_cifar10"))):
-        assert set(table.values()) <= {layer.name for layer in models.build(name).layers}
+        assert set(table.values()) <= {layer.name for layer in models.build_model(name).layers}
 
 
-@pytest.mark.parametrize("build", [lambda: models.build("nin_digits"), of_layer_classes])
+@pytest.mark.parametrize("build", [lambda: models.build_model("nin_digits"), of_layer_classes])
 def test_digest_is_of_the_values_alone(build, tmp_path):
     model = build()
-    digest = models.weights_digest(model)
+    digest = models.hash_weights(model)
     model.save(tmp_path / "m.keras")
     again = build()  # Keras numbers its inner layers on
     again.set_weights(model.get_weights())
-    assert models.weights_digest(again) == digest
-    assert models.weights_digest(models.load(tmp_path / "m.keras").model) == digest
+    assert models.hash_weights(again) == digest
+    assert models.hash_weights(models.load_model(tmp_path / "m.keras").model) == digest
 
 
 def test_digest_sees_one_ulp():
-    model = models.build("nin_digits")
-    digests = {models.weights_digest(model)}
+    model = models.build_model("nin_digits")
+    digests = {models.hash_weights(model)}
     for weight, sign in itertools.product((model.weights[0], model.weights[-1]), (1, -1)):
         array = weight.numpy()
         array.flat[-1] = np.nextafter(array.flat[-1], np.float32(sign * np.inf))
         before = weight.numpy()
         weight.assign(array)
-        digests.add(models.weights_digest(model))
+        digests.add(models.hash_weights(model))
         weight.assign(before)
     assert len(digests) == 5

@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 
 from keras_nin import InputError, export, models
-from keras_nin.audit import audit
-from keras_nin.edge.edgetpu import judge
-from keras_nin.report.edgetpu import overview
-from keras_nin.tflite import graph as tflite_graph
+from keras_nin.audit import audit_model
+from keras_nin.edge.edgetpu import check_edgetpu
+from keras_nin.report.edge import format_edgetpu_overview
+from keras_nin.tflite import reader as tflite_graph
 
 EDGETPU = pathlib.Path(__file__).parents[1] / "docs" / "edgetpu.md"
 NAMES = models.list_models()
 # Saving and converting the large ones takes minutes: CI's slow tier does it, and of the squeezenets all but two.
 LARGE = 5_000_000
-SLOW = [name for name in NAMES if models.spec(name).params > LARGE or name.startswith("squeezenet_v1")]
+SLOW = [name for name in NAMES if models.get_spec(name).params > LARGE or name.startswith("squeezenet_v1")]
 SIZED = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in NAMES]
 
 # From the papers, their authors' releases and independent counts; the specs beside the builders are arithmetic.
@@ -61,8 +61,8 @@ def built():
 
     def get(name):
         if name not in made:
-            spec = models.spec(name)
-            made[name] = models.build(name, weights=spec.weights[0] if spec.weights else None)
+            spec = models.get_spec(name)
+            made[name] = models.build_model(name, weights=spec.weights[0] if spec.weights else None)
         return made[name]
 
     return get
@@ -74,8 +74,8 @@ def noise(model, count=1):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_numbers(name, built):
-    spec, model = models.spec(name), built(name)
-    result = audit(model)
+    spec, model = models.get_spec(name), built(name)
+    result = audit_model(model)
     assert model.count_params() == spec.params == sum(row.params for row in result.rows)
     assert result.total.macs == spec.macs
     assert model.input_shape == (None, *spec.input_shape)
@@ -88,8 +88,8 @@ def test_numbers(name, built):
 def test_save_and_load(name, built, tmp_path):
     model = built(name)
     model.save(tmp_path / "model.keras")
-    loaded = models.load(str(tmp_path / "model.keras")).model
-    assert models.weights_digest(loaded) == models.weights_digest(model)
+    loaded = models.load_model(str(tmp_path / "model.keras")).model
+    assert models.hash_weights(loaded) == models.hash_weights(model)
     image = noise(model)
     np.testing.assert_array_equal(loaded.predict(image, verbose=0), model.predict(image, verbose=0))
 
@@ -97,9 +97,9 @@ def test_save_and_load(name, built, tmp_path):
 @pytest.mark.parametrize("name", SIZED)
 def test_int8_has_no_float_operator_and_the_edge_tpu_s_verdict_of_the_docs(name, built, tmp_path):
     model = built(name)
-    made = export.export(model, "int8", noise(model, 2))
-    verdict = dataclasses.replace(judge(made.save(tmp_path / "net.tflite")), model=name)
-    assert overview([verdict]).splitlines()[-1] in EDGETPU.read_text().splitlines()
+    made = export.convert_model(model, "int8", noise(model, 2))
+    verdict = dataclasses.replace(check_edgetpu(made.save(tmp_path / "net.tflite")), model=name)
+    assert format_edgetpu_overview([verdict]).splitlines()[-1] in EDGETPU.read_text().splitlines()
     graph = made.graph()
     assert {operator.op for operator in tflite_graph.float_operators(graph)} <= {"QUANTIZE", "DEQUANTIZE"}
     main = graph.main
@@ -113,12 +113,12 @@ def test_int8_has_no_float_operator_and_the_edge_tpu_s_verdict_of_the_docs(name,
 
 @pytest.mark.parametrize(("name", "params"), PUBLISHED_PARAMS.items())
 def test_published_parameters(name, params):
-    assert models.spec(name).params == params
+    assert models.get_spec(name).params == params
 
 
 @pytest.mark.parametrize(("name", "macs"), PUBLISHED_MACS.items())
 def test_published_macs(name, macs):
-    assert models.spec(name).macs == macs
+    assert models.get_spec(name).macs == macs
 
 
 @pytest.mark.parametrize(
@@ -132,35 +132,39 @@ def test_published_macs(name, macs):
     ],
 )
 def test_published_macs_of_variants(name, arguments, macs):
-    assert audit(models.build(name, **arguments)).total.macs == macs
+    assert audit_model(models.build_model(name, **arguments)).total.macs == macs
 
 
 def test_ceil_pooling_makes_1_0_cost_2_4_times_1_1():
-    macs = [audit(models.build(f"squeezenet_{v}", pool_rounding="ceil")).total.macs for v in ("v1_0", "v1_1")]
+    macs = [
+        audit_model(models.build_model(f"squeezenet_{v}", pool_rounding="ceil")).total.macs for v in ("v1_0", "v1_1")
+    ]
     assert macs[0] / macs[1] == pytest.approx(2.35, abs=0.005)
 
 
 def test_maps_of_the_paper():
-    shapes = [models.build("nin_cifar10").get_layer(f"mlpconv{n}_conv1x1a").output.shape[1] for n in (1, 2, 3)]
+    shapes = [models.build_model("nin_cifar10").get_layer(f"mlpconv{n}_conv1x1a").output.shape[1] for n in (1, 2, 3)]
     assert shapes == [32, 16, 8]
-    shapes = [models.build("nin_imagenet").get_layer(f"mlpconv{n}_conv1x1a").output.shape[1] for n in (1, 2, 3, 4)]
+    shapes = [
+        models.build_model("nin_imagenet").get_layer(f"mlpconv{n}_conv1x1a").output.shape[1] for n in (1, 2, 3, 4)
+    ]
     assert shapes == [55, 27, 13, 6]
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if models.spec(name).classes])
+@pytest.mark.parametrize("name", [name for name in NAMES if models.get_spec(name).classes])
 def test_without_the_top(name):
-    model = models.build(name, include_top=False)
+    model = models.build_model(name, include_top=False)
     assert len(model.output_shape) == 4
-    assert model.count_params() < models.spec(name).params
+    assert model.count_params() < models.get_spec(name).params
 
 
 def test_squeezenet_without_its_head():
-    assert models.build("squeezenet_v1_1", include_top=False).count_params() == 722_496
+    assert models.build_model("squeezenet_v1_1", include_top=False).count_params() == 722_496
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if models.spec(name).classes])
+@pytest.mark.parametrize("name", [name for name in NAMES if models.get_spec(name).classes])
 def test_classes_and_classifier_activation(name):
-    model = models.build(name, classes=7, classifier_activation=None)
+    model = models.build_model(name, classes=7, classifier_activation=None)
     assert model.output_shape == (None, 7)
     assert getattr(model.layers[-1], "activation", keras.activations.linear) is keras.activations.linear
 
@@ -177,7 +181,7 @@ def test_a_builder_is_a_row_of_the_registry():
 
 
 def test_normalised_variant():
-    model = models.build("nin_cifar10_bn")
+    model = models.build_model("nin_cifar10_bn")
     kinds = [type(layer).__name__ for layer in model.layers]
     assert kinds.count("BatchNormalization") == 8
     assert [layer.use_bias for layer in model.layers if isinstance(layer, keras.layers.Conv2D)] == [False] * 8 + [True]
@@ -200,4 +204,4 @@ def test_normalised_variant():
 )
 def test_what_does_not_fit(name, arguments, message):
     with pytest.raises(InputError, match=message):
-        models.build(name, **arguments)
+        models.build_model(name, **arguments)

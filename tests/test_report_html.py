@@ -14,8 +14,15 @@ import report_profiles
 
 from keras_nin.audit.records import Finding
 from keras_nin.benchmark import comparison
-from keras_nin.report import html, subjects
-from keras_nin.report.documents import Audited, CalibrationSource, Interleaved, Judged, ParityFound, Sidecar
+from keras_nin.report.documents import (
+    CalibrationSource,
+    CheckDocument,
+    ExportDocument,
+    InterleavedRatios,
+    NamedAudit,
+    ParityDocument,
+)
+from keras_nin.report.html import page as page_module
 
 SHA = "ab" * 32
 HOSTILE = (
@@ -49,13 +56,13 @@ class Page(HTMLParser):
         return [attributes[name] for _, attributes in self.tags if name in attributes]
 
 
-def parity(holds=True):
-    check = Judged("max_steps", 0.01 if holds else 2.0, 0.06, holds)
-    return ParityFound("digits", 360, 0.004, check.value, 0.001, 0.99, 0.98, 0.97, (check,), holds, snr_db=31.4)
+def parity(passed=True):
+    check = CheckDocument("max_steps", 0.01 if passed else 2.0, 0.06, passed)
+    return ParityDocument("digits", 360, 0.004, check.value, 0.001, 0.99, 0.98, 0.97, (check,), passed, snr_db=31.4)
 
 
-def sidecar(**changes):
-    made = Sidecar(
+def export_record(**changes):
+    made = ExportDocument(
         "small_int8.tflite", SHA, 1000, "small", "digits", "int8", CalibrationSource("digits", 100), parity()
     )
     return dataclasses.replace(made, **changes)
@@ -67,19 +74,19 @@ def found(names=(), file="small_int8.tflite"):
     finding = Finding("heavy-head", (audit.rows[-1].name,), f"{audit.rows[-1].name} is heavy.", {"bytes": 2048})
     audit = dataclasses.replace(audit, findings=(finding,))
     profile = report_profiles.profile(file=file, rows=audit.rows, peaks=report_profiles.PEAKS)
-    return (Audited(file, audit, SHA, 1000), sidecar(file=file), report_profiles.benchmark(profile))
+    return (NamedAudit(file, audit, SHA, 1000), export_record(file=file), report_profiles.benchmark(profile))
 
 
 @pytest.fixture(scope="module")
 def whole():
     """The page of one file of which everything is known."""
-    return html.page(subjects.gather(found()), warnings=("the machine is busy",))
+    return page_module.render_page(page_module.group_by_file(found()), warnings=("the machine is busy",))
 
 
 @pytest.fixture(scope="module")
 def hostile():
     """The page of a file whose every name is an attack."""
-    return html.page(subjects.gather(found(HOSTILE, f"{HOSTILE[0]}.tflite")))
+    return page_module.render_page(page_module.group_by_file(found(HOSTILE, f"{HOSTILE[0]}.tflite")))
 
 
 def test_every_section_is_there_and_linked(whole):
@@ -123,18 +130,18 @@ def test_the_bars_are_all_layers_in_order_with_kind_and_role(whole):
 
 
 def test_random_weights_and_calibration_are_labelled():
-    random = sidecar(weights="random (seed 0)", calibration=CalibrationSource("random", 10, latency_only=True))
-    text = Page(html.page(subjects.gather([random]))).text
+    random = export_record(weights="random (seed 0)", calibration=CalibrationSource("random", 10, latency_only=True))
+    text = Page(page_module.render_page(page_module.group_by_file([random]))).text
     assert "weights: random (seed 0)" in text
     assert "random calibration" in text
-    assert "random" not in Page(html.page(subjects.gather([sidecar()]))).text
+    assert "random" not in Page(page_module.render_page(page_module.group_by_file([export_record()]))).text
 
 
 def test_a_parity_that_fails_is_said(whole):
     assert "Parity holds" in whole
-    text = Page(html.page(subjects.gather([sidecar(parity=parity(holds=False))]))).text
+    text = Page(page_module.render_page(page_module.group_by_file([export_record(parity=parity(passed=False))]))).text
     assert "Parity FAILS" in text
-    assert "not compared" in Page(html.page(subjects.gather([sidecar(parity=None)]))).text
+    assert "not compared" in Page(page_module.render_page(page_module.group_by_file([export_record(parity=None)]))).text
 
 
 def test_names_are_text_and_nothing_else(hostile):
@@ -161,17 +168,17 @@ def test_nothing_is_asked_of_a_network(whole, hostile):
 
 
 def test_the_same_records_give_the_same_page(whole):
-    assert html.page(subjects.gather(found()), warnings=("the machine is busy",)) == whole
+    assert page_module.render_page(page_module.group_by_file(found()), warnings=("the machine is busy",)) == whole
 
 
 def test_what_belongs_to_a_file_is_found_by_its_hash():
     audited, made, benchmark = found()
     renamed = dataclasses.replace(benchmark.profiles[0], file="renamed.tflite")
     other = report_profiles.profile(sha256="cd" * 32)
-    first, second = subjects.gather([report_profiles.benchmark(renamed, other), audited, made, benchmark])
-    assert (first.audit, first.sidecar) == (audited.audit, made)
+    first, second = page_module.group_by_file([report_profiles.benchmark(renamed, other), audited, made, benchmark])
+    assert (first.audit, first.export_record) == (audited.audit, made)
     assert len(first.profiles) == 2  # the same profile under another name, and under its own
-    assert (second.audit, second.sidecar, second.profiles) == (None, None, (other,))
+    assert (second.audit, second.export_record, second.profiles) == (None, None, (other,))
 
 
 def test_files_that_took_turns_and_runs_at_two_times_are_sections():
@@ -180,11 +187,14 @@ def test_files_that_took_turns_and_runs_at_two_times_are_sections():
     before = report_profiles.benchmark(first)
     slower = dataclasses.replace(first, total=dataclasses.replace(first.total, median=2 * first.total.median, low=None))
     compared = comparison.compare_runs(before, report_profiles.benchmark(slower))
-    turns = Interleaved(
+    turns = InterleavedRatios(
         report_profiles.benchmark(first, second),
-        (comparison.Ratio(second.file, first.file, 1, 1.25, 1.2, 1.3), comparison.Ratio("c", "a", 1, 2.0, None, None)),
+        (
+            comparison.LatencyRatio(second.file, first.file, 1, 1.25, 1.2, 1.3),
+            comparison.LatencyRatio("c", "a", 1, 2.0, None, None),
+        ),
     )
-    text = Page(html.page((), others=(turns, compared))).text
+    text = Page(page_module.render_page((), others=(turns, compared))).text
     for shown in ("1.250", "1.200 to 1.300", f"{second.file}: Median of 500 runs on 2 threads", "2.000", "unknown"):
         assert shown in text
 

@@ -6,7 +6,7 @@ import io
 import pytest
 from latency_records import HOST, layer, profile
 
-from keras_nin.benchmark.records import SINGLE_OPERATORS, Benchmark
+from keras_nin.benchmark.records import SINGLE_OPERATORS, BenchmarkResult
 from keras_nin.errors import InputError
 from keras_nin.report import latency
 
@@ -23,7 +23,7 @@ def measured():
 
 
 def benchmark(*profiles, **fields):
-    return Benchmark(HOST, profiles, **fields)
+    return BenchmarkResult(HOST, profiles, **fields)
 
 
 def cells(text, first):
@@ -33,17 +33,17 @@ def cells(text, first):
 
 
 def test_a_latency_is_never_without_machine_threads_and_runs(measured):
-    line = latency.header(measured)
+    line = latency.latency_headline(measured)
     assert line == (
         "net_int8.tflite: median 65.0 us (95 % interval 64.5 to 65.5), p90 67.0 us, 2,500 runs, 1 thread on Some CPU"
     )
-    assert latency.text(benchmark(measured)).startswith("Some CPU, 4 cores, Linux 6 x86_64, LiteRT 2.3.0\n")
-    record = next(csv.DictReader(io.StringIO(latency.csv_text(benchmark(measured)))))
+    assert latency.format_benchmark(benchmark(measured)).startswith("Some CPU, 4 cores, Linux 6 x86_64, LiteRT 2.3.0\n")
+    record = next(csv.DictReader(io.StringIO(latency.format_benchmark_csv(benchmark(measured)))))
     assert (record["cpu"], record["threads"], record["runs"]) == ("Some CPU", "1", "2500")
 
 
 def test_the_rows_of_layers(measured):
-    text = latency.layer_table(measured)
+    text = latency.format_layer_table(measured)
     share = f"{0.1:.1%}"
     assert cells(text, "squeeze") == [
         *("squeeze", "10.0", share, "1,000,000", "100.0", "64", "pointwise", "reduce", "Kernel of squeeze")
@@ -65,7 +65,7 @@ def test_the_rows_of_layers(measured):
     ],
 )
 def test_views_add_up_to_the_run(measured, view, names):
-    lines = latency.layer_table(measured, latency.View(**view)).splitlines()[2:]
+    lines = latency.format_layer_table(measured, latency.LayerView(**view)).splitlines()[2:]
     left = len(measured.layers) - len(names)
     assert [line.split("   ")[0].strip() for line in lines[: len(names)]] == names
     assert len(lines) == len(names) + (left > 0) + 2
@@ -77,11 +77,11 @@ def test_views_add_up_to_the_run(measured, view, names):
 @pytest.mark.parametrize("view", [{"sort": "name"}, {"top": 0}, {"top": "3"}])
 def test_bad_views(view):
     with pytest.raises(InputError, match="Expected"):
-        latency.View(**view)
+        latency.LayerView(**view)
 
 
 def test_the_whole_text(measured):
-    text = latency.text(benchmark(measured, warnings=("the machine is busy",)))
+    text = latency.format_benchmark(benchmark(measured, warnings=("the machine is busy",)))
     assert "Warning: the machine is busy" in text
     assert "1x1 layers: 2 rows, 30.0 us, 46.2% of the run" in text
     assert cells(text, "1x1 expand") == ["1x1 expand", "1", "20.0", f"{20 / 65:.1%}", "2,000,000", "100.0"]
@@ -92,21 +92,21 @@ def test_the_whole_text(measured):
 
 def test_single_operators_are_labelled(measured):
     alone = profile(*measured.layers, method=SINGLE_OPERATORS, notes=("the profiler is not known in 9.9",))
-    text = " ".join(latency.text(benchmark(alone)).split())
+    text = " ".join(latency.format_benchmark(benchmark(alone)).split())
     assert "the profiler is not known in 9.9" in text
     assert "each operator alone" in text
     assert "profiler's clock" not in text
 
 
 def test_a_profile_without_layers():
-    text = latency.text(benchmark(profile(overhead=None)))
+    text = latency.format_benchmark(benchmark(profile(overhead=None)))
     assert "median 10.0 us" in text
     assert "GMAC" not in text
 
 
 def test_several_files_have_a_summary_first(measured):
     other = profile(layer("conv", 30.0, "spatial"), file="b.tflite", threads=2)
-    text = latency.text(benchmark(measured, other))
+    text = latency.format_benchmark(benchmark(measured, other))
     assert cells(text.split("\n\n")[1], "net_int8.tflite") == [
         *("net_int8.tflite", "1", "65.0", "64.5 to 65.5", "67.0", "2,500", "1.5", "50.0", f"{30 / 65:.1%}")
     ]
@@ -114,14 +114,14 @@ def test_several_files_have_a_summary_first(measured):
 
 
 def test_markdown_has_tables_and_items(measured):
-    text = latency.markdown(benchmark(measured))
+    text = latency.format_benchmark_markdown(benchmark(measured))
     assert "| expand\\| | 20.0 |" in text
     assert "| runtime overhead | 4.0 |" in text
     assert "- net_int8.tflite: median 65.0 us" in text
 
 
 def test_csv_has_raw_numbers(measured):
-    rows = list(csv.DictReader(io.StringIO(latency.csv_text(benchmark(measured)))))
+    rows = list(csv.DictReader(io.StringIO(latency.format_benchmark_csv(benchmark(measured)))))
     assert [row["name"] for row in rows] == ["squeeze", "conv", "expand|", "flat\n", "odd", "runtime overhead", "total"]
     assert (rows[0]["us"], rows[0]["median_us"], rows[0]["macs"], rows[0]["joined"]) == (
         "10.0",
@@ -138,4 +138,10 @@ class Ratio:
 
 
 def test_ratios():
-    assert cells(latency.ratios([Ratio]), "b.tflite") == ["b.tflite", "2", "a.tflite", "0.512", "0.500 to 0.525"]
+    assert cells(latency.format_ratio_table([Ratio]), "b.tflite") == [
+        "b.tflite",
+        "2",
+        "a.tflite",
+        "0.512",
+        "0.500 to 0.525",
+    ]

@@ -7,8 +7,8 @@ import pytest
 from tflite_writer import operator, tensor, write
 
 from keras_nin import InputError
-from keras_nin.benchmark.records import KernelTime, LayerTime, Profile, Statistics
-from keras_nin.report import model_explorer
+from keras_nin.benchmark.records import KernelTime, LatencyStatistics, LayerTime, Profile
+from keras_nin.report import latency
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def layer(op, operators, us):
 @pytest.fixture
 def profile():
     host = {"cpu": "A processor"}
-    total = Statistics(10.0, 10.0, 10.0, 10.0, 10.0, 10.0)
+    total = LatencyStatistics(10.0, 10.0, 10.0, 10.0, 10.0, 10.0)
     layers = (
         layer("LOGISTIC", (0, 1), 3.25),  # the first is fused into it
         layer("LOGISTIC", (1,), 0.5),  # a second kernel for the same operator
@@ -39,7 +39,7 @@ def profile():
 
 
 def test_times_belong_to_operators_by_index(profile, network):
-    document = model_explorer.node_data(profile, network)
+    document = latency.model_explorer_data(profile, network)
     assert list(document) == ["main"]
     assert document["main"]["results"] == {"1": {"value": 3.75}}
     assert document["main"]["name"] == "us, A processor, 2 threads, 77 runs"
@@ -48,14 +48,14 @@ def test_times_belong_to_operators_by_index(profile, network):
 
 def test_without_layers_there_is_nothing_to_show(profile, network):
     with pytest.raises(InputError, match="times of layers for Model Explorer. Received: none of 'net.tflite'"):
-        model_explorer.node_data(dataclasses.replace(profile, layers=()), network)
+        latency.model_explorer_data(dataclasses.replace(profile, layers=()), network)
 
 
 def test_model_explorer_reads_it(profile, network):
     """Graph and nodes are named as Model Explorer's own TFLite adapter names them."""
     adapter = pytest.importorskip("ai_edge_model_explorer_adapter", reason="Model Explorer is not installed")
     builder = pytest.importorskip("model_explorer.node_data_builder", reason="Model Explorer is not installed")
-    document = model_explorer.node_data(profile, network)
+    document = latency.model_explorer_data(profile, network)
     ((name, data),) = document.items()
     results = {key: builder.NodeDataResult(**value) for key, value in data["results"].items()}
     gradient = [builder.GradientItem(**each) for each in data["gradient"]]

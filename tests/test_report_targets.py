@@ -11,7 +11,8 @@ from test_report_html import HOSTILE, Page, seen
 
 from keras_nin.benchmark import comparison
 from keras_nin.errors import InputError
-from keras_nin.report import documents, html, subjects
+from keras_nin.report import documents
+from keras_nin.report.html import page as page_module
 
 
 @pytest.fixture
@@ -22,8 +23,8 @@ def page(tmp_path):
         found = []
         for number, document in enumerate(given):
             (tmp_path / f"{number}.json").write_text(json.dumps(document))
-            found += documents.read(tmp_path / f"{number}.json")
-        return Page(html.page(subjects.gather(found), others=found))
+            found += documents.read_documents(tmp_path / f"{number}.json")
+        return Page(page_module.render_page(page_module.group_by_file(found), others=found))
 
     return render
 
@@ -171,8 +172,8 @@ def test_a_browser_shows_targets_without_scrolling_sideways(tmp_path, width):
     found = []
     for kind, document in made.documents().items():
         (tmp_path / f"{kind}.json").write_text(json.dumps(document))
-        found += documents.read(tmp_path / f"{kind}.json")
-    shown = seen(tmp_path, html.page(subjects.gather(found), others=found), width)
+        found += documents.read_documents(tmp_path / f"{kind}.json")
+    shown = seen(tmp_path, page_module.render_page(page_module.group_by_file(found), others=found), width)
     assert shown["needed"] <= width, shown["wide"]
     assert (shown["wide"], shown["scripts"], shown["asked"]) == ([], 0, [])
     assert min(shown["pictures"]) > 100

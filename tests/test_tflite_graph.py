@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from keras_nin.errors import InputError
-from keras_nin.tflite import flatbuffer, graph, schema
+from keras_nin.tflite import flatbuffer, reader, schema
 
 # The converter's and the runtime's own remarks.
 pytestmark = pytest.mark.filterwarnings("ignore:Statistics for quantized inputs", "ignore:Warning. Enabling")
@@ -131,10 +131,10 @@ def converted():
 
 def test_every_field_of_a_small_model():
     content = packed(small_model())
-    net = graph.read(content)
+    net = reader.read_model(content)
     assert (net.version, net.description, net.size_bytes) == (3, "by hand", len(content))
     assert net.metadata == ("min_runtime_version",)
-    assert net.signatures == (graph.Signature("serve", 0, (("x", 0),), (("y", 4),)),)
+    assert net.signatures == (reader.Signature("serve", 0, (("x", 0),), (("y", 4),)),)
     assert net.main is net.subgraphs[0]
     assert (net.main.name, net.main.inputs, net.main.outputs) == ("main", (0,), (4,))
     quantize, conv = net.main.operators
@@ -151,13 +151,13 @@ def test_every_field_of_a_small_model():
         (-1, 4, 4, 2),
     )
     assert (image.quantization, image.is_constant, image.elements, image.nbytes) == (None, False, 4 * 4 * 2, 4 * 32)
-    assert image_int8.quantization == graph.Quantization((0.5,), (-1,), 0)
-    assert weights.quantization == graph.Quantization((0.5, 0.25, 2.0), (0, 0, 0), 0)
+    assert image_int8.quantization == reader.Quantization((0.5,), (-1,), 0)
+    assert weights.quantization == reader.Quantization((0.5, 0.25, 2.0), (0, 0, 0), 0)
     assert (weights.shape_signature, weights.buffer_bytes, bias.buffer_bytes) == (None, 3 * 1 * 2 * 2, 3 * 4)
 
 
 def test_constant_values():
-    net = graph.read(packed(small_model()))
+    net = reader.read_model(packed(small_model()))
     weights, bias = (net.data(net.main.tensors[index]) for index in (2, 3))
     assert (weights.dtype, bias.dtype) == (np.int8, np.int32)
     np.testing.assert_array_equal(weights, WEIGHTS)
@@ -169,7 +169,7 @@ def test_a_tensor_of_no_elements_is_an_empty_array():
     def empty(model, subgraph):
         subgraph.tensors.append(tensor("axes", "INT32", [0], 0))
 
-    net = graph.read(changed(empty))
+    net = reader.read_model(changed(empty))
     assert net.data(net.main.tensors[5]).shape == (0,)
 
 
@@ -185,18 +185,18 @@ def test_a_tensor_of_no_elements_is_an_empty_array():
     ids=lambda value: value.name if hasattr(value, "name") else "",
 )
 def test_values_that_cannot_be_an_array_are_named(made, message):
-    net = graph.read(changed(lambda model, subgraph: subgraph.tensors.append(made)))
+    net = reader.read_model(changed(lambda model, subgraph: subgraph.tensors.append(made)))
     with pytest.raises(InputError, match=re.escape(message)):
         net.data(net.main.tensors[5])
 
 
 def test_buffer_0_means_no_values_whatever_it_holds():
-    net = graph.read(changed(lambda model, _: setattr(model.buffers[0], "data", [1, 2, 3])))
+    net = reader.read_model(changed(lambda model, _: setattr(model.buffers[0], "data", [1, 2, 3])))
     assert [each.index for each in net.main.tensors if each.is_constant] == [2, 3]
 
 
 def test_int4_takes_half_a_byte_rounded_up():
-    net = graph.read(changed(lambda model, subgraph: subgraph.tensors.append(tensor("odd", "INT4", [23], 1))))
+    net = reader.read_model(changed(lambda model, subgraph: subgraph.tensors.append(tensor("odd", "INT4", [23], 1))))
     assert net.main.tensors[5].nbytes == 12
 
 
@@ -209,10 +209,10 @@ def test_values_behind_the_flatbuffer():
         )
 
     behind = len(at(1 << 40))
-    net = graph.read(at(behind) + WEIGHTS.tobytes())
+    net = reader.read_model(at(behind) + WEIGHTS.tobytes())
     np.testing.assert_array_equal(net.data(net.main.tensors[2]), WEIGHTS)
     with pytest.raises(InputError, match="buffer 1 at byte .* past the end"):
-        graph.read(at(behind) + WEIGHTS.tobytes()[:-1])
+        reader.read_model(at(behind) + WEIGHTS.tobytes()[:-1])
 
 
 def test_custom_operators_go_by_their_code_and_optional_inputs_are_minus_one():
@@ -220,12 +220,12 @@ def test_custom_operators_go_by_their_code_and_optional_inputs_are_minus_one():
         model.operatorCodes[1] = record("OperatorCode", builtinCode=32, deprecatedBuiltinCode=32, customCode="My_Op")
         subgraph.operators[1].inputs = [1, -1, 3]
 
-    last = graph.read(changed(custom)).main.operators[1]
+    last = reader.read_model(changed(custom)).main.operators[1]
     assert (last.op, last.is_custom, last.options, last.inputs) == ("My_Op", True, {}, (1, -1, 3))
 
 
 def test_old_files_have_the_operator_code_in_a_byte_alone():
-    net = graph.read(changed(lambda model, _: setattr(model.operatorCodes[1], "builtinCode", 0)))
+    net = reader.read_model(changed(lambda model, _: setattr(model.operatorCodes[1], "builtinCode", 0)))
     assert net.main.operators[1].op == "CONV_2D"
 
 
@@ -233,7 +233,12 @@ def test_paths_and_bytes_read_the_same(tmp_path):
     content = packed(small_model())
     path = tmp_path / "small.tflite"
     path.write_bytes(content)
-    assert graph.read(path) == graph.read(str(path)) == graph.read(content) == graph.read(memoryview(content))
+    assert (
+        reader.read_model(path)
+        == reader.read_model(str(path))
+        == reader.read_model(content)
+        == reader.read_model(memoryview(content))
+    )
 
 
 # The schema's tables against the generated module
@@ -290,13 +295,13 @@ def distinct_value(option, position):
     return 1 if option.code in "?b" or option.name.endswith("subgraph_index") else position + 2
 
 
-@pytest.mark.parametrize("op", schema.OPTIONS)
+@pytest.mark.parametrize("op", schema.OPERATOR_OPTIONS)
 def test_options_are_read_from_where_the_schema_puts_them(op):
-    known = schema.OPTIONS[op]
+    known = schema.OPERATOR_OPTIONS[op]
     assert getattr(generated.BuiltinOptions, known.schema_name) == known.code
     written = {option.name: distinct_value(option, position) for position, option in enumerate(known.options)}
     content = one_operator(op, known.schema_name, **{camel(name): value for name, value in written.items()})
-    read = graph.read(content).main.operators[0].options
+    read = reader.read_model(content).main.operators[0].options
     for option in known.options:
         value = written[option.name]
         expected = option.names[value] if option.names else tuple(value) if isinstance(value, list) else value
@@ -305,19 +310,21 @@ def test_options_are_read_from_where_the_schema_puts_them(op):
 
 
 def test_absent_options_have_the_schemas_defaults():
-    assert graph.read(one_operator("ADD")).main.operators[0].options == {"fused_activation": "NONE"}
-    assert graph.read(one_operator("RESHAPE")).main.operators[0].options == {"new_shape": None}
+    assert reader.read_model(one_operator("ADD")).main.operators[0].options == {"fused_activation": "NONE"}
+    assert reader.read_model(one_operator("RESHAPE")).main.operators[0].options == {"new_shape": None}
     with pytest.raises(
         InputError, match=re.escape("operator 0 of subgraph 0 (CONV_2D) has the stride_w 0, less than 1")
     ):
-        graph.read(one_operator("CONV_2D"))
+        reader.read_model(one_operator("CONV_2D"))
 
 
 # Float operators
 
 
 def test_a_quantize_at_a_float_input_is_a_float_operator():
-    assert [operator.op for operator in graph.float_operators(graph.read(packed(small_model())))] == ["QUANTIZE"]
+    assert [operator.op for operator in reader.float_operators(reader.read_model(packed(small_model())))] == [
+        "QUANTIZE"
+    ]
 
 
 @pytest.mark.parametrize("dtype", ["FLOAT32", "FLOAT16", "FLOAT64", "BFLOAT16", "FLOAT8_E4M3FN", "COMPLEX64"])
@@ -327,7 +334,7 @@ def test_float_operators_by_dtype_of_input_and_output(dtype, place):
         subgraph.tensors[0].type = generated.TensorType.INT8
         subgraph.tensors[place] = tensor("real", dtype, [1, 4, 4, 2])
 
-    found = graph.float_operators(graph.read(changed(change)))
+    found = reader.float_operators(reader.read_model(changed(change)))
     assert [operator.index for operator in found] == ([0, 1] if place == 1 else [1])
 
 
@@ -336,7 +343,7 @@ def test_float_operators_of_every_subgraph():
         model.subgraphs.append(small_model().subgraphs[0])
         subgraph.operators = subgraph.operators[1:]
 
-    found = graph.float_operators(graph.read(changed(second)))
+    found = reader.float_operators(reader.read_model(changed(second)))
     assert [(operator.subgraph, operator.op) for operator in found] == [(1, "QUANTIZE")]
 
 
@@ -344,10 +351,10 @@ def test_float_operators_of_every_subgraph():
 
 
 def test_a_converted_network(converted):
-    net = graph.read(converted)
+    net = reader.read_model(converted)
     ops = collections.Counter(operator.op for operator in net.main.operators)
     assert ops == {"CONV_2D": 3, "CONCATENATION": 1, "MAX_POOL_2D": 1, "MEAN": 1, "SOFTMAX": 1}
-    assert graph.float_operators(net) == ()
+    assert reader.float_operators(net) == ()
     by_op = {operator.op: operator.options for operator in net.main.operators}
     assert by_op["CONCATENATION"] == {"axis": -1, "fused_activation": "NONE"}
     assert by_op["MAX_POOL_2D"]["filter_width"] == by_op["MAX_POOL_2D"]["stride_h"] == 2
@@ -360,7 +367,7 @@ def test_a_converted_network(converted):
 def test_a_converted_network_as_the_runtime_sees_it(converted):
     from ai_edge_litert.interpreter import Interpreter
 
-    net = graph.read(converted)
+    net = reader.read_model(converted)
     interpreter = Interpreter(model_content=converted, experimental_preserve_all_tensors=True)
     interpreter.allocate_tensors()
     details = {entry["index"]: entry for entry in interpreter.get_tensor_details()}
@@ -384,7 +391,7 @@ def test_operator_counts_of_third_party_files(external_data):
     truth = json.loads((folder / "truth.json").read_text())
     assert len(truth) == 103
     for entry in truth:
-        net = graph.read(folder / entry["file"])
+        net = reader.read_model(folder / entry["file"])
         counts = collections.Counter(operator.op for subgraph in net.subgraphs for operator in subgraph.operators)
         logged = [sum(row[1] for row in log["rows"]) for log in entry.get("compiler_logs", ())]
         assert counts == entry.get("ops", counts), entry["file"]
@@ -446,7 +453,7 @@ HOSTILE = {
 @pytest.mark.parametrize("message", HOSTILE)
 def test_what_contradicts_itself_is_refused_in_one_line(message):
     with pytest.raises(InputError, match=re.escape(message)) as caught:
-        graph.read(changed(HOSTILE[message]))
+        reader.read_model(changed(HOSTILE[message]))
     assert "\n" not in str(caught.value)
     assert str(caught.value).startswith("Expected a valid .tflite file. Received: the bytes given, where ")
 
@@ -454,7 +461,7 @@ def test_what_contradicts_itself_is_refused_in_one_line(message):
 def test_control_flow_into_a_missing_subgraph():
     content = one_operator("WHILE", "WhileOptions", condSubgraphIndex=1, bodySubgraphIndex=2)
     with pytest.raises(InputError, match="has the body_subgraph_index 2 of 2"):
-        graph.read(content)
+        reader.read_model(content)
 
 
 @pytest.mark.parametrize(
@@ -473,14 +480,14 @@ def test_what_is_no_tflite_file(content, message, tmp_path):
     path = tmp_path / "other.tflite"
     path.write_bytes(content)
     with pytest.raises(InputError, match=re.escape(message)) as caught:
-        graph.read(path)
+        reader.read_model(path)
     assert repr(str(path)) in str(caught.value)
 
 
 def test_a_file_that_cannot_be_read(tmp_path):
     for path in (tmp_path, tmp_path / "missing.tflite"):
         with pytest.raises(InputError, match="Expected a readable file"):
-            graph.read(path)
+            reader.read_model(path)
 
 
 def repeated_tensor(times, rank):
@@ -509,26 +516,26 @@ def repeated_tensor(times, rank):
 
 
 def test_a_small_file_cannot_ask_for_endless_decoding():
-    assert len(graph.read(repeated_tensor(times=3, rank=4)).main.tensors) == 3
+    assert len(reader.read_model(repeated_tensor(times=3, rank=4)).main.tensors) == 3
     content = repeated_tensor(times=20_000, rank=254)
     start = time.perf_counter()
     with pytest.raises(InputError, match="the same bytes are referred to again and again"):
-        graph.read(content)
+        reader.read_model(content)
     assert time.perf_counter() - start < 2
 
 
 def test_the_number_of_tables_is_limited(monkeypatch):
-    monkeypatch.setattr(flatbuffer, "_MOST_TABLES", 50)
-    assert len(graph.read(repeated_tensor(times=48, rank=1)).main.tensors) == 48
+    monkeypatch.setattr(flatbuffer, "_MAX_TABLES", 50)
+    assert len(reader.read_model(repeated_tensor(times=48, rank=1)).main.tensors) == 48
     with pytest.raises(InputError, match="more than 50 tables"):
-        graph.read(repeated_tensor(times=49, rank=1))
+        reader.read_model(repeated_tensor(times=49, rank=1))
 
 
 def read_or_refuse(content):
     """Return the seconds that reading took; anything but a Graph or an `InputError` fails the test."""
     start = time.perf_counter()
     with contextlib.suppress(InputError):
-        net = graph.read(content)
+        net = reader.read_model(content)
         for each in net.main.tensors:
             if each.is_constant and each.dtype in ("int8", "int32", "float32") and not each.is_sparse:
                 net.data(each)

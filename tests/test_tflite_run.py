@@ -12,8 +12,9 @@ import pytest
 from tflite_edits import edited
 
 from keras_nin.errors import InputError
-from keras_nin.tflite import run
-from keras_nin.tflite.run import Latency, Runner, dequantize, quantize
+from keras_nin.tflite import runner as runner_module
+from keras_nin.tflite.quantization import dequantize, quantize
+from keras_nin.tflite.runner import Latency, TFLiteRunner
 
 generated = importlib.import_module("ai_edge_litert.schema_py_generated")
 pytestmark = pytest.mark.filterwarnings("ignore:Statistics for quantized inputs")
@@ -185,7 +186,7 @@ def test_quantize_and_dequantize_equal_the_runtimes_reference_kernels(files):
 
 
 def test_a_float_file_answers_as_keras_does(files):
-    runner = Runner(files.float32)
+    runner = TFLiteRunner(files.float32)
     assert (runner.input.shape, runner.input.dtype, runner.input.scale, runner.input.zero_point) == (
         *((1, *SHAPE), "float32"),
         *(None, None),
@@ -199,7 +200,7 @@ def test_a_float_file_answers_as_keras_does(files):
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8"])
 def test_a_quantised_file_answers_within_a_few_steps(files, dtype):
-    runner = Runner(getattr(files, dtype), threads=2)
+    runner = TFLiteRunner(getattr(files, dtype), threads=2)
     details = runner.output
     raw = runner.predict_raw(files.images)
     assert (raw.dtype, raw.shape, details.dtype, details.scale) == (dtype, (6, 5), dtype, 1 / 256)
@@ -210,7 +211,7 @@ def test_a_quantised_file_answers_within_a_few_steps(files, dtype):
 
 
 def test_a_batch_is_what_its_images_are_alone(files):
-    runner = Runner(files.int8)
+    runner = TFLiteRunner(files.int8)
     alone = [runner.predict_raw(files.images[index : index + 1]) for index in range(6)]
     np.testing.assert_array_equal(runner.predict_raw(files.images), np.concatenate(alone))
     none = runner.predict_raw(files.images[:0])
@@ -222,7 +223,7 @@ def test_the_input_is_quantised_by_the_one_function(files):
     """The runtime, fed by hand with what `quantize` gives, must answer the same."""
     from ai_edge_litert.interpreter import Interpreter
 
-    runner = Runner(files.int8)
+    runner = TFLiteRunner(files.int8)
     interpreter = Interpreter(model_content=files.int8)
     interpreter.allocate_tensors()
     details = interpreter.get_input_details()[0]
@@ -235,19 +236,19 @@ def test_the_input_is_quantised_by_the_one_function(files):
 
 @pytest.mark.parametrize("form", ["open_batch", "batch_4"])
 def test_other_batch_sizes_are_run_at_1(files, form):
-    runner = Runner(getattr(files, form))
+    runner = TFLiteRunner(getattr(files, form))
     assert (runner.input.shape, runner.output.shape) == ((1, *SHAPE), (1, 5))
     np.testing.assert_allclose(runner.predict(files.images), files.answers, atol=1e-6)
 
 
 def test_a_batch_that_cannot_become_1_is_named(files):
     with pytest.raises(InputError, match=r"its batch of 4 was resized to 1; export it at batch 1"):
-        Runner(files.batch_4_flattened)
+        TFLiteRunner(files.batch_4_flattened)
 
 
 def test_an_open_height_and_width_are_refused(files):
     with pytest.raises(InputError, match=re.escape("of shape (1, -1, -1, 3); export it with a fixed input shape")):
-        Runner(files.open_size)
+        TFLiteRunner(files.open_size)
 
 
 def test_an_output_without_a_batch_dimension_is_stacked(files):
@@ -257,7 +258,7 @@ def test_an_output_without_a_batch_dimension_is_stacked(files):
         subgraph.outputs = [subgraph.operators[0].inputs[2]]
         model.signatureDefs = []
 
-    assert Runner(edited(files.float32, bias_too)).predict(files.images).shape == (6, 6)
+    assert TFLiteRunner(edited(files.float32, bias_too)).predict(files.images).shape == (6, 6)
 
 
 @pytest.mark.parametrize(
@@ -276,12 +277,12 @@ def test_an_output_without_a_batch_dimension_is_stacked(files):
 @pytest.mark.parametrize("form", ["float32", "int8"])
 def test_a_wrong_batch(files, form, batch, message):
     with pytest.raises(InputError, match=re.escape(message)):
-        Runner(getattr(files, form)).predict(batch)
+        TFLiteRunner(getattr(files, form)).predict(batch)
 
 
 def test_whole_numbers_are_taken_as_they_are(files):
     images = np.round(files.images * 255)
-    runner = Runner(files.float32)
+    runner = TFLiteRunner(files.float32)
     np.testing.assert_array_equal(runner.predict(images.astype(np.uint8)), runner.predict(images))
 
 
@@ -299,13 +300,13 @@ def test_several_outputs_need_a_choice(files):
     with pytest.raises(
         InputError, match=r"Expected `output` to choose one of the outputs .* 0 '.*', 1 '.*'\. Received"
     ):
-        Runner(content).predict(files.images)
+        TFLiteRunner(content).predict(files.images)
     np.testing.assert_array_equal(
-        Runner(content, output=0).predict(files.images), Runner(files.int8).predict(files.images)
+        TFLiteRunner(content, output=0).predict(files.images), TFLiteRunner(files.int8).predict(files.images)
     )
-    assert Runner(content, output=1).predict(files.images).shape == (6, 4, 4, 6)
+    assert TFLiteRunner(content, output=1).predict(files.images).shape == (6, 4, 4, 6)
     with pytest.raises(InputError, match="Expected `output` to be one of 0 to 1. Received: 2"):
-        Runner(content, output=2)
+        TFLiteRunner(content, output=2)
 
 
 def test_several_inputs_are_named_but_can_be_timed(files):
@@ -314,7 +315,7 @@ def test_several_inputs_are_named_but_can_be_timed(files):
         subgraph.inputs = [*subgraph.inputs, len(subgraph.tensors) - 1]
         model.signatureDefs = []
 
-    runner = Runner(edited(files.int8, second_input))
+    runner = TFLiteRunner(edited(files.int8, second_input))
     with pytest.raises(InputError, match="Expected a file with one input. Received: the bytes given with 2: .*'other'"):
         runner.predict(files.images)
     assert runner.latency(runs=2).runs == 2
@@ -341,9 +342,9 @@ def test_integers_without_a_scale(files):
         )
         subgraph.outputs, model.signatureDefs = [last], []
 
-    runner = Runner(edited(files.int8, arg_max))
+    runner = TFLiteRunner(edited(files.int8, arg_max))
     np.testing.assert_array_equal(
-        runner.predict_raw(files.images), Runner(files.int8).predict_raw(files.images).argmax(1)
+        runner.predict_raw(files.images), TFLiteRunner(files.int8).predict_raw(files.images).argmax(1)
     )
     with pytest.raises(InputError, match="Received: int32 without a scale; use predict_raw"):
         runner.predict(files.images)
@@ -357,7 +358,7 @@ def test_one_scale_for_an_input(files):
         model.signatureDefs = []
 
     with pytest.raises(InputError, match=r"^Expected one scale for an input or output\. Received: '.*' with 3$"):
-        Runner(edited(files.int8, per_channel))
+        TFLiteRunner(edited(files.int8, per_channel))
 
 
 def test_an_operator_that_the_runtime_lacks(files):
@@ -367,7 +368,7 @@ def test_an_operator_that_the_runtime_lacks(files):
         )
 
     with pytest.raises(InputError, match="Encountered unresolved custom op: My_Op") as caught:
-        Runner(edited(files.int8, custom))
+        TFLiteRunner(edited(files.int8, custom))
     assert "\n" not in str(caught.value)
 
 
@@ -375,14 +376,14 @@ def test_a_file_that_the_runtime_cannot_prepare(files, tmp_path):
     path = tmp_path / "bad.tflite"
     path.write_bytes(edited(files.int8, lambda _, subgraph: setattr(subgraph.operators[0], "inputs", [0])))
     with pytest.raises(InputError, match="bad.tflite': .*failed to prepare") as caught:
-        Runner(path)
+        TFLiteRunner(path)
     assert "\n" not in str(caught.value)
 
 
 def test_names_that_are_not_utf8(files):
-    name = Runner(files.int8).input.name.encode()
+    name = TFLiteRunner(files.int8).input.name.encode()
     with pytest.raises(InputError, match="utf-8"):
-        Runner(files.int8.replace(name, b"\xff" * len(name)))
+        TFLiteRunner(files.int8.replace(name, b"\xff" * len(name)))
 
 
 def test_damaged_files_never_reach_the_runtime(files, monkeypatch):
@@ -391,15 +392,15 @@ def test_damaged_files_never_reach_the_runtime(files, monkeypatch):
 
     monkeypatch.setattr("ai_edge_litert.interpreter.Interpreter", no_runtime)
     with pytest.raises(InputError, match="Expected a valid .tflite file"):
-        Runner(files.int8[: len(files.int8) // 2])
+        TFLiteRunner(files.int8[: len(files.int8) // 2])
     with pytest.raises(InputError, match="refers to tensor 999"):
-        Runner(edited(files.int8, lambda _, subgraph: setattr(subgraph, "outputs", [999])))
+        TFLiteRunner(edited(files.int8, lambda _, subgraph: setattr(subgraph, "outputs", [999])))
 
 
 @pytest.mark.parametrize("threads", [0, -1, 1.5, "2", None])
 def test_threads_are_a_positive_whole_number(files, threads):
     with pytest.raises(InputError, match="Expected `threads` to be a whole number of at least 1"):
-        Runner(files.int8, threads=threads)
+        TFLiteRunner(files.int8, threads=threads)
 
 
 # Latency, and what stands beside it
@@ -407,18 +408,18 @@ def test_threads_are_a_positive_whole_number(files, threads):
 
 def test_latency_of_a_given_number_of_runs(files, monkeypatch):
     """On a clock by which the warm-up takes 999 us a run, then nine runs 5 us each and the last 100 us."""
-    durations = [999] * run._WARM_UP_RUNS + [5] * 9 + [100]
+    durations = [999] * runner_module._WARM_UP_RUNS + [5] * 9 + [100]
     looks = iter([look for us in durations for look in (0, us * 1000)])
-    runner = Runner(files.int8, threads=2)
-    monkeypatch.setattr(run, "_WARM_UP_SECONDS", 0)
-    monkeypatch.setattr(run.time, "perf_counter_ns", lambda: next(looks))
+    runner = TFLiteRunner(files.int8, threads=2)
+    monkeypatch.setattr(runner_module, "_WARM_UP_SECONDS", 0)
+    monkeypatch.setattr(runner_module.time, "perf_counter_ns", lambda: next(looks))
     # The 90th percentile of ten lies a tenth of the way from the ninth to the last.
     assert runner.latency(runs=10) == Latency(5.0, (9 * 5 + 100) / 10, pytest.approx(5 + 0.1 * 95), 10, 2)
     assert next(looks, None) is None
 
 
 def test_latency_until_time_and_runs_are_enough(files):
-    runner = Runner(files.int8)
+    runner = TFLiteRunner(files.int8)
     assert runner.latency(seconds=0).runs == 20
     longer = runner.latency(seconds=0.05)
     assert longer.runs > 20
@@ -430,7 +431,7 @@ def test_latency_until_time_and_runs_are_enough(files):
 
 
 def test_predictions_after_a_latency_are_the_same(files):
-    runner = Runner(files.int8)
+    runner = TFLiteRunner(files.int8)
     before = runner.predict_raw(files.images)
     runner.latency(runs=1)
     np.testing.assert_array_equal(runner.predict_raw(files.images), before)
@@ -440,7 +441,7 @@ def test_the_runtime_is_quiet_and_needs_no_framework(files, tmp_path):
     path = tmp_path / "net.tflite"
     path.write_bytes(files.float32)
     program = (
-        "import sys, numpy; from keras_nin.tflite.run import Runner;"
+        "import sys, numpy; from keras_nin.tflite.runner import Runner;"
         f"Runner({str(path)!r}).predict(numpy.zeros((1, *{SHAPE})));"
         "print([name for name in ('keras', 'tensorflow') if name in sys.modules])"
     )
@@ -459,12 +460,12 @@ def test_warnings_of_the_runtime_are_passed_on(files, monkeypatch, capfd):
             super().allocate_tensors()
 
     monkeypatch.setattr(interpreter, "Interpreter", Talking)
-    Runner(files.int8)
+    TFLiteRunner(files.int8)
     assert capfd.readouterr().err == "WARNING: of note\n"
 
 
 def test_the_host_is_named():
-    host = run.host()
+    host = runner_module.host()
     assert list(host) == ["cpu", "cores", "system", "python", "litert"]
     assert all(host.values())
     assert host["python"] == ".".join(str(part) for part in sys.version_info[:3])
@@ -479,8 +480,8 @@ def test_third_party_files(external_data, name):
     problem = {"340889728324": "unresolved custom op: PosenetDecoderOp", "47ffab684e0f": "its batch of 256"}.get(name)
     if problem:
         with pytest.raises(InputError, match=problem):
-            Runner(path)
+            TFLiteRunner(path)
         return
-    runner = Runner(path)
+    runner = TFLiteRunner(path)
     images = np.random.default_rng(0).random((2, *runner.input.shape[1:]), np.float32)
     np.testing.assert_allclose(runner.predict(images).sum(1), 1, atol=0.1)

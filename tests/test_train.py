@@ -14,11 +14,11 @@ import tensorflow as tf
 from tensorflow.python.framework.config import disable_op_determinism
 
 from keras_nin import InputError, data, files, layers, models, train
-from keras_nin.train.batches import Batches, augment
-from keras_nin.train.fit import ends_in_scores
-from keras_nin.train.state import State, best
+from keras_nin.train.batches import TrainingBatches, augment
+from keras_nin.train.checkpoints import Checkpoints, find_best_epoch
+from keras_nin.train.training import outputs_logits
 
-UNIT = data.preset("unit")
+UNIT = data.get_preset("unit")
 RECIPE = train.Recipe(epochs=6, batch_size=16, learning_rate=3e-2, shift=1, flip=True)
 
 
@@ -52,13 +52,13 @@ def network(classes=3, activation="softmax", size=(8, 8, 1)):
 
 def fit(folder, model=None, dataset=None, recipe=RECIPE, **options):
     model = model or network()
-    return train.fit(model, dataset or tiny(), recipe, folder, name="net", preprocessing=UNIT, **options)
+    return train.fit_model(model, dataset or tiny(), recipe, folder, name="net", preprocessing=UNIT, **options)
 
 
 def digest(folder, **arguments):
     model = network(**arguments)
     models.load_weights(model, pathlib.Path(folder) / "net.weights.h5")
-    return models.weights_digest(model)
+    return models.hash_weights(model)
 
 
 def stop_after(number):
@@ -78,7 +78,7 @@ def finished(tmp_path_factory):
     """A run without interruption: its folder, its `Run`, and the digest of the weights after every epoch."""
     folder = tmp_path_factory.mktemp("finished")
     model, digests = network(), []
-    run = fit(folder, model, on_epoch=lambda epoch, entry: digests.append(models.weights_digest(model)))
+    run = fit(folder, model, on_epoch=lambda epoch, entry: digests.append(models.hash_weights(model)))
     return folder, run, digests
 
 
@@ -91,16 +91,16 @@ def test_what_a_run_writes(finished):
     assert run.record["schema"] == "keras_nin.train/1"
     assert (run.record["dataset"], run.record["input_shape"]) == ("tiny", [8, 8, 1])
     assert train.Recipe(**run.record["recipe"]) == RECIPE
-    assert run.resumed_at == 0
+    assert run.resumed_epochs == 0
 
 
 def test_the_best_epoch_is_kept_and_tested(finished):
     folder, run, digests = finished
-    entry = best(run.history)
+    entry = find_best_epoch(run.history)
     assert entry["val_accuracy"] == run.record["val_accuracy"] == max(e["val_accuracy"] for e in run.history)
     assert len(set(digests)) == 6
     assert digest(folder) == digests[run.record["best_epoch"] - 1]
-    model = models.load(folder / "net.keras").model
+    model = models.load_model(folder / "net.keras").model
     dataset = tiny()
     outputs = model.predict(dataset.load(dataset.select("test"), (8, 8), 1, UNIT), verbose=0)
     assert run.record["test_images"] == 15
@@ -114,7 +114,7 @@ def test_it_learns(finished):
 def test_results_hold_no_optimizer(finished):
     with h5py.File(finished[0] / "net.weights.h5") as file:
         assert set(file) == {"layers", "vars"}
-    loaded = models.load(finished[0] / "net.keras")
+    loaded = models.load_model(finished[0] / "net.keras")
     assert getattr(loaded.model, "optimizer", None) is None
     assert (loaded.preprocessing, loaded.dataset) == (UNIT.to_json(), None)
 
@@ -127,8 +127,8 @@ def test_the_same_run_again(finished, tmp_path, monkeypatch):
         taken.append((self.epoch, index))
         return getitem(self, index)
 
-    getitem = Batches.__getitem__
-    monkeypatch.setattr(Batches, "__getitem__", recorded)
+    getitem = TrainingBatches.__getitem__
+    monkeypatch.setattr(TrainingBatches, "__getitem__", recorded)
     assert fit(tmp_path).history == finished[1].history
     assert digest(tmp_path) == digest(finished[0])
     assert taken[-18:] == [(epoch, index) for epoch in range(6) for index in range(3)]
@@ -142,7 +142,7 @@ def test_an_interrupted_run_goes_on(number, finished, tmp_path):
     assert len(json.loads((tmp_path / "history.json").read_text())) == number
     assert not (tmp_path / "net.json").exists()
     run = fit(tmp_path)
-    assert run.resumed_at == number
+    assert run.resumed_epochs == number
     assert run.history == finished[1].history
     assert digest(tmp_path) == digest(finished[0])
     assert sorted(os.listdir(tmp_path)) == ["history.json", "net.json", "net.keras", "net.weights.h5"]
@@ -155,13 +155,13 @@ def test_an_interruption_between_state_and_history(finished, tmp_path, monkeypat
             raise KeyboardInterrupt
         files_write(path, data)
 
-    files_write = files.write
+    files_write = files.write_file
     with monkeypatch.context() as patch:
-        patch.setattr(files, "write", write)
+        patch.setattr(files, "write_file", write)
         with pytest.raises(KeyboardInterrupt):
             fit(tmp_path)
     run = fit(tmp_path)
-    assert run.resumed_at == 3
+    assert run.resumed_epochs == 3
     assert run.history == finished[1].history
     assert digest(tmp_path) == digest(finished[0])
 
@@ -173,7 +173,7 @@ def test_nothing_in_a_finished_folder_changes_without_force(finished):
         with pytest.raises(InputError, match="no finished run in .*Received: one. Use --force"):
             fit(folder, **options)
     with pytest.raises(InputError, match="no finished run"):
-        train.fit(network(), tiny(), RECIPE, folder, name="another", preprocessing=UNIT)
+        train.fit_model(network(), tiny(), RECIPE, folder, name="another", preprocessing=UNIT)
     assert contents(folder) == before
 
 
@@ -186,7 +186,7 @@ def test_force_starts_again(finished, tmp_path):
         fit(tmp_path, force=True, on_epoch=stop_after(1), **options)
     assert digest(tmp_path) == digest(finished[0])  # until there are new results
     run = fit(tmp_path, **options)
-    assert (run.resumed_at, run.record["seed"], len(run.history)) == (1, 1, 2)
+    assert (run.resumed_epochs, run.record["seed"], len(run.history)) == (1, 1, 2)
     assert digest(tmp_path) != digest(finished[0])
 
 
@@ -252,7 +252,7 @@ def test_what_scores_are(activation, scores):
     x = keras.Input((8, 8, 1))
     y = keras.layers.Dense(3)(keras.layers.Flatten()(x))
     y = activation(y) if callable(activation) else keras.layers.Activation(activation)(y)
-    assert ends_in_scores(keras.Model(x, y), np.ones((4, 8, 8, 1), np.float32)) is scores
+    assert outputs_logits(keras.Model(x, y), np.ones((4, 8, 8, 1), np.float32)) is scores
 
 
 def two_inputs():
@@ -269,7 +269,10 @@ def two_outputs():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: models.build("convnet_extra_relu"), "ends in classes. Received: 'convnet_extra_relu' with output"),
+        (
+            lambda: models.build_model("convnet_extra_relu"),
+            "ends in classes. Received: 'convnet_extra_relu' with output",
+        ),
         (lambda: network(size=(None, None, 1)), r"of fixed size. Received: 'net' with \(None, None, 1\)"),
         (lambda: network(activation="sigmoid"), "ends in a softmax, or in scores .*'net', which ends in a sigmoid"),
         (lambda: network(classes=2), "labels from 0 to 1 for 'net'. Received: 2 in 'tiny'. Pass --set classes=3"),
@@ -340,19 +343,19 @@ def test_a_run_that_diverges_still_has_weights(tmp_path):
 )
 def test_best(scores, expected):
     history = [{"epoch": n, "val_accuracy": a, "val_loss": b} for n, (a, b) in enumerate(scores, start=1)]
-    assert best(history)["epoch"] == expected
+    assert find_best_epoch(history)["epoch"] == expected
 
 
 def test_only_the_best_and_the_last_state_stay(tmp_path):
     model = network()
     model.compile("adam")
     model.optimizer.build(model.trainable_variables)
-    state = State(tmp_path)
+    state = Checkpoints(tmp_path)
     for accuracy in (0.1, 0.9, 0.5, 0.4):
         model.get_layer("head").bias.assign([accuracy] * 3)
         state.add(model, {"val_accuracy": accuracy, "val_loss": math.nan})
     assert sorted(os.listdir(tmp_path / "state")) == ["epoch-0002.weights.h5", "epoch-0004.weights.h5"]
-    again = State(tmp_path)
+    again = Checkpoints(tmp_path)
     assert again.history == state.history
     again.restore(model, 2)
     np.testing.assert_array_equal(model.get_layer("head").bias, np.float32([0.9] * 3))
@@ -370,12 +373,12 @@ def test_every_batch_of_every_epoch():
         np.testing.assert_array_equal(pixels, np.concatenate([labels for _, labels in parts]))
         return pixels.tolist()
 
-    batches = Batches(images, np.arange(50), recipe, seed=0)
+    batches = TrainingBatches(images, np.arange(50), recipe, seed=0)
     orders = [epoch(batches, number) for number in (0, 1, 2)]
     assert all(sorted(order) == list(range(50)) for order in orders)
     assert len({tuple(order) for order in orders}) == 3
-    assert epoch(Batches(images, np.arange(50), recipe, seed=0), 1) == orders[1]
-    assert epoch(Batches(images, np.arange(50), recipe, seed=1), 1) != orders[1]
+    assert epoch(TrainingBatches(images, np.arange(50), recipe, seed=0), 1) == orders[1]
+    assert epoch(TrainingBatches(images, np.arange(50), recipe, seed=1), 1) != orders[1]
 
 
 def test_a_shift_moves_and_repeats_the_edge():
@@ -417,9 +420,9 @@ def test_without_changes_the_images_stay_and_are_a_copy():
 
 
 def test_recipes():
-    assert train.recipe_for("nin_digits", "mnist").epochs == 80
-    assert train.recipe_for("squeezenet_v1_1", "cifar10").flip
-    assert train.recipe_for("other", "other", epochs=3, batch_size=None) == train.Recipe(epochs=3)
+    assert train.get_recipe("nin_digits", "mnist").epochs == 80
+    assert train.get_recipe("squeezenet_v1_1", "cifar10").flip
+    assert train.get_recipe("other", "other", epochs=3, batch_size=None) == train.Recipe(epochs=3)
 
 
 @pytest.mark.parametrize(

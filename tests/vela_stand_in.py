@@ -46,7 +46,7 @@ def install(folder, monkeypatch, body="answer()", version="5.2.0"):
     script = folder / "vela.py"
     known = {"calls": str(calls), "version": version, "recorded": str(RECORDED), "compiled": COMPILED}
     script.write_text(_START.format(**known) + body)
-    monkeypatch.setattr(vela, "_command", lambda: [sys.executable, str(script)])
+    monkeypatch.setattr(vela, "_vela_command", lambda: [sys.executable, str(script)])
     return calls
 
 

@@ -5,10 +5,8 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "build": ["audit"],
-        "comparing": ["compare"],
-        "comparison": ["Comparison"],
-        "records": ["Audit", "Block", "Finding", "Row", "Total"],
-        "simplifying": ["Simplified", "simplify"],
+        "api": ["audit_model", "compare_models"],
+        "comparison": ["ModelComparison"],
+        "records": ["Audit", "AuditBlock", "AuditRow", "AuditTotal", "Finding"],
     },
 )

@@ -4,8 +4,8 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-from keras_nin.audit.render.notes import names, size
-from keras_nin.errors import InputError, unknown_name
+from keras_nin.audit.tables import format_names, format_size
+from keras_nin.errors import InputError, unknown_name_error
 
 COUNT, BYTES, SHARE = "count", "bytes", "share"
 ITEMS = {
@@ -33,7 +33,7 @@ _HOLDS, _OVER, _UNDER, _UNKNOWN = "holds", "exceeded", "not reached", "not known
 
 
 @dataclass(frozen=True)
-class Limit:
+class AuditLimit:
     """The range that one of `ITEMS` has to lie in, its ends included; None is no end. Shares are fractions of 1."""
 
     item: str
@@ -42,28 +42,28 @@ class Limit:
 
     def __str__(self):
         ends = [("at least", self.low), ("at most", self.high)]
-        return " and ".join(f"{word} {_text(self.item, end)}" for word, end in ends if end is not None)
+        return " and ".join(f"{word} {_format_quantity(self.item, end)}" for word, end in ends if end is not None)
 
 
 @dataclass(frozen=True)
-class Result:
+class AuditLimitCheck:
     """What became of a limit: the figure (None where there is none), the verdict, and why where it is not known.
 
     `verdict` is "holds", "exceeded", "not reached" or "not known".
     """
 
-    limit: Limit
+    limit: AuditLimit
     figure: int | float | None
     verdict: str
     reason: str | None = None
 
     @property
-    def holds(self):
+    def passed(self):
         """Whether the audit shows that the limit holds."""
         return self.verdict == _HOLDS
 
     def __str__(self):
-        figure = "none" if self.figure is None else _text(self.limit.item, self.figure)
+        figure = "none" if self.figure is None else _format_quantity(self.limit.item, self.figure)
         why = f" ({self.reason})" if self.reason else ""
         return f"Budget {self.limit.item}: {figure}, {self.limit}: {self.verdict}{why}"
 
@@ -72,15 +72,15 @@ class Result:
         return {
             "item": self.limit.item,
             "figure": self.figure,
-            "at_least": _plain(self.limit.low),
-            "at_most": _plain(self.limit.high),
-            "holds": self.holds,
+            "at_least": _json_number(self.limit.low),
+            "at_most": _json_number(self.limit.high),
+            "passed": self.passed,
             "verdict": self.verdict,
             "reason": self.reason,
         }
 
 
-def parse(text):
+def parse_audit_limits(text):
     """Return the `Limit`s of a text such as ``"params=1.3M,peak=2MiB,pointwise_share=0.4.."``.
 
     ``x`` and ``..x`` mean at most x, ``x..`` at least x, ``x..y`` both. Counts are plain or in k, M, G (thousands);
@@ -90,24 +90,24 @@ def parse(text):
     Raises:
         InputError: an unknown item, a number or unit that is none of these, or a range that nothing lies in.
     """
-    return tuple(_limit(part.strip()) for part in text.split(","))
+    return tuple(_parse_limit(part.strip()) for part in text.split(","))
 
 
-def check(audit, limits):
+def check_audit_limits(audit, limits):
     """Return the `Result` of each of `limits` for `audit`. What is not known can not be shown to hold."""
-    return tuple(_result(limit, *_bounds(audit, limit.item)) for limit in limits)
+    return tuple(_check_limit(limit, *_quantity_bounds(audit, limit.item)) for limit in limits)
 
 
-def _limit(part):
+def _parse_limit(part):
     item, separator, value = (word.strip() for word in part.partition("="))
     if not separator or not value:
         raise InputError(f"Expected `budget` as ITEM=LIMIT, such as params=1.3M. Received: {part!r}")
     if item not in ITEMS:
-        raise unknown_name("budget", item, ITEMS)
+        raise unknown_name_error("budget", item, ITEMS)
     low, dots, high = value.partition("..")
     if not dots:
         low, high = "", value
-    ends = [_number(item, end, part) if end else (None, None) for end in (low, high)]
+    ends = [_parse_number(item, end, part) if end else (None, None) for end in (low, high)]
     (least, low_unit), (most, high_unit) = ends
     if least is None and most is None:
         raise InputError(f"Expected `budget` to give at least one end of a range. Received: {part!r}")
@@ -115,10 +115,10 @@ def _limit(part):
         raise InputError(f"Expected a unit at both ends of a range, or at neither. Received: {part!r}")
     if least is not None and most is not None and least > most:
         raise InputError(f"Expected a range from low to high. Received: {part!r}")
-    return Limit(item, least, most)
+    return AuditLimit(item, least, most)
 
 
-def _number(item, text, part):
+def _parse_number(item, text, part):
     unit_kind = ITEMS[item]
     match = _NUMBER.fullmatch(text)
     units = UNITS[unit_kind]
@@ -134,7 +134,7 @@ def _number(item, text, part):
     return value, match[2]
 
 
-def _bounds(audit, item):
+def _quantity_bounds(audit, item):
     """The figure, the least and the most that it can be (None: no end), and why those differ."""
     total = audit.total
     exact = {
@@ -147,7 +147,7 @@ def _bounds(audit, item):
     }
     if item in exact:
         return exact[item], exact[item], exact[item], None
-    unknown = f"MACs not known: {names(audit.unknown)}" if audit.unknown else None
+    unknown = f"MACs not known: {format_names(audit.unknown)}" if audit.unknown else None
     if item == "macs":  # more than is known, never less
         return total.macs, total.macs, None if unknown else total.macs, unknown
     part, whole = {
@@ -161,32 +161,36 @@ def _bounds(audit, item):
     return float(share), share if known else Fraction(0), share, None if known else unknown
 
 
-def _result(limit, figure, least, most, reason):
+def _check_limit(limit, figure, least, most, reason):
     if limit.high is not None and least > limit.high:
-        return Result(limit, figure, _OVER)
+        return AuditLimitCheck(limit, figure, _OVER)
     if limit.low is not None and most is not None and most < limit.low:
-        return Result(limit, figure, _UNDER)
+        return AuditLimitCheck(limit, figure, _UNDER)
     low_holds = limit.low is None or least >= limit.low
     high_holds = limit.high is None or (most is not None and most <= limit.high)
-    return Result(limit, figure, _HOLDS) if low_holds and high_holds else Result(limit, figure, _UNKNOWN, reason)
+    return (
+        AuditLimitCheck(limit, figure, _HOLDS)
+        if low_holds and high_holds
+        else AuditLimitCheck(limit, figure, _UNKNOWN, reason)
+    )
 
 
-def _text(item, value):
+def _format_quantity(item, value):
     kind = ITEMS[item]
     if kind == SHARE:
         return f"{100 * float(value):.6g}%"
-    value = _plain(value)
-    return f"{value:,} bytes ({size(value)})" if kind == BYTES else f"{value:,}"
+    value = _json_number(value)
+    return f"{value:,} bytes ({format_size(value)})" if kind == BYTES else f"{value:,}"
 
 
-def _plain(value):
+def _json_number(value):
     """A fraction as the number that JSON holds."""
     if value is None or isinstance(value, (int, float)):
         return value
     return int(value) if value.denominator == 1 else float(value)
 
 
-def byte_count(text, what):
+def parse_bytes(text, what):
     """Return the bytes in a text such as "256KiB", units as `parse` takes them; `what` is its name in the error.
 
     Raises:

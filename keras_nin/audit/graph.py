@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Tensor:
+class ActivationTensor:
     """One activation tensor: an index that is unique in its graph, and a fixed shape with batch 1, channels last.
 
     `bits` is the size of an element: of a file as it is stored, 32 for a Keras model (float32, whatever its policy).
@@ -56,8 +56,8 @@ class LayerInfo:
     type: str
     op: str | None
     scope: str = ""
-    inputs: tuple[Tensor, ...] = ()
-    outputs: tuple[Tensor, ...] = ()
+    inputs: tuple[ActivationTensor, ...] = ()
+    outputs: tuple[ActivationTensor, ...] = ()
     kernel: tuple[int, int] | None = None
     strides: tuple[int, int] = (1, 1)
     dilation: tuple[int, int] = (1, 1)
@@ -95,12 +95,12 @@ class LayerInfo:
 
 
 @dataclass(frozen=True)
-class Graph:
+class LayerGraph:
     """A network: its layers in execution order, and the tensors that enter and leave it."""
 
     name: str
-    inputs: tuple[Tensor, ...]
-    outputs: tuple[Tensor, ...]
+    inputs: tuple[ActivationTensor, ...]
+    outputs: tuple[ActivationTensor, ...]
     layers: tuple[LayerInfo, ...]
 
     @functools.cached_property

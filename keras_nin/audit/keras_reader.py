@@ -5,19 +5,19 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 
-from keras_nin.audit import classify
-from keras_nin.audit.graph import Graph, LayerInfo, Tensor
+from keras_nin.audit import classification
+from keras_nin.audit.graph import ActivationTensor, LayerGraph, LayerInfo
 from keras_nin.errors import InputError
 
-_SEPARABLE = {"SeparableConv1D": ("DepthwiseConv1D", "Conv1D"), "SeparableConv2D": ("DepthwiseConv2D", "Conv2D")}
-_KERNEL_OPS = classify.CONVOLUTIONS | classify.DEPTHWISE | classify.TRANSPOSED
+_SEPARABLE_HALVES = {"SeparableConv1D": ("DepthwiseConv1D", "Conv1D"), "SeparableConv2D": ("DepthwiseConv2D", "Conv2D")}
+_KERNEL_OPS = classification.CONVOLUTIONS | classification.DEPTHWISE | classification.TRANSPOSED
 _AXIS_NORMS = frozenset({"BatchNormalization", "LayerNormalization", "RMSNormalization", "UnitNormalization"})
-_EQUATION_IN = {"EinsumDense": "equation", "Einsum": "subscripts"}
-_OUR_LAYERS = "keras_nin.layers."
-OUTSIDE = "(weights outside the graph)"
+_EQUATION_ATTRIBUTES = {"EinsumDense": "equation", "Einsum": "subscripts"}
+_PACKAGE_LAYERS = "keras_nin.layers."
+WEIGHTS_OUTSIDE_GRAPH = "(weights outside the graph)"
 
 
-def read(model):
+def read_keras_graph(model):
     """Return the `Graph` of `model`, a built Functional or Sequential `keras.Model`, at batch 1.
 
     Nested models, and layers that hold their graph as the model `inner`, are opened; their layers carry the path.
@@ -28,17 +28,17 @@ def read(model):
     """
     import keras
 
-    function = _function_of(model) if isinstance(model, keras.Model) else None
+    function = _find_function(model) if isinstance(model, keras.Model) else None
     if function is None:
         raise InputError(
             "Expected a built Functional or Sequential keras.Model. "
-            f"Received: {_described(model)}. Build it with a fixed input shape, from keras.Input."
+            f"Received: {_describe_object(model)}. Build it with a fixed input shape, from keras.Input."
         )
-    inputs = [_batch_one(tensor) for tensor in function.inputs]
-    return _Reader(model).read(function, inputs)
+    inputs = [_single_input(tensor) for tensor in function.inputs]
+    return _KerasGraphReader(model).read(function, inputs)
 
 
-def _described(model):
+def _describe_object(model):
     import keras
 
     if isinstance(model, keras.Sequential):
@@ -47,7 +47,7 @@ def _described(model):
     return f"{kind} of type {type(model).__module__}.{type(model).__name__}"
 
 
-def _function_of(layer):
+def _find_function(layer):
     """The graph of Keras operations that `layer` runs, or None where it does not hold one."""
     import keras
 
@@ -56,10 +56,10 @@ def _function_of(layer):
     if isinstance(layer, keras.Sequential):
         return layer._functional  # None until the model has an input shape
     inner = getattr(layer, "inner", None)
-    return _function_of(inner) if isinstance(inner, keras.Model) else None
+    return _find_function(inner) if isinstance(inner, keras.Model) else None
 
 
-def _batch_one(tensor):
+def _single_input(tensor):
     import keras
 
     axes = ("batch", "height", "width") if len(tensor.shape) == 4 else ("batch", "length")
@@ -74,13 +74,13 @@ def _batch_one(tensor):
 
 
 @dataclass(frozen=True)
-class _Weights:
+class _LayerWeights:
     params: int
     trainable_params: int
     weight_bytes: int
 
 
-class _Reader:
+class _KerasGraphReader:
     """Runs the model's graph on symbolic tensors and notes what each layer is called with and gives."""
 
     def __init__(self, model):
@@ -97,8 +97,10 @@ class _Reader:
         outputs = self._run(function, inputs, scope="")
         rest = self._take(self.model.weights)
         if rest.params:
-            self.layers.append(LayerInfo(name=OUTSIDE, type=type(self.model).__name__, op=None, **vars(rest)))
-        return Graph(self.model.name, records, tuple(self._record(t) for t in outputs), tuple(self.layers))
+            self.layers.append(
+                LayerInfo(name=WEIGHTS_OUTSIDE_GRAPH, type=type(self.model).__name__, op=None, **vars(rest))
+            )
+        return LayerGraph(self.model.name, records, tuple(self._record(t) for t in outputs), tuple(self.layers))
 
     def _run(self, function, inputs, scope):
         import keras
@@ -114,7 +116,7 @@ class _Reader:
 
         inputs = [value for value in keras.tree.flatten((args, kwargs)) if isinstance(value, keras.KerasTensor)]
         name = self._name_of_use(operation, scope)
-        function = _function_of(operation)
+        function = _find_function(operation)
         if function is not None:
             return self._run(function, inputs, f"{scope}/{name}" if scope else name)
         outputs = keras.tree.flatten(operation.compute_output_spec(*args, **kwargs))
@@ -137,21 +139,21 @@ class _Reader:
                 f"{layer!r}. Give that layer a compute_output_shape that states it."
             )
         if id(tensor) not in self.tensors:
-            self.tensors[id(tensor)] = (tensor, Tensor(next(self.indices), tuple(map(int, tensor.shape))))
+            self.tensors[id(tensor)] = (tensor, ActivationTensor(next(self.indices), tuple(map(int, tensor.shape))))
         return self.tensors[id(tensor)][1]
 
     def _infos(self, operation, name, scope, inputs, outputs):
-        op = _standard_op(operation)
+        op = _standard_operation(operation)
         common = {"type": type(operation).__name__, "scope": scope}
-        if op in _SEPARABLE:
+        if op in _SEPARABLE_HALVES:
             return self._separable(operation, name, common, inputs, outputs)
         weights = self._take(getattr(operation, "weights", ()))
         use_bias = bool(getattr(operation, "use_bias", False))
         facts = {
-            "activation": _activation(operation),
+            "activation": _activation_name(operation),
             "use_bias": use_bias,
-            "equation": _equation(operation, op),
-            "per_position": _is_per_position(operation, op, inputs),
+            "equation": _einsum_equation(operation, op),
+            "per_position": _normalizes_positions(operation, op, inputs),
             **_geometry(operation, op),
             **vars(weights),
         }
@@ -159,9 +161,9 @@ class _Reader:
 
     def _separable(self, operation, name, common, inputs, outputs):
         """The two convolutions of a separable one; the bias and the activation belong to the second."""
-        first_op, second_op = _SEPARABLE[type(operation).__name__]
+        first_op, second_op = _SEPARABLE_HALVES[type(operation).__name__]
         channels = inputs[0].shape[-1] * operation.depth_multiplier
-        middle = Tensor(next(self.indices), (*outputs[0].shape[:-1], channels))
+        middle = ActivationTensor(next(self.indices), (*outputs[0].shape[:-1], channels))
         first = self._take([operation.depthwise_kernel])
         second = self._take(operation.weights)
         between = {"name": f"{name}/depthwise", "op": first_op, "inputs": inputs, "outputs": (middle,)}
@@ -174,7 +176,7 @@ class _Reader:
                 kernel=(1, 1),
                 padding="valid",
                 use_bias=operation.use_bias,
-                activation=_activation(operation),
+                activation=_activation_name(operation),
                 **vars(second),
             ),
         ]
@@ -184,37 +186,37 @@ class _Reader:
         new = {id(weight): weight for weight in weights if id(weight) not in self.seen_weights}
         self.seen_weights.update(new)  # |= would copy the whole set: it has no method for the keys of a dict
         sizes = {key: math.prod(weight.shape) for key, weight in new.items()}
-        return _Weights(
+        return _LayerWeights(
             params=sum(sizes.values()),
             trainable_params=sum(size for key, size in sizes.items() if key in self.trainable),
-            weight_bytes=sum(size * _item_bytes(new[key].dtype) for key, size in sizes.items()),
+            weight_bytes=sum(size * _bytes_per_item(new[key].dtype) for key, size in sizes.items()),
         )
 
 
-def _standard_op(operation):
+def _standard_operation(operation):
     """The name of the standard operation, or None for a class that is not Keras's or ours and may compute anything."""
     module = type(operation).__module__
-    return type(operation).__name__ if module.split(".")[0] == "keras" or module.startswith(_OUR_LAYERS) else None
+    return type(operation).__name__ if module.split(".")[0] == "keras" or module.startswith(_PACKAGE_LAYERS) else None
 
 
-def _item_bytes(dtype):
+def _bytes_per_item(dtype):
     import ml_dtypes  # noqa: F401 - NumPy knows bfloat16 and float8 by name only once this is imported
     import numpy as np
 
     return np.dtype(dtype).itemsize
 
 
-def _activation(operation):
+def _activation_name(operation):
     activation = getattr(operation, "activation", None)
     return getattr(activation, "__name__", type(activation).__name__) if callable(activation) else None
 
 
-def _equation(operation, op):
-    attribute = _EQUATION_IN.get(op)
+def _einsum_equation(operation, op):
+    attribute = _EQUATION_ATTRIBUTES.get(op)
     return attribute and getattr(operation, attribute)
 
 
-def _is_per_position(operation, op, inputs):
+def _normalizes_positions(operation, op, inputs):
     """Whether a normalisation works by or over the channels of one position, which are its input's last axis."""
     if op not in _AXIS_NORMS:
         return True
@@ -225,21 +227,24 @@ def _is_per_position(operation, op, inputs):
 
 def _geometry(operation, op):
     """Kernel, strides, dilation and groups of what slides over a map, as (height, width)."""
-    sliding = op in _KERNEL_OPS or op in classify.WINDOW_POOLS
-    if sliding or op in classify.GLOBAL_POOLS or op in classify.UPSAMPLING:
+    sliding = op in _KERNEL_OPS or op in classification.WINDOW_POOLS
+    if sliding or op in classification.GLOBAL_POOLS or op in classification.UPSAMPLING:
         _check_channels_last(operation)
-    if op in classify.UPSAMPLING:
-        return {"strides": _pair(operation.size), "interpolation": getattr(operation, "interpolation", "nearest")}
-    if op in classify.WINDOW_POOLS:
-        sizes = {"kernel": _pair(operation.pool_size), "strides": _pair(operation.strides)}
+    if op in classification.UPSAMPLING:
+        return {
+            "strides": _height_width(operation.size),
+            "interpolation": getattr(operation, "interpolation", "nearest"),
+        }
+    if op in classification.WINDOW_POOLS:
+        sizes = {"kernel": _height_width(operation.pool_size), "strides": _height_width(operation.strides)}
         return {**sizes, "padding": operation.padding}
     if op not in _KERNEL_OPS:
         return {}
     return {
-        "kernel": _pair(operation.kernel_size),
-        "strides": _pair(operation.strides),
-        "dilation": _pair(operation.dilation_rate),
-        "groups": getattr(operation, "groups", 1) if op in classify.CONVOLUTIONS else 1,
+        "kernel": _height_width(operation.kernel_size),
+        "strides": _height_width(operation.strides),
+        "dilation": _height_width(operation.dilation_rate),
+        "groups": getattr(operation, "groups", 1) if op in classification.CONVOLUTIONS else 1,
         "padding": operation.padding,
     }
 
@@ -252,7 +257,7 @@ def _check_channels_last(operation):
         )
 
 
-def _pair(value):
+def _height_width(value):
     """(height, width) of a setting that may be a number (one axis: height is 1)."""
     values = (value,) if isinstance(value, int) else tuple(value)
     return (1, *map(int, values)) if len(values) == 1 else tuple(map(int, values))

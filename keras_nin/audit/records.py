@@ -2,11 +2,11 @@
 
 from dataclasses import asdict, dataclass
 
-SCHEMA = "keras_nin.audit/1"
+AUDIT_SCHEMA = "keras_nin.audit/1"
 
 
 @dataclass(frozen=True)
-class Row:
+class AuditRow:
     """What one use of one layer costs, for one input (batch 1, channels last, shapes with the batch).
 
     `macs` is None where it is not known. `activation_bytes` is at float32 (4 bytes an element) for a Keras model and at
@@ -39,7 +39,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Block:
+class AuditBlock:
     """Sums over the rows of one block, `layers` of them; `name` is None for the rows that are in no block."""
 
     name: str | None
@@ -54,7 +54,7 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Total:
+class AuditTotal:
     """Sums over the rows; `macs` leaves out the rows where they are not known.
 
     `peak_activation_bytes` is at float32 for a Keras model and at the tensors' own types for a file,
@@ -101,8 +101,8 @@ class Audit:
     """An audited network: rows in execution order, totals, findings, sums by block. ``print(audit)`` shows a table."""
 
     model: str
-    rows: tuple[Row, ...]
-    total: Total
+    rows: tuple[AuditRow, ...]
+    total: AuditTotal
     findings: tuple[Finding, ...] = ()
 
     @property
@@ -113,14 +113,14 @@ class Audit:
     @property
     def blocks(self):
         """The `Block`s of the network in order of first appearance; together they have every row once."""
-        return by_block(self.rows)
+        return group_by_block(self.rows)
 
     def to_json(self):
         """Return the audit as a JSON-ready dict (schema ``keras_nin.audit/1``)."""
         return {
-            "schema": SCHEMA,
+            "schema": AUDIT_SCHEMA,
             "model": self.model,
-            "rows": [_plain(asdict(row)) for row in self.rows],
+            "rows": [_tuples_as_lists(asdict(row)) for row in self.rows],
             "total": asdict(self.total),
             "blocks": [asdict(block) for block in self.blocks],
             "findings": [finding.to_json() for finding in self.findings],
@@ -129,23 +129,23 @@ class Audit:
     def to_csv(self, **view):
         """Return the rows as CSV text: raw numbers, an empty field where a number is not known, no total line.
 
-        `view` are arguments of `keras_nin.audit.render.View`: depth, columns, sort, only.
+        `view` are arguments of `keras_nin.audit.tables.AuditView`: depth, columns, sort, only.
         """
-        from keras_nin.audit import render
+        from keras_nin.audit import tables
 
-        return render.csv_text(self, render.View(**view))
+        return tables.format_audit_csv(self, tables.AuditView(**view))
 
     def to_markdown(self, **view):
         """Return the audit as a Markdown table with the totals and the conventions below it; `view` as in `to_csv`."""
-        from keras_nin.audit import render
+        from keras_nin.audit import tables
 
-        return render.markdown(self, render.View(**view))
+        return tables.format_audit_markdown(self, tables.AuditView(**view))
 
     def to_text(self, **view):
         """Return what ``print(audit)`` shows, or the part of it that `view` (as in `to_csv`) asks for."""
-        from keras_nin.audit import render
+        from keras_nin.audit import tables
 
-        return render.text(self, render.View(**view))
+        return tables.format_audit_text(self, tables.AuditView(**view))
 
     def summary(
         self,
@@ -156,24 +156,24 @@ class Audit:
         show_trainable=False,
         layer_range=None,
     ):
-        """Print the audit as `keras.Model.summary()` prints a model; arguments as in `keras_nin.audit.summary.show`."""
+        """Print the audit as `keras.Model.summary()` prints a model; arguments as in `keras_nin.audit.summary.print_summary`."""
         from keras_nin.audit import summary
 
-        summary.show(self, line_length, positions, print_fn, expand_nested, show_trainable, layer_range)
+        summary.print_summary(self, line_length, positions, print_fn, expand_nested, show_trainable, layer_range)
 
     def __str__(self):
         return self.to_text()
 
 
-def by_block(rows):
+def group_by_block(rows):
     """Return the `Block`s of `rows` (`Row`), in the order of their first rows; rows in no block are one, named None."""
     grouped = {}
     for row in rows:
         grouped.setdefault(row.block, []).append(row)
-    return tuple(Block(name, len(members), **sums(members)) for name, members in grouped.items())
+    return tuple(AuditBlock(name, len(members), **sum_rows(members)) for name, members in grouped.items())
 
 
-def sums(rows):
+def sum_rows(rows):
     """Return the sums over `rows` (`Row`) that a block and a network have in common, by field name."""
     pointwise = [row for row in rows if row.kind == "pointwise"]
     return {
@@ -187,7 +187,7 @@ def sums(rows):
     }
 
 
-def _plain(value):
+def _tuples_as_lists(value):
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+        return {key: _tuples_as_lists(item) for key, item in value.items()}
+    return [_tuples_as_lists(item) for item in value] if isinstance(value, tuple) else value

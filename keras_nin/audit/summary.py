@@ -6,29 +6,28 @@ import shutil
 import sys
 from dataclasses import dataclass
 
-from keras_nin.audit.records import Row
-from keras_nin.audit.render.columns import columns_of
-from keras_nin.audit.render.notes import percent, size
+from keras_nin.audit.records import AuditRow
+from keras_nin.audit.tables import format_share, format_size, list_columns
 from keras_nin.errors import InputError
-from keras_nin.tables import fit_encoding, printable
+from keras_nin.formatting import escape_unprintable, fit_encoding
 
 _HEADINGS = ("Layer (type)", "Output Shape", "Param #", "MACs", "1x1")
-_RIGHT = ("Param #", "MACs")
-_LONGEST_LINE = 108
+_RIGHT_ALIGNED = ("Param #", "MACs")
+_MAX_LINE = 108
 _MARGIN = 4
-_LEAST_NAME = 10
+_MIN_NAME = 10
 _FRAME = 1  # characters of a column that its frame takes, beside a space on each side
 
 
 @dataclass(frozen=True)
-class _Line:
+class _SummaryLine:
     name: str
     cells: tuple[str, ...]
     rows: tuple
     inner: tuple = ()
 
 
-def show(
+def print_summary(
     audit,
     line_length=None,
     positions=None,
@@ -53,20 +52,22 @@ def show(
     Raises:
         InputError: an argument that is none of these, or a line that is too short for the numbers.
     """
-    _check(line_length, print_fn)
+    _check_arguments(line_length, print_fn)
     headings = (*_HEADINGS, "Trainable") if show_trainable else _HEADINGS
-    chosen = _ranged(_lines(audit.rows, "", show_trainable), layer_range)
-    rows = [[printable(cell) for cell in cells] for cells in _flat(chosen, expand_nested)]
+    chosen = _select_range(_summary_lines(audit.rows, "", show_trainable), layer_range)
+    rows = [[escape_unprintable(cell) for cell in cells] for cells in _flatten_lines(chosen, expand_nested)]
     length = line_length or _default_length(print_fn)
-    widths = _widths(headings, rows, length, positions, fixed=line_length is not None)
-    text = "\n".join([f'Model: "{printable(audit.model)}"', _table(headings, rows, widths), *_totals(audit)])
+    widths = _column_widths(headings, rows, length, positions, fixed=line_length is not None)
+    text = "\n".join(
+        [f'Model: "{escape_unprintable(audit.model)}"', _draw_table(headings, rows, widths), *_total_lines(audit)]
+    )
     if print_fn is None:
         print_fn, text = print, fit_encoding(text, getattr(sys.stdout, "encoding", None) or "utf-8")
     for line in text.splitlines():
         print_fn(line)
 
 
-def _check(line_length, print_fn):
+def _check_arguments(line_length, print_fn):
     whole = isinstance(line_length, int) and not isinstance(line_length, bool) and line_length > 0
     if line_length is not None and not whole:
         raise InputError(f"Expected `line_length` to be a positive whole number or None. Received: {line_length!r}")
@@ -76,29 +77,31 @@ def _check(line_length, print_fn):
 
 def _default_length(print_fn):
     on_terminal = print_fn is None and sys.stdout.isatty()
-    return min(_LONGEST_LINE, shutil.get_terminal_size().columns - _MARGIN) if on_terminal else _LONGEST_LINE
+    return min(_MAX_LINE, shutil.get_terminal_size().columns - _MARGIN) if on_terminal else _MAX_LINE
 
 
-def _lines(rows, scope, show_trainable):
+def _summary_lines(rows, scope, show_trainable):
     """The lines of the layers directly in `scope`, those of nested models with the lines inside them."""
     groups = {}
     for row in rows:
-        groups.setdefault(_step(row, scope), []).append(row)
+        groups.setdefault(_name_in_scope(row, scope), []).append(row)
     lines = []
     for (name, nested), members in groups.items():
-        inner = _lines(members, f"{scope}{name}/", show_trainable) if nested else ()
-        lines.append(_Line(name, _cells(name, nested, members, show_trainable), tuple(members), tuple(inner)))
+        inner = _summary_lines(members, f"{scope}{name}/", show_trainable) if nested else ()
+        lines.append(
+            _SummaryLine(name, _line_cells(name, nested, members, show_trainable), tuple(members), tuple(inner))
+        )
     return lines
 
 
-def _step(row, scope):
+def _name_in_scope(row, scope):
     """The name of `row` directly in `scope`, and whether it is a nested model there."""
     inside = f"{row.scope}/".removeprefix(scope) if row.scope else ""
     return (inside.split("/")[0], True) if inside else (row.name.removeprefix(scope), False)
 
 
-def _cells(name, nested, rows, show_trainable):
-    columns = columns_of(Row)
+def _line_cells(name, nested, rows, show_trainable):
+    columns = list_columns(AuditRow)
     last = rows[-1]
     macs = [row.macs for row in rows]
     trainable, params = sum(row.trainable_params for row in rows), sum(row.params for row in rows)
@@ -112,15 +115,15 @@ def _cells(name, nested, rows, show_trainable):
     return (*cells, "Y" if trainable else "N" if params else "-") if show_trainable else cells
 
 
-def _flat(lines, expand, level=0):
+def _flatten_lines(lines, expand, level=0):
     for line in lines:
         first, *rest = line.cells
         yield [f"{'   ' * level}└ {first}" if level else first, *rest]
         if expand:
-            yield from _flat(line.inner, expand, level + 1)
+            yield from _flatten_lines(line.inner, expand, level + 1)
 
 
-def _ranged(lines, layer_range):
+def _select_range(lines, layer_range):
     if layer_range is None:
         return lines
     if (
@@ -143,7 +146,7 @@ def _ranged(lines, layer_range):
     return lines[first : last + 1]
 
 
-def _widths(headings, rows, length, positions, fixed):
+def _column_widths(headings, rows, length, positions, fixed):
     """The characters that each column has for its text."""
     from rich.cells import cell_len
 
@@ -151,10 +154,10 @@ def _widths(headings, rows, length, positions, fixed):
     wanted = [max(map(cell_len, texts)) for texts in columns]
     # A number stays in one piece, and so does a word or a shape; a name may fold.
     least = [max(cell_len(word) for text in texts for word in text.split()) for texts in columns]
-    least[0] = min(_LEAST_NAME, wanted[0])
+    least[0] = min(_MIN_NAME, wanted[0])
     frames = 3 * len(headings) + _FRAME
     if positions is not None:
-        widths = _from_positions(headings, positions, length)
+        widths = _widths_from_positions(headings, positions, length)
     else:
         spare, widths = length - frames - sum(least), list(least)
         for at in (*range(1, len(wanted)), 0):  # the names take what the others leave
@@ -173,7 +176,7 @@ def _widths(headings, rows, length, positions, fixed):
     return widths
 
 
-def _from_positions(headings, positions, length):
+def _widths_from_positions(headings, positions, length):
     numbers = isinstance(positions, (list, tuple)) and all(
         isinstance(end, (int, float)) and not isinstance(end, bool) for end in positions
     )
@@ -189,14 +192,14 @@ def _from_positions(headings, positions, length):
     return [*widths[:-1], widths[-1] - _FRAME]
 
 
-def _table(headings, rows, widths):
+def _draw_table(headings, rows, widths):
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     table = Table(show_lines=True)
     for heading, width in zip(headings, widths, strict=True):
-        justify = "right" if heading in _RIGHT else "left"
+        justify = "right" if heading in _RIGHT_ALIGNED else "left"
         table.add_column(Text(heading), justify=justify, width=width, overflow="fold")
     for cells in rows:
         table.add_row(*map(Text, cells))
@@ -205,14 +208,14 @@ def _table(headings, rows, widths):
     return out.getvalue().rstrip("\n")
 
 
-def _totals(audit):
+def _total_lines(audit):
     total = audit.total
     macs = f" Total MACs: {total.macs:,}"
     return [
-        f" Total params: {total.params:,} ({size(total.weight_bytes)})",
+        f" Total params: {total.params:,} ({format_size(total.weight_bytes)})",
         f" Trainable params: {total.trainable_params:,}",
         f" Non-trainable params: {total.non_trainable_params:,}",
         macs + (f", without those of {len(audit.unknown):,} layers that are not known" if audit.unknown else ""),
-        f" In 1x1 layers: {percent(total.pointwise_params, total.params)} of params, "
-        f"{percent(total.pointwise_macs, total.macs)} of MACs",
+        f" In 1x1 layers: {format_share(total.pointwise_params, total.params)} of params, "
+        f"{format_share(total.pointwise_macs, total.macs)} of MACs",
     ]

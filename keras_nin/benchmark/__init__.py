@@ -5,7 +5,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "measure": ["measure", "profile"],
-        "records": ["Benchmark", "LayerTime", "Profile", "Statistics"],
+        "measurement": ["measure_file", "measure_files"],
+        "records": ["BenchmarkResult", "LatencyStatistics", "LayerTime", "Profile"],
     },
 )

@@ -6,18 +6,18 @@ import math
 from dataclasses import dataclass
 
 from keras_nin import files
-from keras_nin.benchmark.records import SCHEMA, Benchmark
+from keras_nin.benchmark.records import SCHEMA, BenchmarkResult
 from keras_nin.errors import InputError
 
 COMPARISON_SCHEMA = "keras_nin.compare_runs/1"
-SLOWER, FASTER, ALIKE, UNKNOWN = "slower", "faster", "alike", "unknown"
-_HOST = ("cpu", "cores", "system", "python", "litert")
+SLOWER, FASTER, UNCHANGED, UNKNOWN = "slower", "faster", "alike", "unknown"
+_HOST_FIELDS = ("cpu", "cores", "system", "python", "litert")
 # A layer that changed by less is not told from the profiler's resolution of 1 us and the clock's moods.
 _LAYER_RATIO, _LAYER_US = 1.05, 1.0
 
 
 @dataclass(frozen=True)
-class Ratio:
+class LatencyRatio:
     """Time of `file` over that of `base`, measured in turns; `low` to `high` is its 95 % interval, None if unknown."""
 
     file: str
@@ -48,7 +48,7 @@ class LayerChange:
 
 
 @dataclass(frozen=True)
-class Change:
+class FileChange:
     """One file on so many threads, before and after; `low` to `high` is the 95 % interval of the ratio, if known.
 
     `verdict` is slower or faster where the interval leaves out 1, alike where it does not, unknown without one. The
@@ -88,7 +88,7 @@ class RunComparison:
         before_host, after_host: the machines; None in documents of before they were recorded.
     """
 
-    changes: tuple[Change, ...]
+    changes: tuple[FileChange, ...]
     only_before: tuple[tuple[str, int], ...]
     only_after: tuple[tuple[str, int], ...]
     hosts: tuple[str, ...]
@@ -105,7 +105,7 @@ class RunComparison:
         return {"schema": COMPARISON_SCHEMA, **dataclasses.asdict(self)}
 
 
-def ratios(profiles):
+def compute_ratios(profiles):
     """Return the `Ratio` of each profile to the first with as many threads; of files measured with `interleave`.
 
     Rounds of two files that were measured in one turn are a pair. The ratio is the median over the pairs' ratios: what
@@ -125,19 +125,19 @@ def ratios(profiles):
     for profile in profiles:
         bases.setdefault(profile.threads, profile)
     return tuple(
-        _ratio(profile, bases[profile.threads]) for profile in profiles if profile is not bases[profile.threads]
+        _paired_ratio(profile, bases[profile.threads]) for profile in profiles if profile is not bases[profile.threads]
     )
 
 
-def _ratio(profile, base):
+def _paired_ratio(profile, base):
     import statistics
 
-    from keras_nin.benchmark.runner.timing import interval
+    from keras_nin.benchmark.runner.timing import median_interval
 
     pairs = [ours / theirs for ours, theirs in zip(profile.rounds_us, base.rounds_us, strict=False)]
-    low, high = interval(pairs)
+    low, high = median_interval(pairs)
     known = math.isfinite(low)
-    return Ratio(
+    return LatencyRatio(
         profile.file,
         base.file,
         profile.threads,
@@ -147,7 +147,7 @@ def _ratio(profile, base):
     )
 
 
-def read(path):
+def read_benchmark(path):
     """Return the `Benchmark` in a JSON file; `InputError` where it is none."""
     document = files.read_json(path)
     schema = document.get("schema") if isinstance(document, dict) else None
@@ -155,7 +155,7 @@ def read(path):
         found = f"schema {schema!r}" if schema else "none"
         raise InputError(f"Expected a JSON file of `keras-nin benchmark` ({SCHEMA}). Received: {str(path)!r}: {found}")
     try:
-        benchmark = Benchmark.from_json(document)
+        benchmark = BenchmarkResult.from_json(document)
         _check_numbers(benchmark)
         return benchmark
     except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -185,23 +185,23 @@ def compare_runs(before, after):
     Raises:
         InputError: they have no result in common.
     """
-    ours, theirs = _by_key(after), _by_key(before)
+    ours, theirs = _profiles_by_key(after), _profiles_by_key(before)
     common = [key for key in ours if key in theirs]
     if not common:
         names = [", ".join(dict.fromkeys(file for file, *_ in found)) or "none" for found in (theirs, ours)]
         raise InputError(f"Expected results of the same files on as many threads. Received: {names[0]} and {names[1]}")
     return RunComparison(
-        tuple(_change(theirs[key], ours[key]) for key in common),
+        tuple(_file_change(theirs[key], ours[key]) for key in common),
         tuple(key[:2] for key in theirs if key not in ours),
         tuple(key[:2] for key in ours if key not in theirs),
-        tuple(_different(before.host, after.host)),
+        tuple(_host_differences(before.host, after.host)),
         tuple(f"{name}: {line}" for name, each in (("before", before), ("after", after)) for line in each.warnings),
         before.host,
         after.host,
     )
 
 
-def _by_key(benchmark):
+def _profiles_by_key(benchmark):
     """Return the profiles by (file, threads, how many with these came before)."""
     seen, found = collections.Counter(), {}
     for profile in benchmark.profiles:
@@ -211,17 +211,17 @@ def _by_key(benchmark):
     return found
 
 
-def _different(before, after):
-    for name in _HOST:
+def _host_differences(before, after):
+    for name in _HOST_FIELDS:
         if before.get(name) != after.get(name):
             yield f"{name}: {before.get(name)} before, {after.get(name)} after"
 
 
-def _change(before, after):
+def _file_change(before, after):
     ratio = after.total.median / before.total.median
-    low, high = _independent(before.total, after.total)
+    low, high = _independent_interval(before.total, after.total)
     same = before.sha256 == after.sha256
-    return Change(
+    return FileChange(
         after.file, after.threads, same, before.total.median, after.total.median, ratio, low, high, _verdict(low, high),
         tuple(_layer_changes(before.layers, after.layers)), before.runs, after.runs,
     )  # fmt: skip
@@ -230,10 +230,10 @@ def _change(before, after):
 def _verdict(low, high):
     if low is None:
         return UNKNOWN
-    return SLOWER if low > 1 else FASTER if high < 1 else ALIKE
+    return SLOWER if low > 1 else FASTER if high < 1 else UNCHANGED
 
 
-def _independent(before, after):
+def _independent_interval(before, after):
     """Return the 95 % interval of the ratio of two independent medians; (None, None) where one has none."""
     if None in (before.low, before.high, after.low, after.high):
         return None, None
@@ -260,7 +260,7 @@ def _layer_changes(before, after):
                 *(layer.kernel if layer else None for layer in (old, new)),
             )
         )
-    yield from sorted(filter(_is_told, changes), key=lambda change: -abs(change.added_us))
+    yield from sorted(filter(_is_significant, changes), key=lambda change: -abs(change.added_us))
 
 
 def _layers_by_key(layers):
@@ -271,7 +271,7 @@ def _layers_by_key(layers):
     return found
 
 
-def _is_told(change):
+def _is_significant(change):
     if change.before_kernel != change.after_kernel:
         return True
     if change.before_us is None or change.after_us is None:

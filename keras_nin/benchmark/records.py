@@ -9,7 +9,7 @@ SINGLE_OPERATORS = "single operators"
 
 
 @dataclass(frozen=True)
-class Statistics:
+class LatencyStatistics:
     """Times of a run in microseconds; `low` to `high` is the 95 % confidence interval of the median, if known.
 
     From adb, whose tool does not tell them, the percentiles `p10`, `p90` and `p99` are None.
@@ -79,7 +79,7 @@ class LayerTime:
 
 
 @dataclass(frozen=True)
-class Peak:
+class MachinePeak:
     """What a machine can do at most in one data type on so many threads, measured.
 
     `gmacs_per_s` is that of the runtime's own matrix product where it is fastest, `gbytes_per_s` memory's bandwidth.
@@ -99,7 +99,7 @@ class Profile:
         file: its name.
         sha256: of its content.
         file_bytes: its size.
-        host: what `keras_nin.tflite.host.host` says of the machine, with its `state` when the measurement began.
+        host: what `keras_nin.tflite.host.describe_host` says of the machine, with its `state` when the measurement began.
         threads: of the runtime.
         runs: how many runs `total` is over.
         converged: whether the interval of the median is within 1 % on either side.
@@ -124,7 +124,7 @@ class Profile:
     threads: int
     runs: int
     converged: bool
-    total: Statistics
+    total: LatencyStatistics
     load_us: float
     first_us: float
     peak_bytes: int
@@ -136,7 +136,7 @@ class Profile:
     overhead_us: float | None = None
     rounds_us: tuple[float, ...] = ()
     notes: tuple[str, ...] = ()
-    peaks: tuple[Peak, ...] = ()
+    peaks: tuple[MachinePeak, ...] = ()
 
     def to_json(self):
         """Return the profile as a JSON-ready dictionary, without the host."""
@@ -149,15 +149,15 @@ class Profile:
     def from_json(cls, document, host):
         """Return the profile of a dictionary that `to_json` gave."""
         fields = dict(document)
-        fields["total"] = Statistics(**document["total"]["us"])
-        fields["layers"] = tuple(_layer(each) for each in document["layers"])
-        fields["peaks"] = tuple(Peak(**each) for each in document["peaks"])
+        fields["total"] = LatencyStatistics(**document["total"]["us"])
+        fields["layers"] = tuple(_read_layer(each) for each in document["layers"])
+        fields["peaks"] = tuple(MachinePeak(**each) for each in document["peaks"])
         for name in ("rounds_us", "notes"):
             fields[name] = tuple(document[name])
         return cls(host=host, **fields)
 
 
-def _layer(document):
+def _read_layer(document):
     us = document["us"]
     return LayerTime(
         **document | {"operators": tuple(document["operators"]), "us": None if us is None else KernelTime(**us)}
@@ -165,7 +165,7 @@ def _layer(document):
 
 
 @dataclass(frozen=True)
-class Benchmark:
+class BenchmarkResult:
     """Profiles of files measured together on one machine, and warnings about it."""
 
     host: dict

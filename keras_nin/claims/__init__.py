@@ -5,9 +5,8 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "records": ["Claim", "Declared", "Figure", "Result"],
-        "reproduce": ["reproduce"],
-        "table": ["CLAIMS", "claim", "list_claims"],
-        "training": ["Training"],
+        "catalog": ["CLAIMS", "get_claim", "list_claims", "reproduce_claim"],
+        "claim": ["Claim", "ClaimFigure", "ClaimResult", "DeclaredFigure"],
+        "networks": ["ClaimTraining"],
     },
 )

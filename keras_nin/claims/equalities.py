@@ -1,78 +1,88 @@
 """Claims that two computations are equal, held against what the built layers give."""
 
+import dataclasses
+
 import numpy as np
 
-from keras_nin.claims.networks import network, noise, randomize, relative_difference, run
-from keras_nin.claims.records import AtMost, Claim, Declared
-from keras_nin.claims.sources import LECUN, PAPERSPACE, TRANSWIKIA
+from keras_nin.claims.claim import DEMYSTIFIED, LECUN, TRANSWIKIA, AtMost, Claim, DeclaredFigure
+from keras_nin.claims.networks import (
+    audit_zoo_model,
+    build_network,
+    random_input,
+    randomize_weights,
+    relative_difference,
+    run_model,
+)
+from keras_nin.models.articles import CONVNET
 
 # Sums of up to 3,136 float32 products in another order.
-EQUAL = AtMost(1e-5)
+FLOAT32_EQUAL = AtMost(1e-5)
 
 
-def _weighting():
+def _measure_weighting():
     from keras_nin import layers
 
-    image = noise(1, 28, 28, 1)
+    image = random_input(1, 28, 28, 1)
     figures = {}
     for factor in (4.0, 0.1):
-        model = network(
+        model = build_network(
             lambda x: layers.conv1x1(x, 1, activation=None, use_bias=False, name="conv1"), (28, 28, 1), "weighting"
         )
         model.set_weights([np.full((1, 1, 1, 1), factor, np.float32)])
-        different = run(model, image) != np.float32(factor) * image
+        different = run_model(model, image) != np.float32(factor) * image
         figures[f"filter {factor:g}: pixels that are not {factor:g} x input"] = int(different.sum())
     return figures
 
 
-def _fully_connected():
-    from keras_nin import models
+def _measure_fully_connected():
+    from keras_nin import models, rewrite
 
-    net = randomize(models.build("convnet_linear_head"))
-    turned = models.dense_to_conv(net)
-    images = noise(4, 28, 28, 1)
+    net = randomize_weights(models.build_model("convnet_linear_head"))
+    turned = rewrite.convert_dense_to_conv(net)
+    images = random_input(4, 28, 28, 1)
     figures = {
         "kernel of the dense layer after Flatten": turned.get_layer("dense1").kernel_size,
         "kernel of the dense layer after it": turned.get_layer("dense2").kernel_size,
         "28x28 images, largest relative difference": relative_difference(
-            run(turned, images)[:, 0, 0], run(net, images)
+            run_model(turned, images)[:, 0, 0], run_model(net, images)
         ),
-        "60x44 image: output": run(turned, noise(1, 60, 44, 1)).shape[1:],
+        "60x44 image: output": run_model(turned, random_input(1, 60, 44, 1)).shape[1:],
     }
-    return figures | {"9x10 map: head at its 3x4 places, largest relative difference": _every_place()}
+    return figures | {"9x10 map: head at its 3x4 places, largest relative difference": _compare_every_position()}
 
 
-def _every_place():
+def _compare_every_position():
     """Run the turned head on a map larger than 7x7 and compare each place with the dense head on that 7x7 crop."""
     from keras import layers as kl
 
-    from keras_nin import models
 
     def graph(x):
         x = kl.Dense(100, activation="relu", name="dense1")(kl.Flatten(name="flatten")(x))
         return kl.Dense(10, name="dense2")(x)
 
-    head = randomize(network(graph, (7, 7, 64), "head"))
-    larger = noise(1, 9, 10, 64)
+    from keras_nin import rewrite
+
+    head = randomize_weights(build_network(graph, (7, 7, 64), "head"))
+    larger = random_input(1, 9, 10, 64)
     crops = [larger[0, top : top + 7, left : left + 7] for top in range(3) for left in range(4)]
-    scores = run(models.dense_to_conv(head), larger)
-    return relative_difference(scores.reshape(-1, 10), run(head, np.stack(crops)))
+    scores = run_model(rewrite.convert_dense_to_conv(head), larger)
+    return relative_difference(scores.reshape(-1, 10), run_model(head, np.stack(crops)))
 
 
-def _one_channel():
+def _measure_one_channel():
     from keras_nin import models
-    from keras_nin.audit import audit
+    from keras_nin.audit import audit_model
 
-    image = noise(1, 28, 28, 1)
+    image = random_input(1, 28, 28, 1)
     ranks = {}
     for side in (1, 3):
-        model = randomize(models.build(f"conv{side}x{side}_1to16"))
-        outputs = run(model, image).reshape(-1, 16)
+        model = randomize_weights(models.build_model(f"conv{side}x{side}_1to16"))
+        outputs = run_model(model, image).reshape(-1, 16)
         _, bias = model.get_weights()
         ranks[side] = int(np.linalg.matrix_rank(outputs - bias))
         if side == 1:
             after_relu = int(np.linalg.matrix_rank(np.maximum(outputs, 0)))
-    findings = audit(models.build("conv1x1_1to16")).findings
+    findings = audit_model(models.build_model("conv1x1_1to16")).findings
     return {
         "1x1 layer, rank of the 16 outputs without bias": ranks[1],
         "3x3 layer, rank of the 16 outputs without bias": ranks[3],
@@ -81,16 +91,16 @@ def _one_channel():
     }
 
 
-CLAIMS = (
+EQUALITY_CLAIMS = (
     Claim(
         id="paperspace-weighting",
-        source=PAPERSPACE,
+        source=CONVNET,
         text="A 1x1 filter of value 4 on one channel multiplies every pixel by 4.",
         figures=(
-            Declared("filter 4: pixels that are not 4 x input", 0),
-            Declared("filter 0.1: pixels that are not 0.1 x input", None, 0),
+            DeclaredFigure("filter 4: pixels that are not 4 x input", 0),
+            DeclaredFigure("filter 0.1: pixels that are not 0.1 x input", None, 0),
         ),
-        measure=_weighting,
+        measure=_measure_weighting,
         why="It holds to the last bit, without a bias: one product in float32, rounded once. That is as true of a "
         "factor which float32 cannot hold exactly, such as 0.1, once it is rounded to float32.",
     ),
@@ -99,13 +109,13 @@ CLAIMS = (
         source=LECUN,
         text="A fully connected layer is a convolution with 1x1 kernels and a full connection table.",
         figures=(
-            Declared("kernel of the dense layer after Flatten", (1, 1), (7, 7)),
-            Declared("kernel of the dense layer after it", (1, 1)),
-            Declared("28x28 images, largest relative difference", EQUAL),
-            Declared("60x44 image: output", None, (60 // 4 - 7 + 1, 44 // 4 - 7 + 1, 10)),
-            Declared("9x10 map: head at its 3x4 places, largest relative difference", None, EQUAL),
+            DeclaredFigure("kernel of the dense layer after Flatten", (1, 1), (7, 7)),
+            DeclaredFigure("kernel of the dense layer after it", (1, 1)),
+            DeclaredFigure("28x28 images, largest relative difference", FLOAT32_EQUAL),
+            DeclaredFigure("60x44 image: output", None, (60 // 4 - 7 + 1, 44 // 4 - 7 + 1, 10)),
+            DeclaredFigure("9x10 map: head at its 3x4 places, largest relative difference", None, FLOAT32_EQUAL),
         ),
-        measure=_fully_connected,
+        measure=_measure_fully_connected,
         why="The outputs are equal, and the convolution also runs on larger images, where it gives a map of scores: at "
         "each place those of the dense head on that part of the map. But only a dense layer on a vector has a 1x1 "
         "kernel; one after Flatten covers its whole map and becomes a 7x7 kernel.",
@@ -115,13 +125,110 @@ CLAIMS = (
         source=TRANSWIKIA,
         text="Behind 28x28x1, every output channel of a 1x1 layer is the input times a constant.",
         figures=(
-            Declared("1x1 layer, rank of the 16 outputs without bias", 1),
-            Declared("3x3 layer, rank of the 16 outputs without bias", None, 9),
-            Declared("1x1 layer with its biases and a ReLU, rank above 1", None, True),
-            Declared("finding of the audit", None, "pointwise-on-one-channel"),
+            DeclaredFigure("1x1 layer, rank of the 16 outputs without bias", 1),
+            DeclaredFigure("3x3 layer, rank of the 16 outputs without bias", None, 9),
+            DeclaredFigure("1x1 layer with its biases and a ReLU, rank above 1", None, True),
+            DeclaredFigure("finding of the audit", None, "pointwise-on-one-channel"),
         ),
-        measure=_one_channel,
+        measure=_measure_one_channel,
         why="It holds for the layer itself: without their biases the 16 channels have rank 1. A ReLU behind different "
         "biases cuts each channel at another brightness, so what follows it is more than multiples of the input.",
+    ),
+)
+
+
+# MERGED The soft mask in the manner of DeepPhys: 32 maps that a 1x1 layer projects to one map that can be looked at.
+
+SOFT_MASK_SIZE = (36, 36)
+_PHOTOGRAPH_SIZE = (288, 288)
+SOFT_MASK_SEED = 0
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SoftMask:
+    """What the network makes of one image.
+
+    Attributes:
+        photograph: what the input shows, float32 (288, 288, 3), 0 to 1.
+        image: its input, float32 (36, 36, 3), 0 to 1.
+        maps: the 32 maps, float32 (36, 36, 32).
+        mask: the projected map, float32 (36, 36), 0 to 1.
+        weights, bias: of the 1x1 layer, (32,) and a number.
+        name: of the image.
+    """
+
+    photograph: np.ndarray
+    image: np.ndarray
+    maps: np.ndarray
+    mask: np.ndarray
+    weights: np.ndarray
+    bias: float
+    name: str
+
+
+def compute_soft_mask(path=None):
+    """Return the `Maps` of the photograph at `path`, or of scikit-learn's sample photograph where `path` is None.
+
+    The weights are random (seed `SEED`): the maps show what the layers do, and nothing that was learned.
+
+    Raises:
+        InputError: the file cannot be read as an image.
+    """
+    import keras
+
+    from keras_nin import data, models
+
+    pixels, name = _load_photograph(path)
+    preset = data.get_preset("unit")
+    image = preset.apply([pixels], SOFT_MASK_SIZE, 3)
+    model = randomize_weights(models.build_model("deepphys_softconv"), SOFT_MASK_SEED)
+    layers = [model.get_layer(layer) for layer in ("conv1", "mask_1x1")]
+    maps, mask = (run_model(keras.Model(model.input, layer.output), image)[0] for layer in layers)
+    weights, bias = layers[1].get_weights()
+    photograph = preset.apply([pixels], _PHOTOGRAPH_SIZE, 3)[0]
+    return SoftMask(photograph, image[0], maps, mask[..., 0], weights.reshape(-1), float(bias[0]), name)
+
+
+def _load_photograph(path):
+    if path is None:
+        from sklearn.datasets import load_sample_image
+
+        return np.asarray(load_sample_image("china.jpg")), "scikit-learn's china.jpg"
+    from keras_nin.data.image_folder import decode_image
+
+    return decode_image(path), str(path)
+
+
+def _measure_soft_mask():
+    result = audit_zoo_model("deepphys_softconv")
+    seen = compute_soft_mask()
+    projected = 1 / (1 + np.exp(-(seen.maps.astype(np.float64) @ seen.weights + seen.bias)))
+    return {
+        "parameters": result.total.params,
+        "maps before the 1x1 layer": seen.maps.shape[-1],
+        "mask: output": result.rows[-1].output_shape[1:],
+        "mask from the weighted sum of the maps, largest relative difference": relative_difference(
+            seen.mask, projected
+        ),
+        "mask between 0 and 1": bool(seen.mask.min() > 0 and seen.mask.max() < 1),
+    }
+
+
+SOFT_MASK_CLAIMS = (
+    Claim(
+        id="demystified-softconv",
+        source=DEMYSTIFIED,
+        text="A 1x1 layer with a sigmoid pools the 32 maps of a 36x36x3 image into one map that can be looked at.",
+        figures=(
+            DeclaredFigure("parameters", (3 * 3 * 3 * 32 + 32) + (32 * 1 + 1)),
+            DeclaredFigure("maps before the 1x1 layer", 32),
+            DeclaredFigure("mask: output", (36, 36, 1)),
+            DeclaredFigure("mask from the weighted sum of the maps, largest relative difference", None, FLOAT32_EQUAL),
+            DeclaredFigure("mask between 0 and 1", True),
+        ),
+        measure=_measure_soft_mask,
+        why="The mask is the sigmoid of one weighted sum of the maps at every pixel, run here on a photograph. Which "
+        "parts it lights up depends on training: the weights here are random, so the picture (--png) shows the "
+        "mechanism alone.",
     ),
 )

@@ -4,117 +4,123 @@ import dataclasses
 import math
 import statistics
 
-from keras_nin.claims.networks import audited, network
-from keras_nin.claims.records import Claim, Declared, Interval, Measured
-from keras_nin.claims.sources import PAPERSPACE
+from keras_nin.claims.claim import Claim, DeclaredFigure, Interval, MeasuredFigures
+from keras_nin.claims.networks import audit_zoo_model, build_network
+from keras_nin.models.articles import CONVNET
 
-ARTICLE = 0.01297 / 0.00056
-SMALL, LARGE = "conv1x1_512to32", "conv3x3_512to32"
+ARTICLE_RATIO = 0.01297 / 0.00056
+LAYER_1X1, LAYER_3X3 = "conv1x1_512to32", "conv3x3_512to32"
 SCHEMES, THREADS = ("float32", "int8"), (1, 2)
-CALL, KERNEL = "whole call", "inside the kernel"
+WHOLE_CALL, INSIDE_KERNEL = "whole call", "inside the kernel"
 # Each process is a sample of its own, with its own place in memory and its own cold runs: the interval is over them. Of
 # ten values the second smallest to the second largest hold the median with 97.9 %, and a bad one on either side is let
 # go.
 PROCESSES, RUNS = 10, 100
 _CALIBRATION_COUNT = 4
-_MACS, _NO_PADDING = "MACs of 3x3 over 1x1", "MACs of 3x3 over 1x1, if it had no padding"
+_MACS_RATIO, _UNPADDED_RATIO = "MACs of 3x3 over 1x1", "MACs of 3x3 over 1x1, if it had no padding"
 
 
-def _warm(scheme, threads, what):
+def _warm_name(scheme, threads, what):
     return f"time of 3x3 over 1x1, {scheme}, {threads} thread{'s' if threads > 1 else ''}, {what}"
 
 
-def _cold(first, what):
-    return f"{what} of 3x3 over 1x1, float32, {'1x1' if first == SMALL else '3x3'} loaded first"
+def _cold_name(first, what):
+    return f"{what} of 3x3 over 1x1, float32, {'1x1' if first == LAYER_1X1 else '3x3'} loaded first"
 
 
-_COLD = {"first run": lambda each: each.first_us, "loading and first run": lambda each: each.load_us + each.first_us}
+_COLD_TIMES = {
+    "first run": lambda each: each.first_us,
+    "loading and first run": lambda each: each.load_us + each.first_us,
+}
 
 
 @dataclasses.dataclass(frozen=True)
-class Sample:
+class ProcessSample:
     """What one process measured: which layer was first in it, and the `Profile` of each (layer, scheme, threads)."""
 
     first: str
     profiles: dict
 
 
-def measured():
+def measure_speed():
     """Return what the claim's figures are, `Measured`: ratios of times with intervals, and how they were taken."""
     from keras_nin import files
-    from keras_nin.tflite.host import host
+    from keras_nin.tflite.host import describe_host
 
-    threads = [count for count in THREADS if count <= host()["cores"]]
+    threads = [count for count in THREADS if count <= describe_host()["cores"]]
     with files.temporary_folder() as folder:
-        paths = {layer: _export(layer, folder) for layer in (SMALL, LARGE)}
-        samples = [_sample(paths, threads, turn) for turn in range(PROCESSES)]
-    return Measured(_macs() | figures(samples), _conditions(samples, threads))
+        paths = {layer: _export_layer(layer, folder) for layer in (LAYER_1X1, LAYER_3X3)}
+        samples = [_measure_in_process(paths, threads, turn) for turn in range(PROCESSES)]
+    return MeasuredFigures(_mac_ratios() | speed_figures(samples), _timing_conditions(samples, threads))
 
 
-def _export(layer, folder):
+def _export_layer(layer, folder):
     """Write a layer's files, with random weights, and return their paths by scheme."""
     from keras_nin import models
-    from keras_nin.data.noise import noise
-    from keras_nin.export import calibrate, export_all
+    from keras_nin.data.named_datasets import open_noise
+    from keras_nin.export import convert_schemes, load_calibration
 
-    model = models.build(layer)
+    model = models.build_model(layer)
     shape = tuple(model.input_shape[1:])
-    calibration = calibrate(noise(shape), shape, count=_CALIBRATION_COUNT)
+    calibration = load_calibration(open_noise(shape), shape, count=_CALIBRATION_COUNT)
     paths = {}
-    for scheme, export in zip(SCHEMES, export_all(model, SCHEMES, calibration), strict=True):
+    for scheme, export in zip(SCHEMES, convert_schemes(model, SCHEMES, calibration), strict=True):
         paths[scheme] = folder / f"{layer}_{scheme}.tflite"
         paths[scheme].write_bytes(export.data)
     return paths
 
 
-def _sample(paths, threads, turn):
+def _measure_in_process(paths, threads, turn):
     """Measure all files in turns in a process of its own; which layer is loaded and run first changes with each."""
-    from keras_nin.benchmark import measure
+    from keras_nin.benchmark import measure_files
 
-    layers = (SMALL, LARGE) if turn % 2 == 0 else (LARGE, SMALL)
+    layers = (LAYER_1X1, LAYER_3X3) if turn % 2 == 0 else (LAYER_3X3, LAYER_1X1)
     order = [(layer, scheme) for scheme in SCHEMES for layer in layers]
-    made = measure([paths[layer][scheme] for layer, scheme in order], threads=threads, runs=RUNS, interleave=True)
+    made = measure_files([paths[layer][scheme] for layer, scheme in order], threads=threads, runs=RUNS, interleave=True)
     keys = [(layer, scheme, count) for layer, scheme in order for count in threads]
-    return Sample(layers[0], dict(zip(keys, made.profiles, strict=True)))
+    return ProcessSample(layers[0], dict(zip(keys, made.profiles, strict=True)))
 
 
-def _macs():
+def _mac_ratios():
     import keras
 
-    from keras_nin.audit import audit
+    from keras_nin.audit import audit_model
 
-    small, large = audited(SMALL).total.macs, audited(LARGE).total.macs
-    unpadded = network(lambda x: keras.layers.Conv2D(32, 3, name="conv1")(x), (12, 12, 512), "unpadded")
-    return {_MACS: large / small, _NO_PADDING: audit(unpadded).total.macs / small}
+    small, large = audit_zoo_model(LAYER_1X1).total.macs, audit_zoo_model(LAYER_3X3).total.macs
+    unpadded = build_network(lambda x: keras.layers.Conv2D(32, 3, name="conv1")(x), (12, 12, 512), "unpadded")
+    return {_MACS_RATIO: large / small, _UNPADDED_RATIO: audit_model(unpadded).total.macs / small}
 
 
-def figures(samples):
+def speed_figures(samples):
     """Return the claim's ratios of times by name, from `Sample`s; without a profiler those inside the kernel lack."""
     found = {}
     for scheme, threads in dict.fromkeys(key[1:] for key in samples[0].profiles):
-        for what, time in _WARM.items():
-            pairs = [[time(sample.profiles[layer, scheme, threads]) for layer in (SMALL, LARGE)] for sample in samples]
+        for what, time in _WARM_TIMES.items():
+            pairs = [
+                [time(sample.profiles[layer, scheme, threads]) for layer in (LAYER_1X1, LAYER_3X3)]
+                for sample in samples
+            ]
             if all(None not in pair for pair in pairs):
-                found[_warm(scheme, threads, what)] = _interval([large / small for small, large in pairs])
-    for first in (SMALL, LARGE):
+                found[_warm_name(scheme, threads, what)] = _median_interval([large / small for small, large in pairs])
+    for first in (LAYER_1X1, LAYER_3X3):
         of_order = [sample.profiles for sample in samples if sample.first == first]
-        for what, time in _COLD.items():
-            found[_cold(first, what)] = _range(
-                [time(each[LARGE, "float32", 1]) / time(each[SMALL, "float32", 1]) for each in of_order]
+        for what, time in _COLD_TIMES.items():
+            found[_cold_name(first, what)] = _median_range(
+                [time(each[LAYER_3X3, "float32", 1]) / time(each[LAYER_1X1, "float32", 1]) for each in of_order]
             )
     return found
 
 
 def _kernel_us(profile):
-    from keras_nin.benchmark.sweep import kernel_us
+    from keras_nin.benchmark.sweep import total_kernel_us
 
-    return kernel_us(profile)
-
-
-_WARM = {KERNEL: _kernel_us, CALL: lambda profile: profile.total.median}
+    return total_kernel_us(profile)
 
 
-def _interval(values):
+_WARM_TIMES = {INSIDE_KERNEL: _kernel_us, WHOLE_CALL: lambda profile: profile.total.median}
+
+
+def _median_interval(values):
     """Return the median of at least six independent values and its 95 % confidence interval, whatever they follow.
 
     The median is above any one value with probability one half: how many values are below it is binomial.
@@ -127,20 +133,20 @@ def _interval(values):
     return Interval(statistics.median(values), ordered[k - 1], ordered[count - k])
 
 
-def _range(values):
+def _median_range(values):
     return Interval(statistics.median(values), min(values), max(values))
 
 
-def _conditions(samples, threads):
+def _timing_conditions(samples, threads):
     """Return how it was measured, as a JSON-ready dictionary."""
     times = []
     for layer, scheme, count in sorted(samples[0].profiles):
         profiles = [sample.profiles[layer, scheme, count] for sample in samples]
-        medians = {what: [time(profile) for profile in profiles] for what, time in _WARM.items()}
+        medians = {what: [time(profile) for profile in profiles] for what, time in _WARM_TIMES.items()}
         known = {what: statistics.median(values) for what, values in medians.items() if None not in values}
         times.append({"layer": layer, "scheme": scheme, "threads": count, "median_us": known})
     return {
-        "host": samples[0].profiles[SMALL, SCHEMES[0], threads[0]].host,
+        "host": samples[0].profiles[LAYER_1X1, SCHEMES[0], threads[0]].host,
         "threads": list(threads),
         "processes": len(samples),
         "runs": RUNS,
@@ -149,28 +155,28 @@ def _conditions(samples, threads):
     }
 
 
-def _declared():
+def _declared_figures():
     for scheme in SCHEMES:
         for threads in THREADS:
-            for what in _WARM:
+            for what in _WARM_TIMES:
                 # The article timed a call of a float32 layer; it does not say on how many threads.
-                article = ARTICLE if (scheme, what) == ("float32", CALL) else None
-                yield Declared(_warm(scheme, threads, what), article, None)
-    for first in (SMALL, LARGE):
-        for what in _COLD:
-            yield Declared(_cold(first, what), None, None)
-    yield Declared(_MACS, None, 9.0)
-    yield Declared(_NO_PADDING, None, 9 * 10 * 10 / (12 * 12))
+                article = ARTICLE_RATIO if (scheme, what) == ("float32", WHOLE_CALL) else None
+                yield DeclaredFigure(_warm_name(scheme, threads, what), article, None)
+    for first in (LAYER_1X1, LAYER_3X3):
+        for what in _COLD_TIMES:
+            yield DeclaredFigure(_cold_name(first, what), None, None)
+    yield DeclaredFigure(_MACS_RATIO, None, 9.0)
+    yield DeclaredFigure(_UNPADDED_RATIO, None, 9 * 10 * 10 / (12 * 12))
 
 
-CLAIMS = (
+SPEED_CLAIMS = (
     Claim(
         id="paperspace-speed",
-        source=PAPERSPACE,
+        source=CONVNET,
         text="The 1x1 layer of that pair (512 to 32 channels at 12x12) runs about 23 times faster than the 3x3 layer: "
         "0.00056 s against 0.01297 s, one cold run each.",
-        figures=tuple(_declared()),
-        measure=measured,
+        figures=tuple(_declared_figures()),
+        measure=measure_speed,
         why="Warm, and in turns on one machine, the times differ about as the MACs do, 9 to 1. Inside the kernel the "
         "ratio depends on the code that each runs (a plain matrix product against a convolution that gathers its "
         "pixels) and on the data type; a whole call has a fixed cost that both layers pay, which lowers the ratio. "

@@ -6,24 +6,23 @@ import click
 
 from keras_nin.cli import options
 from keras_nin.export import schemes
-from keras_nin.export.tuning import DEFAULT as DEFAULT_TUNING
-from keras_nin.export.tuning import RANGES, ROUNDINGS
+from keras_nin.export.schemes import DEFAULT_TUNING, RANGES, ROUNDINGS
 
 DEFAULT_MODEL = "nin_digits"
 
 
-class _Command(click.Command):
+class _ExportCommand(click.Command):
     """The command, whose help shows the table of schemes before its example."""
 
     def format_epilog(self, context, formatter):
         """Write the table and the epilog."""
         with formatter.section("Schemes"):
-            formatter.write_dl([(row[0], "; ".join(_scheme_words(row))) for row in schemes.table_rows()])
+            formatter.write_dl([(row[0], "; ".join(_describe_scheme(row))) for row in schemes.scheme_table_rows()])
         super().format_epilog(context, formatter)
 
 
-def _scheme_words(row):
-    words = dict(zip(schemes.COLUMNS, row, strict=True))
+def _describe_scheme(row):
+    words = dict(zip(schemes.SCHEME_COLUMNS, row, strict=True))
     yield f"{words['weights']} weights, {words['activations']} activations, ends {words['input and output']}"
     yield f"computes in {words['computes in']}"
     if words["needs"] != "-":
@@ -33,7 +32,7 @@ def _scheme_words(row):
 @click.command(
     "export",
     short_help="Convert a model to .tflite files and prove them.",
-    cls=_Command,
+    cls=_ExportCommand,
     epilog="Example: keras-nin export nin_digits --scheme float32,int8",
 )
 @click.argument("model", default=DEFAULT_MODEL)
@@ -131,7 +130,7 @@ def _scheme_words(row):
     "--out, --force, --threads, --runs and --json.",
 )
 @click.pass_context
-def command(context, **arguments):
+def export_command(context, **arguments):
     """Convert MODEL (default nin_digits) to .tflite files and prove them against it.
 
     Writes <model>_<scheme>.tflite, static batch 1, and a JSON file beside each that says what made it; runs each with
@@ -146,18 +145,18 @@ def command(context, **arguments):
     where the weights or the calibration images are others. Paths in it are as seen from the folder of that export.
     """
     if arguments["sidecar"] is None:
-        return _run(types.SimpleNamespace(**arguments))
-    from keras_nin.cli import reproduce
+        return _export(types.SimpleNamespace(**arguments))
+    from keras_nin.workflows import reproduction
 
-    original = reproduce.read(arguments["sidecar"])
-    return _run(reproduce.arguments(context, original), original)
+    original = reproduction.read_original(arguments["sidecar"])
+    return _export(reproduction.original_arguments(context, original), original)
 
 
-def _run(given, original=None):
-    from keras_nin.cli import exported, making, stages
+def _export(given, original=None):
+    from keras_nin.workflows import export, models
 
     chosen = schemes.parse_schemes(given.scheme)
     chosen = [scheme.with_io(given.io) if given.io else scheme for scheme in chosen]
-    stages.check_output_folder(given.out)
-    job = making.prepare(given, chosen)
-    return exported.finish(job, making.make(job, chosen), original)
+    models.check_output_folder(given.out)
+    job = export.prepare(given, chosen)
+    return export.finish_export(job, export.convert_schemes(job, chosen), original)

@@ -6,26 +6,7 @@ import sys
 import click
 
 import keras_nin
-from keras_nin.cli import (
-    audit,
-    benchmark,
-    cards,
-    claims,
-    compare,
-    compare_runs,
-    edgetpu,
-    ethosu,
-    evaluate,
-    export,
-    fit,
-    import_weights,
-    list_models,
-    micro,
-    report,
-    sweep,
-    train,
-    verify,
-)
+from keras_nin.cli import audit, benchmark, edge, export, models, report, verify
 from keras_nin.errors import InputError
 
 EPILOG = "Example: keras-nin export nin_digits"
@@ -44,24 +25,24 @@ def cli():
 
 
 for command in (
-    list_models.command,
-    audit.command,
-    compare.command,
-    export.command,
-    verify.command,
-    evaluate.command,
-    train.command,
-    benchmark.command,
-    compare_runs.command,
-    sweep.command,
-    edgetpu.command,
-    ethosu.command,
-    micro.command,
-    fit.command,
-    import_weights.command,
-    claims.command,
-    cards.command,
-    report.command,
+    models.list_command,
+    audit.audit_command,
+    audit.compare_command,
+    export.export_command,
+    verify.verify_command,
+    verify.evaluate_command,
+    models.train_command,
+    benchmark.benchmark_command,
+    benchmark.compare_runs_command,
+    benchmark.sweep_command,
+    edge.edgetpu_command,
+    edge.ethosu_command,
+    edge.micro_command,
+    edge.fit_command,
+    models.import_weights_command,
+    report.claims_command,
+    models.cards_command,
+    report.report_command,
 ):
     cli.add_command(command)
 

@@ -7,7 +7,7 @@ import math
 import click
 
 from keras_nin.errors import InputError
-from keras_nin.export.tuning import REACH
+from keras_nin.export.schemes import ROUNDING_REACH
 
 SEED = click.IntRange(0, 2**32 - 1)
 COUNT = click.IntRange(min=1)
@@ -64,12 +64,12 @@ class Size(click.ParamType):
 
     def convert(self, value, param, ctx):
         """Return the number of bytes, or fail with the option's name."""
-        from keras_nin.audit.budget import byte_count
+        from keras_nin.audit.budget import parse_bytes
 
-        return byte_count(value, param.opts[0]) if isinstance(value, str) else value
+        return parse_bytes(value, param.opts[0]) if isinstance(value, str) else value
 
 
-def limits_of(module):
+def limits_callback(module):
     """Return a callback that reads what is required with a module's `parse`, before the slow part of a command."""
 
     def read(ctx, param, value):
@@ -117,7 +117,7 @@ def _known_preset(ctx, param, value):
     if value is not None:
         from keras_nin import data
 
-        data.preset(value)
+        data.get_preset(value)
     return value
 
 
@@ -146,7 +146,7 @@ model_options = _stack(
     set_option,
     click.option("--seed", type=SEED, metavar="N", default=0, show_default=True, help="Seed of whatever is random."),
 )
-on_the_fly_options = _stack(
+temporary_export_options = _stack(
     model_options,
     click.option(
         "--calibration",
@@ -196,7 +196,7 @@ limit_options = _stack(
     click.option("--max-closing", type=Number(0), metavar="STEPS",
                  help="Largest error of a closing softmax or sigmoid itself, in steps. [default: what its table "
                  "explains, 2 for 8 bits]"),
-    click.option("--max-weight", type=Number(0), metavar="STEPS", default=REACH + 1.0, show_default=True,
+    click.option("--max-weight", type=Number(0), metavar="STEPS", default=ROUNDING_REACH + 1.0, show_default=True,
                  help="Largest difference of a weight from the model's, in steps of 8 bits over its channel."),
     click.option("--min-snr", type=Number(), metavar="DB",
                  help="Smallest signal to noise of the outputs, in dB. [default: not judged]"),

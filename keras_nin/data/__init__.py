@@ -8,9 +8,9 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "arrays": ["NamedArrays", "image_size", "load_arrays"],
         "dataset": ["Dataset"],
-        "loading": ["list_datasets", "load"],
-        "preprocessing": ["PRESETS", "Preprocessing", "preset"],
+        "npz_files": ["NamedArrays", "open_arrays", "split_image_shape"],
+        "preprocessing": ["PRESETS", "Preprocessing", "get_preset"],
+        "sources": ["list_datasets", "open_dataset"],
     },
 )

@@ -1,4 +1,4 @@
-"""The one record that images, labels, splits and preprocessing travel in."""
+"""Which images are for what: reproducible draws, and every n-th image of a list."""
 
 import collections.abc
 import dataclasses
@@ -8,8 +8,36 @@ import numbers
 import numpy as np
 
 from keras_nin.data.preprocessing import Preprocessing
-from keras_nin.data.splits import SPLITS, draw
-from keras_nin.errors import InputError, one_of
+from keras_nin.errors import InputError, check_choice
+
+SPLITS = ("train", "calibration", "test")
+
+
+def seeded_generator(seed):
+    """Return the random generator of `seed` (0 to 2**32 - 1); `InputError` for any other seed.
+
+    RandomState and not `default_rng`: NumPy promises that its numbers never change between versions (NEP 19), so a
+    published calibration set or accuracy names the same images for ever.
+    """
+    if not isinstance(seed, numbers.Integral) or isinstance(seed, bool) or not 0 <= seed < 2**32:
+        raise InputError(f"Expected `seed` to be a whole number from 0 to 4294967295. Received: {seed!r}")
+    return np.random.RandomState(int(seed))
+
+
+def take_every(count, step, limit=None):
+    """Return (taken, rest) of the indices 0 to `count` - 1: 0, `step`, 2 * `step`, ..., at most `limit` of them."""
+    indices = np.arange(count, dtype=np.int64)
+    taken = indices[::step][:limit]
+    return taken, np.setdiff1d(indices, taken)
+
+
+def draw_indices(count, number, seed):
+    """Return (taken, rest), both sorted: `number` of the indices 0 to `count` - 1 at random, without repetition."""
+    shuffled = seeded_generator(seed).permutation(count).astype(np.int64)
+    return np.sort(shuffled[:number]), np.sort(shuffled[number:])
+
+
+# MERGED The one record that images, labels, splits and preprocessing travel in.
 
 _SUPPLY = {
     "train": "To train, pass a folder with train/ and test/ (class folders in each) or an .npz with "
@@ -81,7 +109,7 @@ class Dataset:
         Raises:
             InputError: a count that is not positive; a split that this dataset does not have, or that is empty.
         """
-        indices = self.splits.get(one_of("split", split, SPLITS), ())
+        indices = self.splits.get(check_choice("split", split, SPLITS), ())
         if len(indices) == 0:
             has = self._split_sizes()
             raise InputError(
@@ -89,9 +117,9 @@ class Dataset:
             )
         if count is None:
             return indices
-        if _positive("count", count) >= len(indices):
+        if _check_count("count", count) >= len(indices):
             return indices
-        taken, _ = draw(len(indices), count, seed)
+        taken, _ = draw_indices(len(indices), count, seed)
         return np.sort(indices[taken])
 
     def names_of(self, indices):
@@ -124,7 +152,7 @@ class Dataset:
         Raises:
             InputError: an image that cannot be read, or that does not fit the preprocessing.
         """
-        for start in range(0, len(indices), _positive("batch", batch)):
+        for start in range(0, len(indices), _check_count("batch", batch)):
             part = np.asarray(indices[start : start + batch], np.int64)
             labels = None if self.labels is None else self.labels[part]
             yield self.load(part, size, channels, preprocessing), labels
@@ -151,7 +179,7 @@ def _image_digest(image):
     return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).digest()
 
 
-def _positive(name, value):
+def _check_count(name, value):
     if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value <= 0:
         raise InputError(f"Expected `{name}` to be a number of images, at least 1. Received: {value!r}")
     return int(value)

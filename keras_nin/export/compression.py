@@ -5,15 +5,15 @@ import gzip
 import pathlib
 
 from keras_nin import files
-from keras_nin.tflite import graph as tflite_graph
+from keras_nin.tflite import reader as tflite_graph
 
-SCHEMA = "keras_nin.compression/1"
+COMPRESSION_SCHEMA = "keras_nin.compression/1"
 # The operators with a kernel, and which of their inputs it is.
-_KERNELS = dict.fromkeys(("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED", "CONV_3D"), 1)
+_KERNEL_INPUTS = dict.fromkeys(("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED", "CONV_3D"), 1)
 
 
 @dataclasses.dataclass(frozen=True)
-class Kernel:
+class KernelCompression:
     """The weights of one convolution or dense layer; an operator that shares them with an earlier one has none.
 
     Attributes:
@@ -45,7 +45,7 @@ class Compression:
 
     bytes: int
     gzip_bytes: int
-    kernels: tuple[Kernel, ...]
+    kernels: tuple[KernelCompression, ...]
 
     @property
     def sparsity(self):
@@ -57,10 +57,10 @@ class Compression:
         """Return the record as a dictionary."""
         kernels = [dataclasses.asdict(kernel) | {"sparsity": kernel.sparsity} for kernel in self.kernels]
         sizes = {"bytes": self.bytes, "gzip_bytes": self.gzip_bytes, "sparsity": self.sparsity}
-        return {"schema": SCHEMA, **sizes, "kernels": kernels}
+        return {"schema": COMPRESSION_SCHEMA, **sizes, "kernels": kernels}
 
 
-def measure(file, layers=None):
+def measure_compression(file, layers=None):
     """Return the `Compression` of a .tflite file.
 
     Args:
@@ -71,7 +71,7 @@ def measure(file, layers=None):
         InputError: the file cannot be read, or its weights are of a type without a NumPy counterpart.
     """
     data = file if isinstance(file, bytes) else files.read_bytes(pathlib.Path(file))
-    graph = tflite_graph.read(data)
+    graph = tflite_graph.read_model(data)
     return Compression(len(data), len(gzip.compress(data, 9, mtime=0)), tuple(_kernels(graph, layers)))
 
 
@@ -79,16 +79,16 @@ def _kernels(graph, layers):
     main, seen = graph.main, set()
     producers = {tensor: operator for operator in main.operators for tensor in operator.outputs}
     for operator in main.operators:
-        if operator.op not in _KERNELS:
+        if operator.op not in _KERNEL_INPUTS:
             continue
-        tensor = _stored(main, producers, operator.inputs[_KERNELS[operator.op]])
+        tensor = _stored_kernel(main, producers, operator.inputs[_KERNEL_INPUTS[operator.op]])
         if tensor is None or tensor.buffer in seen:
             continue
         seen.add(tensor.buffer)
-        yield _kernel(graph, operator, tensor, layers[operator.index] if layers else None)
+        yield _kernel_compression(graph, operator, tensor, layers[operator.index] if layers else None)
 
 
-def _stored(main, producers, index):
+def _stored_kernel(main, producers, index):
     """Return the tensor in the file that a kernel comes from, None where it is computed."""
     tensor = main.tensors[index]
     if not tensor.is_constant and index in producers and producers[index].op == "DEQUANTIZE":
@@ -96,7 +96,7 @@ def _stored(main, producers, index):
     return tensor if tensor.is_constant else None
 
 
-def _kernel(graph, operator, tensor, layer):
+def _kernel_compression(graph, operator, tensor, layer):
     import numpy as np
 
     values = graph.data(tensor)
@@ -107,7 +107,7 @@ def _kernel(graph, operator, tensor, layer):
         zeros = values == np.reshape(points, shape)
     else:
         zeros = values == points[0]
-    return Kernel(
+    return KernelCompression(
         index=operator.index,
         op=operator.op,
         layer=layer or tensor.name,

@@ -7,8 +7,10 @@ import numpy as np
 
 from keras_nin.errors import InputError
 from keras_nin.export import tolerance
-from keras_nin.export.weights import WEIGHT_LIMIT
-from keras_nin.metrics import snr_db, ties_at_top, top_k
+from keras_nin.export.schemes import ROUNDING_REACH
+from keras_nin.metrics import count_top_ties, snr_db, top_k_accuracy
+
+WEIGHT_LIMIT = ROUNDING_REACH + 1.0
 
 # The same float32 sums in another order: an error of about sqrt(terms) * 2**-24 of the value in each layer. With 5,000
 # terms a sum and 26 layers that is 1e-4 of the range, which is 255 steps: 0.03. Twice that fails.
@@ -16,7 +18,7 @@ FLOAT_LIMIT = 0.06
 
 
 @dataclasses.dataclass(frozen=True)
-class Limits:
+class ParityLimits:
     """What a file has to hold to pass.
 
     Attributes:
@@ -50,13 +52,13 @@ class Limits:
 
 
 @dataclasses.dataclass(frozen=True)
-class Check:
+class ParityCheck:
     """One comparison of a measured value with its limit; `holds` says whether it is on the right side."""
 
     name: str
     value: float
     limit: float
-    holds: bool
+    passed: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +84,7 @@ class Parity:
         output: name of the output, where the model has several.
         checks: what was judged, with its limits. Of a float32 file "max_steps". Of other files "channel_rms_steps", the
             worst channel of the output or of what goes into a closing softmax or sigmoid, in steps of that tensor, and
-            "closing_steps", the error of the closing function itself. With trained weights also "agreement" and
+            "closing_steps", the error of the closing function itself. With trained weights also "top1_match" and
             "accuracy_drop_points". "max_steps" and "snr_db" where a limit was given. "weight_steps", the weight of the
             file that is furthest from the model's.
     """
@@ -92,12 +94,12 @@ class Parity:
     step: float
     max_steps: float
     rms_steps: float
-    agreement: float | None
+    top1_match: float | None
     model_top1: float | None
     file_top1: float | None
     model_top5: float | None
     file_top5: float | None
-    checks: tuple[Check, ...]
+    checks: tuple[ParityCheck, ...]
     mean_steps: float | None = None
     cosine: float | None = None
     snr_db: float | None = None
@@ -107,23 +109,23 @@ class Parity:
     output: str | None = None
 
     @property
-    def holds(self):
+    def passed(self):
         """Whether every check holds."""
-        return all(check.holds for check in self.checks)
+        return all(check.passed for check in self.checks)
 
     def to_json(self):
         """Return the record as a dictionary; rounded, so that the same command writes the same bytes again."""
-        return rounded({**dataclasses.asdict(self), "holds": self.holds})
+        return round_floats({**dataclasses.asdict(self), "passed": self.passed})
 
 
-def compare(reference, output, labels=None, *, place=None, values=None, source="", limits=None):
+def compare_outputs(reference, output, labels=None, *, place=None, values=None, source="", limits=None):
     """Compare the outputs of a file with those of the model.
 
     Args:
         reference: the model's outputs (N, ...), float.
         output: the file's outputs, same shape, dequantised.
         labels: (N,) true classes, or None.
-        place: the `keras_nin.export.tolerance.Judged` tensor of the file; None for a float32 file.
+        place: the `keras_nin.export.tolerance.ComparedTensor` tensor of the file; None for a float32 file.
         values: the file's values there, same shape; None where `place` is the output.
         source: name of the images' source.
         limits: `Limits`; None takes the defaults for random weights.
@@ -141,34 +143,34 @@ def compare(reference, output, labels=None, *, place=None, values=None, source="
     if scored:
         check_labels(labels, reference.shape[1], source)
     values = output if values is None else values
-    limits = limits or Limits().untrained()
+    limits = limits or ParityLimits().untrained()
     with np.errstate(all="ignore"):  # NaN and infinity are found by the checks
         parity = Parity(
             source=source,
             images=len(reference),
             **_differences(reference, output, place),
             inner_snr_db=_inner_snr(reference, values, place),
-            **(_answers(reference, output) if classes else {"agreement": None}),
-            model_top1=top_k(reference, labels, 1) if scored else None,
-            file_top1=top_k(output, labels, 1) if scored else None,
-            model_top5=top_k(reference, labels, 5) if scored else None,
-            file_top5=top_k(output, labels, 5) if scored else None,
+            **(_class_matches(reference, output) if classes else {"top1_match": None}),
+            model_top1=top_k_accuracy(reference, labels, 1) if scored else None,
+            file_top1=top_k_accuracy(output, labels, 1) if scored else None,
+            model_top5=top_k_accuracy(reference, labels, 5) if scored else None,
+            file_top5=top_k_accuracy(output, labels, 5) if scored else None,
             checks=(),
         )
         checks = [
             *_rounding_checks(parity, reference, output, place, values, limits),
             *_class_checks(parity, limits),
-            *_given_checks(parity, reference, output, place, limits),
+            *_requested_checks(parity, reference, output, place, limits),
         ]
     return dataclasses.replace(parity, checks=tuple(checks))
 
 
-def with_weights(parity, worst, limits):
+def with_weight_check(parity, worst, limits):
     """Return a `Parity` that also says how far a weight is from the model's.
 
     Args:
         parity: `Parity`.
-        worst: `keras_nin.export.weights.WorstWeight`; None changes nothing.
+        worst: `keras_nin.export.verification.WeightDifference`; None changes nothing.
         limits: `Limits`.
     """
     if worst is None or limits.max_weight is None:
@@ -177,9 +179,9 @@ def with_weights(parity, worst, limits):
     return dataclasses.replace(parity, checks=(*parity.checks, check))
 
 
-def worst_of(parities):
+def worst_parity(parities):
     """Return the `Parity` of the worst of several outputs (one that fails, else the noisiest), with all checks."""
-    worst = min(parities, key=lambda each: (each.holds, math.inf if each.snr_db is None else each.snr_db))
+    worst = min(parities, key=lambda each: (each.passed, math.inf if each.snr_db is None else each.snr_db))
     return dataclasses.replace(worst, checks=tuple(check for each in parities for check in each.checks))
 
 
@@ -213,21 +215,21 @@ def _inner_snr(reference, values, place):
     """Return the signal to noise in dB before the closing function, None where none is judged."""
     if place is None or place.closing is None:
         return None
-    expected, values = tolerance.opened(reference, values, place.closing), values.astype(np.float64)
+    expected, values = tolerance.invert_closing(reference, values, place.closing), values.astype(np.float64)
     if place.closing == "SOFTMAX":
         expected = expected - expected.mean(axis=-1, keepdims=True)
         values = values - values.mean(axis=-1, keepdims=True)
     return snr_db(expected, values)
 
 
-def _answers(reference, output):
+def _class_matches(reference, output):
     """Return the fields of `Parity` about the largest outputs; a row with NaN agrees with nothing."""
     finite = np.isfinite(reference).all(1) & np.isfinite(output).all(1)
     best = np.where(finite, reference.argmax(1), -1)
     return {
-        "agreement": float(np.mean(finite & (best == output.argmax(1)))),
-        "agreement_top5": top_k(output, best, 5),
-        "ties": ties_at_top(output),
+        "top1_match": float(np.mean(finite & (best == output.argmax(1)))),
+        "agreement_top5": top_k_accuracy(output, best, 5),
+        "ties": count_top_ties(output),
     }
 
 
@@ -237,21 +239,21 @@ def _rounding_checks(parity, reference, output, place, values, limits):
         yield _at_most("max_steps", parity.max_steps, FLOAT_LIMIT if limits.max_error is None else limits.max_error)
         return
     limit = place.limit if limits.max_rms is None else limits.max_rms
-    yield _at_most("channel_rms_steps", tolerance.worst_channel(reference, values, place), limit)
+    yield _at_most("channel_rms_steps", tolerance.worst_channel_rms(reference, values, place), limit)
     if place.closing:
         limit = place.closing_limit if limits.max_closing is None else limits.max_closing
         yield _at_most("closing_steps", tolerance.closing_error(output, values, place), limit)
 
 
 def _class_checks(parity, limits):
-    if parity.agreement is not None and limits.min_agreement is not None:
-        yield _at_least("agreement", parity.agreement, limits.min_agreement)
+    if parity.top1_match is not None and limits.min_agreement is not None:
+        yield _at_least("top1_match", parity.top1_match, limits.min_agreement)
     if parity.file_top1 is not None and limits.max_drop is not None:
         drop = round(100 * (parity.model_top1 - parity.file_top1), 6)
         yield _at_most("accuracy_drop_points", drop, limits.max_drop)
 
 
-def _given_checks(parity, reference, output, place, limits):
+def _requested_checks(parity, reference, output, place, limits):
     """Yield the checks that are made only where their limit is given."""
     if place is not None and limits.max_error is not None:
         yield _at_most("max_steps", parity.max_steps, limits.max_error)
@@ -262,19 +264,19 @@ def _given_checks(parity, reference, output, place, limits):
 
 
 def _at_most(name, value, limit):
-    return Check(name, float(value), float(limit), bool(value <= limit))
+    return ParityCheck(name, float(value), float(limit), bool(value <= limit))
 
 
 def _at_least(name, value, limit):
-    return Check(name, float(value), float(limit), bool(value >= limit))
+    return ParityCheck(name, float(value), float(limit), bool(value >= limit))
 
 
-def rounded(value):
+def round_floats(value):
     """Return `value` with every float cut to five significant digits; JSON has no NaN or infinity, they become None."""
     if isinstance(value, dict):
-        return {key: rounded(item) for key, item in value.items()}
+        return {key: round_floats(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [rounded(item) for item in value]
+        return [round_floats(item) for item in value]
     if isinstance(value, float):
         return float(f"{value:.5g}") if math.isfinite(value) else None
     return value

@@ -8,9 +8,9 @@ import warnings
 import numpy as np
 
 from keras_nin.tflite import schema
-from keras_nin.tflite.flatbuffer import Reader
-from keras_nin.tflite.graph import FLOAT_DTYPES
-from keras_nin.tflite.records import Tensor
+from keras_nin.tflite.flatbuffer import FlatbufferReader
+from keras_nin.tflite.reader import FLOAT_DTYPES
+from keras_nin.tflite.records import TFLiteTensor
 
 CLOSING = ("SOFTMAX", "LOGISTIC")
 # The largest error of a closing softmax or sigmoid in steps of the output: its table and the rounding give up to one,
@@ -27,7 +27,7 @@ _FINER = 65535 / 255
 
 
 @dataclasses.dataclass(frozen=True)
-class Judged:
+class ComparedTensor:
     """The tensor of a file with rounded weights or values that is compared with the model.
 
     It is the output, but what goes into a softmax or sigmoid that closes the network: behind that, steps of 1/256 hide
@@ -42,18 +42,18 @@ class Judged:
         closing_limit: largest error of the closing function, in steps of the output.
     """
 
-    tensor: Tensor
+    tensor: TFLiteTensor
     closing: str | None
     step: float | None
     limit: float
     closing_limit: float
 
 
-def judged(graph, output=0):
+def find_compared_tensor(graph, output=0):
     """Return the `Judged` tensor of an output of a file; None where nothing in it is rounded.
 
     Args:
-        graph: `keras_nin.tflite.graph.Graph`.
+        graph: `keras_nin.tflite.reader.TFLiteModel`.
         output: index of the output.
     """
     main = graph.main
@@ -65,7 +65,7 @@ def judged(graph, output=0):
     producer = producers.get(output.index)
     closing = producer.op if producer is not None and producer.op in CLOSING else None
     tensor = _behind_casts(main, producers, main.tensors[producer.inputs[0]]) if closing else output
-    return Judged(
+    return ComparedTensor(
         tensor=tensor,
         closing=closing,
         step=output.quantization.scales[0] if is_quantized(output) else None,
@@ -127,10 +127,10 @@ def _variance(main, producers):
     layer's range mostly 7 to 170, two swapped classes of trained weights 7 to 50. What random weights hide, such as
     classes that are always 0 or all but 1 behind a saturated softmax, no comparison of outputs finds.
     """
-    return sum(_added(main, producers, operator) for operator in main.operators)
+    return sum(_added_variance(main, producers, operator) for operator in main.operators)
 
 
-def _added(main, producers, operator):
+def _added_variance(main, producers, operator):
     output = main.tensors[operator.outputs[0]]
     weights = _weight_types(main, producers, operator)
     if is_quantized(output) and output.dtype != "int16":
@@ -154,10 +154,12 @@ def _weight_types(main, producers, operator):
     return types
 
 
-def ending_at(graph, tensor):
+def set_first_output(graph, tensor):
     """Return the bytes of the same file with `tensor` as its first output."""
-    subgraph = Reader(graph.content, "the file").root(schema.IDENTIFIER).tables(schema.Model.SUBGRAPHS)[0]
-    first, _ = subgraph.span(schema.SubGraph.OUTPUTS)
+    subgraph = (
+        FlatbufferReader(graph.content, "the file").root(schema.IDENTIFIER).tables(schema.ModelSlots.SUBGRAPHS)[0]
+    )
+    first, _ = subgraph.span(schema.SubgraphSlots.OUTPUTS)
     content = bytearray(graph.content)
     struct.pack_into("<i", content, first, tensor.index)
     return bytes(content)
@@ -170,7 +172,7 @@ def nominal_step(values):
     return float(np.maximum(np.maximum(spread, _LEAST_RANGE * size), np.finfo(np.float32).tiny)) / 255
 
 
-def opened(reference, values, closing):
+def invert_closing(reference, values, closing):
     """Return what the model gives where a file is judged, as far as its outputs say it, as float64.
 
     Args:
@@ -184,7 +186,7 @@ def opened(reference, values, closing):
     return _before_softmax(reference, values) if closing == "SOFTMAX" else _before_sigmoid(reference, values)
 
 
-def worst_channel(reference, values, where):
+def worst_channel_rms(reference, values, where):
     """Return the largest root mean square difference of a channel (last axis) at a `Judged` tensor, in its steps.
 
     Args:
@@ -195,14 +197,14 @@ def worst_channel(reference, values, where):
     Returns:
         The number; NaN where the reference or the values are not all finite.
     """
-    expected = opened(reference, values, where.closing)
-    known = expected[_says(reference, where.closing)]
+    expected = invert_closing(reference, values, where.closing)
+    known = expected[_invertible(reference, where.closing)]
     step = where.tensor.quantization.scales[0] if is_quantized(where.tensor) else nominal_step(known)
     squares = ((values - expected) / step) ** 2
     return float(np.sqrt(squares.mean(axis=tuple(range(squares.ndim - 1))).max()))
 
 
-def _says(outputs, closing):
+def _invertible(outputs, closing):
     """Return where outputs say what went into the closing function; everywhere if they do nowhere."""
     known = np.full(outputs.shape, True)
     if closing:

@@ -11,8 +11,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "blocks": ["check_positive", "conv1x1", "conv2d", "fire", "mlpconv", "pointwise_head", "pool2d"],
-        "classes": [
+        "block_layers": [
             "Conv1x1",
             "Fire",
             "InceptionModule",
@@ -21,7 +20,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "MLPConv",
             "PointwiseHead",
         ],
+        "blocks": ["check_positive", "conv1x1", "conv2d", "fire", "mlpconv", "pointwise_head", "pool2d"],
         "inception": ["inception_module", "inception_reduction", "inception_v3_module"],
-        "normalization": ["LocalResponseNormalization", "integer_form", "local_response_normalization"],
+        "normalization": ["LocalResponseNormalization", "local_response_normalization", "use_integer_form"],
     },
 )

@@ -2,14 +2,14 @@
 
 import keras
 
-from keras_nin.errors import InputError, one_of
+from keras_nin.errors import InputError, check_choice
 
 BYPASSES = (None, "simple", "complex")
 ROUNDINGS = ("floor", "ceil")
 _POOLS = {"max": keras.layers.MaxPooling2D, "average": keras.layers.AveragePooling2D}
 
 
-def join(prefix, part):
+def join_name(prefix, part):
     """Return the name of a part of a block: prefix_part; None where the block has no name."""
     return f"{prefix}_{part}" if prefix else None
 
@@ -80,8 +80,8 @@ def conv2d(
     x = conv(x)
     if not batch_norm:
         return x
-    x = keras.layers.BatchNormalization(scale=scale, name=join(name, "bn"))(x)
-    return keras.layers.Activation(activation, name=join(name, activation))(x) if activation else x
+    x = keras.layers.BatchNormalization(scale=scale, name=join_name(name, "bn"))(x)
+    return keras.layers.Activation(activation, name=join_name(name, activation))(x) if activation else x
 
 
 def _pad_every_side(x, zeros, kernel_size, strides, name):
@@ -90,7 +90,7 @@ def _pad_every_side(x, zeros, kernel_size, strides, name):
     totals = [None if side is None else (-(-side // strides) - 1) * strides + kernel_size - side for side in sides]
     if totals == [2 * zeros, 2 * zeros]:
         return x, "same"  # which leaves no PAD operator in an exported file
-    return keras.layers.ZeroPadding2D(zeros, name=join(name, "pad"))(x), "valid"
+    return keras.layers.ZeroPadding2D(zeros, name=join_name(name, "pad"))(x), "valid"
 
 
 def conv1x1(x, filters, *, strides=1, activation="relu", use_bias=True, batch_norm=False, name=None):
@@ -137,9 +137,9 @@ def mlpconv(x, filters, kernel_size, *, strides=1, padding="same", activation="r
     side = kernel_size if isinstance(kernel_size, int) else "x".join(map(str, kernel_size))
     label = f"conv{side}x{side}" if isinstance(kernel_size, int) else f"conv{side}"
     style = {"activation": activation, "batch_norm": batch_norm}
-    x = conv2d(x, first, kernel_size, strides=strides, padding=padding, name=join(name, label), **style)
+    x = conv2d(x, first, kernel_size, strides=strides, padding=padding, name=join_name(name, label), **style)
     for letter, width in zip("abcdefghijklmnopqrstuvwxyz", pointwise, strict=False):
-        x = conv1x1(x, width, name=join(name, f"conv1x1{letter}"), **style)
+        x = conv1x1(x, width, name=join_name(name, f"conv1x1{letter}"), **style)
     return x
 
 
@@ -163,7 +163,7 @@ def fire(x, squeeze, expand1x1, expand3x3, *, bypass=None, activation="relu", ba
     Raises:
         InputError: a simple bypass between different numbers of channels, an unknown bypass, or as in `conv2d`.
     """
-    one_of("bypass", bypass, BYPASSES)
+    check_choice("bypass", bypass, BYPASSES)
     channels = _check_map(x).shape[-1]
     out_channels = check_positive("expand1x1", expand1x1) + check_positive("expand3x3", expand3x3)
     if bypass == "simple" and channels != out_channels:
@@ -172,17 +172,17 @@ def fire(x, squeeze, expand1x1, expand3x3, *, bypass=None, activation="relu", ba
             f"Received: {channels}. Use bypass='complex'"
         )
     style = {"activation": activation, "batch_norm": batch_norm}
-    squeezed = conv1x1(x, check_positive("squeeze", squeeze), name=join(name, "squeeze1x1"), **style)
+    squeezed = conv1x1(x, check_positive("squeeze", squeeze), name=join_name(name, "squeeze1x1"), **style)
     branches = [
-        conv1x1(squeezed, expand1x1, name=join(name, "expand1x1"), **style),
-        conv2d(squeezed, expand3x3, 3, name=join(name, "expand3x3"), **style),
+        conv1x1(squeezed, expand1x1, name=join_name(name, "expand1x1"), **style),
+        conv2d(squeezed, expand3x3, 3, name=join_name(name, "expand3x3"), **style),
     ]
-    output = keras.layers.Concatenate(name=join(name, "concat"))(branches)
+    output = keras.layers.Concatenate(name=join_name(name, "concat"))(branches)
     if bypass is None:
         return output
     if bypass == "complex":
-        x = conv1x1(x, out_channels, activation=None, name=join(name, "bypass1x1"))
-    return keras.layers.Add(name=join(name, "add"))([x, output])
+        x = conv1x1(x, out_channels, activation=None, name=join_name(name, "bypass1x1"))
+    return keras.layers.Add(name=join_name(name, "add"))([x, output])
 
 
 def pointwise_head(x, classes, *, activation="relu", classifier_activation="softmax", zero_padding=0, name=None):
@@ -206,14 +206,14 @@ def pointwise_head(x, classes, *, activation="relu", classifier_activation="soft
         InputError: as in `conv2d`.
     """
     if zero_padding:
-        x = keras.layers.ZeroPadding2D(check_positive("zero_padding", zero_padding), name=join(name, "pad"))(x)
+        x = keras.layers.ZeroPadding2D(check_positive("zero_padding", zero_padding), name=join_name(name, "pad"))(x)
     # A class whose scores are all below zero would get no gradient through a ReLU: start above.
     bias = "ones" if activation == "relu" else "zeros"
     x = conv2d(x, classes, 1, activation=activation, bias_initializer=bias, name=name)
-    x = keras.layers.GlobalAveragePooling2D(name=join(name, "pool"))(x)
+    x = keras.layers.GlobalAveragePooling2D(name=join_name(name, "pool"))(x)
     if classifier_activation is None:
         return x
-    return keras.layers.Activation(classifier_activation, name=join(name, classifier_activation))(x)
+    return keras.layers.Activation(classifier_activation, name=join_name(name, classifier_activation))(x)
 
 
 def pool2d(x, kind="max", size=3, strides=2, *, rounding="floor", name=None):
@@ -234,8 +234,8 @@ def pool2d(x, kind="max", size=3, strides=2, *, rounding="floor", name=None):
     Raises:
         InputError: the map is smaller than the window, or a single Keras layer cannot round up at this size.
     """
-    one_of("kind", kind, tuple(_POOLS))
-    one_of("rounding", rounding, ROUNDINGS)
+    check_choice("kind", kind, tuple(_POOLS))
+    check_choice("rounding", rounding, ROUNDINGS)
     sides = _check_map(x).shape[1:3]
     if rounding == "floor" and any(side is not None and side < size for side in sides):
         raise InputError(f"Expected a map of at least {size}x{size} to pool. Received: {sides[0]}x{sides[1]}")

@@ -2,8 +2,8 @@
 
 import keras
 
-from keras_nin.errors import InputError, one_of
-from keras_nin.layers.blocks import check_positive, conv1x1, conv2d, join, pool2d
+from keras_nin.errors import InputError, check_choice
+from keras_nin.layers.blocks import check_positive, conv1x1, conv2d, join_name, pool2d
 
 MODULE_KINDS = ("a", "b", "c")
 REDUCTION_KINDS = ("a", "b")
@@ -44,16 +44,16 @@ def inception_module(
         InputError: `x` is no map, or a number of channels is no positive integer.
     """
     style = {"activation": activation, "batch_norm": batch_norm}
-    branches = [conv1x1(x, conv1x1_filters, name=join(name, "1x1"), **style)]
+    branches = [conv1x1(x, conv1x1_filters, name=join_name(name, "1x1"), **style)]
     for side, reduction, filters in ((3, reduce3x3, conv3x3_filters), (5, reduce5x5, conv5x5_filters)):
         y = x
         if reduction is not None:
-            y = conv1x1(y, reduction, name=join(name, f"{side}x{side}reduce1x1"), **style)
-        branches.append(conv2d(y, filters, side, name=join(name, f"{side}x{side}"), **style))
-    pooled = keras.layers.MaxPooling2D(3, strides=1, padding="same", name=join(name, "pool"))(x)
+            y = conv1x1(y, reduction, name=join_name(name, f"{side}x{side}reduce1x1"), **style)
+        branches.append(conv2d(y, filters, side, name=join_name(name, f"{side}x{side}"), **style))
+    pooled = keras.layers.MaxPooling2D(3, strides=1, padding="same", name=join_name(name, "pool"))(x)
     if pool_projection is not None:
-        pooled = conv1x1(pooled, pool_projection, name=join(name, "poolproj1x1"), **style)
-    return keras.layers.Concatenate(name=join(name, "concat"))([*branches, pooled])
+        pooled = conv1x1(pooled, pool_projection, name=join_name(name, "poolproj1x1"), **style)
+    return keras.layers.Concatenate(name=join_name(name, "concat"))([*branches, pooled])
 
 
 def inception_v3_module(x, kind, *, pool_projection=192, width=128, padded_pool=False, name=None):
@@ -78,48 +78,48 @@ def inception_v3_module(x, kind, *, pool_projection=192, width=128, padded_pool=
     Raises:
         InputError: an unknown kind, `x` is no map, or a number of channels is no positive integer.
     """
-    one_of("kind", kind, MODULE_KINDS)
+    check_choice("kind", kind, MODULE_KINDS)
     check_positive("width", width)
     branches = _BRANCHES[kind](x, width, name)
     border = "valid" if padded_pool else "same"
-    pooled = keras.layers.ZeroPadding2D(1, name=join(name, "pool_pad"))(x) if padded_pool else x
-    pooled = keras.layers.AveragePooling2D(3, strides=1, padding=border, name=join(name, "pool"))(pooled)
-    pooled = _conv(pooled, pool_projection, 1, name, "poolproj")
-    return keras.layers.Concatenate(name=join(name, "concat"))([*branches, pooled])
+    pooled = keras.layers.ZeroPadding2D(1, name=join_name(name, "pool_pad"))(x) if padded_pool else x
+    pooled = keras.layers.AveragePooling2D(3, strides=1, padding=border, name=join_name(name, "pool"))(pooled)
+    pooled = _conv_bn_relu(pooled, pool_projection, 1, name, "poolproj")
+    return keras.layers.Concatenate(name=join_name(name, "concat"))([*branches, pooled])
 
 
 def _branches_a(x, width, name):
     return [
-        _conv(x, 64, 1, name, ""),
-        _chain(x, name, "5x5", (48, 1), (64, 5)),
-        _chain(x, name, "3x3dbl", (64, 1), (96, 3), (96, 3)),
+        _conv_bn_relu(x, 64, 1, name, ""),
+        _conv_chain(x, name, "5x5", (48, 1), (64, 5)),
+        _conv_chain(x, name, "3x3dbl", (64, 1), (96, 3), (96, 3)),
     ]
 
 
 def _branches_b(x, width, name):
     row, column = (1, 7), (7, 1)
     return [
-        _conv(x, 192, 1, name, ""),
-        _chain(x, name, "7x7", (width, 1), (width, row), (192, column)),
-        _chain(x, name, "7x7dbl", (width, 1), (width, column), (width, row), (width, column), (192, row)),
+        _conv_bn_relu(x, 192, 1, name, ""),
+        _conv_chain(x, name, "7x7", (width, 1), (width, row), (192, column)),
+        _conv_chain(x, name, "7x7dbl", (width, 1), (width, column), (width, row), (width, column), (192, row)),
     ]
 
 
 def _branches_c(x, width, name):
     return [
-        _conv(x, 320, 1, name, ""),
-        _split(_chain(x, name, "3x3", (384, 1)), name, "3x3"),
-        _split(_chain(x, name, "3x3dbl", (448, 1), (384, 3)), name, "3x3dbl"),
+        _conv_bn_relu(x, 320, 1, name, ""),
+        _split_conv(_conv_chain(x, name, "3x3", (384, 1)), name, "3x3"),
+        _split_conv(_conv_chain(x, name, "3x3dbl", (448, 1), (384, 3)), name, "3x3dbl"),
     ]
 
 
 _BRANCHES = {"a": _branches_a, "b": _branches_b, "c": _branches_c}
 
 
-def _split(x, name, branch):
+def _split_conv(x, name, branch):
     """A 1x3 and a 3x1 layer side by side, concatenated."""
-    halves = [_conv(x, 384, kernel, name, f"{branch}split") for kernel in ((1, 3), (3, 1))]
-    return keras.layers.Concatenate(name=join(name, f"{branch}split"))(halves)
+    halves = [_conv_bn_relu(x, 384, kernel, name, f"{branch}split") for kernel in ((1, 3), (3, 1))]
+    return keras.layers.Concatenate(name=join_name(name, f"{branch}split"))(halves)
 
 
 def inception_reduction(x, kind, *, name=None):
@@ -138,37 +138,37 @@ def inception_reduction(x, kind, *, name=None):
     Raises:
         InputError: an unknown kind, `x` is no map, or it is smaller than 3x3.
     """
-    one_of("kind", kind, REDUCTION_KINDS)
+    check_choice("kind", kind, REDUCTION_KINDS)
     if any(side is not None and side < 3 for side in x.shape[1:3]):
         raise InputError(f"Expected a map of at least 3x3 to reduce. Received: {x.shape[1]}x{x.shape[2]}")
     if kind == "a":
         branches = [
-            _chain(x, name, "3x3", (384, 3), reduce=True),
-            _chain(x, name, "3x3dbl", (64, 1), (96, 3), (96, 3), reduce=True),
+            _conv_chain(x, name, "3x3", (384, 3), reduce=True),
+            _conv_chain(x, name, "3x3dbl", (64, 1), (96, 3), (96, 3), reduce=True),
         ]
     else:
         branches = [
-            _chain(x, name, "3x3", (192, 1), (320, 3), reduce=True),
-            _chain(x, name, "7x7x3", (192, 1), (192, (1, 7)), (192, (7, 1)), (192, 3), reduce=True),
+            _conv_chain(x, name, "3x3", (192, 1), (320, 3), reduce=True),
+            _conv_chain(x, name, "7x7x3", (192, 1), (192, (1, 7)), (192, (7, 1)), (192, 3), reduce=True),
         ]
-    pooled = pool2d(x, name=join(name, "pool"))
-    return keras.layers.Concatenate(name=join(name, "concat"))([*branches, pooled])
+    pooled = pool2d(x, name=join_name(name, "pool"))
+    return keras.layers.Concatenate(name=join_name(name, "concat"))([*branches, pooled])
 
 
-def _chain(x, name, branch, *steps, reduce=False):
+def _conv_chain(x, name, branch, *steps, reduce=False):
     """Convolutions one after the other, each (filters, kernel); the last has stride 2 where the branch reduces."""
     for number, (filters, kernel) in enumerate(steps, start=1):
         last = reduce and number == len(steps)
         letter = "abcde"[number - 1]
-        x = _conv(x, filters, kernel, name, f"{branch}{letter}", strides=2 if last else 1)
+        x = _conv_bn_relu(x, filters, kernel, name, f"{branch}{letter}", strides=2 if last else 1)
     return x
 
 
-def _conv(x, filters, kernel, name, branch, strides=1):
+def _conv_bn_relu(x, filters, kernel, name, branch, strides=1):
     """Convolution without bias, BatchNormalization without gamma, ReLU; named by its branch and its kernel."""
     height, width = (kernel, kernel) if isinstance(kernel, int) else kernel
     label = f"{branch}conv{height}x{width}"
     padding = "valid" if strides > 1 else "same"
     return conv2d(
-        x, filters, kernel, strides=strides, padding=padding, batch_norm=True, scale=False, name=join(name, label)
+        x, filters, kernel, strides=strides, padding=padding, batch_norm=True, scale=False, name=join_name(name, label)
     )

@@ -15,12 +15,10 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "DeepPhysSoftConv",
             "SingleConvolution",
         ],
-        "dense_to_conv": ["dense_to_conv"],
         "googlenet": ["GoogLeNet", "GoogLeNetBN", "GoogLeNetCIFAR10"],
         "inception_v3": ["InceptionV3"],
-        "loading": ["Loaded", "load"],
-        "nin": ["NiNCIFAR10", "NiNCIFAR10BN", "NiNCIFAR100", "NiNDigits", "NiNImageNet"],
-        "registry": ["build", "list_models", "spec"],
+        "nin": ["NiNCIFAR10", "NiNCIFAR100", "NiNCIFAR10BN", "NiNDigits", "NiNImageNet"],
+        "registry": ["LoadedModel", "build_model", "get_spec", "list_models", "load_model"],
         "squeezenet": [
             "SqueezeNet1_0",
             "SqueezeNet1_0ComplexBypass",
@@ -28,6 +26,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "SqueezeNet1_1",
             "SqueezeNetCIFAR10",
         ],
-        "weight_files": ["load_weights", "weights_digest"],
+        "weight_files": ["hash_weights", "load_weights"],
     },
 )

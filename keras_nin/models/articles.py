@@ -4,8 +4,8 @@ import dataclasses
 import functools
 
 from keras_nin import layers
-from keras_nin.errors import one_of
-from keras_nin.models.zoo import ModelSpec, check_input_shape, frame
+from keras_nin.errors import check_choice
+from keras_nin.models.model_spec import ModelSpec, assemble_model, check_input_shape
 
 CONVNET = 'Paperspace blog, "Network in Network and 1x1 convolutions"'
 DEEPPHYS = "DeepPhys, arXiv:1805.07888; soft mask of a 1x1 layer from the article 1x1 convolution, demystified"
@@ -47,7 +47,7 @@ def convnet(
     Raises:
         InputError: an argument does not fit, or the weights do not.
     """
-    one_of("head", head, HEADS)
+    check_choice("head", head, HEADS)
 
     def graph(x):
         x = _conv_pool_relu(x, 3, 1, relu_first)
@@ -65,7 +65,9 @@ def convnet(
 
     shape = check_input_shape(input_shape, (28, 28, 1))
     variant = f"convnet_{head}" if head == "extra_relu" else f"convnet_{head}_head"
-    return frame(graph, variant=variant, name=name, input_shape=shape, weights=weights, include_top=include_top)
+    return assemble_model(
+        graph, variant=variant, name=name, input_shape=shape, weights=weights, include_top=include_top
+    )
 
 
 def _conv_pool_relu(x, filters, number, relu_first):
@@ -106,7 +108,7 @@ def deepphys_softconv(*, weights=None, input_shape=None, name=None):
         return layers.conv1x1(x, 1, activation="sigmoid", name="mask_1x1")
 
     shape = check_input_shape(input_shape, (36, 36, 3))
-    return frame(graph, variant="deepphys_softconv", name=name, input_shape=shape, weights=weights)
+    return assemble_model(graph, variant="deepphys_softconv", name=name, input_shape=shape, weights=weights)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,7 +168,7 @@ def single_convolution(variant, *, weights=None, input_shape=None, name=None):
         )
 
     shape = check_input_shape(input_shape, row.input_shape)
-    return frame(graph, variant=variant, name=name, input_shape=shape, weights=weights)
+    return assemble_model(graph, variant=variant, name=name, input_shape=shape, weights=weights)
 
 
 ConvNetExtraReLU = functools.partial(convnet, "extra_relu")

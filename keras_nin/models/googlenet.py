@@ -4,8 +4,8 @@ import dataclasses
 import functools
 
 from keras_nin import layers
-from keras_nin.errors import one_of
-from keras_nin.models.zoo import ModelSpec, check_input_shape, frame
+from keras_nin.errors import check_choice
+from keras_nin.models.model_spec import ModelSpec, assemble_model, check_input_shape
 
 PAPER = "Going deeper with convolutions, arXiv:1409.4842"
 
@@ -105,7 +105,7 @@ def googlenet(
     """
     row = VARIANTS[variant]
     kind = row.normalization if normalization == "default" else normalization
-    one_of("normalization", kind, NORMALIZATIONS)
+    check_choice("normalization", kind, NORMALIZATIONS)
     count = row.classes if classes is None else classes
 
     def graph(x):
@@ -123,7 +123,7 @@ def googlenet(
         return [main, *extra] if extra else main
 
     shape = check_input_shape(input_shape, row.input_shape)
-    return frame(
+    return assemble_model(
         graph,
         variant=variant,
         name=name,

@@ -3,7 +3,7 @@
 import functools
 
 from keras_nin import layers
-from keras_nin.models.zoo import ModelSpec, check_input_shape, frame
+from keras_nin.models.model_spec import ModelSpec, assemble_model, check_input_shape
 
 PAPER = "Rethinking the Inception Architecture for Computer Vision, arXiv:1512.00567"
 
@@ -150,7 +150,7 @@ def inception_v3(
         return _top(x, classes, classifier_activation) if include_top else x
 
     shape = check_input_shape(input_shape, (299, 299, 3))
-    return frame(
+    return assemble_model(
         graph,
         variant="inception_v3",
         name=name,

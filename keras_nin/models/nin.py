@@ -5,7 +5,7 @@ import functools
 
 from keras_nin import layers
 from keras_nin.errors import InputError
-from keras_nin.models.zoo import ModelSpec, check_input_shape, frame
+from keras_nin.models.model_spec import ModelSpec, assemble_model, check_input_shape
 
 PAPER = "Network in Network, arXiv:1312.4400"
 
@@ -130,7 +130,7 @@ def nin(
         )
 
     shape = check_input_shape(input_shape, row.input_shape)
-    return frame(
+    return assemble_model(
         graph,
         variant=variant,
         name=name,

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 
 from keras_nin import layers
-from keras_nin.models.zoo import ModelSpec, check_input_shape, frame
+from keras_nin.models.model_spec import ModelSpec, assemble_model, check_input_shape
 
 PAPER = "SqueezeNet, arXiv:1602.07360"
 
@@ -96,7 +96,7 @@ def squeezenet(
         return _top(x, row.classes if classes is None else classes, classifier_activation, padded_head)
 
     shape = check_input_shape(input_shape, row.input_shape)
-    return frame(
+    return assemble_model(
         graph,
         variant=variant,
         name=name,

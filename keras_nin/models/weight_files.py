@@ -15,20 +15,19 @@ import zipfile
 import numpy as np
 
 from keras_nin import files
-from keras_nin.errors import InputError, unknown_name
-from keras_nin.models import foreign_names
+from keras_nin.errors import InputError, unknown_name_error
 
-SHIPPED = pathlib.Path(__file__).parent / "weights"
+BUNDLED_FOLDER = pathlib.Path(__file__).parent / "weights"
 # Files as others write them; see `foreign`.
-FOREIGN = (".h5", ".safetensors", ".pt", ".pth")
-ENDINGS = (".weights.h5", ".keras", ".npz", *FOREIGN)
+THIRD_PARTY_SUFFIXES = (".h5", ".safetensors", ".pt", ".pth")
+WEIGHT_SUFFIXES = (".weights.h5", ".keras", ".npz", *THIRD_PARTY_SUFFIXES)
 # Names that others give to a layer's arrays.
 ARRAY_NAMES = {"weights": "kernel", "biases": "bias"}
 # Where Keras 3 stores the layers; the second in its first versions.
 _LAYERS = ("layers/", "_layer_checkpoint_dependencies/")
 
 
-class Misfit(InputError):
+class WeightsMismatchError(InputError):
     """Weights of another network: one that the model has is missing or of another shape, or there are more."""
 
 
@@ -51,13 +50,13 @@ def load_weights(model, weights, *, layer_names=None, partial=False):
         InputError: no such weights, or an unreadable file. A file that does not fit is a `Misfit`: the message names
             the layer with the expected and the received shape; for a file of others, everything that does not fit.
     """
-    path = find(model.name, weights)
+    path = find_weights(model.name, weights)
     try:
-        if _is_foreign(path):
-            from keras_nin.models import foreign
+        if _is_third_party(path):
+            from keras_nin.models import third_party
 
-            return foreign.load(model, path, layer_names, partial)
-        if _ending(path) == ".npz":
+            return third_party.load_third_party_weights(model, path, layer_names, partial)
+        if _weight_suffix(path) == ".npz":
             return _load_npz(model, path, layer_names or {}, partial)
         return _load_keras(model, path, partial)
     except InputError:
@@ -66,7 +65,7 @@ def load_weights(model, weights, *, layer_names=None, partial=False):
         raise InputError(f"Expected {str(path)!r} to hold weights. Received: {_first_line(error)}") from error
 
 
-def find(model_name, weights):
+def find_weights(model_name, weights):
     """Return the path of `weights`: those that ship for the model under that name, or a file as it is.
 
     A name goes before a file of the same name: "./digits" is the file.
@@ -76,35 +75,35 @@ def find(model_name, weights):
     """
     if not isinstance(weights, str | os.PathLike):
         raise InputError(f"Expected `weights` to be a name or a path. Received: {weights!r}")
-    names = shipped(model_name)
+    names = list_bundled_weights(model_name)
     if weights in names:
-        return SHIPPED / f"{model_name}.{weights}.weights.h5"
+        return BUNDLED_FOLDER / f"{model_name}.{weights}.weights.h5"
     path = pathlib.Path(weights)
     if path.is_file():
-        _ending(path)
+        _weight_suffix(path)
         return path
     if path.is_dir() or path.suffix or len(path.parts) > 1:
         raise InputError(
-            f"Expected `weights` to be an existing file ({', '.join(ENDINGS)}). "
+            f"Expected `weights` to be an existing file ({', '.join(WEIGHT_SUFFIXES)}). "
             f"Received: {str(weights)!r}{', a folder' if path.is_dir() else ''}"
         )
     if not names:
         raise InputError(f"Expected `weights` to be a file: none ship for {model_name}. Received: {str(weights)!r}")
-    raise unknown_name("weights", weights, names)
+    raise unknown_name_error("weights", weights, names)
 
 
-def shipped(model_name):
+def list_bundled_weights(model_name):
     """Return the names of the weights that ship for the model of that name."""
-    names = (path.name.split(".") for path in sorted(SHIPPED.glob("*.weights.h5")))
+    names = (path.name.split(".") for path in sorted(BUNDLED_FOLDER.glob("*.weights.h5")))
     return [weights for model, weights, *_ in names if model == model_name]
 
 
-def shipped_metrics(model_name, weights):
+def read_bundled_metrics(model_name, weights):
     """Return what was measured when the shipped `weights` were trained (a dictionary)."""
-    return json.loads((SHIPPED / f"{model_name}.{weights}.json").read_text(encoding="utf-8"))
+    return json.loads((BUNDLED_FOLDER / f"{model_name}.{weights}.json").read_text(encoding="utf-8"))
 
 
-def weights_digest(model):
+def hash_weights(model):
     """Return the SHA-256 over the types, shapes and values of a model's weights, in order.
 
     Names are left out: Keras numbers those that nobody chose by process, so that a copy would have another digest.
@@ -117,33 +116,35 @@ def weights_digest(model):
     return digest.hexdigest()
 
 
-def _ending(path):
-    for ending in ENDINGS:
+def _weight_suffix(path):
+    for ending in WEIGHT_SUFFIXES:
         if path.name.endswith(ending):
             return ending
-    raise InputError(f"Expected a weight file ending in {', '.join(ENDINGS)}. Received: {path.name!r}")
+    raise InputError(f"Expected a weight file ending in {', '.join(WEIGHT_SUFFIXES)}. Received: {path.name!r}")
 
 
-def _is_foreign(path):
+def _is_third_party(path):
     """Return whether a file is read as others write it: by its ending, or Keras 2's layout in a .weights.h5."""
-    from keras_nin.models import legacy_h5
+    from keras_nin.models import third_party_files
 
-    return _ending(path) in FOREIGN or (_ending(path) == ".weights.h5" and legacy_h5.is_legacy(path))
+    return _weight_suffix(path) in THIRD_PARTY_SUFFIXES or (
+        _weight_suffix(path) == ".weights.h5" and third_party_files.is_legacy_h5(path)
+    )
 
 
 def _first_line(error):
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def _misfit(path, variable, layer, shape, received):
-    return Misfit(
+def _mismatch(path, variable, layer, shape, received):
+    return WeightsMismatchError(
         f"Expected {path.name!r} to hold the {variable} of layer {layer!r} with shape {tuple(shape)}. "
         f"Received: {received}"
     )
 
 
 def _surplus(path, model, extra):
-    return Misfit(
+    return WeightsMismatchError(
         f"Expected {path.name!r} to hold only the weights of {model.name}. "
         f"Received: {len(extra)} more, the first for {extra[0]!r}"
     )
@@ -159,7 +160,7 @@ def _load_npz(model, path, layer_names, partial):
             received = f"a file without it ({len(arrays)} arrays)" if array is None else f"shape {array.shape}"
             if array is not None and array.shape == tuple(weight.shape):
                 received = f"values of type {array.dtype}"
-            raise _misfit(path, variable, layer, weight.shape, received)
+            raise _mismatch(path, variable, layer, weight.shape, received)
     extra = sorted(set(arrays) - set(wanted))
     if extra and not partial:
         raise _surplus(path, model, extra)
@@ -187,7 +188,9 @@ def _read_npz(path, layer_names):
     arrays = {}
     with np.load(path, allow_pickle=False) as file:
         own = {ours for ours in layer_names.values() if isinstance(ours, str)}
-        names = foreign_names.resolve(layer_names, [key.rpartition("/")[0] for key in file.files], own)
+        from keras_nin.models import third_party
+
+        names = third_party.match_layers(layer_names, [key.rpartition("/")[0] for key in file.files], own)
         for key in file.files:
             layer, _, variable = key.rpartition("/")
             name = f"{names.get(layer) or layer}/{ARRAY_NAMES.get(variable, variable)}"
@@ -203,21 +206,21 @@ def _load_keras(model, path, partial):
         with warnings.catch_warnings(action="ignore"):  # of what the error says better
             model.load_weights(path)
         # Keras has found a place for every weight of the model, and does not ask whether there are more.
-        if not partial and len(_stored(path)) > len(model.weights):
+        if not partial and len(_read_stored_arrays(path)) > len(model.weights):
             raise ValueError("more weights than the model has")
     except Exception:
         model.set_weights(before)
-        _refuse(model, path)
+        _raise_mismatch(model, path)
         raise
 
 
-def _refuse(model, path):
+def _raise_mismatch(model, path):
     """Raise the `Misfit` between a Keras file and `model`, where there is one: compare what each would store where."""
     with files.temporary_folder() as folder:
         own = folder / "own.weights.h5"
         model.save_weights(own)
-        wanted = _stored(own)
-    found = _stored(path)
+        wanted = _read_stored_arrays(own)
+    found = _read_stored_arrays(path)
     if not found:
         raise InputError(f"Expected {path.name!r} to hold weights as Keras 3 stores them. Received: a file with none")
     owners = [weight.path.split("/")[-2] for weight in model.weights]
@@ -228,14 +231,14 @@ def _refuse(model, path):
         number = first.get(ours.owner, len(owners)) + ours.index
         variable = model.weights[number].name if number < len(owners) else f"weight {ours.index}"
         received = f"shape {found[place].shape}" if place in found else f"a file without it ({len(found)} arrays)"
-        raise _misfit(path, variable, ours.layer, ours.shape, received)
+        raise _mismatch(path, variable, ours.layer, ours.shape, received)
     extra = sorted(stored.layer for place, stored in found.items() if place not in wanted)
     if extra:
         raise _surplus(path, model, extra)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Stored:
+class _StoredArray:
     """An array in a Keras 3 file: its shape, the path of its layer by name, and its number among the layer's."""
 
     shape: tuple
@@ -247,7 +250,7 @@ class _Stored:
         return self.layer.rsplit("/", 1)[-1]
 
 
-def _stored(path):
+def _read_stored_arrays(path):
     """Return the weights of layers in a Keras 3 file as {place: `_Stored`}; places are by class and position."""
     import h5py
 
@@ -263,13 +266,13 @@ def _stored(path):
             # Beside the layers lies the optimizer's state, and in old files that of random generators.
             ours = place.startswith(_LAYERS) and "seed_generator" not in layer
             if ours and index.isdigit() and isinstance(item, h5py.Dataset):
-                stored[place] = _Stored(item.shape, _names(file, layer), int(index))
+                stored[place] = _StoredArray(item.shape, _layer_path(file, layer), int(index))
 
         file.visititems(collect)
     return stored
 
 
-def _names(file, place):
+def _layer_path(file, place):
     """Return the names of the layer stored at `place` and of those around it, joined; `place` where none are stored."""
     parts = place.split("/")
     groups = (file.get("/".join([*parts[:end], "vars"])) for end in range(1, len(parts) + 1))

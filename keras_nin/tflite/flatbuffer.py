@@ -11,21 +11,21 @@ from keras_nin.errors import InputError
 
 # Vectors may be shared, so a small file could ask for endless decoding. What writers share (vtables, a few strings)
 # stays far below both limits. A table counts as some bytes more, so that the time that a small file takes is small too.
-_DECODED_PER_BYTE = 4
+_MAX_DECODED_PER_BYTE = 4
 _BYTES_PER_TABLE = 64
-_MOST_TABLES = 1 << 18
+_MAX_TABLES = 1 << 18
 _SMALL_FILE = 1 << 16
 
 
-class Reader:
+class FlatbufferReader:
     """The bytes of one file, what may still be decoded of them, and the name that errors give it."""
 
     def __init__(self, data, source):
         self.data = data
         self.source = source
         self._vtables = {}
-        self._tables_left = _MOST_TABLES
-        self._bytes_left = _DECODED_PER_BYTE * len(data) + _SMALL_FILE
+        self._tables_left = _MAX_TABLES
+        self._bytes_left = _MAX_DECODED_PER_BYTE * len(data) + _SMALL_FILE
 
     def fail(self, problem):
         """Return the `InputError` for this file."""
@@ -45,7 +45,7 @@ class Reader:
         """Return the root table of a file that carries the 4-byte `identifier`."""
         if bytes(self.data[4:8]) != identifier:
             raise self.fail(f"the mark {identifier.decode()!r} at byte 4 is missing")
-        return Table(self, self.unpack("I", 0, "the root"))
+        return FlatbufferTable(self, self.unpack("I", 0, "the root"))
 
     def follow(self, position):
         """Return where the unsigned offset at `position` points to."""
@@ -67,7 +67,7 @@ class Reader:
         """Return the field offsets of the table at `position`, one per slot of its vtable."""
         self._tables_left -= 1
         if self._tables_left < 0:
-            raise self.fail(f"there are more than {_MOST_TABLES} tables")
+            raise self.fail(f"there are more than {_MAX_TABLES} tables")
         self.spend(_BYTES_PER_TABLE)
         vtable = position - self.unpack("i", position, "a table")
         if vtable not in self._vtables:
@@ -80,7 +80,7 @@ class Reader:
         return self._vtables[vtable]
 
 
-class Table:
+class FlatbufferTable:
     """One table; fields are read by slot number, and an absent field gives its default or None."""
 
     __slots__ = ("_fields", "_position", "reader")
@@ -102,7 +102,7 @@ class Table:
     def table(self, slot):
         """Return the table that the field refers to, or None."""
         at = self._at(slot)
-        return None if at is None else Table(self.reader, self.reader.follow(at))
+        return None if at is None else FlatbufferTable(self.reader, self.reader.follow(at))
 
     def tables(self, slot):
         """Return the field's vector of tables as a list; empty where it is absent."""
@@ -111,7 +111,7 @@ class Table:
             return []
         first, count = self.reader.vector(self.reader.follow(at), 4)
         self.reader.spend(4 * count)
-        return [Table(self.reader, self.reader.follow(first + 4 * item)) for item in range(count)]
+        return [FlatbufferTable(self.reader, self.reader.follow(first + 4 * item)) for item in range(count)]
 
     def span(self, slot):
         """Return (first byte, number of bytes) of the field's vector of bytes without decoding it, or None."""

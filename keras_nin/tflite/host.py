@@ -6,12 +6,12 @@ import pathlib
 import platform
 
 
-def host():
+def describe_host():
     """Return what a latency is printed beside: processor, usable cores, system, Python and LiteRT versions."""
     import importlib.metadata
 
     return {
-        "cpu": _cpu(),
+        "cpu": _cpu_name(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "python": platform.python_version(),
@@ -19,7 +19,7 @@ def host():
     }
 
 
-def _cpu():
+def _cpu_name():
     """Return the processor's name: on ARM boards, where Linux gives none, the board's."""
     with contextlib.suppress(OSError):
         for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
@@ -30,15 +30,15 @@ def _cpu():
     return platform.processor() or platform.machine()
 
 
-def state():
+def describe_load():
     """Return what makes a latency worse than it could be: load average and, where Linux tells it, the governor."""
     load = None
     with contextlib.suppress(OSError):
         load = os.getloadavg()[0]
-    return {"load_average": load, "governor": _governor()}
+    return {"load_average": load, "governor": _frequency_governors()}
 
 
-def _governor():
+def _frequency_governors():
     """Return the frequency governor of the processor; that of each kind of core where they differ."""
     found = set()
     with contextlib.suppress(OSError):
@@ -47,7 +47,7 @@ def _governor():
     return ", ".join(sorted(found)) or None
 
 
-def busy_seconds():
+def cpu_busy_seconds():
     """Return for how long all processors together were in use since the start, also by other guests of the hardware.
 
     None where Linux does not tell it.

@@ -4,7 +4,7 @@ import numpy as np
 
 from keras_nin.errors import InputError
 
-_BEYOND = np.float32(2.0**40)  # far outside every integer dtype of up to 32 bits
+_QUOTIENT_LIMIT = np.float32(2.0**40)  # far outside every integer dtype of up to 32 bits
 
 
 def quantize(values, scale, zero_point, dtype):
@@ -21,13 +21,13 @@ def quantize(values, scale, zero_point, dtype):
     Raises:
         InputError: a value is NaN or infinite, or the scale is not a positive number.
     """
-    scale = _positive(scale)
+    scale = _check_scale(scale)
     with np.errstate(over="ignore"):  # what float32 cannot hold is refused as infinite
         values = np.asarray(values, np.float32)
     if not np.isfinite(values).all():
         raise InputError("Expected finite values to quantise. Received: NaN or infinity")
     with np.errstate(over="ignore"):  # a quotient beyond float32 is clipped like any other that is too large
-        steps = np.clip(values / scale, -_BEYOND, _BEYOND)
+        steps = np.clip(values / scale, -_QUOTIENT_LIMIT, _QUOTIENT_LIMIT)
     # Adding 0.5 and cutting off would lift 0.49999997 to 1: compare the exact remainder instead.
     whole = np.trunc(steps)
     whole = whole + np.where(np.abs(steps - whole) >= 0.5, np.sign(steps), 0)
@@ -43,10 +43,10 @@ def dequantize(raw, scale, zero_point):
         InputError: the scale is not a positive number.
     """
     difference = np.asarray(raw).astype(np.int64) - int(zero_point)
-    return (difference * np.float64(_positive(scale))).astype(np.float32)
+    return (difference * np.float64(_check_scale(scale))).astype(np.float32)
 
 
-def _positive(scale):
+def _check_scale(scale):
     """Return `scale` as float32, the precision it has in a file."""
     with np.errstate(over="ignore"):
         rounded = np.float32(scale)

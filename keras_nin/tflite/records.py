@@ -7,14 +7,14 @@ from keras_nin.errors import InputError
 from keras_nin.tflite import schema
 
 # What `Graph.data` turns into arrays. Values of less than a byte, strings and bfloat16 have no NumPy counterpart.
-_ARRAYS = frozenset(
+_NUMPY_DTYPES = frozenset(
     ["float16", "float32", "float64", "complex64", "complex128", "bool"]
     + [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
 )
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Quantization:
+class QuantizationParameters:
     """How integers stand for reals: ``real = scale * (integer - zero_point)``.
 
     One scale and zero point for the whole tensor, or one of each for every position along dimension `axis`.
@@ -26,7 +26,7 @@ class Quantization:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Tensor:
+class TFLiteTensor:
     """One tensor of a subgraph.
 
     `shape_signature` has -1 where a dimension is open, and is None where the file has none. `buffer_bytes` is the
@@ -38,7 +38,7 @@ class Tensor:
     shape: tuple[int, ...]
     shape_signature: tuple[int, ...] | None
     dtype: str
-    quantization: Quantization | None
+    quantization: QuantizationParameters | None
     buffer: int
     buffer_bytes: int
     is_variable: bool
@@ -62,7 +62,7 @@ class Tensor:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Operator:
+class TFLiteOperator:
     """One operator: `op` is the builtin's name in capitals, or the custom code where `is_custom`.
 
     `inputs` and `outputs` are tensor indexes of subgraph number `subgraph`; -1 is an optional input left out.
@@ -79,18 +79,18 @@ class Operator:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Subgraph:
+class TFLiteSubgraph:
     """Tensors, and operators in execution order."""
 
     name: str
-    tensors: tuple[Tensor, ...]
-    operators: tuple[Operator, ...]
+    tensors: tuple[TFLiteTensor, ...]
+    operators: tuple[TFLiteOperator, ...]
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Signature:
+class TFLiteSignature:
     """A named way to call a subgraph: (name, tensor index) of every input and output."""
 
     key: str
@@ -100,14 +100,14 @@ class Signature:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Graph:
+class TFLiteModel:
     """A whole file; `metadata` holds the names of its metadata entries."""
 
-    subgraphs: tuple[Subgraph, ...]
+    subgraphs: tuple[TFLiteSubgraph, ...]
     description: str
     version: int
     size_bytes: int
-    signatures: tuple[Signature, ...]
+    signatures: tuple[TFLiteSignature, ...]
     metadata: tuple[str, ...]
     content: bytes = dataclasses.field(repr=False)
     buffer_spans: tuple[tuple[int, int], ...] = dataclasses.field(repr=False)
@@ -128,7 +128,7 @@ class Graph:
         """
         import numpy as np
 
-        if tensor.dtype not in _ARRAYS or tensor.is_sparse:
+        if tensor.dtype not in _NUMPY_DTYPES or tensor.is_sparse:
             kind = f"sparse {tensor.dtype}" if tensor.is_sparse else tensor.dtype
             raise InputError(f"Expected a dense tensor of a NumPy dtype. Received: {tensor.name!r}, which is {kind}")
         if tensor.elements and not tensor.is_constant:

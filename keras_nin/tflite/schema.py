@@ -10,65 +10,65 @@ IDENTIFIER = b"TFL3"
 VERSION = 3
 
 
-class Model:
+class ModelSlots:
     """Slots of the root table."""
 
     VERSION, OPERATOR_CODES, SUBGRAPHS, DESCRIPTION, BUFFERS = range(5)
     METADATA, SIGNATURE_DEFS = 6, 7
 
 
-class OperatorCode:
+class OperatorCodeSlots:
     """Slots of one entry of the model's list of operator types."""
 
     DEPRECATED_BUILTIN_CODE, CUSTOM_CODE, VERSION, BUILTIN_CODE = range(4)
 
 
-class Buffer:
+class BufferSlots:
     """Slots of a buffer; `OFFSET` and `SIZE` stand for `DATA` in files that keep it behind the flatbuffer (> 2 GB)."""
 
     DATA, OFFSET, SIZE = range(3)
 
 
-class Metadata:
+class MetadataSlots:
     """Slots of one metadata entry."""
 
     NAME, BUFFER = range(2)
 
 
-class SignatureDef:
+class SignatureSlots:
     """Slots of a signature."""
 
     INPUTS, OUTPUTS, SIGNATURE_KEY = range(3)
     SUBGRAPH_INDEX = 4
 
 
-class TensorMap:
+class TensorMapSlots:
     """Slots of one named input or output of a signature."""
 
     NAME, TENSOR_INDEX = range(2)
 
 
-class SubGraph:
+class SubgraphSlots:
     """Slots of a subgraph."""
 
     TENSORS, INPUTS, OUTPUTS, OPERATORS, NAME = range(5)
 
 
-class Tensor:
+class TensorSlots:
     """Slots of a tensor."""
 
     SHAPE, TYPE, BUFFER, NAME, QUANTIZATION, IS_VARIABLE, SPARSITY, SHAPE_SIGNATURE = range(8)
     EXTERNAL_BUFFER = 10
 
 
-class QuantizationParameters:
+class QuantizationSlots:
     """Slots of a tensor's quantisation."""
 
     MIN, MAX, SCALE, ZERO_POINT = range(4)
     QUANTIZED_DIMENSION = 6
 
 
-class Operator:
+class OperatorSlots:
     """Slots of an operator."""
 
     OPCODE_INDEX, INPUTS, OUTPUTS, BUILTIN_OPTIONS_TYPE, BUILTIN_OPTIONS = range(5)
@@ -195,7 +195,7 @@ class OptionsTable(NamedTuple):
     options: tuple
 
 
-OPTIONS = {
+OPERATOR_OPTIONS = {
     "CONV_2D": OptionsTable(1, "Conv2DOptions", _CONV),
     "DEPTHWISE_CONV_2D": OptionsTable(2, "DepthwiseConv2DOptions", _DEPTHWISE),
     "TRANSPOSE_CONV": OptionsTable(49, "TransposeConvOptions", (*_WINDOW, _activation(3))),

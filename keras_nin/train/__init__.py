@@ -3,5 +3,8 @@
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__, submod_attrs={"fit": ["Run", "fit"], "recipes": ["Recipe", "recipe_for"]}
+    __name__,
+    submod_attrs={
+        "training": ["Recipe", "TrainResult", "fit_model", "get_recipe"],
+    },
 )

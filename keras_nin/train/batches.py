@@ -4,7 +4,7 @@ import keras
 import numpy as np
 
 
-class Batches(keras.utils.PyDataset):
+class TrainingBatches(keras.utils.PyDataset):
     """Batches of (images (n, H, W, C), labels (n,)); order and random changes depend on seed and epoch alone."""
 
     def __init__(self, images, labels, recipe, seed):
@@ -45,3 +45,24 @@ def augment(images, recipe, rng):
     for image, source, top, left in zip(images, padded, tops, lefts, strict=True):
         image[...] = source[top : top + height, left : left + width]
     return images
+
+
+# MERGED What happens around every epoch.
+
+
+class EpochCallback(keras.callbacks.Callback):
+    """Order the batches by epoch, and keep the state after it."""
+
+    def __init__(self, state, batches, on_epoch=None):
+        super().__init__()
+        self.state, self.batches, self.on_epoch = state, batches, on_epoch
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Give the batches the order of this epoch, also where a run is taken up again."""
+        self.batches.start(epoch)
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Store the state first, so that nothing is lost where `on_epoch` ends in an exception."""
+        entry = self.state.add(self.model, logs)
+        if self.on_epoch:
+            self.on_epoch(epoch + 1, entry)

@@ -3,29 +3,29 @@
 Every saving is arithmetic on shapes. Findings are suggestions that may exclude each other: their savings do not add up.
 """
 
-from keras_nin.audit.findings import alignment, convolutions, heads, linear, norms
-from keras_nin.audit.findings.network import Network
+from keras_nin.audit.findings import linear, shapes
+from keras_nin.audit.findings.network import FindingsNetwork
 
 _RULES = (
-    linear.one_channel,
-    linear.collapsible,
-    linear.before_average,
-    heads.dense_as_pointwise,
-    heads.flattened,
-    heads.heavy,
-    convolutions.unreduced,
-    convolutions.naive_inception,
-    alignment.unaligned,
-    norms.unfoldable,
+    linear.find_one_channel_pointwise,
+    linear.find_collapsible_pointwise,
+    linear.find_pointwise_before_average,
+    shapes.find_dense_as_pointwise,
+    shapes.find_flattened_heads,
+    shapes.find_heavy_heads,
+    shapes.find_unreduced_convolutions,
+    shapes.find_naive_inception,
+    shapes.find_unaligned_channels,
+    linear.find_unfoldable_norms,
 )
 
 
-def find(graph):
-    """Return the `Finding`s of `graph` (`keras_nin.audit.graph.Graph`), in the order of their first layers.
+def find_findings(graph):
+    """Return the `Finding`s of `graph` (`keras_nin.audit.graph.LayerGraph`), in the order of their first layers.
 
     Time is linear in the number of layers.
     """
-    network = Network(graph)
+    network = FindingsNetwork(graph)
     found = [finding for rule in _RULES for finding in rule(network)]
     order = {layer.path: position for position, layer in enumerate(graph.layers)}
     return tuple(sorted(found, key=lambda finding: order[finding.layers[0]]))

@@ -8,24 +8,24 @@ import time
 
 import numpy as np
 
-SECONDS = 0.6
+BANDWIDTH_SECONDS = 0.6
 _CACHES = pathlib.Path("/sys/devices/system/cpu/cpu0/cache")
 _UNKNOWN_CACHE = 32 * 2**20
-_OVER_CACHE = 4  # STREAM's rule: each array at least four times the last cache
-_LEAST_PASSES = 3
+_CACHE_MULTIPLE = 4  # STREAM's rule: each array at least four times the last cache
+_MIN_PASSES = 3
 # Operation on slices (a, b, c), and bytes it moves for each byte of an array. As STREAM counts them: a cache line that
 # is read because a part of it is written is not counted.
 _KERNELS = {"copy": (lambda a, b, c: np.copyto(a, b), 2), "add": (lambda a, b, c: np.add(b, c, out=a), 3)}
 
 
-def of(job):
+def measure_job_bandwidth(job):
     """Return {number of threads: bandwidth} of the numbers in a job that asks for ``"bandwidth"``; else nothing."""
     if not job.get("bandwidth"):
         return {}
-    return {threads: measure(threads) for threads in sorted({model["threads"] for model in job["models"]})}
+    return {threads: measure_bandwidth(threads) for threads in sorted({model["threads"] for model in job["models"]})}
 
 
-def measure(threads, seconds=SECONDS, array_bytes=None):
+def measure_bandwidth(threads, seconds=BANDWIDTH_SECONDS, array_bytes=None):
     """Return the bandwidth of memory on `threads` threads as a JSON-ready dictionary.
 
     Args:
@@ -39,7 +39,7 @@ def measure(threads, seconds=SECONDS, array_bytes=None):
     """
     cache = last_cache_bytes()
     if array_bytes is None:
-        array_bytes = min(_OVER_CACHE * (cache or _UNKNOWN_CACHE), available_bytes() // 12)
+        array_bytes = min(_CACHE_MULTIPLE * (cache or _UNKNOWN_CACHE), available_bytes() // 12)
     arrays = np.split(np.ones(3 * (array_bytes // 4), np.float32), 3)
     parts = list(zip(*(np.array_split(array, threads) for array in arrays), strict=True))
     rates = {
@@ -65,7 +65,7 @@ def _pass_ns(operate, parts, seconds):
     for worker in workers:
         worker.start()
     end = time.perf_counter() + seconds
-    while len(times) < _LEAST_PASSES or time.perf_counter() < end:
+    while len(times) < _MIN_PASSES or time.perf_counter() < end:
         barrier.wait()
         start = time.perf_counter_ns()
         barrier.wait()

@@ -1,19 +1,205 @@
-"""A .tflite file compiled by LiteRT with its buffers, and the profiler of its operators."""
+"""The C functions of `libLiteRt.so` inside the ai-edge-litert wheel, through ctypes.
+
+The wheel's Python modules run compiled models but do not wrap the profiler; the library beside them exports both as
+plain C functions that return a status, 0 for success. Structures are laid out as on 64-bit systems. The ABI is not a
+promise, so `Functions` refuses other versions than those it was tested with, and other word sizes.
+"""
 
 import contextlib
 import ctypes
+import functools
+import pathlib
+import sys
 
 import numpy as np
 
-from keras_nin.benchmark.runner import capi
-from keras_nin.benchmark.runner.capi import HANDLE, INT, SIZE
+VERIFIED_VERSIONS = ("2.3.",)
+CPU = 1
+WRITE = 1
+HANDLE, INT, SIZE, TEXT = ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t, ctypes.c_char_p
+_OUT = ctypes.POINTER(HANDLE)  # where a function puts the handle of what it made
+_INT_OUT, _SIZE_OUT = ctypes.POINTER(INT), ctypes.POINTER(SIZE)
+_STATUSES = {
+    1: "ErrorInvalidArgument", 2: "ErrorMemoryAllocationFailure", 3: "ErrorRuntimeFailure",
+    4: "ErrorMissingInputTensor", 5: "ErrorUnsupported", 6: "ErrorNotFound", 7: "ErrorTimeoutExpired",
+    8: "ErrorWrongVersion", 9: "ErrorUnknown", 10: "ErrorAlreadyExists", 100: "Cancelled", 500: "ErrorFileIO",
+    501: "ErrorInvalidFlatbuffer", 502: "ErrorDynamicLoading", 503: "ErrorSerialization", 504: "ErrorCompilation",
+    1000: "ErrorIndexOOB", 1001: "ErrorInvalidIrType", 1002: "ErrorInvalidGraphInvariant",
+    1003: "ErrorGraphModification", 1500: "ErrorInvalidToolConfig", 2000: "LegalizeNoMatch",
+    2001: "ErrorInvalidLegalization", 3000: "PatternNoMatch", 3001: "InvalidTransformation",
+    4000: "ErrorUnsupportedRuntimeVersion", 4001: "ErrorUnsupportedCompilerVersion",
+    4002: "ErrorIncompatibleByteCodeVersion", 5000: "ErrorUnsupportedOpShapeInferer",
+    5001: "ErrorShapeInferenceFailed",
+}  # fmt: skip
+
+
+class LiteRtError(Exception):
+    """A call of the C API returned another status than 0; the message has the call and the status' name."""
+
+
+class CApiUnavailable(Exception):
+    """The C API cannot be used on this machine or with this version of the runtime; the reason."""
+
+
+class TensorLayout(ctypes.Structure):
+    """Rank in the low 7 bits, sizes (-1 where open) and strides."""
+
+    _fields_ = [("rank_bits", ctypes.c_uint32), ("sizes", ctypes.c_int32 * 8), ("strides", ctypes.c_uint32 * 8)]
+
+
+class RankedTensorType(ctypes.Structure):
+    """Element type and shape of a tensor."""
+
+    _fields_ = [("element_type", ctypes.c_int32), ("layout", TensorLayout)]
+
+    def close(self):
+        """Set the open sizes to 1, and return the shape."""
+        rank = self.layout.rank_bits & 127
+        for axis in range(rank):
+            if self.layout.sizes[axis] < 0:
+                self.layout.sizes[axis] = 1
+        return tuple(self.layout.sizes[:rank])
+
+
+class _Memory(ctypes.Structure):
+    _fields_ = [("total", SIZE), ("in_use", SIZE), ("footprint", SIZE)]
+
+
+class ProfilerEvent(ctypes.Structure):
+    """What the profiler recorded: address of the name, type, start and duration in us, and the operator's index."""
+
+    _fields_ = [
+        ("tag", ctypes.c_uint64),
+        ("type", ctypes.c_int32),
+        ("start_us", ctypes.c_uint64),
+        ("elapsed_us", ctypes.c_uint64),
+        ("begin", _Memory),
+        ("end", _Memory),
+        ("index", ctypes.c_uint64),
+        ("subgraph", ctypes.c_uint64),
+        ("source", ctypes.c_int32),
+    ]
+
+
+_STRUCT_SIZES = {RankedTensorType: 72, ProfilerEvent: 104}
+_PROTOTYPES = {
+    "CreateEnvironment": (INT, HANDLE, _OUT),
+    "CreateModelFromFile": (HANDLE, TEXT, _OUT),
+    "CreateOptions": (_OUT,),
+    "SetOptionsHardwareAccelerators": (HANDLE, INT),
+    "CreateOpaqueOptions": (TEXT, HANDLE, HANDLE, _OUT),
+    "AddOpaqueOptions": (HANDLE, HANDLE),
+    "CreateCompiledModel": (HANDLE, HANDLE, HANDLE, _OUT),
+    "GetNumModelSignatures": (HANDLE, _SIZE_OUT),
+    "GetModelSignature": (HANDLE, SIZE, _OUT),
+    "GetNumSignatureInputs": (HANDLE, _SIZE_OUT),
+    "GetNumSignatureOutputs": (HANDLE, _SIZE_OUT),
+    "GetSignatureInputTensorByIndex": (HANDLE, SIZE, _OUT),
+    "GetSignatureOutputTensorByIndex": (HANDLE, SIZE, _OUT),
+    "GetRankedTensorType": (HANDLE, ctypes.POINTER(RankedTensorType)),
+    "GetQuantizationTypeId": (HANDLE, _INT_OUT),
+    "GetCompiledModelInputBufferRequirements": (HANDLE, SIZE, SIZE, _OUT),
+    "GetCompiledModelOutputBufferRequirements": (HANDLE, SIZE, SIZE, _OUT),
+    "CreateManagedTensorBufferFromRequirements": (HANDLE, ctypes.POINTER(RankedTensorType), HANDLE, _OUT),
+    "LockTensorBuffer": (HANDLE, _OUT, INT),
+    "UnlockTensorBuffer": (HANDLE,),
+    "GetTensorBufferSize": (HANDLE, _SIZE_OUT),
+    "RunCompiledModel": (HANDLE, SIZE, SIZE, HANDLE, SIZE, HANDLE),
+    "CompiledModelGetProfiler": (HANDLE, _OUT),
+    "ResetProfiler": (HANDLE,),
+    "StartProfiler": (HANDLE,),
+    "StopProfiler": (HANDLE,),
+    "GetNumProfilerEvents": (HANDLE, _INT_OUT),
+    "GetProfilerEvents": (HANDLE, INT, ctypes.POINTER(ProfilerEvent)),
+}
+_DESTROYERS = ("Environment", "Model", "Options", "OpaqueOptions", "CompiledModel", "TensorBuffer")
+
+
+def check_status(name, status):
+    """Raise `LiteRtError` where the status that the function `name` returned is not 0."""
+    if status:
+        known = f"kLiteRtStatus{_STATUSES[status]}" if status in _STATUSES else f"the unknown status {status}"
+        raise LiteRtError(f"LiteRt{name} returned {known}")
+
+
+class LiteRtLibrary:
+    """The functions, named without their prefix "LiteRt", with their arguments declared and every status checked.
+
+    Raises:
+        Unavailable: another version than `VERSIONS`, a system that is not 64-bit, or a function is missing.
+    """
+
+    def __init__(self):
+        import ai_edge_litert
+
+        if not ai_edge_litert.__version__.startswith(VERIFIED_VERSIONS):
+            known = ", ".join(f"{version}x" for version in VERIFIED_VERSIONS)
+            raise CApiUnavailable(
+                f"the profiler is known in ai-edge-litert {known}, not in {ai_edge_litert.__version__}"
+            )
+        sizes = {kind.__name__: ctypes.sizeof(kind) for kind in _STRUCT_SIZES}
+        if sys.maxsize <= 2**32 or sizes != {kind.__name__: size for kind, size in _STRUCT_SIZES.items()}:
+            raise CApiUnavailable(
+                f"the profiler's records are laid out for 64-bit systems; here their sizes are {sizes}"
+            )
+        path = pathlib.Path(ai_edge_litert.__file__).parent / "libLiteRt.so"
+        try:
+            self._library = ctypes.CDLL(str(path))
+            for name, arguments in _PROTOTYPES.items():
+                self.function(name).argtypes = arguments
+            for name in _DESTROYERS:
+                destroy = self.function(f"Destroy{name}")
+                destroy.argtypes, destroy.restype = (HANDLE,), None
+        except (OSError, AttributeError) as error:
+            raise CApiUnavailable(f"the runtime's C API does not load: {error}") from error
+        self._c = ctypes.CDLL(None)
+        self._c.strdup.restype, self._c.strdup.argtypes = HANDLE, (TEXT,)
+
+    def function(self, name):
+        """Return the C function itself, which returns its status."""
+        return getattr(self._library, f"LiteRt{name}")
+
+    def call(self, name, *arguments):
+        """Call a function; `LiteRtError` where its status is not 0."""
+        check_status(name, self.function(name)(*arguments))
+
+    def get(self, name, *arguments, kind=HANDLE):
+        """Return what a function puts into its last argument."""
+        value = kind()
+        self.call(name, *arguments, ctypes.byref(value))
+        return value if issubclass(kind, ctypes.Structure) else value.value
+
+    def make(self, stack, kind, *arguments, by=None):
+        """Return the handle of what `Create...` makes; `stack` destroys it."""
+        handle = self.get(by or f"Create{kind}", *arguments)
+        stack.callback(self.function(f"Destroy{kind}"), handle)
+        return handle
+
+    def add_options(self, options, identifier, text):
+        """Add a payload of TOML text to options, which own it from then on."""
+        release = ctypes.cast(self._c.free, HANDLE)
+        made = self.get("CreateOpaqueOptions", identifier, self._c.strdup(text), release)
+        try:
+            self.call("AddOpaqueOptions", options, made)
+        except LiteRtError:
+            self.function("DestroyOpaqueOptions")(made)
+            raise
+
+
+@functools.cache
+def load_library():
+    """Return the `Functions`, loaded once in a process."""
+    return LiteRtLibrary()
+
+
+# MERGED A .tflite file compiled by LiteRT with its buffers, and the profiler of its operators.
 
 # NumPy's names of the element types of TensorFlow Lite that an input can have here.
-DTYPES = {
+INPUT_DTYPES = {
     1: "float32", 2: "int32", 3: "uint8", 4: "int64", 6: "bool", 7: "int16", 8: "complex64", 9: "int8", 10: "float16",
     11: "float64", 12: "complex128", 15: "uint64", 16: "uint32", 17: "uint16",
 }  # fmt: skip
-_OTHERS = {5: "string", 13: "resource", 14: "variant", 18: "int4", 19: "bfloat16", 20: "int2", 21: "uint4"}
+_OTHER_DTYPES = {5: "string", 13: "resource", 14: "variant", 18: "int4", 19: "bfloat16", 20: "int2", 21: "uint4"}
 
 
 class CompiledModel:
@@ -37,14 +223,14 @@ class CompiledModel:
     """
 
     def __init__(self, path, threads=1, profiling=False, kernel_mode="delegate"):
-        self._library = library = capi.functions()
+        self._library = library = load_library()
         self._stack = contextlib.ExitStack()
         with contextlib.ExitStack() as stack:
             environment = library.make(stack, "Environment", 0, None)
             model = library.make(stack, "Model", environment, str(path).encode(), by="CreateModelFromFile")
             self.signatures = library.get("GetNumModelSignatures", model, kind=SIZE)
             options = library.make(stack, "Options")
-            library.call("SetOptionsHardwareAccelerators", options, capi.CPU)
+            library.call("SetOptionsHardwareAccelerators", options, CPU)
             if profiling:
                 library.add_options(options, b"runtime_options_string", b"enable_profiling = true\n")
             settings = f'num_threads = {threads}\nkernel_mode = "{kernel_mode}"\n'
@@ -71,18 +257,18 @@ class CompiledModel:
         buffers = (HANDLE * count)()
         for index in range(count):
             tensor = library.get(f"GetSignature{direction}TensorByIndex", signature, index)
-            tensor_type = library.get("GetRankedTensorType", tensor, kind=capi.TensorType)
+            tensor_type = library.get("GetRankedTensorType", tensor, kind=RankedTensorType)
             shape, code = tensor_type.close(), tensor_type.element_type
-            dtype = DTYPES.get(code, _OTHERS.get(code, code))
+            dtype = INPUT_DTYPES.get(code, _OTHER_DTYPES.get(code, code))
             needed = library.get(f"GetCompiledModel{direction}BufferRequirements", self._handle, 0, index)
             by, of_type = "CreateManagedTensorBufferFromRequirements", ctypes.byref(tensor_type)
             try:
                 buffers[index] = library.make(stack, "TensorBuffer", environment, of_type, needed, by=by)
-            except capi.LiteRtError as error:
-                raise capi.LiteRtError(f"{error} for the {direction.lower()} {dtype} {shape}") from error
+            except LiteRtError as error:
+                raise LiteRtError(f"{error} for the {direction.lower()} {dtype} {shape}") from error
             if direction == "Input":
                 quantized = library.get("GetQuantizationTypeId", tensor, kind=INT) != 0
-                self._fill(buffers[index], noise(shape, dtype, quantized))
+                self._fill(buffers[index], generate_input(shape, dtype, quantized))
         return buffers
 
     def _fill(self, buffer, values):
@@ -90,7 +276,7 @@ class CompiledModel:
         if size < values.nbytes:
             raise ValueError(f"the runtime gives an input of {values.nbytes} bytes only {size}")
         address = HANDLE()
-        self._library.call("LockTensorBuffer", buffer, ctypes.byref(address), capi.WRITE)
+        self._library.call("LockTensorBuffer", buffer, ctypes.byref(address), WRITE)
         try:
             ctypes.memmove(address, values.ctypes.data, values.nbytes)
         finally:
@@ -100,7 +286,7 @@ class CompiledModel:
         """Run the model once; `LiteRtError` where that fails."""
         status = self._run(*self._arguments)
         if status:
-            capi.check("RunCompiledModel", status)
+            check_status("RunCompiledModel", status)
 
     def profile(self, runs):
         """Return what the profiler records in `runs` runs, in its order.
@@ -117,15 +303,15 @@ class CompiledModel:
         finally:
             library.call("StopProfiler", self._profiler)
         count = library.get("GetNumProfilerEvents", self._profiler, kind=INT)
-        records = (capi.Event * count)()
+        records = (ProfilerEvent * count)()
         library.call("GetProfilerEvents", self._profiler, count, records)
-        events = np.frombuffer(records, dtype=np.dtype(capi.Event)).copy()
+        events = np.frombuffer(records, dtype=np.dtype(ProfilerEvent)).copy()
         # The names are the profiler's own memory, which the next reset may free.
         names = {int(tag): ctypes.string_at(int(tag)).decode(errors="replace") for tag in np.unique(events["tag"])}
         return events, names
 
 
-def noise(shape, dtype, quantized):
+def generate_input(shape, dtype, quantized):
     """Return seeded values for an input: floats in 0 to 1, quantised integers over their range, else zeros.
 
     Integers without a scale may be indexes, for which 0 is safe.
@@ -133,7 +319,7 @@ def noise(shape, dtype, quantized):
     Raises:
         ValueError: another dtype than those of `DTYPES`.
     """
-    if dtype not in DTYPES.values():
+    if dtype not in INPUT_DTYPES.values():
         raise ValueError(f"an input is of type {dtype}, which cannot be filled with numbers")
     rng = np.random.default_rng(0)
     if dtype.startswith("float"):
@@ -142,3 +328,40 @@ def noise(shape, dtype, quantized):
         limits = np.iinfo(dtype)
         return rng.integers(limits.min, limits.max, shape, dtype, endpoint=True)
     return np.zeros(shape, dtype)
+
+
+# MERGED A .tflite file in TensorFlow Lite's interpreter: where the C API is not available, and for external delegates.
+
+
+class InterpretedModel:
+    """A .tflite file ready to run; `run` is one invocation. A context manager like `litert.CompiledModel`.
+
+    Args:
+        path: the file.
+        threads: number of threads.
+        delegate: path of a delegate's shared library, such as libedgetpu.so.1; None for XNNPACK.
+
+    Raises:
+        RuntimeError, ValueError, OSError: the runtime does not take the file, an input is of a type that cannot be
+            filled, or the delegate does not load.
+    """
+
+    signatures = 1  # an invocation runs the main subgraph, whatever the signatures are
+
+    def __init__(self, path, threads=1, delegate=None):
+        from ai_edge_litert.interpreter import Interpreter, load_delegate
+
+        delegates = [load_delegate(delegate)] if delegate else None
+        self._interpreter = Interpreter(model_path=str(path), num_threads=threads, experimental_delegates=delegates)
+        self._interpreter.allocate_tensors()
+        for entry in self._interpreter.get_input_details():
+            scale, _ = entry["quantization"]
+            dtype = getattr(entry["dtype"], "__name__", "none").rstrip("_")  # NumPy's "bool_" is a bool
+            self._interpreter.set_tensor(entry["index"], generate_input(tuple(entry["shape"]), dtype, bool(scale)))
+        self.run = self._interpreter.invoke
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        del self.run, self._interpreter

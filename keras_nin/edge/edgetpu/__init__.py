@@ -1,6 +1,6 @@
 """What the Edge TPU compiler makes of a .tflite file, predicted from the file alone."""
 
-from keras_nin.edge.edgetpu.judge import judge
-from keras_nin.edge.edgetpu.records import Failure, Memory, OperatorVerdict, Verdict
+from keras_nin.edge.edgetpu.records import CompileFailure, EdgeTPUResult, OperatorVerdict, ParameterMemory
+from keras_nin.edge.edgetpu.verdict import check_edgetpu
 
-__all__ = ["Failure", "Memory", "OperatorVerdict", "Verdict", "judge"]
+__all__ = ["CompileFailure", "ParameterMemory", "OperatorVerdict", "EdgeTPUResult", "check_edgetpu"]

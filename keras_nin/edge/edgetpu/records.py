@@ -1,9 +1,40 @@
-"""Records of a verdict: what becomes of each operator, and of the file."""
+"""The compiler's own words, and the order in which tables give them."""
 
 import dataclasses
 from collections import Counter
 
-SCHEMA = "keras_nin.edgetpu/1"
+MAPPED = "Mapped to Edge TPU"
+UNSPECIFIED = "Operation is otherwise supported, but not mapped due to some unspecified limitation"
+SECOND_SUBGRAPH = "More than one subgraph is not supported"
+NOT_SUPPORTED = "Operation not supported"
+VERSION = "Operation version not supported"
+DATA_TYPE = "Operation is working on an unsupported data type"
+RANK = "Tensor has unsupported rank (up to 3 innermost dimensions mapped)"
+# The second line of a longer reason, whose first the compiler's table does not show.
+BATCH = "For example, a fully-connected or softmax layer with 2D output"
+PRECISION = "Image-interpolation layer won't run precisely enough on Edge TPU"  # compiler 2.0
+
+STATUSES = (MAPPED, UNSPECIFIED, SECOND_SUBGRAPH, NOT_SUPPORTED, VERSION, DATA_TYPE, RANK, BATCH, PRECISION)
+
+NOT_QUANTIZED = "Model not quantized"
+UNKNOWN_VERSION = "Didn't find op for builtin opcode '{op}' version '{version}'"
+DYNAMIC = (
+    "Attempting to use a delegate that only supports static-sized tensors with a graph that has dynamic-sized tensors"
+)
+FLEX = "Regular TensorFlow ops are not supported by this interpreter"
+LARGE = "Compilation failed due to large activation tensors in model"
+
+_NOTE = "(second line of a longer reason) "
+
+
+def normalize_status(status):
+    """Return a status without the remark that collections of logs put before `BATCH`."""
+    return status.removeprefix(_NOTE)
+
+
+# MERGED Records of a verdict: what becomes of each operator, and of the file.
+
+EDGETPU_SCHEMA = "keras_nin.edgetpu/1"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +74,7 @@ class OperatorVerdict:
 
 
 @dataclasses.dataclass(frozen=True)
-class Failure:
+class CompileFailure:
     """Why the compiler refuses the whole file: its words, the reason, the remedy, the name of the rule."""
 
     message: str
@@ -53,7 +84,7 @@ class Failure:
 
 
 @dataclasses.dataclass(frozen=True)
-class Memory:
+class ParameterMemory:
     """Parameters of the mapped operators.
 
     Attributes:
@@ -68,7 +99,7 @@ class Memory:
 
 
 @dataclasses.dataclass(frozen=True)
-class Verdict:
+class EdgeTPUResult:
     """What the compiler would make of a file.
 
     Attributes:
@@ -83,10 +114,10 @@ class Verdict:
 
     model: str
     multiple_subgraphs: bool
-    failure: Failure | None
+    failure: CompileFailure | None
     operators: tuple[OperatorVerdict, ...]
     subgraphs: int
-    memory: Memory
+    memory: ParameterMemory
     notes: tuple[str, ...] = ()
 
     @property
@@ -136,7 +167,7 @@ class Verdict:
     def to_json(self):
         """Return the document of schema keras_nin.edgetpu/1."""
         return {
-            "schema": SCHEMA,
+            "schema": EDGETPU_SCHEMA,
             "model": self.model,
             "multiple_subgraphs": self.multiple_subgraphs,
             "compiles": self.compiles,

@@ -5,8 +5,14 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "accelerators": ["ACCELERATORS", "DEFAULT"],
-        "estimating": ["estimate", "sweep"],
-        "records": ["Estimate", "Finding", "Layer", "Sweep"],
+        "estimate": ["estimate_accelerator", "estimate_ethosu"],
+        "records": [
+            "ACCELERATORS",
+            "DEFAULT_ACCELERATOR",
+            "EthosUEstimate",
+            "EthosUFinding",
+            "EthosULayer",
+            "EthosUResult",
+        ],
     },
 )

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from keras_nin.audit import budget
-from keras_nin.audit.render.notes import size
-from keras_nin.edge.ethosu import judging
-from keras_nin.errors import InputError, unknown_name
+from keras_nin.audit.tables import format_size
+from keras_nin.edge.ethosu import estimate as estimate_module
+from keras_nin.errors import InputError, unknown_name_error
 
 FULL = "full"
 TIME, BYTES, SHARE = "time", "bytes", "share"
@@ -20,7 +20,7 @@ _NUMBER = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,15})?)([A-Za-z%]+)")
 
 
 @dataclass(frozen=True)
-class Limit:
+class EthosULimit:
     """The most that one of `ITEMS` may be (us, bytes), the least share, or `FULL`, which has no `value`."""
 
     item: str
@@ -28,18 +28,18 @@ class Limit:
 
 
 @dataclass(frozen=True)
-class Result:
+class EthosULimitCheck:
     """What became of a limit on an accelerator: the figure (None: not known), whether it holds, and the reason."""
 
     accelerator: str
-    limit: Limit
+    limit: EthosULimit
     figure: int | float | None
-    holds: bool
+    passed: bool
     reason: str | None = None
 
     def __str__(self):
         item, reason = self.limit.item, f" ({self.reason})" if self.reason else ""
-        verdict = "holds" if self.holds else "does not hold"
+        verdict = "holds" if self.passed else "does not hold"
         if item == FULL:
             return f"{self.accelerator}: all on the NPU: {verdict}{reason}"
         figure = "not known" if self.figure is None else _text(item, self.figure)
@@ -54,7 +54,7 @@ class Result:
             "item": self.limit.item,
             "limit": value,
             "figure": self.figure,
-            "holds": self.holds,
+            "passed": self.passed,
             "reason": self.reason,
         }
 
@@ -70,19 +70,19 @@ def parse(text):
 
 def _limit(part):
     if part == FULL:
-        return Limit(FULL)
+        return EthosULimit(FULL)
     item, separator, value = (word.strip() for word in part.partition("="))
     if not separator:
         item, value = ("npu", part) if part.endswith("%") else (part, "")
     if item not in ITEMS:
-        raise unknown_name("require", item, (FULL, *ITEMS))
+        raise unknown_name_error("require", item, (FULL, *ITEMS))
     kind, match = ITEMS[item], _NUMBER.fullmatch(value)
     if not match or match[2] not in _UNITS[kind]:
         raise InputError(f"Expected `require` to give {item} as {_EXAMPLES[kind]}. Received: {part!r}")
     number = Fraction(match[1]) * _UNITS[kind][match[2]]
     if kind == SHARE and number > 1:
         raise InputError(f"Expected `require` to give a share of at most 100%. Received: {part!r}")
-    return Limit(item, number)
+    return EthosULimit(item, number)
 
 
 def check(estimate, limits):
@@ -92,23 +92,23 @@ def check(estimate, limits):
 
 def refused(refusal, limits):
     """Return the `Result`s for a `Refusal`: nothing holds on an accelerator that does not take the file."""
-    return tuple(Result(refusal.accelerator, limit, None, False, "Vela refuses the file") for limit in limits)
+    return tuple(EthosULimitCheck(refusal.accelerator, limit, None, False, "Vela refuses the file") for limit in limits)
 
 
 def _result(estimate, limit):
     left = estimate.left_to_cpu
-    on_cpu = f"{judging.number_of(left)} left to the CPU" if left else None
+    on_cpu = f"{estimate_module.describe_operator_count(left)} left to the CPU" if left else None
     if limit.item == FULL:
-        return Result(estimate.accelerator, limit, None, not left, on_cpu)
+        return EthosULimitCheck(estimate.accelerator, limit, None, not left, on_cpu)
     figure = _figure(estimate, limit.item)
     if figure is None:
-        return Result(estimate.accelerator, limit, None, False, "MACs are not known")
+        return EthosULimitCheck(estimate.accelerator, limit, None, False, "MACs are not known")
     if ITEMS[limit.item] == SHARE:
-        return Result(estimate.accelerator, limit, figure, figure >= limit.value)
-    holds = figure <= limit.value
-    if limit.item == "time" and left and holds:
-        return Result(estimate.accelerator, limit, figure, False, f"{on_cpu}, whose time is not known")
-    return Result(estimate.accelerator, limit, figure, holds)
+        return EthosULimitCheck(estimate.accelerator, limit, figure, figure >= limit.value)
+    passed = figure <= limit.value
+    if limit.item == "time" and left and passed:
+        return EthosULimitCheck(estimate.accelerator, limit, figure, False, f"{on_cpu}, whose time is not known")
+    return EthosULimitCheck(estimate.accelerator, limit, figure, passed)
 
 
 def _figure(estimate, item):
@@ -123,5 +123,5 @@ def _figure(estimate, item):
 
 
 def _text(item, value):
-    return {TIME: lambda us: f"{float(us) / 1000:,.3f} ms", BYTES: lambda count: size(float(count)),
+    return {TIME: lambda us: f"{float(us) / 1000:,.3f} ms", BYTES: lambda count: format_size(float(count)),
             SHARE: lambda share: f"{float(share):.1%}"}[ITEMS[item]](value)  # fmt: skip

@@ -1,15 +1,81 @@
-"""What Vela says of a file on an accelerator, joined to the layers of the network."""
+"""The accelerators that Vela compiles for."""
 
 import dataclasses
 from dataclasses import dataclass
+from typing import NamedTuple
 
-SCHEMA = "keras_nin.ethosu/1"
+from keras_nin.errors import unknown_name_error
+
+# Their names end in the MACs (8 by 8 bits) that all their cores do in a cycle.
+ACCELERATORS = (
+    "ethos-u55-32",
+    "ethos-u55-64",
+    "ethos-u55-128",
+    "ethos-u55-256",
+    "ethos-u65-256",
+    "ethos-u65-512",
+    "ethos-u85-128",
+    "ethos-u85-256",
+    "ethos-u85-512",
+    "ethos-u85-1024",
+    "ethos-u85-2048",
+)
+DEFAULT_ACCELERATOR = "ethos-u55-128"
+ALL_ACCELERATORS = "all"
+
+
+def macs_per_cycle(accelerator):
+    """Return how many MACs an accelerator does in a cycle at most."""
+    return int(accelerator.rpartition("-")[2])
+
+
+def accelerator_family(accelerator):
+    """Return the part of the name that says the generation, such as ``"u55"``."""
+    return accelerator.split("-")[1]
+
+
+def parse_accelerators(words):
+    """Return the accelerators that words such as ``"ethos-u55-128,ethos-u85-256"`` or ``"all"`` name, each once.
+
+    Raises:
+        InputError: an unknown name.
+    """
+    names = [name.strip() for word in words for name in word.split(",")]
+    for name in names:
+        if name not in (*ACCELERATORS, ALL_ACCELERATORS):
+            raise unknown_name_error("accelerator", name, (*ACCELERATORS, ALL_ACCELERATORS))
+    return ACCELERATORS if ALL_ACCELERATORS in names else tuple(dict.fromkeys(names))
+
+
+# MERGED The memories that Vela counts, by the names that its tables give them.
+
+
+class VelaMemory(NamedTuple):
+    """Names of a memory: ours, and those of Vela's debug database and of its summary."""
+
+    name: str
+    database: str
+    summary: str
+
+
+# Not the accelerator's own (SHRAM, LUT RAM), whose use Vela counts for look-up tables alone.
+MEMORIES = (
+    VelaMemory("SRAM", "Sram", "sram"),
+    VelaMemory("DRAM", "Dram", "dram"),
+    VelaMemory("on-chip flash", "OnChipFlash", "on_chip_flash"),
+    VelaMemory("off-chip flash", "OffChipFlash", "off_chip_flash"),
+)
+
+
+# MERGED What Vela says of a file on an accelerator, joined to the layers of the network.
+
+ETHOSU_SCHEMA = "keras_nin.ethosu/1"
 _PRODUCTS = ("Conv2D", "DepthwiseConv2D", "TransposeConv2D", "FullyConnected", "MatMul")
 NPU, CPU, BOTH, NOWHERE = "NPU", "CPU", "NPU+CPU", "none"
 
 
 @dataclass(frozen=True)
-class Operation:
+class VelaOperation:
     """One operation that Vela made; `source` is the index of the file's operator that it comes from, None if unknown.
 
     `cycles` are those that it takes, the most of `npu_cycles` (computing) and `access_cycles` (by memory); `read` and
@@ -39,7 +105,7 @@ class Operation:
 
 
 @dataclass(frozen=True)
-class Layer:
+class EthosULayer:
     """What became of one operator of the file, or of operations that belong to none.
 
     Attributes:
@@ -73,7 +139,7 @@ class Layer:
     macs: int
     product_macs: int
     network_macs: int | None
-    utilisation: float | None
+    utilization: float | None
     bound: str | None
     access_cycles: dict
     read: dict
@@ -81,7 +147,7 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Finding:
+class EthosUFinding:
     """Something that a reader must know: the rule, one sentence, the names of the layers that it is about."""
 
     rule: str
@@ -90,7 +156,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class MemoryUse:
+class MemoryUsage:
     """Bytes of a memory that are in use at most, and bytes that are moved, read or written, in a run."""
 
     name: str
@@ -99,7 +165,7 @@ class MemoryUse:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class EthosUEstimate:
     """What Vela expects of one file on one accelerator, at batch 1; nothing of it is measured.
 
     Attributes:
@@ -137,17 +203,17 @@ class Estimate:
     macs: int
     network_macs: int | None
     npu_share: float | None
-    memories: tuple[MemoryUse, ...]
+    memories: tuple[MemoryUsage, ...]
     weight_bytes: int
     encoded_weight_bytes: int
     compiled_bytes: int
-    layers: tuple[Layer, ...]
-    findings: tuple[Finding, ...]
+    layers: tuple[EthosULayer, ...]
+    findings: tuple[EthosUFinding, ...]
     log: str
     compiled: bytes = dataclasses.field(repr=False)
 
     @property
-    def utilisation(self):
+    def utilization(self):
         """MACs as a share of what the accelerator does at most in the cycles; None where there are no cycles."""
         return self.macs / (self.cycles * self.macs_per_cycle) if self.cycles else None
 
@@ -166,13 +232,13 @@ class Estimate:
         del fields["compiled"]
         for name in ("memories", "layers", "findings"):
             fields[name] = [dataclasses.asdict(each) for each in fields[name]]
-        fields["utilisation"] = self.utilisation
-        fields["subtotals"] = [dataclasses.asdict(each) for each in subtotals(self)]
+        fields["utilisation"] = self.utilization
+        fields["subtotals"] = [dataclasses.asdict(each) for each in summarize_groups(self)]
         return fields
 
 
 @dataclass(frozen=True)
-class Subtotal:
+class EthosUSubtotal:
     """Sums over the layers of one group: a 1x1 role as in ``"1x1 expand"``, or a kind; `share` of all cycles."""
 
     group: str
@@ -180,37 +246,37 @@ class Subtotal:
     macs: int
     cycles: int
     share: float | None
-    utilisation: float | None
+    utilization: float | None
 
 
-def group_of(layer):
+def layer_group(layer):
     """Return the group that a layer belongs to: its 1x1 role, or its kind."""
     return f"1x1 {layer.role or 'other'}" if layer.kind == "pointwise" else layer.kind
 
 
-def subtotals(estimate):
+def summarize_groups(estimate):
     """Return the `Subtotal`s of an `Estimate`, 1x1 roles first, each part by cycles; together they have every layer."""
     grouped = {}
     for layer in estimate.layers:
-        grouped.setdefault(group_of(layer), []).append(layer)
-    found = [_subtotal(group, members, estimate) for group, members in grouped.items()]
+        grouped.setdefault(layer_group(layer), []).append(layer)
+    found = [_summarize_group(group, members, estimate) for group, members in grouped.items()]
     return tuple(sorted(found, key=lambda each: (not each.group.startswith("1x1 "), -each.cycles, each.group)))
 
 
-def _subtotal(group, members, estimate):
+def _summarize_group(group, members, estimate):
     macs, cycles = sum(layer.macs for layer in members), sum(layer.cycles for layer in members)
-    return Subtotal(
+    return EthosUSubtotal(
         group=group,
         layers=len(members),
         macs=macs,
         cycles=cycles,
         share=cycles / estimate.cycles if estimate.cycles else None,
-        utilisation=macs / (cycles * estimate.macs_per_cycle) if cycles else None,
+        utilization=macs / (cycles * estimate.macs_per_cycle) if cycles else None,
     )
 
 
 @dataclass(frozen=True)
-class Refusal:
+class EthosURefusal:
     """Why Vela made nothing of a file for an accelerator."""
 
     accelerator: str
@@ -218,17 +284,17 @@ class Refusal:
 
 
 @dataclass(frozen=True)
-class Sweep:
+class EthosUResult:
     """Estimates of one file on several accelerators, and refusals of others."""
 
     file: str
-    estimates: tuple[Estimate, ...]
-    refusals: tuple[Refusal, ...] = ()
+    estimates: tuple[EthosUEstimate, ...]
+    refusals: tuple[EthosURefusal, ...] = ()
 
     def to_json(self):
         """Return the sweep as a JSON-ready dictionary (schema ``keras_nin.ethosu/1``)."""
         return {
-            "schema": SCHEMA,
+            "schema": ETHOSU_SCHEMA,
             "file": self.file,
             "results": [estimate.to_json() for estimate in self.estimates],
             "refusals": [dataclasses.asdict(refusal) for refusal in self.refusals],

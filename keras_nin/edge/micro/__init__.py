@@ -5,10 +5,8 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "c_array": ["c_array"],
-        "examining": ["examine"],
-        "inputs": ["Inputs", "noise", "of_images"],
-        "records": ["Arena", "Comparison", "Finding", "Micro", "OperatorUse", "Part"],
-        "resolver": ["declaration", "operators"],
+        "cpp": ["format_c_array", "format_resolver", "list_operators"],
+        "measurement": ["MicroInputs", "make_noise", "measure_micro", "prepare_images"],
+        "records": ["Arena", "ArenaSection", "MicroComparison", "MicroFinding", "MicroOperator", "MicroResult"],
     },
 )

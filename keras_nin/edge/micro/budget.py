@@ -2,8 +2,8 @@
 
 import dataclasses
 
-from keras_nin.audit.budget import byte_count
-from keras_nin.errors import InputError, unknown_name
+from keras_nin.audit.budget import parse_bytes
+from keras_nin.errors import InputError, unknown_name_error
 
 _FIGURES = {
     "arena": lambda micro: micro.arena.bytes if micro.arena else None,
@@ -12,7 +12,7 @@ _FIGURES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Limit:
+class MicroLimit:
     """An item, "arena" or "flash", and the bytes that it may take at most."""
 
     item: str
@@ -20,16 +20,16 @@ class Limit:
 
 
 @dataclasses.dataclass(frozen=True)
-class Result:
+class MicroLimitCheck:
     """What became of a limit: the figure in bytes (None: no arena works), and whether it holds."""
 
-    limit: Limit
+    limit: MicroLimit
     figure: int | None
-    holds: bool
+    passed: bool
 
     def to_json(self):
         """Return the result as a JSON-ready dictionary."""
-        return {"item": self.limit.item, "figure": self.figure, "at_most": self.limit.bytes, "holds": self.holds}
+        return {"item": self.limit.item, "figure": self.figure, "at_most": self.limit.bytes, "passed": self.passed}
 
 
 def parse(text):
@@ -51,9 +51,9 @@ def _limit(part):
     if not separator:
         raise InputError(f"Expected `require` as ITEM=SIZE, such as arena=256KiB. Received: {part!r}")
     if item not in _FIGURES:
-        raise unknown_name("require", item, _FIGURES)
-    return Limit(item, byte_count(size, f"require {item}"))
+        raise unknown_name_error("require", item, _FIGURES)
+    return MicroLimit(item, parse_bytes(size, f"require {item}"))
 
 
 def _result(limit, figure):
-    return Result(limit, figure, figure is not None and figure <= limit.bytes)
+    return MicroLimitCheck(limit, figure, figure is not None and figure <= limit.bytes)

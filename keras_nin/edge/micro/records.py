@@ -3,7 +3,7 @@
 import dataclasses
 from dataclasses import dataclass
 
-SCHEMA = "keras_nin.micro/1"
+MICRO_SCHEMA = "keras_nin.micro/1"
 
 # Kinds of `Finding`.
 ABORT = "abort"
@@ -14,7 +14,7 @@ TOO_SMALL = "too small"
 
 
 @dataclass(frozen=True)
-class Finding:
+class MicroFinding:
     """Why no arena works, or why outputs could not be compared: one of the kinds above, and a sentence."""
 
     kind: str
@@ -22,7 +22,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Part:
+class ArenaSection:
     """What a part of the persistent memory is for, as the runtime calls it, and its bytes."""
 
     name: str
@@ -47,14 +47,14 @@ class Arena:
     bytes: int
     tensor_bytes: int
     persistent_bytes: int
-    parts: tuple[Part, ...]
+    parts: tuple[ArenaSection, ...]
     step: int
     tries: int
     host_bits: int
 
 
 @dataclass(frozen=True)
-class OperatorUse:
+class MicroOperator:
     """An operator type of the file: how often it is used, and the resolver's method, None where there is no such."""
 
     op: str
@@ -64,7 +64,7 @@ class OperatorUse:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class MicroComparison:
     """Outputs of TFLite Micro against those of LiteRT's reference kernels on the same inputs.
 
     Attributes:
@@ -85,7 +85,7 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Micro:
+class MicroResult:
     """A file on TFLite Micro.
 
     Attributes:
@@ -109,17 +109,17 @@ class Micro:
     sha256: str
     file_bytes: int
     weight_bytes: int
-    operators: tuple[OperatorUse, ...]
+    operators: tuple[MicroOperator, ...]
     resolver: str
     max_arena: int
     arena: Arena | None
-    finding: Finding | None
-    comparison: Comparison | None
-    comparison_finding: Finding | None
+    finding: MicroFinding | None
+    comparison: MicroComparison | None
+    comparison_finding: MicroFinding | None
     peak_activation_bytes: int | None
     float_operators: int
     package: str
 
     def to_json(self):
         """Return the record as a JSON-ready dictionary (schema ``keras_nin.micro/1``)."""
-        return {"schema": SCHEMA, **dataclasses.asdict(self)}
+        return {"schema": MICRO_SCHEMA, **dataclasses.asdict(self)}

@@ -1,52 +1,107 @@
-"""One self-contained HTML page of all that is known of some files: a pure function of records.
+"""What a page is built from: sections of tables, bars, pictures, lists and lines. Plain records, no markup."""
 
-The page asks nothing of a network and runs no script, and says so in a Content-Security-Policy. Names that come from
-files are escaped by Jinja; what would move a cursor or turn text around is shown as an escape. Pictures are data URIs.
-"""
+import base64
+from dataclasses import dataclass
 
-import functools
-
-from keras_nin.report.html import contents
-from keras_nin.tables import printable
-
-_TITLE = "keras-nin report"
+from keras_nin import figures
 
 
-def page(subjects, *, others=(), warnings=()):
-    """Return the page as text; the same text for the same records.
+@dataclass(frozen=True)
+class HtmlTable:
+    """A table: headings, whether each holds numbers, rows of text, and a word for those who do not see it.
 
-    Args:
-        subjects: `keras_nin.report.subjects.Subject`s, each a section.
-        others: what is of no file alone (see `contents.of_others`), each a section after those.
-        warnings: about the machine that measured, above everything.
+    `folded` is the line under which it is folded away at first; None leaves it open.
     """
-    sections = (*contents.of_subjects(subjects), *contents.of_others(others))
-    template = _environment().get_template("page.html.j2")
-    title = _TITLE if len(subjects) != 1 else f"{subjects[0].title} - {_TITLE}"
-    return template.render(
-        title=title,
-        overview=contents.overview(subjects),
-        machines=contents.machines(subjects),
-        warnings=tuple(dict.fromkeys(warnings)),
-        sections=sections,
-        looks=contents.LOOKS,
-    )
+
+    label: str
+    columns: tuple[str, ...]
+    numeric: tuple[bool, ...]
+    rows: tuple[tuple[str, ...], ...]
+    folded: str | None = None
+
+    part = "table"
 
 
-@functools.cache
-def _environment():
-    import jinja2
+@dataclass(frozen=True)
+class Bar:
+    """A bar: its name, the word and the key of its `Look`, its length from 0 to 1, its value, and more on it."""
 
-    return jinja2.Environment(
-        loader=jinja2.PackageLoader("keras_nin.report.html", "templates"),
-        autoescape=True,
-        finalize=_shown,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    name: str
+    word: str
+    key: str
+    length: float
+    value: str
+    detail: str = ""
 
 
-def _shown(value):
-    """Return text as it can be shown; what is markup, because Jinja made it, stays."""
-    return value if hasattr(value, "__html__") or not isinstance(value, str) else printable(value)
+@dataclass(frozen=True)
+class Bars:
+    """Bars with their legend (`Look`s)."""
+
+    label: str
+    bars: tuple[Bar, ...]
+    legend: tuple
+    folded: str | None = None
+
+    part = "bars"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture as a data URI, with the words that stand for it; a `wide` one scrolls where it has no room."""
+
+    uri: str
+    alt: str
+    wide: bool = False
+
+    part = "picture"
+
+
+@dataclass(frozen=True)
+class ItemList:
+    """A list: (heading, text) of each item."""
+
+    items: tuple[tuple[str, str], ...]
+
+    part = "items"
+
+
+@dataclass(frozen=True)
+class Paragraph:
+    """A paragraph; `tone` is "note" (small), "good" or "bad"."""
+
+    text: str
+    tone: str = "note"
+
+    part = "line"
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section: a name for links, a title, labels that must be seen, parts, and sections inside it."""
+
+    id: str
+    title: str
+    parts: tuple = ()
+    sections: tuple = ()
+    labels: tuple[str, ...] = ()
+
+
+def figure_picture(made, alt):
+    """Return a matplotlib figure as a `Picture`."""
+    return Picture(_data_uri("svg+xml", figures.render_svg(made)), alt)
+
+
+def png_picture(content, alt):
+    """Return the bytes of a PNG file, wider than a phone, as a `Picture`."""
+    return Picture(_data_uri("png", content), alt, wide=True)
+
+
+def _data_uri(kind, content):
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def make_table(label, columns, rows, *, right=(), folded=None):
+    """Return a `Table`; `right` names the columns of numbers."""
+    numeric = tuple(column in right for column in columns)
+    return HtmlTable(label, tuple(columns), numeric, tuple(map(tuple, rows)), folded)

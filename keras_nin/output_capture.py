@@ -1,0 +1,54 @@
+"""Capture what native code and libraries print, at the level of file descriptors."""
+
+import contextlib
+import io
+import os
+import sys
+import tempfile
+
+
+class CapturedOutput:
+    """What was printed while `captured()` was active."""
+
+    text = ""
+
+
+class _RedirectedStream:
+    """A stream that hands everything to `target`; a logger may keep it, and then writes to the real one again."""
+
+    def __init__(self, target):
+        self.target = target
+
+    def __getattr__(self, name):
+        return getattr(self.target, name)
+
+
+@contextlib.contextmanager
+def capture_output():
+    """Send everything printed to stdout and stderr, by Python or by native code, into the yielded `Captured`.
+
+    The text is there once the block ends, also when it ends in an exception. Not for use in several threads at once.
+    """
+    result = CapturedOutput()
+    # Without a buffer, so that what Python and native code print stays in order.
+    with tempfile.TemporaryFile(buffering=0) as file:
+        text = io.TextIOWrapper(file, encoding="utf-8", errors="replace", write_through=True)
+        real = (sys.stdout, sys.stderr)
+        streams = (_RedirectedStream(text), _RedirectedStream(text))
+        saved = []
+        for stream in real:
+            stream.flush()
+        for descriptor in (1, 2):
+            saved.append(os.dup(descriptor))
+            os.dup2(file.fileno(), descriptor)
+        try:
+            with contextlib.redirect_stdout(streams[0]), contextlib.redirect_stderr(streams[1]):
+                yield result
+        finally:
+            for stream, target in zip(streams, real, strict=True):
+                stream.target = target
+            for descriptor, original in zip((1, 2), saved, strict=True):
+                os.dup2(original, descriptor)
+                os.close(original)
+            file.seek(0)
+            result.text = file.read().decode("utf-8", errors="replace")
