@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import pathlib
 from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -160,3 +161,33 @@ def select_test_images(
             f"Every test image of {dataset.name!r} was used for calibration. Pass other images as `test`", argument="test"
         )
     return TestImages(dataset, kept, preprocessing, shapes, len(chosen) - len(kept))
+
+
+def read_export_record(file: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the record that an export wrote beside a .tflite file, or an empty dictionary.
+
+    Raises:
+        InputError: the JSON file beside it holds something else.
+    """
+    from keras_nin import files
+
+    path = pathlib.Path(file).with_suffix(".json")
+    if not path.exists():
+        return {}
+    document = files.read_json(path)
+    if not isinstance(document, dict):
+        raise InputError(
+            f"Expected the record of an export beside {os.fspath(file)!r}. Received: {str(path)!r} with a "
+            f"{type(document).__name__}",
+            path=path,
+        )
+    return document
+
+
+def recorded_test_source(record: dict[str, Any]) -> str | None:
+    """Return the name or path of the images that a file was tested on when it was exported, or None."""
+    for part, key in (("options", "test"), ("parity", "source")):
+        entry = record.get(part)
+        if isinstance(entry, dict) and isinstance(entry.get(key), str):
+            return entry[key]
+    return None
