@@ -136,8 +136,8 @@ RULES = (
           "the Edge TPU has no floating point; a float input is quantized on the CPU",
           "export with int8 or uint8 input (io=int8)",
           RuleSource(Origin.DATA, "every QUANTIZE of float32 stayed on the CPU with this status, every one of "
-                 "8-bit integers was mapped", ("Jorgitou98/EdgeTPU-QuantRL-Evaluation", _FORESTS, "system-software-lab/nrf20",
-                            "zye1996/facemesh_EdgeTPU"))),
+                     "8-bit integers was mapped", ("Jorgitou98/EdgeTPU-QuantRL-Evaluation", _FORESTS,
+                     "system-software-lab/nrf20", "zye1996/facemesh_EdgeTPU"))),
     _rule("data-type", (), constraints.unsupported_dtype, "the Edge TPU computes only with int8 and uint8",
           "quantize it, or run it on the host", _MODEL_PAGE, Status.DATA_TYPE),
     _rule("unknown-operation", (), _unknown_operation, "the Edge TPU runs only those", "", _PAGE, Status.NOT_SUPPORTED),
@@ -162,7 +162,8 @@ RULES = (
     _rule("concatenation-constant", "CONCATENATION", constraints.concatenated_constant,
           "with a constant input it takes two inputs, and the constant must be all zeros", "pad instead"),
     # reductions
-    _rule("reduced-batch", _REDUCTIONS, constraints.reduced_batch, "the batch dimension cannot be reduced", "reduce on the host"),
+    _rule("reduced-batch", _REDUCTIONS, constraints.reduced_batch, "the batch dimension cannot be reduced",
+          "reduce on the host"),
     _rule("reduced-first", _REDUCTIONS, constraints.reduced_first, "the first dimension cannot be reduced",
           "reduce on the host", _refuted((_FORESTS,))),
     _rule("mean-channels", "MEAN", constraints.odd_channels, "channels must be a multiple of 4 to be averaged",
@@ -175,14 +176,15 @@ RULES = (
           "concatenate instead", _refuted((_FORESTS,))),
     _rule("split-batch", "SPLIT", constraints.split_first, "the batch dimension cannot be split",
           "split another dimension, or slice", _PAGE, Status.BATCH),
-    _rule("expanded-batch", "EXPAND_DIMS", constraints.expanded_batch, "no batch dimension can be added", "reshape instead"),
+    _rule("expanded-batch", "EXPAND_DIMS", constraints.expanded_batch, "no batch dimension can be added",
+          "reshape instead"),
     _rule("prelu-alpha", "PRELU", constraints.wide_alpha, "slopes must be one-dimensional",
           "PReLU with shared_axes=[1, 2]"),
     # resizing
     _rule("resized-point", _RESIZES, constraints.resized_point, "input and output must be three-dimensional",
           "broadcast with a multiplication or a concatenation, or remove the branch",
-          RuleSource(Origin.DATA, "RESIZE_BILINEAR of 1x1x1x256 on the CPU in both DeepLab files; documented: \"input/output is a "
-                 "3-dimensional tensor\"", ("google-coral/test_data", "google-coral/edgetpu"))),
+          RuleSource(Origin.DATA, "RESIZE_BILINEAR of 1x1x1x256 on the CPU in both DeepLab files; documented: "
+                     "\"input/output is a 3-dimensional tensor\"", ("google-coral/test_data", "google-coral/edgetpu"))),
     _rule("resized-size", _RESIZES, constraints.large_resize,
           "an output of 1024x1024x3 was not mapped, one of 128x128x32 was", "resize a smaller map, or on the host",
           _report("31 and 597", "to 512x512x32 (compiler 2) and 1024x1024x3 (16) on the CPU, to 128x128x32 mapped")),
@@ -191,13 +193,16 @@ RULES = (
           "run it on the host", _PAGE, Status.BATCH),
     _rule("softmax-documented", "SOFTMAX", constraints.softmax_above_documented,
           f"at most {constraints.MAX_DOCUMENTED_SOFTMAX:,} elements", "run it on the host", _refuted((_CLASSIFIERS,))),
-    _rule("softmax-mapped", "SOFTMAX", constraints.softmax_above_mapped, f"{constraints.MAX_MAPPED_SOFTMAX:,} elements are the most known to be mapped",
+    _rule("softmax-mapped", "SOFTMAX", constraints.softmax_above_mapped,
+          f"{constraints.MAX_MAPPED_SOFTMAX:,} elements are the most known to be mapped",
           "run it on the host",
-          RuleSource(Origin.DATA, "softmax over 16,384 elements was mapped in five files, a larger one in none", (_CLASSIFIERS,))),
+          RuleSource(Origin.DATA, "softmax over 16,384 elements was mapped in five files, a larger one in none",
+                     (_CLASSIFIERS,))),
     _rule("squeeze", "SQUEEZE", constraints.squeezed_inner, "only leading dimensions of 1 can be removed",
           "reshape instead"),
     _rule("stride", "STRIDED_SLICE", constraints.strided, "strides must be 1", "pool or convolve with a stride"),
-    _rule("slice-mask", "STRIDED_SLICE", constraints.masked, "ellipsis and new axis are not supported", "slice all dimensions"),
+    _rule("slice-mask", "STRIDED_SLICE", constraints.masked, "ellipsis and new axis are not supported",
+          "slice all dimensions"),
 )
 # fmt: on
 
