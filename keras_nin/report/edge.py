@@ -97,7 +97,7 @@ def edgetpu_row(each):
 
 def _format_compiler_table(verdict):
     """Return the compiler's own table."""
-    rows = [[op, str(count), status] for (op, status), count in sorted(verdict.rows().items())]
+    rows = [[op, str(count), status] for (op, status), count in sorted(verdict.count_rows().items())]
     return format_table(("Operator", "Count", "Status"), rows, right=("Count",))
 
 

@@ -222,8 +222,9 @@ def reduced_first(operator: BoundOperator) -> str | None:
 def odd_channels(operator: BoundOperator) -> str | None:
     """A mean over channels whose number is not a multiple of 4."""
     axes, shape = operator.axes(1), operator.data_shape
-    over_channels = axes and len(shape) - 1 in axes and len(shape) > 1
-    return f"it averages over {shape[-1]} channels" if over_channels and shape[-1] % 4 else None
+    if not axes or len(shape) < 2 or len(shape) - 1 not in axes:
+        return None
+    return f"it averages over {shape[-1]} channels" if shape[-1] % 4 else None
 
 
 def large_mean(operator: BoundOperator) -> str | None:
