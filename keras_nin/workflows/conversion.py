@@ -234,7 +234,7 @@ def _train_and_convert(
 
 def _class_names(model: Any, dataset: "Dataset") -> tuple[str, ...]:
     """Return the names of the classes that a model predicts, as far as its dataset has them."""
-    from keras_nin.data.image_folder import get_class_names
+    from keras_nin.data import get_class_names
 
     shapes = [tuple(tensor.shape) for tensor in model.outputs]
     return get_class_names(dataset, shapes[0][1]) if len(shapes) == 1 and len(shapes[0]) == 2 else ()

@@ -68,8 +68,8 @@ def check_edgetpu(
     from keras_nin.edge.edgetpu import compiler, verdict
 
     limits = verdict.parse_edgetpu_limits(require) if require else ()
-    if compile and not compiler.is_compiler_installed():
-        raise compiler.missing_compiler_error()
+    if compile:
+        compiler.find_compiler()
     with open_tflite(model, export, progress=progress) as (source,):
         result = verdict.check_edgetpu(source.path, multiple_subgraphs=multiple_subgraphs)
         compilation, differences = None, ()

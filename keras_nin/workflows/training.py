@@ -149,11 +149,15 @@ class ImportResult(Result):
             "state": self.state,
         }
 
-    def _summary(self) -> str:
+    def summary(self) -> str:
+        """Return the result in one line."""
         rows = self.imported.rows
         placed = sum(row.layer is not None for row in rows)
         skipped = f", {len(rows) - placed} left out as declared" if placed < len(rows) else ""
         return f"{self.file}: {self.imported.convention} names, {format_count(len(rows), 'tensor')}, {placed} placed{skipped}"
+
+    def _summary(self) -> str:
+        return self.summary()
 
     def _rows(self) -> list[dict[str, Any]]:
         return [dataclasses.asdict(row) for row in self.imported.rows]
