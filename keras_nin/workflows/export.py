@@ -146,7 +146,7 @@ def _tuning(job):
 
 def _class_names(model, dataset):
     """Return the names of the classes that the model tells apart, as far as the dataset says them."""
-    from keras_nin.data.image_folder import get_class_names
+    from keras_nin.data import get_class_names
 
     shapes = [tuple(tensor.shape) for tensor in model.outputs]
     return get_class_names(dataset, shapes[0][1]) if len(shapes) == 1 and len(shapes[0]) == 2 else ()
@@ -286,9 +286,9 @@ def _compare_trained(job, made, runner):
     """Return a trained file compared with the model that it was trained to, and in its accuracy with the original."""
     (parity,) = verification.compare_outputs(job.given, made.loaded, [runner], job.test)
     (before,) = verification.compare_outputs(job.given, job.loaded, [runner], job.test)
-    checks = [check for check in parity.checks if check.name != "accuracy_drop_points"]
-    checks += [check for check in before.checks if check.name == "accuracy_drop_points"]
-    known = {"original_top1": before.model_top1, "agreement_with_original": before.top1_match}
+    checks = [check for check in parity.checks if check.name != "top1_drop_pp"]
+    checks += [check for check in before.checks if check.name == "top1_drop_pp"]
+    known = {"original_top1": before.model_top1, "top1_match_with_original": before.top1_match}
     export = dataclasses.replace(made.export, training=made.export.training | known)
     return _with_parity(dataclasses.replace(made, export=export), dataclasses.replace(parity, checks=tuple(checks)))
 
