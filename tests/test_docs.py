@@ -2,8 +2,9 @@
 
 import re
 
-import docs
 import pytest
+
+import docs
 
 PAGES = {str(page.relative_to(docs.ROOT)): page for page in docs.list_pages()}
 GENERATED = [name for name, page in PAGES.items() if docs.read_blocks(page)]
@@ -73,8 +74,16 @@ def test_readme_is_short_and_shows_the_whole_job():
         ("rms diff: 1.541 (limit 11.78) pass", "rms diff: 1.541 (limit 11.78) FAIL", False),
         ("top-1 99.2%", "top-1 99.1%", False),
         ("69,840 bytes", "69,856 bytes", False),
-        (" layer   us   MACs\n ──────\n conv1  5.5     10\n", " layer   us   MACs\n ──────\n conv1  6.1     10\n", True),
-        (" layer   us   MACs\n ──────\n conv1  5.5     10\n", " layer   us   MACs\n ──────\n conv1  5.5     11\n", False),
+        (
+            " layer   us   MACs\n ──────\n conv1  5.5     10\n",
+            " layer   us   MACs\n ──────\n conv1  6.1     10\n",
+            True,
+        ),
+        (
+            " layer   us   MACs\n ──────\n conv1  5.5     10\n",
+            " layer   us   MACs\n ──────\n conv1  5.5     11\n",
+            False,
+        ),
     ],
 )
 def test_only_measurements_are_masked(before, after, same):

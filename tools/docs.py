@@ -27,7 +27,9 @@ from collections.abc import Callable, Iterator
 
 ROOT = pathlib.Path(__file__).parent.parent
 PHOTOS = "photos/"
-_BLOCK = re.compile(r"<!-- (?P<kind>output|python|table)(?:: (?P<argument>.+?))? -->\n(?P<body>.*?)<!-- end -->", re.DOTALL)
+_BLOCK = re.compile(
+    r"<!-- (?P<kind>output|python|table)(?:: (?P<argument>.+?))? -->\n(?P<body>.*?)<!-- end -->", re.DOTALL
+)
 _FENCE = re.compile(r"```(?P<language>\w+)\n(?P<text>.*?)```\n", re.DOTALL)
 
 
