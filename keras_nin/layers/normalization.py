@@ -9,7 +9,7 @@ products, convolutions and ReLUs, a sum of terms holds it, each with a range of 
 
 The limits are 4, 20, 100, 500 and about 2,500. A term needs the sum up to its limit only, where every square can be
 clipped as well: each step of it lies in [-1, 1] or [0, 1], whatever the input. The root, and not the factor itself,
-because it varies over half as many orders of magnitude, which suits an 8-bit range. docs/lrn.md has the figures.
+because it varies over half as many orders of magnitude, which suits an 8-bit range. docs/concepts/integer_lrn.md has the figures.
 """
 
 from __future__ import annotations
