@@ -1,5 +1,7 @@
 """`keras-nin audit` and `compare`: what networks cost, layer by layer."""
 
+from __future__ import annotations
+
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -122,7 +124,7 @@ def _choose_format(form: str | None, flags: dict[str, bool]) -> str:
     return requested.pop() if requested else "text"
 
 
-def _check_format(context: click.Context, form: str, view: "AuditView") -> None:
+def _check_format(context: click.Context, form: str, view: AuditView) -> None:
     if form == "csv" and view.depth == 0:
         raise click.UsageError("CSV has rows, so --depth must be 1 or 2. Totals are in --json.")
     chosen = [name for name in ("depth", "columns", "sort", "only") if options.is_set(context, name)]
@@ -130,7 +132,7 @@ def _check_format(context: click.Context, form: str, view: "AuditView") -> None:
         note(f"Note: JSON is always the whole audit; --{', --'.join(chosen)} change nothing in it.")
 
 
-def _print_audit(audit: "Audit", form: str, view: "AuditView") -> None:
+def _print_audit(audit: Audit, form: str, view: AuditView) -> None:
     from keras_nin.audit import tables
 
     if form == "text" and sys.stdout.isatty():

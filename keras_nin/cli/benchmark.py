@@ -1,5 +1,7 @@
 """`keras-nin benchmark`, `compare-runs` and `sweep`: latencies, measured and compared."""
 
+from __future__ import annotations
+
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +42,9 @@ SORT_KEYS = ("us", "macs", "gmacs_per_s", "bytes")
 )
 @click.option("--sort", type=click.Choice(SORT_KEYS), help="Sort the layers, descending. [default: order of execution]")
 @click.option("--top", type=options.COUNT, metavar="N", help="Show N layers; the others in one row.")
-@click.option("--only", multiple=True, metavar="KIND|ROLE,...", callback=options.split_words, help="Show such layers only.")
+@click.option(
+    "--only", multiple=True, metavar="KIND|ROLE,...", callback=options.split_words, help="Show such layers only."
+)
 @click.option("--compare", is_flag=True, help="Let all files take turns, and show the ratios to the first.")
 @click.option("--roofline", is_flag=True, help="Also measure this machine's limits, and how close each layer gets.")
 @click.option("--on", "device", metavar="URL", help="A device: ssh://[user@]host[:port] or adb://SERIAL.")
@@ -97,7 +101,7 @@ def benchmark_command(
     return 2 if run.failures else 0
 
 
-def _print_run(run: "BenchmarkRun", form: str | None, view: "LayerView", roofline: bool) -> None:
+def _print_run(run: BenchmarkRun, form: str | None, view: LayerView, roofline: bool) -> None:
     if form == "json":
         print_json(run.to_json())
         return

@@ -1,5 +1,7 @@
 """`keras-nin edgetpu`, `ethosu`, `micro` and `fit`: what files cost on small accelerators and microcontrollers."""
 
+from __future__ import annotations
+
 import copy
 from typing import Any
 
@@ -54,7 +56,9 @@ def export_edgetpu_command() -> click.Command:
     command = copy.copy(export.export_command)
     command.context_settings = {"default_map": {"scheme": "int8"}}
     command.callback = click.pass_context(_export_for_edgetpu)
-    command.epilog = "The verdict is predicted; see `keras-nin edgetpu`. Example: python export/to_edgetpu.py nin_digits"
+    command.epilog = (
+        "The verdict is predicted; see `keras-nin edgetpu`. Example: python export/to_edgetpu.py nin_digits"
+    )
     return command
 
 

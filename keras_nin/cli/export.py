@@ -1,5 +1,7 @@
 """`keras-nin export`: from a model to .tflite files that are verified against it."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +32,7 @@ class _ExportCommand(options.Command):
 def _describe_scheme(row: Sequence[str]) -> Iterator[str]:
     words = dict(zip(SCHEME_COLUMNS, row, strict=True))
     yield f"{words['weights']} weights, {words['activations']} activations, input/output {words['input and output']}"
-    yield f"compute type {words['compute type']}"
+    yield f"compute type {words[SCHEME_COLUMNS[4]]}"
     if words["needs"] != "-":
         yield f"needs {words['needs']}"
 
@@ -92,7 +94,9 @@ def _describe_scheme(row: Sequence[str]) -> Iterator[str]:
 @options.count_option
 @options.limit_options
 @options.threads_option
-@click.option("--runs", type=options.COUNT, metavar="N", help="Runs of the latency measurement. [default: until stable]")
+@click.option(
+    "--runs", type=options.COUNT, metavar="N", help="Runs of the latency measurement. [default: until stable]"
+)
 @click.option("--out", default="exported", show_default=True, metavar="DIR", help="Where the files go.")
 @options.force_option
 @options.json_option
@@ -125,7 +129,7 @@ def export_command(context: click.Context, **arguments: Any) -> int:
 
 def run_export_command(
     context: click.Context, model: str, record: str | None, as_json: bool, **arguments: Any
-) -> "ExportResult":
+) -> ExportResult:
     """Do what the options of `keras-nin export` say."""
     if record is None:
         from keras_nin.workflows.export import export_model
@@ -143,7 +147,7 @@ def run_export_command(
     return reproduce_export(record, **kept, progress=TerminalProgress())
 
 
-def print_export(result: "ExportResult", as_json: bool) -> None:
+def print_export(result: ExportResult, as_json: bool) -> None:
     """Print an export: one table, where its images come from, and what was written."""
     if result.reproduction is not None:
         _print_reproduction(result.reproduction, result.files[0].name, as_json)
@@ -158,16 +162,14 @@ def print_export(result: "ExportResult", as_json: bool) -> None:
             note(f"FAIL: {line}")
 
 
-def _result_lines(result: "ExportResult") -> Iterator[str]:
+def _result_lines(result: ExportResult) -> Iterator[str]:
     from keras_nin.report.accuracy import format_compression_table, format_parity_table
 
     yield format_headline(result.model, result.weights, result.test)
     yield format_parity_table(
         [(file.name, len(file.data), file.parity, file.latency.total.median) for file in result.files],
         original_top1=result.original_top1,
-        trained={
-            file.name: file.converted.scheme.trained for file in result.files if file.converted.scheme.trained
-        },
+        trained={file.name: file.converted.scheme.trained for file in result.files if file.converted.scheme.trained},
     )
     yield from format_test_lines(result.test, result.random_weights)
     yield _latency_line(result)
@@ -189,11 +191,11 @@ def _result_lines(result: "ExportResult") -> Iterator[str]:
         yield _format_written(file)
 
 
-def _format_written(file: "ExportedFile") -> str:
+def _format_written(file: ExportedFile) -> str:
     return f"{file.state}: {file.path}, {', '.join(list(file.contents)[1:])}"
 
 
-def _latency_line(result: "ExportResult") -> str:
+def _latency_line(result: ExportResult) -> str:
     from keras_nin.formatting import format_count, format_host
 
     profiles = [file.latency for file in result.files]
@@ -216,7 +218,7 @@ def format_test_lines(test: Any, random_weights: bool) -> Iterator[str]:
         yield "The weights are random: top-1 match and accuracy say nothing and are not checked."
 
 
-def _print_reproduction(reproduction: "Reproduction", name: str, as_json: bool) -> None:
+def _print_reproduction(reproduction: Reproduction, name: str, as_json: bool) -> None:
     changes = f" ({'; '.join(reproduction.version_changes)})" if reproduction.version_changes else ""
     if reproduction.same:
         versions = f", with other versions{changes}" if changes else ""

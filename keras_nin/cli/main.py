@@ -1,5 +1,7 @@
 """The `keras-nin` command: its subcommands, and one clear line with an exit status where one fails."""
 
+from __future__ import annotations
+
 import importlib
 import signal
 import sys
@@ -53,7 +55,9 @@ class _Group(click.Group):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
 
 
-@click.group(cls=_Group, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    cls=_Group, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+)
 @click.version_option(keras_nin.__version__, prog_name="keras-nin")
 @click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an unexpected error.")
 def cli() -> None:
@@ -66,9 +70,7 @@ def cli() -> None:
     """
 
 
-def main(
-    arguments: Sequence[str] | None = None, command: click.Command = cli, prog_name: str = "keras-nin"
-) -> None:
+def main(arguments: Sequence[str] | None = None, command: click.Command = cli, prog_name: str = "keras-nin") -> None:
     """Run a command and leave the process with its exit status.
 
     Args:

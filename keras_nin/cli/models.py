@@ -1,5 +1,7 @@
 """`keras-nin list`, `train`, `import-weights` and `cards`: the zoo and its weights."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import click

@@ -1,5 +1,7 @@
 """Options that several commands share, and the command class that maps Python arguments to them."""
 
+from __future__ import annotations
+
 import ast
 import contextlib
 import functools
@@ -141,9 +143,7 @@ def join_limits(context: click.Context, param: click.Parameter, value: Sequence[
     return ",".join(value) or None
 
 
-def parse_builder_arguments(
-    context: click.Context, param: click.Parameter, value: Sequence[str]
-) -> dict[str, Any]:
+def parse_builder_arguments(context: click.Context, param: click.Parameter, value: Sequence[str]) -> dict[str, Any]:
     """Return the dictionary of KEY=VALUE words; a value is a Python literal, a list of words, or a word."""
     arguments = {}
     for pair in value:

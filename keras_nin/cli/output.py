@@ -1,5 +1,7 @@
 """What a command prints: results on stdout, notes and progress on stderr."""
 
+from __future__ import annotations
+
 import contextlib
 import os
 import shutil

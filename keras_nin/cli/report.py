@@ -1,5 +1,7 @@
 """`keras-nin claims` and `report`: what articles claim, and all results on one page."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import click

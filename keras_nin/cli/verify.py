@@ -1,5 +1,7 @@
 """`keras-nin verify` and `evaluate`: is a file as good as its model, and how accurate is it?"""
 
+from __future__ import annotations
+
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -44,7 +46,7 @@ def verify_command(as_json: bool, **arguments: Any) -> int:
     return 0 if result.passed else 1
 
 
-def _print_verification(result: "VerifyResult") -> None:
+def _print_verification(result: VerifyResult) -> None:
     from keras_nin.report import accuracy
 
     echo(format_headline(result.model, result.weights, result.test))
@@ -55,7 +57,7 @@ def _print_verification(result: "VerifyResult") -> None:
         echo(f"\n{accuracy.format_noise_table(noise)}\n{accuracy.noise_conclusion(noise)}")
 
 
-def _print_failures(result: "VerifyResult") -> None:
+def _print_failures(result: VerifyResult) -> None:
     from keras_nin.report.accuracy import failed_checks
 
     for line in failed_checks(result.file, result.parity):
@@ -102,7 +104,7 @@ def evaluate_command(as_json: bool, **arguments: Any) -> int:
     return 0
 
 
-def _print_evaluation(result: "EvaluateResult") -> None:
+def _print_evaluation(result: EvaluateResult) -> None:
     from keras_nin.formatting import format_percent
     from keras_nin.report.accuracy import format_scores, inference_speed_line
 

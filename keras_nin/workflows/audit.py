@@ -1,5 +1,7 @@
 """Audits and comparisons of models and files, by name, path or object."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -28,7 +30,7 @@ def audit_model(
     builder_arguments: Mapping[str, Any] | None = None,
     seed: int = 0,
     progress: Progress = SILENT,
-) -> "Audit":
+) -> Audit:
     """Count parameters, MACs and activation memory of every layer.
 
     Args:
@@ -74,7 +76,7 @@ def compare_models(
     builder_arguments: Mapping[str, Any] | None = None,
     seed: int = 0,
     progress: Progress = SILENT,
-) -> "ModelComparison":
+) -> ModelComparison:
     """Compare two models, two .tflite files, or a model and the file that was made from it.
 
     Args:
@@ -111,7 +113,7 @@ def compare_models(
     return compare_networks(*sides, name_a=names[0], name_b=names[1])
 
 
-def simplify_model(model: "str | os.PathLike[str] | keras.Model", **options: Any) -> "SimplifyResult":
+def simplify_model(model: str | os.PathLike[str] | keras.Model, **options: Any) -> SimplifyResult:
     """Collapse linear 1x1 layers and move them behind average poolings, without changing the outputs.
 
     Args:

@@ -1,5 +1,7 @@
 """Benchmarks of .tflite files and models: measured, compared, and written."""
 
+from __future__ import annotations
+
 import contextlib
 import dataclasses
 import os
@@ -53,7 +55,7 @@ class BenchmarkRun(Result):
         return self.benchmark._rows()
 
 
-def benchmark_model(model: "FileOrModel", **options: Any) -> BenchmarkResult:
+def benchmark_model(model: FileOrModel, **options: Any) -> BenchmarkResult:
     """Measure the latency of a .tflite file, or of a model exported to one, and that of each of its layers.
 
     Args:
@@ -73,10 +75,10 @@ def benchmark_model(model: "FileOrModel", **options: Any) -> BenchmarkResult:
 
 
 def benchmark_models(
-    models: "Sequence[FileOrModel]",
+    models: Sequence[FileOrModel],
     *,
     scheme: str = DEFAULT_SCHEMES,
-    export: "ExportOptions | None" = None,
+    export: ExportOptions | None = None,
     threads: Sequence[int] = (1,),
     runs: int | None = None,
     seconds: float = 5.0,
@@ -205,9 +207,9 @@ def _check_combinations(
 
 
 def _check_models(
-    models: "Sequence[FileOrModel]",
+    models: Sequence[FileOrModel],
     stems: Sequence[str],
-    export: "ExportOptions | None",
+    export: ExportOptions | None,
     threads: Sequence[int],
     compare: bool,
     model_explorer: object,
@@ -222,7 +224,7 @@ def _check_models(
         raise InputError("`model_explorer` takes one file and one number of threads", argument="model_explorer")
 
 
-def _is_file(model: "FileOrModel") -> bool:
+def _is_file(model: FileOrModel) -> bool:
     """Whether `model` is the path of a .tflite file."""
     if isinstance(model, str | os.PathLike) and os.fspath(model).endswith(".tflite") and os.path.isfile(model):
         return True
@@ -231,7 +233,7 @@ def _is_file(model: "FileOrModel") -> bool:
     return not is_model(model)
 
 
-def _stems(model: "FileOrModel", scheme: str) -> list[str]:
+def _stems(model: FileOrModel, scheme: str) -> list[str]:
     """Return the names of the files of a model, without suffix."""
     if _is_file(model):
         return [pathlib.Path(model).stem]  # type: ignore[arg-type]
@@ -243,12 +245,12 @@ def _stems(model: "FileOrModel", scheme: str) -> list[str]:
 
 @contextlib.contextmanager
 def _opened(
-    models: "Sequence[FileOrModel]",
+    models: Sequence[FileOrModel],
     scheme: str,
-    export: "ExportOptions | None",
+    export: ExportOptions | None,
     failures: list[InputError],
     progress: Progress,
-) -> "Iterator[list[BenchmarkFile]]":
+) -> Iterator[list[BenchmarkFile]]:
     """Yield what `measure_files` takes: models are exported to temporary folders."""
     from keras_nin.benchmark.measurement import BenchmarkFile
 
@@ -332,7 +334,7 @@ def _result_files(benchmark: BenchmarkResult, targets: dict[str, pathlib.Path]) 
 
 def _model_explorer_file(
     benchmark: BenchmarkResult,
-    source: "BenchmarkFile",
+    source: BenchmarkFile,
     path: str | os.PathLike[str],
     failures: list[InputError],
 ) -> dict[pathlib.Path, bytes]:

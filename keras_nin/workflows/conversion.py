@@ -4,6 +4,8 @@
 `measure_micro` all convert here, so one model and the same images give the same bytes everywhere.
 """
 
+from __future__ import annotations
+
 import contextlib
 import dataclasses
 import os
@@ -78,7 +80,7 @@ class ExportOptions:
     labels: str | None = None
     preprocessing: str | None = None
     crop: float | None = None
-    limits: "ParityLimits | None" = None
+    limits: ParityLimits | None = None
     io: str | None = None
     batch: int = 1
     allow_float: bool = False
@@ -91,14 +93,16 @@ class ExportOptions:
     def changed(self, ignored: Collection[str] = ()) -> list[str]:
         """Return the names of the options that differ from their defaults."""
         default = ExportOptions()
-        pairs = ((field.name, getattr(self, field.name), getattr(default, field.name)) for field in dataclasses.fields(self))
+        pairs = (
+            (field.name, getattr(self, field.name), getattr(default, field.name)) for field in dataclasses.fields(self)
+        )
         return [
             name
             for name, value, plain in pairs
             if name not in ignored and value is not plain and not (isinstance(value, type(plain)) and value == plain)
         ]
 
-    def resolve_schemes(self, scheme: "str | Scheme | Sequence[str | Scheme]") -> list[Scheme]:
+    def resolve_schemes(self, scheme: str | Scheme | Sequence[str | Scheme]) -> list[Scheme]:
         """Return the schemes of a name, a comma-separated list, a record or a sequence of them, with the type `io`."""
         if isinstance(scheme, str):
             schemes = parse_schemes(scheme)
@@ -145,14 +149,14 @@ class Conversion:
         trained: whether it was trained for its scheme.
     """
 
-    converted: "ConvertedModel"
-    loaded: "LoadedModel"
+    converted: ConvertedModel
+    loaded: LoadedModel
     trained: bool = False
 
 
 def draw_calibration(
-    dataset: "Dataset", shapes: Any, options: ExportOptions, preprocessing: "Preprocessing | None"
-) -> "tuple[Calibration, set[str]]":
+    dataset: Dataset, shapes: Any, options: ExportOptions, preprocessing: Preprocessing | None
+) -> tuple[Calibration, set[str]]:
     """Return the calibration images of a dataset, and their digests."""
     from keras_nin.export import load_calibration
 
@@ -162,13 +166,13 @@ def draw_calibration(
 
 
 def convert(
-    loaded: "LoadedModel",
+    loaded: LoadedModel,
     schemes: Sequence[Scheme],
     options: ExportOptions,
     *,
-    calibration: "Calibration | None",
-    preprocessing: "Preprocessing | None",
-    dataset: "Dataset",
+    calibration: Calibration | None,
+    preprocessing: Preprocessing | None,
+    dataset: Dataset,
     progress: Progress = SILENT,
 ) -> list[Conversion]:
     """Convert a model to several schemes; those that train are trained on `dataset` first.
@@ -201,12 +205,12 @@ def convert(
 
 
 def _train_and_convert(
-    loaded: "LoadedModel",
+    loaded: LoadedModel,
     scheme: Scheme,
     options: ExportOptions,
-    calibration: "Calibration | None",
-    preprocessing: "Preprocessing | None",
-    dataset: "Dataset",
+    calibration: Calibration | None,
+    preprocessing: Preprocessing | None,
+    dataset: Dataset,
     arguments: dict[str, Any],
     progress: Progress,
 ) -> Conversion:
@@ -232,7 +236,7 @@ def _train_and_convert(
     return Conversion(converted, dataclasses.replace(loaded, model=optimized.model, random=False), trained=True)
 
 
-def _class_names(model: Any, dataset: "Dataset") -> tuple[str, ...]:
+def _class_names(model: Any, dataset: Dataset) -> tuple[str, ...]:
     """Return the names of the classes that a model predicts, as far as its dataset has them."""
     from keras_nin.data import get_class_names
 
@@ -270,7 +274,7 @@ def open_tflite(
     source: FileOrModel,
     options: ExportOptions | None = None,
     *,
-    schemes: "str | Sequence[str]" = "int8",
+    schemes: str | Sequence[str] = "int8",
     ignored: Collection[str] = (),
     progress: Progress = SILENT,
 ) -> Iterator[list[TFLiteSource]]:
@@ -297,7 +301,7 @@ def export_temporarily(
     folder: pathlib.Path,
     options: ExportOptions | None = None,
     *,
-    schemes: "str | Sequence[str]" = "int8",
+    schemes: str | Sequence[str] = "int8",
     progress: Progress = SILENT,
 ) -> list[TFLiteSource]:
     """Export a model to a folder without verifying it; the files have the bytes that `export_model` gives.
@@ -331,7 +335,13 @@ def export_temporarily(
     preprocessing = choose_preprocessing(loaded.preprocessing, dataset, options.preprocessing, options.crop)
     calibration, _ = draw_calibration(dataset, shapes, options, preprocessing)
     conversions = convert(
-        loaded, chosen, options, calibration=calibration, preprocessing=preprocessing, dataset=dataset, progress=progress
+        loaded,
+        chosen,
+        options,
+        calibration=calibration,
+        preprocessing=preprocessing,
+        dataset=dataset,
+        progress=progress,
     )
     sources = []
     for conversion in conversions:

@@ -1,10 +1,12 @@
 """Files and models on the Edge TPU, Ethos-U and TFLite Micro."""
 
+from __future__ import annotations
+
 import contextlib
 import dataclasses
 import os
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from keras_nin import files
 from keras_nin.errors import InputError
@@ -21,13 +23,11 @@ from keras_nin.workflows.models import FileOrModel, choose_preprocessing
 from keras_nin.workflows.progress import SILENT, Progress
 
 if TYPE_CHECKING:
-    from keras_nin.edge.edgetpu.compiler import CompilerDifference, EdgeTPUCompilation
     from keras_nin.edge.edgetpu.records import EdgeTPUResult
     from keras_nin.edge.ethosu.records import EthosUResult
     from keras_nin.edge.fit import FitResult
     from keras_nin.edge.micro.measurement import MicroInputs
     from keras_nin.edge.micro.records import MicroResult
-    from keras_nin.limits import LimitCheck
     from keras_nin.tflite.records import TFLiteModel
 
 MIB = 2**20
@@ -47,7 +47,7 @@ def check_edgetpu(
     timeout: float = 180.0,
     export: ExportOptions | None = None,
     progress: Progress = SILENT,
-) -> "EdgeTPUResult":
+) -> EdgeTPUResult:
     """Predict for each operator of an int8 file whether the Edge TPU compiler maps it, and why not.
 
     Args:
@@ -75,9 +75,7 @@ def check_edgetpu(
         compilation, differences = None, ()
         if compile:
             with progress.task("Running edgetpu_compiler"):
-                compilation = compiler.run_compiler(
-                    source.path, multiple_subgraphs=multiple_subgraphs, timeout=timeout
-                )
+                compilation = compiler.run_compiler(source.path, multiple_subgraphs=multiple_subgraphs, timeout=timeout)
             differences = compiler.compare_with_compiler(result, compilation.rows) if compilation.rows else ()
     notes = (f"{', '.join(source.notes)}: the verdict does not depend on it",) if source.notes else ()
     return dataclasses.replace(
@@ -104,7 +102,7 @@ def estimate_ethosu(
     force: bool = False,
     export: ExportOptions | None = None,
     progress: Progress = SILENT,
-) -> "EthosUResult":
+) -> EthosUResult:
     """Compile an int8 file with Arm's compiler Vela and estimate every layer on Ethos-U NPUs.
 
     Args:
@@ -177,7 +175,7 @@ def measure_micro(
     force: bool = False,
     export: ExportOptions | None = None,
     progress: Progress = SILENT,
-) -> "MicroResult":
+) -> MicroResult:
     """Find the smallest tensor arena in which TFLite Micro runs a file, and compare its outputs with LiteRT's.
 
     Args:
@@ -236,8 +234,8 @@ def measure_micro(
 
 
 def _micro_inputs(
-    source: TFLiteSource, model: "TFLiteModel", options: ExportOptions, test_count: int
-) -> "MicroInputs | None":
+    source: TFLiteSource, model: TFLiteModel, options: ExportOptions, test_count: int
+) -> MicroInputs | None:
     """Return test images in whole batches; None, for noise, where no images are at hand."""
     from keras_nin.edge.micro.measurement import prepare_images
 
@@ -248,7 +246,9 @@ def _micro_inputs(
         test = recorded
     if test is None or (isinstance(test, str) and test == "random"):
         if options.labels or options.preprocessing or options.crop is not None:
-            raise InputError("`labels`, `preprocessing` and `crop` apply to images; pass them as `test`", argument="test")
+            raise InputError(
+                "`labels`, `preprocessing` and `crop` apply to images; pass them as `test`", argument="test"
+            )
         return None
     shapes = [model.main.tensors[index].shape for index in model.main.inputs]
     if len(shapes) != 1 or len(shapes[0]) != 4 or shapes[0][0] < 1:
@@ -278,7 +278,7 @@ def check_fit(
     timeout: float = 300.0,
     export: ExportOptions | None = None,
     progress: Progress = SILENT,
-) -> "FitResult":
+) -> FitResult:
     """Show what files cost on this CPU, the Edge TPU, Ethos-U and TFLite Micro.
 
     Args:

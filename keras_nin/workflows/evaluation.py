@@ -1,5 +1,7 @@
 """Evaluation: the accuracy of a .tflite file or a model on labeled images."""
 
+from __future__ import annotations
+
 import dataclasses
 import os
 import time
@@ -40,9 +42,9 @@ class EvaluateResult(Result):
     """
 
     file: str
-    scores: "ClassificationScores"
+    scores: ClassificationScores
     data: str
-    preprocessing: "Preprocessing"
+    preprocessing: Preprocessing
     weights: str | None
     random_weights: bool
     label_offset: int
@@ -154,7 +156,7 @@ class _Classifier:
     """A network from images to classes, and what is known of its images and weights; `threads` of a .tflite file."""
 
     name: str
-    predict: "Callable[[np.ndarray], np.ndarray]"
+    predict: Callable[[np.ndarray], np.ndarray]
     input_shape: tuple[int, ...]
     classes: int
     preprocessing: str | dict[str, Any] | None
@@ -215,7 +217,7 @@ def _count_classes(shape: tuple[int | None, ...]) -> int:
 
 
 def _resolve_label_offset(
-    requested: int | None, dataset: "Dataset", test: images.TestImages, classes: int
+    requested: int | None, dataset: Dataset, test: images.TestImages, classes: int
 ) -> tuple[int, tuple[str, ...]]:
     """Return the output of label 0, and a note where outputs and classes differ in number."""
     from keras_nin.export.parity import check_labels

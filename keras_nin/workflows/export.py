@@ -1,5 +1,7 @@
 """Export: convert a model, verify the files against it, time them, and write them with their records."""
 
+from __future__ import annotations
+
 import dataclasses
 import os
 import pathlib
@@ -7,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from keras_nin import files, schemas
-from keras_nin.errors import InputError
 from keras_nin.export.schemes import Scheme, Tuning
 from keras_nin.formatting import format_count, format_percent
 from keras_nin.results import Result
@@ -18,7 +19,6 @@ from keras_nin.workflows.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     from keras_nin.benchmark import Profile
-    from keras_nin.data import Preprocessing
     from keras_nin.export import Calibration, ConvertedModel, Parity, ParityLimits
     from keras_nin.models import LoadedModel
     from keras_nin.workflows.reproduction import OriginalExport, Reproduction
@@ -38,8 +38,8 @@ class ExportedFile:
         state: ``"written"``, ``"up to date"`` or ``"not written"``.
     """
 
-    converted: "ConvertedModel"
-    latency: "Profile"
+    converted: ConvertedModel
+    latency: Profile
     contents: Mapping[str, bytes] = dataclasses.field(repr=False)
     folder: pathlib.Path | None = None
     state: str = "not written"
@@ -60,7 +60,7 @@ class ExportedFile:
         return None if self.folder is None else self.folder / self.name
 
     @property
-    def parity(self) -> "Parity":
+    def parity(self) -> Parity:
         """How the file compares with its model."""
         assert self.converted.parity is not None
         return self.converted.parity
@@ -101,7 +101,7 @@ class ExportResult(Result):
     files: tuple[ExportedFile, ...]
     test: images.TestImages
     host: dict[str, Any]
-    reproduction: "Reproduction | None" = None
+    reproduction: Reproduction | None = None
 
     @property
     def passed(self) -> bool:
@@ -113,7 +113,11 @@ class ExportResult(Result):
     def original_top1(self) -> float | None:
         """Top-1 accuracy of the model, before any training for a scheme; None without labels."""
         first = self.files[0].converted
-        return first.training["original_top1"] if first.scheme.trained and first.training else self.files[0].parity.model_top1
+        return (
+            first.training["original_top1"]
+            if first.scheme.trained and first.training
+            else self.files[0].parity.model_top1
+        )
 
     def __getitem__(self, scheme: str) -> ExportedFile:
         for file in self.files:
@@ -124,7 +128,7 @@ class ExportResult(Result):
     def __iter__(self) -> Iterator[ExportedFile]:
         return iter(self.files)
 
-    def save(self, folder: str | os.PathLike[str], force: bool = False) -> "ExportResult":
+    def save(self, folder: str | os.PathLike[str], force: bool = False) -> ExportResult:
         """Write the files and their records to a folder, all or none, and return the result with their paths.
 
         Raises:
@@ -196,7 +200,7 @@ def export_model(
     learning_rate: float | None = None,
     sparsity: float = 0.5,
     clusters: int = 16,
-    limits: "ParityLimits | None" = None,
+    limits: ParityLimits | None = None,
     threads: int = 1,
     runs: int | None = None,
     out: str | os.PathLike[str] | None = None,
@@ -279,7 +283,7 @@ def run_export(
     runs: int | None = None,
     out: str | os.PathLike[str] | None = None,
     force: bool = False,
-    original: "OriginalExport | None" = None,
+    original: OriginalExport | None = None,
     progress: Progress = SILENT,
 ) -> ExportResult:
     """Export with the options in one record; `original` is the export that is reproduced. See `export_model`."""
@@ -327,8 +331,8 @@ class _ExportJob:
     model: ModelLike
     options: ExportOptions
     sources: images.ImageSources
-    loaded: "LoadedModel"
-    calibration: "Calibration | None"
+    loaded: LoadedModel
+    calibration: Calibration | None
     test: images.TestImages
 
 
@@ -371,9 +375,7 @@ def _verify(conversions: Sequence[Conversion], job: _ExportJob, threads: int, pr
     """Return the conversions with their parity; all that compute one model in one pass over the images."""
     from keras_nin.tflite.runner import TFLiteRunner
 
-    runners = [
-        TFLiteRunner(conversion.converted.data, threads, batch=job.options.batch) for conversion in conversions
-    ]
+    runners = [TFLiteRunner(conversion.converted.data, threads, batch=job.options.batch) for conversion in conversions]
     plain = [runner for conversion, runner in zip(conversions, runners, strict=True) if not conversion.trained]
     parities = iter(_compare(job.loaded, plain, job, progress) if plain else ())
     return [
@@ -384,7 +386,7 @@ def _verify(conversions: Sequence[Conversion], job: _ExportJob, threads: int, pr
     ]
 
 
-def _compare(loaded: "LoadedModel", runners: Sequence[Any], job: _ExportJob, progress: Progress) -> "list[Parity]":
+def _compare(loaded: LoadedModel, runners: Sequence[Any], job: _ExportJob, progress: Progress) -> list[Parity]:
     from keras_nin.export import verify_files
 
     return verify_files(
@@ -412,13 +414,13 @@ def _verify_trained(conversion: Conversion, runner: Any, job: _ExportJob, progre
     return _with_parity(dataclasses.replace(conversion, converted=converted), parity)
 
 
-def _with_parity(conversion: Conversion, parity: "Parity") -> Conversion:
+def _with_parity(conversion: Conversion, parity: Parity) -> Conversion:
     return dataclasses.replace(conversion, converted=conversion.converted.with_parity(parity))
 
 
 def _measure_latency(
-    converted: "Sequence[ConvertedModel]", threads: int, runs: int | None, progress: Progress
-) -> "tuple[Profile, ...]":
+    converted: Sequence[ConvertedModel], threads: int, runs: int | None, progress: Progress
+) -> tuple[Profile, ...]:
     """Time whole files in the loop of `keras_nin.benchmark`, so that both give the same latency."""
     from keras_nin.benchmark import measure_files
 

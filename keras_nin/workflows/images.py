@@ -1,5 +1,7 @@
 """The images that calibrate a file and those that test it: never the same ones."""
 
+from __future__ import annotations
+
 import dataclasses
 import os
 import pathlib
@@ -45,15 +47,15 @@ class ImageSources:
         """Return what to test on: `test`, else the model's own dataset, else what is calibrated on."""
         return _first(self.test, own, self.calibration, argument="test", purpose="to test on")
 
-    def calibration_set(self, own: str | None, shapes: Shapes) -> "Dataset":
+    def calibration_set(self, own: str | None, shapes: Shapes) -> Dataset:
         """Return the dataset to calibrate on."""
         return self.open(self.calibration_source(own), shapes, "calibration")
 
-    def test_set(self, own: str | None, shapes: Shapes) -> "Dataset":
+    def test_set(self, own: str | None, shapes: Shapes) -> Dataset:
         """Return the dataset to test on."""
         return self.open(self.test_source(own), shapes, "test")
 
-    def open(self, source: ImageSource, shapes: Shapes | None, split: str | None = None) -> "Dataset":
+    def open(self, source: ImageSource, shapes: Shapes | None, split: str | None = None) -> Dataset:
         """Return a dataset; one in memory that both calibrates and tests is split, otherwise it serves whole."""
         from keras_nin import data
 
@@ -113,9 +115,9 @@ class TestImages:
 
     __test__ = False  # the name is no test of pytest's
 
-    dataset: "Dataset"
-    indices: "np.ndarray"
-    preprocessing: "Preprocessing | None"
+    dataset: Dataset
+    indices: np.ndarray
+    preprocessing: Preprocessing | None
     shapes: Shapes
     excluded: int = 0
 
@@ -129,9 +131,9 @@ class TestImages:
 
 
 def select_test_images(
-    dataset: "Dataset",
+    dataset: Dataset,
     shapes: Shapes,
-    preprocessing: "Preprocessing | None",
+    preprocessing: Preprocessing | None,
     *,
     calibrated_on: Collection[str] = frozenset(),
     count: int | None = None,
@@ -155,10 +157,13 @@ def select_test_images(
     chosen = dataset.select("test", count, seed)
     kept = chosen
     if calibrated_on:
-        kept = np.array([index for index in chosen if not dataset.image_digests([index]) & set(calibrated_on)], np.int64)
+        kept = np.array(
+            [index for index in chosen if not dataset.image_digests([index]) & set(calibrated_on)], np.int64
+        )
     if len(kept) == 0:
         raise InputError(
-            f"Every test image of {dataset.name!r} was used for calibration. Pass other images as `test`", argument="test"
+            f"Every test image of {dataset.name!r} was used for calibration. Pass other images as `test`",
+            argument="test",
         )
     return TestImages(dataset, kept, preprocessing, shapes, len(chosen) - len(kept))
 

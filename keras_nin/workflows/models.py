@@ -1,5 +1,7 @@
 """The networks that workflows work on: a name, a path or a keras.Model, loaded once."""
 
+from __future__ import annotations
+
 import dataclasses
 import gc
 import os
@@ -87,7 +89,7 @@ def open_model(
     builder_arguments: Mapping[str, Any] | None = None,
     seed: int = 0,
     progress: Progress = SILENT,
-) -> "LoadedModel":
+) -> LoadedModel:
     """Load a network.
 
     Args:
@@ -114,11 +116,13 @@ def open_model(
             **(builder_arguments or {}),
         )
     if weights is not None or input_shape is not None or builder_arguments:
-        raise InputError("Expected no `weights`, `input_shape` or `builder_arguments` for a keras.Model, which is built.")
+        raise InputError(
+            "Expected no `weights`, `input_shape` or `builder_arguments` for a keras.Model, which is built."
+        )
     return models.LoadedModel(model=model, name=model.name, weights="as given", random=False)
 
 
-def input_shapes(model: "keras.Model") -> InputShape | dict[str, tuple[int, ...]]:
+def input_shapes(model: keras.Model) -> InputShape | dict[str, tuple[int, ...]]:
     """Return (height, width, channels) of a model on one image, otherwise the shape of each input by its name."""
     from keras_nin.export.calibration import input_specs
 
@@ -129,7 +133,7 @@ def input_shapes(model: "keras.Model") -> InputShape | dict[str, tuple[int, ...]
 
 
 def choose_preprocessing(
-    known: "str | dict[str, Any] | None",
+    known: str | dict[str, Any] | None,
     dataset: Any,
     preprocessing: str | None = None,
     crop: float | None = None,

@@ -1,5 +1,7 @@
 """How a workflow says how far it is. It prints nothing itself: the command line shows what it reports."""
 
+from __future__ import annotations
+
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar

@@ -1,5 +1,7 @@
 """Documents made from many results: the HTML report, the model cards, and the claims of articles."""
 
+from __future__ import annotations
+
 import dataclasses
 import os
 import pathlib
@@ -14,7 +16,7 @@ from keras_nin.workflows.models import open_model, start_keras
 from keras_nin.workflows.progress import SILENT, Progress
 
 if TYPE_CHECKING:
-    from keras_nin.claims import Claim, ClaimResult, ClaimTraining
+    from keras_nin.claims import Claim, ClaimResult
     from keras_nin.report.documents import SweepDocument
     from keras_nin.report.html.page import FileReport
 
@@ -85,7 +87,7 @@ def _read_source(source: str | os.PathLike[str], progress: Progress) -> Sequence
 
 
 def _draw_plots(
-    reports: "Sequence[FileReport]", sweeps: "Sequence[SweepDocument]", folder: pathlib.Path
+    reports: Sequence[FileReport], sweeps: Sequence[SweepDocument], folder: pathlib.Path
 ) -> dict[pathlib.Path, bytes]:
     """Return the PNG files of all profiles and sweeps: ``<number>_<file>_<threads>t_<plot>.png``."""
     from keras_nin import figures
@@ -207,7 +209,7 @@ def _is_current(path: pathlib.Path, text: str) -> bool:
 class ClaimsResult(Result):
     """Claims of articles, reproduced; `claims` has a `keras_nin.claims.ClaimResult` for each."""
 
-    claims: "tuple[ClaimResult, ...]"
+    claims: tuple[ClaimResult, ...]
 
     @property
     def passed(self) -> bool:
@@ -277,7 +279,7 @@ def check_claims(
     return ClaimsResult(results)
 
 
-def _check_training(chosen: "Sequence[Claim]", train: bool, settings: Mapping[str, Any]) -> None:
+def _check_training(chosen: Sequence[Claim], train: bool, settings: Mapping[str, Any]) -> None:
     if settings and not train:
         name = next(iter(settings))
         raise InputError(f"`{name}` is for the trained figures; add `train`", argument=name)
@@ -286,7 +288,7 @@ def _check_training(chosen: "Sequence[Claim]", train: bool, settings: Mapping[st
 
 
 def _check_soft_mask_plot(
-    chosen: "Sequence[Claim]", plot: str | os.PathLike[str] | None, image: object
+    chosen: Sequence[Claim], plot: str | os.PathLike[str] | None, image: object
 ) -> pathlib.Path | None:
     if plot is None:
         if image is not None:

@@ -1,5 +1,7 @@
 """Reproducing an export from the record that it wrote beside its file."""
 
+from __future__ import annotations
+
 import dataclasses
 import os
 import pathlib
@@ -90,7 +92,7 @@ class OriginalExport:
             values[name] = record(**found)
         return ExportOptions(**values)
 
-    def compare(self, converted: "ConvertedModel") -> Reproduction:
+    def compare(self, converted: ConvertedModel) -> Reproduction:
         """Return how a file compares with the original.
 
         Raises:
@@ -173,7 +175,9 @@ def read_original(path: str | os.PathLike[str]) -> OriginalExport:
         found = document.get("schema") if isinstance(document, dict) else f"a {type(document).__name__}"
         raise _bad_record(path, f"schema {found!r} instead of {EXPORT_FILE!r}")
     if document.get("options", 0) is None:
-        raise _bad_record(path, "an export of a model or images in memory, which cannot be repeated (`options` is null)")
+        raise _bad_record(
+            path, "an export of a model or images in memory, which cannot be repeated (`options` is null)"
+        )
     for name, kind in _FIELDS.items():
         if not isinstance(document.get(name), kind):
             raise _bad_record(path, f"{_show(document, name)} as `{name}`")

@@ -1,9 +1,11 @@
 """A sweep of single convolutions over a grid: exported, timed, and kept in a CSV file."""
 
+from __future__ import annotations
+
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from keras_nin import files
@@ -14,7 +16,7 @@ from keras_nin.results import Result
 from keras_nin.workflows.progress import SILENT, Progress
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    pass
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -50,7 +52,12 @@ class SweepResult(Result):
 
     def _rows(self) -> list[dict[str, Any]]:
         return [
-            {**dataclasses.asdict(row.point.layer), "scheme": row.point.scheme, "threads": row.point.threads, "us": row.us}
+            {
+                **dataclasses.asdict(row.point.layer),
+                "scheme": row.point.scheme,
+                "threads": row.point.threads,
+                "us": row.us,
+            }
             for row in self.rows.values()
         ]
 

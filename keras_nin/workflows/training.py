@@ -1,5 +1,7 @@
 """Training a model, and importing third-party weights into one."""
 
+from __future__ import annotations
+
 import dataclasses
 import os
 import pathlib
@@ -46,7 +48,7 @@ def train_model(
     out: str | os.PathLike[str] | None = None,
     force: bool = False,
     progress: Progress = SILENT,
-) -> "TrainResult":
+) -> TrainResult:
     """Train a model on labeled images, keep the weights of the best epoch, and test those.
 
     An interrupted run resumes when the same call is repeated.
@@ -130,7 +132,7 @@ class ImportResult(Result):
 
     model: str
     file: str
-    imported: "WeightImport"
+    imported: WeightImport
     weights_sha256: str
     path: str
     state: str
@@ -231,7 +233,9 @@ def _check_import_paths(source: pathlib.Path, target: pathlib.Path) -> None:
     if not source.name.endswith(weight_files.THIRD_PARTY_SUFFIXES):
         raise _not_third_party(source)
     if not target.name.endswith(".weights.h5"):
-        raise InputError(f"Expected `out` to end in .weights.h5. Received: {str(target)!r}", argument="out", path=target)
+        raise InputError(
+            f"Expected `out` to end in .weights.h5. Received: {str(target)!r}", argument="out", path=target
+        )
     files.check_output_folder(target.parent)
 
 

@@ -1,5 +1,7 @@
 """Verification: compare a .tflite file with the model that it was made from."""
 
+from __future__ import annotations
+
 import dataclasses
 import os
 from collections.abc import Mapping
@@ -50,9 +52,9 @@ class VerifyResult(Result):
     random_weights: bool
     file: str
     file_bytes: int
-    parity: "Parity"
+    parity: Parity
     test: images.TestImages
-    layer_noise: "LayerNoiseTable | None" = None
+    layer_noise: LayerNoiseTable | None = None
     preprocessing_mismatch: str | None = None
     notes: tuple[str, ...] = ()
 
@@ -101,7 +103,7 @@ def verify_model(
     labels: str | None = None,
     preprocessing: str | None = None,
     crop: float | None = None,
-    limits: "ParityLimits | None" = None,
+    limits: ParityLimits | None = None,
     per_layer: bool = False,
     threads: int = 1,
     progress: Progress = SILENT,
@@ -203,7 +205,7 @@ def _calibration_digests(
     return set(), (f"The images that calibrated the file are not found, so none is left out: {problem}",)
 
 
-def _origin_notes(record: dict[str, Any], loaded: "LoadedModel", runner: "TFLiteRunner") -> list[str]:
+def _origin_notes(record: dict[str, Any], loaded: LoadedModel, runner: TFLiteRunner) -> list[str]:
     """Return notes on a record that describes another file or other weights."""
     from keras_nin.models import hash_weights
 
@@ -211,14 +213,12 @@ def _origin_notes(record: dict[str, Any], loaded: "LoadedModel", runner: "TFLite
     weights_sha256, file_sha256 = record.get("weights_sha256"), record.get("sha256")
     if weights_sha256 and weights_sha256 != hash_weights(loaded.model):
         notes.append(f"The file was made from other weights ({record.get('weights')}) than {loaded.weights}.")
-    if file_sha256 and file_sha256 != files.sha256(runner.graph.content):
+    if file_sha256 and file_sha256 != files.sha256(runner.model.content):
         notes.append("The file has changed since the record beside it was written.")
     return notes
 
 
-def _preprocessing_mismatch(
-    record: dict[str, Any], loaded: "LoadedModel", test: images.TestImages
-) -> str | None:
+def _preprocessing_mismatch(record: dict[str, Any], loaded: LoadedModel, test: images.TestImages) -> str | None:
     """Say how the record's preprocessing differs from the model's, such as by a swapped channel order."""
     options = record.get("options")
     options = options if isinstance(options, dict) else {}
@@ -228,12 +228,10 @@ def _preprocessing_mismatch(
     own = choose_preprocessing(loaded.preprocessing, test.dataset)
     if own == test.preprocessing:
         return None
-    return (
-        f"the file's record has the preprocessing {_describe(test.preprocessing)}, the model takes {_describe(own)}"
-    )
+    return f"the file's record has the preprocessing {_describe(test.preprocessing)}, the model takes {_describe(own)}"
 
 
-def _describe(preprocessing: "Preprocessing") -> str:
+def _describe(preprocessing: Preprocessing) -> str:
     """Return a `Preprocessing` on one line, without what it does not set."""
     values = (f"{key} {value}" for key, value in preprocessing.to_json().items() if value is not None and key != "mode")
     return f"{preprocessing.mode} ({', '.join(values)})"
