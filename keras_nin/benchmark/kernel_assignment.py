@@ -290,9 +290,9 @@ def _next_steps(
             yield "unexplained", _UNEXPLAINED_COST, (node, kernel + 1, False)
     if following:
         # The runtime folds element-wise operators in a row into one lookup table.
-        if is_open and kernel_base_name(names[kernel - 1]) in _LOOKUP_KERNELS:
-            if kernel_computes(names[kernel - 1], following.op):
-                yield "folded", 0, (node + 1, kernel, True)
+        last = names[kernel - 1] if is_open else ""
+        if kernel_base_name(last) in _LOOKUP_KERNELS and kernel_computes(last, following.op):
+            yield "folded", 0, (node + 1, kernel, True)
         yield "no kernel", _cost_without_kernel(following), (node + 1, kernel, False)
 
 
@@ -399,7 +399,7 @@ def _assign_by_index(main: TFLiteSubgraph, kernels: Sequence[dict[str, Any]]) ->
 
 
 class _Partition:
-    """A partition of the delegate: indexes of its operators, names and indexes of its kernels, in order of execution."""
+    """A partition of the delegate: its operators, and names and indexes of its kernels, in order of execution."""
 
     def __init__(
         self, main: TFLiteSubgraph, operators: Sequence[int], names: Sequence[str], kernels: Sequence[int]

@@ -1,4 +1,4 @@
-"""Bandwidth of memory, as STREAM measures it: NumPy copies and adds arrays larger than any cache, on several threads."""
+"""Bandwidth of memory as in STREAM: NumPy copies and adds arrays larger than any cache, on several threads."""
 
 import contextlib
 import os
