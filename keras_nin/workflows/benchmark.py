@@ -123,8 +123,7 @@ def benchmark_models(
     Raises:
         InputError: arguments that do not go together, an unknown model, or a path that cannot be written to.
     """
-    from keras_nin.benchmark.devices import open_device
-    from keras_nin.benchmark.measurement import measure_files
+    from keras_nin.benchmark.measurement import measure_files, run_job
 
     check_choice("method", method, METHODS)
     _check_combinations(layers, roofline, model_explorer, delegate, method, device, python, benchmark_model)
@@ -133,7 +132,11 @@ def benchmark_models(
     targets = _output_paths(stems, device, out, force)
     if model_explorer is not None:
         _check_target(pathlib.Path(model_explorer), force)
-    run = open_device(device, python or "python3", benchmark_model)
+    run = run_job
+    if device is not None:
+        from keras_nin.benchmark.devices import open_device
+
+        run = open_device(device, python or "python3", benchmark_model)
     failures: list[InputError] = []
     with _opened(models, scheme, export, failures, progress) as sources, progress.task("Measuring") as update:
         benchmark = measure_files(

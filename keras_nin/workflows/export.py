@@ -422,14 +422,12 @@ def _measure_latency(
     converted: Sequence[ConvertedModel], threads: int, runs: int | None, progress: Progress
 ) -> tuple[Profile, ...]:
     """Time whole files in the loop of `keras_nin.benchmark`, so that both give the same latency."""
-    from keras_nin.benchmark import measure_files
+    from keras_nin.benchmark.measurement import BenchmarkFile, measure_files
 
-    with files.temporary_folder() as folder, progress.task("Measuring the latency") as update:
-        paths = [folder / f"{file.stem}.tflite" for file in converted]
-        for path, file in zip(paths, converted, strict=True):
-            path.write_bytes(file.data)
+    sources = [BenchmarkFile(file.data, name=f"{file.stem}.tflite") for file in converted]
+    with progress.task("Measuring the latency") as update:
         return measure_files(
-            paths, threads=(threads,), runs=runs, seconds=_LATENCY_SECONDS, layers=False, progress=update
+            sources, threads=(threads,), runs=runs, seconds=_LATENCY_SECONDS, layers=False, progress=update
         ).profiles
 
 
