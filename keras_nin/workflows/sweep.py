@@ -15,9 +15,6 @@ from keras_nin.formatting import format_count
 from keras_nin.results import Result
 from keras_nin.workflows.progress import SILENT, Progress
 
-if TYPE_CHECKING:
-    pass
-
 
 _CALIBRATION_COUNT = 4
 
@@ -155,9 +152,7 @@ def _measure(
         )
 
 
-def export_layer(
-    layer: ConvLayer, schemes: Sequence[str], folder: pathlib.Path, seed: int
-) -> dict[str, pathlib.Path]:
+def export_layer(layer: ConvLayer, schemes: Sequence[str], folder: pathlib.Path, seed: int) -> dict[str, pathlib.Path]:
     """Export a convolution with random weights, and return the paths of its files by scheme.
 
     int8 is calibrated with noise, all that a layer with random weights can be calibrated with: the files serve to
