@@ -24,7 +24,8 @@ from keras_nin.export.operator_layers import layer_marks, map_operators, mark_la
 from keras_nin.export.schemes import Scheme, Tuning, get_scheme
 from keras_nin.export.tuning import tune_file
 from keras_nin.output_capture import capture_output
-from keras_nin.tflite.reader import float_operators, read_model
+from keras_nin.tflite.reader import read_model
+from keras_nin.tflite.records import float_operators
 
 if TYPE_CHECKING:
     import keras
@@ -286,7 +287,7 @@ class ModelConverter:
     def _write_saved_model(self, integer_form: bool, folder: str) -> None:
         from keras_nin import layers
 
-        with mark_layers(self.model), layers.integer_form(integer_form):
+        with mark_layers(self.model), layers.use_integer_form(integer_form):
             write_saved_model(self.model, self.inputs, self.outputs, self.batch, folder)
 
 

@@ -13,7 +13,7 @@ from keras_nin.export.operator_layers import CAST_OPERATORS, LayerIndex, map_ope
 from keras_nin.export.parity import round_floats
 from keras_nin.export.tolerance import is_quantized, tensor_scale
 from keras_nin.metrics import energy_ratio_db
-from keras_nin.tflite.reader import FLOAT_DTYPES
+from keras_nin.tflite.records import FLOAT_DTYPES
 from keras_nin.tflite.runner import TFLiteRunner
 
 if TYPE_CHECKING:

@@ -10,8 +10,7 @@ import numpy as np
 
 from keras_nin.tflite import schema
 from keras_nin.tflite.flatbuffer import FlatbufferReader
-from keras_nin.tflite.reader import FLOAT_DTYPES
-from keras_nin.tflite.records import TFLiteModel, TFLiteOperator, TFLiteSubgraph, TFLiteTensor
+from keras_nin.tflite.records import FLOAT_DTYPES, TFLiteModel, TFLiteOperator, TFLiteSubgraph, TFLiteTensor
 
 # Operators by the tensors that they compute.
 Producers = Mapping[int, TFLiteOperator]

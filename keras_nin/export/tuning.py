@@ -1,7 +1,7 @@
 """Tuning a calibrated float file before it is quantized: activation ranges, weight rounding and bias correction."""
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +18,10 @@ _MAX_MOMENT_ELEMENTS = 2**26
 # Operators that copy or compare integers: their inputs and outputs share one scale.
 # https://ai.google.dev/edge/litert/conversion/tensorflow/quantization/quantization_spec
 SAME_SCALE_OPERATORS = frozenset(
-    ["AVERAGE_POOL_2D", "BATCH_TO_SPACE_ND", "CONCATENATION", "DEPTH_TO_SPACE", "EXPAND_DIMS", "GATHER", "MAX_POOL_2D", "MAXIMUM", "MINIMUM", "MIRROR_PAD", "PACK", "PAD", "PADV2", "RESHAPE", "RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR", "REVERSE_V2", "SELECT", "SELECT_V2", "SLICE", "SPACE_TO_BATCH_ND", "SPACE_TO_DEPTH", "SPLIT", "SPLIT_V", "SQUEEZE", "STRIDED_SLICE", "TILE", "TRANSPOSE", "UNPACK"]
+    ("AVERAGE_POOL_2D", "BATCH_TO_SPACE_ND", "CONCATENATION", "DEPTH_TO_SPACE", "EXPAND_DIMS", "GATHER", "MAX_POOL_2D")
+    + ("MAXIMUM", "MINIMUM", "MIRROR_PAD", "PACK", "PAD", "PADV2", "RESHAPE", "RESIZE_BILINEAR")
+    + ("RESIZE_NEAREST_NEIGHBOR", "REVERSE_V2", "SELECT", "SELECT_V2", "SLICE", "SPACE_TO_BATCH_ND", "SPACE_TO_DEPTH")
+    + ("SPLIT", "SPLIT_V", "SQUEEZE", "STRIDED_SLICE", "TILE", "TRANSPOSE", "UNPACK")
 )
 # Operators whose output has a fixed scale, whatever its values.
 FIXED_SCALE_OPERATORS = frozenset(("L2_NORMALIZATION", "LOG_SOFTMAX", "LOGISTIC", "SOFTMAX", "TANH"))
@@ -270,9 +273,13 @@ def find_mse_range(histogram: ActivationHistogram) -> tuple[float, float]:
     return low * histogram.minimum, high * histogram.maximum
 
 
-def set_activation_ranges(file: FloatFile, histograms: list[ActivationHistogram]) -> None:
-    """Give the tensors of each filled histogram its range of smallest error."""
+def set_activation_ranges(
+    file: FloatFile,
+    histograms: Iterable[ActivationHistogram],
+    find_range: Callable[[ActivationHistogram], tuple[float, float]] = find_mse_range,
+) -> None:
+    """Give the tensors of each filled histogram the range that `find_range` returns for it."""
     for histogram in histograms:
-        minimum, maximum = find_mse_range(histogram)
+        minimum, maximum = find_range(histogram)
         for index in histogram.tensors:
             file.set_range(index, minimum, maximum)

@@ -16,7 +16,7 @@ from keras_nin.export.tolerance import (
     stored_constant,
     with_first_output,
 )
-from keras_nin.tflite.reader import FLOAT_DTYPES
+from keras_nin.tflite.records import FLOAT_DTYPES
 
 if TYPE_CHECKING:
     import keras
@@ -106,7 +106,8 @@ def _check_shapes(
     if len(expected) != len(received) or not all(map(_shape_fits, expected, received)):
         listed = [", ".join(map(str, shapes)) or "others" for shapes in (expected, received)]
         raise InputError(
-            f"Expected a file with the {kind} {listed[0]} of {model.name!r}. Received: {runner.model.source} with {listed[1]}"
+            f"Expected a file with the {kind} {listed[0]} of {model.name!r}. "
+            f"Received: {runner.model.source} with {listed[1]}"
         )
 
 

@@ -237,7 +237,7 @@ def _train_epoch(
     callback: "tf_keras.callbacks.Callback | None",
 ) -> "Logs":
     """Train for one epoch (from 0) and return its loss and accuracy."""
-    batches.start(number)
+    batches.start_epoch(number)
     network.reset_metrics()
     logs: Any = {}
     for position in range(len(batches)):

@@ -104,7 +104,7 @@ def _check_table(found):
 def _output_difference_line(found):
     return (
         f"Compared on {found.images:,} images ({found.source}). Outputs: largest difference {_format_check_value(found.max_abs_diff_lsb)} "
-        f"steps of {_format_check_value(found.step)}, rms {_format_check_value(found.rms_diff_lsb)} steps, signal to noise "
+        f"steps of {_format_check_value(found.lsb)}, rms {_format_check_value(found.rms_diff_lsb)} steps, signal to noise "
         f"{format_db(found.snr_db, found.max_abs_diff_lsb == 0)}."
     )
 
@@ -233,7 +233,7 @@ def edgetpu_section(predicted, name):
     rows = [edgetpu_text.edgetpu_row(each) for each in verdict.operators]
     every = make_table("Operators on the Edge TPU", edgetpu_text.EDGETPU_COLUMNS, rows, right=edgetpu_text.EDGETPU_COLUMNS[:1],
                   folded=f"All {len(rows)} operators")  # fmt: skip
-    tone = "good" if verdict.full else "plain" if verdict.compiles else "bad"
+    tone = "good" if verdict.fully_mapped else "plain" if verdict.compiles else "bad"
     first, *others = edgetpu_text.edgetpu_summary_lines(verdict)
     parts = (
         Paragraph(first, tone),

@@ -1,0 +1,127 @@
+"""Kill exports at random moments and look at what they leave.
+
+python tools/kill_export.py [KILLS [SEED]]
+
+`keras-nin export nin_digits` runs in a process of its own and gets SIGKILL at a moment that is uniform over the time
+that a whole export takes. Half of them export into an empty folder, the others replace an export of other content with
+--force. After each the same command runs to its end. Exit status 1 where
+
+- a file is there that is not, byte for byte, one of the old or of the new export,
+- a sidecar is there beside a file that it does not describe, or beside other companions,
+- the old network is gone before the new one is there,
+- the next export fails, or what it leaves is not the new export alone, in the folder or in the temporary folder.
+"""
+
+import collections
+import json
+import os
+import pathlib
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+
+STEM = "nin_digits_int8"
+EXPORT = ("export", "nin_digits", "--scheme", "int8", "--test-count", "5", "--runs", "1", "--out", "out")
+OTHER = ("--weights", "random", "--seed", "1")
+
+
+def main(kills=50, seed=0):
+    """Kill, look and export again, `kills` times; return the exit status."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        pathlib.Path("tmp").mkdir()
+        os.environ["TMPDIR"] = tempfile.tempdir = str(pathlib.Path("tmp").absolute())
+        return _kill_often(int(kills), random.Random(int(seed)))
+
+
+def _kill_often(kills, moments):
+    old = _export(OTHER)
+    shutil.rmtree("out")
+    start = time.monotonic()
+    _start(()).wait()
+    whole = time.monotonic() - start
+    new = _contents("out")
+    found, faults = collections.Counter(), []
+    for number in range(kills):
+        before = {} if number % 2 else old
+        moment = moments.uniform(0, whole)
+        state, problems = _kill(before, new, moment)
+        print(f"{number + 1}: after {moment:.3f} s left {state}", *problems, sep="; ", file=sys.stderr, flush=True)
+        found[state] += 1
+        faults += [f"kill {number + 1} after {moment:.3f} s: {problem}" for problem in problems]
+    print(f"{kills} kills between 0 and {whole:.1f} s, half of them of a first export, half of a replacement")
+    for state, count in found.most_common():
+        print(f"  {count:3} left {state}")
+    print(*faults or ["Nothing half-written, no sidecar of other files, nothing left by the next export."], sep="\n")
+    return 1 if faults else 0
+
+
+def _kill(before, new, moment):
+    """Kill an export and run the next one; return what the first left, in words, and what was wrong."""
+    shutil.rmtree("out", ignore_errors=True)
+    pathlib.Path("out").mkdir()
+    for name, data in before.items():
+        (pathlib.Path("out") / name).write_bytes(data)
+    force = ("--force",) if before else ()
+    process = _start(force)
+    time.sleep(moment)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    left = _contents("out")
+    temporaries = [*(name for name in left if name.startswith(".")), *_temporaries()]
+    kept = {name: data for name, data in left.items() if not name.startswith(".")}
+    problems = list(_problems(kept, before, new))
+    if _export(force) != new:
+        problems.append("the next export did not leave the new files alone")
+    if _temporaries():
+        problems.append(f"the next export left {_temporaries()} in the temporary folder")
+    state = "the new files" if kept == new else "what was there before" if kept == before else f"{sorted(kept)}"
+    return f"{state}{' and temporaries' if temporaries else ''}", problems
+
+
+def _problems(kept, before, new):
+    for name, data in kept.items():
+        if data not in (before.get(name), new.get(name)):
+            yield f"{name} is neither old nor new"
+    export_record = kept.get(f"{STEM}.json")
+    if export_record is not None and kept not in (before, new):
+        json.loads(export_record)
+        yield "a sidecar beside other files"
+    if before and f"{STEM}.tflite" not in kept:
+        yield "the old network is gone"
+
+
+def _temporaries():
+    """Return what is in the temporary folder but for that of this process, which lives."""
+    return [name for name in os.listdir("tmp") if not name.startswith(f".keras-nin-{os.getpid()}@")]
+
+
+def _start(words):
+    command = [sys.executable, "-m", "keras_nin", *EXPORT, *words]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def _export(words):
+    """Export in this process, where TensorFlow has started already; return what is there then."""
+    from keras_nin.cli import main as cli
+    from keras_nin.output_capture import capture_output
+
+    with capture_output() as output:
+        status = cli.run([*EXPORT, *words])
+    if status:
+        print(output.text)
+    return _contents("out")
+
+
+def _contents(folder):
+    return {path.name: path.read_bytes() for path in pathlib.Path(folder).iterdir()}
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
