@@ -32,7 +32,7 @@ class _ExportCommand(options.Command):
 def _describe_scheme(row: Sequence[str]) -> Iterator[str]:
     words = dict(zip(SCHEME_COLUMNS, row, strict=True))
     yield f"{words['weights']} weights, {words['activations']} activations, input/output {words['input and output']}"
-    yield f"compute type {words[SCHEME_COLUMNS[4]]}"
+    yield f"compute type {words['compute type']}"
     if words["needs"] != "-":
         yield f"needs {words['needs']}"
 

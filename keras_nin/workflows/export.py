@@ -424,7 +424,7 @@ def _measure_latency(
     """Time whole files in the loop of `keras_nin.benchmark`, so that both give the same latency."""
     from keras_nin.benchmark.measurement import BenchmarkFile, measure_files
 
-    sources = [BenchmarkFile(file.data, name=f"{file.stem}.tflite") for file in converted]
+    sources = [BenchmarkFile(file.tflite, name=f"{file.stem}.tflite") for file in converted]
     with progress.task("Measuring the latency") as update:
         return measure_files(
             sources, threads=(threads,), runs=runs, seconds=_LATENCY_SECONDS, layers=False, progress=update

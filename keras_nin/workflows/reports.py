@@ -49,9 +49,8 @@ def build_report(
         InputError: neither `out` nor `plot`, a source that cannot be read, or nothing to plot.
     """
     from keras_nin.benchmark.records import BenchmarkResult
-    from keras_nin.report import html
     from keras_nin.report.documents import SweepDocument
-    from keras_nin.report.html.page import group_by_file
+    from keras_nin.report.html.page import group_by_file, render_page
 
     if out is None and plot is None:
         raise InputError("Pass `out` for an HTML page, `plot` for a folder of figures, or both", argument="out")
@@ -67,7 +66,7 @@ def build_report(
     contents: dict[pathlib.Path, bytes] = {}
     with progress.task("Drawing"):
         if page is not None:
-            contents[page] = html.render_page(reports, others=documents, warnings=warnings).encode()
+            contents[page] = render_page(reports, others=documents, warnings=warnings).encode()
         if plot is not None:
             sweeps = [document for document in documents if isinstance(document, SweepDocument)]
             contents |= _draw_plots(reports, sweeps, pathlib.Path(plot))
