@@ -375,7 +375,9 @@ def _verify(conversions: Sequence[Conversion], job: _ExportJob, threads: int, pr
     """Return the conversions with their parity; all that compute one model in one pass over the images."""
     from keras_nin.tflite.runner import TFLiteRunner
 
-    runners = [TFLiteRunner(conversion.converted.data, threads, batch=job.options.batch) for conversion in conversions]
+    runners = [
+        TFLiteRunner(conversion.converted.tflite, threads, batch=job.options.batch) for conversion in conversions
+    ]
     plain = [runner for conversion, runner in zip(conversions, runners, strict=True) if not conversion.trained]
     parities = iter(_compare(job.loaded, plain, job, progress) if plain else ())
     return [

@@ -15,7 +15,6 @@ from keras_nin.formatting import format_count
 from keras_nin.results import Result
 from keras_nin.workflows.progress import SILENT, Progress
 
-
 _CALIBRATION_COUNT = 4
 
 
