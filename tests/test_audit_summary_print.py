@@ -9,7 +9,7 @@ import pytest
 
 from keras_nin import layers
 from keras_nin.audit import audit_model
-from keras_nin.audit.records import Audit
+from keras_nin.audit.api import Audit
 from keras_nin.errors import InputError
 
 L = keras.layers

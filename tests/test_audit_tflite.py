@@ -11,7 +11,7 @@ import pytest
 from keras import layers as kl
 from tflite_writer import custom, operator, tensor, write
 
-from keras_nin import InputError, export, models
+from keras_nin import InputError, export, models, schemas
 from keras_nin.audit import audit_model, tflite_reader
 from keras_nin.export import converted_model as export_record
 
@@ -355,11 +355,11 @@ def test_the_record_beside_a_file_names_its_layers(digits, tmp_path):
 def test_a_record_of_another_file_names_nothing(digits, tmp_path, change):
     path = copied(digits["int8"], tmp_path, change)
     assert audit_model(path).rows[0].name == "mlpconv1_conv3x3"
-    assert tflite_reader.read_tflite_network(path).layers is None
+    assert tflite_reader.read_tflite_network(path).recorded_layers is None
 
 
 def test_the_records_schema_is_that_of_the_export():
-    assert tflite_reader.EXPORT_FILE_SCHEMA == export_record.SCHEMA
+    assert schemas.EXPORT_FILE == export_record.SCHEMA
 
 
 def test_operators_of_one_layer_have_their_type_behind_its_name(tmp_path):
