@@ -123,10 +123,10 @@ class _KerasGraphReader:
         def fill_in(value: Any) -> Any:
             return self.tensors[value] if isinstance(value, keras_graph.TensorSlot) else value
 
-        args, kwargs = keras.tree.map_structure(fill_in, (call.args, call.kwargs))
-        results = keras.tree.flatten(call.operation.compute_output_spec(*args, **kwargs))
+        arguments: Any = keras.tree.map_structure(fill_in, {"args": call.args, "kwargs": call.kwargs})
+        results = call.operation.compute_output_spec(*arguments["args"], **arguments["kwargs"])
         *scope, name = call.unique_path
-        for slot, tensor in zip(call.outputs, results, strict=True):
+        for slot, tensor in zip(call.outputs, keras.tree.flatten(results), strict=True):
             self._record(slot, tensor, name)
         inputs, outputs = (tuple(self.records[slot] for slot in slots) for slots in (call.inputs, call.outputs))
         self.layers += self._describe(call.operation, name, "/".join(scope), inputs, outputs)

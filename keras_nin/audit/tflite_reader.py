@@ -104,7 +104,7 @@ class _TFLiteGraphReader:
         inputs = tuple(self._record(index) for index in dict.fromkeys(self.main.inputs))
         for index in self.main.inputs:
             self._check_fixed_size(self.main.tensors[index])
-        names = name_operators(self.model, recorded_layers, KERNEL_OPERATORS)
+        names = name_operators(self.model, recorded_layers)
         weights = tuple(self.constants.take(operator) for operator in operators)
         layers = tuple(
             self._describe(operator, scope, layer_name, operator_weights)
@@ -216,18 +216,15 @@ def read_recorded_layers(model: TFLiteModel) -> tuple[str | None, ...] | None:
     return layers if all(layer is None or isinstance(layer, str) for layer in layers) else None
 
 
-def name_operators(
-    model: TFLiteModel, recorded_layers: Sequence[str | None] | None, main_types: frozenset[str]
-) -> list[tuple[str, str]]:
+def name_operators(model: TFLiteModel, recorded_layers: Sequence[str | None] | None) -> list[tuple[str, str]]:
     """Return a distinct path, as (scope, name), for each operator of the main subgraph.
 
-    An operator has the name of its layer. Where a layer became several operators, the first of `main_types`, or else
+    An operator has the name of its layer. If a layer maps to several operators, the first one with a kernel, or else
     the first, has it, and the others have their type after it.
 
     Args:
         model: the file.
         recorded_layers: as `read_recorded_layers` returns them.
-        main_types: types of operators that stand for their layer.
     """
     operators = model.main.operators
     recorded = recorded_layers or (None,) * len(operators)
@@ -239,7 +236,7 @@ def name_operators(
     names = []
     for path, operator in zip(paths, operators, strict=True):
         types = types_by_path[path]
-        main_type = next((op for op in types if op in main_types), types[0])
+        main_type = next((op for op in types if op in KERNEL_OPERATORS), types[0])
         suffix = "" if operator.op == main_type else f"/{operator.op}"
         uses[path + suffix] += 1
         use = uses[path + suffix]

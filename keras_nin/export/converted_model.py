@@ -8,12 +8,12 @@ from typing import Any
 
 import keras_nin
 from keras_nin import files
-from keras_nin.audit.tflite_reader import EXPORT_FILE_SCHEMA as SCHEMA
 from keras_nin.export import compression
 from keras_nin.export.calibration import Calibration
 from keras_nin.export.companions import companion_files
 from keras_nin.export.parity import Parity
 from keras_nin.export.schemes import Scheme
+from keras_nin.schemas import EXPORT_FILE as SCHEMA
 from keras_nin.tflite import reader as tflite_graph
 
 RECORDED_PACKAGES = ("tensorflow", "keras", "numpy", "ai-edge-litert")
