@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from keras_nin import files, schemas
 from keras_nin.audit.api import Audit
 from keras_nin.audit.records import AuditRow, AuditTotal, Finding
-from keras_nin.benchmark.comparison import COMPARISON_SCHEMA, LatencyRatio, RunComparison
-from keras_nin.benchmark.records import SCHEMA as BENCHMARK_SCHEMA
+from keras_nin.benchmark.comparison import LatencyRatio, RunComparison
 from keras_nin.benchmark.records import BenchmarkResult, Profile
 from keras_nin.claims.claim import Interval
 from keras_nin.edge.edgetpu.records import EdgeTPUResult
@@ -360,7 +359,7 @@ class ParityDocument:
 
     source: str
     images: int
-    step: float | None
+    lsb: float | None
     max_abs_diff_lsb: float | None
     rms_diff_lsb: float | None
     top1_match: float | None
@@ -567,8 +566,8 @@ _READERS = {
     schemas.AUDIT: _read_audit,
     FILE_SCHEMA: _read_export_record,
     EXPORT_SCHEMA: _read_export,
-    BENCHMARK_SCHEMA: _read_benchmark,
-    COMPARISON_SCHEMA: _read_run_comparison,
+    schemas.BENCHMARK: _read_benchmark,
+    schemas.COMPARE_RUNS: _read_run_comparison,
     **_EDGE_READERS,
     **_SCORE_READERS,
 }
