@@ -125,18 +125,17 @@ def estimate_ethosu(
     Raises:
         InputError: Vela is not installed, refuses the file on every accelerator, or takes too long.
     """
-    from keras_nin.edge import ethosu
-    from keras_nin.edge.ethosu import records, vela
+    from keras_nin.edge.ethosu import estimate, records, vela
 
     chosen = records.parse_accelerators([accelerators] if isinstance(accelerators, str) else accelerators)
-    limits = ethosu.parse_ethosu_limits(require) if require else ()
+    limits = estimate.parse_ethosu_limits(require) if require else ()
     if out is not None and len(chosen) > 1:
         raise InputError(f"`out` keeps the file of one accelerator. Received: {', '.join(chosen)}", argument="out")
     compiled_path = None if out is None else files.check_output_file(out, ".tflite", argument="out")
     plot_path = None if plot is None else files.check_output_file(plot, ".png", argument="plot")
     vela.find_vela()  # before Keras starts, which takes longer
     with open_tflite(model, export, progress=progress) as (source,):
-        result = ethosu.estimate_ethosu(
+        result = estimate.estimate_ethosu(
             source.path,
             chosen,
             options=vela.VelaOptions(system_config, memory_mode, tuple(config)),
@@ -153,7 +152,7 @@ def estimate_ethosu(
     files.write_files(contents, force)
     return dataclasses.replace(
         result,
-        checks=ethosu.check_ethosu_limits(result, limits),
+        checks=estimate.check_ethosu_limits(result, limits),
         notes=tuple(_ETHOSU_NOTES[note] for note in source.notes),
     )
 
@@ -202,12 +201,11 @@ def measure_micro(
     Raises:
         InputError: TFLite Micro is not installed, an unreadable file, or images that do not fit.
     """
-    from keras_nin.edge import micro
+    from keras_nin.edge.micro import measurement as micro
     from keras_nin.edge.micro.cpp import c_array_paths, format_c_array
-    from keras_nin.edge.micro.measurement import require_tflite_micro
     from keras_nin.tflite.reader import read_model
 
-    require_tflite_micro()
+    micro.require_tflite_micro()
     limits = micro.parse_micro_limits(require) if require else ()
     for path in () if c_array is None else c_array_paths(c_array):
         files.check_output_folder(path.parent)

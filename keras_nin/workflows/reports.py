@@ -79,7 +79,7 @@ def _read_source(source: str | os.PathLike[str], progress: Progress) -> Sequence
 
     if os.fspath(source).lower().endswith(_DOCUMENTS):
         return documents.read_documents(source)
-    from keras_nin.audit import audit_model
+    from keras_nin.audit.api import audit_model
 
     loaded = open_model(source, progress=progress)
     return (documents.NamedAudit(loaded.name, audit_model(loaded.model, name=loaded.name)),)
@@ -183,7 +183,7 @@ def build_cards(
 def format_cards(progress: Progress = SILENT) -> dict[str, str]:
     """Return the text of every card, every audit and the index, by path."""
     from keras_nin import models
-    from keras_nin.audit import audit_model
+    from keras_nin.audit.api import audit_model
     from keras_nin.models import weight_files
     from keras_nin.report import cards
 
@@ -261,18 +261,19 @@ def check_claims(
     Raises:
         InputError: an unknown claim, or arguments that do not go together.
     """
-    from keras_nin import claims
+    from keras_nin.claims import catalog
+    from keras_nin.claims.networks import ClaimTraining
 
-    chosen = [claims.get_claim(id) for id in dict.fromkeys(ids)] or list(claims.CLAIMS.values())
+    chosen = [catalog.get_claim(id) for id in dict.fromkeys(ids)] or list(catalog.CLAIMS.values())
     training = {"data": data, "epochs": epochs, "seeds": seeds, "activation": activation}
     training = {name: value for name, value in training.items() if value is not None}
     _check_training(chosen, train, training)
     path = _check_soft_mask_plot(chosen, plot, image)
     start_keras(progress)
-    settings = claims.ClaimTraining(**training, on_run=progress.line) if train else None
+    settings = ClaimTraining(**training, on_run=progress.line) if train else None
     figure = None if path is None else _draw_soft_mask(path, image, force)
     tracked = progress.track(chosen, "Reproducing", len(chosen))
-    results = tuple(claims.reproduce_claim(claim, settings) for claim in tracked)
+    results = tuple(catalog.reproduce_claim(claim, settings) for claim in tracked)
     if path is not None and figure is not None:
         files.write_file(path, figure)
     return ClaimsResult(results)
