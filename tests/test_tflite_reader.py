@@ -15,6 +15,7 @@ import pytest
 
 from keras_nin.errors import InputError
 from keras_nin.tflite import flatbuffer, reader, schema
+from keras_nin.tflite.records import QuantizationParameters, TFLiteSignature, float_operators
 
 # The converter's and the runtime's own remarks.
 pytestmark = pytest.mark.filterwarnings("ignore:Statistics for quantized inputs", "ignore:Warning. Enabling")
@@ -134,7 +135,7 @@ def test_every_field_of_a_small_model():
     net = reader.read_model(content)
     assert (net.version, net.description, net.size_bytes) == (3, "by hand", len(content))
     assert net.metadata == ("min_runtime_version",)
-    assert net.signatures == (reader.Signature("serve", 0, (("x", 0),), (("y", 4),)),)
+    assert net.signatures == (TFLiteSignature("serve", 0, (("x", 0),), (("y", 4),)),)
     assert net.main is net.subgraphs[0]
     assert (net.main.name, net.main.inputs, net.main.outputs) == ("main", (0,), (4,))
     quantize, conv = net.main.operators
@@ -151,8 +152,8 @@ def test_every_field_of_a_small_model():
         (-1, 4, 4, 2),
     )
     assert (image.quantization, image.is_constant, image.elements, image.nbytes) == (None, False, 4 * 4 * 2, 4 * 32)
-    assert image_int8.quantization == reader.Quantization((0.5,), (-1,), 0)
-    assert weights.quantization == reader.Quantization((0.5, 0.25, 2.0), (0, 0, 0), 0)
+    assert image_int8.quantization == QuantizationParameters((0.5,), (-1,), 0)
+    assert weights.quantization == QuantizationParameters((0.5, 0.25, 2.0), (0, 0, 0), 0)
     assert (weights.shape_signature, weights.buffer_bytes, bias.buffer_bytes) == (None, 3 * 1 * 2 * 2, 3 * 4)
 
 
@@ -256,11 +257,21 @@ def test_enumerations_equal_the_schema():
     assert tuple(name.lower() for name in enumeration(generated.TensorType)) == tuple(name for name, _ in schema.DTYPES)
 
 
-@pytest.mark.parametrize(
-    "kind",
-    ["Model", "OperatorCode", "Buffer", "Metadata", "SignatureDef", "TensorMap", "SubGraph", "Tensor", "Operator"]
-    + ["QuantizationParameters"],
-)
+SLOTS = {
+    "Model": schema.ModelSlots,
+    "OperatorCode": schema.OperatorCodeSlots,
+    "Buffer": schema.BufferSlots,
+    "Metadata": schema.MetadataSlots,
+    "SignatureDef": schema.SignatureSlots,
+    "TensorMap": schema.TensorMapSlots,
+    "SubGraph": schema.SubgraphSlots,
+    "Tensor": schema.TensorSlots,
+    "Operator": schema.OperatorSlots,
+    "QuantizationParameters": schema.QuantizationSlots,
+}
+
+
+@pytest.mark.parametrize("kind", SLOTS)
 def test_slots_equal_the_schema(kind):
     """The generated module writes slot 1 with `SubGraphAddInputs(builder, x)`: `builder.Prepend...Slot(1, ...)`."""
 
@@ -268,7 +279,7 @@ def test_slots_equal_the_schema(kind):
         def __getattr__(self, name):
             return lambda slot, *_: setattr(self, "slot", slot)
 
-    declared = {name: slot for name, slot in vars(getattr(schema, kind)).items() if not name.startswith("_")}
+    declared = {name: slot for name, slot in vars(SLOTS[kind]).items() if not name.startswith("_")}
     assert declared
     for name, slot in declared.items():
         builder = Builder()
@@ -322,9 +333,7 @@ def test_absent_options_have_the_schemas_defaults():
 
 
 def test_a_quantize_at_a_float_input_is_a_float_operator():
-    assert [operator.op for operator in reader.float_operators(reader.read_model(packed(small_model())))] == [
-        "QUANTIZE"
-    ]
+    assert [operator.op for operator in float_operators(reader.read_model(packed(small_model())))] == ["QUANTIZE"]
 
 
 @pytest.mark.parametrize("dtype", ["FLOAT32", "FLOAT16", "FLOAT64", "BFLOAT16", "FLOAT8_E4M3FN", "COMPLEX64"])
@@ -334,7 +343,7 @@ def test_float_operators_by_dtype_of_input_and_output(dtype, place):
         subgraph.tensors[0].type = generated.TensorType.INT8
         subgraph.tensors[place] = tensor("real", dtype, [1, 4, 4, 2])
 
-    found = reader.float_operators(reader.read_model(changed(change)))
+    found = float_operators(reader.read_model(changed(change)))
     assert [operator.index for operator in found] == ([0, 1] if place == 1 else [1])
 
 
@@ -343,7 +352,7 @@ def test_float_operators_of_every_subgraph():
         model.subgraphs.append(small_model().subgraphs[0])
         subgraph.operators = subgraph.operators[1:]
 
-    found = reader.float_operators(reader.read_model(changed(second)))
+    found = float_operators(reader.read_model(changed(second)))
     assert [(operator.subgraph, operator.op) for operator in found] == [(1, "QUANTIZE")]
 
 
@@ -354,7 +363,7 @@ def test_a_converted_network(converted):
     net = reader.read_model(converted)
     ops = collections.Counter(operator.op for operator in net.main.operators)
     assert ops == {"CONV_2D": 3, "CONCATENATION": 1, "MAX_POOL_2D": 1, "MEAN": 1, "SOFTMAX": 1}
-    assert reader.float_operators(net) == ()
+    assert float_operators(net) == ()
     by_op = {operator.op: operator.options for operator in net.main.operators}
     assert by_op["CONCATENATION"] == {"axis": -1, "fused_activation": "NONE"}
     assert by_op["MAX_POOL_2D"]["filter_width"] == by_op["MAX_POOL_2D"]["stride_h"] == 2
@@ -561,7 +570,7 @@ def test_reading_imports_neither_numpy_nor_the_frameworks(tmp_path):
     path.write_bytes(packed(small_model()))
     slow = ("numpy", "keras", "tensorflow", "flatbuffers", "ai_edge_litert")
     program = (
-        f"import sys; from keras_nin.tflite import graph; graph.read({str(path)!r}); "
+        f"import sys; from keras_nin.tflite import reader; reader.read_model({str(path)!r}); "
         f"print([name for name in {slow} if name in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "[]\n"

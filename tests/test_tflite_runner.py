@@ -13,6 +13,7 @@ from tflite_edits import edited
 
 from keras_nin.errors import InputError
 from keras_nin.tflite import runner as runner_module
+from keras_nin.tflite.host import describe_host
 from keras_nin.tflite.quantization import dequantize, quantize
 from keras_nin.tflite.runner import Latency, TFLiteRunner
 
@@ -122,14 +123,14 @@ def test_quantize_at_the_edges(value, scale, zero_point, dtype, expected):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e300])
 def test_what_is_no_finite_float32_is_not_quantised(value):
-    with pytest.raises(InputError, match="Expected finite values to quantise"):
+    with pytest.raises(InputError, match="Expected finite values to quantize"):
         quantize(np.array([0.0, value]), 1.0, 0, "int8")
 
 
 @pytest.mark.parametrize("scale", [0, -1.0, np.nan, np.inf, 1e-60])
 def test_a_scale_is_positive(scale):
     for function in (lambda: quantize([1.0], scale, 0, "int8"), lambda: dequantize(np.int8([1]), scale, 0)):
-        with pytest.raises(InputError, match="Expected a positive quantisation scale"):
+        with pytest.raises(InputError, match="Expected a positive quantization scale"):
             function()
 
 
@@ -441,8 +442,8 @@ def test_the_runtime_is_quiet_and_needs_no_framework(files, tmp_path):
     path = tmp_path / "net.tflite"
     path.write_bytes(files.float32)
     program = (
-        "import sys, numpy; from keras_nin.tflite.runner import Runner;"
-        f"Runner({str(path)!r}).predict(numpy.zeros((1, *{SHAPE})));"
+        "import sys, numpy; from keras_nin.tflite.runner import TFLiteRunner;"
+        f"TFLiteRunner({str(path)!r}).predict(numpy.zeros((1, *{SHAPE})));"
         "print([name for name in ('keras', 'tensorflow') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
@@ -465,7 +466,7 @@ def test_warnings_of_the_runtime_are_passed_on(files, monkeypatch, capfd):
 
 
 def test_the_host_is_named():
-    host = runner_module.host()
+    host = describe_host()
     assert list(host) == ["cpu", "cores", "system", "python", "litert"]
     assert all(host.values())
     assert host["python"] == ".".join(str(part) for part in sys.version_info[:3])
