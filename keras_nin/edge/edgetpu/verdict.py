@@ -3,7 +3,7 @@
 import collections
 import dataclasses
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from keras_nin.audit.tflite_operators import KERNEL_OPERATORS
 from keras_nin.audit.tflite_reader import name_operators, read_recorded_layers
@@ -19,9 +19,11 @@ from keras_nin.edge.edgetpu.records import (
 from keras_nin.edge.edgetpu.rules import OperatorRule, Origin, RuleSource, find_refusal, suggest_fix
 from keras_nin.errors import InputError
 from keras_nin.formatting import escape_unprintable
+from keras_nin.limits import Limit, LimitCheck, LimitItem, Unit, check_limit, parse_limits
 from keras_nin.tflite.reader import read_model
 from keras_nin.tflite.records import TFLiteModel
 
+EDGETPU_LIMITS = (LimitItem("edgetpu", Unit.SHARE, at_least=True),)
 COMPILED_OPERATOR = "edgetpu-custom-op"
 # The most elements known to be mapped, for operators that are known to stay on the CPU above some size.
 LARGEST_MAPPED = {"RESHAPE": 16_384, "TRANSPOSE": 1_024}
@@ -91,8 +93,23 @@ def check_edgetpu(
         operators=tuple(map(verdicts.of_operator, operators)),
         subgraphs=len(subgraphs),
         memory=place_parameters(kept, mapped),
-        notes=(*_open_shape_notes(model), *_large_operator_notes(operators)),
+        doubts=(*_open_shape_doubts(model), *_large_operator_doubts(operators)),
     )
+
+
+def parse_edgetpu_limits(text: str, *, argument: str = "require") -> tuple[Limit, ...]:
+    """Return limits on the share of mapped operators, such as ``"full"`` or ``"95%"``; see `keras_nin.limits`.
+
+    Raises:
+        InputError: not such a limit.
+    """
+    return parse_limits(text, EDGETPU_LIMITS, argument=argument, bare_item="edgetpu")
+
+
+def check_edgetpu_limits(result: EdgeTPUResult, limits: Iterable[Limit]) -> tuple[LimitCheck, ...]:
+    """Compare the share of mapped operators with limits; a file that does not compile has none."""
+    share = 0.0 if result.failure else result.share
+    return tuple(check_limit(limit, share) for limit in limits)
 
 
 def _check_operators(path: str | os.PathLike[str], operators: Sequence[BoundOperator]) -> None:
@@ -174,7 +191,7 @@ class _Verdicts:
         )
 
 
-def _open_shape_notes(model: TFLiteModel) -> Iterator[str]:
+def _open_shape_doubts(model: TFLiteModel) -> Iterator[str]:
     for index in model.main.inputs:
         tensor = model.main.tensors[index]
         if any(size < 0 for size in (tensor.shape_signature or ())[1:]):
@@ -184,8 +201,8 @@ def _open_shape_notes(model: TFLiteModel) -> Iterator[str]:
             )
 
 
-def _large_operator_notes(operators: Sequence[BoundOperator]) -> Iterator[str]:
-    """Yield a note on operators that are larger than any of their type known to be mapped."""
+def _large_operator_doubts(operators: Sequence[BoundOperator]) -> Iterator[str]:
+    """Yield a doubt about operators that are larger than any of their type known to be mapped."""
     for op, limit in LARGEST_MAPPED.items():
         outputs = {operator.index: operator.output for operator in operators if operator.op == op}
         sizes = {index: each.elements for index, each in outputs.items() if each and each.dtype in EIGHT_BITS}
