@@ -8,7 +8,7 @@ a range of its own: with ``t = alpha / (size * k) * S``
 
 The limits are 4, 20, 100, 500 and about 2,500. A term needs the sum up to its limit only, where every square can be
 clipped as well: each step of it lies in [-1, 1] or [0, 1], whatever the input. The root, and not the factor itself,
-because it varies over half as many orders of magnitude, which suits an 8-bit range. docs/lrn.md has the figures.
+because it varies over half as many orders of magnitude, which suits an 8-bit range. docs/concepts/integer_lrn.md has the figures.
 """
 
 import contextlib
