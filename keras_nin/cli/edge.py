@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import dataclasses
+import importlib
 import os
 import pathlib
 import re
@@ -20,6 +21,13 @@ from keras_nin.errors import InputError, check_choice
 from keras_nin.workflows import temporary_export
 
 _FULL = "full"
+
+
+def _limits_callback(module, parse):
+    def read(ctx, param, value):
+        return tuple(limit for text in value for limit in getattr(importlib.import_module(module), parse)(text))
+
+    return read
 
 
 def _requirement(ctx, param, value):
@@ -100,7 +108,7 @@ def _check_edgetpu(given, path, name):
     compilation, found = None, ()
     if given.compiles:
         with models.working("Running edgetpu_compiler"):
-            compilation = compiler.run_compiler(path, multiple_subgraphs=several, seconds=given.timeout)
+            compilation = compiler.run_compiler(path, multiple_subgraphs=several, timeout=given.timeout)
         found = compare_with_compiler(verdict, compilation.rows) if compilation.rows else ()
     if given.as_json:
         more = {"compiler": _compiler_json(compilation, found)} if compilation else {}
@@ -111,7 +119,7 @@ def _check_edgetpu(given, path, name):
 
 
 def _compiler_json(compilation, found):
-    return compilation.to_json() | {"differences": [dataclasses.asdict(each) for each in found]}
+    return dataclasses.asdict(compilation) | {"differences": [dataclasses.asdict(each) for each in found]}
 
 
 def _print_edgetpu(verdict, compilation, found):
@@ -214,7 +222,7 @@ def _accelerators(ctx, param, value):
 @click.option(
     "--require",
     "limits",
-    callback=options.limits_callback("keras_nin.edge.ethosu.limits"),
+    callback=_limits_callback("keras_nin.edge.ethosu", "parse_ethosu_limits"),
     multiple=True,
     metavar="full|N%|ITEM=LIMIT,...",
     help="Exit status 1 where it does not hold on an accelerator. Repeatable.",
@@ -309,16 +317,15 @@ def _estimate_ethosu(given, path):
         path,
         given.accelerators,
         options=settings,
-        limit=given.time_limit,
+        timeout=given.time_limit,
         track=lambda items: models.track(items, "Compiling", len(items)),
     )
 
 
 def _check_ethosu_limits(sweep, limits):
-    from keras_nin.edge.ethosu import limits as judging
+    from keras_nin.edge import ethosu
 
-    found = [result for estimate in sweep.estimates for result in judging.check(estimate, limits)]
-    return [*found, *(result for refusal in sweep.refusals for result in judging.refused(refusal, limits))]
+    return ethosu.check_ethosu_limits(sweep, limits)
 
 
 def _save_ethosu(sweep, given):
@@ -580,7 +587,7 @@ def _parse_targets(ctx, param, value):
 @click.option(
     "--require",
     "limits",
-    callback=options.limits_callback("keras_nin.edge.fit_limits"),
+    callback=_limits_callback("keras_nin.edge.fit", "parse_fit_limits"),
     multiple=True,
     metavar="ITEM=LIMIT,...",
     help="Exit status 1 where a file does not keep to it. Repeatable.",

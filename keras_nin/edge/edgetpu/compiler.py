@@ -44,9 +44,7 @@ def run_compiler(
         command = [program, *options, "-o", str(folder), str(pathlib.Path(path).resolve())]
         result = run_process(command, timeout=timeout, folder=folder)
         if result.timed_out:
-            raise InputError(
-                f"{COMMAND} did not finish within {timeout:g} s; raise `timeout`", argument="timeout"
-            )
+            raise InputError(f"{COMMAND} did not finish within {timeout:g} s; raise `timeout`", argument="timeout")
         logs = [_read_log(log) for log in sorted(folder.glob("*.log"))]
     return parse_compiler_output("\n".join(filter(None, [result.stdout, result.stderr, *logs])))
 

@@ -15,6 +15,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "EthosULayer",
             "EthosURefusal",
             "EthosUResult",
+            "check_ethosu_limits",
             "parse_ethosu_limits",
         ],
         "vela": ["VelaOptions"],

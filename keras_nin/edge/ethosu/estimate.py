@@ -44,7 +44,7 @@ def estimate_ethosu(
     accelerators: Sequence[str] = (DEFAULT_ACCELERATOR,),
     *,
     options: VelaOptions | None = None,
-    seconds: float = VELA_SECONDS,
+    timeout: float = VELA_SECONDS,
     tool: VelaTool | None = None,
     track: Callable[[Sequence[str]], Iterable[str]] = iter,
 ) -> EthosUResult:
@@ -54,7 +54,7 @@ def estimate_ethosu(
         path: the .tflite file.
         accelerators: names from `ACCELERATORS`.
         options: options of Vela; None takes its defaults.
-        seconds: time limit of Vela for each accelerator.
+        timeout: seconds that Vela may take for each accelerator.
         tool: the Vela to run; None finds it.
         track: wraps the iteration over the accelerators, to show progress.
 
@@ -70,7 +70,7 @@ def estimate_ethosu(
     estimates, refusals, first_error = [], [], None
     for accelerator in track(accelerators):
         try:
-            estimates.append(_estimate_accelerator(network, accelerator, options or VelaOptions(), seconds, tool))
+            estimates.append(_estimate_accelerator(network, accelerator, options or VelaOptions(), timeout, tool))
         except InputError as error:
             first_error = first_error or error
             refusals.append(EthosURefusal(accelerator, str(error)))
@@ -103,9 +103,9 @@ def _read_network(path: str | os.PathLike[str]) -> _Network:
 
 
 def _estimate_accelerator(
-    network: _Network, accelerator: str, options: VelaOptions, seconds: float, tool: VelaTool
+    network: _Network, accelerator: str, options: VelaOptions, timeout: float, tool: VelaTool
 ) -> EthosUEstimate:
-    output = vela.compile_with_vela(tool, network.content, accelerator, options, seconds, network.path)
+    output = vela.compile_with_vela(tool, network.content, accelerator, options, timeout, network.path)
     operations = vela.parse_operations(output.database, len(network.audit.rows))
     summary = _Summary(output.summary)
     memories = tuple(summary.memories())

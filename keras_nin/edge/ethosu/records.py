@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from keras_nin.errors import unknown_name_error
 from keras_nin.formatting import format_count, format_us
 from keras_nin.limits import Limit, LimitCheck, LimitItem, Unit, check_limit, parse_limits
-from keras_nin.results import Result
+from keras_nin.results import CheckedResult
 from keras_nin.schemas import ETHOSU
 
 if TYPE_CHECKING:
@@ -314,24 +314,6 @@ class EthosUEstimate:
         """Return the bytes in use at most in the named memories, 0 for one that is not used."""
         return sum(memory.used for memory in self.memories if memory.name in memories)
 
-    def check_limit(self, limit: Limit) -> LimitCheck:
-        """Compare the estimate with one of `ETHOSU_LIMITS`."""
-        values = {
-            "operators": 1 - len(self.cpu_layers) / self.operator_count if self.operator_count else None,
-            "npu": self.npu_share,
-            "time": self.us,
-            "sram": self.used_bytes("SRAM"),
-            "dram": self.used_bytes("DRAM"),
-            "flash": self.used_bytes("on-chip flash", "off-chip flash"),
-            "compiled": self.compiled_bytes,
-        }
-        value = values[limit.name]
-        bounds, reason = (value, value), "the MACs are unknown" if value is None else None
-        if limit.name == "time" and self.cpu_layers:
-            bounds = (self.us, None)
-            reason = f"{format_count(len(self.cpu_layers), 'operator')} on the CPU, whose time is unknown"
-        return check_limit(limit, value, bounds=bounds, reason=reason, subject=self.accelerator)
-
     def to_json(self) -> dict[str, Any]:
         """Return the estimate as a JSON-ready dictionary, without the compiled file."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -352,24 +334,18 @@ class EthosURefusal:
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class EthosUResult(Result):
-    """Estimates of one file on one or more accelerators, and the accelerators for which Vela does not compile it."""
+class EthosUResult(CheckedResult):
+    """Estimates of one file on one or more accelerators, and the accelerators for which Vela does not compile it.
+
+    Attributes:
+        file: name of the file.
+        estimates: one estimate per accelerator.
+        refusals: the accelerators for which Vela does not compile the file, and why.
+    """
 
     file: str
     estimates: tuple[EthosUEstimate, ...]
     refusals: tuple[EthosURefusal, ...] = ()
-
-    def check_limits(self, limits: Sequence[Limit]) -> tuple[LimitCheck, ...]:
-        """Compare every estimate with limits on `ETHOSU_LIMITS`; on a refused accelerator no limit is kept."""
-        checks = [estimate.check_limit(limit) for estimate in self.estimates for limit in limits]
-        return (
-            *checks,
-            *(
-                check_limit(limit, None, reason="Vela does not compile the file", subject=refusal.accelerator)
-                for refusal in self.refusals
-                for limit in limits
-            ),
-        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the document of schema ``keras_nin.ethosu/1``."""
@@ -378,7 +354,14 @@ class EthosUResult(Result):
             "file": self.file,
             "results": [estimate.to_json() for estimate in self.estimates],
             "refusals": [dataclasses.asdict(refusal) for refusal in self.refusals],
+            **self._checks_to_json(),
         }
+
+    def plot(self) -> "Figure":
+        """Return a matplotlib figure: a bar per accelerator, its time by 1x1 role and kind."""
+        from keras_nin.plots import sweeps
+
+        return sweeps.plot_accelerators(self, [estimate.subtotals for estimate in self.estimates])
 
     def _summary(self) -> str:
         times = ", ".join(
@@ -416,3 +399,33 @@ class EthosUResult(Result):
             }
             for estimate in self.estimates
         ]
+
+
+def check_ethosu_limits(result: EthosUResult, limits: Sequence[Limit]) -> tuple[LimitCheck, ...]:
+    """Compare every estimate with limits on `ETHOSU_LIMITS`; on a refused accelerator no limit is kept."""
+    refused = "Vela does not compile the file"
+    return (
+        *(_check_estimate(estimate, limit) for estimate in result.estimates for limit in limits),
+        *(
+            check_limit(limit, None, reason=refused, subject=refusal.accelerator)
+            for refusal in result.refusals
+            for limit in limits
+        ),
+    )
+
+
+def _check_estimate(estimate: EthosUEstimate, limit: Limit) -> LimitCheck:
+    on_cpu, operators = len(estimate.cpu_layers), estimate.operator_count
+    value = {
+        "operators": 1 - on_cpu / operators if operators else None,
+        "npu": estimate.npu_share,
+        "time": estimate.us,
+        "sram": estimate.used_bytes("SRAM"),
+        "dram": estimate.used_bytes("DRAM"),
+        "flash": estimate.used_bytes("on-chip flash", "off-chip flash"),
+        "compiled": estimate.compiled_bytes,
+    }[limit.name]
+    bounds, reason = (value, value), "the MACs are unknown"
+    if limit.name == "time" and on_cpu:
+        bounds, reason = (value, None), f"{format_count(on_cpu, 'operator')} on the CPU, whose time is unknown"
+    return check_limit(limit, value, bounds=bounds, reason=reason, subject=estimate.accelerator)

@@ -91,7 +91,7 @@ def _vela_command() -> list[str] | None:
 
 
 def compile_with_vela(
-    tool: VelaTool, content: bytes, accelerator: str, options: VelaOptions, seconds: float, source: str
+    tool: VelaTool, content: bytes, accelerator: str, options: VelaOptions, timeout: float, source: str
 ) -> VelaOutput:
     """Compile a .tflite file with Vela.
 
@@ -100,7 +100,7 @@ def compile_with_vela(
         content: the file.
         accelerator: one of `keras_nin.edge.ethosu.ACCELERATORS`.
         options: options of Vela.
-        seconds: time limit.
+        timeout: seconds that Vela may take.
         source: path of the file, for errors.
 
     Raises:
@@ -111,9 +111,9 @@ def compile_with_vela(
         path.write_bytes(content)
         arguments = [f"--accelerator-config={accelerator}", "--output-dir=out", "--enable-debug-db"]
         command = [*tool.command, path.name, *arguments, *options.to_arguments()]
-        result = run_process(command, timeout=seconds, folder=folder)
+        result = run_process(command, timeout=timeout, folder=folder)
         if result.status != 0:
-            raise _refusal_error(source, accelerator, _failure_reason(result, seconds), result.status)
+            raise _refusal_error(source, accelerator, _failure_reason(result, timeout), result.status)
         try:
             return _read_output(folder / "out", result)
         except (FileNotFoundError, csv.Error):
@@ -137,9 +137,9 @@ def _refusal_error(source: str, accelerator: str, reason: str, status: int | Non
     return InputError(f"Vela does not compile {source!r} for {accelerator}: {reason}", path=source, status=status)
 
 
-def _failure_reason(result: ProcessResult, seconds: float) -> str:
+def _failure_reason(result: ProcessResult, timeout: float) -> str:
     if result.status is None:
-        return f"it did not finish within {seconds:g} s"
+        return f"it did not finish within {timeout:g} s"
     last_line = _last_line(result.stderr) or _last_line(result.stdout)
     if result.status < 0:
         ended = f"Vela was {describe_status(result.status)}"
