@@ -11,13 +11,14 @@ import struct
 import sys
 import zipfile
 
-import foreign_writers as writers
 import h5py
 import keras
 import numpy as np
 import pytest
+import third_party_writers as writers
 
 from keras_nin import InputError, models
+from keras_nin.errors import WeightsMismatchError
 from keras_nin.models import inception_v3, registry, squeezenet, third_party, third_party_files, weight_files
 
 BUILDS = {
@@ -246,8 +247,8 @@ def test_a_normalised_mlpconv_gives_pytorchs_outputs(scale, bias, tmp_path):
     same_outputs(model, run_torch(network, model).transpose(0, 2, 3, 1), 1e-4)
     changes = {row.tensor: row.change for row in made.rows}
     assert changes["n0.num_batches_tracked"] == "left out: a counter of training steps"
-    assert changes.get("c0.bias", "taken off the moving_mean") == "taken off the moving_mean"
-    assert changes["n0.weight"] == ("as it is" if scale else "multiplied into kernel and moving_mean")
+    assert changes.get("c0.bias", "subtracted from the moving_mean") == "subtracted from the moving_mean"
+    assert changes["n0.weight"] == ("unchanged" if scale else "multiplied into kernel and moving_mean")
 
 
 @pytest.mark.parametrize("change", ["two readers", "activation", "bias"])
@@ -259,7 +260,7 @@ def test_a_gamma_is_taken_up_only_where_that_is_exact(change, tmp_path):
     z = keras.layers.BatchNormalization(scale=False, name="n")(y)
     model = keras.Model(x, [z, keras.layers.ReLU()(y)] if change == "two readers" else z)
     arrays = writers.keras_arrays(model) | {"n/gamma": np.ones(8, np.float32)}
-    refused(model, writers.safetensors(tmp_path / "w.safetensors", arrays), r"1 without a place: n/gamma \(8,\)$")
+    refused(model, writers.safetensors(tmp_path / "w.safetensors", arrays), r"1 without a layer: n/gamma \(8,\)$")
 
 
 def test_a_checkpoint_of_a_wrapped_network_in_halves(tmp_path):
@@ -275,7 +276,7 @@ def test_a_checkpoint_of_a_wrapped_network_in_halves(tmp_path):
     made = models.load_weights(other, save_torch(arrays, tmp_path / "c.pt", wrap=checkpoint))
     for ours, theirs in zip(other.get_weights(), saved.get_weights(), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=2**-8)
-    assert "the prefix 'module.' of every name is taken off" in made.notes
+    assert "the prefix 'module.' of every name is removed" in made.notes
     assert any("epsilon: 0.001 here, by default 1e-05 there" in note for note in made.notes)
     assert {row.change for row in made.rows} >= {"from float16", "OIHW to HWIO, from bfloat16"} - {"from float16"}
 
@@ -320,7 +321,7 @@ def test_torchvisions_squeezenet_is_complete(variant, tmp_path):
 
 
 def test_rcmallis_squeezenet(tmp_path):
-    names = {ours: theirs for theirs, ours in squeezenet.LAYER_NAMES.items()}
+    names = {ours: theirs for theirs, ours in squeezenet.CAFFE_NAMES.items()}
     saved = disturb(models.build_model("squeezenet_v1_1", classes=3))
     path = writers.keras_2(saved, tmp_path / "w.h5", names)
     with h5py.File(path) as file:
@@ -389,7 +390,7 @@ def test_torchvisions_inception_v3_is_complete(tmp_path):
     for ours, theirs in zip(loaded.weights, saved, strict=True):
         doubled = ours.name == "moving_mean" or (ours.name == "kernel" and theirs.ndim == 4)
         np.testing.assert_array_equal(ours.numpy(), theirs * (2 if doubled else 1))
-    assert {row.change for row in made.rows if row.tensor.startswith("Aux")} == {"left out: used in training alone"}
+    assert {row.change for row in made.rows if row.tensor.startswith("Aux")} == {"left out: used only in training"}
 
 
 def test_everything_that_does_not_fit_is_listed(tmp_path):
@@ -407,13 +408,13 @@ def test_everything_that_does_not_fit_is_listed(tmp_path):
         built("nin_digits", "saved"),
         writers.safetensors(tmp_path / "w.safetensors", arrays),
         r"2 missing: mlpconv1_conv3x3/kernel \(3, 3, 1, 48\), mlpconv3_conv1x1a/bias \(64,\);",
-        r"3 unfit: ",
+        r"3 mismatched: ",
         r"mlpconv2_conv1x1a.weight for mlpconv2_conv1x1a/kernel, expected \(48, 48, 1, 1\), received \(5, 48, 1, 1\)",
         r"mlpconv2_conv3x3/kernel, expected \(48, 24, 3, 3\), received \(3, 3, 24, 48\), looks like HWIO",
         r"mlpconv2_conv1x1b/bias, expected floating point, received I64",
-        r"2 without a place: fc.weight \(3, 4\), stem.weight \(48, 1, 3, 3\)$",
+        r"2 without a layer: fc.weight \(3, 4\), stem.weight \(48, 1, 3, 3\)$",
     )
-    assert isinstance(error, weight_files.WeightsMismatchError)
+    assert isinstance(error, WeightsMismatchError)
 
 
 def test_the_wrong_orientation(tmp_path):
@@ -433,14 +434,14 @@ def test_the_wrong_orientation(tmp_path):
 @pytest.mark.parametrize("writer", ["Keras 2", "Keras 1, Theano", "safetensors, PyTorch", "PyTorch"])
 def test_another_models_weights(writer, tmp_path):
     path = WRITERS[writer](built("flattened", "saved"), tmp_path)
-    refused(built("nin_digits", "saved"), path, "18 missing: mlpconv1_conv3x3/kernel.*8 without a place: ")
+    refused(built("nin_digits", "saved"), path, "18 missing: mlpconv1_conv3x3/kernel.*8 without a layer: ")
 
 
 def test_a_trunk_takes_its_part_of_the_whole(tmp_path):
     whole = disturb(models.build_model("nin_digits"))
     path = WRITERS["Keras 2"](whole, tmp_path)
     trunk = models.build_model("nin_digits", include_top=False)
-    refused(trunk, path, "2 without a place: mlpconv3_conv1x1b/mlpconv3_conv1x1b/kernel:0")
+    refused(trunk, path, "2 without a layer: mlpconv3_conv1x1b/mlpconv3_conv1x1b/kernel:0")
     models.load_weights(trunk, path, partial=True)
     for ours, theirs in zip(trunk.get_weights(), whole.get_weights(), strict=False):
         np.testing.assert_array_equal(ours, theirs)
@@ -474,7 +475,7 @@ def test_channels_first_of_keras_2(tmp_path):
     models.load_weights(other, writers.keras_2(saved, tmp_path / "a.h5", attributes=config))
     assert models.hash_weights(other) == models.hash_weights(saved)
     path = writers.keras_2(built("flattened", "saved"), tmp_path / "b.h5", attributes=config)
-    refused(built("flattened", "saved"), path, "1 unfit: dense1/dense1/kernel:0 .* says how it flattens a map")
+    refused(built("flattened", "saved"), path, "1 mismatched: dense1/dense1/kernel:0 .* says how it flattens a map")
 
 
 def test_a_file_of_keras_1_without_its_backend_is_noted(tmp_path):
@@ -564,7 +565,7 @@ def test_a_state_dictionary_of_more_than_tensors(tmp_path):
     torch = pytest.importorskip("torch")
     path = tmp_path / "w.pt"
     torch.save({"conv1.weight": torch.zeros(3), "lr": 0.1, "name": "x"}, path)
-    refused(built("nin_digits", "saved"), path, r"tensors alone. Received: lr \(float\), name \(str\)")
+    refused(built("nin_digits", "saved"), path, r"only tensors. Received: lr \(float\), name \(str\)")
     torch.save([torch.zeros(3)], path)
     refused(built("nin_digits", "saved"), path, "dictionary of named tensors. Received: list")
     torch.save({"conv1.weight": torch.zeros(3).to_sparse()}, path)
@@ -648,7 +649,7 @@ def test_groups_in_a_circle_and_arrays_that_no_list_names(tmp_path):
     assert models.hash_weights(other) == models.hash_weights(saved)
     with h5py.File(path, "a") as file:
         file["extra/deep"] = np.zeros(3)
-    refused(other, path, r"1 without a place: extra/deep \(3,\)")
+    refused(other, path, r"1 without a layer: extra/deep \(3,\)")
 
 
 def test_a_huge_attribute(tmp_path):
@@ -678,4 +679,4 @@ def test_what_is_legacy(tmp_path):
     assert not third_party_files.is_legacy_h5(pathlib.Path(__file__))
     assert third_party_files.is_legacy_h5(writers.keras_2(model, tmp_path / "a.h5"))
     assert third_party_files.is_legacy_h5(writers.keras_2(model, tmp_path / "b.h5", whole=True))
-    assert set(third_party.READERS) == set(weight_files.THIRD_PARTY_SUFFIXES)
+    assert set(third_party_files.READERS) == {".npz", *weight_files.THIRD_PARTY_SUFFIXES}

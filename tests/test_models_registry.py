@@ -12,7 +12,6 @@ import pytest
 
 from keras_nin import InputError, data, models
 from keras_nin.models import registry, weight_files
-from keras_nin.train.training import SCHEMA
 
 SHIPPED = weight_files.find_weights("nin_digits", "digits")
 RECORD = {
@@ -118,8 +117,7 @@ def test_keras_applications(tmp_path):
 
 @pytest.mark.parametrize("name", [name for name, value in vars(keras.applications).items() if callable(value)])
 def test_preprocessing_of_every_application(name):
-    assert registry._application_preprocessing(name, {}) in data.PRESETS
-    assert registry._application_preprocessing(name, {"include_preprocessing": False}) is None
+    assert registry.application_preprocessing(name) in data.PRESETS
 
 
 @pytest.mark.parametrize(
@@ -247,7 +245,6 @@ def test_the_record_of_a_training(trained):
     loaded = models.load_model(trained(RECORD))
     assert (loaded.preprocessing, loaded.dataset) == (RECORD["preprocessing"], "digits")
     assert data.Preprocessing.from_json(loaded.preprocessing).mean == (0.5,)
-    assert registry.TRAIN_SCHEMA == SCHEMA
 
 
 def test_a_dataset_of_ones_own_has_no_name_to_open_it_by(trained):

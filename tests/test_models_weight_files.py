@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from keras_nin import InputError, layers, models
+from keras_nin.errors import WeightsMismatchError
 from keras_nin.models import nin, squeezenet, weight_files
 
 KINDS = (".weights.h5", ".keras", ".npz")
@@ -100,7 +101,7 @@ def test_other_classes(kind, tmp_path):
         "kernel of layer 'mlpconv3_conv1x1b' with shape (1, 1, 192, 4). Received: shape (1, 1, 192, 10)"
     )
     error = refused(normalised(classes=4), path, expected)
-    assert isinstance(error, weight_files.WeightsMismatchError)
+    assert isinstance(error, WeightsMismatchError)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -238,7 +239,7 @@ def test_nan_loads_as_it_is(kind, tmp_path):
         ("nin_digits", "no/such/file", "an existing file"),
         ("nin_digits", "folder", "an existing file .*Received: 'folder', a folder"),
         ("nin_digits", "model.bin", "a weight file ending in .weights.h5, .keras, .npz, .*Received: 'model.bin'"),
-        ("nin_cifar10", "digits", "none ship for nin_cifar10. Received: 'digits'"),
+        ("nin_cifar10", "digits", "nin_cifar10 has no bundled weights. Received: 'digits'"),
         ("nin_digits", 5, "a name or a path. Received: 5"),
     ],
 )
@@ -251,7 +252,7 @@ def test_no_such_weights(model, weights, message, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "table"), [("squeezenet_cifar10", squeezenet.LAYER_NAMES), ("nin_cifar10", nin.layer_names("nin_cifar10"))]
+    ("name", "table"), [("squeezenet_cifar10", squeezenet.CAFFE_NAMES), ("nin_cifar10", nin.layer_names("nin_cifar10"))]
 )
 def test_names_of_others(name, table, tmp_path):
     saved = disturb(models.build_model(name))
@@ -269,7 +270,7 @@ def test_names_of_others(name, table, tmp_path):
 
 
 def test_every_foreign_name_is_a_layer():
-    for name, table in (("squeezenet_v1_1", squeezenet.LAYER_NAMES), ("nin_cifar10", nin.layer_names("nin_cifar10"))):
+    for name, table in (("squeezenet_v1_1", squeezenet.CAFFE_NAMES), ("nin_cifar10", nin.layer_names("nin_cifar10"))):
         assert set(table.values()) <= {layer.name for layer in models.build_model(name).layers}
 
 
