@@ -59,6 +59,7 @@ def read_tflite_graph(path, *, name=None):
 def read_tflite_network(path, *, name=None):
     """Return the `File` at `path`; arguments and errors as in `read`."""
     file = tflite_graph.read_model(path)
+    path = file.path or "network.tflite"
     layers = read_recorded_layers(path, file)
     reader = _TFLiteGraphReader(file, os.fspath(path))
     return reader.read(name or pathlib.Path(path).stem, layers)

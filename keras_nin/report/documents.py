@@ -12,8 +12,7 @@ from dataclasses import dataclass
 
 from keras_nin import files, schemas
 from keras_nin.audit.records import AUDIT_SCHEMA, Audit, AuditRow, AuditTotal, Finding
-from keras_nin.benchmark.comparison import COMPARISON_SCHEMA, LatencyRatio, RunComparison
-from keras_nin.benchmark.records import SCHEMA as BENCHMARK_SCHEMA
+from keras_nin.benchmark.comparison import LatencyRatio, RunComparison
 from keras_nin.benchmark.records import BenchmarkResult, Profile
 from keras_nin.claims.claim import Interval
 from keras_nin.edge.edgetpu.records import EdgeTPUResult
@@ -569,8 +568,8 @@ _READERS = {
     AUDIT_SCHEMA: _read_audit,
     FILE_SCHEMA: _read_export_record,
     EXPORT_SCHEMA: _read_export,
-    BENCHMARK_SCHEMA: _read_benchmark,
-    COMPARISON_SCHEMA: _read_run_comparison,
+    schemas.BENCHMARK: _read_benchmark,
+    schemas.COMPARE_RUNS: _read_run_comparison,
     **_EDGE_READERS,
     **_SCORE_READERS,
 }
