@@ -16,7 +16,7 @@ from keras_nin.cli import options
 from keras_nin.cli.options import Number, json_option, temporary_export_options
 from keras_nin.cli.output import echo
 from keras_nin.edge.ethosu.records import DEFAULT_ACCELERATOR
-from keras_nin.edge.fit import FIT_SCHEMA, TARGETS, FitSettings
+from keras_nin.edge.fit import FIT_LIMITS, TARGETS, FitSettings
 from keras_nin.errors import InputError, check_choice
 from keras_nin.workflows import temporary_export
 
@@ -537,7 +537,6 @@ def _write_c_array(given, micro, graph):
 
 # MERGED `keras-nin fit`: what .tflite files cost on this CPU, the Edge TPU, Ethos-U and TFLite Micro, in one table.
 
-__all__ = ["FIT_SCHEMA", "fit_command"]
 
 _FIT_DEFAULT = FitSettings()
 
@@ -579,7 +578,7 @@ def _parse_targets(ctx, param, value):
 @click.option(
     "--time-limit",
     type=options.Number(0, min_open=True),
-    default=_FIT_DEFAULT.time_limit,
+    default=_FIT_DEFAULT.timeout,
     show_default=True,
     metavar="S",
     help="Vela, or a runtime of TFLite Micro, is ended after S seconds.",
@@ -623,14 +622,13 @@ def fit_command(**arguments):
 
 def _check_fit(given):
     from keras_nin.cli.output import waiting
-    from keras_nin.edge import fit_limits
-    from keras_nin.edge.fit import check_fit
+    from keras_nin.edge.fit import check_fit, check_fit_limits
 
     _check_fit_options(given)
     settings = FitSettings(given.threads, given.seconds, given.accelerator, given.max_arena, given.time_limit)
     with waiting("Starting") as progress:
         found = check_fit(given.paths, given.targets, settings, progress)
-    results = fit_limits.check(found, given.limits)
+    results = check_fit_limits(found, given.limits)
     _print_fit(given, found, results)
     return 0 if all(result.passed for result in results) else 1
 
@@ -644,9 +642,10 @@ def _check_fit_options(given):
                 f"{shlex.quote(path)} --scheme int8"
             )
     for limit in given.limits:
-        if limit.target not in (None, *given.targets):
+        target = FIT_LIMITS[limit.item]
+        if target not in (None, *given.targets):
             raise InputError(
-                f"Expected --targets with {limit.target} for --require {limit.item}. "
+                f"Expected --targets with {target} for --require {limit.name}. "
                 f"Received: {','.join(given.targets)}"
             )
 

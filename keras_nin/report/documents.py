@@ -18,7 +18,7 @@ from keras_nin.claims.claim import Interval
 from keras_nin.edge.edgetpu.records import EdgeTPUResult
 from keras_nin.edge.ethosu import records
 from keras_nin.edge.ethosu.records import EthosUEstimate, EthosURefusal, EthosUResult
-from keras_nin.edge.fit import FIT_SCHEMA, TARGETS, FitResult
+from keras_nin.edge.fit import TARGETS, FitResult
 from keras_nin.edge.micro.records import MICRO_SCHEMA, MicroResult
 from keras_nin.errors import InputError, check_choice
 from keras_nin.report.claims import CLAIMS_SCHEMA
@@ -187,7 +187,7 @@ _EDGE_READERS = {
     schemas.EDGETPU: _read_edgetpu,
     schemas.ETHOSU: _read_ethosu,
     MICRO_SCHEMA: _read_micro,
-    FIT_SCHEMA: _read_fit,
+    schemas.FIT: _read_fit,
 }
 
 
