@@ -169,7 +169,7 @@ class _TFLiteGraphReader:
 EXPORT_FILE_SCHEMA = "keras_nin.export_file/1"
 _MAX_NAME_LENGTH = 120
 _MAX_RECORD_BYTES = 1 << 26
-# The mark that our own export puts on layer names, "conv1." or numbered "conv1._1" (see `export.operators`).
+# The mark that our own export puts on layer names, "conv1." or numbered "conv1._1" (see `export.operator_layers`).
 _LAYER_MARK = re.compile(r"(?P<name>.+)\.(_\d+)?")
 # TensorFlow operations as they end the name of a tensor, after the layer's name.
 _OPERATION_NAME = re.compile(
