@@ -98,6 +98,11 @@ class CheckedResult(Result):
         """Whether every limit is known to be kept."""
         return all_passed(self.checks)
 
+    def _fields_to_json(self) -> dict[str, Any]:
+        """Return the other fields as a JSON-ready dictionary."""
+        fields = dataclasses.asdict(dataclasses.replace(self, checks=(), notes=()))
+        return {name: value for name, value in fields.items() if name not in ("checks", "notes")}
+
     def _checks_to_json(self) -> dict[str, Any]:
         """Return the checks and the notes, where there are any, for `to_json`."""
         checks = {"checks": [check.to_json() for check in self.checks]} if self.checks else {}

@@ -429,7 +429,7 @@ def micro_command(context, **arguments):
 
 
 def _measure_micro(context, given):
-    from keras_nin.edge.micro import budget
+    from keras_nin.edge.micro import check_micro_limits, parse_micro_limits
     from keras_nin.edge.micro.cpp import c_array_paths
     from keras_nin.edge.micro.measurement import require_tflite_micro
     from keras_nin.workflows import models
@@ -438,7 +438,7 @@ def _measure_micro(context, given):
     is_model = temporary_export.is_model(given.file)
     if not is_model:
         temporary_export.check_file(context, given.file, other_use={"seed"})
-    limits = () if given.require is None else budget.parse(given.require)
+    limits = () if given.require is None else parse_micro_limits(given.require)
     if given.array is not None:  # what will not do is said before the search
         for path in c_array_paths(given.array):
             models.check_output_folder(path.parent)
@@ -449,7 +449,7 @@ def _measure_micro(context, given):
 
             path, source = _export_for_micro(given, stack.enter_context(files.temporary_folder()))
         micro, graph = _search_arena(given, path, source)
-        results = budget.check(micro, limits)
+        results = check_micro_limits(micro, limits)
         written = _write_c_array(given, micro, graph)
     if given.as_json:
         models.print_json(micro.to_json() | {"require": [result.to_json() for result in results], "written": written})
@@ -472,7 +472,7 @@ def _search_arena(given, path, source):
     inputs = _micro_inputs(given, path, graph, source)
     with models.working(f"Searching the arena of {os.path.basename(path)}"):
         micro = measure_micro(
-            path, max_arena=given.max_arena, inputs=inputs, seconds=given.seconds, limit=given.time_limit
+            path, max_arena=given.max_arena, inputs=inputs, seconds=given.seconds, timeout=given.time_limit
         )
     return micro, graph
 
@@ -645,8 +645,7 @@ def _check_fit_options(given):
         target = FIT_LIMITS[limit.item]
         if target not in (None, *given.targets):
             raise InputError(
-                f"Expected --targets with {target} for --require {limit.name}. "
-                f"Received: {','.join(given.targets)}"
+                f"Expected --targets with {target} for --require {limit.name}. Received: {','.join(given.targets)}"
             )
 
 

@@ -218,14 +218,7 @@ class FitResult(CheckedResult):
 
     def to_json(self) -> dict[str, Any]:
         """Return the document of schema ``keras_nin.fit/1``."""
-        fields = {
-            field.name: getattr(self, field.name)
-            for field in dataclasses.fields(self)
-            if field.name not in ("checks", "notes")
-        }
-        fields["settings"] = dataclasses.asdict(self.settings)
-        fields["results"] = [dataclasses.asdict(result) for result in self.results]
-        return {"schema": FIT, **fields, **self._checks_to_json()}
+        return {"schema": FIT, **self._fields_to_json(), **self._checks_to_json()}
 
     def _summary(self) -> str:
         titles = ", ".join(TARGET_TITLES[target] for target in self.targets)
@@ -295,13 +288,11 @@ def check_fit(
     return FitResult(chosen, settings, runner.host, tuple(results), _unique_warnings(runner.warnings))
 
 
-def _check_arguments(
-    paths: Sequence[str | os.PathLike[str]], targets: Iterable[str], settings: FitSettings
-) -> None:
+def _check_arguments(paths: Sequence[str | os.PathLike[str]], targets: Iterable[str], settings: FitSettings) -> None:
     if not paths:
         raise InputError("Expected `paths` to name at least one file. Received: none", argument="paths")
     if ETHOSU in parse_targets(targets):
-        from keras_nin.edge.ethosu import ACCELERATORS
+        from keras_nin.edge.ethosu.records import ACCELERATORS
 
         if settings.accelerator not in ACCELERATORS:
             raise unknown_name_error("accelerator", settings.accelerator, ACCELERATORS)
@@ -380,7 +371,7 @@ class _TargetRunner:
         )
 
     def _predict_edgetpu(self, path: str) -> EdgeTPUFigures:
-        from keras_nin.edge.edgetpu import check_edgetpu
+        from keras_nin.edge.edgetpu.verdict import check_edgetpu
 
         result = check_edgetpu(path)
         failure = result.failure
@@ -396,7 +387,7 @@ class _TargetRunner:
         )
 
     def _estimate_ethosu(self, path: str) -> EthosUFigures | MissingFigures:
-        from keras_nin.edge.ethosu import estimate_ethosu
+        from keras_nin.edge.ethosu.estimate import estimate_ethosu
 
         tool = self._find_vela()
         if isinstance(tool, MissingFigures):
@@ -457,9 +448,7 @@ def _unique_warnings(warnings: Iterable[str]) -> tuple[str, ...]:
     return tuple(by_key.values())
 
 
-def parse_fit_limits(
-    text: str, targets: Iterable[str] = TARGETS, *, argument: str = "require"
-) -> tuple[Limit, ...]:
+def parse_fit_limits(text: str, targets: Iterable[str] = TARGETS, *, argument: str = "require") -> tuple[Limit, ...]:
     """Return the limits of a text such as ``"cpu=5ms,edgetpu=full,ethosu=2ms,arena=256KiB"``; see `keras_nin.limits`.
 
     Raises:
@@ -489,8 +478,8 @@ def _check_file(file: FileFit, limit: Limit) -> LimitCheck:
     value = _limited_value(file, limit.name)
     bounds, reason = (value, value), None
     if limit.name == "ethosu" and file.ethosu and file.ethosu.on_cpu:
-        bounds = (value, None)
-        reason = f"{file.ethosu.on_cpu:,} of {format_count(file.ethosu.operators, 'operator')} on the CPU, whose time is unknown"
+        operators = format_count(file.ethosu.operators, "operator")
+        bounds, reason = (value, None), f"{file.ethosu.on_cpu:,} of {operators} on the CPU, whose time is unknown"
     return check_limit(limit, value, bounds=bounds, reason=reason, subject=file.file)
 
 

@@ -19,7 +19,7 @@ from keras_nin.edge.edgetpu.records import EdgeTPUResult
 from keras_nin.edge.ethosu import records
 from keras_nin.edge.ethosu.records import EthosUEstimate, EthosURefusal, EthosUResult
 from keras_nin.edge.fit import TARGETS, FitResult
-from keras_nin.edge.micro.records import MICRO_SCHEMA, MicroResult
+from keras_nin.edge.micro.records import MicroResult
 from keras_nin.errors import InputError, check_choice
 from keras_nin.report.claims import CLAIMS_SCHEMA
 from keras_nin.report.claims import format_figure as shown
@@ -186,7 +186,7 @@ def _read_fit(document):
 _EDGE_READERS = {
     schemas.EDGETPU: _read_edgetpu,
     schemas.ETHOSU: _read_ethosu,
-    MICRO_SCHEMA: _read_micro,
+    schemas.MICRO: _read_micro,
     schemas.FIT: _read_fit,
 }
 

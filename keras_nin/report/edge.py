@@ -369,7 +369,7 @@ def format_micro(micro, results=()):
         "",
         micro.resolver,
         *([""] if results else []),
-        *map(_budget_line, results),
+        *map(str, results),
     ]
     return "\n".join(lines)
 
@@ -390,7 +390,7 @@ def _arena_lines(micro):
     beside = "" if peak is None else f" (peak activation memory, by the audit: {_format_bytes(peak)})"
     yield f"  tensors      {_format_bytes(arena.tensor_bytes)}{beside}"
     yield f"  persistent   {_format_bytes(arena.persistent_bytes)}, with pointers: less on a 32-bit microcontroller"
-    for part in arena.parts:
+    for part in arena.sections:
         yield f"    {escape_unprintable(part.name)}: {part.bytes:,}"
 
 
@@ -406,7 +406,7 @@ def micro_comparison_lines(micro):
     if compared.differing:
         yield (
             f"Differs from LiteRT's reference kernels in {compared.differing:,} of {what}{inputs}, by at most "
-            f"{compared.largest:g}"
+            f"{compared.max_abs_diff:g}"
         )
     else:
         yield f"Bit for bit as LiteRT's reference kernels: {what}{inputs}"
@@ -423,12 +423,6 @@ def micro_operator_rows(micro):
     """Return the rows of the operators that a resolver must register, under `COLUMNS`."""
     uses = micro.operators
     return [[use.op, str(use.count), use.method or ("AddCustom" if use.is_custom else "none")] for use in uses]
-
-
-def _budget_line(result):
-    figure = "none works" if result.figure is None else _format_bytes(result.figure)
-    verdict = "holds" if result.passed else "exceeded"
-    return f"Budget {result.limit.item}: {figure}, at most {_format_bytes(result.limit.bytes)}: {verdict}"
 
 
 def _format_bytes(count):

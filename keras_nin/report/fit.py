@@ -147,7 +147,10 @@ def _format_npu_time(each):
 def _micro_lines(settings):
     yield "TFLite Micro arena", lambda each: format_size(each.arena_bytes)
     yield "of it tensors", lambda each: format_size(each.tensor_bytes)
-    yield "Micro and LiteRT", lambda each: "" if each.bit_exact is None else "bit for bit" if each.bit_exact else "differ"
+    yield (
+        "Micro and LiteRT",
+        lambda each: "" if each.bit_exact is None else "bit for bit" if each.bit_exact else "differ",
+    )
 
 
 def fit_reason_lines(fit):

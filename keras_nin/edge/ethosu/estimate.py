@@ -198,7 +198,7 @@ def _check_sums(summary: _Summary, operations: Sequence[VelaOperation], memories
     for name, (by_operation, total) in sums.items():
         if by_operation != total:
             raise InputError(
-                f"Expected tables of Vela that agree. Received: {by_operation:,} {name} by operation, {total:,} in total"
+                f"Expected consistent tables of Vela. Received: {by_operation:,} {name} by operation, {total:,} in total"
             )
 
 
