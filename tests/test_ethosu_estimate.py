@@ -146,8 +146,8 @@ def test_what_takes_too_long_is_one_line(digits, stand_in):
 @pytest.mark.parametrize(
     ("lost", "problem"),
     [
-        ("'1408,1408', '1407,1408'", "66,023 cycles by operation, 66,024 in total"),
-        ("',3456,', ',3457,'", "549,501 MACs by operation, 549,500 in total"),
+        ("'1408,1408', '1407,1408'", "66,023 cycles by operation, 66,024 in all"),
+        ("',3456,', ',3457,'", "549,501 MACs by operation, 549,500 in all"),
         ("'<table', '<tables'", "Expected a debug database of Vela 5.2. Received: no table 'source'"),
     ],
 )

@@ -134,11 +134,11 @@ def test_one_warning_of_a_kind_is_kept(tmp_path, monkeypatch):
 
     busy = iter(["10%", "20%"])
 
-    def measure(paths, **_):
+    def measure(models, **_):
         import report_profiles
 
         return BenchmarkResult(
-            {}, (report_profiles.profile(),), (f"the machine is busy: {next(busy)}", f"of {paths[0][-8:]}")
+            {}, (report_profiles.profile(),), (f"the machine is busy: {next(busy)}", f"of {models[0].path.name}")
         )
 
     monkeypatch.setattr(benchmark, "measure_files", measure)

@@ -14,6 +14,7 @@ from keras_nin.schemas import FIT
 
 if TYPE_CHECKING:
     from keras_nin.edge.ethosu.vela import VelaTool
+    from keras_nin.tflite.records import TFLiteModel
 
 CPU, EDGETPU, ETHOSU, MICRO = "cpu", "edgetpu", "ethosu", "micro"
 TARGETS = (CPU, EDGETPU, ETHOSU, MICRO)
@@ -271,16 +272,19 @@ def check_fit(
     Raises:
         InputError: no files, an unknown target or accelerator, an arena out of range, or a file that is not valid.
     """
+    from keras_nin.tflite.reader import read_model
+
     settings = settings or FitSettings()
     _check_arguments(paths, targets, settings)
-    results = [_read_file(path) for path in paths]
+    models = [read_model(path) for path in paths]
+    results = [_read_file(model) for model in models]
     runner = _TargetRunner(settings)
     chosen = tuple(target for target in TARGETS if target in targets)
     for target in chosen:
-        for index, path in enumerate(paths):
+        for index, model in enumerate(models):
             if progress is not None:
-                progress(f"{os.path.basename(path)}: {TARGET_TITLES[target]}")
-            figures = runner.run(target, os.fspath(path))
+                progress(f"{results[index].file}: {TARGET_TITLES[target]}")
+            figures = runner.run(target, model)
             if isinstance(figures, MissingFigures):
                 results[index] = dataclasses.replace(results[index], missing=(*results[index].missing, figures))
             else:
@@ -302,14 +306,12 @@ def _check_arguments(paths: Sequence[str | os.PathLike[str]], targets: Iterable[
         check_arena(settings.max_arena)
 
 
-def _read_file(path: str | os.PathLike[str]) -> FileFit:
+def _read_file(model: "TFLiteModel") -> FileFit:
     """Return what the file itself tells, without figures of a target."""
     from keras_nin.audit.api import audit_graph
     from keras_nin.audit.tflite_reader import read_tflite_graph
-    from keras_nin.tflite.reader import read_model
 
-    model = read_model(path)
-    name = os.path.basename(path)
+    name = model.path.name if model.path else "model"
     try:
         audit = audit_graph(read_tflite_graph(model))
     except InputError:  # a valid file with an open axis has no MACs
@@ -340,7 +342,7 @@ class _TargetRunner:
         self.warnings: list[str] = []
         self._vela: VelaTool | MissingFigures | None = None
 
-    def run(self, target: str, path: str) -> Figures | MissingFigures:
+    def run(self, target: str, model: "TFLiteModel") -> Figures | MissingFigures:
         """Return the figures of a file on a target, or why there are none."""
         method, label = {
             CPU: (self._measure_cpu, "does not run"),
@@ -349,14 +351,14 @@ class _TargetRunner:
             MICRO: (self._measure_micro, "not tried"),
         }[target]
         try:
-            return method(path)
+            return method(model)
         except InputError as error:
             return MissingFigures(target, label, str(error))
 
-    def _measure_cpu(self, path: str) -> CPUFigures:
+    def _measure_cpu(self, model: "TFLiteModel") -> CPUFigures:
         from keras_nin.benchmark import layer_times, measure_files
 
-        result = measure_files([path], threads=(self.settings.threads,), seconds=self.settings.seconds)
+        result = measure_files([model], threads=(self.settings.threads,), seconds=self.settings.seconds)
         self.warnings += result.warnings
         self.host = self.host or result.host
         (profile,) = result.profiles
@@ -370,10 +372,10 @@ class _TargetRunner:
             pointwise_share=layer_times.sum_pointwise(profile).share if profile.layers else None,
         )
 
-    def _predict_edgetpu(self, path: str) -> EdgeTPUFigures:
+    def _predict_edgetpu(self, model: "TFLiteModel") -> EdgeTPUFigures:
         from keras_nin.edge.edgetpu.verdict import check_edgetpu
 
-        result = check_edgetpu(path)
+        result = check_edgetpu(model)
         failure = result.failure
         return EdgeTPUFigures(
             compiles=result.compiles,
@@ -386,14 +388,14 @@ class _TargetRunner:
             parameters=result.memory.state,
         )
 
-    def _estimate_ethosu(self, path: str) -> EthosUFigures | MissingFigures:
+    def _estimate_ethosu(self, model: "TFLiteModel") -> EthosUFigures | MissingFigures:
         from keras_nin.edge.ethosu.estimate import estimate_ethosu
 
         tool = self._find_vela()
         if isinstance(tool, MissingFigures):
             return tool
         accelerators = (self.settings.accelerator,)
-        (estimate,) = estimate_ethosu(path, accelerators, timeout=self.settings.timeout, tool=tool).estimates
+        (estimate,) = estimate_ethosu(model, accelerators, timeout=self.settings.timeout, tool=tool).estimates
         operators = estimate.operator_count
         return EthosUFigures(
             accelerator=estimate.accelerator,
@@ -418,7 +420,7 @@ class _TargetRunner:
                 self._vela = MissingFigures(ETHOSU, "needs the extra ethosu", str(error))
         return self._vela
 
-    def _measure_micro(self, path: str) -> MicroFigures | MissingFigures:
+    def _measure_micro(self, model: "TFLiteModel") -> MicroFigures | MissingFigures:
         from keras_nin.edge.micro import measurement, records
 
         try:
@@ -427,7 +429,7 @@ class _TargetRunner:
             return MissingFigures(MICRO, "needs the extra micro", str(error))
         settings = self.settings
         # One sample is compared: the reference kernels are slow.
-        result = measurement.measure_micro(path, max_arena=settings.max_arena, seconds=0, timeout=settings.timeout)
+        result = measurement.measure_micro(model, max_arena=settings.max_arena, seconds=0, timeout=settings.timeout)
         if result.arena is None:
             kind, reason = (result.finding.kind, result.finding.message) if result.finding else ("no arena", "")
             label = f"over {format_bytes(settings.max_arena)}" if kind == records.TOO_SMALL else kind

@@ -2,10 +2,8 @@
 
 import collections
 import dataclasses
-import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
-from keras_nin.audit.tflite_operators import KERNEL_OPERATORS
 from keras_nin.audit.tflite_reader import name_operators, read_recorded_layers
 from keras_nin.edge.edgetpu.operators import EIGHT_BITS, BoundOperator, bind_operators, format_shape
 from keras_nin.edge.edgetpu.records import (
@@ -20,7 +18,7 @@ from keras_nin.edge.edgetpu.rules import OperatorRule, Origin, RuleSource, find_
 from keras_nin.errors import InputError
 from keras_nin.formatting import escape_unprintable
 from keras_nin.limits import Limit, LimitCheck, LimitItem, Unit, check_limit, parse_limits
-from keras_nin.tflite.reader import read_model
+from keras_nin.tflite.reader import ModelSource, read_model
 from keras_nin.tflite.records import TFLiteModel
 
 EDGETPU_LIMITS = (LimitItem("edgetpu", Unit.SHARE, at_least=True),)
@@ -59,13 +57,11 @@ MIN_PARAMETER_MEMORY, MAX_PARAMETER_MEMORY = int(1.1 * _MIB), int(8.2 * _MIB)
 USUAL_PARAMETER_MEMORY = int(6.9 * _MIB)
 
 
-def check_edgetpu(
-    path: str | os.PathLike[str], *, multiple_subgraphs: bool = False, without: str | None = None
-) -> EdgeTPUResult:
+def check_edgetpu(file: ModelSource, *, multiple_subgraphs: bool = False, without: str | None = None) -> EdgeTPUResult:
     """Predict what the last Edge TPU compiler (16.0) does with a .tflite file, operator by operator.
 
     Args:
-        path: the .tflite file; an export record beside it names the layers.
+        file: path or record of the .tflite file; an export record beside it names the layers.
         multiple_subgraphs: whether more than one subgraph may be mapped, as with the compiler's option ``-a``.
         without: a repository whose evidence is ignored, to test the rules on files they were not learned from.
 
@@ -75,9 +71,9 @@ def check_edgetpu(
     Raises:
         InputError: the file cannot be read, is not a valid .tflite file, has no operators, or is already compiled.
     """
-    model = read_model(path)
+    model = read_model(file)
     operators = bind_operators(model)
-    _check_operators(path, operators)
+    _check_operators(model, operators)
     kept, repeats = drop_repeats(operators) if REPEATS.applies(without) else (operators, {})
     refusals = {operator.index: find_refusal(operator, without) for operator in kept}
     failure = find_failure(kept)
@@ -85,9 +81,9 @@ def check_edgetpu(
     if not multiple_subgraphs:
         subgraphs = subgraphs[:1]
     mapped = frozenset(index for subgraph in subgraphs for index in subgraph)
-    verdicts = _Verdicts(_layer_names(path, model), repeats, refusals, mapped, failure)
+    verdicts = _Verdicts(_layer_names(model), repeats, refusals, mapped, failure)
     return EdgeTPUResult(
-        model=os.fspath(path),
+        model=str(model.path or "model"),
         multiple_subgraphs=multiple_subgraphs,
         failure=failure,
         operators=tuple(map(verdicts.of_operator, operators)),
@@ -112,19 +108,19 @@ def check_edgetpu_limits(result: EdgeTPUResult, limits: Iterable[Limit]) -> tupl
     return tuple(check_limit(limit, share) for limit in limits)
 
 
-def _check_operators(path: str | os.PathLike[str], operators: Sequence[BoundOperator]) -> None:
+def _check_operators(model: TFLiteModel, operators: Sequence[BoundOperator]) -> None:
     if not operators:
-        raise InputError(f"{os.fspath(path)!r} has no operators", path=path)
+        raise InputError(f"{model.source} has no operators", path=model.path)
     if any(operator.op == COMPILED_OPERATOR for operator in operators):
         raise InputError(
-            f"{os.fspath(path)!r} is already compiled for the Edge TPU (it has an {COMPILED_OPERATOR}); use the file "
+            f"{model.source} is already compiled for the Edge TPU (it has an {COMPILED_OPERATOR}); use the file "
             "from before the compilation",
-            path=path,
+            path=model.path,
         )
 
 
-def _layer_names(path: str | os.PathLike[str], model: TFLiteModel) -> list[str]:
-    paths = name_operators(model, read_recorded_layers(path, model), KERNEL_OPERATORS)
+def _layer_names(model: TFLiteModel) -> list[str]:
+    paths = name_operators(model, read_recorded_layers(model))
     return ["/".join(filter(None, pair)) for pair in paths]
 
 

@@ -1,14 +1,12 @@
 """Estimates of a .tflite file on Ethos-U accelerators: Vela's operations, joined to the layers of the network."""
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from keras_nin import files
-from keras_nin.audit.api import audit_graph
-from keras_nin.audit.records import Audit, AuditRow
+from keras_nin.audit.api import Audit, audit_graph
+from keras_nin.audit.records import AuditRow
 from keras_nin.audit.tflite_reader import read_tflite_network
 from keras_nin.edge.ethosu import vela
 from keras_nin.edge.ethosu.records import (
@@ -33,6 +31,8 @@ from keras_nin.edge.ethosu.records import (
 from keras_nin.edge.ethosu.vela import VELA_SECONDS, VelaOptions, VelaTool
 from keras_nin.errors import InputError
 from keras_nin.formatting import format_count, format_percent
+from keras_nin.tflite.reader import ModelSource, read_model
+from keras_nin.tflite.records import TFLiteModel
 
 _SPLIT_OPERATIONS = 100  # operations of one operator: a softmax becomes about 30
 _SPLIT_SHARE = 0.05
@@ -40,7 +40,7 @@ _FAMILIES = tuple(dict.fromkeys(map(accelerator_family, ACCELERATORS)))
 
 
 def estimate_ethosu(
-    path: str | os.PathLike[str],
+    file: ModelSource,
     accelerators: Sequence[str] = (DEFAULT_ACCELERATOR,),
     *,
     options: VelaOptions | None = None,
@@ -51,7 +51,7 @@ def estimate_ethosu(
     """Estimate a .tflite file on Ethos-U accelerators with Arm's compiler Vela, layer by layer.
 
     Args:
-        path: the .tflite file.
+        file: path or record of the .tflite file.
         accelerators: names from `ACCELERATORS`.
         options: options of Vela; None takes its defaults.
         timeout: seconds that Vela may take for each accelerator.
@@ -65,7 +65,9 @@ def estimate_ethosu(
         InputError: Vela is not installed, the file is not valid, or Vela compiles it for none of the accelerators.
     """
     parse_accelerators(accelerators)
-    network = _read_network(path)
+    model = read_model(file)
+    audited = read_tflite_network(model)
+    network = _Network(model, audit_graph(audited.graph), audited.tensor_names)
     tool = tool or vela.find_vela()
     estimates, refusals, first_error = [], [], None
     for accelerator in track(accelerators):
@@ -76,17 +78,21 @@ def estimate_ethosu(
             refusals.append(EthosURefusal(accelerator, str(error)))
     if not estimates:
         raise first_error or InputError("Expected at least one accelerator", argument="accelerators")
-    return EthosUResult(os.path.basename(path), tuple(estimates), tuple(refusals))
+    return EthosUResult(network.name, tuple(estimates), tuple(refusals))
 
 
 @dataclass(frozen=True)
 class _Network:
-    """A file: its path and content, the audit of it, and the names of the tensors that its operators compute."""
+    """A file, the audit of it, and the names of the tensors that its operators compute."""
 
-    path: str
-    content: bytes
+    model: TFLiteModel
     audit: Audit
     tensor_names: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Name of the file."""
+        return self.model.path.name if self.model.path else "model"
 
     def layers_of_tensor(self) -> dict[str, list[str]]:
         """Return the names of the layers that compute a tensor, by its name, in the file's order."""
@@ -96,16 +102,10 @@ class _Network:
         return layers
 
 
-def _read_network(path: str | os.PathLike[str]) -> _Network:
-    content = files.read_bytes(path)
-    network = read_tflite_network(path)
-    return _Network(os.fspath(path), content, audit_graph(network.graph), network.tensor_names)
-
-
 def _estimate_accelerator(
     network: _Network, accelerator: str, options: VelaOptions, timeout: float, tool: VelaTool
 ) -> EthosUEstimate:
-    output = vela.compile_with_vela(tool, network.content, accelerator, options, timeout, network.path)
+    output = vela.compile_with_vela(tool, network.model, accelerator, options, timeout)
     operations = vela.parse_operations(output.database, len(network.audit.rows))
     summary = _Summary(output.summary)
     memories = tuple(summary.memories())
@@ -115,9 +115,9 @@ def _estimate_accelerator(
     system_config = summary.text("system_config")
     cycles, clock_hz = summary.integer("cycles_total"), summary.number("core_clock")
     return EthosUEstimate(
-        file=os.path.basename(network.path),
-        sha256=files.sha256(network.content),
-        file_bytes=len(network.content),
+        file=network.name,
+        sha256=network.model.sha256,
+        file_bytes=network.model.size_bytes,
         accelerator=accelerator,
         macs_per_cycle=macs_per_cycle(accelerator),
         system_config=system_config,
@@ -198,7 +198,7 @@ def _check_sums(summary: _Summary, operations: Sequence[VelaOperation], memories
     for name, (by_operation, total) in sums.items():
         if by_operation != total:
             raise InputError(
-                f"Expected consistent tables of Vela. Received: {by_operation:,} {name} by operation, {total:,} in total"
+                f"Expected Vela's tables to agree. Received: {by_operation:,} {name} by operation, {total:,} in all"
             )
 
 

@@ -16,6 +16,7 @@ from keras_nin.child_process import ProcessResult, describe_status, run_process
 from keras_nin.edge.ethosu.records import MEMORIES, EthosUFinding, VelaOperation
 from keras_nin.errors import InputError
 from keras_nin.formatting import format_count
+from keras_nin.tflite.records import TFLiteModel
 
 VELA_SECONDS = 600.0
 _VERSION_SECONDS = 60.0
@@ -91,34 +92,33 @@ def _vela_command() -> list[str] | None:
 
 
 def compile_with_vela(
-    tool: VelaTool, content: bytes, accelerator: str, options: VelaOptions, timeout: float, source: str
+    tool: VelaTool, model: TFLiteModel, accelerator: str, options: VelaOptions, timeout: float
 ) -> VelaOutput:
     """Compile a .tflite file with Vela.
 
     Args:
         tool: the Vela to run.
-        content: the file.
+        model: the file.
         accelerator: one of `keras_nin.edge.ethosu.ACCELERATORS`.
         options: options of Vela.
         timeout: seconds that Vela may take.
-        source: path of the file, for errors.
 
     Raises:
         InputError: Vela refuses the file or the options, crashes, or exceeds the time limit.
     """
     with files.temporary_folder() as folder:
         path = folder / f"{_NAME}.tflite"
-        path.write_bytes(content)
+        path.write_bytes(model.content)
         arguments = [f"--accelerator-config={accelerator}", "--output-dir=out", "--enable-debug-db"]
         command = [*tool.command, path.name, *arguments, *options.to_arguments()]
         result = run_process(command, timeout=timeout, folder=folder)
         if result.status != 0:
-            raise _refusal_error(source, accelerator, _failure_reason(result, timeout), result.status)
+            raise _refusal_error(model, accelerator, _failure_reason(result, timeout), result.status)
         try:
             return _read_output(folder / "out", result)
         except (FileNotFoundError, csv.Error):
             reason = f"Vela {tool.version} succeeded without the files that Vela 5.2 writes"
-            raise _refusal_error(source, accelerator, reason, 0) from None
+            raise _refusal_error(model, accelerator, reason, 0) from None
 
 
 def _read_output(folder: pathlib.Path, result: ProcessResult) -> VelaOutput:
@@ -133,8 +133,10 @@ def _read_output(folder: pathlib.Path, result: ProcessResult) -> VelaOutput:
     )
 
 
-def _refusal_error(source: str, accelerator: str, reason: str, status: int | None) -> InputError:
-    return InputError(f"Vela does not compile {source!r} for {accelerator}: {reason}", path=source, status=status)
+def _refusal_error(model: TFLiteModel, accelerator: str, reason: str, status: int | None) -> InputError:
+    return InputError(
+        f"Vela does not compile {model.source} for {accelerator}: {reason}", path=model.path, status=status
+    )
 
 
 def _failure_reason(result: ProcessResult, timeout: float) -> str:

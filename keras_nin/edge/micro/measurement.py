@@ -2,7 +2,6 @@
 
 import dataclasses
 import importlib.util
-import os
 import pathlib
 import struct
 from collections.abc import Callable
@@ -24,7 +23,7 @@ from keras_nin.edge.micro.runtime import (
 )
 from keras_nin.errors import InputError
 from keras_nin.tflite.quantization import quantize
-from keras_nin.tflite.reader import read_model
+from keras_nin.tflite.reader import ModelSource, read_model
 from keras_nin.tflite.records import FLOAT_DTYPES, TFLiteModel, TFLiteTensor, float_operators
 
 MAX_ARENA = 2 * 2**20
@@ -52,7 +51,7 @@ class MicroInputs:
 
 
 def measure_micro(
-    path: str | os.PathLike[str],
+    file: ModelSource,
     *,
     max_arena: int = MAX_ARENA,
     inputs: MicroInputs | None = None,
@@ -63,7 +62,7 @@ def measure_micro(
     """Find the smallest arena in which TFLite Micro runs a .tflite file, and compare its outputs with LiteRT's.
 
     Args:
-        path: the .tflite file.
+        file: path or record of the .tflite file.
         max_arena: largest arena to try, in bytes.
         inputs: samples to run; None takes noise.
         seconds: no runtime starts a further sample after so many seconds.
@@ -78,17 +77,17 @@ def measure_micro(
             is not installed.
     """
     check_arena(max_arena)
-    model = read_model(path)
+    model = read_model(file)
     inputs = make_noise(model, _NOISE_SAMPLES) if inputs is None else inputs
     operators = list_operators(model)
     with files.temporary_folder() as folder:
         np.savez(folder / _INPUTS_FILE, *inputs.arrays)
-        trial = _Trial(os.fspath(path), model, folder, run, timeout)
+        trial = _Trial(_find_path(model, folder), model, folder, run, timeout)
         arena, finding = _find_arena(trial, max_arena, seconds)
         comparison = _compare_outputs(trial, inputs, seconds) if arena else None
     compared = isinstance(comparison, MicroComparison)
     return MicroResult(
-        file=os.path.basename(path),
+        file=model.path.name if model.path else "model",
         sha256=model.sha256,
         file_bytes=model.size_bytes,
         weight_bytes=_weight_bytes(model),
@@ -103,6 +102,14 @@ def measure_micro(
         float_operators=len(float_operators(model)),
         package=trial.package,
     )
+
+
+def _find_path(model: TFLiteModel, folder: pathlib.Path) -> str:
+    """Return the path of the file, which is written into a folder where it has none."""
+    if model.path is not None:
+        return str(model.path)
+    (folder / "model.tflite").write_bytes(model.content)
+    return str(folder / "model.tflite")
 
 
 def check_arena(max_arena: int) -> None:
