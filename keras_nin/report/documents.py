@@ -11,7 +11,8 @@ import typing
 from dataclasses import dataclass
 
 from keras_nin import files, schemas
-from keras_nin.audit.records import AUDIT_SCHEMA, Audit, AuditRow, AuditTotal, Finding
+from keras_nin.audit.api import Audit
+from keras_nin.audit.records import AuditRow, AuditTotal, Finding
 from keras_nin.benchmark.comparison import LatencyRatio, RunComparison
 from keras_nin.benchmark.records import BenchmarkResult, Profile
 from keras_nin.claims.claim import Interval
@@ -562,7 +563,7 @@ def _text_field(document, key):
 
 
 _READERS = {
-    AUDIT_SCHEMA: _read_audit,
+    schemas.AUDIT: _read_audit,
     FILE_SCHEMA: _read_export_record,
     EXPORT_SCHEMA: _read_export,
     schemas.BENCHMARK: _read_benchmark,
