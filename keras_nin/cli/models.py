@@ -33,7 +33,7 @@ def list_command(as_json):
             "x".join(map(str, row.input_shape)),
             f"{row.params:,}",
             f"{row.macs:,}",
-            ", ".join(row.weights) or "none ship",
+            ", ".join(row.bundled_weights) or "none ship",
             row.dataset or "-",
             row.title,
         ]
@@ -51,7 +51,7 @@ def _model_document(row):
         "classes": row.classes,
         "params": row.params,
         "macs": row.macs,
-        "weights": list(row.weights),
+        "weights": list(row.bundled_weights),
         "dataset": row.dataset,
         "preprocessing": row.preprocessing,
     }
@@ -323,7 +323,7 @@ def build_cards():
     for name in models_module.track(names, "Auditing", len(names)):
         spec = models.get_spec(name)
         result = audit_model(models.build_model(name))
-        metrics = {weights: weight_files.read_bundled_metrics(name, weights) for weights in spec.weights}
+        metrics = {weights: weight_files.read_bundled_metrics(name, weights) for weights in spec.bundled_weights}
         contents[f"{name}/README.md"] = cards.format_card(spec, result, metrics)
         contents[f"{name}/audit.json"] = files.dump_json(result.to_json())
         entries.append((spec, result))
