@@ -23,14 +23,10 @@ _WARM_UP_SECONDS = 0.05
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class IODetails:
-    """An input or output of a file, at the batch that it runs at.
+    """An input or output of a file, at the batch that it runs at; without scale and zero point if not quantized.
 
     Attributes:
-        name: of the tensor.
         signature: its name in the file's signature; None where the file has none.
-        shape: with the batch.
-        dtype: name of its type, such as "int8".
-        scale, zero_point: its quantization; None where it is not quantized.
     """
 
     name: str
@@ -68,7 +64,8 @@ class TFLiteRunner:
 
     Attributes:
         model: the file.
-        inputs, outputs: `IODetails` of each, in the file's order.
+        inputs: `IODetails` of each, in the file's order.
+        outputs: the same.
 
     Raises:
         InputError: the file is not valid, or the runtime cannot run it.
