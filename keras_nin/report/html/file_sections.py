@@ -317,8 +317,8 @@ def _arena_parts(found):
         f"{arena.step} bytes. The persistent part has pointers: on a 32-bit microcontroller it is smaller. The program "
         "comes on top of the flash."
     )
-    if arena.parts:
-        rows = [(part.name, f"{part.bytes:,}") for part in arena.parts]
+    if arena.sections:
+        rows = [(part.name, f"{part.bytes:,}") for part in arena.sections]
         yield make_table(
             "Persistent memory",
             _ARENA_COLUMNS,
