@@ -5,8 +5,9 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "catalog": ["CLAIMS", "get_claim", "list_claims", "reproduce_claim"],
-        "claim": ["Claim", "ClaimFigure", "ClaimResult", "DeclaredFigure"],
+        "claim": ["Claim", "ClaimFigure", "ClaimResult", "ClaimsResult", "DeclaredFigure"],
+        "catalog": ["CLAIMS", "check_claims", "get_claim", "list_claims", "reproduce_claim"],
+        "equalities": ["SoftMask", "compute_soft_mask"],
         "networks": ["ClaimTraining"],
     },
 )
