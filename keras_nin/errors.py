@@ -1,30 +1,111 @@
-"""The errors that a caller can correct; the command line turns each into one line and exit status 2."""
+"""The errors that a caller can correct. The command line prints each as one line and exits with status 2."""
 
 import difflib
+import re
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, TypeVar
+
+_Value = TypeVar("_Value")
+_ARGUMENT = re.compile(r"`(\w+)`")
 
 
 class InputError(ValueError):
-    """Input that does not fit. The message says what was expected, what was received and what to do."""
+    """Input that a caller can correct. The message says what is wrong and what to do about it.
 
-
-def unknown_name_error(what, received, known):
-    """Return the `InputError` for a name that is not in `known`, with the nearest known names first.
+    The message names Python arguments in backticks; `with_flags` turns them into a command's options. What a program
+    may want to act on is in the fields, never in the message alone.
 
     Args:
-        what: the argument's name, e.g. ``"model"``.
-        received: the name that was given.
-        known: iterable of the accepted names.
+        message: one line.
+        argument: name of the Python argument at fault, such as ``"top"``.
+        path: file or folder at fault.
+        status: exit status of a child process; negative for the signal that ended it.
+        received: the value that was refused.
     """
-    known = sorted(known)
-    by_lower = {name.lower(): name for name in known}
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        argument: str | None = None,
+        path: object | None = None,
+        status: int | None = None,
+        received: object | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.argument = argument
+        self.path = None if path is None else str(path)
+        self.status = status
+        self.received = received
+
+
+class WeightsMismatchError(InputError):
+    """Weights that do not fit the network."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an exception's message that is not blank, or the name of its type."""
+    return next((line for line in map(str.strip, str(error).splitlines()) if line), type(error).__name__)
+
+
+def with_flags(message: str, flags: Mapping[str, str]) -> str:
+    """Return `message` with the arguments in backticks as a user of the command line knows them.
+
+    Args:
+        message: text of an `InputError`.
+        flags: the option or metavariable of each argument, such as ``{"top": "--top", "model": "MODEL"}``. Arguments
+            that are not in it stay as they are.
+    """
+    return _ARGUMENT.sub(lambda match: flags.get(match[1], match[0]), message)
+
+
+def unknown_name_error(argument: str, received: object, known: Iterable[str]) -> InputError:
+    """Return the `InputError` for a name that is not in `known`, with the nearest known names.
+
+    Args:
+        argument: the argument's name, such as ``"model"``.
+        received: the unknown name.
+        known: the accepted names.
+    """
+    names = sorted(known)
+    by_lower = {name.lower(): name for name in names}
     near = difflib.get_close_matches(str(received).lower(), by_lower, n=4, cutoff=0.5)
-    hint = f"Did you mean {', '.join(by_lower[name] for name in near)}?" if near else f"Known: {', '.join(known)}."
-    return InputError(f"Expected `{what}` to be a known name. Received: {received!r}. {hint}")
+    hint = f"Did you mean {', '.join(by_lower[name] for name in near)}?" if near else f"Known: {', '.join(names)}."
+    return InputError(
+        f"Expected `{argument}` to be a known name. Received: {received!r}. {hint}",
+        argument=argument,
+        received=received,
+    )
 
 
-def check_choice(what, received, allowed):
+def check_choice(argument: str, received: _Value, allowed: Collection[_Value]) -> _Value:
     """Return `received`, or raise `InputError` where it is not one of `allowed`."""
     if received not in allowed:
         options = ", ".join(str(option) for option in allowed)
-        raise InputError(f"Expected `{what}` to be one of {options}. Received: {received!r}")
+        raise InputError(
+            f"Expected `{argument}` to be one of {options}. Received: {received!r}",
+            argument=argument,
+            received=received,
+        )
     return received
+
+
+def check_whole_number(argument: str, received: Any, minimum: int = 1) -> int:
+    """Return `received`, or raise `InputError` where it is not an int of at least `minimum`; True is none."""
+    if not isinstance(received, int) or isinstance(received, bool) or received < minimum:
+        raise InputError(
+            f"Expected `{argument}` to be a whole number of at least {minimum}. Received: {received!r}",
+            argument=argument,
+            received=received,
+        )
+    return received
+
+
+def missing_package_error(what: str, extra: str) -> InputError:
+    """Return the `InputError` for a package of an extra that is not installed.
+
+    Args:
+        what: what needs it, such as ``"to_dataframe()"``.
+        extra: name of the extra in setup.py.
+    """
+    return InputError(f"{what} needs a package that is not installed. Run: pip install 'keras-nin[{extra}]'")

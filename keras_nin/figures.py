@@ -4,7 +4,7 @@ import contextlib
 import io
 import warnings
 
-from keras_nin.formatting import escape_unprintable
+from keras_nin.formatting import shorten as shorten
 
 TEXT = "#1f2328"
 MUTED = "#59636e"
@@ -63,15 +63,6 @@ def render_png(made):
 def render_svg(made):
     """Return a figure as the bytes of an SVG file, letters as shapes."""
     return _render(made, format="svg", metadata=_NO_DATE)
-
-
-def shorten(name, length):
-    """Return a name that fits into `length` characters: its middle gives way."""
-    name = escape_unprintable(name)
-    if len(name) <= length:
-        return name
-    tail = (length - 1) // 2
-    return f"{name[: length - 1 - tail]}…{name[-tail:]}"
 
 
 def _render(made, **options):

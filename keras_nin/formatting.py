@@ -1,38 +1,97 @@
-"""Plain text and Markdown tables, never cut to a terminal's width."""
+"""Numbers, units, machines and tables as text: the one format of each in everything that keras-nin prints."""
+
+import textwrap
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 _COLUMN_GAP = "   "
+_KIB, _MIB = 2**10, 2**20
+_NAMES_SHOWN = 5
 
 
-def format_table(columns, rows, *, right=(), title=None):
-    """Return a table as text.
+def format_bytes(count: float) -> str:
+    """Return a size in KiB, or in MiB from one MiB on: ``"959.1 KiB"``."""
+    return f"{count / _MIB:,.2f} MiB" if count >= _MIB else f"{count / _KIB:,.1f} KiB"
+
+
+def format_us(us: float) -> str:
+    """Return a time in us, or in ms from one millisecond on: ``"28.5 us"``, ``"1.235 ms"``."""
+    return f"{us / 1000:,.3f} ms" if us >= 1000 else f"{us:,.1f} us"
+
+
+def format_percent(share: float | None, digits: int = 1) -> str:
+    """Return a share of 1 as ``"99.2%"``; ``"-"`` for None."""
+    return "-" if share is None else f"{share:.{digits}%}"
+
+
+def format_ratio_percent(part: float, whole: float) -> str:
+    """Return what `part` is of `whole` as ``"40.5%"``; ``"none"`` where `whole` is 0."""
+    return format_percent(part / whole) if whole else "none"
+
+
+def format_count(count: int, noun: str, plural: str | None = None) -> str:
+    """Return a number with its noun: ``"1 thread"``, ``"2,500 runs"``; `plural` where it is not the noun with an s."""
+    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
+
+
+def format_names(names: Sequence[str], shown: int = _NAMES_SHOWN) -> str:
+    """Return the first `shown` names, and how many more there are: ``"conv1, conv2 and 7 more"``."""
+    more = len(names) - shown
+    return ", ".join(names[:shown]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def format_host(host: Mapping[str, Any]) -> str:
+    """Return a machine in one line: processor, cores, system and runtime, as far as `host` has them.
+
+    Args:
+        host: as `keras_nin.tflite.host.describe_host` returns it.
+    """
+    cores, litert = host.get("cores"), host.get("litert")
+    parts = (
+        host.get("cpu"),
+        cores and format_count(cores, "core"),
+        host.get("system"),
+        litert and f"LiteRT {litert}",
+    )
+    return ", ".join(str(part) for part in parts if part) or "unknown machine"
+
+
+def format_table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    right: Collection[str] = (),
+    title: str | None = None,
+) -> str:
+    """Return a table as plain text, never cut to a terminal's width.
 
     Args:
         columns: headings.
-        rows: lists of strings, one a column.
-        right: headings of the columns that are set to the right.
+        rows: one string for each column.
+        right: headings of the right-aligned columns.
         title: line above the table.
     """
     from rich.cells import cell_len
 
     lines = [[escape_unprintable(cell) for cell in line] for line in (columns, *rows)]
     sizes = [[cell_len(cell) for cell in line] for line in lines]
-    widths = [max(sizes_of_column) for sizes_of_column in zip(*sizes, strict=True)]
-    to_right = [column in right for column in columns]
-    text = [_format_row(*line, widths, to_right) for line in zip(lines, sizes, strict=True)]
+    widths = [max(column) for column in zip(*sizes, strict=True)]
+    aligned = [column in right for column in columns]
+    text = [_format_row(line, size, widths, aligned) for line, size in zip(lines, sizes, strict=True)]
     rule = " " + "─" * (sum(widths) + len(_COLUMN_GAP) * (len(widths) - 1))
     return "\n".join([*([] if title is None else [escape_unprintable(title)]), text[0], rule, *text[1:]])
 
 
-def _format_row(cells, sizes, widths, to_right):
+def _format_row(cells: Sequence[str], sizes: Sequence[int], widths: Sequence[int], right: Sequence[bool]) -> str:
     padded = []
-    for cell, size, width, to_the_right in zip(cells, sizes, widths, to_right, strict=True):
+    for cell, size, width, is_right in zip(cells, sizes, widths, right, strict=True):
         space = " " * (width - size)
-        padded.append(space + cell if to_the_right else cell + space)
+        padded.append(space + cell if is_right else cell + space)
     return f" {_COLUMN_GAP.join(padded)}".rstrip()
 
 
-def format_markdown_table(columns, rows, *, right=()):
-    """Return a table as Markdown; arguments as in `text_table`."""
+def format_markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Collection[str] = ()) -> str:
+    """Return a table as Markdown; arguments as in `format_table`."""
     rule = ["---:" if column in right else "---" for column in columns]
     lines = (
         [_escape_markdown(cell) for cell in columns],
@@ -42,24 +101,38 @@ def format_markdown_table(columns, rows, *, right=()):
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def _escape_markdown(cell):
+def _escape_markdown(cell: str) -> str:
     return escape_unprintable(" ".join(cell.splitlines())).replace("|", "\\|")
 
 
-def escape_unprintable(text, encoding="utf-8"):
-    r"""Return `text` with what would move the cursor, or what `encoding` lacks, as an escape such as ``\x1b``.
+def escape_unprintable(text: str, encoding: str = "utf-8") -> str:
+    r"""Return `text` with control characters, and characters that `encoding` lacks, escaped as in ``\x1b``.
 
-    Names come from users and files: printed as they are, they could recolour a terminal or break a table.
+    Names come from users and files: printed as they are, they could recolor a terminal or break a table.
     """
     if not text.isprintable():
         text = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
     return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
-def fit_encoding(text, encoding):
-    """Return `text` as it can be written in `encoding`: rules and bars as ASCII, other characters as escapes."""
+def fit_encoding(text: str, encoding: str) -> str:
+    """Return `text` as `encoding` can write it: rules as hyphens, other missing characters escaped."""
     try:
         text.encode(encoding)
     except UnicodeEncodeError:
         return text.replace("─", "-").encode(encoding, "backslashreplace").decode(encoding)
     return text
+
+
+def shorten(name: str, length: int) -> str:
+    """Return a printable name of at most `length` characters, an ellipsis in place of its middle."""
+    name = escape_unprintable(name)
+    if len(name) <= length:
+        return name
+    tail = (length - 1) // 2
+    return f"{name[: length - 1 - tail]}…{name[-tail:]}"
+
+
+def wrap(line: str, width: int, indent: str = "  ") -> list[str]:
+    """Return `line` as printable lines of at most `width` characters, all but the first indented."""
+    return textwrap.wrap(escape_unprintable(line), width, subsequent_indent=indent, break_on_hyphens=False)

@@ -147,7 +147,7 @@ CASES = {
     "export nin_digits --seed -1": ("'--seed': -1 is not in the range",),
     "export nin_digits --seed 4294967296": ("'--seed'",),
     "evaluate digits.tflite --seed -1 --data digits": ("'--seed'",),
-    "export nin_digits --min-agreement 1.01": ("'--min-agreement': 1.01 is not in the range 0<=x<=1.",),
+    "export nin_digits --min-top1-match 1.01": ("'--min-top1-match': 1.01 is not in the range 0<=x<=1.",),
     "export nin_digits --max-drop nan": ("'--max-drop': 'nan' is not a number.",),
     "export nin_digits --threads 0": ("'--threads': 0",),
     "export nin_digits --runs 0": ("'--runs': 0",),

@@ -79,7 +79,7 @@ def test_the_main_job(cli):
         "test_count": None,
         "preprocessing": None,
         "crop": None,
-        "min_agreement": 0.9,
+        "min_top1_match": 0.9,
         "max_drop": 2.5,
         "max_rms": None,
         "max_error": None,
@@ -136,8 +136,8 @@ def test_noise_calibrates_and_tests_where_nothing_else_is_said(cli):
     assert [
         check["name"] for check in export_record("exported/convnet_pointwise_head_float32.json")["parity"]["checks"]
     ] == [
-        "max_steps",
-        "weight_steps",
+        "max_abs_diff_lsb",
+        "weight_diff_lsb",
     ]
 
 
@@ -165,7 +165,7 @@ def test_a_count_of_test_images(cli):
 def test_arguments_of_the_builder_and_weights_from_a_file(cli):
     models.build_model("nin_digits", classes=10).save_weights("other.weights.h5")
     ran = cli("export", "nin_digits", "--scheme", "float32", "--set", "classes=10", "--weights", "other.weights.h5",
-              "--json", "--runs", 1, "--min-agreement", 0)  # fmt: skip
+              "--json", "--runs", 1, "--min-top1-match", 0)  # fmt: skip
     (entry,) = ran.json["files"]
     assert ran.status == 0
     assert entry["weights"] == "other.weights.h5"
@@ -174,7 +174,7 @@ def test_arguments_of_the_builder_and_weights_from_a_file(cli):
 
 
 def test_floor_pooling_makes_another_network(cli):
-    common = ("export", "nin_digits", "--scheme", "float32", "--test-count", 1, "--runs", 1, "--min-agreement", 0)
+    common = ("export", "nin_digits", "--scheme", "float32", "--test-count", 1, "--runs", 1, "--min-top1-match", 0)
     ceil, floor = (
         cli(*common, "--set", f"pool_rounding={rounding}", "--out", rounding, "--json").json["files"][0]
         for rounding in ("ceil", "floor")

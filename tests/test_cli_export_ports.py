@@ -34,8 +34,8 @@ def test_two_inputs_and_two_outputs(cli, files):
     assert {each["signature"] for each in record["outputs"]} == {"classes", "amount"}
     assert record["parity"]["output"] in ("classes", "amount")
     names = [check["name"] for check in record["parity"]["checks"]]
-    assert names.count("channel_rms_steps") == 2
-    assert names.count("closing_steps") == 1
+    assert names.count("channel_rms_lsb") == 2
+    assert names.count("closing_error_lsb") == 1
 
     again = cli("verify", model, "exported/two_int8.tflite", "--data", samples)
     assert (again.status, again.err) == (0, "")

@@ -66,7 +66,7 @@ def test_verify_per_layer(cli, file):
     assert f"\n{document['worst_layer']} (CONV_2D) hurts most: " in ran.out
     assert len(document["layers"]) == 13
     assert document["layers"][0].keys() == {
-        "index", "op", "layer", "shape", "why", "snr_db", "lost_db", "added", "max_steps"}  # fmt: skip
+        "index", "op", "layer", "shape", "reason", "snr_db", "snr_change_db", "added_noise", "max_abs_diff_lsb"}  # fmt: skip
     shown = [line for line in ran.out.splitlines() if " dB" in line and " 1x" in line]
     assert len(shown) == 13
     assert max(map(len, ran.out.splitlines())) <= 120

@@ -33,7 +33,7 @@ def exported(photographs):
     """The folder of `photographs`, with an export that has options of every kind and names them."""
     words = ("export", "nin_digits", "--scheme", "int8", "--weights", "own.weights.h5", "--data", "photos.npz")
     words += ("--calibration", "photos.npz", "--calibration-count", 7, "--seed", 3, "--test-count", 9, "--crop", 0.9)
-    words += ("--input-shape", "8,8,1", "--set", "classes=10", "--min-agreement", 0.1, "--max-drop", 90, *QUICK)
+    words += ("--input-shape", "8,8,1", "--set", "classes=10", "--min-top1-match", 0.1, "--max-drop", 90, *QUICK)
     with contextlib.chdir(photographs):
         assert main.run(list(map(str, words))) == 0
     return photographs
@@ -134,7 +134,7 @@ DOCUMENT = {
     "versions": {},
     "calibration": None,
     "options": dict.fromkeys(reproduction._OPTIONS)
-    | {"model": "nin_digits", "set": [], "seed": 0, "data": "digits", "min_agreement": 0.9, "max_drop": 2.5},
+    | {"model": "nin_digits", "set": [], "seed": 0, "data": "digits", "min_top1_match": 0.9, "max_drop": 2.5},
 }
 
 

@@ -73,13 +73,13 @@ def compared(model, content, test):
 def test_every_operator_finds_the_last_layer_that_was_fused(nested):
     content = export.convert_model(nested, "float32").data
     noise = compared(nested, content, images())
-    joined = [row.layer.partition("/") for row in noise.rows if row.why is None]
+    joined = [row.layer.partition("/") for row in noise.rows if row.reason is None]
     inside = ["fire"] * 4  # whose own layers are numbered
     assert [first for first, _, _ in joined] == ["pad", "relu1", "block", "relu2", *inside, "pool", "classes"]
     assert joined[2] == ("block", "/", "inner_norm")
-    assert all(row.snr_db is None or row.snr_db > NO_NOISE for row in noise.rows if row.why is None)
-    (other,) = (row for row in noise.rows if row.why)
-    assert (other.op, other.why) == ("FULLY_CONNECTED", "a part of classes")
+    assert all(row.snr_db is None or row.snr_db > NO_NOISE for row in noise.rows if row.reason is None)
+    (other,) = (row for row in noise.rows if row.reason)
+    assert (other.op, other.reason) == ("FULLY_CONNECTED", "a part of classes")
 
 
 def test_the_model_is_left_as_it_was(nested):
@@ -96,7 +96,7 @@ def test_files_that_the_plain_converter_made_are_read_by_their_names(nested):
     converter = tf.lite.TFLiteConverter.from_keras_model(keras.Model(entry, nested(entry)))
     content = converter.convert()
     noise = compared(nested, content, images())
-    joined = [row for row in noise.rows if row.why is None]
+    joined = [row for row in noise.rows if row.reason is None]
     assert len(joined) >= 8
     assert all(row.snr_db is None or row.snr_db > NO_NOISE for row in joined)
 
@@ -107,12 +107,12 @@ def test_digits(digits, scheme):
     noise = compared(model, files[scheme], test)
     rows = [row for row in noise.rows if row.op not in ("DEQUANTIZE", "QUANTIZE")]
     assert noise.images == len(test)
-    assert [row.why for row in rows] == [None] * 13
+    assert [row.reason for row in rows] == [None] * 13
     least = {"float32": NO_NOISE, "float16": 55, "dynamic": 30, "int8": 25, "int16x8": 30}[scheme]
     assert min(row.snr_db for row in rows) > least
-    assert noise.worst.added == max(row.added for row in rows)
+    assert noise.worst.added_noise == max(row.added_noise for row in rows)
     # Both runtimes' kernels round: the delegate's integers may be a few steps away.
-    assert noise.runtime_steps <= {"float32": 0.01, "float16": 0.01, "int16x8": 0}.get(scheme, 8)
+    assert noise.delegate_diff_lsb <= {"float32": 0.01, "float16": 0.01, "int16x8": 0}.get(scheme, 8)
 
 
 def test_the_last_row_is_the_output(digits):
@@ -128,9 +128,9 @@ def test_the_last_row_is_the_output(digits):
 def test_losses_are_against_the_noisiest_input(digits):
     model, files, test = digits
     first, second, third, *_ = compared(model, files["int8"], test).rows
-    assert second.lost_db == pytest.approx(first.snr_db - second.snr_db)
+    assert second.snr_change_db == pytest.approx(second.snr_db - first.snr_db)
     shares = [10 ** (-row.snr_db / 10) for row in (second, third)]
-    assert third.added == pytest.approx(shares[1] - shares[0])
+    assert third.added_noise == pytest.approx(shares[1] - shares[0])
 
 
 def test_the_layer_that_hurts_is_named(digits):
@@ -153,7 +153,7 @@ def test_a_layer_that_is_used_twice_is_listed():
     image = keras.Input(SHAPE, name="image")
     model = keras.Model(image, kl.Conv2D(2, 1, name="last")(shared(shared(image))), name="twice")
     noise = compared(model, export.convert_model(model, "float32").data, images())
-    assert [row.why for row in noise.rows] == ["a part of shared", "its layer is used 2 times", None]
+    assert [row.reason for row in noise.rows] == ["a part of shared", "its layer is used 2 times", None]
     assert noise.worst.layer == "last"
     assert "(its layer is used 2 times)" in format_noise_table(noise)
 
@@ -193,7 +193,7 @@ def test_zoo(name):
     model = untouched(models.build_model(name, input_shape=(64, 64, 3)))
     test = images(2, shape=(64, 64, 3))
     noise = compared(model, export.convert_model(model, "float32").data, test)
-    assert all(row.why is None and (row.snr_db is None or row.snr_db > NO_NOISE) for row in noise.rows)
+    assert all(row.reason is None and (row.snr_db is None or row.snr_db > NO_NOISE) for row in noise.rows)
 
 
 @pytest.mark.slow
@@ -205,7 +205,7 @@ def test_keras_applications(name):
     joined = [layer for layer in map_output_layers(model, graph) if layer]
     assert len(joined) > 0.9 * len(graph.main.operators)
     noise = compared(model, graph.content, images(2, shape=(64, 64, 3)))
-    measured = [row for row in noise.rows if row.why is None]
+    measured = [row for row in noise.rows if row.reason is None]
     assert len(measured) > 0.6 * len(noise.rows)
     wrong = [row for row in measured if row.snr_db is not None and row.snr_db < 70]
     assert not wrong

@@ -94,11 +94,11 @@ def test_a_right_file_holds_with_room(network, scheme):
     parity = network.compare(network.files[scheme])
     assert parity.passed
     values = {check.name: check.value / check.limit for check in parity.checks if check.name.endswith("steps")}
-    values.pop("closing_steps", None)
+    values.pop("closing_error_lsb", None)
     assert max(values.values()) <= 0.5
     assert parity.cosine > 0.999
     assert parity.snr_db > 30
-    assert ("max_steps" in values) == (scheme == "float32")
+    assert ("max_abs_diff_lsb" in values) == (scheme == "float32")
 
 
 @pytest.mark.parametrize("scheme", NAMES)
@@ -108,7 +108,7 @@ def test_one_flipped_bit_in_any_kernel_fails(network, scheme):
     for tensor in kernels(content):
         wrong = flipped(content, tensor, generator.integers(tensor.elements))
         failed = {check.name for check in network.compare(wrong).checks if not check.passed}
-        assert "weight_steps" in failed, tensor.name
+        assert "weight_diff_lsb" in failed, tensor.name
 
 
 @pytest.mark.parametrize("scheme", NAMES)
@@ -125,7 +125,7 @@ def test_red_and_blue_that_changed_places_fail(random, scheme):
     content = random.files[scheme]
     first = next(kernels(content))
     parity = random.compare(reordered(content, first, 3, [2, 1, 0]))
-    assert {"weight_steps"} < {check.name for check in parity.checks if not check.passed}  # and the outputs show it
+    assert {"weight_diff_lsb"} < {check.name for check in parity.checks if not check.passed}  # and the outputs show it
 
 
 @pytest.mark.parametrize("scheme", NAMES)
@@ -151,7 +151,7 @@ def test_a_wrong_zero_point_around_a_pooling_fails(digits, by, which):
             digits.compare(shifted(content, tensor, by))
     else:
         failed = [check.name for check in digits.compare(shifted(content, tensor, by)).checks if not check.passed]
-        assert "channel_rms_steps" in failed
+        assert "channel_rms_lsb" in failed
 
 
 def test_a_wrong_zero_point_at_uint8_ends_fails(digits):
@@ -192,12 +192,12 @@ def test_the_limits_are_arithmetic(digits):
 def test_every_limit_can_be_set(digits, scheme):
     given = Limits(max_error=0.0, min_snr=500.0, max_weight=-1.0, max_rms=0.0, max_closing=0.0)
     failed = {check.name for check in digits.compare(digits.files[scheme], given).checks if not check.passed}
-    others = set() if scheme == "float32" else {"channel_rms_steps", "closing_steps"}
-    assert failed == {"max_steps", "snr_db", "weight_steps"} | others
+    others = set() if scheme == "float32" else {"channel_rms_lsb", "closing_error_lsb"}
+    assert failed == {"max_abs_diff_lsb", "snr_db", "weight_diff_lsb"} | others
     least = Limits(0, 100, 1e9, 1e9, 1e9, -1e9, None)
     checks = digits.compare(digits.files[scheme], least).checks
     assert all(check.passed for check in checks)
-    assert "weight_steps" not in {check.name for check in checks}
+    assert "weight_diff_lsb" not in {check.name for check in checks}
 
 
 def test_every_kernel_is_compared(network):
@@ -224,9 +224,9 @@ def test_what_the_numbers_mean():
     parity = compare_outputs(reference, output)
     assert parity.snr_db == pytest.approx(10 * math.log10(50))
     assert parity.cosine == pytest.approx(53 / math.sqrt(50 * 57))
-    assert parity.mean_steps == pytest.approx(parity.max_steps / 6)
+    assert parity.mean_abs_diff_lsb == pytest.approx(parity.max_abs_diff_lsb / 6)
     assert (parity.ties, parity.top1_match) == (1, 0.5)  # a tie goes to the lower class, and that is another one here
-    assert parity.agreement_top5 is None
+    assert parity.top1_in_top5 is None
     assert compare_outputs(reference, reference).snr_db is None
     assert json_of(compare_outputs(reference, reference * np.nan))["snr_db"] is None
 
@@ -238,7 +238,7 @@ def json_of(parity):
 def test_the_class_among_the_five_largest():
     reference = np.eye(10, dtype=np.float32)
     output = np.tile(np.arange(10, dtype=np.float32), (10, 1))
-    assert compare_outputs(reference, output).agreement_top5 == 0.5
+    assert compare_outputs(reference, output).top1_in_top5 == 0.5
 
 
 def test_exact_outputs_have_any_signal_to_noise():

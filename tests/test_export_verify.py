@@ -197,8 +197,8 @@ def test_the_old_bound_on_the_output_would_miss_swapped_classes(random):
     wrong = random.copy()
     swapped(wrong)
     parity = random.compare(random.convert(wrong, "int8"))  # a file that is wrong, to have seen one
-    assert parity.rms_steps < 1
-    assert [check.name for check in parity.checks if not check.passed] == ["channel_rms_steps", "weight_steps"]
+    assert parity.rms_diff_lsb < 1
+    assert [check.name for check in parity.checks if not check.passed] == ["channel_rms_lsb", "weight_diff_lsb"]
 
 
 def test_damage_that_training_shows(trained):
@@ -207,20 +207,20 @@ def test_damage_that_training_shows(trained):
     swapped(wrong)
     parity = trained.compare(trained.convert(wrong, "float32"))
     failed = {check.name for check in parity.checks if not check.passed}
-    assert failed == {"max_steps", "top1_match", "accuracy_drop_points", "weight_steps"}
+    assert failed == {"max_abs_diff_lsb", "top1_match", "top1_drop_pp", "weight_diff_lsb"}
     assert parity.file_top1 < parity.model_top1
 
 
 def test_the_record_of_trained_digits(trained):
     float32, int8 = (trained.compare(trained.files[scheme]) for scheme in SCHEMES)
-    common = ["top1_match", "accuracy_drop_points", "weight_steps"]
-    assert [check.name for check in float32.checks] == ["max_steps", *common]
-    names = ["channel_rms_steps", "closing_steps", *common]
+    common = ["top1_match", "top1_drop_pp", "weight_diff_lsb"]
+    assert [check.name for check in float32.checks] == ["max_abs_diff_lsb", *common]
+    names = ["channel_rms_lsb", "closing_error_lsb", *common]
     assert [check.name for check in int8.checks] == names
     assert (int8.step, int8.images, int8.source) == (1 / 256, 100, "tests")
     assert int8.top1_match >= 0.98
     assert int8.model_top5 is not None
-    assert 0 < int8.rms_steps <= int8.max_steps
+    assert 0 < int8.rms_diff_lsb <= int8.max_abs_diff_lsb
 
 
 def test_several_files_on_the_same_images(trained):
@@ -239,12 +239,12 @@ def test_limits():
     parity = compare_outputs(reference, output, np.arange(10), limits=Limits(0.9, 10))
     assert [(check.name, check.passed) for check in parity.checks[1:]] == [
         ("top1_match", True),
-        ("accuracy_drop_points", True),
+        ("top1_drop_pp", True),
     ]
     parity = compare_outputs(reference, output, np.arange(10), limits=Limits(0.91, 9.9))
     assert parity.checks[1:] == (
         ParityCheck("top1_match", 0.9, 0.91, False),
-        ParityCheck("accuracy_drop_points", 10.0, 9.9, False),
+        ParityCheck("top1_drop_pp", 10.0, 9.9, False),
     )
 
 
@@ -259,7 +259,7 @@ def test_what_is_not_finite_never_holds(trained, value, side, quantized, recwarn
     parity = compare_outputs(*pair, place=place, values=np.log(np.abs(pair[1])), limits=Limits())
     assert not parity.passed
     document = json.loads(json.dumps(parity.to_json(), allow_nan=False))
-    assert document["max_steps"] is None
+    assert document["max_abs_diff_lsb"] is None
     assert "not a finite number" in failed_checks("file", parity)[0]
     assert not recwarn.list
 
@@ -292,7 +292,7 @@ def test_no_labels():
     reference = np.eye(10, dtype=np.float32)
     parity = compare_outputs(reference, reference, None, limits=Limits())
     assert parity.model_top1 is parity.file_top1 is parity.model_top5 is None
-    assert [check.name for check in parity.checks] == ["max_steps", "top1_match"]
+    assert [check.name for check in parity.checks] == ["max_abs_diff_lsb", "top1_match"]
 
 
 def test_labels_beyond_the_classes():
@@ -319,8 +319,10 @@ def test_no_images(trained):
 def test_the_record_is_rounded_so_that_the_same_command_writes_the_same_bytes():
     reference = np.linspace(0, 1, 20, dtype=np.float32).reshape(2, 10)
     parity = compare_outputs(reference, reference + np.float32(1e-7))
-    assert parity.to_json()["max_steps"] == float(f"{parity.max_steps:.5g}")
-    assert parity.to_json() == dataclasses.replace(parity, max_steps=parity.max_steps * (1 + 1e-9)).to_json()
+    assert parity.to_json()["max_abs_diff_lsb"] == float(f"{parity.max_abs_diff_lsb:.5g}")
+    assert (
+        parity.to_json() == dataclasses.replace(parity, max_abs_diff_lsb=parity.max_abs_diff_lsb * (1 + 1e-9)).to_json()
+    )
 
 
 @pytest.mark.parametrize("position", [1, 2])
@@ -334,7 +336,7 @@ def test_float_operators_inside_a_quantised_file(position):
     runner = TFLiteRunner(export.convert_model(model, "int8", images, allow_float=True).data)
     assert tolerance.find_compared_tensor(runner.graph).closing is None
     (parity,) = verify_files(model, [runner], [(images, None)], source="tests", random_weights=True)
-    assert [check.name for check in parity.checks] == ["channel_rms_steps", "weight_steps"]
+    assert [check.name for check in parity.checks] == ["channel_rms_lsb", "weight_diff_lsb"]
     assert parity.passed
 
 

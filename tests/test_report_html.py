@@ -57,7 +57,7 @@ class Page(HTMLParser):
 
 
 def parity(passed=True):
-    check = CheckDocument("max_steps", 0.01 if passed else 2.0, 0.06, passed)
+    check = CheckDocument("max_abs_diff_lsb", 0.01 if passed else 2.0, 0.06, passed)
     return ParityDocument("digits", 360, 0.004, check.value, 0.001, 0.99, 0.98, 0.97, (check,), passed, snr_db=31.4)
 
 

@@ -55,7 +55,6 @@ def _compare_every_position():
     """Run the turned head on a map larger than 7x7 and compare each place with the dense head on that 7x7 crop."""
     from keras import layers as kl
 
-
     def graph(x):
         x = kl.Dense(100, activation="relu", name="dense1")(kl.Flatten(name="flatten")(x))
         return kl.Dense(10, name="dense2")(x)

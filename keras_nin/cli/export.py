@@ -138,7 +138,7 @@ def export_command(context, **arguments):
     steps of the output: the file's scale, or for a float file 1/255 of the range of the model's outputs. A quantised
     file is judged on the worst class or channel, before a softmax or sigmoid that closes the network.
 
-    Exit status 1 where a file is not as good as the model (see --min-agreement and --max-drop). With random weights
+    Exit status 1 where a file is not as good as the model (see --min-top1-match and --max-drop). With random weights
     only the differences are judged; a file that noise calibrated (--calibration random) is good for latency only.
 
     --from compares the bytes with those that SIDECAR records: exit status 1 where the same versions give others, 2

@@ -184,7 +184,7 @@ count_option = click.option(
     "--test-count", type=COUNT, metavar="N", help="Use N images of the test split, chosen by --seed. [default: all]"
 )
 limit_options = _stack(
-    click.option("--min-agreement", type=Number(0, 1), metavar="SHARE", default=0.90, show_default=True,
+    click.option("--min-top1-match", type=Number(0, 1), metavar="SHARE", default=0.90, show_default=True,
                  help="Smallest share of images on which file and model agree."),
     click.option("--max-drop", type=Number(-100, 100), metavar="POINTS", default=2.5, show_default=True,
                  help="Largest loss of top-1 accuracy, in points."),

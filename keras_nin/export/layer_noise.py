@@ -27,24 +27,24 @@ class LayerNoise:
         index, op: the operator in the file.
         layer: path of the last Keras layer that was fused into it, or None.
         shape: of the operator's output.
-        why: why it is not compared, or None.
+        reason: why it is not compared, or None.
         snr_db: signal to noise in dB, over all images; None where nothing differs or nothing was compared.
-        lost_db: by how much that is worse than at the operator's noisiest input; None where that has no noise (beyond
+        snr_change_db: by how much that is worse than at the operator's noisiest input; None where that has no noise (beyond
             100 dB).
-        added: what the operator adds to the noise energy, as a share of the signal's: the difference of the
+        added_noise: what the operator adds to the noise energy, as a share of the signal's: the difference of the
             noise-to-signal ratios of its output and its noisiest input.
-        max_steps: largest difference, in steps of the output; in floating point those of 8 bits over its range.
+        max_abs_diff_lsb: largest difference, in steps of the output; in floating point those of 8 bits over its range.
     """
 
     index: int
     op: str
     layer: str | None
     shape: tuple[int, ...]
-    why: str | None = None
+    reason: str | None = None
     snr_db: float | None = None
-    lost_db: float | None = None
-    added: float | None = None
-    max_steps: float | None = None
+    snr_change_db: float | None = None
+    added_noise: float | None = None
+    max_abs_diff_lsb: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,21 +54,21 @@ class LayerNoiseTable:
     Attributes:
         images: on how many images.
         rows: `LayerNoise` of every operator.
-        runtime_steps: largest difference between the outputs with and without the runtime's delegate, in steps of the
+        delegate_diff_lsb: largest difference between the outputs with and without the runtime's delegate, in steps of the
             output: operators are looked at without it.
     """
 
     images: int
     rows: tuple[LayerNoise, ...]
-    runtime_steps: float
+    delegate_diff_lsb: float
 
     @property
     def worst(self):
         """The row that adds most noise, or the first that is not finite; None where nothing could be compared."""
-        compared = [row for row in self.rows if row.why is None]
-        broken = (row for row in compared if not math.isfinite(row.max_steps))
-        finite = [row for row in compared if row.added is not None]
-        return next(broken, None) or max(finite, key=lambda row: row.added, default=None)
+        compared = [row for row in self.rows if row.reason is None]
+        broken = (row for row in compared if not math.isfinite(row.max_abs_diff_lsb))
+        finite = [row for row in compared if row.added_noise is not None]
+        return next(broken, None) or max(finite, key=lambda row: row.added_noise, default=None)
 
     def to_json(self):
         """Return the rows as a list of dictionaries."""
@@ -201,16 +201,16 @@ def _noise_rows(main, joined, reasons, sums):
         row = LayerNoise(operator.index, operator.op, joined.get(operator.index), output.shape)
         if operator.index in reasons:
             noise |= dict.fromkeys(operator.outputs, before)
-            yield dataclasses.replace(row, why=reasons[operator.index])
+            yield dataclasses.replace(row, reason=reasons[operator.index])
             continue
         found = sums[output.index]
         noise[output.index] = after = found.share
         yield dataclasses.replace(
             row,
             snr_db=energy_ratio_db(found.signal, found.noise),
-            lost_db=energy_ratio_db(after, before) if after and before > _NO_NOISE else None,
-            added=after - before if math.isfinite(after - before) else None,
-            max_steps=found.largest / _lsb(output, found),
+            snr_change_db=energy_ratio_db(before, after) if after and before > _NO_NOISE else None,
+            added_noise=after - before if math.isfinite(after - before) else None,
+            max_abs_diff_lsb=found.largest / _lsb(output, found),
         )
 
 

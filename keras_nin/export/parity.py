@@ -22,7 +22,7 @@ class ParityLimits:
     """What a file has to hold to pass.
 
     Attributes:
-        min_agreement: smallest share of images on which the largest output is the same as the model's.
+        min_top1_match: smallest share of images on which the largest output is the same as the model's.
         max_drop: largest loss of top-1 accuracy against the model, in points.
         max_rms: largest root mean square difference of a class or channel of a file with rounded weights or values, in
             steps of the tensor that is judged; None takes what rounding explains (`keras_nin.export.tolerance`).
@@ -38,7 +38,7 @@ class ParityLimits:
     than one step. None judges neither.
     """
 
-    min_agreement: float | None = 0.90
+    min_top1_match: float | None = 0.90
     max_drop: float | None = 2.5
     max_rms: float | None = None
     max_error: float | None = None
@@ -48,7 +48,7 @@ class ParityLimits:
 
     def untrained(self):
         """Return the limits for random weights."""
-        return dataclasses.replace(self, min_agreement=None, max_drop=None)
+        return dataclasses.replace(self, min_top1_match=None, max_drop=None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,41 +70,41 @@ class Parity:
         images: how many.
         step: one quantisation step of the output: the file's output scale, or for a float file what the scale of an
             8-bit output over the model's range would be.
-        max_steps, mean_steps, rms_steps: largest, mean and root mean square difference of the outputs, in steps.
+        max_abs_diff_lsb, mean_abs_diff_lsb, rms_diff_lsb: largest, mean and root mean square difference of the outputs, in steps.
         cosine: cosine of the angle between all outputs of the file and all of the model, each as one vector and not
             centred.
         snr_db: signal to noise of the outputs in dB: 10 log10 of the model's energy over that of the difference. None
             where nothing differs.
-        inner_snr_db: the same of what goes into a closing softmax (less each image's mean, which a softmax forgets) or
+        logits_snr_db: the same of what goes into a closing softmax (less each image's mean, which a softmax forgets) or
             sigmoid, where that is judged.
         agreement: share of images with the same largest output; None where the output is no vector of classes.
-        agreement_top5: share of images whose largest output in the model is among the file's five largest.
+        top1_in_top5: share of images whose largest output in the model is among the file's five largest.
         ties: images with several equal outputs at the top of the file's; the lowest class counts as its answer.
         model_top1, file_top1, model_top5, file_top5: accuracies; None without labels (top 5: with 5 classes or fewer).
         output: name of the output, where the model has several.
-        checks: what was judged, with its limits. Of a float32 file "max_steps". Of other files "channel_rms_steps", the
+        checks: what was judged, with its limits. Of a float32 file "max_abs_diff_lsb". Of other files "channel_rms_lsb", the
             worst channel of the output or of what goes into a closing softmax or sigmoid, in steps of that tensor, and
-            "closing_steps", the error of the closing function itself. With trained weights also "top1_match" and
-            "accuracy_drop_points". "max_steps" and "snr_db" where a limit was given. "weight_steps", the weight of the
+            "closing_error_lsb", the error of the closing function itself. With trained weights also "top1_match" and
+            "top1_drop_pp". "max_abs_diff_lsb" and "snr_db" where a limit was given. "weight_diff_lsb", the weight of the
             file that is furthest from the model's.
     """
 
     source: str
     images: int
     step: float
-    max_steps: float
-    rms_steps: float
+    max_abs_diff_lsb: float
+    rms_diff_lsb: float
     top1_match: float | None
     model_top1: float | None
     file_top1: float | None
     model_top5: float | None
     file_top5: float | None
     checks: tuple[ParityCheck, ...]
-    mean_steps: float | None = None
+    mean_abs_diff_lsb: float | None = None
     cosine: float | None = None
     snr_db: float | None = None
-    inner_snr_db: float | None = None
-    agreement_top5: float | None = None
+    logits_snr_db: float | None = None
+    top1_in_top5: float | None = None
     ties: int | None = None
     output: str | None = None
 
@@ -149,7 +149,7 @@ def compare_outputs(reference, output, labels=None, *, place=None, values=None, 
             source=source,
             images=len(reference),
             **_differences(reference, output, place),
-            inner_snr_db=_inner_snr(reference, values, place),
+            logits_snr_db=_inner_snr(reference, values, place),
             **(_class_matches(reference, output) if classes else {"top1_match": None}),
             model_top1=top_k_accuracy(reference, labels, 1) if scored else None,
             file_top1=top_k_accuracy(output, labels, 1) if scored else None,
@@ -175,7 +175,7 @@ def with_weight_check(parity, worst, limits):
     """
     if worst is None or limits.max_weight is None:
         return parity
-    check = _at_most("weight_steps", worst.steps, limits.max_weight)
+    check = _at_most("weight_diff_lsb", worst.steps, limits.max_weight)
     return dataclasses.replace(parity, checks=(*parity.checks, check))
 
 
@@ -203,9 +203,9 @@ def _differences(reference, output, place):
     lengths = np.sqrt(np.sum(expected**2) * np.sum(received**2))
     return {
         "step": float(step),
-        "max_steps": float(np.abs(difference).max()),
-        "mean_steps": float(np.abs(difference).mean()),
-        "rms_steps": float(np.sqrt(np.mean(difference**2))),
+        "max_abs_diff_lsb": float(np.abs(difference).max()),
+        "mean_abs_diff_lsb": float(np.abs(difference).mean()),
+        "rms_diff_lsb": float(np.sqrt(np.mean(difference**2))),
         "cosine": float(np.sum(expected * received) / lengths) if lengths else None,
         "snr_db": snr_db(expected, received),
     }
@@ -228,7 +228,7 @@ def _class_matches(reference, output):
     best = np.where(finite, reference.argmax(1), -1)
     return {
         "top1_match": float(np.mean(finite & (best == output.argmax(1)))),
-        "agreement_top5": top_k_accuracy(output, best, 5),
+        "top1_in_top5": top_k_accuracy(output, best, 5),
         "ties": count_top_ties(output),
     }
 
@@ -236,27 +236,29 @@ def _class_matches(reference, output):
 def _rounding_checks(parity, reference, output, place, values, limits):
     """Yield the checks whose limits are derived, unless others are given."""
     if place is None:
-        yield _at_most("max_steps", parity.max_steps, FLOAT_LIMIT if limits.max_error is None else limits.max_error)
+        yield _at_most(
+            "max_abs_diff_lsb", parity.max_abs_diff_lsb, FLOAT_LIMIT if limits.max_error is None else limits.max_error
+        )
         return
     limit = place.limit if limits.max_rms is None else limits.max_rms
-    yield _at_most("channel_rms_steps", tolerance.worst_channel_rms(reference, values, place), limit)
+    yield _at_most("channel_rms_lsb", tolerance.worst_channel_rms(reference, values, place), limit)
     if place.closing:
         limit = place.closing_limit if limits.max_closing is None else limits.max_closing
-        yield _at_most("closing_steps", tolerance.closing_error(output, values, place), limit)
+        yield _at_most("closing_error_lsb", tolerance.closing_error(output, values, place), limit)
 
 
 def _class_checks(parity, limits):
-    if parity.top1_match is not None and limits.min_agreement is not None:
-        yield _at_least("top1_match", parity.top1_match, limits.min_agreement)
+    if parity.top1_match is not None and limits.min_top1_match is not None:
+        yield _at_least("top1_match", parity.top1_match, limits.min_top1_match)
     if parity.file_top1 is not None and limits.max_drop is not None:
         drop = round(100 * (parity.model_top1 - parity.file_top1), 6)
-        yield _at_most("accuracy_drop_points", drop, limits.max_drop)
+        yield _at_most("top1_drop_pp", drop, limits.max_drop)
 
 
 def _requested_checks(parity, reference, output, place, limits):
     """Yield the checks that are made only where their limit is given."""
     if place is not None and limits.max_error is not None:
-        yield _at_most("max_steps", parity.max_steps, limits.max_error)
+        yield _at_most("max_abs_diff_lsb", parity.max_abs_diff_lsb, limits.max_error)
     if limits.min_snr is not None:
         exact = np.array_equal(reference, output)
         value = parity.snr_db if parity.snr_db is not None else math.inf if exact else math.nan

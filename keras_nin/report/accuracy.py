@@ -13,12 +13,12 @@ _PARITY_RIGHT = PARITY_COLUMNS[1:-1]
 
 _DIFFERENCE_NAMES = (("largest", "max"), ("mean", "mean"), ("rms", "rms"))
 CHECK_NAMES = {
-    "max_steps": "largest difference in steps",
-    "channel_rms_steps": "rms difference of the worst class or channel in steps",
-    "closing_steps": "error of the closing softmax or sigmoid in steps",
+    "max_abs_diff_lsb": "largest difference in steps",
+    "channel_rms_lsb": "rms difference of the worst class or channel in steps",
+    "closing_error_lsb": "error of the closing softmax or sigmoid in steps",
     "top1_match": "top1_match",
-    "accuracy_drop_points": "loss of top-1 in points",
-    "weight_steps": "difference of a weight from the model's in steps",
+    "top1_drop_pp": "loss of top-1 in points",
+    "weight_diff_lsb": "difference of a weight from the model's in steps",
     "snr_db": "signal to noise of the outputs in dB",
 }
 
@@ -42,8 +42,8 @@ def format_parity_table(rows, original_top1=None, trained=None):
                 f"{size:,}",
                 format_percent(parity.file_top1),
                 format_percent(parity.top1_match),
-                format_lsb(parity.max_steps),
-                format_db(parity.snr_db, parity.max_steps == 0),
+                format_lsb(parity.max_abs_diff_lsb),
+                format_db(parity.snr_db, parity.max_abs_diff_lsb == 0),
                 format_time(latency) if latency is not None else "",
                 _parity_verdict(parity),
             ]
@@ -61,17 +61,17 @@ def parity_lines(parity):
     """Return the lines that say everything of one `Parity`."""
     three = ((word, getattr(parity, f"{short}_steps")) for word, short in _DIFFERENCE_NAMES)
     differences = ", ".join(f"{word} {format_lsb(value)}" for word, value in three)
-    inner = "" if parity.inner_snr_db is None else f", {format_db(parity.inner_snr_db)} before the softmax or sigmoid"
+    inner = "" if parity.logits_snr_db is None else f", {format_db(parity.logits_snr_db)} before the softmax or sigmoid"
     cosine = "-" if parity.cosine is None else f"{parity.cosine:.6f}"
     lines = [
         f"Difference of the outputs in steps of {parity.step:.4g}: {differences}",
-        f"Signal to noise: {format_db(parity.snr_db, parity.max_steps == 0)}{inner}; cosine {cosine}, not centred",
+        f"Signal to noise: {format_db(parity.snr_db, parity.max_abs_diff_lsb == 0)}{inner}; cosine {cosine}, not centred",
     ]
     if parity.top1_match is not None:
         top5 = (
             ""
-            if parity.agreement_top5 is None
-            else f", among the file's five largest {format_percent(parity.agreement_top5)}"
+            if parity.top1_in_top5 is None
+            else f", among the file's five largest {format_percent(parity.top1_in_top5)}"
         )
         lines.append(
             f"The model's class is the file's: {format_percent(parity.top1_match)}{top5}; ties at the top: {parity.ties}"
@@ -146,7 +146,7 @@ def latency_line(host, latencies):
 
 # MERGED The table of the noise of every layer of an exported file.
 
-NOISE_COLUMNS = ("", "layer", "operator", "shape", "SNR", "lost", "noise added", "largest")
+NOISE_COLUMNS = ("", "layer", "operator", "shape", "SNR", "SNR change", "added noise", "max abs diff")
 _NOISE_RIGHT = NOISE_COLUMNS[4:]
 _MAX_LAYER_NAME = 42
 
@@ -165,16 +165,16 @@ def format_noise_table(noise):
 def _noise_cells(row, is_worst):
     place = [
         ">" if is_worst else "",
-        _shorten_layer(f"({row.why})" if row.why else row.layer),
+        _shorten_layer(f"({row.reason})" if row.reason else row.layer),
         row.op,
         "x".join(map(str, row.shape)),
     ]
-    if row.why:
+    if row.reason:
         return [*place, "", "", "", ""]
-    exact = row.max_steps == 0
-    lost = "" if row.lost_db is None or not math.isfinite(row.lost_db) else f"{row.lost_db:.1f} dB"
-    added = "" if row.added is None or exact else f"{100 * row.added:.2g} %"
-    return [*place, format_db(row.snr_db, exact), lost, added, format_lsb(row.max_steps)]
+    exact = row.max_abs_diff_lsb == 0
+    change = "" if row.snr_change_db is None or not math.isfinite(row.snr_change_db) else f"{row.snr_change_db:+.1f} dB"
+    added = "" if row.added_noise is None or exact else f"{100 * row.added_noise:.2g} %"
+    return [*place, format_db(row.snr_db, exact), change, added, format_lsb(row.max_abs_diff_lsb)]
 
 
 def _shorten_layer(text):
@@ -194,12 +194,12 @@ def _noisiest_layer_line(noise):
     worst = noise.worst
     if worst is None:
         return "No operator could be compared with a layer."
-    if not math.isfinite(worst.max_steps):
+    if not math.isfinite(worst.max_abs_diff_lsb):
         return f"The first layer that is not finite is {worst.layer} ({worst.op})."
-    if not worst.added > 0:
+    if not worst.added_noise > 0:
         return "No layer adds noise."
     return (
-        f"{worst.layer} ({worst.op}) hurts most: it adds noise of {100 * worst.added:.2g} % of its signal, "
+        f"{worst.layer} ({worst.op}) hurts most: it adds noise of {100 * worst.added_noise:.2g} % of its signal, "
         f"{format_db(worst.snr_db)} at its output."
     )
 
@@ -207,9 +207,9 @@ def _noisiest_layer_line(noise):
 def _noise_legend(noise):
     lines = (
         f"On {noise.images:,} images. SNR: of an operator's output against that of its layer, the last of those fused.",
-        "Lost and noise added: against its noisiest input, in dB and as a share of the signal. Largest: in steps.",
+        "SNR change and added noise: against its noisiest input, in dB and in % of the signal. Max abs diff: in LSB.",
         "Operators run without the delegate that otherwise computes them; the outputs of both differ by at most "
-        f"{format_lsb(noise.runtime_steps)} steps.",
+        f"{format_lsb(noise.delegate_diff_lsb)} steps.",
     )
     return "\n".join(lines)
 

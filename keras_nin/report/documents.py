@@ -360,8 +360,8 @@ class ParityDocument:
     source: str
     images: int
     step: float | None
-    max_steps: float | None
-    rms_steps: float | None
+    max_abs_diff_lsb: float | None
+    rms_diff_lsb: float | None
     top1_match: float | None
     model_top1: float | None
     file_top1: float | None

@@ -286,9 +286,9 @@ def _compare_trained(job, made, runner):
     """Return a trained file compared with the model that it was trained to, and in its accuracy with the original."""
     (parity,) = verification.compare_outputs(job.given, made.loaded, [runner], job.test)
     (before,) = verification.compare_outputs(job.given, job.loaded, [runner], job.test)
-    checks = [check for check in parity.checks if check.name != "accuracy_drop_points"]
-    checks += [check for check in before.checks if check.name == "accuracy_drop_points"]
-    known = {"original_top1": before.model_top1, "agreement_with_original": before.top1_match}
+    checks = [check for check in parity.checks if check.name != "top1_drop_pp"]
+    checks += [check for check in before.checks if check.name == "top1_drop_pp"]
+    known = {"original_top1": before.model_top1, "top1_match_with_original": before.top1_match}
     export = dataclasses.replace(made.export, training=made.export.training | known)
     return _with_parity(dataclasses.replace(made, export=export), dataclasses.replace(parity, checks=tuple(checks)))
 

@@ -20,7 +20,7 @@ ALONGSIDE = {"sidecar": "--from", "out": "--out", "force": "--force", "threads":
              "as_json": "--json"}  # fmt: skip
 _ENTRIES = {"scheme": str, "sha256": str, "weights_sha256": str, "options": dict, "versions": dict}
 _OPTIONS = ("model", "weights", "input_shape", "set", "seed", "data", "labels", "test_count", "preprocessing", "crop",
-            "min_agreement", "max_drop")  # fmt: skip
+            "min_top1_match", "max_drop")  # fmt: skip
 _CALIBRATION_OPTIONS = ("calibration", "calibration_count", "allow_float")
 
 

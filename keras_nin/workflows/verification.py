@@ -127,7 +127,7 @@ def layers_to_json(noise):
     return {
         "layers": noise.to_json(),
         "worst_layer": worst.layer if worst else None,
-        "runtime_steps": float(f"{noise.runtime_steps:.5g}"),
+        "delegate_diff_lsb": float(f"{noise.delegate_diff_lsb:.5g}"),
     }
 
 

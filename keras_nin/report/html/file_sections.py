@@ -103,9 +103,9 @@ def _check_table(found):
 
 def _output_difference_line(found):
     return (
-        f"Compared on {found.images:,} images ({found.source}). Outputs: largest difference {_format_check_value(found.max_steps)} "
-        f"steps of {_format_check_value(found.step)}, rms {_format_check_value(found.rms_steps)} steps, signal to noise "
-        f"{format_db(found.snr_db, found.max_steps == 0)}."
+        f"Compared on {found.images:,} images ({found.source}). Outputs: largest difference {_format_check_value(found.max_abs_diff_lsb)} "
+        f"steps of {_format_check_value(found.step)}, rms {_format_check_value(found.rms_diff_lsb)} steps, signal to noise "
+        f"{format_db(found.snr_db, found.max_abs_diff_lsb == 0)}."
     )
 
 

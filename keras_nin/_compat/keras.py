@@ -1,0 +1,72 @@
+"""Private attributes of Keras. Verified on Keras 3.15.0 and 3.15.1 with the TensorFlow backend."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import keras
+
+
+def functional_of(model: "keras.Sequential") -> "keras.Function | None":
+    """Return the graph that a Sequential model runs; None until it knows its input shape."""
+    return model._functional
+
+
+def nodes_in_order(graph: "keras.Function") -> Iterator[Any]:
+    """Yield the calls of a graph in execution order, as Keras's own `Function._run_through_graph` walks them.
+
+    A node has `operation`, `arguments` (with `fill_in(values by id of the tensor)`), `input_tensors`, `outputs` and
+    `is_input`. Keras has no public walk over calls: `Function.operations` has a layer that is called twice only once.
+    """
+    for depth in sorted(graph._nodes_by_depth, reverse=True):
+        yield from graph._nodes_by_depth[depth]
+
+
+def producer_of(tensor: "keras.KerasTensor") -> "keras.Operation":
+    """Return the operation that computed a symbolic tensor; an InputLayer for an input."""
+    return tensor._keras_history.operation  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def count_uses(operation: "keras.Operation") -> int:
+    """Return how often outputs of an operation were passed to other operations, in all graphs that it is part of."""
+    return len(operation._outbound_nodes)
+
+
+def flatten_layers(layer: "keras.Layer", *, include_self: bool = True, recursive: bool = True) -> list["keras.Layer"]:
+    """Return the layers that a layer tracks: nested models, blocks and what is in them."""
+    return list(layer._flatten_layers(include_self=include_self, recursive=recursive))
+
+
+def input_structure(model: "keras.Model") -> Any:
+    """Return the structure (list, dictionary, ...) in which a Functional model takes its inputs; None for others."""
+    return getattr(model, "_inputs_struct", None)
+
+
+def build_input_shape(layer: "keras.Layer") -> tuple[int | None, ...]:
+    """Return the input shape that a layer was built for."""
+    return layer._build_input_shape
+
+
+@contextlib.contextmanager
+def renamed_variables(names: dict[int, str], model: "keras.Model") -> Iterator[None]:
+    """Give variables of a model other names in the graphs that TensorFlow traces while the block runs.
+
+    Args:
+        names: new names by the variable's position in ``model.variables``; the other variables keep theirs.
+        model: model on the TensorFlow backend.
+    """
+    variables = {position: model.variables[position].value for position in names}
+    handles = {position: variable._handle_name for position, variable in variables.items()}
+    try:
+        for position, variable in variables.items():
+            variable._handle_name = f"{names[position]}:0"
+        yield
+    finally:
+        for position, variable in variables.items():
+            variable._handle_name = handles[position]
+
+
+def variable_graph_names(model: "keras.Model") -> list[str]:
+    """Return the names that the variables of a model have in a graph that TensorFlow traces."""
+    return [variable.value._handle_name.rpartition(":")[0] for variable in model.variables]
