@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from keras_nin import schemas
 from keras_nin.formatting import format_count
-from keras_nin.models.articles import CONVNET as PAPERSPACE  # noqa: F401 - one name for the article everywhere
 from keras_nin.results import Result
 
 if TYPE_CHECKING:
