@@ -9,7 +9,19 @@ ROOT = pathlib.Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "keras_nin" / "__init__.py").read_text()).group(1)
 
 EXTRAS = {
-    "test": ["build>=1.2", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.9", "setuptools>=77"],
+    "test": [
+        "build>=1.2",
+        "hypothesis>=6.100",
+        "import-linter>=2.6",
+        "pandas>=2.2",
+        "pyright>=1.1.400",
+        "pytest>=8",
+        "pytest-xdist>=3.6",
+        "ruff>=0.9",
+        "setuptools>=77",
+    ],
+    "docs": ["mkdocs>=1.6", "mkdocs-material>=9.6", "mkdocstrings[python]>=0.29"],
+    "notebook": ["pandas>=2.2"],
     "torch": ["torch>=2.6"],
     "ethosu": ["ethos-u-vela>=5.2,<5.3"],
     # There are development releases alone, which pip takes where a bound names one, and for Linux on x86-64 alone.
@@ -29,7 +41,12 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11,<3.14",
     packages=find_packages(include=["keras_nin", "keras_nin.*"]),
-    package_data={"keras_nin.models": ["weights/*"], "keras_nin.report.html": ["templates/*"]},
+    package_data={
+        "": ["*.pyi"],
+        "keras_nin": ["py.typed"],
+        "keras_nin.models": ["weights/*"],
+        "keras_nin.report.html": ["templates/*"],
+    },
     install_requires=[
         "tensorflow>=2.21,<2.22",
         "keras>=3.15,<3.16",

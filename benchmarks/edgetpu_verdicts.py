@@ -12,8 +12,8 @@ import sys
 from collections import Counter, defaultdict
 
 from keras_nin import files
-from keras_nin.edge.edgetpu import check_edgetpu, compiler
-from keras_nin.edge.edgetpu.rules import DATA, RULES
+from keras_nin.edge.edgetpu import Status, check_edgetpu, compiler
+from keras_nin.edge.edgetpu.rules import RULES, Origin
 from keras_nin.edge.edgetpu.verdict import REPEATS
 from keras_nin.formatting import format_markdown_table
 from keras_nin.report.edge import format_edgetpu_overview
@@ -62,21 +62,45 @@ def read(folder):
     """Return the `Truth` of each file of a folder."""
     found = []
     for entry in files.read_json(pathlib.Path(folder) / "truth.json"):
-        logs = tuple(log["rows"] for log in entry.get("compiler_logs", ()))
+        logs = tuple(plain_rows(log["rows"]) for log in entry.get("compiler_logs", ()))
         subgraphs = entry.get("edgetpu_subgraphs")
         left = entry.get("cpu_ops_after_compile")
-        on_cpu = compiler.count_cpu_operators(logs[0]) if left is None else Counter(left)
+        on_cpu = count_cpu_rows(logs[0]) if left is None else Counter(left)
         # Without a count the log tells: with one part alone, what comes after the cut has a status of its own.
-        several = compiler.allows_multiple_subgraphs(logs[0]) if subgraphs is None else subgraphs > 1
+        several = allows_multiple_subgraphs(logs[0]) if subgraphs is None else subgraphs > 1
         found.append(Truth(entry["file"], entry["repository"], on_cpu, logs, subgraphs, several))
     return found
 
 
+def plain_rows(rows):
+    """Return a log's rows without the remark that the collection of logs put before `Status.BATCH`."""
+    return [(op, count, status.removeprefix("(second line of a longer reason) ")) for op, count, status in rows]
+
+
+def count_cpu_rows(rows):
+    """Return the number of operators of each type that a log's rows leave on the CPU."""
+    on_cpu = Counter()
+    for op, count, status in rows:
+        if status != Status.MAPPED:
+            on_cpu[op] += count
+    return on_cpu
+
+
+def allows_multiple_subgraphs(rows):
+    """Return whether a log is of a run that allowed several subgraphs: no operator came after the cut."""
+    return all(status != Status.SECOND_SUBGRAPH for _, _, status in rows)
+
+
+def count_matching(predicted, found, operators):
+    """Return how many of `operators`, counted by type, two counts of those on the CPU agree on."""
+    return sum(count - abs(predicted[op] - found[op]) for op, count in operators.items())
+
+
 def score(truth, verdict):
     """Return the `Score` of one verdict and its disagreements as lines."""
-    every, predicted = Counter(each.op for each in verdict.operators), verdict.on_cpu()
+    every, predicted = Counter(each.op for each in verdict.operators), verdict.count_cpu_operators()
     result = Score(1, int(predicted == truth.on_cpu), every.total())
-    result.right_operators = compiler.count_matching(predicted, truth.on_cpu, every)
+    result.right_operators = count_matching(predicted, truth.on_cpu, every)
     lines = [
         f"{truth.file} {truth.repository}: {predicted[op]} {op} on the CPU predicted, {truth.on_cpu[op]} found"
         for op in sorted(predicted | truth.on_cpu)
@@ -86,9 +110,9 @@ def score(truth, verdict):
         wrong = compiler.compare_with_compiler(verdict, rows)
         table = compiler.count_rows(rows)
         result += Score(logs=1, right_logs=int(not wrong), statuses=len(table))
-        result.right_statuses += sum(table[key] == verdict.rows()[key] for key in table)
+        result.right_statuses += sum(table[key] == verdict.count_rows()[key] for key in table)
         lines += [
-            f"{truth.file} {truth.repository}: {each.op} {each.status!r}, {each.predicted} not {each.found}"
+            f"{truth.file} {truth.repository}: {each.op} {each.status!r}, {each.predicted} not {each.compiled}"
             for each in wrong
         ]
     if truth.subgraphs is not None:
@@ -114,7 +138,7 @@ def baseline(truths, verdicts):
     total = Score()
     for truth, verdict in zip(truths, verdicts, strict=True):
         every = Counter(each.op for each in verdict.operators)
-        right = compiler.count_matching(Counter(), truth.on_cpu, every)
+        right = count_matching(Counter(), truth.on_cpu, every)
         total += Score(1, int(not truth.on_cpu), every.total(), right)
     return total
 
@@ -146,7 +170,7 @@ def held_out_table(judged):
     """
     predicted, found, seen = Counter(), Counter(), defaultdict(set)
     for truth, verdict in judged:
-        on_cpu = verdict.on_cpu()
+        on_cpu = verdict.count_cpu_operators()
         for op in on_cpu | truth.on_cpu:
             if on_cpu[op] != truth.on_cpu[op]:
                 key = truth.repository, op
@@ -179,7 +203,7 @@ def main(folder, *others):
     print(format_markdown_table(both, rows, right=both[1:]))
     print("\nRules, in the order in which they are asked:\n")
     print(rules_table(truths, verdicts))
-    learned = sum(rule.source.kind == DATA for rule in RULES) + 1
+    learned = sum(rule.source.kind is Origin.DATA for rule in RULES) + 1
     print(f"\n{learned} of {len(RULES) + 1} rules are learned from data.")
     print(f"\nDisagreements, all rules: {len(lines)}\n")
     print("\n".join(f"- {line}" for line in lines) or "None.")

@@ -1,5 +1,6 @@
 """What several test modules share."""
 
+import contextlib
 import dataclasses
 import gc
 import json
@@ -30,6 +31,63 @@ def external_data():
     if not (path / "weights").is_dir():
         pytest.fail(f"KERAS_NIN_DATA={folder} has no folder weights/")
     return path
+
+
+@pytest.fixture(scope="session")
+def build():
+    """A function that builds a model of the zoo, each once a session: `build("nin_digits", weights="digits")`.
+
+    Its arguments are those of `keras_nin.models.build_model`. Random weights are always the same. The models are
+    shared: a test that changes one clones it first.
+    """
+    models = {}
+
+    def build_once(name, **arguments):
+        key = name, repr(sorted(arguments.items()))
+        if key not in models:
+            import keras
+
+            from keras_nin.models import build_model
+
+            keras.utils.set_random_seed(0)
+            models[key] = build_model(name, **arguments)
+        return models[key]
+
+    return build_once
+
+
+@pytest.fixture(scope="session")
+def exported(build, tmp_path_factory):
+    """A function that returns the path of a model's file, made once for all workers: `exported("nin_digits", "int8")`.
+
+    The export record and the companions are beside it. Calibrated on eight random images, ranges from least to
+    largest, weights rounded to nearest; further arguments are those of `build`. The files are shared: a test that
+    changes one copies it first.
+    """
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "exported"
+
+    def export_once(name, scheme="int8", **arguments):
+        suffix = "".join(f"-{key}-{value}" for key, value in sorted(arguments.items()))
+        folder = shared / f"{name}-{scheme}{suffix}".replace("/", "_").replace(" ", "")
+        path = folder / f"{name}_{scheme}.tflite"
+        if not path.exists():
+            import numpy as np
+
+            from keras_nin.export import SCHEMES, Tuning, convert_model
+
+            model = build(name, **arguments)
+            images = np.random.default_rng(0).random((8, *model.input_shape[1:]), np.float32)
+            calibration = images if SCHEMES[scheme].calibrated else None
+            converted = convert_model(model, scheme, calibration, tuning=Tuning(), name=name)
+            made = tmp_path_factory.mktemp("export")
+            converted.save(made)
+            shared.mkdir(exist_ok=True)
+            with contextlib.suppress(OSError):  # another worker was quicker
+                made.rename(folder)
+        return path
+
+    return export_once
 
 
 @dataclasses.dataclass(frozen=True)

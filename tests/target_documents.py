@@ -6,7 +6,7 @@ import numpy as np
 import report_profiles
 
 from keras_nin.claims.claim import AtMost, ClaimFigure, ClaimResult, Interval
-from keras_nin.edge.edgetpu import EdgeTPUResult, OperatorVerdict, ParameterMemory, records
+from keras_nin.edge.edgetpu import EdgeTPUResult, FailureMessage, OperatorVerdict, ParameterMemory, Status
 from keras_nin.edge.ethosu.records import (
     EthosUEstimate,
     EthosUFinding,
@@ -51,7 +51,7 @@ def float_fit():
         "net_float32.tflite",
         cpu=None,
         edgetpu=EdgeTPUFigures(
-            False, records.NOT_QUANTIZED, "it computes with float32", "export to int8", 0, 13, 0, "on-chip"
+            False, FailureMessage.NOT_QUANTIZED, "it computes with float32", "export to int8", 0, 13, 0, "on-chip"
         ),
         ethosu=EthosUFigures("ethos-u55-128", *CONFIG, "5.2.0", 500e6, 0.0, 0, 0, 13),
         micro=None,
@@ -74,9 +74,9 @@ def fit(*results, **changes):
 def verdict():
     """Return a `Verdict` on three operators, of which one is mapped."""
     operators = (
-        OperatorVerdict(0, "CONV_2D", "conv1", True, records.MAPPED),
-        OperatorVerdict(1, "TANH", "act", False, records.NOT_SUPPORTED, "there is none", "use ReLU", "supported"),
-        OperatorVerdict(2, "RELU", "relu", False, records.SECOND_SUBGRAPH, "after the cut", None, "one-part"),
+        OperatorVerdict(0, "CONV_2D", "conv1", True, Status.MAPPED),
+        OperatorVerdict(1, "TANH", "act", False, Status.NOT_SUPPORTED, "there is none", "use ReLU", "supported"),
+        OperatorVerdict(2, "RELU", "relu", False, Status.SECOND_SUBGRAPH, "after the cut", None, "one-part"),
     )
     return EdgeTPUResult(
         "some/where/net_int8.tflite", False, None, operators, 1, ParameterMemory(2**20, "on-chip", 0), ("a note",)

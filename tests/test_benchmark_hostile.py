@@ -10,7 +10,7 @@ import tflite_writer as writer
 from keras_nin.benchmark import measure_files
 from keras_nin.errors import InputError
 
-FOLDER = pathlib.Path(__file__).parents[1] / "benchmarks"
+FOLDER = pathlib.Path(__file__).parents[1] / "tools"
 FLOAT = "FLOAT32"
 
 
@@ -157,7 +157,7 @@ def test_the_seed_itself_is_measured(fuzz, seed, tmp_path):
 
 
 def test_damaged_files_are_measured_or_refused(fuzz, seed):
-    """Fifty of those that benchmarks/fuzz_benchmark.py makes by the hundred."""
+    """Fifty of those that tools/fuzz_benchmark.py makes by the hundred."""
     outcomes, left = fuzz.survey({"seed": seed}, 50)
     assert [each for each in outcomes if fuzz.is_failure(each)] == []
     assert left == []

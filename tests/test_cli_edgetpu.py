@@ -7,11 +7,10 @@ import subprocess
 import sys
 
 import pytest
-from test_edge_edgetpu import chain
-from test_edge_edgetpu_rules import unary
+from edge_networks import chain, unary
 from tflite_writer import write
 
-from keras_nin.edge.edgetpu import records
+from keras_nin.edge.edgetpu import Status
 
 
 @pytest.fixture
@@ -26,8 +25,8 @@ def test_every_operator_has_a_line_in_order(cli, halves):
     lines = ran.out.splitlines()
     assert [line.split()[2] for line in lines[2:6]] == ["RELU", "TANH", "ELU", "RELU6"]
     assert ["Edge TPU" in line.split("Mapped")[0] for line in lines[2:6]] == [True, True, False, False]
-    assert lines[4].endswith(records.NOT_SUPPORTED)
-    assert lines[5].endswith(records.SECOND_SUBGRAPH)
+    assert lines[4].endswith(Status.NOT_SUPPORTED)
+    assert lines[5].endswith(Status.SECOND_SUBGRAPH)
     assert "Operator 2 (ELU): " in ran.out
     assert "Fix: use ReLU" in ran.out
     assert "2 of 4 operators on the Edge TPU (50.0%), 2 on the CPU" in ran.out
@@ -124,4 +123,4 @@ def test_a_model_is_exported_first_and_nothing_is_left(cli):
 def test_float_ends_of_an_export_stay_on_the_cpu(cli):
     ran = cli("edgetpu", "nin_digits", "--calibration-count", "8", "--io", "float32", "--json")
     refused = [(entry["op"], entry["status"]) for entry in ran.json["operators"] if not entry["mapped"]]
-    assert refused == [("QUANTIZE", records.UNSPECIFIED), ("DEQUANTIZE", records.DATA_TYPE)]
+    assert refused == [("QUANTIZE", Status.UNSPECIFIED), ("DEQUANTIZE", Status.DATA_TYPE)]

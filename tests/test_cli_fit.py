@@ -7,7 +7,7 @@ import sys
 import micro_stand_in
 import pytest
 import vela_stand_in
-from test_edge_edgetpu import chain
+from edge_networks import chain
 
 from keras_nin.edge import fit
 from keras_nin.edge.ethosu import vela

@@ -1,18 +1,21 @@
+"""The dataset record, its splits, and the names of its classes."""
+
 import numpy as np
 import pytest
 
-from keras_nin.data import Dataset, Preprocessing
+from keras_nin.data import Dataset, Preprocessing, get_class_names, open_dataset, split_image_shape
+from keras_nin.data.dataset import draw_indices, seeded_generator, take_every
 from keras_nin.errors import InputError
 
 UNIT = Preprocessing("unit")
 
 
-def dataset(labelled=True, **changes):
+def dataset(labeled=True, **changes):
     images = np.random.RandomState(0).randint(0, 256, (20, 6, 6, 3), dtype=np.uint8)
     fields = {
         "name": "photos",
         "images": images,
-        "labels": np.arange(20) % 4 if labelled else None,
+        "labels": np.arange(20) % 4 if labeled else None,
         "class_names": tuple("abcd"),
         "preprocessing": UNIT,
         "splits": {"train": np.arange(10)[::-1], "calibration": [15, 11, 13], "test": [16, 17, 18, 19]},
@@ -110,7 +113,7 @@ def test_images_are_read_one_batch_at_a_time():
 
 
 def test_without_labels():
-    photos = dataset(labelled=False)
+    photos = dataset(labeled=False)
     assert next(photos.batches([0], (6, 6), 3))[1] is None
     with pytest.raises(InputError, match=r"'photos', which has no labels\. .*class folders"):
         photos.labels_of([0])
@@ -125,7 +128,7 @@ def test_a_batch_of_no_images_is_refused(batch):
 
 def test_the_digest_names_pixels_and_order_and_nothing_else():
     photos = dataset()
-    renamed = dataset(labelled=False, name="other", preprocessing=Preprocessing("raw"), splits={}, class_names=())
+    renamed = dataset(labeled=False, name="other", preprocessing=Preprocessing("raw"), splits={}, class_names=())
     assert len(photos.digest([1, 2])) == 64
     assert photos.digest([1, 2]) == renamed.digest(np.array([1, 2]))
     assert photos.digest([1, 2]) != photos.digest([2, 1])
@@ -144,3 +147,69 @@ def test_image_digests_find_a_shared_image_under_another_index():
     copy = dataset(images=doubled)
     assert photos.image_digests([15, 11, 13]).isdisjoint(photos.image_digests([16, 17]))
     assert len(copy.image_digests([15, 11, 13]) & copy.image_digests([16, 17])) == 1
+
+
+def test_every_takes_from_the_first_and_leaves_the_rest_in_order():
+    taken, rest = take_every(12, 5)
+    assert taken.tolist() == [0, 5, 10]
+    assert rest.tolist() == [1, 2, 3, 4, 6, 7, 8, 9, 11]
+    assert take_every(12, 5, limit=2)[0].tolist() == [0, 5]
+
+
+def test_draw_is_a_seeded_partition():
+    taken, rest = draw_indices(50, 10, seed=3)
+    assert len(taken) == 10
+    assert sorted([*taken, *rest]) == list(range(50))
+    assert np.all(np.diff(taken) > 0)
+    np.testing.assert_array_equal(taken, draw_indices(50, 10, seed=3)[0])
+    assert taken.tolist() != draw_indices(50, 10, seed=4)[0].tolist()
+
+
+def test_a_seed_gives_these_numbers_for_ever():
+    assert seeded_generator(0).permutation(10).tolist() == [2, 8, 4, 9, 1, 6, 7, 3, 0, 5]
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 1.5, "0", None, True])
+def test_a_seed_outside_the_range_is_refused(seed):
+    with pytest.raises(InputError, match="Expected `seed`"):
+        seeded_generator(seed)
+
+
+def named(names, labels, class_names=()):
+    """A dataset of which the names are known, and no images."""
+    return Dataset("names", [None] * len(names), labels, class_names, Preprocessing("unit"), {}, names)
+
+
+@pytest.mark.parametrize(
+    ("names", "labels", "expected"),
+    [
+        (("2_boat/a.png", "2_boat/b.png", "0_fish/1.png"), (2, 2, 0), ("fish", "class 1", "boat", "class 3")),
+        (("train/1/a.png", "train/3 - sea  lion/b.png"), (1, 3), ("class 0", "class 1", "class 2", "sea  lion")),
+        (("0_n01440764.jpg", "3_n02.jpg"), (0, 3), ("n01440764", "class 1", "class 2", "class 3")),
+        (("0_boat.jpg", "2_sea lion_1.jpg", "2_sea lion_2.jpg"), (0, 2, 2), ("boat", "class 1", "sea lion", "class 3")),
+        (("0_boat.jpg", "0_fish.jpg", "2_cat.jpg"), (0, 0, 2), ("class 0", "class 1", "cat", "class 3")),
+        (("0_IMG_123.jpg", "1_IMG_124.jpg"), (0, 1), ("class 0", "class 1", "class 2", "class 3")),
+        (("0_DSC123.jpg", "1_DSC124.jpg"), (0, 1), ("class 0", "class 1", "class 2", "class 3")),
+        (("0_boat.jpg", "1_fish.jpg"), (1, 0), ("class 0", "class 1", "class 2", "class 3")),  # of a labels file
+        (("a.png", "b.png"), (0, 1), ("class 0", "class 1", "class 2", "class 3")),
+    ],
+)
+def test_names_of_classes_from_names_of_files(names, labels, expected):
+    assert get_class_names(named(names, labels), 4) == expected
+
+
+def test_names_of_classes_are_the_datasets_where_it_counts_as_the_network_does():
+    names, labels = ("cat/a.png", "dog/a.png"), (0, 1)
+    assert get_class_names(named(names, labels, ("cat", "dog")), 2) == ("cat", "dog")
+    assert get_class_names(named(names, labels, ("cat", "dog")), 3) == ("class 0", "class 1", "class 2")
+    assert get_class_names(open_dataset("digits"), 10) == tuple("0123456789")
+    assert get_class_names(open_dataset("random", input_shape=(2, 2, 1)), 2) == ("class 0", "class 1")
+
+
+def test_a_name_is_one_line():
+    assert get_class_names(named(("a/a", "b/b"), (0, 1), ("two\nlines", " ")), 2) == ("two\\nlines", "class 1")
+
+
+def test_the_size_of_an_image():
+    assert split_image_shape((4, 5, 3)) == ((4, 5), 3)
+    assert split_image_shape({"picture": (4, 5, 3)}) == (None, None)

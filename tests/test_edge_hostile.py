@@ -6,9 +6,9 @@ import pathlib
 import micro_stand_in
 import pytest
 import vela_stand_in
-from test_edge_edgetpu import chain
+from edge_networks import chain
 
-FOLDER = pathlib.Path(__file__).parents[1] / "benchmarks"
+FOLDER = pathlib.Path(__file__).parents[1] / "tools"
 # The child process of micro takes half a second each.
 COUNTS = {"edgetpu": 100, "ethosu": 12, "micro": 12}
 

@@ -6,7 +6,7 @@ import re
 import pytest
 import target_documents as made
 import tflite_writer
-from test_edge_edgetpu import chain
+from edge_networks import chain
 from test_report_html import HOSTILE, Page, seen
 
 from keras_nin.benchmark import comparison

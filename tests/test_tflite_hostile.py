@@ -1,4 +1,4 @@
-"""Damaged .tflite files, as benchmarks/fuzz_tflite.py makes them by the thousand: an audit or one InputError, soon."""
+"""Damaged .tflite files, as tools/fuzz_tflite.py makes them by the thousand: an audit or one InputError, soon."""
 
 import importlib.util
 import pathlib
@@ -6,7 +6,7 @@ import tracemalloc
 
 import pytest
 
-SCRIPT = pathlib.Path(__file__).parents[1] / "benchmarks" / "fuzz_tflite.py"
+SCRIPT = pathlib.Path(__file__).parents[1] / "tools" / "fuzz_tflite.py"
 FILES = 200
 
 

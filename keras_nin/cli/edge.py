@@ -76,8 +76,8 @@ def edgetpu_command(ctx, model, **arguments):
     from keras_nin.workflows import models, temporary_export
 
     given = types.SimpleNamespace(**arguments)
-    if given.compiles and not compiler.is_compiler_installed():
-        raise compiler.missing_compiler_error()
+    if given.compiles:
+        compiler.find_compiler()
     if not temporary_export.is_model(model):
         temporary_export.check_file(ctx, model)
         return _check_edgetpu(given, model, model)

@@ -1,65 +1,63 @@
-"""Which images are for what: reproducible draws, and every n-th image of a list."""
+"""The record that images, labels, splits and preprocessing travel in, and the splits themselves."""
 
-import collections.abc
+from __future__ import annotations
+
+import collections
 import dataclasses
 import hashlib
 import numbers
+import pathlib
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from keras_nin.data.preprocessing import Preprocessing
 from keras_nin.errors import InputError, check_choice
+from keras_nin.formatting import escape_unprintable
+
+Indices: TypeAlias = npt.NDArray[np.int64]
+# What a network takes: an array (N, ...), or one for each input by its name.
+Samples: TypeAlias = npt.NDArray[Any] | dict[str, npt.NDArray[Any]]
 
 SPLITS = ("train", "calibration", "test")
-
-
-def seeded_generator(seed):
-    """Return the random generator of `seed` (0 to 2**32 - 1); `InputError` for any other seed.
-
-    RandomState and not `default_rng`: NumPy promises that its numbers never change between versions (NEP 19), so a
-    published calibration set or accuracy names the same images for ever.
-    """
-    if not isinstance(seed, numbers.Integral) or isinstance(seed, bool) or not 0 <= seed < 2**32:
-        raise InputError(f"Expected `seed` to be a whole number from 0 to 4294967295. Received: {seed!r}")
-    return np.random.RandomState(int(seed))
-
-
-def take_every(count, step, limit=None):
-    """Return (taken, rest) of the indices 0 to `count` - 1: 0, `step`, 2 * `step`, ..., at most `limit` of them."""
-    indices = np.arange(count, dtype=np.int64)
-    taken = indices[::step][:limit]
-    return taken, np.setdiff1d(indices, taken)
-
-
-def draw_indices(count, number, seed):
-    """Return (taken, rest), both sorted: `number` of the indices 0 to `count` - 1 at random, without repetition."""
-    shuffled = seeded_generator(seed).permutation(count).astype(np.int64)
-    return np.sort(shuffled[:number]), np.sort(shuffled[number:])
-
-
-# MERGED The one record that images, labels, splits and preprocessing travel in.
-
-_SUPPLY = {
+_SPLIT_SOURCES = {
     "train": "To train, pass a folder with train/ and test/ (class folders in each) or an .npz with "
     "x_train, y_train, x_test and y_test.",
     "calibration": "Every fifth image of a folder or an .npz is for calibration: pass one with images.",
     "test": "Every fifth image of a folder or an .npz is for calibration, the others for tests: pass at least two.",
 }
+# "0536_boat": a class index that starts a file's or folder's name, and what the class is called.
+_NUMBERED_NAME = re.compile(r"(?P<number>[0-9]{1,5})(?:[ ._-]+(?P<name>.*))?", re.DOTALL)
+_COUNTER = re.compile(r"[ ._-]+[0-9]+$")
+# What may be the name of a class in a file's name: words, or the number of a noun in WordNet; and not DSC0123.
+_WORDS = re.compile(r"[^\W\d_]+(?:[ ._-][^\W\d_]+)*|n[0-9]{8}")
+
+
+class ImageSequence(Protocol):
+    """Images by index; an array (N, H, W, C) is one."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> npt.NDArray[Any]: ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """Images with what belongs to them. Images of different splits are different images.
+    """Images, their labels and splits. Images of different splits are different images.
 
     Args:
         name: what reports call it.
-        images: sequence of uint8 arrays (h, w, c), RGB or grey: an array (N, H, W, C), or one that decodes on demand.
+        images: uint8 arrays (h, w, c), RGB or grayscale: an array (N, H, W, C), or a sequence that decodes on demand.
         labels: class indices, int64 (N,), or None.
-        class_names: tuple indexed by label; may be empty.
-        preprocessing: the `Preprocessing` to use where a model brings none of its own.
+        class_names: indexed by label; may be empty.
+        preprocessing: the `Preprocessing` to use where a model brings none of its own; None for samples that are what
+            a network takes.
         splits: index arrays by name, among train, calibration and test.
-        names: what each image is called, such as its path in a folder; None where they have numbers alone.
-        noise: whether the images are random numbers, which say nothing of what a network is for.
+        names: what each image is called, such as its path in a folder; None where they have only numbers.
+        noise: whether the images are random numbers, which say nothing about a network's accuracy.
 
     Raises:
         ValueError: splits that overlap, repeat or leave the images; another number of labels or names than of images (a
@@ -67,15 +65,15 @@ class Dataset:
     """
 
     name: str
-    images: collections.abc.Sequence
-    labels: np.ndarray | None
-    class_names: tuple
-    preprocessing: Preprocessing
-    splits: collections.abc.Mapping
-    names: tuple | None = None
+    images: ImageSequence
+    labels: Indices | None
+    class_names: tuple[str, ...]
+    preprocessing: Preprocessing | None
+    splits: Mapping[str, Indices]
+    names: tuple[str, ...] | None = None
     noise: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.labels is not None:
             object.__setattr__(self, "labels", np.asarray(self.labels, np.int64))
             if self.labels.shape != (len(self.images),):
@@ -95,13 +93,13 @@ class Dataset:
         if len(used) and not 0 <= used.min() <= used.max() < len(self.images):
             raise ValueError(f"the splits name images outside 0 to {len(self.images) - 1}")
 
-    def __repr__(self):
-        return f"Dataset({self.name!r}, {len(self.images)} images: {self._split_sizes()})"
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r}, {len(self.images)} images: {self._describe_splits()})"
 
-    def _split_sizes(self):
+    def _describe_splits(self) -> str:
         return ", ".join(f"{name} {len(indices)}" for name, indices in self.splits.items()) or "no splits"
 
-    def select(self, split, count=None, seed=0):
+    def select(self, split: str, count: int | None = None, seed: int = 0) -> Indices:
         """Return the indices of `count` images of `split`: a seeded draw without repetition, sorted.
 
         None, or more than there are, gives the whole split in its own order.
@@ -109,34 +107,40 @@ class Dataset:
         Raises:
             InputError: a count that is not positive; a split that this dataset does not have, or that is empty.
         """
-        indices = self.splits.get(check_choice("split", split, SPLITS), ())
-        if len(indices) == 0:
-            has = self._split_sizes()
+        check_choice("split", split, SPLITS)
+        indices = self.splits.get(split)
+        if indices is None or len(indices) == 0:
             raise InputError(
-                f"Expected images in the {split} split of {self.name!r}. Received: {has}. {_SUPPLY[split]}"
+                f"Expected images in the {split} split of {self.name!r}. Received: {self._describe_splits()}. "
+                f"{_SPLIT_SOURCES[split]}"
             )
-        if count is None:
+        if count is None or _check_count("count", count) >= len(indices):
             return indices
-        if _check_count("count", count) >= len(indices):
-            return indices
-        taken, _ = draw_indices(len(indices), count, seed)
-        return np.sort(indices[taken])
+        drawn, _ = draw_indices(len(indices), count, seed)
+        return np.sort(indices[drawn])
 
-    def names_of(self, indices):
-        """Return what the images of `indices` are called, in a list: their names, else their indices."""
+    def names_of(self, indices: Iterable[int]) -> list[str | int]:
+        """Return what the images of `indices` are called: their names, else their indices."""
         return [int(index) if self.names is None else self.names[index] for index in indices]
 
-    def labels_of(self, indices):
+    def labels_of(self, indices: npt.ArrayLike) -> Indices:
         """Return the labels of `indices`, int64; `InputError` where the dataset has none."""
         if self.labels is None:
             raise InputError(
-                f"Expected labelled images. Received: {self.name!r}, which has no labels. Put the images in class "
+                f"Expected labeled images. Received: {self.name!r}, which has no labels. Put the images in class "
                 "folders, start the file names with the class index (0536_dog.jpg), add a labels.csv, or put `labels` "
                 "into the .npz."
             )
-        return self.labels[indices]
+        return self.labels[np.asarray(indices)]
 
-    def batches(self, indices, size, channels, batch=32, preprocessing=None):
+    def batches(
+        self,
+        indices: Sequence[int] | Indices,
+        size: Sequence[int] | None,
+        channels: int | None,
+        batch: int = 32,
+        preprocessing: Preprocessing | None = None,
+    ) -> Iterator[tuple[Samples, Indices | None]]:
         """Yield (images, labels) for `indices` in their order, `batch` at a time.
 
         Args:
@@ -157,29 +161,160 @@ class Dataset:
             labels = None if self.labels is None else self.labels[part]
             yield self.load(part, size, channels, preprocessing), labels
 
-    def load(self, indices, size, channels, preprocessing=None):
+    def load(
+        self,
+        indices: Sequence[int] | Indices,
+        size: Sequence[int] | None,
+        channels: int | None,
+        preprocessing: Preprocessing | None = None,
+    ) -> Samples:
         """Return the images of `indices` as one float32 array (N, H, W, `channels`); arguments as in `batches`."""
-        images = (self.images[int(index)] for index in indices)
-        return (preprocessing or self.preprocessing).apply(images, size, channels)
+        preprocessing = preprocessing or self.preprocessing
+        if preprocessing is None or size is None or channels is None:
+            raise ValueError("images need a preprocessing, a size and a number of channels")
+        return preprocessing.apply((self.images[int(index)] for index in indices), size, channels)
 
-    def digest(self, indices):
+    def digest(self, indices: Iterable[int]) -> str:
         """Return the SHA-256 that names these images in this order: their shapes and pixels, and nothing else."""
         whole = hashlib.sha256()
         for index in indices:
-            whole.update(_image_digest(self.images[int(index)]))
+            whole.update(_hash_image(self.images[int(index)]))
         return whole.hexdigest()
 
-    def image_digests(self, indices):
+    def image_digests(self, indices: Iterable[int]) -> set[str]:
         """Return the set of each image's own SHA-256: where two sets are disjoint, so are the images."""
-        return {_image_digest(self.images[int(index)]).hex() for index in indices}
+        return {_hash_image(self.images[int(index)]).hex() for index in indices}
 
 
-def _image_digest(image):
+class NamedArrays(Dataset):
+    """A `Dataset` whose samples are what a network takes, so that no preprocessing applies.
+
+    Args:
+        name: what reports call it.
+        arrays: float32 (N, ...) by the name of the input.
+        labels: int64 (N,), or None.
+        splits, noise: as `Dataset` takes them.
+    """
+
+    images: _FlatSamples
+
+    def __init__(
+        self,
+        name: str,
+        arrays: Mapping[str, npt.NDArray[np.float32]],
+        labels: Indices | None,
+        splits: Mapping[str, Indices],
+        noise: bool = False,
+    ) -> None:
+        super().__init__(name, _FlatSamples(arrays), labels, (), None, splits, noise=noise)
+
+    def load(self, indices, size=None, channels=None, preprocessing=None) -> Samples:
+        """Return the samples of `indices`: a dictionary of arrays, or the array where there is one input."""
+        samples = {name: array[np.asarray(indices)] for name, array in self.images.arrays.items()}
+        return samples if len(samples) > 1 else next(iter(samples.values()))
+
+
+class _FlatSamples:
+    """Samples by index, each as one row of numbers, over which `Dataset.digest` takes its hash."""
+
+    def __init__(self, arrays: Mapping[str, npt.NDArray[np.float32]]) -> None:
+        self.arrays = dict(arrays)
+
+    def __len__(self) -> int:
+        return len(next(iter(self.arrays.values())))
+
+    def __getitem__(self, index: int) -> npt.NDArray[np.float32]:
+        return np.concatenate([np.ravel(array[index]) for array in self.arrays.values()])
+
+
+def get_class_names(dataset: Dataset, classes: int) -> tuple[str, ...]:
+    """Return what each of the `classes` outputs of a network is called, "class 12" where the dataset does not say it.
+
+    Names come from the dataset's own where it has one for each output, from class folders such as "0536_boat", and
+    from file names such as "0536_boat.jpg" and "0536_boat_2.jpg", where those of a class agree on a word that no other
+    class has. A dataset with other class names may number its classes differently from the network.
+    """
+    if len(dataset.class_names) == classes:
+        known = dict(enumerate(dataset.class_names))
+    elif dataset.labels is None or dataset.names is None:
+        known = {}
+    else:
+        labeled_names = list(zip(dataset.labels.tolist(), map(pathlib.PurePath, dataset.names), strict=True))
+        known = _class_names_by_folder(labeled_names) or _class_names_by_file(labeled_names)
+    return tuple(escape_unprintable(known.get(number, "").strip()) or f"class {number}" for number in range(classes))
+
+
+def _class_names_by_folder(labeled_names: list[tuple[int, pathlib.PurePath]]) -> dict[int, str]:
+    matches = ((label, _NUMBERED_NAME.fullmatch(path.parent.name)) for label, path in labeled_names)
+    return {label: match["name"] or "" for label, match in matches if match and int(match["number"]) == label}
+
+
+def _class_names_by_file(labeled_names: list[tuple[int, pathlib.PurePath]]) -> dict[int, str]:
+    candidates: dict[int, set[str]] = collections.defaultdict(set)
+    for label, path in labeled_names:
+        match = _NUMBERED_NAME.fullmatch(path.stem)
+        if match is None or int(match["number"]) != label:
+            return {}
+        candidates[label].add(_COUNTER.sub("", match["name"] or ""))
+    names = {label: words.pop() for label, words in candidates.items() if len(words) == 1}
+    frequency = collections.Counter(names.values())
+    return {label: name for label, name in names.items() if frequency[name] == 1 and _WORDS.fullmatch(name)}
+
+
+def _hash_image(image: npt.NDArray[Any]) -> bytes:
     pixels = np.ascontiguousarray(image)
     return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).digest()
 
 
-def _check_count(name, value):
+def _check_count(argument: str, value: object) -> int:
     if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value <= 0:
-        raise InputError(f"Expected `{name}` to be a number of images, at least 1. Received: {value!r}")
+        raise InputError(
+            f"Expected `{argument}` to be a number of images, at least 1. Received: {value!r}",
+            argument=argument,
+            received=value,
+        )
     return int(value)
+
+
+def split_image_shape(
+    shape: Sequence[int] | Mapping[str, Sequence[int]],
+) -> tuple[tuple[int, ...], int] | tuple[None, None]:
+    """Return ((H, W), C) of an input (H, W, C), as `Dataset.load` takes it; (None, None) for inputs by name."""
+    if isinstance(shape, Mapping):
+        return None, None
+    *size, channels = shape
+    return tuple(size), channels
+
+
+def seeded_generator(seed: int) -> np.random.RandomState:
+    """Return the random generator of `seed` (0 to 2**32 - 1); `InputError` for any other seed.
+
+    RandomState and not `default_rng`: NumPy promises that its numbers never change between versions (NEP 19), so a
+    published calibration set or accuracy names the same images forever.
+    """
+    if not isinstance(seed, numbers.Integral) or isinstance(seed, bool) or not 0 <= seed < 2**32:
+        raise InputError(
+            f"Expected `seed` to be a whole number from 0 to 4294967295. Received: {seed!r}",
+            argument="seed",
+            received=seed,
+        )
+    return np.random.RandomState(int(seed))
+
+
+def take_every(count: int, step: int, limit: int | None = None) -> tuple[Indices, Indices]:
+    """Return (taken, rest) of the indices 0 to `count` - 1: 0, `step`, 2 * `step`, ..., at most `limit` of them."""
+    indices = np.arange(count, dtype=np.int64)
+    taken = indices[::step][:limit]
+    return taken, np.setdiff1d(indices, taken)
+
+
+def split_calibration(count: int) -> dict[str, Indices]:
+    """Return the splits of `count` images without training: every fifth for calibration, the others for tests."""
+    calibration, test = take_every(count, 5)
+    return {"calibration": calibration, "test": test}
+
+
+def draw_indices(count: int, number: int, seed: int) -> tuple[Indices, Indices]:
+    """Return (drawn, rest), both sorted: `number` of the indices 0 to `count` - 1 at random, without repetition."""
+    shuffled = seeded_generator(seed).permutation(count).astype(np.int64)
+    return np.sort(shuffled[:number]), np.sort(shuffled[number:])

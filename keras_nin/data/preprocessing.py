@@ -1,108 +1,142 @@
 """From photographs to a model's input, as a record that an exported file can carry."""
 
+from __future__ import annotations
+
 import dataclasses
 import math
 import numbers
 import types
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from keras_nin.errors import InputError, check_choice, unknown_name_error
+
+if TYPE_CHECKING:
+    import PIL.Image
+
+Floats = npt.NDArray[np.float32]
+Pixels = npt.NDArray[np.uint8]
+
+# Rows or columns farther from the center than this many targets cannot reach the crop. Without the cut, a strip of
+# 1 x 100,000 pixels would be enlarged to gigabytes, of which the crop keeps one square.
+_MAX_STRIP = 16
 
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """How uint8 images become a model's float32 input: resize, centre crop, channels, then the arithmetic of `mode`.
+    """How uint8 images become a model's float32 input: resize, center crop, channels, then the arithmetic of `mode`.
 
     Args:
         mode: "raw" (0 to 255), "unit" (x / 255, minus `mean`, divided by `std`; RGB), "symmetric" (x / 127.5 - 1),
             "bgr_mean" (channels reversed, minus `mean`, which is in BGR order) or "standardize" (each image:
             (x - its mean) / max(its standard deviation, 1 / sqrt(H * W * C)), as tf.image.per_image_standardization).
-        mean: one number a channel, in units of the mode: 0 to 1 for "unit", 0 to 255 for "bgr_mean".
-        std: one number a channel, for "unit" alone.
-        crop_fraction: the part of the resized short side that the centre crop takes, above 0 and at most 1.
+        mean: one number per channel, in units of the mode: 0 to 1 for "unit", 0 to 255 for "bgr_mean".
+        std: one number per channel, for "unit" only.
+        crop_fraction: the part of the resized short side that the center crop takes, above 0 and at most 1.
 
     Raises:
         InputError: an unknown mode, or a `mean`, `std` or `crop_fraction` that does not go with it.
     """
 
     mode: str
-    mean: tuple | None = None
-    std: tuple | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
     crop_fraction: float = 1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_choice("mode", self.mode, MODES)
         object.__setattr__(self, "mean", _check_channel_values("mean", self.mean))
         object.__setattr__(self, "std", _check_channel_values("std", self.std))
         object.__setattr__(self, "crop_fraction", _check_fraction(self.crop_fraction))
-        takes = _MODE_ARGUMENTS.get(self.mode, ())
-        for name in ("mean", "std"):
-            if getattr(self, name) is not None and name not in takes:
-                raise InputError(f"Expected no `{name}` for mode {self.mode!r}. Received: {getattr(self, name)}")
+        accepted = _MODE_ARGUMENTS.get(self.mode, ())
+        for name, values in self._channel_values().items():
+            if name not in accepted:
+                raise InputError(f"Expected no `{name}` for mode {self.mode!r}. Received: {values}", argument=name)
         if self.mode == "bgr_mean" and self.mean is None:
-            raise InputError("Expected `mean` (blue, green, red; 0 to 255) for mode 'bgr_mean'. Received: None")
+            raise InputError(
+                "Expected `mean` (blue, green, red; 0 to 255) for mode 'bgr_mean'. Received: None", argument="mean"
+            )
         if self.std is not None and min(self.std) <= 0:
-            raise InputError(f"Expected `std` above 0 in every channel. Received: {self.std}")
+            raise InputError(f"Expected `std` above 0 in every channel. Received: {self.std}", argument="std")
 
-    def apply(self, images, size, channels):
+    def _channel_values(self) -> dict[str, tuple[float, ...]]:
+        values = {"mean": self.mean, "std": self.std}
+        return {name: numbers_ for name, numbers_ in values.items() if numbers_ is not None}
+
+    def apply(self, images: Iterable[npt.ArrayLike], size: Sequence[int], channels: int) -> Floats:
         """Return `images` as the float32 array (N, H, W, `channels`) that a model takes.
 
         Args:
-            images: iterable of uint8 arrays (h, w) or (h, w, c), of any sizes, RGB.
+            images: uint8 arrays (h, w) or (h, w, c), of any sizes, RGB.
             size: (H, W) in pixels.
-            channels: 1 or 3. Grey images are repeated to 3 channels, colour becomes luma for 1. Any other number
+            channels: 1 or 3. Grayscale images are repeated to 3 channels, color becomes luma for 1. Any other number
                 is that of a feature map, which `images` must have already, with the size.
 
         Raises:
             InputError: an image that is no such array; `mean` or `std` that does not have `channels` numbers.
         """
         height, width = _check_size(size)
-        for name in ("mean", "std"):
-            values = getattr(self, name)
-            if values is not None and len(values) != channels:
-                raise InputError(f"Expected `{name}` to have {channels} number(s), one a channel. Received: {values}")
         fitted = [fit_image(image, (height, width), channels, self.crop_fraction) for image in images]
-        pixels = np.stack(fitted) if fitted else np.empty((0, height, width, channels), np.uint8)
-        return _ARITHMETIC[self.mode](pixels.astype(np.float32), self)
+        return self.scale(np.stack(fitted) if fitted else np.empty((0, height, width, channels), np.uint8))
 
-    def to_json(self):
+    def scale(self, pixels: npt.ArrayLike) -> Floats:
+        """Return `pixels` (N, H, W, C), 0 to 255, after the arithmetic of the mode, without resizing or cropping.
+
+        Raises:
+            InputError: `mean` or `std` that does not have C numbers.
+        """
+        values = np.asarray(pixels, np.float32)
+        for name, numbers_ in self._channel_values().items():
+            if len(numbers_) != values.shape[-1]:
+                raise InputError(
+                    f"Expected `{name}` to have {values.shape[-1]} number(s), one per channel. Received: {numbers_}",
+                    argument=name,
+                )
+        return _ARITHMETIC[self.mode](values, self)
+
+    def to_json(self) -> dict[str, Any]:
         """Return the record as a dictionary of JSON values."""
         document = dataclasses.asdict(self)
         return {key: list(value) if isinstance(value, tuple) else value for key, value in document.items()}
 
     @classmethod
-    def from_json(cls, document):
+    def from_json(cls, document: object) -> Preprocessing:
         """Return the record that `to_json` wrote; `InputError` where the keys or values are others."""
         known = {field.name for field in dataclasses.fields(cls)}
         if not isinstance(document, dict) or "mode" not in document or not known.issuperset(document):
             keys = ", ".join(sorted(known))
-            raise InputError(f"Expected preprocessing as an object with the keys {keys}. Received: {document!r}")
+            raise InputError(
+                f"Expected preprocessing as an object with the keys {keys}. Received: {document!r}",
+                argument="preprocessing",
+            )
         return cls(**document)
 
 
-def _raw(pixels, _):
+def _raw(pixels: Floats, _: Preprocessing) -> Floats:
     return pixels
 
 
-def _unit(pixels, record):
+def _unit(pixels: Floats, record: Preprocessing) -> Floats:
     values = pixels / np.float32(255)
     if record.mean is not None:
-        values -= np.float32(record.mean)
+        values -= np.asarray(record.mean, np.float32)
     if record.std is not None:
-        values /= np.float32(record.std)
+        values /= np.asarray(record.std, np.float32)
     return values
 
 
-def _symmetric(pixels, _):
+def _symmetric(pixels: Floats, _: Preprocessing) -> Floats:
     return pixels / np.float32(127.5) - np.float32(1)
 
 
-def _bgr_mean(pixels, record):
-    return np.ascontiguousarray(pixels[..., ::-1]) - np.float32(record.mean)
+def _bgr_mean(pixels: Floats, record: Preprocessing) -> Floats:
+    return np.ascontiguousarray(pixels[..., ::-1]) - np.asarray(record.mean, np.float32)
 
 
-def _standardize(pixels, _):
+def _standardize(pixels: Floats, _: Preprocessing) -> Floats:
     axes = (1, 2, 3)
     mean = pixels.mean(axis=axes, keepdims=True, dtype=np.float64)
     # The floor keeps a uniform image at 0 rather than at 0 / 0.
@@ -110,7 +144,7 @@ def _standardize(pixels, _):
     return (pixels - mean.astype(np.float32)) / std.astype(np.float32)
 
 
-_ARITHMETIC = {
+_ARITHMETIC: Mapping[str, Callable[[Floats, Preprocessing], Floats]] = {
     "raw": _raw,
     "unit": _unit,
     "symmetric": _symmetric,
@@ -121,7 +155,7 @@ MODES = tuple(_ARITHMETIC)
 _MODE_ARGUMENTS = {"unit": ("mean", "std"), "bgr_mean": ("mean",)}
 
 
-def _check_channel_values(name, values):
+def _check_channel_values(name: str, values: Iterable[float] | None) -> tuple[float, ...] | None:
     if values is None:
         return None
     try:
@@ -129,27 +163,31 @@ def _check_channel_values(name, values):
     except (TypeError, ValueError):
         floats = ()
     if not floats or not all(map(math.isfinite, floats)):
-        raise InputError(f"Expected `{name}` to be finite numbers, one a channel. Received: {values!r}")
+        raise InputError(
+            f"Expected `{name}` to be finite numbers, one per channel. Received: {values!r}", argument=name
+        )
     return floats
 
 
-def _check_fraction(value):
-    if isinstance(value, numbers.Real) and not isinstance(value, bool) and 0 < value <= 1:
+def _check_fraction(value: object) -> float:
+    if isinstance(value, numbers.Real) and not isinstance(value, bool) and 0 < float(value) <= 1:
         return float(value)
-    raise InputError(f"Expected `crop_fraction` above 0 and at most 1. Received: {value!r}")
+    raise InputError(
+        f"Expected `crop_fraction` above 0 and at most 1. Received: {value!r}", argument="crop_fraction", received=value
+    )
 
 
-def _check_size(size):
+def _check_size(size: Iterable[int]) -> tuple[int, int]:
     try:
         height, width = (int(side) for side in size)
     except (TypeError, ValueError):
         height = width = 0
     if height < 1 or width < 1:
-        raise InputError(f"Expected `size` to be (height, width) in pixels. Received: {size!r}")
+        raise InputError(f"Expected `size` to be (height, width) in pixels. Received: {size!r}", argument="size")
     return height, width
 
 
-PRESETS = types.MappingProxyType(
+PRESETS: Mapping[str, Preprocessing] = types.MappingProxyType(
     {
         "raw": Preprocessing("raw"),
         "unit": Preprocessing("unit"),
@@ -162,51 +200,45 @@ PRESETS = types.MappingProxyType(
 )
 
 
-def get_preset(name):
+def get_preset(name: str) -> Preprocessing:
     """Return the `Preprocessing` of that name in `PRESETS`; `InputError` where there is none."""
     if name not in PRESETS:
         raise unknown_name_error("preprocessing", name, PRESETS)
     return PRESETS[name]
 
 
-# MERGED Geometry and channels: one uint8 image of any size to the size and channels that a model takes.
-
-# What lies farther from the middle than this many targets cannot reach the crop. Without the cut, a strip of
-# 1 x 100,000 pixels would be enlarged to gigabytes, of which the crop keeps one square.
-_MAX_STRIP = 16
-
-
-def fit_image(image, size, channels, crop_fraction=1.0):
-    """Return `image` as uint8 (H, W, channels): resized with its aspect kept, then cropped at the centre.
+def fit_image(image: npt.ArrayLike, size: tuple[int, int], channels: int, crop_fraction: float = 1.0) -> Pixels:
+    """Return `image` as uint8 (H, W, channels): resized with its aspect kept, then cropped at the center.
 
     The resize makes the image the smallest that covers ``round(side / crop_fraction)`` on both sides, bilinear and
-    antialiased as Pillow does it. An image that already has this size is not resampled. Where an odd number of rows
+    antialiased as in Pillow. An image that already has this size is not resampled. Where an odd number of rows
     or columns is cut, one more goes at the bottom or the right.
 
     Args:
         image: uint8 array (h, w) or (h, w, 1, 3 or 4); a fourth channel (alpha) is dropped.
         size: (H, W) in pixels.
-        channels: 1 or 3. Grey is repeated to 3; RGB becomes luma (ITU-R 601-2, Pillow's "L"). Any other number is that
-            of a feature map: `image` must have it and the size already.
+        channels: 1 or 3. Grayscale is repeated to 3; RGB becomes luma (ITU-R 601-2, Pillow's "L"). Any other number is
+            that of a feature map: `image` must have it and the size already.
         crop_fraction: the part of the resized short side that the crop takes.
 
     Raises:
         InputError: `image` is not such an array.
     """
+    pixels = np.asarray(image)
     if channels not in (1, 3):
-        return _as_map(image, (*size, channels))
-    pixels = _as_grey_or_rgb(image)
+        return _check_feature_map(pixels, (*size, channels))
+    pixels = _check_photograph(pixels)
     target = [round(side / crop_fraction) for side in size]
     scale = max(wanted / side for wanted, side in zip(target, pixels.shape[:2], strict=True))
-    pixels = _crop(pixels, [math.ceil(_MAX_STRIP * wanted / scale) for wanted in target])
-    resized = tuple(max(wanted, round(side * scale)) for wanted, side in zip(target, pixels.shape[:2], strict=True))
-    if resized != pixels.shape[:2]:
-        pixels = _resize(pixels, resized)
-    return _to_channels(_crop(pixels, size), channels)
+    pixels = _crop_center(pixels, [math.ceil(_MAX_STRIP * wanted / scale) for wanted in target])
+    height, width = (max(wanted, round(side * scale)) for wanted, side in zip(target, pixels.shape[:2], strict=True))
+    if (height, width) != pixels.shape[:2]:
+        pixels = _resize(pixels, height, width)
+    return _convert_channels(_crop_center(pixels, size), channels)
 
 
-def _as_grey_or_rgb(image):
-    pixels = np.asarray(image)
+def _check_photograph(pixels: npt.NDArray[Any]) -> Pixels:
+    """Return `pixels` as (h, w, 1 or 3)."""
     shape = pixels.shape if pixels.ndim == 3 else (*pixels.shape, 1)
     if pixels.dtype != np.uint8 or len(shape) != 3 or shape[2] not in (1, 3, 4) or 0 in shape:
         raise InputError(
@@ -216,8 +248,7 @@ def _as_grey_or_rgb(image):
     return pixels.reshape(shape)[:, :, : 1 if shape[2] == 1 else 3]
 
 
-def _as_map(image, shape):
-    pixels = np.asarray(image)
+def _check_feature_map(pixels: npt.NDArray[Any], shape: tuple[int, ...]) -> Pixels:
     if pixels.dtype != np.uint8 or pixels.shape != shape:
         raise InputError(
             f"Expected arrays of uint8 {shape}: photographs have no {shape[2]} channels. "
@@ -226,21 +257,21 @@ def _as_map(image, shape):
     return pixels
 
 
-def _crop(pixels, size):
+def _crop_center(pixels: Pixels, size: Sequence[int]) -> Pixels:
     """Return the middle of `pixels`, at most `size` = (rows, columns)."""
     height, width = map(min, pixels.shape[:2], size)
     top, left = (pixels.shape[0] - height) // 2, (pixels.shape[1] - width) // 2
     return pixels[top : top + height, left : left + width]
 
 
-def _resize(pixels, size):
+def _resize(pixels: Pixels, height: int, width: int) -> Pixels:
     from PIL import Image
 
-    image = _to_pillow(pixels).resize(size[::-1], Image.Resampling.BILINEAR)
-    return np.asarray(image).reshape(*size, pixels.shape[2])
+    image = _to_pillow(pixels).resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(image).reshape(height, width, pixels.shape[2])
 
 
-def _to_channels(pixels, channels):
+def _convert_channels(pixels: Pixels, channels: int) -> Pixels:
     if pixels.shape[2] == channels:
         return pixels
     if channels == 3:
@@ -248,7 +279,7 @@ def _to_channels(pixels, channels):
     return np.asarray(_to_pillow(pixels).convert("L"))[:, :, np.newaxis]
 
 
-def _to_pillow(pixels):
+def _to_pillow(pixels: Pixels) -> PIL.Image.Image:
     from PIL import Image
 
     return Image.fromarray(np.ascontiguousarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels))

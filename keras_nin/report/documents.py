@@ -10,13 +10,13 @@ import types
 import typing
 from dataclasses import dataclass
 
-from keras_nin import files
+from keras_nin import files, schemas
 from keras_nin.audit.records import AUDIT_SCHEMA, Audit, AuditRow, AuditTotal, Finding
 from keras_nin.benchmark.comparison import COMPARISON_SCHEMA, LatencyRatio, RunComparison
 from keras_nin.benchmark.records import SCHEMA as BENCHMARK_SCHEMA
 from keras_nin.benchmark.records import BenchmarkResult, Profile
 from keras_nin.claims.claim import Interval
-from keras_nin.edge.edgetpu.records import EDGETPU_SCHEMA, EdgeTPUResult
+from keras_nin.edge.edgetpu.records import EdgeTPUResult
 from keras_nin.edge.ethosu import records
 from keras_nin.edge.ethosu.records import ETHOSU_SCHEMA, EthosUEstimate, EthosURefusal, EthosUResult
 from keras_nin.edge.fit import FIT_SCHEMA, TARGETS, FitResult
@@ -182,7 +182,7 @@ def _read_fit(document):
 
 
 _EDGE_READERS = {
-    EDGETPU_SCHEMA: _read_edgetpu,
+    schemas.EDGETPU: _read_edgetpu,
     ETHOSU_SCHEMA: _read_ethosu,
     MICRO_SCHEMA: _read_micro,
     FIT_SCHEMA: _read_fit,

@@ -97,7 +97,7 @@ def edgetpu_row(each):
 
 def _format_compiler_table(verdict):
     """Return the compiler's own table."""
-    rows = [[op, str(count), status] for (op, status), count in sorted(verdict.rows().items())]
+    rows = [[op, str(count), status] for (op, status), count in sorted(verdict.count_rows().items())]
     return format_table(("Operator", "Count", "Status"), rows, right=("Count",))
 
 
@@ -117,7 +117,7 @@ def format_compiler_comparison(compilation, differences):
         value = getattr(compilation, name)
         lines += [] if value is None else [f"{label}: {_format_mib(value)}"]
     if differences:
-        rows = [[each.op, each.status, str(each.predicted), str(each.found)] for each in differences]
+        rows = [[each.op, each.status, str(each.predicted), str(each.compiled)] for each in differences]
         columns = ("Operator", "Status", "predicted", "compiler")
         lines.append(format_table(columns, rows, right=columns[2:], title="The verdict was otherwise:"))
     elif compilation.rows:
@@ -149,7 +149,7 @@ def blocking_operators_line(verdict):
     if verdict.failure:
         return verdict.failure.message
     doubts = [f"in doubt: {note}" for note in verdict.notes]
-    return "; ".join([*verdict.obstacles, *doubts]) or "-"
+    return "; ".join([*verdict.blocking_operators, *doubts]) or "-"
 
 
 def format_edgetpu_rules(rules):

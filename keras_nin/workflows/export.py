@@ -146,7 +146,7 @@ def _tuning(job):
 
 def _class_names(model, dataset):
     """Return the names of the classes that the model tells apart, as far as the dataset says them."""
-    from keras_nin.data.image_folder import get_class_names
+    from keras_nin.data import get_class_names
 
     shapes = [tuple(tensor.shape) for tensor in model.outputs]
     return get_class_names(dataset, shapes[0][1]) if len(shapes) == 1 and len(shapes[0]) == 2 else ()

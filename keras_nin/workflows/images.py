@@ -45,7 +45,7 @@ class ImageSources:
         from keras_nin import data
 
         if isinstance(input_shape, dict):
-            return data.open_arrays(source, input_shape, self.seed)
+            return data.open_dataset(source, seed=self.seed, input_shape=input_shape)
         if source not in self._open:
             # A labels file belongs to the folder that is tested on; data sets with names have their own labels.
             labels = self.labels if source == (self.data or self.calibration) and not _is_dataset_name(source) else None

@@ -1,6 +1,19 @@
-"""What the Edge TPU compiler makes of a .tflite file, predicted from the file alone."""
+"""Prediction of what the Edge TPU compiler does with a .tflite file, from the file alone."""
 
-from keras_nin.edge.edgetpu.records import CompileFailure, EdgeTPUResult, OperatorVerdict, ParameterMemory
-from keras_nin.edge.edgetpu.verdict import check_edgetpu
+import lazy_loader
 
-__all__ = ["CompileFailure", "ParameterMemory", "OperatorVerdict", "EdgeTPUResult", "check_edgetpu"]
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "records": [
+            "EDGETPU_LIMITS",
+            "CompileFailure",
+            "EdgeTPUResult",
+            "FailureMessage",
+            "OperatorVerdict",
+            "ParameterMemory",
+            "Status",
+        ],
+        "verdict": ["check_edgetpu"],
+    },
+)

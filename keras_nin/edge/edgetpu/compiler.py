@@ -1,29 +1,26 @@
-"""The Edge TPU compiler where it is installed: run on a file, its output parsed and kept."""
+"""The Edge TPU compiler itself, where it is installed: a run, its parsed log, and a comparison with the verdict."""
 
 import dataclasses
+import os
 import pathlib
 import re
 import shutil
 from collections import Counter
+from collections.abc import Iterable
+from typing import Any
 
 from keras_nin import files
-from keras_nin.edge import process
-from keras_nin.edge.edgetpu.records import MAPPED, SECOND_SUBGRAPH, normalize_status
+from keras_nin.child_process import run_process
+from keras_nin.edge.edgetpu.records import EdgeTPUResult
 from keras_nin.errors import InputError
 
 COMMAND = "edgetpu_compiler"
-COMPILER_SECONDS = 180
+COMPILER_SECONDS = 180.0
+CompilerRow = tuple[str, int, str]  # operator, count, status
+
 _LARGEST_LOG = 1 << 22
 _UNITS = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 _ROW = re.compile(r"^(?P<op>[A-Za-z][\w-]*)\s+(?P<count>\d+)\s+(?P<status>\S.*?)\s*$")
-_SIZES = {
-    "used_bytes": "On-chip memory used for caching model parameters",
-    "remaining_bytes": "On-chip memory remaining for caching model parameters",
-    "streamed_bytes": "Off-chip memory used for streaming uncached model parameters",
-    "input_bytes": "Input size",
-    "output_bytes": "Output size",
-}
-_COUNTS = {"subgraphs": "Number of Edge TPU subgraphs", "operations": "Total number of operations"}
 _FAILURES = re.compile(
     r"^(ERROR:.*|Model not quantized.*|Model could not be parsed.*|Invalid model:.*|Internal compiler error.*|"
     r"Compilation failed.*)$",
@@ -33,24 +30,27 @@ _FAILURES = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class EdgeTPUCompilation:
-    """What the compiler said; None where it did not.
+    """What the compiler printed; None where it did not print a value.
 
     Attributes:
-        version: of the compiler.
-        succeeded: whether it made a file.
-        errors: its lines about what went wrong.
-        rows: its table: (operator, count, status).
-        used_bytes, remaining_bytes: on-chip memory for parameters.
-        streamed_bytes: parameters that are streamed.
-        input_bytes, output_bytes: of the files.
-        subgraphs, operations: their numbers.
-        text: all of its output.
+        version: version of the compiler.
+        succeeded: whether it wrote a file.
+        errors: its error lines.
+        rows: its table, one (operator, count, status) per row.
+        used_bytes: on-chip memory used for parameters.
+        remaining_bytes: on-chip memory left for parameters.
+        streamed_bytes: parameters that are streamed from the host.
+        input_bytes: size of the file.
+        output_bytes: size of the compiled file.
+        subgraphs: number of Edge TPU subgraphs.
+        operations: number of operators.
+        text: the whole output.
     """
 
     version: str | None
     succeeded: bool
     errors: tuple[str, ...]
-    rows: tuple[tuple[str, int, str], ...]
+    rows: tuple[CompilerRow, ...]
     used_bytes: int | None
     remaining_bytes: int | None
     streamed_bytes: int | None
@@ -60,151 +60,113 @@ class EdgeTPUCompilation:
     operations: int | None
     text: str = dataclasses.field(repr=False)
 
-    def to_json(self):
-        """Return the record as a dictionary."""
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as a JSON-ready dictionary."""
         return dataclasses.asdict(self)
 
 
-def parse_compiler_output(text):
-    """Return the `Compilation` that the compiler's output, or its log file, describes."""
+@dataclasses.dataclass(frozen=True)
+class CompilerDifference:
+    """A row that the verdict and the compiler count differently."""
+
+    op: str
+    status: str
+    predicted: int
+    compiled: int
+
+
+def run_compiler(
+    path: str | os.PathLike[str], *, multiple_subgraphs: bool = False, seconds: float = COMPILER_SECONDS
+) -> EdgeTPUCompilation:
+    """Run the compiler on PATH on a .tflite file, in a temporary folder, and parse its output.
+
+    Args:
+        path: the .tflite file.
+        multiple_subgraphs: whether to allow more than one mapped subgraph.
+        seconds: time limit, after which the compiler and its children are killed.
+
+    Raises:
+        InputError: the compiler is not on PATH, does not start, or exceeds the time limit.
+    """
+    program = find_compiler()
+    options = ["-s", *(["-a"] if multiple_subgraphs else [])]
+    with files.temporary_folder() as folder:
+        command = [program, *options, "-o", str(folder), str(pathlib.Path(path).resolve())]
+        result = run_process(command, timeout=seconds, folder=folder)
+        if result.timed_out:
+            raise InputError(
+                f"{COMMAND} did not finish within {seconds:g} s; give it more with `seconds`", argument="seconds"
+            )
+        logs = [_read_log(log) for log in sorted(folder.glob("*.log"))]
+    return parse_compiler_output("\n".join(filter(None, [result.stdout, result.stderr, *logs])))
+
+
+def find_compiler() -> str:
+    """Return the path of the compiler; raise `InputError` where it is not on PATH."""
+    program = shutil.which(COMMAND)
+    if program is None:
+        raise InputError(f"{COMMAND} is not on PATH; it runs on x86-64 Debian", received=None)
+    return program
+
+
+def _read_log(path: pathlib.Path) -> str:
+    with open(path, "rb") as log:
+        return log.read(_LARGEST_LOG).decode(errors="replace")
+
+
+def parse_compiler_output(text: str) -> EdgeTPUCompilation:
+    """Parse what the compiler printed, or its log file."""
     version = re.search(r"Edge TPU Compiler version (\S+)", text)
     return EdgeTPUCompilation(
         version=version[1] if version else None,
         succeeded="compiled successfully in" in text,
         errors=tuple(line.strip() for line in _FAILURES.findall(text)),
         rows=_parse_rows(text),
-        **{name: _parse_size(text, label) for name, label in _SIZES.items()},
-        **{name: _parse_count(text, label) for name, label in _COUNTS.items()},
+        used_bytes=_parse_size(text, "On-chip memory used for caching model parameters"),
+        remaining_bytes=_parse_size(text, "On-chip memory remaining for caching model parameters"),
+        streamed_bytes=_parse_size(text, "Off-chip memory used for streaming uncached model parameters"),
+        input_bytes=_parse_size(text, "Input size"),
+        output_bytes=_parse_size(text, "Output size"),
+        subgraphs=_parse_count(text, "Number of Edge TPU subgraphs"),
+        operations=_parse_count(text, "Total number of operations"),
         text=text,
     )
 
 
-def _parse_rows(text):
-    """Return the table below its heading; a line that is no row ends it."""
-    found = []
+def _parse_rows(text: str) -> tuple[CompilerRow, ...]:
+    """Return the rows below the table's heading, up to the first line that is not a row."""
+    rows = []
     for block in re.split(r"^Operator\s+Count\s+Status\s*$", text, flags=re.MULTILINE)[1:]:
         for line in block.strip().splitlines():
-            match = _ROW.match(line)
-            if match:
-                found.append((match["op"], int(match["count"]), normalize_status(match["status"])))
+            if match := _ROW.match(line):
+                rows.append((match["op"], int(match["count"]), match["status"]))
             elif line.strip():
                 break
-    return tuple(dict.fromkeys(found))  # the output shows the table once, the log file again
+    return tuple(dict.fromkeys(rows))  # the output shows the table once, the log file again
 
 
-def _parse_size(text, label):
+def _parse_size(text: str, label: str) -> int | None:
     match = re.search(re.escape(label) + r":\s*([\d.]+)\s*(B|KiB|MiB|GiB)\b", text)
     return round(float(match[1]) * _UNITS[match[2]]) if match and match[1].count(".") <= 1 else None
 
 
-def _parse_count(text, label):
+def _parse_count(text: str, label: str) -> int | None:
     match = re.search(re.escape(label) + r":\s*(\d+)", text)
     return int(match[1]) if match else None
 
 
-def is_compiler_installed():
-    """Return whether the compiler is on PATH."""
-    return shutil.which(COMMAND) is not None
-
-
-def missing_compiler_error():
-    """Return the `InputError` for a machine without the compiler."""
-    return InputError(f"Expected {COMMAND} on PATH. Received: none. It runs on x86-64 Debian; leave --compile out")
-
-
-def run_compiler(path, *, multiple_subgraphs=False, seconds=COMPILER_SECONDS):
-    """Return the `Compilation` of a file by the compiler on PATH, made in a temporary folder that goes afterwards.
-
-    Args:
-        path: of the .tflite file.
-        multiple_subgraphs: allow several mapped parts.
-        seconds: limit, after which the compiler and its children are killed.
-
-    Raises:
-        InputError: the compiler is not on PATH, does not start, or was not done in time.
-    """
-    program = shutil.which(COMMAND)
-    if program is None:
-        raise missing_compiler_error()
-    source = pathlib.Path(path).resolve()
-    with files.temporary_folder() as folder:
-        several = ["-a"] if multiple_subgraphs else []
-        text = _compiler_output([program, "-s", *several, "-o", str(folder), str(source)], folder, seconds)
-        logs = [_read_log(log) for log in sorted(folder.glob("*.log"))]
-    return parse_compiler_output("\n".join([text, *logs]))
-
-
-def _compiler_output(command, folder, seconds):
-    """Return what a command printed; it and its children end with it."""
-    try:
-        ran = process.run(command, folder, seconds)
-    except OSError as error:
-        raise InputError(f"Expected {COMMAND} to start. Received: {error.strerror}") from None
-    if ran.status is None:
-        raise InputError(f"Expected {COMMAND} to be done within {seconds:g} s. Received: it was not. Use --timeout")
-    return "\n".join(filter(None, [ran.out, ran.err]))
-
-
-def _read_log(path):
-    with open(path, "rb") as file:
-        return file.read(_LARGEST_LOG).decode(errors="replace")
-
-
-# MERGED A verdict against what the compiler made of the same file.
-
-
-@dataclasses.dataclass(frozen=True)
-class CompilerDifference:
-    """Operators of one type and status whose number differs: `predicted` by the rules, `found` by the compiler."""
-
-    op: str
-    status: str
-    predicted: int
-    found: int
-
-
-def count_rows(rows):
-    """Return the compiler's rows (operator, count, status) as a Counter of (operator, status)."""
-    found = Counter()
+def count_rows(rows: Iterable[CompilerRow]) -> Counter[tuple[str, str]]:
+    """Return the compiler's rows as counts by (operator, status)."""
+    counts: Counter[tuple[str, str]] = Counter()
     for op, count, status in rows:
-        found[op, normalize_status(status)] += count
-    return found
+        counts[op, status] += count
+    return counts
 
 
-def compare_with_compiler(verdict, rows):
-    """Return a `Difference` for each row of the compiler's table that the verdict has otherwise.
-
-    Args:
-        verdict: `Verdict`.
-        rows: the compiler's rows, (operator, count, status).
-    """
-    predicted, found = verdict.rows(), count_rows(rows)
-    keys = sorted(set(predicted) | set(found))
-    return tuple(CompilerDifference(*key, predicted[key], found[key]) for key in keys if predicted[key] != found[key])
-
-
-def count_cpu_operators(rows):
-    """Return a Counter of the operators that the compiler's rows leave on the CPU."""
-    found = Counter()
-    for (op, status), count in count_rows(rows).items():
-        if status != MAPPED:
-            found[op] += count
-    return found
-
-
-def allows_multiple_subgraphs(rows):
-    """Return whether the compiler's rows are those of several subgraphs allowed: none came after the cut."""
-    return all(status != SECOND_SUBGRAPH for _, status in count_rows(rows))
-
-
-def count_matching(predicted, found, operators):
-    """Return how many operators two Counters of those on the CPU agree on.
-
-    Args:
-        predicted, found: Counters by operator type.
-        operators: Counter of all of them.
-    """
-    agreed = 0
-    for op, count in operators.items():
-        agreed += count - abs(predicted[op] - found[op])
-    return agreed
+def compare_with_compiler(result: EdgeTPUResult, rows: Iterable[CompilerRow]) -> tuple[CompilerDifference, ...]:
+    """Return every (operator, status) that the predicted result and the compiler's rows count differently."""
+    predicted, compiled = result.count_rows(), count_rows(rows)
+    keys = sorted((op, str(status)) for op, status in {*predicted, *compiled})
+    return tuple(
+        CompilerDifference(*key, predicted[key], compiled[key]) for key in keys if predicted[key] != compiled[key]
+    )

@@ -1,55 +1,60 @@
-"""The compiler's own words, and the order in which tables give them."""
+"""The Edge TPU compiler's status messages, and the verdict on a file: one record per operator."""
 
 import dataclasses
+import enum
 from collections import Counter
+from collections.abc import Iterable
+from typing import Any
 
-MAPPED = "Mapped to Edge TPU"
-UNSPECIFIED = "Operation is otherwise supported, but not mapped due to some unspecified limitation"
-SECOND_SUBGRAPH = "More than one subgraph is not supported"
-NOT_SUPPORTED = "Operation not supported"
-VERSION = "Operation version not supported"
-DATA_TYPE = "Operation is working on an unsupported data type"
-RANK = "Tensor has unsupported rank (up to 3 innermost dimensions mapped)"
-# The second line of a longer reason, whose first the compiler's table does not show.
-BATCH = "For example, a fully-connected or softmax layer with 2D output"
-PRECISION = "Image-interpolation layer won't run precisely enough on Edge TPU"  # compiler 2.0
+from keras_nin.formatting import format_percent
+from keras_nin.limits import Limit, LimitCheck, LimitItem, Unit, check_limit
+from keras_nin.results import Result
+from keras_nin.schemas import EDGETPU
 
-STATUSES = (MAPPED, UNSPECIFIED, SECOND_SUBGRAPH, NOT_SUPPORTED, VERSION, DATA_TYPE, RANK, BATCH, PRECISION)
-
-NOT_QUANTIZED = "Model not quantized"
-UNKNOWN_VERSION = "Didn't find op for builtin opcode '{op}' version '{version}'"
-DYNAMIC = (
-    "Attempting to use a delegate that only supports static-sized tensors with a graph that has dynamic-sized tensors"
-)
-FLEX = "Regular TensorFlow ops are not supported by this interpreter"
-LARGE = "Compilation failed due to large activation tensors in model"
-
-_NOTE = "(second line of a longer reason) "
+EDGETPU_LIMITS = (LimitItem("mapped", Unit.SHARE, at_least=True),)
 
 
-def normalize_status(status):
-    """Return a status without the remark that collections of logs put before `BATCH`."""
-    return status.removeprefix(_NOTE)
+class Status(enum.StrEnum):
+    """Status of an operator in the compiler's words, in the order in which its tables list them."""
+
+    MAPPED = "Mapped to Edge TPU"
+    UNSPECIFIED = "Operation is otherwise supported, but not mapped due to some unspecified limitation"
+    SECOND_SUBGRAPH = "More than one subgraph is not supported"
+    NOT_SUPPORTED = "Operation not supported"
+    VERSION = "Operation version not supported"
+    DATA_TYPE = "Operation is working on an unsupported data type"
+    RANK = "Tensor has unsupported rank (up to 3 innermost dimensions mapped)"
+    # The second line of a longer message; the compiler's table does not show the first.
+    BATCH = "For example, a fully-connected or softmax layer with 2D output"
+    PRECISION = "Image-interpolation layer won't run precisely enough on Edge TPU"  # compiler 2.0
 
 
-# MERGED Records of a verdict: what becomes of each operator, and of the file.
+class FailureMessage(enum.StrEnum):
+    """What the compiler prints when it rejects a file."""
 
-EDGETPU_SCHEMA = "keras_nin.edgetpu/1"
+    NOT_QUANTIZED = "Model not quantized"
+    UNKNOWN_VERSION = "Didn't find op for builtin opcode '{op}' version '{version}'"
+    DYNAMIC = (
+        "Attempting to use a delegate that only supports static-sized tensors with a graph that has "
+        "dynamic-sized tensors"
+    )
+    FLEX = "Regular TensorFlow ops are not supported by this interpreter"
+    LARGE = "Compilation failed due to large activation tensors in model"
 
 
 @dataclasses.dataclass(frozen=True)
 class OperatorVerdict:
-    """What becomes of one operator of the main subgraph.
+    """The verdict on one operator of the main subgraph.
 
     Attributes:
-        index: its place in the file.
-        op: the builtin's name in capitals, or the custom code.
-        layer: the Keras layer that the export recorded, else a name from the tensor's.
-        mapped: whether the Edge TPU runs it.
-        status: the compiler's words; None where the compiled file does without the operator.
-        why: the limit that applies, None where it is mapped.
-        fix: what would change that, None where nothing is known.
-        rule: name of the rule that decided, None where it is mapped.
+        index: position in the file.
+        op: name of the builtin in capitals, or the custom code.
+        layer: Keras layer that the export recorded, else a name derived from the tensor's.
+        mapped: whether the Edge TPU runs the operator.
+        status: the compiler's message; None where the compiler removes the operator.
+        why: the limit that applies; None for a mapped operator.
+        fix: how to get the operator mapped; None where no way is known.
+        rule: name of the rule that decided; None for a mapped operator.
         is_custom: whether `op` is a custom code.
     """
 
@@ -64,18 +69,19 @@ class OperatorVerdict:
     is_custom: bool = False
 
     @property
-    def dropped(self):
-        """Whether the compiled file does without it."""
+    def dropped(self) -> bool:
+        """Whether the compiler removes the operator."""
         return self.status is None
 
-    def to_json(self):
-        """Return the record as a dictionary."""
-        return dataclasses.asdict(self)
+    @property
+    def on_cpu(self) -> bool:
+        """Whether the operator stays outside the compiled subgraph."""
+        return not self.mapped and not self.dropped
 
 
 @dataclasses.dataclass(frozen=True)
 class CompileFailure:
-    """Why the compiler refuses the whole file: its words, the reason, the remedy, the name of the rule."""
+    """Why the compiler rejects the whole file: its message, the reason, a fix and the name of the rule."""
 
     message: str
     why: str
@@ -88,9 +94,9 @@ class ParameterMemory:
     """Parameters of the mapped operators.
 
     Attributes:
-        parameter_bytes: weights, biases and other constants that the mapped operators compute with.
-        state: "on-chip", "usually on-chip", "usually streamed" or "streamed", as far as published outputs tell.
-        streamed_bytes: the least that is streamed at every inference.
+        parameter_bytes: size of the weights, biases and other constants of the mapped operators.
+        state: "on-chip", "usually on-chip", "usually streamed" or "streamed", as far as published logs tell.
+        streamed_bytes: lower bound of the bytes that are streamed at every inference.
     """
 
     parameter_bytes: int
@@ -98,18 +104,18 @@ class ParameterMemory:
     streamed_bytes: int
 
 
-@dataclasses.dataclass(frozen=True)
-class EdgeTPUResult:
-    """What the compiler would make of a file.
+@dataclasses.dataclass(frozen=True, repr=False)
+class EdgeTPUResult(Result):
+    """The predicted verdict of the Edge TPU compiler on a file.
 
     Attributes:
-        model: the file.
-        multiple_subgraphs: whether several parts may be mapped.
-        failure: `Failure`, or None where the file compiles.
-        operators: `OperatorVerdict` of every operator, in the file's order.
-        subgraphs: how many parts are mapped.
-        memory: `Memory`.
-        notes: what else is worth knowing.
+        model: path of the file.
+        multiple_subgraphs: whether more than one subgraph may be mapped.
+        failure: why the file does not compile; None where it does.
+        operators: verdict on every operator, in the file's order.
+        subgraphs: number of mapped subgraphs.
+        memory: parameters of the mapped operators.
+        notes: remarks on what the verdict cannot decide.
     """
 
     model: str
@@ -121,58 +127,62 @@ class EdgeTPUResult:
     notes: tuple[str, ...] = ()
 
     @property
-    def compiles(self):
+    def compiles(self) -> bool:
         """Whether the compiler accepts the file."""
         return self.failure is None
 
     @property
-    def mapped(self):
+    def mapped(self) -> int:
         """Number of operators that the Edge TPU runs."""
-        return sum(each.mapped for each in self.operators)
+        return sum(operator.mapped for operator in self.operators)
 
     @property
-    def kept(self):
-        """Number of operators that the compiled file stands for."""
-        return sum(not each.dropped for each in self.operators)
+    def kept(self) -> int:
+        """Number of operators that the compiler does not remove."""
+        return sum(not operator.dropped for operator in self.operators)
 
     @property
-    def share(self):
-        """Mapped operators as a share of those kept, 0 to 1."""
+    def share(self) -> float:
+        """Mapped operators as a share of the kept ones, 0 to 1."""
         return self.mapped / self.kept if self.kept else 0.0
 
     @property
-    def full(self):
-        """Whether the Edge TPU runs everything."""
+    def fully_mapped(self) -> bool:
+        """Whether the Edge TPU runs every operator."""
         return self.compiles and self.mapped == self.kept > 0
 
-    def on_cpu(self):
-        """Return a Counter of the operators that stay outside the compiled part."""
-        return Counter(each.op for each in self.operators if not each.mapped and not each.dropped)
-
     @property
-    def obstacles(self):
-        """What keeps operators off the Edge TPU by itself, as text: ``"2 TANH (the limit)"``; not what comes after."""
-        found = Counter(
-            (each.op, each.why)
-            for each in self.operators
-            if not each.mapped and not each.dropped and each.rule != "one-part"
-        )
-        return tuple(f"{count} {op} ({why})" if count > 1 else f"{op} ({why})" for (op, why), count in found.items())
+    def blocking_operators(self) -> tuple[str, ...]:
+        """Operators that cannot be mapped, each with its reason: ``"2 TANH (the limit)"``.
 
-    def rows(self):
-        """Return the compiler's table: a Counter of (operator, status); custom operators are all CUSTOM in it."""
-        kept = (each for each in self.operators if not each.dropped)
-        return Counter(("CUSTOM" if each.is_custom else each.op, each.status) for each in kept)
+        Operators that stay on the CPU only because they come after a blocking one are left out.
+        """
+        counts = Counter((each.op, each.why) for each in self.operators if each.on_cpu and each.rule != "one-part")
+        return tuple(f"{count} {op} ({why})" if count > 1 else f"{op} ({why})" for (op, why), count in counts.items())
 
-    def to_json(self):
-        """Return the document of schema keras_nin.edgetpu/1."""
+    def count_cpu_operators(self) -> Counter[str]:
+        """Return the number of operators of each type that stay on the CPU."""
+        return Counter(operator.op for operator in self.operators if operator.on_cpu)
+
+    def count_rows(self) -> Counter[tuple[str, str | None]]:
+        """Return the compiler's table: how many operators have each (type, status); all custom ones are CUSTOM."""
+        kept = (operator for operator in self.operators if not operator.dropped)
+        return Counter(("CUSTOM" if operator.is_custom else operator.op, operator.status) for operator in kept)
+
+    def check_limits(self, limits: Iterable[Limit]) -> tuple[LimitCheck, ...]:
+        """Compare the share of mapped operators, 0 for a file that does not compile, with limits on "mapped"."""
+        share, reason = (0.0, self.failure.message) if self.failure else (self.share, None)
+        return tuple(check_limit(limit, share, reason=reason) for limit in limits)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the document of schema ``keras_nin.edgetpu/1``."""
         return {
-            "schema": EDGETPU_SCHEMA,
+            "schema": EDGETPU,
             "model": self.model,
             "multiple_subgraphs": self.multiple_subgraphs,
             "compiles": self.compiles,
             "failure": dataclasses.asdict(self.failure) if self.failure else None,
-            "operators": [each.to_json() for each in self.operators],
+            "operators": self._rows(),
             "total": {
                 "operators": len(self.operators),
                 "mapped": self.mapped,
@@ -186,3 +196,11 @@ class EdgeTPUResult:
             },
             "notes": list(self.notes),
         }
+
+    def _summary(self) -> str:
+        if self.failure:
+            return f"{self.model} does not compile: {self.failure.message}"
+        return f"{self.model}, {self.mapped} of {self.kept} operators mapped ({format_percent(self.share)})"
+
+    def _rows(self) -> list[dict[str, Any]]:
+        return [dataclasses.asdict(operator) for operator in self.operators]

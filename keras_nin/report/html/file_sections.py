@@ -233,7 +233,7 @@ def edgetpu_section(predicted, name):
     rows = [edgetpu_text.edgetpu_row(each) for each in verdict.operators]
     every = make_table("Operators on the Edge TPU", edgetpu_text.EDGETPU_COLUMNS, rows, right=edgetpu_text.EDGETPU_COLUMNS[:1],
                   folded=f"All {len(rows)} operators")  # fmt: skip
-    tone = "good" if verdict.full else "plain" if verdict.compiles else "bad"
+    tone = "good" if verdict.fully_mapped else "plain" if verdict.compiles else "bad"
     first, *others = edgetpu_text.edgetpu_summary_lines(verdict)
     parts = (
         Paragraph(first, tone),

@@ -1,3 +1,5 @@
+"""Files of arrays: images, and samples by the name of the input."""
+
 import io
 import zipfile
 
@@ -156,3 +158,71 @@ def test_the_files_that_others_made(external_data):
     mnist = open_dataset(external_data / "images" / "mnist_test.npz")
     assert mnist.load(mnist.select("test", 10), (28, 28), 1).shape == (10, 28, 28, 1)
     assert len(mnist.image_digests(range(10_000))) == 10_000
+
+
+INPUTS = {"picture": (4, 4, 3), "history": (5,)}
+
+
+def open_inputs(source):
+    return open_dataset(source, input_shape=INPUTS)
+
+
+def arrays(count=12):
+    rng = np.random.default_rng(0)
+    return {name: rng.random((count, *shape), np.float32) for name, shape in INPUTS.items()}
+
+
+def test_an_array_for_each_input(save):
+    stored = arrays()
+    dataset = open_inputs(save(**stored, labels=np.arange(12)))
+    assert {name: len(split) for name, split in dataset.splits.items()} == {"calibration": 3, "test": 9}
+    chosen = dataset.select("calibration")
+    loaded = dataset.load(chosen)
+    assert set(loaded) == set(INPUTS)
+    for name in INPUTS:
+        np.testing.assert_array_equal(loaded[name], stored[name][[0, 5, 10]])
+    (part, labels), *rest = dataset.batches(dataset.select("test"), None, None, batch=6)
+    assert [len(array) for array in part.values()] == [6, 6]
+    assert (list(labels), len(rest)) == ([1, 2, 3, 4, 6, 7], 1)
+
+
+def test_one_input_is_an_array(save):
+    stored = arrays()
+    dataset = open_dataset(save(**stored), input_shape={"history": (5,)})
+    np.testing.assert_array_equal(dataset.load([1, 2]), stored["history"][[1, 2]])
+    assert dataset.labels is None
+
+
+def test_the_hash_is_over_all_inputs(save):
+    stored = arrays()
+    first = open_inputs(save(**stored)).digest([0, 1])
+    stored["history"][1, 4] += 1
+    assert open_inputs(save(**stored)).digest([0, 1]) != first
+    assert open_inputs(save(**stored)).digest([0]) == open_inputs(save(**arrays())).digest([0])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"history": None}, r"to hold history \(N, 5\). Received: picture"),
+        ({"history": np.zeros((12, 4), np.float32)}, r"`history` .* numbers \(N, 5\). Received: float32 \(12, 4\)"),
+        ({"history": np.zeros((3, 5), np.float32)}, r"as many samples for each input .*'picture': 12, 'history': 3"),
+        ({"history": np.zeros((0, 5), np.float32), "picture": np.zeros((0, 4, 4, 3))}, r"float.* \(0, 4, 4, 3\)"),
+        ({"history": np.full((12, 5), np.nan)}, "finite numbers. Received: NaN"),
+        ({"history": np.full((12, 5), "a")}, "numbers .* Received: <U1"),
+        ({"labels": np.zeros(3, np.int64)}, r"`labels` .* shape \(12,\)"),
+    ],
+)
+def test_named_inputs_that_do_not_fit(save, change, message):
+    content = {name: array for name, array in (arrays() | change).items() if array is not None}
+    with pytest.raises(InputError, match=message):
+        open_inputs(save(**content))
+
+
+def test_named_inputs_need_an_npz(tmp_path):
+    with pytest.raises(
+        InputError, match=r"\(picture \(N, 4, 4, 3\), history \(N, 5\)\), or 'random'. Received: 'digits'"
+    ):
+        open_inputs("digits")
+    with pytest.raises(InputError, match="readable file"):
+        open_inputs(str(tmp_path / "missing.npz"))

@@ -1,6 +1,6 @@
 """Measure damaged .tflite files: each must end in a latency, or in one clear line and exit status 2, and leave nothing.
 
-python benchmarks/fuzz_benchmark.py [FILES] [SEED.tflite...]      prints Markdown; exit status 1 where a file did else
+python tools/fuzz_benchmark.py [FILES] [SEED.tflite...]      prints Markdown; exit status 1 where a file did else
 
 The seeds are exports of nin_digits where none is given. The damage is that of fuzz_tflite.py; half of the files are
 damaged in one small place, so that many of them get past the reader and into the runtime.
@@ -127,7 +127,7 @@ def is_failure(found):
 def report(seeds, count):
     """Print what became of the files as Markdown; return whether all ended as they must."""
     outcomes, left = survey(seeds, count)
-    print(f"`python benchmarks/fuzz_benchmark.py {count}` on {fuzz_tflite._machine()},")
+    print(f"`python tools/fuzz_benchmark.py {count}` on {fuzz_tflite._machine()},")
     print(f"seeds {', '.join(f'{name} ({len(data):,} bytes)' for name, data in seeds.items())}:\n")
     print("| outcome | files | slowest [s] |")
     print("| --- | ---: | ---: |")

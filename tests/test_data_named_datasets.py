@@ -1,4 +1,4 @@
-"""keras.datasets offline: its cache holds tiny files in the real formats, and every download fails."""
+"""Digits, noise, and keras.datasets offline: its cache holds tiny files in the real formats, every download fails."""
 
 import gzip
 import io
@@ -206,3 +206,86 @@ def test_progress_goes_to_a_terminal_on_stderr_alone(cache, monkeypatch, capsys)
     out, err = capsys.readouterr()
     assert out == ""
     assert "Downloading data from" in err
+
+
+def test_images_and_labels_are_scikit_learns():
+    from sklearn.datasets import load_digits
+
+    digits, source = open_dataset("digits"), load_digits()
+    assert digits.images.shape == (1797, 8, 8, 1)
+    assert digits.images.dtype == np.uint8
+    np.testing.assert_array_equal(np.rint(digits.images[..., 0] / (255 / 16)), source.images)
+    assert digits.images.max() == 255
+    np.testing.assert_array_equal(digits.labels, source.target)
+    assert digits.class_names == tuple("0123456789")
+    assert digits.preprocessing.mode == "unit"
+
+
+def test_splits_are_fixed_complete_and_even_over_the_classes():
+    digits = open_dataset("digits")
+    sizes = {name: len(indices) for name, indices in digits.splits.items()}
+    assert sizes == {"train": 1338, "calibration": 100, "test": 359}
+    assert sorted(np.concatenate(list(digits.splits.values()))) == list(range(1797))
+    assert np.bincount(digits.labels_of(digits.select("calibration"))).tolist() == [10] * 10
+    assert set(np.bincount(digits.labels_of(digits.select("test")))) == {35, 36, 37}
+    for name, indices in open_dataset("digits", seed=7).splits.items():
+        np.testing.assert_array_equal(indices, digits.splits[name])
+
+
+def test_the_test_images_never_change():
+    # Accuracies of weights that ship are of these images.
+    digits = open_dataset("digits")
+    assert digits.select("test")[:5].tolist() == [3, 7, 13, 19, 36]
+    assert digits.digest(digits.select("test"))[:16] == "b5f89e9d2d05a82f"
+
+
+def test_no_image_is_in_two_splits():
+    digits = open_dataset("digits")
+    contents = [digits.image_digests(indices) for indices in digits.splits.values()]
+    assert len(set.union(*contents)) == 1797
+
+
+def test_noise_is_uniform_seeded_and_unlabeled():
+    random = open_dataset("random", input_shape=(32, 24, 3), seed=5)
+    image = random.images[0]
+    assert image.shape == (32, 24, 3)
+    assert image.dtype == np.uint8
+    assert image.min() < 5
+    assert image.max() > 250
+    assert image.mean() == pytest.approx(127.5, abs=6)  # 3.9 standard errors of 2304 draws
+    assert random.labels is None
+    assert random.noise
+    assert random.names_of([3, 1]) == [3, 1]
+    np.testing.assert_array_equal(image, open_dataset("random", input_shape=[32, 24, 3], seed=5).images[0])
+    assert random.digest([0]) != open_dataset("random", input_shape=(32, 24, 3), seed=6).digest([0])
+
+
+def test_calibration_and_test_share_no_image():
+    random = open_dataset("random", input_shape=(4, 4, 1))
+    assert {name: len(indices) for name, indices in random.splits.items()} == {"calibration": 1000, "test": 1000}
+    calibration, test = (random.image_digests(random.select(split)) for split in ("calibration", "test"))
+    assert len(calibration | test) == 2000
+
+
+def test_the_sequence_ends():
+    images = open_dataset("random", input_shape=(2, 2, 1)).images
+    with pytest.raises(IndexError):
+        images[len(images)]
+
+
+@pytest.mark.parametrize("shape", [None, (8, 8), (0, 8, 3), (None, None, 3), "8,8,3", (8.0, 8, 3)])
+def test_a_shape_that_is_none_is_refused(shape):
+    with pytest.raises(InputError, match="Expected `input_shape` .*'random'"):
+        open_dataset("random", input_shape=shape)
+
+
+def test_noise_takes_the_channels_of_a_feature_map():
+    random = open_dataset("random", input_shape=(12, 12, 512))
+    batch = random.load(random.select("test", 2), (12, 12), 512)
+    assert batch.shape == (2, 12, 12, 512)
+    np.testing.assert_allclose(batch[0], random.images[int(random.select("test", 2)[0])] / np.float32(255), rtol=1e-6)
+
+
+def test_a_seed_that_is_none_is_refused():
+    with pytest.raises(InputError, match="Expected `seed`"):
+        open_dataset("random", input_shape=(8, 8, 3), seed=-1)

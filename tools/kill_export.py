@@ -1,6 +1,6 @@
 """Kill exports at random moments and look at what they leave.
 
-python benchmarks/kill_export.py [KILLS [SEED]]
+python tools/kill_export.py [KILLS [SEED]]
 
 `keras-nin export nin_digits` runs in a process of its own and gets SIGKILL at a moment that is uniform over the time
 that a whole export takes. Half of them export into an empty folder, the others replace an export of other content with

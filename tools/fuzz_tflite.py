@@ -1,6 +1,6 @@
 """Audit thousands of damaged .tflite files: each must end in an audit or in one InputError, soon and in little memory.
 
-python benchmarks/fuzz_tflite.py [FILES_PER_BASE]      prints Markdown; exit status 1 where a file did anything else
+python tools/fuzz_tflite.py [FILES_PER_BASE]      prints Markdown; exit status 1 where a file did anything else
 """
 
 import argparse
@@ -250,7 +250,7 @@ def survey(base, source, count):
 
 def report(count):
     """Damage `count` files of every base, print the outcomes as Markdown; return whether all were as they must be."""
-    print(f"`python benchmarks/fuzz_tflite.py {count}` on {_machine()}:\n")
+    print(f"`python tools/fuzz_tflite.py {count}` on {_machine()}:\n")
     print("| base | bytes | damaged files | audited | refused | anything else | slowest [ms] |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
     failures = []

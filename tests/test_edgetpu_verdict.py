@@ -4,30 +4,17 @@ import importlib.util
 import pathlib
 
 import pytest
-from test_edge_edgetpu_rules import conv, quantized, unary
+from edge_networks import chain, conv, quantized, unary
 from tflite_writer import custom, operator, tensor, write
 
-from keras_nin.edge.edgetpu import check_edgetpu, records
+from keras_nin.edge.edgetpu import FailureMessage, Status, check_edgetpu
 from keras_nin.edge.edgetpu import verdict as memory_module
 from keras_nin.edge.edgetpu.operators import bind_operators
-from keras_nin.edge.edgetpu.records import EDGETPU_SCHEMA
-from keras_nin.edge.edgetpu.verdict import REFUSED_MAP, drop_repeats, partition_graph
+from keras_nin.edge.edgetpu.verdict import REJECTED_MAP, drop_repeats, partition_graph
 from keras_nin.errors import InputError
 from keras_nin.tflite import reader as tflite_graph
 
 SCRIPT = pathlib.Path(__file__).parents[1] / "benchmarks" / "edgetpu_verdicts.py"
-
-
-def chain(path, *names, ends=None):
-    """Write a file of operators of one input each, in a row; names in lower case are custom operators."""
-    tensors = [quantized(f"t{index}", [1, 4]) for index in range(len(names) + 1)]
-    operators = [_link(name, index) for index, name in enumerate(names)]
-    return write(path, tensors, operators, outputs=ends)
-
-
-def _link(name, index):
-    make = custom if name.islower() else operator
-    return make(name, [index], [index + 1])
 
 
 def statuses(verdict):
@@ -36,30 +23,30 @@ def statuses(verdict):
 
 def test_all_is_mapped_where_nothing_is_in_the_way(tmp_path):
     verdict = check_edgetpu(chain(tmp_path / "net.tflite", "RELU", "TANH"))
-    assert statuses(verdict) == [records.MAPPED] * 2
-    assert (verdict.full, verdict.share, verdict.subgraphs, verdict.compiles) == (True, 1.0, 1, True)
+    assert statuses(verdict) == [Status.MAPPED] * 2
+    assert (verdict.fully_mapped, verdict.share, verdict.subgraphs, verdict.compiles) == (True, 1.0, 1, True)
 
 
 def test_one_part_is_mapped_and_what_depends_on_the_first_refusal_is_not(tmp_path):
     path = chain(tmp_path / "net.tflite", "RELU", "ELU", "TANH", "ELU", "RELU6")
     verdict = check_edgetpu(path)
-    refused, after = records.NOT_SUPPORTED, records.SECOND_SUBGRAPH
-    assert statuses(verdict) == [records.MAPPED, refused, after, refused, after]
+    refused, after = Status.NOT_SUPPORTED, Status.SECOND_SUBGRAPH
+    assert statuses(verdict) == [Status.MAPPED, refused, after, refused, after]
     assert verdict.operators[2].why.endswith("after the cut at operator 1")
-    assert (verdict.full, verdict.share, verdict.subgraphs) == (False, 0.2, 1)
+    assert (verdict.fully_mapped, verdict.share, verdict.subgraphs) == (False, 0.2, 1)
 
 
 def test_several_parts_are_mapped_where_that_is_allowed(tmp_path):
     path = chain(tmp_path / "net.tflite", "RELU", "ELU", "TANH", "ELU", "RELU6")
     verdict = check_edgetpu(path, multiple_subgraphs=True)
-    assert statuses(verdict) == [records.MAPPED, records.NOT_SUPPORTED] * 2 + [records.MAPPED]
+    assert statuses(verdict) == [Status.MAPPED, Status.NOT_SUPPORTED] * 2 + [Status.MAPPED]
     assert (verdict.subgraphs, verdict.share) == (3, 0.6)
 
 
 def test_a_refusal_at_the_start_does_not_end_the_mapped_part(tmp_path):
     tensors = [tensor("in", [1, 4], "FLOAT32"), quantized("a", [1, 4]), quantized("b", [1, 4])]
     path = write(tmp_path / "net.tflite", tensors, [operator("QUANTIZE", [0], [1]), operator("TANH", [1], [2])])
-    assert statuses(check_edgetpu(path)) == [records.UNSPECIFIED, records.MAPPED]
+    assert statuses(check_edgetpu(path)) == [Status.UNSPECIFIED, Status.MAPPED]
 
 
 def test_a_branch_beside_the_refusal_is_mapped(tmp_path):
@@ -72,7 +59,7 @@ def test_a_branch_beside_the_refusal_is_mapped(tmp_path):
         operator("ADD", [2, 3], [4], "AddOptions"),
     ]
     verdict = check_edgetpu(write(tmp_path / "net.tflite", tensors, operators))
-    assert statuses(verdict) == [records.MAPPED, records.NOT_SUPPORTED, records.MAPPED, records.SECOND_SUBGRAPH]
+    assert statuses(verdict) == [Status.MAPPED, Status.NOT_SUPPORTED, Status.MAPPED, Status.SECOND_SUBGRAPH]
 
 
 def test_a_part_takes_what_is_ready_before_the_other_side_has_its_turn(tmp_path):
@@ -105,10 +92,10 @@ def test_a_repeated_custom_operator_is_left_out_and_its_readers_read_the_first(t
     verdict = check_edgetpu(path)
     assert [each.rule for each in verdict.operators] == [None, "data-type", "data-type", "repeated", "one-part"]
     assert (verdict.operators[3].status, verdict.kept, verdict.mapped) == (None, 4, 1)
-    assert verdict.on_cpu() == {"DEQUANTIZE": 1, "Decoder": 1, "TANH": 1}
+    assert verdict.count_cpu_operators() == {"DEQUANTIZE": 1, "Decoder": 1, "TANH": 1}
     assert verdict.to_json()["total"]["dropped"] == 1
     kept, repeats = drop_repeats(bind_operators(tflite_graph.read_model(path)))
-    assert (repeats, kept[-1].operator.inputs) == ({3: 2}, (3,))
+    assert (repeats, kept[-1].record.inputs) == ({3: 2}, (3,))
 
 
 def test_a_repeated_builtin_is_kept(tmp_path):
@@ -124,7 +111,7 @@ def test_a_float_file_is_not_quantized(tmp_path):
     made, operators = unary("TANH", [1, 4], [1, 4], dtypes=("FLOAT32", "FLOAT32"))
     verdict = check_edgetpu(write(tmp_path / "net.tflite", made, operators))
     assert verdict.failure.message == "Model not quantized"
-    assert (verdict.compiles, verdict.share, verdict.mapped, verdict.full) == (False, 0.0, 0, False)
+    assert (verdict.compiles, verdict.share, verdict.mapped, verdict.fully_mapped) == (False, 0.0, 0, False)
     assert statuses(verdict) == ["Model not quantized"]
     assert verdict.to_json()["compiles"] is False
 
@@ -155,7 +142,7 @@ def test_a_computed_shape_is_dynamic(tmp_path):
     tensors = [quantized("in", [1, 4]), tensor("shape", [2], "INT32"), quantized("out", [4, 1])]
     path = write(tmp_path / "net.tflite", tensors, [operator("RESHAPE", [0, 1], [2])], inputs=[0, 1])
     verdict = check_edgetpu(path)
-    assert verdict.failure.message == records.DYNAMIC
+    assert verdict.failure.message == FailureMessage.DYNAMIC
     assert verdict.failure.fix == "export with a static batch and static shapes"
 
 
@@ -164,7 +151,7 @@ def test_an_open_batch_is_taken_as_one_and_other_open_sizes_are_noted(tmp_path):
         made, operators = unary("TANH", [1, 4], [1, 4])
         made[0].shapeSignature = signature
         verdict = check_edgetpu(write(tmp_path / "net.tflite", made, operators))
-        assert (verdict.full, len(verdict.notes)) == (True, notes)
+        assert (verdict.fully_mapped, len(verdict.notes)) == (True, notes)
 
 
 def test_a_reshape_larger_than_any_seen_is_noted(tmp_path):
@@ -172,11 +159,11 @@ def test_a_reshape_larger_than_any_seen_is_noted(tmp_path):
         tensors = [quantized("in", [1, elements]), tensor("shape", [1], "INT32", [elements])]
         made = [*tensors, quantized("out", [elements])]
         verdict = check_edgetpu(write(tmp_path / "net.tflite", made, [operator("RESHAPE", [0, 1], [2])]))
-        assert (verdict.full, len(verdict.notes)) == (True, notes)
+        assert (verdict.fully_mapped, len(verdict.notes)) == (True, notes)
 
 
 def test_a_large_map_does_not_compile(tmp_path):
-    for elements, compiles in ((REFUSED_MAP, False), (REFUSED_MAP - 1, True)):
+    for elements, compiles in ((REJECTED_MAP, False), (REJECTED_MAP - 1, True)):
         made, operators = unary("TANH", [1, elements], [1, elements])
         assert check_edgetpu(write(tmp_path / "net.tflite", made, operators)).compiles == compiles
 
@@ -184,7 +171,7 @@ def test_a_large_map_does_not_compile(tmp_path):
 def test_an_operator_of_tensorflow_does_not_compile(tmp_path):
     tensors = [quantized(f"t{index}", [1, 4]) for index in range(3)]
     operators = [operator("RELU", [0], [1]), custom("FlexErf", [1], [2])]
-    assert check_edgetpu(write(tmp_path / "net.tflite", tensors, operators)).failure.message == records.FLEX
+    assert check_edgetpu(write(tmp_path / "net.tflite", tensors, operators)).failure.message == FailureMessage.FLEX
 
 
 def test_what_is_no_source_file_is_refused_with_one_line(tmp_path):
@@ -192,7 +179,7 @@ def test_what_is_no_source_file_is_refused_with_one_line(tmp_path):
     compiled = write(tmp_path / "compiled.tflite", tensors, [custom("edgetpu-custom-op", [0], [1])])
     empty = write(tmp_path / "empty.tflite", tensors, [], outputs=[0])
     (tmp_path / "text.tflite").write_text("no file")
-    for path, words in ((compiled, "before it was compiled"), (empty, "with operators"), ("text.tflite", "Expected")):
+    for path, words in ((compiled, "already compiled"), (empty, "has no operators"), ("text.tflite", "Expected")):
         with pytest.raises(InputError, match=words):
             check_edgetpu(tmp_path / path)
 
@@ -202,8 +189,8 @@ def test_what_is_no_source_file_is_refused_with_one_line(tmp_path):
     [(11, "on-chip", 0), (69, "usually on-chip", 0), (70, "usually streamed", 0), (182, "streamed", 100)],
 )
 def test_parameters_lie_on_the_chip_as_far_as_they_fit(tmp_path, monkeypatch, size, state, streamed):
-    for name, limit in (("LEAST", 11), ("USUAL", 69), ("MOST", 82)):
-        monkeypatch.setattr(memory_module, name, limit)
+    for name, limit in (("MIN", 11), ("USUAL", 69), ("MAX", 82)):
+        monkeypatch.setattr(memory_module, f"{name}_PARAMETER_MEMORY", limit)
     made = [quantized("in", [1, 4]), quantized("w", [size], data=1), quantized("out", [1, 4])]
     path = write(tmp_path / "net.tflite", made, [operator("MUL", [0, 1], [2], "MulOptions")])
     memory = check_edgetpu(path).memory
@@ -218,7 +205,7 @@ def test_shapes_and_what_is_not_mapped_are_no_parameters(tmp_path):
 
 def test_the_document_names_every_operator(tmp_path):
     document = check_edgetpu(chain(tmp_path / "net.tflite", "RELU", "ELU")).to_json()
-    assert document["schema"] == EDGETPU_SCHEMA == "keras_nin.edgetpu/1"
+    assert document["schema"] == "keras_nin.edgetpu/1"
     assert [entry["index"] for entry in document["operators"]] == [0, 1]
     assert {"index", "op", "layer", "mapped", "status", "why", "fix"} <= set(document["operators"][0])
     total = document["total"]

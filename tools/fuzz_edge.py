@@ -1,6 +1,6 @@
 """Give damaged .tflite files to `edgetpu`, `micro` and `ethosu`: each must end in a report, or in one clear line.
 
-python benchmarks/fuzz_edge.py COMMAND [FILES] [SEED.tflite...]   prints Markdown; exit status 1 where a file did else
+python tools/fuzz_edge.py COMMAND [FILES] [SEED.tflite...]   prints Markdown; exit status 1 where a file did else
 
 The files are those of fuzz_benchmark.py. A report has exit status 0, also where it says that a file does not compile
 or that a runtime aborts; the line has exit status 2. No process may be left.
@@ -73,7 +73,7 @@ def survey(command, seeds, count):
 def report(command, seeds, count):
     """Print what became of the files as Markdown; return whether all ended as they must."""
     outcomes, left = survey(command, seeds, count)
-    print(f"`python benchmarks/fuzz_edge.py {command} {count}` on {fuzz_tflite._machine()},")
+    print(f"`python tools/fuzz_edge.py {command} {count}` on {fuzz_tflite._machine()},")
     print(f"seeds {', '.join(f'{name} ({len(data):,} bytes)' for name, data in seeds.items())}:\n")
     print("| outcome | files | slowest [s] |")
     print("| --- | ---: | ---: |")

@@ -1,0 +1,11 @@
+from .dataset import Dataset as Dataset
+from .dataset import NamedArrays as NamedArrays
+from .dataset import get_class_names as get_class_names
+from .dataset import split_image_shape as split_image_shape
+from .named_datasets import list_datasets as list_datasets
+from .preprocessing import PRESETS as PRESETS
+from .preprocessing import Preprocessing as Preprocessing
+from .preprocessing import get_preset as get_preset
+from .sources import DatasetSource as DatasetSource
+from .sources import InputShape as InputShape
+from .sources import open_dataset as open_dataset

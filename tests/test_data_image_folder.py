@@ -1,0 +1,349 @@
+"""Folders of images: layouts, files, labels."""
+
+import itertools
+import warnings
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from keras_nin.data import open_dataset
+from keras_nin.data.image_folder import (
+    ImageFiles,
+    decode_image,
+    index_classes,
+    labels_from_file_names,
+    list_folders,
+    list_images,
+    read_labels_file,
+)
+from keras_nin.errors import InputError
+
+_grey = itertools.count()
+
+
+def fill(folder, *names):
+    """Write a small image of its own grey under every name."""
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (5, 4), (next(_grey) % 256,) * 3).save(path)
+
+
+def names_of(photos, split):
+    paths = photos.images.paths
+    return [f"{paths[index].parent.name}/{paths[index].name}" for index in photos.select(split)]
+
+
+def test_flat_with_numbers_in_the_names(tmp_path):
+    fill(tmp_path, *(f"{index:04}_x.png" for index in range(2, 26, 2)))
+    photos = open_dataset(tmp_path)
+    assert photos.name == tmp_path.name
+    assert photos.labels.tolist() == list(range(2, 26, 2))
+    assert photos.select("calibration").tolist() == [0, 5, 10]
+    assert photos.names_of([1, 0]) == ["0004_x.png", "0002_x.png"]
+    assert photos.select("test").tolist() == [1, 2, 3, 4, 6, 7, 8, 9, 11]
+    assert photos.class_names == ()
+    assert (photos.preprocessing.mode, photos.preprocessing.crop_fraction) == ("unit", 0.875)
+    with pytest.raises(InputError, match="pass a folder with train/ and test/"):
+        photos.select("train")
+
+
+def test_flat_without_numbers_has_no_labels(tmp_path):
+    fill(tmp_path, "a.png", "b.png")
+    photos = open_dataset(tmp_path)
+    assert photos.labels is None
+    images, labels = next(photos.batches(photos.select("test"), (4, 4), 3))
+    assert (images.shape, labels) == ((1, 4, 4, 3), None)
+
+
+@pytest.mark.parametrize("name", ["labels.csv", "labels.txt", "truth.txt"])
+def test_flat_with_a_labels_file(tmp_path, name):
+    fill(tmp_path, "0_b.png", "1_a.png", "2_c.png")
+    (tmp_path / name).write_text("1_a.png,cat\n0_b.png,dog\n2_c.png,cat\n")
+    photos = open_dataset(tmp_path, labels=tmp_path / name if name == "truth.txt" else None)
+    assert photos.labels.tolist() == [1, 0, 0]
+    assert photos.class_names == ("cat", "dog")
+
+
+def test_a_folder_beside_flat_images_may_hold_other_things(tmp_path):
+    fill(tmp_path, "a.png")
+    (tmp_path / "notes").mkdir()
+    assert len(open_dataset(tmp_path).images) == 1
+
+
+def test_class_folders(tmp_path):
+    fill(tmp_path, *(f"{name}/{index}.png" for name in ["dog", "cat"] for index in range(4)))
+    (tmp_path / "readme.txt").write_text("not an image")
+    photos = open_dataset(tmp_path)
+    assert photos.class_names == ("cat", "dog")
+    assert photos.labels.tolist() == [0] * 4 + [1] * 4
+    assert names_of(photos, "calibration") == photos.names_of([0, 5]) == ["cat/0.png", "dog/1.png"]
+    assert len(photos.select("test")) == 6
+
+
+def test_numbered_class_folders(tmp_path):
+    fill(tmp_path, "536_dock/a.png", "7_cock/a.png")
+    photos = open_dataset(tmp_path)
+    assert photos.labels.tolist() == [536, 7]
+    assert photos.class_names == ()
+
+
+def test_one_numbered_class_folder(tmp_path):
+    fill(tmp_path, "536_dock/a.png")
+    assert open_dataset(tmp_path).labels.tolist() == [536]
+
+
+@pytest.mark.parametrize("tests", ["test", "val"])
+def test_train_and_test(tmp_path, tests):
+    fill(tmp_path, *(f"train/{name}/{index}.png" for name in "ba" for index in range(6)))
+    fill(tmp_path, f"{tests}/b/0.png", f"{tests}/b/1.png")
+    photos = open_dataset(tmp_path)
+    assert names_of(photos, "calibration") == ["a/0.png", "a/5.png", "b/4.png"]
+    assert len(photos.select("train")) == 9
+    assert names_of(photos, "test") == ["b/0.png", "b/1.png"]
+    assert photos.labels.tolist() == [0] * 6 + [1] * 6 + [1] * 2  # class b is 1, though test has no a
+    assert photos.class_names == ("a", "b")
+
+
+def test_numbered_classes_of_train_and_test_agree(tmp_path):
+    fill(tmp_path, "train/3_x/0.png", "train/9_y/0.png", "test/9_y/1.png")
+    assert open_dataset(tmp_path).labels.tolist() == [3, 9, 9]
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    fill(tmp_path, "bus/0.png", "train/0.png")
+    assert open_dataset(tmp_path).class_names == ("bus", "train")
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ([], "Expected images .* directly or in class folders. Received: none"),
+        (["a.png", "cat/b.png"], "either directly .* or in class folders. Received: both"),
+        (["train/a/0.png"], r"Expected test/ or val/ beside '.*train'. Received: train"),
+        (["train/a/0.png", "test/c/0.png"], "to be in train/ too. Received: 'c'"),
+        (["train/0_a.png", "test/0_a.png"], "Expected images .* in class folders in '.*train'"),
+        (["train/a/0.png", "test/0.png"], "Expected images .* in class folders in '.*test'"),
+        (["x/y/0.png"], "Expected images .* in class folders"),
+        (["photos/0.png"], "Expected several class folders .* Received: one. Pass '.*photos'"),
+        (["1_a/0.png", "01_b/0.png"], "different numbers"),
+    ],
+)
+def test_a_folder_of_no_layout_is_refused(tmp_path, files, message):
+    fill(tmp_path, *files)
+    with pytest.raises(InputError, match=message):
+        open_dataset(tmp_path)
+
+
+def test_a_labels_file_goes_with_flat_images(tmp_path):
+    fill(tmp_path, "cat/a.png")
+    with pytest.raises(InputError, match="to go with a labels file. Received: class folders"):
+        open_dataset(tmp_path, labels="labels.csv")
+
+
+def test_a_damaged_image_is_named_when_it_is_read(tmp_path):
+    fill(tmp_path, "a.png", "b.png")
+    (tmp_path / "b.png").write_bytes(b"")
+    photos = open_dataset(tmp_path)
+    photos.load(photos.select("calibration"), (4, 4), 3)
+    with pytest.raises(InputError, match=r"b\.png"):
+        photos.load(photos.select("test"), (4, 4), 3)
+
+
+@pytest.mark.external
+def test_imagenet_samples(external_data):
+    photos = open_dataset(external_data / "images" / "imagenet_samples")
+    calibration, test = photos.select("calibration"), photos.select("test")
+    assert (len(calibration), len(test)) == (100, 400)
+    assert photos.labels.tolist() == list(range(0, 1000, 2))
+    digests = photos.image_digests(calibration), photos.image_digests(test)
+    assert [len(each) for each in digests] == [100, 400]
+    assert digests[0].isdisjoint(digests[1])
+    # Their short side is 256: 224 at 0.875 is a crop without resampling.
+    image = photos.images[0]
+    top, left = (image.shape[0] - 224) // 2, (image.shape[1] - 224) // 2
+    expected = image[top : top + 224, left : left + 224] / np.float32(255)
+    np.testing.assert_array_equal(photos.load([0], (224, 224), 3)[0], expected)
+
+
+COLOUR = np.random.RandomState(0).randint(0, 256, (6, 9, 3), dtype=np.uint8)
+
+
+def test_listing_is_sorted_and_leaves_out_what_is_no_image(tmp_path):
+    for name in [
+        "b.PNG",
+        "a.jpg",
+        "10.webp",
+        "9.bmp",
+        "c.jpeg",
+        "d.ppm",
+        ".hidden.jpg",
+        "notes.txt",
+        "labels.csv",
+        "png",
+    ]:
+        (tmp_path / name).touch()
+    for name in ["z", "a", ".git", "folder.jpg"]:
+        (tmp_path / name).mkdir()
+    assert [path.name for path in list_images(tmp_path)] == ["10.webp", "9.bmp", "a.jpg", "b.PNG", "c.jpeg", "d.ppm"]
+    assert [path.name for path in list_folders(tmp_path)] == ["a", "folder.jpg", "z"]
+
+
+def test_a_folder_that_is_missing_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"Expected a folder of images. Received: .*absent"):
+        list_images(tmp_path / "absent")
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "ppm"])
+def test_lossless_files_give_their_pixels(tmp_path, suffix):
+    Image.fromarray(COLOUR).save(tmp_path / f"a.{suffix}")
+    np.testing.assert_array_equal(decode_image(tmp_path / f"a.{suffix}"), COLOUR)
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "P", "RGBA", "LA", "CMYK", "I;16"])
+def test_every_mode_becomes_rgb_or_is_refused(tmp_path, mode):
+    path = tmp_path / ("a.jpg" if mode == "CMYK" else "a.png")
+    image = Image.fromarray(COLOUR)
+    if mode == "I;16":
+        image = Image.fromarray(COLOUR[..., 0].astype(np.uint16) * 257)
+    image.convert(mode).save(path)
+    if mode == "I;16":
+        with pytest.raises(InputError, match=r"8 bits per channel. Received: .*a\.png"):
+            decode_image(path)
+    else:
+        pixels = decode_image(path)
+        assert (pixels.shape, pixels.dtype) == ((6, 9, 3), np.uint8)
+
+
+def test_a_palette_with_transparency_decodes_without_a_warning(tmp_path):
+    image = Image.fromarray(COLOUR).convert("P")
+    image.save(tmp_path / "a.png", transparency=bytes(range(256)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        np.testing.assert_array_equal(decode_image(tmp_path / "a.png"), np.asarray(image.convert("RGB")))
+
+
+def test_exif_orientation_is_honoured(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn a quarter clockwise to see it upright
+    Image.fromarray(COLOUR).save(tmp_path / "a.png", exif=exif)
+    np.testing.assert_array_equal(decode_image(tmp_path / "a.png"), np.rot90(COLOUR, -1))
+
+
+def test_files_are_read_when_asked_for(tmp_path):
+    Image.fromarray(COLOUR).save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes(b"no image")
+    images = ImageFiles(list_images(tmp_path))
+    assert len(images) == 2
+    np.testing.assert_array_equal(images[0], COLOUR)
+    with pytest.raises(InputError, match=r"Expected a readable image. Received: .*b\.png' \(not an image that Pillow"):
+        images[1]
+
+
+def test_damaged_and_missing_files_are_named(tmp_path):
+    Image.fromarray(COLOUR).save(tmp_path / "a.png")
+    whole = (tmp_path / "a.png").read_bytes()
+    for length in range(0, len(whole) - 20, 7):  # what follows the pixels: their checksums, 8 bytes, and a chunk of 12
+        (tmp_path / "a.png").write_bytes(whole[:length])
+        with pytest.raises(InputError, match=r"a\.png"):
+            decode_image(tmp_path / "a.png")
+    with pytest.raises(InputError, match=r"absent\.png"):
+        decode_image(tmp_path / "absent.png")
+
+
+def test_a_decompression_bomb_is_refused(tmp_path, monkeypatch):
+    Image.fromarray(COLOUR).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
+    with pytest.raises(InputError, match=r"usual size. Received: .*a\.png"):
+        decode_image(tmp_path / "a.png")
+
+
+NAMES = ["a.jpg", "b.jpg", "c d.jpg"]
+
+
+def read(tmp_path, text):
+    path = tmp_path / "labels.csv"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    labels, class_names = read_labels_file(path, NAMES)
+    return labels.tolist(), class_names
+
+
+def test_class_folders_are_numbered_in_sorted_order():
+    assert index_classes(["dog", "Bird", "cat"]) == ({"Bird": 0, "cat": 1, "dog": 2}, ("Bird", "cat", "dog"))
+
+
+def test_one_name_without_a_number_makes_all_of_them_names():
+    assert index_classes(["3d", "cat"])[0] == {"3d": 0, "cat": 1}
+
+
+def test_numbered_class_folders_keep_their_number():
+    assert index_classes(["10_b", "9_a"]) == ({"10_b": 10, "9_a": 9}, ())
+    assert index_classes(["1", "0", "02-c"]) == ({"0": 0, "02-c": 2, "1": 1}, ("0", "1", "02-c"))
+
+
+def test_dates_are_names():
+    assert index_classes(["20240101", "20240102"])[0] == {"20240101": 0, "20240102": 1}
+
+
+def test_two_class_folders_with_one_number_are_refused():
+    with pytest.raises(InputError, match="Received: '07_cat' and '7_dog'"):
+        index_classes(["7_dog", "07_cat", "1_x"])
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["0536_n03216828.jpg", "7-x.png", "12 y.jpg", "3.z.jpg"], [536, 7, 12, 3]),
+        (["0001.jpg", "0002.jpg"], None),
+        (["20240101_120000.jpg"], None),
+        (["1_a.jpg", "b.jpg"], None),
+        (["IMG_0001.jpg"], None),
+    ],
+)
+def test_file_names(names, expected):
+    labels = labels_from_file_names(names)
+    assert (labels is None and expected is None) or labels.tolist() == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a.jpg,2\nb.jpg,0\nc d.jpg,11\n",
+        "\ufeffc d.jpg 11\r\na.jpg 2\r\n\r\nb.jpg\t0",
+        b'\xef\xbb\xbffilename,label\na.jpg, 2\nb.jpg ,0\n"c d.jpg",11\n',
+    ],
+)
+def test_indices_from_a_file(tmp_path, text):
+    assert read(tmp_path, text) == ([2, 0, 11], ())
+
+
+def test_names_from_a_file(tmp_path):
+    assert read(tmp_path, 'a.jpg,dog\nb.jpg,"cat, wild"\nc d.jpg,dog') == ([1, 0, 1], ("cat, wild", "dog"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a.jpg,2\nb.jpg,0", r"no entry for 'c d\.jpg' \(1 images without entry, 0 entries"),
+        ("a.jpg,2\nb.jpg,0\nc d.jpg,1\ne.jpg,1", r"an entry for 'e\.jpg', which is not there \(0 .*, 1 entries"),
+        ("a.jpg,2\nb.jpg,0\na.jpg,1", r"line 3 .*a second entry"),
+        ("a.jpg,2\nb.jpg", r"line 2 .*not a name and a label: 'b\.jpg'"),
+        ("a.jpg,2\nb.jpg,", "line 2"),
+        ("a.jpg,2,3", "line 1"),
+        ("goldfish\ntench\n", "line 2"),
+        ("a.jpg,2\nb.jpg,cat\nc d.jpg,1", "all whole numbers from 0, or all class names. Received: '2' and 'cat'"),
+        ("a.jpg,-1\nb.jpg,0\nc d.jpg,1", "Received: '0' and '-1'"),
+        ("", "no entry for 'a.jpg'"),
+        (b"\xff\xfea", "UTF-8"),
+    ],
+)
+def test_a_file_that_does_not_match_the_images_is_refused(tmp_path, text, message):
+    with pytest.raises(InputError, match=message) as caught:
+        read(tmp_path, text)
+    assert "labels.csv" in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"absent\.txt"):
+        read_labels_file(tmp_path / "absent.txt", NAMES)
