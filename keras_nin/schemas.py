@@ -86,7 +86,11 @@ def typed_value(annotation: Any, value: Any, name: str) -> Any:
         return {str(key): typed_value(arguments[1], part, name) for key, part in value.items()}
     if origin is typing.Literal and value in arguments and not isinstance(value, bool):
         return value
-    if isinstance(annotation, enum.EnumMeta) and value in [member.value for member in annotation]:
+    if (
+        isinstance(annotation, type)
+        and issubclass(annotation, enum.Enum)
+        and value in [member.value for member in annotation]
+    ):
         return annotation(value)
     if annotation is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value) if abs(value) < _INT_LIMIT else math.nan

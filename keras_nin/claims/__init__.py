@@ -2,12 +2,4 @@
 
 import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__,
-    submod_attrs={
-        "claim": ["Claim", "ClaimFigure", "ClaimResult", "ClaimsResult", "DeclaredFigure"],
-        "catalog": ["CLAIMS", "check_claims", "get_claim", "list_claims", "reproduce_claim"],
-        "equalities": ["SoftMask", "compute_soft_mask"],
-        "networks": ["ClaimTraining"],
-    },
-)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -3,8 +3,15 @@
 from collections.abc import Callable, Iterable, Sequence
 
 from keras_nin.claims import convnet, counts, equalities, speed
-from keras_nin.claims.claim import Claim, ClaimFigure, ClaimResult, ClaimsResult, DeclaredFigure, Figures
-from keras_nin.claims.claim import MeasuredFigures
+from keras_nin.claims.claim import (
+    Claim,
+    ClaimFigure,
+    ClaimResult,
+    ClaimsResult,
+    DeclaredFigure,
+    Figures,
+    MeasuredFigures,
+)
 from keras_nin.claims.networks import ClaimTraining
 from keras_nin.errors import unknown_name_error
 

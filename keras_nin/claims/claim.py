@@ -237,12 +237,17 @@ class ClaimsResult(Result):
         """Return the claims as a JSON-ready dictionary (schema ``keras_nin.claims/1``)."""
         return {"schema": schemas.CLAIMS, "claims": [claim.to_json() for claim in self.claims]}
 
-    def _summary(self) -> str:
+    @property
+    def summary(self) -> str:
+        """One line: how many claims have which verdict, and which are not reproduced."""
         counts = collections.Counter(claim.verdict for claim in self.claims)
         verdicts = ", ".join(f"{verdict}: {counts[verdict]}" for verdict in VERDICTS if counts[verdict])
         missed = [claim.id for claim in self.claims if not claim.reproduced]
         state = f"Not reproduced: {', '.join(missed)}" if missed else "Every declared figure is reproduced"
         return f"{format_count(len(self.claims), 'claim')} ({verdicts}). {state}."
+
+    def _summary(self) -> str:
+        return self.summary
 
     def _rows(self) -> Sequence[dict[str, Any]]:
         keys = ("id", "source", "claim", "verdict", "reproduced", "why")
@@ -263,7 +268,9 @@ def _value_to_json(value: FigureValue) -> Any:
         return {"at_most": value.limit}
     if isinstance(value, Above):
         return {"above": value.limit}
-    return dataclasses.asdict(value) if isinstance(value, Interval) else list(value) if isinstance(value, tuple) else value
+    return (
+        dataclasses.asdict(value) if isinstance(value, Interval) else list(value) if isinstance(value, tuple) else value
+    )
 
 
 def value_from_json(value: Any) -> FigureValue:

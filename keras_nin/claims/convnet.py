@@ -217,10 +217,10 @@ HEAD_CLAIMS = (
                 DeclaredFigure(_AS_ACCURATE, True, None),
             ),
             measure=_train_heads,
-            why="Trained figures are the mean (lowest to highest) over the seeds; both heads see the same images in the "
-            "same order for as many steps, and the pointwise head learns more slowly. The small gap of a network that "
-            "has not yet learned its training images says nothing about overfitting. The article ends both networks in "
-            "a sigmoid; for one label per image a softmax is the right choice, and the default here.",
+            why="Trained figures are the mean (lowest to highest) over the seeds; both heads see the same images in "
+            "the same order for as many steps, and the pointwise head learns more slowly. The small gap of a network "
+            "that has not yet learned its training images says nothing about overfitting. The article ends both "
+            "networks in a sigmoid; for one label per image a softmax is the right choice, and the default here.",
         ),
     ),
 )
@@ -250,8 +250,8 @@ RELU_CLAIMS = (
                 DeclaredFigure(f"trained, {_MERGED_PREVIOUS}", FLOAT32_EQUAL, Above(1e-2)),
             ),
             measure=_train_relu,
-            why="Trained figures are the mean (lowest to highest) over the seeds; a difference within that range is not "
-            "significant.",
+            why="Trained figures are the mean (lowest to highest) over the seeds; a difference within that range is "
+            "not significant.",
         ),
     ),
 )

@@ -1,4 +1,4 @@
-"""Claims about parameters, MACs, shapes and roles of layers, modules and networks, read from audits of the built ones."""
+"""Claims about parameters, MACs, shapes and roles, read from audits of layers, modules and networks built here."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING

@@ -18,9 +18,8 @@ from keras_nin.claims.networks import (
 from keras_nin.models.articles import CONVNET
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     import keras
+    from matplotlib.figure import Figure
 
 # Sums of up to 3,136 float32 products in another order.
 FLOAT32_EQUAL = AtMost(1e-5)
@@ -89,11 +88,12 @@ def _measure_one_channel() -> Figures:
         outputs[side] = run_model(model, image).reshape(-1, 16)
         biases[side] = model.get_weights()[1]
     ranks = {side: int(np.linalg.matrix_rank(outputs[side] - biases[side])) for side in outputs}
+    after_relu = int(np.linalg.matrix_rank(np.maximum(outputs[1], 0)))
     findings = audit_model(models.build_model("conv1x1_1to16")).findings
     return {
         "1x1 layer, rank of the 16 outputs without bias": ranks[1],
         "3x3 layer, rank of the 16 outputs without bias": ranks[3],
-        "1x1 layer with its biases and a ReLU, rank above 1": bool(np.linalg.matrix_rank(np.maximum(outputs[1], 0)) > 1),
+        "1x1 layer with its biases and a ReLU, rank above 1": after_relu > 1,
         "finding of the audit": " ".join(finding.rule for finding in findings if "conv1" in finding.layers),
     }
 
@@ -206,7 +206,7 @@ def _load_photograph(path: str | pathlib.Path | None) -> tuple[np.ndarray, str]:
         return np.asarray(load_sample_image("china.jpg")), "scikit-learn's china.jpg"
     from keras_nin.data.image_folder import decode_image
 
-    return decode_image(path), str(path)
+    return decode_image(pathlib.Path(path)), str(path)
 
 
 def _measure_soft_mask() -> Figures:

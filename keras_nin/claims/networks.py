@@ -3,7 +3,7 @@
 import dataclasses
 import statistics
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -30,7 +30,7 @@ def build_network(
     """Return the model of `graph`, a function from a tensor (B, H, W, C), for `input_shape` (H, W, C)."""
     import keras
 
-    inputs = keras.Input(input_shape, name="input")
+    inputs: Any = keras.Input(input_shape, name="input")
     return keras.Model(inputs, graph(inputs), name=name)
 
 
@@ -244,7 +244,7 @@ def _train_once(
     _compile(model, training.activation, recipe, epochs * len(batches))
     start = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: batches.start(epoch))
     # The batches have an order of their own; that of Keras would depend on what ran before.
-    model.fit(batches, epochs=epochs, callbacks=[start], shuffle=False, verbose=0)
+    model.fit(batches, epochs=epochs, callbacks=[start], shuffle=False, verbose=0)  # pyright: ignore[reportArgumentType]
     return TrainedNetwork(model, _accuracy(model, *images.train), _accuracy(model, *images.test))
 
 
@@ -252,12 +252,13 @@ def _compile(model: "keras.Model", activation: str, recipe: "Recipe", steps: int
     import keras
 
     schedule = keras.optimizers.schedules.CosineDecay(recipe.learning_rate, steps)
-    optimizer = keras.optimizers.AdamW(schedule, weight_decay=recipe.weight_decay)
+    optimizer = keras.optimizers.AdamW(schedule, weight_decay=recipe.weight_decay)  # pyright: ignore[reportArgumentType]
     loss = _binary_crossentropy_per_class if activation == "sigmoid" else "sparse_categorical_crossentropy"
-    model.compile(optimizer, loss=loss, jit_compile=False)  # compiling takes longer than these short runs
+    # Compiling with XLA takes longer than these short runs.
+    model.compile(optimizer, loss=loss, jit_compile=False)  # pyright: ignore[reportArgumentType]
 
 
-def _binary_crossentropy_per_class(labels: "keras.KerasTensor", outputs: "keras.KerasTensor") -> "keras.KerasTensor":
+def _binary_crossentropy_per_class(labels: Any, outputs: Any) -> Any:
     import keras
 
     targets = keras.ops.one_hot(keras.ops.reshape(labels, (-1,)), outputs.shape[-1])

@@ -13,7 +13,7 @@ from keras_nin.formatting import format_count
 from keras_nin.models.articles import CONVNET
 
 if TYPE_CHECKING:
-    from keras_nin.benchmark import Profile
+    from keras_nin.benchmark.records import Profile
 
 ARTICLE_RATIO = 0.01297 / 0.00056
 LAYER_1X1, LAYER_3X3 = "conv1x1_512to32", "conv3x3_512to32"
@@ -77,7 +77,8 @@ def _export_layer(layer: str, folder: pathlib.Path) -> dict[str, pathlib.Path]:
     """Write the files of a layer with random weights and return their paths by scheme."""
     from keras_nin import models
     from keras_nin.data.named_datasets import open_noise
-    from keras_nin.export import convert_schemes, load_calibration
+    from keras_nin.export.calibration import load_calibration
+    from keras_nin.export.conversion import convert_schemes
 
     model = models.build_model(layer)
     shape = tuple(model.input_shape[1:])
@@ -93,7 +94,7 @@ def _measure_in_process(
     paths: Mapping[str, Mapping[str, pathlib.Path]], threads: Sequence[int], turn: int
 ) -> ProcessSample:
     """Measure all files interleaved in one process; which layer is loaded and run first alternates."""
-    from keras_nin.benchmark import measure_files
+    from keras_nin.benchmark.measurement import measure_files
 
     layers = (LAYER_1X1, LAYER_3X3) if turn % 2 == 0 else (LAYER_3X3, LAYER_1X1)
     order = [(layer, scheme) for scheme in SCHEMES for layer in layers]
@@ -193,12 +194,12 @@ SPEED_CLAIMS = (
         figures=tuple(_declared_figures()),
         measure=measure_speed,
         why="Warm and interleaved on one machine, the times differ about as the MACs do, 9 to 1. Inside the kernel the "
-        "ratio depends on the code of each layer (a plain matrix product and a convolution that gathers its pixels) and "
-        "on the data type; a whole call has a fixed cost that both layers pay, which lowers the ratio. With padding 1 "
-        "the MACs are 9 to 1: it keeps the 3x3 output at 12x12, and zeros are multiplied like pixels. The article timed "
-        "one call of each. A first call also pays for touching memory, loading code and starting threads for the first "
-        "time; which layer pays depends on the order, and single first calls differ severalfold from process to "
-        "process here, so one pair of them says little about the layers. The verdict compares the article's number with "
-        "the intervals of whole warm float32 calls.",
+        "ratio depends on the code of each layer (a plain matrix product and a convolution that gathers its pixels) "
+        "and on the data type; a whole call has a fixed cost that both layers pay, which lowers the ratio. With "
+        "padding 1 the MACs are 9 to 1: it keeps the 3x3 output at 12x12, and zeros are multiplied like pixels. The "
+        "article timed one call of each. A first call also pays for touching memory, loading code and starting threads "
+        "for the first time; which layer pays depends on the order, and single first calls differ severalfold from "
+        "process to process here, so one pair of them says little about the layers. The verdict compares the article's "
+        "number with the intervals of whole warm float32 calls.",
     ),
 )

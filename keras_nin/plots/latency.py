@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from keras_nin import figures, plots
-from keras_nin.formatting import format_percent, format_us, shorten
+from keras_nin.formatting import format_conditions, format_percent, format_us, shorten
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -211,7 +211,8 @@ def _add_heading(figure: "Figure", title: str, profile: "Profile") -> None:
     """Add a title above a figure, and below it the conditions of the measurement."""
     width = int(figure.get_figwidth() * 15)
     figure.suptitle(shorten(title, int(figure.get_figwidth() * 9)), x=0.01, ha="left", fontsize=12, weight="bold")
-    line = shorten(f"Whole run: {format_us(profile.total.median)}. {profile.conditions}", _MAX_HEADING)
+    conditions = format_conditions(profile.host, profile.threads, profile.runs)
+    line = shorten(f"Whole run: {format_us(profile.total.median)}. {conditions}", _MAX_HEADING)
     figure.supxlabel(textwrap.fill(line, width), x=0.01, ha="left", fontsize=8, color=figures.MUTED)
 
 

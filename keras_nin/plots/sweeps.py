@@ -193,11 +193,12 @@ def plot_soft_mask(soft_mask: "SoftMask") -> "Figure":
     order = np.argsort(-soft_mask.weights, kind="stable")
     with figures.figure_style():
         figure = figures.new_figure(15, 5.6)
-        inputs, middle, right = figure.subfigures(1, 3, width_ratios=(2.2, 8.4, 4.2))
+        parts: Any = figure.subfigures(1, 3, width_ratios=(2.2, 8.4, 4.2))
+        inputs, middle, right = parts
         _draw_inputs(inputs, soft_mask)
         axes = middle.subplots(-(-len(order) // _MAP_COLUMNS), _MAP_COLUMNS, squeeze=False).flat
         for cell, index in zip(axes, order, strict=False):
-            _draw_map(cell, soft_mask.maps[..., index], soft_mask.weights[index])
+            _draw_map(cell, soft_mask.maps[..., index], float(soft_mask.weights[index]))
         for cell in middle.axes[len(order) :]:
             cell.set_axis_off()
         middle.suptitle(f"{len(order)} maps of the 3x3 layer (tanh, black -1, white 1) and their 1x1 weights")
