@@ -1,4 +1,4 @@
-"""The Edge TPU's verdict on every model of the zoo: the table in docs/edgetpu.md.
+"""The Edge TPU's verdict on every model of the zoo: the table in docs/concepts/edgetpu_evidence.md.
 
 python benchmarks/edgetpu_zoo.py [--check]     writes the table anew; --check: exit status 1 where it differs
 
@@ -17,7 +17,7 @@ from keras_nin.report.edge import format_edgetpu_overview
 from keras_nin.workflows import models as models_module
 from keras_nin.workflows import temporary_export
 
-DOCS = pathlib.Path(__file__).parents[1] / "docs" / "edgetpu.md"
+DOCS = pathlib.Path(__file__).parents[1] / "docs" / "concepts" / "edgetpu_evidence.md"
 TABLE = re.compile(r"(?<=<!-- zoo -->\n).*?(?=<!-- end -->)", re.DOTALL)
 # Variants that are mapped where the model itself is not, and a network of others.
 VARIANTS = tuple((f"convnet_{head}", ("relu_first=true",)) for head in ("extra_relu", "linear_head", "pointwise_head"))

@@ -32,14 +32,14 @@ class Interpreter:
             if arena_size < 256:
                 os.kill(os.getpid(), 11)
             raise RuntimeError("TFLM failed to allocate tensors")
-        from keras_nin.edge.micro.runtime import ReferenceRunner
-        self.runner, self.inputs = ReferenceRunner(content), {}
+        from keras_nin.tflite.runner import TFLiteRunner
+        self.runner, self.inputs = TFLiteRunner(content, batch=None, reference_kernels=True), {}
 
     def set_input(self, array, index):
         self.inputs[index] = array
 
     def invoke(self):
-        self.outputs = self.runner.run([self.inputs[index] for index in sorted(self.inputs)])
+        self.outputs = self.runner.run_raw([self.inputs[index] for index in sorted(self.inputs)])
         return 0
 
     def get_output(self, index):

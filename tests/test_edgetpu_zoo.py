@@ -1,4 +1,4 @@
-"""The table of the zoo in docs/edgetpu.md: whole, and true; and the variants that the Edge TPU takes."""
+"""The table of the zoo in docs/concepts/edgetpu_evidence.md: whole, and true; and the variants that the Edge TPU takes."""
 
 import importlib
 import pathlib

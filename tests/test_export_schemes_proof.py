@@ -132,7 +132,7 @@ def test_red_and_blue_that_changed_places_fail(random, scheme):
 def test_images_whose_channels_changed_places_fail(random, scheme):
     """The file alone is given blue before red: the outputs show it."""
     runner = TFLiteRunner(random.files[scheme])
-    place = tolerance.find_compared_tensor(runner.graph)
+    place = tolerance.find_compared_tensor(runner.model)
     reference = random.model.predict(random.test, verbose=0)
     assert compare_outputs(reference, runner.predict(random.test), place=place).passed
     assert not compare_outputs(reference, runner.predict(random.test[..., ::-1]), place=place).passed

@@ -97,7 +97,7 @@ def check(files, images, folder):
     printed, inputs = drive([path.with_suffix(".py") for path, _ in files], images, folder)
     for path, preprocessing in files:
         runner = TFLiteRunner(path)
-        _, height, width, channels = runner.graph.main.tensors[runner.graph.main.inputs[0]].shape
+        _, height, width, channels = runner.model.main.tensors[runner.model.main.inputs[0]].shape
         for image in images:
             key = f"{path.with_suffix('.py')} {image}"
             prepared = preprocessing.apply([decode_image(image)], (height, width), channels)

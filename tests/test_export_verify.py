@@ -183,7 +183,7 @@ def test_a_wrong_scale_fails(network, which):
     content = edited(network.files["int8"], rescale)
     if (
         which == "output"
-        and tolerance.find_compared_tensor(TFLiteRunner(network.files["int8"]).graph).closing == "SOFTMAX"
+        and tolerance.find_compared_tensor(TFLiteRunner(network.files["int8"]).model).closing == "SOFTMAX"
     ):
         # The output of a softmax has one scale, which the runtime knows.
         with pytest.raises(InputError, match="a file that the LiteRT runtime runs"):
@@ -252,7 +252,7 @@ def test_limits():
 @pytest.mark.parametrize("side", [0, 1])
 @pytest.mark.parametrize("quantized", [False, True])
 def test_what_is_not_finite_never_holds(trained, value, side, quantized, recwarn):
-    graph = TFLiteRunner(trained.files["int8"]).graph
+    graph = TFLiteRunner(trained.files["int8"]).model
     pair = [np.full((3, 10), 0.1, np.float32) for _ in range(2)]
     pair[side][1, 4] = value
     place = tolerance.find_compared_tensor(graph) if quantized else None
@@ -334,7 +334,7 @@ def test_float_operators_inside_a_quantised_file(position):
     model = keras.Sequential([keras.Input((8, 8, 3)), *stack])
     images = noise(40, (8, 8, 3), 1)
     runner = TFLiteRunner(export.convert_model(model, "int8", images, allow_float=True).data)
-    assert tolerance.find_compared_tensor(runner.graph).closing is None
+    assert tolerance.find_compared_tensor(runner.model).closing is None
     (parity,) = verify_files(model, [runner], [(images, None)], source="tests", random_weights=True)
     assert [check.name for check in parity.checks] == ["channel_rms_lsb", "weight_diff_lsb"]
     assert parity.passed
@@ -344,8 +344,8 @@ def test_float_operators_inside_a_quantised_file(position):
 
 
 def test_the_place_that_is_judged(network):
-    place = tolerance.find_compared_tensor(TFLiteRunner(network.files["int8"]).graph)
-    assert tolerance.find_compared_tensor(TFLiteRunner(network.files["float32"]).graph) is None
+    place = tolerance.find_compared_tensor(TFLiteRunner(network.files["int8"]).model)
+    assert tolerance.find_compared_tensor(TFLiteRunner(network.files["float32"]).model) is None
     kind = type(network.model.layers[-1]).__name__
     expected = {"Softmax": "SOFTMAX", "Activation": "SOFTMAX", "Conv2D": None}[kind]
     last = network.model.layers[-1]
@@ -356,13 +356,13 @@ def test_the_place_that_is_judged(network):
 
 def test_the_file_up_to_its_softmax(trained):
     runner = TFLiteRunner(trained.files["int8"])
-    place = tolerance.find_compared_tensor(runner.graph)
-    logits = TFLiteRunner(tolerance.set_first_output(runner.graph, place.tensor)).predict(trained.test)
+    place = tolerance.find_compared_tensor(runner.model)
+    logits = TFLiteRunner(tolerance.set_first_output(runner.model, place.tensor)).predict(trained.test)
     assert tolerance.closing_error(runner.predict(trained.test), logits, place) <= 1.01
     before = keras.Model(trained.model.inputs, trained.model.layers[-2].output)
     steps = (logits - before.predict(trained.test, verbose=0)) / place.tensor.quantization.scales[0]
     assert np.sqrt((steps**2).mean()) < 2
-    assert len(tolerance.set_first_output(runner.graph, place.tensor)) == len(trained.files["int8"])
+    assert len(tolerance.set_first_output(runner.model, place.tensor)) == len(trained.files["int8"])
 
 
 def place_of(closing, scale):
@@ -406,6 +406,6 @@ def test_a_calibration_on_nothing_fails(random):
 
 
 def test_the_limit_is_arithmetic(linear):
-    place = tolerance.find_compared_tensor(TFLiteRunner(linear.files["int8"]).graph)
-    operators = TFLiteRunner(linear.files["int8"]).graph.main.operators
+    place = tolerance.find_compared_tensor(TFLiteRunner(linear.files["int8"]).model)
+    operators = TFLiteRunner(linear.files["int8"]).model.main.operators
     assert place.limit == 8 * (len(operators) / 6) ** 0.5

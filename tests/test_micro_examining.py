@@ -7,7 +7,6 @@ import tflite_writer as writer
 
 from keras_nin import files
 from keras_nin.edge.micro import ArenaSection, MicroComparison, MicroFinding, measure_micro, measurement, prepare_images
-from keras_nin.edge.micro.runtime import ReferenceRunner
 from keras_nin.errors import InputError
 from keras_nin.tflite.reader import read_model
 from keras_nin.tflite.runner import TFLiteRunner
@@ -92,11 +91,11 @@ def test_the_reference_runs_without_a_delegate(tmp_path):
     ends = [writer.tensor(name, (1, 8), "FLOAT32") for name in "ab"]
     path = writer.write(tmp_path / "net.tflite", ends, [writer.operator("RELU", [0], [1])])
 
-    def operators(runner):
-        return {details["op_name"] for details in runner(path)._interpreter._get_ops_details()}
+    def operators(**options):
+        return {details["op_name"] for details in TFLiteRunner(path, **options)._interpreter._get_ops_details()}
 
-    assert operators(ReferenceRunner) == {"RELU"}
-    assert operators(TFLiteRunner) != {"RELU"}
+    assert operators(reference_kernels=True) == {"RELU"}
+    assert operators() != {"RELU"}
 
 
 @pytest.mark.parametrize("arena", [0, 1023, 2**30 + 1, 4096.0])

@@ -12,7 +12,7 @@ from keras_nin import InputError, export, models
 from keras_nin.audit import audit_model
 from keras_nin.edge.edgetpu import check_edgetpu
 from keras_nin.report.edge import format_edgetpu_overview
-from keras_nin.tflite import reader as tflite_graph
+from keras_nin.tflite.records import float_operators
 
 EDGETPU = pathlib.Path(__file__).parents[1] / "docs" / "edgetpu.md"
 NAMES = models.list_models()
@@ -101,7 +101,7 @@ def test_int8_has_no_float_operator_and_the_edge_tpu_s_verdict_of_the_docs(name,
     verdict = dataclasses.replace(check_edgetpu(made.save(tmp_path / "net.tflite")), model=name)
     assert format_edgetpu_overview([verdict]).splitlines()[-1] in EDGETPU.read_text().splitlines()
     graph = made.graph()
-    assert {operator.op for operator in tflite_graph.float_operators(graph)} <= {"QUANTIZE", "DEQUANTIZE"}
+    assert {operator.op for operator in float_operators(graph)} <= {"QUANTIZE", "DEQUANTIZE"}
     main = graph.main
     assert main.tensors[main.inputs[0]].dtype == main.tensors[main.outputs[0]].dtype == "int8"
     assert main.tensors[main.inputs[0]].shape == (1, *model.input_shape[1:])

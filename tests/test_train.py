@@ -14,7 +14,7 @@ import tensorflow as tf
 from tensorflow.python.framework.config import disable_op_determinism
 
 from keras_nin import InputError, data, files, layers, models, train
-from keras_nin.train.batches import TrainingBatches, augment
+from keras_nin.train.batches import TrainingBatches, augment_images
 from keras_nin.train.checkpoints import Checkpoints, find_best_epoch
 from keras_nin.train.training import outputs_logits
 
@@ -353,7 +353,7 @@ def test_only_the_best_and_the_last_state_stay(tmp_path):
     state = Checkpoints(tmp_path)
     for accuracy in (0.1, 0.9, 0.5, 0.4):
         model.get_layer("head").bias.assign([accuracy] * 3)
-        state.add(model, {"val_accuracy": accuracy, "val_loss": math.nan})
+        state.save(model, {"val_accuracy": accuracy, "val_loss": math.nan})
     assert sorted(os.listdir(tmp_path / "state")) == ["epoch-0002.weights.h5", "epoch-0004.weights.h5"]
     again = Checkpoints(tmp_path)
     assert again.history == state.history
@@ -366,7 +366,7 @@ def test_every_batch_of_every_epoch():
     recipe = train.Recipe(batch_size=16)
 
     def epoch(batches, number):
-        batches.start(number)
+        batches.start_epoch(number)
         parts = [batches[index] for index in range(len(batches))]
         assert [len(part) for part, _ in parts] == [16, 16, 16, 2]
         pixels = np.concatenate([part.ravel() for part, _ in parts])
@@ -384,7 +384,7 @@ def test_every_batch_of_every_epoch():
 def test_a_shift_moves_and_repeats_the_edge():
     images = np.arange(200 * 5 * 4, dtype=np.float32).reshape(200, 5, 4, 1)
     before = images.copy()
-    shifted = augment(images, train.Recipe(shift=2), np.random.default_rng(0))
+    shifted = augment_images(images, train.Recipe(shift=2), np.random.default_rng(0))
     np.testing.assert_array_equal(images, before)
     assert shifted.shape == images.shape
     seen = set()
@@ -403,7 +403,7 @@ def test_a_shift_moves_and_repeats_the_edge():
 def test_a_mirror_turns_left_and_right():
     images = np.arange(100 * 2 * 3 * 2, dtype=np.float32).reshape(100, 2, 3, 2)
     before = images.copy()
-    mirrored = augment(images, train.Recipe(flip=True), np.random.default_rng(0))
+    mirrored = augment_images(images, train.Recipe(flip=True), np.random.default_rng(0))
     np.testing.assert_array_equal(images, before)
     turned = [np.array_equal(result, image[:, ::-1]) for image, result in zip(images, mirrored, strict=True)]
     kept = [np.array_equal(result, image) for image, result in zip(images, mirrored, strict=True)]
@@ -413,7 +413,7 @@ def test_a_mirror_turns_left_and_right():
 
 def test_without_changes_the_images_stay_and_are_a_copy():
     images = np.ones((3, 2, 2, 1), np.float32)
-    result = augment(images, train.Recipe(), np.random.default_rng(0))
+    result = augment_images(images, train.Recipe(), np.random.default_rng(0))
     np.testing.assert_array_equal(result, images)
     result[...] = 0
     assert images.min() == 1

@@ -190,7 +190,7 @@ def _last_line(text):
 
 # MERGED An Android device: LiteRT's own `benchmark_model` runs the files there, and its figures become an `Answer`.
 # MERGED
-# MERGED Not run on hardware: see docs/devices.md.
+# MERGED Not run on hardware: see docs/guides/devices.md.
 
 BENCHMARK_TOOL_PATH = "/data/local/tmp/benchmark_model"
 _URL = re.compile(r"adb://(?P<serial>[A-Za-z0-9._:-]*)/?")

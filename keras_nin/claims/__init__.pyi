@@ -1,5 +1,4 @@
 from .catalog import CLAIMS as CLAIMS
-from .catalog import check_claims as check_claims
 from .catalog import get_claim as get_claim
 from .catalog import list_claims as list_claims
 from .catalog import reproduce_claim as reproduce_claim

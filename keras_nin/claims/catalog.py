@@ -1,13 +1,12 @@
 """All claims by id, and their reproduction."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 
 from keras_nin.claims import convnet, counts, equalities, speed
 from keras_nin.claims.claim import (
     Claim,
     ClaimFigure,
     ClaimResult,
-    ClaimsResult,
     DeclaredFigure,
     Figures,
     MeasuredFigures,
@@ -43,26 +42,6 @@ def get_claim(id: str) -> Claim:
     if id not in CLAIMS:
         raise unknown_name_error("claim", id, CLAIMS)
     return CLAIMS[id]
-
-
-def check_claims(
-    ids: Sequence[str] = (),
-    training: ClaimTraining | None = None,
-    *,
-    track: Callable[[Sequence[Claim]], Iterable[Claim]] = iter,
-) -> ClaimsResult:
-    """Reproduce claims of well-known articles about 1x1 convolution.
-
-    Args:
-        ids: which claims, each reproduced once; all of them if empty.
-        training: how to train the networks of claims about accuracy; None leaves the trained figures out.
-        track: wraps the claims on their way, to show progress.
-
-    Raises:
-        InputError: an unknown id, or a dataset or settings that do not fit.
-    """
-    claims = [get_claim(id) for id in dict.fromkeys(ids)] or list(CLAIMS.values())
-    return ClaimsResult(tuple(reproduce_claim(claim, training) for claim in track(claims)))
 
 
 def reproduce_claim(claim: Claim, training: ClaimTraining | None = None) -> ClaimResult:

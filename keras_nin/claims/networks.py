@@ -242,7 +242,7 @@ def _train_once(
     recipe = Recipe(epochs=epochs, batch_size=32, learning_rate=3e-3)
     batches = TrainingBatches(*images.train, recipe, seed)
     _compile(model, training.activation, recipe, epochs * len(batches))
-    start = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: batches.start(epoch))
+    start = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: batches.start_epoch(epoch))
     # The batches have an order of their own; that of Keras would depend on what ran before.
     model.fit(batches, epochs=epochs, callbacks=[start], shuffle=False, verbose=0)  # pyright: ignore[reportArgumentType]
     return TrainedNetwork(model, _accuracy(model, *images.train), _accuracy(model, *images.test))

@@ -186,8 +186,6 @@ def _print_import(given, loaded, made, out, state):
 
 # MERGED `keras-nin train`: fit a model.
 
-TRAIN_SCHEMA = "keras_nin.train/1"
-
 
 @click.command("train", short_help="Train a model on labelled images.", epilog="Example: keras-nin train nin_digits")
 @click.argument("model")

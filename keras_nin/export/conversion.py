@@ -16,6 +16,7 @@ from keras_nin.export.operator_layers import map_output_layers, mark_layers, rea
 from keras_nin.export.schemes import SCHEMES, Scheme, Tuning
 from keras_nin.output_capture import capture_output
 from keras_nin.tflite import reader as tflite_graph
+from keras_nin.tflite.records import float_operators
 
 
 def convert_model(model, scheme="int8", calibration=None, **options):
@@ -155,7 +156,7 @@ def check_finite_weights(model):
 def _float_operators(graph, layers, scheme):
     """Return the operators that compute in floating point, each kind once a layer, as text."""
     named = dict(zip(((0, operator.index) for operator in graph.main.operators), layers, strict=True))
-    left = tflite_graph.float_operators(graph)
+    left = float_operators(graph)
     # The casts around an operator that does not quantise say nothing of it, and float32 ends need casts.
     others = [operator for operator in left if operator.op not in ("QUANTIZE", "DEQUANTIZE")]
     left = others if others or scheme.io_type == "float32" else left

@@ -11,8 +11,8 @@ from keras_nin.export.operator_layers import layers_by_path, map_output_layers
 from keras_nin.export.parity import round_floats
 from keras_nin.export.tolerance import is_quantized
 from keras_nin.metrics import energy_ratio_db
-from keras_nin.tflite.reader import FLOAT_DTYPES
-from keras_nin.tflite.runner import IntermediateTensorRunner
+from keras_nin.tflite.records import FLOAT_DTYPES
+from keras_nin.tflite.runner import TFLiteRunner
 
 _CASTS = ("QUANTIZE", "DEQUANTIZE")
 _NO_NOISE = 1e-10  # as a share of the signal: float32 sums in another order give less
@@ -103,9 +103,9 @@ class _NoiseMeasurement:
 
     def __init__(self, model, runner):
         self.runner = runner
-        self.tap = IntermediateTensorRunner(runner.graph.content, runner.threads)
-        self.main = main = runner.graph.main
-        self.reasons, self.joined = _join_operators(model, runner.graph)
+        self.tap = TFLiteRunner(runner.model, runner.threads, keep_tensors=True)
+        self.main = main = runner.model.main
+        self.reasons, self.joined = _join_operators(model, runner.model)
         self.layers = LayerOutputs(model, self.joined.values())
         self.entry = main.tensors[main.inputs[0]]
         self.tensors = [main.tensors[main.operators[index].outputs[0]] for index in self.joined]
@@ -116,7 +116,7 @@ class _NoiseMeasurement:
     def add(self, images):
         references = self.layers.of(images)
         for position, image in enumerate(images):
-            first, *values = self.tap.values(image, (self.entry, *self.tensors))
+            first, *values = self.tap.tensor_values(image, (self.entry, *self.tensors))
             self.sums[self.entry.index].add(image, first)
             for (index, path), tensor, value in zip(self.joined.items(), self.tensors, values, strict=True):
                 self._add(index, references[path], position, tensor, value)

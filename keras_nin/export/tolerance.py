@@ -9,8 +9,7 @@ import numpy as np
 
 from keras_nin.tflite import schema
 from keras_nin.tflite.flatbuffer import FlatbufferReader
-from keras_nin.tflite.reader import FLOAT_DTYPES
-from keras_nin.tflite.records import TFLiteTensor
+from keras_nin.tflite.records import FLOAT_DTYPES, TFLiteTensor
 
 CLOSING = ("SOFTMAX", "LOGISTIC")
 # The largest error of a closing softmax or sigmoid in steps of the output: its table and the rounding give up to one,

@@ -17,7 +17,7 @@ from keras_nin.export.parity import (
     with_weight_check,
     worst_parity,
 )
-from keras_nin.tflite.reader import FLOAT_DTYPES
+from keras_nin.tflite.records import FLOAT_DTYPES
 
 __all__ = ["ParityCheck", "ParityLimits", "Parity", "check_labels", "compare_outputs", "verify_files"]
 
@@ -52,7 +52,7 @@ def verify_files(model, runners, batches, *, source, random_weights=False, limit
             side.compare(reference, labels, name if len(names) > 1 else None, source, limits)
             for side, reference, name in zip(each, references, names, strict=True)
         ]
-        found.append(with_weight_check(worst_parity(parities), find_worst_weight(model, runner.graph), limits))
+        found.append(with_weight_check(worst_parity(parities), find_worst_weight(model, runner.model), limits))
     return found
 
 
@@ -71,7 +71,7 @@ def _match_outputs(model, runner):
         if sorted(names, key=str) != sorted(port.name for port in ports):
             raise InputError(
                 f"Expected a file with the outputs {[port.name for port in ports]} of {model.name!r} in its signature. "
-                f"Received: {runner.source} with {names}"
+                f"Received: {runner.model.source} with {names}"
             )
         positions = [names.index(port.name) for port in ports]
     _check_shapes("output", model, runner, ports, [runner.outputs[position] for position in positions])
@@ -86,7 +86,7 @@ def _check_shapes(kind, model, runner, ports, entries):
     if len(expected) != len(received) or not all(map(_shape_fits, expected, received)):
         words = [", ".join(map(str, shapes)) or "others" for shapes in (expected, received)]
         raise InputError(
-            f"Expected a file with the {kind} {words[0]} of {model.name!r}. Received: {runner.source} with {words[1]}"
+            f"Expected a file with the {kind} {words[0]} of {model.name!r}. Received: {runner.model.source} with {words[1]}"
         )
 
 
@@ -99,7 +99,7 @@ class _FileOutput:
     """One output of a file, and the values before its closing softmax or sigmoid."""
 
     def __init__(self, runner, position):
-        kind, graph = type(runner), runner.graph
+        kind, graph = type(runner), runner.model
         several = len(runner.outputs) > 1
         self.place = tolerance.find_compared_tensor(graph, position)
         self.runner = kind(graph.content, runner.threads, position, runner.batch) if several else runner

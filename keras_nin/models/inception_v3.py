@@ -1,9 +1,16 @@
 """Inception v3: Szegedy et al., arXiv:1512.00567, layer for layer as keras.applications has it."""
 
-import functools
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeAlias
 
 from keras_nin import layers
-from keras_nin.models.model_spec import ModelSpec, assemble_model, check_input_shape
+from keras_nin.errors import check_whole_number
+from keras_nin.models.model_spec import LayerNames, ModelSpec, Shape, Weights, assemble_model, check_input_shape
+from keras_nin.models.predictions import family_functions
+
+if TYPE_CHECKING:
+    import keras
 
 PAPER = "Rethinking the Inception Architecture for Computer Vision, arXiv:1512.00567"
 
@@ -32,56 +39,32 @@ MODULES = (
     ("c", {}),
 )
 
-# Names of the convolutions of each kind of module in the order in which they are made: torchvision's, and ours.
-_PARTS = {
-    "a": (
-        ("branch1x1", "conv1x1"),
-        ("branch5x5_1", "5x5aconv1x1"),
-        ("branch5x5_2", "5x5bconv5x5"),
-        ("branch3x3dbl_1", "3x3dblaconv1x1"),
-        ("branch3x3dbl_2", "3x3dblbconv3x3"),
-        ("branch3x3dbl_3", "3x3dblcconv3x3"),
-        ("branch_pool", "poolprojconv1x1"),
-    ),
-    "reduction a": (
-        ("branch3x3", "3x3aconv3x3"),
-        ("branch3x3dbl_1", "3x3dblaconv1x1"),
-        ("branch3x3dbl_2", "3x3dblbconv3x3"),
-        ("branch3x3dbl_3", "3x3dblcconv3x3"),
-    ),
-    "b": (
-        ("branch1x1", "conv1x1"),
-        ("branch7x7_1", "7x7aconv1x1"),
-        ("branch7x7_2", "7x7bconv1x7"),
-        ("branch7x7_3", "7x7cconv7x1"),
-        ("branch7x7dbl_1", "7x7dblaconv1x1"),
-        ("branch7x7dbl_2", "7x7dblbconv7x1"),
-        ("branch7x7dbl_3", "7x7dblcconv1x7"),
-        ("branch7x7dbl_4", "7x7dbldconv7x1"),
-        ("branch7x7dbl_5", "7x7dbleconv1x7"),
-        ("branch_pool", "poolprojconv1x1"),
-    ),
-    "reduction b": (
-        ("branch3x3_1", "3x3aconv1x1"),
-        ("branch3x3_2", "3x3bconv3x3"),
-        ("branch7x7x3_1", "7x7x3aconv1x1"),
-        ("branch7x7x3_2", "7x7x3bconv1x7"),
-        ("branch7x7x3_3", "7x7x3cconv7x1"),
-        ("branch7x7x3_4", "7x7x3dconv3x3"),
-    ),
-    "c": (
-        ("branch1x1", "conv1x1"),
-        ("branch3x3_1", "3x3aconv1x1"),
-        ("branch3x3_2a", "3x3splitconv1x3"),
-        ("branch3x3_2b", "3x3splitconv3x1"),
-        ("branch3x3dbl_1", "3x3dblaconv1x1"),
-        ("branch3x3dbl_2", "3x3dblbconv3x3"),
-        ("branch3x3dbl_3a", "3x3dblsplitconv1x3"),
-        ("branch3x3dbl_3b", "3x3dblsplitconv3x1"),
-        ("branch_pool", "poolprojconv1x1"),
-    ),
+# Kernels along the branches of each kind of module; two in brackets stand side by side.
+_BRANCHES = {
+    "a": {"5x5": ("1x1", "5x5"), "3x3dbl": ("1x1", "3x3", "3x3")},
+    "reduction a": {"3x3": ("3x3",), "3x3dbl": ("1x1", "3x3", "3x3")},
+    "b": {"7x7": ("1x1", "1x7", "7x1"), "7x7dbl": ("1x1", "7x1", "1x7", "7x1", "1x7")},
+    "reduction b": {"3x3": ("1x1", "3x3"), "7x7x3": ("1x1", "1x7", "7x1", "3x3")},
+    "c": {"3x3": ("1x1", ("1x3", "3x1")), "3x3dbl": ("1x1", "3x3", ("1x3", "3x1"))},
 }
-_TORCHVISION = {
+
+
+def _convolution_names(kind: str) -> dict[str, str]:
+    """Return the names of a module's convolutions in the order in which they are built: torchvision's, and ours."""
+    names = {} if kind.startswith("reduction") else {"branch1x1": "conv1x1"}
+    for branch, kernels in _BRANCHES[kind].items():
+        for number, kernel in enumerate(kernels, start=1):
+            theirs = f"branch{branch}_{number}" if len(kernels) > 1 else f"branch{branch}"
+            if isinstance(kernel, tuple):
+                names |= {
+                    f"{theirs}{letter}": f"{branch}splitconv{half}" for letter, half in zip("ab", kernel, strict=True)
+                }
+            else:
+                names[theirs] = f"{branch}{'abcde'[number - 1]}conv{kernel}"
+    return names if kind.startswith("reduction") else names | {"branch_pool": "poolprojconv1x1"}
+
+
+_TORCHVISION_NAMES = {
     "Conv2d_1a_3x3": "conv1_3x3",
     "Conv2d_2a_3x3": "conv2_3x3",
     "Conv2d_2b_3x3": "conv3_3x3",
@@ -92,16 +75,16 @@ _TORCHVISION = {
     for number, (module, (kind, _)) in enumerate(
         zip(("5b", "5c", "5d", "6a", "6b", "6c", "6d", "6e", "7a", "7b", "7c"), MODULES, strict=True)
     )
-    for theirs, ours in _PARTS[kind]
+    for theirs, ours in _convolution_names(kind).items()
 }
-CONVOLUTIONS = tuple(_TORCHVISION.values())
+CONVOLUTIONS = tuple(_TORCHVISION_NAMES.values())
 NORMALIZATIONS = tuple(f"{name}_bn" for name in CONVOLUTIONS)
-# torchvision's auxiliary classifier, which this network does not have: it serves training alone.
+# torchvision's auxiliary classifier, which only training uses and this network does not have.
 _AUXILIARY = ("conv0.conv", "conv0.bn", "conv1.conv", "conv1.bn", "fc")
-# Layer names in weight files of others: torchvision's, and those of keras.applications, which Keras 2 and 1 numbered.
-LAYER_NAMES = (
-    {f"{theirs}.conv": ours for theirs, ours in _TORCHVISION.items()}
-    | {f"{theirs}.bn": f"{ours}_bn" for theirs, ours in _TORCHVISION.items()}
+# Third-party layer names: torchvision's, and those of keras.applications, which Keras 2 and 1 numbered.
+LAYER_NAMES: LayerNames = (
+    {f"{theirs}.conv": ours for theirs, ours in _TORCHVISION_NAMES.items()}
+    | {f"{theirs}.bn": f"{ours}_bn" for theirs, ours in _TORCHVISION_NAMES.items()}
     | {f"AuxLogits.{theirs}": None for theirs in _AUXILIARY}
     | {"fc": "classifier", "predictions": "classifier"}
     | {"conv2d": CONVOLUTIONS, "batch_normalization": NORMALIZATIONS}
@@ -109,29 +92,29 @@ LAYER_NAMES = (
 )
 
 
-def inception_v3(
+def InceptionV3(
     *,
-    include_top=True,
-    weights=None,
-    input_shape=None,
-    classes=1000,
-    classifier_activation="softmax",
-    padded_pools=False,
-    name=None,
-):
-    """Build an Inception v3: a stem, eleven modules of which two halve the grid, global average and a dense layer.
+    include_top: bool = True,
+    weights: Weights = None,
+    input_shape: Shape | None = (299, 299, 3),
+    classes: int = 1000,
+    classifier_activation: str | None = "softmax",
+    padded_pools: bool = False,
+    name: str | None = None,
+) -> keras.Model:
+    """Build Inception v3: a stem, eleven modules of which two halve the grid, global average and a dense layer.
 
-    The layers, and the order of the weights, are those of keras.applications.InceptionV3.
+    The layers, and the order of the weights, are those of keras.applications.InceptionV3 (arXiv:1512.00567).
 
     Args:
         include_top: whether to end in the average and the dense layer.
-        weights: None (random) or a path; see `load_weights`.
-        input_shape: (H, W, C) of at least 75x75; the default is (299, 299, 3).
+        weights: None (random) or a path; see `keras_nin.models.load_weights`.
+        input_shape: (H, W, C) of at least 75x75.
         classes: number of classes.
         classifier_activation: applied to the scores; None returns them as they are.
         padded_pools: whether the average poolings inside the modules count zeros around the map, as in torchvision,
-            whose weights mean that.
-        name: the model's name.
+            whose weights need it.
+        name: the model's name; None takes "inception_v3".
 
     Returns:
         keras.Model from (B, H, W, C) to (B, classes), or to the last module's map without the top.
@@ -140,7 +123,7 @@ def inception_v3(
         InputError: an argument does not fit, or the weights do not.
     """
 
-    def graph(x):
+    def graph(x: keras.KerasTensor) -> keras.KerasTensor:
         x = _stem(x)
         for number, (kind, arguments) in enumerate(MODULES):
             if kind.startswith("reduction"):
@@ -149,19 +132,18 @@ def inception_v3(
                 x = layers.inception_v3_module(x, kind, **arguments, padded_pool=padded_pools, name=f"mixed{number}")
         return _top(x, classes, classifier_activation) if include_top else x
 
-    shape = check_input_shape(input_shape, (299, 299, 3))
     return assemble_model(
         graph,
         variant="inception_v3",
         name=name,
-        input_shape=shape,
+        input_shape=check_input_shape(input_shape, (299, 299, 3)),
         weights=weights,
         include_top=include_top,
         layer_names=LAYER_NAMES,
     )
 
 
-def _stem(x):
+def _stem(x: keras.KerasTensor) -> keras.KerasTensor:
     convolutions = pools = 0
     for row in STEM:
         if row is None:
@@ -175,18 +157,17 @@ def _stem(x):
     return x
 
 
-def _top(x, classes, classifier_activation):
+def _top(x: keras.KerasTensor, classes: int, classifier_activation: str | None) -> keras.KerasTensor:
     import keras
 
     x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
-    layers.check_positive("classes", classes)
+    check_whole_number("classes", classes)
     return keras.layers.Dense(classes, activation=classifier_activation, name="classifier")(x)
 
 
-InceptionV3 = functools.partial(inception_v3)
-
 # (weights, output channels, side of the map) of every convolution, stem and modules.
-_STEM_LAYERS = (
+Sizes: TypeAlias = tuple[tuple[int, int, int], ...]
+_STEM_SIZES: Sizes = (
     (3 * 3 * 3 * 32, 32, 149),
     (3 * 3 * 32 * 32, 32, 147),
     (3 * 3 * 32 * 64, 64, 147),
@@ -195,13 +176,13 @@ _STEM_LAYERS = (
 )
 
 
-def _a(channels, projection):
-    factorised = channels * 64 + 3 * 3 * 64 * 96 + 3 * 3 * 96 * 96
-    weights = channels * 64 + (channels * 48 + 5 * 5 * 48 * 64) + factorised + channels * projection
+def _a(channels: int, projection: int) -> Sizes:
+    factorized = channels * 64 + 3 * 3 * 64 * 96 + 3 * 3 * 96 * 96
+    weights = channels * 64 + (channels * 48 + 5 * 5 * 48 * 64) + factorized + channels * projection
     return ((weights, 64 + 48 + 64 + 64 + 96 + 96 + projection, 35),)
 
 
-def _reduction_a(channels):
+def _reduction_a(channels: int) -> Sizes:
     inner = channels * 64 + 3 * 3 * 64 * 96
     return (
         (inner, 64 + 96, 35),
@@ -209,25 +190,25 @@ def _reduction_a(channels):
     )
 
 
-def _b(width):
+def _b(width: int) -> Sizes:
     single = 768 * width + 7 * width * width + 7 * width * 192
     double = 768 * width + 3 * 7 * width * width + 7 * width * 192
     return ((768 * 192 + single + double + 768 * 192, 192 + (2 * width + 192) + (4 * width + 192) + 192, 17),)
 
 
-def _reduction_b():
+def _reduction_b() -> Sizes:
     inner = 768 * 192 + 768 * 192 + 2 * 7 * 192 * 192
     return ((inner, 4 * 192, 17), (3 * 3 * 192 * 320 + 3 * 3 * 192 * 192, 320 + 192, 8))
 
 
-def _c(channels):
+def _c(channels: int) -> Sizes:
     split = 2 * 3 * 384 * 384
     weights = channels * 320 + (channels * 384 + split) + (channels * 448 + 3 * 3 * 448 * 384 + split) + channels * 192
     return ((weights, 320 + 3 * 384 + 448 + 3 * 384 + 192, 8),)
 
 
-_LAYERS = (
-    *_STEM_LAYERS,
+_SIZES = (
+    *_STEM_SIZES,
     *_a(192, 32),
     *_a(256, 64),
     *_a(288, 64),
@@ -245,14 +226,15 @@ SPECS = (
     ModelSpec(
         name="inception_v3",
         builder=InceptionV3,
-        title="factorised convolutions and grid reductions, as keras.applications has it",
+        title="factorized convolutions and grid reductions, as keras.applications has it",
         paper=PAPER,
         input_shape=(299, 299, 3),
         classes=1000,
         # beta, moving mean and moving variance for every output channel
-        params=sum(weights + 3 * outputs for weights, outputs, _ in _LAYERS) + 2048 * 1000 + 1000,
-        macs=sum(weights * side**2 for weights, _, side in _LAYERS) + 2048 * 1000,
+        params=sum(weights + 3 * outputs for weights, outputs, _ in _SIZES) + 2048 * 1000 + 1000,
+        macs=sum(weights * side**2 for weights, _, side in _SIZES) + 2048 * 1000,
         preprocessing="symmetric",
         layer_names=LAYER_NAMES,
     ),
 )
+preprocess_input, decode_predictions = family_functions(SPECS)

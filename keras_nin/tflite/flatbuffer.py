@@ -5,7 +5,9 @@ holds the byte offset of every field slot, 0 where the field is absent. Vectors,
 unsigned offsets relative to where the offset itself stands.
 """
 
+import pathlib
 import struct
+from typing import Any
 
 from keras_nin.errors import InputError
 
@@ -18,52 +20,58 @@ _SMALL_FILE = 1 << 16
 
 
 class FlatbufferReader:
-    """The bytes of one file, what may still be decoded of them, and the name that errors give it."""
+    """The bytes of one file, and how much may still be decoded of them.
 
-    def __init__(self, data, source):
+    Args:
+        data: the content of the file.
+        path: where it was read from, for errors; None for bytes.
+    """
+
+    def __init__(self, data: bytes, path: pathlib.Path | None = None) -> None:
         self.data = data
-        self.source = source
-        self._vtables = {}
+        self.path = path
+        self._vtables: dict[int, tuple[int, ...]] = {}
         self._tables_left = _MAX_TABLES
         self._bytes_left = _MAX_DECODED_PER_BYTE * len(data) + _SMALL_FILE
 
-    def fail(self, problem):
+    def fail(self, problem: str) -> InputError:
         """Return the `InputError` for this file."""
-        return InputError(f"Expected a valid .tflite file. Received: {self.source}, where {problem}")
+        source = "the bytes given" if self.path is None else repr(str(self.path))
+        return InputError(f"Expected a valid .tflite file. Received: {source}, where {problem}", path=self.path)
 
-    def check(self, position, size, what):
+    def check(self, position: int, size: int, what: str) -> None:
         """Raise `InputError` unless the `size` bytes from `position` lie inside the file."""
         if position < 0 or position + size > len(self.data):
             raise self.fail(f"{what} at byte {position} reaches past the end ({len(self.data)} bytes)")
 
-    def unpack(self, code, position, what="a value"):
+    def unpack(self, code: str, position: int, what: str = "a value") -> Any:
         """Return the little-endian scalar of the `struct` format `code` at `position`."""
         self.check(position, struct.calcsize("<" + code), what)
         return struct.unpack_from("<" + code, self.data, position)[0]
 
-    def root(self, identifier):
+    def root(self, identifier: bytes) -> "FlatbufferTable":
         """Return the root table of a file that carries the 4-byte `identifier`."""
         if bytes(self.data[4:8]) != identifier:
             raise self.fail(f"the mark {identifier.decode()!r} at byte 4 is missing")
         return FlatbufferTable(self, self.unpack("I", 0, "the root"))
 
-    def follow(self, position):
+    def follow(self, position: int) -> int:
         """Return where the unsigned offset at `position` points to."""
         return position + self.unpack("I", position, "an offset")
 
-    def vector(self, position, item_size):
+    def vector(self, position: int, item_size: int) -> tuple[int, int]:
         """Return (first byte, number of items) of the vector at `position`, checked to lie inside the file."""
         count = self.unpack("I", position, "a vector")
         self.check(position + 4, count * item_size, "a vector's content")
         return position + 4, count
 
-    def spend(self, size):
+    def spend(self, size: int) -> None:
         """Count `size` bytes as decoded; `InputError` where the file is decoded over and over."""
         self._bytes_left -= size
         if self._bytes_left < 0:
             raise self.fail("the same bytes are referred to again and again")
 
-    def fields(self, position):
+    def fields(self, position: int) -> tuple[int, ...]:
         """Return the field offsets of the table at `position`, one per slot of its vtable."""
         self._tables_left -= 1
         if self._tables_left < 0:
@@ -85,50 +93,50 @@ class FlatbufferTable:
 
     __slots__ = ("_fields", "_position", "reader")
 
-    def __init__(self, reader, position):
+    def __init__(self, reader: FlatbufferReader, position: int) -> None:
         self.reader = reader
         self._position = position
         self._fields = reader.fields(position)
 
-    def _at(self, slot):
+    def _field_position(self, slot: int) -> int | None:
         offset = self._fields[slot] if slot < len(self._fields) else 0
         return self._position + offset if offset else None
 
-    def scalar(self, slot, code, default=0):
+    def scalar(self, slot: int, code: str, default: Any = 0) -> Any:
         """Return the number of `struct` format `code`, or `default`."""
-        at = self._at(slot)
-        return default if at is None else self.reader.unpack(code, at)
+        position = self._field_position(slot)
+        return default if position is None else self.reader.unpack(code, position)
 
-    def table(self, slot):
+    def table(self, slot: int) -> "FlatbufferTable | None":
         """Return the table that the field refers to, or None."""
-        at = self._at(slot)
-        return None if at is None else FlatbufferTable(self.reader, self.reader.follow(at))
+        position = self._field_position(slot)
+        return None if position is None else FlatbufferTable(self.reader, self.reader.follow(position))
 
-    def tables(self, slot):
+    def tables(self, slot: int) -> "list[FlatbufferTable]":
         """Return the field's vector of tables as a list; empty where it is absent."""
-        at = self._at(slot)
-        if at is None:
+        position = self._field_position(slot)
+        if position is None:
             return []
-        first, count = self.reader.vector(self.reader.follow(at), 4)
+        first, count = self.reader.vector(self.reader.follow(position), 4)
         self.reader.spend(4 * count)
         return [FlatbufferTable(self.reader, self.reader.follow(first + 4 * item)) for item in range(count)]
 
-    def span(self, slot):
+    def span(self, slot: int) -> tuple[int, int] | None:
         """Return (first byte, number of bytes) of the field's vector of bytes without decoding it, or None."""
-        at = self._at(slot)
-        return None if at is None else self.reader.vector(self.reader.follow(at), 1)
+        position = self._field_position(slot)
+        return None if position is None else self.reader.vector(self.reader.follow(position), 1)
 
-    def vector(self, slot, code):
+    def vector(self, slot: int, code: str) -> tuple[Any, ...] | None:
         """Return the field's vector of numbers of `struct` format `code` as a tuple, or None."""
-        at = self._at(slot)
-        if at is None:
+        position = self._field_position(slot)
+        if position is None:
             return None
         size = struct.calcsize("<" + code)
-        first, count = self.reader.vector(self.reader.follow(at), size)
+        first, count = self.reader.vector(self.reader.follow(position), size)
         self.reader.spend(size * count)
         return struct.unpack_from(f"<{count}{code}", self.reader.data, first)
 
-    def string(self, slot):
+    def string(self, slot: int) -> str:
         """Return the field's string, empty where it is absent; bytes that are not UTF-8 appear escaped."""
         span = self.span(slot)
         if span is None:

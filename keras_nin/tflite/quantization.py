@@ -1,55 +1,60 @@
-"""Quantised input and output: the one place where reals become integers and back."""
+"""Quantized input and output: the one place where reals become integers and back."""
+
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from keras_nin.errors import InputError
 
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
 _QUOTIENT_LIMIT = np.float32(2.0**40)  # far outside every integer dtype of up to 32 bits
 
 
-def quantize(values, scale, zero_point, dtype):
+def quantize(values: "ArrayLike", scale: float, zero_point: int, dtype: str) -> np.ndarray:
     """Return real `values` as integers of `dtype`, as TFLite's reference QUANTIZE does.
 
     The division is in float32, ties go away from zero, and what lies outside the range of `dtype` is clipped.
 
     Args:
         values: array of reals, any shape.
-        scale: positive step size.
+        scale: positive size of one quantization step.
         zero_point: the integer that stands for 0.
-        dtype: name of an integer dtype of up to 32 bits, e.g. ``"int8"``.
+        dtype: name of an integer dtype of up to 32 bits, such as ``"int8"``.
 
     Raises:
         InputError: a value is NaN or infinite, or the scale is not a positive number.
     """
-    scale = _check_scale(scale)
+    step = _check_scale(scale)
     with np.errstate(over="ignore"):  # what float32 cannot hold is refused as infinite
-        values = np.asarray(values, np.float32)
-    if not np.isfinite(values).all():
-        raise InputError("Expected finite values to quantise. Received: NaN or infinity")
+        reals = np.asarray(values, np.float32)
+    if not np.isfinite(reals).all():
+        raise InputError("Expected finite values to quantize. Received: NaN or infinity")
     with np.errstate(over="ignore"):  # a quotient beyond float32 is clipped like any other that is too large
-        steps = np.clip(values / scale, -_QUOTIENT_LIMIT, _QUOTIENT_LIMIT)
+        quotients = np.clip(reals / step, -_QUOTIENT_LIMIT, _QUOTIENT_LIMIT)
     # Adding 0.5 and cutting off would lift 0.49999997 to 1: compare the exact remainder instead.
-    whole = np.trunc(steps)
-    whole = whole + np.where(np.abs(steps - whole) >= 0.5, np.sign(steps), 0)
+    whole = np.trunc(quotients)
+    whole = whole + np.where(np.abs(quotients - whole) >= 0.5, np.sign(quotients), 0)
     limits = np.iinfo(dtype)
     # float64 holds every integer up to 2**53: the sum is exact before it is clipped.
     return np.clip(whole.astype(np.float64) + zero_point, limits.min, limits.max).astype(dtype)
 
 
-def dequantize(raw, scale, zero_point):
-    """Return the float32 reals that the integers `raw` stand for: ``scale * (raw - zero_point)``.
+def dequantize(integers: "ArrayLike", scale: float, zero_point: int) -> np.ndarray:
+    """Return the float32 reals that `integers` stand for: ``scale * (integers - zero_point)``.
 
     Raises:
         InputError: the scale is not a positive number.
     """
-    difference = np.asarray(raw).astype(np.int64) - int(zero_point)
+    difference = np.asarray(integers).astype(np.int64) - int(zero_point)
     return (difference * np.float64(_check_scale(scale))).astype(np.float32)
 
 
-def _check_scale(scale):
+def _check_scale(scale: float) -> np.float32:
     """Return `scale` as float32, the precision it has in a file."""
     with np.errstate(over="ignore"):
         rounded = np.float32(scale)
     if not (np.isfinite(rounded) and rounded > 0):
-        raise InputError(f"Expected a positive quantisation scale. Received: {scale}")
+        raise InputError(f"Expected a positive quantization scale. Received: {scale}")
     return rounded

@@ -1,10 +1,12 @@
-"""A .tflite file as plain records, read from its flatbuffer alone."""
+"""Reading a .tflite file from its flatbuffer alone. Nothing in the file is trusted."""
 
 import os
+import pathlib
+from typing import Any, TypeAlias
 
 from keras_nin.files import read_bytes
 from keras_nin.tflite import schema
-from keras_nin.tflite.flatbuffer import FlatbufferReader
+from keras_nin.tflite.flatbuffer import FlatbufferReader, FlatbufferTable
 from keras_nin.tflite.records import (
     QuantizationParameters,
     TFLiteModel,
@@ -14,80 +16,57 @@ from keras_nin.tflite.records import (
     TFLiteTensor,
 )
 
-__all__ = [
-    "FLOAT_DTYPES",
-    "TFLiteModel",
-    "TFLiteOperator",
-    "QuantizationParameters",
-    "TFLiteSignature",
-    "TFLiteSubgraph",
-    "TFLiteTensor",
-    "float_operators",
-    "read_model",
-]
+# A file: its path, its content, or what was read of it.
+ModelSource: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | TFLiteModel
 
 _MAX_DIMENSIONS = 254  # as TensorFlow has it
-FLOAT_DTYPES = frozenset(name for name, _ in schema.DTYPES if name.startswith(("float", "bfloat", "complex")))
+_OperatorCode: TypeAlias = tuple[str, int, bool]  # name, version, whether it is a custom operator
+_Span: TypeAlias = tuple[int, int]  # first byte, number of bytes
 
 
-def float_operators(graph):
-    """Return the operators, of all subgraphs, that read or write a tensor of real or complex numbers.
-
-    An integer network has none: QUANTIZE and DEQUANTIZE at a float input or output count, and so does the
-    DEQUANTIZE of weights kept as float16.
-    """
-    return tuple(
-        operator
-        for subgraph in graph.subgraphs
-        for operator in subgraph.operators
-        if any(
-            subgraph.tensors[index].dtype in FLOAT_DTYPES for index in operator.inputs + operator.outputs if index >= 0
-        )
-    )
-
-
-def read_model(source):
-    """Return the `Graph` of a .tflite file.
-
-    Nothing in the file is trusted: every offset, index and size is checked.
+def read_model(source: ModelSource) -> TFLiteModel:
+    """Return a .tflite file as records; every offset, index and size in it is checked.
 
     Args:
-        source: path of the file, or its content as bytes.
+        source: path of the file, or its content. A `TFLiteModel` is returned as it is.
 
     Raises:
         InputError: the file cannot be read, or is not a valid .tflite file of schema version 3.
     """
+    if isinstance(source, TFLiteModel):
+        return source
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return _read_model(FlatbufferReader(bytes(source), "the bytes given"))
-    return _read_model(FlatbufferReader(read_bytes(source), repr(os.fspath(source))))
+        return _read_model(FlatbufferReader(bytes(source)))
+    path = pathlib.Path(source)
+    return _read_model(FlatbufferReader(read_bytes(path), path))
 
 
-def _read_model(reader):
+def _read_model(reader: FlatbufferReader) -> TFLiteModel:
+    slots = schema.ModelSlots
     model = reader.root(schema.IDENTIFIER)
-    version = model.scalar(schema.ModelSlots.VERSION, "I")
+    version = model.scalar(slots.VERSION, "I")
     if version != schema.VERSION:
         raise reader.fail(f"the schema version is {version}, not {schema.VERSION}")
-    codes = [_read_operator_code(code) for code in model.tables(schema.ModelSlots.OPERATOR_CODES)]
-    buffers = tuple(
-        _read_buffer_span(index, buffer) for index, buffer in enumerate(model.tables(schema.ModelSlots.BUFFERS))
-    )
-    tables = model.tables(schema.ModelSlots.SUBGRAPHS)
+    codes = [_read_operator_code(code) for code in model.tables(slots.OPERATOR_CODES)]
+    spans = tuple(_read_buffer_span(index, buffer) for index, buffer in enumerate(model.tables(slots.BUFFERS)))
+    tables = model.tables(slots.SUBGRAPHS)
     if not tables:
         raise reader.fail("there is no subgraph")
-    subgraphs = tuple(_read_subgraph(index, table, codes, buffers, len(tables)) for index, table in enumerate(tables))
+    subgraphs = tuple(_read_subgraph(index, table, codes, spans, len(tables)) for index, table in enumerate(tables))
     return TFLiteModel(
         subgraphs=subgraphs,
-        description=model.string(schema.ModelSlots.DESCRIPTION),
+        description=model.string(slots.DESCRIPTION),
         version=version,
         size_bytes=len(reader.data),
-        signatures=tuple(_read_signature(table, subgraphs) for table in model.tables(schema.ModelSlots.SIGNATURE_DEFS)),
-        metadata=tuple(entry.string(schema.MetadataSlots.NAME) for entry in model.tables(schema.ModelSlots.METADATA)),
+        signatures=tuple(_read_signature(table, subgraphs) for table in model.tables(slots.SIGNATURE_DEFS)),
+        metadata=tuple(entry.string(schema.MetadataSlots.NAME) for entry in model.tables(slots.METADATA)),
         content=reader.data,
-        buffer_spans=buffers,
+        buffer_spans=spans,
+        path=reader.path,
     )
 
 
-def _read_buffer_span(index, table):
+def _read_buffer_span(index: int, table: FlatbufferTable) -> _Span:
     """Return (first byte, bytes) of a buffer's content; (0, 0) where it has none."""
     first, size = table.span(schema.BufferSlots.DATA) or (0, 0)
     if not size:
@@ -98,8 +77,7 @@ def _read_buffer_span(index, table):
     return first, size
 
 
-def _read_operator_code(table):
-    """Return (name, version, is custom) of an operator type."""
+def _read_operator_code(table: FlatbufferTable) -> _OperatorCode:
     # Files from before code 127 was passed have the first field only; newer ones write both.
     code = max(
         table.scalar(schema.OperatorCodeSlots.DEPRECATED_BUILTIN_CODE, "b"),
@@ -113,41 +91,44 @@ def _read_operator_code(table):
     return table.string(schema.OperatorCodeSlots.CUSTOM_CODE) or name, version, True
 
 
-def _read_subgraph(index, table, codes, buffers, subgraph_count):
-    tensors = tuple(
-        _read_tensor(i, entry, buffers) for i, entry in enumerate(table.tables(schema.SubgraphSlots.TENSORS))
-    )
+def _read_subgraph(
+    index: int, table: FlatbufferTable, codes: list[_OperatorCode], spans: tuple[_Span, ...], subgraph_count: int
+) -> TFLiteSubgraph:
+    slots = schema.SubgraphSlots
+    tensors = tuple(_read_tensor(number, entry, spans) for number, entry in enumerate(table.tables(slots.TENSORS)))
     operators = tuple(
-        _read_operator(i, entry, index, codes, tensors, subgraph_count)
-        for i, entry in enumerate(table.tables(schema.SubgraphSlots.OPERATORS))
+        _read_operator(number, entry, index, codes, tensors, subgraph_count)
+        for number, entry in enumerate(table.tables(slots.OPERATORS))
     )
     return TFLiteSubgraph(
-        name=table.string(schema.SubgraphSlots.NAME),
+        name=table.string(slots.NAME),
         tensors=tensors,
         operators=operators,
-        inputs=_read_tensor_indexes(table, schema.SubgraphSlots.INPUTS, tensors, f"subgraph {index}"),
-        outputs=_read_tensor_indexes(table, schema.SubgraphSlots.OUTPUTS, tensors, f"subgraph {index}"),
+        inputs=_read_tensor_indexes(table, slots.INPUTS, tensors, f"subgraph {index}"),
+        outputs=_read_tensor_indexes(table, slots.OUTPUTS, tensors, f"subgraph {index}"),
     )
 
 
-def _read_tensor_indexes(table, slot, tensors, owner, least=0):
+def _read_tensor_indexes(
+    table: FlatbufferTable, slot: int, tensors: tuple[TFLiteTensor, ...], owner: str, minimum: int = 0
+) -> tuple[int, ...]:
     """Return a vector of tensor indexes, each checked to name one of `tensors`."""
     indexes = table.vector(slot, "i") or ()
     for index in indexes:
-        if not least <= index < len(tensors):
+        if not minimum <= index < len(tensors):
             raise table.reader.fail(f"{owner} refers to tensor {index} of {len(tensors)}")
     return indexes
 
 
-def _read_tensor(index, table, buffers):
+def _read_tensor(index: int, table: FlatbufferTable, spans: tuple[_Span, ...]) -> TFLiteTensor:
     fail = table.reader.fail
     slots = schema.TensorSlots
     code, buffer = table.scalar(slots.TYPE, "b"), table.scalar(slots.BUFFER, "I")
     shape = table.vector(slots.SHAPE, "i") or ()
     if not 0 <= code < len(schema.DTYPES):
         raise fail(f"tensor {index} has the unknown type code {code} (known: 0 to {len(schema.DTYPES) - 1})")
-    if buffer >= max(len(buffers), 1):
-        raise fail(f"tensor {index} refers to buffer {buffer} of {len(buffers)}")
+    if buffer >= max(len(spans), 1):
+        raise fail(f"tensor {index} refers to buffer {buffer} of {len(spans)}")
     if len(shape) > _MAX_DIMENSIONS:
         raise fail(f"tensor {index} has {len(shape)} dimensions, more than {_MAX_DIMENSIONS}")
     if any(size < 0 for size in shape):
@@ -162,7 +143,7 @@ def _read_tensor(index, table, buffers):
         dtype=schema.DTYPES[code][0],
         quantization=_read_quantization(index, table, shape),
         buffer=buffer,
-        buffer_bytes=buffers[buffer][1] if buffer else 0,  # buffer 0 stands for "none", whatever it holds
+        buffer_bytes=spans[buffer][1] if buffer else 0,  # buffer 0 stands for "none", whatever it holds
         is_variable=table.scalar(slots.IS_VARIABLE, "?", False),
         is_sparse=table.table(slots.SPARSITY) is not None,
     )
@@ -171,14 +152,17 @@ def _read_tensor(index, table, buffers):
     return tensor
 
 
-def _read_quantization(index, tensor, shape):
+def _read_quantization(index: int, tensor: FlatbufferTable, shape: tuple[int, ...]) -> QuantizationParameters | None:
     table = tensor.table(schema.TensorSlots.QUANTIZATION)
-    scales = table.vector(schema.QuantizationSlots.SCALE, "f") if table else None
+    if table is None:
+        return None
+    slots = schema.QuantizationSlots
+    scales = table.vector(slots.SCALE, "f")
     if not scales:
         return None
     fail = table.reader.fail
-    zero_points = table.vector(schema.QuantizationSlots.ZERO_POINT, "q") or ()
-    axis = table.scalar(schema.QuantizationSlots.QUANTIZED_DIMENSION, "i")
+    zero_points = table.vector(slots.ZERO_POINT, "q") or ()
+    axis = table.scalar(slots.QUANTIZED_DIMENSION, "i")
     if len(zero_points) not in (1, len(scales)):
         raise fail(f"tensor {index} has {len(scales)} scales but {len(zero_points)} zero points")
     if len(scales) > 1 and not (0 <= axis < len(shape) and shape[axis] == len(scales)):
@@ -186,10 +170,18 @@ def _read_quantization(index, tensor, shape):
     return QuantizationParameters(scales, zero_points * (len(scales) // len(zero_points)), axis)
 
 
-def _read_operator(index, table, subgraph, codes, tensors, subgraph_count):
+def _read_operator(
+    index: int,
+    table: FlatbufferTable,
+    subgraph: int,
+    codes: list[_OperatorCode],
+    tensors: tuple[TFLiteTensor, ...],
+    subgraph_count: int,
+) -> TFLiteOperator:
     fail = table.reader.fail
+    slots = schema.OperatorSlots
     owner = f"operator {index} of subgraph {subgraph}"
-    code = table.scalar(schema.OperatorSlots.OPCODE_INDEX, "I")
+    code = table.scalar(slots.OPCODE_INDEX, "I")
     if code >= len(codes):
         raise fail(f"{owner} refers to operator type {code} of {len(codes)}")
     op, version, is_custom = codes[code]
@@ -198,8 +190,8 @@ def _read_operator(index, table, subgraph, codes, tensors, subgraph_count):
         index=index,
         op=op,
         version=version,
-        inputs=_read_tensor_indexes(table, schema.OperatorSlots.INPUTS, tensors, owner, least=-1),
-        outputs=_read_tensor_indexes(table, schema.OperatorSlots.OUTPUTS, tensors, owner),
+        inputs=_read_tensor_indexes(table, slots.INPUTS, tensors, owner, minimum=-1),
+        outputs=_read_tensor_indexes(table, slots.OUTPUTS, tensors, owner),
         options={} if is_custom else _read_options(op, table, owner),
         is_custom=is_custom,
         subgraph=subgraph,
@@ -213,7 +205,7 @@ def _read_operator(index, table, subgraph, codes, tensors, subgraph_count):
     return operator
 
 
-def _read_options(op, table, owner):
+def _read_options(op: str, table: FlatbufferTable, owner: str) -> dict[str, Any]:
     """Return the options of a builtin by name; an absent one has the schema's default."""
     known = schema.OPERATOR_OPTIONS.get(op)
     if known is None:
@@ -225,15 +217,16 @@ def _read_options(op, table, owner):
     return {option.name: _read_option(option, options, table.reader, owner) for option in known.options}
 
 
-def _read_option(option, options, reader, owner):
+def _read_option(option: schema.Option, options: FlatbufferTable | None, reader: FlatbufferReader, owner: str) -> Any:
+    value: Any
     if options is None:
         value = option.default
     elif option.code.endswith("*"):
         value = options.vector(option.slot, option.code[:-1])
     else:
         value = options.scalar(option.slot, option.code, option.default)
-    if option.least is not None and value < option.least:
-        raise reader.fail(f"{owner} has the {option.name} {value}, less than {option.least}")
+    if option.minimum is not None and value < option.minimum:
+        raise reader.fail(f"{owner} has the {option.name} {value}, less than {option.minimum}")
     if option.names is None:
         return value
     if not 0 <= value < len(option.names):
@@ -241,13 +234,13 @@ def _read_option(option, options, reader, owner):
     return option.names[value]
 
 
-def _read_signature(table, subgraphs):
+def _read_signature(table: FlatbufferTable, subgraphs: tuple[TFLiteSubgraph, ...]) -> TFLiteSignature:
     slots = schema.SignatureSlots
     key, subgraph = table.string(slots.SIGNATURE_KEY), table.scalar(slots.SUBGRAPH_INDEX, "I")
     if subgraph >= len(subgraphs):
         raise table.reader.fail(f"signature {key!r} refers to subgraph {subgraph} of {len(subgraphs)}")
 
-    def named(slot):
+    def read_pairs(slot: int) -> tuple[tuple[str, int], ...]:
         pairs = tuple(
             (entry.string(schema.TensorMapSlots.NAME), entry.scalar(schema.TensorMapSlots.TENSOR_INDEX, "I"))
             for entry in table.tables(slot)
@@ -257,4 +250,4 @@ def _read_signature(table, subgraphs):
                 raise table.reader.fail(f"{name!r} of signature {key!r} refers to tensor {index}")
         return pairs
 
-    return TFLiteSignature(key, subgraph, named(slots.INPUTS), named(slots.OUTPUTS))
+    return TFLiteSignature(key, subgraph, read_pairs(slots.INPUTS), read_pairs(slots.OUTPUTS))

@@ -1,12 +1,20 @@
 """The records that describe a .tflite file."""
 
 import dataclasses
+import functools
+import hashlib
 import math
+import pathlib
+from typing import TYPE_CHECKING, Any
 
 from keras_nin.errors import InputError
 from keras_nin.tflite import schema
 
-# What `Graph.data` turns into arrays. Values of less than a byte, strings and bfloat16 have no NumPy counterpart.
+if TYPE_CHECKING:
+    import numpy as np
+
+FLOAT_DTYPES = frozenset(name for name, _ in schema.DTYPES if name.startswith(("float", "bfloat", "complex")))
+# What `TFLiteModel.data` returns as arrays. Strings, bfloat16 and values of less than a byte have no NumPy counterpart.
 _NUMPY_DTYPES = frozenset(
     ["float16", "float32", "float64", "complex64", "complex128", "bool"]
     + [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
@@ -29,8 +37,14 @@ class QuantizationParameters:
 class TFLiteTensor:
     """One tensor of a subgraph.
 
-    `shape_signature` has -1 where a dimension is open, and is None where the file has none. `buffer_bytes` is the
-    size of the values in the file, 0 for a tensor that is computed.
+    Attributes:
+        index: its number in the subgraph.
+        shape: sizes of its dimensions.
+        shape_signature: the same with -1 for a dynamic dimension; None where the file has none.
+        dtype: name of its type, such as "int8".
+        quantization: None for a tensor without scales.
+        buffer: number of the buffer with its values; 0 where it has none.
+        buffer_bytes: size of its values in the file; 0 for a tensor that is computed.
     """
 
     index: int
@@ -45,17 +59,17 @@ class TFLiteTensor:
     is_sparse: bool
 
     @property
-    def is_constant(self):
+    def is_constant(self) -> bool:
         """Whether the values are in the file."""
         return self.buffer_bytes > 0
 
     @property
-    def elements(self):
+    def elements(self) -> int:
         """Number of elements."""
         return math.prod(self.shape)
 
     @property
-    def nbytes(self):
+    def nbytes(self) -> int | None:
         """Bytes the tensor takes in memory; None for strings, resources and variants."""
         bits = schema.BITS[self.dtype]
         return None if bits is None else -(-self.elements * bits // 8)
@@ -63,9 +77,14 @@ class TFLiteTensor:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class TFLiteOperator:
-    """One operator: `op` is the builtin's name in capitals, or the custom code where `is_custom`.
+    """One operator.
 
-    `inputs` and `outputs` are tensor indexes of subgraph number `subgraph`; -1 is an optional input left out.
+    Attributes:
+        index: its number in the subgraph, in execution order.
+        op: the builtin's name in capitals, or the custom code where `is_custom`.
+        inputs, outputs: tensor indexes; -1 is an optional input left out.
+        options: the builtin's options by name, as far as `schema.OPERATOR_OPTIONS` lists them.
+        subgraph: number of its subgraph.
     """
 
     index: int
@@ -73,14 +92,14 @@ class TFLiteOperator:
     version: int
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
-    options: dict = dataclasses.field(hash=False)
+    options: dict[str, Any] = dataclasses.field(hash=False)
     is_custom: bool = False
     subgraph: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class TFLiteSubgraph:
-    """Tensors, and operators in execution order."""
+    """Tensors, operators in execution order, and the tensor indexes of inputs and outputs."""
 
     name: str
     tensors: tuple[TFLiteTensor, ...]
@@ -99,9 +118,19 @@ class TFLiteSignature:
     outputs: tuple[tuple[str, int], ...]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True)
 class TFLiteModel:
-    """A whole file; `metadata` holds the names of its metadata entries."""
+    """A whole .tflite file, parsed once by `keras_nin.tflite.reader.read_model`.
+
+    Attributes:
+        description: the file's own.
+        version: version of the schema.
+        size_bytes: size of the file.
+        metadata: names of its metadata entries.
+        content: its bytes.
+        buffer_spans: (first byte, number of bytes) of each buffer.
+        path: where it was read from; None for bytes.
+    """
 
     subgraphs: tuple[TFLiteSubgraph, ...]
     description: str
@@ -111,17 +140,28 @@ class TFLiteModel:
     metadata: tuple[str, ...]
     content: bytes = dataclasses.field(repr=False)
     buffer_spans: tuple[tuple[int, int], ...] = dataclasses.field(repr=False)
+    path: pathlib.Path | None = dataclasses.field(default=None, compare=False)
 
     @property
-    def main(self):
+    def main(self) -> TFLiteSubgraph:
         """The subgraph that a plain invocation runs."""
         return self.subgraphs[0]
 
-    def data(self, tensor):
-        """Return the values of a constant tensor as a read-only NumPy array of its dtype and shape.
+    @property
+    def source(self) -> str:
+        """The file in messages: its path in quotes."""
+        return "the bytes given" if self.path is None else repr(str(self.path))
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        """SHA-256 of the file as a hexadecimal string."""
+        return hashlib.sha256(self.content).hexdigest()
+
+    def data(self, tensor: TFLiteTensor) -> "np.ndarray":
+        """Return the values of a constant tensor as a read-only array of its dtype and shape.
 
         Args:
-            tensor: a `Tensor` of any subgraph of this graph.
+            tensor: a tensor of any subgraph of this file.
 
         Raises:
             InputError: the tensor is computed, sparse, or of a dtype that NumPy has no counterpart for.
@@ -133,8 +173,22 @@ class TFLiteModel:
             raise InputError(f"Expected a dense tensor of a NumPy dtype. Received: {tensor.name!r}, which is {kind}")
         if tensor.elements and not tensor.is_constant:
             raise InputError(f"Expected a constant tensor. Received: {tensor.name!r}, which has no values in the file")
-        first, _ = self.buffer_spans[tensor.buffer]
+        first = self.buffer_spans[tensor.buffer][0] if tensor.elements else 0
         dtype = np.dtype(tensor.dtype).newbyteorder("<")
-        return np.frombuffer(self.content, dtype, tensor.elements, first if tensor.elements else 0).reshape(
-            tensor.shape
+        return np.frombuffer(self.content, dtype, tensor.elements, first).reshape(tensor.shape)
+
+
+def float_operators(model: TFLiteModel) -> tuple[TFLiteOperator, ...]:
+    """Return the operators, of all subgraphs, that read or write a tensor of real or complex numbers.
+
+    An integer network has none: QUANTIZE and DEQUANTIZE at a float input or output count, and so does the
+    DEQUANTIZE of weights kept as float16.
+    """
+    return tuple(
+        operator
+        for subgraph in model.subgraphs
+        for operator in subgraph.operators
+        if any(
+            subgraph.tensors[index].dtype in FLOAT_DTYPES for index in operator.inputs + operator.outputs if index >= 0
         )
+    )

@@ -1,4 +1,4 @@
-"""The TFLite schema, version 3, as far as `graph` reads it: field slots, enumerations and operator options.
+"""The TFLite schema, version 3, as far as `reader` reads it: field slots, enumerations and operator options.
 
 Source: https://github.com/google-ai-edge/LiteRT, `schema.fbs`. A test compares every number here with the module that
 is generated from that file, which is not used itself because it trusts the file it reads and is slow to import.
@@ -62,7 +62,7 @@ class TensorSlots:
 
 
 class QuantizationSlots:
-    """Slots of a tensor's quantisation."""
+    """Slots of a tensor's quantization."""
 
     MIN, MAX, SCALE, ZERO_POINT = range(4)
     QUANTIZED_DIMENSION = 6
@@ -140,50 +140,50 @@ OPERATORS = tuple(_OPERATOR_NAMES.split())
 class Option(NamedTuple):
     """One option of an operator: its slot, its `struct` format (a trailing ``*`` marks a vector) and its default.
 
-    `names` turns the number into a word, `least` is the smallest value that makes sense.
+    `names` turns the number into a word, `minimum` is the smallest value that makes sense.
     """
 
     name: str
     slot: int
     code: str = "i"
     default: object = 0
-    names: tuple | None = None
-    least: int | None = None
+    names: tuple[str, ...] | None = None
+    minimum: int | None = None
 
 
-def _activation(slot):
+def _activation(slot: int) -> Option:
     return Option("fused_activation", slot, "b", names=ACTIVATIONS)
 
 
 _WINDOW = (
     Option("padding", 0, "b", names=PADDINGS),
-    Option("stride_w", 1, least=1),
-    Option("stride_h", 2, least=1),
+    Option("stride_w", 1, minimum=1),
+    Option("stride_h", 2, minimum=1),
 )
 _CONV = (
     *_WINDOW,
     _activation(3),
-    Option("dilation_w", 4, default=1, least=1),
-    Option("dilation_h", 5, default=1, least=1),
+    Option("dilation_w", 4, default=1, minimum=1),
+    Option("dilation_h", 5, default=1, minimum=1),
 )
 _DEPTHWISE = (
     *_WINDOW,
     Option("depth_multiplier", 3),
     _activation(4),
-    Option("dilation_w", 5, default=1, least=1),
-    Option("dilation_h", 6, default=1, least=1),
+    Option("dilation_w", 5, default=1, minimum=1),
+    Option("dilation_h", 6, default=1, minimum=1),
 )
 _CONV_3D = (
     Option("padding", 0, "b", names=PADDINGS),
-    Option("stride_d", 1, least=1),
-    Option("stride_w", 2, least=1),
-    Option("stride_h", 3, least=1),
+    Option("stride_d", 1, minimum=1),
+    Option("stride_w", 2, minimum=1),
+    Option("stride_h", 3, minimum=1),
     _activation(4),
-    Option("dilation_d", 5, default=1, least=1),
-    Option("dilation_w", 6, default=1, least=1),
-    Option("dilation_h", 7, default=1, least=1),
+    Option("dilation_d", 5, default=1, minimum=1),
+    Option("dilation_w", 6, default=1, minimum=1),
+    Option("dilation_h", 7, default=1, minimum=1),
 )
-_POOL = (*_WINDOW, Option("filter_width", 3, least=1), Option("filter_height", 4, least=1), _activation(5))
+_POOL = (*_WINDOW, Option("filter_width", 3, minimum=1), Option("filter_height", 4, minimum=1), _activation(5))
 _REDUCE = (Option("keep_dims", 0, "?", default=False),)
 
 
@@ -192,7 +192,7 @@ class OptionsTable(NamedTuple):
 
     code: int
     schema_name: str
-    options: tuple
+    options: tuple[Option, ...]
 
 
 OPERATOR_OPTIONS = {
@@ -253,8 +253,8 @@ OPERATOR_OPTIONS = {
         "ResizeNearestNeighborOptions",
         (Option("align_corners", 0, "?", default=False), Option("half_pixel_centers", 1, "?", default=False)),
     ),
-    "SPACE_TO_DEPTH": OptionsTable(19, "SpaceToDepthOptions", (Option("block_size", 0, least=1),)),
-    "DEPTH_TO_SPACE": OptionsTable(94, "DepthToSpaceOptions", (Option("block_size", 0, least=1),)),
+    "SPACE_TO_DEPTH": OptionsTable(19, "SpaceToDepthOptions", (Option("block_size", 0, minimum=1),)),
+    "DEPTH_TO_SPACE": OptionsTable(94, "DepthToSpaceOptions", (Option("block_size", 0, minimum=1),)),
     "IF": OptionsTable(92, "IfOptions", (Option("then_subgraph_index", 0), Option("else_subgraph_index", 1))),
     "WHILE": OptionsTable(93, "WhileOptions", (Option("cond_subgraph_index", 0), Option("body_subgraph_index", 1))),
     "CALL_ONCE": OptionsTable(103, "CallOnceOptions", (Option("init_subgraph_index", 0),)),

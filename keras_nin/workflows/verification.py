@@ -78,7 +78,7 @@ def has_other_preprocessing(given, loaded, export_record, runner, test):
         models_module.note(
             f"Note: the file was made from other weights ({export_record.get('weights')}) than {loaded.weights}."
         )
-    if content and content != sha256(runner.graph.content):
+    if content and content != sha256(runner.model.content):
         models_module.note(
             "Note: the file is not the one that the JSON file beside it describes; it was changed since."
         )

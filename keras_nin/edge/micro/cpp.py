@@ -8,7 +8,7 @@ import re
 from keras_nin.edge.micro.records import MicroOperator
 from keras_nin.errors import InputError
 from keras_nin.formatting import escape_unprintable
-from keras_nin.tflite.reader import FLOAT_DTYPES
+from keras_nin.tflite.records import FLOAT_DTYPES
 
 _ENDINGS = ("", ".cc", ".h")
 _A_LINE = 16

@@ -14,7 +14,8 @@ from keras_nin.edge.micro.records import Arena, MicroComparison, MicroFinding, M
 from keras_nin.edge.micro.runtime import diagnose_outcome
 from keras_nin.errors import InputError
 from keras_nin.tflite.quantization import quantize
-from keras_nin.tflite.reader import FLOAT_DTYPES, float_operators, read_model
+from keras_nin.tflite.reader import read_model
+from keras_nin.tflite.records import FLOAT_DTYPES, float_operators
 
 MAX_ARENA = 2 * 2**20
 COMPARISON_SECONDS = 20.0  # of comparing, for each runtime

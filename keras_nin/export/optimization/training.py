@@ -214,7 +214,7 @@ def _fit_network(prepared, images, labels, settings, on_epoch):
 
 def _train_epoch(network, batches, number, callback):
     """Train for one epoch (from 0) and return its loss and accuracy."""
-    batches.start(number)
+    batches.start_epoch(number)
     network.reset_metrics()
     for position in range(len(batches)):
         logs = network.train_on_batch(*batches[position], reset_metrics=False, return_dict=True)

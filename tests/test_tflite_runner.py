@@ -1,0 +1,488 @@
+"""Running .tflite files: predictions against Keras, quantised input and output against exact arithmetic."""
+
+import fractions
+import importlib
+import math
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from tflite_edits import edited
+
+from keras_nin.errors import InputError
+from keras_nin.tflite import runner as runner_module
+from keras_nin.tflite.host import describe_host
+from keras_nin.tflite.quantization import dequantize, quantize
+from keras_nin.tflite.runner import Latency, TFLiteRunner
+
+generated = importlib.import_module("ai_edge_litert.schema_py_generated")
+pytestmark = pytest.mark.filterwarnings("ignore:Statistics for quantized inputs")
+
+SHAPE = (8, 8, 3)
+SCALES = {"int8": 1 / 256, "uint8": 0.02, "int16": 3e-5}
+
+
+class Files:
+    """One network in every form, with the images and what Keras answers for them."""
+
+    def __init__(self):
+        import keras
+        import tensorflow as tf
+
+        keras.utils.set_random_seed(0)
+        self._keras, self._tf = keras, tf
+        self.images = np.random.default_rng(1).random((6, *SHAPE), np.float32)
+        model = self.model(1)
+        self.weights = model.get_weights()
+        self.answers = np.concatenate([np.asarray(model(self.images[i : i + 1])) for i in range(6)])
+        self.float32 = self.convert(model)
+        self.int8 = self.convert(model, "int8")
+        self.uint8 = self.convert(model, "uint8")
+        self.open_batch = self.convert(self.model(None))
+        self.batch_4 = self.convert(self.model(4))
+        self.batch_4_flattened = self.convert(self.model(4, pool="Flatten"))
+        self.open_size = self.convert(self.model(1, (None, None, 3)))
+
+    def model(self, batch, shape=SHAPE, pool="GlobalAveragePooling2D"):
+        layers = self._keras.layers
+        image = self._keras.Input(shape, batch_size=batch)
+        x = layers.Conv2D(6, 3, strides=2, padding="same", activation="relu")(image)
+        x = getattr(layers, pool)()(layers.Conv2D(5, 1)(x))
+        model = self._keras.Model(image, layers.Softmax()(layers.Reshape((5, -1))(x) if pool == "Flatten" else x))
+        if hasattr(self, "weights"):
+            model.set_weights(self.weights)
+        return model
+
+    def convert(self, model, dtype=None):
+        converter = self._tf.lite.TFLiteConverter.from_keras_model(model)
+        if dtype:
+            converter.optimizations = [self._tf.lite.Optimize.DEFAULT]
+            converter.representative_dataset = lambda: ([image[None]] for image in self.images)
+            converter.target_spec.supported_ops = [self._tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+            converter.inference_input_type = converter.inference_output_type = getattr(self._tf, dtype)
+        return converter.convert()
+
+
+@pytest.fixture(scope="module")
+def files():
+    return Files()
+
+
+# Reals to integers and back
+
+
+def exactly(value, scale, zero_point, dtype):
+    """TFLite's arithmetic in rational numbers: divide in float32, round half away from zero, add, clip."""
+    steps = fractions.Fraction(float(np.float32(value) / np.float32(scale)))
+    rounded = math.copysign(math.floor(abs(steps) + fractions.Fraction(1, 2)), steps)
+    limits = np.iinfo(dtype)
+    return min(max(int(rounded) + zero_point, limits.min), limits.max)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "int32"])
+@pytest.mark.parametrize("zero_point", [-128, -1, 0, 127, 255])
+@pytest.mark.parametrize("scale", [1 / 256, 0.0039213490672409534, 0.1, 7.0])
+def test_quantize_equals_exact_arithmetic(dtype, zero_point, scale):
+    rng = np.random.default_rng(0)
+    limits = np.iinfo(dtype)
+    ties = np.arange(-400, 400) / 2
+    wide = rng.uniform(2 * limits.min - 9, 2 * limits.max, 300)
+    values = (np.concatenate([ties, wide, rng.normal(size=300)]) * scale).astype(np.float32)
+    result = quantize(values, scale, zero_point, dtype)
+    assert result.dtype == dtype
+    np.testing.assert_array_equal(result, [exactly(value, scale, zero_point, dtype) for value in values])
+
+
+@pytest.mark.parametrize(
+    ("value", "scale", "zero_point", "dtype", "expected"),
+    [
+        (0.0, 1 / 256, -128, "int8", -128),
+        (255 / 256, 1 / 256, -128, "int8", 127),
+        (1.0, 1 / 256, -128, "int8", 127),  # 256 - 128 is one above the range
+        (-1.0, 1 / 256, -128, "int8", -128),
+        (-0.0, 1.0, 127, "int8", 127),
+        (0.5, 1.0, 0, "int8", 1),
+        (-0.5, 1.0, 0, "int8", -1),
+        (2.5, 1.0, 0, "uint8", 3),
+        (np.nextafter(np.float32(0.5), np.float32(0)), 1.0, 0, "int8", 0),
+        (8388609.0, 1.0, 0, "int32", 8388609),  # a float32 with no bit left for a half
+        (3e38, 1e-30, 0, "int8", 127),  # the quotient is beyond float32
+        (-3e38, 1e-30, -128, "int8", -128),
+        (3e38, 1.0, 0, "int32", 2**31 - 1),
+        (-3e38, 1.0, 0, "int32", -(2**31)),
+        (1e9, 1.0, 0, "int16", 32767),
+        (-1e9, 1.0, 255, "uint8", 0),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_quantize_at_the_edges(value, scale, zero_point, dtype, expected):
+    assert quantize(value, scale, zero_point, dtype) == expected
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e300])
+def test_what_is_no_finite_float32_is_not_quantised(value):
+    with pytest.raises(InputError, match="Expected finite values to quantize"):
+        quantize(np.array([0.0, value]), 1.0, 0, "int8")
+
+
+@pytest.mark.parametrize("scale", [0, -1.0, np.nan, np.inf, 1e-60])
+def test_a_scale_is_positive(scale):
+    for function in (lambda: quantize([1.0], scale, 0, "int8"), lambda: dequantize(np.int8([1]), scale, 0)):
+        with pytest.raises(InputError, match="Expected a positive quantization scale"):
+            function()
+
+
+def test_the_difference_to_the_zero_point_does_not_wrap():
+    np.testing.assert_array_equal(dequantize(np.array([-128, 127], np.int8), 0.5, 127), np.float32([-127.5, 0]))
+    np.testing.assert_array_equal(dequantize(np.array([0, 255], np.uint8), 2.0, 255), np.float32([-510, 0]))
+    np.testing.assert_array_equal(dequantize(np.int32([2**31 - 1]), 1.0, -128), np.float32([2**31 + 127]))
+    assert dequantize(np.int8([1]), 0.1, 0).dtype == np.float32
+
+
+@pytest.mark.parametrize("dtype", SCALES)
+def test_every_integer_survives_a_round_trip(dtype):
+    limits = np.iinfo(dtype)
+    every = np.arange(limits.min, limits.max + 1).astype(dtype)
+    for zero_point in (limits.min, 0, limits.max):
+        reals = dequantize(every, SCALES[dtype], zero_point)
+        np.testing.assert_array_equal(quantize(reals, SCALES[dtype], zero_point, dtype), every)
+
+
+def test_quantize_and_dequantize_equal_the_runtimes_reference_kernels(files):
+    """On a file that only quantises, ties included; then back."""
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    scale, zero_point = 0.0039213490672409534, -5
+
+    def only(model, subgraph):
+        def tensor(name, dtype):
+            quantization = generated.QuantizationParametersT(scale=[scale], zeroPoint=[zero_point])
+            return generated.TensorT(name=name, type=dtype, shape=[1, 4096], quantization=quantization)
+
+        model.operatorCodes = [
+            generated.OperatorCodeT(builtinCode=code, deprecatedBuiltinCode=code) for code in (114, 6)
+        ]
+        subgraph.tensors = [tensor("x", 0), tensor("y", 9), tensor("z", 0)]
+        subgraph.tensors[0].quantization = subgraph.tensors[2].quantization = None
+        subgraph.operators = [
+            generated.OperatorT(opcodeIndex=0, inputs=[0], outputs=[1]),
+            generated.OperatorT(opcodeIndex=1, inputs=[1], outputs=[2]),
+        ]
+        subgraph.inputs, subgraph.outputs, model.signatureDefs = [0], [1, 2], []
+
+    content = edited(files.float32, only)
+    values = np.random.default_rng(0).normal(size=(1, 4096)).astype(np.float32)
+    values[0, :400] = np.arange(-200, 200) / 2 * np.float32(scale)
+    interpreter = Interpreter(model_content=content, experimental_op_resolver_type=OpResolverType.BUILTIN_REF)
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(0, values)
+    interpreter.invoke()
+    np.testing.assert_array_equal(quantize(values, scale, zero_point, "int8"), interpreter.get_tensor(1))
+    np.testing.assert_array_equal(dequantize(interpreter.get_tensor(1), scale, zero_point), interpreter.get_tensor(2))
+
+
+# Predictions
+
+
+def test_a_float_file_answers_as_keras_does(files):
+    runner = TFLiteRunner(files.float32)
+    assert (runner.input.shape, runner.input.dtype, runner.input.scale, runner.input.zero_point) == (
+        *((1, *SHAPE), "float32"),
+        *(None, None),
+    )
+    answers = runner.predict(files.images)
+    assert (answers.shape, answers.dtype) == ((6, 5), np.float32)
+    # Sums of at most 27 float32 products in another order.
+    np.testing.assert_allclose(answers, files.answers, atol=1e-6)
+    np.testing.assert_array_equal(answers, runner.predict_raw(files.images))
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8"])
+def test_a_quantised_file_answers_within_a_few_steps(files, dtype):
+    runner = TFLiteRunner(getattr(files, dtype), threads=2)
+    details = runner.output
+    raw = runner.predict_raw(files.images)
+    assert (raw.dtype, raw.shape, details.dtype, details.scale) == (dtype, (6, 5), dtype, 1 / 256)
+    assert details.zero_point == np.iinfo(dtype).min
+    np.testing.assert_array_equal(runner.predict(files.images), (raw.astype(np.float32) - details.zero_point) / 256)
+    assert len(np.unique(raw)) > 3
+    np.testing.assert_allclose(runner.predict(files.images), files.answers, atol=4 / 256)
+
+
+def test_a_batch_is_what_its_images_are_alone(files):
+    runner = TFLiteRunner(files.int8)
+    alone = [runner.predict_raw(files.images[index : index + 1]) for index in range(6)]
+    np.testing.assert_array_equal(runner.predict_raw(files.images), np.concatenate(alone))
+    none = runner.predict_raw(files.images[:0])
+    assert (none.shape, none.dtype) == ((0, 5), np.int8)
+    assert runner.predict(files.images[:0]).shape == (0, 5)
+
+
+def test_the_input_is_quantised_by_the_one_function(files):
+    """The runtime, fed by hand with what `quantize` gives, must answer the same."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    runner = TFLiteRunner(files.int8)
+    interpreter = Interpreter(model_content=files.int8)
+    interpreter.allocate_tensors()
+    details = interpreter.get_input_details()[0]
+    assert details["quantization"] == (np.float32(runner.input.scale), runner.input.zero_point)
+    for image, answer in zip(files.images, runner.predict_raw(files.images), strict=True):
+        interpreter.set_tensor(details["index"], quantize(image[None], *details["quantization"], "int8"))
+        interpreter.invoke()
+        np.testing.assert_array_equal(interpreter.get_tensor(interpreter.get_output_details()[0]["index"])[0], answer)
+
+
+@pytest.mark.parametrize("form", ["open_batch", "batch_4"])
+def test_other_batch_sizes_are_run_at_1(files, form):
+    runner = TFLiteRunner(getattr(files, form))
+    assert (runner.input.shape, runner.output.shape) == ((1, *SHAPE), (1, 5))
+    np.testing.assert_allclose(runner.predict(files.images), files.answers, atol=1e-6)
+
+
+def test_a_batch_that_cannot_become_1_is_named(files):
+    with pytest.raises(InputError, match=r"its batch of 4 was resized to 1; export it at batch 1"):
+        TFLiteRunner(files.batch_4_flattened)
+
+
+def test_an_open_height_and_width_are_refused(files):
+    with pytest.raises(InputError, match=re.escape("of shape (1, -1, -1, 3); export it with a fixed input shape")):
+        TFLiteRunner(files.open_size)
+
+
+def test_an_output_without_a_batch_dimension_is_stacked(files):
+    """The first convolution's bias as the output: five numbers that belong to no batch."""
+
+    def bias_too(model, subgraph):
+        subgraph.outputs = [subgraph.operators[0].inputs[2]]
+        model.signatureDefs = []
+
+    assert TFLiteRunner(edited(files.float32, bias_too)).predict(files.images).shape == (6, 6)
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        (np.zeros(SHAPE), "Expected a batch of shape (N, 8, 8, 3). Received: (8, 8, 3)"),
+        (np.zeros((2, 8, 8, 1)), "Expected a batch of shape (N, 8, 8, 3). Received: (2, 8, 8, 1)"),
+        (np.zeros((1, 1, *SHAPE)), "Received: (1, 1, 8, 8, 3)"),
+        (0.0, "Received: ()"),
+        (np.full((1, *SHAPE), np.nan), "Expected a batch of finite numbers. Received: NaN or infinity"),
+        (np.full((1, *SHAPE), 1e300), "Received: NaN or infinity"),
+        (np.full((1, *SHAPE), "x"), "Expected a batch of numbers. Received: dtype <U1"),
+        (np.zeros((1, *SHAPE), complex), "Received: dtype complex128"),
+    ],
+)
+@pytest.mark.parametrize("form", ["float32", "int8"])
+def test_a_wrong_batch(files, form, batch, message):
+    with pytest.raises(InputError, match=re.escape(message)):
+        TFLiteRunner(getattr(files, form)).predict(batch)
+
+
+def test_whole_numbers_are_taken_as_they_are(files):
+    images = np.round(files.images * 255)
+    runner = TFLiteRunner(files.float32)
+    np.testing.assert_array_equal(runner.predict(images.astype(np.uint8)), runner.predict(images))
+
+
+# Files that do not fit
+
+
+def several(model, subgraph):
+    """Make the first convolution's map a second output."""
+    subgraph.outputs = [*subgraph.outputs, subgraph.operators[0].outputs[0]]
+    model.signatureDefs = []
+
+
+def test_several_outputs_need_a_choice(files):
+    content = edited(files.int8, several)
+    with pytest.raises(
+        InputError, match=r"Expected `output` to choose one of the outputs .* 0 '.*', 1 '.*'\. Received"
+    ):
+        TFLiteRunner(content).predict(files.images)
+    np.testing.assert_array_equal(
+        TFLiteRunner(content, output=0).predict(files.images), TFLiteRunner(files.int8).predict(files.images)
+    )
+    assert TFLiteRunner(content, output=1).predict(files.images).shape == (6, 4, 4, 6)
+    with pytest.raises(InputError, match="Expected `output` to be one of 0 to 1. Received: 2"):
+        TFLiteRunner(content, output=2)
+
+
+def test_several_inputs_are_named_but_can_be_timed(files):
+    def second_input(model, subgraph):
+        subgraph.tensors.append(generated.TensorT(name="other", type=2, shape=[1, 2], quantization=None))
+        subgraph.inputs = [*subgraph.inputs, len(subgraph.tensors) - 1]
+        model.signatureDefs = []
+
+    runner = TFLiteRunner(edited(files.int8, second_input))
+    with pytest.raises(InputError, match="Expected a file with one input. Received: the bytes given with 2: .*'other'"):
+        runner.predict(files.images)
+    assert runner.latency(runs=2).runs == 2
+
+
+def test_integers_without_a_scale(files):
+    """An ARG_MAX at the end, as classifiers for small devices have."""
+
+    def arg_max(model, subgraph):
+        model.operatorCodes.append(generated.OperatorCodeT(builtinCode=56, deprecatedBuiltinCode=56))
+        model.buffers.append(generated.BufferT(data=[1, 0, 0, 0]))
+        axis = generated.TensorT(name="axis", type=2, shape=[1], buffer=len(model.buffers) - 1)
+        subgraph.tensors += [axis, generated.TensorT(name="class", type=2, shape=[1])]
+        last = len(subgraph.tensors) - 1
+        options = generated.ArgMaxOptionsT(outputType=2)
+        subgraph.operators.append(
+            generated.OperatorT(
+                opcodeIndex=len(model.operatorCodes) - 1,
+                inputs=[subgraph.outputs[0], last - 1],
+                outputs=[last],
+                builtinOptionsType=generated.BuiltinOptions.ArgMaxOptions,
+                builtinOptions=options,
+            )
+        )
+        subgraph.outputs, model.signatureDefs = [last], []
+
+    runner = TFLiteRunner(edited(files.int8, arg_max))
+    np.testing.assert_array_equal(
+        runner.predict_raw(files.images), TFLiteRunner(files.int8).predict_raw(files.images).argmax(1)
+    )
+    with pytest.raises(InputError, match="Received: int32 without a scale; use predict_raw"):
+        runner.predict(files.images)
+
+
+def test_one_scale_for_an_input(files):
+    def per_channel(model, subgraph):
+        quantization = subgraph.tensors[subgraph.inputs[0]].quantization
+        quantization.scale, quantization.zeroPoint, quantization.quantizedDimension = [0.5, 1.0, 2.0], [0, 0, 0], 3
+        subgraph.operators, subgraph.outputs = [], subgraph.inputs
+        model.signatureDefs = []
+
+    with pytest.raises(InputError, match=r"^Expected one scale for an input or output\. Received: '.*' with 3$"):
+        TFLiteRunner(edited(files.int8, per_channel))
+
+
+def test_an_operator_that_the_runtime_lacks(files):
+    def custom(model, subgraph):
+        model.operatorCodes[subgraph.operators[0].opcodeIndex] = generated.OperatorCodeT(
+            builtinCode=32, deprecatedBuiltinCode=32, customCode="My_Op"
+        )
+
+    with pytest.raises(InputError, match="Encountered unresolved custom op: My_Op") as caught:
+        TFLiteRunner(edited(files.int8, custom))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_the_runtime_cannot_prepare(files, tmp_path):
+    path = tmp_path / "bad.tflite"
+    path.write_bytes(edited(files.int8, lambda _, subgraph: setattr(subgraph.operators[0], "inputs", [0])))
+    with pytest.raises(InputError, match="bad.tflite': .*failed to prepare") as caught:
+        TFLiteRunner(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_names_that_are_not_utf8(files):
+    name = TFLiteRunner(files.int8).input.name.encode()
+    with pytest.raises(InputError, match="utf-8"):
+        TFLiteRunner(files.int8.replace(name, b"\xff" * len(name)))
+
+
+def test_damaged_files_never_reach_the_runtime(files, monkeypatch):
+    def no_runtime(*_, **__):
+        raise AssertionError("the runtime was given a damaged file")
+
+    monkeypatch.setattr("ai_edge_litert.interpreter.Interpreter", no_runtime)
+    with pytest.raises(InputError, match="Expected a valid .tflite file"):
+        TFLiteRunner(files.int8[: len(files.int8) // 2])
+    with pytest.raises(InputError, match="refers to tensor 999"):
+        TFLiteRunner(edited(files.int8, lambda _, subgraph: setattr(subgraph, "outputs", [999])))
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1.5, "2", None])
+def test_threads_are_a_positive_whole_number(files, threads):
+    with pytest.raises(InputError, match="Expected `threads` to be a whole number of at least 1"):
+        TFLiteRunner(files.int8, threads=threads)
+
+
+# Latency, and what stands beside it
+
+
+def test_latency_of_a_given_number_of_runs(files, monkeypatch):
+    """On a clock by which the warm-up takes 999 us a run, then nine runs 5 us each and the last 100 us."""
+    durations = [999] * runner_module._WARM_UP_RUNS + [5] * 9 + [100]
+    looks = iter([look for us in durations for look in (0, us * 1000)])
+    runner = TFLiteRunner(files.int8, threads=2)
+    monkeypatch.setattr(runner_module, "_WARM_UP_SECONDS", 0)
+    monkeypatch.setattr(runner_module.time, "perf_counter_ns", lambda: next(looks))
+    # The 90th percentile of ten lies a tenth of the way from the ninth to the last.
+    assert runner.latency(runs=10) == Latency(5.0, (9 * 5 + 100) / 10, pytest.approx(5 + 0.1 * 95), 10, 2)
+    assert next(looks, None) is None
+
+
+def test_latency_until_time_and_runs_are_enough(files):
+    runner = TFLiteRunner(files.int8)
+    assert runner.latency(seconds=0).runs == 20
+    longer = runner.latency(seconds=0.05)
+    assert longer.runs > 20
+    assert longer.runs * longer.mean_us > 0.5 * 50_000
+    assert 0 < longer.median_us <= longer.p90_us
+    for runs in (0, 1.5, "9"):
+        with pytest.raises(InputError, match="Expected `runs` to be a whole number of at least 1"):
+            runner.latency(runs=runs)
+
+
+def test_predictions_after_a_latency_are_the_same(files):
+    runner = TFLiteRunner(files.int8)
+    before = runner.predict_raw(files.images)
+    runner.latency(runs=1)
+    np.testing.assert_array_equal(runner.predict_raw(files.images), before)
+
+
+def test_the_runtime_is_quiet_and_needs_no_framework(files, tmp_path):
+    path = tmp_path / "net.tflite"
+    path.write_bytes(files.float32)
+    program = (
+        "import sys, numpy; from keras_nin.tflite.runner import TFLiteRunner;"
+        f"TFLiteRunner({str(path)!r}).predict(numpy.zeros((1, *{SHAPE})));"
+        "print([name for name in ('keras', 'tensorflow') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+def test_warnings_of_the_runtime_are_passed_on(files, monkeypatch, capfd):
+    import os
+
+    from ai_edge_litert import interpreter
+
+    class Talking(interpreter.Interpreter):
+        def allocate_tensors(self):
+            os.write(2, b"INFO: nothing of note\nWARNING: of note\n")
+            super().allocate_tensors()
+
+    monkeypatch.setattr(interpreter, "Interpreter", Talking)
+    TFLiteRunner(files.int8)
+    assert capfd.readouterr().err == "WARNING: of note\n"
+
+
+def test_the_host_is_named():
+    host = describe_host()
+    assert list(host) == ["cpu", "cores", "system", "python", "litert"]
+    assert all(host.values())
+    assert host["python"] == ".".join(str(part) for part in sys.version_info[:3])
+    assert isinstance(host["cores"], int)
+
+
+@pytest.mark.external
+@pytest.mark.parametrize("name", ["01078afe8b79", "340889728324", "47ffab684e0f"])
+def test_third_party_files(external_data, name):
+    """The first runs; the second has an operator of its own; the third has a batch of 256 that cannot become 1."""
+    path = external_data / "edgetpu" / f"{name}.tflite"
+    problem = {"340889728324": "unresolved custom op: PosenetDecoderOp", "47ffab684e0f": "its batch of 256"}.get(name)
+    if problem:
+        with pytest.raises(InputError, match=problem):
+            TFLiteRunner(path)
+        return
+    runner = TFLiteRunner(path)
+    images = np.random.default_rng(0).random((2, *runner.input.shape[1:]), np.float32)
+    np.testing.assert_allclose(runner.predict(images).sum(1), 1, atol=0.1)
