@@ -113,7 +113,9 @@ def parity_verdict(parity: CheckedParity) -> str:
 def parity_lines(parity: "Parity") -> list[str]:
     """Return one file's comparison with the model in full, its checks last."""
     mean = "" if parity.mean_abs_diff_lsb is None else f", mean {format_lsb(parity.mean_abs_diff_lsb)}"
-    logits = "" if parity.logits_snr_db is None else f", {format_db(parity.logits_snr_db)} before the softmax or sigmoid"
+    logits = (
+        "" if parity.logits_snr_db is None else f", {format_db(parity.logits_snr_db)} before the softmax or sigmoid"
+    )
     cosine = "" if parity.cosine is None else f"; cosine similarity {parity.cosine:.6f}"
     lines = [
         f"max abs diff {format_lsb(parity.max_abs_diff_lsb)} LSB{mean}, RMS {format_lsb(parity.rms_diff_lsb)}; "
@@ -172,7 +174,8 @@ def latency_line(host: Mapping[str, Any], latencies: Sequence[MeasuredLatency]) 
         latencies: one per file, on the same number of threads.
     """
     runs = ", ".join(f"{latency.runs:,}" for latency in latencies)
-    return f"Latency: median of {runs} runs on {format_count(latencies[0].threads, 'thread')}, batch 1; {format_host(host)}"
+    threads = format_count(latencies[0].threads, "thread")
+    return f"Latency: median of {runs} runs on {threads}, batch 1; {format_host(host)}"
 
 
 def format_noise_table(noise: "LayerNoiseTable") -> str:
@@ -212,11 +215,12 @@ def _noisiest_layer_line(noise: "LayerNoiseTable") -> str:
         return "No operator could be compared with a layer."
     if worst.max_abs_diff_lsb is None or not math.isfinite(worst.max_abs_diff_lsb):
         return f"First layer with outputs that are not finite: {worst.layer} ({worst.op})."
-    if not (worst.added_noise or 0) > 0:
+    added = worst.added_noise or 0.0
+    if not added > 0:
         return "No layer adds noise."
     return (
-        f"Layer that adds the most quantization noise: {worst.layer} ({worst.op}), {100 * (worst.added_noise or 0):.2g}% of "
-        f"its signal; SNR at its output {format_db(worst.snr_db)}."
+        f"Layer that adds the most quantization noise: {worst.layer} ({worst.op}), {100 * added:.2g}% of its signal; SNR "
+        f"at its output {format_db(worst.snr_db)}."
     )
 
 
@@ -228,7 +232,9 @@ def format_compression_table(compression: "Compression", name: str = "the file")
     ]
     share = format_percent(compression.gzip_bytes / compression.bytes)
     sizes = f"{name}: {compression.bytes:,} bytes, {compression.gzip_bytes:,} after gzip -9 ({share})"
-    return "\n".join([format_table(_COMPRESSION_COLUMNS, rows, right=_COMPRESSION_COLUMNS[2:]), sizes]) if rows else sizes
+    return (
+        "\n".join([format_table(_COMPRESSION_COLUMNS, rows, right=_COMPRESSION_COLUMNS[2:]), sizes]) if rows else sizes
+    )
 
 
 @dataclasses.dataclass(frozen=True)

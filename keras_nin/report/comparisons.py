@@ -57,8 +57,8 @@ def _roofline_heading(profile: Profile) -> Iterator[str]:
     for peak in profile.peaks:
         ridge = peak.gmacs_per_s / peak.gbytes_per_s
         yield (
-            f"{peak.dtype}: peak {peak.gmacs_per_s:.1f} GMAC/s, memory {peak.gbytes_per_s:.1f} GB/s; compute bound from "
-            f"{ridge:.1f} MACs/byte"
+            f"{peak.dtype}: peak {peak.gmacs_per_s:.1f} GMAC/s, memory {peak.gbytes_per_s:.1f} GB/s; compute bound "
+            f"from {ridge:.1f} MACs/byte"
         )
 
 
@@ -93,8 +93,8 @@ def _roofline_notes(efficiencies: tuple[LayerEfficiency, ...]) -> Iterator[str]:
     cached = sum(efficiency.bound == roofline.CACHE for efficiency in efficiencies)
     if cached:
         yield (
-            f"cache: {format_count(cached, 'layer')} ran faster than memory could supply data: it came from the caches, "
-            "and only the peak is a limit."
+            f"cache: {format_count(cached, 'layer')} ran faster than memory could supply data, which came from the "
+            "caches: only the peak limits them."
         )
 
 
@@ -160,7 +160,9 @@ def comparison_notes(comparison: RunComparison) -> Iterator[str]:
     if comparison.hosts:
         yield "The machines differ, so the ratios are not about the files alone:"
         yield from (f"  {line}" for line in comparison.hosts)
-    yield from (f"{change.file}: the file's content changed." for change in comparison.changes if not change.same_content)
+    yield from (
+        f"{change.file}: the file's content changed." for change in comparison.changes if not change.same_content
+    )
     if any(change.verdict == UNKNOWN for change in comparison.changes):
         yield "unknown: too few runs for an interval; only the medians are compared."
     for when, missing in (("before", comparison.only_before), ("after", comparison.only_after)):

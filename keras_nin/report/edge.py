@@ -5,8 +5,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from keras_nin.edge.edgetpu.records import EdgeTPUResult, OperatorVerdict
-from keras_nin.edge.ethosu.records import NOWHERE, EthosUEstimate, EthosUFinding, EthosULayer, EthosUResult
-from keras_nin.edge.micro.records import ARENA_TOO_SMALL, MicroResult
+from keras_nin.edge.ethosu.records import (
+    NOWHERE,
+    EthosUEstimate,
+    EthosUFinding,
+    EthosULayer,
+    EthosUResult,
+    summarize_groups,
+)
+from keras_nin.edge.micro.records import TOO_SMALL, MicroResult
 from keras_nin.formatting import (
     escape_unprintable,
     format_bytes,
@@ -20,16 +27,27 @@ from keras_nin.formatting import (
 )
 
 if TYPE_CHECKING:
-    from keras_nin.edge.edgetpu.compiler import EdgeTPUCompilation
-    from keras_nin.edge.edgetpu.comparison import CompilerDifference
-    from keras_nin.edge.edgetpu.rules import EdgeTPURule
+    from keras_nin.edge.edgetpu.compiler import CompilerDifference, EdgeTPUCompilation
+    from keras_nin.edge.edgetpu.rules import OperatorRule
 
 EDGETPU_COLUMNS = ("#", "layer", "operator", "runs on", "status")
 _OVERVIEW_COLUMNS = ("file", "operators", "mapped", "on the CPU", "parameters [MiB]", "blocking operators")
 _RULE_COLUMNS = ("rule", "operators", "limit", "status", "source")
 _MAX_NAMED_OPERATORS = 8
 
-ETHOSU_COLUMNS = ("layer", "kind", "role", "on", "operations", "MACs", "cycles", "share", "utilization", "bound by", "moved")
+ETHOSU_COLUMNS = (
+    "layer",
+    "kind",
+    "role",
+    "on",
+    "operations",
+    "MACs",
+    "cycles",
+    "share",
+    "utilization",
+    "bound by",
+    "moved",
+)
 ETHOSU_RIGHT = ("operations", "MACs", "cycles", "share", "utilization", "moved")
 ETHOSU_GROUP_COLUMNS = ("layers of", "layers", "MACs", "cycles", "share", "utilization")
 ETHOSU_SWEEP_COLUMNS = (
@@ -109,8 +127,8 @@ def _parameter_memory_line(result: EdgeTPUResult) -> str:
     memory = result.memory
     streamed = f", at least {_format_mib(memory.streamed_bytes)} of them streamed" if memory.streamed_bytes else ""
     return (
-        f"Parameters of the mapped operators: {_format_mib(memory.parameter_bytes)}, {memory.state}{streamed} (8 MiB on "
-        "chip, of which published logs leave 1.1 to 8.2 MiB for parameters, mostly 6.1 to 7.2)"
+        f"Parameters of the mapped operators: {_format_mib(memory.parameter_bytes)}, {memory.state}{streamed} (of "
+        "8 MiB on-chip memory, published logs leave 1.1 to 8.2 MiB for parameters, mostly 6.1 to 7.2)"
     )
 
 
@@ -118,9 +136,7 @@ def _format_mib(count: int) -> str:
     return f"{count / 2**20:.2f} MiB"
 
 
-def format_compiler_comparison(
-    compilation: "EdgeTPUCompilation", differences: "Sequence[CompilerDifference]"
-) -> str:
+def format_compiler_comparison(compilation: "EdgeTPUCompilation", differences: "Sequence[CompilerDifference]") -> str:
     """Return what the compiler printed, next to the prediction."""
     errors = "; ".join(compilation.errors) or "did not report success"
     outcome = "compiled" if compilation.succeeded else escape_unprintable(errors)
@@ -166,7 +182,7 @@ def blocking_operators_line(result: EdgeTPUResult) -> str:
     return "; ".join([*result.blocking_operators, *(f"undecided: {note}" for note in result.notes)]) or "-"
 
 
-def format_edgetpu_rules(rules: "Iterable[EdgeTPURule]") -> str:
+def format_edgetpu_rules(rules: "Iterable[OperatorRule]") -> str:
     """Return the rules as a Markdown table, in the order in which they apply."""
     rows = []
     for rule in rules:
@@ -198,9 +214,7 @@ def format_ethosu_sweep(result: EthosUResult) -> str:
     columns = [ETHOSU_SWEEP_COLUMNS[place] for place in used]
     title = f"{result.file}, estimated by Vela {result.estimates[0].vela}, batch 1"
     table = format_table(columns, [[row[place] for place in used] for row in rows], right=columns[1:-1], title=title)
-    refused = [
-        escape_unprintable(f"refused: {refusal.accelerator}: {refusal.message}") for refusal in result.refusals
-    ]
+    refused = [escape_unprintable(f"refused: {refusal.accelerator}: {refusal.message}") for refusal in result.refusals]
     return "\n\n".join([table, *_findings_block([*refused, *_shared_findings(result)])])
 
 
@@ -267,7 +281,7 @@ def ethosu_group_rows(estimate: EthosUEstimate) -> list[list[str]]:
             _format_share(subtotal.share),
             _format_share(subtotal.utilization),
         ]
-        for subtotal in estimate.subtotals
+        for subtotal in summarize_groups(estimate)
     ]
 
 
@@ -293,8 +307,8 @@ def ethosu_total_lines(estimate: EthosUEstimate) -> Iterator[str]:
 
 def ethosu_sweep_row(estimate: EthosUEstimate) -> list[str]:
     """Return the row of an accelerator under `ETHOSU_SWEEP_COLUMNS`."""
-    sizes = [estimate.used_bytes("SRAM"), estimate.used_bytes("DRAM")]
-    sizes.append(estimate.used_bytes("on-chip flash", "off-chip flash"))
+    flash = estimate.used("on-chip flash") + estimate.used("off-chip flash")
+    sizes = (estimate.used("SRAM"), estimate.used("DRAM"), flash)
     return [
         estimate.accelerator,
         _format_clock(estimate),
@@ -326,8 +340,8 @@ def format_micro(micro: MicroResult, checks: Iterable[Any] = ()) -> str:
     return "\n".join(
         [
             f"{escape_unprintable(micro.file)} on TFLite Micro {micro.package}",
-            f"Flash: {_format_exact_bytes(micro.file_bytes)}, of which weights {_format_exact_bytes(micro.weight_bytes)}; "
-            "the program is not included",
+            f"Flash: {_format_exact_bytes(micro.file_bytes)}, of which weights "
+            f"{_format_exact_bytes(micro.weight_bytes)}; the program is not included",
             *_arena_lines(micro),
             *micro_comparison_lines(micro),
             *micro_float_lines(micro),
@@ -344,19 +358,20 @@ def _arena_lines(micro: MicroResult) -> Iterator[str]:
     arena, peak = micro.arena, micro.peak_activation_bytes
     if arena is None:
         assert micro.finding is not None  # there is an arena, or the reason why there is none
-        hint = ". A larger limit may help: `max_arena`" if micro.finding.kind == ARENA_TOO_SMALL else ""
+        hint = ". A larger limit may help: `max_arena`" if micro.finding.kind == TOO_SMALL else ""
         yield f"Arena: none works, {micro.finding.kind}: {escape_unprintable(micro.finding.message)}{hint}"
         if peak is not None:
             yield f"Peak activation memory (audit): {_format_exact_bytes(peak)}"
         return
     yield (
-        f"Arena: {_format_exact_bytes(arena.bytes)}, the smallest that runs, to {arena.step} bytes ({arena.tries} tries up "
-        f"to {format_bytes(micro.max_arena)}), on this {arena.host_bits}-bit host:"
+        f"Arena: {_format_exact_bytes(arena.bytes)}, the smallest that runs, to {arena.step} bytes ({arena.tries} tries "
+        f"up to {format_bytes(micro.max_arena)}), on this {arena.host_bits}-bit host:"
     )
     audit = "" if peak is None else f" (peak activation memory of the audit: {_format_exact_bytes(peak)})"
     yield f"  tensors      {_format_exact_bytes(arena.tensor_bytes)}{audit}"
-    yield f"  persistent   {_format_exact_bytes(arena.persistent_bytes)}, with pointers: less on a 32-bit microcontroller"
-    for section in arena.sections:
+    persistent = _format_exact_bytes(arena.persistent_bytes)
+    yield f"  persistent   {persistent}, with pointers: less on a 32-bit microcontroller"
+    for section in arena.parts:
         yield f"    {escape_unprintable(section.name)}: {section.bytes:,}"
 
 
@@ -370,7 +385,7 @@ def micro_comparison_lines(micro: MicroResult) -> Iterator[str]:
     noise = " (random numbers)" if compared.noise else ""
     outputs = f"{compared.outputs:,} outputs on {compared.samples} x {escape_unprintable(compared.source)}{noise}"
     if compared.differing:
-        diff = f"max abs diff {compared.max_abs_diff:g}"
+        diff = f"max abs diff {compared.largest:g}"
         yield f"Not bit-exact with LiteRT's reference kernels: {compared.differing:,} of {outputs} differ, {diff}"
     else:
         yield f"Bit-exact with LiteRT's reference kernels: {outputs}"

@@ -46,14 +46,14 @@ _CSV_COLUMNS = tuple(
 _UNITS = "Batch 1. 1 MAC = one multiply + one add. bytes: inputs, outputs and weights, once each."
 _METHODS = {
     PROFILER: (
-        "Layer times are from the runtime's profiler. us: mean over the half of the runs nearest to the median, without "
-        "outliers, corrected for the resolution of the profiler's clock. Runtime overhead: the median minus all rows; "
-        "below zero, it is noise between runs with and without the profiler."
+        "Layer times are from the runtime's profiler. us: mean over the half of the runs nearest to the median, "
+        "without outliers, corrected for the resolution of the profiler's clock. Runtime overhead: the median minus "
+        "all rows; below zero, it is noise between runs with and without the profiler."
     ),
     SINGLE_OPERATORS: (
         "Layer times are of single operators, without the profiler: each operator alone, its inputs just written, its "
-        "weights not in the caches. us: median, minus the time of an empty file. Runtime overhead: the median minus all "
-        "rows; below zero where the whole file fuses operators or finds more in the caches."
+        "weights not in the caches. us: median, minus the time of an empty file. Runtime overhead: the median minus "
+        "all rows; below zero where the whole file fuses operators or finds more in the caches."
     ),
 }
 _WIDTH = 110
@@ -134,9 +134,7 @@ def _format_list(lines: Sequence[str]) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
-def _format_document(
-    benchmark: BenchmarkResult, view: LayerView, table: FormatTable, lines: FormatLines
-) -> str:
+def _format_document(benchmark: BenchmarkResult, view: LayerView, table: FormatTable, lines: FormatLines) -> str:
     warnings = [escape_unprintable(f"Warning: {warning}") for warning in benchmark.warnings]
     parts = [lines([escape_unprintable(format_host(benchmark.host)), *warnings])]
     if len(benchmark.profiles) > 1:
@@ -207,9 +205,7 @@ def format_ratio_interval(low: float | None, high: float | None) -> str:
     return "" if low is None or high is None else f"{low:.3f} to {high:.3f}"
 
 
-def format_layer_table(
-    profile: Profile, view: LayerView = ALL_LAYERS, table: FormatTable = format_table
-) -> str:
+def format_layer_table(profile: Profile, view: LayerView = ALL_LAYERS, table: FormatTable = format_table) -> str:
     """Return the table of a profile's layers; the overhead is the last row but one, and all rows add up to the last."""
     shown = view.select(profile.layers)
     rows = [_layer_cells(layer) for layer in shown]
@@ -289,8 +285,8 @@ def model_explorer_data(profile: Profile, model: "str | os.PathLike[str] | TFLit
             times[_main_operator(layer, subgraph.operators)] += layer.us.typical  # type: ignore[assignment]
     if not times:
         raise InputError(
-            f"Model Explorer shows the times of layers, and {profile.file!r} was only timed as a whole. Measure it with "
-            "layers",
+            f"Model Explorer shows the times of layers, and {profile.file!r} was only timed as a whole. Measure it "
+            "with layers",
             argument="layers",
         )
     threads, runs = format_count(profile.threads, "thread"), format_count(profile.profiled_runs, "run")
