@@ -79,7 +79,7 @@ def exported(build, tmp_path_factory):
             model = build(name, **arguments)
             images = np.random.default_rng(0).random((8, *model.input_shape[1:]), np.float32)
             calibration = images if SCHEMES[scheme].calibrated else None
-            converted = convert_model(model, scheme, calibration, tuning=Tuning(), name=name)
+            converted = convert_model(model, scheme, calibration, tuning=Tuning.plain(), name=name)
             made = tmp_path_factory.mktemp("export")
             converted.save(made)
             shared.mkdir(exist_ok=True)

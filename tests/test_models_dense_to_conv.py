@@ -89,7 +89,7 @@ def test_a_fixed_size_exports_without_dense_layers():
     turned = rewrite.convert_dense_to_conv(models.build_model("convnet_linear_head"), input_shape=(36, 28, 1))
     assert turned.output_shape == (None, 3, 1, 10)
     made = export.convert_model(turned, "int8", images((36, 28, 1)))
-    assert "FULLY_CONNECTED" not in {operator.op for operator in made.graph().main.operators}
+    assert "FULLY_CONNECTED" not in {operator.op for operator in made.tflite.main.operators}
 
 
 def vector_input():

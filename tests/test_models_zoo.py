@@ -100,7 +100,7 @@ def test_int8_has_no_float_operator_and_the_edge_tpu_s_verdict_of_the_docs(name,
     made = export.convert_model(model, "int8", noise(model, 2))
     verdict = dataclasses.replace(check_edgetpu(made.save(tmp_path / "net.tflite")), model=name)
     assert format_edgetpu_overview([verdict]).splitlines()[-1] in EDGETPU.read_text().splitlines()
-    graph = made.graph()
+    graph = made.tflite
     assert {operator.op for operator in float_operators(graph)} <= {"QUANTIZE", "DEQUANTIZE"}
     main = graph.main
     assert main.tensors[main.inputs[0]].dtype == main.tensors[main.outputs[0]].dtype == "int8"

@@ -59,6 +59,7 @@ def read_tflite_graph(path, *, name=None):
 def read_tflite_network(path, *, name=None):
     """Return the `File` at `path`; arguments and errors as in `read`."""
     file = tflite_graph.read_model(path)
+    path = file.path or "network.tflite"
     layers = read_recorded_layers(path, file)
     reader = _TFLiteGraphReader(file, os.fspath(path))
     return reader.read(name or pathlib.Path(path).stem, layers)
@@ -168,7 +169,7 @@ class _TFLiteGraphReader:
 EXPORT_FILE_SCHEMA = "keras_nin.export_file/1"
 _MAX_NAME_LENGTH = 120
 _MAX_RECORD_BYTES = 1 << 26
-# The mark that our own export puts on layer names, "conv1." or numbered "conv1._1" (see `export.operators`).
+# The mark that our own export puts on layer names, "conv1." or numbered "conv1._1" (see `export.operator_layers`).
 _LAYER_MARK = re.compile(r"(?P<name>.+)\.(_\d+)?")
 # TensorFlow operations as they end the name of a tensor, after the layer's name.
 _OPERATION_NAME = re.compile(

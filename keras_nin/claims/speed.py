@@ -38,7 +38,7 @@ class ProcessSample:
 
 
 def _kernel_us(profile: "Profile") -> float | None:
-    from keras_nin.benchmark.sweep import total_kernel_us
+    from keras_nin.benchmark.layer_times import total_kernel_us
 
     return total_kernel_us(profile)
 

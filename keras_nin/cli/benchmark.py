@@ -303,6 +303,7 @@ def _run_sweep(given):
 def _measure_sweep(given, points, path, who, rows):
     from keras_nin.benchmark.sweep import measure_sweep
     from keras_nin.workflows import models
+    from keras_nin.workflows.layer_export import export_layer
 
     models.start_keras()
     done = sum(point in rows for point in points)
@@ -311,7 +312,7 @@ def _measure_sweep(given, points, path, who, rows):
     try:
         with _sweep_progress(len(points) - done) as advance:
             made = measure_sweep(
-                points, path, who, rows=rows, seed=given.seed, seconds=given.seconds, on_group=advance
+                points, path, who, export_layer=export_layer, rows=rows, seed=given.seed, seconds=given.seconds, on_group=advance
             )  # fmt: skip
     except KeyboardInterrupt:
         kept = "what was measured is in it; the same command goes on" if path.exists() else "nothing was measured"

@@ -6,7 +6,7 @@ import click
 
 from keras_nin.cli import options
 from keras_nin.export import schemes
-from keras_nin.export.schemes import DEFAULT_TUNING, RANGES, ROUNDINGS
+from keras_nin.export.schemes import RANGES, ROUNDINGS, Tuning
 
 DEFAULT_MODEL = "nin_digits"
 
@@ -24,7 +24,7 @@ class _ExportCommand(click.Command):
 def _describe_scheme(row):
     words = dict(zip(schemes.SCHEME_COLUMNS, row, strict=True))
     yield f"{words['weights']} weights, {words['activations']} activations, ends {words['input and output']}"
-    yield f"computes in {words['computes in']}"
+    yield f"computes in {words['compute type']}"
     if words["needs"] != "-":
         yield f"needs {words['needs']}"
 
@@ -60,20 +60,20 @@ def _describe_scheme(row):
 @click.option(
     "--ranges",
     type=click.Choice(RANGES),
-    default=DEFAULT_TUNING.ranges,
+    default=Tuning().ranges,
     show_default=True,
     help="Ranges of the 8-bit activations: all that calibration saw, or of least mean square error.",
 )
 @click.option(
     "--rounding",
     type=click.Choice(ROUNDINGS),
-    default=DEFAULT_TUNING.rounding,
+    default=Tuning().rounding,
     show_default=True,
     help="Of the weights of the scheme int8: to the nearest integer, or so that outputs change least.",
 )
 @click.option(
     "--bias-correction/--no-bias-correction",
-    default=DEFAULT_TUNING.bias_correction,
+    default=Tuning().bias_correction,
     show_default=True,
     help="Whether the biases of the scheme int8 make good for the mean error of rounded weights.",
 )

@@ -125,7 +125,7 @@ def _draw_points(axes: "Axes", efficiencies: "Sequence[LayerEfficiency]") -> Non
         style = plots.layer_style(layer.kind, layer.role)
         axes.scatter(
             efficiency.intensity,
-            _gmacs_per_s(efficiency),
+            efficiency.gmacs_per_s,
             s=25 + 500 * (layer.share or 0.0),
             marker=style.marker,
             color=style.color,
@@ -140,7 +140,7 @@ def _draw_numbers(axes: "Axes", efficiencies: "Sequence[LayerEfficiency]") -> No
     width, height = (math.log(high / low) for low, high in (axes.get_xlim(), axes.get_ylim()))
     drawn: list[tuple[float, float]] = []
     for number, efficiency in enumerate(_slowest_layers(efficiencies), 1):
-        point = (efficiency.intensity, _gmacs_per_s(efficiency))
+        point = (efficiency.intensity, efficiency.gmacs_per_s)
         x, y = math.log(point[0]) / width, math.log(point[1]) / height
         level = sum(abs(x - other[0]) < 0.04 and abs(y - other[1]) < 0.12 for other in drawn)
         drawn.append((x, y))
@@ -177,12 +177,6 @@ def _format_log_ticks(axes: "Axes") -> None:
         axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
         axis.set_minor_formatter(NullFormatter())
-
-
-def _gmacs_per_s(efficiency: "LayerEfficiency") -> float:
-    layer = efficiency.layer
-    assert layer.macs is not None and layer.us is not None  # a layer without has no efficiency
-    return layer.macs / layer.us.typical / 1000
 
 
 def _slowest_layers(efficiencies: "Sequence[LayerEfficiency]") -> "list[LayerEfficiency]":

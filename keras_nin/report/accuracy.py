@@ -119,7 +119,7 @@ def parity_lines(parity: "Parity") -> list[str]:
     cosine = "" if parity.cosine is None else f"; cosine similarity {parity.cosine:.6f}"
     lines = [
         f"max abs diff {format_lsb(parity.max_abs_diff_lsb)} LSB{mean}, RMS {format_lsb(parity.rms_diff_lsb)}; "
-        f"{LSB_NOTE} ({_format_value(parity.step)})",
+        f"{LSB_NOTE} ({_format_value(parity.lsb)})",
         f"SNR {format_db(parity.snr_db, parity.max_abs_diff_lsb == 0)}{logits}{cosine}",
     ]
     if parity.top1_match is not None:

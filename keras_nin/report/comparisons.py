@@ -69,11 +69,11 @@ def _roofline_row(efficiency: LayerEfficiency) -> list[str]:
         layer.name,
         (layer.role or "1x1") if layer.kind == "pointwise" else "",
         f"{us:,.1f}",
-        _format_number(layer.gmacs_per_s),
+        f"{efficiency.gmacs_per_s:.1f}",
         f"{efficiency.intensity:.1f}",
         f"{efficiency.attainable_gmacs_per_s:.1f}",
         format_percent(efficiency.efficiency, 0),
-        format_percent(efficiency.of_peak, 0),
+        format_percent(efficiency.peak_share, 0),
         efficiency.bound,
     ]
 
@@ -85,7 +85,7 @@ def _kind_row(kind: KindEfficiency) -> list[str]:
         f"{kind.us:,.1f}",
         f"{kind.macs / kind.us / 1000:.1f}",
         format_percent(kind.efficiency, 0),
-        format_percent(kind.of_peak, 0),
+        format_percent(kind.peak_share, 0),
     ]
 
 

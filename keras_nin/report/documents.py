@@ -80,7 +80,7 @@ class ParityDocument:
 
     source: str
     images: int
-    step: float | None
+    lsb: float | None
     max_abs_diff_lsb: float | None
     rms_diff_lsb: float | None
     top1_match: float | None

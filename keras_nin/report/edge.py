@@ -97,7 +97,7 @@ def _name_operators(operators: Sequence[OperatorVerdict]) -> str:
 
 def _format_compiler_table(result: EdgeTPUResult) -> str:
     """Return the table that the compiler prints."""
-    rows = [[op, str(count), status] for (op, status), count in sorted(result.rows().items())]
+    rows = [[op, str(count), status or "-"] for (op, status), count in sorted(result.count_rows().items(), key=str)]
     return format_table(("Operator", "Count", "Status"), rows, right=("Count",))
 
 

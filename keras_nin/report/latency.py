@@ -111,7 +111,7 @@ def format_benchmark_markdown(benchmark: BenchmarkResult, view: LayerView = ALL_
 def format_benchmark_csv(benchmark: BenchmarkResult, view: LayerView = ALL_LAYERS) -> str:
     """Return the layers of all files as CSV with raw numbers, after those of each file its overhead and total."""
     out = io.StringIO()
-    writer = csv.DictWriter(out, _CSV_COLUMNS, restval="", lineterminator="\n")
+    writer: csv.DictWriter[Any] = csv.DictWriter(out, _CSV_COLUMNS, restval="", lineterminator="\n")
     writer.writeheader()
     for profile in benchmark.profiles:
         common = {"file": profile.file, "threads": profile.threads, "cpu": profile.host["cpu"], "runs": profile.runs}

@@ -43,7 +43,7 @@ def findings_section(audit: Audit, id: str) -> Section:
     return Section(f"{id}-findings", "Findings", (part,))
 
 
-def _audit_table(audit: Audit, depth: str, title: str) -> HtmlTable:
+def _audit_table(audit: Audit, depth: int, title: str) -> HtmlTable:
     view = tables.AuditView(depth)
     columns = view.chosen(tables.DEFAULT_COLUMNS[depth])
     rows = [[column.text(record, audit.total) for column in columns] for record in view.records(audit)]
@@ -186,7 +186,7 @@ def edgetpu_section(prediction: EdgeTPUPrediction, id: str) -> Section:
         folded=f"All {format_count(len(result.operators), 'operator')}",
     )
     first, *others = edge.edgetpu_summary_lines(result)
-    tone = "good" if result.full else "plain" if result.compiles else "bad"
+    tone = "good" if result.fully_mapped else "plain" if result.compiles else "bad"
     reasons = (Paragraph(line, "plain") for line in edge.edgetpu_reason_lines(result))
     state = f"{result.mapped:,} of {format_count(result.kept, 'operator')} mapped"
     if result.failure:

@@ -152,7 +152,7 @@ def _layer_row(layer: LayerTime, efficiency: LayerEfficiency | None) -> list[str
     us = layer.us
     roofline = [_MISSING] * 3
     if efficiency is not None:
-        roofline = [format_percent(efficiency.efficiency), format_percent(efficiency.of_peak), efficiency.bound]
+        roofline = [format_percent(efficiency.efficiency), format_percent(efficiency.peak_share), efficiency.bound]
     kernel = [layer.kernel or _MISSING, "" if layer.joined else "(not joined)", layer.note or ""]
     return [
         layer.name,

@@ -226,7 +226,7 @@ def _overview_table(reports: Sequence[FileReport]) -> HtmlTable:
 
 def _audit_cells(audit: Audit | None) -> tuple[str, str, str]:
     if audit is None:
-        return (_MISSING,) * 3
+        return _MISSING, _MISSING, _MISSING
     total = audit.total
     share = total.pointwise_macs / total.macs if total.macs else None
     return f"{total.params:,}", f"{total.macs:,}", format_percent(share)
