@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import report_profiles
 
-from keras_nin.claims.claim import AtMost, ClaimFigure, ClaimResult, Interval
+from keras_nin.claims.claim import AtMost, ClaimFigure, ClaimResult, ClaimsResult, Interval
 from keras_nin.edge.edgetpu import EdgeTPUResult, FailureMessage, OperatorVerdict, ParameterMemory, Status
 from keras_nin.edge.ethosu.records import (
     EthosUEstimate,

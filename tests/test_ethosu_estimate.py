@@ -15,7 +15,6 @@ from keras_nin.edge import ethosu
 from keras_nin.edge.ethosu import limits, vela
 from keras_nin.edge.ethosu.records import summarize_groups
 from keras_nin.errors import InputError
-from keras_nin.plots import sweeps
 from keras_nin.report import edge as report
 
 LOST = 'answer((recorded / "network_debug.xml").read_text().replace({}))'
@@ -182,22 +181,6 @@ def test_a_sweep_keeps_what_works(digits, stand_in):
         ethosu.estimate_ethosu(digits, ("ethos-u85-256", "ethos-u85-512"))
     with pytest.raises(InputError, match="Expected `accelerator`"):
         ethosu.estimate_ethosu(digits, ("ethos-u85-3",))
-
-
-def test_the_picture_is_a_picture(digits, stand_in):
-    from PIL import Image
-
-    stand_in()
-    found = ethosu.estimate_ethosu(digits, ("ethos-u55-128", "ethos-u55-256"))
-    (digits.parent / "sweep.png").write_bytes(sweeps.render_ethosu_sweep(found))
-    one = ethosu.estimate_ethosu(digits, ("ethos-u55-128",))
-    with Image.open(digits.parent / "sweep.png") as image:
-        assert len(image.convert("RGB").getcolors(1 << 20)) > 5  # a colour for each group
-        height = image.height
-    (digits.parent / "one.png").write_bytes(sweeps.render_ethosu_sweep(one))
-    with Image.open(digits.parent / "one.png") as image:
-        assert image.height < height
-    assert sweeps.render_ethosu_sweep(one) == sweeps.render_ethosu_sweep(one)
 
 
 @pytest.mark.parametrize(

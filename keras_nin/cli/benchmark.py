@@ -293,9 +293,13 @@ def _run_sweep(given):
     else:
         click.echo(report.format_sweep(rows, machine))
     if picture is not None:
-        from keras_nin.plots.sweeps import render_layer_sweep
+        from keras_nin import figures
+        from keras_nin.benchmark import sweep_results
+        from keras_nin.plots.sweeps import plot_layer_sweep
 
-        files.write_file(picture, render_layer_sweep(rows, machine))
+        ratios, costs = sweep_results.compute_kernel_ratios(rows), sweep_results.compute_alignment_costs(rows)
+        figure = plot_layer_sweep(ratios, costs, machine)
+        files.write_file(picture, figures.render_png(figure))
         models.note(f"written: {picture}")
     return 0
 

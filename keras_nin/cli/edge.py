@@ -329,9 +329,13 @@ def _save_ethosu(sweep, given):
     if given.compiled is not None:
         contents[pathlib.Path(given.compiled)] = sweep.estimates[0].compiled
     if given.png is not None:
+        from keras_nin import figures
+        from keras_nin.edge.ethosu.records import summarize_groups
         from keras_nin.plots import sweeps
 
-        contents[pathlib.Path(given.png)] = sweeps.render_ethosu_sweep(sweep)
+        contents[pathlib.Path(given.png)] = figures.render_png(
+            sweeps.plot_accelerators(sweep, [summarize_groups(estimate) for estimate in sweep.estimates])
+        )
     return files.write_files(contents, given.force)
 
 

@@ -36,22 +36,19 @@ def report_command(given, out, png, force):
     """
     out, png = _output_paths(out, png)
     from keras_nin import files
-    from keras_nin.benchmark.records import BenchmarkResult
-    from keras_nin.report.documents import SweepDocument
     from keras_nin.report.html import page
     from keras_nin.workflows import models
 
     models.check_output_folder(out.parent if out else png)
     found = [item for each in given for item in _read_document(each)]
-    warnings = [warning for item in found if isinstance(item, BenchmarkResult) for warning in item.warnings]
-    sweeps = [item for item in found if isinstance(item, SweepDocument)]
-    gathered = page.group_by_file(found)
     contents = {}
     with models.working("Drawing"):
         if out:
-            contents[out] = page.render_page(gathered, others=found, warnings=warnings).encode()
+            contents[out] = page.render_page(found).encode()
         if png:
-            contents |= _draw_plots(gathered, sweeps, png)
+            contents |= {png / name: content for name, content in page.render_plots(found).items()}
+    if not contents:
+        raise InputError("Expected a benchmark with layers, or a sweep, for --png. Received: none")
     for path in files.write_files(contents, force):
         models.note(f"written: {path}")
 
@@ -78,36 +75,6 @@ def _read_document(given):
 
     loaded = models.load_model(given)
     return (NamedAudit(loaded.name, audit_model(loaded.model, name=loaded.name)),)
-
-
-def _draw_plots(gathered, sweeps, folder):
-    """Return the PNG files of all profiles and sweeps by path: ``<number>_<file>_<threads>t_<plot>.png``."""
-    from keras_nin import figures
-    from keras_nin.plots import latency
-    from keras_nin.plots import sweeps as sweeps_module
-
-    kinds = {"layers": latency.plot_layer_times, "shares": latency.plot_kind_shares, "roofline": latency.plot_roofline}
-    profiles = [profile for subject in gathered for profile in subject.profiles if profile.layers]
-    drawn = {}
-    for number, profile in enumerate(profiles, 1):
-        for kind, plot in kinds.items():
-            made = plot(profile)
-            if made is not None:
-                drawn[folder / f"{number}_{_stem(profile.file)}_{profile.threads}t_{kind}.png"] = figures.render_png(
-                    made
-                )
-    for number, sweep in enumerate(sweeps, 1):
-        drawn[folder / f"{number}_{_stem(sweep.name)}_sweep.png"] = sweeps_module.render_layer_sweep(
-            sweep.rows, sweep.who
-        )
-    if not drawn:
-        raise InputError("Expected a benchmark with layers, or a sweep, for --png. Received: none")
-    return drawn
-
-
-def _stem(name):
-    """Return a file's name without its ending, with nothing in it that a file system minds."""
-    return "".join(char if char.isalnum() or char in "._-" else "_" for char in pathlib.PurePath(name).stem)[:80]
 
 
 # MERGED `keras-nin claims`: what well-known articles say about 1x1 convolution, reproduced.
@@ -168,19 +135,20 @@ def _reproduce_claims(given):
     models.start_keras()
     training = _training(given)
     picture = _draw_picture(given)
-    results = [claims.reproduce_claim(claim, training) for claim in models.track(chosen, "Reproducing", len(chosen))]
+    tracked = models.track(chosen, "Reproducing", len(chosen))
+    result = claims.ClaimsResult(tuple(claims.reproduce_claim(claim, training) for claim in tracked))
     if picture is not None:
         files.write_file(given.png, picture)
         models.note(f"written: {given.png}")
     if given.as_json:
-        models.print_json(claims_module.claims_to_json(results))
+        models.print_json(result.to_json())
     else:
         click.echo(
-            claims_module.format_claims_markdown(results).rstrip()
+            claims_module.format_claims_markdown(result).rstrip()
             if given.markdown
-            else claims_module.format_claims(results)
+            else claims_module.format_claims(result)
         )
-    return 0 if all(result.reproduced for result in results) else 1
+    return 0 if result.reproduced else 1
 
 
 def _check_claims_options(given, chosen):
@@ -227,10 +195,8 @@ def _draw_picture(given):
     """Return the PNG to write, None where there is none; a file with other content is replaced with --force alone."""
     if given.png is None:
         return None
-    from keras_nin import files
-    from keras_nin.claims import equalities
-    from keras_nin.plots import sweeps
+    from keras_nin import claims, figures, files
 
-    content, path = sweeps.render_soft_mask(equalities.compute_soft_mask(given.image)), pathlib.Path(given.png)
+    content, path = figures.render_png(claims.compute_soft_mask(given.image).plot()), pathlib.Path(given.png)
     files.needs_writing(path, content, given.force)
     return content

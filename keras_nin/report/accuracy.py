@@ -219,8 +219,8 @@ def _noisiest_layer_line(noise: "LayerNoiseTable") -> str:
     if not added > 0:
         return "No layer adds noise."
     return (
-        f"Layer that adds the most quantization noise: {worst.layer} ({worst.op}), {100 * added:.2g}% of its signal; SNR "
-        f"at its output {format_db(worst.snr_db)}."
+        f"Layer that adds the most quantization noise: {worst.layer} ({worst.op}), {100 * added:.2g}% of its signal; "
+        f"SNR at its output {format_db(worst.snr_db)}."
     )
 
 

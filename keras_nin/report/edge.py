@@ -97,7 +97,8 @@ def _name_operators(operators: Sequence[OperatorVerdict]) -> str:
 
 def _format_compiler_table(result: EdgeTPUResult) -> str:
     """Return the table that the compiler prints."""
-    rows = [[op, str(count), status or "-"] for (op, status), count in sorted(result.count_rows().items(), key=str)]
+    counts = {(op, status or "-"): count for (op, status), count in result.count_rows().items()}
+    rows = [[op, str(count), status] for (op, status), count in sorted(counts.items())]
     return format_table(("Operator", "Count", "Status"), rows, right=("Count",))
 
 
@@ -364,8 +365,8 @@ def _arena_lines(micro: MicroResult) -> Iterator[str]:
             yield f"Peak activation memory (audit): {_format_exact_bytes(peak)}"
         return
     yield (
-        f"Arena: {_format_exact_bytes(arena.bytes)}, the smallest that runs, to {arena.step} bytes ({arena.tries} tries "
-        f"up to {format_bytes(micro.max_arena)}), on this {arena.host_bits}-bit host:"
+        f"Arena: {_format_exact_bytes(arena.bytes)}, the smallest that runs, to {arena.step} bytes ({arena.tries} "
+        f"tries up to {format_bytes(micro.max_arena)}), on this {arena.host_bits}-bit host:"
     )
     audit = "" if peak is None else f" (peak activation memory of the audit: {_format_exact_bytes(peak)})"
     yield f"  tensors      {_format_exact_bytes(arena.tensor_bytes)}{audit}"
