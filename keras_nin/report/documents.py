@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from keras_nin import files, schemas
-from keras_nin.audit.records import Audit, AuditRow, AuditTotal, Finding
+from keras_nin.audit.api import Audit
+from keras_nin.audit.records import AuditRow, AuditTotal, Finding
 from keras_nin.benchmark.comparison import LatencyRatio, RunComparison
 from keras_nin.benchmark.records import BenchmarkResult, Profile
 from keras_nin.benchmark.sweep import SweepPoint

@@ -9,10 +9,10 @@ import click
 from click.core import ParameterSource
 
 from keras_nin import data, files, models
-from keras_nin.audit.tflite_reader import EXPORT_FILE_SCHEMA
 from keras_nin.errors import InputError
 from keras_nin.export.converted_model import package_versions
 from keras_nin.export.schemes import SCHEMES
+from keras_nin.schemas import EXPORT_FILE as EXPORT_FILE_SCHEMA
 from keras_nin.workflows import models as models_module
 
 # What may go along with --from: it says where the files go and how they are timed, not what they hold.

@@ -5,7 +5,6 @@ import dataclasses
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from keras_nin.audit.tflite_operators import KERNEL_OPERATORS
 from keras_nin.audit.tflite_reader import name_operators, read_recorded_layers
 from keras_nin.edge.edgetpu.operators import EIGHT_BITS, BoundOperator, bind_operators, format_shape
 from keras_nin.edge.edgetpu.records import (
@@ -83,7 +82,7 @@ def check_edgetpu(
     if not multiple_subgraphs:
         subgraphs = subgraphs[:1]
     mapped = frozenset(index for subgraph in subgraphs for index in subgraph)
-    verdicts = _Verdicts(_layer_names(path, model), repeats, refusals, mapped, failure)
+    verdicts = _Verdicts(_layer_names(model), repeats, refusals, mapped, failure)
     return EdgeTPUResult(
         model=os.fspath(path),
         multiple_subgraphs=multiple_subgraphs,
@@ -106,8 +105,8 @@ def _check_operators(path: str | os.PathLike[str], operators: Sequence[BoundOper
         )
 
 
-def _layer_names(path: str | os.PathLike[str], model: TFLiteModel) -> list[str]:
-    paths = name_operators(model, read_recorded_layers(path, model), KERNEL_OPERATORS)
+def _layer_names(model: TFLiteModel) -> list[str]:
+    paths = name_operators(model, read_recorded_layers(model))
     return ["/".join(filter(None, pair)) for pair in paths]
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from keras_nin import files
 from keras_nin.audit import api, tflite_reader
-from keras_nin.audit.records import Audit
+from keras_nin.audit.api import Audit
 from keras_nin.edge.ethosu import records, vela
 from keras_nin.edge.ethosu import records as records_module
 from keras_nin.edge.ethosu.records import (

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 
 from keras_nin.audit import tables
-from keras_nin.audit.records import Audit
+from keras_nin.audit.api import Audit
 from keras_nin.claims.claim import ClaimResult, ClaimsResult
 from keras_nin.edge.ethosu.records import EthosUEstimate, EthosUResult, summarize_groups
 from keras_nin.edge.fit import FitResult
@@ -45,8 +45,8 @@ def findings_section(audit: Audit, id: str) -> Section:
 
 def _audit_table(audit: Audit, depth: int, title: str) -> HtmlTable:
     view = tables.AuditView(depth)
-    columns = view.chosen(tables.DEFAULT_COLUMNS[depth])
-    rows = [[column.text(record, audit.total) for column in columns] for record in view.records(audit)]
+    columns = view.select_columns(tables.DEFAULT_COLUMNS[depth])
+    rows = [[column.text(record, audit.total) for column in columns] for record in view.select_records(audit)]
     right = [column.heading for column in columns if column.numeric]
     headings = [column.heading for column in columns]
     return make_table(title, headings, rows, right=right, folded=title if depth == tables.LAYERS else None)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from keras_nin import figures
-from keras_nin.audit.records import Audit
+from keras_nin.audit.api import Audit
 from keras_nin.benchmark import sweep_results
 from keras_nin.benchmark.comparison import RunComparison
 from keras_nin.benchmark.layer_times import sum_by_role
