@@ -30,7 +30,7 @@ FormatTable = Callable[..., str]
 FormatLines = Callable[[Sequence[str]], str]
 
 _LAYER_COLUMNS = ("layer", "us", "share", "MACs", "GMAC/s", "bytes", "kind", "role", "kernel")
-_SUBTOTAL_COLUMNS = ("", "rows", "us", "share", "MACs", "GMAC/s")
+_SUBTOTAL_COLUMNS = ("rows", "us", "share", "MACs", "GMAC/s")
 _FILE_COLUMNS = ("file", "threads", "median us", "95% interval", "p90 us", "runs", "load ms", "peak MiB", "1x1")
 _RATIO_COLUMNS = ("file", "threads", "baseline", "ratio of medians", "95% interval")
 _SORT_KEYS: dict[str, Callable[[LayerTime], float | None]] = {
@@ -155,8 +155,8 @@ def _layer_parts(profile: Profile, view: LayerView, table: FormatTable, lines: F
     return [
         format_layer_table(profile, view, table),
         lines([f"1x1 layers: {format_count(pointwise.rows, 'row')}, {share}"]),
-        format_subtotal_table(layer_times.sum_by_role(profile), table),
-        *([format_subtotal_table(blocks, table)] if len(blocks) > 2 else []),
+        format_subtotal_table("kind", layer_times.sum_by_role(profile), table),
+        *([format_subtotal_table("block", blocks, table)] if len(blocks) > 2 else []),
     ]
 
 
@@ -238,8 +238,8 @@ def _total_row(name: str, us: float, profile: Profile) -> list[str]:
     return [name, _format_us(us), format_percent(us / profile.total.median), *[""] * (len(_LAYER_COLUMNS) - 3)]
 
 
-def format_subtotal_table(subtotals: Sequence[LatencySubtotal], table: FormatTable = format_table) -> str:
-    """Return the table of sums over layers."""
+def format_subtotal_table(what: str, subtotals: Sequence[LatencySubtotal], table: FormatTable = format_table) -> str:
+    """Return the table of sums over layers; `what` is the heading of their names."""
     rows = [
         [
             subtotal.name,
@@ -251,7 +251,7 @@ def format_subtotal_table(subtotals: Sequence[LatencySubtotal], table: FormatTab
         ]
         for subtotal in subtotals
     ]
-    return table(_SUBTOTAL_COLUMNS, rows, right=_SUBTOTAL_COLUMNS[1:])
+    return table((what, *_SUBTOTAL_COLUMNS), rows, right=_SUBTOTAL_COLUMNS)
 
 
 def _format_us(value: float | None) -> str:
