@@ -229,7 +229,7 @@ class ClaimsResult(Result):
     claims: tuple[ClaimResult, ...]
 
     @property
-    def reproduced(self) -> bool:
+    def passed(self) -> bool:
         """Whether every declared figure is reproduced."""
         return all(claim.reproduced for claim in self.claims)
 
