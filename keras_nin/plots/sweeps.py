@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from keras_nin.benchmark.sweep import SweepPoint
     from keras_nin.benchmark.sweep_results import AlignmentCost, KernelRatio
     from keras_nin.claims.equalities import SoftMask
-    from keras_nin.edge.ethosu.records import EthosUEstimate, EthosUResult, EthosUSubtotal
+    from keras_nin.edge.ethosu.records import EthosUEstimate, EthosUResult
 
 
 class _AtPoint(Protocol):
@@ -134,20 +134,16 @@ def _draw_placeholder(axes: "Axes", reason: str) -> None:
     axes.set_axis_off()
 
 
-def plot_accelerators(result: "EthosUResult", subtotals: "Sequence[Sequence[EthosUSubtotal]]") -> "Figure":
+def plot_accelerators(result: "EthosUResult") -> "Figure":
     """Return a figure with a bar for each Ethos-U accelerator: its time in ms, split by 1x1 role and kind.
 
     Operators that run on the CPU have no time in it; the text at the bar's end has their number.
-
-    Args:
-        result: the estimates.
-        subtotals: for each estimate, as `keras_nin.edge.ethosu.records.summarize_groups` returns them.
     """
     estimates = result.estimates
     with figures.figure_style():
         figure = figures.new_figure(9, 1.5 + _BAR_INCHES * len(estimates))
         axes = figure.subplots()
-        _draw_accelerator_bars(axes, estimates, subtotals)
+        _draw_accelerator_bars(axes, estimates)
         labels = [f"{estimate.accelerator}\n{estimate.clock_hz / 1e6:,.0f} MHz" for estimate in estimates]
         axes.set_yticks(range(len(estimates)), labels)
         axes.invert_yaxis()
@@ -160,10 +156,8 @@ def plot_accelerators(result: "EthosUResult", subtotals: "Sequence[Sequence[Etho
     return figure
 
 
-def _draw_accelerator_bars(
-    axes: "Axes", estimates: "Sequence[EthosUEstimate]", subtotals: "Sequence[Sequence[EthosUSubtotal]]"
-) -> None:
-    cycles = [{subtotal.group: subtotal.cycles for subtotal in groups} for groups in subtotals]
+def _draw_accelerator_bars(axes: "Axes", estimates: "Sequence[EthosUEstimate]") -> None:
+    cycles = [{subtotal.group: subtotal.cycles for subtotal in estimate.subtotals} for estimate in estimates]
     labels = [style.label for style in plots.LAYER_STYLES]
     groups = {group for by_group in cycles for group, count in by_group.items() if count}
     starts = [0.0] * len(estimates)
@@ -180,7 +174,7 @@ def _draw_accelerator_bars(
 
 def _accelerator_text(estimate: "EthosUEstimate") -> str:
     utilization = "" if estimate.utilization is None else f", {format_percent(estimate.utilization, 0)} utilization"
-    on_cpu = f", {len(estimate.left_to_cpu):,} on the CPU" if estimate.left_to_cpu else ""
+    on_cpu = f", {len(estimate.cpu_layers):,} on the CPU" if estimate.cpu_layers else ""
     return f"{estimate.us / 1000:,.2f}{utilization}{on_cpu}"
 
 

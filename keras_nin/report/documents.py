@@ -306,9 +306,14 @@ def _read_edgetpu(document: Json) -> tuple[EdgeTPUPrediction]:
         "state": total.get("parameters"),
         **{key: total.get(key) for key in ("parameter_bytes", "streamed_bytes")},
     }
-    result = record_from_json(EdgeTPUResult, {**document, "memory": memory, "subgraphs": total.get("subgraphs")})
+    result = record_from_json(EdgeTPUResult, {**_without_checks(document), "memory": memory, "subgraphs": total.get("subgraphs")})
     name = base_name(result.model)
     return (EdgeTPUPrediction(name, dataclasses.replace(result, model=name)),)
+
+
+def _without_checks(document: Json) -> dict[str, Any]:
+    """Return a document without the limits of the command that wrote it."""
+    return {key: value for key, value in document.items() if key not in ("checks", "compilation", "differences")}
 
 
 def _read_ethosu(document: Json) -> tuple[EthosUResult]:
@@ -335,14 +340,14 @@ def _read_estimate(document: Any) -> EthosUEstimate:
 
 
 def _read_micro(document: Json) -> tuple[MicroResult]:
-    result = record_from_json(MicroResult, document)
+    result = record_from_json(MicroResult, _without_checks(document))
     if result.arena is None and result.finding is None:
         raise InputError("Expected an arena, or a finding why there is none. Received: neither")
     return (result,)
 
 
 def _read_fit(document: Json) -> tuple[FitResult]:
-    fit = record_from_json(FitResult, document)
+    fit = record_from_json(FitResult, _without_checks(document))
     for target in (*fit.targets, *(missing.target for result in fit.results for missing in result.missing)):
         check_choice("target", target, TARGETS)
     if any(result.macs and result.pointwise_macs is None for result in fit.results):

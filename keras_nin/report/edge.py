@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from keras_nin.edge.edgetpu.records import EdgeTPUResult, OperatorVerdict
 from keras_nin.edge.ethosu.records import (
@@ -11,7 +11,6 @@ from keras_nin.edge.ethosu.records import (
     EthosUFinding,
     EthosULayer,
     EthosUResult,
-    summarize_groups,
 )
 from keras_nin.edge.micro.records import TOO_SMALL, MicroResult
 from keras_nin.formatting import (
@@ -109,7 +108,7 @@ def edgetpu_summary_lines(result: EdgeTPUResult) -> list[str]:
         lines = [f"{result.model}: does not compile: {failure.message}", f"Why: {failure.why}", f"Fix: {failure.fix}"]
     else:
         lines = [_mapped_operators_line(result), _parameter_memory_line(result)]
-    lines += [f"Note: {note}" for note in result.notes]
+    lines += [f"Note: {note}" for note in (*result.doubts, *result.notes)]
     lines.append("Predicted for compiler 16.0 from the file alone, by documented limits and published compiler logs.")
     return [escape_unprintable(line) for line in lines]
 
@@ -180,7 +179,7 @@ def blocking_operators_line(result: EdgeTPUResult) -> str:
     """Return what keeps operators off the Edge TPU, or may do so, in one line; "-" where nothing does."""
     if result.failure:
         return result.failure.message
-    return "; ".join([*result.blocking_operators, *(f"undecided: {note}" for note in result.notes)]) or "-"
+    return "; ".join([*result.blocking_operators, *(f"undecided: {doubt}" for doubt in result.doubts)]) or "-"
 
 
 def format_edgetpu_rules(rules: "Iterable[OperatorRule]") -> str:
@@ -282,7 +281,7 @@ def ethosu_group_rows(estimate: EthosUEstimate) -> list[list[str]]:
             _format_share(subtotal.share),
             _format_share(subtotal.utilization),
         ]
-        for subtotal in summarize_groups(estimate)
+        for subtotal in estimate.subtotals
     ]
 
 
@@ -292,7 +291,7 @@ def ethosu_total_lines(estimate: EthosUEstimate) -> Iterator[str]:
     cycles = f"{estimate.cycles:,} cycles ({computing} computing)" if estimate.cycles else "not estimated"
     on_npu = "unknown" if estimate.npu_share is None else format_percent(estimate.npu_share)
     yield f"Time: {_format_time(estimate)}, {cycles}"
-    yield f"NPU: {on_npu} of the network's MACs; operators on the CPU: {len(estimate.left_to_cpu):,}"
+    yield f"NPU: {on_npu} of the network's MACs; operators on the CPU: {len(estimate.cpu_layers):,}"
     for memory in estimate.memories:
         yield f"{memory.name}: peak {format_bytes(memory.used)}, {format_bytes(memory.moved)} moved per run"
     yield (
@@ -308,8 +307,8 @@ def ethosu_total_lines(estimate: EthosUEstimate) -> Iterator[str]:
 
 def ethosu_sweep_row(estimate: EthosUEstimate) -> list[str]:
     """Return the row of an accelerator under `ETHOSU_SWEEP_COLUMNS`."""
-    flash = estimate.used("on-chip flash") + estimate.used("off-chip flash")
-    sizes = (estimate.used("SRAM"), estimate.used("DRAM"), flash)
+    flash = estimate.used_bytes("on-chip flash", "off-chip flash")
+    sizes = (estimate.used_bytes("SRAM"), estimate.used_bytes("DRAM"), flash)
     return [
         estimate.accelerator,
         _format_clock(estimate),
@@ -329,15 +328,15 @@ def _format_clock(estimate: EthosUEstimate) -> str:
 def _format_time(estimate: EthosUEstimate) -> str:
     if not estimate.cycles:
         return "all on the CPU"
-    return f"{estimate.us / 1000:,.3f} ms{' + CPU' if estimate.left_to_cpu else ''}"
+    return f"{estimate.us / 1000:,.3f} ms{' + CPU' if estimate.cpu_layers else ''}"
 
 
 def _format_share(share: float | None) -> str:
     return "" if share is None else format_percent(share)
 
 
-def format_micro(micro: MicroResult, checks: Iterable[Any] = ()) -> str:
-    """Return a file on TFLite Micro: flash, arena, comparison with LiteRT, operators, and checks of limits."""
+def format_micro(micro: MicroResult) -> str:
+    """Return a file on TFLite Micro: flash, arena, comparison with LiteRT, and operators."""
     return "\n".join(
         [
             f"{escape_unprintable(micro.file)} on TFLite Micro {micro.package}",
@@ -350,7 +349,6 @@ def format_micro(micro: MicroResult, checks: Iterable[Any] = ()) -> str:
             format_table(MICRO_COLUMNS, micro_operator_rows(micro), right=MICRO_COLUMNS[1:2]),
             "",
             micro.resolver,
-            *(f"\n{check}" if not number else str(check) for number, check in enumerate(checks)),
         ]
     )
 
@@ -372,7 +370,7 @@ def _arena_lines(micro: MicroResult) -> Iterator[str]:
     yield f"  tensors      {_format_exact_bytes(arena.tensor_bytes)}{audit}"
     persistent = _format_exact_bytes(arena.persistent_bytes)
     yield f"  persistent   {persistent}, with pointers: less on a 32-bit microcontroller"
-    for section in arena.parts:
+    for section in arena.sections:
         yield f"    {escape_unprintable(section.name)}: {section.bytes:,}"
 
 
@@ -386,7 +384,7 @@ def micro_comparison_lines(micro: MicroResult) -> Iterator[str]:
     noise = " (random numbers)" if compared.noise else ""
     outputs = f"{compared.outputs:,} outputs on {compared.samples} x {escape_unprintable(compared.source)}{noise}"
     if compared.differing:
-        diff = f"max abs diff {compared.largest:g}"
+        diff = f"max abs diff {compared.max_abs_diff:g}"
         yield f"Not bit-exact with LiteRT's reference kernels: {compared.differing:,} of {outputs} differ, {diff}"
     else:
         yield f"Bit-exact with LiteRT's reference kernels: {outputs}"

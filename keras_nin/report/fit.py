@@ -1,6 +1,6 @@
 """Files by targets, as tables with a column for each file."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -44,11 +44,11 @@ class FitTable:
     names: tuple[str, ...]
 
 
-def format_fit(fit: FitResult, checks: Iterable[Any] = ()) -> str:
-    """Return the tables, the reasons of missing figures, how the figures were obtained, and checks of limits."""
+def format_fit(fit: FitResult) -> str:
+    """Return the tables, the reasons of missing figures, and how the figures were obtained."""
     tables = fit_tables(fit)
     names = [f"Full name: {escape_unprintable(name)}" for table in tables for name in table.names]
-    lines = [names, fit_reason_lines(fit), fit_note_lines(fit), [escape_unprintable(str(check)) for check in checks]]
+    lines = [names, fit_reason_lines(fit), fit_note_lines(fit)]
     blocks = [format_table(table.columns, table.rows, right=table.columns[1:]) for table in tables]
     return "\n\n".join(filter(None, [*blocks, *map("\n".join, lines)]))
 
@@ -109,10 +109,10 @@ def _figure_or_reason(target: str, cell: FormatFigures, *, is_first: bool) -> Fo
     """Return the function that formats a target's figure of a file, in the first row else why there is none."""
 
     def format_file(file: FileFit) -> str:
-        figures, missing = getattr(file, target), file.why_not(target)
+        figures, missing = getattr(file, target), file.find_missing(target)
         if figures is not None:
             return cell(figures)
-        return missing.word if missing and is_first else ""
+        return missing.label if missing and is_first else ""
 
     return format_file
 
@@ -160,14 +160,14 @@ def _ethosu_rows(settings: FitSettings) -> Iterator[tuple[str, FormatFigures]]:
 def _format_npu_time(figures: EthosUFigures) -> str:
     if not figures.on_npu:
         return "nothing on the NPU"
-    return f"{figures.us / 1000:,.3f} ms" + (" + CPU" if figures.left_to_cpu else "")
+    return f"{figures.us / 1000:,.3f} ms" + (" + CPU" if figures.on_cpu else "")
 
 
 def _micro_rows(settings: FitSettings) -> Iterator[tuple[str, FormatFigures]]:
     yield "TFLite Micro arena", lambda figures: format_bytes(figures.arena_bytes)
     yield "tensors in arena", lambda figures: format_bytes(figures.tensor_bytes)
     words = {None: "", True: "bit-exact", False: "not bit-exact"}
-    yield "Micro and LiteRT", lambda figures: words[figures.same]
+    yield "Micro and LiteRT", lambda figures: words[figures.bit_exact]
 
 
 def fit_reason_lines(fit: FitResult) -> list[str]:
@@ -190,7 +190,7 @@ def _file_reasons(file: FileFit) -> Iterator[tuple[str, str]]:
     elif figures is not None and figures.why:
         yield _TITLES[EDGETPU], f"on the CPU: {figures.why}"
     for missing in file.missing:
-        yield _TITLES[missing.target], f"{missing.word}: {missing.reason}"
+        yield _TITLES[missing.target], f"{missing.label}: {missing.reason}"
 
 
 def fit_note_lines(fit: FitResult) -> list[str]:

@@ -148,11 +148,8 @@ def estimate_ethosu(
         contents[compiled_path] = result.estimates[0].compiled
     if plot_path is not None:
         from keras_nin import figures
-        from keras_nin.edge.ethosu.records import summarize_groups
-        from keras_nin.plots.sweeps import plot_accelerators
 
-        figure = plot_accelerators(result, [summarize_groups(estimate) for estimate in result.estimates])
-        contents[plot_path] = figures.render_png(figure)
+        contents[plot_path] = figures.render_png(result.plot())
     files.write_files(contents, force)
     return dataclasses.replace(
         result,

@@ -158,7 +158,7 @@ def format_cards(progress: Progress = SILENT) -> dict[str, str]:
     for name in progress.track(names, "Auditing", len(names)):
         spec = models.get_spec(name)
         audit = audit_model(models.build_model(name))
-        metrics = {weights: weight_files.read_bundled_metrics(name, weights) for weights in spec.weights}
+        metrics = {weights: weight_files.read_bundled_metrics(name, weights) for weights in spec.bundled_weights}
         contents[f"{name}/README.md"] = cards.format_card(spec, audit, metrics)
         contents[f"{name}/audit.json"] = files.dump_json(audit.to_json())
         entries.append((spec, audit))

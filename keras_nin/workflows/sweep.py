@@ -6,7 +6,7 @@ import dataclasses
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from keras_nin import figures, files
 from keras_nin.benchmark.sweep import SweepGrid, measure_sweep, pending_sites
@@ -14,6 +14,9 @@ from keras_nin.benchmark.sweep_results import ConvLayer, SweepPoint, SweepRow, i
 from keras_nin.formatting import format_count
 from keras_nin.results import Result
 from keras_nin.workflows.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _CALIBRATION_COUNT = 4
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from keras_nin.audit import tables
 from keras_nin.audit.api import Audit
 from keras_nin.claims.claim import ClaimResult, ClaimsResult
-from keras_nin.edge.ethosu.records import EthosUEstimate, EthosUResult, summarize_groups
+from keras_nin.edge.ethosu.records import EthosUEstimate, EthosUResult
 from keras_nin.edge.fit import FitResult
 from keras_nin.edge.micro.records import MicroResult
 from keras_nin.formatting import format_bytes, format_count, format_names, format_percent
@@ -202,7 +202,7 @@ def ethosu_section(result: EthosUResult, id: str) -> Section:
         make_table("Accelerators", columns, map(edge.ethosu_sweep_row, estimates), right=columns[1:-1])
     ]
     if len(estimates) > 1:
-        figure = sweeps.plot_accelerators(result, [summarize_groups(estimate) for estimate in estimates])
+        figure = sweeps.plot_accelerators(result)
         parts.append(png_picture(figure, "Time of a run on each accelerator, by 1x1 role and kind."))
     for refusal in result.refusals:
         parts.append(Paragraph(f"{refusal.accelerator}: refused: {refusal.message}", "plain"))
@@ -267,8 +267,8 @@ def _arena_parts(micro: MicroResult) -> Iterator[Part]:
         f"{arena.step} bytes. The persistent section contains pointers: it is smaller on a 32-bit microcontroller. The "
         "program needs flash in addition."
     )
-    if arena.parts:
-        rows = [(part.name, f"{part.bytes:,}") for part in arena.parts]
+    if arena.sections:
+        rows = [(part.name, f"{part.bytes:,}") for part in arena.sections]
         yield make_table(
             "Persistent memory", _ARENA_COLUMNS, rows, right=_ARENA_COLUMNS[1:], folded="Persistent memory"
         )
