@@ -306,7 +306,9 @@ def _read_edgetpu(document: Json) -> tuple[EdgeTPUPrediction]:
         "state": total.get("parameters"),
         **{key: total.get(key) for key in ("parameter_bytes", "streamed_bytes")},
     }
-    result = record_from_json(EdgeTPUResult, {**_without_checks(document), "memory": memory, "subgraphs": total.get("subgraphs")})
+    result = record_from_json(
+        EdgeTPUResult, {**_without_checks(document), "memory": memory, "subgraphs": total.get("subgraphs")}
+    )
     name = base_name(result.model)
     return (EdgeTPUPrediction(name, dataclasses.replace(result, model=name)),)
 
