@@ -148,7 +148,7 @@ def blocking_operators_line(verdict):
     """Return what keeps operators off the Edge TPU, or may do so, in one line; "-" where nothing does."""
     if verdict.failure:
         return verdict.failure.message
-    doubts = [f"in doubt: {note}" for note in (*verdict.doubts, *verdict.notes)]
+    doubts = [f"in doubt: {doubt}" for doubt in verdict.doubts]
     return "; ".join([*verdict.blocking_operators, *doubts]) or "-"
 
 
