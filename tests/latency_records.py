@@ -18,7 +18,7 @@ def layer(name, us, kind="pointwise", role=None, block=None, macs=0, **fields):
 
 
 def profile(*layers, overhead=4.0, median=None, within=None, **fields):
-    """Return a profile; its median is the sum of its layers and the overhead, known to half a us or `within` a share."""
+    """Return a profile; its median is the sum of layers and overhead, known to half a us or a share `within`."""
     if median is None:
         median = sum(layer.us.typical for layer in layers if layer.us) + (overhead or 0) or 10.0
     reach = 0.5 if within is None else within * median

@@ -11,23 +11,11 @@ import pytest
 from keras import layers as kl
 from tflite_writer import custom, operator, tensor, write
 
-from keras_nin import InputError, export, models
+from keras_nin import InputError, export
 from keras_nin.audit import audit_model, tflite_reader
-from keras_nin.export import converted_model as export_record
 
 # The converter's and the runtime's own remarks.
 pytestmark = pytest.mark.filterwarnings("ignore:Statistics for quantized inputs", "ignore:Warning. Enabling")
-LARGE = ["googlenet", "googlenet_bn", "googlenet_cifar10", "inception_v3", "nin_imagenet"]
-LARGE += [
-    "nin_cifar10",
-    "nin_cifar10_bn",
-    "squeezenet_cifar10",
-    "squeezenet_v1_0",
-    "squeezenet_v1_0_simple_bypass",
-    "squeezenet_v1_0_complex_bypass",
-    "squeezenet_v1_1",
-    "nin_cifar100",
-]
 
 
 def only_row(path):
@@ -310,16 +298,10 @@ def test_very_long_names_are_shortened(file):
     assert len(name) < 200
 
 
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory):
+@pytest.fixture
+def digits(exported):
     """The exports of nin_digits by scheme, each with the record beside it."""
-    folder = tmp_path_factory.mktemp("digits")
-    model = models.build_model("nin_digits", weights="digits")
-    images = np.random.default_rng(0).random((4, 8, 8, 1), np.float32)
-    return {
-        scheme: export.convert_model(model, scheme, images, name="nin_digits").save(folder)
-        for scheme in ("float32", "int8")
-    }
+    return {scheme: exported("nin_digits", scheme, weights="digits") for scheme in ("float32", "int8")}
 
 
 def copied(path, folder, change=None):
@@ -355,11 +337,7 @@ def test_the_record_beside_a_file_names_its_layers(digits, tmp_path):
 def test_a_record_of_another_file_names_nothing(digits, tmp_path, change):
     path = copied(digits["int8"], tmp_path, change)
     assert audit_model(path).rows[0].name == "mlpconv1_conv3x3"
-    assert tflite_reader.read_tflite_network(path).layers is None
-
-
-def test_the_records_schema_is_that_of_the_export():
-    assert tflite_reader.EXPORT_FILE_SCHEMA == export_record.SCHEMA
+    assert tflite_reader.read_tflite_network(path).recorded_layers is None
 
 
 def test_operators_of_one_layer_have_their_type_behind_its_name(tmp_path):
@@ -372,47 +350,11 @@ def test_operators_of_one_layer_have_their_type_behind_its_name(tmp_path):
 # Whole networks
 
 
-def keras_equals_files(name, folder):
-    """The files of both schemes, from one trace of the model."""
-    keras.backend.clear_session()
-    model = models.build_model(name)
-    images = np.random.default_rng(0).random((1, *model.input_shape[1:]), np.float32)
-    allow_float = name == "googlenet"  # local response normalisation
-    for made in export.convert_schemes(model, ["float32", "int8"], images, name=name, allow_float=allow_float):
-        audits_agree(audit_model(model), audit_model(made.save(folder)), f"{name}_{made.scheme.name}")
-
-
-def audits_agree(ours, theirs, stem):
-    assert theirs.unknown == ()
-    assert theirs.model == stem
-    for field in ("macs", "pointwise_macs"):
-        assert getattr(theirs.total, field) == getattr(ours.total, field), field
-    assert theirs.total.params > 0.97 * ours.total.params
-    assert theirs.total.trainable_params == 0
-    roles = [sorted((row.name, row.role) for row in side.rows if row.role) for side in (ours, theirs)]
-    assert roles[0] == roles[1]
-
-
-@pytest.mark.parametrize("name", [name for name in models.list_models() if name not in LARGE])
-def test_macs_of_a_file_are_those_of_its_model(name, tmp_path):
-    keras_equals_files(name, tmp_path)
-
-
-# Those left out are networks of the list with fewer bypasses, or with normalisation or classes as another one has.
-ALIKE = ("googlenet_bn", "squeezenet_v1_0", "squeezenet_v1_0_simple_bypass", "nin_cifar100")
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in LARGE if name not in ALIKE])
-def test_macs_of_a_large_file_are_those_of_its_model(name, tmp_path):
-    keras_equals_files(name, tmp_path)
-
-
-def test_peak_memory_of_squeezenet_is_in_the_files_own_type(tmp_path):
-    keras.backend.clear_session()
-    model = models.build_model("squeezenet_v1_1")
-    file = audit_model(export.convert_model(model, "float32").save(tmp_path))
-    assert file.total.peak_activation_bytes == audit_model(model).total.peak_activation_bytes == 4 * 982_144
+def test_peak_memory_of_squeezenet_is_in_the_files_own_type(build, exported):
+    file = audit_model(exported("squeezenet_v1_1", "float32"))
+    assert file.total.peak_activation_bytes == audit_model(build("squeezenet_v1_1")).total.peak_activation_bytes
+    assert file.total.peak_activation_bytes == 4 * 982_144
 
 
 def test_weight_bytes_are_those_of_the_file(digits):
@@ -457,7 +399,7 @@ def test_files_with_weights_in_another_type(scheme, tmp_path):
 def test_a_file_is_audited_without_numpy_or_the_frameworks(digits):
     slow = ("numpy", "keras", "tensorflow", "flatbuffers", "ai_edge_litert", "sklearn")
     program = (
-        f"import sys; from keras_nin.audit import audit; str(audit({str(digits['int8'])!r})); "
+        f"import sys; from keras_nin.audit import audit_model; str(audit_model({str(digits['int8'])!r})); "
         f"print([name for name in {slow} if name in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -1,9 +1,10 @@
-"""Kinds, roles and blocks."""
+"""Kinds, roles, norms that fold, and blocks."""
 
 import keras
 import pytest
 from keras.src.applications import convnext
 
+from keras_nin import layers
 from keras_nin.audit import audit_model
 
 L = keras.layers
@@ -178,3 +179,60 @@ def test_a_projection_may_be_scaled_before_its_addition():
     x = keras.Input((8, 8, 6))
     scaled = convnext.LayerScale(1e-6, 6)(L.Conv2D(6, 1, name="project")(x))
     assert rows(x, L.Conv2D(4, 3)(L.Add()([x, scaled])))["project"].role == "projection"
+
+
+# Blocks
+
+
+def block_names(x, *names):
+    """The blocks of a chain of 1x1 layers with these names."""
+    y = x
+    for name in names:
+        y = L.Conv2D(4, 1, name=name)(y)
+    return {row.name: row.block for row in audit_model(keras.Model(x, y)).rows}
+
+
+def test_names_that_keras_made_say_nothing():
+    keras.backend.clear_session()
+    x = keras.Input((8, 8, 4))
+    y = L.ReLU()(L.BatchNormalization()(L.Conv2D(4, 1)(x)))
+    for _ in range(2):
+        y = L.Add()([L.ReLU()(L.Conv2D(4, 1)(y)), L.SeparableConv2D(4, 3, padding="same")(y)])
+    assert {row.block for row in audit_model(keras.Model(x, y)).rows} == {None}
+
+
+def test_a_chain_of_one_convolution_each_is_one_block_by_its_number():
+    x = keras.Input((8, 8, 4))
+    assert block_names(x, "stage1_conv1", "stage1_conv2", "stage2_conv1", "stage2_conv2") == {
+        "stage1_conv1": "stage1",
+        "stage1_conv2": "stage1",
+        "stage2_conv1": "stage2",
+        "stage2_conv2": "stage2",
+    }
+
+
+def test_names_without_a_number_make_a_block_where_they_follow_one_another():
+    x = keras.Input((8, 8, 4))
+    assert set(block_names(x, "stem_a", "stem_b", "c").values()) == {"stem", None}
+    assert set(block_names(x, "stem_a", "c", "stem_b").values()) == {None}
+    found = block_names(x, "conv_up_a", "conv_up_b", "middle", "conv_down_a", "conv_down_b")
+    assert list(dict.fromkeys(found.values())) == ["conv_up", None, "conv_down"]
+
+
+def test_two_uses_and_two_halves_of_one_layer_are_no_block():
+    x = keras.Input((8, 8, 4))
+    shared = L.SeparableConv2D(4, 3, padding="same", name="part_1")
+    assert [row.block for row in audit_model(keras.Model(x, shared(shared(x)))).rows] == [None] * 4
+
+
+def test_blocks_inside_a_nested_model_carry_its_path():
+    x = keras.Input((16, 16, 4))
+    y = layers.fire(layers.fire(x, 2, 4, 4, name="fire2"), 2, 4, 4, name="fire3")
+    backbone = keras.Model(x, L.ReLU(name="last")(y), name="backbone")
+    model = keras.Sequential([keras.Input((16, 16, 4)), backbone, layers.Fire(2, 4, 4, name="fire4")])
+    assert [(block.name, block.layers) for block in audit_model(model).blocks] == [
+        ("backbone/fire2", 4),
+        ("backbone/fire3", 4),
+        ("backbone", 1),
+        ("fire4", 4),
+    ]
