@@ -48,7 +48,7 @@ def test_help_loads_no_framework():
         f"for name in {COMMANDS!r}: assert main.run([name, '--help']) == 0\n"
         "assert main.run(['list']) == 0 and main.run(['audit', 'nope']) == 2\n"
         "assert main.run(['sweep', '--kernel', '2']) == 2 and main.run(['claims', 'nope']) == 2\n"
-        "slow = {'keras', 'tensorflow', 'sklearn', 'ai_edge_litert', 'matplotlib', 'rich'} & set(sys.modules)\n"
+        "slow = {'keras', 'tensorflow', 'sklearn', 'ai_edge_litert', 'matplotlib'} & set(sys.modules)\n"
         "sys.exit(f'loaded: {slow}' if slow else 0)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
@@ -116,7 +116,9 @@ def test_ctrl_c(failing, error):
 def test_errors_while_options_are_read_name_options_too(cli):
     ran = cli("export", "nin_digits", "--preprocessing", "cafe")
     assert ran.status == 2
-    assert ran.err.startswith("Error: Expected --preprocessing to be a known name. Received: 'cafe'. Did you mean caffe")
+    assert ran.err.startswith(
+        "Error: Expected --preprocessing to be a known name. Received: 'cafe'. Did you mean caffe"
+    )
 
 
 # output

@@ -183,7 +183,11 @@ def test_what_is_a_model(tmp_path, monkeypatch, small):
     }.items():
         with pytest.raises(InputError, match=problem):
             is_model(text)
-    assert [model_stem(model) for model in ("keras:MobileNet", "a/b.net.keras", small)] == ["MobileNet", "b.net", "small"]
+    assert [model_stem(model) for model in ("keras:MobileNet", "a/b.net.keras", small)] == [
+        "MobileNet",
+        "b.net",
+        "small",
+    ]
 
 
 def test_a_model_in_memory_takes_no_arguments_of_a_builder(small):

@@ -179,7 +179,10 @@ def compare_runs(
     """
     from keras_nin.benchmark import comparison
 
-    sides = (side if isinstance(side, BenchmarkResult) else comparison.read_benchmark(os.fspath(side)) for side in (before, after))
+    sides = (
+        side if isinstance(side, BenchmarkResult) else comparison.read_benchmark(os.fspath(side))
+        for side in (before, after)
+    )
     return comparison.compare_runs(*sides)
 
 

@@ -128,7 +128,7 @@ def estimate_ethosu(
     from keras_nin.edge.ethosu import estimate, records, vela
 
     chosen = records.parse_accelerators([accelerators] if isinstance(accelerators, str) else accelerators)
-    limits = estimate.parse_ethosu_limits(require) if require else ()
+    limits = records.parse_ethosu_limits(require) if require else ()
     if out is not None and len(chosen) > 1:
         raise InputError(f"`out` keeps the file of one accelerator. Received: {', '.join(chosen)}", argument="out")
     compiled_path = None if out is None else files.check_output_file(out, ".tflite", argument="out")
@@ -146,13 +146,13 @@ def estimate_ethosu(
     if compiled_path is not None:
         contents[compiled_path] = result.estimates[0].compiled
     if plot_path is not None:
-        from keras_nin.plots import sweeps
+        from keras_nin import figures
 
-        contents[plot_path] = sweeps.render_ethosu_sweep(result)
+        contents[plot_path] = figures.render_png(result.plot())
     files.write_files(contents, force)
     return dataclasses.replace(
         result,
-        checks=estimate.check_ethosu_limits(result, limits),
+        checks=records.check_ethosu_limits(result, limits),
         notes=tuple(_ETHOSU_NOTES[note] for note in source.notes),
     )
 
@@ -201,12 +201,12 @@ def measure_micro(
     Raises:
         InputError: TFLite Micro is not installed, an unreadable file, or images that do not fit.
     """
-    from keras_nin.edge.micro import measurement as micro
+    from keras_nin.edge.micro import measurement, records
     from keras_nin.edge.micro.cpp import c_array_paths, format_c_array
     from keras_nin.tflite.reader import read_model
 
-    micro.require_tflite_micro()
-    limits = micro.parse_micro_limits(require) if require else ()
+    measurement.require_tflite_micro()
+    limits = records.parse_micro_limits(require) if require else ()
     for path in () if c_array is None else c_array_paths(c_array):
         files.check_output_folder(path.parent)
     options = dataclasses.replace(
@@ -216,7 +216,7 @@ def measure_micro(
         parsed = read_model(source.path)
         inputs = _micro_inputs(source, parsed, options, test_count)
         with progress.task(f"Searching the arena of {source.name}"):
-            result = micro.measure_micro(
+            result = measurement.measure_micro(
                 source.path, max_arena=max_arena, inputs=inputs, seconds=seconds, timeout=timeout
             )
         if c_array is not None:
@@ -228,7 +228,7 @@ def measure_micro(
             f"{', '.join(source.notes)}: the outputs say nothing about accuracy, and a trained network may use other "
             "operators",
         )
-    return dataclasses.replace(result, checks=micro.check_micro_limits(result, limits), notes=notes)
+    return dataclasses.replace(result, checks=records.check_micro_limits(result, limits), notes=notes)
 
 
 def _micro_inputs(
