@@ -104,7 +104,8 @@ def test_calibration_and_test_images_are_disjoint(small, digits):
 
 
 def test_a_result_in_a_notebook(small, digits, tmp_path):
-    result = keras_nin.export_model(small, ["float32", "int8"], digits[0][9:] / np.float32(255), test=digits[0][:9] / 255,
+    pictures = digits[0] / np.float32(255)
+    result = keras_nin.export_model(small, ["float32", "int8"], pictures[9:], pictures[:9],
                                     **FAST)  # fmt: skip
     assert result.passed
     assert repr(result) == "<ExportResult: small (as given): 2 files, parity pass>"

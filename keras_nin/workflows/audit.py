@@ -53,7 +53,7 @@ def audit_model(
     if is_tflite(model):
         if weights is not None or input_shape is not None or builder_arguments:
             raise InputError(
-                "A .tflite file holds its whole network; `weights`, `input_shape` and `builder_arguments` are for models"
+                "A .tflite file holds its whole network: `weights`, `input_shape` and `builder_arguments` do not apply"
             )
         return audit_network(model)
     loaded = open_model(

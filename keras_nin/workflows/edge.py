@@ -235,6 +235,8 @@ def _micro_inputs(
     source: TFLiteSource, model: TFLiteModel, options: ExportOptions, test_count: int
 ) -> MicroInputs | None:
     """Return test images in whole batches; None, for noise, where no images are at hand."""
+    import numpy as np
+
     from keras_nin.edge.micro.measurement import prepare_images
 
     record = images.read_export_record(source.path)
@@ -261,7 +263,7 @@ def _micro_inputs(
     indices = indices[: max(len(indices) // batch, 1) * batch]
     pixels = dataset.load(indices, tuple(shape[:2]), shape[2], preprocessing)
     mode = f", preprocessing {preprocessing.mode}" if preprocessing else ""
-    return prepare_images(model, pixels, f"test images of {dataset.name}{mode}")
+    return prepare_images(model, np.asarray(pixels), f"test images of {dataset.name}{mode}")
 
 
 def check_fit(

@@ -72,7 +72,7 @@ def _read_source(source: str | os.PathLike[str], progress: Progress) -> Sequence
     from keras_nin.report import documents
 
     if os.fspath(source).lower().endswith(_DOCUMENTS):
-        return documents.read_documents(source)
+        return documents.read_documents(os.fspath(source))
     from keras_nin.audit.api import audit_model
 
     loaded = open_model(source, progress=progress)
@@ -245,6 +245,6 @@ def _draw_soft_mask(path: pathlib.Path, image: str | os.PathLike[str] | None, fo
     from keras_nin import figures
     from keras_nin.claims import compute_soft_mask
 
-    content = figures.render_png(compute_soft_mask(image).plot())
+    content = figures.render_png(compute_soft_mask(None if image is None else os.fspath(image)).plot())
     files.needs_writing(path, content, force)
     return content
