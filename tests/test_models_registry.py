@@ -204,14 +204,17 @@ def test_what_a_saved_model_does_not_take(arguments, message, saved):
 
 
 def test_weights_alone_are_no_model(saved, tmp_path):
-    refused("'nin_digits.digits.weights.h5', weights alone: pass a model's name and --weights", SHIPPED)
+    refused(
+        "'nin_digits.digits.weights.h5', which holds only weights. Pass the name of a model, and the file as `weights`",
+        SHIPPED,
+    )
     legacy = pathlib.Path(tmp_path / "legacy.h5")
     legacy.write_bytes((saved / "mine.h5").read_bytes())
     with h5py.File(legacy, "a") as file:
         del file.attrs["model_config"]
     for content in (legacy.read_bytes(), SHIPPED.read_bytes()):
         legacy.write_bytes(content)
-        refused("to be a saved Keras model. Received: weights alone, or another HDF5 file", legacy)
+        refused("to be a saved Keras model. Received: only weights, or another HDF5 file", legacy)
 
 
 @pytest.mark.parametrize("ending", ["keras", "h5"])

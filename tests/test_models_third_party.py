@@ -19,8 +19,9 @@ import third_party_writers as writers
 
 from keras_nin import InputError, models
 from keras_nin.errors import WeightsMismatchError
-from keras_nin.models import inception_v3, registry, squeezenet, third_party, third_party_files, weight_files
+from keras_nin.models import inception_v3, registry, third_party, third_party_files, weight_files
 
+INCEPTION_NAMES = models.get_spec("inception_v3").layer_names
 BUILDS = {
     "nin_digits": lambda: models.build_model("nin_digits"),
     "normalised": lambda: models.build_model("nin_cifar10_bn", input_shape=(8, 8, 1)),
@@ -297,10 +298,7 @@ def test_safetensors_in_bfloat16(tmp_path):
 )
 def test_a_models_table_names_layers_that_it_has(name):
     row = models.get_spec(name)
-    if name == "inception_v3":
-        model = inception()
-    else:
-        model = row.builder(auxiliary=True) if name == "googlenet" else row.builder()
+    model = inception() if name == "inception_v3" else row.build(**({"auxiliary": True} if name == "googlenet" else {}))
     targets = [ours for ours in row.layer_names.values() if ours is not None]
     targets = {layer for ours in targets for layer in ([ours] if isinstance(ours, str) else ours)}
     own = {layer.name for layer in model.layers if layer.weights}
@@ -311,7 +309,7 @@ def test_a_models_table_names_layers_that_it_has(name):
 
 @pytest.mark.parametrize("variant", ["squeezenet_v1_0", "squeezenet_v1_1"])
 def test_torchvisions_squeezenet_is_complete(variant, tmp_path):
-    table = {ours: theirs for theirs, ours in squeezenet.layer_names(variant).items() if "." in theirs}
+    table = {ours: theirs for theirs, ours in models.get_spec(variant).layer_names.items() if "." in theirs}
     saved = disturb(models.build_model(variant, classes=3))
     arrays = writers.pytorch_arrays(saved, table)
     assert all(name.startswith(("features.", "classifier.1.")) for name in arrays)
@@ -321,7 +319,7 @@ def test_torchvisions_squeezenet_is_complete(variant, tmp_path):
 
 
 def test_rcmallis_squeezenet(tmp_path):
-    names = {ours: theirs for theirs, ours in squeezenet.CAFFE_NAMES.items()}
+    names = {ours: theirs for theirs, ours in models.get_spec("squeezenet_v1_1").layer_names.items() if "/" in theirs}
     saved = disturb(models.build_model("squeezenet_v1_1", classes=3))
     path = writers.keras_2(saved, tmp_path / "w.h5", names)
     with h5py.File(path) as file:
@@ -358,7 +356,7 @@ def disturb_small(network):
 def test_inception_v3_of_keras_applications(tmp_path):
     network, path = application(1, tmp_path)
     model = disturb(inception())
-    models.load_weights(model, path, layer_names=inception_v3.LAYER_NAMES)
+    models.load_weights(model, path, layer_names=INCEPTION_NAMES)
     outputs = [keras.Model(net.input, net.layers[-1].input)(images(model)).numpy() for net in (network, model)]
     assert np.ptp(outputs[0]) > 0
     assert np.abs(outputs[1] - outputs[0]).max() <= 1e-4 * np.abs(outputs[0]).max()
@@ -367,14 +365,14 @@ def test_inception_v3_of_keras_applications(tmp_path):
 @pytest.mark.parametrize("first", [0, 1, 95])
 def test_numbered_names_start_anywhere(first):
     theirs = [f"conv2d_{n}" if n else "conv2d" for n in range(first, first + 94)]
-    names = third_party.match_layers(inception_v3.LAYER_NAMES, theirs[::-1], own=())
+    names = third_party.match_layers(INCEPTION_NAMES, theirs[::-1], own=())
     assert [names[name] for name in theirs] == list(inception_v3.CONVOLUTIONS)
-    assert third_party.match_layers(inception_v3.LAYER_NAMES, theirs[1:], own=()) == {}
+    assert third_party.match_layers(INCEPTION_NAMES, theirs[1:], own=()) == {}
 
 
 def test_torchvisions_inception_v3_is_complete(tmp_path):
     """Every layer by torchvision's names, a gamma that is 1, and the auxiliary classifier that has no place."""
-    table = {ours: theirs for theirs, ours in inception_v3.LAYER_NAMES.items() if isinstance(ours, str)}
+    table = {ours: theirs for theirs, ours in INCEPTION_NAMES.items() if isinstance(ours, str)}
     table["classifier"] = "fc"
     loaded = disturb(inception())
     saved = loaded.get_weights()
@@ -386,7 +384,7 @@ def test_torchvisions_inception_v3_is_complete(tmp_path):
     arrays["AuxLogits.fc.bias"] = np.zeros(5, np.float32)
     path = writers.safetensors(tmp_path / "w.safetensors", arrays)
     disturb(loaded, seed=1)
-    made = models.load_weights(loaded, path, layer_names=inception_v3.LAYER_NAMES)
+    made = models.load_weights(loaded, path, layer_names=INCEPTION_NAMES)
     for ours, theirs in zip(loaded.weights, saved, strict=True):
         doubled = ours.name == "moving_mean" or (ours.name == "kernel" and theirs.ndim == 4)
         np.testing.assert_array_equal(ours.numpy(), theirs * (2 if doubled else 1))

@@ -170,9 +170,9 @@ def test_nothing_in_a_finished_folder_changes_without_force(finished):
     folder, *_ = finished
     before = contents(folder)
     for options in ({}, {"recipe": dataclasses.replace(RECIPE, epochs=2)}, {"seed": 1}):
-        with pytest.raises(InputError, match="no finished run in .*Received: one. Use --force"):
+        with pytest.raises(InputError, match="holds a finished run. Use `force`"):
             fit(folder, **options)
-    with pytest.raises(InputError, match="no finished run"):
+    with pytest.raises(InputError, match="holds a finished run"):
         train.fit_model(network(), tiny(), RECIPE, folder, name="another", preprocessing=UNIT)
     assert contents(folder) == before
 
@@ -211,7 +211,7 @@ def broken(interrupted, tmp_path):
 @pytest.mark.parametrize("options", [{"seed": 1}, {"recipe": dataclasses.replace(RECIPE, epochs=7)}])
 def test_other_settings_in_the_folder_of_an_interrupted_run(options, interrupted):
     before = contents(interrupted)
-    with pytest.raises(InputError, match="run that was interrupted in .*Received: other settings"):
+    with pytest.raises(InputError, match="holds an interrupted run with other settings"):
         fit(interrupted, **options)
     assert contents(interrupted) == before
 
@@ -219,14 +219,14 @@ def test_other_settings_in_the_folder_of_an_interrupted_run(options, interrupted
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("run.json", b"{", "a JSON file. Received: .*run.json.*Use --force"),
-        ("history.json", b"[{]", "a JSON file. Received: .*history.json.*Use --force"),
-        ("history.json", b"{}", "one entry an epoch in .*history.json"),
-        ("history.json", b"[3]", "one entry an epoch"),
-        ("history.json", b'[{"epoch": 2, "val_accuracy": 1, "val_loss": 0}]', "one entry an epoch"),
-        ("history.json", b'[{"epoch": 1, "val_accuracy": "high", "val_loss": 0}]', "one entry an epoch"),
-        ("state/epoch-0002.weights.h5", b"text", "the state of epoch 2 in .*Received: .*Use --force"),
-        ("state/epoch-0002.weights.h5", None, "the state of epoch 2 in .*Use --force"),
+        ("run.json", b"{", "a JSON file. Received: .*run.json.*Use `force`"),
+        ("history.json", b"[{]", "a JSON file. Received: .*history.json.*Use `force`"),
+        ("history.json", b"{}", "one entry per epoch in .*history.json"),
+        ("history.json", b"[3]", "one entry per epoch"),
+        ("history.json", b'[{"epoch": 2, "val_accuracy": 1, "val_loss": 0}]', "one entry per epoch"),
+        ("history.json", b'[{"epoch": 1, "val_accuracy": "high", "val_loss": 0}]', "one entry per epoch"),
+        ("state/epoch-0002.weights.h5", b"text", "the state of epoch 2 in .*Received: .*Use `force`"),
+        ("state/epoch-0002.weights.h5", None, "the state of epoch 2 in .*Use `force`"),
     ],
 )
 def test_a_damaged_run(name, content, message, broken):
@@ -274,8 +274,11 @@ def two_outputs():
             "ends in classes. Received: 'convnet_extra_relu' with output",
         ),
         (lambda: network(size=(None, None, 1)), r"of fixed size. Received: 'net' with \(None, None, 1\)"),
-        (lambda: network(activation="sigmoid"), "ends in a softmax, or in scores .*'net', which ends in a sigmoid"),
-        (lambda: network(classes=2), "labels from 0 to 1 for 'net'. Received: 2 in 'tiny'. Pass --set classes=3"),
+        (lambda: network(activation="sigmoid"), "ends in a softmax, or in logits.*'net', which ends in a sigmoid"),
+        (
+            lambda: network(classes=2),
+            "labels from 0 to 1 for 'net'. Received: 2 in 'tiny'. Build the model with classes=3",
+        ),
         (two_inputs, "one input"),
         (two_outputs, "ends in classes"),
     ],
@@ -294,10 +297,10 @@ def relabelled(labels):
     ("dataset", "message"),
     [
         (dataclasses.replace(tiny(), splits={"test": np.arange(60)}), "images in the train split of 'tiny'"),
-        (relabelled(None), "labelled images"),
+        (relabelled(None), "labeled images"),
         (relabelled(np.arange(60) % 3 - 1), "labels from 0 to 2 for 'net'. Received: -1 in 'tiny'$"),
         (relabelled(np.where(np.arange(60) == 59, 9, 0)), "Received: 9 in 'tiny'"),  # an image of the test split
-        (tiny(1, test=False), "more training images than one. Received: 1"),
+        (tiny(1, test=False), "at least two training images. Received: 1"),
     ],
 )
 def test_datasets_that_do_not_fit(dataset, message, tmp_path):

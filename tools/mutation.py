@@ -55,12 +55,14 @@ TARGETS = (
     Target("verdict rules", "keras_nin/edge/edgetpu/rules.py", ("test_edgetpu_rules", "test_edgetpu_verdict"), 12),
     Target("verdict rules", "keras_nin/edge/edgetpu/operators.py", ("test_edgetpu_rules",), 8),
     Target("arena search", "keras_nin/edge/micro/measurement.py", ("test_micro_search", "test_micro_examining"), 8),
-    Target("quantization", "keras_nin/tflite/quantization.py", ("test_tflite_runner",), 8),
+    Target("quantization", "keras_nin/tflite/quantization.py", ("test_tflite_quantization",), 8),
     Target("quantization", "keras_nin/export/rounding.py", ("test_export_tuning",), 10),
     Target("limits", "keras_nin/limits.py", ("test_limits",), 8),
 )
 # Survivors that no test can or should kill: by "module: change", why.
-EXPLAINED: dict[str, str] = {}
+EXPLAINED = {
+    "keras_nin/tflite/quantization.py: 40 -> 41": "any power beyond every integer dtype gives the same",
+}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -28,7 +28,7 @@ def list_command(as_json: bool) -> None:
         fields = ("name", "title", "paper", "classes", "params", "macs", "dataset", "preprocessing")
         documents = [
             {name: getattr(spec, name) for name in fields}
-            | {"input_shape": list(spec.input_shape), "weights": list(spec.weights)}
+            | {"input_shape": list(spec.input_shape), "weights": list(spec.bundled_weights)}
             for spec in specs
         ]
         print_json({"schema": schemas.LIST, "models": documents})
@@ -39,7 +39,7 @@ def list_command(as_json: bool) -> None:
             "x".join(map(str, spec.input_shape)),
             f"{spec.params:,}",
             f"{spec.macs:,}",
-            ", ".join(spec.weights) or "not bundled",
+            ", ".join(spec.bundled_weights) or "not bundled",
             spec.dataset or "-",
             spec.title,
         ]

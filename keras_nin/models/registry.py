@@ -71,9 +71,9 @@ def build_model(name: str, /, *, weights: Weights = None, **arguments: Any) -> k
     Raises:
         InputError: unknown name, an argument that this model does not have, or one that does not fit.
     """
-    builder = get_spec(name).builder
-    _check_arguments(name, inspect.signature(builder).parameters, arguments)
-    return builder(weights=weights, **arguments)
+    spec = get_spec(name)
+    _check_arguments(name, spec.arguments, arguments)
+    return spec.build(weights=weights, **arguments)
 
 
 def _check_arguments(model: str, accepted: Iterable[str], arguments: Mapping[str, Any]) -> None:
@@ -182,13 +182,13 @@ def _load_zoo_model(
 
 def _load_bundled_weights(model: keras.Model, spec: ModelSpec, partial: bool) -> str | None:
     """Load the bundled weights of `spec` and return their name; None where there are none, or for other layers."""
-    if not spec.weights:
+    if not spec.bundled_weights:
         return None
     try:
-        weight_files.load_weights(model, weight_files.find_weights(spec.name, spec.weights[0]), partial=partial)
+        weight_files.load_weights(model, weight_files.find_weights(spec.name, spec.bundled_weights[0]), partial=partial)
     except WeightsMismatchError:
         return None
-    return spec.weights[0]
+    return spec.bundled_weights[0]
 
 
 def _load_application(

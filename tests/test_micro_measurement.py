@@ -1,12 +1,26 @@
-"""A file on TFLite Micro, from the file to the record."""
+"""A file on TFLite Micro: the smallest arena, the inputs, and the comparison with LiteRT."""
+
+import dataclasses
 
 import micro_stand_in
 import numpy as np
 import pytest
 import tflite_writer as writer
+from hypothesis import given
+from hypothesis import strategies as st
 
 from keras_nin import files
-from keras_nin.edge.micro import ArenaSection, MicroComparison, MicroFinding, measure_micro, measurement, prepare_images
+from keras_nin.edge.micro import (
+    ArenaSection,
+    MicroComparison,
+    MicroFinding,
+    check_micro_limits,
+    measure_micro,
+    measurement,
+    parse_micro_limits,
+    prepare_images,
+)
+from keras_nin.edge.micro.runtime import RuntimeOutcome
 from keras_nin.errors import InputError
 from keras_nin.tflite.reader import read_model
 from keras_nin.tflite.runner import TFLiteRunner
@@ -28,7 +42,7 @@ def test_a_file_that_runs(file):
     assert micro.arena.bytes == 1328  # 1,328 bytes are needed and 1,312 are not enough
     assert (micro.arena.tensor_bytes, micro.arena.persistent_bytes) == (320, 1008)
     assert (micro.arena.tries, micro.arena.step, micro.arena.host_bits) == (4, 16, 64)
-    assert micro.arena.parts == (ArenaSection("Things", 24),)
+    assert micro.arena.sections == (ArenaSection("Things", 24),)
     assert micro.comparison == MicroComparison("noise", True, 4, 40, 0, 0.0)
     assert (micro.finding, micro.comparison_finding, micro.package) == (None, None, "0.stand-in")
     assert (micro.file_bytes, micro.sha256) == (file.stat().st_size, files.sha256(file.read_bytes()))
@@ -36,24 +50,20 @@ def test_a_file_that_runs(file):
     assert micro.to_json()["arena"]["bytes"] == 1328
 
 
-@pytest.mark.usefixtures("stand_in")
-@pytest.mark.parametrize("need", [1200, 1409])
-def test_the_recorded_total_is_only_a_guess(file, monkeypatch, need):
-    monkeypatch.setenv("STAND_IN_NEEDS", str(need))
-    assert measure_micro(file, max_arena=2000).arena.bytes == -(-need // 16) * 16
+@pytest.mark.parametrize("needs", [1200, 1409])
+def test_the_recorded_total_is_only_a_guess(file, needs):
+    micro = measure_micro(file, max_arena=2000, run=micro_stand_in.Engine(needs))
+    assert micro.arena.bytes == -(-needs // 16) * 16
 
 
-@pytest.mark.usefixtures("stand_in")
-def test_outputs_that_differ_are_counted(file, monkeypatch):
-    monkeypatch.setenv("STAND_IN_WRONG", "2")
-    compared = measure_micro(file).comparison
-    assert (compared.outputs, compared.differing, compared.largest) == (40, 4, 2)
+def test_outputs_that_differ_are_counted(file):
+    compared = measure_micro(file, run=micro_stand_in.Engine(wrong=2)).comparison
+    assert (compared.outputs, compared.differing, compared.max_abs_diff) == (40, 4, 2)
+    assert not compared.bit_exact
 
 
-@pytest.mark.usefixtures("stand_in")
-def test_an_arena_that_does_not_suffice(file, monkeypatch):
-    monkeypatch.setenv("STAND_IN_NEEDS", "5000")
-    micro = measure_micro(file, max_arena=4100)
+def test_an_arena_that_does_not_suffice(file):
+    micro = measure_micro(file, max_arena=4100, run=micro_stand_in.Engine(5000))
     message = "does not fit into 4,096 bytes: at least 904 more are needed"
     assert (micro.arena, micro.comparison, micro.finding) == (None, None, MicroFinding("too small", message))
 
@@ -62,19 +72,13 @@ def test_an_arena_that_does_not_suffice(file, monkeypatch):
 def test_an_abort_ends_the_search(file, monkeypatch):
     monkeypatch.setenv("STAND_IN_SAYS", "bad thing")
     micro = measure_micro(file)
-    assert micro.finding == MicroFinding("abort", "the runtime ends with SIGABRT at 'set up'")
+    assert micro.finding == MicroFinding("abort", "the runtime was killed by SIGABRT at 'set up'")
     assert (micro.arena, micro.max_arena) == (None, 2**21)
 
 
-@pytest.mark.usefixtures("stand_in")
 def test_a_reference_that_does_not_run_leaves_the_arena(file):
-    from keras_nin.edge.micro import child
-
-    def run(job, limit):
-        words = [child.sys.executable, "-c", "raise SystemExit('no such thing')"]
-        return child.run(job, limit, words if job["engine"] == "reference" else None)
-
-    micro = measure_micro(file, run=run)
+    refused = RuntimeOutcome(1, "no such thing", {"phase": "load"})
+    micro = measure_micro(file, run=micro_stand_in.Engine(reference=refused))
     assert micro.arena.bytes == 1328
     assert micro.comparison is None
     message = "LiteRT's reference kernels do not run it: no such thing"
@@ -83,7 +87,7 @@ def test_a_reference_that_does_not_run_leaves_the_arena(file):
 
 def test_a_package_that_does_not_load(file, tmp_path, monkeypatch):
     micro_stand_in.install(tmp_path, monkeypatch, "raise ImportError('no yaml')")
-    with pytest.raises(InputError, match=r"Received: no yaml. Install it.* pip install 'keras-nin\[micro\]'"):
+    with pytest.raises(InputError, match=r"does not load \(no yaml\). Install it.* pip install 'keras-nin\[micro\]'"):
         measure_micro(file)
 
 
@@ -138,8 +142,8 @@ def test_noise_for_every_kind_of_input(tmp_path):
 def test_inputs_that_are_no_numbers_or_too_large(tmp_path):
     path = tmp_path / "net.tflite"
     for tensor, message in [
-        (writer.tensor("a", (1, 4), "STRING"), "Expected inputs of numbers. Received: 'a' of type string"),
-        (writer.tensor("a", (1, 2**30)), "Expected inputs of at most 268,435,456 bytes in all"),
+        (writer.tensor("a", (1, 4), "STRING"), "Expected numeric inputs. Received: 'a' of type string"),
+        (writer.tensor("a", (1, 2**30)), "Expected inputs of at most 268,435,456 bytes in total"),
     ]:
         graph = read_model(writer.write(path, [tensor, writer.tensor("b", (1, 4))], [writer.custom("x", [0], [1])]))
         with pytest.raises(InputError, match=message):
@@ -162,3 +166,49 @@ def test_bits_are_compared(one, other, count):
 
 def test_another_type_differs_everywhere():
     assert measurement.count_differing(np.zeros(3, np.int8), np.zeros(3, np.uint8)) == 3
+
+
+# the search
+
+
+MOST = 2**21
+
+
+class Trier:
+    def __init__(self, need):
+        self.need, self.tried = need, []
+
+    def __call__(self, size):
+        assert size % 16 == 0
+        assert 0 < size < MOST
+        assert size not in self.tried
+        self.tried.append(size)
+        return size >= self.need
+
+
+@given(need=st.integers(1, MOST), guess=st.integers(0, 2 * MOST))
+def test_the_smallest_multiple_of_16_that_works(need, guess):
+    trier = Trier(need)
+    assert measurement.find_smallest_size(trier, MOST, guess) == -(-need // 16) * 16
+    assert len(trier.tried) <= 2 * 17 + 2
+
+
+@pytest.mark.parametrize(("guess", "tries"), [(11840, 2), (11830, 2), (11824, 2), (11808, 4), (11856, 4)])
+def test_a_good_guess_takes_few_tries(guess, tries):
+    trier = Trier(11840)
+    assert measurement.find_smallest_size(trier, MOST, guess) == 11840
+    assert len(trier.tried) == tries
+
+
+# limits
+
+
+def test_limits(file):
+    micro = measure_micro(file, run=micro_stand_in.Engine())
+    checks = check_micro_limits(micro, parse_micro_limits("arena=1328B,arena=1327B,flash=1MiB"))
+    assert [check.passed for check in checks] == [True, False, True]
+    none = dataclasses.replace(micro, arena=None, finding=MicroFinding("abort", "it aborts"))
+    (check,) = check_micro_limits(none, parse_micro_limits("arena=1GiB"))
+    assert (check.passed, check.reason) == (False, "it aborts")
+    assert repr(none).startswith("<MicroResult: net.tflite, no arena works, flash ")
+    assert list(micro.to_dataframe()["operator"]) == ["SOFTMAX"]

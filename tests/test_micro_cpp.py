@@ -1,4 +1,4 @@
-"""The C++ that `--c-array` writes."""
+"""C++ for TFLite Micro: the array, its constants and the op resolver."""
 
 import dataclasses
 import pathlib
@@ -12,7 +12,7 @@ import pytest
 import tflite_writer as writer
 
 from keras_nin.edge.micro import Arena, MicroFinding, MicroResult, format_c_array, format_resolver, list_operators
-from keras_nin.edge.micro.cpp import cpp_identifier
+from keras_nin.edge.micro.cpp import cpp_identifier, resolver_method
 from keras_nin.errors import InputError
 from keras_nin.tflite.reader import read_model
 
@@ -131,3 +131,52 @@ def test_another_ending_is_refused(tmp_path, path):
 )  # fmt: skip
 def test_names_are_sanitised(text, name):
     assert cpp_identifier(text) == name
+
+
+# the op resolver
+
+
+@pytest.mark.parametrize(
+    ("op", "method"),
+    [
+        ("CONV_2D", "AddConv2D"),
+        ("DEPTHWISE_CONV_2D", "AddDepthwiseConv2D"),
+        ("MAX_POOL_2D", "AddMaxPool2D"),
+        ("PADV2", "AddPadV2"),
+        ("CUMSUM", "AddCumSum"),
+        ("BATCH_MATMUL", "AddBatchMatMul"),
+        ("L2_NORMALIZATION", "AddL2Normalization"),
+        ("UNIDIRECTIONAL_SEQUENCE_LSTM", "AddUnidirectionalSequenceLSTM"),
+        ("LOCAL_RESPONSE_NORMALIZATION", None),
+        ("RELU_N1_TO_1", None),
+    ],
+)
+def test_methods_have_the_names_of_the_resolver(op, method):
+    assert resolver_method(op) == method
+    assert resolver_method(op, is_custom=True) is None
+
+
+def test_a_declaration_of_every_operator_once(tmp_path):
+    path = tmp_path / "net.tflite"
+    tensors = [writer.tensor(name, (1, 4)) for name in "abcdef"]
+    made = [
+        writer.operator("RELU", [0], [1]),
+        writer.custom("SignalWindow", [1], [2]),
+        writer.operator("RELU", [2], [3]),
+        writer.custom("mine\\", [3], [4]),
+        writer.operator("LOCAL_RESPONSE_NORMALIZATION", [4], [5]),
+    ]
+    more = [([writer.tensor(name, (1, 4)) for name in "xy"], [writer.operator("TANH", [0], [1])])]
+    writer.write(path, tensors, made, more=more)
+    assert format_resolver(list_operators(read_model(path))).splitlines() == [
+        "tflite::MicroMutableOpResolver<4> resolver;",
+        "resolver.AddRelu();",
+        "resolver.AddTanh();",
+        "resolver.AddWindow();",
+        "// resolver.AddCustom(...) for the custom operator mine/",
+        "// TFLite Micro has no operator LOCAL_RESPONSE_NORMALIZATION",
+    ]
+
+
+def test_a_file_without_operators_has_a_resolver_that_compiles():
+    assert format_resolver(()) == "tflite::MicroMutableOpResolver<1> resolver;"

@@ -1,13 +1,19 @@
-"""The smallest arena, the messages that tell what a failure means, and the operators to register."""
+"""The process in which a file runs, and what its end and its messages mean."""
+
+import contextlib
+import os
+import pathlib
+import subprocess
+import sys
+import time
 
 import micro_stand_in
 import pytest
-import tflite_writer as writer
 
-from keras_nin.edge.micro import cpp, format_resolver, list_operators, measurement, runtime
-from keras_nin.edge.micro.child import Outcome
+from keras_nin.child_process import python_command
+from keras_nin.edge.micro import runtime
 from keras_nin.edge.micro.records import ABORT, MISSING_OPERATOR, REFUSED, TIME_LIMIT, TOO_SMALL, ArenaSection
-from keras_nin.edge.micro.runtime import diagnose_outcome
+from keras_nin.edge.micro.runtime import RuntimeJob, RuntimeOutcome, diagnose_outcome, run_job
 from keras_nin.errors import InputError
 from keras_nin.tflite.reader import read_model
 
@@ -23,33 +29,6 @@ allocations)
 """
 
 
-class Trier:
-    def __init__(self, need):
-        self.need, self.tried = need, []
-
-    def __call__(self, size):
-        assert size % 16 == 0
-        assert 0 < size < MOST
-        assert size not in self.tried
-        self.tried.append(size)
-        return size >= self.need
-
-
-@pytest.mark.parametrize("guess", [0, 1, 16, 999, 11840, 11841, 40000, MOST - 16, MOST, 2 * MOST])
-@pytest.mark.parametrize("need", [1, 16, 17, 11825, 11840, 11841, 1023024, MOST - 15, MOST])
-def test_the_smallest_multiple_of_16_that_works(need, guess):
-    trier = Trier(need)
-    assert measurement.find_smallest_size(trier, MOST, guess) == -(-need // 16) * 16
-    assert len(trier.tried) <= 2 * 17 + 2
-
-
-@pytest.mark.parametrize(("guess", "tries"), [(11840, 2), (11830, 2), (11824, 2), (11808, 4), (11856, 4)])
-def test_a_good_guess_takes_few_tries(guess, tries):
-    trier = Trier(11840)
-    assert measurement.find_smallest_size(trier, MOST, guess) == 11840
-    assert len(trier.tried) == tries
-
-
 def test_allocations_as_the_runtime_prints_them():
     parts = (ArenaSection("TfLiteEvalTensor data", 792), ArenaSection("Persistent buffer data", 4052))
     assert runtime.parse_allocations(PRINTED) == (5120, 6720, parts)
@@ -61,8 +40,8 @@ def test_allocations_in_another_form_are_no_figures(log):
         runtime.parse_allocations(log)
 
 
-def outcome(log="", status=1, late=False, **answer):
-    return Outcome(status, late, log, {"phase": "set up"} | answer)
+def outcome(log="", status=1, **answer):
+    return RuntimeOutcome(status, log, {"phase": "set up"} | answer)
 
 
 TAIL = "Failed to allocate tail memory. Requested: 104, available 16, missing: 88\n"
@@ -84,12 +63,12 @@ ERROR = {"error": "TFLM failed to allocate tensors"}
         (outcome(ABSENT, 1, **ERROR), MISSING_OPERATOR, "no operator LOCAL_RESPONSE_NORMALIZATION"),
         (outcome(ABSENT_CUSTOM, 1, **ERROR), MISSING_OPERATOR, "no operator CUSTOM"),
         (outcome(ABSENT + TAIL, 1, **ERROR), MISSING_OPERATOR, "no operator LOCAL_RESPONSE_NORMALIZATION"),
-        (outcome("", -6), ABORT, "ends with SIGABRT at 'set up'"),
-        (outcome("", -6, phase="run"), ABORT, "ends with SIGABRT at 'run'"),
+        (outcome("", -6), ABORT, "was killed by SIGABRT at 'set up'"),
+        (outcome("", -6, phase="run"), ABORT, "was killed by SIGABRT at 'run'"),
         (outcome(HYBRID, 1, **ERROR), REFUSED, "Hybrid models are not supported on TFLite Micro.; Node CONV_2D"),
         (outcome("Traceback\nAttributeError: none\n", 1), REFUSED, "AttributeError: none"),
         (outcome("", 3), REFUSED, "ended with status 3"),
-        (outcome(TAIL, -9, late=True), TIME_LIMIT, "not done after 7 s"),
+        (outcome(TAIL, None), TIME_LIMIT, "not done after 7 s"),
     ],
 )
 def test_what_a_failure_means(found, kind, message):
@@ -118,47 +97,51 @@ def test_an_abort_in_a_run_names_a_softmax_of_many_classes(tmp_path, classes, na
     assert "SOFTMAX" not in diagnose_outcome(outcome("", -6), 7, MOST, graph).message
 
 
-@pytest.mark.parametrize(
-    ("op", "method"),
-    [
-        ("CONV_2D", "AddConv2D"),
-        ("DEPTHWISE_CONV_2D", "AddDepthwiseConv2D"),
-        ("MAX_POOL_2D", "AddMaxPool2D"),
-        ("PADV2", "AddPadV2"),
-        ("CUMSUM", "AddCumSum"),
-        ("BATCH_MATMUL", "AddBatchMatMul"),
-        ("L2_NORMALIZATION", "AddL2Normalization"),
-        ("UNIDIRECTIONAL_SEQUENCE_LSTM", "AddUnidirectionalSequenceLSTM"),
-        ("LOCAL_RESPONSE_NORMALIZATION", None),
-        ("RELU_N1_TO_1", None),
-    ],
-)
-def test_methods_have_the_names_of_the_resolver(op, method):
-    assert cpp.resolver_method(op) == method
-    assert cpp.resolver_method(op, is_custom=True) is None
+# the process
 
 
-def test_a_declaration_of_every_operator_once(tmp_path):
-    path = tmp_path / "net.tflite"
-    tensors = [writer.tensor(name, (1, 4)) for name in "abcdef"]
-    made = [
-        writer.operator("RELU", [0], [1]),
-        writer.custom("SignalWindow", [1], [2]),
-        writer.operator("RELU", [2], [3]),
-        writer.custom("mine\\", [3], [4]),
-        writer.operator("LOCAL_RESPONSE_NORMALIZATION", [4], [5]),
-    ]
-    more = [([writer.tensor(name, (1, 4)) for name in "xy"], [writer.operator("TANH", [0], [1])])]
-    writer.write(path, tensors, made, more=more)
-    assert format_resolver(list_operators(read_model(path))).splitlines() == [
-        "tflite::MicroMutableOpResolver<4> resolver;",
-        "resolver.AddRelu();",
-        "resolver.AddTanh();",
-        "resolver.AddWindow();",
-        "// resolver.AddCustom(...) for the custom operator mine?",
-        "// TFLite Micro has no operator LOCAL_RESPONSE_NORMALIZATION",
-    ]
+def test_a_job_that_is_not_done_says_how_far_it_came(tmp_path):
+    job = RuntimeJob("reference", str(tmp_path / "none.tflite"), str(tmp_path / "in.npz"), str(tmp_path / "out.npz"), 0)
+    outcome = run_job(job, 60)
+    assert (outcome.status, outcome.done, outcome.answer["phase"]) == (1, False, "set up")
+    assert "none.tflite" in outcome.answer["error"]
 
 
-def test_a_file_without_operators_has_a_resolver_that_compiles():
-    assert format_resolver(()) == "tflite::MicroMutableOpResolver<1> resolver;"
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent is gone")
+def test_it_ends_with_its_parent():
+    command, environment = python_command("keras_nin.edge.micro.runtime")
+    # This test keeps the pipe open, so that the end of its input is not what ends the process.
+    read, write = os.pipe()
+    code = (
+        f"import subprocess, time; print(subprocess.Popen({command!r}, stdin={read}).pid, flush=True); time.sleep(999)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=environment, pass_fds=[read])
+    try:
+        process = pathlib.Path("/proc", parent.stdout.readline().decode().strip())
+        # It guards itself before it reads its job.
+        wait_until(lambda: _waits_for_input(process))
+        parent.kill()
+        parent.wait()
+        wait_until(
+            lambda: not process.exists() or process.joinpath("stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+        )
+    finally:
+        parent.kill()
+        parent.wait()
+        parent.stdout.close()
+        os.close(read)
+        os.close(write)
+
+
+def wait_until(condition):
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def _waits_for_input(process):
+    with contextlib.suppress(OSError):
+        # The system call that it is in, and its first argument: read(0, ...).
+        return process.joinpath("syscall").read_text().split()[:2] == ["0", "0x0"]
+    return False
