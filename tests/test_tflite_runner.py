@@ -10,10 +10,9 @@ import pytest
 from tflite_edits import edited
 
 from keras_nin.errors import InputError
-from keras_nin.tflite import runner as runner_module
 from keras_nin.tflite.host import describe_host
 from keras_nin.tflite.quantization import quantize
-from keras_nin.tflite.runner import Latency, TFLiteRunner
+from keras_nin.tflite.runner import TFLiteRunner
 
 generated = importlib.import_module("ai_edge_litert.schema_py_generated")
 pytestmark = pytest.mark.filterwarnings("ignore:Statistics for quantized inputs")
@@ -194,7 +193,7 @@ def test_several_outputs_need_a_choice(files):
         TFLiteRunner(content, output=2)
 
 
-def test_several_inputs_are_named_but_can_be_timed(files):
+def test_several_inputs_are_named_but_run(files):
     def second_input(model, subgraph):
         subgraph.tensors.append(generated.TensorT(name="other", type=2, shape=[1, 2], quantization=None))
         subgraph.inputs = [*subgraph.inputs, len(subgraph.tensors) - 1]
@@ -203,7 +202,7 @@ def test_several_inputs_are_named_but_can_be_timed(files):
     runner = TFLiteRunner(edited(files.int8, second_input))
     with pytest.raises(InputError, match="Expected a file with one input. Received: the bytes given with 2: .*'other'"):
         runner.predict(files.images)
-    assert runner.latency(runs=2).runs == 2
+    assert len(runner.run_raw([np.zeros(entry.shape, entry.dtype) for entry in runner.inputs])) == 1
 
 
 def test_integers_without_a_scale(files):
@@ -288,38 +287,7 @@ def test_threads_are_a_positive_whole_number(files, threads):
         TFLiteRunner(files.int8, threads=threads)
 
 
-# Latency, and what stands beside it
-
-
-def test_latency_of_a_given_number_of_runs(files, monkeypatch):
-    """On a clock by which the warm-up takes 999 us a run, then nine runs 5 us each and the last 100 us."""
-    durations = [999] * runner_module._WARM_UP_RUNS + [5] * 9 + [100]
-    looks = iter([look for us in durations for look in (0, us * 1000)])
-    runner = TFLiteRunner(files.int8, threads=2)
-    monkeypatch.setattr(runner_module, "_WARM_UP_SECONDS", 0)
-    monkeypatch.setattr(runner_module.time, "perf_counter_ns", lambda: next(looks))
-    # The 90th percentile of ten lies a tenth of the way from the ninth to the last.
-    assert runner.latency(runs=10) == Latency(5.0, (9 * 5 + 100) / 10, pytest.approx(5 + 0.1 * 95), 10, 2)
-    assert next(looks, None) is None
-
-
-def test_latency_until_time_and_runs_are_enough(files):
-    runner = TFLiteRunner(files.int8)
-    assert runner.latency(seconds=0).runs == 20
-    longer = runner.latency(seconds=0.05)
-    assert longer.runs > 20
-    assert longer.runs * longer.mean_us > 0.5 * 50_000
-    assert 0 < longer.median_us <= longer.p90_us
-    for runs in (0, 1.5, "9"):
-        with pytest.raises(InputError, match="Expected `runs` to be a whole number of at least 1"):
-            runner.latency(runs=runs)
-
-
-def test_predictions_after_a_latency_are_the_same(files):
-    runner = TFLiteRunner(files.int8)
-    before = runner.predict_raw(files.images)
-    runner.latency(runs=1)
-    np.testing.assert_array_equal(runner.predict_raw(files.images), before)
+# What it prints, and the machine
 
 
 def test_the_runtime_is_quiet_and_needs_no_framework(files, tmp_path):

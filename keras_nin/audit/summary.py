@@ -61,7 +61,8 @@ def print_summary(
     headings = (*_HEADINGS, "Trainable") if show_trainable else _HEADINGS
     lines = _select_range(_summary_lines(audit.rows, "", show_trainable), layer_range)
     rows = [[escape_unprintable(cell) for cell in cells] for cells in _flatten_lines(lines, expand_nested)]
-    length = line_length or _default_length(print_fn)
+    default = shutil.get_terminal_size().columns - _MARGIN if print_fn is None and sys.stdout.isatty() else _MAX_LINE
+    length = line_length or min(_MAX_LINE, default)
     widths = _column_widths(headings, rows, length, positions, is_fixed=line_length is not None)
     name = escape_unprintable(audit.model)
     text = "\n".join([f'Model: "{name}"', _draw_table(headings, rows, widths), *_total_lines(audit)])
@@ -81,11 +82,6 @@ def _check_arguments(line_length: Any, print_fn: Any) -> None:
         raise _expected("line_length", "to be a positive whole number or None", line_length)
     if print_fn is not None and not callable(print_fn):
         raise _expected("print_fn", "to be a function of one line", print_fn)
-
-
-def _default_length(print_fn: Callable[[str], object] | None) -> int:
-    is_on_terminal = print_fn is None and sys.stdout.isatty()
-    return min(_MAX_LINE, shutil.get_terminal_size().columns - _MARGIN) if is_on_terminal else _MAX_LINE
 
 
 def _summary_lines(rows: Sequence[AuditRow], scope: str, show_trainable: bool) -> list[_SummaryLine]:

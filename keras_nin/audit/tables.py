@@ -125,18 +125,13 @@ def format_shape(shape: Any) -> str:
 
 @dataclass(frozen=True)
 class AuditView:
-    """The part of an audit to show.
+    """The part of an audit to show. `columns` and `only` may be one string with commas.
 
     Args:
         depth: 0 (totals), 1 (a line for each block) or 2 (a line for each layer).
         columns: keys of the JSON rows, or share_of_params and share_of_macs; None takes what suits the format.
         sort: such a key: numbers fall, words rise, unknown values come last.
         only: kinds and roles: a layer of any of them is shown, and a block is summed over such layers alone.
-
-    `columns` and `only` may be one string with commas.
-
-    Raises:
-        InputError: an unknown depth, column, kind or role; a column twice; columns or an order without a table.
     """
 
     depth: int = LAYERS
@@ -230,7 +225,10 @@ def format_audit_text(audit: "Audit", view: AuditView | None = None) -> str:
 def format_audit_markdown(audit: "Audit", view: AuditView | None = None) -> str:
     """Return `audit` as a Markdown table, with totals, findings and conventions below it."""
     view = view or AuditView()
-    totals, findings = map(_markdown_list, (_list_view_totals(audit, view), list_findings(audit.findings)))
+    totals, findings = (
+        "\n".join("- " + escape_unprintable(line).replace("|", "\\|") for line in lines)
+        for lines in (_list_view_totals(audit, view), list_findings(audit.findings))
+    )
     table = _format_records(format_markdown_table, audit, view)
     parts = [table, totals, findings and f"Findings:\n\n{findings}", " ".join(list_conventions(audit))]
     return "\n\n".join(filter(None, parts)) + "\n"
@@ -241,9 +239,6 @@ def format_audit_csv(audit: "Audit", view: AuditView | None = None) -> str:
 
     Without a choice of columns these are all keys of the JSON rows and both shares. Pairs read ``3x3``, shapes
     ``55x55x64`` (no batch); several shapes are separated by ", ".
-
-    Raises:
-        InputError: depth 0, which has no rows.
     """
     view = view or AuditView()
     if view.depth == TOTALS:
@@ -272,10 +267,6 @@ def _format_records(build: Callable[..., str], audit: "Audit", view: AuditView, 
 
 def _list_view_totals(audit: "Audit", view: AuditView) -> list[str]:
     return list_totals(audit, view.select_rows(audit) if view.only else None)
-
-
-def _markdown_list(lines: Iterable[str]) -> str:
-    return "\n".join("- " + escape_unprintable(line).replace("|", "\\|") for line in lines)
 
 
 def _wrap_lines(lines: Iterable[str], indent: str = "  ") -> list[str]:
