@@ -365,7 +365,7 @@ def test_a_benchmark_passes_through_ten_files_from_command_to_table(other, tmp_p
     }
     path = sorted(name for name in found if not _INFRASTRUCTURE.fullmatch(name))
     assert "keras_nin/benchmark/runner/main.py" in path
-    assert len(path) <= 10, path
+    assert len(path) <= 10, "\n".join(path)
 
 
 def test_neither_process_imports_a_framework(other):
