@@ -28,6 +28,7 @@ from keras_nin.export.calibration import image_input_shape
 from keras_nin.export.conversion import ModelConverter
 from keras_nin.export.converted_model import package_versions
 from keras_nin.export.schemes import Tuning
+from keras_nin.export.tuning import tune_file
 from keras_nin.formatting import format_markdown_table
 from keras_nin.metrics import top_k_accuracy
 from keras_nin.output_capture import capture_output
@@ -69,16 +70,16 @@ NETWORKS = {
 METHODS = {
     "float16": ("float16", None),
     "dynamic": ("dynamic", None),
-    "int8": ("int8", Tuning()),
+    "int8": ("int8", Tuning.plain()),
     "int8 percentile 99.9": ("int8", Percentile(0.999)),
     "int8 percentile 99.99": ("int8", Percentile(0.9999)),
     "int8 percentile 99.999": ("int8", Percentile(0.99999)),
-    "int8 mse": ("int8", Tuning(ranges="mse")),
-    "int8 bias": ("int8", Tuning(bias_correction=True)),
-    "int8 adaptive": ("int8", Tuning(rounding="adaptive")),
-    "int8 adaptive + bias": ("int8", Tuning(rounding="adaptive", bias_correction=True)),
-    "int8 mse + bias": ("int8", Tuning(ranges="mse", bias_correction=True)),
-    "int8 mse + adaptive": ("int8", Tuning(ranges="mse", rounding="adaptive")),
+    "int8 mse": ("int8", Tuning("mse", "nearest", False)),
+    "int8 bias": ("int8", Tuning("minmax", "nearest", True)),
+    "int8 adaptive": ("int8", Tuning("minmax", "adaptive", False)),
+    "int8 adaptive + bias": ("int8", Tuning("minmax", "adaptive", True)),
+    "int8 mse + bias": ("int8", Tuning("mse", "nearest", True)),
+    "int8 mse + adaptive": ("int8", Tuning("mse", "adaptive", False)),
     "int8 mse + adaptive + bias": ("int8", Tuning("mse", "adaptive", True)),
     "int8 equalised by weights": ("int8", Equalized("weights")),
     "int8 equalised by weights, mse + adaptive + bias": ("int8", Equalized("weights", Tuning("mse", "adaptive", True))),
@@ -107,7 +108,7 @@ class Subject:
         self.images = self.dataset.load(np.arange(count), shape[:2], shape[2], preprocessing)
         self.labels = self.dataset.labels_of(np.arange(count))
         self.source = ModelConverter(self.model)
-        self.float32, _, _ = self.source.convert(SCHEMES["float32"])
+        self.float32, _ = self.source.convert(SCHEMES["float32"])
         self.reference = outputs(self.float32, self.images)
         self._calibrated = {}
 
@@ -126,7 +127,7 @@ class Subject:
             return self._calibrated[seed, "int16x8"], 0.0
         content, samples = self._calibrated[seed, "float"]
         start = time.process_time()
-        tuned = tuning.apply(content, samples)
+        tuned = tune_file(content, samples, tuning) if isinstance(tuning, Tuning) else tuning(content, samples)
         return quantized(tuned), time.process_time() - start
 
     def _calibrate(self, seed):
@@ -134,14 +135,14 @@ class Subject:
             return
         images, keep = self.images[self.split(seed)[0]], Keep()
         self.source.convert(SCHEMES["int8"], images, self.row.allow_float, keep)
-        int16x8, _, _ = self.source.convert(SCHEMES["int16x8"], images, self.row.allow_float, keep)
+        int16x8, _ = self.source.convert(SCHEMES["int16x8"], images, self.row.allow_float, keep)
         self._calibrated = {(seed, "float"): keep.seen, (seed, "int16x8"): int16x8}
 
 
 class Keep:
     """A tuning that changes nothing and keeps what it was given."""
 
-    def apply(self, content, samples):
+    def __call__(self, content, samples):
         """Return the file as it came."""
         self.seen = content, samples
         return content
@@ -158,14 +159,14 @@ def quantized(content):
 
 def outputs(content, images):
     """Return what goes into the softmax that closes a file, else its outputs: (N, classes)."""
-    graph = read_model(content)
-    producers = {tensor: operator for operator in graph.main.operators for tensor in operator.outputs}
-    closing = producers[graph.main.outputs[0]]
+    tflite = read_model(content)
+    producers = {tensor: operator for operator in tflite.main.operators for tensor in operator.outputs}
+    closing = producers[tflite.main.outputs[0]]
     while closing.op in CASTS:
         closing = producers[closing.inputs[0]]
     if closing.op in tolerance.CLOSING:
-        content = tolerance.set_first_output(graph, graph.main.tensors[closing.inputs[0]])
-    return TFLiteRunner(content).predict(images)
+        tflite = tolerance.with_first_output(tflite, tflite.main.tensors[closing.inputs[0]])
+    return TFLiteRunner(tflite).predict(images)
 
 
 def score(found, reference, labels):
@@ -201,7 +202,7 @@ def one(subject, method, seed):
     content, seconds = subject.convert(*METHODS[method], seed)
     scored = subject.split(seed)[1]
     result = score(outputs(content, subject.images[scored]), subject.reference[scored], subject.labels[scored])
-    figures = f"{100 * result['agreement']:.2f} %, {result['snr_db']:.2f} dB"
+    figures = f"{100 * result['top1_match']:.2f} %, {result['snr_db']:.2f} dB"
     print(f"{subject.name}, split {seed}, {method}: {figures}", flush=True)
     return result | {"bytes": len(content), "tuning_cpu_seconds": round(seconds, 1)}
 

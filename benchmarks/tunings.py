@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from keras_nin.export import float_file, rounding
+from keras_nin.export import float_file, tuning
 from keras_nin.export.float_file import FloatFile
 from keras_nin.export.schemes import Tuning
 
@@ -15,21 +15,21 @@ class Percentile:
 
     share: float
 
-    def apply(self, content, samples):
+    def __call__(self, content, samples):
         """Return the file with other ranges."""
         file = FloatFile(content)
-        histograms = rounding.build_histograms(file)
+        histograms = tuning.build_histograms(file)
         float_file.observe_activations(file, samples, histograms)
-        rounding.set_activation_ranges(file, histograms, self.choose)
+        tuning.set_activation_ranges(file, histograms, self.choose)
         return file.content()
 
     def choose(self, histogram):
         """Return the range without the share at either end; 0 stays in it."""
         below = np.cumsum(histogram.counts) / histogram.counts.sum()
-        width = (histogram.largest - histogram.least) / rounding.BINS
+        width = (histogram.maximum - histogram.minimum) / tuning.BINS
         first, last = np.searchsorted(below, (1 - self.share, self.share))
-        largest = histogram.least + width * (last + 1)
-        return min(histogram.least + width * first, 0) if histogram.least < 0 else 0, max(largest, 0)
+        largest = histogram.minimum + width * (last + 1)
+        return min(histogram.minimum + width * first, 0) if histogram.minimum < 0 else 0, max(largest, 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,14 +43,14 @@ class Equalized:
     """
 
     by: str
-    then: Tuning = Tuning()
+    then: Tuning = Tuning.plain()
 
-    def apply(self, content, samples):
+    def __call__(self, content, samples):
         """Return the file with other weights and ranges, tuned."""
         file = FloatFile(content)
-        largest = Largest({layer.operator.outputs[0] for layer in file.layers})
+        largest = Largest({layer.operator.outputs[0] for layer in file.weighted_operators})
         float_file.observe_activations(file, samples, [largest])
-        for layer in file.layers:
+        for layer in file.weighted_operators:
             readers = self._readers(file, layer)
             if readers:
                 self._scale(file, layer, readers, largest.values[layer.operator.outputs[0]])
@@ -59,7 +59,7 @@ class Equalized:
         float_file.observe_activations(scaled, samples, [limits])
         for index, (least, most) in limits.values.items():
             scaled.set_range(index, least, most)
-        return self.then.apply(scaled.content(), samples)
+        return tuning.tune_file(scaled.content(), samples, self.then)
 
     def _readers(self, file, layer):
         """Return (layer, first of its input channels) of all that reads the outputs of `layer`; [] where one cannot."""
@@ -69,20 +69,20 @@ class Equalized:
             or layer.operator.options["fused_activation"] not in ("NONE", "RELU")
         ):
             return []
-        layers = {each.operator.index: each for each in file.layers}
+        layers = {each.operator.index: each for each in file.weighted_operators}
         found, places = [], [(layer.operator.outputs[0], 0)]
         while places:
             tensor, first = places.pop()
-            if tensor in file.graph.main.outputs:
+            if tensor in file.model.main.outputs:
                 return []
-            for operator in file.graph.main.operators:
+            for operator in file.model.main.operators:
                 if tensor not in operator.inputs:
                     continue
                 if operator.op == "MAX_POOL_2D":
                     places.append((operator.outputs[0], first))
                 elif operator.op == "CONCATENATION" and operator.options["axis"] in (3, -1):
                     before = operator.inputs[: operator.inputs.index(tensor)]
-                    shift = sum(file.graph.main.tensors[index].shape[3] for index in before)
+                    shift = sum(file.model.main.tensors[index].shape[3] for index in before)
                     places.append((operator.outputs[0], first + shift))
                 elif operator.index in layers and layers[operator.index].kind == "conv":
                     found.append((layers[operator.index], first))

@@ -36,7 +36,8 @@ class ProcessResult:
 
     Attributes:
         status: exit status, negative for the signal that ended the process; None where it reached the time limit.
-        stdout, stderr: what it wrote; of more than 16 MiB the beginning and the end.
+        stdout: what it wrote; of more than 16 MiB the beginning and the end.
+        stderr: the same of standard error.
     """
 
     status: int | None
@@ -56,8 +57,9 @@ class ProcessResult:
 def run_process(
     command: Sequence[str],
     *,
-    timeout: float,
+    timeout: float | None,
     job: Any = None,
+    stdin: bytes | None = None,
     folder: str | os.PathLike[str] | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> ProcessResult:
@@ -65,15 +67,16 @@ def run_process(
 
     Args:
         command: the program and its arguments.
-        timeout: seconds after which the program, and all that it started, is killed.
+        timeout: seconds after which the program, and all that it started, is killed; None never does.
         job: JSON-ready value that it gets on standard input, in one line; None for an empty input.
+        stdin: bytes that it gets on standard input instead.
         folder: where it runs; None for the current folder.
         environment: its environment; None for that of this process.
 
     Raises:
         ProcessStartError: the program cannot be started.
     """
-    with ChildProcess(command, job=job, folder=folder, environment=environment) as process:
+    with ChildProcess(command, job=job, stdin=stdin, folder=folder, environment=environment) as process:
         process.wait(timeout)
     return ProcessResult(process.status, process.stdout, process.stderr)
 
@@ -109,12 +112,13 @@ class ChildProcess:
         command: Sequence[str],
         *,
         job: Any = None,
+        stdin: bytes | None = None,
         folder: str | os.PathLike[str] | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self.command = tuple(command)
         self.status: int | None = None
-        self._input = None if job is None else json.dumps(job).encode() + b"\n"
+        self._input = stdin if job is None else json.dumps(job).encode() + b"\n"
         self._folder, self._environment = folder, environment
         self._stdout, self._stderr = _BoundedOutput(), _BoundedOutput()
         self._gate = _InterruptGate()
@@ -180,7 +184,7 @@ class ChildProcess:
     def _read_stderr(self) -> None:
         _read_chunks(self._process.stderr, self._stderr.add)
 
-    def wait(self, timeout: float) -> int | None:
+    def wait(self, timeout: float | None) -> int | None:
         """Wait for the end of the process; return its status, or None after `timeout` seconds."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.status = self._process.wait(timeout)

@@ -1,18 +1,23 @@
-"""One look for all matplotlib figures, and their bytes: the same for the same figure, without pyplot's global state."""
+"""One style for all matplotlib figures, and their files: byte-stable, and without pyplot's global state."""
 
 import contextlib
 import io
 import warnings
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 from keras_nin.formatting import shorten as shorten
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 TEXT = "#1f2328"
 MUTED = "#59636e"
 GRID = "#d8dee4"
 
-NARROW = 4.4  # inches that fill a phone with letters of a readable size
+NARROW = 4.4  # inches: readable on the width of a phone
 
-_RC = {
+_STYLE: Any = {
     "text.parse_math": False,  # names come from files: "$" is a character like any other
     "font.family": "DejaVu Sans",  # comes with matplotlib
     "font.size": 10,
@@ -38,36 +43,36 @@ _NO_DATE = {"Date": None, "Creator": None, "Format": None, "Type": None}
 
 
 @contextlib.contextmanager
-def figure_style():
-    """Let matplotlib draw in the project's look while the block runs, whatever its user has configured."""
+def figure_style() -> Iterator[None]:
+    """Let matplotlib draw in the project's style while the block runs, whatever its user has configured."""
     import matplotlib
 
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(_RC)
+        matplotlib.rcParams.update(_STYLE)
         yield
 
 
-def new_figure(width, height):
-    """Return an empty `Figure` of so many inches, its parts laid out without overlap; call it inside `styled`."""
+def new_figure(width: float, height: float) -> "Figure":
+    """Return an empty figure of that size in inches, with constrained layout; call it inside `figure_style`."""
     from matplotlib.figure import Figure
 
     return Figure((width, height), layout="constrained")
 
 
-def render_png(made):
-    """Return a figure as the bytes of a PNG file."""
-    return _render(made, format="png", dpi=_DPI, metadata={"Software": None})
+def render_png(figure: "Figure") -> bytes:
+    """Return a figure as a PNG file."""
+    return _render(figure, format="png", dpi=_DPI, metadata={"Software": None})
 
 
-def render_svg(made):
-    """Return a figure as the bytes of an SVG file, letters as shapes."""
-    return _render(made, format="svg", metadata=_NO_DATE)
+def render_svg(figure: "Figure") -> bytes:
+    """Return a figure as an SVG file, text as paths."""
+    return _render(figure, format="svg", metadata=_NO_DATE)
 
 
-def _render(made, **options):
+def _render(figure: "Figure", **options: Any) -> bytes:
     out = io.BytesIO()
     with figure_style(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a name in a script that the font lacks
-        made.savefig(out, facecolor="white", **options)
+        figure.savefig(out, facecolor="white", **options)
     return out.getvalue()

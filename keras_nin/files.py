@@ -1,4 +1,4 @@
-"""Writing files whole or not at all, cleaning up after processes that were killed, and naming content by hash."""
+"""Writing files whole or not at all, removing what killed processes left, and naming content by its hash."""
 
 import atexit
 import contextlib
@@ -10,97 +10,121 @@ import platform
 import re
 import shutil
 import tempfile
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from keras_nin.errors import InputError
 
-# What a temporary's name starts with: who made it. The rest is the name of the file that it becomes.
+# The name of a temporary file starts with the process that made it, and ends with the file that it becomes.
 _TEMPORARY_NAME = re.compile(r"\.keras-nin-(?P<process>[0-9]+)@(?P<machine>[^@]*)@")
 _MACHINE = re.sub(r"[^A-Za-z0-9.-]", "_", platform.node())
-_RECORD = ".json"
-# Names of the temporaries that this process works on: another one with its number was before it.
-_in_use = set()
-_process_folder = []
+_RECORD_SUFFIX = ".json"
+# Names of the temporary files that this process works on; others with its number are those of an earlier process.
+_in_use: set[str] = set()
+_process_folder: list[pathlib.Path] = []
+
+AnyPath = str | os.PathLike[str]
 
 
-def sha256(data):
-    """Return the SHA-256 of `data` (bytes-like) as a hexadecimal string."""
+def sha256(data: bytes) -> str:
+    """Return the SHA-256 of `data` as a hexadecimal string."""
     return hashlib.sha256(data).hexdigest()
 
 
-def dump_json(document):
+def dump_json(document: Any) -> str:
     """Return `document` as the indented JSON text that every file and ``--json`` uses."""
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
-def read_bytes(path):
-    """Return the bytes of the file at `path`; `InputError` where it cannot be read."""
+def read_bytes(path: AnyPath) -> bytes:
+    """Return the content of a file; `InputError` where it cannot be read."""
     try:
         return pathlib.Path(path).read_bytes()
     except OSError as error:
-        raise InputError(f"Expected a readable file. Received: {str(path)!r} ({error.strerror})") from None
+        raise InputError(f"Expected a readable file. Received: {str(path)!r} ({error.strerror})", path=path) from None
 
 
-def read_json(path):
-    """Return the content of the JSON file at `path`; `InputError` where it cannot be read or is no JSON."""
+def read_json(path: AnyPath) -> Any:
+    """Return the content of a JSON file; `InputError` where it cannot be read or is not JSON."""
     data = read_bytes(path)
     try:
         return json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"Expected a JSON file. Received: {str(path)!r} ({error})") from None
+        raise InputError(f"Expected a JSON file. Received: {str(path)!r} ({error})", path=path) from None
 
 
-def make_folder(path):
-    """Create the folder `path` where it is missing; `InputError` where it cannot be written to."""
-    path = pathlib.Path(path)
+def make_folder(path: AnyPath) -> pathlib.Path:
+    """Create a folder where it is missing, and return its path; `InputError` where it cannot be written to."""
+    folder = pathlib.Path(path)
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path, prefix=_temporary_prefix()):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder, prefix=_temporary_prefix()):
             pass
     except OSError as error:
         raise InputError(
-            f"Expected a folder that can be written to. Received: {str(path)!r} ({error.strerror})"
+            f"Expected a folder that can be written to. Received: {str(path)!r} ({error.strerror})", path=path
         ) from None
+    return folder
+
+
+def check_output_folder(folder: str | os.PathLike[str]) -> None:
+    """Raise `InputError` where `folder` is not writable, before slow work starts and without creating it."""
+    path = os.path.abspath(folder)
+    while not os.path.exists(path):
+        path = os.path.dirname(path)
+    if not os.path.isdir(path) or not os.access(path, os.W_OK):
+        raise InputError(f"The folder {os.fspath(folder)!r} is not writable", path=folder)
+
+
+def check_output_file(path: str | os.PathLike[str], suffix: str, *, argument: str) -> pathlib.Path:
+    """Return the path of an output file; `InputError` where it ends otherwise or its folder is not writable."""
+    path = pathlib.Path(path)
+    if path.suffix.lower() != suffix or path.is_dir():
+        raise InputError(
+            f"Expected `{argument}` to name a {suffix} file. Received: {str(path)!r}", argument=argument, path=path
+        )
+    check_output_folder(path.parent)
     return path
 
 
 @contextlib.contextmanager
-def replace_file(path):
-    """Yield a temporary path beside `path` with the same ending; on success it takes the place of `path`.
+def replace_file(path: AnyPath) -> Iterator[pathlib.Path]:
+    """Yield a temporary path beside `path` with the same suffix, which replaces `path` at the end of the block.
 
-    For writers that insist on a file name. What was at `path` stays until the new file is complete on disk.
+    For writers that need a file name. What was at `path` stays until the new file is complete on disk.
 
     Raises:
         InputError: the folder cannot be written to.
     """
-    path = pathlib.Path(path)
-    make_folder(path.parent)
-    with _writable(path), _temporary(path) as temporary:
+    target = pathlib.Path(path)
+    make_folder(target.parent)
+    with _writable(target), _temporary(target) as temporary:
         yield temporary
         _flush(temporary)
-        os.replace(temporary, path)
+        os.replace(temporary, target)
 
 
-def write_file(path, data):
-    """Write `data` (bytes or text) to `path`, whole or not at all: temporary file, fsync, rename."""
+def write_file(path: AnyPath, data: bytes | str) -> None:
+    """Write a file whole or not at all: temporary file, fsync, rename."""
     with replace_file(path) as temporary:
         temporary.write_bytes(data.encode() if isinstance(data, str) else data)
 
 
-def write_files(contents, force=False):
+def write_files(contents: Mapping[pathlib.Path, bytes], force: bool = False) -> list[pathlib.Path]:
     """Write several files that belong together, all or none.
 
-    All of them are complete on disk before the first takes its place. A JSON file vouches for the files beside it: it
-    goes before they change and comes last, so that a process that is killed leaves no record of other files.
+    All of them are complete on disk before the first one is replaced. A JSON file is the record of the files beside it:
+    it is removed before they change and written last, so that a killed process leaves no record of other files.
 
     Args:
-        contents: dictionary from path to bytes.
-        force: replace files with other content.
+        contents: content of each file by its path.
+        force: whether to replace files with different content.
 
     Returns:
-        List of the paths that were written; the others were there with the same content.
+        Paths of the files that were written; the others were there with the same content.
 
     Raises:
-        InputError: a file with other content is there and `force` is not set, a folder cannot be written to, or the
+        InputError: a file with different content exists and `force` is not set, a folder cannot be written to, or the
             disk is full.
     """
     changed = [path for path, data in contents.items() if needs_writing(path, data, force)]
@@ -119,10 +143,10 @@ def write_files(contents, force=False):
     return changed
 
 
-def _rename_temporaries(temporaries):
-    """Rename temporaries (by path) to their paths, the records last."""
-    records = [path for path in temporaries if path.suffix == _RECORD]
-    others = [path for path in temporaries if path.suffix != _RECORD]
+def _rename_temporaries(temporaries: Mapping[pathlib.Path, pathlib.Path]) -> None:
+    """Rename the temporary file of each path to that path, the records last."""
+    records = [path for path in temporaries if path.suffix == _RECORD_SUFFIX]
+    others = [path for path in temporaries if path.suffix != _RECORD_SUFFIX]
     for path in records if others else ():
         with _writable(path):
             path.unlink(missing_ok=True)
@@ -131,32 +155,35 @@ def _rename_temporaries(temporaries):
             os.replace(temporaries[path], path)
 
 
-def needs_writing(path, data, force=False):
-    """Return whether `path` must be written to hold `data`: False where it holds just that.
+def needs_writing(path: pathlib.Path, data: bytes, force: bool = False) -> bool:
+    """Return whether `path` must be written to hold `data`: False where it does already.
 
     Raises:
-        InputError: there is something else and `force` is not set, or something that is no file.
+        InputError: a file with different content exists and `force` is not set, or a folder.
     """
     if not path.exists():
         return True
     if path.is_file() and read_bytes(path) == data:
         return False
     if not path.is_file():
-        raise InputError(f"Expected a file or nothing at {str(path)!r}. Received: a folder. Use another output folder")
+        raise InputError(f"{path} is a folder. Pass another `out` folder", argument="out", path=path)
     if force:
         return True
     raise InputError(
-        f"Expected no other file at {str(path)!r}. Received: one with other content. Use --force, or --out for another "
-        "folder"
+        f"{path} exists with different content. Pass `force` to replace it, or another `out` folder",
+        argument="force",
+        path=path,
     )
 
 
 @contextlib.contextmanager
-def temporary_folder():
-    """Yield a new folder among the system's temporary files; it goes at the end, after a kill at the next call.
+def temporary_folder() -> Iterator[pathlib.Path]:
+    """Yield a new folder among the system's temporary files, which is removed at the end of the block.
+
+    After a kill the next call removes it.
 
     Raises:
-        InputError: it cannot be made.
+        InputError: it cannot be created.
     """
     root = pathlib.Path(tempfile.gettempdir())
     with _temporary(root / os.urandom(8).hex()) as folder:
@@ -165,13 +192,13 @@ def temporary_folder():
         yield folder
 
 
-def redirect_temporaries():
-    """Send all temporary files of this process, those of its libraries too, to one folder that goes when it ends.
+def redirect_temporaries() -> None:
+    """Send all temporary files of this process, also those of its libraries, to one folder that is removed at exit.
 
-    TensorFlow writes some that it removes at exit alone. After a kill the next process that calls this removes them.
+    TensorFlow removes some of its own only at exit. After a kill the next process that calls this removes them.
 
     Raises:
-        InputError: the folder cannot be made.
+        InputError: the folder cannot be created.
     """
     if _process_folder:
         remove_stale_temporaries(_process_folder[0].parent)
@@ -182,15 +209,15 @@ def redirect_temporaries():
     tempfile.tempdir = str(_process_folder[0])
 
 
-def remove_stale_temporaries(folder):
-    """Remove the temporaries in `folder` whose process, one of this machine and user, runs no more."""
+def remove_stale_temporaries(folder: AnyPath) -> None:
+    """Remove the temporary files in `folder` whose process, of this machine and user, no longer runs."""
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             if _is_stale(entry):
                 _remove(entry.path)
 
 
-def _is_stale(entry):
+def _is_stale(entry: "os.DirEntry[str]") -> bool:
     match = _TEMPORARY_NAME.match(entry.name)
     if not match or match["machine"] != _MACHINE or entry.name in _in_use or os.name != "posix":
         return False
@@ -200,7 +227,7 @@ def _is_stale(entry):
     return entry.stat(follow_symlinks=False).st_uid == os.getuid()
 
 
-def _is_running(process):
+def _is_running(process: int) -> bool:
     try:
         os.kill(process, 0)  # no signal, only whether it could be sent
     except ProcessLookupError:
@@ -210,7 +237,7 @@ def _is_running(process):
     return True
 
 
-def _remove(path):
+def _remove(path: AnyPath) -> None:
     if os.path.isdir(path) and not os.path.islink(path):
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -218,13 +245,13 @@ def _remove(path):
             os.unlink(path)
 
 
-def _temporary_prefix():
+def _temporary_prefix() -> str:
     return f".keras-nin-{os.getpid()}@{_MACHINE}@"
 
 
 @contextlib.contextmanager
-def _temporary(path):
-    """Yield a path beside `path` that nothing else uses; what is there is removed at the end."""
+def _temporary(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yield a path beside `path` that nothing else uses; whatever is there is removed at the end of the block."""
     remove_stale_temporaries(path.parent)
     temporary = path.with_name(_temporary_prefix() + path.name)
     _in_use.add(temporary.name)
@@ -236,15 +263,17 @@ def _temporary(path):
 
 
 @contextlib.contextmanager
-def _writable(path):
-    """Turn what prevents writing `path` into an `InputError`."""
+def _writable(path: pathlib.Path) -> Iterator[None]:
+    """Turn an error while `path` is written into an `InputError`."""
     try:
         yield
     except OSError as error:
-        # What writes there may have reasons of its own without a number, such as h5py.
-        raise InputError(f"Expected {str(path)!r} to be writable. Received: {error.strerror or error}") from error
+        # Libraries such as h5py raise it with a text alone.
+        raise InputError(
+            f"Expected {str(path)!r} to be writable. Received: {error.strerror or error}", path=path
+        ) from error
 
 
-def _flush(path):
+def _flush(path: pathlib.Path) -> None:
     with open(path, "rb") as file:
         os.fsync(file.fileno())

@@ -1,40 +1,42 @@
-"""Capture what native code and libraries print, at the level of file descriptors."""
+"""Capture what Python, libraries and native code print, at the level of file descriptors."""
 
 import contextlib
 import io
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
+from typing import Any
 
 
 class CapturedOutput:
-    """What was printed while `captured()` was active."""
+    """What was printed in the block of a `capture_output`; empty until the block ends."""
 
-    text = ""
+    text: str = ""
 
 
 class _RedirectedStream:
-    """A stream that hands everything to `target`; a logger may keep it, and then writes to the real one again."""
+    """A stream that passes everything on to `target`; a logger that keeps it later writes to the real stream."""
 
-    def __init__(self, target):
+    def __init__(self, target: Any) -> None:
         self.target = target
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> Any:
         return getattr(self.target, name)
 
 
 @contextlib.contextmanager
-def capture_output():
-    """Send everything printed to stdout and stderr, by Python or by native code, into the yielded `Captured`.
+def capture_output() -> Iterator[CapturedOutput]:
+    """Send everything printed to stdout and stderr, by Python or by native code, into the yielded `CapturedOutput`.
 
-    The text is there once the block ends, also when it ends in an exception. Not for use in several threads at once.
+    Its text is set when the block ends, also by an exception. Not for use in several threads at once.
     """
     result = CapturedOutput()
     # Without a buffer, so that what Python and native code print stays in order.
     with tempfile.TemporaryFile(buffering=0) as file:
         text = io.TextIOWrapper(file, encoding="utf-8", errors="replace", write_through=True)
         real = (sys.stdout, sys.stderr)
-        streams = (_RedirectedStream(text), _RedirectedStream(text))
+        streams: tuple[Any, Any] = (_RedirectedStream(text), _RedirectedStream(text))
         saved = []
         for stream in real:
             stream.flush()

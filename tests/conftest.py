@@ -12,7 +12,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # Each pytest worker keeps a core busy: NumPy's threads would only wait for each other.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-import pytest  # noqa: E402 - TensorFlow reads the environment when it is first imported
+import hypothesis  # noqa: E402 - TensorFlow reads the environment when it is first imported
+import pytest  # noqa: E402
+
+# The same examples every time, and no time limit: the machine may be busy.
+hypothesis.settings.register_profile("keras-nin", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("keras-nin")
 
 
 def pytest_collection_finish():
@@ -79,7 +84,7 @@ def exported(build, tmp_path_factory):
             model = build(name, **arguments)
             images = np.random.default_rng(0).random((8, *model.input_shape[1:]), np.float32)
             calibration = images if SCHEMES[scheme].calibrated else None
-            converted = convert_model(model, scheme, calibration, tuning=Tuning(), name=name)
+            converted = convert_model(model, scheme, calibration, tuning=Tuning.plain(), name=name)
             made = tmp_path_factory.mktemp("export")
             converted.save(made)
             shared.mkdir(exist_ok=True)

@@ -2,9 +2,9 @@
 
 import json
 
-import foreign_writers as writers
 import numpy as np
 import pytest
+import third_party_writers as writers
 
 from keras_nin import models
 from keras_nin.cli import main

@@ -25,7 +25,7 @@ SIDECAR = {
     "weights": "random (seed 0)", "scheme": "int8",
     "calibration": {"source": "random", "count": 10, "latency_only": True},
     "parity": {
-        "source": "digits", "images": 10, "step": 0.1, "max_abs_diff_lsb": None, "rms_diff_lsb": 0.1, "top1_match": 0.9,
+        "source": "digits", "images": 10, "lsb": 0.1, "max_abs_diff_lsb": None, "rms_diff_lsb": 0.1, "top1_match": 0.9,
         "model_top1": None, "file_top1": None, "model_top5": None, "file_top5": None, "passed": False,
         "checks": [{"name": "max_abs_diff_lsb", "value": None, "limit": 0.06, "passed": False}],
     },

@@ -140,7 +140,7 @@ def test_another_seed_gives_other_weights(model, digits, trained):
 def test_other_ends_and_another_batch(trained):
     scheme = trained["qat"].scheme.with_io("float32")
     made = convert_optimized(trained["qat"], scheme=scheme, batch=2)
-    main = made.graph().main
+    main = made.tflite.main
     assert [main.tensors[index].dtype for index in (*main.inputs, *main.outputs)] == ["float32", "float32"]
     assert main.tensors[main.inputs[0]].shape == (2, 8, 8, 1)
 
@@ -208,10 +208,10 @@ def test_compression_is_what_the_file_says(exports, tmp_path):
     path = tmp_path / "file.tflite"
     path.write_bytes(made.data)
     assert measure_compression(path).gzip_bytes == found.gzip_bytes == len(gzip.compress(made.data, 9, mtime=0))
-    main = made.graph().main
+    main = made.tflite.main
     operators = [operator for operator in main.operators if operator.op in ("CONV_2D", "FULLY_CONNECTED")]
     for kernel, operator in zip(found.kernels, operators, strict=True):
-        values = made.graph().data(main.tensors[operator.inputs[1]])
+        values = made.tflite.data(main.tensors[operator.inputs[1]])
         assert (kernel.weights, kernel.zeros) == (values.size, int((values == 0).sum()))
         assert kernel.distinct == len(set(values.ravel().tolist()))
     assert [kernel.layer for kernel in found.kernels] == ["conv1", "conv2", "classes"]

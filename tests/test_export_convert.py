@@ -28,7 +28,7 @@ def noise(model, count=4):
 
 def operators_of(model, scheme="float32"):
     made = export.convert_model(model, scheme, noise(model))
-    return [(operator.op, layer) for operator, layer in zip(made.graph().main.operators, made.layers, strict=True)]
+    return [(operator.op, layer) for operator, layer in zip(made.tflite.main.operators, made.layers, strict=True)]
 
 
 def layer_names(model):
@@ -68,7 +68,7 @@ class Moody(kl.Layer):
 def test_the_file_has_batch_1_and_computes_what_the_model_does(scheme):
     model = sequential(kl.Conv2D(4, 3, activation="relu"), kl.Conv2D(5, 1), kl.GlobalAveragePooling2D(), kl.Softmax())
     made = export.convert_model(model, scheme, noise(model))
-    main = made.graph().main
+    main = made.tflite.main
     for index, shape in ((main.inputs[0], (1, 8, 8, 3)), (main.outputs[0], (1, 5))):
         tensor = main.tensors[index]
         assert (tensor.shape, tensor.dtype) == (shape, scheme)

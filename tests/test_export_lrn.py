@@ -122,7 +122,7 @@ def parity(model, made):
 
 def operators_of(made, layer="norm"):
     return [
-        operator.op for operator, name in zip(made.graph().main.operators, made.layers, strict=True) if name == layer
+        operator.op for operator, name in zip(made.tflite.main.operators, made.layers, strict=True) if name == layer
     ]
 
 
@@ -131,7 +131,7 @@ def test_int8_has_no_float_operator_and_parity(channels):
     model = network(channels)
     made = export.convert_model(model, "int8", images(20))
     assert made.float_operators == ()
-    assert {tensor.dtype for tensor in made.graph().main.tensors} == {"int8", "int32"}
+    assert {tensor.dtype for tensor in made.tflite.main.tensors} == {"int8", "int32"}
     assert set(made.layers) == {"first", "norm", "last"}
     assert set(operators_of(made)) == {"RESHAPE", "MUL", "CONV_2D", "DEPTHWISE_CONV_2D"}
     assert made.flags["integer_form"] == ["LocalResponseNormalization"]

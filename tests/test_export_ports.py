@@ -53,7 +53,7 @@ def test_two_inputs_go_by_their_names(structure):
     assert set(arrays) == {"picture", "a_history"}
     (expected,) = [np.asarray(model({"picture": arrays["picture"], "a-history": arrays["a_history"]}))]
     for made in export.convert_schemes(model, ["float32", "float16", "dynamic", "int8", "int16x8"], arrays):
-        (signature,) = made.graph().signatures
+        (signature,) = made.tflite.signatures
         assert {name for name, _ in signature.inputs} == {"picture", "a_history"}
         assert [name for name, _ in signature.outputs] == ["classes"]
         output = TFLiteRunner(made.data).predict(arrays)
@@ -65,12 +65,12 @@ def test_two_outputs_go_by_their_names(structure):
     model = two_outputs(structure)
     arrays = samples(model)
     for made in export.convert_schemes(model, ["float32", "int8"], arrays["image"]):
-        (signature,) = made.graph().signatures
+        (signature,) = made.tflite.signatures
         outputs = dict(signature.outputs)
         assert set(outputs) == {"z_classes", "a_map"}
         assert [entry["signature"] for entry in made.export_record()["inputs"]] == ["image"]
         for port, expected in zip(output_specs(model), predicted(model, arrays), strict=True):
-            position = made.graph().main.outputs.index(outputs[port.name])
+            position = made.tflite.main.outputs.index(outputs[port.name])
             output = TFLiteRunner(made.data, output=position).predict(arrays["image"])
             limit = 1e-5 if made.scheme.name == "float32" else 0.05 * np.ptp(expected)
             assert np.abs(output - expected).max() < limit
@@ -82,7 +82,7 @@ def test_a_batch_of_several_computes_what_a_batch_of_one_does(scheme):
     images = samples(model, 7)["input_layer" if "input_layer" in samples(model) else input_specs(model)[0].name]
     one = export.convert_model(model, scheme, images)
     four = export.convert_model(model, scheme, images, batch=4)
-    main = four.graph().main
+    main = four.tflite.main
     assert [main.tensors[index].shape[0] for index in (*main.inputs, *main.outputs)] == [4, 4]
     runner = TFLiteRunner(four.data, batch=4)
     np.testing.assert_allclose(runner.predict(images), TFLiteRunner(one.data).predict(images), rtol=1e-5, atol=1e-6)

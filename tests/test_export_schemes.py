@@ -43,7 +43,7 @@ def made(model, images):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_file_holds_what_the_table_says(made, name):
-    scheme, main = made[name].scheme, made[name].graph().main
+    scheme, main = made[name].scheme, made[name].tflite.main
     operators = zip(main.operators, made[name].layers, strict=True)
     (convolution,) = [op for op, layer in operators if (op.op, layer) == ("CONV_2D", "pointwise")]
     weights, output = main.tensors[convolution.inputs[1]], main.tensors[convolution.outputs[0]]
@@ -66,7 +66,7 @@ def test_a_file_computes_what_the_model_does(made, model, images, key):
 @pytest.mark.parametrize("key", ENDS, ids=str)
 def test_other_ends(made, key):
     name, io = key
-    main = made[key].graph().main
+    main = made[key].tflite.main
     assert {main.tensors[index].dtype for index in (*main.inputs, *main.outputs)} == {io}
     assert made[key].float_operators == ()
     assert made[key].export_record()["scheme"] == name
@@ -74,7 +74,7 @@ def test_other_ends(made, key):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_no_file_has_an_operator_of_tensorflow(made, name):
-    assert not any(operator.is_custom for operator in made[name].graph().main.operators)
+    assert not any(operator.is_custom for operator in made[name].tflite.main.operators)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -27,8 +27,8 @@ def contents(named):
     return {folder / name: text.encode() for name, text in named.items()}
 
 def work():
-    if action == "save_all":
-        files.save_all(contents(new), force)
+    if action == "write_files":
+        files.write_files(contents(new), force)
     else:
         with files.temporary_folder() as temporary:
             (temporary / "below").mkdir()
@@ -66,7 +66,7 @@ print(json.dumps(found))
 """
 
 
-def drive(folder, old, new, force, action="save_all"):
+def drive(folder, old, new, force, action="write_files"):
     """Return what is there after a kill at every step, and after the next run; the last entry is a whole run."""
     folder.mkdir()
     argument = json.dumps([str(folder), STEPS, old, new, force, action])
@@ -186,14 +186,14 @@ from keras_nin import InputError, files
 
 folder = pathlib.Path(sys.argv[1])
 old = {folder / "a.tflite": b"a" * 9000, folder / "a.json": b"{}"}
-files.save_all(old)
+files.write_files(old)
 sizes, errors = (5_000, 30_000, 60_000, 200_000, 5_000_000), []
 for size in sizes:
     for first in (b"b", b"b" * size):
         new = {folder / "a.tflite": first, folder / "b.tflite": b"b" * size, folder / "a.json": b"[]" * 5000}
         try:
-            files.save_all(new, force=True)
-            files.save_all(old, force=True)
+            files.write_files(new, force=True)
+            files.write_files(old, force=True)
             (folder / "b.tflite").unlink()
         except InputError as error:
             errors.append(str(error))

@@ -101,17 +101,17 @@ def test_rounding_up_uses_only_what_is_there(kind, side):
 @pytest.mark.parametrize(
     ("block", "arguments", "message"),
     [
-        (layers.conv1x1, {"filters": 0}, "`filters` to be a positive integer. Received: 0"),
-        (layers.conv1x1, {"filters": 1.5}, "`filters` to be a positive integer. Received: 1.5"),
+        (layers.conv1x1, {"filters": 0}, "`filters` to be a whole number of at least 1. Received: 0"),
+        (layers.conv1x1, {"filters": 1.5}, "`filters` to be a whole number of at least 1. Received: 1.5"),
         (layers.mlpconv, {"filters": (), "kernel_size": 3}, "`filters` to list the channels"),
         (layers.fire, {"squeeze": 1, "expand1x1": 2, "expand3x3": 2, "bypass": "simple"}, "Expected 4 input channels"),
         (layers.fire, {"squeeze": 1, "expand1x1": 3, "expand3x3": 3, "bypass": "no"}, "`bypass` to be one of"),
-        (layers.fire, {"squeeze": 0, "expand1x1": 3, "expand3x3": 3}, "`squeeze` to be a positive integer"),
+        (layers.fire, {"squeeze": 0, "expand1x1": 3, "expand3x3": 3}, "`squeeze` to be a whole number of at least 1"),
         (layers.pointwise_head, {"classes": -1}, "Received: -1"),
         (layers.pool2d, {"kind": "median"}, "`kind` to be one of max, average"),
         (layers.pool2d, {"rounding": "up"}, "`rounding` to be one of floor, ceil"),
         (layers.pool2d, {"size": 9}, "at least 9x9"),
-        (layers.pool2d, {"size": 5, "strides": 5, "rounding": "ceil"}, "can round up"),
+        (layers.pool2d, {"size": 5, "strides": 5, "rounding": "ceil"}, "rounds up with one padding"),
     ],
 )
 def test_arguments_that_do_not_fit(block, arguments, message):

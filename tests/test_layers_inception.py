@@ -158,7 +158,7 @@ def test_the_class_computes_what_the_function_does_and_saves(cls, function, argu
         (lambda: layers.InceptionReduction("c"), "`kind` to be one of a, b"),
         (lambda: layers.inception_reduction(keras.Input((2, 9, 8)), "a"), "at least 3x3"),
         (lambda: layers.LocalResponseNormalization(4), "`size` to be odd"),
-        (lambda: layers.LocalResponseNormalization(0), "`size` to be a positive integer"),
+        (lambda: layers.LocalResponseNormalization(0), "`size` to be a whole number of at least 1"),
         (lambda: layers.inception_module(keras.Input((8,)), 1, 1, 1), "Expected a map"),
     ],
 )

@@ -84,7 +84,7 @@ def test_local_response_normalisation_stays_float_only_where_allowed():
     made = export.convert_model(model, "int8", images, allow_float=True)
     assert made.float_operators == (named,)
     assert made.export_record()["float_operators"] == [named]
-    main = made.graph().main
+    main = made.tflite.main
     assert main.tensors[main.inputs[0]].dtype == main.tensors[main.outputs[0]].dtype == "int8"
 
 

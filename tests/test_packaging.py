@@ -1,6 +1,8 @@
 """What is installed, and what an import loads."""
 
+import ast
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -51,39 +53,72 @@ def test_shipped_weights_are_small():
     assert sum(path.stat().st_size for path in (ROOT / "keras_nin" / "models" / "weights").iterdir()) < 1_000_000
 
 
-def loaded_by(code):
-    """Return the names of the slow packages that running `code` in a new process loads."""
-    check = f"{code}\nimport sys; print(','.join(p for p in {SLOW_PACKAGES} if p in sys.modules))"
-    out = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True).stdout
+CORE = {
+    "ai_edge_litert": "ai-edge-litert",
+    "PIL": "pillow",
+    "sklearn": "scikit-learn",
+    "tensorflow_model_optimization": "tensorflow-model-optimization",
+}
+# What is imported where it is needed, with an error that names the extra, and what comes with TensorFlow.
+OPTIONAL = {"pandas": "notebook", "torch": "torch", "tflite_micro": "micro"}
+WITH_TENSORFLOW = {"ml_dtypes"}
+
+
+def imported_packages():
+    """Return the top-level packages that keras_nin imports, other than the standard library's and itself."""
+    packages = set()
+    for path in (ROOT / "keras_nin").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                packages |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                packages.add(str(node.module).split(".")[0])
+    return packages - set(sys.stdlib_module_names) - {"keras_nin"}
+
+
+def test_what_is_imported_is_required_or_an_extra(wheel):
+    """CI installs all extras: a package that only tests require would be missing after `pip install keras-nin`."""
+    metadata = next(name for name in wheel.namelist() if name.endswith("METADATA"))
+    lines = [line for line in wheel.read(metadata).decode().splitlines() if line.startswith("Requires-Dist: ")]
+    required = {
+        re.split(r"[^A-Za-z0-9_.-]", line.split(": ")[1])[0].lower() for line in lines if "extra ==" not in line
+    }
+    imported = {CORE.get(name, name).lower() for name in imported_packages() - set(OPTIONAL) - WITH_TENSORFLOW}
+    assert imported <= {name.replace("-", "_") for name in required} | required
+    for name in OPTIONAL.values():
+        assert any(f'extra == "{name}"' in line for line in lines)
+
+
+def test_type_checkers_see_the_annotations(wheel):
+    assert "keras_nin/py.typed" in wheel.namelist()
+
+
+def run(code):
+    """Run code in a new process and return the last line that it prints."""
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     return out.splitlines()[-1]
 
 
 @pytest.mark.parametrize(
-    "code",
+    ("code", "packages"),
     [
-        "import keras_nin; keras_nin.models.list_models(); keras_nin.data.list_datasets(); keras_nin.export.SCHEMES",
-        "from keras_nin.cli import main\nfor words in (['--help'], ['export', '--help'], ['list']): main.run(words)",
-        "from keras_nin.tflite import graph",
+        (
+            "import keras_nin; keras_nin.models.list_models(); keras_nin.data.list_datasets(); keras_nin.export.SCHEMES",
+            SLOW_PACKAGES,
+        ),
+        ("from keras_nin.tflite import reader, runner; from keras_nin.tflite.host import describe_host", SLOW_PACKAGES),
+        ("from keras_nin.cli import main; main.run(['list'])", SLOW_PACKAGES),
+        # Help takes under 0.15 s, which benchmarks/startup.py measures, as long as it loads no numerical package.
+        (
+            "from keras_nin.cli import main\nfor words in (['--help'], ['export', '--help']): main.run(words)",
+            (*SLOW_PACKAGES, "numpy"),
+        ),
     ],
+    ids=["package", "tflite", "list", "help"],
 )
-def test_what_needs_no_framework_loads_none(code):
-    assert loaded_by(code) == ""
-
-
-def test_the_check_above_can_fail():
-    assert loaded_by("import sklearn") == "sklearn"
-
-
-def test_running_a_file_loads_no_framework():
-    assert loaded_by("from keras_nin.tflite import run; run.host()") == ""
-
-
-@pytest.mark.parametrize("words", [["--help"], ["export", "--help"]])
-def test_help_loads_little(words):
-    """Help takes under 0.3 s, which benchmarks/startup.py measures, as long as it loads no numerical package."""
-    code = f"import sys; from keras_nin.cli import main; main.run({words}); print('numpy' in sys.modules)"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert out.splitlines()[-1] == "False"
+def test_what_needs_no_framework_loads_none(code, packages):
+    check = f"{code}\nimport json, sys\nprint('json' in sys.modules, [p for p in {packages} if p in sys.modules])"
+    assert run(check) == "True []"
 
 
 @pytest.mark.parametrize("script", ["to_tflite.py", "to_edgetpu.py", "verify.py", "benchmark.py"])

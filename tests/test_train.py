@@ -14,7 +14,7 @@ import tensorflow as tf
 from tensorflow.python.framework.config import disable_op_determinism
 
 from keras_nin import InputError, data, files, layers, models, train
-from keras_nin.train.batches import TrainingBatches, augment
+from keras_nin.train.batches import TrainingBatches, augment_images
 from keras_nin.train.checkpoints import Checkpoints, find_best_epoch
 from keras_nin.train.training import outputs_logits
 
@@ -170,9 +170,9 @@ def test_nothing_in_a_finished_folder_changes_without_force(finished):
     folder, *_ = finished
     before = contents(folder)
     for options in ({}, {"recipe": dataclasses.replace(RECIPE, epochs=2)}, {"seed": 1}):
-        with pytest.raises(InputError, match="no finished run in .*Received: one. Use --force"):
+        with pytest.raises(InputError, match="holds a finished run. Use `force`"):
             fit(folder, **options)
-    with pytest.raises(InputError, match="no finished run"):
+    with pytest.raises(InputError, match="holds a finished run"):
         train.fit_model(network(), tiny(), RECIPE, folder, name="another", preprocessing=UNIT)
     assert contents(folder) == before
 
@@ -211,7 +211,7 @@ def broken(interrupted, tmp_path):
 @pytest.mark.parametrize("options", [{"seed": 1}, {"recipe": dataclasses.replace(RECIPE, epochs=7)}])
 def test_other_settings_in_the_folder_of_an_interrupted_run(options, interrupted):
     before = contents(interrupted)
-    with pytest.raises(InputError, match="run that was interrupted in .*Received: other settings"):
+    with pytest.raises(InputError, match="holds an interrupted run with other settings"):
         fit(interrupted, **options)
     assert contents(interrupted) == before
 
@@ -219,14 +219,14 @@ def test_other_settings_in_the_folder_of_an_interrupted_run(options, interrupted
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("run.json", b"{", "a JSON file. Received: .*run.json.*Use --force"),
-        ("history.json", b"[{]", "a JSON file. Received: .*history.json.*Use --force"),
-        ("history.json", b"{}", "one entry an epoch in .*history.json"),
-        ("history.json", b"[3]", "one entry an epoch"),
-        ("history.json", b'[{"epoch": 2, "val_accuracy": 1, "val_loss": 0}]', "one entry an epoch"),
-        ("history.json", b'[{"epoch": 1, "val_accuracy": "high", "val_loss": 0}]', "one entry an epoch"),
-        ("state/epoch-0002.weights.h5", b"text", "the state of epoch 2 in .*Received: .*Use --force"),
-        ("state/epoch-0002.weights.h5", None, "the state of epoch 2 in .*Use --force"),
+        ("run.json", b"{", "a JSON file. Received: .*run.json.*Use `force`"),
+        ("history.json", b"[{]", "a JSON file. Received: .*history.json.*Use `force`"),
+        ("history.json", b"{}", "one entry per epoch in .*history.json"),
+        ("history.json", b"[3]", "one entry per epoch"),
+        ("history.json", b'[{"epoch": 2, "val_accuracy": 1, "val_loss": 0}]', "one entry per epoch"),
+        ("history.json", b'[{"epoch": 1, "val_accuracy": "high", "val_loss": 0}]', "one entry per epoch"),
+        ("state/epoch-0002.weights.h5", b"text", "the state of epoch 2 in .*Received: .*Use `force`"),
+        ("state/epoch-0002.weights.h5", None, "the state of epoch 2 in .*Use `force`"),
     ],
 )
 def test_a_damaged_run(name, content, message, broken):
@@ -274,8 +274,11 @@ def two_outputs():
             "ends in classes. Received: 'convnet_extra_relu' with output",
         ),
         (lambda: network(size=(None, None, 1)), r"of fixed size. Received: 'net' with \(None, None, 1\)"),
-        (lambda: network(activation="sigmoid"), "ends in a softmax, or in scores .*'net', which ends in a sigmoid"),
-        (lambda: network(classes=2), "labels from 0 to 1 for 'net'. Received: 2 in 'tiny'. Pass --set classes=3"),
+        (lambda: network(activation="sigmoid"), "ends in a softmax, or in logits.*'net', which ends in a sigmoid"),
+        (
+            lambda: network(classes=2),
+            "labels from 0 to 1 for 'net'. Received: 2 in 'tiny'. Build the model with classes=3",
+        ),
         (two_inputs, "one input"),
         (two_outputs, "ends in classes"),
     ],
@@ -294,10 +297,10 @@ def relabelled(labels):
     ("dataset", "message"),
     [
         (dataclasses.replace(tiny(), splits={"test": np.arange(60)}), "images in the train split of 'tiny'"),
-        (relabelled(None), "labelled images"),
+        (relabelled(None), "labeled images"),
         (relabelled(np.arange(60) % 3 - 1), "labels from 0 to 2 for 'net'. Received: -1 in 'tiny'$"),
         (relabelled(np.where(np.arange(60) == 59, 9, 0)), "Received: 9 in 'tiny'"),  # an image of the test split
-        (tiny(1, test=False), "more training images than one. Received: 1"),
+        (tiny(1, test=False), "at least two training images. Received: 1"),
     ],
 )
 def test_datasets_that_do_not_fit(dataset, message, tmp_path):
@@ -353,7 +356,7 @@ def test_only_the_best_and_the_last_state_stay(tmp_path):
     state = Checkpoints(tmp_path)
     for accuracy in (0.1, 0.9, 0.5, 0.4):
         model.get_layer("head").bias.assign([accuracy] * 3)
-        state.add(model, {"val_accuracy": accuracy, "val_loss": math.nan})
+        state.save(model, {"val_accuracy": accuracy, "val_loss": math.nan})
     assert sorted(os.listdir(tmp_path / "state")) == ["epoch-0002.weights.h5", "epoch-0004.weights.h5"]
     again = Checkpoints(tmp_path)
     assert again.history == state.history
@@ -366,7 +369,7 @@ def test_every_batch_of_every_epoch():
     recipe = train.Recipe(batch_size=16)
 
     def epoch(batches, number):
-        batches.start(number)
+        batches.start_epoch(number)
         parts = [batches[index] for index in range(len(batches))]
         assert [len(part) for part, _ in parts] == [16, 16, 16, 2]
         pixels = np.concatenate([part.ravel() for part, _ in parts])
@@ -384,7 +387,7 @@ def test_every_batch_of_every_epoch():
 def test_a_shift_moves_and_repeats_the_edge():
     images = np.arange(200 * 5 * 4, dtype=np.float32).reshape(200, 5, 4, 1)
     before = images.copy()
-    shifted = augment(images, train.Recipe(shift=2), np.random.default_rng(0))
+    shifted = augment_images(images, train.Recipe(shift=2), np.random.default_rng(0))
     np.testing.assert_array_equal(images, before)
     assert shifted.shape == images.shape
     seen = set()
@@ -403,7 +406,7 @@ def test_a_shift_moves_and_repeats_the_edge():
 def test_a_mirror_turns_left_and_right():
     images = np.arange(100 * 2 * 3 * 2, dtype=np.float32).reshape(100, 2, 3, 2)
     before = images.copy()
-    mirrored = augment(images, train.Recipe(flip=True), np.random.default_rng(0))
+    mirrored = augment_images(images, train.Recipe(flip=True), np.random.default_rng(0))
     np.testing.assert_array_equal(images, before)
     turned = [np.array_equal(result, image[:, ::-1]) for image, result in zip(images, mirrored, strict=True)]
     kept = [np.array_equal(result, image) for image, result in zip(images, mirrored, strict=True)]
@@ -413,7 +416,7 @@ def test_a_mirror_turns_left_and_right():
 
 def test_without_changes_the_images_stay_and_are_a_copy():
     images = np.ones((3, 2, 2, 1), np.float32)
-    result = augment(images, train.Recipe(), np.random.default_rng(0))
+    result = augment_images(images, train.Recipe(), np.random.default_rng(0))
     np.testing.assert_array_equal(result, images)
     result[...] = 0
     assert images.min() == 1

@@ -2,10 +2,4 @@
 
 import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__,
-    submod_attrs={
-        "measurement": ["measure_file", "measure_files"],
-        "records": ["BenchmarkResult", "LatencyStatistics", "LayerTime", "Profile"],
-    },
-)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,24 +1,27 @@
-"""How much slower or faster: files measured beside one another, and the same files measured at two times."""
+"""Slower or faster: files measured beside one another, and the same files measured at two times."""
 
 import collections
 import dataclasses
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from keras_nin import files
-from keras_nin.benchmark.records import SCHEMA, BenchmarkResult
+from keras_nin import files, schemas
+from keras_nin.benchmark.records import BenchmarkResult, LatencyStatistics, LayerTime, Profile
 from keras_nin.errors import InputError
+from keras_nin.formatting import format_count
+from keras_nin.results import Result
 
-COMPARISON_SCHEMA = "keras_nin.compare_runs/1"
-SLOWER, FASTER, UNCHANGED, UNKNOWN = "slower", "faster", "alike", "unknown"
+SLOWER, FASTER, UNCHANGED, UNKNOWN = "slower", "faster", "no significant change", "unknown"
 _HOST_FIELDS = ("cpu", "cores", "system", "python", "litert")
-# A layer that changed by less is not told from the profiler's resolution of 1 us and the clock's moods.
+# Smaller changes of a layer do not stand out from the profiler's resolution of 1 us and the varying clock.
 _LAYER_RATIO, _LAYER_US = 1.05, 1.0
 
 
 @dataclass(frozen=True)
 class LatencyRatio:
-    """Time of `file` over that of `base`, measured in turns; `low` to `high` is its 95 % interval, None if unknown."""
+    """Time of `file` over that of `base`, measured in turns; `low` to `high` is its 95% interval, None if unknown."""
 
     file: str
     base: str
@@ -32,7 +35,7 @@ class LatencyRatio:
 class LayerChange:
     """A layer that became slower or faster, or that another kernel computes; us are `KernelTime.typical`.
 
-    What is on one side alone has None on the other.
+    A layer that is in one of the two runs only has None for the other.
     """
 
     name: str
@@ -42,17 +45,24 @@ class LayerChange:
     after_kernel: str | None
 
     @property
-    def added_us(self):
-        """By how much the layer adds to a run."""
+    def added_us(self) -> float:
+        """How much later the layer lets a run end."""
         return (self.after_us or 0.0) - (self.before_us or 0.0)
 
 
 @dataclass(frozen=True)
 class FileChange:
-    """One file on so many threads, before and after; `low` to `high` is the 95 % interval of the ratio, if known.
+    """One file on one number of threads, before and after.
 
-    `verdict` is slower or faster where the interval leaves out 1, alike where it does not, unknown without one. The
-    medians are over so many runs; None in documents of before they were recorded.
+    Attributes:
+        file, threads: which.
+        same_content: whether the file has the same content.
+        before_us, after_us: the medians.
+        ratio: after over before.
+        low, high: its 95% interval; None where a result has too few runs.
+        verdict: `SLOWER` or `FASTER` where the interval excludes 1, `UNCHANGED` where it does not, `UNKNOWN` without.
+        layers: those that changed, largest change first.
+        before_runs, after_runs: runs behind the medians; None in documents that do not record them.
     """
 
     file: str
@@ -68,24 +78,24 @@ class FileChange:
     before_runs: int | None = None
     after_runs: int | None = None
 
-    def exceeds(self, limit):
-        """Return whether it is slower by more than `limit` (0.05 is 5 %), its whole interval above that.
+    def exceeds(self, limit: float) -> bool:
+        """Return whether it is slower by more than `limit` (0.05 is 5%), its whole interval above that.
 
-        A smaller difference than the interval fails no build. Without an interval the medians decide.
+        So noise fails no build. Without an interval the medians decide.
         """
         return (self.ratio if self.low is None else self.low) > 1 + limit
 
 
-@dataclass(frozen=True)
-class RunComparison:
-    """Two benchmarks side by side.
+@dataclass(frozen=True, repr=False)
+class RunComparison(Result):
+    """Two benchmarks compared.
 
     Attributes:
-        changes: `Change` of every result in both, in the order of the second.
-        only_before, only_after: (file, threads) of what is in one alone.
-        hosts: what differs between the machines, a line each.
-        warnings: of both benchmarks, a line each.
-        before_host, after_host: the machines; None in documents of before they were recorded.
+        changes: of every result in both, in the order of the second.
+        only_before, only_after: (file, threads) of results in one of them only.
+        hosts: differences between the machines, one line each.
+        warnings: of both benchmarks, one line each.
+        before_host, after_host: the machines; None in documents that do not record them.
     """
 
     changes: tuple[FileChange, ...]
@@ -93,185 +103,195 @@ class RunComparison:
     only_after: tuple[tuple[str, int], ...]
     hosts: tuple[str, ...]
     warnings: tuple[str, ...]
-    before_host: dict | None = None
-    after_host: dict | None = None
+    before_host: dict[str, Any] | None = None
+    after_host: dict[str, Any] | None = None
 
-    def regressions(self, limit):
-        """Return the changes that `Change.exceeds` the limit."""
+    def regressions(self, limit: float) -> tuple[FileChange, ...]:
+        """Return the changes that `FileChange.exceeds` the limit."""
         return tuple(change for change in self.changes if change.exceeds(limit))
 
-    def to_json(self):
+    def to_json(self) -> dict[str, Any]:
         """Return the comparison as a JSON-ready dictionary (schema ``keras_nin.compare_runs/1``)."""
-        return {"schema": COMPARISON_SCHEMA, **dataclasses.asdict(self)}
+        return {"schema": schemas.COMPARE_RUNS, **dataclasses.asdict(self)}
+
+    def _summary(self) -> str:
+        return "; ".join(
+            f"{change.file}, {format_count(change.threads, 'thread')}: {change.ratio:.3f} times, {change.verdict}"
+            for change in self.changes
+        )
+
+    def _rows(self) -> list[dict[str, Any]]:
+        names = ("file", "threads", "before_us", "after_us", "ratio", "low", "high", "verdict")
+        return [{name: getattr(change, name) for name in names} for change in self.changes]
 
 
-def compute_ratios(profiles):
-    """Return the `Ratio` of each profile to the first with as many threads; of files measured with `interleave`.
+def compute_ratios(profiles: Sequence[Profile]) -> tuple[LatencyRatio, ...]:
+    """Return the `LatencyRatio` of each profile to the first one with as many threads, of files measured in turns.
 
-    Rounds of two files that were measured in one turn are a pair. The ratio is the median over the pairs' ratios: what
-    slows the machine meets both of a pair alike and falls out. The interval is that of `runner.timing.interval`:
-    between two of the sorted ratios, whatever their distribution is, wider where those of neighbouring turns are alike.
+    Rounds of two files measured in one turn are a pair; the ratio is the median of the pairs' ratios, see
+    `keras_nin.benchmark.runner.timing.paired_ratio`.
 
     Args:
-        profiles: `Profile` records of one benchmark.
+        profiles: of one `measure_files` with `interleave`.
 
     Raises:
         InputError: a profile has no rounds.
     """
+    from keras_nin.benchmark.runner.timing import paired_ratio
+
     for profile in profiles:
         if not profile.rounds_us:
             raise InputError(f"Expected files measured in rounds. Received: {profile.file!r} without rounds")
-    bases = {}
+    bases: dict[int, Profile] = {}
+    ratios = []
     for profile in profiles:
-        bases.setdefault(profile.threads, profile)
-    return tuple(
-        _paired_ratio(profile, bases[profile.threads]) for profile in profiles if profile is not bases[profile.threads]
-    )
+        base = bases.setdefault(profile.threads, profile)
+        if profile is not base:
+            ratio = paired_ratio(profile.rounds_us, base.rounds_us)
+            ratios.append(LatencyRatio(profile.file, base.file, profile.threads, *ratio))
+    return tuple(ratios)
 
 
-def _paired_ratio(profile, base):
-    import statistics
+def read_benchmark(path: str) -> BenchmarkResult:
+    """Return the `BenchmarkResult` in a JSON file.
 
-    from keras_nin.benchmark.runner.timing import median_interval
-
-    pairs = [ours / theirs for ours, theirs in zip(profile.rounds_us, base.rounds_us, strict=False)]
-    low, high = median_interval(pairs)
-    known = math.isfinite(low)
-    return LatencyRatio(
-        profile.file,
-        base.file,
-        profile.threads,
-        statistics.median(pairs),
-        low if known else None,
-        high if known else None,
-    )
-
-
-def read_benchmark(path):
-    """Return the `Benchmark` in a JSON file; `InputError` where it is none."""
+    Raises:
+        InputError: the file cannot be read, or is not a whole document of `keras-nin benchmark`.
+    """
     document = files.read_json(path)
     schema = document.get("schema") if isinstance(document, dict) else None
-    if schema != SCHEMA:
-        found = f"schema {schema!r}" if schema else "none"
-        raise InputError(f"Expected a JSON file of `keras-nin benchmark` ({SCHEMA}). Received: {str(path)!r}: {found}")
+    if schema != schemas.BENCHMARK:
+        received = f"schema {schema!r}" if schema else "no schema"
+        raise InputError(
+            f"Expected a JSON file of `keras-nin benchmark` ({schemas.BENCHMARK}). Received: {str(path)!r}: {received}",
+            path=path,
+        )
     try:
-        benchmark = BenchmarkResult.from_json(document)
-        _check_numbers(benchmark)
-        return benchmark
+        result = BenchmarkResult.from_json(document)
+        _check_numbers(result)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         problem = f"{type(error).__name__}: {error}"
         raise InputError(
-            f"Expected a whole JSON file of `keras-nin benchmark`. Received: {str(path)!r} ({problem})"
+            f"{str(path)!r} is a damaged JSON file of `keras-nin benchmark`: {problem}", path=path
         ) from error
+    return result
 
 
-def _check_numbers(benchmark):
+def _check_numbers(result: BenchmarkResult) -> None:
     """Raise `ValueError` or `TypeError` where what is compared is not made of positive numbers."""
-    for profile in benchmark.profiles:
+    result.host.get("cpu")
+    for profile in result.profiles:
         total = profile.total
-        values = [total.median, *(each for each in (total.low, total.high) if each is not None)]
+        values = [total.median, *(bound for bound in (total.low, total.high) if bound is not None)]
         values += [1 + layer.us.typical for layer in profile.layers if layer.us]
         if not all(math.isfinite(value) and value > 0 for value in values):
-            raise ValueError(f"a time of {profile.file!r} is no positive number")
-    benchmark.host.get("cpu")
+            raise ValueError(f"a time of {profile.file!r} is not a positive number")
 
 
-def compare_runs(before, after):
-    """Return the `RunComparison` of two `Benchmark` records, matched by file and threads.
+def compare_runs(before: BenchmarkResult, after: BenchmarkResult) -> RunComparison:
+    """Return the `RunComparison` of two benchmarks, whose results are matched by file and number of threads.
 
-    The runs are independent: the interval of the ratio combines those of the two medians, on a logarithmic scale, by
-    the square root of the sum of squares of their reaches (MOVER: Zou and Donner, Statistics in Medicine 27, 2008).
+    The runs are independent: see `keras_nin.benchmark.runner.timing.independent_ratio_interval`.
 
     Raises:
         InputError: they have no result in common.
     """
-    ours, theirs = _profiles_by_key(after), _profiles_by_key(before)
-    common = [key for key in ours if key in theirs]
+    old, new = _profiles_by_key(before), _profiles_by_key(after)
+    common = [key for key in new if key in old]
     if not common:
-        names = [", ".join(dict.fromkeys(file for file, *_ in found)) or "none" for found in (theirs, ours)]
-        raise InputError(f"Expected results of the same files on as many threads. Received: {names[0]} and {names[1]}")
+        names = [", ".join(dict.fromkeys(file for file, *_ in side)) or "none" for side in (old, new)]
+        raise InputError(
+            f"the benchmarks have no file and number of threads in common: {names[0]} before, {names[1]} after"
+        )
     return RunComparison(
-        tuple(_file_change(theirs[key], ours[key]) for key in common),
-        tuple(key[:2] for key in theirs if key not in ours),
-        tuple(key[:2] for key in ours if key not in theirs),
+        tuple(_file_change(old[key], new[key]) for key in common),
+        tuple(key[:2] for key in old if key not in new),
+        tuple(key[:2] for key in new if key not in old),
         tuple(_host_differences(before.host, after.host)),
-        tuple(f"{name}: {line}" for name, each in (("before", before), ("after", after)) for line in each.warnings),
+        tuple(f"{name}: {line}" for name, side in (("before", before), ("after", after)) for line in side.warnings),
         before.host,
         after.host,
     )
 
 
-def _profiles_by_key(benchmark):
-    """Return the profiles by (file, threads, how many with these came before)."""
-    seen, found = collections.Counter(), {}
-    for profile in benchmark.profiles:
+def _profiles_by_key(result: BenchmarkResult) -> dict[tuple[str, int, int], Profile]:
+    """Return the profiles by (file, threads, how many profiles with these came before)."""
+    counts: collections.Counter[tuple[str, int]] = collections.Counter()
+    profiles = {}
+    for profile in result.profiles:
         key = profile.file, profile.threads
-        found[*key, seen[key]] = profile
-        seen[key] += 1
-    return found
+        profiles[*key, counts[key]] = profile
+        counts[key] += 1
+    return profiles
 
 
-def _host_differences(before, after):
+def _host_differences(before: dict[str, Any], after: dict[str, Any]) -> Iterator[str]:
     for name in _HOST_FIELDS:
         if before.get(name) != after.get(name):
             yield f"{name}: {before.get(name)} before, {after.get(name)} after"
 
 
-def _file_change(before, after):
-    ratio = after.total.median / before.total.median
-    low, high = _independent_interval(before.total, after.total)
-    same = before.sha256 == after.sha256
+def _file_change(before: Profile, after: Profile) -> FileChange:
+    low, high = _ratio_interval(before.total, after.total)
     return FileChange(
-        after.file, after.threads, same, before.total.median, after.total.median, ratio, low, high, _verdict(low, high),
-        tuple(_layer_changes(before.layers, after.layers)), before.runs, after.runs,
-    )  # fmt: skip
+        file=after.file,
+        threads=after.threads,
+        same_content=before.sha256 == after.sha256,
+        before_us=before.total.median,
+        after_us=after.total.median,
+        ratio=after.total.median / before.total.median,
+        low=low,
+        high=high,
+        verdict=_verdict(low, high),
+        layers=tuple(_layer_changes(before.layers, after.layers)),
+        before_runs=before.runs,
+        after_runs=after.runs,
+    )
 
 
-def _verdict(low, high):
-    if low is None:
+def _ratio_interval(before: LatencyStatistics, after: LatencyStatistics) -> tuple[float | None, float | None]:
+    if before.low is None or before.high is None or after.low is None or after.high is None:
+        return None, None
+    from keras_nin.benchmark.runner.timing import independent_ratio_interval
+
+    return independent_ratio_interval((after.median, after.low, after.high), (before.median, before.low, before.high))
+
+
+def _verdict(low: float | None, high: float | None) -> str:
+    if low is None or high is None:
         return UNKNOWN
     return SLOWER if low > 1 else FASTER if high < 1 else UNCHANGED
 
 
-def _independent_interval(before, after):
-    """Return the 95 % interval of the ratio of two independent medians; (None, None) where one has none."""
-    if None in (before.low, before.high, after.low, after.high):
-        return None, None
-
-    def reach(one, other):
-        return max(0.0, math.log(one / other))
-
-    ratio = after.median / before.median
-    down = math.hypot(reach(after.median, after.low), reach(before.high, before.median))
-    up = math.hypot(reach(after.high, after.median), reach(before.median, before.low))
-    return ratio * math.exp(-down), ratio * math.exp(up)
+def _layer_changes(before: Sequence[LayerTime], after: Sequence[LayerTime]) -> list[LayerChange]:
+    """Return the changes of layers with the same name, largest first; none where one side has no layers."""
+    if not before or not after:
+        return []
+    old, new = _layers_by_key(before), _layers_by_key(after)
+    changes = [_layer_change(key[0], old.get(key), new.get(key)) for key in dict.fromkeys((*new, *old))]
+    return sorted(filter(_is_significant, changes), key=lambda change: -abs(change.added_us))
 
 
-def _layer_changes(before, after):
-    """Yield the `LayerChange` records of layers by name, those that changed most first."""
-    sides = [_layers_by_key(layers) for layers in (before, after)]
-    changes = []
-    for key in dict.fromkeys((*sides[1], *sides[0])) if before and after else ():
-        old, new = (side.get(key) for side in sides)
-        changes.append(
-            LayerChange(
-                key[0],
-                *(layer.us.typical if layer and layer.us else None for layer in (old, new)),
-                *(layer.kernel if layer else None for layer in (old, new)),
-            )
-        )
-    yield from sorted(filter(_is_significant, changes), key=lambda change: -abs(change.added_us))
+def _layer_change(name: str, before: LayerTime | None, after: LayerTime | None) -> LayerChange:
+    return LayerChange(
+        name,
+        before.us.typical if before and before.us else None,
+        after.us.typical if after and after.us else None,
+        before and before.kernel,
+        after and after.kernel,
+    )
 
 
-def _layers_by_key(layers):
-    seen, found = collections.Counter(), {}
+def _layers_by_key(layers: Sequence[LayerTime]) -> dict[tuple[str, int], LayerTime]:
+    counts: collections.Counter[str] = collections.Counter()
+    by_key = {}
     for layer in layers:
-        found[layer.name, seen[layer.name]] = layer
-        seen[layer.name] += 1
-    return found
+        by_key[layer.name, counts[layer.name]] = layer
+        counts[layer.name] += 1
+    return by_key
 
 
-def _is_significant(change):
+def _is_significant(change: LayerChange) -> bool:
     if change.before_kernel != change.after_kernel:
         return True
     if change.before_us is None or change.after_us is None:

@@ -1,4 +1,7 @@
-"""The runner as one file: a zip that Python runs, for devices that have nothing of keras-nin."""
+"""Where a benchmark runs: on this machine, on a device that ssh reaches, or on an Android device.
+
+An ssh device needs nothing of keras-nin: it gets the files and the runner, packed into one file, in a temporary folder.
+"""
 
 import contextlib
 import dataclasses
@@ -10,21 +13,53 @@ import shlex
 import tarfile
 import tempfile
 import zipfile
+from collections.abc import Iterator, Mapping
 
-from keras_nin.benchmark import adb, measurement
+from keras_nin.benchmark.adb import BENCHMARK_TOOL_PATH, AndroidDevice, run_tool, tool_command
+from keras_nin.benchmark.job import FileRefusedError, Job, JobResult, ModelEntry, NoAnswerError, Progress, RunJob
+from keras_nin.benchmark.measurement import SILENCE_SECONDS, run_job
 from keras_nin.errors import InputError
 from keras_nin.files import read_bytes
 
-_PACKAGE = pathlib.Path(__file__).parents[1]
+DEVICE_URLS = ("ssh://[user@]host[:port]", "adb://SERIAL")
+
+
+def open_device(url: str | None = None, python: str = "python3", benchmark_model: str | None = None) -> RunJob:
+    """Return the function that runs jobs on a device, for the `run` of `measure_files` and others.
+
+    Every job leaves nothing on the device: there is nothing to close.
+
+    Args:
+        url: ``ssh://[user@]host[:port]`` or ``adb://SERIAL``; None for this machine.
+        python: the interpreter on an ssh device.
+        benchmark_model: LiteRT's tool for an Android device, its path there or here; None takes `BENCHMARK_TOOL_PATH`.
+
+    Raises:
+        InputError: another URL.
+    """
+    if url is None:
+        return run_job
+    if url.startswith("ssh://"):
+        return SshDevice(url, python).run
+    if url.startswith("adb://"):
+        return AndroidDevice(url, benchmark_model or BENCHMARK_TOOL_PATH).run
+    raise InputError(
+        f"Expected `device` as {' or '.join(DEVICE_URLS)}. Received: {url!r}", argument="device", received=url
+    )
+
+
+# The runner as one file.
+
 RUNNER_NAME = "runner.pyz"
-MIN_PYTHON = (3, 10)  # of the runner's own syntax and of ai-edge-litert 2.3
+MIN_PYTHON = (3, 10)  # for the syntax of the runner, and for ai-edge-litert 2.3
 REQUIRED_PACKAGES = {"numpy": "numpy", "ai_edge_litert": "ai-edge-litert"}
+_PACKAGE = pathlib.Path(__file__).parents[1]
 # The packages are there for the runner's absolute imports; their own modules stay here.
 _EMPTY_MODULES = ("keras_nin/__init__.py", "keras_nin/benchmark/__init__.py", "keras_nin/tflite/__init__.py")
-_SHIPPED_MODULES = ("benchmark/runner/**/*.py", "tflite/host.py")
+_SHIPPED_MODULES = ("benchmark/runner/*.py", "child_runtime.py", "tflite/host.py")
 _ARCHIVE_DATE = (1980, 1, 1, 0, 0, 0)
-# stdin ends with the job, so what tells that nobody listens any more is the other end of stdout.
-_ARCHIVE_MAIN = '''"""Do a job of keras_nin.benchmark.runner, and end when nobody reads the answer any more."""
+# stdin ends with the job: the other end of stdout is what tells that nobody listens any more.
+_ARCHIVE_MAIN = '''"""Run a job of keras_nin.benchmark.runner, and end when nobody reads the answer any more."""
 
 import os
 import select
@@ -35,7 +70,7 @@ import threading
 
 def _end_with_the_reader(stream):
     gone = select.poll()
-    gone.register(stream, 0)  # no event asked for: errors and a hang-up are always told
+    gone.register(stream, 0)  # no event asked for: errors and a hang-up are always reported
     gone.poll()
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -49,11 +84,10 @@ sys.exit(main())
 '''
 
 
-def build_runner_archive():
-    """Return the bytes of the file: `python3 runner.pyz` does a job as `keras_nin.benchmark.runner.main` describes it.
+def build_runner_archive() -> bytes:
+    """Return the bytes of a zip file that Python runs: `python3 runner.pyz` runs a job like `runner.main`.
 
-    It needs Python `LEAST_PYTHON` with NumPy and ai_edge_litert, and a POSIX system. The same sources give the same
-    bytes.
+    It needs Python `MIN_PYTHON` with NumPy and ai_edge_litert on a POSIX system. Equal sources give equal bytes.
     """
     contents = {"__main__.py": _ARCHIVE_MAIN.encode()} | dict.fromkeys(_EMPTY_MODULES, b"")
     for pattern in _SHIPPED_MODULES:
@@ -66,7 +100,7 @@ def build_runner_archive():
     return archive.getvalue()
 
 
-# MERGED A device that `ssh` reaches: it gets the files and the runner in a temporary folder, and answers with the times.
+# Devices that ssh reaches.
 
 _URL = re.compile(
     r"ssh://(?:(?P<user>[^@/:\s-][^@/:\s]*)@)?(?P<host>\[[0-9A-Fa-f:.%\w]+\]|[^@/:\s\[-][^@/:\s]*)(?::(?P<port>\d+))?/?"
@@ -84,24 +118,22 @@ _CHECK = (
     f"sys.exit({_MISSING} if gone else 0)"
 )
 # What ssh says, in the order in which it is looked for, and what that means.
-_SSH_PROBLEMS = (
-    ("Could not resolve hostname", "no such host is known. Check the name, or the Host lines of the ssh configuration"),
-    ("Connection refused", "the connection was refused. Check the port, and that an ssh server runs there"),
-    ("IDENTIFICATION HAS CHANGED", "its host key is another one than before. See `ssh-keygen -R`"),
-    ("Host key verification failed", "its host key is not known. Connect once with ssh by hand and accept the key"),
-    (
-        "Permission denied",
-        "it did not let us in. A key is needed that ssh uses without asking (ssh-copy-id, ssh-agent)",
+_CONNECTION_LOST = "the connection was lost"
+_SSH_PROBLEMS = {
+    "Could not resolve hostname": "unknown host. Check the name, or the Host lines of the ssh configuration",
+    "Connection refused": "the connection was refused. Check the port, and that an ssh server runs there",
+    "IDENTIFICATION HAS CHANGED": "its host key has changed. See `ssh-keygen -R`",
+    "Host key verification failed": "its host key is unknown. Connect once with ssh by hand and accept the key",
+    "Permission denied": "permission denied (publickey). Set up a key that ssh uses without asking (ssh-copy-id, "
+    "ssh-agent)",
+    "timed out": "no answer came in time",
+    "No route to host": "there is no route to it in the network",
+    "Network is unreachable": "there is no route to it in the network",
+    **dict.fromkeys(
+        ("Connection closed", "closed by remote host", "Connection reset", "Broken pipe", "not responding"),
+        _CONNECTION_LOST,
     ),
-    ("timed out", "no answer came in time"),
-    ("No route to host", "there is no way to it in the network"),
-    ("Network is unreachable", "there is no way to it in the network"),
-    ("Connection closed", "the connection was lost"),
-    ("closed by remote host", "the connection was lost"),
-    ("Connection reset", "the connection was lost"),
-    ("Broken pipe", "the connection was lost"),
-    ("not responding", "the connection was lost"),
-)
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,132 +144,126 @@ class SshDevice:
 
     Attributes:
         url: ``ssh://[user@]host[:port]``; names of the ssh configuration serve as host.
-        python: the interpreter there; a relative path, or one that starts with ~/, is one from home.
+        python: the interpreter there; a path that is relative, or starts with ~/, starts at the home folder.
 
     Raises:
-        InputError: the URL is no such.
+        InputError: another form of URL.
     """
 
     url: str
     python: str = "python3"
 
-    def __post_init__(self):
-        if not _URL.fullmatch(self.url):
-            raise InputError(f"Expected `--on` as ssh://[user@]host[:port]. Received: {self.url!r}")
+    def __post_init__(self) -> None:
+        self._ssh_arguments("", "")
 
-    def run(self, job, limit=None, progress=None):
-        """Return the `child.Answer` to a job; arguments as in `child.run`.
+    def run(self, job: Job, *, silence: float = SILENCE_SECONDS, progress: Progress | None = None) -> JobResult:
+        """Return the result of a job; arguments as in `keras_nin.benchmark.measurement.run_job`.
 
         Raises:
-            InputError: the device cannot be reached or lacks something, and the message says what to do; or as in
-                `child.run`.
+            InputError: the device cannot be reached or lacks something, and the message says what to do; or as
+                `run_job`.
         """
-        names = _remote_names(job)
-        with tempfile.TemporaryDirectory(prefix="keras-nin-ssh-") as here, self._folder(names, here) as folder:
-            there = {path: f"{folder}/{name}" for path, name in names.items()}
-            models = [model | {"file": there[model["file"]], "name": model["file"]} for model in job["models"]]
-            log = os.path.join(here, "run")
-            command = [*adb.tool_command("ssh"), *self._words(_run_script(self._python, folder), log)]
+        paths = dict.fromkeys(entry["file"] for entry in job["models"])
+        names = {path: f"{index}.tflite" for index, path in enumerate(paths)}
+        with tempfile.TemporaryDirectory(prefix="keras-nin-ssh-") as local, self._folder(names, local) as folder:
+            entries: list[ModelEntry] = [
+                {**entry, "file": f"{folder}/{names[entry['file']]}", "name": entry.get("name", entry["file"])}
+                for entry in job["models"]
+            ]
+            log = os.path.join(local, "run")
+            command = [*tool_command("ssh"), *self._ssh_arguments(_run_script(self._remote_python, folder), log)]
             try:
-                answer = measurement.run_job(job | {"models": models}, command, limit=limit, progress=progress)
-            except InputError as error:
-                if f"ended with status {_SSH_FAILED}" in str(error):
-                    self._raise_connection_problem(_read_text(log))
-                    raise self._error("the connection was lost") from error
-                if isinstance(error, measurement.RunnerNoAnswer):
+                return run_job({**job, "models": entries}, command=command, silence=silence, progress=progress)
+            except (NoAnswerError, FileRefusedError) as error:
+                if error.status == _SSH_FAILED:
+                    raise self._connection_error(log) or self._error(_CONNECTION_LOST) from error
+                if isinstance(error, NoAnswerError):
                     raise self._error(f"the runner did not start: {_last_line(error.log)}") from error
                 raise
-        pairs = zip(answer.results, job["models"], strict=True)
-        return dataclasses.replace(answer, results=tuple(result | {"file": model["file"]} for result, model in pairs))
 
     @property
-    def _python(self):
-        """The interpreter for the shell there, which starts at home."""
+    def _remote_python(self) -> str:
+        """The interpreter for the shell there, which starts in the home folder."""
         return f"./{self.python[2:]}" if self.python.startswith("~/") else self.python
 
     @contextlib.contextmanager
-    def _folder(self, names, here):
-        """Yield the path of a folder there with the runner and the files; the runner's script removes it."""
-        folder = self._send(names, os.path.join(here, "send"))
+    def _folder(self, names: Mapping[str, str], local: str) -> Iterator[str]:
+        """Yield the path of a folder there with the runner and the files; the script of the runner removes it."""
+        folder = self._send(names, os.path.join(local, "send"))
         try:
             yield folder
         except BaseException:  # the script may not have started
             with contextlib.suppress(InputError):
-                words = self._words(f"rm -rf {shlex.quote(folder)}", os.path.join(here, "remove"))
-                adb.run_tool("ssh", words, seconds=_CONNECT_SECONDS)
+                arguments = self._ssh_arguments(f"rm -rf {shlex.quote(folder)}", os.path.join(local, "remove"))
+                run_tool("ssh", arguments, timeout=_CONNECT_SECONDS)
             raise
 
-    def _words(self, script, log):
-        """Return the arguments of ssh that run a shell script there, and send what ssh itself says to a log."""
+    def _ssh_arguments(self, script: str, log: str) -> list[str]:
+        """Return the arguments of ssh that run a shell script there, and send messages of ssh itself to a log."""
         parts = _URL.fullmatch(self.url)
-        words = ["-T", "-E", log, "-o", "BatchMode=yes", "-o", f"ConnectTimeout={_CONNECT_SECONDS}"]
-        words += ["-p", parts["port"]] if parts["port"] else []
-        words += ["-l", parts["user"]] if parts["user"] else []
-        # The login shell may be another one; all of them pass a word in single quotes on as it is.
-        return [*words, "--", parts["host"].strip("[]"), f"sh -c {shlex.quote(script)}"]
-
-    def _send(self, names, log):
-        """Check the device, make a folder there with the runner and the files, and return its path."""
-        ran = adb.run_tool("ssh", self._words(_send_script(self._python), log), _pack_files(names), _SENDING_SECONDS)
-        if ran.returncode == _SSH_FAILED:
-            self._raise_connection_problem(_read_text(log))
-            raise self._error(f"ssh ended: {_last_line(_read_text(log)) or 'without a word'}")
-        lines = ran.stdout.decode(errors="replace").splitlines()
-        folder = next((line[len(_FOLDER_MARK) :] for line in lines if line.startswith(_FOLDER_MARK)), None)
-        if ran.returncode == 0 and folder:
-            return folder
-        raise self._lacking(ran.returncode, lines, ran.stderr.decode(errors="replace"))
-
-    def _lacking(self, status, lines, errors):
-        """Return the `InputError` that says what the device lacks."""
-        found = [line for line in lines if line.strip()]
-        install = f"{self.python} -m pip install {' '.join(sorted(REQUIRED_PACKAGES.values()))}"
-        least = ".".join(map(str, MIN_PYTHON))
-        if status == _NO_PYTHON:
-            return self._error(
-                f"{self.python} is missing there. Install Python {least} or later, or give --python PATH"
+        if parts is None:
+            raise InputError(
+                f"Expected `device` as {DEVICE_URLS[0]}. Received: {self.url!r}", argument="device", received=self.url
             )
+        arguments = ["-T", "-E", log, "-o", "BatchMode=yes", "-o", f"ConnectTimeout={_CONNECT_SECONDS}"]
+        arguments += ["-p", parts["port"]] if parts["port"] else []
+        arguments += ["-l", parts["user"]] if parts["user"] else []
+        # The login shell may be another one; all of them pass a word in single quotes on as it is.
+        return [*arguments, "--", parts["host"].strip("[]"), f"sh -c {shlex.quote(script)}"]
+
+    def _send(self, names: Mapping[str, str], log: str) -> str:
+        """Check the device, make a folder there with the runner and the files, and return its path."""
+        arguments = self._ssh_arguments(_send_script(self._remote_python), log)
+        result = run_tool("ssh", arguments, stdin=_pack_files(names), timeout=_SENDING_SECONDS)
+        if result.status == _SSH_FAILED:
+            raise self._connection_error(log) or self._error(
+                f"ssh ended: {_last_line(_read_text(log)) or 'it printed nothing'}"
+            )
+        lines = [line for line in result.stdout.splitlines() if line.strip()]
+        folder = next((line[len(_FOLDER_MARK) :] for line in lines if line.startswith(_FOLDER_MARK)), None)
+        if result.status == 0 and folder:
+            return folder
+        raise self._error(self._what_is_missing(result.status, lines, result.stderr))
+
+    def _what_is_missing(self, status: int | None, lines: list[str], errors: str) -> str:
+        install = f"{self.python} -m pip install {' '.join(sorted(REQUIRED_PACKAGES.values()))}"
+        minimum = ".".join(map(str, MIN_PYTHON))
+        last = lines[-1] if lines else ""
+        if status == _NO_PYTHON:
+            return f"it has no {self.python}. Install Python {minimum} or later there, or set `python`"
         if status == _OLD_PYTHON:
-            found = found[-1:] or ["an older one"]
-            return self._error(f"{found[0]} there is too old. Python {least} or later is needed (--python PATH)")
+            return f"its {last or 'Python'} is too old. Set `python` to Python {minimum} or later"
         if status == _MISSING:
-            return self._error(f"{self.python} there lacks {', '.join(found[-1].split())}. Run there: {install}")
+            return f"its {self.python} lacks {', '.join(last.split())}. Run there: {install}"
         reason = " ".join(errors.split())[-300:] or f"exit status {status}"
         if status == _NO_ROOM:
-            return self._error(f"the files cannot be written to its temporary folder: {reason}")
-        return self._error(f"the check of the device failed: {reason}")
+            return f"the files cannot be written to its temporary folder: {reason}"
+        return f"the check of the device failed: {reason}"
 
-    def _raise_connection_problem(self, text):
-        """Raise what ssh wrote to its log as an `InputError`, where it is a problem of the connection."""
-        for words, meaning in _SSH_PROBLEMS:
-            if words in text:
-                raise self._error(meaning)
+    def _connection_error(self, log: str) -> InputError | None:
+        """Return the problem of the connection that ssh wrote to its log, or None."""
+        text = _read_text(log)
+        return next((self._error(meaning) for words, meaning in _SSH_PROBLEMS.items() if words in text), None)
 
-    def _error(self, problem):
-        return InputError(f"Expected a device that runs .tflite files. Received: {self.url}: {problem}")
-
-
-def _remote_names(job):
-    """Return the names in the folder there, by the files' paths here."""
-    paths = dict.fromkeys(model["file"] for model in job["models"])
-    return {path: f"{number}.tflite" for number, path in enumerate(paths)}
+    def _error(self, problem: str) -> InputError:
+        return InputError(
+            f"Expected a device that runs .tflite files. Received: {self.url}: {problem}", argument="device"
+        )
 
 
-def _pack_files(names):
-    """Return a tar file with the runner and the files."""
-    made = io.BytesIO()
-    with tarfile.open(fileobj=made, mode="w") as archive:
-        for name, data in [
-            (RUNNER_NAME, build_runner_archive()),
-            *((name, read_bytes(path)) for path, name in names.items()),
-        ]:
+def _pack_files(names: Mapping[str, str]) -> bytes:
+    """Return a tar file with the runner and the files, by their paths here and names there."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        contents = {RUNNER_NAME: build_runner_archive()} | {name: read_bytes(path) for path, name in names.items()}
+        for name, data in contents.items():
             entry = tarfile.TarInfo(name)
             entry.size = len(data)
             archive.addfile(entry, io.BytesIO(data))
-    return made.getvalue()
+    return packed.getvalue()
 
 
-def _send_script(python):
+def _send_script(python: str) -> str:
     """Return the script that checks the device, unpacks its stdin to a new folder and prints its path."""
     python = shlex.quote(python)
     return (
@@ -248,8 +274,8 @@ def _send_script(python):
     )
 
 
-def _run_script(python, folder):
-    """Return the script that runs the runner and removes its folder, whatever becomes of it or of the connection."""
+def _run_script(python: str, folder: str) -> str:
+    """Return the script that runs the runner and removes its folder, whatever happens to it or to the connection."""
     folder = shlex.quote(folder)
     return (
         f"trap '' HUP PIPE; {shlex.quote(python)} {folder}/{RUNNER_NAME}; s=$?; rm -rf {folder}; "
@@ -258,43 +284,12 @@ def _run_script(python, folder):
     )
 
 
-def _last_line(text):
+def _last_line(text: str) -> str:
     lines = text.splitlines()
     return lines[-1].strip() if lines else ""
 
 
-def _read_text(path):
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read()
-    except OSError:
-        return ""
-
-
-# MERGED Where a benchmark runs: on this machine, or on a device that a URL names.
-
-DEVICE_URLS = ("ssh://[user@]host[:port]", "adb://SERIAL")
-
-
-def open_device(url=None, python="python3", benchmark_model=None):
-    """Return the function that carries a job out at a place, as `measure` and all others take it for `run`.
-
-    Every job leaves nothing at the place: there is nothing to close.
-
-    Args:
-        url: ``ssh://[user@]host[:port]``, ``adb://SERIAL``; None for this machine.
-        python: the interpreter on an ssh device.
-        benchmark_model: LiteRT's tool for an Android device, its path there or here; None takes `adb.BENCHMARK_MODEL`.
-
-    Raises:
-        InputError: another URL.
-    """
-    if url is None:
-        return measurement.run_job
-    if url.startswith("ssh://"):
-        return SshDevice(url, python).run
-    if url.startswith("adb://"):
-        from keras_nin.benchmark.adb import BENCHMARK_TOOL_PATH, AndroidDevice
-
-        return AndroidDevice(url, benchmark_model or BENCHMARK_TOOL_PATH).run
-    raise InputError(f"Expected `--on` as {' or '.join(DEVICE_URLS)}. Received: {url!r}")
+def _read_text(path: str) -> str:
+    with contextlib.suppress(OSError):
+        return pathlib.Path(path).read_text(encoding="utf-8", errors="replace")
+    return ""

@@ -1,26 +1,28 @@
-"""From the kernels that the runtime executed to the operators of the file and the layers of the network."""
+"""The time of each layer: executed kernels joined to the operators of the file and their layers, and sums over them."""
 
 import dataclasses
 from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from keras_nin.benchmark import kernel_assignment
-from keras_nin.benchmark import kernel_assignment as table
-from keras_nin.benchmark.records import KernelTime, LayerTime
+from keras_nin.benchmark.kernel_assignment import KernelAssignment, Role, kernel_base_name
+from keras_nin.benchmark.records import KernelTime, LayerTime, Profile
 from keras_nin.errors import InputError
-from keras_nin.tflite import reader
+from keras_nin.tflite.records import TFLiteModel, TFLiteOperator
 
-# The delegate's clock cuts off parts of a microsecond: half of one on average, for what takes more than one.
+# The delegate's clock rounds down to whole microseconds: it loses half of one on average, for what takes longer.
 _CLOCK_LOSS_US = 0.5
-_MOVES_NOTHING = frozenset({"Static Reshape", "Static Expand Dims", "Split Dims", "Fuse Dims"})
-# Kinds whose whole numbers (biases) are weights; elsewhere they are shapes, axes and paddings.
+_FREE_KERNELS = frozenset({"Static Reshape", "Static Expand Dims", "Split Dims", "Fuse Dims"})
+# Kinds whose integers (biases) are weights; elsewhere integers are shapes, axes and paddings.
 _KINDS_WITH_BIAS = frozenset({"pointwise", "spatial", "depthwise", "dense"})
 _INTEGER_DTYPES = frozenset({"int32", "int64"})
 
 
 @dataclass(frozen=True)
 class LayerFacts:
-    """What the audit knows of an operator's layer; MACs None where not known."""
+    """What the audit knows of an operator's layer; MACs None where unknown."""
 
     name: str
     kind: str = "other"
@@ -29,156 +31,165 @@ class LayerFacts:
     macs: int | None = None
 
 
-def join_layers(path, kernels, median_us):
-    """Return the `LayerTime` records of a profiled file, in order of execution, and the runtime's overhead in us.
+def join_layers(
+    model: TFLiteModel, kernels: Sequence[dict[str, Any]], median_us: float
+) -> tuple[tuple[LayerTime, ...], float]:
+    """Return the `LayerTime` of each kernel and operator of a profiled file, and the runtime's overhead in us.
 
-    Every kernel and every operator of the main subgraph is in them. `typical` is corrected for the cut-off of the
-    profiler's clock (`corrected`), the other times are as measured. The overhead is what the median has beyond the
-    typical times: dispatch, copies of inputs and outputs, and, below zero, noise between the runs with and without the
-    profiler.
+    They are in order of execution. `typical` is corrected for the resolution of the profiler's clock (see
+    `correct_kernel_times`), the other times are as measured. The overhead is the median less the typical times:
+    dispatch, copies of inputs and outputs, and, below zero, noise between the runs with and without the profiler.
 
     Args:
-        path: the .tflite file.
-        kernels: what the runner's `events.summary` says of each: ``{"kind", "name", "index", "us"}``.
+        model: the file.
+        kernels: in order of execution, ``{"kind", "name", "index", "us"}`` as in `keras_nin.benchmark.job.ModelResult`.
         median_us: of a whole run without the profiler.
-
-    Raises:
-        InputError: the file is not a valid .tflite file.
     """
-    file = reader.read_model(path)
-    rows = LayerTimeBuilder(file.main, read_layer_facts(path, file.main), median_us)
+    rows = LayerTimeBuilder(model, median_us)
     times = correct_kernel_times(kernels, median_us)
-    for each in kernel_assignment.assign_kernels(file.main, kernels):
-        name, us = (None, None) if each.kernel is None else (kernels[each.kernel]["name"], times[each.kernel])
-        rows.add(each, name, us)
-    return tuple(rows.found), median_us - sum(us.typical for us in times)
+    for assignment in kernel_assignment.assign_kernels(model.main, kernels):
+        if assignment.kernel is None:
+            rows.add(assignment)
+        else:
+            rows.add(assignment, kernels[assignment.kernel]["name"], times[assignment.kernel])
+    return tuple(rows.layers), median_us - sum(us.typical for us in times)
 
 
-def correct_kernel_times(kernels, median_us):
-    """Return the `KernelTime` of each kernel, `typical` with what the delegate's clock cut off of it.
+def correct_kernel_times(kernels: Sequence[dict[str, Any]], median_us: float) -> list[KernelTime]:
+    """Return the `KernelTime` of each kernel, with what the delegate's clock rounded off added to `typical`.
 
-    The clock of the delegate's kernels gives whole microseconds, cut off: it loses half of one of each kernel on
-    average, less of a kernel of under one. Each gets the same part of what is missing to the whole median, half a
-    microsecond at most, so that the sum does not exceed the median by it. TensorFlow Lite's own operators are timed by
-    differences of a clock, which lose nothing on average; reshapes move nothing.
+    That clock rounds down to whole microseconds: it loses half of one per kernel on average, less for a kernel of less
+    than one. Each gets the same part of what the sum lacks to the median of a whole run, at most half a microsecond, so
+    that the sum does not exceed the median because of it. TensorFlow Lite's own operators are timed by differences of a
+    clock, which lose nothing on average; reshapes take no time.
     """
     times = [KernelTime(**kernel["us"]) for kernel in kernels]
-    cut = [
-        kernel["kind"] == "delegate" and table.kernel_base_name(kernel["name"]) not in _MOVES_NOTHING
-        for kernel in kernels
+    is_rounded = [
+        kernel["kind"] == "delegate" and kernel_base_name(kernel["name"]) not in _FREE_KERNELS for kernel in kernels
     ]
-    missing = median_us - sum(us.typical for us in times)
-    lost = min(max(missing / max(sum(cut), 1), 0), _CLOCK_LOSS_US)
+    missing_us = median_us - sum(us.typical for us in times)
+    loss_us = min(max(missing_us / max(sum(is_rounded), 1), 0), _CLOCK_LOSS_US)
     return [
-        dataclasses.replace(us, typical=us.typical + lost) if is_cut else us
-        for us, is_cut in zip(times, cut, strict=True)
+        dataclasses.replace(us, typical=us.typical + loss_us) if rounded else us
+        for us, rounded in zip(times, is_rounded, strict=True)
     ]
 
 
-def read_layer_facts(path, main):
-    """Return the `Facts` of each operator of a file's main subgraph: the audit's, or its type where that refuses it."""
-    from keras_nin.audit import tflite_reader
-    from keras_nin.audit.api import audit_graph
+def read_layer_facts(model: TFLiteModel) -> list[LayerFacts]:
+    """Return the `LayerFacts` of each operator of a file's main subgraph; its type alone where the audit refuses it."""
+    from keras_nin.audit import api, tflite_reader
 
     try:
-        rows = audit_graph(tflite_reader.read_tflite_graph(path)).rows
+        rows = api.audit_graph(tflite_reader.read_tflite_graph(model)).rows
     except InputError:  # such as an input without a fixed size, which the runtime runs at size 1
-        return [LayerFacts(f"{operator.op.lower()} {operator.index}") for operator in main.operators]
+        return [LayerFacts(f"{operator.op.lower()} {operator.index}") for operator in model.main.operators]
     return [LayerFacts(row.name, row.kind, row.role, row.block, row.macs) for row in rows]
 
 
 class LayerTimeBuilder:
-    """Builds `LayerTime` records, `found`, with names that differ.
+    """Builds `LayerTime` records with distinct names.
 
     Args:
-        main: the file's main subgraph.
-        known: `Facts` of each operator.
+        model: the file.
         median_us: of a whole run.
+
+    Attributes:
+        layers: the records.
     """
 
-    def __init__(self, main, known, median_us):
-        self._main, self._known, self._median = main, known, median_us
-        self._uses = Counter()
-        self.found = []
+    def __init__(self, model: TFLiteModel, median_us: float | None) -> None:
+        self._main, self._facts, self._median_us = model.main, read_layer_facts(model), median_us
+        self._name_counts: Counter[str] = Counter()
+        self.layers: list[LayerTime] = []
 
-    def add(self, executed, kernel, us):
-        """Add the row of an `assignment.Executed`, whose kernel has this name and `KernelTime` (None without one)."""
-        facts = None if executed.owner is None else self._known[executed.owner]
-        macs = self._macs(executed)
-        self.found.append(
+    def add(self, assignment: KernelAssignment, kernel: str | None = None, us: KernelTime | None = None) -> None:
+        """Add the record of an assignment, with the kernel's name and time where they are known."""
+        facts = None if assignment.owner is None else self._facts[assignment.owner]
+        computes = bool(assignment.operators) and facts is not None
+        owner = self._main.operators[assignment.owner] if computes and assignment.owner is not None else None
+        macs = self._macs(assignment)
+        self.layers.append(
             LayerTime(
-                name=self._unique(_layer_name(executed, facts, kernel)),
-                op=self._main.operators[executed.owner].op if executed.operators else None,
-                operators=executed.operators,
+                name=self._unique(self._name(assignment, facts, kernel)),
+                op=owner and owner.op,
+                operators=assignment.operators,
                 kernel=kernel,
-                kind=facts.kind if executed.operators else "other",
-                role=facts.role if executed.operators else None,
+                kind=facts.kind if facts and computes else "other",
+                role=facts.role if facts and computes else None,
                 block=facts and facts.block,
                 us=us,
-                share=None if us is None else us.typical / self._median,
+                share=us.typical / self._median_us if us and self._median_us else None,
                 macs=macs,
                 gmacs_per_s=macs / us.typical / 1000 if macs and us and us.typical else None,
-                bytes=self._bytes(executed),
-                dtype=self._dtype(executed),
-                joined=executed.what != kernel_assignment.UNKNOWN and executed.note != kernel_assignment.NOTE_NOT_FOUND,
-                note=executed.note,
+                bytes=self._bytes(assignment),
+                dtype=self._main.tensors[owner.outputs[0]].dtype if owner and owner.outputs else None,
+                joined=assignment.is_joined,
+                note=assignment.note,
             )
         )
 
-    def _unique(self, name):
-        self._uses[name] += 1
-        return name if self._uses[name] == 1 else f"{name} ({self._uses[name]})"
+    @staticmethod
+    def _name(assignment: KernelAssignment, facts: LayerFacts | None, kernel: str | None) -> str:
+        if facts is None:
+            return kernel or "unknown"
+        if kernel is None or assignment.role is Role.COMPUTES:
+            return facts.name
+        return f"{facts.name} ({kernel_base_name(kernel)})"
 
-    def _macs(self, executed):
-        """Their sum over the operators; of an operator's further kernels, or where one is not known, None."""
-        macs = [self._known[index].macs for index in executed.operators]
-        return None if executed.what == kernel_assignment.PART or not macs or None in macs else sum(macs)
+    def _unique(self, name: str) -> str:
+        self._name_counts[name] += 1
+        return name if self._name_counts[name] == 1 else f"{name} ({self._name_counts[name]})"
 
-    def _bytes(self, executed):
-        operators = [self._main.operators[index] for index in executed.operators]
-        if executed.what == kernel_assignment.PART:
+    def _macs(self, assignment: KernelAssignment) -> int | None:
+        """Return the sum over the operators; None for further kernels of an operator, and where one is unknown."""
+        if assignment.role is Role.PART or not assignment.operators:
+            return None
+        total = 0
+        for index in assignment.operators:
+            macs = self._facts[index].macs
+            if macs is None:
+                return None
+            total += macs
+        return total
+
+    def _bytes(self, assignment: KernelAssignment) -> int:
+        """Return the bytes of what the operators read and write; what passes between them counts for neither."""
+        if assignment.role is Role.PART:
             return 0
-        with_bias = {index for index in executed.operators if self._known[index].kind in _KINDS_WITH_BIAS}
-        read = {at for each in operators for at in each.inputs if at >= 0 and self._counts(at, each.index in with_bias)}
-        inside = {at for each in operators for at in each.outputs} & read
-        written = {at for each in operators for at in each.outputs} - inside
-        return sum(self._main.tensors[at].nbytes or 0 for at in (read - inside) | written)
+        operators = [self._main.operators[index] for index in assignment.operators]
+        outputs = {tensor for operator in operators for tensor in operator.outputs}
+        inputs = {tensor for operator in operators for tensor in self._data_inputs(operator)}
+        return sum(self._main.tensors[index].nbytes or 0 for index in inputs ^ outputs)
 
-    def _counts(self, at, with_bias):
-        tensor = self._main.tensors[at]
-        return with_bias or not (tensor.is_constant and tensor.dtype in _INTEGER_DTYPES)
-
-    def _dtype(self, executed):
-        outputs = () if not executed.operators else self._main.operators[executed.owner].outputs
-        return self._main.tensors[outputs[0]].dtype if outputs else None
-
-
-def _layer_name(executed, facts, kernel):
-    if facts is None:
-        return kernel
-    is_layer = executed.what in (kernel_assignment.COMPUTES, kernel_assignment.NO_KERNEL)
-    return facts.name if is_layer else f"{facts.name} ({table.kernel_base_name(kernel)})"
+    def _data_inputs(self, operator: TFLiteOperator) -> Iterable[int]:
+        """Yield the tensors that an operator reads, without shapes, axes and paddings."""
+        with_bias = self._facts[operator.index].kind in _KINDS_WITH_BIAS
+        for index in operator.inputs:
+            if index >= 0:
+                tensor = self._main.tensors[index]
+                if with_bias or not (tensor.is_constant and tensor.dtype in _INTEGER_DTYPES):
+                    yield index
 
 
-# MERGED What the layers of a profile cost together: 1x1 by role, other convolutions, and by block.
+# Sums over the layers of a profile.
 
 POINTWISE = "pointwise"
 ROLES = ("reduce", "expand", "mix", "projection", "head")
-_CONVOLUTION_KINDS = ("spatial", "depthwise", "dense")
 OTHER, OVERHEAD, NO_BLOCK = "other", "runtime overhead", "(no block)"
+_CONVOLUTION_KINDS = ("spatial", "depthwise", "dense")
 
 
 @dataclass(frozen=True)
 class LatencySubtotal:
-    """Sums over `rows` rows of a profile.
+    """Sums over some rows of a profile.
 
     Attributes:
-        name: "1x1 reduce", "spatial", a block's, or `OVERHEAD`, which has no rows.
+        name: "1x1 reduce", "spatial", the name of a block, or `OVERHEAD`, which has no rows.
         rows: how many.
-        us: their typical times together, in microseconds.
-        share: of the whole median.
-        macs: together; rows where they are not known count 0.
-        gmacs_per_s: 10^9 MACs a second; None without MACs or time.
+        us: sum of their typical times, in microseconds.
+        share: of the median of a whole run.
+        macs: their sum; rows where they are unknown count 0.
+        gmacs_per_s: 10^9 MACs per second; None without MACs or time.
     """
 
     name: str
@@ -189,45 +200,50 @@ class LatencySubtotal:
     gmacs_per_s: float | None
 
 
-def sum_by_role(profile):
-    """Return a `Subtotal` for each kind of layer in a `Profile`, the 1x1 layers by role, and last the overhead.
+def sum_by_role(profile: Profile) -> tuple[LatencySubtotal, ...]:
+    """Return a subtotal for each kind of layer in a profile, 1x1 layers by role, and last the overhead.
 
-    Together they are the whole median. Kinds and roles without a row are left out; pools, merges, activations and what
-    the runtime inserted are "other".
+    Together they are the median of a whole run. Kinds and roles without a row are left out; pooling, merges,
+    activations and inserted kernels are "other".
     """
     names = (*(f"1x1 {role}" for role in ROLES), *_CONVOLUTION_KINDS, OTHER)
     return _sum_groups(profile, _role_or_kind, names)
 
 
-def sum_by_block(profile):
-    """Return a `Subtotal` for each block of a `Profile` in order of execution, and last the overhead."""
+def sum_by_block(profile: Profile) -> tuple[LatencySubtotal, ...]:
+    """Return a subtotal for each block of a profile in order of execution, and last the overhead."""
     return _sum_groups(profile, lambda layer: layer.block or NO_BLOCK, ())
 
 
-def sum_pointwise(profile):
-    """Return the `Subtotal` of all 1x1 layers of a `Profile`, named "1x1"."""
+def sum_pointwise(profile: Profile) -> LatencySubtotal:
+    """Return the subtotal of all 1x1 layers of a profile, named "1x1"."""
     return _sum_layers(profile, "1x1", [layer for layer in profile.layers if layer.kind == POINTWISE])
 
 
-def _role_or_kind(layer):
+def _role_or_kind(layer: LayerTime) -> str:
     if layer.kind == POINTWISE:
         return f"1x1 {layer.role}"
     return layer.kind if layer.kind in _CONVOLUTION_KINDS else OTHER
 
 
-def _sum_groups(profile, key, first):
-    groups = {name: [] for name in first}
+def _sum_groups(profile: Profile, key: Callable[[LayerTime], str], order: Iterable[str]) -> tuple[LatencySubtotal, ...]:
+    groups: dict[str, list[LayerTime]] = {name: [] for name in order}
     for layer in profile.layers:
         groups.setdefault(key(layer), []).append(layer)
-    found = [_sum_layers(profile, name, layers) for name, layers in groups.items() if layers]
+    subtotals = [_sum_layers(profile, name, layers) for name, layers in groups.items() if layers]
     if profile.overhead_us is not None:
         share = profile.overhead_us / profile.total.median
-        found.append(LatencySubtotal(OVERHEAD, 0, profile.overhead_us, share, 0, None))
-    return tuple(found)
+        subtotals.append(LatencySubtotal(OVERHEAD, 0, profile.overhead_us, share, 0, None))
+    return tuple(subtotals)
 
 
-def _sum_layers(profile, name, layers):
+def _sum_layers(profile: Profile, name: str, layers: Sequence[LayerTime]) -> LatencySubtotal:
     us = sum(layer.us.typical for layer in layers if layer.us)
     macs = sum(layer.macs or 0 for layer in layers)
     rate = macs / us / 1000 if macs and us else None
     return LatencySubtotal(name, len(layers), us, us / profile.total.median, macs, rate)
+
+
+def total_kernel_us(profile: Profile) -> float | None:
+    """Return the sum of the typical times of all kernels of a profile in us; None without a profiler."""
+    return sum(layer.us.typical for layer in profile.layers if layer.us and layer.kernel is not None) or None

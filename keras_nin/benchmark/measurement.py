@@ -1,361 +1,400 @@
-"""Run a job of the runner in a process of its own, so that a file that crashes the runtime takes nothing else along."""
+"""From .tflite files to a `BenchmarkResult`: run them, here or on a device, and join what ran to the layers."""
 
 import contextlib
 import dataclasses
-import json
 import os
 import pathlib
-import queue
 import shlex
-import signal
-import subprocess
-import sys
-import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from keras_nin import files
-from keras_nin.benchmark import layer_times
+from keras_nin.benchmark import layer_times, single_operators
+from keras_nin.benchmark.job import (
+    DelegateNotLoadedError,
+    FileRefusedError,
+    Job,
+    JobResult,
+    ModelEntry,
+    ModelProgress,
+    ModelResult,
+    NoAnswerError,
+    Progress,
+    RunJob,
+)
 from keras_nin.benchmark.records import PROFILER, BenchmarkResult, LatencyStatistics, Profile
+from keras_nin.child_process import JsonProcess, describe_status, python_command
 from keras_nin.errors import InputError, check_choice
-from keras_nin.tflite import reader
+from keras_nin.formatting import format_count, format_percent
+from keras_nin.tflite.reader import read_model
+from keras_nin.tflite.records import TFLiteModel
 
-SILENCE_SECONDS = 60
-_ROOT = pathlib.Path(__file__).parents[2]
-_LOG_BYTES = 1 << 15
-_GRACE_SECONDS = 5
-_LOG_SECONDS = 0.2
-_MOST_CHARACTERS = 300
-_MEMORY = ("std::bad_alloc", "std::length_error", "MemoryError", "Unable to allocate")
-_ERRORS = ("ERROR:", "FATAL:", "Fatal:", "F0000")
-
-
-class RunnerNotStarted(InputError):
-    """The command of the runner cannot be started."""
-
-
-class RunnerNoAnswer(InputError):
-    """The runner ended, or was silent, before it said a word; with its exit `status` (None: silent) and its `log`."""
-
-    def __init__(self, message, status, log):
-        super().__init__(message)
-        self.status, self.log = status, log
-
-
-class FileRefused(InputError):
-    """The runtime does not run a file."""
-
-
-@dataclasses.dataclass(frozen=True)
-class JobResult:
-    """What a runner said: its machine, and a dictionary for each model in their order (see `runner.main`)."""
-
-    host: dict
-    results: tuple[dict, ...]
-
-
-def local_runner_command():
-    """Return the command that starts the runner on this machine, and its environment."""
-    path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
-    return [sys.executable, "-m", "keras_nin.benchmark.runner"], os.environ | {"PYTHONPATH": path}
-
-
-def run_job(job, command=None, environment=None, limit=None, progress=None):
-    """Return the `Answer` to a job.
-
-    Args:
-        job: see `runner.main`. An entry of its models may have a "name" that messages use instead of its "file".
-        command, environment: of the process, which may start the runner elsewhere; None takes those of `local_command`.
-        limit: seconds of silence after which the process is killed; None is a minute.
-        progress: function of what each model's "progress" says, called while the job runs, or None.
-
-    Raises:
-        NotStarted, NoAnswer, Refused: kinds of `InputError`.
-    """
-    if command is None:
-        command, environment = local_runner_command()
-    limit = SILENCE_SECONDS if limit is None else limit
-    host, results = None, []
-    with _RunnerProcess(command, environment) as process:
-        process.send(job)
-        late = False
-        try:
-            for document in process.documents(limit):
-                host = document.get("host", host)
-                if "error" in document:
-                    problem = document["error"]
-                    raise _file_refused(job, problem["model"], problem["message"] + process.reason())
-                if "progress" in document and progress:
-                    progress(document["progress"])
-                if "result" in document:
-                    results.append(document["result"])
-                if host is not None and len(results) == len(job["models"]):
-                    return JobResult(host, tuple(results))
-        except queue.Empty:
-            late = True
-        raise _job_failure(job, host, None if late else process.status(), limit, process)
-
-
-def _job_failure(job, host, status, limit, process):
-    """Return the error of a runner that ended, or was silent (`status` None), without all results."""
-    reason = process.reason()
-    if status is None:
-        problem = f"nothing came for {limit:g} s"
-    elif status < 0:
-        problem = f"the runtime was killed by {_signal_name(-status)}"
-    else:
-        problem = f"its process ended with status {status}"
-    if host is None:
-        last = reason or process.last_line()
-        message = f"Expected an answer of the runner. Received: none from {shlex.join(process.command)[:200]!r}: "
-        return RunnerNoAnswer(message + problem + last, status, process.log)
-    # The models run together: of several it is not known which one it was.
-    return _file_refused(job, 0 if len(job["models"]) == 1 else None, problem + reason)
-
-
-def _signal_name(number):
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
-
-
-def _file_refused(job, model, problem):
-    names = [each.get("name", each["file"]) for each in job["models"]]
-    which = repr(names[model]) if model is not None else f"one of {', '.join(dict.fromkeys(map(repr, names)))}"
-    return FileRefused(f"Expected a file that the LiteRT runtime runs. Received: {which}: {problem}")
-
-
-class _RunnerProcess:
-    """A process in a group of its own, which ends with the block; its stdout as documents, the end of its stderr."""
-
-    def __init__(self, command, environment):
-        self.command, self._environment = command, environment
-        self._lines = queue.SimpleQueue()
-        self._head, self._tail = b"", b""
-
-    def __enter__(self):
-        pipe = subprocess.PIPE
-        try:
-            self._process = subprocess.Popen(
-                self.command, stdin=pipe, stdout=pipe, stderr=pipe, env=self._environment, start_new_session=True
-            )
-        except OSError as error:
-            raise RunnerNotStarted(
-                f"Expected a command that starts the runner. Received: {self.command[0]!r} ({error.strerror})"
-            ) from None
-        self._readers = [threading.Thread(target=read, daemon=True) for read in (self._read_lines, self._read_log)]
-        for reader in self._readers:
-            reader.start()
-        return self
-
-    def __exit__(self, *error):
-        # Before the process is waited for: until then nothing else can have its number.
-        with contextlib.suppress(OSError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-        for reader in self._readers:
-            reader.join(_GRACE_SECONDS)
-        for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
-            with contextlib.suppress(OSError):
-                stream.close()
-
-    def _read_lines(self):
-        for line in self._process.stdout:
-            self._lines.put(line)
-        self._lines.put(None)
-
-    def _read_log(self):
-        while chunk := self._process.stderr.read1(_LOG_BYTES):
-            room = _LOG_BYTES - len(self._head)
-            self._head, self._tail = self._head + chunk[:room], (self._tail + chunk[room:])[-_LOG_BYTES:]
-
-    def send(self, job):
-        """Write the job to stdin, and close it; a process that ended already is told of by its answer."""
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(json.dumps(job).encode() + b"\n")
-            self._process.stdin.close()
-
-    def documents(self, limit):
-        """Yield the dictionaries on stdout; `queue.Empty` after `limit` seconds without a line."""
-        while (line := self._lines.get(timeout=limit)) is not None:
-            with contextlib.suppress(ValueError):
-                document = json.loads(line)
-                if isinstance(document, dict):
-                    yield document
-
-    def status(self):
-        """Return the exit status of the process, which has closed its stdout."""
-        try:
-            return self._process.wait(_GRACE_SECONDS)
-        except subprocess.TimeoutExpired:
-            return None
-
-    @property
-    def log(self):
-        """What the process wrote to stderr so far: the beginning and the end of it."""
-        return "\n".join(part.decode(errors="replace") for part in (self._head, self._tail) if part)
-
-    def reason(self):
-        """Return the first error that the runtime printed, which the others follow from, in brackets; else nothing."""
-        self._readers[1].join(_LOG_SECONDS)
-        lines = [line.strip() for line in self.log.splitlines()]
-        if any(sign in line for sign in _MEMORY for line in lines):
-            return " (it asks for more memory than is free)"
-        errors = [line.partition(" ")[2] for line in lines if line.startswith(_ERRORS)]
-        return f" ({errors[0][:_MOST_CHARACTERS]})" if errors else ""
-
-    def last_line(self):
-        """Return the last line on stderr, in brackets; nothing where there is none."""
-        lines = [line.strip() for line in self.log.splitlines() if line.strip()]
-        return f" ({lines[-1][:_MOST_CHARACTERS]})" if lines else ""
-
-
-# MERGED From .tflite files to a `Benchmark`: run them where asked, and join what ran to the layers.
-
+RUNNER_MODULE = "keras_nin.benchmark.runner.main"
+SILENCE_SECONDS = 60.0
 MEASUREMENT_SECONDS = 5.0
 LAYER_METHODS = ("profiler", "single")
+_MAX_CHARACTERS = 300
+_OUT_OF_MEMORY = ("std::bad_alloc", "std::length_error", "MemoryError", "Unable to allocate")
+_LOGGED_ERRORS = ("ERROR:", "FATAL:", "Fatal:", "F0000")
 _BUSY_SHARE = 0.1
 
 
-def measure_file(path, threads=1, **options):
-    """Return the `Profile` of one .tflite file; arguments and errors as in `measure`."""
-    return measure_files([path], threads=(threads,), **options).profiles[0]
+def run_job(
+    job: Job,
+    *,
+    command: Sequence[str] | None = None,
+    environment: Mapping[str, str] | None = None,
+    silence: float = SILENCE_SECONDS,
+    progress: Progress | None = None,
+) -> JobResult:
+    """Run a job in a process of its own, so that a file that crashes the runtime takes nothing else along.
+
+    Args:
+        job: what to measure.
+        command, environment: of the process, which may start the runner elsewhere; None starts it here.
+        silence: seconds without output after which the process is killed.
+        progress: called with what is known of each model while the job runs.
+
+    Raises:
+        ProcessStartError: the command cannot be started.
+        NoAnswerError: the process ended, or was silent, before its first answer.
+        FileRefusedError: the runtime does not run a file, or crashed.
+        DelegateNotLoadedError: the external delegate does not load.
+    """
+    if command is None:
+        command, environment = python_command(RUNNER_MODULE)
+    host: dict[str, Any] | None = None
+    results: list[ModelResult] = []
+    with JsonProcess(command, job=job, environment=environment) as process:
+        for document in process.documents(silence):
+            host = document.get("host", host)
+            if "error" in document:
+                raise _reported_error(job, document["error"], process.stderr)
+            if "progress" in document and progress:
+                progress(document["progress"])
+            if "result" in document:
+                results.append(document["result"])
+            if host is not None and len(results) == len(job["models"]):
+                return JobResult(host, tuple(results))
+        raise _ended_error(job, process, silence, answered=host is not None)
+
+
+def _reported_error(job: Job, error: dict[str, Any], log: str) -> InputError:
+    """Return the error that the process reported."""
+    reason = error["message"] + _logged_reason(log)
+    if error.get("kind") == "delegate":
+        return DelegateNotLoadedError(
+            f"Expected `delegate` to be a library that loads where the files run. Received: {reason}",
+            argument="delegate",
+            received=job.get("delegate"),
+        )
+    return _refused_error(job, error["model"], reason)
+
+
+def _ended_error(job: Job, process: JsonProcess, silence: float, answered: bool) -> InputError:
+    """Return the error of a process that ended, or was silent, without all results."""
+    log = process.stderr
+    problem = f"no output for {silence:g} s" if process.status is None else describe_status(process.status)
+    if answered:
+        # The models run together: it is not known which of several it was.
+        model = 0 if len(job["models"]) == 1 else None
+        return _refused_error(job, model, problem + _logged_reason(log), process.status)
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    reason = _logged_reason(log) or (f" ({lines[-1][:_MAX_CHARACTERS]})" if lines else "")
+    return NoAnswerError(
+        f"Expected an answer from the benchmark process {shlex.join(process.command)[:200]!r}. Received: "
+        f"{problem}{reason}",
+        status=process.status,
+        log=log,
+    )
+
+
+def _refused_error(job: Job, model: int | None, problem: str, status: int | None = None) -> FileRefusedError:
+    names = [repr(entry.get("name", entry["file"])) for entry in job["models"]]
+    which = f"one of {', '.join(dict.fromkeys(names))}" if model is None else names[model]
+    path = None if model is None else job["models"][model]["file"]
+    message = f"Expected a file that the LiteRT runtime runs. Received: {which}: {problem}"
+    return FileRefusedError(message, model=model, path=path, status=status)
+
+
+def _logged_reason(log: str) -> str:
+    """Return the first error that the runtime logged, which the others follow from, in brackets; else nothing."""
+    lines = [line.strip() for line in log.splitlines()]
+    if any(sign in line for sign in _OUT_OF_MEMORY for line in lines):
+        return " (it asks for more memory than is free)"
+    errors = [line.partition(" ")[2] for line in lines if line.startswith(_LOGGED_ERRORS)]
+    return f" ({errors[0][:_MAX_CHARACTERS]})" if errors else ""
+
+
+@dataclass(frozen=True)
+class BenchmarkFile:
+    """A file to measure.
+
+    Attributes:
+        source: its path, its content, or the record of it that `keras_nin.tflite.reader.read_model` returned.
+        name: what the result calls it; None takes the name of the file.
+        notes: what a reader of its latency must know.
+    """
+
+    source: str | os.PathLike[str] | bytes | TFLiteModel
+    name: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+FileSource = str | os.PathLike[str] | bytes | TFLiteModel | BenchmarkFile
+
+
+@dataclass(frozen=True)
+class _OpenFile:
+    """A file that is known to be valid: its record, and the path where it lies for the runtime."""
+
+    model: TFLiteModel
+    path: str
+    name: str
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Options:
+    """What all files of a call are measured with; fields as the arguments of `measure_files`."""
+
+    threads: Sequence[int]
+    runs: int | None
+    seconds: float
+    layers: bool
+    method: str
+    interleave: bool
+    delegate: str | None
+    run: RunJob
+    progress: Callable[[str], object] | None
+
+    def job(self, entries: list[ModelEntry]) -> Job:
+        profile = self.layers and self.method == "profiler"
+        return {
+            "models": entries,
+            "runs": self.runs,
+            "seconds": self.seconds,
+            "profile": profile,
+            "delegate": self.delegate,
+        }
+
+
+@dataclass(frozen=True)
+class _Measurement:
+    """A profile, the machine, and the share of its processor time that others took meanwhile."""
+
+    profile: Profile
+    host: dict[str, Any]
+    others_share: float
+
+
+def measure_file(file: FileSource, threads: int = 1, **options: Any) -> Profile:
+    """Return the `Profile` of one .tflite file; arguments and errors as in `measure_files`."""
+    return measure_files([file], threads=(threads,), **options).profiles[0]
 
 
 def measure_files(
-    paths,
+    sources: Sequence[FileSource],
     *,
-    threads=(1,),
-    runs=None,
-    seconds=MEASUREMENT_SECONDS,
-    layers=True,
-    method=LAYER_METHODS[0],
-    interleave=False,
-    delegate=None,
-    run=run_job,
-    progress=None,
-):
-    """Return the `Benchmark` of .tflite files with each number of threads, file by file.
+    threads: Sequence[int] = (1,),
+    runs: int | None = None,
+    seconds: float = MEASUREMENT_SECONDS,
+    layers: bool = True,
+    method: str = LAYER_METHODS[0],
+    interleave: bool = False,
+    delegate: str | None = None,
+    run: RunJob = run_job,
+    progress: Callable[[str], object] | None = None,
+    failures: list[InputError] | None = None,
+) -> BenchmarkResult:
+    """Measure the latency of .tflite files with each number of threads, file by file, and of each of their layers.
+
+    Every file runs in a process of its own: loaded, warmed up, then run until its median is known. Layers are timed
+    beside that, so that the latency of the whole is that without a profiler.
 
     Args:
-        paths: of the files.
+        sources: the files; each is read once.
         threads: numbers of threads.
-        runs: exactly so many runs of each; None runs until the 95 % confidence interval of the median is within 1 %.
-        seconds: the longest that one measurement (all of them together with `interleave`) may take then.
-        layers: whether to take the time of every layer too.
-        method: how: "profiler", or "single" for each operator alone, which is also the way where there is no profiler.
-        interleave: let all files take turns, so that what changes on the machine meets all of them alike.
+        runs: exactly so many runs of each; None runs until the 95% confidence interval of the median is within 1%.
+        seconds: the longest that one measurement, or with `interleave` all together, may take then.
+        layers: whether to time every layer too; not with a `delegate`.
+        method: "profiler", or "single" for each operator alone, which also serves where there is no profiler.
+        interleave: whether all files take turns, so that changes of the machine affect all of them alike.
         delegate: path of an external delegate's library.
-        run: what carries a job out: `child.run` here, or on a device.
-        progress: function of a line of text that says how far it is, called while it runs, or None.
+        run: runs a job; `run` of an `open_device` for another machine.
+        progress: called with a line of text while it runs.
+        failures: gets the errors of files that are invalid or do not run, and the others are measured all the same;
+            None raises the first error.
+
+    Returns:
+        `BenchmarkResult`, without the files that failed.
 
     Raises:
-        InputError: no file or number of threads, or a file is not valid or does not run.
+        InputError: no file or number of threads, or without `failures` a file is invalid or does not run.
     """
     check_choice("method", method, LAYER_METHODS)
-    paths = [os.fspath(path) for path in paths]
-    for name, values in (("paths", paths), ("threads", threads)):
+    for name, values in (("sources", sources), ("threads", threads)):
         if not values:
-            raise InputError(f"Expected `{name}` to name at least one. Received: none")
-    graphs = {path: _read_runnable(path) for path in dict.fromkeys(paths)}
-    models = [{"file": path, "threads": count} for path in paths for count in threads]
-    common = {"runs": runs, "seconds": seconds, "profile": layers and method == "profiler", "delegate": delegate}
-    jobs = [models] if interleave else [[model] for model in models]
-    answers = [_run_with_progress(run, {"models": job, **common}, progress) for job in jobs]
-    host = answers[0].host
-    profiles = [
-        _build_profile(graphs[model["file"]], model["file"], result, host)
-        for job, answer in zip(jobs, answers, strict=True)
-        for model, result in zip(job, answer.results, strict=True)
-    ]
-    if layers and not delegate:
-        from keras_nin.benchmark.single_operators import add_layers
-
-        profiles = [
-            add_layers(each, model["file"], seconds, run) if each.method is None else each
-            for each, model in zip(profiles, models, strict=True)
-        ]
-    return BenchmarkResult(host, tuple(profiles), tuple(_machine_warnings(answers, profiles)))
+            raise InputError(f"Expected `{name}` to have at least one entry. Received: none", argument=name)
+    layers = layers and delegate is None
+    options = _Options(threads, runs, seconds, layers, method, interleave, delegate, run, progress)
+    measured: list[_Measurement] = []
+    with contextlib.ExitStack() as stack:
+        opened: list[_OpenFile] = []
+        for source in sources:
+            with _collecting(failures):
+                opened.append(_open_file(source, stack))
+        for group in [opened] if interleave and opened else [[file] for file in opened]:
+            with _collecting(failures):
+                measured += _measure_group(group, options, failures)
+    if not measured:
+        return BenchmarkResult({}, ())
+    return BenchmarkResult(
+        measured[0].host, tuple(item.profile for item in measured), tuple(_machine_warnings(measured))
+    )
 
 
-def _read_runnable(path):
-    """Return the graph of a file; `InputError` where it is not valid, or where it is not said at what size it runs."""
-    found = reader.read_model(path)
-    for index in found.main.inputs:
-        tensor = found.main.tensors[index]
+@contextlib.contextmanager
+def _collecting(failures: list[InputError] | None) -> Iterator[None]:
+    """Append an `InputError` of the block to `failures`, or raise it where that is None."""
+    try:
+        yield
+    except InputError as error:
+        if failures is None:
+            raise
+        failures.append(error)
+
+
+def _open_file(source: FileSource, stack: contextlib.ExitStack) -> _OpenFile:
+    file = source if isinstance(source, BenchmarkFile) else BenchmarkFile(source)
+    model = read_model(file.source)
+    for index in model.main.inputs:
+        tensor = model.main.tensors[index]
         if -1 in (tensor.shape_signature or ())[1:]:
             raise InputError(
-                f"Expected inputs whose shape is open in the batch alone. Received: {path!r}, whose input "
-                f"{tensor.name!r} has the shape {tensor.shape_signature}. Export it with a fixed input shape"
+                f"Expected inputs whose shape is open in the batch alone. Received: {str(model.path)!r}, whose input "
+                f"{tensor.name!r} has the shape {tensor.shape_signature}. Export it with a fixed input shape",
+                path=model.path,
             )
-    return found
+    if model.path is not None:
+        return _OpenFile(model, str(model.path), file.name or model.path.name, file.notes)
+    name = file.name or "model.tflite"
+    path = pathlib.Path(stack.enter_context(files.temporary_folder())) / "model.tflite"
+    path.write_bytes(model.content)
+    return _OpenFile(model, str(path), name, file.notes)
 
 
-def _run_with_progress(run, job, progress):
-    if progress is None:
-        return run(job)
-    names = [_format_measurement(os.path.basename(model["file"]), model["threads"]) for model in job["models"]]
-
-    def show(states):
-        progress("; ".join(map(_format_progress, names, states)))
-
-    progress(", ".join(names))
-    return run(job, progress=show)
-
-
-def _format_measurement(file, threads):
-    return f"{file} on {threads} {'thread' if threads == 1 else 'threads'}"
-
-
-def _format_progress(name, state):
-    within = "" if state["within"] is None else f" ± {state['within']:.1%}"
-    return f"{name}: {state['us']:,.1f} us{within} after {state['runs']:,} runs"
+def _measure_group(
+    group: Sequence[_OpenFile], options: _Options, failures: list[InputError] | None
+) -> list[_Measurement]:
+    """Return the measurements of files that take turns, file by file; one that does not run is left out."""
+    if failures is None or len(group) == 1:
+        return _measure_together(group, options)
+    try:
+        return _measure_together(group, options)
+    except InputError:
+        # The files run in one process: each alone shows which of them do not run.
+        once = dataclasses.replace(options, threads=options.threads[:1], runs=1, layers=False, progress=None)
+        good = []
+        for file in group:
+            with _collecting(failures):
+                _measure_together([file], once)
+                good.append(file)
+        return _measure_together(good, options) if good else []
 
 
-def _build_profile(network, path, result, host):
-    measured = Profile(
-        file=os.path.basename(path),
-        sha256=files.sha256(network.content),
-        file_bytes=network.size_bytes,
+def _measure_together(group: Sequence[_OpenFile], options: _Options) -> list[_Measurement]:
+    entries = [(file, _entry(file, threads)) for file in group for threads in options.threads]
+    measured = []
+    for part in [entries] if options.interleave else [[entry] for entry in entries]:
+        result = _run_with_progress(options.job([entry for _, entry in part]), [file for file, _ in part], options)
+        for (file, _), model_result in zip(part, result.results, strict=True):
+            profile = _build_profile(file, model_result, result.host, options)
+            measured.append(_Measurement(profile, result.host, model_result.get("others_share") or 0.0))
+    return measured
+
+
+def _entry(file: _OpenFile, threads: int) -> ModelEntry:
+    entry: ModelEntry = {"file": file.path, "threads": threads}
+    if file.model.path is None:
+        entry["name"] = file.name
+    return entry
+
+
+def _run_with_progress(job: Job, group: Sequence[_OpenFile], options: _Options) -> JobResult:
+    report = options.progress
+    if report is None:
+        return options.run(job)
+    names = [
+        f"{file.name} on {format_count(entry['threads'], 'thread')}"
+        for file, entry in zip(group, job["models"], strict=True)
+    ]
+    report(", ".join(names))
+    return options.run(job, progress=lambda states: report("; ".join(map(_format_progress, names, states))))
+
+
+def _format_progress(name: str, state: ModelProgress) -> str:
+    within = "" if state["within"] is None else f" ± {format_percent(state['within'])}"
+    return f"{name}: {state['us']:,.1f} us{within} after {format_count(state['runs'], 'run')}"
+
+
+def _build_profile(file: _OpenFile, result: ModelResult, host: dict[str, Any], options: _Options) -> Profile:
+    total = LatencyStatistics(**result["us"])
+    if result["profile"] is not None:
+        rows, overhead_us = layer_times.join_layers(file.model, result["profile"]["kernels"], total.median)
+        method, profiled_runs = PROFILER, result["profile"]["runs"]
+    else:
+        rows, overhead_us, method, profiled_runs = (), None, None, 0
+    profile = Profile(
+        file=file.name,
+        sha256=files.sha256(file.model.content),
+        file_bytes=file.model.size_bytes,
         host=host,
-        total=LatencyStatistics(**result["us"]),
-        rounds_us=tuple(result["rounds_us"]),
-        notes=tuple(_profile_notes(network, result)),
-        **{
-            name: result[name]
-            for name in ("threads", "runs", "converged", "load_us", "first_us", "peak_bytes", "added_bytes", "api")
-        },
-    )
-    if result["profile"] is None:
-        return measured
-    layers, overhead_us = layer_times.join_layers(path, result["profile"]["kernels"], measured.total.median)
-    return dataclasses.replace(
-        measured,
-        method=PROFILER,
-        profiled_runs=result["profile"]["runs"],
-        layers=layers,
+        threads=result["threads"],
+        runs=result["runs"],
+        converged=result["converged"],
+        total=total,
+        load_us=result["load_us"],
+        first_us=result["first_us"],
+        peak_bytes=result["peak_bytes"],
+        added_bytes=result["added_bytes"],
+        api=result["api"],
+        method=method,
+        profiled_runs=profiled_runs,
+        layers=rows,
         overhead_us=overhead_us,
+        rounds_us=tuple(result["rounds_us"]),
+        notes=(*file.notes, *_profile_notes(file.model, result, options)),
     )
+    if options.layers and method is None:
+        return single_operators.add_layers(profile, file.model, options.seconds, options.run)
+    return profile
 
 
-def _profile_notes(network, result):
-    if result.get("unavailable"):
+def _profile_notes(model: TFLiteModel, result: ModelResult, options: _Options) -> Iterator[str]:
+    if options.delegate:
+        yield f"delegate {options.delegate}: only whole runs are timed"
+    if result["unavailable"]:
         yield result["unavailable"]
-    if len(network.signatures) > 1 and result["api"] == "compiled_model":
-        first, *others = (repr(signature.key) for signature in network.signatures)
-        yield f"the file's first signature ran, {first}; not {', '.join(others)}"
+    if len(model.signatures) > 1 and result["api"] == "compiled_model":
+        first, *others = (repr(signature.key) for signature in model.signatures)
+        yield f"only the file's first signature ran, {first}; not {', '.join(others)}"
 
 
-def _machine_warnings(answers, profiles):
-    host = answers[0].host
+def _machine_warnings(measured: Sequence[_Measurement]) -> Iterator[str]:
+    host = measured[0].host
     load, governor = host["state"]["load_average"], host["state"]["governor"]
-    others = max(result.get("others_share") or 0 for answer in answers for result in answer.results)
+    others = max(item.others_share for item in measured)
     if others > _BUSY_SHARE:
-        yield f"the machine is busy: others took {others:.0%} of its processors' time while this was measured"
+        yield f"the machine is busy: other processes took {format_percent(others, 0)} of its processor time"
     elif load is not None and load > host["cores"] / 2:
-        yield f"the machine is busy: load average {load:.1f} on {host['cores']} cores when this began"
+        yield f"the machine is busy: load average {load:.1f} on {format_count(host['cores'], 'core')} at the start"
     if governor not in (None, "performance"):
         yield f"the processor's frequency governor is {governor!r}: times may change with its clock"
-    for each in profiles:
-        if not each.converged:
-            name = _format_measurement(each.file, each.threads)
-            yield f"{name}: the median is not known to 1 % after {each.runs:,} runs"
+    for profile in (item.profile for item in measured):
+        if not profile.converged:
+            yield (
+                f"{profile.file} on {format_count(profile.threads, 'thread')}: the median is not known to 1% after "
+                f"{format_count(profile.runs, 'run')}"
+            )

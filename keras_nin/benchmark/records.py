@@ -1,25 +1,30 @@
-"""The result of a benchmark: a machine, and for each file its latency and the time of its layers."""
+"""The records of a benchmark: a machine, and for each file its latency and the time of each layer."""
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
-SCHEMA = "keras_nin.benchmark/1"
+from keras_nin import schemas
+from keras_nin.formatting import format_count, format_us
+from keras_nin.results import Result
+
 PROFILER = "profiler"
 SINGLE_OPERATORS = "single operators"
 
 
 @dataclass(frozen=True)
 class LatencyStatistics:
-    """Times of a run in microseconds; `low` to `high` is the 95 % confidence interval of the median, if known.
+    """Times of a whole run in microseconds.
 
-    From adb, whose tool does not tell them, the percentiles `p10`, `p90` and `p99` are None.
+    `low` to `high` is the 95% confidence interval of the median; None where there are too few runs for one. The
+    percentiles are None for Android devices, whose tool does not print them.
     """
 
     median: float
     mean: float
-    p10: float
-    p90: float
-    p99: float
+    p10: float | None
+    p90: float | None
+    p99: float | None
     min: float
     low: float | None = None
     high: float | None = None
@@ -27,15 +32,16 @@ class LatencyStatistics:
 
 @dataclass(frozen=True)
 class KernelTime:
-    """Time of a kernel in a run in microseconds; `typical` is the mean over the half of the runs nearest the median.
+    """Times of one kernel in microseconds.
 
-    The kernel's own outliers are not in it. The profiler's clock has a resolution of 1 us: of small kernels only
-    `typical` says something. Rows add up in it. From adb, `median` and `p90` are None.
+    `typical` is the mean over the half of the runs whose total is nearest to the median, without the kernel's own
+    outliers. The profiler's clock has a resolution of 1 us, so only `typical` is meaningful for small kernels, and only
+    `typical` adds up over the rows. `median` and `p90` are None for Android devices.
     """
 
-    median: float
+    median: float | None
     mean: float
-    p90: float
+    p90: float | None
     typical: float
 
 
@@ -44,21 +50,21 @@ class LayerTime:
     """A kernel that the runtime executed, and the layer that it computes.
 
     Attributes:
-        name: the layer's, unique in the file; of what belongs to no layer the kernel's.
-        op: the main operator's type in the file ("CONV_2D"); None for a kernel that the runtime inserted.
-        operators: indexes of the file's operators that the kernel computes: more than one where some are fused into it,
-            none where the runtime inserted it or the kernel could not be joined.
-        kernel: what the runtime calls it, such as "Fully Connected (NC, QS8, QC8W) GEMM"; None for an operator that no
-            kernel was found for, which then has no `us`.
-        kind, role, block: of the layer, as the audit has them; kind "other" for inserted kernels.
-        us: `KernelTime` or None.
-        share: of the whole median, 0 to 1; None without `us`.
-        macs: of the layer; None where not known.
-        gmacs_per_s: 10^9 MACs a second; None without MACs or `us`.
-        bytes: inputs, outputs and weights of the operators, each once.
-        dtype: in which it computes: that of the main operator's output, "int8" or "float32".
-        joined: whether it is known what it computes, an operator or an insertion of the runtime.
-        note: why there is no kernel or no time, in words.
+        name: of the layer, unique in the file; the kernel's name where it belongs to no layer.
+        op: type of the main operator ("CONV_2D"); None for a kernel that the runtime inserted.
+        operators: indexes of the file's operators that the kernel computes: several where operators are fused into
+            it, none where the runtime inserted it or the kernel was not recognized.
+        kernel: the runtime's name for it, such as "Fully Connected (NC, QS8, QC8W) GEMM"; None for an operator
+            without a kernel.
+        kind, role, block: of the layer, as in the audit; kind "other" for inserted kernels.
+        us: None without a kernel.
+        share: of the median of a whole run, 0 to 1; None without `us`.
+        macs: of the layer; None where unknown.
+        gmacs_per_s: 10^9 MACs per second; None without MACs or `us`.
+        bytes: inputs, outputs and weights of the operators, each counted once.
+        dtype: compute type, "int8" or "float32": the type of the main operator's output.
+        joined: whether it is known what the kernel computes.
+        note: why there is no kernel or no time.
     """
 
     name: str
@@ -80,9 +86,9 @@ class LayerTime:
 
 @dataclass(frozen=True)
 class MachinePeak:
-    """What a machine can do at most in one data type on so many threads, measured.
+    """Measured limits of a machine for one data type and number of threads.
 
-    `gmacs_per_s` is that of the runtime's own matrix product where it is fastest, `gbytes_per_s` memory's bandwidth.
+    `gmacs_per_s` is the best rate of the runtime's own matrix product, `gbytes_per_s` the bandwidth of memory.
     """
 
     dtype: str
@@ -93,42 +99,42 @@ class MachinePeak:
 
 @dataclass(frozen=True)
 class Profile:
-    """Latency of one file on one machine with one number of threads, batch 1.
+    """Latency of one file on one machine with one number of threads, at batch 1.
 
     Attributes:
         file: its name.
         sha256: of its content.
         file_bytes: its size.
-        host: what `keras_nin.tflite.host.describe_host` says of the machine, with its `state` when the measurement began.
+        host: the machine, as `keras_nin.tflite.host.describe_host` returns it, with its `state` at the start.
         threads: of the runtime.
-        runs: how many runs `total` is over.
-        converged: whether the interval of the median is within 1 % on either side.
-        total: `Statistics` of a whole run, without the profiler.
-        load_us, first_us: from the file to a model ready to run, and its first run.
-        peak_bytes: largest resident memory of the process that ran it; added_bytes: by how much the model enlarged it;
-            both None where the device does not tell.
-        api: "compiled_model" (LiteRT's) or "interpreter" (TensorFlow Lite's).
-        method: how the layers' times were taken, `PROFILER` or `SINGLE_OPERATORS`; None without layers.
-        profiled_runs: how many runs the layers' times are over.
-        layers: `LayerTime` records in order of execution.
-        overhead_us: what is left of the median when the layers' typical times are taken away: the "runtime overhead".
-        rounds_us: medians of the rounds, which take turns with those of the files measured beside it.
-        notes: what a reader must know: random calibration, why there is no profiler.
-        peaks: `Peak` of every data type of the layers, where they were measured.
+        runs: number of runs behind `total`.
+        converged: whether the interval of the median is within 1% on either side.
+        total: of a whole run without the profiler.
+        load_us, first_us: time to load the file, and of its first run.
+        peak_bytes: peak resident memory of the process; None where the device does not report it.
+        added_bytes: what loading and running the model added to it; None likewise.
+        api: "compiled_model" (LiteRT), "interpreter" (TensorFlow Lite) or "benchmark_model" (Android).
+        method: how the layers were timed, `PROFILER` or `SINGLE_OPERATORS`; None without layers.
+        profiled_runs: number of runs behind the times of the layers.
+        layers: in order of execution.
+        overhead_us: the median less the typical times of all layers ("runtime overhead").
+        rounds_us: medians of the rounds, which alternate with those of the files measured together.
+        notes: what a reader must know, such as noise as calibration data.
+        peaks: limits of the machine in the data types of the layers, where they were measured.
     """
 
     file: str
     sha256: str
     file_bytes: int
-    host: dict
+    host: dict[str, Any]
     threads: int
     runs: int
     converged: bool
     total: LatencyStatistics
     load_us: float
     first_us: float
-    peak_bytes: int
-    added_bytes: int
+    peak_bytes: int | None
+    added_bytes: int | None
     api: str
     method: str | None = None
     profiled_runs: int = 0
@@ -138,7 +144,7 @@ class Profile:
     notes: tuple[str, ...] = ()
     peaks: tuple[MachinePeak, ...] = ()
 
-    def to_json(self):
+    def to_json(self) -> dict[str, Any]:
         """Return the profile as a JSON-ready dictionary, without the host."""
         document = dataclasses.asdict(self)
         del document["host"]
@@ -146,44 +152,92 @@ class Profile:
         return document
 
     @classmethod
-    def from_json(cls, document, host):
-        """Return the profile of a dictionary that `to_json` gave."""
+    def from_json(cls, document: dict[str, Any], host: dict[str, Any]) -> "Profile":
+        """Return the profile that `to_json` made a dictionary of."""
         fields = dict(document)
         fields["total"] = LatencyStatistics(**document["total"]["us"])
-        fields["layers"] = tuple(_read_layer(each) for each in document["layers"])
-        fields["peaks"] = tuple(MachinePeak(**each) for each in document["peaks"])
+        fields["layers"] = tuple(_read_layer(layer) for layer in document["layers"])
+        fields["peaks"] = tuple(MachinePeak(**peak) for peak in document["peaks"])
         for name in ("rounds_us", "notes"):
             fields[name] = tuple(document[name])
         return cls(host=host, **fields)
 
 
-def _read_layer(document):
+def _read_layer(document: dict[str, Any]) -> LayerTime:
     us = document["us"]
     return LayerTime(
         **document | {"operators": tuple(document["operators"]), "us": None if us is None else KernelTime(**us)}
     )
 
 
-@dataclass(frozen=True)
-class BenchmarkResult:
-    """Profiles of files measured together on one machine, and warnings about it."""
+@dataclass(frozen=True, repr=False)
+class BenchmarkResult(Result):
+    """Profiles of files measured on one machine, in the order of the files and numbers of threads.
 
-    host: dict
+    Attributes:
+        host: the machine.
+        profiles: one per file and number of threads.
+        warnings: what makes the measurement worse than it could be, such as a busy machine.
+    """
+
+    host: dict[str, Any]
     profiles: tuple[Profile, ...]
     warnings: tuple[str, ...] = ()
 
-    def to_json(self):
-        """Return the benchmark as a JSON-ready dictionary (schema ``keras_nin.benchmark/1``)."""
+    def to_json(self) -> dict[str, Any]:
+        """Return the result as a JSON-ready dictionary (schema ``keras_nin.benchmark/1``)."""
         return {
-            "schema": SCHEMA,
+            "schema": schemas.BENCHMARK,
             "host": self.host,
             "results": [profile.to_json() for profile in self.profiles],
             "warnings": list(self.warnings),
         }
 
     @classmethod
-    def from_json(cls, document):
-        """Return the benchmark of a dictionary that `to_json` gave."""
+    def from_json(cls, document: dict[str, Any]) -> "BenchmarkResult":
+        """Return the result that `to_json` made a dictionary of."""
         host = document["host"]
-        profiles = tuple(Profile.from_json(each, host) for each in document["results"])
+        profiles = tuple(Profile.from_json(profile, host) for profile in document["results"])
         return cls(host, profiles, tuple(document["warnings"]))
+
+    def _summary(self) -> str:
+        return "; ".join(
+            f"{profile.file}, {format_count(profile.threads, 'thread')}: {format_us(profile.total.median)}"
+            for profile in self.profiles
+        )
+
+    def _rows(self) -> list[dict[str, Any]]:
+        """Return a row per layer, or per file where no layers were timed."""
+        if any(profile.layers for profile in self.profiles):
+            return [
+                {
+                    "file": profile.file,
+                    "threads": profile.threads,
+                    "layer": layer.name,
+                    "us": layer.us and layer.us.typical,
+                    "share": layer.share,
+                    "macs": layer.macs,
+                    "gmacs_per_s": layer.gmacs_per_s,
+                    "bytes": layer.bytes,
+                    "kind": layer.kind,
+                    "role": layer.role,
+                    "block": layer.block,
+                    "kernel": layer.kernel,
+                }
+                for profile in self.profiles
+                for layer in profile.layers
+            ]
+        return [
+            {
+                "file": profile.file,
+                "threads": profile.threads,
+                "median_us": profile.total.median,
+                "low_us": profile.total.low,
+                "high_us": profile.total.high,
+                "p90_us": profile.total.p90,
+                "runs": profile.runs,
+                "load_us": profile.load_us,
+                "peak_bytes": profile.peak_bytes,
+            }
+            for profile in self.profiles
+        ]

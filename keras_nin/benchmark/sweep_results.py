@@ -1,28 +1,60 @@
-"""The rows of a sweep, and the CSV file that keeps them."""
+"""The rows of a sweep, the CSV file that keeps them, and what they show.
+
+They show how time follows the MACs of a kernel, and what channel counts next to a multiple of 8 cost.
+"""
 
 import csv
 import dataclasses
 import io
+import pathlib
 import statistics
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 from keras_nin import files
-from keras_nin.benchmark.sweep import CHANNEL_STEP, ConvLayer, SweepPoint, nearest_aligned
 from keras_nin.errors import InputError
+from keras_nin.formatting import format_count
+
+CHANNEL_STEP = 8  # channels that the runtime's kernels process at once, or a divisor of that
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class ConvLayer:
+    """A convolution with padding "same" and stride 1 on a map of `size` x `size` x `cin`, with `cout` filters."""
+
+    size: int
+    cin: int
+    cout: int
+    kernel: int
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates at every position of the output; those on padding count too."""
+        return self.size**2 * self.kernel**2 * self.cin * self.cout
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class SweepPoint:
+    """A layer in one scheme on one number of threads."""
+
+    layer: ConvLayer
+    scheme: str
+    threads: int
 
 
 @dataclasses.dataclass(frozen=True)
 class SweepRow:
-    """What measuring a `Point` gave.
+    """The measurement of a point.
 
     Attributes:
         point: where in the grid.
-        us, low_us, high_us: median of a whole run, and its 95 % confidence interval where known.
-        kernel_us: typical time inside the runtime's kernels; None where it has no profiler.
+        us, low_us, high_us: median of a whole run, and its 95% confidence interval where known.
+        kernel_us: typical time inside the runtime's kernels; None without a profiler.
         kernel_name: of the longest of these kernels.
-        runs: how many runs the median is over.
-        converged: whether the interval is within 1 %.
-        load: the machine's load average when the group began.
-        turn: which group of the sweep it was in, counted from 0; points of one turn were measured interleaved.
+        runs: behind the median.
+        converged: whether the interval is within 1%.
+        load: load average of the machine at the start of the group.
+        turn: which group of the sweep it was in, from 0; points of one turn were measured interleaved.
         error: why there are no times; None where there are.
     """
 
@@ -39,105 +71,107 @@ class SweepRow:
     error: str | None = None
 
     @property
-    def gmacs_per_s(self):
-        """10^9 MACs a second, inside the kernels where that is known, else of a whole run; None without times."""
+    def gmacs_per_s(self) -> float | None:
+        """10^9 MACs per second, inside the kernels where that is known, else of a whole run; None without times."""
         us = self.kernel_us or self.us
         return self.point.layer.macs / us / 1000 if us else None
 
 
 _POINT_COLUMNS = ("size", "cin", "cout", "kernel", "scheme", "threads")
 _VALUE_COLUMNS = tuple(field.name for field in dataclasses.fields(SweepRow) if field.name != "point")
-_COMPUTED_COLUMNS = ("macs", "gmacs_per_s")
 _MACHINE_COLUMNS = ("cpu", "cores", "litert", "keras_nin")
-CSV_COLUMNS = (*_POINT_COLUMNS, *_VALUE_COLUMNS, *_COMPUTED_COLUMNS, *_MACHINE_COLUMNS)
-_INTEGERS, _TEXTS = ("runs", "turn"), ("kernel_name", "error")
+CSV_COLUMNS = (*_POINT_COLUMNS, *_VALUE_COLUMNS, "macs", "gmacs_per_s", *_MACHINE_COLUMNS)
+_PARSERS: dict[str, Callable[[str], Any]] = {
+    "runs": int,
+    "turn": int,
+    "converged": {"True": True, "False": False}.__getitem__,
+    "kernel_name": lambda text: text or None,
+    "error": lambda text: text or None,
+}
 
 
-def identify_machine(host):
-    """Return who measured, by the CSV's columns: a host as `keras_nin.tflite.host.describe_host` gives it, and our version."""
+def identify_machine(host: Mapping[str, Any]) -> dict[str, str]:
+    """Return the machine and versions of a measurement, by the columns of the CSV file.
+
+    Args:
+        host: as `keras_nin.tflite.host.describe_host` returns it.
+    """
     import keras_nin
 
     return {name: str(host[name]) for name in _MACHINE_COLUMNS[:-1]} | {"keras_nin": keras_nin.__version__}
 
 
-def format_sweep_csv(rows, who):
-    """Return `Row`s as CSV text, sorted by point.
+def format_sweep_csv(rows: Iterable[SweepRow], machine: Mapping[str, str]) -> str:
+    """Return rows as CSV text, sorted by point.
 
     Args:
         rows: of one machine.
-        who: what `identity` returned.
+        machine: what `identify_machine` returned.
     """
     out = io.StringIO()
     writer = csv.DictWriter(out, CSV_COLUMNS, lineterminator="\n")
     writer.writeheader()
     for row in sorted(rows, key=lambda row: row.point):
-        layer, rate = row.point.layer, row.gmacs_per_s
-        values = dataclasses.asdict(layer) | {"scheme": row.point.scheme, "threads": row.point.threads}
-        values |= {name: _format_cell(getattr(row, name)) for name in _VALUE_COLUMNS}
-        writer.writerow(values | {"macs": layer.macs, "gmacs_per_s": _format_cell(rate)} | who)
+        layer = row.point.layer
+        values = dataclasses.asdict(layer) | {name: getattr(row, name) for name in _VALUE_COLUMNS}
+        values |= {"scheme": row.point.scheme, "threads": row.point.threads, "macs": layer.macs}
+        values |= {"gmacs_per_s": row.gmacs_per_s, **machine}
+        writer.writerow({name: f"{value:.6g}" if isinstance(value, float) else value for name, value in values.items()})
     return out.getvalue()
 
 
-def _format_cell(value):
-    return f"{value:.6g}" if isinstance(value, float) else "" if value is None else value
-
-
-def read_sweep(path, who):
-    """Return the `Row`s of a CSV file by their points; an empty dictionary where there is no file.
+def read_sweep(path: pathlib.Path, machine: Mapping[str, str]) -> dict[SweepPoint, SweepRow]:
+    """Return the rows of a CSV file by their points; an empty dictionary where there is no file.
 
     Raises:
-        InputError: the file is no such CSV, is damaged, or has rows of another machine or another version.
+        InputError: the file is not the CSV of a sweep, is damaged, or has rows of another machine or other versions.
     """
     if not path.exists():
         return {}
-    text = files.read_bytes(path).decode(errors="replace")
-    reader = csv.DictReader(io.StringIO(text))
+    reader = csv.DictReader(io.StringIO(files.read_bytes(path).decode(errors="replace")))
     if tuple(reader.fieldnames or ()) != CSV_COLUMNS:
-        raise InputError(f"Expected {str(path)!r} to be the CSV of a sweep. Received: other columns. Use another --out")
+        raise InputError(f"{str(path)!r} is not the CSV file of a sweep: it has other columns", path=path)
     rows = {}
     for record in reader:
         row = _parse_row(path, reader.line_num, record)
-        theirs = {name: record[name] for name in _MACHINE_COLUMNS}
-        if theirs != who:
+        other = {name: record[name] for name in _MACHINE_COLUMNS}
+        if other != machine:
             raise InputError(
-                f"Expected rows of this machine and these versions in {str(path)!r}, since times of others do not "
-                f"compare. Received: {', '.join(theirs.values())}; here: {', '.join(who.values())}. Use another --out, "
-                "or --force to begin anew"
+                f"{str(path)!r} has rows of another machine or other versions, which cannot be compared: "
+                f"{', '.join(other.values())}; here: {', '.join(machine.values())}. Use another `out`, or `force` to "
+                "start over",
+                argument="out",
+                path=path,
             )
         rows[row.point] = row
     return rows
 
 
-def _parse_row(path, line, record):
+def _parse_row(path: pathlib.Path, line: int, record: Mapping[str, str]) -> SweepRow:
     try:
         layer = ConvLayer(*(int(record[name]) for name in _POINT_COLUMNS[:4]))
-        values = {name: _parse_cell(name, record[name]) for name in _VALUE_COLUMNS}
+        values = {
+            name: _PARSERS.get(name, lambda text: float(text) if text else None)(record[name])
+            for name in _VALUE_COLUMNS
+        }
         return SweepRow(SweepPoint(layer, record["scheme"], int(record["threads"])), **values)
     except (ValueError, TypeError, KeyError):
         raise InputError(
-            f"Expected the row of a sweep in line {line} of {str(path)!r}. Received: a damaged one. Mend or remove it, "
-            "or use --force to begin anew"
+            f"line {line} of {str(path)!r} is a damaged row of a sweep. Fix or delete the row, or use `force` to start "
+            "over",
+            path=path,
         ) from None
-
-
-def _parse_cell(name, text):
-    if name == "converged":
-        return {"True": True, "False": False}[text]
-    if name in _INTEGERS:
-        return int(text)
-    if text == "":
-        return None
-    return text if name in _TEXTS else float(text)
-
-
-# MERGED What a sweep shows: how time follows the MACs of a kernel, and what channel counts beside a multiple of 8 cost.
 
 
 @dataclasses.dataclass(frozen=True)
 class KernelRatio:
-    """A layer with a larger kernel against the same layer with 1x1, measured in the same turn.
+    """A layer with a larger kernel over the same layer with 1x1, measured in the same turn.
 
-    `time` is the ratio of the kernels' times, `whole` that of whole runs; `macs` that of the MACs, the kernel squared.
+    Attributes:
+        point: the layer.
+        macs: ratio of the MACs, the kernel squared.
+        time: ratio of the times inside the kernels; None without a profiler.
+        whole: ratio of the times of whole runs.
     """
 
     point: SweepPoint
@@ -148,9 +182,13 @@ class KernelRatio:
 
 @dataclasses.dataclass(frozen=True)
 class AlignmentCost:
-    """A layer whose number of channels is no multiple of 8 against the one with the multiple beside it.
+    """A layer whose number of channels is no multiple of 8 over the one with the nearest multiple.
 
-    `axis` is "cin" or "cout"; `cost` the time for each channel over that of the aligned layer, 1 where none is lost.
+    Attributes:
+        point: the layer.
+        axis: "cin" or "cout".
+        channels, aligned: the two numbers.
+        cost: ratio of the times per channel, 1 where nothing is lost.
     """
 
     point: SweepPoint
@@ -162,108 +200,99 @@ class AlignmentCost:
 
 @dataclasses.dataclass(frozen=True)
 class RatioSummary:
-    """Median, least and largest of `count` values of points that share `key`."""
+    """Median, minimum and maximum of the `count` values that share `key`."""
 
-    key: tuple
+    key: Any
     count: int
     median: float
-    least: float
-    largest: float
+    min: float
+    max: float
 
 
-def compute_kernel_ratios(rows):
-    """Return the `KernelRatio` of each of the `Row`s (by point) that has a 1x1 layer beside it, sorted."""
+def nearest_aligned(channels: int) -> int:
+    """Return the multiple of `CHANNEL_STEP` nearest to a number of channels, the upper one of two."""
+    return max(CHANNEL_STEP, (channels + CHANNEL_STEP // 2) // CHANNEL_STEP * CHANNEL_STEP)
+
+
+def compute_kernel_ratios(rows: Mapping[SweepPoint, SweepRow]) -> list[KernelRatio]:
+    """Return the `KernelRatio` of each row that has a 1x1 layer beside it, sorted."""
     return [
-        KernelRatio(point, point.layer.kernel**2, _divide(row.kernel_us, base.kernel_us), row.us / base.us)
-        for point, row, base in _row_pairs(rows, lambda layer: dataclasses.replace(layer, kernel=1))
+        KernelRatio(row.point, row.point.layer.kernel**2, kernel_ratio, ratio)
+        for row, _, kernel_ratio, ratio in _row_pairs(rows, lambda layer: dataclasses.replace(layer, kernel=1))
     ]
 
 
-def compute_alignment_costs(rows):
-    """Return the `Unaligned` of each of the `Row`s (by point) that has an aligned layer beside it, sorted."""
-    found = []
+def compute_alignment_costs(rows: Mapping[SweepPoint, SweepRow]) -> list[AlignmentCost]:
+    """Return the `AlignmentCost` of each row that has an aligned layer beside it, sorted."""
+    costs = []
     for axis in ("cin", "cout"):
-        for point, row, base in _row_pairs(rows, lambda layer, axis=axis: _aligned_layer(layer, axis)):
-            channels, whole = getattr(point.layer, axis), getattr(base.point.layer, axis)
-            time = _divide(row.kernel_us, base.kernel_us) or row.us / base.us
-            found.append(AlignmentCost(point, axis, channels, whole, time / (channels / whole)))
-    return found
+
+        def align(layer: ConvLayer, axis: str = axis) -> ConvLayer:
+            return dataclasses.replace(layer, **{axis: nearest_aligned(getattr(layer, axis))})
+
+        for row, base, kernel_ratio, ratio in _row_pairs(rows, align):
+            channels, aligned = getattr(row.point.layer, axis), getattr(base.point.layer, axis)
+            cost = (kernel_ratio or ratio) / (channels / aligned)
+            costs.append(AlignmentCost(row.point, axis, channels, aligned, cost))
+    return costs
 
 
-def _row_pairs(rows, partner):
-    """Yield (point, row, row of its partner) where both have times of the same turn; `partner` maps layers."""
+def _row_pairs(
+    rows: Mapping[SweepPoint, SweepRow], base_of: Callable[[ConvLayer], ConvLayer]
+) -> Iterator[tuple[SweepRow, SweepRow, float | None, float]]:
+    """Yield (row, base row, ratio of kernel times, ratio of whole runs) of rows of one turn; `base_of` maps layers."""
     for point in sorted(rows):
-        other = dataclasses.replace(point, layer=partner(point.layer))
-        row, base = rows[point], rows.get(other)
-        if other != point and base and row.us and base.us and row.turn == base.turn:
-            yield point, row, base
+        base_point = dataclasses.replace(point, layer=base_of(point.layer))
+        row, base = rows[point], rows.get(base_point)
+        if base_point != point and base and row.us and base.us and row.turn == base.turn:
+            kernel_ratio = row.kernel_us / base.kernel_us if row.kernel_us and base.kernel_us else None
+            yield row, base, kernel_ratio, row.us / base.us
 
 
-def _aligned_layer(layer: ConvLayer, axis):
-    return dataclasses.replace(layer, **{axis: nearest_aligned(getattr(layer, axis))})
+_Item = TypeVar("_Item")
 
 
-def _divide(value, base):
-    return value / base if value and base else None
-
-
-def summarize_ratios(found, key, value):
-    """Return the `Summary` of each key among `found`, sorted by key; values that are None are left out.
-
-    Args:
-        found: records.
-        key, value: functions of a record.
-    """
-    groups = {}
-    for each in found:
-        if value(each) is not None:
-            groups.setdefault(key(each), []).append(value(each))
+def summarize_ratios(
+    items: Sequence[_Item], key: Callable[[_Item], Any], value: Callable[[_Item], float | None]
+) -> list[RatioSummary]:
+    """Return the `RatioSummary` of each key among the items, sorted by key; values that are None are left out."""
+    groups: dict[Any, list[float]] = {}
+    for item in items:
+        number = value(item)
+        if number is not None:
+            groups.setdefault(key(item), []).append(number)
     return [
-        RatioSummary(each, len(values), statistics.median(values), min(values), max(values))
-        for each, values in sorted(groups.items())
+        RatioSummary(key, len(values), statistics.median(values), min(values), max(values))
+        for key, values in sorted(groups.items())
     ]
 
 
-def format_findings(rows):
-    """Return the findings of `Row`s (by point) as lines of text, each with its number of layers and its range."""
+def format_findings(rows: Mapping[SweepPoint, SweepRow]) -> Iterator[str]:
+    """Yield what the rows show as lines of text, each with its number of layers and its range."""
     ratios, costs = compute_kernel_ratios(rows), compute_alignment_costs(rows)
-    for what, value in (
-        ("inside the kernels", lambda each: each.time),
-        ("of a whole run", lambda each: each.whole),
-    ):
-        for one in summarize_ratios(ratios, lambda each: (each.point.scheme, each.point.threads, each.macs), value):
-            scheme, threads, macs = one.key
+    for what, value in (("inside the kernels", "time"), ("of a whole run", "whole")):
+        for summary in summarize_ratios(
+            ratios,
+            lambda ratio: (ratio.point.scheme, ratio.point.threads, ratio.point.layer.kernel, ratio.macs),
+            lambda ratio, value=value: getattr(ratio, value),
+        ):
+            scheme, threads, kernel, macs = summary.key
             yield (
-                f"{scheme}, {_format_threads(threads)}, {_format_kernel(macs)} against 1x1: {macs} times the MACs, {one.median:.1f} "
-                f"times the time {what} (median of {_format_pairs(one.count)}, {one.least:.1f} to {one.largest:.1f})"
+                f"{scheme}, {format_count(threads, 'thread')}, {kernel}x{kernel} vs 1x1: {macs} times the MACs, "
+                f"{summary.median:.1f} times the time {what} (median of {format_count(summary.count, 'pair')}, "
+                f"{summary.min:.1f} to {summary.max:.1f})"
             )
-    for one in summarize_ratios(costs, _cost_key, lambda each: each.cost):
-        scheme, threads, kernel, axis, offset = one.key
+    for summary in summarize_ratios(costs, _cost_key, lambda cost: cost.cost):
+        scheme, threads, kernel, axis, offset = summary.key
+        channels = "input channel" if axis == "cin" else "output channel"
         yield (
-            f"{scheme}, {_format_threads(threads)}, {kernel}x{kernel}: {_format_offset(offset)} channels "
-            f"{'in' if axis == 'cin' else 'out'} than a multiple of {CHANNEL_STEP}: {one.median - 1:+.0%} time for each "
-            f"(median of {_format_pairs(one.count)}, {one.least - 1:+.0%} to {one.largest - 1:+.0%})"
+            f"{scheme}, {format_count(threads, 'thread')}, {kernel}x{kernel}: {format_count(abs(offset), channels)} "
+            f"{'more' if offset > 0 else 'fewer'} than a multiple of {CHANNEL_STEP}: {summary.median - 1:+.0%} time "
+            f"per channel (median of {format_count(summary.count, 'pair')}, {summary.min - 1:+.0%} to "
+            f"{summary.max - 1:+.0%})"
         )
 
 
-def _cost_key(each):
-    return (
-        each.point.scheme, each.point.threads, each.point.layer.kernel, each.axis, each.channels - each.aligned
-    )  # fmt: skip
-
-
-def _format_threads(count):
-    return f"{count} thread{'s' if count > 1 else ''}"
-
-
-def _format_pairs(count):
-    return f"{count} pair{'s' if count > 1 else ''}"
-
-
-def _format_kernel(macs):
-    side = round(macs**0.5)
-    return f"{side}x{side}"
-
-
-def _format_offset(offset):
-    return f"{abs(offset)} {'more' if offset > 0 else 'fewer'}"
+def _cost_key(cost: AlignmentCost) -> tuple[Any, ...]:
+    point = cost.point
+    return point.scheme, point.threads, point.layer.kernel, cost.axis, cost.channels - cost.aligned

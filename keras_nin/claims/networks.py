@@ -227,7 +227,7 @@ def _train_once(build, training, pictures, seed):
     recipe = Recipe(epochs=training.epochs, batch_size=32, learning_rate=3e-3)
     batches = TrainingBatches(*pictures.train, recipe, seed)
     _compile(model, training.activation, recipe, recipe.epochs * len(batches))
-    start = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: batches.start(epoch))
+    start = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: batches.start_epoch(epoch))
     # The batches have an order of their own; Keras's would depend on what ran before.
     model.fit(batches, epochs=recipe.epochs, callbacks=[start], shuffle=False, verbose=0)
     return TrainedNetwork(model, *(_accuracy(model, *part) for part in (pictures.train, pictures.test)))

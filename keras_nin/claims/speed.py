@@ -112,7 +112,7 @@ def speed_figures(samples):
 
 
 def _kernel_us(profile):
-    from keras_nin.benchmark.sweep import total_kernel_us
+    from keras_nin.benchmark.layer_times import total_kernel_us
 
     return total_kernel_us(profile)
 

@@ -25,8 +25,14 @@ _KERAS_CALIBRATION_IMAGES = 500
 _NOISE_IMAGES_PER_SPLIT = 1000
 _NOISE_SAMPLES = 200  # for inputs by name
 
-_CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+_DIGIT_NAMES = tuple("0123456789")
 _CLOTHES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
+CLASS_NAMES = {
+    "cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+    "digits": _DIGIT_NAMES,
+    "fashion_mnist": _CLOTHES,
+    "mnist": _DIGIT_NAMES,
+}
 _IDX = ("train-labels-idx1", "train-images-idx3", "t10k-labels-idx1", "t10k-images-idx3")
 _TORONTO = "https://www.cs.toronto.edu/~kriz/"
 _GOOGLE = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/"
@@ -52,8 +58,7 @@ def open_digits() -> Dataset:
     source: Any = load_digits()
     images = np.rint(source.images * (255 / 16)).astype(np.uint8)[..., np.newaxis]
     labels = source.target.astype(np.int64)
-    names = tuple(str(name) for name in source.target_names)
-    return Dataset("digits", images, labels, names, get_preset("unit"), _split_digits(labels))
+    return Dataset("digits", images, labels, CLASS_NAMES["digits"], get_preset("unit"), _split_digits(labels))
 
 
 def _split_digits(labels: Indices) -> dict[str, Indices]:
@@ -76,12 +81,12 @@ def open_cifar10() -> Dataset:
     Raises:
         InputError: not in Keras's cache and not downloadable, or damaged; the message says which file goes where.
     """
-    return _open_keras_dataset("cifar10", _CIFAR10_CLASSES, "standardize")
+    return _open_keras_dataset("cifar10", "standardize")
 
 
 def open_cifar100() -> Dataset:
     """Return CIFAR-100 with its 100 fine labels, in alphabetical order; sizes, splits, source, errors as CIFAR-10."""
-    return _open_keras_dataset("cifar100", (), "standardize")
+    return _open_keras_dataset("cifar100", "standardize")
 
 
 def open_fashion_mnist() -> Dataset:
@@ -89,7 +94,7 @@ def open_fashion_mnist() -> Dataset:
 
     Source: H. Xiao, K. Rasul, R. Vollgraf, "Fashion-MNIST", arXiv:1708.07747. Errors as CIFAR-10.
     """
-    return _open_keras_dataset("fashion_mnist", _CLOTHES, "unit")
+    return _open_keras_dataset("fashion_mnist", "unit")
 
 
 def open_mnist() -> Dataset:
@@ -97,17 +102,17 @@ def open_mnist() -> Dataset:
 
     Source: Y. LeCun, C. Cortes, C. Burges, "The MNIST database of handwritten digits" (1998). Errors as CIFAR-10.
     """
-    return _open_keras_dataset("mnist", tuple("0123456789"), "unit")
+    return _open_keras_dataset("mnist", "unit")
 
 
-def _open_keras_dataset(name: str, class_names: tuple[str, ...], preprocessing: str) -> Dataset:
+def _open_keras_dataset(name: str, preprocessing: str) -> Dataset:
     (x_train, y_train), (x_test, y_test) = _download(name)
     images = np.concatenate([x_train, x_test])
     images = images.reshape(*images.shape[:3], -1)
     labels = np.concatenate([np.ravel(y_train), np.ravel(y_test)]).astype(np.int64)
     calibration, train = draw_indices(len(x_train), _KERAS_CALIBRATION_IMAGES, _SPLIT_SEED)
     splits = {"train": train, "calibration": calibration, "test": np.arange(len(x_train), len(images))}
-    return Dataset(name, images, labels, class_names, get_preset(preprocessing), splits)
+    return Dataset(name, images, labels, CLASS_NAMES.get(name, ()), get_preset(preprocessing), splits)
 
 
 def _download(name: str) -> Any:

@@ -1,19 +1,26 @@
-"""The inputs and outputs of a model, by the names that they get in a file's signature."""
+"""What a model takes: its inputs and outputs by name, and the samples that calibrate it."""
 
 import dataclasses
 import re
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from keras_nin._compat.keras import input_structure, producer_of
 from keras_nin.data import split_image_shape
 from keras_nin.errors import InputError
+from keras_nin.keras_graph import GraphTrace, trace_model
+
+if TYPE_CHECKING:
+    import keras
+    from numpy.typing import ArrayLike
+
+    from keras_nin.data import Dataset, Preprocessing
+
+    Samples = ArrayLike | Mapping[str, ArrayLike]
 
 _OTHER_CHARACTERS = re.compile(r"[^A-Za-z0-9_]")
-_FUNCTIONAL_HINT = (
-    "Make it functional: inputs = keras.Input((height, width, channels)); "
-    "model = keras.Model(inputs, model.call(inputs))"
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,122 +31,125 @@ class TensorSpec:
     shape: tuple[int | None, ...]
 
 
-def input_specs(model):
-    """Return the `Port` of every input, in the model's order.
+def input_specs(model: "keras.Model") -> tuple[TensorSpec, ...]:
+    """Return the `TensorSpec` of every input, in the model's order.
 
     Raises:
-        InputError: a model that is no graph of layers, or an input of an open size or of integers.
+        InputError: the model is not Functional, an input has an open size, or an input takes integers.
     """
-    _check_functional(model)
-    ports = _tensor_specs(model.inputs, [tensor.name for tensor in model.inputs])
-    for port, tensor in zip(ports, model.inputs, strict=True):
-        if None in port.shape or not port.shape:
-            hint = ". Give the size with --input-shape H,W,C" if len(port.shape) == 3 else ""
+    trace_functional(model)
+    specs = _tensor_specs(model.inputs, [tensor.name for tensor in model.inputs])
+    for spec, tensor in zip(specs, model.inputs, strict=True):
+        received = f"Received: {model.name!r} with input {spec.name!r}"
+        if None in spec.shape or not spec.shape:
+            hint = ". Pass `input_shape`" if len(spec.shape) == 3 else ""
             raise InputError(
-                f"Expected a model on inputs of a known shape. Received: {model.name!r} with input {port.name!r} "
-                f"{port.shape}{hint}"
+                f"Expected a model whose input shapes are known. {received} {spec.shape}{hint}", received=spec.shape
             )
         if "float" not in str(tensor.dtype):
-            raise InputError(
-                f"Expected a model on floating-point inputs. Received: {model.name!r} with input {port.name!r} of "
-                f"{tensor.dtype}"
-            )
-    return ports
+            raise InputError(f"Expected a model with floating-point inputs. {received} of {tensor.dtype}")
+    return specs
 
 
-def output_specs(model):
-    """Return the `Port` of every output, in the model's order."""
-    _check_functional(model)
-    return _tensor_specs(model.outputs, [tensor._keras_history.operation.name for tensor in model.outputs])
+def output_specs(model: "keras.Model") -> tuple[TensorSpec, ...]:
+    """Return the `TensorSpec` of every output, in the model's order."""
+    trace_functional(model)
+    return _tensor_specs(model.outputs, [producer_of(tensor).name for tensor in model.outputs])
 
 
-def _check_functional(model):
-    if not getattr(model, "inputs", None) or not getattr(model, "outputs", None):
-        kind = "Sequential without an Input" if type(model).__name__ == "Sequential" else "a subclassed model"
-        how = "Give it a keras.Input first" if kind.startswith("Sequential") else _FUNCTIONAL_HINT
-        raise InputError(
-            f"Expected a Functional model, or a Sequential with an Input. Received: {model.name!r}, {kind}. {how}"
+def trace_functional(model: "keras.Model") -> GraphTrace:
+    """Return the calls of a model; raise `InputError` where it is no graph of layers."""
+    trace = trace_model(model)
+    if trace is not None:
+        return trace
+    if type(model).__name__ == "Sequential":
+        problem = "Sequential without an Input. Add a keras.Input first"
+    else:
+        problem = (
+            f"a subclassed model ({type(model).__name__}). Make it Functional: inputs = keras.Input(shape); "
+            "model = keras.Model(inputs, model.call(inputs))"
         )
+    name = getattr(model, "name", model)
+    raise InputError(f"Expected a Functional model, or a Sequential model with an Input. Received: {name!r}, {problem}")
 
 
-def _tensor_specs(tensors, names):
-    """Return the ports of Keras tensors: names that a signature takes, each once."""
-    ports, seen = [], set()
+def _tensor_specs(tensors: "Sequence[keras.KerasTensor]", names: Sequence[str]) -> tuple[TensorSpec, ...]:
+    """Return the specs of Keras tensors, under names that a signature accepts, each once."""
+    specs: dict[str, TensorSpec] = {}
     for tensor, name in zip(tensors, names, strict=True):
-        clean = unique = _OTHER_CHARACTERS.sub("_", name)
+        legal = unique = _OTHER_CHARACTERS.sub("_", name)
         number = 1
-        while unique in seen:
-            unique, number = f"{clean}_{number}", number + 1
-        seen.add(unique)
-        ports.append(TensorSpec(unique, tuple(tensor.shape)[1:]))
-    return tuple(ports)
+        while unique in specs:
+            unique, number = f"{legal}_{number}", number + 1
+        specs[unique] = TensorSpec(unique, tuple(tensor.shape)[1:])
+    return tuple(specs.values())
 
 
-def pack_inputs(model, arrays):
+def pack_inputs(model: "keras.Model", arrays: Any) -> Any:
     """Return what a model takes, in the structure that it was built with.
 
     Args:
-        model: a model with `input_ports`.
-        arrays: array of its only input, or a dictionary of arrays by the names of the ports, or a list in their order.
+        model: a Functional model.
+        arrays: the array of its only input; or arrays or Keras tensors in a dictionary by the names of `input_specs`,
+            or in a list in their order.
     """
     import keras
 
     if isinstance(arrays, dict):
-        arrays = [arrays[port.name] for port in input_specs(model)]
+        arrays = [arrays[spec.name] for spec in input_specs(model)]
     elif not isinstance(arrays, list):
         return arrays
-    structure = getattr(model, "_inputs_struct", None)
+    structure = input_structure(model)
     if structure is None or len(arrays) == 1:
         return arrays[0] if len(arrays) == 1 else arrays
     return keras.tree.pack_sequence_as(structure, arrays)
 
 
-def image_input_shape(model):
-    """Return the (H, W, C) of a model with one input, which is an image.
+def image_input_shape(model: "keras.Model") -> tuple[int, int, int]:
+    """Return the (H, W, C) of a model whose only input is an image.
 
     Raises:
-        InputError: as `input_ports`, or several inputs, or one that is no image.
+        InputError: as `input_specs`, or several inputs, or an input that is no image.
     """
-    ports = input_specs(model)
-    if len(ports) != 1 or len(ports[0].shape) != 3:
-        received = ", ".join(f"{port.name!r} {port.shape}" for port in ports)
+    specs = input_specs(model)
+    if len(specs) != 1 or len(specs[0].shape) != 3:
+        inputs = ", ".join(f"{spec.name!r} {spec.shape}" for spec in specs)
         raise InputError(
-            f"Expected a model on images of a known (height, width, channels). Received: {model.name!r} with {received}"
+            f"Expected a model whose only input is an image (height, width, channels). Received: {model.name!r} with "
+            f"{inputs}"
         )
-    return ports[0].shape
-
-
-# MERGED Representative images: which, from where, and their identity.
+    height, width, channels = (size or 0 for size in specs[0].shape)
+    return height, width, channels
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Calibration:
-    """The images that set the ranges of a quantised network.
+    """The samples that set the ranges of a quantized network.
 
     Attributes:
-        source: dataset name, folder or file that they come from.
-        images: float32 (N, H, W, C), as the network takes them; of several inputs a dictionary of arrays (N, ...).
-        preprocessing: how they were made from pixels, as a dictionary.
+        source: name of the dataset, folder or file that they come from.
+        images: float32 (N, H, W, C), as the network takes them; for several inputs a dictionary of arrays (N, ...).
+        preprocessing: how they were made from pixels, as a dictionary; None for arrays taken as they are.
         seed: of the choice among the images of the calibration split.
         sha256: over the original pixels, in order.
         names: what each image is called in its source: a path, or its number.
-        noise: whether they are random numbers: good to measure the time that a file takes, and nothing else.
+        noise: whether they are random numbers, which are only good for measuring latency.
     """
 
     source: str
     images: Any = dataclasses.field(repr=False)
-    preprocessing: dict
+    preprocessing: dict[str, Any] | None
     seed: int
     sha256: str
-    names: tuple = dataclasses.field(default=(), repr=False)
+    names: tuple[str | int, ...] = dataclasses.field(default=(), repr=False)
     noise: bool = False
 
     @property
-    def count(self):
-        """How many images."""
+    def count(self) -> int:
+        """How many samples."""
         return len(next(iter(self.images.values())) if isinstance(self.images, dict) else self.images)
 
-    def to_json(self):
+    def to_json(self) -> dict[str, Any]:
         """Return the record without the images."""
         return {
             "source": self.source,
@@ -152,13 +162,20 @@ class Calibration:
         }
 
 
-def load_calibration(dataset, input_shape, *, count=100, seed=0, preprocessing=None):
-    """Take calibration images from the calibration split of a dataset.
+def load_calibration(
+    dataset: "Dataset",
+    input_shape: tuple[int, ...] | dict[str, tuple[int, ...]],
+    *,
+    count: int = 100,
+    seed: int = 0,
+    preprocessing: "Preprocessing | None" = None,
+) -> Calibration:
+    """Load calibration images from the calibration split of a dataset.
 
     Args:
         dataset: `keras_nin.data.Dataset`.
         input_shape: the network's (H, W, C), or the shapes of its inputs by name.
-        count: how many; all of the split where it has fewer.
+        count: how many images; all of the split where it has fewer.
         seed: of the choice.
         preprocessing: `keras_nin.data.Preprocessing`; None takes the dataset's own.
 
@@ -181,43 +198,47 @@ def load_calibration(dataset, input_shape, *, count=100, seed=0, preprocessing=N
     )
 
 
-def check_samples(samples, ports):
-    """Return calibration samples as a dictionary from input name to float32 (N, ...).
+def check_samples(samples: "Samples | None", specs: Sequence[TensorSpec]) -> dict[str, np.ndarray]:
+    """Return calibration samples as float32 arrays (N, ...) by input name.
 
     Args:
         samples: array-like (N, ...) for a model with one input, or a dictionary of them by input name.
-        ports: `keras_nin.export.calibration.TensorSpec` of every input.
+        specs: the `TensorSpec` of every input.
 
     Raises:
-        InputError: none, other names, different numbers of samples, another shape, or not all finite numbers.
+        InputError: no samples, other names, different numbers of samples, another shape, or NaN or infinity.
     """
-    if not isinstance(samples, dict):
-        if len(ports) > 1:
-            names = ", ".join(repr(port.name) for port in ports)
-            raise InputError(f"Expected calibration arrays by the names of the inputs ({names}). Received: one array")
-        samples = {ports[0].name: samples}
-    names = [port.name for port in ports]
+    names = [spec.name for spec in specs]
+    if not isinstance(samples, Mapping):
+        if len(specs) > 1:
+            listed = ", ".join(map(repr, names))
+            raise _calibration_error(f"Expected calibration arrays by input name ({listed}). Received: one array")
+        samples = {names[0]: samples}
     if set(samples) != set(names):
-        raise InputError(f"Expected calibration arrays for the inputs {names}. Received: {list(samples)}")
-    arrays = {port.name: _check_sample_array(samples[port.name], port) for port in ports}
+        raise _calibration_error(f"Expected calibration arrays for the inputs {names}. Received: {list(samples)}")
+    arrays = {spec.name: _check_sample_array(samples[spec.name], spec) for spec in specs}
     counts = {name: len(array) for name, array in arrays.items()}
     if len(set(counts.values())) > 1:
-        raise InputError(f"Expected as many calibration samples for each input. Received: {counts}")
+        raise _calibration_error(f"Expected the same number of calibration samples for each input. Received: {counts}")
     return arrays
 
 
-def _check_sample_array(array, port):
-    kind = "images" if len(port.shape) == 3 else f"samples of {port.name!r}"
-    expected = f"calibration {kind} ({', '.join(map(str, ('N', *port.shape)))})"
-    if array is None:
-        raise InputError(f"Expected {expected}. Received: none")
+def _check_sample_array(samples: Any, spec: TensorSpec) -> np.ndarray:
+    kind = "images" if len(spec.shape) == 3 else f"samples of {spec.name!r}"
+    expected = f"Expected calibration {kind} ({', '.join(map(str, ('N', *spec.shape)))})"
+    if samples is None:
+        raise _calibration_error(f"{expected}. Received: none")
     try:
-        array = np.asarray(array, np.float32)
+        array = np.asarray(samples, np.float32)
     except (TypeError, ValueError):
-        raise InputError(f"Expected {expected}. Received: {type(array).__name__} of other things") from None
-    if array.ndim != 1 + len(port.shape) or len(array) == 0 or array.shape[1:] != port.shape:
-        raise InputError(f"Expected {expected}. Received: shape {array.shape}")
-    damaged = int((~np.isfinite(array).all(axis=tuple(range(1, array.ndim)))).sum())
-    if damaged:
-        raise InputError(f"Expected {expected} of finite numbers. Received: NaN or infinity in {damaged} of them")
+        raise _calibration_error(f"{expected}. Received: {type(samples).__name__} of other things") from None
+    if array.ndim != 1 + len(spec.shape) or len(array) == 0 or array.shape[1:] != spec.shape:
+        raise _calibration_error(f"{expected}. Received: shape {array.shape}")
+    not_finite = int((~np.isfinite(array).all(axis=tuple(range(1, array.ndim)))).sum())
+    if not_finite:
+        raise _calibration_error(f"{expected} of finite numbers. Received: NaN or infinity in {not_finite} of them")
     return array
+
+
+def _calibration_error(message: str) -> InputError:
+    return InputError(message, argument="calibration")

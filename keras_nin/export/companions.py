@@ -1,47 +1,21 @@
-"""What is written beside an exported network that classifies images: the names of its classes, and a script."""
+"""What is written beside an exported image classifier: the names of its classes, and a script that needs no Keras.
+
+The script classifies an image with NumPy, Pillow and LiteRT alone. It does what `keras_nin.data` and
+`keras_nin.tflite.quantization` do, in the few lines that one network needs of them; except for strips of more than 16
+times the length that the network sees, whose ends `keras_nin.data` drops first.
+"""
 
 import shlex
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from keras_nin.data import Preprocessing
 from keras_nin.formatting import escape_unprintable
 
-
-def companion_files(made):
-    """Return the content of the files that go beside an `Export`, as text by their names.
-
-    ``<model>_<scheme>_labels.txt`` has the name of class i in line i, counted from 0; ``<model>_<scheme>.py`` prints
-    the likeliest classes of an image. Both belong to one file, as its sidecar does: what else lies in the folder may be
-    of another network, or of the same one with other classes.
-
-    A network whose output is no vector of classes has neither, one on anything but images of 1 or 3 channels, or
-    without a known preprocessing, no script.
-    """
-    main = made.graph().main
-    if len(main.outputs) != 1 or not _is_classes(main.tensors[main.outputs[0]].shape):
-        return {}
-    source, target = main.tensors[main.inputs[0]], main.tensors[main.outputs[0]]
-    known = made.classes or tuple(f"class {index}" for index in range(target.shape[1]))
-    found = {labels_filename(made.stem): "".join(f"{name}\n" for name in known)}
-    if len(main.inputs) == 1 and made.preprocessing and _is_image(source.shape):
-        found[f"{made.stem}.py"] = classification_script(made.stem, made.preprocessing, source, target)
-    return found
-
-
-def _is_classes(shape):
-    return len(shape) == 2 and shape[1] > 1
-
-
-def _is_image(shape):
-    return len(shape) == 4 and shape[3] in (1, 3)
-
-
-# MERGED The script that goes beside an exported file: it classifies an image with NumPy, Pillow and LiteRT alone.
-# MERGED
-# MERGED What it does is what `keras_nin.data.preprocessing`, `keras_nin.data.preprocessing` and `keras_nin.tflite.quantization` do, in
-# MERGED the few lines that one network needs of them; but for strips of more than 16 times the length that the network sees,
-# MERGED of which `fitting` drops the ends first.
+if TYPE_CHECKING:
+    from keras_nin.tflite.records import TFLiteModel, TFLiteTensor
 
 _SCRIPT_TEMPLATE = '''\
 """Print the likeliest classes of an image: python {command} photo.jpg"""
@@ -97,59 +71,81 @@ scores = (np.float64(scores) - zero_point) * scale
 """
 
 
-def classification_script(stem, preprocessing, source, target):
-    """Return the Python source of a script that classifies one image with an exported file.
+def companion_files(
+    tflite: "TFLiteModel", stem: str, classes: Sequence[str], preprocessing: dict[str, Any] | None
+) -> dict[str, str]:
+    """Return the text of the files that go beside an exported network, by their names.
+
+    ``<stem>_labels.txt`` has the name of class i in line i, counted from 0; ``<stem>.py`` prints the likeliest classes
+    of an image. Both belong to one file, as its export record does: what else lies in the folder may be of another
+    network, or of the same one with other classes.
+
+    A network whose output is no vector of classes gets neither. A network whose input is no image of 1 or 3 channels,
+    or whose preprocessing is unknown, gets no script.
 
     Args:
-        stem: name of the file without its ending; that of the script, too.
-        preprocessing: what the network expects, as `Preprocessing.to_json` gives it.
-        source, target: `keras_nin.tflite.records.TFLiteTensor` of the file's input (batch, height, width, 1 or 3) and output
-            (batch, classes).
+        tflite: the exported file.
+        stem: its name without the ending.
+        classes: a name for each class, or none.
+        preprocessing: what the network expects, as `Preprocessing.to_json` gives it, or None.
     """
-    record = Preprocessing.from_json(preprocessing)
+    main = tflite.main
+    source, target = main.tensors[main.inputs[0]], main.tensors[main.outputs[0]]
+    if len(main.outputs) != 1 or len(target.shape) != 2 or target.shape[1] < 2:
+        return {}
+    names = classes or tuple(f"class {index}" for index in range(target.shape[1]))
+    texts = {f"{stem}_labels.txt": "".join(f"{name}\n" for name in names)}
+    is_image = len(main.inputs) == 1 and len(source.shape) == 4 and source.shape[3] in (1, 3)
+    if is_image and preprocessing:
+        texts[f"{stem}.py"] = _classification_script(stem, Preprocessing.from_json(preprocessing), source, target)
+    return texts
+
+
+def _classification_script(
+    stem: str, preprocessing: Preprocessing, source: "TFLiteTensor", target: "TFLiteTensor"
+) -> str:
+    """Return the source of a script that classifies one image with an exported file.
+
+    Args:
+        stem: name of the file and of the script, without the ending.
+        preprocessing: what the network expects.
+        source, target: the file's input (batch, height, width, 1 or 3) and output (batch, classes).
+    """
     batch, height, width, channels = source.shape
+    constants = {"MEAN": preprocessing.mean, "STD": preprocessing.std}
     return _SCRIPT_TEMPLATE.format(
-        command=_in_docstring(shlex.quote(f"{stem}.py")),
-        constants=_constants(record),
-        wide=round(width / record.crop_fraction),
-        high=round(height / record.crop_fraction),
+        command=_escape_in_docstring(shlex.quote(f"{stem}.py")),
+        constants="".join(
+            f"{name} = {value!r}  # of each channel\n" for name, value in constants.items() if value is not None
+        ),
+        wide=round(width / preprocessing.crop_fraction),
+        high=round(height / preprocessing.crop_fraction),
         width=width,
         height=height,
         channels=channels,
         mode="L" if channels == 1 else "RGB",
-        arithmetic=_arithmetic(record),
+        arithmetic=_arithmetic(preprocessing),
         quantize=_quantize(source.dtype),
         tensor="values" if batch == 1 else f"np.repeat(values, {batch}, axis=0)",
         dequantize="" if target.dtype == "float32" else _DEQUANTIZE,
     )
 
 
-def labels_filename(stem):
-    """Return the name of the file that holds the names of the classes, one a line."""
-    return f"{stem}_labels.txt"
-
-
-def _constants(record):
-    values = {"MEAN": record.mean, "STD": record.std}
-    lines = [f"{name} = {value!r}  # of each channel\n" for name, value in values.items() if value is not None]
-    return "".join(lines)
-
-
-def _arithmetic(record):
-    lines = _ARITHMETIC[record.mode]
-    if record.mode == "unit" and record.mean is not None:
+def _arithmetic(preprocessing: Preprocessing) -> str:
+    lines = _ARITHMETIC[preprocessing.mode]
+    if preprocessing.mode == "unit" and preprocessing.mean is not None:
         lines += "values -= np.float32(MEAN)\n"
-    if record.mode == "unit" and record.std is not None:
+    if preprocessing.mode == "unit" and preprocessing.std is not None:
         lines += "values /= np.float32(STD)\n"
     return lines
 
 
-def _quantize(dtype):
+def _quantize(dtype: str) -> str:
     if dtype == "float32":
         return ""
     limits = np.iinfo(dtype)
     return _QUANTIZE.format(least=limits.min, most=limits.max, dtype=dtype)
 
 
-def _in_docstring(text):
+def _escape_in_docstring(text: str) -> str:
     return escape_unprintable(text).replace("\\", "\\\\").replace('"', '\\"')

@@ -2,40 +2,54 @@
 
 import dataclasses
 import math
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from keras_nin.errors import InputError
-from keras_nin.export import tolerance
 from keras_nin.export.schemes import ROUNDING_REACH
+from keras_nin.export.tolerance import (
+    ComparedTensor,
+    closing_error,
+    invert_closing,
+    nominal_scale,
+    worst_channel_rms,
+)
 from keras_nin.metrics import count_top_ties, snr_db, top_k_accuracy
 
-WEIGHT_LIMIT = ROUNDING_REACH + 1.0
+if TYPE_CHECKING:
+    from keras_nin.export.verification import WeightDifference
 
 # The same float32 sums in another order: an error of about sqrt(terms) * 2**-24 of the value in each layer. With 5,000
 # terms a sum and 26 layers that is 1e-4 of the range, which is 255 steps: 0.03. Twice that fails.
 FLOAT_LIMIT = 0.06
+# In steps of 8 bits over the range of a channel. Rounding to the nearest step is half a step away, adaptive rounding
+# less than `ROUNDING_REACH` and one; the scale in the file is that of the same range. A weight further off is another
+# one: no image is needed to see it, and on few of them it shows, since one weight of a thousand is lost in the rounding
+# of all.
+WEIGHT_LIMIT = ROUNDING_REACH + 1.0
 
 
 @dataclasses.dataclass(frozen=True)
 class ParityLimits:
-    """What a file has to hold to pass.
+    """What a file has to reach to pass. One LSB is one quantization step.
 
     Attributes:
-        min_top1_match: smallest share of images on which the largest output is the same as the model's.
-        max_drop: largest loss of top-1 accuracy against the model, in points.
+        min_top1_match: smallest share of images on which file and model predict the same class.
+        max_drop: largest drop of top-1 accuracy against the model, in percentage points.
         max_rms: largest root mean square difference of a class or channel of a file with rounded weights or values, in
-            steps of the tensor that is judged; None takes what rounding explains (`keras_nin.export.tolerance`).
-        max_error: largest difference of an output, in its steps; None takes what rounding explains in a float32 file,
-            and judges no other.
-        max_closing: largest error of a closing softmax or sigmoid, in steps of the output; None takes what its table
+            LSB of the compared tensor; None takes what rounding explains (`keras_nin.export.tolerance`).
+        max_error: largest difference of an output, in its LSB; None takes what rounding explains in a float32 file, and
+            checks no other file.
+        max_closing: largest error of a closing softmax or sigmoid, in LSB of the output; None takes what its table
             explains.
-        min_snr: smallest signal to noise of the outputs in dB; None judges none.
-        max_weight: largest difference of a weight in the file from the model's, in steps of 8 bits over its channel;
-            None judges none, for files whose weights were changed on purpose.
+        min_snr: smallest signal-to-noise ratio of the outputs in dB; None checks none.
+        max_weight: largest difference of a weight in the file from the model's, in LSB of 8 bits over its channel; None
+            checks none, for files whose weights were changed on purpose.
 
-    Agreement and drop are judged only where the weights are trained: the outputs of random weights lie closer together
-    than one step. None judges neither.
+    Top-1 match and drop are checked only where the weights are trained: the outputs of random weights lie closer
+    together than one LSB. None checks neither.
     """
 
     min_top1_match: float | None = 0.90
@@ -46,17 +60,17 @@ class ParityLimits:
     min_snr: float | None = None
     max_weight: float | None = WEIGHT_LIMIT
 
-    def untrained(self):
+    def untrained(self) -> "ParityLimits":
         """Return the limits for random weights."""
         return dataclasses.replace(self, min_top1_match=None, max_drop=None)
 
 
 @dataclasses.dataclass(frozen=True)
 class ParityCheck:
-    """One comparison of a measured value with its limit; `holds` says whether it is on the right side."""
+    """A measured value against its limit; None stands for a value that is not finite, in a record read back."""
 
     name: str
-    value: float
+    value: float | None
     limit: float
     passed: bool
 
@@ -68,32 +82,34 @@ class Parity:
     Attributes:
         source: where the images come from.
         images: how many.
-        step: one quantisation step of the output: the file's output scale, or for a float file what the scale of an
-            8-bit output over the model's range would be.
-        max_abs_diff_lsb, mean_abs_diff_lsb, rms_diff_lsb: largest, mean and root mean square difference of the outputs, in steps.
+        lsb: one quantization step of the output: the file's output scale, or for a float file the scale that an 8-bit
+            output over the model's range would have.
+        max_abs_diff_lsb, mean_abs_diff_lsb, rms_diff_lsb: largest, mean and root mean square difference of the outputs,
+            in LSB.
         cosine: cosine of the angle between all outputs of the file and all of the model, each as one vector and not
-            centred.
-        snr_db: signal to noise of the outputs in dB: 10 log10 of the model's energy over that of the difference. None
-            where nothing differs.
+            centered.
+        snr_db: signal-to-noise ratio of the outputs in dB: 10 log10 of the model's energy over that of the difference.
+            None where nothing differs.
         logits_snr_db: the same of what goes into a closing softmax (less each image's mean, which a softmax forgets) or
-            sigmoid, where that is judged.
-        agreement: share of images with the same largest output; None where the output is no vector of classes.
-        top1_in_top5: share of images whose largest output in the model is among the file's five largest.
-        ties: images with several equal outputs at the top of the file's; the lowest class counts as its answer.
+            sigmoid, where that is compared.
+        top1_match: share of images on which file and model predict the same class; None where the output is no vector
+            of classes.
+        top1_in_top5: share of images whose class in the model is among the file's five largest outputs.
+        ties: images with several equal outputs at the top of the file's; the lowest class counts as its prediction.
         model_top1, file_top1, model_top5, file_top5: accuracies; None without labels (top 5: with 5 classes or fewer).
         output: name of the output, where the model has several.
-        checks: what was judged, with its limits. Of a float32 file "max_abs_diff_lsb". Of other files "channel_rms_lsb", the
-            worst channel of the output or of what goes into a closing softmax or sigmoid, in steps of that tensor, and
-            "closing_error_lsb", the error of the closing function itself. With trained weights also "top1_match" and
-            "top1_drop_pp". "max_abs_diff_lsb" and "snr_db" where a limit was given. "weight_diff_lsb", the weight of the
-            file that is furthest from the model's.
+        checks: values against their limits. For a float32 file "max_abs_diff_lsb". For other files "channel_rms_lsb",
+            the worst channel of the output or of what goes into a closing softmax or sigmoid, in LSB of that tensor,
+            and "closing_error_lsb", the error of the closing function itself. With trained weights also "top1_match"
+            and "top1_drop_pp". "max_abs_diff_lsb" and "snr_db" where a limit was given. "weight_diff_lsb", the weight
+            of the file that is furthest from the model's.
     """
 
     source: str
     images: int
-    step: float
-    max_abs_diff_lsb: float
-    rms_diff_lsb: float
+    lsb: float | None
+    max_abs_diff_lsb: float | None
+    rms_diff_lsb: float | None
     top1_match: float | None
     model_top1: float | None
     file_top1: float | None
@@ -109,38 +125,43 @@ class Parity:
     output: str | None = None
 
     @property
-    def passed(self):
-        """Whether every check holds."""
+    def passed(self) -> bool:
+        """Whether every check passes."""
         return all(check.passed for check in self.checks)
 
-    def to_json(self):
+    def to_json(self) -> dict[str, Any]:
         """Return the record as a dictionary; rounded, so that the same command writes the same bytes again."""
         return round_floats({**dataclasses.asdict(self), "passed": self.passed})
 
 
-def compare_outputs(reference, output, labels=None, *, place=None, values=None, source="", limits=None):
+def compare_outputs(
+    reference: np.ndarray,
+    output: np.ndarray,
+    labels: np.ndarray | None = None,
+    *,
+    compared: ComparedTensor | None = None,
+    values: np.ndarray | None = None,
+    source: str = "",
+    limits: ParityLimits | None = None,
+) -> Parity:
     """Compare the outputs of a file with those of the model.
 
     Args:
         reference: the model's outputs (N, ...), float.
-        output: the file's outputs, same shape, dequantised.
+        output: the file's outputs, same shape, dequantized.
         labels: (N,) true classes, or None.
-        place: the `keras_nin.export.tolerance.ComparedTensor` tensor of the file; None for a float32 file.
-        values: the file's values there, same shape; None where `place` is the output.
+        compared: the tensor of the file that is compared; None for a float32 file.
+        values: the file's values of that tensor, same shape; None where it is the output.
         source: name of the images' source.
-        limits: `Limits`; None takes the defaults for random weights.
-
-    Returns:
-        `Parity`.
+        limits: `ParityLimits`; None takes the defaults for random weights.
 
     Raises:
         InputError: the shapes differ, or a label is beyond the classes.
     """
     if reference.shape != output.shape:
         raise InputError(f"Expected outputs of shape {reference.shape[1:]}. Received: a file with {output.shape[1:]}")
-    classes = reference.ndim == 2 and reference.shape[1] > 1
-    scored = labels is not None and classes
-    if scored:
+    classifies = reference.ndim == 2 and reference.shape[1] > 1
+    if labels is not None and classifies:
         check_labels(labels, reference.shape[1], source)
     values = output if values is None else values
     limits = limits or ParityLimits().untrained()
@@ -148,45 +169,36 @@ def compare_outputs(reference, output, labels=None, *, place=None, values=None, 
         parity = Parity(
             source=source,
             images=len(reference),
-            **_differences(reference, output, place),
-            logits_snr_db=_inner_snr(reference, values, place),
-            **(_class_matches(reference, output) if classes else {"top1_match": None}),
-            model_top1=top_k_accuracy(reference, labels, 1) if scored else None,
-            file_top1=top_k_accuracy(output, labels, 1) if scored else None,
-            model_top5=top_k_accuracy(reference, labels, 5) if scored else None,
-            file_top5=top_k_accuracy(output, labels, 5) if scored else None,
+            **_differences(reference, output, compared),
+            logits_snr_db=_logits_snr(reference, values, compared),
+            **(_class_matches(reference, output) if classifies else {"top1_match": None}),
+            **_accuracies(reference, output, labels if classifies else None),
             checks=(),
         )
         checks = [
-            *_rounding_checks(parity, reference, output, place, values, limits),
+            *_rounding_checks(parity, reference, output, compared, values, limits),
             *_class_checks(parity, limits),
-            *_requested_checks(parity, reference, output, place, limits),
+            *_requested_checks(parity, reference, output, compared, limits),
         ]
     return dataclasses.replace(parity, checks=tuple(checks))
 
 
-def with_weight_check(parity, worst, limits):
-    """Return a `Parity` that also says how far a weight is from the model's.
-
-    Args:
-        parity: `Parity`.
-        worst: `keras_nin.export.verification.WeightDifference`; None changes nothing.
-        limits: `Limits`.
-    """
+def with_weight_check(parity: Parity, worst: "WeightDifference | None", limits: ParityLimits) -> Parity:
+    """Return a `Parity` that also checks the weight furthest from the model's; None adds no check."""
     if worst is None or limits.max_weight is None:
         return parity
-    check = _at_most("weight_diff_lsb", worst.steps, limits.max_weight)
+    check = _at_most("weight_diff_lsb", worst.lsb, limits.max_weight)
     return dataclasses.replace(parity, checks=(*parity.checks, check))
 
 
-def worst_parity(parities):
+def worst_parity(parities: Sequence[Parity]) -> Parity:
     """Return the `Parity` of the worst of several outputs (one that fails, else the noisiest), with all checks."""
-    worst = min(parities, key=lambda each: (each.passed, math.inf if each.snr_db is None else each.snr_db))
-    return dataclasses.replace(worst, checks=tuple(check for each in parities for check in each.checks))
+    worst = min(parities, key=lambda parity: (parity.passed, math.inf if parity.snr_db is None else parity.snr_db))
+    return dataclasses.replace(worst, checks=tuple(check for parity in parities for check in parity.checks))
 
 
-def check_labels(labels, classes, source):
-    """Raise `InputError` where one of `labels` is none of the `classes` (a number) of a network."""
+def check_labels(labels: np.ndarray, classes: int, source: str) -> None:
+    """Raise `InputError` where a label is not below `classes`, the number of classes of a network."""
     largest = int(np.max(labels))
     if largest >= classes:
         raise InputError(
@@ -195,14 +207,14 @@ def check_labels(labels, classes, source):
         )
 
 
-def _differences(reference, output, place):
+def _differences(reference: np.ndarray, output: np.ndarray, compared: ComparedTensor | None) -> dict[str, Any]:
     """Return the fields of `Parity` that say how far the outputs lie apart."""
-    step = place.step if place and place.step else tolerance.nominal_step(reference)
+    lsb = compared.lsb if compared and compared.lsb else nominal_scale(reference)
     expected, received = reference.astype(np.float64), output.astype(np.float64)
-    difference = (received - expected) / step
+    difference = (received - expected) / lsb
     lengths = np.sqrt(np.sum(expected**2) * np.sum(received**2))
     return {
-        "step": float(step),
+        "lsb": float(lsb),
         "max_abs_diff_lsb": float(np.abs(difference).max()),
         "mean_abs_diff_lsb": float(np.abs(difference).mean()),
         "rms_diff_lsb": float(np.sqrt(np.mean(difference**2))),
@@ -211,53 +223,73 @@ def _differences(reference, output, place):
     }
 
 
-def _inner_snr(reference, values, place):
-    """Return the signal to noise in dB before the closing function, None where none is judged."""
-    if place is None or place.closing is None:
+def _logits_snr(reference: np.ndarray, values: np.ndarray, compared: ComparedTensor | None) -> float | None:
+    """Return the signal-to-noise ratio in dB before the closing function, None where that is not compared."""
+    if compared is None or compared.closing is None:
         return None
-    expected, values = tolerance.invert_closing(reference, values, place.closing), values.astype(np.float64)
-    if place.closing == "SOFTMAX":
+    expected, values = invert_closing(reference, values, compared.closing), values.astype(np.float64)
+    if compared.closing == "SOFTMAX":
         expected = expected - expected.mean(axis=-1, keepdims=True)
         values = values - values.mean(axis=-1, keepdims=True)
     return snr_db(expected, values)
 
 
-def _class_matches(reference, output):
-    """Return the fields of `Parity` about the largest outputs; a row with NaN agrees with nothing."""
+def _class_matches(reference: np.ndarray, output: np.ndarray) -> dict[str, Any]:
+    """Return the fields of `Parity` about the predicted classes; a row with NaN matches nothing."""
     finite = np.isfinite(reference).all(1) & np.isfinite(output).all(1)
-    best = np.where(finite, reference.argmax(1), -1)
+    predicted = np.where(finite, reference.argmax(1), -1)
     return {
-        "top1_match": float(np.mean(finite & (best == output.argmax(1)))),
-        "top1_in_top5": top_k_accuracy(output, best, 5),
+        "top1_match": float(np.mean(finite & (predicted == output.argmax(1)))),
+        "top1_in_top5": top_k_accuracy(output, predicted, 5),
         "ties": count_top_ties(output),
     }
 
 
-def _rounding_checks(parity, reference, output, place, values, limits):
+def _accuracies(reference: np.ndarray, output: np.ndarray, labels: np.ndarray | None) -> dict[str, float | None]:
+    """Return the fields of `Parity` with the accuracies of the model and of the file; None without labels."""
+    return {
+        f"{name}_top{k}": None if labels is None else top_k_accuracy(scores, labels, k)
+        for k in (1, 5)
+        for name, scores in (("model", reference), ("file", output))
+    }
+
+
+def _rounding_checks(
+    parity: Parity,
+    reference: np.ndarray,
+    output: np.ndarray,
+    compared: ComparedTensor | None,
+    values: np.ndarray,
+    limits: ParityLimits,
+) -> Iterator[ParityCheck]:
     """Yield the checks whose limits are derived, unless others are given."""
-    if place is None:
-        yield _at_most(
-            "max_abs_diff_lsb", parity.max_abs_diff_lsb, FLOAT_LIMIT if limits.max_error is None else limits.max_error
-        )
+    if compared is None:
+        limit = FLOAT_LIMIT if limits.max_error is None else limits.max_error
+        yield _at_most("max_abs_diff_lsb", parity.max_abs_diff_lsb, limit)
         return
-    limit = place.limit if limits.max_rms is None else limits.max_rms
-    yield _at_most("channel_rms_lsb", tolerance.worst_channel_rms(reference, values, place), limit)
-    if place.closing:
-        limit = place.closing_limit if limits.max_closing is None else limits.max_closing
-        yield _at_most("closing_error_lsb", tolerance.closing_error(output, values, place), limit)
+    limit = compared.limit if limits.max_rms is None else limits.max_rms
+    yield _at_most("channel_rms_lsb", worst_channel_rms(reference, values, compared), limit)
+    if compared.closing:
+        limit = compared.closing_limit if limits.max_closing is None else limits.max_closing
+        yield _at_most("closing_error_lsb", closing_error(output, values, compared), limit)
 
 
-def _class_checks(parity, limits):
+def _class_checks(parity: Parity, limits: ParityLimits) -> Iterator[ParityCheck]:
     if parity.top1_match is not None and limits.min_top1_match is not None:
         yield _at_least("top1_match", parity.top1_match, limits.min_top1_match)
-    if parity.file_top1 is not None and limits.max_drop is not None:
-        drop = round(100 * (parity.model_top1 - parity.file_top1), 6)
-        yield _at_most("top1_drop_pp", drop, limits.max_drop)
+    if parity.model_top1 is not None and parity.file_top1 is not None and limits.max_drop is not None:
+        yield _at_most("top1_drop_pp", round(100 * (parity.model_top1 - parity.file_top1), 6), limits.max_drop)
 
 
-def _requested_checks(parity, reference, output, place, limits):
+def _requested_checks(
+    parity: Parity,
+    reference: np.ndarray,
+    output: np.ndarray,
+    compared: ComparedTensor | None,
+    limits: ParityLimits,
+) -> Iterator[ParityCheck]:
     """Yield the checks that are made only where their limit is given."""
-    if place is not None and limits.max_error is not None:
+    if compared is not None and limits.max_error is not None:
         yield _at_most("max_abs_diff_lsb", parity.max_abs_diff_lsb, limits.max_error)
     if limits.min_snr is not None:
         exact = np.array_equal(reference, output)
@@ -265,15 +297,16 @@ def _requested_checks(parity, reference, output, place, limits):
         yield _at_least("snr_db", value, limits.min_snr)
 
 
-def _at_most(name, value, limit):
-    return ParityCheck(name, float(value), float(limit), bool(value <= limit))
+def _at_most(name: str, value: float | None, limit: float) -> ParityCheck:
+    value = math.nan if value is None else float(value)
+    return ParityCheck(name, value, float(limit), bool(value <= limit))
 
 
-def _at_least(name, value, limit):
+def _at_least(name: str, value: float, limit: float) -> ParityCheck:
     return ParityCheck(name, float(value), float(limit), bool(value >= limit))
 
 
-def round_floats(value):
+def round_floats(value: Any) -> Any:
     """Return `value` with every float cut to five significant digits; JSON has no NaN or infinity, they become None."""
     if isinstance(value, dict):
         return {key: round_floats(item) for key, item in value.items()}

@@ -1,34 +1,43 @@
 """The blocks as Keras layers. Each builds the graph of the block's function inside, so there is one definition."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
 import keras
 
+from keras_nin.errors import check_choice, check_whole_number
 from keras_nin.layers import blocks, inception
+from keras_nin.layers.blocks import KernelSize
 
 
 class _BlockLayer(keras.layers.Layer):
     """A layer whose computation is the functional graph that `function` builds, held in `inner` once built."""
 
-    function = None
+    function: ClassVar[Callable[..., keras.KerasTensor]]
 
-    def __init__(self, *, name=None, trainable=True, dtype=None, **arguments):
+    def __init__(self, *, name: str | None = None, trainable: bool = True, dtype: Any = None, **arguments: Any) -> None:
         super().__init__(name=name, trainable=trainable, dtype=dtype)
         self.arguments = arguments
-        self.inner = None
+        self.inner: keras.Model | None = None
 
-    def build(self, input_shape):
+    def build(self, input_shape: Sequence[int | None]) -> None:
         x = keras.Input(tuple(input_shape)[1:])
         self.inner = keras.Model(x, type(self).function(x, **self.arguments), name="inner")
         super().build(input_shape)
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        assert self.inner is not None  # Keras builds a layer before it calls it
         return self.inner(inputs, training=training)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Sequence[int | None]) -> Any:
         if self.inner is None:
             self.build(input_shape)
+        assert self.inner is not None
         return self.inner.compute_output_shape(input_shape)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), **self.arguments}
 
 
@@ -39,14 +48,22 @@ class Conv1x1(_BlockLayer):
     Input (B, H, W, C), output (B, ceil(H / strides), ceil(W / strides), filters). arXiv:1312.4400.
 
     Raises:
-        InputError: `filters` is no positive integer, or (when built) the input is no map.
+        InputError: `filters` is not a positive integer, or (when built) the input is not a map.
     """
 
     function = staticmethod(blocks.conv1x1)
 
-    def __init__(self, filters, strides=1, activation="relu", use_bias=True, batch_norm=False, **kwargs):
+    def __init__(
+        self,
+        filters: int,
+        strides: int = 1,
+        activation: str | None = "relu",
+        use_bias: bool = True,
+        batch_norm: bool = False,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(
-            filters=blocks.check_positive("filters", filters),
+            filters=check_whole_number("filters", filters),
             strides=strides,
             activation=activation,
             use_bias=use_bias,
@@ -63,17 +80,26 @@ class MLPConv(_BlockLayer):
     arXiv:1312.4400.
 
     Raises:
-        InputError: `filters` holds anything but positive integers, or (when built) the input is no map.
+        InputError: `filters` holds anything but positive integers, or (when built) the input is not a map.
     """
 
     function = staticmethod(blocks.mlpconv)
 
-    def __init__(self, filters, kernel_size, strides=1, padding="same", activation="relu", batch_norm=False, **kwargs):
+    def __init__(
+        self,
+        filters: Sequence[int],
+        kernel_size: KernelSize,
+        strides: int = 1,
+        padding: str = "same",
+        activation: str | None = "relu",
+        batch_norm: bool = False,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(
-            filters=[blocks.check_positive("filters", width) for width in filters],
+            filters=[check_whole_number("filters", width) for width in filters],
             kernel_size=kernel_size,
             strides=strides,
-            padding=blocks.one_of("padding", padding, ("same", "valid")),
+            padding=check_choice("padding", padding, ("same", "valid")),
             activation=activation,
             batch_norm=batch_norm,
             **kwargs,
@@ -87,17 +113,27 @@ class Fire(_BlockLayer):
     Input (B, H, W, C), output (B, H, W, expand1x1 + expand3x3). arXiv:1602.07360.
 
     Raises:
-        InputError: a width is no positive integer, `bypass` is unknown, or (when built) a simple bypass does not fit.
+        InputError: a width is not a positive integer, `bypass` is unknown, or (when built) a simple bypass does not
+            fit.
     """
 
     function = staticmethod(blocks.fire)
 
-    def __init__(self, squeeze, expand1x1, expand3x3, bypass=None, activation="relu", batch_norm=False, **kwargs):
+    def __init__(
+        self,
+        squeeze: int,
+        expand1x1: int,
+        expand3x3: int,
+        bypass: str | None = None,
+        activation: str | None = "relu",
+        batch_norm: bool = False,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(
-            squeeze=blocks.check_positive("squeeze", squeeze),
-            expand1x1=blocks.check_positive("expand1x1", expand1x1),
-            expand3x3=blocks.check_positive("expand3x3", expand3x3),
-            bypass=blocks.one_of("bypass", bypass, blocks.BYPASSES),
+            squeeze=check_whole_number("squeeze", squeeze),
+            expand1x1=check_whole_number("expand1x1", expand1x1),
+            expand3x3=check_whole_number("expand3x3", expand3x3),
+            bypass=check_choice("bypass", bypass, blocks.BYPASSES),
             activation=activation,
             batch_norm=batch_norm,
             **kwargs,
@@ -111,14 +147,21 @@ class PointwiseHead(_BlockLayer):
     Input (B, H, W, C), output (B, classes). arXiv:1312.4400.
 
     Raises:
-        InputError: `classes` is no positive integer, or (when built) the input is no map.
+        InputError: `classes` is not a positive integer, or (when built) the input is not a map.
     """
 
     function = staticmethod(blocks.pointwise_head)
 
-    def __init__(self, classes, activation="relu", classifier_activation="softmax", zero_padding=0, **kwargs):
+    def __init__(
+        self,
+        classes: int,
+        activation: str | None = "relu",
+        classifier_activation: str | None = "softmax",
+        zero_padding: int = 0,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(
-            classes=blocks.check_positive("classes", classes),
+            classes=check_whole_number("classes", classes),
             activation=activation,
             classifier_activation=classifier_activation,
             zero_padding=zero_padding,
@@ -133,32 +176,29 @@ class InceptionModule(_BlockLayer):
     Input (B, H, W, C), output (B, H, W, sum of the branches' channels). arXiv:1409.4842.
 
     Raises:
-        InputError: a width is no positive integer, or (when built) the input is no map.
+        InputError: a width is not a positive integer, or (when built) the input is not a map.
     """
 
     function = staticmethod(inception.inception_module)
 
     def __init__(
         self,
-        conv1x1_filters,
-        conv3x3_filters,
-        conv5x5_filters,
-        reduce3x3=None,
-        reduce5x5=None,
-        pool_projection=None,
-        activation="relu",
-        batch_norm=False,
-        **kwargs,
-    ):
+        conv1x1_filters: int,
+        conv3x3_filters: int,
+        conv5x5_filters: int,
+        reduce3x3: int | None = None,
+        reduce5x5: int | None = None,
+        pool_projection: int | None = None,
+        activation: str | None = "relu",
+        batch_norm: bool = False,
+        **kwargs: Any,
+    ) -> None:
         optional = {"reduce3x3": reduce3x3, "reduce5x5": reduce5x5, "pool_projection": pool_projection}
-        for what, width in optional.items():
-            if width is not None:
-                blocks.check_positive(what, width)
         super().__init__(
-            conv1x1_filters=blocks.check_positive("conv1x1_filters", conv1x1_filters),
-            conv3x3_filters=blocks.check_positive("conv3x3_filters", conv3x3_filters),
-            conv5x5_filters=blocks.check_positive("conv5x5_filters", conv5x5_filters),
-            **optional,
+            conv1x1_filters=check_whole_number("conv1x1_filters", conv1x1_filters),
+            conv3x3_filters=check_whole_number("conv3x3_filters", conv3x3_filters),
+            conv5x5_filters=check_whole_number("conv5x5_filters", conv5x5_filters),
+            **{name: width if width is None else check_whole_number(name, width) for name, width in optional.items()},
             activation=activation,
             batch_norm=batch_norm,
             **kwargs,
@@ -172,16 +212,16 @@ class InceptionV3Module(_BlockLayer):
     Input (B, H, W, C), output (B, H, W, C'). arXiv:1512.00567.
 
     Raises:
-        InputError: an unknown kind, or a width is no positive integer.
+        InputError: an unknown kind, or a width is not a positive integer.
     """
 
     function = staticmethod(inception.inception_v3_module)
 
-    def __init__(self, kind, pool_projection=192, width=128, **kwargs):
+    def __init__(self, kind: str, pool_projection: int = 192, width: int = 128, **kwargs: Any) -> None:
         super().__init__(
-            kind=blocks.one_of("kind", kind, inception.MODULE_KINDS),
-            pool_projection=blocks.check_positive("pool_projection", pool_projection),
-            width=blocks.check_positive("width", width),
+            kind=check_choice("kind", kind, inception.MODULE_KINDS),
+            pool_projection=check_whole_number("pool_projection", pool_projection),
+            width=check_whole_number("width", width),
             **kwargs,
         )
 
@@ -198,5 +238,5 @@ class InceptionReduction(_BlockLayer):
 
     function = staticmethod(inception.inception_reduction)
 
-    def __init__(self, kind, **kwargs):
-        super().__init__(kind=blocks.one_of("kind", kind, inception.REDUCTION_KINDS), **kwargs)
+    def __init__(self, kind: str, **kwargs: Any) -> None:
+        super().__init__(kind=check_choice("kind", kind, inception.REDUCTION_KINDS), **kwargs)

@@ -1,47 +1,49 @@
 """Blocks as functions: each takes a Keras tensor (B, H, W, C), channels last, and returns one."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
 import keras
 
-from keras_nin.errors import InputError, check_choice
+from keras_nin.errors import InputError, check_choice, check_whole_number
+
+KernelSize: TypeAlias = int | tuple[int, int]
 
 BYPASSES = (None, "simple", "complex")
 ROUNDINGS = ("floor", "ceil")
 _POOLS = {"max": keras.layers.MaxPooling2D, "average": keras.layers.AveragePooling2D}
 
 
-def join_name(prefix, part):
+def join_name(prefix: str | None, part: str) -> str | None:
     """Return the name of a part of a block: prefix_part; None where the block has no name."""
     return f"{prefix}_{part}" if prefix else None
 
 
-def check_positive(what, value):
-    """Return `value` where it is a positive integer; else raise `InputError` naming `what`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InputError(f"Expected `{what}` to be a positive integer. Received: {value!r}")
-    return value
-
-
-def _check_map(x):
+def _check_map(x: keras.KerasTensor) -> keras.KerasTensor:
     if len(x.shape) != 4:
-        raise InputError(f"Expected a map of shape (batch, height, width, channels). Received: shape {tuple(x.shape)}")
+        raise InputError(
+            f"Expected a map of shape (batch, height, width, channels). Received: shape {tuple(x.shape)}", argument="x"
+        )
     return x
 
 
 def conv2d(
-    x,
-    filters,
-    kernel_size,
+    x: keras.KerasTensor,
+    filters: int,
+    kernel_size: KernelSize,
     *,
-    strides=1,
-    padding="same",
-    activation="relu",
-    use_bias=True,
-    bias_initializer="zeros",
-    batch_norm=False,
-    scale=True,
-    name=None,
-):
-    """Convolution with its non-linearity, optionally with batch normalisation between the two.
+    strides: int = 1,
+    padding: str | int = "same",
+    activation: str | None = "relu",
+    use_bias: bool = True,
+    bias_initializer: str = "zeros",
+    batch_norm: bool = False,
+    scale: bool = True,
+    name: str | None = None,
+) -> keras.KerasTensor:
+    """Convolution with its non-linearity, optionally with batch normalization between the two.
 
     Args:
         x: tensor (B, H, W, C).
@@ -54,20 +56,20 @@ def conv2d(
         use_bias: whether the convolution has a bias; with `batch_norm` it never has, beta takes its place.
         bias_initializer: the bias before training.
         batch_norm: convolution, BatchNormalization (arXiv:1502.03167), activation.
-        scale: whether the normalisation has a gamma; the next layer's weights can take its place after a ReLU.
+        scale: whether the normalization has a gamma; the next layer's weights can take its place after a ReLU.
         name: name of the convolution, and the prefix of the layers around it.
 
     Returns:
         Tensor (B, ceil(H / strides), ceil(W / strides), filters) with ``"same"`` padding.
 
     Raises:
-        InputError: `x` is no map, or `filters` is no positive integer.
+        InputError: `x` is not a map, or `filters` is not a positive integer.
     """
     _check_map(x)
     if isinstance(padding, int):
         x, padding = _pad_every_side(x, padding, kernel_size, strides, name)
     conv = keras.layers.Conv2D(
-        check_positive("filters", filters),
+        check_whole_number("filters", filters),
         kernel_size,
         strides=strides,
         padding=padding,
@@ -84,16 +86,30 @@ def conv2d(
     return keras.layers.Activation(activation, name=join_name(name, activation))(x) if activation else x
 
 
-def _pad_every_side(x, zeros, kernel_size, strides, name):
-    """Return the input of a convolution with `zeros` on every side, and the padding that Keras is left to do."""
-    sides = x.shape[1:3]
-    totals = [None if side is None else (-(-side // strides) - 1) * strides + kernel_size - side for side in sides]
+def _pad_every_side(
+    x: keras.KerasTensor, zeros: int, kernel_size: KernelSize, strides: int, name: str | None
+) -> tuple[keras.KerasTensor, str]:
+    """Return the input of a convolution with `zeros` on every side, and the padding that is left to Keras."""
+    sizes = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
+    totals = [
+        None if side is None else (-(-side // strides) - 1) * strides + size - side
+        for side, size in zip(x.shape[1:3], sizes, strict=True)
+    ]
     if totals == [2 * zeros, 2 * zeros]:
-        return x, "same"  # which leaves no PAD operator in an exported file
+        return x, "same"  # so that an exported file needs no PAD operator
     return keras.layers.ZeroPadding2D(zeros, name=join_name(name, "pad"))(x), "valid"
 
 
-def conv1x1(x, filters, *, strides=1, activation="relu", use_bias=True, batch_norm=False, name=None):
+def conv1x1(
+    x: keras.KerasTensor,
+    filters: int,
+    *,
+    strides: int = 1,
+    activation: str | None = "relu",
+    use_bias: bool = True,
+    batch_norm: bool = False,
+    name: str | None = None,
+) -> keras.KerasTensor:
     """1x1 convolution: the same linear map over the channels at every position, then a non-linearity.
 
     Reduces the channels where `filters` < C, expands them where `filters` > C, mixes them where they are equal
@@ -115,7 +131,17 @@ def conv1x1(x, filters, *, strides=1, activation="relu", use_bias=True, batch_no
     )
 
 
-def mlpconv(x, filters, kernel_size, *, strides=1, padding="same", activation="relu", batch_norm=False, name=None):
+def mlpconv(
+    x: keras.KerasTensor,
+    filters: Sequence[int],
+    kernel_size: KernelSize,
+    *,
+    strides: int = 1,
+    padding: str = "same",
+    activation: str | None = "relu",
+    batch_norm: bool = False,
+    name: str | None = None,
+) -> keras.KerasTensor:
     """Mlpconv block: a k x k convolution, then 1x1 layers, each with its non-linearity (arXiv:1312.4400).
 
     Args:
@@ -132,18 +158,41 @@ def mlpconv(x, filters, kernel_size, *, strides=1, padding="same", activation="r
         InputError: `filters` is empty, or as in `conv2d`.
     """
     if isinstance(filters, int) or not filters:
-        raise InputError(f"Expected `filters` to list the channels of each layer. Received: {filters!r}")
+        raise InputError(
+            f"Expected `filters` to list the channels of each layer. Received: {filters!r}",
+            argument="filters",
+            received=filters,
+        )
     first, *pointwise = filters
-    side = kernel_size if isinstance(kernel_size, int) else "x".join(map(str, kernel_size))
-    label = f"conv{side}x{side}" if isinstance(kernel_size, int) else f"conv{side}"
-    style = {"activation": activation, "batch_norm": batch_norm}
-    x = conv2d(x, first, kernel_size, strides=strides, padding=padding, name=join_name(name, label), **style)
-    for letter, width in zip("abcdefghijklmnopqrstuvwxyz", pointwise, strict=False):
-        x = conv1x1(x, width, name=join_name(name, f"conv1x1{letter}"), **style)
+    height, width = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
+    part = join_name(name, f"conv{height}x{width}")
+    x = conv2d(
+        x,
+        first,
+        (height, width),
+        strides=strides,
+        padding=padding,
+        activation=activation,
+        batch_norm=batch_norm,
+        name=part,
+    )
+    for letter, channels in zip("abcdefghijklmnopqrstuvwxyz", pointwise, strict=False):
+        part = join_name(name, f"conv1x1{letter}")
+        x = conv1x1(x, channels, activation=activation, batch_norm=batch_norm, name=part)
     return x
 
 
-def fire(x, squeeze, expand1x1, expand3x3, *, bypass=None, activation="relu", batch_norm=False, name=None):
+def fire(
+    x: keras.KerasTensor,
+    squeeze: int,
+    expand1x1: int,
+    expand3x3: int,
+    *,
+    bypass: str | None = None,
+    activation: str | None = "relu",
+    batch_norm: bool = False,
+    name: str | None = None,
+) -> keras.KerasTensor:
     """Fire module: a 1x1 squeeze layer, then a 1x1 and a 3x3 expand layer side by side, concatenated.
 
     Iandola et al., "SqueezeNet", arXiv:1602.07360.
@@ -165,18 +214,20 @@ def fire(x, squeeze, expand1x1, expand3x3, *, bypass=None, activation="relu", ba
     """
     check_choice("bypass", bypass, BYPASSES)
     channels = _check_map(x).shape[-1]
-    out_channels = check_positive("expand1x1", expand1x1) + check_positive("expand3x3", expand3x3)
+    out_channels = check_whole_number("expand1x1", expand1x1) + check_whole_number("expand3x3", expand3x3)
     if bypass == "simple" and channels != out_channels:
         raise InputError(
             f"Expected {out_channels} input channels for a simple bypass around {out_channels} output channels. "
-            f"Received: {channels}. Use bypass='complex'"
+            f"Received: {channels}. Use bypass='complex'",
+            argument="bypass",
         )
-    style = {"activation": activation, "batch_norm": batch_norm}
-    squeezed = conv1x1(x, check_positive("squeeze", squeeze), name=join_name(name, "squeeze1x1"), **style)
-    branches = [
-        conv1x1(squeezed, expand1x1, name=join_name(name, "expand1x1"), **style),
-        conv2d(squeezed, expand3x3, 3, name=join_name(name, "expand3x3"), **style),
-    ]
+
+    def convolve(y: keras.KerasTensor, filters: int, kernel_size: int, part: str) -> keras.KerasTensor:
+        part_name = join_name(name, part)
+        return conv2d(y, filters, kernel_size, activation=activation, batch_norm=batch_norm, name=part_name)
+
+    squeezed = convolve(x, check_whole_number("squeeze", squeeze), 1, "squeeze1x1")
+    branches = [convolve(squeezed, expand1x1, 1, "expand1x1"), convolve(squeezed, expand3x3, 3, "expand3x3")]
     output = keras.layers.Concatenate(name=join_name(name, "concat"))(branches)
     if bypass is None:
         return output
@@ -185,7 +236,15 @@ def fire(x, squeeze, expand1x1, expand3x3, *, bypass=None, activation="relu", ba
     return keras.layers.Add(name=join_name(name, "add"))([x, output])
 
 
-def pointwise_head(x, classes, *, activation="relu", classifier_activation="softmax", zero_padding=0, name=None):
+def pointwise_head(
+    x: keras.KerasTensor,
+    classes: int | None,
+    *,
+    activation: str | None = "relu",
+    classifier_activation: str | None = "softmax",
+    zero_padding: int = 0,
+    name: str | None = None,
+) -> keras.KerasTensor:
     """Classify with a 1x1 layer to the classes and global average pooling instead of dense layers.
 
     Section 3.2 of "Network in Network", arXiv:1312.4400.
@@ -196,7 +255,7 @@ def pointwise_head(x, classes, *, activation="relu", classifier_activation="soft
         activation: non-linearity of the 1x1 layer; None for a linear one.
         classifier_activation: applied to the averages; None to return them as they are.
         zero_padding: rows and columns of zeros around the map before the 1x1 layer. The Caffe release of
-            SqueezeNet 1.0 has 1, and its weights mean that.
+            SqueezeNet 1.0 has 1, which its weights need.
         name: name of the 1x1 layer and prefix of the layers after it.
 
     Returns:
@@ -206,20 +265,28 @@ def pointwise_head(x, classes, *, activation="relu", classifier_activation="soft
         InputError: as in `conv2d`.
     """
     if zero_padding:
-        x = keras.layers.ZeroPadding2D(check_positive("zero_padding", zero_padding), name=join_name(name, "pad"))(x)
+        x = keras.layers.ZeroPadding2D(zero_padding, name=join_name(name, "pad"))(x)
     # A class whose scores are all below zero would get no gradient through a ReLU: start above.
     bias = "ones" if activation == "relu" else "zeros"
-    x = conv2d(x, classes, 1, activation=activation, bias_initializer=bias, name=name)
+    x = conv2d(x, check_whole_number("classes", classes), 1, activation=activation, bias_initializer=bias, name=name)
     x = keras.layers.GlobalAveragePooling2D(name=join_name(name, "pool"))(x)
     if classifier_activation is None:
         return x
     return keras.layers.Activation(classifier_activation, name=join_name(name, classifier_activation))(x)
 
 
-def pool2d(x, kind="max", size=3, strides=2, *, rounding="floor", name=None):
+def pool2d(
+    x: keras.KerasTensor,
+    kind: str = "max",
+    size: int = 3,
+    strides: int = 2,
+    *,
+    rounding: str = "floor",
+    name: str | None = None,
+) -> keras.KerasTensor:
     """Max or average pooling without padding whose output size is rounded down (Keras) or up (Caffe).
 
-    With ``"ceil"`` the last window may hang over the edge; what hangs over takes no part in the maximum or average.
+    With ``"ceil"`` the last window may overlap the edge; positions outside take no part in the maximum or average.
 
     Args:
         x: tensor (B, H, W, C); H and W must be known for ``"ceil"``.
@@ -238,28 +305,30 @@ def pool2d(x, kind="max", size=3, strides=2, *, rounding="floor", name=None):
     check_choice("rounding", rounding, ROUNDINGS)
     sides = _check_map(x).shape[1:3]
     if rounding == "floor" and any(side is not None and side < size for side in sides):
-        raise InputError(f"Expected a map of at least {size}x{size} to pool. Received: {sides[0]}x{sides[1]}")
+        raise InputError(
+            f"Expected a map of at least {size}x{size} to pool. Received: {sides[0]}x{sides[1]}", argument="x"
+        )
     padding = "valid" if rounding == "floor" else _ceil_padding(sides, size, strides)
     return _POOLS[kind](size, strides=strides, padding=padding, name=name)(x)
 
 
-def _ceil_padding(sides, size, strides):
+def _ceil_padding(sides: tuple[int | None, int | None], size: int, strides: int) -> str:
     """Return the Keras padding that rounds up as Caffe does: 'same' pads after the end where one element is missing."""
-    found = set()
-    for side in sides:
-        if side is None:
-            raise InputError("Expected a known height and width where pooling rounds up. Received: an open size")
-        out = -(-(side - size) // strides) + 1
-        missing = (out - 1) * strides + size - side
-        if missing == 0:
-            found.add("valid")
-        elif missing == 1 and out == -(-side // strides):
-            found.add("same")
-        else:
-            found.add(None)
-    if len(found) != 1 or None in found:
+    paddings = {_ceil_padding_of_side(side, size, strides) for side in sides}
+    if len(paddings) != 1 or None in paddings:
         raise InputError(
-            f"Expected a map on which {size}x{size}/{strides} pooling can round up alike in both directions. "
-            f"Received: {sides[0]}x{sides[1]}. Use rounding='floor'"
+            f"Expected a map on which {size}x{size}/{strides} pooling rounds up with one padding in both directions. "
+            f"Received: {sides[0]}x{sides[1]}. Use rounding='floor'",
+            argument="rounding",
         )
-    return found.pop()
+    return str(paddings.pop())
+
+
+def _ceil_padding_of_side(side: int | None, size: int, strides: int) -> str | None:
+    if side is None:
+        raise InputError("Expected a known height and width where pooling rounds up. Received: an open size")
+    outputs = -(-(side - size) // strides) + 1
+    missing = (outputs - 1) * strides + size - side
+    if missing == 0:
+        return "valid"
+    return "same" if missing == 1 and outputs == -(-side // strides) else None

@@ -1,27 +1,29 @@
 """Inception modules as functions: each takes a Keras tensor (B, H, W, C), channels last, and returns one."""
 
+from __future__ import annotations
+
 import keras
 
-from keras_nin.errors import InputError, check_choice
-from keras_nin.layers.blocks import check_positive, conv1x1, conv2d, join_name, pool2d
+from keras_nin.errors import InputError, check_choice, check_whole_number
+from keras_nin.layers.blocks import KernelSize, conv2d, join_name, pool2d
 
 MODULE_KINDS = ("a", "b", "c")
 REDUCTION_KINDS = ("a", "b")
 
 
 def inception_module(
-    x,
-    conv1x1_filters,
-    conv3x3_filters,
-    conv5x5_filters,
+    x: keras.KerasTensor,
+    conv1x1_filters: int,
+    conv3x3_filters: int,
+    conv5x5_filters: int,
     *,
-    reduce3x3=None,
-    reduce5x5=None,
-    pool_projection=None,
-    activation="relu",
-    batch_norm=False,
-    name=None,
-):
+    reduce3x3: int | None = None,
+    reduce5x5: int | None = None,
+    pool_projection: int | None = None,
+    activation: str | None = "relu",
+    batch_norm: bool = False,
+    name: str | None = None,
+) -> keras.KerasTensor:
     """Inception v1 module: 1x1, 3x3 and 5x5 convolutions and a 3x3 pooling side by side, concatenated.
 
     The 1x1 reductions before the two larger convolutions, and the 1x1 projection after the pooling, are what makes it
@@ -41,25 +43,35 @@ def inception_module(
         Tensor (B, H, W, conv1x1_filters + conv3x3_filters + conv5x5_filters + (pool_projection or C)).
 
     Raises:
-        InputError: `x` is no map, or a number of channels is no positive integer.
+        InputError: `x` is not a map, or a number of channels is not a positive integer.
     """
-    style = {"activation": activation, "batch_norm": batch_norm}
-    branches = [conv1x1(x, conv1x1_filters, name=join_name(name, "1x1"), **style)]
+
+    def convolve(y: keras.KerasTensor, filters: int, side: int, part: str) -> keras.KerasTensor:
+        part_name = join_name(name, part)
+        return conv2d(y, filters, side, activation=activation, batch_norm=batch_norm, name=part_name)
+
+    branches = [convolve(x, conv1x1_filters, 1, "1x1")]
     for side, reduction, filters in ((3, reduce3x3, conv3x3_filters), (5, reduce5x5, conv5x5_filters)):
-        y = x
-        if reduction is not None:
-            y = conv1x1(y, reduction, name=join_name(name, f"{side}x{side}reduce1x1"), **style)
-        branches.append(conv2d(y, filters, side, name=join_name(name, f"{side}x{side}"), **style))
+        reduced = x if reduction is None else convolve(x, reduction, 1, f"{side}x{side}reduce1x1")
+        branches.append(convolve(reduced, filters, side, f"{side}x{side}"))
     pooled = keras.layers.MaxPooling2D(3, strides=1, padding="same", name=join_name(name, "pool"))(x)
     if pool_projection is not None:
-        pooled = conv1x1(pooled, pool_projection, name=join_name(name, "poolproj1x1"), **style)
+        pooled = convolve(pooled, pool_projection, 1, "poolproj1x1")
     return keras.layers.Concatenate(name=join_name(name, "concat"))([*branches, pooled])
 
 
-def inception_v3_module(x, kind, *, pool_projection=192, width=128, padded_pool=False, name=None):
-    """Inception v3 module on a grid of 35 (kind "a"), 17 ("b") or 8 ("c"), with factorised convolutions.
+def inception_v3_module(
+    x: keras.KerasTensor,
+    kind: str,
+    *,
+    pool_projection: int = 192,
+    width: int = 128,
+    padded_pool: bool = False,
+    name: str | None = None,
+) -> keras.KerasTensor:
+    """Inception v3 module on a grid of 35 (kind "a"), 17 ("b") or 8 ("c"), with factorized convolutions.
 
-    "a" has two 3x3 layers where v1 has a 5x5 beside its 5x5 branch; "b" factorises 7x7 into 1x7 and 7x1; "c" puts 1x3
+    "a" has two 3x3 layers where v1 has a 5x5 beside its 5x5 branch; "b" factorizes 7x7 into 1x7 and 7x1; "c" puts 1x3
     and 3x1 side by side (Szegedy et al., "Rethinking the Inception Architecture", arXiv:1512.00567, figures 5 to 7).
     Convolutions have no bias; each is followed by BatchNormalization without gamma, and ReLU.
 
@@ -76,10 +88,10 @@ def inception_v3_module(x, kind, *, pool_projection=192, width=128, padded_pool=
         1856 + pool_projection ("c").
 
     Raises:
-        InputError: an unknown kind, `x` is no map, or a number of channels is no positive integer.
+        InputError: an unknown kind, `x` is not a map, or a number of channels is not a positive integer.
     """
     check_choice("kind", kind, MODULE_KINDS)
-    check_positive("width", width)
+    check_whole_number("width", width)
     branches = _BRANCHES[kind](x, width, name)
     border = "valid" if padded_pool else "same"
     pooled = keras.layers.ZeroPadding2D(1, name=join_name(name, "pool_pad"))(x) if padded_pool else x
@@ -88,7 +100,7 @@ def inception_v3_module(x, kind, *, pool_projection=192, width=128, padded_pool=
     return keras.layers.Concatenate(name=join_name(name, "concat"))([*branches, pooled])
 
 
-def _branches_a(x, width, name):
+def _branches_a(x: keras.KerasTensor, width: int, name: str | None) -> list[keras.KerasTensor]:
     return [
         _conv_bn_relu(x, 64, 1, name, ""),
         _conv_chain(x, name, "5x5", (48, 1), (64, 5)),
@@ -96,7 +108,7 @@ def _branches_a(x, width, name):
     ]
 
 
-def _branches_b(x, width, name):
+def _branches_b(x: keras.KerasTensor, width: int, name: str | None) -> list[keras.KerasTensor]:
     row, column = (1, 7), (7, 1)
     return [
         _conv_bn_relu(x, 192, 1, name, ""),
@@ -105,7 +117,7 @@ def _branches_b(x, width, name):
     ]
 
 
-def _branches_c(x, width, name):
+def _branches_c(x: keras.KerasTensor, width: int, name: str | None) -> list[keras.KerasTensor]:
     return [
         _conv_bn_relu(x, 320, 1, name, ""),
         _split_conv(_conv_chain(x, name, "3x3", (384, 1)), name, "3x3"),
@@ -116,13 +128,13 @@ def _branches_c(x, width, name):
 _BRANCHES = {"a": _branches_a, "b": _branches_b, "c": _branches_c}
 
 
-def _split_conv(x, name, branch):
-    """A 1x3 and a 3x1 layer side by side, concatenated."""
+def _split_conv(x: keras.KerasTensor, name: str | None, branch: str) -> keras.KerasTensor:
+    """Add a 1x3 and a 3x1 layer side by side, concatenated."""
     halves = [_conv_bn_relu(x, 384, kernel, name, f"{branch}split") for kernel in ((1, 3), (3, 1))]
     return keras.layers.Concatenate(name=join_name(name, f"{branch}split"))(halves)
 
 
-def inception_reduction(x, kind, *, name=None):
+def inception_reduction(x: keras.KerasTensor, kind: str, *, name: str | None = None) -> keras.KerasTensor:
     """Inception v3 grid reduction: strided convolutions beside a strided pooling, 35 to 17 ("a") or 17 to 8 ("b").
 
     Halving the grid in parallel branches avoids both a bottleneck and its cost (arXiv:1512.00567, section 5).
@@ -136,11 +148,11 @@ def inception_reduction(x, kind, *, name=None):
         Tensor (B, (H - 3) // 2 + 1, (W - 3) // 2 + 1, C') with C' = C + 480 ("a") or C + 512 ("b").
 
     Raises:
-        InputError: an unknown kind, `x` is no map, or it is smaller than 3x3.
+        InputError: an unknown kind, `x` is not a map, or it is smaller than 3x3.
     """
     check_choice("kind", kind, REDUCTION_KINDS)
     if any(side is not None and side < 3 for side in x.shape[1:3]):
-        raise InputError(f"Expected a map of at least 3x3 to reduce. Received: {x.shape[1]}x{x.shape[2]}")
+        raise InputError(f"Expected a map of at least 3x3 to reduce. Received: {x.shape[1]}x{x.shape[2]}", argument="x")
     if kind == "a":
         branches = [
             _conv_chain(x, name, "3x3", (384, 3), reduce=True),
@@ -155,8 +167,10 @@ def inception_reduction(x, kind, *, name=None):
     return keras.layers.Concatenate(name=join_name(name, "concat"))([*branches, pooled])
 
 
-def _conv_chain(x, name, branch, *steps, reduce=False):
-    """Convolutions one after the other, each (filters, kernel); the last has stride 2 where the branch reduces."""
+def _conv_chain(
+    x: keras.KerasTensor, name: str | None, branch: str, *steps: tuple[int, KernelSize], reduce: bool = False
+) -> keras.KerasTensor:
+    """Add convolutions one after the other, each (filters, kernel); with `reduce` the last has stride 2."""
     for number, (filters, kernel) in enumerate(steps, start=1):
         last = reduce and number == len(steps)
         letter = "abcde"[number - 1]
@@ -164,8 +178,10 @@ def _conv_chain(x, name, branch, *steps, reduce=False):
     return x
 
 
-def _conv_bn_relu(x, filters, kernel, name, branch, strides=1):
-    """Convolution without bias, BatchNormalization without gamma, ReLU; named by its branch and its kernel."""
+def _conv_bn_relu(
+    x: keras.KerasTensor, filters: int, kernel: KernelSize, name: str | None, branch: str, strides: int = 1
+) -> keras.KerasTensor:
+    """Add a convolution without bias, BatchNormalization without gamma, ReLU; named by its branch and its kernel."""
     height, width = (kernel, kernel) if isinstance(kernel, int) else kernel
     label = f"{branch}conv{height}x{width}"
     padding = "valid" if strides > 1 else "same"

@@ -1,8 +1,9 @@
-"""Local response normalisation from operators that every integer runtime has: products, convolutions, ReLUs.
+"""Local response normalization, which Keras does not have: by its formula, and from operators that quantize to 8 bits.
 
 The factor is ``(k + alpha / size * S) ** -beta`` with S the sum of the squares around a channel. S spans five orders of
-magnitude and the factor falls over all of them, so no one 8-bit range holds S. Here a bank of terms holds it, each with
-a range of its own: with ``t = alpha / (size * k) * S``
+magnitude and the factor falls over all of them, so no one 8-bit range holds S. In the integer form, which uses only
+products, convolutions and ReLUs, a sum of terms holds it, each with a range of its own: with
+``t = alpha / (size * k) * S``
 
     root(t) = k ** (-beta / 2) * (offset + sum of weight_i * max(0, 1 - t / limit_i) ** 4),    y = x * root * root
 
@@ -11,131 +12,36 @@ clipped as well: each step of it lies in [-1, 1] or [0, 1], whatever the input. 
 because it varies over half as many orders of magnitude, which suits an 8-bit range. docs/concepts/integer_lrn.md has the figures.
 """
 
+from __future__ import annotations
+
 import contextlib
 import contextvars
 import dataclasses
 import functools
+from collections.abc import Iterator
+from typing import Any
 
 import keras
 import numpy as np
+import numpy.typing as npt
 
-from keras_nin.errors import InputError
-from keras_nin.layers.blocks import check_positive
+from keras_nin.errors import InputError, check_whole_number
 
-MAX_FITTED_SUM = 1024.0  # the sum t up to which the fit holds
+MAX_FITTED_SUM = 1024.0  # the t up to which the fit holds
 _FIRST_LIMIT = 4.0
 _RATIO = 5.0
 _TERMS = 5
 _LEVELS = 127  # of the gains: a multiple of the largest over this is exact in 8 bits
-_BLOCK = 16
+_CHANNEL_BLOCK = 16
 
-
-@dataclasses.dataclass(frozen=True)
-class IntegerForm:
-    """The constants of the form for one set of `size`, `alpha`, `beta` and `k`.
-
-    Attributes:
-        gains: what the input is multiplied by in each term: its square is then t / limit of the term.
-        weights: of each term in the root of the factor.
-        offset: the root beyond all limits.
-        error: largest relative error of the factor for a t from 0 to `REACH`.
-    """
-
-    gains: tuple[float, ...]
-    weights: tuple[float, ...]
-    offset: float
-    error: float
-
-    def factor(self, squares):
-        """Return the factor for sums of squares of any shape, float64."""
-        squares = np.asarray(squares, np.float64)[..., None]
-        left = np.maximum(1 - squares * np.square(self.gains), 0)
-        return (self.offset + left**4 @ np.array(self.weights)) ** 2
-
-
-@functools.cache
-def fit_integer_form(size, alpha, beta, k):
-    """Return the `Bank` of the constants of `LocalResponseNormalization`, by least squares of the relative error.
-
-    Raises:
-        InputError: `alpha`, `beta` or `k` is not positive.
-    """
-    for name, value in (("alpha", alpha), ("beta", beta), ("k", k)):
-        if not value > 0:
-            raise InputError(f"Expected `{name}` to be positive for the integer form. Received: {value!r}")
-    levels = np.round(_LEVELS * np.sqrt(_RATIO ** -np.arange(_TERMS)))
-    limits = _FIRST_LIMIT * (_LEVELS / levels) ** 2
-    t = np.concatenate([[0.0], np.geomspace(0.01, MAX_FITTED_SUM, 512)])
-    root = (1 + t) ** (-beta / 2)
-    terms = np.column_stack([np.maximum(1 - t[:, None] / limits, 0) ** 4, np.ones_like(t)])
-    *weights, offset = np.linalg.lstsq(terms / root[:, None], np.ones_like(t), rcond=None)[0]
-    found = terms @ [*weights, offset]
-    scale = k ** (-beta / 2)
-    return IntegerForm(
-        gains=tuple(map(float, np.sqrt(alpha / (size * k * limits)))),
-        weights=tuple(float(scale * weight) for weight in weights),
-        offset=float(scale * offset),
-        error=float(np.abs((found / root) ** 2 - 1).max()),
-    )
-
-
-def apply_integer_form(inputs, size, alpha, beta, k):
-    """Return the normalised `inputs` (B, H, W, C); the other arguments are those of `LocalResponseNormalization`.
-
-    Raises:
-        InputError: `alpha`, `beta` or `k` is not positive.
-    """
-    from keras import ops
-
-    bank = fit_integer_form(size, alpha, beta, k)
-    _, height, width, channels = ops.shape(inputs)
-    terms, dtype = len(bank.gains), inputs.dtype
-    x = ops.reshape(inputs, (-1, 1, height * width, channels))
-    x = x * ops.convert_to_tensor(np.reshape(bank.gains, (1, terms, 1, 1)), dtype)  # (B, terms, H * W, C)
-    x = ops.minimum(ops.maximum(x, -1.0), 1.0)  # this pair and no clip: TFLite fuses it as RELU_N1_TO_1
-    left = _one_minus_channel_sum(x * x, size, height * width)
-    left = left * left
-    left = left * left  # a product and no power or square: TFLite has these in floating point alone
-    kernel = np.tile(np.reshape(bank.weights, (terms, 1, 1, 1)), (1, 1, channels, 1))
-    root = ops.depthwise_conv(left, ops.convert_to_tensor(kernel, dtype), data_format="channels_last")
-    root = root + ops.convert_to_tensor(np.full(channels, bank.offset), dtype)
-    root = ops.reshape(root, (-1, height, width, channels))
-    return inputs * root * root
-
-
-def _one_minus_channel_sum(squares, size, positions):
-    """Return max(0, 1 - sum over the `size` channels around) of a (B, terms, positions, C)."""
-    from keras import ops
-
-    terms, channels = squares.shape[1], squares.shape[-1]
-    block = _block_size(channels, size)
-    blocks = 1 if block == channels else 3  # its own and the two beside it
-    place = np.arange(blocks * block) - blocks // 2 * block
-    band = np.abs(place[:, None] - np.arange(block)) <= size // 2
-    kernel = ops.convert_to_tensor(-band.reshape(1, blocks, block, block).astype("float32"), squares.dtype)
-    if blocks > 1:
-        squares = ops.reshape(squares, (-1, terms * positions, channels // block, block))
-    total = ops.conv(squares, kernel, padding="same", data_format="channels_last")
-    left = ops.relu(total + ops.ones(block, squares.dtype))
-    return ops.reshape(left, (-1, terms, positions, channels)) if blocks > 1 else left
-
-
-def _block_size(channels, size):
-    """Return how many channels share a kernel: blocks of 16 take 48 MACs a value, all at once as many as channels."""
-    fits = channels % _BLOCK == 0 and size // 2 <= _BLOCK and channels > 3 * _BLOCK
-    return _BLOCK if fits else channels
-
-
-# MERGED Local response normalisation, which Keras does not have.
-
-_USE_INTEGER_FORM = contextvars.ContextVar("integer_form", default=False)
+_USE_INTEGER_FORM = contextvars.ContextVar("use_integer_form", default=False)
 
 
 @contextlib.contextmanager
-def use_integer_form(used=True):
-    """Let every `LocalResponseNormalization` that is called inside compute by `keras_nin.layers.normalization.apply_integer_form`.
+def use_integer_form(used: bool = True) -> Iterator[None]:
+    """Let every `LocalResponseNormalization` that is called inside compute in its integer form.
 
-    Its values are those of the formula to a few per cent, from operators that quantise to 8 bits; the layer, its name
+    Its values are those of the formula to a few percent, from operators that quantize to 8 bits; the layer, its name
     and its configuration stay what they are.
 
     Args:
@@ -150,52 +56,60 @@ def use_integer_form(used=True):
 
 @keras.saving.register_keras_serializable(package="keras_nin")
 class LocalResponseNormalization(keras.layers.Layer):
-    """Divide every value by a power of the squares of its neighbours in the channels.
+    """Divide every value by a power of the squares of its neighbors in the channels.
 
     ``y = x / (k + alpha / size * sum of x**2 over the `size` channels around) ** beta``: Krizhevsky et al., "ImageNet
     classification with deep convolutional neural networks", section 3.3, with alpha divided by `size` as in Caffe.
-    Input and output (B, H, W, C). TFLite has it as one operator, in floating point only; see `integer_form`.
+    Input and output (B, H, W, C). TFLite has it as one operator, in floating point only; see `use_integer_form`.
 
     Args:
         size: number of channels that take part, odd.
         alpha, beta, k: constants of the formula.
 
     Raises:
-        InputError: `size` is no odd positive integer.
+        InputError: `size` is not an odd positive integer.
     """
 
-    def __init__(self, size=5, alpha=1e-4, beta=0.75, k=1.0, **kwargs):
+    def __init__(self, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if check_positive("size", size) % 2 == 0:
-            raise InputError(f"Expected `size` to be odd. Received: {size}")
+        if check_whole_number("size", size) % 2 == 0:
+            raise InputError(f"Expected `size` to be odd. Received: {size}", argument="size", received=size)
         self.size, self.alpha, self.beta, self.k = size, alpha, beta, k
 
-    def call(self, inputs):
-        """Return the normalised (B, H, W, C)."""
+    def call(self, inputs: Any) -> Any:
+        """Return the normalized (B, H, W, C)."""
         if _USE_INTEGER_FORM.get():
-            return apply_integer_form(inputs, self.size, self.alpha, self.beta, self.k)
+            return _normalize_in_integer_form(inputs, self.size, self.alpha, self.beta, self.k)
         if keras.backend.backend() == "tensorflow":
             import tensorflow as tf  # whose operation the converter keeps as one operator
 
             return tf.nn.local_response_normalization(
                 inputs, depth_radius=self.size // 2, bias=self.k, alpha=self.alpha / self.size, beta=self.beta
             )
-        reach, channels = self.size // 2, inputs.shape[-1]
-        squares = keras.ops.pad(keras.ops.square(inputs), ((0, 0), (0, 0), (0, 0), (reach, reach)))
+        radius, channels = self.size // 2, inputs.shape[-1]
+        squares = keras.ops.pad(keras.ops.square(inputs), ((0, 0), (0, 0), (0, 0), (radius, radius)))
         total = sum(squares[..., shift : shift + channels] for shift in range(self.size))
         return inputs / keras.ops.power(self.k + self.alpha / self.size * total, self.beta)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         """Return the input's own shape."""
         return input_shape
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Return the constants of the formula."""
         return {**super().get_config(), "size": self.size, "alpha": self.alpha, "beta": self.beta, "k": self.k}
 
 
-def local_response_normalization(x, size=5, *, alpha=1e-4, beta=0.75, k=1.0, name=None):
-    """Divide every value by a power of the squares of its neighbours in the channels.
+def local_response_normalization(
+    x: keras.KerasTensor,
+    size: int = 5,
+    *,
+    alpha: float = 1e-4,
+    beta: float = 0.75,
+    k: float = 1.0,
+    name: str | None = None,
+) -> keras.KerasTensor:
+    """Divide every value by a power of the squares of its neighbors in the channels.
 
     Args:
         x: tensor (B, H, W, C).
@@ -206,6 +120,103 @@ def local_response_normalization(x, size=5, *, alpha=1e-4, beta=0.75, k=1.0, nam
         Tensor (B, H, W, C).
 
     Raises:
-        InputError: `size` is no odd positive integer.
+        InputError: `size` is not an odd positive integer.
     """
     return LocalResponseNormalization(size, alpha, beta, k, name=name)(x)
+
+
+@dataclasses.dataclass(frozen=True)
+class IntegerForm:
+    """The constants of the integer form for one set of `size`, `alpha`, `beta` and `k`.
+
+    Attributes:
+        gains: factor of the input in each term: its square is then t / limit of the term.
+        weights: of each term in the root of the factor.
+        offset: the root beyond all limits.
+        error: largest relative error of the factor for a t from 0 to `MAX_FITTED_SUM`.
+    """
+
+    gains: tuple[float, ...]
+    weights: tuple[float, ...]
+    offset: float
+    error: float
+
+    def factor(self, squares: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """Return the factor for sums of squares of any shape, float64."""
+        sums = np.asarray(squares, np.float64)[..., None]
+        terms = np.maximum(1 - sums * np.square(self.gains), 0)
+        return (self.offset + terms**4 @ np.array(self.weights)) ** 2
+
+
+@functools.cache
+def fit_integer_form(size: int, alpha: float, beta: float, k: float) -> IntegerForm:
+    """Return the `IntegerForm` of the constants of `LocalResponseNormalization`, by least squares of relative errors.
+
+    Raises:
+        InputError: `alpha`, `beta` or `k` is not positive.
+    """
+    for name, value in (("alpha", alpha), ("beta", beta), ("k", k)):
+        if not value > 0:
+            raise InputError(
+                f"Expected `{name}` to be positive for the integer form. Received: {value!r}",
+                argument=name,
+                received=value,
+            )
+    levels = np.round(_LEVELS * np.sqrt(_RATIO ** -np.arange(_TERMS)))
+    limits = _FIRST_LIMIT * (_LEVELS / levels) ** 2
+    t = np.concatenate([[0.0], np.geomspace(0.01, MAX_FITTED_SUM, 512)])
+    root = (1 + t) ** (-beta / 2)
+    terms = np.column_stack([np.maximum(1 - t[:, None] / limits, 0) ** 4, np.ones_like(t)])
+    *weights, offset = np.linalg.lstsq(terms / root[:, None], np.ones_like(t), rcond=None)[0]
+    fitted = terms @ [*weights, offset]
+    scale = k ** (-beta / 2)
+    return IntegerForm(
+        gains=tuple(map(float, np.sqrt(alpha / (size * k * limits)))),
+        weights=tuple(float(scale * weight) for weight in weights),
+        offset=float(scale * offset),
+        error=float(np.abs((fitted / root) ** 2 - 1).max()),
+    )
+
+
+def _normalize_in_integer_form(inputs: Any, size: int, alpha: float, beta: float, k: float) -> Any:
+    """Return the normalized `inputs` (B, H, W, C); the other arguments are those of `LocalResponseNormalization`."""
+    from keras import ops
+
+    form = fit_integer_form(size, alpha, beta, k)
+    shape: Any = ops.shape(inputs)
+    _, height, width, channels = shape
+    terms, dtype = len(form.gains), inputs.dtype
+    x = ops.reshape(inputs, (-1, 1, height * width, channels))
+    x = x * ops.convert_to_tensor(np.reshape(form.gains, (1, terms, 1, 1)), dtype)  # (B, terms, H * W, C)
+    x = ops.minimum(ops.maximum(x, -1.0), 1.0)  # this pair and no clip: TFLite fuses it as RELU_N1_TO_1
+    term = _one_minus_channel_sum(x * x, size, height * width)
+    term = term * term
+    term = term * term  # a product and no power or square: TFLite has these only in floating point
+    kernel = np.tile(np.reshape(form.weights, (terms, 1, 1, 1)), (1, 1, channels, 1))
+    root = ops.depthwise_conv(term, ops.convert_to_tensor(kernel, dtype), data_format="channels_last")
+    root = root + ops.convert_to_tensor(np.full(channels, form.offset), dtype)
+    root = ops.reshape(root, (-1, height, width, channels))
+    return inputs * root * root
+
+
+def _one_minus_channel_sum(squares: Any, size: int, positions: int) -> Any:
+    """Return max(0, 1 - sum over the `size` channels around) of a (B, terms, positions, C)."""
+    from keras import ops
+
+    terms, channels = squares.shape[1], squares.shape[-1]
+    block = _block_size(channels, size)
+    blocks = 1 if block == channels else 3  # its own and the two beside it
+    offsets = np.arange(blocks * block) - blocks // 2 * block
+    band = np.abs(offsets[:, None] - np.arange(block)) <= size // 2
+    kernel = ops.convert_to_tensor(-band.reshape(1, blocks, block, block).astype("float32"), squares.dtype)
+    if blocks > 1:
+        squares = ops.reshape(squares, (-1, terms * positions, channels // block, block))
+    total = ops.conv(squares, kernel, padding="same", data_format="channels_last")
+    rest = ops.relu(total + ops.ones(block, squares.dtype))
+    return ops.reshape(rest, (-1, terms, positions, channels)) if blocks > 1 else rest
+
+
+def _block_size(channels: int, size: int) -> int:
+    """Return how many channels share a kernel: blocks of 16 take 48 MACs a value, all at once as many as channels."""
+    fits = channels % _CHANNEL_BLOCK == 0 and size // 2 <= _CHANNEL_BLOCK and channels > 3 * _CHANNEL_BLOCK
+    return _CHANNEL_BLOCK if fits else channels

@@ -1,85 +1,72 @@
 """SqueezeNet: Iandola et al., arXiv:1602.07360."""
 
+from __future__ import annotations
+
 import dataclasses
 import functools
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from keras_nin import layers
-from keras_nin.models.model_spec import ModelSpec, assemble_model, check_input_shape
+from keras_nin.models.model_spec import ModelSpec, Shape, Weights, make_builder
+from keras_nin.models.predictions import family_functions
 
-PAPER = "SqueezeNet, arXiv:1602.07360"
+if TYPE_CHECKING:
+    import keras
 
 # Squeeze and expand widths of fire2 to fire9; both expand layers have the same width.
 FIRES = {2: (16, 64), 3: (16, 64), 4: (32, 128), 5: (32, 128), 6: (48, 192), 7: (48, 192), 8: (64, 256), 9: (64, 256)}
-SIMPLE = dict.fromkeys((3, 5, 7, 9), "simple")
-COMPLEX = SIMPLE | dict.fromkeys((2, 4, 6, 8), "complex")
-
-
-@dataclasses.dataclass(frozen=True)
-class Variant:
-    """A row of the table below: the first convolution, after which modules a pooling stands, and the bypasses."""
-
-    conv1: tuple[int, int, int]  # filters, kernel size, strides
-    pool_after: tuple[int, ...]  # 1 for conv1, n for fire n
-    input_shape: tuple[int, int, int] = (224, 224, 3)
-    classes: int = 1000
-    bypass: dict = dataclasses.field(default_factory=dict)
-    conv1_padding: str = "valid"
-
-
-VARIANTS = {
-    "squeezenet_v1_0": Variant((96, 7, 2), (1, 4, 8)),
-    "squeezenet_v1_0_simple_bypass": Variant((96, 7, 2), (1, 4, 8), bypass=SIMPLE),
-    "squeezenet_v1_0_complex_bypass": Variant((96, 7, 2), (1, 4, 8), bypass=COMPLEX),
-    "squeezenet_v1_1": Variant((64, 3, 2), (1, 3, 5)),
-    "squeezenet_cifar10": Variant((64, 3, 1), (3, 5), (32, 32, 3), 10, conv1_padding="same"),
-}
-
-# Layer names in weight files of others: those of the authors' Caffe release, which rcmalli's keras-squeezenet keeps.
-LAYER_NAMES = {
-    f"fire{number}/{part}": f"fire{number}_{part}"
-    for number in FIRES
-    for part in ("squeeze1x1", "expand1x1", "expand3x3")
-}
+_SIMPLE_BYPASS: dict[int, str] = dict.fromkeys((3, 5, 7, 9), "simple")
+_COMPLEX_BYPASS: dict[int, str] = _SIMPLE_BYPASS | dict.fromkeys((2, 4, 6, 8), "complex")
 # Numbers of the fire modules in torchvision's `features`, in which the poolings count. Its poolings round up.
-TORCHVISION_FIRES = {"squeezenet_v1_0": (3, 4, 5, 7, 8, 9, 10, 12), "squeezenet_v1_1": (3, 4, 6, 7, 9, 10, 11, 12)}
+_TORCHVISION_FIRES = {"squeezenet_v1_0": (3, 4, 5, 7, 8, 9, 10, 12), "squeezenet_v1_1": (3, 4, 6, 7, 9, 10, 11, 12)}
 
 
-def layer_names(variant):
-    """Return the table of foreign layer names of a row of `VARIANTS`."""
-    names = dict(LAYER_NAMES)
-    if variant not in TORCHVISION_FIRES:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SqueezeNetSpec(ModelSpec):
+    """A SqueezeNet: its first convolution, after which modules a pooling stands, and its bypasses."""
+
+    conv1: tuple[int, int, int] = (96, 7, 2)  # filters, kernel size, strides
+    conv1_padding: str = "valid"
+    pool_after: tuple[int, ...] = (1, 4, 8)  # 1 for conv1, n for fire n
+    bypass: Mapping[int, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def layer_names(self) -> dict[str, str]:
+        """Names of the authors' Caffe release, which rcmalli's keras-squeezenet keeps, and of torchvision."""
+        parts = {"squeeze": "squeeze1x1", "expand1x1": "expand1x1", "expand3x3": "expand3x3"}
+        names = {f"fire{number}/{part}": f"fire{number}_{part}" for number in FIRES for part in parts.values()}
+        if self.name in _TORCHVISION_FIRES:
+            names |= {"features.0": "conv1", "classifier.1": "conv10"}
+            for index, number in zip(_TORCHVISION_FIRES[self.name], FIRES, strict=True):
+                names |= {f"features.{index}.{theirs}": f"fire{number}_{ours}" for theirs, ours in parts.items()}
         return names
-    names |= {"features.0": "conv1", "classifier.1": "conv10"}
-    parts = {"squeeze": "squeeze1x1", "expand1x1": "expand1x1", "expand3x3": "expand3x3"}
-    for theirs, number in zip(TORCHVISION_FIRES[variant], FIRES, strict=True):
-        names |= {f"features.{theirs}.{part}": f"fire{number}_{ours}" for part, ours in parts.items()}
-    return names
 
 
 def squeezenet(
-    variant,
+    spec: SqueezeNetSpec,
     *,
-    include_top=True,
-    weights=None,
-    input_shape=None,
-    classes=None,
-    classifier_activation="softmax",
-    pool_rounding="floor",
-    padded_head=False,
-    name=None,
-):
+    weights: Weights = None,
+    include_top: bool = True,
+    input_shape: Shape | None = None,
+    classes: int | None = None,
+    classifier_activation: str | None = "softmax",
+    pool_rounding: str = "floor",
+    padded_head: bool = False,
+    name: str | None = None,
+) -> keras.Model:
     """Build a SqueezeNet: a convolution, eight fire modules, and a 1x1 layer to the classes averaged over the map.
 
     Args:
-        variant: name of a row of `VARIANTS`.
+        spec: row of the registry.
+        weights: None (random), the name of bundled weights, or a path; see `keras_nin.models.load_weights`.
         include_top: whether to end in dropout, the 1x1 layer to the classes and the global average.
-        weights: None (random), the name of weights that ship, or a path; see `load_weights`.
-        input_shape: (H, W, C); the default is the variant's.
-        classes: number of classes; the default is the variant's.
+        input_shape: (H, W, C).
+        classes: number of classes.
         classifier_activation: applied to the averaged scores; None returns them as they are.
-        pool_rounding: ``"floor"`` (Keras) or ``"ceil"`` (Caffe).
+        pool_rounding: ``"floor"`` (Keras) or ``"ceil"`` (Caffe, torchvision).
         padded_head: a border of zeros, one wide, before the last 1x1 layer, as in the Caffe release of 1.0.
-        name: the model's name; the default is the variant's.
+        name: the model's name; None takes the variant's.
 
     Returns:
         keras.Model from (B, H, W, C) to (B, classes), or to fire9's map without the top.
@@ -87,150 +74,78 @@ def squeezenet(
     Raises:
         InputError: an argument does not fit, or the weights do not.
     """
-    row = VARIANTS[variant]
 
-    def graph(x):
-        x = _trunk(x, row, pool_rounding)
+    def graph(x: keras.KerasTensor) -> keras.KerasTensor:
+        import keras
+
+        filters, kernel_size, strides = spec.conv1
+        x = layers.conv2d(x, filters, kernel_size, strides=strides, padding=spec.conv1_padding, name="conv1")
+        if 1 in spec.pool_after:
+            x = layers.pool2d(x, rounding=pool_rounding, name="pool1")
+        for number, (squeeze, expand) in FIRES.items():
+            x = layers.fire(x, squeeze, expand, expand, bypass=spec.bypass.get(number), name=f"fire{number}")
+            if number in spec.pool_after:
+                x = layers.pool2d(x, rounding=pool_rounding, name=f"pool{number}")
         if not include_top:
             return x
-        return _top(x, row.classes if classes is None else classes, classifier_activation, padded_head)
+        x = keras.layers.Dropout(0.5, name="drop9")(x)
+        return layers.pointwise_head(
+            x,
+            spec.classes if classes is None else classes,
+            classifier_activation=classifier_activation,
+            zero_padding=int(padded_head),
+            name="conv10",
+        )
 
-    shape = check_input_shape(input_shape, row.input_shape)
-    return assemble_model(
-        graph,
-        variant=variant,
-        name=name,
-        input_shape=shape,
-        weights=weights,
-        include_top=include_top,
-        layer_names=layer_names(variant),
-    )
+    return spec.assemble(graph, input_shape, weights, name, include_top)
 
 
-def _trunk(x, row, rounding):
-    filters, kernel_size, strides = row.conv1
-    x = layers.conv2d(x, filters, kernel_size, strides=strides, padding=row.conv1_padding, name="conv1")
-    if 1 in row.pool_after:
-        x = layers.pool2d(x, rounding=rounding, name="pool1")
-    for number, (squeeze, expand) in FIRES.items():
-        x = layers.fire(x, squeeze, expand, expand, bypass=row.bypass.get(number), name=f"fire{number}")
-        if number in row.pool_after:
-            x = layers.pool2d(x, rounding=rounding, name=f"pool{number}")
-    return x
-
-
-def _top(x, classes, classifier_activation, padded_head):
-    import keras
-
-    x = keras.layers.Dropout(0.5, name="drop9")(x)
-    return layers.pointwise_head(
-        x, classes, classifier_activation=classifier_activation, zero_padding=int(padded_head), name="conv10"
-    )
-
-
-SqueezeNet1_0 = functools.partial(squeezenet, "squeezenet_v1_0")
-SqueezeNet1_0SimpleBypass = functools.partial(squeezenet, "squeezenet_v1_0_simple_bypass")
-SqueezeNet1_0ComplexBypass = functools.partial(squeezenet, "squeezenet_v1_0_complex_bypass")
-SqueezeNet1_1 = functools.partial(squeezenet, "squeezenet_v1_1")
-SqueezeNetCIFAR10 = functools.partial(squeezenet, "squeezenet_cifar10")
-
-
-def _fire(channels, squeeze, expand):
-    return channels * squeeze + squeeze * expand + 3 * 3 * squeeze * expand
-
-
-# Weights and biases of each fire module by number; the first one's input is conv1's output.
-_FIRE_WEIGHTS = {
-    3: _fire(128, 16, 64),
-    4: _fire(128, 32, 128),
-    5: _fire(256, 32, 128),
-    6: _fire(256, 48, 192),
-    7: _fire(384, 48, 192),
-    8: _fire(384, 64, 256),
-    9: _fire(512, 64, 256),
-}
-_FIRE_BIASES = sum(squeeze + 2 * expand for squeeze, expand in FIRES.values())
-
-
-def _params(conv1, channels, classes=1000, bypass=0):
-    fires = _fire(channels, 16, 64) + sum(_FIRE_WEIGHTS.values()) + _FIRE_BIASES
-    return conv1 + channels + fires + 512 * classes + classes + bypass
-
-
-def _macs(conv1, channels, positions, classes=1000, bypass=()):
-    """MACs from the positions of conv1's map, of each fire module's map by number, and of the head's."""
-    weights = {2: _fire(channels, 16, 64)} | _FIRE_WEIGHTS
-    fires = sum(weights[number] * positions[number] for number in weights)
-    shortcuts = sum(weight * positions[number] for number, weight in bypass)
-    return conv1 * positions[1] + fires + shortcuts + 512 * classes * positions[9]
-
-
-_POSITIONS_1_0 = {1: 109**2} | dict.fromkeys((2, 3, 4), 54**2) | dict.fromkeys((5, 6, 7, 8), 26**2) | {9: 12**2}
-_POSITIONS_1_1 = {1: 111**2} | dict.fromkeys((2, 3), 55**2) | dict.fromkeys((4, 5), 27**2)
-_POSITIONS_1_1 |= dict.fromkeys((6, 7, 8, 9), 13**2)
-_POSITIONS_CIFAR = dict.fromkeys((1, 2, 3), 32**2) | dict.fromkeys((4, 5), 15**2) | dict.fromkeys((6, 7, 8, 9), 7**2)
-_BYPASS = ((2, 96 * 128), (4, 128 * 256), (6, 256 * 384), (8, 384 * 512))
-
+_spec = functools.partial(
+    SqueezeNetSpec,
+    family=squeezenet,
+    paper="SqueezeNet, arXiv:1602.07360",
+    input_shape=(224, 224, 3),
+    classes=1000,
+    params=1_248_424,
+    macs=777_221_152,
+    preprocessing="caffe",
+)
 SPECS = (
-    ModelSpec(
-        name="squeezenet_v1_0",
-        builder=SqueezeNet1_0,
-        title="the paper's network",
-        paper=PAPER,
-        input_shape=(224, 224, 3),
-        classes=1000,
-        params=_params(7 * 7 * 3 * 96, 96),
-        macs=_macs(7 * 7 * 3 * 96, 96, _POSITIONS_1_0),
-        preprocessing="caffe",
-        layer_names=layer_names("squeezenet_v1_0"),
-    ),
-    ModelSpec(
-        name="squeezenet_v1_0_simple_bypass",
-        builder=SqueezeNet1_0SimpleBypass,
-        title="with additions around fire3, 5, 7 and 9",
-        paper=PAPER,
-        input_shape=(224, 224, 3),
-        classes=1000,
-        params=_params(7 * 7 * 3 * 96, 96),
-        macs=_macs(7 * 7 * 3 * 96, 96, _POSITIONS_1_0),
-        preprocessing="caffe",
-        layer_names=layer_names("squeezenet_v1_0_simple_bypass"),
-    ),
-    ModelSpec(
+    _spec(name="squeezenet_v1_0", title="the paper's network"),
+    _spec(name="squeezenet_v1_0_simple_bypass", title="with additions around fire3, 5, 7 and 9", bypass=_SIMPLE_BYPASS),
+    _spec(
         name="squeezenet_v1_0_complex_bypass",
-        builder=SqueezeNet1_0ComplexBypass,
         title="with 1x1 layers around fire2, 4, 6 and 8 too",
-        paper=PAPER,
-        input_shape=(224, 224, 3),
-        classes=1000,
-        params=_params(7 * 7 * 3 * 96, 96, bypass=sum(weights for _, weights in _BYPASS) + 128 + 256 + 384 + 512),
-        macs=_macs(7 * 7 * 3 * 96, 96, _POSITIONS_1_0, bypass=_BYPASS),
-        preprocessing="caffe",
-        layer_names=layer_names("squeezenet_v1_0_complex_bypass"),
+        params=1_589_672,
+        macs=1_107_964_960,
+        bypass=_COMPLEX_BYPASS,
     ),
-    ModelSpec(
+    _spec(
         name="squeezenet_v1_1",
-        builder=SqueezeNet1_1,
         title="2.4 times fewer MACs than 1.0, by earlier pooling",
-        paper=PAPER,
-        input_shape=(224, 224, 3),
-        classes=1000,
-        params=_params(3 * 3 * 3 * 64, 64),
-        macs=_macs(3 * 3 * 3 * 64, 64, _POSITIONS_1_1),
+        params=1_235_496,
+        macs=349_151_936,
         preprocessing="torch",
-        layer_names=layer_names("squeezenet_v1_1"),
+        conv1=(64, 3, 2),
+        pool_after=(1, 3, 5),
     ),
-    ModelSpec(
+    _spec(
         name="squeezenet_cifar10",
-        builder=SqueezeNetCIFAR10,
         title="SqueezeNet 1.1 for 32x32 inputs: stride 1 first, two poolings",
-        paper=PAPER,
         input_shape=(32, 32, 3),
         classes=10,
-        params=_params(3 * 3 * 3 * 64, 64, classes=10),
-        macs=_macs(3 * 3 * 3 * 64, 64, _POSITIONS_CIFAR, classes=10),
+        params=727_626,
+        macs=76_737_536,
         dataset="cifar10",
         preprocessing="standardize",
-        layer_names=layer_names("squeezenet_cifar10"),
+        conv1=(64, 3, 1),
+        conv1_padding="same",
+        pool_after=(3, 5),
     ),
 )
+SqueezeNet1_0 = make_builder("SqueezeNet1_0", squeezenet, SPECS[0])
+SqueezeNet1_0SimpleBypass = make_builder("SqueezeNet1_0SimpleBypass", squeezenet, SPECS[1])
+SqueezeNet1_0ComplexBypass = make_builder("SqueezeNet1_0ComplexBypass", squeezenet, SPECS[2])
+SqueezeNet1_1 = make_builder("SqueezeNet1_1", squeezenet, SPECS[3])
+SqueezeNetCIFAR10 = make_builder("SqueezeNetCIFAR10", squeezenet, SPECS[4])
+preprocess_input, decode_predictions = family_functions(SPECS)

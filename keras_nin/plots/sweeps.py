@@ -7,7 +7,6 @@ import numpy as np
 from keras_nin import figures
 from keras_nin.benchmark import sweep_results
 from keras_nin.claims.equalities import SOFT_MASK_SEED
-from keras_nin.edge.ethosu.records import summarize_groups
 
 # Told apart without colours too: colour and marker for the scheme, filled for one thread.
 _SCHEME_STYLES = {"float32": ("#1f77b4", "o"), "int8": ("#d95f02", "s")}
@@ -160,7 +159,7 @@ def render_ethosu_sweep(sweep):
 
 
 def _draw_accelerator_bars(axes, sweep):
-    parts = [{part.group: part.cycles for part in summarize_groups(estimate)} for estimate in sweep.estimates]
+    parts = [{part.group: part.cycles for part in estimate.subtotals} for estimate in sweep.estimates]
     found = dict.fromkeys(group for groups in parts for group, cycles in groups.items() if cycles)
     ordered = [
         *(group for group in _GROUP_COLORS if group in found),
@@ -179,7 +178,7 @@ def _draw_accelerator_bars(axes, sweep):
 
 
 def _bar_annotation(estimate):
-    on_cpu = len(estimate.left_to_cpu)
+    on_cpu = len(estimate.cpu_layers)
     used = "" if estimate.utilization is None else f", {estimate.utilization:.0%} of MACs used"
     return f"{estimate.us / 1000:,.2f}{used}{f', {on_cpu:,} on the CPU' if on_cpu else ''}"
 

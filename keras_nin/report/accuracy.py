@@ -64,7 +64,7 @@ def parity_lines(parity):
     inner = "" if parity.logits_snr_db is None else f", {format_db(parity.logits_snr_db)} before the softmax or sigmoid"
     cosine = "-" if parity.cosine is None else f"{parity.cosine:.6f}"
     lines = [
-        f"Difference of the outputs in steps of {parity.step:.4g}: {differences}",
+        f"Difference of the outputs in steps of {parity.lsb:.4g}: {differences}",
         f"Signal to noise: {format_db(parity.snr_db, parity.max_abs_diff_lsb == 0)}{inner}; cosine {cosine}, not centred",
     ]
     if parity.top1_match is not None:

@@ -11,16 +11,16 @@ import typing
 from dataclasses import dataclass
 
 from keras_nin import files, schemas
-from keras_nin.audit.records import AUDIT_SCHEMA, Audit, AuditRow, AuditTotal, Finding
-from keras_nin.benchmark.comparison import COMPARISON_SCHEMA, LatencyRatio, RunComparison
-from keras_nin.benchmark.records import SCHEMA as BENCHMARK_SCHEMA
+from keras_nin.audit.api import Audit
+from keras_nin.audit.records import AuditRow, AuditTotal, Finding
+from keras_nin.benchmark.comparison import LatencyRatio, RunComparison
 from keras_nin.benchmark.records import BenchmarkResult, Profile
 from keras_nin.claims.claim import Interval
 from keras_nin.edge.edgetpu.records import EdgeTPUResult
 from keras_nin.edge.ethosu import records
-from keras_nin.edge.ethosu.records import ETHOSU_SCHEMA, EthosUEstimate, EthosURefusal, EthosUResult
-from keras_nin.edge.fit import FIT_SCHEMA, TARGETS, FitResult
-from keras_nin.edge.micro.records import MICRO_SCHEMA, MicroResult
+from keras_nin.edge.ethosu.records import EthosUEstimate, EthosURefusal, EthosUResult
+from keras_nin.edge.fit import TARGETS, FitResult
+from keras_nin.edge.micro.records import MicroResult
 from keras_nin.errors import InputError, check_choice
 from keras_nin.report.claims import CLAIMS_SCHEMA
 from keras_nin.report.claims import format_figure as shown
@@ -72,6 +72,8 @@ def _typed_value(hint, value, where):
         return tuple(_typed_value(item, each, where) for item, each in zip(items, value, strict=True))
     if kind is tuple and isinstance(value, list):
         return _nested_tuples(value, where)
+    if typing.get_origin(kind) is dict:
+        kind = dict
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value) if abs(value) < _INT_LIMIT else math.nan
     if not _is_instance(kind, value):
@@ -134,7 +136,8 @@ def _read_edgetpu(document):
         "state": total.get("parameters"),
         "streamed_bytes": total.get("streamed_bytes"),
     }
-    verdict = record_from_json(EdgeTPUResult, document | {"memory": memory, "subgraphs": total.get("subgraphs")})
+    fields = {"memory": memory, "subgraphs": total.get("subgraphs"), "checks": []}
+    verdict = record_from_json(EdgeTPUResult, document | fields)
     return (make_prediction(base_name(verdict.model), verdict),)
 
 
@@ -164,14 +167,14 @@ def _read_estimate(document):
 
 
 def _read_micro(document):
-    found = record_from_json(MicroResult, document)
+    found = record_from_json(MicroResult, document | {"checks": []})
     if found.arena is None and found.finding is None:
         raise InputError("Expected an arena, or a finding why there is none. Received: neither")
     return (found,)
 
 
 def _read_fit(document):
-    found = record_from_json(FitResult, document)
+    found = record_from_json(FitResult, document | {"checks": []})
     for target in (*found.targets, *(each.target for result in found.results for each in result.missing)):
         check_choice("target", target, TARGETS)
     if any(result.macs and result.pointwise_macs is None for result in found.results):
@@ -183,9 +186,9 @@ def _read_fit(document):
 
 _EDGE_READERS = {
     schemas.EDGETPU: _read_edgetpu,
-    ETHOSU_SCHEMA: _read_ethosu,
-    MICRO_SCHEMA: _read_micro,
-    FIT_SCHEMA: _read_fit,
+    schemas.ETHOSU: _read_ethosu,
+    schemas.MICRO: _read_micro,
+    schemas.FIT: _read_fit,
 }
 
 
@@ -359,7 +362,7 @@ class ParityDocument:
 
     source: str
     images: int
-    step: float | None
+    lsb: float | None
     max_abs_diff_lsb: float | None
     rms_diff_lsb: float | None
     top1_match: float | None
@@ -563,11 +566,11 @@ def _text_field(document, key):
 
 
 _READERS = {
-    AUDIT_SCHEMA: _read_audit,
+    schemas.AUDIT: _read_audit,
     FILE_SCHEMA: _read_export_record,
     EXPORT_SCHEMA: _read_export,
-    BENCHMARK_SCHEMA: _read_benchmark,
-    COMPARISON_SCHEMA: _read_run_comparison,
+    schemas.BENCHMARK: _read_benchmark,
+    schemas.COMPARE_RUNS: _read_run_comparison,
     **_EDGE_READERS,
     **_SCORE_READERS,
 }

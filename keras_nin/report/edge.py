@@ -3,7 +3,7 @@
 from collections import defaultdict
 
 from keras_nin.audit.tables import format_names, format_share, format_size
-from keras_nin.edge.ethosu.records import NOWHERE, summarize_groups
+from keras_nin.edge.ethosu.records import NOWHERE
 from keras_nin.edge.micro.records import TOO_SMALL
 from keras_nin.formatting import escape_unprintable, format_markdown_table, format_table
 
@@ -60,7 +60,7 @@ def edgetpu_summary_lines(verdict):
         lines = [f"{name}: does not compile: {failure.message}", f"Why: {failure.why}", f"Fix: {failure.fix}"]
     else:
         lines = [_mapped_operators_line(name, verdict), _parameter_memory_line(verdict)]
-    lines += [f"Note: {note}" for note in verdict.notes]
+    lines += [f"Note: {note}" for note in (*verdict.doubts, *verdict.notes)]
     lines.append("Predicted for compiler 16.0 from the file alone: documented limits, and what other files taught.")
     return [escape_unprintable(line) for line in lines]
 
@@ -148,7 +148,7 @@ def blocking_operators_line(verdict):
     """Return what keeps operators off the Edge TPU, or may do so, in one line; "-" where nothing does."""
     if verdict.failure:
         return verdict.failure.message
-    doubts = [f"in doubt: {note}" for note in verdict.notes]
+    doubts = [f"in doubt: {note}" for note in (*verdict.doubts, *verdict.notes)]
     return "; ".join([*verdict.blocking_operators, *doubts]) or "-"
 
 
@@ -290,7 +290,7 @@ def ethosu_group_rows(estimate):
             _format_share(each.share),
             _format_share(each.utilization),
         ]
-        for each in summarize_groups(estimate)
+        for each in estimate.subtotals
     ]
 
 
@@ -302,7 +302,7 @@ def ethosu_total_lines(estimate):
     )
     cycles = f"{estimate.cycles:,} cycles ({computing} computing)" if estimate.cycles else "not estimated"
     yield f"Time: {_format_ethosu_time(estimate)}, {cycles}"
-    yield f"NPU: {on_npu} of the network's MACs; operators left to the CPU: {len(estimate.left_to_cpu):,}"
+    yield f"NPU: {on_npu} of the network's MACs; operators left to the CPU: {len(estimate.cpu_layers):,}"
     for each in estimate.memories:
         yield f"{each.name}: {format_size(each.used)} in use at most, {format_size(each.moved)} moved in a run"
     yield (
@@ -318,8 +318,8 @@ def ethosu_total_lines(estimate):
 
 def ethosu_sweep_row(estimate):
     """Return the row of an `Estimate` under `SWEEP_COLUMNS`."""
-    flash = estimate.used("on-chip flash") + estimate.used("off-chip flash")
-    sizes = [estimate.used("SRAM"), estimate.used("DRAM"), flash]
+    flash = estimate.used_bytes("on-chip flash", "off-chip flash")
+    sizes = [estimate.used_bytes("SRAM"), estimate.used_bytes("DRAM"), flash]
     return [
         estimate.accelerator,
         _format_clock(estimate),
@@ -339,7 +339,7 @@ def _format_clock(estimate):
 def _format_ethosu_time(estimate):
     if not estimate.cycles:
         return "the CPU's"
-    return f"{estimate.us / 1000:,.3f} ms{' + CPU' if estimate.left_to_cpu else ''}"
+    return f"{estimate.us / 1000:,.3f} ms{' + CPU' if estimate.cpu_layers else ''}"
 
 
 def _format_share(share):
@@ -369,7 +369,7 @@ def format_micro(micro, results=()):
         "",
         micro.resolver,
         *([""] if results else []),
-        *map(_budget_line, results),
+        *map(str, results),
     ]
     return "\n".join(lines)
 
@@ -390,7 +390,7 @@ def _arena_lines(micro):
     beside = "" if peak is None else f" (peak activation memory, by the audit: {_format_bytes(peak)})"
     yield f"  tensors      {_format_bytes(arena.tensor_bytes)}{beside}"
     yield f"  persistent   {_format_bytes(arena.persistent_bytes)}, with pointers: less on a 32-bit microcontroller"
-    for part in arena.parts:
+    for part in arena.sections:
         yield f"    {escape_unprintable(part.name)}: {part.bytes:,}"
 
 
@@ -406,7 +406,7 @@ def micro_comparison_lines(micro):
     if compared.differing:
         yield (
             f"Differs from LiteRT's reference kernels in {compared.differing:,} of {what}{inputs}, by at most "
-            f"{compared.largest:g}"
+            f"{compared.max_abs_diff:g}"
         )
     else:
         yield f"Bit for bit as LiteRT's reference kernels: {what}{inputs}"
@@ -423,12 +423,6 @@ def micro_operator_rows(micro):
     """Return the rows of the operators that a resolver must register, under `COLUMNS`."""
     uses = micro.operators
     return [[use.op, str(use.count), use.method or ("AddCustom" if use.is_custom else "none")] for use in uses]
-
-
-def _budget_line(result):
-    figure = "none works" if result.figure is None else _format_bytes(result.figure)
-    verdict = "holds" if result.passed else "exceeded"
-    return f"Budget {result.limit.item}: {figure}, at most {_format_bytes(result.limit.bytes)}: {verdict}"
 
 
 def _format_bytes(count):

@@ -95,10 +95,10 @@ def _figure_or_reason(target, cell, word=None):
     """Return the function of a `FileFit`: the cell of its figures on a target, or why there are none."""
 
     def shown(each):
-        figures, missing = getattr(each, target), each.why_not(target)
+        figures, missing = getattr(each, target), each.find_missing(target)
         if figures is not None:
             return cell(figures)
-        return (missing.word if word is None else word) if missing else ""
+        return (missing.label if word is None else word) if missing else ""
 
     return shown
 
@@ -141,13 +141,16 @@ def _ethosu_lines(settings):
 def _format_npu_time(each):
     if not each.on_npu:
         return "nothing on the NPU"
-    return f"{each.us / 1000:,.3f} ms" + (" + CPU" if each.left_to_cpu else "")
+    return f"{each.us / 1000:,.3f} ms" + (" + CPU" if each.on_cpu else "")
 
 
 def _micro_lines(settings):
     yield "TFLite Micro arena", lambda each: format_size(each.arena_bytes)
     yield "of it tensors", lambda each: format_size(each.tensor_bytes)
-    yield "Micro and LiteRT", lambda each: "" if each.same is None else "bit for bit" if each.same else "differ"
+    yield (
+        "Micro and LiteRT",
+        lambda each: "" if each.bit_exact is None else "bit for bit" if each.bit_exact else "differ",
+    )
 
 
 def fit_reason_lines(fit):
@@ -172,7 +175,7 @@ def _file_reasons(each):
     elif each.edgetpu is not None and each.edgetpu.why:
         yield "Edge TPU", f"on the CPU: {each.edgetpu.why}"
     for missing in each.missing:
-        yield titles[missing.target], f"{missing.word}: {missing.reason}"
+        yield titles[missing.target], f"{missing.label}: {missing.reason}"
 
 
 def _no_compilation(found):

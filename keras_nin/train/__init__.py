@@ -1,10 +1,5 @@
-"""Training recipes, and a `fit` that keeps the best weights and resumes after an interruption."""
+"""Training recipes, and `fit_model`, which keeps the best weights and resumes an interrupted run."""
 
 import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__,
-    submod_attrs={
-        "training": ["Recipe", "TrainResult", "fit_model", "get_recipe"],
-    },
-)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

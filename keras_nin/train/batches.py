@@ -1,36 +1,44 @@
 """Training batches: shuffled, shifted and mirrored by a seed and the number of the epoch."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 import keras
 import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from keras_nin.train.training import Recipe
 
 
 class TrainingBatches(keras.utils.PyDataset):
-    """Batches of (images (n, H, W, C), labels (n,)); order and random changes depend on seed and epoch alone."""
+    """Batches of (images (n, H, W, C), labels (n,)); order and random changes depend only on seed and epoch."""
 
-    def __init__(self, images, labels, recipe, seed):
+    def __init__(self, images: npt.NDArray[Any], labels: npt.NDArray[Any], recipe: Recipe, seed: int) -> None:
         super().__init__()
         self.images, self.labels, self.recipe, self.seed = images, labels, recipe, seed
-        self.start(0)
+        self.start_epoch(0)
 
-    def start(self, epoch):
+    def start_epoch(self, epoch: int) -> None:
         """Take the order and the random changes of `epoch` (from 0)."""
         self.epoch = epoch
         self.order = np.random.default_rng((self.seed, epoch)).permutation(len(self.images))
 
-    def __len__(self):
+    def __len__(self) -> int:
         return -(-len(self.images) // self.recipe.batch_size)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         size = self.recipe.batch_size
-        chosen = self.order[index * size : (index + 1) * size]
+        indices = self.order[index * size : (index + 1) * size]
         rng = np.random.default_rng((self.seed, self.epoch, index))
-        return augment(self.images[chosen], self.recipe, rng), self.labels[chosen]
+        return augment_images(self.images[indices], self.recipe, rng), self.labels[indices]
 
 
-def augment(images, recipe, rng):
+def augment_images(images: npt.NDArray[Any], recipe: Recipe, rng: np.random.Generator) -> npt.NDArray[Any]:
     """Return `images` (N, H, W, C), each shifted by up to `recipe.shift` pixels and perhaps mirrored.
 
-    What a shift uncovers takes the image's own edge values.
+    Pixels that a shift uncovers repeat the image's edge.
     """
     images = images.copy()
     if recipe.flip:
@@ -45,24 +53,3 @@ def augment(images, recipe, rng):
     for image, source, top, left in zip(images, padded, tops, lefts, strict=True):
         image[...] = source[top : top + height, left : left + width]
     return images
-
-
-# MERGED What happens around every epoch.
-
-
-class EpochCallback(keras.callbacks.Callback):
-    """Order the batches by epoch, and keep the state after it."""
-
-    def __init__(self, state, batches, on_epoch=None):
-        super().__init__()
-        self.state, self.batches, self.on_epoch = state, batches, on_epoch
-
-    def on_epoch_begin(self, epoch, logs=None):
-        """Give the batches the order of this epoch, also where a run is taken up again."""
-        self.batches.start(epoch)
-
-    def on_epoch_end(self, epoch, logs=None):
-        """Store the state first, so that nothing is lost where `on_epoch` ends in an exception."""
-        entry = self.state.add(self.model, logs)
-        if self.on_epoch:
-            self.on_epoch(epoch + 1, entry)

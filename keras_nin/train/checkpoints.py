@@ -1,36 +1,49 @@
-"""A training run on disk: every epoch's state in a file of its own, and the history, which says which of them count."""
+"""A training run on disk: the state after an epoch, each in a file of its own, and the history of all epochs."""
+
+from __future__ import annotations
 
 import math
+import pathlib
 import shutil
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from keras_nin import files
-from keras_nin.errors import InputError
+from keras_nin.errors import InputError, first_line
+
+if TYPE_CHECKING:
+    import keras
 
 HISTORY = "history.json"
+# What to do about a run that cannot go on.
+RESTART_HINT = "Use `force` to start again, or another `folder`"
+# Epoch number and metrics; a metric that is not finite is None.
+Entry: TypeAlias = dict[str, Any]
 
 
 class Checkpoints:
-    """The epochs that a run has done, in `folder`; what is there at the start is taken up.
+    """The epochs that a run has done, in `folder`; an interrupted run continues with those that are there.
 
     An epoch counts once history.json names it, and that is written last: an interruption at any time loses no more
     than the epoch under way. Files are kept of the best epoch and of the last one.
 
     Attributes:
-        history: one dictionary an epoch; a figure that is not finite is None.
+        history: one entry per epoch.
 
     Raises:
         InputError: history.json is damaged.
     """
 
-    def __init__(self, folder):
+    def __init__(self, folder: pathlib.Path) -> None:
         self.path = folder / HISTORY
         self.folder = folder / "state"
-        self.history = _read_history(self.path) if self.path.exists() else []
+        self.history: list[Entry] = _read_history(self.path) if self.path.exists() else []
 
-    def add(self, model, logs):
-        """Store `model`, with its optimizer and its random generators, after an epoch that gave `logs`."""
+    def save(self, model: keras.Model, metrics: Mapping[str, float]) -> Entry:
+        """Store `model`, with its optimizer and its random generators, after an epoch with these `metrics`."""
         number = len(self.history) + 1
-        entry = {"epoch": number} | {key: _finite_or_none(value) for key, value in logs.items()}
+        finite = {key: float(value) if math.isfinite(value) else None for key, value in metrics.items()}
+        entry = {"epoch": number} | finite  # JSON has no NaN
         with files.replace_file(self._file(number)) as path:
             model.save_weights(path)
             _save_seed_generators(model, path)
@@ -41,48 +54,52 @@ class Checkpoints:
             file.unlink()
         return entry
 
-    def restore(self, model, number):
+    def restore(self, model: keras.Model, number: int) -> None:
         """Give the compiled `model` the state that it had after epoch `number`; `InputError` where it is damaged."""
         path = self._file(number)
         if not path.is_file():
-            raise _damaged(f"the state of epoch {number} in {str(path)!r}", "no file")
+            raise _damaged(f"the state of epoch {number} in {str(path)!r}", "no file", path)
         model.optimizer.build(model.trainable_variables)
         try:
             model.load_weights(path)
             _load_seed_generators(model, path)
         except Exception as error:  # h5py and Keras each raise their own kinds
-            line = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise _damaged(f"the state of epoch {number} in {str(path)!r}", line) from error
+            raise _damaged(f"the state of epoch {number} in {str(path)!r}", first_line(error), path) from error
 
-    def remove(self):
+    def remove(self) -> None:
         """Remove the stored states; the history stays."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _file(self, number):
+    def _file(self, number: int) -> pathlib.Path:
         return self.folder / f"epoch-{number:04}.weights.h5"
 
 
-def find_best_epoch(history):
+def find_best_epoch(history: Sequence[Entry]) -> Entry:
     """Return the entry with the highest validation accuracy, then the lowest loss, then the earliest."""
-    return max(history, key=_score)
+
+    def score(entry: Entry) -> tuple[float, float]:
+        accuracy, loss = entry["val_accuracy"], entry["val_loss"]
+        return -math.inf if accuracy is None else accuracy, -math.inf if loss is None else -loss
+
+    return max(history, key=score)
 
 
-def read_run_file(path):
+def read_run_file(path: pathlib.Path) -> Any:
     """Return the content of a JSON file of a run; `InputError` with what to do where it is damaged."""
     try:
         return files.read_json(path)
     except InputError as error:
-        raise InputError(f"{error}. Use --force to start again, or another --out") from None
+        raise InputError(f"{error}. {RESTART_HINT}", argument="folder", path=path) from None
 
 
-def _read_history(path):
+def _read_history(path: pathlib.Path) -> list[Entry]:
     history = read_run_file(path)
     if not isinstance(history, list) or not all(_is_entry(entry, n) for n, entry in enumerate(history, start=1)):
-        raise _damaged(f"one entry an epoch in {str(path)!r}", "other content")
+        raise _damaged(f"one entry per epoch in {str(path)!r}", "other content", path)
     return history
 
 
-def _is_entry(entry, number):
+def _is_entry(entry: object, number: int) -> bool:
     return (
         isinstance(entry, dict)
         and entry.get("epoch") == number
@@ -90,26 +107,16 @@ def _is_entry(entry, number):
     )
 
 
-def _damaged(expected, received):
-    return InputError(f"Expected {expected}. Received: {received}. Use --force to start again, or another --out")
+def _damaged(expected: str, received: str, path: pathlib.Path) -> InputError:
+    return InputError(f"Expected {expected}. Received: {received}. {RESTART_HINT}", argument="folder", path=path)
 
 
-def _score(entry):
-    accuracy, loss = entry["val_accuracy"], entry["val_loss"]
-    return -math.inf if accuracy is None else accuracy, -math.inf if loss is None else -loss
-
-
-def _finite_or_none(value):
-    # JSON has no NaN.
-    return float(value) if math.isfinite(value) else None
-
-
-def _seed_generators(model):
+def _seed_generators(model: keras.Model) -> list[keras.Variable]:
     return [variable for variable in model.variables if variable.path.endswith("seed_generator_state")]
 
 
-def _save_seed_generators(model, path):
-    """Add to a weight file what Keras leaves out of it: with it dropout goes on where it was."""
+def _save_seed_generators(model: keras.Model, path: pathlib.Path) -> None:
+    """Add the states of the random generators to a weight file, so that dropout continues where it was."""
     import h5py
 
     with h5py.File(path, "a") as file:
@@ -117,9 +124,10 @@ def _save_seed_generators(model, path):
             file[f"generators/{number}"] = variable.numpy()
 
 
-def _load_seed_generators(model, path):
+def _load_seed_generators(model: keras.Model, path: pathlib.Path) -> None:
     import h5py
 
     with h5py.File(path, "r") as file:
+        states: Any = file["generators"]
         for number, variable in enumerate(_seed_generators(model)):
-            variable.assign(file[f"generators/{number}"][...])
+            variable.assign(states[str(number)][...])

@@ -1,41 +1,42 @@
-"""Bandwidth of memory, as STREAM measures it: NumPy copies and adds arrays that no cache holds, on several threads."""
+"""Bandwidth of memory as in STREAM: NumPy copies and adds arrays larger than any cache, on several threads."""
 
 import contextlib
 import os
 import pathlib
 import threading
 import time
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 BANDWIDTH_SECONDS = 0.6
 _CACHES = pathlib.Path("/sys/devices/system/cpu/cpu0/cache")
 _UNKNOWN_CACHE = 32 * 2**20
-_CACHE_MULTIPLE = 4  # STREAM's rule: each array at least four times the last cache
+_CACHE_MULTIPLE = 4  # STREAM's rule: each array at least four times the last-level cache
 _MIN_PASSES = 3
-# Operation on slices (a, b, c), and bytes it moves for each byte of an array. As STREAM counts them: a cache line that
-# is read because a part of it is written is not counted.
-_KERNELS = {"copy": (lambda a, b, c: np.copyto(a, b), 2), "add": (lambda a, b, c: np.add(b, c, out=a), 3)}
+# Operation on slices (a, b, c), and the bytes it moves per byte of an array. As in STREAM, a cache line that is read
+# because a part of it is written does not count.
+_KERNELS: dict[str, tuple[Callable[[Any, Any, Any], object], int]] = {
+    "copy": (lambda a, b, c: np.copyto(a, b), 2),
+    "add": (lambda a, b, c: np.add(b, c, out=a), 3),
+}
 
 
-def measure_job_bandwidth(job):
-    """Return {number of threads: bandwidth} of the numbers in a job that asks for ``"bandwidth"``; else nothing."""
-    if not job.get("bandwidth"):
-        return {}
-    return {threads: measure_bandwidth(threads) for threads in sorted({model["threads"] for model in job["models"]})}
-
-
-def measure_bandwidth(threads, seconds=BANDWIDTH_SECONDS, array_bytes=None):
+def measure_bandwidth(
+    threads: int, seconds: float = BANDWIDTH_SECONDS, array_bytes: int | None = None
+) -> dict[str, Any]:
     """Return the bandwidth of memory on `threads` threads as a JSON-ready dictionary.
 
     Args:
         threads: each has its own part of the arrays; NumPy holds no lock while it works on them.
         seconds: for both operations together.
-        array_bytes: of each of the three float32 arrays; None takes four times the last cache, or what memory allows.
+        array_bytes: of each of the three float32 arrays; None takes four times the last-level cache, or what memory
+            allows.
 
     Returns:
-        Dictionary with "copy" and "add" in 10^9 bytes a second, in the fastest tenth of the passes; "gbytes_per_s", the
-        better of them; "array_bytes" and "cache_bytes" (None where not known).
+        Dictionary with "copy" and "add" in 10^9 bytes per second, in the fastest tenth of the passes;
+        "gbytes_per_s", the better of them; "array_bytes" and "cache_bytes" (None where unknown).
     """
     cache = last_cache_bytes()
     if array_bytes is None:
@@ -49,19 +50,22 @@ def measure_bandwidth(threads, seconds=BANDWIDTH_SECONDS, array_bytes=None):
     return {**rates, "gbytes_per_s": max(rates.values()), "array_bytes": arrays[0].nbytes, "cache_bytes": cache}
 
 
-def _pass_ns(operate, parts, seconds):
+def _pass_ns(
+    operate: Callable[[Any, Any, Any], object], parts: Sequence[tuple[np.ndarray, ...]], seconds: float
+) -> float:
     """Return the ns in which all threads have gone over their parts, in the fastest tenth of the passes."""
-    times, barrier, last = [], threading.Barrier(len(parts) + 1), threading.Event()
+    times: list[int] = []
+    barrier, is_last = threading.Barrier(len(parts) + 1), threading.Event()
 
-    def work(part):
+    def work(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> None:
         while True:
             barrier.wait()
-            if last.is_set():
+            if is_last.is_set():
                 return
-            operate(*part)
+            operate(a, b, c)
             barrier.wait()
 
-    workers = [threading.Thread(target=work, args=(part,), daemon=True) for part in parts]
+    workers = [threading.Thread(target=work, args=part, daemon=True) for part in parts]
     for worker in workers:
         worker.start()
     end = time.perf_counter() + seconds
@@ -70,15 +74,15 @@ def _pass_ns(operate, parts, seconds):
         start = time.perf_counter_ns()
         barrier.wait()
         times.append(time.perf_counter_ns() - start)
-    last.set()
+    is_last.set()
     barrier.wait()
     for worker in workers:
         worker.join()
     return float(np.percentile(times, 10))
 
 
-def last_cache_bytes():
-    """Return the size of the largest cache of the first core; None where Linux does not tell."""
+def last_cache_bytes() -> int | None:
+    """Return the size of the largest cache of the first core; None where Linux does not report it."""
     sizes = []
     for path in _CACHES.glob("index*/size"):
         with contextlib.suppress(OSError, ValueError, KeyError):
@@ -87,8 +91,8 @@ def last_cache_bytes():
     return max(sizes, default=None)
 
 
-def available_bytes():
-    """Return the bytes of memory that are free, or would be on demand; half a GiB where the system does not tell."""
+def available_bytes() -> int:
+    """Return the bytes of memory that are free or can be freed; half a GiB where the system does not report it."""
     with contextlib.suppress(OSError, ValueError), open("/proc/meminfo") as lines:
         for line in lines:
             if line.startswith("MemAvailable:"):

@@ -1,15 +1,17 @@
-"""The C functions of `libLiteRt.so` inside the ai-edge-litert wheel, through ctypes.
+"""A .tflite file in LiteRT: through the C functions of `libLiteRt.so`, or through TensorFlow Lite's interpreter.
 
-The wheel's Python modules run compiled models but do not wrap the profiler; the library beside them exports both as
-plain C functions that return a status, 0 for success. Structures are laid out as on 64-bit systems. The ABI is not a
-promise, so `Functions` refuses other versions than those it was tested with, and other word sizes.
+The Python modules of the ai-edge-litert wheel run compiled models but do not wrap the profiler; the library beside them
+exports both as plain C functions that return a status, 0 for success. Structures are laid out as on 64-bit systems. The
+ABI is not a promise, so `LiteRtLibrary` refuses other versions than `VERIFIED_VERSIONS`, and other word sizes.
 """
 
 import contextlib
 import ctypes
 import functools
+import os
 import pathlib
 import sys
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +19,7 @@ VERIFIED_VERSIONS = ("2.3.",)
 CPU = 1
 WRITE = 1
 HANDLE, INT, SIZE, TEXT = ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t, ctypes.c_char_p
-_OUT = ctypes.POINTER(HANDLE)  # where a function puts the handle of what it made
+_OUT = ctypes.POINTER(HANDLE)  # where a function puts the handle of a new object
 _INT_OUT, _SIZE_OUT = ctypes.POINTER(INT), ctypes.POINTER(SIZE)
 _STATUSES = {
     1: "ErrorInvalidArgument", 2: "ErrorMemoryAllocationFailure", 3: "ErrorRuntimeFailure",
@@ -34,11 +36,15 @@ _STATUSES = {
 
 
 class LiteRtError(Exception):
-    """A call of the C API returned another status than 0; the message has the call and the status' name."""
+    """A call of the C API returned a status other than 0; the message has the call and the name of the status."""
 
 
 class CApiUnavailable(Exception):
-    """The C API cannot be used on this machine or with this version of the runtime; the reason."""
+    """The C API cannot be used on this machine or with this version of the runtime; the message says why."""
+
+
+class DelegateError(Exception):
+    """An external delegate does not load; the message says why."""
 
 
 class TensorLayout(ctypes.Structure):
@@ -51,8 +57,10 @@ class RankedTensorType(ctypes.Structure):
     """Element type and shape of a tensor."""
 
     _fields_ = [("element_type", ctypes.c_int32), ("layout", TensorLayout)]
+    element_type: int
+    layout: Any
 
-    def close(self):
+    def close_shape(self) -> tuple[int, ...]:
         """Set the open sizes to 1, and return the shape."""
         rank = self.layout.rank_bits & 127
         for axis in range(rank):
@@ -66,7 +74,7 @@ class _Memory(ctypes.Structure):
 
 
 class ProfilerEvent(ctypes.Structure):
-    """What the profiler recorded: address of the name, type, start and duration in us, and the operator's index."""
+    """A record of the profiler: address of the name, type, start and duration in us, and index of the operator."""
 
     _fields_ = [
         ("tag", ctypes.c_uint64),
@@ -115,7 +123,7 @@ _PROTOTYPES = {
 _DESTROYERS = ("Environment", "Model", "Options", "OpaqueOptions", "CompiledModel", "TensorBuffer")
 
 
-def check_status(name, status):
+def check_status(name: str, status: int) -> None:
     """Raise `LiteRtError` where the status that the function `name` returned is not 0."""
     if status:
         known = f"kLiteRtStatus{_STATUSES[status]}" if status in _STATUSES else f"the unknown status {status}"
@@ -123,26 +131,25 @@ def check_status(name, status):
 
 
 class LiteRtLibrary:
-    """The functions, named without their prefix "LiteRt", with their arguments declared and every status checked.
+    """The C functions by their names without the prefix "LiteRt", with declared arguments and checked statuses.
 
     Raises:
-        Unavailable: another version than `VERSIONS`, a system that is not 64-bit, or a function is missing.
+        CApiUnavailable: a version other than `VERIFIED_VERSIONS`, a system that is not 64-bit, or a missing function.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         import ai_edge_litert
 
-        if not ai_edge_litert.__version__.startswith(VERIFIED_VERSIONS):
-            known = ", ".join(f"{version}x" for version in VERIFIED_VERSIONS)
-            raise CApiUnavailable(
-                f"the profiler is known in ai-edge-litert {known}, not in {ai_edge_litert.__version__}"
-            )
+        version = ai_edge_litert.__version__
+        if not version.startswith(VERIFIED_VERSIONS):
+            known = ", ".join(f"{prefix}x" for prefix in VERIFIED_VERSIONS)
+            raise CApiUnavailable(f"the profiler is known in ai-edge-litert {known}, not in {version}")
         sizes = {kind.__name__: ctypes.sizeof(kind) for kind in _STRUCT_SIZES}
         if sys.maxsize <= 2**32 or sizes != {kind.__name__: size for kind, size in _STRUCT_SIZES.items()}:
             raise CApiUnavailable(
                 f"the profiler's records are laid out for 64-bit systems; here their sizes are {sizes}"
             )
-        path = pathlib.Path(ai_edge_litert.__file__).parent / "libLiteRt.so"
+        path = pathlib.Path(str(ai_edge_litert.__file__)).parent / "libLiteRt.so"
         try:
             self._library = ctypes.CDLL(str(path))
             for name, arguments in _PROTOTYPES.items():
@@ -155,46 +162,44 @@ class LiteRtLibrary:
         self._c = ctypes.CDLL(None)
         self._c.strdup.restype, self._c.strdup.argtypes = HANDLE, (TEXT,)
 
-    def function(self, name):
+    def function(self, name: str) -> Any:
         """Return the C function itself, which returns its status."""
         return getattr(self._library, f"LiteRt{name}")
 
-    def call(self, name, *arguments):
+    def call(self, name: str, *arguments: Any) -> None:
         """Call a function; `LiteRtError` where its status is not 0."""
         check_status(name, self.function(name)(*arguments))
 
-    def get(self, name, *arguments, kind=HANDLE):
+    def get(self, name: str, *arguments: Any, kind: Any = HANDLE) -> Any:
         """Return what a function puts into its last argument."""
         value = kind()
         self.call(name, *arguments, ctypes.byref(value))
         return value if issubclass(kind, ctypes.Structure) else value.value
 
-    def make(self, stack, kind, *arguments, by=None):
-        """Return the handle of what `Create...` makes; `stack` destroys it."""
-        handle = self.get(by or f"Create{kind}", *arguments)
+    def create(self, stack: contextlib.ExitStack, kind: str, *arguments: Any, function: str | None = None) -> Any:
+        """Return the handle of a new object, by the function `Create<kind>` or another one; `stack` destroys it."""
+        handle = self.get(function or f"Create{kind}", *arguments)
         stack.callback(self.function(f"Destroy{kind}"), handle)
         return handle
 
-    def add_options(self, options, identifier, text):
+    def add_options(self, options: Any, identifier: bytes, toml: bytes) -> None:
         """Add a payload of TOML text to options, which own it from then on."""
         release = ctypes.cast(self._c.free, HANDLE)
-        made = self.get("CreateOpaqueOptions", identifier, self._c.strdup(text), release)
+        opaque = self.get("CreateOpaqueOptions", identifier, self._c.strdup(toml), release)
         try:
-            self.call("AddOpaqueOptions", options, made)
+            self.call("AddOpaqueOptions", options, opaque)
         except LiteRtError:
-            self.function("DestroyOpaqueOptions")(made)
+            self.function("DestroyOpaqueOptions")(opaque)
             raise
 
 
 @functools.cache
-def load_library():
-    """Return the `Functions`, loaded once in a process."""
+def load_library() -> LiteRtLibrary:
+    """Return the `LiteRtLibrary`, loaded once per process."""
     return LiteRtLibrary()
 
 
-# MERGED A .tflite file compiled by LiteRT with its buffers, and the profiler of its operators.
-
-# NumPy's names of the element types of TensorFlow Lite that an input can have here.
+# NumPy's names of TensorFlow Lite's element types: those that an input can have here, and the others.
 INPUT_DTYPES = {
     1: "float32", 2: "int32", 3: "uint8", 4: "int64", 6: "bool", 7: "int16", 8: "complex64", 9: "int8", 10: "float16",
     11: "float64", 12: "complex128", 15: "uint64", 16: "uint32", 17: "uint16",
@@ -203,75 +208,85 @@ _OTHER_DTYPES = {5: "string", 13: "resource", 14: "variant", 18: "int4", 19: "bf
 
 
 class CompiledModel:
-    """A .tflite file compiled for the processor, with its buffers; a context manager that destroys all it made.
+    """A .tflite file compiled for the processor, with its buffers; a context manager that destroys all of it.
 
-    An open size of an input is 1. Of a file with several signatures it is the first that runs.
+    Open sizes of inputs become 1. Of a file with several signatures the first one runs.
 
     Args:
-        path: the file.
+        path: of the file.
         threads: of the delegate.
         profiling: whether its profiler records.
         kernel_mode: "delegate" for XNNPACK, "builtin" or "reference" for TensorFlow Lite's own kernels.
 
     Attributes:
-        signatures: how many the file has; one is made up where it has none.
+        signatures: how many the file has; LiteRT makes one up where it has none.
 
     Raises:
-        capi.LiteRtError: the runtime does not take the file.
-        capi.Unavailable: see `capi.Functions`.
+        LiteRtError: the runtime does not take the file.
+        CApiUnavailable: see `LiteRtLibrary`.
         ValueError: an input is of a type that cannot be filled.
     """
 
-    def __init__(self, path, threads=1, profiling=False, kernel_mode="delegate"):
+    api = "compiled_model"
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        threads: int = 1,
+        profiling: bool = False,
+        kernel_mode: str = "delegate",
+    ) -> None:
         self._library = library = load_library()
         self._stack = contextlib.ExitStack()
         with contextlib.ExitStack() as stack:
-            environment = library.make(stack, "Environment", 0, None)
-            model = library.make(stack, "Model", environment, str(path).encode(), by="CreateModelFromFile")
-            self.signatures = library.get("GetNumModelSignatures", model, kind=SIZE)
-            options = library.make(stack, "Options")
+            environment = library.create(stack, "Environment", 0, None)
+            model = library.create(stack, "Model", environment, str(path).encode(), function="CreateModelFromFile")
+            self.signatures: int = library.get("GetNumModelSignatures", model, kind=SIZE)
+            options = library.create(stack, "Options")
             library.call("SetOptionsHardwareAccelerators", options, CPU)
             if profiling:
                 library.add_options(options, b"runtime_options_string", b"enable_profiling = true\n")
             settings = f'num_threads = {threads}\nkernel_mode = "{kernel_mode}"\n'
             library.add_options(options, b"xnnpack", settings.encode())
-            self._handle = library.make(stack, "CompiledModel", environment, model, options)
+            self._handle = library.create(stack, "CompiledModel", environment, model, options)
             signature = library.get("GetModelSignature", model, 0)
-            inputs = self._buffers(stack, environment, signature, "Input")
-            outputs = self._buffers(stack, environment, signature, "Output")
+            inputs = self._create_buffers(stack, environment, signature, "Input")
+            outputs = self._create_buffers(stack, environment, signature, "Output")
             self._profiler = library.get("CompiledModelGetProfiler", self._handle) if profiling else None
             self._arguments = (self._handle, 0, len(inputs), inputs, len(outputs), outputs)
             self._run = library.function("RunCompiledModel")
             self._stack = stack.pop_all()
 
-    def __enter__(self):
+    def __enter__(self) -> "CompiledModel":
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
         self._stack.close()
 
-    def _buffers(self, stack, environment, signature, direction):
-        """Return an array of buffers for the inputs, filled, or the outputs of a signature."""
+    def _create_buffers(self, stack: contextlib.ExitStack, environment: Any, signature: Any, direction: str) -> Any:
+        """Return a C array of buffers for the inputs, filled, or for the outputs of a signature."""
         library = self._library
         count = library.get(f"GetNumSignature{direction}s", signature, kind=SIZE)
         buffers = (HANDLE * count)()
         for index in range(count):
             tensor = library.get(f"GetSignature{direction}TensorByIndex", signature, index)
             tensor_type = library.get("GetRankedTensorType", tensor, kind=RankedTensorType)
-            shape, code = tensor_type.close(), tensor_type.element_type
-            dtype = INPUT_DTYPES.get(code, _OTHER_DTYPES.get(code, code))
-            needed = library.get(f"GetCompiledModel{direction}BufferRequirements", self._handle, 0, index)
-            by, of_type = "CreateManagedTensorBufferFromRequirements", ctypes.byref(tensor_type)
+            shape, code = tensor_type.close_shape(), tensor_type.element_type
+            dtype = INPUT_DTYPES.get(code) or _OTHER_DTYPES.get(code) or str(code)
+            requirements = library.get(f"GetCompiledModel{direction}BufferRequirements", self._handle, 0, index)
             try:
-                buffers[index] = library.make(stack, "TensorBuffer", environment, of_type, needed, by=by)
+                buffers[index] = library.create(
+                    stack, "TensorBuffer", environment, ctypes.byref(tensor_type), requirements,
+                    function="CreateManagedTensorBufferFromRequirements",
+                )  # fmt: skip
             except LiteRtError as error:
                 raise LiteRtError(f"{error} for the {direction.lower()} {dtype} {shape}") from error
             if direction == "Input":
-                quantized = library.get("GetQuantizationTypeId", tensor, kind=INT) != 0
-                self._fill(buffers[index], generate_input(shape, dtype, quantized))
+                is_quantized = library.get("GetQuantizationTypeId", tensor, kind=INT) != 0
+                self._fill(buffers[index], generate_input(shape, dtype, is_quantized))
         return buffers
 
-    def _fill(self, buffer, values):
+    def _fill(self, buffer: Any, values: np.ndarray) -> None:
         size = self._library.get("GetTensorBufferSize", buffer, kind=SIZE)
         if size < values.nbytes:
             raise ValueError(f"the runtime gives an input of {values.nbytes} bytes only {size}")
@@ -282,17 +297,17 @@ class CompiledModel:
         finally:
             self._library.call("UnlockTensorBuffer", buffer)
 
-    def run(self):
+    def run(self) -> None:
         """Run the model once; `LiteRtError` where that fails."""
         status = self._run(*self._arguments)
         if status:
             check_status("RunCompiledModel", status)
 
-    def profile(self, runs):
+    def profile(self, runs: int) -> tuple[np.ndarray, dict[int, str]]:
         """Return what the profiler records in `runs` runs, in its order.
 
         Returns:
-            NumPy array with the fields of `capi.Event`, and a dictionary from the addresses in `tag` to names.
+            Structured array with the fields of `ProfilerEvent`, and the names by their addresses in the field `tag`.
         """
         library = self._library
         library.call("ResetProfiler", self._profiler)
@@ -311,13 +326,70 @@ class CompiledModel:
         return events, names
 
 
-def generate_input(shape, dtype, quantized):
-    """Return seeded values for an input: floats in 0 to 1, quantised integers over their range, else zeros.
+class InterpretedModel:
+    """A .tflite file in TensorFlow Lite's interpreter; a context manager like `CompiledModel`.
+
+    It serves where the C API is not available, and for external delegates.
+
+    Args:
+        path: of the file.
+        threads: number of threads.
+        delegate: path of a delegate's shared library, such as libedgetpu.so.1; None for XNNPACK.
+
+    Attributes:
+        run: runs the model once.
+
+    Raises:
+        DelegateError: the delegate does not load.
+        RuntimeError, ValueError, OSError: the runtime does not take the file, or an input is of a type that cannot be
+            filled.
+    """
+
+    api = "interpreter"
+    signatures = 1  # an invocation runs the main subgraph, whatever the signatures are
+
+    def __init__(self, path: str | os.PathLike[str], threads: int = 1, delegate: str | None = None) -> None:
+        from ai_edge_litert.interpreter import Interpreter, load_delegate
+
+        try:
+            delegates = [load_delegate(delegate)] if delegate else None
+        except (OSError, ValueError) as error:
+            raise DelegateError(" ".join(str(error).split())) from error
+        self._interpreter = Interpreter(model_path=str(path), num_threads=threads, experimental_delegates=delegates)
+        self._interpreter.allocate_tensors()
+        self._inputs: list[tuple[int, np.ndarray]] = []
+        for entry in self._interpreter.get_input_details():
+            dtype = getattr(entry["dtype"], "__name__", "none").rstrip("_")  # NumPy's "bool_" is a bool
+            is_quantized = bool(entry["quantization"][0])
+            self._inputs.append((entry["index"], generate_input(tuple(entry["shape"]), dtype, is_quantized)))
+        self._outputs = [entry["index"] for entry in self._interpreter.get_output_details()]
+        self.write_inputs()
+        self.run = self._interpreter.invoke
+
+    def __enter__(self) -> "InterpretedModel":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        del self.run, self._interpreter
+
+    def write_inputs(self) -> None:
+        """Write the inputs anew."""
+        for index, values in self._inputs:
+            self._interpreter.set_tensor(index, values)
+
+    def clear_outputs(self) -> None:
+        """Overwrite the outputs with zeros; only after a run, before which outputs of open sizes do not exist."""
+        for index in self._outputs:
+            self._interpreter.tensor(index)().fill(0)
+
+
+def generate_input(shape: tuple[int, ...], dtype: str, quantized: bool) -> np.ndarray:
+    """Return seeded values for an input: floats from 0 to 1, quantized integers over their range, otherwise zeros.
 
     Integers without a scale may be indexes, for which 0 is safe.
 
     Raises:
-        ValueError: another dtype than those of `DTYPES`.
+        ValueError: the dtype is not one of `INPUT_DTYPES`.
     """
     if dtype not in INPUT_DTYPES.values():
         raise ValueError(f"an input is of type {dtype}, which cannot be filled with numbers")
@@ -326,42 +398,5 @@ def generate_input(shape, dtype, quantized):
         return rng.random(shape, np.float32).astype(dtype)
     if quantized:
         limits = np.iinfo(dtype)
-        return rng.integers(limits.min, limits.max, shape, dtype, endpoint=True)
+        return rng.integers(limits.min, limits.max, shape, np.dtype(dtype), endpoint=True)
     return np.zeros(shape, dtype)
-
-
-# MERGED A .tflite file in TensorFlow Lite's interpreter: where the C API is not available, and for external delegates.
-
-
-class InterpretedModel:
-    """A .tflite file ready to run; `run` is one invocation. A context manager like `litert.CompiledModel`.
-
-    Args:
-        path: the file.
-        threads: number of threads.
-        delegate: path of a delegate's shared library, such as libedgetpu.so.1; None for XNNPACK.
-
-    Raises:
-        RuntimeError, ValueError, OSError: the runtime does not take the file, an input is of a type that cannot be
-            filled, or the delegate does not load.
-    """
-
-    signatures = 1  # an invocation runs the main subgraph, whatever the signatures are
-
-    def __init__(self, path, threads=1, delegate=None):
-        from ai_edge_litert.interpreter import Interpreter, load_delegate
-
-        delegates = [load_delegate(delegate)] if delegate else None
-        self._interpreter = Interpreter(model_path=str(path), num_threads=threads, experimental_delegates=delegates)
-        self._interpreter.allocate_tensors()
-        for entry in self._interpreter.get_input_details():
-            scale, _ = entry["quantization"]
-            dtype = getattr(entry["dtype"], "__name__", "none").rstrip("_")  # NumPy's "bool_" is a bool
-            self._interpreter.set_tensor(entry["index"], generate_input(tuple(entry["shape"]), dtype, bool(scale)))
-        self.run = self._interpreter.invoke
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        del self.run, self._interpreter

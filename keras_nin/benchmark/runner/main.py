@@ -1,318 +1,281 @@
-"""Time files of one operator each as in their network: inputs just written, weights not, the processor at work."""
+"""Measure .tflite files: a job comes as a line of JSON on stdin, the results leave as lines of JSON on stdout.
+
+The job is a `keras_nin.benchmark.job.Job`. The lines are::
+
+    {"host": {...}}                                      first
+    {"progress": [{"runs", "us", "within"}, ...]}        twice a second, one entry per model
+    {"result": {...}}                                    for each model in order, a `ModelResult`
+    {"error": {"model": index or null, "message": text, "kind": "model" or "delegate"}}    in place of the results
+
+Messages of the runtime itself go to stderr.
+"""
 
 import contextlib
-import ctypes
 import json
 import os
 import resource
-import signal
 import sys
 import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from keras_nin.benchmark.runner import bandwidth, litert, timing
-from keras_nin.benchmark.runner.litert import InterpretedModel, generate_input
+from keras_nin.child_runtime import claim_stdout, end_with_parent, one_line
 from keras_nin.tflite.host import cpu_busy_seconds, describe_host, describe_load
 
-_SINGLE_WARM_UP_RUNS = 2
-# Processors put wide vector units to sleep within a millisecond, and take tens of microseconds to wake them.
-_AWAKE_SECONDS = 1e-4
-_MIN_TURNS, _MAX_TURNS = 10, 2000
-
-
-class SingleOperator:
-    """A file of one operator in TensorFlow Lite's interpreter.
-
-    In a network an operator reads what was written just before, writes to memory that was used just before, and finds
-    the vector units awake, while its weights were last read in the run before. So `turn` first writes the inputs and
-    the outputs, and lets a `primer` run; whoever lets many operators take turns gets the weights' part.
-
-    Args:
-        path: the file.
-        threads: number of threads.
-
-    Raises:
-        RuntimeError, ValueError: the runtime does not take the file.
-    """
-
-    def __init__(self, path, threads):
-        from ai_edge_litert.interpreter import Interpreter
-
-        self._interpreter = Interpreter(model_path=str(path), num_threads=threads)
-        self._interpreter.allocate_tensors()
-        self._inputs = [(entry["index"], _input_values(entry)) for entry in self._interpreter.get_input_details()]
-        self.times = []
-        for _ in range(_SINGLE_WARM_UP_RUNS):
-            self._refresh()
-            self._interpreter.invoke()
-        # Outputs whose size depends on the values exist only now.
-        self._outputs = [entry["index"] for entry in self._interpreter.get_output_details()]
-
-    _outputs = ()
-
-    def _refresh(self):
-        for index, values in self._inputs:
-            self._interpreter.set_tensor(index, values)
-        for index in self._outputs:
-            self._interpreter.tensor(index)().fill(0)
-
-    def run(self):
-        """Run once."""
-        self._interpreter.invoke()
-
-    def turn(self, primer):
-        """Run once and keep the nanoseconds; `primer` is an `Operator` that runs before."""
-        self._refresh()
-        awake = time.perf_counter() + _AWAKE_SECONDS
-        while time.perf_counter() < awake:
-            primer.run()
-        start = time.perf_counter_ns()
-        self._interpreter.invoke()
-        self.times.append(time.perf_counter_ns() - start)
-
-    def summary(self):
-        """Return the statistics in us as a JSON-ready dictionary."""
-        us = np.array(self.times) / 1000
-        return {"median": float(np.median(us)), "mean": float(us.mean()), "p90": float(np.percentile(us, 90))}
-
-
-def measure_single_operators(job, out):
-    """Do a job with ``"alone": true``: its models take turns for its seconds, the first as primer of all others.
-
-    Return the exit status.
-
-    Args:
-        job: see `runner.main`; of its other entries `models` and `seconds` count.
-        out: function that writes a line.
-    """
-    operators = []
-    for index, model in enumerate(job["models"]):
-        try:
-            operators.append(SingleOperator(model["file"], model["threads"]))
-        except (RuntimeError, ValueError, OSError) as error:
-            out({"error": {"model": index, "message": " ".join(str(error).split()) or type(error).__name__}})
-            return 1
-    end = time.perf_counter() + job["seconds"]
-    turns = 0
-    while turns < _MIN_TURNS or (turns < _MAX_TURNS and time.perf_counter() < end):
-        for operator in operators:
-            operator.turn(operators[0])
-        turns += 1
-    for model, operator in zip(job["models"], operators, strict=True):
-        out({"result": {**model, "us": operator.summary(), "runs": turns}})
-    return 0
-
-
-def _input_values(entry):
-    dtype = entry["dtype"].__name__.rstrip("_")  # NumPy's "bool_" is a bool
-    return generate_input(tuple(entry["shape"]), dtype, bool(entry["quantization"][0]))
-
-
-# MERGED Measure .tflite files as a job says that comes as a line of JSON on stdin; results leave as lines of JSON on stdout.
-# MERGED
-# MERGED The job::
-# MERGED
-# MERGED     {"models": [{"file": PATH, "threads": N}, ...], "runs": N or null, "seconds": S, "profile": true,
-# MERGED      "api": "auto" or "interpreter", "kernel_mode": "delegate", "delegate": PATH or null, "bandwidth": false}
-# MERGED
-# MERGED The models of one job are all loaded, and take turns. Lines: ``{"host": {...}}`` first; ``{"progress": [{"runs", "us",
-# MERGED "within"}, ...]}`` after the first turn and then twice a second, with what is known of each model so far;
-# MERGED ``{"result": {...}}`` for each model in their order; ``{"error": {"model": index or null, "message": TEXT}}`` in place
-# MERGED of the results where one does not run. What the runtime itself prints goes to stderr.
+if TYPE_CHECKING:
+    from keras_nin.benchmark.job import Job, ModelEntry
 
 _MIN_PROFILED_RUNS = 20
 _MAX_EVENTS = 4_000_000
 _PROFILED_SECONDS = timing.ROUND_SECONDS / 2
 _PROGRESS_SECONDS = 0.5
-_PR_SET_PDEATHSIG = 1
-_RUNTIME_ERRORS = (litert.LiteRtError, RuntimeError, ValueError, OSError, MemoryError)
+# Processors put wide vector units to sleep within a millisecond, and take tens of microseconds to wake them.
+_AWAKE_SECONDS = 1e-4
+_OPERATOR_WARM_UP_SECONDS = 0.02
+_RUNTIME_ERRORS = (litert.LiteRtError, litert.DelegateError, RuntimeError, ValueError, OSError, MemoryError)
 
 
-def main():
-    """Do the job on stdin; the exit status is 1 where a model does not run."""
-    out = _own_stdout()
-    _die_with_parent()
-    job = json.loads(sys.stdin.readline())
-    out({"host": describe_host() | {"state": describe_load()}})
+def main() -> int:
+    """Run the job on stdin; return 1 where a model does not run."""
+    write = claim_stdout()
+    end_with_parent()
+    job: Job = json.loads(sys.stdin.readline())
+    write({"host": describe_host() | {"state": describe_load()}})
     with contextlib.suppress(litert.CApiUnavailable):
-        litert.load_library()  # now, so that no model's time and memory has it in
-    _limit_resources()
-    if job.get("alone"):
-        return measure_single_operators(job, out)
+        litert.load_library()  # now, so that it counts in no model's time and memory
+    _limit_memory()
     with contextlib.ExitStack() as stack:
-        subjects = []
+        subjects: list[MeasuredModel] | list[SingleOperator] = []
         try:
-            for model in job["models"]:
-                subjects.append(MeasuredModel(stack, model, job))
-            at, others = None, OtherProcesses()
-            budget = timing.TimeBudget(job.get("runs"), job.get("seconds", timing.TimeBudget.seconds))
-            timing.time_in_turns(
-                [(subject.series, subject.profile) for subject in subjects], budget, ProgressReporter(out, subjects)
-            )
-            for subject in subjects:
-                subject.complete(budget.seconds)
-            share, rates = others.share(), bandwidth.measure_job_bandwidth(job)
+            for entry in job["models"]:
+                if job.get("single_operators"):
+                    subjects.append(SingleOperator(stack, entry, subjects[0] if subjects else None))
+                else:
+                    subjects.append(MeasuredModel(stack, entry, job))
+            others = OtherProcesses()
+            budget = _time_budget(job)
+            timing.time_in_turns([subject.times for subject in subjects], budget, ProgressReporter(write, subjects))
+            results = [subject.result() for subject in subjects]
+            share = others.share()
+            rates = _measure_bandwidth(job)
         except _RUNTIME_ERRORS as error:
-            at = len(subjects) if len(subjects) < len(job["models"]) else None
-            out({"error": {"model": at, "message": _one_line(error)}})
+            model = len(subjects) if len(subjects) < len(job["models"]) else None
+            kind = "delegate" if isinstance(error, litert.DelegateError) else "model"
+            write({"error": {"model": model, "message": one_line(error), "kind": kind}})
             return 1
-        for subject in subjects:
-            found = {"others_share": share, "bandwidth": rates.get(subject.entry["threads"])}
-            out({"result": subject.result() | found})
+        for result in results:
+            write({"result": result | {"others_share": share, "bandwidth": rates.get(result["threads"])}})
     return 0
 
 
+def _time_budget(job: "Job") -> timing.TimeBudget:
+    seconds = job.get("seconds", timing.TimeBudget.seconds)
+    if job.get("single_operators"):
+        # One run per turn: until its turn comes again, an operator's weights leave the caches as in the network.
+        return timing.TimeBudget(
+            seconds=seconds,
+            round_seconds=0,
+            min_rounds=timing.MIN_ROUNDS,
+            warm_up_seconds=_OPERATOR_WARM_UP_SECONDS,
+        )
+    return timing.TimeBudget(job.get("runs"), seconds)
+
+
+def _measure_bandwidth(job: "Job") -> dict[int, dict[str, Any]]:
+    """Return the bandwidth of memory by number of threads, where the job asks for it."""
+    if not job.get("bandwidth"):
+        return {}
+    return {threads: bandwidth.measure_bandwidth(threads) for threads in sorted({e["threads"] for e in job["models"]})}
+
+
 class MeasuredModel:
-    """A model of the job: run as it is for its latency, and beside it with the profiler for that of its operators.
+    """A model that is run without a profiler for its latency, and beside that with one for its kernels.
 
     Args:
-        stack: `contextlib.ExitStack` that closes what this opens.
-        model: its entry in the job.
+        stack: closes what this opens.
+        entry: the model's entry in the job.
         job: the job.
+
+    Attributes:
+        times: of the runs without a profiler.
     """
 
-    def __init__(self, stack, model, job):
-        self.entry = model
-        self.unavailable = None
-        self._profiled, self._runs, self._events = None, [], 0
-        _reset_peak()
-        before = read_memory()["VmRSS"]
+    def __init__(self, stack: contextlib.ExitStack, entry: "ModelEntry", job: "Job") -> None:
+        self._entry, self._job = entry, job
+        self._unavailable: str | None = None
+        self._profiled: list[timing.ProfiledRuns] = []
+        self._events, self._profiled_ns = 0, 0.0
+        _reset_peak_memory()
+        memory_before = read_memory()["VmRSS"]
         start = time.perf_counter_ns()
-        self._model = stack.enter_context(self._open(job))
+        self._model = stack.enter_context(self._open())
         loaded = time.perf_counter_ns()
         self._model.run()
         self._first = {"load_us": (loaded - start) / 1000, "first_us": (time.perf_counter_ns() - loaded) / 1000}
         peak = read_memory()["VmHWM"]
-        self._first |= {"peak_bytes": peak, "added_bytes": max(0, peak - before)}
-        self.series = timing.TimedRuns(self._model.run)
-        self.api = "interpreter" if isinstance(self._model, InterpretedModel) else "compiled_model"
-        if job.get("profile") and self.api == "compiled_model":
-            self._profiled = stack.enter_context(self._compiled(job, profiling=True))
-            self._add(1)
+        self._first |= {"peak_bytes": peak, "added_bytes": max(0, peak - memory_before)}
+        self._profiler: litert.CompiledModel | None = None
+        if job.get("profile") and isinstance(self._model, litert.CompiledModel):
+            self._profiler = stack.enter_context(self._compile(profiling=True))
+            self._profile(1)
+        self.times = timing.TimedRuns(self._model.run, after_round=self._profile_round)
 
-    def _open(self, job):
-        if job.get("delegate") or job.get("api") == "interpreter":
-            return self._interpreted(job)
-        try:
-            return self._compiled(job)
-        except litert.CApiUnavailable as error:
-            self.unavailable = str(error)
-            return self._interpreted(job)
+    def _open(self) -> "litert.CompiledModel | litert.InterpretedModel":
+        if not self._job.get("delegate") and self._job.get("api") != "interpreter":
+            try:
+                return self._compile()
+            except litert.CApiUnavailable as error:
+                self._unavailable = str(error)
+        return litert.InterpretedModel(self._entry["file"], self._entry["threads"], self._job.get("delegate"))
 
-    def _compiled(self, job, profiling=False):
-        kernel_mode = job.get("kernel_mode", "delegate")
-        return litert.CompiledModel(self.entry["file"], self.entry["threads"], profiling, kernel_mode)
+    def _compile(self, profiling: bool = False) -> litert.CompiledModel:
+        kernel_mode = self._job.get("kernel_mode", "delegate")
+        return litert.CompiledModel(self._entry["file"], self._entry["threads"], profiling, kernel_mode)
 
-    def _interpreted(self, job):
-        return InterpretedModel(self.entry["file"], self.entry["threads"], job.get("delegate"))
+    def _profile_round(self, runs: int) -> None:
+        """Profile some runs beside a round of `runs` runs."""
+        if self._profiler is not None and self._events < _MAX_EVENTS:
+            self._profile(min(runs, timing.count_runs(self._profiled_ns, _PROFILED_SECONDS)))
 
-    @property
-    def profile(self):
-        """A function that profiles some runs beside a round of as many as it is told; None without a profiler."""
-        return None if self._profiled is None else self._profile
-
-    def _profile(self, runs):
-        if self._events < _MAX_EVENTS:
-            self._add(min(runs, timing.count_runs(self._profiled_ns, _PROFILED_SECONDS)))
-
-    def _add(self, runs):
+    def _profile(self, runs: int) -> None:
+        assert self._profiler is not None
         start = time.perf_counter_ns()
-        recorded, names = self._profiled.profile(runs)
+        events, names = self._profiler.profile(runs)
         self._profiled_ns = (time.perf_counter_ns() - start) / runs
-        self._runs += timing.split_runs(recorded, names)
-        self._events += len(recorded)
+        self._profiled += timing.split_runs(events, names)
+        self._events += len(events)
 
-    def complete(self, seconds):
-        """Profile until there are runs enough for a statistic, `seconds` at most."""
-        end = time.perf_counter() + seconds
-        while self._profiled and self._profiled_runs < _MIN_PROFILED_RUNS and time.perf_counter() < end:
-            self._add(1)
+    def _complete_profile(self) -> None:
+        """Profile until the runs are enough for statistics, at most for the seconds of the job."""
+        end = time.perf_counter() + self._job.get("seconds", timing.TimeBudget.seconds)
+        while self._profiler is not None and time.perf_counter() < end:
+            if sum(len(runs.total_us) for runs in self._profiled) >= _MIN_PROFILED_RUNS:
+                return
+            self._profile(1)
 
-    @property
-    def _profiled_runs(self):
-        return sum(len(runs.whole) for runs in self._runs)
-
-    def progress(self):
-        """Return what is known so far as a JSON-ready dictionary."""
-        within = self.series.precision
-        return {
-            "runs": self.series.runs,
-            "us": float(np.median(self.series.medians)) / 1000,
-            "within": within if np.isfinite(within) else None,
-        }
-
-    def result(self):
+    def result(self) -> dict[str, Any]:
         """Return what was measured as a JSON-ready dictionary."""
+        self._complete_profile()
         return {
-            "file": self.entry["file"],
-            "threads": self.entry["threads"],
-            "api": self.api,
-            "unavailable": self.unavailable,
+            "file": self._entry["file"],
+            "threads": self._entry["threads"],
+            "api": self._model.api,
+            "unavailable": self._unavailable,
             "signatures": self._model.signatures,
             **self._first,
-            **self.series.summary(),
-            "profile": timing.summarize_profile(self._runs),
+            **self.times.summary(),
+            "profile": timing.summarize_profile(self._profiled),
         }
+
+
+class SingleOperator:
+    """A file of one operator, timed as it runs inside its network.
+
+    There an operator reads what was written just before, writes to memory that was used just before, and finds the
+    vector units awake, while its weights were last read in the previous run. So before each run the inputs and outputs
+    are written and `primer` runs; that many operators take turns does the rest.
+
+    Args:
+        stack: closes what this opens.
+        entry: the file's entry in the job.
+        primer: what keeps the processor awake; None takes this operator.
+
+    Attributes:
+        times: of the runs.
+    """
+
+    def __init__(
+        self, stack: contextlib.ExitStack, entry: "ModelEntry", primer: "SingleOperator | None" = None
+    ) -> None:
+        self._entry = entry
+        self._model = stack.enter_context(litert.InterpretedModel(entry["file"], entry["threads"]))
+        self._model.run()  # outputs whose size depends on the values exist only then
+        self._prime = (primer or self)._model.run
+        self.times = timing.TimedRuns(self._model.run, before_run=self._prepare)
+
+    def _prepare(self) -> None:
+        self._model.write_inputs()
+        self._model.clear_outputs()
+        awake = time.perf_counter() + _AWAKE_SECONDS
+        while time.perf_counter() < awake:
+            self._prime()
+
+    def result(self) -> dict[str, Any]:
+        """Return what was measured as a JSON-ready dictionary."""
+        summary = self.times.summary()
+        return {**self._entry, "us": summary["us"], "runs": summary["runs"]}
 
 
 class ProgressReporter:
-    """A function that sends what is known of the subjects each time it is called, twice a second at most."""
+    """A function that reports the progress of the subjects each time it is called, twice a second at most."""
 
-    def __init__(self, out, subjects):
-        self._out, self._subjects = out, subjects
+    def __init__(
+        self, write: Callable[[dict[str, Any]], None], subjects: "Sequence[MeasuredModel | SingleOperator]"
+    ) -> None:
+        self._write, self._subjects = write, subjects
         self._next = 0.0
 
-    def __call__(self):
-        """Send it, unless it was sent just now."""
+    def __call__(self) -> None:
+        """Report it, unless that was just done."""
         if time.perf_counter() >= self._next:
-            self._out({"progress": [subject.progress() for subject in self._subjects]})
+            self._write({"progress": [self._progress(subject.times) for subject in self._subjects]})
             self._next = time.perf_counter() + _PROGRESS_SECONDS
+
+    @staticmethod
+    def _progress(times: timing.TimedRuns) -> dict[str, Any]:
+        within = times.precision
+        return {
+            "runs": times.runs,
+            "us": float(np.median(times.medians)) / 1000,
+            "within": within if np.isfinite(within) else None,
+        }
 
 
 class OtherProcesses:
-    """How much of the machine's processor time others took since this was made."""
+    """The processor time of the machine that other processes took since this object was made."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._start = self._now()
 
     @staticmethod
-    def _now():
+    def _now() -> tuple[float, "float | None", float]:
         return time.perf_counter(), cpu_busy_seconds(), sum(os.times()[:2])
 
-    def share(self):
-        """Return their share, 0 to 1, other guests of the hardware among them; None where the system does not tell."""
+    def share(self) -> "float | None":
+        """Return their share, 0 to 1, other guests of the hardware included; None where the system does not tell."""
         (start, busy_then, own_then), (now, busy_now, own_now) = self._start, self._now()
         if busy_then is None or busy_now is None:
             return None
         others = busy_now - busy_then - (own_now - own_then)
-        return min(1.0, max(0.0, others / max((now - start) * os.cpu_count(), 1e-9)))
+        return min(1.0, max(0.0, others / max((now - start) * (os.cpu_count() or 1), 1e-9)))
 
 
-def read_memory():
-    """Return the resident and peak resident bytes and the writable ones of this process; zeros without /proc."""
+def read_memory() -> dict[str, int]:
+    """Return resident, peak resident and writable bytes of this process (VmRSS, VmHWM, VmData); 0 without /proc."""
     return _read_sizes("/proc/self/status", ("VmRSS", "VmHWM", "VmData"))
 
 
-def _read_sizes(path, names):
-    found = dict.fromkeys(names, 0)
+def _read_sizes(path: str, names: Sequence[str]) -> dict[str, int]:
+    sizes = dict.fromkeys(names, 0)
     with contextlib.suppress(OSError), open(path) as file:
         for line in file:
             name, _, rest = line.partition(":")
-            if name in found:
-                found[name] = int(rest.split()[0]) * 1024
-    return found
+            if name in sizes:
+                sizes[name] = int(rest.split()[0]) * 1024
+    return sizes
 
 
-def _reset_peak():
+def _reset_peak_memory() -> None:
     """Let the peak of the resident memory start at what is resident now (Linux)."""
     with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as file:
         file.write("5")
 
 
-def _limit_resources():
-    """Let no model take more memory than is free now, so that nothing swaps, nor a crash leave a core file."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+def _limit_memory() -> None:
+    """Let no model take more memory than is free now, so that nothing swaps."""
     free = _read_sizes("/proc/meminfo", ("MemAvailable",))["MemAvailable"]
     if free:
         _, hard = resource.getrlimit(resource.RLIMIT_DATA)
@@ -320,23 +283,5 @@ def _limit_resources():
         resource.setrlimit(resource.RLIMIT_DATA, (limit if hard < 0 else min(limit, hard), hard))
 
 
-def _own_stdout():
-    """Return a function that writes a line of JSON to stdout, and let everything else there go to stderr."""
-    stream = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-
-    def write(document):
-        stream.write(json.dumps(document) + "\n")
-        stream.flush()
-
-    return write
-
-
-def _die_with_parent():
-    """Ask the system to kill this process when its parent is gone (Linux)."""
-    with contextlib.suppress(AttributeError, OSError):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def _one_line(error):
-    return " ".join(str(error).split()) or type(error).__name__
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,121 +1,225 @@
-"""Latency of what can be run again and again: warm-up until stable, then rounds until the median is known."""
+"""The timing loop, and the statistics of what it and the profiler measured: the only ones of both in keras-nin.
+
+Whatever can be run again and again is warmed up until it is stable, then run in rounds until its median is known.
+"""
 
 import collections
 import dataclasses
 import functools
 import math
+import statistics
 import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 ROUND_SECONDS = 0.01
 MIN_ROUNDS = 10
 PRECISION = 0.01
-_GROWTH = 1.25
+_LOOK_GROWTH = 1.25
 _WARM_UP_SECONDS = 2.0
 _STABLE = 0.02
 _MIN_WARM_UP_RUNS = 3
+_MAX_RUNS_PER_ROUND = 10_000
 _MAX_CORRELATION = 0.95
 _EXACT_COUNT = 100
 
 
 @dataclasses.dataclass(frozen=True)
 class TimeBudget:
-    """How long to measure: exactly `runs` runs, or until the interval is narrow, `seconds` at most."""
+    """How long to measure.
+
+    Attributes:
+        runs: exactly so many runs of each; None runs until every median is known to within 1%.
+        seconds: the longest that all of them together may take then.
+        round_seconds: length of a round; 0 is one run.
+        min_rounds: rounds of each even where the time is over.
+        warm_up_seconds: the longest warm-up of each.
+    """
 
     runs: int | None = None
     seconds: float = 5.0
+    round_seconds: float = ROUND_SECONDS
+    min_rounds: int = 1
+    warm_up_seconds: float = _WARM_UP_SECONDS
 
 
 class TimedRuns:
-    """The times of one subject: `block` runs it several times and keeps the nanoseconds of each run.
+    """The times of something that can be run again and again, in rounds.
 
     Args:
-        run: function without arguments.
-        clock: function that returns nanoseconds.
+        run: what is timed.
+        before_run: called before each run, outside its time.
+        after_round: called after each round with the number of its runs.
+        clock: returns nanoseconds.
+
+    Attributes:
+        rounds: nanoseconds of each run, one array per round.
+        medians: of the rounds, in nanoseconds.
+        runs: how many runs the rounds have together.
     """
 
-    def __init__(self, run, clock=time.perf_counter_ns):
-        self._run, self._clock = run, clock
-        self.rounds = []
-        self.medians = []
+    def __init__(
+        self,
+        run: Callable[[], object],
+        before_run: Callable[[], object] | None = None,
+        after_round: Callable[[int], object] | None = None,
+        clock: Callable[[], float] = time.perf_counter_ns,
+    ) -> None:
+        self._run, self._before_run, self._after_round, self._clock = run, before_run, after_round, clock
+        self.rounds: list[np.ndarray] = []
+        self.medians: list[float] = []
         self.runs = 0
 
-    def block(self, runs):
+    def run_round(self, runs: int) -> None:
         """Run `runs` times, and keep the times as one round."""
-        times = _time_runs(self._run, runs, self._clock)
+        times = self._time(runs)
         self.rounds.append(times)
         self.medians.append(float(np.median(times)))
         self.runs += runs
+        if self._after_round is not None:
+            self._after_round(runs)
 
-    def warm_up(self, seconds=_WARM_UP_SECONDS):
-        """Run until two blocks in a row take the same time within 2 %, at most `seconds`; return the ns of a run."""
+    def _time(self, runs: int) -> np.ndarray:
+        times = np.empty(runs)
+        for index in range(runs):
+            if self._before_run is not None:
+                self._before_run()
+            start = self._clock()
+            self._run()
+            times[index] = self._clock() - start
+        return times
+
+    def warm_up(self, seconds: float = _WARM_UP_SECONDS, block_seconds: float = ROUND_SECONDS) -> float:
+        """Run until two blocks in a row take the same time within 2%, or `seconds` are over; return the ns of a run."""
         end = self._clock() + seconds * 1e9
-        ns, before = float(_time_runs(self._run, 1, self._clock)[0]), math.inf
+        ns, previous = float(self._time(1)[0]), math.inf
         while True:
-            left = max(1, math.ceil((end - self._clock()) / max(ns, 1)))
-            ns = float(np.median(_time_runs(self._run, min(max(_MIN_WARM_UP_RUNS, count_runs(ns)), left), self._clock)))
-            if abs(ns - before) <= _STABLE * ns or self._clock() >= end:
+            runs_left = max(1, math.ceil((end - self._clock()) / max(ns, 1)))
+            runs = min(max(_MIN_WARM_UP_RUNS, count_runs(ns, block_seconds)), runs_left)
+            ns = float(np.median(self._time(runs)))
+            if abs(ns - previous) <= _STABLE * ns or self._clock() >= end:
                 return ns
-            before = ns
+            previous = ns
 
-    def interval(self):
-        """Return the 95 % confidence interval of the median, in ns, as `interval` has it of the rounds' medians.
+    def interval(self) -> tuple[float, float]:
+        """Return the 95% confidence interval of the median in ns, from the medians of the rounds.
 
-        Runs that follow one another are alike on a machine whose clock changes or which others use; rounds, which are
-        further apart, are closer to independent.
+        Consecutive runs are correlated on a machine whose clock changes or that others use; rounds, which lie further
+        apart, are closer to independent.
         """
         return median_interval(self.medians)
 
     @property
-    def precision(self):
-        """How far the interval reaches from the median to the further side, as a part of the median."""
+    def precision(self) -> float:
+        """The distance from the median to the further end of its interval, as a share of the median."""
         low, high = self.interval()
-        middle = float(np.median(self.medians))
-        return max(high - middle, middle - low) / middle if middle else math.inf
+        median = float(np.median(self.medians))
+        return max(high - median, median - low) / median if median else math.inf
 
     @property
-    def converged(self):
-        """Whether the interval lies within 1 % on either side of the median."""
+    def converged(self) -> bool:
+        """Whether the interval lies within 1% on either side of the median."""
         return len(self.rounds) >= MIN_ROUNDS and self.precision <= PRECISION
 
-    def summary(self):
+    def summary(self) -> dict[str, Any]:
         """Return the statistics in us as a JSON-ready dictionary."""
         us = np.concatenate(self.rounds) / 1000
         p10, median, p90, p99 = map(float, np.percentile(us, [10, 50, 90, 99]))
-        # The interval is one of the rounds' medians: with few runs that of all of them may lie just beside it.
-        low, high = (None if math.isinf(each) else each / 1000 for each in self.interval())
-        low, high = low and min(low, median), high and max(high, median)
+        # The interval is of the rounds' medians: with few runs the median of all runs may lie just beside it.
+        low, high = (None if math.isinf(bound) else bound / 1000 for bound in self.interval())
         return {
             "us": {
-                "median": median, "mean": float(us.mean()), "p10": p10, "p90": p90,
-                "p99": p99, "min": float(us.min()), "low": low, "high": high,
+                "median": median,
+                "mean": float(us.mean()),
+                "p10": p10,
+                "p90": p90,
+                "p99": p99,
+                "min": float(us.min()),
+                "low": None if low is None else min(low, median),
+                "high": None if high is None else max(high, median),
             },
             "runs": self.runs,
             "converged": self.converged,
-            "rounds_us": [each / 1000 for each in self.medians],
-        }  # fmt: skip
+            "rounds_us": [ns / 1000 for ns in self.medians],
+        }
 
 
-def median_interval(values):
-    """Return the 95 % confidence interval of the median of values in the order in which they were measured.
+def count_runs(ns: float, seconds: float = ROUND_SECONDS) -> int:
+    """Return how many runs of `ns` nanoseconds take about `seconds`."""
+    return max(1, min(_MAX_RUNS_PER_ROUND, round(seconds * 1e9 / max(ns, 1))))
 
-    It lies between two of the sorted values, whatever their distribution is. Where neighbours in time are alike, many
-    values say only as much as fewer independent ones do: the interval is wider by the root of their ratio.
+
+def time_in_turns(
+    subjects: Sequence[TimedRuns],
+    budget: TimeBudget,
+    progress: Callable[[], object] | None = None,
+    clock: Callable[[], float] = time.perf_counter_ns,
+) -> None:
+    """Warm all subjects up, then run them in turns, one round each, until `budget` is used or all medians are known.
+
+    Args:
+        subjects: what to time.
+        budget: how long.
+        progress: called after each turn.
+        clock: returns nanoseconds.
+    """
+    # Checking the interval after every round would favor stopping when it is narrow by chance: checks get rarer.
+    next_look = MIN_ROUNDS
+    end = clock() + budget.seconds * 1e9
+    warm_up_seconds = min(budget.warm_up_seconds, budget.seconds)
+    sizes = [_round_size(subject.warm_up(warm_up_seconds, budget.round_seconds), budget) for subject in subjects]
+    rounds = 0
+    while True:
+        for subject, size in zip(subjects, sizes, strict=True):
+            runs = size if budget.runs is None else min(size, budget.runs - subject.runs)
+            if runs > 0:
+                subject.run_round(runs)
+        rounds += 1
+        if progress is not None:
+            progress()
+        if budget.runs is not None:
+            if all(subject.runs >= budget.runs for subject in subjects):
+                return
+        elif clock() >= end:
+            if rounds >= budget.min_rounds:
+                return
+        elif rounds >= next_look:
+            if all(subject.converged for subject in subjects):
+                return
+            next_look = math.ceil(rounds * _LOOK_GROWTH)
+
+
+def _round_size(ns: float, budget: TimeBudget) -> int:
+    size = count_runs(ns, budget.round_seconds)
+    return size if budget.runs is None else max(1, min(size, budget.runs // MIN_ROUNDS))
+
+
+def median_interval(values: Sequence[float], independent: bool = False) -> tuple[float, float]:
+    """Return the 95% confidence interval of the median of values in the order in which they were measured.
+
+    It lies between two of the sorted values, whatever their distribution. Where neighbors in time are correlated, many
+    values say only as much as fewer independent ones: the interval is wider by the root of their ratio.
+
+    Args:
+        values: numbers.
+        independent: whether they are known to be independent, such as those of separate processes.
 
     Returns:
-        (low, high); infinite where there are too few values to tell, independent ones fewer than six.
+        (low, high); infinite where the values are too few, fewer than six independent ones.
     """
     count = len(values)
     ordered = sorted(values)
-    reach = (count / 2 - interval_rank(count)) * math.sqrt(count / _effective_count(values))
+    widening = 1.0 if independent else math.sqrt(count / _effective_count(values))
+    reach = (count / 2 - interval_rank(count)) * widening
     position = math.floor(count / 2 - reach + 1e-9)
     return (ordered[position - 1], ordered[count - position]) if position >= 1 else (-math.inf, math.inf)
 
 
 @functools.cache
-def interval_rank(count):
-    """Return the largest k for which the median of `count` values is between the k-th from either end, 95 % sure.
+def interval_rank(count: int) -> int:
+    """Return the largest k for which the median lies between the k-th of `count` values from either end, 95% sure.
 
     0 where there is none. The number of values below the median is binomial with probability one half.
     """
@@ -124,76 +228,56 @@ def interval_rank(count):
     outside, k = 0, 0
     while True:
         outside += math.comb(count, k)
-        if 40 * outside > 2**count:  # both sides together more than 5 %
+        if 40 * outside > 2**count:  # both sides together more than 5%
             return k
         k += 1
 
 
-def _effective_count(values):
-    """Return how many independent values tell as much, from the correlation of the ranks of neighbours."""
+def _effective_count(values: Sequence[float]) -> float:
+    """Return how many independent values say as much, from the correlation of the ranks of neighbors."""
     count = len(values)
-    _, place, ties = np.unique(values, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(ties) - ties / 2)[place] - count / 2  # equal values share the middle of their ranks
+    _, position, ties = np.unique(values, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(ties) - ties / 2)[position] - count / 2  # equal values share the middle of their ranks
     # Of independent values the estimate is 1 / count too small on average.
-    alike = float(ranks[1:] @ ranks[:-1] / max(ranks @ ranks, 1.0)) + 1 / max(count, 1)
-    alike = min(max(alike, 0.0), _MAX_CORRELATION)
-    return count * (1 - alike) / (1 + alike)
+    correlation = float(ranks[1:] @ ranks[:-1] / max(ranks @ ranks, 1.0)) + 1 / max(count, 1)
+    correlation = min(max(correlation, 0.0), _MAX_CORRELATION)
+    return count * (1 - correlation) / (1 + correlation)
 
 
-def count_runs(ns, seconds=ROUND_SECONDS):
-    """Return how many runs of `ns` nanoseconds take about `seconds`."""
-    return max(1, min(10_000, round(seconds * 1e9 / max(ns, 1))))
+def paired_ratio(values: Sequence[float], bases: Sequence[float]) -> tuple[float, float | None, float | None]:
+    """Return the median of the ratios of values to bases measured in turns, and its 95% interval, None where unknown.
+
+    What slows the machine down affects both of a pair alike and cancels out.
+    """
+    pairs = [value / base for value, base in zip(values, bases, strict=False)]
+    low, high = median_interval(pairs)
+    median = statistics.median(pairs)
+    return (median, low, high) if math.isfinite(low) else (median, None, None)
 
 
-def time_in_turns(subjects, budget, progress=None, clock=time.perf_counter_ns):
-    """Run all subjects in turns, one round each, until every one is known as well as `budget` asks.
+def independent_ratio_interval(
+    value: tuple[float, float, float], base: tuple[float, float, float]
+) -> tuple[float, float]:
+    """Return the 95% interval of the ratio of two independent medians.
+
+    It combines their intervals on a logarithmic scale by the root of the sum of squares of their reaches (MOVER: Zou
+    and Donner, Statistics in Medicine 27, 2008).
 
     Args:
-        subjects: list of (`Series`, function of the runs of a round that is called after the round, or None). Each is
-            warmed up first.
-        budget: `Budget`; at least one round of each is run.
-        progress: function without arguments that is called after the turns, or None.
-        clock: function that returns nanoseconds.
+        value, base: (median, low, high).
     """
-    # Looking at the interval after every round would stop at those that are narrow by chance: looks get rarer.
-    look = MIN_ROUNDS
-    end = clock() + budget.seconds * 1e9
-    per_round = [_round_size(series.warm_up(min(_WARM_UP_SECONDS, budget.seconds)), budget) for series, _ in subjects]
-    while True:
-        for (series, after), runs in zip(subjects, per_round, strict=True):
-            left = runs if budget.runs is None else min(runs, budget.runs - series.runs)
-            if left > 0:
-                series.block(left)
-                if after:
-                    after(left)
-        if progress:
-            progress()
-        rounds = max((len(series.rounds) for series, _ in subjects), default=0)
-        if budget.runs is not None:
-            if all(series.runs >= budget.runs for series, _ in subjects):
-                return
-        elif clock() >= end:
-            return
-        elif rounds >= look:
-            if all(series.converged for series, _ in subjects):
-                return
-            look = math.ceil(rounds * _GROWTH)
+
+    def reach(larger: float, smaller: float) -> float:
+        return max(0.0, math.log(larger / smaller))
+
+    (median, low, high), (base_median, base_low, base_high) = value, base
+    ratio = median / base_median
+    down = math.hypot(reach(median, low), reach(base_high, base_median))
+    up = math.hypot(reach(high, median), reach(base_median, base_low))
+    return ratio * math.exp(-down), ratio * math.exp(up)
 
 
-def _round_size(ns, budget):
-    return count_runs(ns) if budget.runs is None else max(1, min(count_runs(ns), budget.runs // MIN_ROUNDS))
-
-
-def _time_runs(run, runs, clock):
-    times = np.empty(runs)
-    for at in range(runs):
-        start = clock()
-        run()
-        times[at] = clock() - start
-    return times
-
-
-# MERGED From the profiler's events to the time of every kernel.
+# The profiler's events.
 
 INVOKE = "Invoke"
 _DEFAULT, _OPERATOR, _DELEGATE_KERNEL = 1, 2, 8
@@ -204,31 +288,31 @@ EVENT_KINDS = {_OPERATOR: "operator", _DELEGATE_KERNEL: "delegate"}
 
 @dataclasses.dataclass(frozen=True)
 class ProfiledRuns:
-    """Runs that executed the same kernels, as (kind, name, index) in order of execution.
-
-    `kind` is "operator" for an operator that TensorFlow Lite itself runs, whose index is that in the file's main
-    subgraph, and "delegate" for a kernel of the delegate, whose index counts from 0 in each partition.
+    """Runs that executed the same kernels.
 
     Attributes:
-        kernels: tuple of them.
-        whole: us of each run, array of shape (runs,).
-        us: of each kernel, array of shape (runs, kernels).
+        kernels: (kind, name, index) in order of execution. The kind is "operator" for an operator that TensorFlow Lite
+            itself runs, with its index in the file's main subgraph, and "delegate" for a kernel of the delegate, whose
+            index counts from 0 in each partition.
+        total_us: of each run, shape (runs,).
+        kernel_us: of each kernel, shape (runs, kernels).
     """
 
     kernels: tuple[tuple[str, str, int], ...]
-    whole: np.ndarray
-    us: np.ndarray
+    total_us: np.ndarray
+    kernel_us: np.ndarray
 
 
-def split_runs(events, names):
-    """Return a list of `Runs`, one of each sequence of kernels, in what `CompiledModel.profile` returned."""
+def split_runs(events: np.ndarray, names: Mapping[int, str]) -> list[ProfiledRuns]:
+    """Return one `ProfiledRuns` per sequence of kernels in what `CompiledModel.profile` returned."""
     tags, types = events["tag"], events["type"]
     invokes = (types == _DEFAULT) & np.isin(tags, [tag for tag, name in names.items() if name == INVOKE])
     run = np.cumsum(invokes) - 1
-    chosen = np.isin(types, list(EVENT_KINDS)) & (run >= 0)
-    run, us, whole = run[chosen], events["elapsed_us"][chosen].astype(np.float64), events["elapsed_us"][invokes]
-    codes, kernels = _kernel_codes(events[chosen], names)
-    counts = np.bincount(run, minlength=len(whole))
+    is_kernel = np.isin(types, list(EVENT_KINDS)) & (run >= 0)
+    total_us = events["elapsed_us"][invokes].astype(np.float64)
+    run, kernel_us = run[is_kernel], events["elapsed_us"][is_kernel].astype(np.float64)
+    codes, kernels = _kernel_codes(events[is_kernel], names)
+    counts = np.bincount(run, minlength=len(total_us))
     found = []
     for count in np.unique(counts):
         members = np.flatnonzero(counts == count)
@@ -236,55 +320,55 @@ def split_runs(events, names):
         for sequence in np.unique(codes[rows], axis=0):
             same = (codes[rows] == sequence).all(axis=1)
             executed = tuple(kernels[code] for code in sequence)
-            found.append(ProfiledRuns(executed, whole[members[same]].astype(np.float64), us[rows[same]]))
+            found.append(ProfiledRuns(executed, total_us[members[same]], kernel_us[rows[same]]))
     return found
 
 
-def _kernel_codes(events, names):
-    """Return the kernel of each event as a position in the list that comes with it."""
-    kinds = np.empty(len(events), [("type", np.int32), ("tag", np.uint64), ("index", np.uint64)])
-    for field in kinds.dtype.names:
-        kinds[field] = events[field]
-    distinct, codes = np.unique(kinds, return_inverse=True)
-    return codes, [(EVENT_KINDS[int(type_)], names[int(tag)], int(index)) for type_, tag, index in distinct]
+def _kernel_codes(events: np.ndarray, names: Mapping[int, str]) -> tuple[np.ndarray, list[tuple[str, str, int]]]:
+    """Return the kernel of each event as an index of the list that comes with it."""
+    keys = np.empty(len(events), [("type", np.int32), ("tag", np.uint64), ("index", np.uint64)])
+    for field in ("type", "tag", "index"):
+        keys[field] = events[field]
+    distinct, codes = np.unique(keys, return_inverse=True)
+    return codes, [(EVENT_KINDS[int(code)], names[int(tag)], int(index)) for code, tag, index in distinct]
 
 
-def summarize_profile(runs):
-    """Return the statistics over a list of `Runs` as a JSON-ready dictionary; None without any.
+def summarize_profile(profiled: Sequence[ProfiledRuns]) -> dict[str, Any] | None:
+    """Return the statistics of profiled runs as a JSON-ready dictionary; None without any.
 
-    Durations are whole microseconds, cut off. `typical` is the mean over the half of the runs whose whole duration is
-    nearest the median, which has the resolution that a median of whole numbers lacks, without the kernel's own
-    outliers: on a busy machine most runs near the median were interrupted too, each in another kernel. Runs that
+    Durations are whole microseconds, rounded down. `typical` is the mean over the half of the runs whose total is
+    nearest to the median, without the kernel's own outliers: it has the resolution that a median of whole numbers
+    lacks, and on a busy machine most runs near the median were interrupted too, each in another kernel. Runs that
     executed other kernels than most did are left out, and `other_runs` counts them.
     """
-    if not runs:
+    if not profiled:
         return None
-    counts = collections.Counter()
-    for each in runs:
-        counts[each.kernels] += len(each.whole)
-    kernels, kept = counts.most_common(1)[0]
-    whole = np.concatenate([each.whole for each in runs if each.kernels == kernels])
-    us = np.concatenate([each.us for each in runs if each.kernels == kernels])
-    away = np.abs(whole - np.median(whole))
-    typical = away <= np.percentile(away, 50, method="inverted_cdf")
+    counts: collections.Counter[tuple[tuple[str, str, int], ...]] = collections.Counter()
+    for runs in profiled:
+        counts[runs.kernels] += len(runs.total_us)
+    kernels, count = counts.most_common(1)[0]
+    total_us = np.concatenate([runs.total_us for runs in profiled if runs.kernels == kernels])
+    kernel_us = np.concatenate([runs.kernel_us for runs in profiled if runs.kernels == kernels])
+    distance = np.abs(total_us - np.median(total_us))
+    is_typical = distance <= np.percentile(distance, 50, method="inverted_cdf")
     return {
-        "runs": kept,
-        "other_runs": sum(counts.values()) - kept,
-        "invoke_us": _kernel_statistics(whole, typical),
+        "runs": count,
+        "other_runs": sum(counts.values()) - count,
+        "invoke_us": _kernel_statistics(total_us, is_typical),
         "kernels": [
-            {"kind": kind, "name": name, "index": index, "us": _kernel_statistics(us[:, at], typical)}
-            for at, (kind, name, index) in enumerate(kernels)
+            {"kind": kind, "name": name, "index": index, "us": _kernel_statistics(kernel_us[:, column], is_typical)}
+            for column, (kind, name, index) in enumerate(kernels)
         ],
     }
 
 
-def _kernel_statistics(us, typical):
+def _kernel_statistics(us: np.ndarray, is_typical: np.ndarray) -> dict[str, float]:
     q1, median, q3, p90 = np.percentile(us, [25, 50, 75, 90])
     reach = _FAR_OUT * (q3 - q1 + _RESOLUTION_US)
-    kept = us[typical & (us >= q1 - reach) & (us <= q3 + reach)]
+    typical = us[is_typical & (us >= q1 - reach) & (us <= q3 + reach)]
     return {
         "median": float(median),
         "mean": float(us.mean()),
         "p90": float(p90),
-        "typical": float(kept.mean() if len(kept) else median),
+        "typical": float(typical.mean() if len(typical) else median),
     }

@@ -2,10 +2,8 @@
 
 import collections
 import dataclasses
-import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
-from keras_nin.audit.tflite_operators import KERNEL_OPERATORS
 from keras_nin.audit.tflite_reader import name_operators, read_recorded_layers
 from keras_nin.edge.edgetpu.operators import EIGHT_BITS, BoundOperator, bind_operators, format_shape
 from keras_nin.edge.edgetpu.records import (
@@ -19,9 +17,11 @@ from keras_nin.edge.edgetpu.records import (
 from keras_nin.edge.edgetpu.rules import OperatorRule, Origin, RuleSource, find_refusal, suggest_fix
 from keras_nin.errors import InputError
 from keras_nin.formatting import escape_unprintable
-from keras_nin.tflite.reader import read_model
+from keras_nin.limits import Limit, LimitCheck, LimitItem, Unit, check_limit, parse_limits
+from keras_nin.tflite.reader import ModelSource, read_model
 from keras_nin.tflite.records import TFLiteModel
 
+EDGETPU_LIMITS = (LimitItem("edgetpu", Unit.SHARE, at_least=True),)
 COMPILED_OPERATOR = "edgetpu-custom-op"
 # The most elements known to be mapped, for operators that are known to stay on the CPU above some size.
 LARGEST_MAPPED = {"RESHAPE": 16_384, "TRANSPOSE": 1_024}
@@ -57,13 +57,11 @@ MIN_PARAMETER_MEMORY, MAX_PARAMETER_MEMORY = int(1.1 * _MIB), int(8.2 * _MIB)
 USUAL_PARAMETER_MEMORY = int(6.9 * _MIB)
 
 
-def check_edgetpu(
-    path: str | os.PathLike[str], *, multiple_subgraphs: bool = False, without: str | None = None
-) -> EdgeTPUResult:
+def check_edgetpu(file: ModelSource, *, multiple_subgraphs: bool = False, without: str | None = None) -> EdgeTPUResult:
     """Predict what the last Edge TPU compiler (16.0) does with a .tflite file, operator by operator.
 
     Args:
-        path: the .tflite file; an export record beside it names the layers.
+        file: path or record of the .tflite file; an export record beside it names the layers.
         multiple_subgraphs: whether more than one subgraph may be mapped, as with the compiler's option ``-a``.
         without: a repository whose evidence is ignored, to test the rules on files they were not learned from.
 
@@ -73,9 +71,9 @@ def check_edgetpu(
     Raises:
         InputError: the file cannot be read, is not a valid .tflite file, has no operators, or is already compiled.
     """
-    model = read_model(path)
+    model = read_model(file)
     operators = bind_operators(model)
-    _check_operators(path, operators)
+    _check_operators(model, operators)
     kept, repeats = drop_repeats(operators) if REPEATS.applies(without) else (operators, {})
     refusals = {operator.index: find_refusal(operator, without) for operator in kept}
     failure = find_failure(kept)
@@ -83,31 +81,46 @@ def check_edgetpu(
     if not multiple_subgraphs:
         subgraphs = subgraphs[:1]
     mapped = frozenset(index for subgraph in subgraphs for index in subgraph)
-    verdicts = _Verdicts(_layer_names(path, model), repeats, refusals, mapped, failure)
+    verdicts = _Verdicts(_layer_names(model), repeats, refusals, mapped, failure)
     return EdgeTPUResult(
-        model=os.fspath(path),
+        model=str(model.path or "model"),
         multiple_subgraphs=multiple_subgraphs,
         failure=failure,
         operators=tuple(map(verdicts.of_operator, operators)),
         subgraphs=len(subgraphs),
         memory=place_parameters(kept, mapped),
-        notes=(*_open_shape_notes(model), *_large_operator_notes(operators)),
+        doubts=(*_open_shape_doubts(model), *_large_operator_doubts(operators)),
     )
 
 
-def _check_operators(path: str | os.PathLike[str], operators: Sequence[BoundOperator]) -> None:
+def parse_edgetpu_limits(text: str, *, argument: str = "require") -> tuple[Limit, ...]:
+    """Return limits on the share of mapped operators, such as ``"full"`` or ``"95%"``; see `keras_nin.limits`.
+
+    Raises:
+        InputError: not such a limit.
+    """
+    return parse_limits(text, EDGETPU_LIMITS, argument=argument, bare_item="edgetpu")
+
+
+def check_edgetpu_limits(result: EdgeTPUResult, limits: Iterable[Limit]) -> tuple[LimitCheck, ...]:
+    """Compare the share of mapped operators with limits; a file that does not compile has none."""
+    share = 0.0 if result.failure else result.share
+    return tuple(check_limit(limit, share) for limit in limits)
+
+
+def _check_operators(model: TFLiteModel, operators: Sequence[BoundOperator]) -> None:
     if not operators:
-        raise InputError(f"{os.fspath(path)!r} has no operators", path=path)
+        raise InputError(f"{model.source} has no operators", path=model.path)
     if any(operator.op == COMPILED_OPERATOR for operator in operators):
         raise InputError(
-            f"{os.fspath(path)!r} is already compiled for the Edge TPU (it has an {COMPILED_OPERATOR}); use the file "
+            f"{model.source} is already compiled for the Edge TPU (it has an {COMPILED_OPERATOR}); use the file "
             "from before the compilation",
-            path=path,
+            path=model.path,
         )
 
 
-def _layer_names(path: str | os.PathLike[str], model: TFLiteModel) -> list[str]:
-    paths = name_operators(model, read_recorded_layers(path, model), KERNEL_OPERATORS)
+def _layer_names(model: TFLiteModel) -> list[str]:
+    paths = name_operators(model, read_recorded_layers(model))
     return ["/".join(filter(None, pair)) for pair in paths]
 
 
@@ -174,7 +187,7 @@ class _Verdicts:
         )
 
 
-def _open_shape_notes(model: TFLiteModel) -> Iterator[str]:
+def _open_shape_doubts(model: TFLiteModel) -> Iterator[str]:
     for index in model.main.inputs:
         tensor = model.main.tensors[index]
         if any(size < 0 for size in (tensor.shape_signature or ())[1:]):
@@ -184,8 +197,8 @@ def _open_shape_notes(model: TFLiteModel) -> Iterator[str]:
             )
 
 
-def _large_operator_notes(operators: Sequence[BoundOperator]) -> Iterator[str]:
-    """Yield a note on operators that are larger than any of their type known to be mapped."""
+def _large_operator_doubts(operators: Sequence[BoundOperator]) -> Iterator[str]:
+    """Yield a doubt about operators that are larger than any of their type known to be mapped."""
     for op, limit in LARGEST_MAPPED.items():
         outputs = {operator.index: operator.output for operator in operators if operator.op == op}
         sizes = {index: each.elements for index, each in outputs.items() if each and each.dtype in EIGHT_BITS}

@@ -1,17 +1,26 @@
-"""The three ways to prepare a tf_keras network before training and to take it apart afterwards."""
+"""The three trainings of tensorflow-model-optimization: how a network is prepared for each, and taken apart again."""
 
 import collections
-import contextlib
 import dataclasses
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from keras_nin.errors import InputError
-from keras_nin.export.optimization.tf_keras_model import TensorSlot, flatten_model
+from keras_nin.export.calibration import trace_functional
 
-# How often pruning looks for the smallest weights on its way to the final sparsity.
-_UPDATES = 50
+if TYPE_CHECKING:
+    import keras
+    import tf_keras
+
+    from keras_nin.export.optimization.training import OptimizationSettings
+
+_PRUNING_UPDATES = 50  # how often pruning picks the smallest weights on its way to the final sparsity
+_BATCH = 32
+# Activation functions whose output tensorflow-model-optimization quantizes as the TFLite kernels do.
+_KNOWN_ACTIVATIONS = ("relu", "relu6", "swish", "gelu", "linear", "softmax", "sigmoid", "tanh")
+_FOLDED_KERNELS = {"Conv1D": "kernel", "Conv2D": "kernel", "Dense": "kernel", "SeparableConv2D": "pointwise_kernel"}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -20,79 +29,76 @@ class PreparedNetwork:
 
     Attributes:
         network: tf_keras.Model.
-        finish: function from the trained network to a twin of the original, or to the quantised network.
-        ready: number of steps after which the network is as compressed as it will be.
+        finish: function from the trained network to one without wrappers, or to the quantized network itself.
+        final_step: number of steps after which the network is as compressed as it will be.
         callback: a tf_keras callback that has to see the training and the end of every epoch, or None.
     """
 
-    network: Any
-    finish: Any
-    ready: int = 0
-    callback: Any = None
+    network: "tf_keras.Model"
+    finish: "Callable[[tf_keras.Model], tf_keras.Model]"
+    final_step: int = 0
+    callback: "tf_keras.callbacks.Callback | None" = None
 
 
-def prepare_network(method, twin, settings, steps, images):
-    """Return the `Prepared` network of a method; the layers of `twin` become a part of it.
+def prepare_network(
+    method: str, network: "tf_keras.Model", settings: "OptimizationSettings", steps: int, images: np.ndarray
+) -> PreparedNetwork:
+    """Prepare a network for a training; its layers become a part of the result.
 
     Args:
         method: "qat", "pruned" or "clustered".
-        twin: tf_keras.Model.
-        settings: `keras_nin.export.optimization.OptimizationSettings`.
+        network: what `keras_nin.export.to_tf_keras` made.
+        settings: `keras_nin.export.optimization.training.OptimizationSettings`.
         steps: number of steps of the training.
         images: some training images, float32 (N, H, W, C).
     """
-    return {"qat": _prepare_qat, "pruned": _prepare_pruning, "clustered": _prepare_clustering}[method](
-        twin, settings, steps, images
-    )
+    if method == "qat":
+        quantized = quantize_model(network)
+        initialize_ranges(quantized, images)
+        return PreparedNetwork(quantized, lambda network: network)
+    if method == "pruned":
+        return _prepare_pruning(network, settings.sparsity, steps)
+    return _prepare_clustering(network, settings.clusters)
 
 
-def _prepare_qat(twin, settings, steps, images):
-    network = quantize_model(twin)
-    initialize_ranges(network, images)
-    return PreparedNetwork(network, lambda network: network)
-
-
-def _prepare_pruning(twin, settings, steps, images):
+def _prepare_pruning(network: "tf_keras.Model", sparsity: float, steps: int) -> PreparedNetwork:
     """Prune by magnitude, along the cubic schedule of arXiv:1710.01878 over the first half of the training."""
     import tensorflow_model_optimization as tfmot
 
     api = tfmot.sparsity.keras
     last = max(1, steps // 2)
     # A layer that is called several times counts its steps several times.
-    shared = any(len(layer.inbound_nodes) > 1 for layer in twin.layers)
-    frequency = 1 if shared else max(1, last // _UPDATES)
+    is_shared = any(len(layer.inbound_nodes) > 1 for layer in network.layers)
+    frequency = 1 if is_shared else max(1, last // _PRUNING_UPDATES)
     last -= last % frequency  # the last update comes at the last step
-    schedule = api.PolynomialDecay(0.0, settings.sparsity, 0, last, frequency=frequency)
-    network = api.prune_low_magnitude(twin, pruning_schedule=schedule)
-    return PreparedNetwork(network, api.strip_pruning, last, api.UpdatePruningStep())
+    schedule = api.PolynomialDecay(0.0, sparsity, 0, last, frequency=frequency)
+    pruned = api.prune_low_magnitude(network, pruning_schedule=schedule)
+    return PreparedNetwork(pruned, api.strip_pruning, last, api.UpdatePruningStep())
 
 
-def _prepare_clustering(twin, settings, steps, images):
-    """Share weights, k-means++ to begin with (arXiv:1510.00149)."""
+def _prepare_clustering(network: "tf_keras.Model", clusters: int) -> PreparedNetwork:
+    """Share weights, k-means++ to begin with (Deep Compression, arXiv:1510.00149)."""
     import tensorflow_model_optimization as tfmot
 
     api = tfmot.clustering.keras
     start = api.CentroidInitialization.KMEANS_PLUS_PLUS
-    network = api.cluster_weights(twin, number_of_clusters=settings.clusters, cluster_centroids_init=start)
-    return PreparedNetwork(network, api.strip_clustering)
+    clustered = api.cluster_weights(network, number_of_clusters=clusters, cluster_centroids_init=start)
+    return PreparedNetwork(clustered, api.strip_clustering)
 
 
-# MERGED Quantisation-aware training of a twin: tensorflow-model-optimization's own, and what it leaves out.
-
-# Activation functions whose output tensorflow-model-optimization quantises as the TFLite kernels do.
-_KNOWN_ACTIVATIONS = ("relu", "relu6", "swish", "gelu", "linear", "softmax", "sigmoid", "tanh")
+# Quantization-aware training
 
 
-def quantize_model(twin):
-    """Return a copy of a twin that computes as an int8 file will, to be trained.
+def quantize_model(network: "tf_keras.Model") -> "tf_keras.Model":
+    """Return a copy of a tf_keras model that computes as an int8 file will, to be trained.
 
     As tfmot's `quantize_model`, which refuses layers that it does not know (Multiply, Rescaling, a BatchNormalization
-    that follows no convolution, ...): here the output of such a layer is quantised and the layer itself left alone.
+    that follows no convolution, ...): here the output of such a layer is quantized and the layer itself left alone.
     Layers are called ``quant_<name>``. Convolution, BatchNormalization and ReLU in a row count as one.
     Integer quantization: arXiv:1712.05877.
 
     Args:
-        twin: tf_keras.Model as `keras_nin.export.to_tf_keras` makes it.
+        network: tf_keras.Model as `keras_nin.export.to_tf_keras` makes it.
 
     Raises:
         InputError: no graph of tf_keras layers.
@@ -100,48 +106,30 @@ def quantize_model(twin):
     import tensorflow_model_optimization as tfmot
     import tf_keras
 
-    if not isinstance(twin, tf_keras.Model) or not getattr(twin, "_is_graph_network", False):
+    from keras_nin._compat.tfmot import default_8bit_scheme, is_graph_network
+
+    if not isinstance(network, tf_keras.Model) or not is_graph_network(network):
         raise InputError(
-            f"Expected a tf_keras model as keras_nin.export.to_tf_keras makes it. Received: {type(twin).__name__}"
+            f"Expected a tf_keras model as keras_nin.export.to_tf_keras makes it. Received: {type(network).__name__}"
         )
-    keras_api = tfmot.quantization.keras
-    with keras_api.quantize_scope():
-        return keras_api.quantize_apply(keras_api.quantize_annotate_model(twin), _tfmot_scheme())
+    api = tfmot.quantization.keras
+    with api.quantize_scope():
+        return api.quantize_apply(api.quantize_annotate_model(network), default_8bit_scheme(_choose_config))
 
 
-def _tfmot_scheme():
-    """Return tfmot's 8-bit scheme with an answer for every layer."""
-    from tensorflow_model_optimization.python.core.quantization.keras import default_8bit
-
-    configs = default_8bit.default_8bit_quantize_configs
-
-    class Registry(default_8bit.default_8bit_quantize_registry.Default8BitQuantizeRegistry):
-        def supports(self, layer):
-            return True
-
-        def get_quantize_config(self, layer):
-            name = getattr(getattr(layer, "activation", None), "__name__", None)
-            other = type(layer).__name__ == "Activation" and name not in _KNOWN_ACTIVATIONS
-            if super().supports(layer) and not other:
-                return super().get_quantize_config(layer)
-            if getattr(layer, "results", 1) > 1:  # of several outputs tfmot quantises none
-                return configs.NoOpQuantizeConfig()
-            return configs.Default8BitOutputQuantizeConfig()
-
-    class Scheme(default_8bit.default_8bit_quantize_scheme.Default8BitQuantizeScheme):
-        def get_quantize_registry(self):
-            return Registry()
-
-    return Scheme()
+def _choose_config(layer: Any, configs: Any, is_known: bool) -> Any:
+    """Return the quantization of a layer; None for tfmot's own."""
+    activation = getattr(getattr(layer, "activation", None), "__name__", None)
+    has_unknown_activation = type(layer).__name__ == "Activation" and activation not in _KNOWN_ACTIVATIONS
+    if is_known and not has_unknown_activation:
+        return None
+    if getattr(layer, "results", 1) > 1:  # tfmot quantizes none of several outputs
+        return configs.NoOpQuantizeConfig()
+    return configs.Default8BitOutputQuantizeConfig()
 
 
-# MERGED Where the ranges of a quantisation-aware training begin.
-
-_BATCH = 32
-
-
-def initialize_ranges(network, images):
-    """Set the ranges of a network that `quantize_model` made to the least and largest values on `images`.
+def initialize_ranges(network: "tf_keras.Model", images: np.ndarray) -> None:
+    """Set the ranges of a network that `quantize_model` made to the smallest and largest values on `images`.
 
     tfmot begins at -6 to 6 and moves by a thousandth of the way in each step: a short training would end with ranges
     far from those that the network needs.
@@ -150,98 +138,72 @@ def initialize_ranges(network, images):
         network: tf_keras.Model.
         images: float32 (N, H, W, C).
     """
-    ranges = {}
-    with _observing_ranges(ranges):
+    import tensorflow as tf
+
+    from keras_nin._compat.tfmot import replaced_quantizers
+
+    ranges: dict[str, tuple[float, float, Any]] = {}
+
+    def observe(quantizer: Any, inputs: Any, training: Any, weights: Any, **kwargs: Any) -> Any:
+        key = weights["min_var"].name  # the object may be a new one at each call
+        minimum, maximum, _ = ranges.get(key, (0.0, 0.0, None))  # an int8 range contains zero
+        minimum = min(minimum, float(tf.reduce_min(inputs)))
+        maximum = max(maximum, float(tf.reduce_max(inputs)))
+        ranges[key] = minimum, maximum, weights
+        return inputs
+
+    def pass_on(quantizer: Any, inputs: Any, training: Any, weights: Any, **kwargs: Any) -> Any:
+        return inputs  # the ranges of weights are taken anew in each step
+
+    with replaced_quantizers(observe, pass_on):
         for start in range(0, len(images), _BATCH):
             network(images[start : start + _BATCH], training=False)
-    for least, largest, values in ranges.values():
-        values["min_var"].assign(least)
-        values["max_var"].assign(largest)
+    for minimum, maximum, weights in ranges.values():
+        weights["min_var"].assign(minimum)
+        weights["max_var"].assign(maximum)
 
 
-@contextlib.contextmanager
-def _observing_ranges(ranges):
-    """Let tfmot's quantisers pass everything on as it is, and note the least and the largest value of activations."""
-    import tensorflow as tf
-    import tensorflow_model_optimization as tfmot
-
-    def observe(self, inputs, training, weights, **kwargs):
-        key = weights["min_var"].name  # the object may be made anew at each call
-        # An int8 range holds zero.
-        least, largest, _ = ranges.get(key, (0.0, 0.0, None))
-        least, largest = min(least, float(tf.reduce_min(inputs))), max(largest, float(tf.reduce_max(inputs)))
-        ranges[key] = least, largest, weights
-        return inputs
-
-    def ignore(self, inputs, training, weights, **kwargs):
-        return inputs
-
-    api = tfmot.quantization.keras.quantizers
-    # Of activations, of the input, and of weights, which are looked at anew in each step.
-    replaced = (
-        (api.MovingAverageQuantizer, observe),
-        (api.AllValuesQuantizer, observe),
-        (api.LastValueQuantizer, ignore),
-    )
-    originals = [kind.__call__ for kind, _ in replaced]
-    try:
-        for kind, function in replaced:
-            kind.__call__ = function
-        yield
-    finally:
-        for (kind, _), original in zip(replaced, originals, strict=True):
-            kind.__call__ = original
+# Clustering
 
 
-# MERGED Move the factors of BatchNormalization into the convolution before it, so that equal weights stay equal in a file.
-
-_FOLDED_KERNELS = {"Conv1D": "kernel", "Conv2D": "kernel", "Dense": "kernel", "SeparableConv2D": "pointwise_kernel"}
-
-
-def fold_batch_norms(model):
+def fold_batch_norms(model: "keras.Model") -> list[str]:
     """Let every BatchNormalization that follows a convolution or dense layer only add, and freeze it.
 
     The converter multiplies each channel of a kernel with the factor of its BatchNormalization: 16 distinct weights
-    would become 16 a channel. Here that is done to the weights themselves, before they are clustered; the outputs of
-    the model at inference stay what they are.
+    would become 16 per channel. Here the weights themselves are multiplied, before they are clustered; the outputs of
+    the model at inference stay the same.
 
     Args:
         model: keras.Model, changed in place.
 
     Returns:
-        List of the paths of those BatchNormalization layers.
+        The paths of those BatchNormalization layers.
     """
-    plan = flatten_model(model)
-    producers = {slot: step for step in plan.steps for slot in step.outputs}
-    uses = collections.Counter(slot for step in plan.steps for slot in _call_slots(step))
-    calls = collections.Counter(id(step.operation) for step in plan.steps)
-    uses.update(plan.outputs)
+    trace = trace_functional(model)
+    calls = collections.Counter(id(call.operation) for call in trace.calls)
     folded = []
-    for step in plan.steps:
-        if type(step.operation).__name__ != "BatchNormalization":
+    for call in trace.calls:
+        if type(call.operation).__name__ != "BatchNormalization":
             continue
-        source = producers.get(step.args[0])
-        alone = source and uses[step.args[0]] == calls[id(source.operation)] == calls[id(step.operation)] == 1
-        if alone and _scales_channels(source.operation, step.operation):
-            _fold_into(source.operation, step.operation)
-            folded.append("/".join(step.path))
+        (source,) = call.inputs
+        producer = trace.producers.get(source)
+        uses = len(trace.consumers[source]) + trace.outputs.count(source)
+        if producer is None or not uses == calls[id(producer.operation)] == calls[id(call.operation)] == 1:
+            continue
+        if _scales_channels(producer.operation, call.operation):
+            _fold_into(producer.operation, call.operation)
+            folded.append("/".join(call.path))
     return folded
 
 
-def _call_slots(step):
-    import keras
-
-    return [each for each in keras.tree.flatten((step.args, step.kwargs)) if isinstance(each, TensorSlot)]
-
-
-def _scales_channels(layer, norm):
-    """Return whether the last axis of a layer's kernel is what `norm` scales, with no activation between them."""
+def _scales_channels(layer: Any, norm: Any) -> bool:
+    """Return whether `norm` scales the last axis of a layer's kernel, with no activation between them."""
     if type(layer).__name__ not in _FOLDED_KERNELS or getattr(layer.activation, "__name__", "") != "linear":
         return False
     return norm.axis in (-1, len(layer.output.shape) - 1)
 
 
-def _fold_into(layer, norm):
+def _fold_into(layer: Any, norm: Any) -> None:
     deviation = np.sqrt(norm.moving_variance.numpy() + norm.epsilon)
     factor = (norm.gamma.numpy() if norm.scale else 1.0) / deviation
     kernel = getattr(layer, _FOLDED_KERNELS[type(layer).__name__])

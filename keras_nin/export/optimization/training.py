@@ -1,31 +1,45 @@
-"""What decides a training before the conversion."""
+"""Train a Keras 3 model for a scheme with tensorflow-model-optimization, starting from the weights that it has."""
 
 import contextlib
 import dataclasses
 import importlib.metadata
 import numbers
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keras_nin.errors import InputError, check_choice
+from keras_nin.errors import InputError, check_choice, first_line
 from keras_nin.export.schemes import SCHEMES, Scheme
 from keras_nin.train.training import Recipe, get_recipe
 
+if TYPE_CHECKING:
+    import keras
+    import tf_keras
+
+    from keras_nin.data import Dataset, Preprocessing
+    from keras_nin.export.optimization.methods import PreparedNetwork
+    from keras_nin.train.batches import TrainingBatches
+
+    Logs = dict[str, Any]
+    OnEpoch = Callable[[int, Logs], None]
+
+PACKAGES = ("tf_keras", "tensorflow-model-optimization")
 DEFAULT_EPOCHS = 20
-# Of the learning rate that trained the network from random weights: these start from its trained ones.
-_SHARE_OF_RATE = 0.2
+# Of the learning rate that trained the network from random weights: these trainings start from its trained ones.
+_LEARNING_RATE_SHARE = 0.2
+_RANGE_IMAGES = 100
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimizationSettings:
-    """How a scheme is trained.
+    """How a model is trained for a scheme.
 
     Attributes:
         recipe: `keras_nin.train.Recipe`; its warm-up and weight decay are not used.
-        seed: of the held-out choice, the order, the random changes and whatever else is random.
+        seed: of the held-out choice, the order, the random changes and everything else that is random.
         sparsity: share of the weights of each convolution and dense layer that "pruned" sets to zero.
-        clusters: number of distinct weights that "clustered" leaves each convolution and dense layer.
+        clusters: number of distinct weights that "clustered" leaves in each convolution and dense layer.
     """
 
     recipe: Recipe
@@ -33,33 +47,16 @@ class OptimizationSettings:
     sparsity: float = 0.5
     clusters: int = 16
 
-    def __post_init__(self):
-        if not _is_number(self.sparsity, numbers.Real) or not 0 < self.sparsity < 1:
-            raise InputError(f"Expected `sparsity` to be above 0 and below 1. Received: {self.sparsity!r}")
-        if not _is_number(self.clusters, numbers.Integral) or not 2 <= self.clusters <= 256:
-            raise InputError(f"Expected `clusters` to be a whole number from 2 to 256. Received: {self.clusters!r}")
-
-
-def _is_number(value, kind):
-    return isinstance(value, kind) and not isinstance(value, bool)
-
-
-def optimization_settings(model, dataset, *, seed=0, sparsity=0.5, clusters=16, **changes):
-    """Return the `Settings` of a model and a dataset by their names; `changes` replace fields of the recipe.
-
-    Raises:
-        InputError: a value that makes no sense.
-    """
-    rate = _SHARE_OF_RATE * get_recipe(model, dataset).learning_rate
-    given = {key: value for key, value in changes.items() if value is not None}
-    recipe = get_recipe(model, dataset, **{"epochs": DEFAULT_EPOCHS, "learning_rate": rate} | given)
-    return OptimizationSettings(recipe, seed, sparsity, clusters)
-
-
-# MERGED Train a Keras 3 model for a scheme, starting from the weights that it has.
-
-TRAINING_PACKAGES = ("tf_keras", "tensorflow-model-optimization")
-_RANGE_IMAGES = 100
+    def __post_init__(self) -> None:
+        for argument, kind, is_valid, expected in (
+            ("sparsity", numbers.Real, lambda value: 0 < value < 1, "above 0 and below 1"),
+            ("clusters", numbers.Integral, lambda value: 2 <= value <= 256, "a whole number from 2 to 256"),
+        ):
+            value = getattr(self, argument)
+            if not isinstance(value, kind) or isinstance(value, bool) or not is_valid(value):
+                raise InputError(
+                    f"Expected `{argument}` to be {expected}. Received: {value!r}", argument=argument, received=value
+                )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -69,125 +66,140 @@ class OptimizedModel:
     Attributes:
         scheme: `Scheme`.
         model: keras.Model, a clone of the original with the trained weights.
-        network: the trained tf_keras network of a quantisation-aware training, from which the file is made; None for
+        network: the trained tf_keras network of a quantization-aware training, from which the file is made; None for
             the others, whose file is made from `model`.
-        record: what was done, as a dictionary for the sidecar: data, images, epochs, learning rate, batch size, seed,
-            sparsity or clusters, the best epoch and its accuracy on held-out training images, the hash of the trained
-            weights, versions.
-        history: one dictionary an epoch.
+        record: what was done, as a dictionary for the export record: data, images, epochs, learning rate, batch size,
+            seed, sparsity or clusters, the best epoch and its accuracy on held-out training images, the hash of the
+            trained weights, versions.
+        history: one dictionary per epoch.
     """
 
     scheme: Scheme
-    model: Any
-    network: Any
-    record: dict
-    history: tuple
+    model: "keras.Model"
+    network: "tf_keras.Model | None"
+    record: dict[str, Any]
+    history: "tuple[Logs, ...]"
 
 
 def train_for_scheme(
-    model,
-    scheme,
-    dataset,
+    model: "keras.Model",
+    scheme: str | Scheme,
+    dataset: "Dataset",
     *,
-    preprocessing=None,
-    name=None,
-    epochs=None,
-    batch_size=None,
-    learning_rate=None,
-    seed=0,
-    sparsity=0.5,
-    clusters=16,
-    on_epoch=None,
-):
+    preprocessing: "Preprocessing | None" = None,
+    name: str | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    learning_rate: float | None = None,
+    seed: int = 0,
+    sparsity: float = 0.5,
+    clusters: int = 16,
+    on_epoch: "OnEpoch | None" = None,
+) -> OptimizedModel:
     """Train a copy of `model` for a scheme with tensorflow-model-optimization, from the weights that it has.
 
     The weights of the best epoch on held-out training images are kept. The same call on the same machine gives the
     same weights; for that it sets the global random seeds, and TensorFlow's deterministic mode while it runs.
 
     Args:
-        model: keras.Model (B, H, W, C) -> (B, classes) that ends in a softmax, or in the scores before it.
+        model: keras.Model (B, H, W, C) -> (B, classes) that ends in a softmax, or in the logits before it.
         scheme: "qat", "pruned" or "clustered", or the `Scheme`.
         dataset: `keras_nin.data.Dataset` with a train split.
         preprocessing: `keras_nin.data.Preprocessing`; None takes the dataset's own.
         name: the model's name in the tables of recipes; the default is its own.
         epochs, batch_size, learning_rate: of the training; None takes 20 epochs, and from the recipe of the model or
             of the dataset the batch size and a fifth of the learning rate.
-        seed: of whatever is random.
+        seed: of everything that is random.
         sparsity: share of zeros in each pruned layer.
         clusters: distinct weights in each clustered layer.
         on_epoch: called with (epoch from 1, logs) after each epoch, as `keras_nin.train.fit_model` does.
 
-    Returns:
-        `Trained`.
-
     Raises:
-        InputError: no labelled train split, labels beyond the classes, a scheme that trains nothing, a setting that
-            makes no sense, or a model without a twin in tf_keras (see `keras_nin.export.to_tf_keras`).
+        InputError: no labeled train split, labels beyond the classes, a scheme that does not train, an invalid setting,
+            or a model that tf_keras cannot express (see `keras_nin.export.to_tf_keras`).
     """
-    trained = [each.name for each in SCHEMES.values() if each.trained]
-    scheme = scheme if isinstance(scheme, Scheme) else SCHEMES[check_choice("scheme", scheme, trained)]
-    check_choice("scheme", scheme.name, trained)
-    recipe = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
-    settings = optimization_settings(
-        name or model.name, dataset.name, seed=seed, sparsity=sparsity, clusters=clusters, **recipe
-    )
+    trained = [known.name for known in SCHEMES.values() if known.trained]
+    check_choice("scheme", scheme.name if isinstance(scheme, Scheme) else scheme, trained)
+    scheme = scheme if isinstance(scheme, Scheme) else SCHEMES[scheme]
+    names = name or model.name, dataset.name
+    if learning_rate is None:
+        learning_rate = _LEARNING_RATE_SHARE * get_recipe(*names).learning_rate
+    changes: dict[str, Any] = {"epochs": DEFAULT_EPOCHS if epochs is None else epochs, "learning_rate": learning_rate}
+    changes |= {} if batch_size is None else {"batch_size": batch_size}
+    settings = OptimizationSettings(get_recipe(*names, **changes), seed, sparsity, clusters)
     return _train_copy(model, scheme, dataset, preprocessing or dataset.preprocessing, settings, on_epoch)
 
 
-def _train_copy(model, scheme, dataset, preprocessing, settings, on_epoch):
+def _train_copy(
+    model: "keras.Model",
+    scheme: Scheme,
+    dataset: "Dataset",
+    preprocessing: "Preprocessing",
+    settings: OptimizationSettings,
+    on_epoch: "OnEpoch | None",
+) -> OptimizedModel:
     from keras_nin.export.optimization.methods import fold_batch_norms, prepare_network
     from keras_nin.export.optimization.tf_keras_model import check_tfmot_installed, from_tf_keras, to_tf_keras
     from keras_nin.train.training import check_classes, get_image_shape, outputs_logits, split_validation
 
     check_tfmot_installed()
+    method = scheme.trained or ""
     *size, channels = get_image_shape(model)
     parts = split_validation(dataset, settings.recipe, settings.seed)
     check_classes(model, dataset, np.concatenate(parts))
     images = [dataset.load(part, size, channels, preprocessing) for part in parts]
-    labels = [dataset.labels[part] for part in parts]
+    labels = [dataset.labels_of(part) for part in parts]
     steps = settings.recipe.epochs * -(-len(images[0]) // settings.recipe.batch_size)
     with _deterministic(settings.seed):
         copy = _clone_model(model)
-        folded = fold_batch_norms(copy) if scheme.trained == "clustered" else []
-        prepared = prepare_network(scheme.trained, to_tf_keras(copy), settings, steps, images[0][:_RANGE_IMAGES])
+        folded = fold_batch_norms(copy) if method == "clustered" else []
+        prepared = prepare_network(method, to_tf_keras(copy), settings, steps, images[0][:_RANGE_IMAGES])
         _compile(prepared.network, settings.recipe, steps, outputs_logits(model, images[0][:8]))
         history, best = _fit_network(prepared, images, labels, settings, on_epoch)
     finished = prepared.finish(prepared.network)
     from_tf_keras(finished, copy)
     record = _training_record(copy, scheme, dataset, preprocessing, settings, parts, best) | {"folded": folded}
-    return OptimizedModel(scheme, copy, finished if scheme.trained == "qat" else None, record, tuple(history))
+    return OptimizedModel(scheme, copy, finished if method == "qat" else None, record, tuple(history))
 
 
 @contextlib.contextmanager
-def _deterministic(seed):
+def _deterministic(seed: int) -> Iterator[None]:
     """Let everything random depend on `seed`, and TensorFlow compute the same sums in the same order."""
     import keras
-    import tensorflow as tf
-    from tensorflow.python.framework import config
+
+    from keras_nin._compat.tensorflow import deterministic_ops
 
     keras.utils.set_random_seed(seed)
-    before = config.is_op_determinism_enabled()
-    tf.config.experimental.enable_op_determinism()
-    try:
+    with deterministic_ops():
         yield
-    finally:
-        if not before:
-            config.disable_op_determinism()
 
 
-def _compile(network, recipe, steps, from_scores):
+def _compile(network: "tf_keras.Model", recipe: Recipe, steps: int, from_logits: bool) -> None:
     import tf_keras
 
     schedule = tf_keras.optimizers.schedules.CosineDecay(recipe.learning_rate, steps)
     network.compile(
         tf_keras.optimizers.Adam(schedule),
-        loss=tf_keras.losses.SparseCategoricalCrossentropy(from_logits=from_scores),
+        loss=tf_keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits),
         metrics=[tf_keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
     )
 
 
-def _fit_network(prepared, images, labels, settings, on_epoch):
-    """Train; leave the weights of the best epoch that is as compressed as asked; return the history and that epoch."""
+def _fit_network(
+    prepared: "PreparedNetwork",
+    images: list[np.ndarray],
+    labels: list[np.ndarray],
+    settings: OptimizationSettings,
+    on_epoch: "OnEpoch | None",
+) -> "tuple[list[Logs], Logs]":
+    """Train, and keep the weights of the best epoch that is as compressed as asked; return the history and that epoch.
+
+    Args:
+        prepared: the network.
+        images, labels: those to train on, and those held out.
+        settings: how to train.
+        on_epoch: called after each epoch.
+    """
     from keras_nin.train.batches import TrainingBatches
     from keras_nin.train.checkpoints import find_best_epoch
 
@@ -196,26 +208,38 @@ def _fit_network(prepared, images, labels, settings, on_epoch):
     if callback:
         callback.set_model(network)
         callback.on_train_begin()
-    history, ready, kept = [], [], None
+    history, candidates, best_weights = [], [], None
     for epoch in range(1, recipe.epochs + 1):
         logs = _train_epoch(network, batches, epoch - 1, callback)
-        held_out = network.evaluate(images[1], labels[1], batch_size=256, verbose=0, return_dict=True)
-        history.append({"epoch": epoch} | logs | {f"val_{key}": float(value) for key, value in held_out.items()})
-        _check_finite_loss(history[-1])
-        if epoch * len(batches) > prepared.ready:
-            ready.append(history[-1])
-            if find_best_epoch(ready) is history[-1]:
-                kept = network.get_weights()
+        held_out: Any = network.evaluate(images[1], labels[1], batch_size=256, verbose=0, return_dict=True)
+        entry = {"epoch": epoch} | logs | {f"val_{key}": float(value) for key, value in held_out.items()}
+        history.append(entry)
+        if not np.isfinite([entry["loss"], entry["val_loss"]]).all():
+            raise InputError(
+                f"Expected a training whose loss stays finite. Received: {entry['loss']} in epoch {epoch}. Pass a "
+                "smaller `learning_rate`",
+                argument="learning_rate",
+            )
+        if epoch * len(batches) > prepared.final_step:
+            candidates.append(entry)
+            if find_best_epoch(candidates) is entry:
+                best_weights = network.get_weights()
         if on_epoch:
-            on_epoch(epoch, history[-1])
-    network.set_weights(kept)
-    return history, find_best_epoch(ready)
+            on_epoch(epoch, entry)
+    network.set_weights(best_weights)
+    return history, find_best_epoch(candidates)
 
 
-def _train_epoch(network, batches, number, callback):
+def _train_epoch(
+    network: "tf_keras.Model",
+    batches: "TrainingBatches",
+    number: int,
+    callback: "tf_keras.callbacks.Callback | None",
+) -> "Logs":
     """Train for one epoch (from 0) and return its loss and accuracy."""
-    batches.start(number)
+    batches.start_epoch(number)
     network.reset_metrics()
+    logs: Any = {}
     for position in range(len(batches)):
         logs = network.train_on_batch(*batches[position], reset_metrics=False, return_dict=True)
     if callback:
@@ -223,29 +247,28 @@ def _train_epoch(network, batches, number, callback):
     return {key: float(value) for key, value in logs.items()}
 
 
-def _check_finite_loss(entry):
-    if not np.isfinite([entry["loss"], entry["val_loss"]]).all():
-        raise InputError(
-            f"Expected a training whose loss stays finite. Received: {entry['loss']} in epoch {entry['epoch']}. Pass a "
-            "smaller learning rate"
-        )
-
-
-def _clone_model(model):
+def _clone_model(model: "keras.Model") -> "keras.Model":
     import keras
 
     try:
         copy = keras.models.clone_model(model)
-    except Exception as error:  # many kinds, from the configurations of the layers
+    except Exception as error:  # many types, from the configurations of the layers
         raise InputError(
-            f"Expected a model that keras.models.clone_model can copy. Received: {model.name!r}: "
-            f"{str(error).strip().splitlines()[0]}"
+            f"Expected a model that keras.models.clone_model can copy. Received: {model.name!r}: {first_line(error)}"
         ) from error
     copy.set_weights(model.get_weights())
     return copy
 
 
-def _training_record(model, scheme, dataset, preprocessing, settings, parts, best):
+def _training_record(
+    model: "keras.Model",
+    scheme: Scheme,
+    dataset: "Dataset",
+    preprocessing: "Preprocessing",
+    settings: OptimizationSettings,
+    parts: tuple[np.ndarray, np.ndarray],
+    best: "Logs",
+) -> dict[str, Any]:
     from keras_nin.models import hash_weights
 
     recipe = settings.recipe
@@ -262,9 +285,9 @@ def _training_record(model, scheme, dataset, preprocessing, settings, parts, bes
         "shift": recipe.shift,
         "flip": recipe.flip,
         "seed": settings.seed,
-        **own.get(scheme.trained, {}),
+        **own.get(scheme.trained or "", {}),
         "best_epoch": best["epoch"],
         "val_accuracy": best["val_accuracy"],
         "weights_sha256": hash_weights(model),
-        "versions": {package: importlib.metadata.version(package) for package in TRAINING_PACKAGES},
+        "versions": {package: importlib.metadata.version(package) for package in PACKAGES},
     }

@@ -104,7 +104,7 @@ def _check_table(found):
 def _output_difference_line(found):
     return (
         f"Compared on {found.images:,} images ({found.source}). Outputs: largest difference {_format_check_value(found.max_abs_diff_lsb)} "
-        f"steps of {_format_check_value(found.step)}, rms {_format_check_value(found.rms_diff_lsb)} steps, signal to noise "
+        f"steps of {_format_check_value(found.lsb)}, rms {_format_check_value(found.rms_diff_lsb)} steps, signal to noise "
         f"{format_db(found.snr_db, found.max_abs_diff_lsb == 0)}."
     )
 
@@ -317,8 +317,8 @@ def _arena_parts(found):
         f"{arena.step} bytes. The persistent part has pointers: on a 32-bit microcontroller it is smaller. The program "
         "comes on top of the flash."
     )
-    if arena.parts:
-        rows = [(part.name, f"{part.bytes:,}") for part in arena.parts]
+    if arena.sections:
+        rows = [(part.name, f"{part.bytes:,}") for part in arena.sections]
         yield make_table(
             "Persistent memory",
             _ARENA_COLUMNS,

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 
-from keras_nin.audit.records import Audit
+from keras_nin.audit.api import Audit
 from keras_nin.audit.tables import format_size
 from keras_nin.benchmark.comparison import RunComparison
 from keras_nin.benchmark.records import BenchmarkResult, Profile

@@ -1,0 +1,13 @@
+from .comparison import RunComparison as RunComparison
+from .comparison import compare_runs as compare_runs
+from .devices import open_device as open_device
+from .job import FileRefusedError as FileRefusedError
+from .measurement import BenchmarkFile as BenchmarkFile
+from .measurement import measure_file as measure_file
+from .measurement import measure_files as measure_files
+from .records import BenchmarkResult as BenchmarkResult
+from .records import KernelTime as KernelTime
+from .records import LatencyStatistics as LatencyStatistics
+from .records import LayerTime as LayerTime
+from .records import MachinePeak as MachinePeak
+from .records import Profile as Profile

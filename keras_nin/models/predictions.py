@@ -1,0 +1,110 @@
+"""`preprocess_input` and `decode_predictions` of every family, as in keras.applications."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from keras_nin.data.named_datasets import CLASS_NAMES
+from keras_nin.data.preprocessing import get_preset
+from keras_nin.errors import InputError, check_choice, first_line
+from keras_nin.models.model_spec import ModelSpec
+
+_IMAGENET_CLASSES = 1000
+
+
+class PreprocessInput(Protocol):
+    """Signature of a family's `preprocess_input`."""
+
+    def __call__(self, images: npt.ArrayLike, variant: str | None = None) -> npt.NDArray[np.float32]: ...  # noqa: D102
+
+
+class DecodePredictions(Protocol):
+    """Signature of a family's `decode_predictions`."""
+
+    def __call__(  # noqa: D102
+        self, predictions: npt.ArrayLike, top: int = 5, variant: str | None = None
+    ) -> list[list[tuple[str, str, float]]]: ...
+
+
+def family_functions(specs: Sequence[ModelSpec]) -> tuple[PreprocessInput, DecodePredictions]:
+    """Return `preprocess_input` and `decode_predictions` for the variants of a family."""
+
+    def preprocess_input(images: npt.ArrayLike, variant: str | None = None) -> npt.NDArray[np.float32]:
+        """Scale images of the network's size to the values that its weights were trained on.
+
+        Args:
+            images: array (B, H, W, C) with values from 0 to 255, RGB or grayscale.
+            variant: the model's name; may be omitted where all models of this family expect the same.
+
+        Returns:
+            float32 array (B, H, W, C).
+
+        Raises:
+            InputError: `variant` is unknown, or missing where it matters.
+        """
+        return get_preset(_single("preprocessing", _select(specs, variant))).scale(images)
+
+    def decode_predictions(
+        predictions: npt.ArrayLike, top: int = 5, variant: str | None = None
+    ) -> list[list[tuple[str, str, float]]]:
+        """Return the most probable classes of each image, best first.
+
+        Args:
+            predictions: array (B, classes), the output of a network.
+            top: how many classes for each image.
+            variant: the model's name; may be omitted where the number of classes identifies the dataset.
+
+        Returns:
+            A list for each image of (class id, class name, score). The id is the WordNet id for ImageNet, as in
+            keras.applications, which downloads its list on first use, else the index of the class.
+
+        Raises:
+            InputError: `predictions` is no such array, `variant` is unknown or missing where it matters, or the
+                classes of ImageNet cannot be downloaded.
+        """
+        scores = np.asarray(predictions)
+        if scores.ndim != 2:
+            raise InputError(
+                f"Expected `predictions` of shape (batch, classes). Received: {scores.shape}", argument="predictions"
+            )
+        candidates = [spec for spec in _select(specs, variant) if spec.classes == scores.shape[1]]
+        return _decode(scores, top, _single("dataset", candidates) if candidates else None)
+
+    return preprocess_input, decode_predictions
+
+
+def _select(specs: Sequence[ModelSpec], variant: str | None) -> list[ModelSpec]:
+    if variant is not None:
+        check_choice("variant", variant, [spec.name for spec in specs])
+    return [spec for spec in specs if variant in (None, spec.name)]
+
+
+def _single(attribute: str, specs: Sequence[ModelSpec]) -> str:
+    """Return the one value that an attribute has in all of `specs`."""
+    values = {getattr(spec, attribute) for spec in specs}
+    if len(values) > 1:
+        names = ", ".join(spec.name for spec in specs)
+        raise InputError(f"Expected `variant` to be one of {names}, which differ in {attribute}", argument="variant")
+    return values.pop()
+
+
+def _decode(scores: npt.NDArray[np.floating], top: int, dataset: str | None) -> list[list[tuple[str, str, float]]]:
+    if dataset is None and scores.shape[1] == _IMAGENET_CLASSES:
+        from keras.applications import imagenet_utils
+
+        try:
+            return imagenet_utils.decode_predictions(scores, top=top)
+        except Exception as error:  # Keras raises a bare Exception where the download fails
+            raise InputError(
+                f"Expected the class names of ImageNet in Keras's cache or a network. Received: {first_line(error)}"
+            ) from error
+    names = CLASS_NAMES.get(dataset or "") or tuple(f"class {index}" for index in range(scores.shape[1]))
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :top]
+    return [
+        [(str(index), names[index], float(row[index])) for index in indices]
+        for row, indices in zip(scores, order.tolist(), strict=True)
+    ]

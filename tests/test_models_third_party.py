@@ -1,0 +1,680 @@
+"""Weights of others: every convention loads to the same outputs, what does not fit is listed, nothing is executed."""
+
+import builtins
+import functools
+import json
+import os
+import pathlib
+import pickle
+import re
+import struct
+import sys
+import zipfile
+
+import h5py
+import keras
+import numpy as np
+import pytest
+import third_party_writers as writers
+
+from keras_nin import InputError, models
+from keras_nin.errors import WeightsMismatchError
+from keras_nin.models import inception_v3, registry, third_party, third_party_files, weight_files
+
+INCEPTION_NAMES = models.get_spec("inception_v3").layer_names
+BUILDS = {
+    "nin_digits": lambda: models.build_model("nin_digits"),
+    "normalised": lambda: models.build_model("nin_cifar10_bn", input_shape=(8, 8, 1)),
+    "flattened": lambda: models.build_model("convnet_linear_head", input_shape=(12, 20, 1)),
+}
+WRITERS = {
+    "Keras 2": lambda model, folder: writers.keras_2(model, folder / "w.h5"),
+    "Keras 2 as .weights.h5": lambda model, folder: writers.keras_2(model, folder / "w.weights.h5"),
+    "Keras 2, whole": lambda model, folder: writers.keras_2(model, folder / "w.h5", whole=True),
+    "Keras 1": lambda model, folder: writers.keras_1(model, folder / "w.h5", "tf", "tensorflow"),
+    "Keras 1 on TensorFlow": lambda model, folder: writers.keras_1(model, folder / "w.h5", "tf", suffix=":0"),
+    "Keras 1, th": lambda model, folder: writers.keras_1(model, folder / "w.h5", "th", "tensorflow"),
+    "Keras 1, th by its attributes": lambda m, folder: writers.keras_1(m, folder / "w.h5", "th", "tensorflow", True),
+    "Keras 1, Theano": lambda model, folder: writers.keras_1(model, folder / "w.h5", "th", "theano"),
+    "Keras 1, Theano, tf": lambda model, folder: writers.keras_1(model, folder / "w.h5", "tf", "theano"),
+    "safetensors, Keras": lambda m, folder: writers.safetensors(folder / "w.safetensors", writers.keras_arrays(m)),
+    "safetensors, Keras with dots": lambda m, folder: writers.safetensors(
+        folder / "w.safetensors", writers.keras_arrays(m, ".")
+    ),
+    "safetensors, PyTorch": lambda m, folder: writers.safetensors(folder / "w.safetensors", writers.pytorch_arrays(m)),
+    "PyTorch": lambda model, folder: save_torch(writers.pytorch_arrays(model), folder / "w.pt"),
+    "PyTorch, old": lambda model, folder: save_torch(
+        writers.pytorch_arrays(model), folder / "w.pth", _use_new_zipfile_serialization=False
+    ),
+}
+
+
+def save_torch(arrays, path, wrap=lambda state: state, **options):
+    torch = pytest.importorskip("torch")
+    torch.save(wrap({name: torch.from_numpy(array.copy()) for name, array in arrays.items()}), path, **options)
+    return path
+
+
+def disturb(model, seed=0):
+    rng = np.random.default_rng(seed)
+    model.set_weights([rng.uniform(0.5, 1.5, weight.shape).astype(np.float32) for weight in model.weights])
+    return model
+
+
+@functools.cache
+def built(name, role):
+    return BUILDS[name]()
+
+
+def saved_and_other(name):
+    """Two networks of the same layers and other weights; networks are built once."""
+    return disturb(built(name, "saved")), disturb(built(name, "other"), seed=1)
+
+
+def refused(model, path, *messages, **options):
+    """Loading raises an `InputError` of one line with all messages, and changes nothing."""
+    before = models.hash_weights(model)
+    with pytest.raises(InputError) as caught:
+        models.load_weights(model, path, **options)
+    assert "\n" not in str(caught.value)
+    for message in messages:
+        assert re.search(message, str(caught.value)), str(caught.value)
+    assert models.hash_weights(model) == before
+    return caught.value
+
+
+@pytest.mark.parametrize("build", BUILDS)
+@pytest.mark.parametrize("writer", WRITERS)
+def test_every_convention(writer, build, tmp_path):
+    saved, other = saved_and_other(build)
+    made = models.load_weights(other, WRITERS[writer](saved, tmp_path))
+    assert models.hash_weights(other) == models.hash_weights(saved)
+    assert len(made.rows) == len(saved.weights)
+    assert made.convention == next(name for name in ("Keras 1", "PyTorch", "Keras") if name in writer)
+
+
+def images(model, count=3):
+    return np.random.default_rng(1).standard_normal((count, *model.input_shape[1:])).astype(np.float32)
+
+
+def same_outputs(model, outputs, tolerance):
+    ours = model.predict(images(model), verbose=0)
+    assert np.abs(ours - outputs).max() <= tolerance * np.abs(outputs).max()
+    assert np.ptp(outputs) > 0.01 * np.abs(outputs).max()
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_file_that_keras_2_wrote(whole, tmp_path):
+    """tf_keras is Keras 2 and writes its layout."""
+    import tf_keras
+
+    network = tf_keras.Sequential(
+        [
+            tf_keras.layers.Input((12, 20, 1)),
+            tf_keras.layers.Conv2D(3, 3, padding="same", name="conv1"),
+            tf_keras.layers.MaxPooling2D(2),
+            tf_keras.layers.ReLU(),
+            tf_keras.layers.Conv2D(64, 3, padding="same", name="conv2"),
+            tf_keras.layers.MaxPooling2D(2),
+            tf_keras.layers.ReLU(),
+            tf_keras.layers.Flatten(),
+            tf_keras.layers.Dense(100, "relu", name="dense1"),
+            tf_keras.layers.Dense(10, "softmax", name="dense2"),
+        ]
+    )
+    network.compile("adam", "mse")
+    path = tmp_path / "keras2.h5"
+    (network.save if whole else network.save_weights)(path)
+    model = models.build_model("convnet_linear_head", input_shape=(12, 20, 1), weights=path)
+    same_outputs(model, network.predict(images(model), verbose=0), 1e-6)
+
+
+def test_a_whole_model_that_keras_3_saved_as_h5(tmp_path):
+    saved, other = saved_and_other("normalised")
+    saved.save(tmp_path / "model.h5")
+    models.load_weights(other, tmp_path / "model.h5")
+    assert models.hash_weights(other) == models.hash_weights(saved)
+
+
+def test_weights_as_keras_3_stores_them_keep_their_ending(tmp_path):
+    model = built("nin_digits", "saved")
+    model.save_weights(tmp_path / "w.weights.h5")
+    (tmp_path / "w.weights.h5").rename(tmp_path / "w.h5")
+    refused(model, tmp_path / "w.h5", "have the ending .weights.h5")
+
+
+def fires_of_squeezenet_1_1(torch):
+    class Fire(torch.nn.Module):
+        def __init__(self, channels, squeeze, expand):
+            super().__init__()
+            self.squeeze = torch.nn.Conv2d(channels, squeeze, 1)
+            self.expand1x1 = torch.nn.Conv2d(squeeze, expand, 1)
+            self.expand3x3 = torch.nn.Conv2d(squeeze, expand, 3, padding=1)
+
+        def forward(self, x):
+            x = torch.relu(self.squeeze(x))
+            return torch.cat([torch.relu(self.expand1x1(x)), torch.relu(self.expand3x3(x))], 1)
+
+    def pool():
+        return torch.nn.MaxPool2d(3, 2, ceil_mode=True)
+
+    layers = [torch.nn.Conv2d(3, 64, 3, 2), torch.nn.ReLU(), pool(), Fire(64, 16, 64), Fire(128, 16, 64), pool()]
+    layers += [Fire(128, 32, 128), Fire(256, 32, 128), pool(), Fire(256, 48, 192), Fire(384, 48, 192)]
+    layers += [Fire(384, 64, 256), Fire(512, 64, 256)]
+    return layers
+
+
+def run_torch(network, model):
+    import torch
+
+    with torch.no_grad():
+        return network.eval()(torch.from_numpy(images(model).transpose(0, 3, 1, 2).copy())).numpy()
+
+
+def test_squeezenet_1_1_gives_pytorchs_outputs(tmp_path):
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    network = torch.nn.Sequential()
+    network.add_module("features", torch.nn.Sequential(*fires_of_squeezenet_1_1(torch)))
+    head = [torch.nn.Dropout(), torch.nn.Conv2d(512, 7, 1), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1)]
+    network.add_module("classifier", torch.nn.Sequential(*head, torch.nn.Flatten()))
+    torch.save(network.state_dict(), tmp_path / "s.pth")
+    assert {"features.3.squeeze.weight", "classifier.1.bias"} <= set(network.state_dict())
+    model = models.SqueezeNet1_1(
+        weights=tmp_path / "s.pth",
+        input_shape=(79, 63, 3),
+        classes=7,
+        classifier_activation=None,
+        pool_rounding="ceil",
+    )
+    same_outputs(model, run_torch(network, model), 1e-4)
+
+
+def test_a_flattened_map_gives_pytorchs_outputs(tmp_path):
+    torch = pytest.importorskip("torch")
+    nn = torch.nn
+    torch.manual_seed(0)
+    network = nn.Sequential()
+    parts = {
+        "conv1": nn.Conv2d(1, 3, 3, padding=1),
+        "pool1": nn.MaxPool2d(2),
+        "relu1": nn.ReLU(),
+        "conv2": nn.Conv2d(3, 64, 3, padding=1),
+        "pool2": nn.MaxPool2d(2),
+        "relu2": nn.ReLU(),
+        "flatten": nn.Flatten(),
+        "dense1": nn.Linear(3 * 5 * 64, 100),
+        "relu3": nn.ReLU(),
+        "dense2": nn.Linear(100, 10),
+    }
+    for name, module in parts.items():
+        network.add_module(name, module)
+    torch.save(network.state_dict(), tmp_path / "c.pt")
+    model = models.build_model(
+        "convnet_linear_head", input_shape=(12, 20, 1), weights=tmp_path / "c.pt", classifier_activation=None
+    )
+    same_outputs(model, run_torch(network, model), 1e-4)
+
+
+def mlpconv_in_torch(torch, bias):
+    network = torch.nn.Sequential()
+    for number, (channels, filters, size) in enumerate([(3, 8, 5), (8, 6, 1), (6, 4, 1)]):
+        network.add_module(f"c{number}", torch.nn.Conv2d(channels, filters, size, padding=size // 2, bias=bias))
+        network.add_module(f"n{number}", torch.nn.BatchNorm2d(filters, eps=0.001))
+        network.add_module(f"r{number}", torch.nn.ReLU())
+    for module in network:
+        if isinstance(module, torch.nn.BatchNorm2d):
+            for tensor in (module.weight, module.bias, module.running_mean):
+                torch.nn.init.uniform_(tensor.data, -1, 2)
+            torch.nn.init.uniform_(module.running_var, 0.001, 2)
+    return network
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("scale", [True, False])
+def test_a_normalised_mlpconv_gives_pytorchs_outputs(scale, bias, tmp_path):
+    """A bias or a gamma that the network has no variable for is taken up by those that it has."""
+    torch = pytest.importorskip("torch")
+    from keras_nin import layers
+
+    torch.manual_seed(0)
+    network = mlpconv_in_torch(torch, bias)
+    torch.save(network.state_dict(), tmp_path / "n.pt")
+    x = y = keras.Input((9, 9, 3))
+    for number, (filters, size) in enumerate([(8, 5), (6, 1), (4, 1)]):
+        y = layers.conv2d(y, filters, size, batch_norm=True, scale=scale, name=f"c{number}")
+    model = keras.Model(x, y)
+    made = models.load_weights(model, tmp_path / "n.pt", layer_names={f"n{n}": f"c{n}_bn" for n in range(3)})
+    same_outputs(model, run_torch(network, model).transpose(0, 2, 3, 1), 1e-4)
+    changes = {row.tensor: row.change for row in made.rows}
+    assert changes["n0.num_batches_tracked"] == "left out: a counter of training steps"
+    assert changes.get("c0.bias", "subtracted from the moving_mean") == "subtracted from the moving_mean"
+    assert changes["n0.weight"] == ("unchanged" if scale else "multiplied into kernel and moving_mean")
+
+
+@pytest.mark.parametrize("change", ["two readers", "activation", "bias"])
+def test_a_gamma_is_taken_up_only_where_that_is_exact(change, tmp_path):
+    x = keras.Input((9, 9, 3))
+    y = keras.layers.Conv2D(
+        8, 1, use_bias=change == "bias", activation="relu" if change == "activation" else None, name="c"
+    )(x)
+    z = keras.layers.BatchNormalization(scale=False, name="n")(y)
+    model = keras.Model(x, [z, keras.layers.ReLU()(y)] if change == "two readers" else z)
+    arrays = writers.keras_arrays(model) | {"n/gamma": np.ones(8, np.float32)}
+    refused(model, writers.safetensors(tmp_path / "w.safetensors", arrays), r"1 without a layer: n/gamma \(8,\)$")
+
+
+def test_a_checkpoint_of_a_wrapped_network_in_halves(tmp_path):
+    torch = pytest.importorskip("torch")
+    saved, other = saved_and_other("normalised")
+    arrays = {f"module.{name}": array for name, array in writers.pytorch_arrays(saved).items()}
+
+    def checkpoint(state):
+        types = [torch.float16, torch.bfloat16, torch.float64]
+        halves = {name: tensor.to(types[n % 3]) for n, (name, tensor) in enumerate(state.items())}
+        return {"epoch": 3, "best": 0.5, "state_dict": halves}
+
+    made = models.load_weights(other, save_torch(arrays, tmp_path / "c.pt", wrap=checkpoint))
+    for ours, theirs in zip(other.get_weights(), saved.get_weights(), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=2**-8)
+    assert "the prefix 'module.' of every name is removed" in made.notes
+    assert any("epsilon: 0.001 here, by default 1e-05 there" in note for note in made.notes)
+    assert {row.change for row in made.rows} >= {"from float16", "OIHW to HWIO, from bfloat16"} - {"from float16"}
+
+
+def test_safetensors_in_bfloat16(tmp_path):
+    import ml_dtypes
+
+    saved, other = saved_and_other("nin_digits")
+    arrays = {name: array.astype(ml_dtypes.bfloat16) for name, array in writers.keras_arrays(saved).items()}
+    models.load_weights(other, writers.safetensors(tmp_path / "w.safetensors", arrays))
+    for ours, theirs in zip(other.get_weights(), saved.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs.astype(ml_dtypes.bfloat16).astype(np.float32))
+
+
+# The other GoogLeNets share its table, and have fewer of its layers.
+@pytest.mark.parametrize(
+    "name", [n for n, row in registry.REGISTRY.items() if row.layer_names and n[:10] != "googlenet_"]
+)
+def test_a_models_table_names_layers_that_it_has(name):
+    row = models.get_spec(name)
+    model = inception() if name == "inception_v3" else row.build(**({"auxiliary": True} if name == "googlenet" else {}))
+    targets = [ours for ours in row.layer_names.values() if ours is not None]
+    targets = {layer for ours in targets for layer in ([ours] if isinstance(ours, str) else ours)}
+    own = {layer.name for layer in model.layers if layer.weights}
+    assert targets <= own
+    if name.startswith(("nin_imagenet", "inception")):
+        assert targets >= own
+
+
+@pytest.mark.parametrize("variant", ["squeezenet_v1_0", "squeezenet_v1_1"])
+def test_torchvisions_squeezenet_is_complete(variant, tmp_path):
+    table = {ours: theirs for theirs, ours in models.get_spec(variant).layer_names.items() if "." in theirs}
+    saved = disturb(models.build_model(variant, classes=3))
+    arrays = writers.pytorch_arrays(saved, table)
+    assert all(name.startswith(("features.", "classifier.1.")) for name in arrays)
+    path = writers.safetensors(tmp_path / "w.safetensors", arrays)
+    loaded = models.build_model(variant, classes=3, weights=path)
+    assert models.hash_weights(loaded) == models.hash_weights(saved)
+
+
+def test_rcmallis_squeezenet(tmp_path):
+    names = {ours: theirs for theirs, ours in models.get_spec("squeezenet_v1_1").layer_names.items() if "/" in theirs}
+    saved = disturb(models.build_model("squeezenet_v1_1", classes=3))
+    path = writers.keras_2(saved, tmp_path / "w.h5", names)
+    with h5py.File(path) as file:
+        assert file["fire2/squeeze1x1/fire2/squeeze1x1/kernel:0"].shape == (1, 1, 64, 16)
+    loaded = models.build_model("squeezenet_v1_1", classes=3, weights=path)
+    assert models.hash_weights(loaded) == models.hash_weights(saved)
+
+
+@functools.cache
+def inception():
+    return models.build_model("inception_v3", input_shape=(75, 75, 3), classes=5)
+
+
+def application(first, tmp_path):
+    """keras.applications' Inception v3 with small weights, in a file with its layers numbered from `first`."""
+    network = disturb_small(keras.applications.InceptionV3(weights=None, input_shape=(75, 75, 3), classes=5))
+    names = {}
+    for kind in ("conv2d", "batch_normalization"):
+        found = [layer.name for layer in network.layers if re.fullmatch(rf"{kind}(_\d+)?", layer.name)]
+        found.sort(key=lambda name: int(name.removeprefix(kind)[1:] or 0))
+        assert len(found) == 94
+        names |= {name: f"{kind}_{n}" if n else kind for n, name in enumerate(found, start=first)}
+    return network, writers.keras_2(network, tmp_path / "inception.h5", names)
+
+
+def disturb_small(network):
+    rng = np.random.default_rng(0)
+    for weight in network.weights:
+        spread = {"moving_variance": (0.5, 1.5)}.get(weight.name, (-0.1, 0.1))
+        weight.assign(rng.uniform(*spread, weight.shape))
+    return network
+
+
+def test_inception_v3_of_keras_applications(tmp_path):
+    network, path = application(1, tmp_path)
+    model = disturb(inception())
+    models.load_weights(model, path, layer_names=INCEPTION_NAMES)
+    outputs = [keras.Model(net.input, net.layers[-1].input)(images(model)).numpy() for net in (network, model)]
+    assert np.ptp(outputs[0]) > 0
+    assert np.abs(outputs[1] - outputs[0]).max() <= 1e-4 * np.abs(outputs[0]).max()
+
+
+@pytest.mark.parametrize("first", [0, 1, 95])
+def test_numbered_names_start_anywhere(first):
+    theirs = [f"conv2d_{n}" if n else "conv2d" for n in range(first, first + 94)]
+    names = third_party.match_layers(INCEPTION_NAMES, theirs[::-1], own=())
+    assert [names[name] for name in theirs] == list(inception_v3.CONVOLUTIONS)
+    assert third_party.match_layers(INCEPTION_NAMES, theirs[1:], own=()) == {}
+
+
+def test_torchvisions_inception_v3_is_complete(tmp_path):
+    """Every layer by torchvision's names, a gamma that is 1, and the auxiliary classifier that has no place."""
+    table = {ours: theirs for theirs, ours in INCEPTION_NAMES.items() if isinstance(ours, str)}
+    table["classifier"] = "fc"
+    loaded = disturb(inception())
+    saved = loaded.get_weights()
+    arrays = writers.pytorch_arrays(loaded, table)
+    for name in [name for name in arrays if name.endswith(".running_mean")]:
+        arrays[name.replace("running_mean", "weight")] = np.full(arrays[name].shape, 2, np.float32)
+        arrays[name.replace("running_mean", "num_batches_tracked")] = np.array(7)
+    arrays["AuxLogits.conv0.conv.weight"] = np.zeros((128, 768, 1, 1), np.float32)
+    arrays["AuxLogits.fc.bias"] = np.zeros(5, np.float32)
+    path = writers.safetensors(tmp_path / "w.safetensors", arrays)
+    disturb(loaded, seed=1)
+    made = models.load_weights(loaded, path, layer_names=INCEPTION_NAMES)
+    for ours, theirs in zip(loaded.weights, saved, strict=True):
+        doubled = ours.name == "moving_mean" or (ours.name == "kernel" and theirs.ndim == 4)
+        np.testing.assert_array_equal(ours.numpy(), theirs * (2 if doubled else 1))
+    assert {row.change for row in made.rows if row.tensor.startswith("Aux")} == {"left out: used only in training"}
+
+
+def test_everything_that_does_not_fit_is_listed(tmp_path):
+    arrays = writers.pytorch_arrays(built("nin_digits", "saved"))
+    kernel = arrays.pop("mlpconv1_conv3x3.weight")
+    arrays["mlpconv1_conv3x3.weights"] = kernel
+    arrays["mlpconv2_conv1x1a.weight"] = arrays["mlpconv2_conv1x1a.weight"][:5]
+    arrays["mlpconv2_conv3x3.weight"] = arrays["mlpconv2_conv3x3.weight"].transpose(2, 3, 1, 0).copy()
+    arrays["mlpconv2_conv1x1b.bias"] = np.arange(48)
+    del arrays["mlpconv3_conv1x1a.bias"]
+    arrays["fc.weight"] = np.zeros((3, 4), np.float32)
+    del arrays["mlpconv1_conv3x3.weights"]
+    arrays["stem.weight"] = kernel
+    error = refused(
+        built("nin_digits", "saved"),
+        writers.safetensors(tmp_path / "w.safetensors", arrays),
+        r"2 missing: mlpconv1_conv3x3/kernel \(3, 3, 1, 48\), mlpconv3_conv1x1a/bias \(64,\);",
+        r"3 mismatched: ",
+        r"mlpconv2_conv1x1a.weight for mlpconv2_conv1x1a/kernel, expected \(48, 48, 1, 1\), received \(5, 48, 1, 1\)",
+        r"mlpconv2_conv3x3/kernel, expected \(48, 24, 3, 3\), received \(3, 3, 24, 48\), looks like HWIO",
+        r"mlpconv2_conv1x1b/bias, expected floating point, received I64",
+        r"2 without a layer: fc.weight \(3, 4\), stem.weight \(48, 1, 3, 3\)$",
+    )
+    assert isinstance(error, WeightsMismatchError)
+
+
+def test_the_wrong_orientation(tmp_path):
+    model = built("flattened", "saved")
+    arrays = writers.keras_arrays(model)
+    arrays["conv2/kernel"] = arrays["conv2/kernel"].transpose(3, 2, 0, 1).copy()
+    arrays["dense2/kernel"] = arrays["dense2/kernel"].T.copy()
+    path = writers.safetensors(tmp_path / "w.safetensors", arrays)
+    refused(
+        model,
+        path,
+        r"conv2/kernel, expected \(3, 3, 3, 64\), received \(64, 3, 3, 3\), looks like OIHW",
+        r"dense2/kernel, expected \(100, 10\), received \(10, 100\), looks like \(out, in\)",
+    )
+
+
+@pytest.mark.parametrize("writer", ["Keras 2", "Keras 1, Theano", "safetensors, PyTorch", "PyTorch"])
+def test_another_models_weights(writer, tmp_path):
+    path = WRITERS[writer](built("flattened", "saved"), tmp_path)
+    refused(built("nin_digits", "saved"), path, "18 missing: mlpconv1_conv3x3/kernel.*8 without a layer: ")
+
+
+def test_a_trunk_takes_its_part_of_the_whole(tmp_path):
+    whole = disturb(models.build_model("nin_digits"))
+    path = WRITERS["Keras 2"](whole, tmp_path)
+    trunk = models.build_model("nin_digits", include_top=False)
+    refused(trunk, path, "2 without a layer: mlpconv3_conv1x1b/mlpconv3_conv1x1b/kernel:0")
+    models.load_weights(trunk, path, partial=True)
+    for ours, theirs in zip(trunk.get_weights(), whole.get_weights(), strict=False):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_names_of_no_kind_and_of_both(tmp_path):
+    model = built("nin_digits", "saved")
+    both = {"a.weight": np.zeros(2, np.float32), "b.kernel": np.zeros(2, np.float32)}
+    refused(model, writers.safetensors(tmp_path / "b.safetensors", both), "Received: both")
+    neither = {"a.w": np.zeros(2, np.float32)}
+    refused(model, writers.safetensors(tmp_path / "n.safetensors", neither), "Received: neither, a.w")
+
+
+def test_two_tensors_for_one_weight(tmp_path):
+    model = models.build_model("squeezenet_cifar10")
+    arrays = writers.keras_arrays(model)
+    arrays["fire2/squeeze1x1.kernel"] = arrays["fire2_squeeze1x1/kernel"]
+    arrays = {name.replace("/", ".") if "fire2/" not in name else name: array for name, array in arrays.items()}
+    with h5py.File(tmp_path / "w.h5", "w") as file:
+        file.attrs["layer_names"] = ["conv1", "conv1"]
+        group = file.create_group("conv1")
+        group.attrs["weight_names"] = ["conv1/kernel:0"]
+        group["conv1/kernel:0"] = arrays["conv1.kernel"]
+    refused(model, tmp_path / "w.h5", "conv1/conv1/kernel:0, a second tensor for conv1/kernel")
+
+
+def test_channels_first_of_keras_2(tmp_path):
+    """Its kernels are as with channels last; how it flattened a map is not said."""
+    config = {"model_config": json.dumps({"config": {"data_format": "channels_first"}})}
+    saved, other = saved_and_other("nin_digits")
+    models.load_weights(other, writers.keras_2(saved, tmp_path / "a.h5", attributes=config))
+    assert models.hash_weights(other) == models.hash_weights(saved)
+    path = writers.keras_2(built("flattened", "saved"), tmp_path / "b.h5", attributes=config)
+    refused(built("flattened", "saved"), path, "1 mismatched: dense1/dense1/kernel:0 .* says how it flattens a map")
+
+
+def test_a_file_of_keras_1_without_its_backend_is_noted(tmp_path):
+    model = built("nin_digits", "saved")
+    made = models.load_weights(model, writers.keras_1(model, tmp_path / "w.h5", "th"))
+    assert made.notes == ("the file does not name its backend: if Theano wrote it, its kernels are flipped",)
+
+
+def test_layers_in_layers(tmp_path):
+    from keras_nin import layers
+
+    x = keras.Input((8, 8, 1))
+    model = keras.Model(x, layers.Fire(2, 4, 4, name="f")(x))
+    path = WRITERS["Keras 2"](built("nin_digits", "saved"), tmp_path)
+    refused(model, path, "plain layers .*'f' holds layers")
+
+
+# Hostile and damaged files.
+
+
+@pytest.mark.parametrize("damage", ["empty", "text", "truncated", "garbage"])
+@pytest.mark.parametrize("writer", ["Keras 2", "Keras 1", "safetensors, Keras", "PyTorch", "PyTorch, old"])
+def test_damaged_files(writer, damage, tmp_path):
+    path = WRITERS[writer](built("nin_digits", "saved"), tmp_path)
+    data = path.read_bytes()
+    path.write_bytes(
+        {
+            "empty": b"",
+            "text": b"These are no weights.\n" * 100,
+            "truncated": data[: len(data) // 2],
+            "garbage": b"\xff" * len(data),
+        }[damage]
+    )
+    refused(built("nin_digits", "saved"), path, "^Expected .*Received: ")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        struct.pack("<Q", 1 << 62) + b"{}",
+        struct.pack("<Q", 99_999_999) + b"{}",
+        struct.pack("<Q", 2) + b"[]",
+        struct.pack("<Q", 70) + b'{"a.weight":{"dtype":"F32","shape":[9999999999],"data_offsets":[0,4]}}',
+        struct.pack("<Q", 66) + b'{"a.weight":{"dtype":"F32","shape":[4],"data_offsets":[0,999999]}}',
+        struct.pack("<Q", 60_000) + b"[" * 60_000,
+    ],
+)
+def test_hostile_headers(header, tmp_path):
+    (tmp_path / "w.safetensors").write_bytes(header)
+    refused(built("nin_digits", "saved"), tmp_path / "w.safetensors", "to hold weights. Received: ")
+
+
+class Touch:
+    """Unpickled by pickle, it makes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (os.mkdir, (str(self.path),))
+
+
+class Evaluate(Touch):
+    def __reduce__(self):
+        return (builtins.eval, (f"__import__('os').mkdir({str(self.path)!r})",))
+
+
+@pytest.mark.parametrize("attack", [Touch, Evaluate])
+@pytest.mark.parametrize("kind", ["pickle", "torch", "nested"])
+@pytest.mark.parametrize("ending", [".pt", ".pth"])
+def test_a_pickle_that_would_execute_code(attack, kind, ending, tmp_path):
+    torch = pytest.importorskip("torch")
+    executed, path = tmp_path / "executed", tmp_path / f"w{ending}"
+    attack = attack(executed)
+    if kind == "pickle":
+        path.write_bytes(pickle.dumps({"conv1.weight": attack}))
+    else:
+        state = {"conv1.weight": torch.zeros(3), "extra": attack}
+        torch.save(state if kind == "torch" else {"state_dict": state}, path)
+    refused(built("nin_digits", "saved"), path, "could execute code; none was")
+    assert not executed.exists()
+    pickle.loads(pickle.dumps(attack))
+    assert executed.exists()
+
+
+def test_a_state_dictionary_of_more_than_tensors(tmp_path):
+    torch = pytest.importorskip("torch")
+    path = tmp_path / "w.pt"
+    torch.save({"conv1.weight": torch.zeros(3), "lr": 0.1, "name": "x"}, path)
+    refused(built("nin_digits", "saved"), path, r"only tensors. Received: lr \(float\), name \(str\)")
+    torch.save([torch.zeros(3)], path)
+    refused(built("nin_digits", "saved"), path, "dictionary of named tensors. Received: list")
+    torch.save({"conv1.weight": torch.zeros(3).to_sparse()}, path)
+    refused(built("nin_digits", "saved"), path, "plain tensors .*conv1.weight")
+
+
+def test_sizes_that_only_claim_to_be_large(tmp_path):
+    torch = pytest.importorskip("torch")
+    path = tmp_path / "w.pt"
+    torch.save({"mlpconv1_conv3x3.weight": torch.zeros(1).expand(1 << 40)}, path)
+    refused(built("nin_digits", "saved"), path, r"received \(1099511627776,\)")
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("w/data.pkl", b"\0" * 1_000_000)
+    refused(built("nin_digits", "saved"), path, "a compressed archive")
+    path = writers.keras_2(built("nin_digits", "saved"), tmp_path / "w.h5")
+    with h5py.File(path, "a") as file:
+        group = file["mlpconv1_conv3x3/mlpconv1_conv3x3"]
+        del group["bias:0"]
+        group.create_dataset("bias:0", (1 << 40,), "f4", chunks=(1 << 20,))
+    refused(built("nin_digits", "saved"), path, r"expected \(48,\), received \(1099511627776,\)")
+
+
+def test_torch_is_an_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    (tmp_path / "w.pt").write_bytes(b"x")
+    refused(built("nin_digits", "saved"), tmp_path / "w.pt", re.escape("Use: pip install 'keras-nin[torch]'"))
+
+
+def with_link(file, group, tmp_path):
+    with h5py.File(tmp_path / "secret.h5", "w") as other:
+        other["bias:0"] = np.zeros(48, np.float32)
+    group["bias:0"] = h5py.ExternalLink(str(tmp_path / "secret.h5"), "/bias:0")
+
+
+def with_storage_elsewhere(file, group, tmp_path):
+    (tmp_path / "secret.bin").write_bytes(b"\1" * 192)
+    group.create_dataset("bias:0", (48,), "f4", external=[(str(tmp_path / "secret.bin"), 0, 192)])
+
+
+def with_virtual_array(file, group, tmp_path):
+    with_link(file, group, tmp_path)
+    del group["bias:0"]
+    layout = h5py.VirtualLayout((48,), "f4")
+    layout[:] = h5py.VirtualSource(str(tmp_path / "secret.h5"), "bias:0", (48,))
+    group.create_virtual_dataset("bias:0", layout)
+
+
+def with_nothing(file, group, tmp_path):
+    pass
+
+
+def with_group(file, group, tmp_path):
+    group.create_group("bias:0")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (with_link, "a link that leads elsewhere"),
+        (with_storage_elsewhere, "something else there"),
+        (with_virtual_array, "something else there"),
+        (with_nothing, "nothing there"),
+        (with_group, "something else there"),
+    ],
+)
+def test_arrays_that_are_not_in_the_file(change, message, tmp_path):
+    path = writers.keras_2(built("nin_digits", "saved"), tmp_path / "w.h5")
+    with h5py.File(path, "a") as file:
+        group = file["mlpconv1_conv3x3/mlpconv1_conv3x3"]
+        del group["bias:0"]
+        change(file, group, tmp_path)
+    refused(built("nin_digits", "saved"), path, message)
+
+
+def test_groups_in_a_circle_and_arrays_that_no_list_names(tmp_path):
+    saved, other = saved_and_other("nin_digits")
+    path = writers.keras_2(saved, tmp_path / "w.h5")
+    with h5py.File(path, "a") as file:
+        file["mlpconv1_conv3x3"]["again"] = file["/"]
+    models.load_weights(other, path)
+    assert models.hash_weights(other) == models.hash_weights(saved)
+    with h5py.File(path, "a") as file:
+        file["extra/deep"] = np.zeros(3)
+    refused(other, path, r"1 without a layer: extra/deep \(3,\)")
+
+
+def test_a_huge_attribute(tmp_path):
+    path = tmp_path / "w.h5"
+    with h5py.File(path, "w", libver="latest") as file:
+        file.attrs["layer_names"] = np.zeros(2_000_000, "S9")
+    refused(
+        built("nin_digits", "saved"), path, "attribute 'layer_names' of at most 16,777,216 bytes. Received: 18,000,000"
+    )
+
+
+def test_long_lists_of_names_are_stored_in_parts(tmp_path):
+    saved, other = saved_and_other("nin_digits")
+    path = writers.keras_2(saved, tmp_path / "w.h5")
+    with h5py.File(path, "a") as file:
+        names = list(file.attrs["layer_names"])
+        del file.attrs["layer_names"]
+        file.attrs["layer_names0"], file.attrs["layer_names1"] = names[:5], names[5:]
+    models.load_weights(other, path)
+    assert models.hash_weights(other) == models.hash_weights(saved)
+
+
+def test_what_is_legacy(tmp_path):
+    model = built("nin_digits", "saved")
+    model.save_weights(tmp_path / "w.weights.h5")
+    assert not third_party_files.is_legacy_h5(tmp_path / "w.weights.h5")
+    assert not third_party_files.is_legacy_h5(pathlib.Path(__file__))
+    assert third_party_files.is_legacy_h5(writers.keras_2(model, tmp_path / "a.h5"))
+    assert third_party_files.is_legacy_h5(writers.keras_2(model, tmp_path / "b.h5", whole=True))
+    assert set(third_party_files.READERS) == {".npz", *weight_files.THIRD_PARTY_SUFFIXES}
