@@ -5,17 +5,17 @@ python benchmarks/edgetpu_zoo.py [--check]     writes the table anew; --check: e
 The models are exported to int8 with random weights and noise: the verdict depends on neither.
 """
 
+import ast
 import dataclasses
 import pathlib
 import re
 import sys
-import types
 
 from keras_nin import files, models
-from keras_nin.edge.edgetpu import check_edgetpu
+from keras_nin.export import Tuning
 from keras_nin.report.edge import format_edgetpu_overview
-from keras_nin.workflows import models as models_module
-from keras_nin.workflows import temporary_export
+from keras_nin.workflows.conversion import ExportOptions
+from keras_nin.workflows.edge import check_edgetpu
 
 DOCS = pathlib.Path(__file__).parents[1] / "docs" / "concepts" / "edgetpu_evidence.md"
 TABLE = re.compile(r"(?<=<!-- zoo -->\n).*?(?=<!-- end -->)", re.DOTALL)
@@ -35,20 +35,13 @@ def label(model, settings):
 
 
 def verdict(model, settings=()):
-    """Return the `Verdict` on a model, exported for it."""
-    given = types.SimpleNamespace(
-        weights="random",
-        input_shape=None,
-        settings=settings,
-        seed=0,
-        calibration="random",
-        calibration_count=1,
-        io=None,
-        allow_float=False,
-    )
-    with files.temporary_folder() as folder:
-        (made,) = temporary_export.export_temporary(model, given, folder)
-        return dataclasses.replace(check_edgetpu(made.path), model=label(model, settings))
+    """Return the `EdgeTPUResult` of a model, exported for it."""
+    arguments = {
+        key: ast.literal_eval(value.capitalize()) for key, _, value in (each.partition("=") for each in settings)
+    }
+    options = ExportOptions("random", builder_arguments=arguments, calibration="random", calibration_count=1,
+                            tuning=Tuning.plain())  # fmt: skip
+    return dataclasses.replace(check_edgetpu(model, export=options), model=label(model, settings))
 
 
 def table(verdicts):
@@ -63,8 +56,7 @@ def shown():
 
 def main(check):
     """Write the table, or compare it; return the exit status."""
-    rows = subjects()
-    found = table([verdict(*row) for row in models_module.track(rows, "Judging", len(rows))])
+    found = table([verdict(*row) for row in subjects()])
     if check:
         print("up to date" if found == shown() else "not up to date")
         return int(found != shown())

@@ -20,7 +20,7 @@ from keras_nin.edge.micro import (
     parse_micro_limits,
     prepare_images,
 )
-from keras_nin.edge.micro.runtime import RuntimeOutcome, run_job
+from keras_nin.edge.micro.runtime import RuntimeOutcome
 from keras_nin.errors import InputError
 from keras_nin.tflite.reader import read_model
 from keras_nin.tflite.runner import TFLiteRunner
@@ -50,24 +50,20 @@ def test_a_file_that_runs(file):
     assert micro.to_json()["arena"]["bytes"] == 1328
 
 
-@pytest.mark.usefixtures("stand_in")
-@pytest.mark.parametrize("need", [1200, 1409])
-def test_the_recorded_total_is_only_a_guess(file, monkeypatch, need):
-    monkeypatch.setenv("STAND_IN_NEEDS", str(need))
-    assert measure_micro(file, max_arena=2000).arena.bytes == -(-need // 16) * 16
+@pytest.mark.parametrize("needs", [1200, 1409])
+def test_the_recorded_total_is_only_a_guess(file, needs):
+    micro = measure_micro(file, max_arena=2000, run=micro_stand_in.Engine(needs))
+    assert micro.arena.bytes == -(-needs // 16) * 16
 
 
-@pytest.mark.usefixtures("stand_in")
-def test_outputs_that_differ_are_counted(file, monkeypatch):
-    monkeypatch.setenv("STAND_IN_WRONG", "2")
-    compared = measure_micro(file).comparison
+def test_outputs_that_differ_are_counted(file):
+    compared = measure_micro(file, run=micro_stand_in.Engine(wrong=2)).comparison
     assert (compared.outputs, compared.differing, compared.max_abs_diff) == (40, 4, 2)
+    assert not compared.bit_exact
 
 
-@pytest.mark.usefixtures("stand_in")
-def test_an_arena_that_does_not_suffice(file, monkeypatch):
-    monkeypatch.setenv("STAND_IN_NEEDS", "5000")
-    micro = measure_micro(file, max_arena=4100)
+def test_an_arena_that_does_not_suffice(file):
+    micro = measure_micro(file, max_arena=4100, run=micro_stand_in.Engine(5000))
     message = "does not fit into 4,096 bytes: at least 904 more are needed"
     assert (micro.arena, micro.comparison, micro.finding) == (None, None, MicroFinding("too small", message))
 
@@ -80,14 +76,9 @@ def test_an_abort_ends_the_search(file, monkeypatch):
     assert (micro.arena, micro.max_arena) == (None, 2**21)
 
 
-@pytest.mark.usefixtures("stand_in")
 def test_a_reference_that_does_not_run_leaves_the_arena(file):
-    def run(job, timeout):
-        if job.engine == "reference":
-            return RuntimeOutcome(1, "no such thing", {"phase": "load"})
-        return run_job(job, timeout)
-
-    micro = measure_micro(file, run=run)
+    refused = RuntimeOutcome(1, "no such thing", {"phase": "load"})
+    micro = measure_micro(file, run=micro_stand_in.Engine(reference=refused))
     assert micro.arena.bytes == 1328
     assert micro.comparison is None
     message = "LiteRT's reference kernels do not run it: no such thing"
@@ -212,9 +203,8 @@ def test_a_good_guess_takes_few_tries(guess, tries):
 # limits
 
 
-@pytest.mark.usefixtures("stand_in")
 def test_limits(file):
-    micro = measure_micro(file)
+    micro = measure_micro(file, run=micro_stand_in.Engine())
     checks = check_micro_limits(micro, parse_micro_limits("arena=1328B,arena=1327B,flash=1MiB"))
     assert [check.passed for check in checks] == [True, False, True]
     none = dataclasses.replace(micro, arena=None, finding=MicroFinding("abort", "it aborts"))

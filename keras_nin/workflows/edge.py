@@ -147,9 +147,9 @@ def estimate_ethosu(
     if compiled_path is not None:
         contents[compiled_path] = result.estimates[0].compiled
     if plot_path is not None:
-        from keras_nin.plots import sweeps
+        from keras_nin import figures
 
-        contents[plot_path] = sweeps.render_ethosu_sweep(result)
+        contents[plot_path] = figures.render_png(result.plot())
     files.write_files(contents, force)
     return dataclasses.replace(
         result,
