@@ -20,8 +20,8 @@ FILE = "small.tflite"
 def cli(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / FILE).write_bytes(b"")
-    monkeypatch.setattr("keras_nin.audit.audit_model", lambda path, **_: audits.small())
-    monkeypatch.setattr(models, "start_keras", lambda: pytest.fail("Keras was started"))
+    monkeypatch.setattr("keras_nin.audit.api.audit_model", lambda path, **_: audits.small())
+    monkeypatch.setattr(models, "start_keras", lambda *_: pytest.fail("Keras was started"))
 
     def run(*words):
         status = main.run(["audit", *map(str, words)])
@@ -66,8 +66,8 @@ def test_view_options(cli):
         (("--depth", "1", "--columns", "kernel"), "Received: 'kernel'"),
         (("--columns", "name", "--depth", "0"), "totals alone"),
         (("--depth", "0", "--csv"), "Expected --depth 1 or 2 with CSV"),
-        (("--budget", "params=1Q"), "1300000, 1300k or 1.3M"),
-        (("--budget", "parms=1"), "Did you mean params"),
+        (("--require", "params=1Q"), "1300000, 1300k or 1.3M"),
+        (("--require", "parms=1"), "Did you mean params"),
     ],
 )
 def test_bad_options_are_refused_before_keras_starts(cli, words, message):
@@ -78,7 +78,7 @@ def test_bad_options_are_refused_before_keras_starts(cli, words, message):
 
 
 def test_a_budget_that_holds(cli):
-    status, out, err = cli(FILE, "--budget", "params=100,macs=1k..", "--budget", "peak=1KiB")
+    status, out, err = cli(FILE, "--require", "params=100,macs=1k..", "--require", "peak=1KiB")
     assert (status, err) == (0, "")
     assert out.splitlines()[-3:] == [
         "Budget params: 100, at most 100: holds",
@@ -88,7 +88,7 @@ def test_a_budget_that_holds(cli):
 
 
 def test_a_budget_that_does_not(cli):
-    words = ("--budget", "params=99,peak=1KiB,macs=2k")
+    words = ("--require", "params=99,peak=1KiB,macs=2k")
     status, out, err = cli(FILE, *words)
     assert (status, err) == (1, "")
     assert "Budget params: 100, at most 99: exceeded\n" in out
@@ -163,7 +163,7 @@ def test_a_file_is_audited_without_keras(tmp_path):
 
 
 def test_a_bad_budget_is_refused_before_keras_starts():
-    ran = in_a_new_process("", "nin_digits", "--budget", "params=1Q")
+    ran = in_a_new_process("", "nin_digits", "--require", "params=1Q")
     assert (ran.returncode, ran.stderr.count("\n")) == (2, 1)
 
 

@@ -65,7 +65,7 @@ def test_json_adds_up(cli, stand_in, digits):
 
 def test_a_sweep_and_its_picture(cli, stand_in, digits):
     calls = stand_in()
-    ran = cli("ethosu", digits, "--accelerator", "all", "--png", "sweep.png")
+    ran = cli("ethosu", digits, "--accelerator", "all", "--plot", "sweep.png")
     assert (ran.status, ran.err) == (0, "")
     words = [json.loads(line) for line in calls.read_text().splitlines()]
     assert [each[1] for each in words[1:]] == [f"--accelerator-config={name}" for name in ACCELERATORS]
@@ -107,7 +107,7 @@ def test_the_compiled_file_is_kept_and_others_are_not_replaced(cli, stand_in, di
     assert kept.read_bytes() == vela_stand_in.COMPILED
     assert cli("ethosu", digits, "-o", kept).status == 0
     kept.write_bytes(b"mine")
-    ran = cli("ethosu", digits, "-o", kept, "--png", "a.png")
+    ran = cli("ethosu", digits, "-o", kept, "--plot", "a.png")
     assert (ran.status, ran.out) == (2, "")
     assert "Use --force" in ran.err
     assert kept.read_bytes() == b"mine"
@@ -119,15 +119,15 @@ def test_the_compiled_file_is_kept_and_others_are_not_replaced(cli, stand_in, di
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
-        (["--accelerator", "ethos-u99"], "Expected `accelerator` to be a known name"),
-        (["--accelerator", "all", "-o", "a.tflite"], "Expected one --accelerator with -o"),
-        (["-o", "a.bin"], "Expected -o to name a .tflite file"),
-        (["--png", "a.jpg"], "Expected --png to name a .png file"),
-        (["--png", "calls/a.png"], "Expected a folder that can be written to"),
-        (["--require", "fast"], "Expected `require` to be a known name"),
-        (["--require", "time=1"], "Expected `require` to give time as 500us, 20ms or 1.5s"),
-        (["--weights", "random"], "Expected no --weights with a file"),
-        (["--time-limit", "0"], "--time-limit"),
+        (["--accelerator", "ethos-u99"], "to be a known name"),
+        (["--accelerator", "all", "-o", "a.tflite"], "--out keeps the file of one accelerator"),
+        (["-o", "a.bin"], "Expected --out to name a .tflite file"),
+        (["--plot", "a.jpg"], "Expected --plot to name a .png file"),
+        (["--plot", "calls/a.png"], "is not writable"),
+        (["--require", "fast"], "Expected --require"),
+        (["--require", "time=1"], "500us, 20ms or 1.5s"),
+        (["--weights", "random"], "exported already, so --weights cannot apply"),
+        (["--timeout", "0"], "--timeout"),
     ],
 )
 def test_options_that_cannot_be_are_refused_before_vela_runs(words, problem, cli, stand_in, digits):
@@ -166,7 +166,7 @@ def test_hostile_files_are_one_line_and_never_reach_vela(cli, stand_in, tmp_path
 
 def test_a_crash_of_vela_is_one_line_and_writes_nothing(cli, stand_in, digits):
     stand_in("import signal; os.kill(os.getpid(), signal.SIGSEGV)")
-    ran = cli("ethosu", digits, "-o", "out.tflite", "--png", "a.png")
+    ran = cli("ethosu", digits, "-o", "out.tflite", "--plot", "a.png")
     assert (ran.status, ran.out) == (2, "")
     assert "Vela was killed by signal 11" in ran.err
     assert ran.err.count("\n") == 1

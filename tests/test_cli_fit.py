@@ -69,10 +69,10 @@ def test_what_is_required(cli, files, require, status):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["nin_digits"], "Export a model first: keras-nin export nin_digits --scheme int8"),
-        (["some where.keras"], "keras-nin export 'some where.keras'"),
-        (["keras:MobileNet"], "keras-nin export keras:MobileNet"),
-        (["none.tflite"], "Expected a readable file"),
+        (["nin_digit"], "Did you mean nin_digits"),
+        (["some where.keras"], "Expected an existing file"),
+        (["whole.tflite", "--io", "uint8"], "exported already, so --io cannot apply"),
+        (["none.tflite"], "which does not exist"),
         (["bad.tflite"], "bad.tflite"),
         (["whole.tflite", "bad.tflite"], "bad.tflite"),
         (["whole.tflite", "--targets", "tpu"], "`targets` to be one of cpu, edgetpu, ethosu, micro"),

@@ -9,7 +9,7 @@ import micro_stand_in
 import pytest
 import tflite_writer as writer
 
-from keras_nin.edge.micro import budget, child
+from keras_nin.child_process import python_command
 from keras_nin.edge.micro.measurement import require_tflite_micro
 from keras_nin.errors import InputError
 from keras_nin.workflows import models
@@ -22,7 +22,7 @@ FILE = "net.tflite"
 @pytest.fixture
 def stand_in(tmp_path, monkeypatch):
     micro_stand_in.install(tmp_path, monkeypatch)
-    monkeypatch.setattr(models, "start_keras", lambda: pytest.fail("Keras was started"))
+    monkeypatch.setattr(models, "start_keras", lambda *_: pytest.fail("Keras was started"))
     return micro_stand_in.softmax(tmp_path / FILE)
 
 
@@ -87,11 +87,11 @@ def test_images_of_a_dataset(cli, tmp_path):
     writer.write(tmp_path / FILE, ends, [writer.operator("RELU", [0], [1])])
     ran = cli("micro", FILE, "--data", "digits", "--test-count", 3, "--json")
     compared = ran.json["comparison"]
-    assert (compared["source"], compared["noise"]) == ("test images of digits, prepared as unit", False)
+    assert (compared["source"], compared["noise"]) == ("test images of digits, preprocessing unit", False)
     assert (compared["samples"], compared["outputs"], compared["differing"]) == (3, 192, 0)
-    (tmp_path / "net.json").write_text(json.dumps({"options": {"data": "digits"}}))
+    (tmp_path / "net.json").write_text(json.dumps({"options": {"test": "digits"}}))
     assert cli("micro", FILE, "--test-count", 2, "--json").json["comparison"]["source"] == compared["source"]
-    (tmp_path / "net.json").write_text(json.dumps({"options": {"data": "cifar10"}}))
+    (tmp_path / "net.json").write_text(json.dumps({"options": {"test": "cifar10"}}))
     assert cli("micro", FILE, "--json").json["comparison"]["noise"] is True
 
 
@@ -128,10 +128,10 @@ BAD = [
     ([FILE, "--c-array", "net.c"], "Expected a path that ends in .cc or .h"),
     (
         [FILE, "--data", "digits"],
-        "Expected a file with one input of images for --data. Received: inputs of shapes [(1, 10)]",
+        "Expected a file with one image input for --data. Received: inputs of shapes [(1, 10)]",
     ),
-    ([FILE, "--preprocessing", "unit"], "Expected --data with --labels"),
-    (["none.tflite"], "Expected a .tflite file. Received: 'none.tflite', which is no file"),
+    ([FILE, "--preprocessing", "unit"], "--labels, --preprocessing and --crop apply to images; pass them as --data"),
+    (["none.tflite"], "Expected a .tflite file or a model. Received: 'none.tflite', which does not exist"),
     (["none"], "none"),
     (["cut.tflite"], "Expected a valid .tflite file. Received: 'cut.tflite'"),
     (["text.tflite"], "Expected a valid .tflite file. Received: 'text.tflite'"),
@@ -164,12 +164,7 @@ def test_no_framework_is_loaded(stand_in):
         "import sys; from keras_nin.cli import main; main.run(['micro', sys.argv[1]])\n"
         "assert not {'keras', 'tensorflow', 'tf_keras'} & set(sys.modules), sys.modules"
     )
-    subprocess.run([sys.executable, "-c", code, stand_in], check=True, capture_output=True, env=child.command()[1])
-
-
-def test_limits_and_sizes():
-    limits = budget.parse("arena=256KiB, flash=1.5kB")
-    assert limits == (budget.MicroLimit("arena", 262144), budget.MicroLimit("flash", 1500))
+    subprocess.run([sys.executable, "-c", code, stand_in], check=True, capture_output=True, env=python_command("keras_nin")[1])
 
 
 @real
@@ -181,7 +176,7 @@ def test_nin_digits_with_the_real_package(cli):
     # What the audit counts is what the runtime plans, and the search is exact to 16 bytes.
     assert arena["tensor_bytes"] == ran.json["peak_activation_bytes"] == 8 * 8 * 64 + 4 * 4 * 64
     assert 0 <= arena["bytes"] - arena["tensor_bytes"] - arena["persistent_bytes"] < 32
-    assert (compared["source"], compared["outputs"]) == ("test images of digits, prepared as unit", 1000)
+    assert (compared["source"], compared["outputs"]) == ("test images of digits, preprocessing unit", 1000)
     assert compared["differing"] == 0
 
 
