@@ -283,13 +283,10 @@ class EthosUEstimate:
 
     def to_json(self) -> dict[str, Any]:
         """Return the estimate as a JSON-ready dictionary, without the compiled file."""
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        fields = dataclasses.asdict(self)
         del fields["compiled"]
-        for name in ("memories", "layers", "findings"):
-            fields[name] = [dataclasses.asdict(record) for record in fields[name]]
-        fields["utilization"] = self.utilization
-        fields["subtotals"] = [dataclasses.asdict(subtotal) for subtotal in self.subtotals]
-        return fields
+        subtotals = [dataclasses.asdict(subtotal) for subtotal in self.subtotals]
+        return fields | {"utilization": self.utilization, "subtotals": subtotals}
 
 
 @dataclasses.dataclass(frozen=True)
