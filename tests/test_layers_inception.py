@@ -89,7 +89,7 @@ def test_local_response_normalization_is_its_formula(size):
     squares = np.pad(image**2, ((0, 0), (0, 0), (0, 0), (size // 2, size // 2)))
     total = sum(squares[..., shift : shift + 8] for shift in range(size))
     expected = image / (2 + 0.1 / size * total) ** 0.6
-    np.testing.assert_allclose(model.predict(image, verbose=0), expected, rtol=1e-4)
+    np.testing.assert_allclose(np.asarray(model(image)), expected, rtol=1e-4)
 
 
 def test_local_response_normalization_without_tensorflow_is_the_same(monkeypatch):
@@ -142,11 +142,11 @@ def test_the_class_computes_what_the_function_does_and_saves(cls, function, argu
     model = build(function, images.shape[1:], **arguments)
     outer = keras.Sequential([keras.Input(images.shape[1:]), cls(**arguments, name="block")])
     outer.set_weights(model.get_weights())
-    expected = model.predict(images, verbose=0)
-    np.testing.assert_allclose(outer.predict(images, verbose=0), expected, rtol=1e-5, atol=1e-6)
+    expected = np.asarray(model(images))
+    np.testing.assert_allclose(np.asarray(outer(images)), expected, rtol=1e-5, atol=1e-6)
     outer.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
-    np.testing.assert_array_equal(loaded.predict(images, verbose=0), outer.predict(images, verbose=0))
+    np.testing.assert_array_equal(np.asarray(loaded(images)), np.asarray(outer(images)))
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_padding_on_every_side_is_that_of_caffe(side):
     out = (side + 6 - 7) // 2 + 1
     assert model.output_shape[1:3] == (out, out)
     padded = np.pad(image, 3)
-    found = model.predict(image[None, ..., None], verbose=0)[0, ..., 0]
+    found = np.asarray(model(image[None, ..., None]))[0, ..., 0]
     for row, column in ((0, 0), (out - 1, out - 1), (out // 2, 0)):
         window = padded[2 * row : 2 * row + 7, 2 * column : 2 * column + 7]
         assert found[row, column] == pytest.approx((window * kernel).sum(), abs=1e-3)

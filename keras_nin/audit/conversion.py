@@ -2,13 +2,13 @@
 
 import functools
 import re
-from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from keras_nin.audit.classification import FOLDABLE_NORMS, LINEAR, PADDING, layer_kind
-from keras_nin.audit.comparison import ComparedRow, ModelComparison, ParameterChange, pair_totals
+from keras_nin.audit.comparison import ComparedRow, ModelComparison, ParameterChange, pair_totals, sum_known
 from keras_nin.audit.findings.network import is_identity
 from keras_nin.audit.graph import LayerGraph, LayerInfo
 from keras_nin.audit.records import AuditRow
@@ -29,19 +29,24 @@ def reconcile_conversion(
     """Return the `ModelComparison` of a model's `graph` with the file converted from it; the audits are theirs."""
     assignments = assign_operators(graph, network, model_audit.rows, file_audit.rows)
     conversion = ConversionMap(graph, network, tuple(assignments))
-    rows = (
-        *(_layer_row(conversion, position, row, file_audit) for position, row in enumerate(model_audit.rows)),
-        *_inserted_operator_rows(conversion, file_audit),
-    )
-    stored: dict[str, int] = defaultdict(int)
-    for weights in network.weights:
-        for dtype, size in weights.stored:
-            stored[dtype] += size
+    rows = []
+    for position, row in enumerate(model_audit.rows):
+        operators = [file_audit.rows[index] for index in conversion.operators_of.get(position, ())]
+        outcome = explain_layer(conversion, position)
+        note = "; ".join(filter(None, [outcome.note, *_explain_parameters(conversion, position)]))
+        rows.append(_compare_row(row, operators, outcome, note))
+    for index, row in enumerate(file_audit.rows):
+        if assignments[index].position is None:
+            outcome = explain_inserted_operator(conversion, index)
+            rows.append(_compare_row(None, [row], outcome, outcome.note))
+    stored = Counter()
+    for dtype, size in (item for weights in network.weights for item in weights.stored):
+        stored[dtype] += size
     return ModelComparison(
         kind="conversion",
         a=model_audit.model,
         b=file_audit.model,
-        rows=rows,
+        rows=tuple(rows),
         blocks=(),
         totals=pair_totals(model_audit, file_audit),
         parameter_changes=_parameter_changes(conversion, file_audit),
@@ -50,48 +55,19 @@ def reconcile_conversion(
     )
 
 
-def _layer_row(conversion: "ConversionMap", position: int, row: AuditRow, file_audit: "Audit") -> ComparedRow:
-    indices = conversion.operators_of.get(position, [])
-    outcome = explain_layer(conversion, position)
-    operators = [file_audit.rows[index] for index in indices]
+def _compare_row(row: AuditRow | None, operators: Sequence[AuditRow], outcome: "Outcome", note: str) -> ComparedRow:
     return ComparedRow(
-        a=row.name,
+        a=row and row.name,
         b=tuple(operator.name for operator in operators),
         status=outcome.status,
-        note="; ".join(filter(None, [outcome.note, *_explain_parameters(conversion, position)])),
-        params=(row.params, _sum_known(operator.params for operator in operators)),
-        weight_bytes=(row.weight_bytes, _sum_known(operator.weight_bytes for operator in operators)),
-        macs=(row.macs, _sum_known(operator.macs for operator in operators)),
-        block=row.block,
+        note=note,
+        params=(row and row.params, sum_known(operator.params for operator in operators)),
+        weight_bytes=(row and row.weight_bytes, sum_known(operator.weight_bytes for operator in operators)),
+        macs=(row and row.macs, sum_known(operator.macs for operator in operators)),
+        block=row and row.block,
         operators=tuple(operator.type for operator in operators),
         into=outcome.into,
     )
-
-
-def _inserted_operator_rows(conversion: "ConversionMap", file_audit: "Audit") -> Iterator[ComparedRow]:
-    for index, row in enumerate(file_audit.rows):
-        if conversion.assignments[index].position is None:
-            outcome = explain_inserted_operator(conversion, index)
-            yield ComparedRow(
-                a=None,
-                b=(row.name,),
-                status=outcome.status,
-                note=outcome.note,
-                params=(None, row.params),
-                weight_bytes=(None, row.weight_bytes),
-                macs=(None, row.macs),
-                operators=(row.type,),
-            )
-
-
-def _sum_known(values: Iterable[int | None]) -> int | None:
-    """Return the sum of `values`; None if there are none, or if one is unknown."""
-    total = None
-    for value in values:
-        if value is None:
-            return None
-        total = (total or 0) + value
-    return total
 
 
 def _parameter_changes(conversion: "ConversionMap", file_audit: "Audit") -> tuple[ParameterChange, ...]:
@@ -99,15 +75,11 @@ def _parameter_changes(conversion: "ConversionMap", file_audit: "Audit") -> tupl
     changes: dict[str, list[int]] = defaultdict(list)
     for position in range(len(conversion.graph.layers)):
         for cause, params in _layer_parameter_changes(conversion, position):
-            changes[cause].append(params)
+            changes[cause] += [params] if params else []
     for row, assignment in zip(file_audit.rows, conversion.assignments, strict=True):
-        if assignment.position is None:
+        if assignment.position is None and row.params:
             changes[_OTHER_CONSTANTS].append(row.params)
-    return tuple(
-        ParameterChange(cause, sum(1 for value in params if value), sum(params))
-        for cause, params in changes.items()
-        if any(params)
-    )
+    return tuple(ParameterChange(cause, len(params), sum(params)) for cause, params in changes.items() if params)
 
 
 def _layer_parameter_changes(conversion: "ConversionMap", position: int) -> Iterator[tuple[str, int]]:
@@ -328,11 +300,6 @@ def assign_operators(
 
     The export record decides if there is one, else the names in the file if shapes and MACs match, else the order of
     equal shapes and MACs. A layer has at most one main operator; others compute a part of it.
-
-    Args:
-        graph: the model's graph.
-        network: the file.
-        rows, operator_rows: their audits' rows.
     """
     signatures = [_cost_signature(*pair) for pair in zip(graph.layers, rows, strict=True)]
     wanted = [_cost_signature(*pair) for pair in zip(network.graph.layers, operator_rows, strict=True)]

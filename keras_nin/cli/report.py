@@ -54,7 +54,7 @@ def claims_command(markdown: bool, as_json: bool, **arguments: Any) -> int:
     if as_json:
         print_json(result.to_json())
     else:
-        echo((format_claims_markdown if markdown else format_claims)(result.claims))
+        echo((format_claims_markdown if markdown else format_claims)(result))
     return 0 if result.passed else 1
 
 

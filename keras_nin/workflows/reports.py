@@ -16,9 +16,7 @@ from keras_nin.workflows.models import open_model, start_keras
 from keras_nin.workflows.progress import SILENT, Progress
 
 if TYPE_CHECKING:
-    from keras_nin.claims import Claim, ClaimResult
-    from keras_nin.report.documents import SweepDocument
-    from keras_nin.report.html.page import FileReport
+    from keras_nin.claims.claim import Claim, ClaimsResult
 
 _DOCUMENTS = (".tflite", ".json", ".csv")
 _HTML = (".html", ".htm")
@@ -48,9 +46,7 @@ def build_report(
     Raises:
         InputError: neither `out` nor `plot`, a source that cannot be read, or nothing to plot.
     """
-    from keras_nin.benchmark.records import BenchmarkResult
-    from keras_nin.report.documents import SweepDocument
-    from keras_nin.report.html.page import group_by_file, render_page
+    from keras_nin.report.html.page import render_page, render_plots
 
     if out is None and plot is None:
         raise InputError("Pass `out` for an HTML page, `plot` for a folder of figures, or both", argument="out")
@@ -59,17 +55,15 @@ def build_report(
         raise InputError(f"Expected `out` to name a .html file. Received: {str(page)!r}", argument="out", path=page)
     files.check_output_folder(page.parent if page else pathlib.Path(plot or ""))
     documents = [document for source in sources for document in _read_source(source, progress)]
-    warnings = [
-        warning for document in documents if isinstance(document, BenchmarkResult) for warning in document.warnings
-    ]
-    reports = group_by_file(documents)
     contents: dict[pathlib.Path, bytes] = {}
     with progress.task("Drawing"):
         if page is not None:
-            contents[page] = render_page(reports, others=documents, warnings=warnings).encode()
+            contents[page] = render_page(documents).encode()
         if plot is not None:
-            sweeps = [document for document in documents if isinstance(document, SweepDocument)]
-            contents |= _draw_plots(reports, sweeps, pathlib.Path(plot))
+            plots = render_plots(documents)
+            if not plots:
+                raise InputError("`plot` needs a benchmark with layers, or a sweep", argument="plot")
+            contents |= {pathlib.Path(plot) / name: content for name, content in plots.items()}
     return files.write_files(contents, force)
 
 
@@ -78,40 +72,11 @@ def _read_source(source: str | os.PathLike[str], progress: Progress) -> Sequence
     from keras_nin.report import documents
 
     if os.fspath(source).lower().endswith(_DOCUMENTS):
-        return documents.read_documents(source)
-    from keras_nin.audit import audit_model
+        return documents.read_documents(os.fspath(source))
+    from keras_nin.audit.api import audit_model
 
     loaded = open_model(source, progress=progress)
     return (documents.NamedAudit(loaded.name, audit_model(loaded.model, name=loaded.name)),)
-
-
-def _draw_plots(
-    reports: Sequence[FileReport], sweeps: Sequence[SweepDocument], folder: pathlib.Path
-) -> dict[pathlib.Path, bytes]:
-    """Return the PNG files of all profiles and sweeps: ``<number>_<file>_<threads>t_<plot>.png``."""
-    from keras_nin import figures
-    from keras_nin.plots import latency
-    from keras_nin.plots.sweeps import render_layer_sweep
-
-    plots = {"layers": latency.plot_layer_times, "shares": latency.plot_kind_shares, "roofline": latency.plot_roofline}
-    profiles = [profile for report in reports for profile in report.profiles if profile.layers]
-    drawn = {}
-    for number, profile in enumerate(profiles, 1):
-        for kind, plot in plots.items():
-            figure = plot(profile)
-            if figure is not None:
-                name = f"{number}_{_safe_stem(profile.file)}_{profile.threads}t_{kind}.png"
-                drawn[folder / name] = figures.render_png(figure)
-    for number, sweep in enumerate(sweeps, 1):
-        drawn[folder / f"{number}_{_safe_stem(sweep.name)}_sweep.png"] = render_layer_sweep(sweep.rows, sweep.who)
-    if not drawn:
-        raise InputError("`plot` needs a benchmark with layers, or a sweep", argument="plot")
-    return drawn
-
-
-def _safe_stem(name: str) -> str:
-    """Return a file name without its suffix and without characters that a file system refuses."""
-    return "".join(char if char.isalnum() or char in "._-" else "_" for char in pathlib.PurePath(name).stem)[:80]
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -183,7 +148,7 @@ def build_cards(
 def format_cards(progress: Progress = SILENT) -> dict[str, str]:
     """Return the text of every card, every audit and the index, by path."""
     from keras_nin import models
-    from keras_nin.audit import audit_model
+    from keras_nin.audit.api import audit_model
     from keras_nin.models import weight_files
     from keras_nin.report import cards
 
@@ -202,30 +167,6 @@ def format_cards(progress: Progress = SILENT) -> dict[str, str]:
 
 def _is_current(path: pathlib.Path, text: str) -> bool:
     return path.is_file() and path.read_bytes() == text.encode()
-
-
-@dataclasses.dataclass(frozen=True, repr=False)
-class ClaimsResult(Result):
-    """Claims of articles, reproduced; `claims` has a `keras_nin.claims.ClaimResult` for each."""
-
-    claims: tuple[ClaimResult, ...]
-
-    @property
-    def passed(self) -> bool:
-        """Whether every figure is what its claim declares that a reproduction gives, whatever the verdict."""
-        return all(claim.reproduced for claim in self.claims)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the claims as a JSON-ready dictionary (schema ``keras_nin.claims/1``)."""
-        from keras_nin.report.claims import claims_to_json
-
-        return claims_to_json(self.claims)
-
-    def _summary(self) -> str:
-        return ", ".join(f"{claim.id}: {claim.verdict}" for claim in self.claims)
-
-    def _rows(self) -> list[dict[str, Any]]:
-        return [{"claim": claim.id, "verdict": claim.verdict, "text": claim.text} for claim in self.claims]
 
 
 def check_claims(
@@ -261,21 +202,23 @@ def check_claims(
     Raises:
         InputError: an unknown claim, or arguments that do not go together.
     """
-    from keras_nin import claims
+    from keras_nin.claims import catalog
+    from keras_nin.claims.claim import ClaimsResult
+    from keras_nin.claims.networks import ClaimTraining
 
-    chosen = [claims.get_claim(id) for id in dict.fromkeys(ids)] or list(claims.CLAIMS.values())
+    chosen = [catalog.get_claim(id) for id in dict.fromkeys(ids)] or list(catalog.CLAIMS.values())
     training = {"data": data, "epochs": epochs, "seeds": seeds, "activation": activation}
     training = {name: value for name, value in training.items() if value is not None}
     _check_training(chosen, train, training)
     path = _check_soft_mask_plot(chosen, plot, image)
     start_keras(progress)
-    settings = claims.ClaimTraining(**training, on_run=progress.line) if train else None
+    settings = ClaimTraining(**training, on_run=progress.line) if train else None
     figure = None if path is None else _draw_soft_mask(path, image, force)
     tracked = progress.track(chosen, "Reproducing", len(chosen))
-    results = tuple(claims.reproduce_claim(claim, settings) for claim in tracked)
+    result = ClaimsResult(tuple(catalog.reproduce_claim(claim, settings) for claim in tracked))
     if path is not None and figure is not None:
         files.write_file(path, figure)
-    return ClaimsResult(results)
+    return result
 
 
 def _check_training(chosen: Sequence[Claim], train: bool, settings: Mapping[str, Any]) -> None:
@@ -299,9 +242,9 @@ def _check_soft_mask_plot(
 
 
 def _draw_soft_mask(path: pathlib.Path, image: str | os.PathLike[str] | None, force: bool) -> bytes:
-    from keras_nin.claims import equalities
-    from keras_nin.plots import sweeps
+    from keras_nin import figures
+    from keras_nin.claims import compute_soft_mask
 
-    content = sweeps.render_soft_mask(equalities.compute_soft_mask(image))
+    content = figures.render_png(compute_soft_mask(None if image is None else os.fspath(image)).plot())
     files.needs_writing(path, content, force)
     return content

@@ -6,14 +6,17 @@ import dataclasses
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from keras_nin import files
+from keras_nin import figures, files
 from keras_nin.benchmark.sweep import SweepGrid, measure_sweep, pending_sites
 from keras_nin.benchmark.sweep_results import ConvLayer, SweepPoint, SweepRow, identify_machine, read_sweep
 from keras_nin.formatting import format_count
 from keras_nin.results import Result
 from keras_nin.workflows.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _CALIBRATION_COUNT = 4
 
@@ -40,11 +43,12 @@ class SweepResult(Result):
 
         return sweep_to_json(self.rows, self.host)
 
-    def render_plot(self) -> bytes:
-        """Return the figure of the sweep as the bytes of a PNG file."""
-        from keras_nin.plots.sweeps import render_layer_sweep
+    def plot(self) -> Figure:
+        """Return a figure of the time of larger kernels, and of channel counts that are not a multiple of 8."""
+        from keras_nin.benchmark.sweep_results import compute_alignment_costs, compute_kernel_ratios
+        from keras_nin.plots.sweeps import plot_layer_sweep
 
-        return render_layer_sweep(self.rows, self.host)
+        return plot_layer_sweep(compute_kernel_ratios(self.rows), compute_alignment_costs(self.rows), self.host)
 
     def _summary(self) -> str:
         return f"{format_count(len(self.rows), 'point')} in {self.path}, {self.measured} measured now"
@@ -113,7 +117,7 @@ def sweep_convolutions(
         rows = _measure(points, path, machine, rows, seed, seconds, missing, progress)
     result = SweepResult(rows, host, path, missing)
     if figure is not None:
-        files.write_file(figure, result.render_plot())
+        files.write_file(figure, figures.render_png(result.plot()))
     return result
 
 
@@ -176,7 +180,11 @@ def export_layer(layer: ConvLayer, schemes: Sequence[str], folder: pathlib.Path,
     inputs = keras.Input(shape, name="input")
     initializer = keras.initializers.GlorotUniform(seed)
     convolution = keras.layers.Conv2D(
-        layer.cout, layer.kernel, padding="same", kernel_initializer=initializer, name="conv"
+        layer.cout,
+        layer.kernel,
+        padding="same",
+        kernel_initializer=initializer,  # pyright: ignore[reportArgumentType]
+        name="conv",
     )
     model = keras.Model(inputs, convolution(inputs), name="single")
     calibration = load_calibration(open_noise(shape, seed), shape, count=_CALIBRATION_COUNT, seed=seed)

@@ -319,7 +319,7 @@ class EthosUResult(CheckedResult):
         """Return a matplotlib figure: a bar per accelerator, its time by 1x1 role and kind."""
         from keras_nin.plots import sweeps
 
-        return sweeps.plot_accelerators(self, [estimate.subtotals for estimate in self.estimates])
+        return sweeps.plot_accelerators(self)
 
     def _summary(self) -> str:
         times = ", ".join(
