@@ -245,9 +245,9 @@ def align_kernels(nodes: Sequence[OperatorNode], names: Sequence[str]) -> Kernel
         names: of the kernels.
     """
     start: _State = (0, 0, False)
-    best = {start: (0, 0)}
+    best: dict[_State, tuple[int, int]] = {start: (0, 0)}
     previous: dict[_State, tuple[_State, str]] = {}
-    queue = [(0, 0, start)]
+    queue: list[tuple[int, int, _State]] = [(0, 0, start)]
     while queue:
         cost, tie, state = heapq.heappop(queue)
         if state[:2] == (len(nodes), len(names)):

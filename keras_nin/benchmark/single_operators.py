@@ -109,7 +109,7 @@ class _OperatorCutter:
         from ai_edge_litert import schema_py_generated as schema
 
         self._model, self._main = model, model.main
-        self._tables = schema.ModelT.InitFromObj(schema.Model.GetRootAs(model.content, 0))
+        self._tables: Any = schema.ModelT.InitFromObj(schema.Model.GetRootAs(model.content, 0))
         self._producer = {tensor: operator for operator in self._main.operators for tensor in operator.outputs}
         self._constant: dict[int, bool] = {}
 

@@ -320,7 +320,7 @@ class CompiledModel:
         count = library.get("GetNumProfilerEvents", self._profiler, kind=INT)
         records = (ProfilerEvent * count)()
         library.call("GetProfilerEvents", self._profiler, count, records)
-        events = np.frombuffer(records, dtype=np.dtype(ProfilerEvent)).copy()
+        events: Any = np.frombuffer(records, dtype=np.dtype(ProfilerEvent)).copy()
         # The names are the profiler's own memory, which the next reset may free.
         names = {int(tag): ctypes.string_at(int(tag)).decode(errors="replace") for tag in np.unique(events["tag"])}
         return events, names

@@ -48,11 +48,14 @@ def main() -> int:
         litert.load_library()  # now, so that it counts in no model's time and memory
     _limit_memory()
     with contextlib.ExitStack() as stack:
-        subjects: list[MeasuredModel] | list[SingleOperator] = []
+        subjects: list[MeasuredModel | SingleOperator] = []
+        primer: SingleOperator | None = None
         try:
             for entry in job["models"]:
                 if job.get("single_operators"):
-                    subjects.append(SingleOperator(stack, entry, subjects[0] if subjects else None))
+                    operator = SingleOperator(stack, entry, primer)
+                    subjects.append(operator)
+                    primer = primer or operator
                 else:
                     subjects.append(MeasuredModel(stack, entry, job))
             others = OtherProcesses()
