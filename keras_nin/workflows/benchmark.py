@@ -156,7 +156,7 @@ def benchmark_models(
             benchmark = _with_roofline(benchmark, run, failures, progress)
         contents = _result_files(benchmark, targets)
         if model_explorer is not None and benchmark.profiles:
-            contents |= _model_explorer_file(benchmark, sources[0], model_explorer, failures)
+            contents |= _model_explorer_file(benchmark, str(sources[0].source), model_explorer, failures)
     written = _write(contents, force, failures)
     ratios = _ratios(benchmark) if compare else ()
     return BenchmarkRun(benchmark, ratios, tuple(failures), tuple(written))
@@ -179,7 +179,10 @@ def compare_runs(
     """
     from keras_nin.benchmark import comparison
 
-    sides = (side if isinstance(side, BenchmarkResult) else comparison.read_benchmark(side) for side in (before, after))
+    sides = (
+        side if isinstance(side, BenchmarkResult) else comparison.read_benchmark(os.fspath(side))
+        for side in (before, after)
+    )
     return comparison.compare_runs(*sides)
 
 
@@ -337,14 +340,14 @@ def _result_files(benchmark: BenchmarkResult, targets: dict[str, pathlib.Path]) 
 
 def _model_explorer_file(
     benchmark: BenchmarkResult,
-    source: BenchmarkFile,
+    source: str,
     path: str | os.PathLike[str],
     failures: list[InputError],
 ) -> dict[pathlib.Path, bytes]:
     from keras_nin.report.latency import model_explorer_data
 
     try:
-        data = model_explorer_data(benchmark.profiles[0], source.source)
+        data = model_explorer_data(benchmark.profiles[0], source)
     except InputError as error:
         failures.append(error)
         return {}

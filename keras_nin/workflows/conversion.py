@@ -317,7 +317,7 @@ def export_temporarily(
     trained = [scheme.name for scheme in chosen if scheme.trained]
     if trained:
         raise InputError(
-            f"Expected post-training schemes. Received: {', '.join(trained)}. Export the model first, and pass the file",
+            f"Expected post-training schemes. Received: {', '.join(trained)}. Export the model first; pass the file",
             argument="scheme",
         )
     loaded = open_model(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from keras_nin.data import Dataset, Preprocessing
 
-# A dataset name, a folder, an .npz file, arrays, tf.data.Dataset, keras.utils.PyDataset: what `data.open_dataset` takes.
+# What `keras_nin.data.open_dataset` takes: a dataset name, folder, .npz, array, tf.data.Dataset, keras.utils.PyDataset.
 ImageSource: TypeAlias = Any
 Shapes: TypeAlias = "tuple[int, ...] | dict[str, tuple[int, ...]]"
 BATCH = 32

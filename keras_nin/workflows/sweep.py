@@ -180,7 +180,11 @@ def export_layer(layer: ConvLayer, schemes: Sequence[str], folder: pathlib.Path,
     inputs = keras.Input(shape, name="input")
     initializer = keras.initializers.GlorotUniform(seed)
     convolution = keras.layers.Conv2D(
-        layer.cout, layer.kernel, padding="same", kernel_initializer=initializer, name="conv"
+        layer.cout,
+        layer.kernel,
+        padding="same",
+        kernel_initializer=initializer,  # pyright: ignore[reportArgumentType]
+        name="conv",
     )
     model = keras.Model(inputs, convolution(inputs), name="single")
     calibration = load_calibration(open_noise(shape, seed), shape, count=_CALIBRATION_COUNT, seed=seed)
