@@ -103,7 +103,7 @@ def test_images_that_calibrated_are_left_out(cli, file):
     words = ("verify", "nin_digits", file, "--data", "mixed.npz")
     assert "(10 more were used for calibration and left out)" in cli(*words).out
     record = edit(file)
-    edit(file, calibration=record["calibration"] | {"source": "gone.npz"})
+    edit(file, options=record["options"] | {"calibration": "gone.npz"})
     lost = cli(*words)
     assert lost.status == 0
     assert "Note: The images that calibrated the file are not found" in lost.err
