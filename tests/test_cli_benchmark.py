@@ -39,7 +39,12 @@ def test_json(cli, network):
     ran = cli("benchmark", network, *FEW, "--json")
     assert (ran.status, ran.err) == (0, "")
     (result,) = ran.json["results"]
-    assert (ran.json["schema"], result["file"], result["runs"], result["threads"]) == (schemas.BENCHMARK, "net.tflite", 12, 1)
+    assert (ran.json["schema"], result["file"], result["runs"], result["threads"]) == (
+        schemas.BENCHMARK,
+        "net.tflite",
+        12,
+        1,
+    )
     assert len(result["layers"]) == 2
     assert BenchmarkResult.from_json(ran.json).profiles[0].sha256 == files.sha256(network.read_bytes())
 
@@ -231,7 +236,10 @@ def test_figures_that_a_place_does_not_give(cli, network, monkeypatch):
         ("net.tflite --out a net.tflite", "--out needs files of different names. Received: net twice"),
         ("net.tflite --model-explorer file/x.json", "'file' is not writable"),
         ("net.tflite --model-explorer file", "file exists with different content"),
-        ("net.tflite --model-explorer x.json --threads 1,2", "--model-explorer takes one file and one number of threads"),
+        (
+            "net.tflite --model-explorer x.json --threads 1,2",
+            "--model-explorer takes one file and one number of threads",
+        ),
         ("net.tflite --model-explorer x.json --no-layers", "--model-explorer needs the times of the layers"),
         ("net.tflite --roofline --no-layers", "--roofline needs the times of the layers"),
         ("net.tflite --compare", "--compare needs two files or more"),

@@ -156,7 +156,9 @@ def test_no_framework_is_loaded(stand_in):
         "import sys; from keras_nin.cli import main; main.run(['micro', sys.argv[1]])\n"
         "assert not {'keras', 'tensorflow', 'tf_keras'} & set(sys.modules), sys.modules"
     )
-    subprocess.run([sys.executable, "-c", code, stand_in], check=True, capture_output=True, env=python_command("keras_nin")[1])
+    subprocess.run(
+        [sys.executable, "-c", code, stand_in], check=True, capture_output=True, env=python_command("keras_nin")[1]
+    )
 
 
 @real
