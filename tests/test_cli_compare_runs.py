@@ -49,7 +49,7 @@ def test_what_became_slower_is_shown(compare):
 def test_the_exit_status_is_that_of_the_limit(compare, median, limit, status):
     ran = compare(benchmark(), benchmark(median), "--max-regression", limit)
     assert ran.status == status
-    assert ran.err.startswith("Slower than allowed: net.tflite: 1.200 times") == bool(status)
+    assert ran.err.startswith("FAIL: net.tflite: 1.200 times as slow") == bool(status)
 
 
 def test_json_is_one_document(compare):

@@ -184,9 +184,7 @@ def measure_micro(
         max_arena: largest arena to try, in bytes.
         require: limits such as ``"arena=256KiB,flash=1MiB"``.
         test_count: number of images.
-        labels: path of a labels file, for a folder of images.
-        preprocessing: preset that turns pixels into input.
-        crop: share of the short side that the center crop keeps.
+        labels, preprocessing, crop: as in `export_model`.
         seed: of the drawn images, and of the export.
         seconds: each runtime starts no further image after so many seconds.
         timeout: seconds after which a runtime is ended.
