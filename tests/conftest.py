@@ -90,6 +90,16 @@ def exported(build, tmp_path_factory):
     return export_once
 
 
+@pytest.fixture(scope="session")
+def export_network():
+    """A function that returns an `export_networks.ExportNetwork` by name, each converted once a session."""
+    import functools
+
+    from export_networks import NETWORKS
+
+    return functools.cache(lambda name: NETWORKS[name]())
+
+
 @dataclasses.dataclass(frozen=True)
 class Ran:
     """What a command did."""
