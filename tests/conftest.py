@@ -95,6 +95,16 @@ def exported(build, tmp_path_factory):
     return export_once
 
 
+@pytest.fixture(scope="session")
+def digits_export(tmp_path_factory):
+    """The folder of `keras-nin export nin_digits`, both default schemes; a test that changes a file copies it first."""
+    from keras_nin.cli import main
+
+    folder = tmp_path_factory.mktemp("digits")
+    assert main.run(["export", "nin_digits", "--runs", "20", "--out", str(folder)]) == 0
+    return folder
+
+
 @dataclasses.dataclass(frozen=True)
 class Ran:
     """What a command did."""

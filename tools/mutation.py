@@ -220,7 +220,7 @@ def mutants(target: Target) -> list[Mutant]:
                 ast.fix_missing_locations(tree)
                 source = ast.unparse(tree)
                 before, after = _first_line(node), _first_line(replacement)
-                if operator == "condition":
+                if operator == "condition" and isinstance(node, ast.If | ast.IfExp | ast.While):
                     before, after = f"if {ast.unparse(node.test)}", f"if not ({ast.unparse(node.test)})"
                 found.append(Mutant(target, getattr(node, "lineno", 0), operator, before, after, source))
                 _put(parent, field, position, node)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from keras_nin.audit.records import AuditBlock, AuditRow, AuditTotal, Finding, group_by_block
-from keras_nin.errors import InputError, check_choice, unknown_name_error
+from keras_nin.errors import check_choice, expected_error, unknown_name_error
 from keras_nin.formatting import (
     escape_unprintable,
     format_bytes,
@@ -145,11 +145,7 @@ class AuditView:
         object.__setattr__(self, "columns", columns)
         object.__setattr__(self, "only", _split_words("only", self.only))
         if self.depth == TOTALS and (columns is not None or self.sort is not None):
-            raise InputError(
-                "Expected no `columns` and no `sort` with a `depth` of 0, which shows totals alone. Use depth 1 or 2",
-                argument="depth",
-                received=self.depth,
-            )
+            raise expected_error("depth", "to be 1 or 2 with `columns` or `sort`; 0 shows totals alone", self.depth)
         words = [("columns", key, self.known_columns) for key in columns or ()]
         words += [("sort", self.sort, self.known_columns)] if self.sort is not None else []
         words += [("only", word, (*KINDS, *ROLES)) for word in self.only]
@@ -157,11 +153,7 @@ class AuditView:
             if word not in known:
                 raise unknown_name_error(argument, word, known)
         if columns is not None and len(set(columns)) < max(len(columns), 1):
-            raise InputError(
-                f"Expected `columns` to name each column once. Received: {', '.join(columns)!r}",
-                argument="columns",
-                received=columns,
-            )
+            raise expected_error("columns", "to name each column once", ", ".join(columns))
 
     @property
     def known_columns(self) -> dict[str, AuditColumn]:
@@ -188,9 +180,7 @@ class AuditView:
 def _split_words(argument: str, received: Any) -> tuple[str, ...]:
     texts = (received,) if isinstance(received, str) else tuple(received)
     if not all(isinstance(text, str) for text in texts):
-        raise InputError(
-            f"Expected `{argument}` to be names. Received: {received!r}", argument=argument, received=received
-        )
+        raise expected_error(argument, "to be names", received)
     return tuple(word.strip() for text in texts for word in text.split(","))
 
 
@@ -242,11 +232,7 @@ def format_audit_csv(audit: "Audit", view: AuditView | None = None) -> str:
     """
     view = view or AuditView()
     if view.depth == TOTALS:
-        raise InputError(
-            "Expected a `depth` of 1 or 2 for CSV, which holds rows. Received: 0. Totals are in the JSON document",
-            argument="depth",
-            received=view.depth,
-        )
+        raise expected_error("depth", "to be 1 or 2 for CSV, which holds rows; totals are in the JSON document", 0)
     columns = view.select_columns(list(view.known_columns))
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
