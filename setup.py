@@ -42,7 +42,7 @@ setup(
     python_requires=">=3.11,<3.14",
     packages=find_packages(include=["keras_nin", "keras_nin.*"]),
     package_data={
-        "": ["*.pyi"],
+        "": ["*.j2", "*.pyi", "*.toml"],
         "keras_nin": ["py.typed"],
         "keras_nin.models": ["weights/*"],
         "keras_nin.report.html": ["templates/*"],

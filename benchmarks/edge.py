@@ -34,8 +34,8 @@ def row(path, sweep):
 
 
 def _expected(estimate):
-    cpu = f", {len(estimate.left_to_cpu)} on the CPU" if estimate.left_to_cpu else ""
-    used = estimate.used("SRAM") / 1024
+    cpu = f", {len(estimate.cpu_layers)} on the CPU" if estimate.cpu_layers else ""
+    used = estimate.used_bytes("SRAM") / 1024
     return f"{estimate.us / 1000:.2f} ms, {estimate.utilization:.1%} of the MACs, SRAM {used:,.1f} KiB{cpu}"
 
 

@@ -1,4 +1,4 @@
-"""Convert a model to .tflite files and prove them against it: the same as `keras-nin export`."""
+"""Convert a model to .tflite files and verify them against it: the same as `keras-nin export`."""
 
 from keras_nin.cli import export, main
 

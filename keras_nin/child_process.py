@@ -36,7 +36,8 @@ class ProcessResult:
 
     Attributes:
         status: exit status, negative for the signal that ended the process; None where it reached the time limit.
-        stdout, stderr: what it wrote; of more than 16 MiB the beginning and the end.
+        stdout: what it wrote; of more than 16 MiB the beginning and the end.
+        stderr: the same of standard error.
     """
 
     status: int | None

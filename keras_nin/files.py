@@ -67,6 +67,26 @@ def make_folder(path: AnyPath) -> pathlib.Path:
     return folder
 
 
+def check_output_folder(folder: str | os.PathLike[str]) -> None:
+    """Raise `InputError` where `folder` is not writable, before slow work starts and without creating it."""
+    path = os.path.abspath(folder)
+    while not os.path.exists(path):
+        path = os.path.dirname(path)
+    if not os.path.isdir(path) or not os.access(path, os.W_OK):
+        raise InputError(f"The folder {os.fspath(folder)!r} is not writable", path=folder)
+
+
+def check_output_file(path: str | os.PathLike[str], suffix: str, *, argument: str) -> pathlib.Path:
+    """Return the path of an output file; `InputError` where it ends otherwise or its folder is not writable."""
+    path = pathlib.Path(path)
+    if path.suffix.lower() != suffix or path.is_dir():
+        raise InputError(
+            f"Expected `{argument}` to name a {suffix} file. Received: {str(path)!r}", argument=argument, path=path
+        )
+    check_output_folder(path.parent)
+    return path
+
+
 @contextlib.contextmanager
 def replace_file(path: AnyPath) -> Iterator[pathlib.Path]:
     """Yield a temporary path beside `path` with the same suffix, which replaces `path` at the end of the block.

@@ -7,22 +7,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from keras_nin._compat import keras as compat
-from keras_nin._compat.keras import count_uses, producer_of
+from keras_nin._compat.keras import count_uses as count_uses
+from keras_nin._compat.keras import producer_of as producer_of
 
 if TYPE_CHECKING:
     import keras
-
-__all__ = [
-    "GraphCall",
-    "GraphTrace",
-    "TensorSlot",
-    "child_layers",
-    "count_uses",
-    "graph_of",
-    "iterate_layers",
-    "producer_of",
-    "trace_model",
-]
 
 
 class TensorSlot:
@@ -40,7 +29,8 @@ class GraphCall:
         path: names of the models and blocks around it, from the outside in, and its own.
         uses: for each name of the path, which call in its model it is: 1 for the first one.
         scope: the path as TensorFlow's name scopes have it: after a block the name of the model that it holds.
-        args, kwargs: arguments of the call, with a `TensorSlot` for each tensor; without `training` and None.
+        args: positional arguments of the call, with a `TensorSlot` for each tensor.
+        kwargs: its keyword arguments, without `training` and None.
         inputs: the slots among the arguments.
         outputs: slots of what it returns.
     """

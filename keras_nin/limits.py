@@ -21,7 +21,7 @@ _NUMBER = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,15})?)([A-Za-z%]*)")
 
 
 class Unit(enum.Enum):
-    """What the values of an item are; their plain numbers are counts, bytes, microseconds and shares of 1."""
+    """What the values of an item are; as numbers they are counts, bytes, microseconds and shares of 1."""
 
     COUNT = "count"
     BYTES = "size in bytes"
@@ -48,13 +48,7 @@ _EXAMPLES = {
 
 @dataclasses.dataclass(frozen=True)
 class LimitItem:
-    """What can be limited.
-
-    Attributes:
-        name: as it is written in a limit.
-        unit: what its values are.
-        at_least: whether a bare number is the least value that passes, not the greatest.
-    """
+    """What can be limited; a bare number is the greatest value that passes, or with `at_least` the least."""
 
     name: str
     unit: Unit
@@ -93,9 +87,7 @@ class LimitCheck:
     """A limit, the value it was compared with, and the verdict.
 
     Attributes:
-        limit: the limit.
-        value: in the item's plain unit; None where there is none.
-        verdict: whether the limit is kept.
+        value: in counts, bytes, microseconds or as a share of 1; None where there is none.
         reason: why the value is missing, or not the whole of it.
         subject: what was checked, such as a file or an accelerator; None where there is only one thing.
     """
@@ -114,9 +106,9 @@ class LimitCheck:
     def __str__(self) -> str:
         subject = f"{self.subject}: " if self.subject else ""
         value = "unknown" if self.value is None else format_value(self.limit.item.unit, self.value)
-        failed = f"FAIL, {self.verdict.value}"
+        verdict = "pass" if self.passed else f"FAIL, {self.verdict.value}"
         reason = f" ({self.reason})" if self.reason else ""
-        return f"{subject}{self.limit.name} {value}, limit {self.limit}: {'pass' if self.passed else failed}{reason}"
+        return f"{subject}{self.limit.name} {value}, limit {self.limit}: {verdict}{reason}"
 
     def to_json(self) -> dict[str, object]:
         """Return the check as a JSON-ready dictionary; times in us, sizes in bytes, shares from 0 to 1."""
@@ -228,23 +220,22 @@ def check_limit(
 
     Args:
         limit: the limit.
-        value: in the item's plain unit; None where there is none.
+        value: in the unit of `LimitCheck.value`; None where there is none.
         bounds: the least and the greatest that the true value can be (None: no such end) where `value` is not the
             whole of it, such as MACs of which some are unknown.
-        reason: why `value` is missing or not the whole of it; reported where that leaves the limit undecided, and
-            wherever there is no value.
-        subject: what is checked, for the text of the check.
+        reason: why `value` is missing or not the whole of it; reported where that leaves the limit undecided.
+        subject: what is checked.
     """
     least, most = bounds if bounds is not None else (value, value)
-    if limit.high is not None and least is not None and least > limit.high:
-        return LimitCheck(limit, value, Verdict.EXCEEDED, None if value is not None else reason, subject)
-    if limit.low is not None and most is not None and most < limit.low:
-        return LimitCheck(limit, value, Verdict.NOT_REACHED, None if value is not None else reason, subject)
     low_kept = limit.low is None or (least is not None and least >= limit.low)
     high_kept = limit.high is None or (most is not None and most <= limit.high)
-    if low_kept and high_kept:
-        return LimitCheck(limit, value, Verdict.PASS, None, subject)
-    return LimitCheck(limit, value, Verdict.UNKNOWN, reason, subject)
+    if limit.high is not None and least is not None and least > limit.high:
+        verdict = Verdict.EXCEEDED
+    elif limit.low is not None and most is not None and most < limit.low:
+        verdict = Verdict.NOT_REACHED
+    else:
+        verdict = Verdict.PASS if low_kept and high_kept else Verdict.UNKNOWN
+    return LimitCheck(limit, value, verdict, reason if verdict is Verdict.UNKNOWN else None, subject)
 
 
 def all_passed(checks: Sequence[LimitCheck]) -> bool:

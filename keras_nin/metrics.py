@@ -50,7 +50,8 @@ def confusion_matrix(labels, predicted, classes):
     """Return how many images of class i were taken for class j, int64 (classes, classes); -1 predicts nothing.
 
     Args:
-        labels, predicted: int64 (N,).
+        labels: int64 (N,).
+        predicted: int64 (N,).
         classes: how many.
     """
     matrix = np.zeros((classes, classes), np.int64)

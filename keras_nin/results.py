@@ -1,11 +1,13 @@
 """What every result of an entry point offers in a notebook."""
 
+import dataclasses
 import html
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from keras_nin.errors import missing_package_error
 from keras_nin.formatting import format_count
+from keras_nin.limits import LimitCheck, all_passed
 
 if TYPE_CHECKING:
     import pandas
@@ -77,3 +79,31 @@ def _format_cell(value: Any) -> str:
     if isinstance(value, (tuple, list)):
         return html.escape(" x ".join(str(part) for part in value))
     return html.escape(str(value))
+
+
+@dataclasses.dataclass(frozen=True, repr=False, kw_only=True)
+class CheckedResult(Result):
+    """A result with the limits that were checked on it, and remarks on how it came about.
+
+    Attributes:
+        checks: limits, each with the value it was compared with and the verdict.
+        notes: remarks, such as that the weights are random.
+    """
+
+    checks: tuple[LimitCheck, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Whether every limit is known to be kept."""
+        return all_passed(self.checks)
+
+    def _fields_to_json(self) -> dict[str, Any]:
+        """Return the other fields as a JSON-ready dictionary."""
+        fields = dataclasses.asdict(dataclasses.replace(self, checks=(), notes=()))
+        return {name: value for name, value in fields.items() if name not in ("checks", "notes")}
+
+    def _checks_to_json(self) -> dict[str, Any]:
+        """Return the checks and the notes, where there are any, for `to_json`."""
+        checks = {"checks": [check.to_json() for check in self.checks]} if self.checks else {}
+        return checks | ({"notes": list(self.notes)} if self.notes else {})

@@ -1,66 +1,98 @@
-"""The two exact rewrites of 1x1 layers, on a Keras model: collapse linear ones, and move one behind an average.
+"""Exact rewrites of Keras models: linear 1x1 layers collapsed or moved, and Dense layers as convolutions.
 
 Collapse: (x W1 + b1) W2 + b2 = x W + b with W = W1 W2 and b = b1 W2 + b2. A BatchNormalization after the first is the
 map z -> z s + t with s = gamma / sqrt(variance + epsilon) and t = beta - mean s; W1 becomes W1 diag(s) and b1 becomes
 b1 s + t first.
 
-Commute: the mean over places of x W + b is (the mean of x) W + b.
+Commute: the mean over positions of x W + b is (the mean of x) W + b.
+
+Dense to convolution: a Dense on a flattened map is a convolution with a kernel that covers the map.
 """
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
+from keras_nin import keras_graph
 from keras_nin.audit.findings import linear
-from keras_nin.audit.findings.network import FindingsNetwork, is_identity, output_channels
+from keras_nin.audit.findings.network import FindingsNetwork, is_identity
+from keras_nin.audit.graph import LayerInfo
 from keras_nin.audit.records import Finding
 from keras_nin.errors import InputError
+from keras_nin.results import Result
+
+if TYPE_CHECKING:
+    import keras
+    import numpy as np
+
 
 # Relative to the largest output: float32 rounds at 6e-8, and the rewrites only change the order of its sums.
 SIMPLIFY_TOLERANCE = 1e-5
 _CHECK_BATCH = 2
-# Of the last layer's config; its initializers and regularizers serve who trains the result further.
-_KEPT_CONFIG = frozenset(
-    {"name", "trainable", "dtype", "activation"}
-    | {f"{of}_{what}" for of in ("kernel", "bias") for what in ("initializer", "regularizer", "constraint")}
-    | {"activity_regularizer"}
-)
 _CHECK_SEED = 0
+# Of the last layer's config; its initializers and regularizers matter if the result is trained further.
+_KEPT_CONFIG = frozenset(
+    {"name", "trainable", "dtype", "activation", "activity_regularizer"}
+    | {f"{weight}_{key}" for weight in ("kernel", "bias") for key in ("initializer", "regularizer", "constraint")}
+)
+
+_Site = linear.LinearRun | linear.PointwiseBeforeAverage
 
 
-@dataclass(frozen=True)
-class SimplifyResult:
-    """A simplified model and the proof.
+@dataclass(frozen=True, repr=False)
+class SimplifyResult(Result):
+    """A simplified model and its verification.
 
-    `model` is a `keras.Model` with weights of its own; where there was nothing to do (`steps` is empty) it is the given
-    model itself. `steps` are the findings that were applied, in order. `difference` is the largest difference between
-    the outputs of the two models on random input, relative to the largest output. `params` and `macs` are the totals
-    before and after.
+    Attributes:
+        model: a `keras.Model` with weights of its own; the original model itself if there was nothing to simplify.
+        steps: the findings that were applied, in order.
+        max_rel_diff: largest difference between the outputs of the two models on random input, relative to the largest
+            output.
+        params, macs: totals before and after.
     """
 
-    model: object
+    model: "keras.Model"
     steps: tuple[Finding, ...]
-    difference: float
+    max_rel_diff: float
     params: tuple[int, int]
     macs: tuple[int, int]
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the result, without the model, as a JSON-ready dictionary."""
+        return {
+            "model": self.model.name,
+            "steps": self._rows(),
+            "max_rel_diff": self.max_rel_diff,
+            "params": list(self.params),
+            "macs": list(self.macs),
+        }
 
-def simplify_model(model):
-    """Apply the two exact rewrites to `model`, and prove on random input that its outputs stay the same.
+    def _summary(self) -> str:
+        (params, new_params), (macs, new_macs) = self.params, self.macs
+        return f"{self.model.name}, {params:,} -> {new_params:,} params, {macs:,} -> {new_macs:,} MACs"
 
-    Collapses 1x1 layers with nothing non-linear between (where that saves), and moves a linear 1x1 layer behind the
-    average pooling that follows it. A site stays as it is where the rewrite is not exact or cannot be seen to be: an
-    activation between, an output that is read elsewhere or leaves the network, shared layers, strides before a pooling,
-    layers inside nested models or of a user's own class, the half of a separable convolution, weights that are not
-    float32 or float64. Dropout between collapsed layers goes: the outputs are equal when the network runs.
+    def _rows(self) -> list[dict[str, Any]]:
+        return [step.to_json() for step in self.steps]
+
+
+def simplify_model(model: "keras.Model") -> SimplifyResult:
+    """Apply the two exact rewrites of 1x1 layers to `model`, and verify on random input that its outputs stay the same.
+
+    Collapses 1x1 layers with nothing nonlinear between them (if that saves something), and moves a linear 1x1 layer
+    behind the average pooling that follows it. A site stays as it is if the rewrite is not exact or cannot be shown to
+    be: an activation in between, an output that is read elsewhere or leaves the network, shared layers, strides before
+    a pooling, layers inside nested models or of a user's own class, the half of a separable convolution, weights that
+    are not float32 or float64. Dropout between collapsed layers is removed: the outputs are equal at inference.
 
     Args:
         model: keras.Model, Functional or Sequential, with a fixed input size; it is not changed.
 
     Returns:
-        `Simplified`. Its model is Functional, and the layers that stay keep their names.
+        `SimplifyResult`. Its model is Functional, and the layers that stay keep their names.
 
     Raises:
-        InputError: the audit cannot read `model`, or a layer of it cannot be rebuilt from its config.
+        InputError: the audit cannot read `model`, or one of its layers cannot be rebuilt from its config.
         RuntimeError: the outputs differ by more than 1e-5 of the largest, which is an error of this function.
     """
     from keras_nin.audit.api import audit_model
@@ -70,46 +102,46 @@ def simplify_model(model):
         simplified = _rewrite_site(simplified, site)
         steps.append(site.finding)
     before, after = audit_model(model).total, audit_model(simplified).total
-    difference = _largest_difference(model, simplified) if steps else 0.0
-    return SimplifyResult(
-        simplified, tuple(steps), difference, (before.params, after.params), (before.macs, after.macs)
-    )
+    difference = _verify_outputs(model, simplified) if steps else 0.0
+    params, macs = (before.params, after.params), (before.macs, after.macs)
+    return SimplifyResult(simplified, tuple(steps), difference, params, macs)
 
 
-def _find_next_site(model):
-    """The first place of `model` (`linear.Run` or `linear.Average`) that can be rewritten, or None."""
-    from keras_nin.audit import keras_reader
+def _find_next_site(model: "keras.Model") -> _Site | None:
+    """Return the first site of `model` that can be rewritten."""
+    from keras_nin.audit.keras_reader import read_keras_graph
 
-    network = FindingsNetwork(keras_reader.read_keras_graph(model))
+    network = FindingsNetwork(read_keras_graph(model))
     layers = {layer.name: layer for layer in model.layers}
     sites = (*linear.find_linear_runs(network), *linear.find_average_sites(network))
     return next((site for site in sites if all(_is_rewritable(part, layers) for part in site.parts)), None)
 
 
-def _is_rewritable(part, layers):
+def _is_rewritable(part: LayerInfo, layers: "dict[str, keras.Layer]") -> bool:
     import keras
 
-    layer = None if part.scope else layers.get(part.name)
+    layer: Any = None if part.scope else layers.get(part.name)
     if type(layer) in (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Dense):
-        plain = len(layer.weights) == 1 + layer.use_bias and layer.compute_dtype in ("float32", "float64")
-        return plain and layer.dtype == layer.compute_dtype
+        is_plain = len(layer.weights) == 1 + layer.use_bias and layer.compute_dtype in ("float32", "float64")
+        return is_plain and layer.dtype == layer.compute_dtype
     if type(layer) is keras.layers.BatchNormalization:
         return layer.axis in (-1, len(part.inputs[0].shape) - 1)
     return isinstance(layer, keras.layers.Layer)
 
 
-def _rewrite_site(model, site):
+def _rewrite_site(model: "keras.Model", site: _Site) -> "keras.Model":
     """Return a copy of `model` in which `site` is rewritten."""
     import keras
 
-    # Sequential models know no other order than their own.
-    graph = keras.Model(model.inputs[0], model.outputs[0], name=model.name) if _is_sequential(model) else model
+    graph = model
+    if isinstance(model, keras.Sequential):  # which cannot reorder its layers
+        graph = keras.Model(model.inputs[0], model.outputs[0], name=model.name)
     edit = _Collapse(graph, site) if isinstance(site, linear.LinearRun) else _Commute(graph, site)
-    copies = {}
+    copies: dict[str, keras.Layer] = {}
 
-    def clone(layer):
+    def clone(layer: "keras.Layer") -> "keras.Layer":
         if layer.name not in copies:
-            copies[layer.name] = edit.clone(layer) or _copy_layer(layer)
+            copies[layer.name] = edit.clone(layer)
         return copies[layer.name]
 
     rewritten = keras.models.clone_model(graph, clone_function=clone, call_function=edit.call)
@@ -120,26 +152,22 @@ def _rewrite_site(model, site):
     return rewritten
 
 
-def _is_sequential(model):
-    import keras
-
-    return isinstance(model, keras.Sequential)
-
-
-def _copy_layer(layer, **changed):
+def _copy_layer(layer: "keras.Layer", **changes: Any) -> "keras.Layer":
     try:
-        return type(layer).from_config(layer.get_config() | changed)
+        return type(layer).from_config(layer.get_config() | changes)
     except (NotImplementedError, TypeError) as error:
         raise InputError(
             f"Expected layers that can be rebuilt from their config. Received: {type(layer).__name__} {layer.name!r} "
-            f"({error}). Give it a get_config."
+            f"({error}). Give it a get_config.",
+            argument="model",
+            received=layer,
         ) from error
 
 
 class _Collapse:
-    """Puts one layer where the last of a `linear.Run` is, and takes the others away."""
+    """Puts one layer in the place of the last layer of a `LinearRun`, and removes the others."""
 
-    def __init__(self, graph, run):
+    def __init__(self, graph: "keras.Model", run: linear.LinearRun) -> None:
         self.run = run
         *removed, self.last = (part.name for part in run.parts)
         self.removed = set(removed)
@@ -147,61 +175,57 @@ class _Collapse:
         shape = (1,) * (len(run.parts[0].inputs[0].shape) - 2)
         self.weights = {self.last: [kernel.reshape(*shape, *kernel.shape), *([bias] if run.use_bias else [])]}
 
-    def clone(self, layer):
-        """The layer that stands for `layer` if it is the last of the run, else None."""
+    def clone(self, layer: "keras.Layer") -> "keras.Layer":
+        """Return a copy of `layer`, or the collapsed layer in place of the last one of the run."""
         import keras
 
         if layer.name != self.last:
-            return None
+            return _copy_layer(layer)
         config = {key: value for key, value in layer.get_config().items() if key in _KEPT_CONFIG}
-        strides = [math.prod(steps) for steps in zip(*(part.strides for part in self.run.layers), strict=True)]
-        filters, use_bias = output_channels(self.run.parts[-1]), self.run.use_bias
+        strides = tuple(math.prod(steps) for steps in zip(*(part.strides for part in self.run.layers), strict=True))
+        filters, use_bias = self.run.parts[-1].output_channels, self.run.use_bias
         if len(self.run.parts[0].inputs[0].shape) == 3:
             return keras.layers.Conv1D(filters, 1, strides=strides[1], use_bias=use_bias, **config)
         return keras.layers.Conv2D(filters, 1, strides=strides, use_bias=use_bias, **config)
 
-    def call(self, layer, *args, **kwargs):
-        """What leaves `layer` in the copy: its own input, where it is taken away."""
-        return args[0] if layer.name in self.removed else layer(*args, **kwargs)
+    def call(self, layer: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Return the output of `layer` in the copy: its own input if it is removed."""
+        return args[0] if getattr(layer, "name", None) in self.removed else layer(*args, **kwargs)
 
 
-def _multiply_layers(parts):
-    """Kernel (inputs, outputs) and bias of all `parts` (record and Keras layer) in a row."""
+def _multiply_layers(parts: "Sequence[tuple[LayerInfo, keras.Layer]]") -> "tuple[np.ndarray, np.ndarray]":
+    """Return kernel (inputs, outputs) and bias (outputs,) of consecutive layers, in float64."""
     import numpy as np
 
-    kernel, bias = 1.0, 0.0
+    kernel = np.eye(parts[0][0].input_channels)
+    bias = np.zeros(parts[0][0].input_channels)
     for part, layer in parts:
         if is_identity(part):
             continue
+        weights = [np.asarray(weight, np.float64) for weight in layer.get_weights()]
         if part.op == "BatchNormalization":
             scale, shift = _norm_scale_shift(layer)
             kernel, bias = kernel * scale, bias * scale + shift
-            continue
-        weights = layer.get_weights()
-        factor = weights[0].reshape(weights[0].shape[-2:]).astype(np.float64)
-        added = weights[1] if layer.use_bias else 0.0
-        kernel = factor if part is parts[0][0] else kernel @ factor
-        bias = (bias @ factor if np.ndim(bias) else 0.0) + added
+        else:
+            factor = weights[0].reshape(weights[0].shape[-2:])
+            kernel, bias = kernel @ factor, bias @ factor + (weights[1] if part.use_bias else 0.0)
     return kernel, bias
 
 
-def _norm_scale_shift(norm):
+def _norm_scale_shift(norm: Any) -> "tuple[np.ndarray, np.ndarray]":
     import numpy as np
 
-    weights = {
-        weight.name: np.asarray(value, np.float64)
-        for weight, value in zip(norm.weights, norm.get_weights(), strict=True)
-    }
+    values = zip(norm.weights, norm.get_weights(), strict=True)
+    weights = {weight.name: np.asarray(value, np.float64) for weight, value in values}
     scale = weights.get("gamma", 1.0) / np.sqrt(weights["moving_variance"] + norm.epsilon)
     return scale, weights.get("beta", 0.0) - weights["moving_mean"] * scale
 
 
 class _Commute:
-    """Puts the pooling of a `linear.Average` before its 1x1 layer."""
+    """Puts the pooling of a `PointwiseBeforeAverage` before its 1x1 layer."""
 
-    weights = {}
-
-    def __init__(self, graph, site):
+    def __init__(self, graph: "keras.Model", site: linear.PointwiseBeforeAverage) -> None:
+        self.weights: dict[str, Any] = {}
         self.first, self.last = site.parts[0].name, site.parts[-1].name
         self.pool = graph.get_layer(self.last)
         self.is_flat = len(site.parts[-1].outputs[0].shape) == 2
@@ -210,72 +234,69 @@ class _Commute:
         while self.flatten in names:
             self.flatten += "_"
 
-    def clone(self, layer):
-        """The pooling, so that it gives a map; None for every other layer."""
-        if layer.name != self.last:
-            return None
-        return _copy_layer(layer, keepdims=True) if self.is_flat else _copy_layer(layer)
+    def clone(self, layer: "keras.Layer") -> "keras.Layer":
+        """Return a copy of `layer`; the pooling gets a map as its output."""
+        return _copy_layer(layer, **({"keepdims": True} if layer.name == self.last and self.is_flat else {}))
 
-    def call(self, layer, *args, **kwargs):
-        """What leaves `layer` in the copy."""
+    def call(self, layer: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Return the output of `layer` in the copy."""
         import keras
 
-        if layer.name == self.first:
+        name = getattr(layer, "name", None)
+        if name == self.first:
             return layer(self.clone(self.pool)(*args), **kwargs)
-        if layer.name != self.last:
+        if name != self.last:
             return layer(*args, **kwargs)
         return keras.layers.Flatten(name=self.flatten)(args[0]) if self.is_flat else args[0]
 
 
-def _largest_difference(model, simplified):
-    """Return the largest difference of the outputs, relative to the largest output; RuntimeError where it is large."""
+def _verify_outputs(model: "keras.Model", simplified: "keras.Model") -> float:
+    """Return the largest difference of the outputs, relative to the largest output."""
     import keras
     import numpy as np
 
     generator = np.random.default_rng(_CHECK_SEED)
     images = keras.tree.map_structure(lambda tensor: _random_input(tensor, generator), simplified.input)
-    pairs = zip(*(keras.tree.flatten(network(images, training=False)) for network in (model, simplified)), strict=True)
-    pairs = [tuple(keras.ops.convert_to_numpy(tensor) for tensor in pair) for pair in pairs]
-    difference = max(float(np.abs(a - b).max() / max(np.abs(a).max(), np.finfo(np.float32).tiny)) for a, b in pairs)
+    expected, received = (
+        [np.asarray(tensor) for tensor in keras.tree.flatten(network(images, training=False))]
+        for network in (model, simplified)
+    )
+    tiny = np.finfo(np.float32).tiny
+    pairs = zip(expected, received, strict=True)
+    difference = max(float(np.abs(a - b).max() / max(np.abs(a).max(), tiny)) for a, b in pairs)
     if not difference <= SIMPLIFY_TOLERANCE:
         raise RuntimeError(
             f"The simplified {model.name!r} differs from the model by {difference:.1e} of the largest output, more "
-            f"than {SIMPLIFY_TOLERANCE:.0e}. This is an error of `keras_nin.audit.simplify_model`, please report it."
+            f"than {SIMPLIFY_TOLERANCE:.0e}. This is an error of `keras_nin.simplify_model`, please report it."
         )
     return difference
 
 
-def _random_input(tensor, generator):
-    shape = [_CHECK_BATCH if extent is None else extent for extent in tensor.shape]
+def _random_input(tensor: "keras.KerasTensor", generator: "np.random.Generator") -> "np.ndarray":
+    shape = [_CHECK_BATCH if size is None else size for size in tensor.shape]
     if "int" in str(tensor.dtype):
-        return generator.integers(0, 2, shape)  # what is an index into a table has at least two rows
+        return generator.integers(0, 2, shape)  # an index into a table has at least two rows
     return generator.standard_normal(shape).astype("float32")
 
 
-# MERGED Dense layers as the convolutions that they are, so that a classifier also runs on larger images.
+# Dense to convolution
 
-# Layers that treat every position, or every vector, alike: they stay as they are between the layers that change.
+# Layers that treat every position, or every vector, alike: they stay as they are between the converted layers.
 _PER_VECTOR_LAYERS = (
-    "Dropout",
-    "Activation",
-    "ReLU",
-    "LeakyReLU",
-    "ELU",
-    "PReLU",
-    "Softmax",
-    "BatchNormalization",
-    "Add",
+    *("Dropout", "Activation", "ReLU", "LeakyReLU", "ELU", "PReLU", "Softmax", "BatchNormalization", "Add"),
 )
 _POOL_COUNTERPARTS = {"GlobalAveragePooling2D": "AveragePooling2D", "GlobalMaxPooling2D": "MaxPooling2D"}
+_DENSE_CONFIG = ("activation", "use_bias", "kernel_initializer", "bias_initializer", "trainable", "name", "dtype")
+_MapSize = tuple[int, ...]  # (height, width, channels), or (height, width) for a pooling
 
 
-def convert_dense_to_conv(model, input_shape=None):
-    """Turn the dense head of a classifier into the equal convolutions.
+def convert_dense_to_conv(model: "keras.Model", input_shape: tuple[int | None, ...] | None = None) -> "keras.Model":
+    """Convert the dense head of a classifier to the equivalent convolutions, so that it also runs on larger images.
 
-    A fully connected layer is a convolution whose kernel covers its whole input: a Dense on a flattened map of
+    A fully connected layer is a convolution with a kernel that covers its whole input: a Dense on a flattened map of
     (h, w, C) becomes an h x w convolution, a Dense on a vector a 1x1 convolution, and a global pooling a pooling with
     the size that the map has in training, stride 1. On the training size the outputs are the same; a larger image
-    gives a map of scores, one for every place of the training size in it (Sermanet et al., "OverFeat",
+    gives a map of scores, one for every window of the training size in it (Sermanet et al., "OverFeat",
     arXiv:1312.6229).
 
     Args:
@@ -287,111 +308,102 @@ def convert_dense_to_conv(model, input_shape=None):
         and a copy of the weights of `model`.
 
     Raises:
-        InputError: `model` is no such model, has no dense head or global pooling to turn, or a Dense cannot be turned;
-            the message names it and says why.
+        InputError: `model` is not such a model, has no dense head or global pooling to convert, or has a Dense that
+            cannot be converted; the message names it and says why.
     """
     import keras
 
-    shape = _training_shape(model)
+    channels = _training_shape(model)[2]
     graph = keras.Model(model.inputs[0], model.outputs[0], name=model.name)  # a Sequential as a Functional
-    changes = _find_head_layers(graph)
-    inputs = keras.Input(input_shape or (None, None, shape[2]), name="input")
-    turned = keras.models.clone_model(
-        graph, input_tensors=inputs, clone_function=lambda layer: _convert_layer(layer, changes)
+    sizes = _find_map_sizes(graph)
+    inputs = keras.Input(input_shape or (None, None, channels), name="input")
+    converted = keras.models.clone_model(
+        graph, input_tensors=inputs, clone_function=lambda layer: _convert_layer(layer, sizes)
     )
     for layer in graph.layers:
-        _copy_weights(layer, turned.get_layer(layer.name) if layer.weights else None, changes)
-    return turned
+        if not layer.weights:
+            continue
+        weights = layer.get_weights()
+        if layer.name in sizes:
+            weights[0] = weights[0].reshape(*sizes[layer.name], layer.units)
+        converted.get_layer(layer.name).set_weights(weights)
+    return converted
 
 
-def _training_shape(model):
+def _model_error(expected: str, received: str) -> InputError:
+    return InputError(f"Expected {expected}. Received: {received}", argument="model", received=received)
+
+
+def _training_shape(model: Any) -> tuple[int, ...]:
     import keras
 
     if not isinstance(model, keras.Model) or len(getattr(model, "inputs", None) or ()) != 1:
-        raise InputError(f"Expected a built keras.Model with one input. Received: {model!r}")
+        raise _model_error("a built keras.Model with one input", repr(model))
     shape = tuple(model.inputs[0].shape)[1:]
     if len(shape) != 3 or None in shape:
-        raise InputError(f"Expected a model on images of a known size. Received: {model.name!r} with input {shape}")
+        raise _model_error("a model on images of a known size", f"{model.name!r} with input {shape}")
     return shape
 
 
-def _find_head_layers(graph):
-    """Return the size of the map that each layer to be turned covers, by the layer's name."""
-    sizes, changes = {}, {}  # sizes: of the map that a vector tensor is a flattened or pooled view of
-    for operation in _layers_in_order(graph):
-        kind = type(operation).__name__
-        entering = operation.input if not isinstance(operation.input, list) else operation.input[0]
-        if kind == "Flatten" and len(entering.shape) == 4:
-            changes[operation.name] = None
-            sizes[id(operation.output)] = tuple(entering.shape[1:])
-        elif kind in _POOL_COUNTERPARTS and not operation.keepdims:
-            changes[operation.name] = tuple(entering.shape[1:3])
-            sizes[id(operation.output)] = (1, 1, entering.shape[-1])
-        elif kind == "Dense" and len(entering.shape) == 2:
-            if id(entering) not in sizes:
-                raise InputError(
-                    f"Expected every Dense on a vector to follow Flatten or a global pooling of a map. Received: layer "
-                    f"{operation.name!r}, whose input comes from {_producer_name(entering)}"
-                )
-            changes[operation.name] = sizes[id(entering)]
-            sizes[id(operation.output)] = (1, 1, operation.units)
-        elif len(operation.output.shape) == 2:
-            _carry_map_size(operation, sizes)
-    if not changes:
-        raise InputError(f"Expected a model with a Flatten, Dense or global pooling head. Received: {graph.name!r}")
-    return changes
-
-
-def _layers_in_order(graph):
-    """Yield the layers in execution order, without the input."""
-    for layer in graph.layers:
-        if type(layer).__name__ == "InputLayer":
-            continue
+def _find_map_sizes(graph: "keras.Model") -> dict[str, _MapSize]:
+    """Return, by its name, the size of the map that each layer to be converted covers; empty for a Flatten."""
+    sizes: dict[str, _MapSize] = {}
+    vector_sizes: dict[int, _MapSize] = {}  # of the map that a vector tensor is a flattened or pooled view of
+    layers: list[Any] = [layer for layer in graph.layers if type(layer).__name__ != "InputLayer"]
+    for layer in layers:
         if isinstance(layer.output, list | tuple | dict):
-            raise InputError(f"Expected layers with one output. Received: {layer.name!r}")
-        yield layer
+            raise _model_error("layers with one output", repr(layer.name))
+        layer_type = type(layer).__name__
+        source = layer.input[0] if isinstance(layer.input, list) else layer.input
+        if layer_type == "Flatten" and len(source.shape) == 4:
+            sizes[layer.name] = ()
+            vector_sizes[id(layer.output)] = tuple(source.shape[1:])
+        elif layer_type in _POOL_COUNTERPARTS and not layer.keepdims:
+            sizes[layer.name] = tuple(source.shape[1:3])
+            vector_sizes[id(layer.output)] = (1, 1, source.shape[-1])
+        elif layer_type == "Dense" and len(source.shape) == 2:
+            if id(source) not in vector_sizes:
+                producer = keras_graph.producer_of(source)
+                raise _model_error(
+                    "every Dense on a vector to follow Flatten or a global pooling of a map",
+                    f"layer {layer.name!r}, which reads the output of {type(producer).__name__} {producer.name!r}",
+                )
+            sizes[layer.name] = vector_sizes[id(source)]
+            vector_sizes[id(layer.output)] = (1, 1, layer.units)
+        elif len(layer.output.shape) == 2:
+            _carry_map_size(layer, vector_sizes)
+    if not sizes:
+        raise _model_error("a model with a Flatten, Dense or global pooling head", repr(graph.name))
+    return sizes
 
 
-def _carry_map_size(operation, sizes):
-    """Carry the size along through a layer that treats every vector alike; refuse any other between turned layers."""
-    entering = operation.input if isinstance(operation.input, list) else [operation.input]
-    known = {sizes.get(id(tensor)) for tensor in entering}
-    if known == {None}:
+def _carry_map_size(layer: Any, vector_sizes: dict[int, _MapSize]) -> None:
+    """Carry the size along through a layer that treats every vector alike; refuse any other between converted ones."""
+    sources = layer.input if isinstance(layer.input, list) else [layer.input]
+    sizes = {vector_sizes.get(id(tensor)) for tensor in sources}
+    size = sizes.pop()
+    if size is None and not sizes:
         return
-    if type(operation).__name__ not in _PER_VECTOR_LAYERS or len(known) != 1:
-        raise InputError(
-            f"Expected only {', '.join(_PER_VECTOR_LAYERS)} and Dense after Flatten or a global pooling. "
-            f"Received: {type(operation).__name__} {operation.name!r}"
+    if type(layer).__name__ not in _PER_VECTOR_LAYERS or sizes or size is None:
+        raise _model_error(
+            f"only {', '.join(_PER_VECTOR_LAYERS)} and Dense after Flatten or a global pooling",
+            f"{type(layer).__name__} {layer.name!r}",
         )
-    sizes[id(operation.output)] = known.pop()
+    vector_sizes[id(layer.output)] = size
 
 
-def _producer_name(tensor):
-    layer = tensor._keras_history.operation
-    return f"{type(layer).__name__} {layer.name!r}"
-
-
-def _convert_layer(layer, changes):
-    """Return the layer of the new model that stands for `layer`."""
+def _convert_layer(layer: Any, sizes: dict[str, _MapSize]) -> "keras.Layer":
+    """Return the layer of the new model that replaces `layer`."""
     import keras
 
-    if layer.name not in changes:
+    if layer.name not in sizes:
         return layer.__class__.from_config(layer.get_config())
-    kind, size = type(layer).__name__, changes[layer.name]
-    if kind == "Flatten":
+    layer_type, size = type(layer).__name__, sizes[layer.name]
+    if layer_type == "Flatten":
         return keras.layers.Identity(name=layer.name)  # the convolution after it takes the map as it is
-    if kind in _POOL_COUNTERPARTS:
-        return getattr(keras.layers, _POOL_COUNTERPARTS[kind])(size, strides=1, padding="valid", name=layer.name)
+    if layer_type in _POOL_COUNTERPARTS:
+        pool = getattr(keras.layers, _POOL_COUNTERPARTS[layer_type])
+        return pool(size, strides=1, padding="valid", name=layer.name)
     config = layer.get_config()
-    kept = ("activation", "use_bias", "kernel_initializer", "bias_initializer", "trainable", "name", "dtype")
-    return keras.layers.Conv2D(layer.units, size[:2], padding="valid", **{key: config[key] for key in kept})
-
-
-def _copy_weights(layer, turned, changes):
-    if turned is None:
-        return
-    weights = layer.get_weights()
-    if type(layer).__name__ == "Dense" and layer.name in changes:
-        height, width, channels = changes[layer.name]
-        weights[0] = weights[0].reshape(height, width, channels, layer.units)
-    turned.set_weights(weights)
+    kept = {key: config[key] for key in _DENSE_CONFIG}
+    return keras.layers.Conv2D(layer.units, size[:2], padding="valid", **kept)

@@ -12,7 +12,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # Each pytest worker keeps a core busy: NumPy's threads would only wait for each other.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-import pytest  # noqa: E402 - TensorFlow reads the environment when it is first imported
+import hypothesis  # noqa: E402 - TensorFlow reads the environment when it is first imported
+import pytest  # noqa: E402
+
+# The same examples every time, and no time limit: the machine may be busy.
+hypothesis.settings.register_profile("keras-nin", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("keras-nin")
 
 
 def pytest_collection_finish():
@@ -98,6 +103,16 @@ def export_network():
     from export_networks import NETWORKS
 
     return functools.cache(lambda name: NETWORKS[name]())
+
+
+@pytest.fixture(scope="session")
+def digits_export(tmp_path_factory):
+    """The folder of `keras-nin export nin_digits`, both default schemes; a test that changes a file copies it first."""
+    from keras_nin.cli import main
+
+    folder = tmp_path_factory.mktemp("digits")
+    assert main.run(["export", "nin_digits", "--runs", "20", "--out", str(folder)]) == 0
+    return folder
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,7 +2,11 @@
 
 import textwrap
 
+import numpy as np
 import tflite_writer as writer
+
+from keras_nin.edge.micro import runtime
+from keras_nin.tflite.runner import TFLiteRunner
 
 PACKAGE = """
 import os, sys
@@ -77,3 +81,39 @@ def softmax(path, scale=0.1, beta=1.0, classes=10):
 def quantization(scale, zero_point):
     """Return a quantisation of a whole tensor."""
     return writer._record("QuantizationParameters", scale=[scale], zeroPoint=[zero_point])
+
+
+class Engine:
+    """Runs jobs as `runtime.run_job` does, but in this process, with the answers of the package above.
+
+    Attributes:
+        needs: bytes that the smallest arena has at least.
+        wrong: bits that TFLite Micro gets wrong in the first value of each output.
+        reference: outcome of every job on the reference kernels; None computes them.
+    """
+
+    HEAD, TAIL = 320, 1008
+
+    def __init__(self, needs=1328, wrong=0, reference=None):
+        self.needs, self.wrong, self.reference = needs, wrong, reference
+
+    def __call__(self, job, timeout):
+        is_micro = job.engine == runtime.MICRO
+        if not is_micro and self.reference:
+            return self.reference
+        if is_micro and job.arena < self.needs:
+            log = f"Failed to resize buffer. Requested: 320, available 0, missing: {self.needs - job.arena}"
+            return runtime.RuntimeOutcome(1, log, {"phase": "set up", "package": "0.stand-in"})
+        runner = TFLiteRunner(job.file, batch=None, reference_kernels=True)
+        runtime._run_samples(lambda sample: self.spoil(runner.run_raw(sample), is_micro), job)
+        log = (
+            f"[x] Arena allocation total {self.HEAD + self.TAIL} bytes\n[x] Arena allocation head {self.HEAD} bytes\n"
+            f"[x] Arena allocation tail {self.TAIL} bytes\n[x] 'Things' used 24 bytes with alignment overhead\n"
+        )
+        return runtime.RuntimeOutcome(0, log, {"phase": "done", "package": "0.stand-in"})
+
+    def spoil(self, outputs, is_micro):
+        outputs = [np.array(output) for output in outputs]
+        for output in outputs if is_micro else ():
+            output.flat[0] ^= self.wrong
+        return outputs

@@ -2,7 +2,8 @@
 
 import dataclasses
 
-from keras_nin.audit.records import Audit, AuditRow, AuditTotal
+from keras_nin.audit.api import Audit
+from keras_nin.audit.records import AuditRow, AuditTotal
 from keras_nin.benchmark.records import (
     PROFILER,
     BenchmarkResult,

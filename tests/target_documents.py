@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import report_profiles
 
-from keras_nin.claims.claim import AtMost, ClaimFigure, ClaimResult, Interval
+from keras_nin.claims.claim import AtMost, ClaimFigure, ClaimResult, ClaimsResult, Interval
 from keras_nin.edge.edgetpu import EdgeTPUResult, FailureMessage, OperatorVerdict, ParameterMemory, Status
 from keras_nin.edge.ethosu.records import (
     EthosUEstimate,
@@ -25,8 +25,7 @@ from keras_nin.edge.fit import (
     MissingFigures,
 )
 from keras_nin.edge.fit import MicroFigures as MicroFit
-from keras_nin.edge.micro import Arena, ArenaSection, MicroComparison, MicroFinding, MicroOperator, MicroResult
-from keras_nin.report import claims as claims_module
+from keras_nin.edge.micro.records import Arena, ArenaSection, MicroComparison, MicroFinding, MicroOperator, MicroResult
 from keras_nin.report.accuracy import score_outputs
 
 SHA = "cd" * 32
@@ -154,12 +153,12 @@ def claims():
     )
     timed = (ClaimFigure("ratio", 23.0, None, Interval(4.5, 4.25, 4.75)), ClaimFigure("agreed", None, True, False))
     conditions = {"host": report_profiles.HOST, "threads": [1, 2], "processes": 5, "runs": 50}
-    return claims_module.claims_to_json(
-        [
+    return ClaimsResult(
+        (
             ClaimResult("counted", "an article", "It has 16,416 parameters.", "It is arithmetic.", figures),
             ClaimResult("timed", "another", "It is 23 times faster.", "It is not.", timed, conditions),
-        ]
-    )
+        )
+    ).to_json()
 
 
 def documents():

@@ -1,74 +1,142 @@
-"""The audit against what `model.summary()` prints for every model of the zoo."""
+"""`Audit.summary()`: in the manner of `keras.Model.summary()`."""
 
+import inspect
 import re
 
+import audits
 import keras
 import pytest
 
-from keras_nin import layers, models
-from keras_nin.audit import audit_model, keras_reader
+from keras_nin import layers
+from keras_nin.audit import audit_model
+from keras_nin.audit.api import Audit
+from keras_nin.errors import InputError
 
-WIDTH = 400
-
-
-@pytest.fixture(autouse=True)
-def _wide_terminal(monkeypatch):
-    """Rich cuts a table to the terminal, whatever line length it is asked for."""
-    monkeypatch.setenv("COLUMNS", str(WIDTH))
+L = keras.layers
 
 
-def printed(model):
-    """Layer name -> (output shape, parameters) as the summary prints them, without the input and nested lines."""
+@pytest.fixture(scope="module")
+def nested():
+    x = keras.Input((8, 8, 3))
+    y = L.Conv2D(4, 1, name="leaf")(x)
+    deep = keras.Model(x, L.ReLU(name="act")(y), name="deep")
+    z = keras.Input((8, 8, 3))
+    block = keras.Model(z, L.Conv2D(2, 3, name="conv", trainable=False)(deep(z)), name="block")
+    i = keras.Input((8, 8, 3))
+    y = L.SeparableConv2D(3, 3, padding="same", name="sep")(i)
+    return keras.Model(i, L.Flatten(name="flat[red]")(block(y)), name="outer")
+
+
+def printed(result, **options):
     lines = []
-    model.summary(line_length=WIDTH, print_fn=lambda text: lines.extend(text.splitlines()))
-    found = {}
-    for line in lines:
-        # The lines below the first of a row name further inputs only.
-        cells = re.match(r"│ (\S+) \((\w+)\) *│ (\(.*?\)) *│ +([\d,]+) │", line)
-        if cells and cells[2] != "InputLayer":
-            name, _, shape, params = cells.groups()
-            shape = tuple(None if side == "None" else int(side) for side in re.findall(r"None|\d+", shape))
-            found[name] = (shape, int(params.replace(",", "")))
-    return found
+    result.summary(print_fn=lines.append, **options)
+    return lines
 
 
-def counted(model):
-    """The same from the audit: halves of a layer, and what an opened layer holds, belong to that layer."""
-    found = {}
-    for row in audit_model(model).rows:
-        name = row.name.split("/")[0]
-        found[name] = ((None, *row.output_shape[1:]), found.get(name, (None, 0))[1] + row.params)
-    return found
+def names(lines):
+    cells = [line[1:].split("│")[0].rstrip() for line in lines if line.startswith("│")]
+    return [cell.split(" (")[0][1:] for cell in cells]
 
 
-def check(model):
-    found = printed(model)
-    assert found == counted(model)
-    assert len(found) == len(model.layers) - sum(isinstance(layer, keras.layers.InputLayer) for layer in model.layers)
+def test_the_arguments_are_those_of_keras_in_its_order():
+    ours, keras_own = (list(inspect.signature(method).parameters) for method in (Audit.summary, keras.Model.summary))
+    assert ours == keras_own
 
 
-@pytest.mark.parametrize("name", models.list_models())
-def test_every_layer_of_the_zoo_has_the_parameters_and_the_shape_that_the_summary_prints(name):
-    check(models.build_model(name))
+def test_a_nested_model_is_one_line_with_its_sums(nested):
+    lines = printed(audit_model(nested))
+    assert names(lines) == ["sep/depthwise", "sep/pointwise", "block", "flat[red]"]
+    block = next(line for line in lines if line.startswith("│ block"))
+    assert [cell.strip() for cell in block[1:-1].split("│")] == [
+        "block (nested, 3 layers)",
+        "6x6x2",
+        f"{3 * 4 + 4 + 3 * 3 * 4 * 2 + 2}",
+        f"{64 * 3 * 4 + 36 * 9 * 4 * 2:,}",
+        "",
+    ]
 
 
-def test_layers_that_the_audit_opens_or_splits():
-    x = keras.Input((16, 16, 3))
-    y = keras.layers.SeparableConv2D(8, 3, name="separable")(x)
-    y = layers.Fire(4, 8, 8, name="fire")(layers.MLPConv([8, 8], 3, name="mlpconv")(y))
-    y = layers.PointwiseHead(10, name="head")(layers.InceptionModule(4, 4, 4, 2, 2, 4, name="inception")(y))
-    check(keras.Model(x, y))
+def test_blocks_inside_a_nested_model_do_not_open_it():
+    x = keras.Input((8, 8, 16))
+    y = layers.fire(x, squeeze=4, expand1x1=8, expand3x3=8, name="fire2")
+    y = layers.fire(y, squeeze=4, expand1x1=8, expand3x3=8, name="fire3")
+    i = keras.Input((8, 8, 16))
+    result = audit_model(keras.Model(i, keras.Model(x, y, name="backbone")(i), name="outer"))
+    assert {row.block for row in result.rows} == {"backbone/fire2", "backbone/fire3"}
+    assert names(printed(result)) == ["backbone"]
 
 
-def test_the_optimizer_is_not_counted_after_training():
-    model = models.build_model("nin_digits")
-    before = audit_model(model)
-    model.compile("adam", "sparse_categorical_crossentropy")
-    model.fit(*[keras.ops.zeros(shape) for shape in ((2, *model.input_shape[1:]), (2,))], verbose=0)
-    assert audit_model(model) == before
-    # What the summary calls the total includes the optimizer's variables by now.
-    lines = []
-    model.summary(line_length=WIDTH, print_fn=lines.append)
-    total = int(re.search(r"Total params: ([\d,]+)", "\n".join(lines))[1].replace(",", ""))
-    assert total > before.total.params == model.count_params()
-    assert keras_reader.WEIGHTS_OUTSIDE_GRAPH not in [row.name for row in before.rows]
+def test_nested_models_expand(nested):
+    lines = printed(audit_model(nested), expand_nested=True)
+    assert names(lines) == [
+        *("sep/depthwise", "sep/pointwise", "block", "   └ deep", "      └ leaf", "      └ act", "   └ conv"),
+        "flat[red]",
+    ]
+
+
+def test_totals_are_the_weights_own_even_after_training(nested):
+    before = printed(audit_model(nested))
+    nested.compile(optimizer="adam", loss="mse")
+    nested.optimizer.build(nested.trainable_variables)
+    assert printed(audit_model(nested)) == before
+    assert f" Total params: {nested.count_params():,} " in "\n".join(before)
+
+
+def test_trainable(nested):
+    lines = printed(audit_model(nested), show_trainable=True, expand_nested=True)
+    marks = {name.strip("└ "): line[:-1].split("│")[-1].strip() for name, line in
+             zip(names(lines), [line for line in lines if line.startswith("│")], strict=True)}  # fmt: skip
+    assert (marks["leaf"], marks["conv"], marks["act"]) == ("Y", "N", "-")
+
+
+@pytest.mark.parametrize("length", [60, 76, 108, 150])
+def test_lines_are_as_long_as_asked_for_and_no_number_is_cut(length):
+    result = audits.audit([audits.row("a_very_long_name_" * 5, macs=1_234_567_890, params=1_234_567)])
+    lines = printed(result, line_length=length)
+    table = [line for line in lines if line[0] in "┏┃┡│└"]
+    assert {len(line) for line in table} == {length}
+    assert sum("1,234,567,890" in line for line in table) == 1
+
+
+def test_it_is_called_with_each_line_or_prints(capsys):
+    lines = printed(audits.small())
+    assert not any("\n" in line for line in lines)
+    audits.small().summary()
+    assert capsys.readouterr().out.splitlines() == lines
+    assert lines[0] == 'Model: "small"'
+    assert " Total MACs: 1,000, without 1 layer with unknown MACs" in lines
+    assert any("reduce" in line for line in lines)
+
+
+def test_layer_range():
+    result = audits.small()
+    assert names(printed(result, layer_range=["a_3", "odd"])) == ["a_3x3", "odd[red]|x"]
+    assert names(printed(result, layer_range=("odd", "a_3"))) == ["a_3x3", "odd[red]|x"]
+    assert names(printed(result, layer_range=("a_", "a_"))) == ["a_1x1", "a_3x3"]
+
+
+def test_positions_are_parts_or_characters():
+    result = audits.small()
+    lines = printed(result, line_length=100, positions=[0.4, 0.6, 0.75, 0.85, 1.0])
+    ends = [match.start() for match in re.finditer("┃", lines[2])]
+    assert ends == [0, 40, 60, 75, 85, 99]
+    assert lines == printed(result, line_length=100, positions=[40, 60, 75, 85, 100])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({"line_length": length} for length in (0, -3, 10, 80.5, "80", True)),
+        *(
+            {"positions": positions}
+            for positions in ([0.5, 1.0], [0.9, 0.6, 0.7, 0.8, 1.0], "abcde", [0.01, 0.02, 0.03, 0.04, 1])
+        ),
+        {"positions": [0.4, 0.6, 0.75, 0.85, 1.3]},
+        *({"layer_range": names} for names in (("a",), ("a", 1), "ab", ("nothing", "a"), ("(", "a"))),
+    ],
+)
+def test_bad_arguments(options):
+    with pytest.raises(InputError, match="Expected"):
+        printed(audits.small(), **options)
+    with pytest.raises(InputError, match="print_fn"):
+        audits.small().summary(print_fn="print")

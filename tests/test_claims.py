@@ -53,7 +53,7 @@ def _no_timing(monkeypatch):
 
 def test_the_table_is_complete():
     assert sorted(claims.list_claims()) == sorted(VERDICTS)
-    sources = [row.source for row in claims.CLAIMS.values()]
+    sources = [claim.source for claim in claims.CLAIMS.values()]
     assert [sources[0]] + [b for a, b in zip(sources, sources[1:], strict=False) if a != b] == list(
         dict.fromkeys(sources)
     )

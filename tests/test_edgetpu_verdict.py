@@ -151,7 +151,7 @@ def test_an_open_batch_is_taken_as_one_and_other_open_sizes_are_noted(tmp_path):
         made, operators = unary("TANH", [1, 4], [1, 4])
         made[0].shapeSignature = signature
         verdict = check_edgetpu(write(tmp_path / "net.tflite", made, operators))
-        assert (verdict.fully_mapped, len(verdict.notes)) == (True, notes)
+        assert (verdict.fully_mapped, len(verdict.doubts)) == (True, notes)
 
 
 def test_a_reshape_larger_than_any_seen_is_noted(tmp_path):
@@ -159,7 +159,7 @@ def test_a_reshape_larger_than_any_seen_is_noted(tmp_path):
         tensors = [quantized("in", [1, elements]), tensor("shape", [1], "INT32", [elements])]
         made = [*tensors, quantized("out", [elements])]
         verdict = check_edgetpu(write(tmp_path / "net.tflite", made, [operator("RESHAPE", [0, 1], [2])]))
-        assert (verdict.fully_mapped, len(verdict.notes)) == (True, notes)
+        assert (verdict.fully_mapped, len(verdict.doubts)) == (True, notes)
 
 
 def test_a_large_map_does_not_compile(tmp_path):

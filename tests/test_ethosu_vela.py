@@ -1,172 +1,169 @@
-"""The real Vela, where it is installed, against the audit and against itself."""
+"""Vela's debug database and its log, read whole or refused."""
 
 import csv
-import random
-import subprocess
-import sys
 
-import keras
-import numpy as np
 import pytest
+from vela_stand_in import MACS, RECORDED
 
-from keras_nin import InputError, export, models
-from keras_nin.edge import ethosu, process
 from keras_nin.edge.ethosu import vela
-from keras_nin.report.edge import format_ethosu
-from keras_nin.tflite import reader
+from keras_nin.edge.ethosu.estimate import sum_by_memory
+from keras_nin.edge.ethosu.records import EthosUFinding
+from keras_nin.errors import InputError
 
-pytest.importorskip("ethosu.vela", reason="Vela is not installed: pip install 'keras-nin[ethosu]'")
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:Statistics for quantized inputs")]
-
-PRODUCTS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
-
-
-def exported(model, folder, scheme="int8", name="net"):
-    images = np.random.default_rng(0).random((2, *model.input_shape[1:]), np.float32)
-    return export.convert_model(model, scheme, images if scheme == "int8" else None, name=name).save(folder)
+TEXT = (RECORDED / "network_debug.xml").read_text()
+OPERATORS = 13
+NAME = '"main_1/nin_digits_1/pool1._1/MaxPool2d"'
+ROW = f'157,4,114,"MaxPool",{NAME},2560,1408,1408,3456,0,320,0\n'
 
 
 @pytest.fixture(scope="module")
-def digits(tmp_path_factory):
-    model = models.build_model("nin_digits", weights="digits")
-    folder = tmp_path_factory.mktemp("exported")
-    return exported(model, folder), exported(model, folder, "float32")
+def summary():
+    (path,) = RECORDED.glob("*_summary_*.csv")
+    with open(path, newline="") as lines:
+        return next(csv.DictReader(lines))
+
+
+def test_every_operation_is_read_and_knows_its_operator(summary):
+    found = vela.parse_operations(TEXT, OPERATORS)
+    assert len(found) == 51
+    assert [each.source for each in found] == sorted(each.source for each in found)
+    assert {each.source for each in found} == set(range(OPERATORS))
+    assert found[0].operator == "Conv2D"
+    assert found[0].name.startswith("main_1/nin_digits_1/mlpconv1_conv3x3._1/Relu;")
+    assert [each.macs for each in found if each.operator == "Conv2D"] == list(MACS.values())
+    assert not any(each.on_cpu for each in found)
+
+
+def test_sums_are_the_totals_of_vela(summary):
+    found = vela.parse_operations(TEXT, OPERATORS)
+    assert sum(each.cycles for each in found) == int(summary["cycles_total"])
+    assert sum(each.npu_cycles for each in found) == int(summary["cycles_npu"])
+    assert sum(each.macs for each in found) == int(summary["nn_macs"])
+    moved = {
+        name: sum_by_memory(each.read for each in found).get(name, 0)
+        + sum_by_memory(each.written for each in found).get(name, 0)
+        for name in ("SRAM", "off-chip flash")
+    }
+    assert moved == {
+        "SRAM": int(summary["sram_total_bytes"]),
+        "off-chip flash": int(summary["off_chip_flash_total_bytes"]),
+    }
+
+
+@pytest.mark.parametrize("name", ['a "quoted", name', "1, 2\n3", '",1,2,3', "7", "", "½"])
+def test_a_name_may_be_anything(name):
+    assert ROW in TEXT
+    # Vela leaves what is a number without quotation marks, and quotes nothing else.
+    written = name if name.isnumeric() else f'"{name}"'
+    found = vela.parse_operations(TEXT.replace(ROW, ROW.replace(NAME, written)), OPERATORS)
+    (pool,) = [each for each in found if each.id == "157"]
+    assert (pool.name, pool.cycles, pool.macs, pool.source) == (name.strip('"'), 1408, 3456, 3)
+    assert len(found) == 51
 
 
 @pytest.mark.parametrize(
-    ("name", "shape", "count", "accelerators"),
+    ("before", "after", "problem"),
     [
-        ("nin_digits", None, 9, ethosu.ACCELERATORS[:6]),
-        ("squeezenet_cifar10", None, 26, ("ethos-u55-128", "ethos-u85-256", "ethos-u85-2048")),
-        ("googlenet_bn", (96, 96, 3), 58, ("ethos-u55-128", "ethos-u85-256")),
-        (
-            "googlenet",
-            (96, 96, 3),
-            62,
-            ("ethos-u55-128", "ethos-u85-256"),
-        ),  # 4 of the LRN
-        ("keras:MobileNet", (64, 64, 3), 28, ("ethos-u55-64", "ethos-u65-512", "ethos-u85-256")),
+        ('name="perf"', 'name="performance"', "no table 'perf'"),
+        ('name="source"', 'name="sources"', "no table 'source'"),
+        ('"op_cycles"', '"cycles"', "a table 'perf' without op_cycles"),
+        (ROW, ROW.replace("1408", "-1408"), "'-1408' as op_cycles"),
+        (ROW, ROW.replace("1408", "9" * 19), "as op_cycles"),
+        (ROW, ROW.replace(",320,0", ",320"), "50 operations, details of 51"),
+        (ROW, "157,4\n", "in table 'perf'"),
     ],
 )
-def test_macs_equal_those_of_the_audit_row_by_row(name, shape, count, accelerators, tmp_path):
-    keras.backend.clear_session()
-    path = exported(models.load_model(name, weights="random", input_shape=shape).model, tmp_path)
-    found = ethosu.estimate_ethosu(path, accelerators)
-    assert found.refusals == ()
-    operators = [operator.op for operator in reader.read_model(path).main.operators]
-    for estimate in found.estimates:
-        products = [layer for layer in estimate.layers if layer.op in PRODUCTS]
-        assert len(products) == count
-        assert [(each.name, each.product_macs) for each in products] == [
-            (each.name, each.network_macs) for each in products
-        ]
-        assert [layer.op for layer in estimate.layers] == operators  # nothing is left unjoined
-        assert sum(each.share for each in estimate.layers) == pytest.approx(1)
-        assert (estimate.npu_share, estimate.left_to_cpu) == (1, ())
+def test_another_database_is_refused(before, after, problem):
+    assert before in TEXT
+    with pytest.raises(InputError, match="Expected a debug database of Vela 5.2") as error:
+        vela.parse_operations(TEXT.replace(before, after), OPERATORS)
+    assert problem in str(error.value)
 
 
-def test_on_u85_vela_counts_half_of_a_convolution_of_one_channel(digits):
-    found = ethosu.estimate_accelerator(digits[0], "ethos-u85-256")
-    first, *others = [layer for layer in found.layers if layer.op in PRODUCTS]
-    assert 2 * first.product_macs == first.network_macs == 8 * 8 * 48 * 9
-    assert all(layer.product_macs == layer.network_macs for layer in others)
-    assert [finding.layers for finding in found.findings if finding.rule == "macs"] == [(first.name,)]
+def test_an_operator_number_that_two_sources_have_joins_none():
+    row = '4,"MaxPool",1,1,4,4,24,3\n'
+    assert row in TEXT
+    found = vela.parse_operations(TEXT.replace(row, row.replace(",3\n", ",0\n")), OPERATORS)
+    assert [each.source for each in found[:7]] == [None, None, 1, 1, 2, 2, None]
+    assert {each.source for each in vela.parse_operations(TEXT, 12)} == {*range(12), None}
 
 
-def test_the_two_expands_of_a_fire_module_are_told_apart(tmp_path):
-    model = models.load_model("squeezenet_cifar10", weights="random").model
-    found = ethosu.estimate_accelerator(exported(model, tmp_path))
-    layers = {layer.name: layer for layer in found.layers}
-    squeeze, one, three = (layers[f"fire2_{part}"] for part in ("squeeze1x1", "expand1x1", "expand3x3"))
-    assert (squeeze.role, one.role, three.kind) == ("reduce", "expand", "spatial")
-    assert three.macs == 9 * one.macs
-    assert three.cycles > one.cycles > 0
-    joined = [layer for layer in found.layers if layer.op == "CONCATENATION"]
-    assert {(layer.target, layer.operations) for layer in joined} == {("none", 0)}
+# the log
+
+DEFAULTS = """\
+Warning: No configuration file specified. Using a default of ['/opt/Arm/vela.ini']. Compilation may be invalid or non-optimal.
+Warning: No system configuration specified. Using a default of Ethos_U55_High_End_Embedded. Compilation may be invalid or non-optimal.
+"""  # noqa: E501
+LRN = """\
+TfLiteReader: Built-in options type 'LocalResponseNormalizationOptions' is not yet implemented and will be ignored.
+TfLiteReader: Built-in options type 'LocalResponseNormalizationOptions' is not yet implemented and will be ignored.
+
+Warning (supported operators) operator: QUANTIZE, ofm: 'tfl.quantize'
+Reason: Operation has tensor with unsupported DataType Float32 (main_1/googlenet_1/norm1._1/LRN)
+Feature-map dataTypes must be one of {"INT16", "INT32"}
+
+Warning (supported operators) operator: LOCAL_RESPONSE_NORMALIZATION, ofm: 'main_1/googlenet_1/norm1._1/LRN'
+Reason: Unsupported opType
+
+Warning (supported operators) operator: DEQUANTIZE, ofm: 'pool1'
+Reason: Unsupported opType
+
+Network summary for network
+Accelerator clock                                 500 MHz
+Something new                                     1
+CPU operators = 3 (100.0%)
+"""
+FLOATING = (
+    'Operation has tensor with unsupported DataType Float32; Feature-map dataTypes must be one of {"INT16", "INT32"}'
+)
+COMPUTED = {"pool1": ["dequantize"], "main_1/googlenet_1/norm1._1/LRN": ["norm1"], "tfl.quantize": ["quantize"]}
 
 
-def test_the_accelerators_are_those_of_vela():
-    ran = process.run([*vela.find_vela().command, "--help"], ".", 60)
-    listed = ran.out.partition("--accelerator-config {")[2].partition("}")[0]
-    assert tuple(listed.split(",")) == ethosu.ACCELERATORS
+def test_reasons_are_grouped_and_name_layers_in_the_file_s_order():
+    found = [each for each in vela.parse_log(LRN, COMPUTED) if each.rule == "cpu"]
+    assert found == [
+        EthosUFinding("cpu", FLOATING, ("quantize",)),
+        EthosUFinding("cpu", "Unsupported opType", ("dequantize", "norm1")),
+    ]
 
 
-def test_figures_are_those_of_vela_s_own_table(digits, tmp_path):
-    """Its per-layer CSV, which Vela makes from the same database."""
-    words = [str(digits[0]), "--accelerator-config=ethos-u85-256", "--output-dir=out", "--verbose-performance"]
-    subprocess.run([sys.executable, "-m", "ethosu.vela", *words], cwd=tmp_path, check=True, capture_output=True)
-    with open(tmp_path / "out" / "net_int8_per-layer.csv", newline="") as lines:
-        rows = list(csv.DictReader(lines))
-    found = ethosu.estimate_accelerator(digits[0], "ethos-u85-256")
-    assert sum(layer.operations for layer in found.layers) == len(rows)
-    totals = {"cycles": "Op Cycles", "npu_cycles": "NPU", "macs": "MAC Count"}
-    for name, column in totals.items():
-        assert getattr(found, name) == sum(int(row[column]) for row in rows)
-    for memory, column in {"SRAM": "SRAM AC", "DRAM": "DRAM AC"}.items():
-        cycles = sum(layer.access_cycles.get(memory, 0) for layer in found.layers)
-        assert cycles == sum(int(row[column]) for row in rows)
-    assert found.compiled == (tmp_path / "out" / "net_int8_vela.tflite").read_bytes()
-
-
-def test_a_network_in_floating_point_is_left_to_the_cpu(digits):
-    found = ethosu.estimate_accelerator(digits[1])
-    assert "Time: the CPU's, not estimated" in format_ethosu(found).splitlines()
-    assert {layer.target for layer in found.layers} == {"CPU"}
-    assert (found.us, found.utilization, found.npu_share) == (0, None, 0)
-    rules = {finding.rule: finding for finding in found.findings}
-    assert "an int8 file" in rules["nothing-on-npu"].message
-    assert set(rules["cpu"].layers) == {layer.name for layer in found.layers}
-    assert "Float32" in rules["cpu"].message
-
-
-def test_strides_above_3_are_cut_or_left_to_the_cpu(tmp_path):
-    image = keras.Input((44, 44, 4))
-    cut = keras.layers.Conv2D(4, 5, strides=4, name="cut")(image)
-    left = keras.layers.Conv2D(4, 5, strides=4, padding="same", name="left")(cut)
-    model = keras.Model(image, left)
-    found = ethosu.estimate_accelerator(exported(model, tmp_path))
-    layers = {layer.name: layer for layer in found.layers}
-    assert (layers["cut"].operations, layers["cut"].macs) == (10 * 10, 10 * 10 * 25 * 4 * 4)
-    assert [finding.layers for finding in found.findings if finding.rule == "split"] == [("cut",)]
-    assert layers["left"].target == "CPU"
-    (reason,) = [finding for finding in found.findings if finding.rule == "cpu"]
-    assert reason.layers == ("left",)
-    assert reason.message.startswith("Unsupported kernel stride: 4, 4; ")
-    assert found.npu_share == pytest.approx(100 / 109)  # positions
-
-
-def test_options_that_vela_refuses_are_one_line(digits, tmp_path):
-    for options in (vela.VelaOptions(system_config="Mine"), vela.VelaOptions(config=("Arm/nothing.ini",))):
-        with pytest.raises(InputError, match=r"Vela ended with status 1: .*(Mine|nothing\.ini)"):
-            ethosu.estimate_accelerator(digits[0], options=options)
-    (tmp_path / "board.ini").write_text(
-        "[System_Config.Mine]\ncore_clock=100e6\naxi0_port=Sram\naxi1_port=OffChipFlash\n"
-        "Sram_clock_scale=1.0\nSram_burst_length=32\nSram_read_latency=32\nSram_write_latency=32\n"
-        "OffChipFlash_clock_scale=0.1\nOffChipFlash_burst_length=128\nOffChipFlash_read_latency=64\n"
-        "[Memory_Mode.Both]\nconst_mem_area=Axi1\narena_mem_area=Axi0\ncache_mem_area=Axi0\n"
+def test_what_is_not_known_is_shown_as_it_stands_once():
+    raw = [each.message for each in vela.parse_log(LRN, COMPUTED) if each.rule == "vela"]
+    ignored = (
+        "TfLiteReader: Built-in options type 'LocalResponseNormalizationOptions' is not yet implemented and will be "
     )
-    found = ethosu.estimate_accelerator(
-        digits[0], options=vela.VelaOptions("Mine", "Both", (str(tmp_path / "board.ini"),))
+    assert raw == [f"{ignored}ignored. (and 1 similar line)", "Something new                                     1"]
+
+
+def test_a_tensor_of_no_layer_keeps_its_own_name():
+    found = [each.layers for each in vela.parse_log(LRN, {"pool1": ["dequantize"]}) if each.rule == "cpu"]
+    assert found == [("tfl.quantize",), ("dequantize", "main_1/googlenet_1/norm1._1/LRN")]
+
+
+def test_defaults_are_one_finding():
+    (found,) = vela.parse_log(DEFAULTS, {})
+    assert found.rule == "assumed"
+    assert found.message == (
+        "Vela's defaults: configuration file vela.ini, system configuration Ethos_U55_High_End_Embedded; name those of your "
+        "chip with `config`, `system_config`"
     )
-    assert (found.system_config, found.memory_mode, found.clock_hz) == ("Mine", "Both", 100e6)
-    assert found.us == pytest.approx(found.cycles / 100)
-    assert not any(finding.rule == "assumed" for finding in found.findings)
 
 
-def test_damaged_files_are_refused_or_compiled(digits, tmp_path):
-    content = digits[0].read_bytes()
-    compiled, refusals = 0, []
-    for seed in range(12):
-        chance, damaged = random.Random(seed), bytearray(content)
-        for _ in range(5):
-            damaged[chance.randrange(len(content) - 4000, len(content))] = chance.randrange(256)
-        path = tmp_path / f"{seed}.tflite"
-        path.write_bytes(damaged)
-        try:
-            ethosu.estimate_accelerator(path, limit=60)
-            compiled += 1
-        except InputError as error:
-            refusals.append(str(error))
-    assert compiled
-    assert refusals
-    assert not any("\n" in each for each in refusals)
+def test_the_recorded_output_has_nothing_else():
+    log = (RECORDED / "log.txt").read_text()
+    assert [each.rule for each in vela.parse_log(log, {})] == ["assumed"]
+    assert [each.message for each in vela.parse_log(f"{log}\nSegmentation in sight\n", {})][1:] == [
+        "Segmentation in sight"
+    ]
+
+
+def test_a_warning_that_breaks_off_loses_nothing():
+    (found,) = vela.parse_log("Warning (supported operators) operator: X, ofm: 'y'", {})
+    assert found == EthosUFinding("cpu", "Vela gives no reason", ("y",))
+    assert vela.parse_log("", {}) == ()
+
+
+def test_lines_that_differ_in_a_name_alone_are_one_finding_others_are_not():
+    log = "Tensor 'a' is open.\nTensor 'b' is open.\nTensor 'a' is closed.\n"
+    found = [each.message for each in vela.parse_log(log, {})]
+    assert found == ["Tensor 'a' is open. (and 1 similar line)", "Tensor 'a' is closed."]

@@ -42,8 +42,10 @@ class Target:
 
 
 TARGETS = (
-    Target("counting, memory", "keras_nin/audit/arithmetic.py", ("test_audit_count", "test_audit_memory"), 16),
-    Target("classification", "keras_nin/audit/classification.py", ("test_audit_classify", "test_audit_blocks"), 10),
+    Target("counting, memory", "keras_nin/audit/arithmetic.py", ("test_audit_arithmetic",), 16),
+    Target(
+        "classification", "keras_nin/audit/classification.py", ("test_audit_classification", "test_audit_findings"), 10
+    ),
     Target("tolerances", "keras_nin/export/tolerance.py", ("test_export_verify",), 10),
     Target("tolerances", "keras_nin/export/parity.py", ("test_export_verify",), 8),
     Target("kernel to layer", "keras_nin/benchmark/kernel_assignment.py", ("test_benchmark_join",), 12),
@@ -53,12 +55,14 @@ TARGETS = (
     Target("verdict rules", "keras_nin/edge/edgetpu/rules.py", ("test_edgetpu_rules", "test_edgetpu_verdict"), 12),
     Target("verdict rules", "keras_nin/edge/edgetpu/operators.py", ("test_edgetpu_rules",), 8),
     Target("arena search", "keras_nin/edge/micro/measurement.py", ("test_micro_search", "test_micro_examining"), 8),
-    Target("quantization", "keras_nin/tflite/quantization.py", ("test_tflite_runner",), 8),
+    Target("quantization", "keras_nin/tflite/quantization.py", ("test_tflite_quantization",), 8),
     Target("quantization", "keras_nin/export/rounding.py", ("test_export_tuning",), 10),
     Target("limits", "keras_nin/limits.py", ("test_limits",), 8),
 )
 # Survivors that no test can or should kill: by "module: change", why.
-EXPLAINED: dict[str, str] = {}
+EXPLAINED = {
+    "keras_nin/tflite/quantization.py: 40 -> 41": "any power beyond every integer dtype gives the same",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,7 +220,7 @@ def mutants(target: Target) -> list[Mutant]:
                 ast.fix_missing_locations(tree)
                 source = ast.unparse(tree)
                 before, after = _first_line(node), _first_line(replacement)
-                if operator == "condition":
+                if operator == "condition" and isinstance(node, ast.If | ast.IfExp | ast.While):
                     before, after = f"if {ast.unparse(node.test)}", f"if not ({ast.unparse(node.test)})"
                 found.append(Mutant(target, getattr(node, "lineno", 0), operator, before, after, source))
                 _put(parent, field, position, node)

@@ -52,12 +52,7 @@ class Calibrator:
     def quantize_to_int16(
         self, input_type: Any, output_type: Any, allow_float: bool, activations: Any, bias: Any
     ) -> bytes:
-        """Return the file with 16-bit activations, which the MLIR quantizer does not know.
-
-        Args:
-            input_type, output_type, activations, bias: `tf.DType`.
-            allow_float: whether operators without an int16 kernel may compute in floating point.
-        """
+        """Return the file with 16-bit activations, which the MLIR quantizer does not know; types are `tf.DType`."""
         types = (input_type, output_type, allow_float, activations, bias)
         numbers = [kind if isinstance(kind, bool) else kind.as_numpy_dtype().dtype.num for kind in types]
         return self._calibrator._calibrator.QuantizeModel(*numbers, False, False)

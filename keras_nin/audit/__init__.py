@@ -1,12 +1,12 @@
-"""Exact audits: what every layer costs in parameters, MACs and activation memory, and how much of that is 1x1."""
+"""Exact audits: the parameters, MACs and activation memory of every layer, and the share of the 1x1 layers."""
 
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "api": ["audit_model", "compare_models"],
+        "api": ["Audit", "audit_model", "compare_models"],
         "comparison": ["ModelComparison"],
-        "records": ["Audit", "AuditBlock", "AuditRow", "AuditTotal", "Finding"],
+        "records": ["AuditBlock", "AuditRow", "AuditTotal", "Finding"],
     },
 )

@@ -1,112 +1,18 @@
-"""The result of a comparison: two networks row by row, or a model and the file that was made of it."""
+"""Two networks row by row, or a model and the file that was converted from it: the records and how they print."""
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
-from keras_nin.audit.tables import format_size
-from keras_nin.formatting import format_markdown_table, format_table
+from keras_nin import schemas
+from keras_nin.audit.records import AuditRow
+from keras_nin.formatting import format_bytes, format_count, format_markdown_table, format_percent, format_table
+from keras_nin.results import Result
 
-COMPARE_SCHEMA = "keras_nin.compare/1"
+if TYPE_CHECKING:
+    from keras_nin.audit.api import Audit
 
-
-@dataclass(frozen=True)
-class ComparedRow:
-    """A row on each side; (a, b) pairs hold None where that side has no such row, or MACs that are not known.
-
-    `a` is a row of the first network, `b` the rows of the second that go with it. `status` of two networks: same,
-    changed, only in a, only in b. Of a model and its file: matched; folded, fused, removed or absorbed, where the
-    layer has no operator of its own; inserted, where the operator has no layer; unexplained. `note` says what changed
-    and why, `operators` are the types of those of `b`, `into` is the operator that took a layer over.
-    """
-
-    a: str | None
-    b: tuple[str, ...]
-    status: str
-    note: str
-    params: tuple[int | None, int | None]
-    weight_bytes: tuple[int | None, int | None]
-    macs: tuple[int | None, int | None]
-    block: str | None = None
-    operators: tuple[str, ...] = ()
-    into: str | None = None
-
-
-@dataclass(frozen=True)
-class ParameterChange:
-    """Why the numbers of parameters differ: a cause, in how many rows, and how many values more or less b has."""
-
-    cause: str
-    rows: int
-    params: int
-
-
-@dataclass(frozen=True)
-class ModelComparison:
-    """Two audits side by side. ``print(comparison)`` shows a table.
-
-    `kind` is "networks", or "conversion" where `b` is a file that is reconciled with the Keras model `a`. `blocks` has
-    the sums by block where both sides have blocks. `totals` are (a, b) pairs by name; the shares of 1x1 layers are
-    fractions.
-    `problems` says where a conversion does not add up; `stored` is the bytes of the file's weights by data type.
-    """
-
-    kind: str
-    a: str
-    b: str
-    rows: tuple[ComparedRow, ...]
-    blocks: tuple[ComparedRow, ...]
-    totals: dict
-    reasons: tuple[ParameterChange, ...] = ()
-    stored: dict | None = None
-    problems: tuple[str, ...] = ()
-
-    @property
-    def passed(self):
-        """Whether a model and its file agree in the MACs of every row and in total; True for two networks."""
-        return not self.problems
-
-    def to_json(self):
-        """Return the comparison as a JSON-ready dict (schema ``keras_nin.compare/1``)."""
-        return {
-            "schema": COMPARE_SCHEMA,
-            "kind": self.kind,
-            "a": self.a,
-            "b": self.b,
-            "rows": [_row_json(row) for row in self.rows],
-            "blocks": [_row_json(row) for row in self.blocks],
-            "totals": {name: list(pair) for name, pair in self.totals.items()},
-            "reasons": [asdict(reason) for reason in self.reasons],
-            "stored": self.stored,
-            "passed": self.passed,
-            "problems": list(self.problems),
-        }
-
-    def to_markdown(self):
-        """Return the comparison as Markdown."""
-        return format_comparison_markdown(self)
-
-    def __str__(self):
-        return format_comparison_text(self)
-
-
-def _row_json(row):
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(row).items()}
-
-
-def pair_totals(a, b):
-    """Return the totals of two `Audit`s as (a, b) pairs by name."""
-    pairs = {
-        name: (getattr(a.total, name), getattr(b.total, name))
-        for name in ("params", "macs", "pointwise_params", "pointwise_macs", "peak_activation_bytes", "weight_bytes")
-    }
-    for what in ("params", "macs"):
-        pairs[f"pointwise_{what}_share"] = tuple(
-            part / whole if whole else None for part, whole in zip(pairs[f"pointwise_{what}"], pairs[what], strict=True)
-        )
-    return pairs
-
-
-# MERGED A comparison as text and Markdown: pure functions of its records.
-
+_Pair = tuple[int | None, int | None]
 _BYTE_TOTALS = ("weight_bytes", "peak_activation_bytes")
 _TOTAL_LABELS = {
     "params": "params",
@@ -118,109 +24,303 @@ _TOTAL_LABELS = {
 }
 
 
-def format_comparison_text(comparison):
-    """Return `comparison` as tables for the terminal."""
-    return "\n\n".join(
-        ["\n".join(lines) if isinstance(lines, list) else format_table(*lines[:2], right=lines[2], title=lines[3])
-         for lines in _comparison_parts(comparison)]
-    )  # fmt: skip
+@dataclass(frozen=True)
+class ComparedRow:
+    """A row on each side; (a, b) pairs hold None where that side has no such row, or where MACs are unknown.
+
+    Attributes:
+        a: name of the row of the first network.
+        b: names of the rows of the second network that correspond to it.
+        status: of two networks: same, changed, only in a, only in b. Of a model and its file: matched; folded, fused,
+            removed or absorbed for a layer without an operator of its own; inserted for an operator without a layer;
+            unexplained.
+        note: what changed and why.
+        params, weight_bytes, macs: on both sides.
+        block: name of the block.
+        operators: types of the operators of `b`.
+        into: the operator that took over the work of the layer.
+    """
+
+    a: str | None
+    b: tuple[str, ...]
+    status: str
+    note: str
+    params: _Pair
+    weight_bytes: _Pair
+    macs: _Pair
+    block: str | None = None
+    operators: tuple[str, ...] = ()
+    into: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Name on the side that has the row."""
+        return self.a or self.b[0]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the row as a JSON-ready dictionary."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
 
-def format_comparison_markdown(comparison):
+@dataclass(frozen=True)
+class ParameterChange:
+    """Why numbers of parameters differ: the cause, in how many rows, and how many more parameters b has."""
+
+    cause: str
+    rows: int
+    params: int
+
+
+@dataclass(frozen=True, repr=False)
+class ModelComparison(Result):
+    """Two audits side by side. ``print(comparison)`` shows a table.
+
+    Attributes:
+        kind: "networks"; "conversion" if `b` is a file that is reconciled with the Keras model `a`.
+        a, b: names of the networks.
+        rows: the rows of both.
+        blocks: sums by block, if both sides have blocks.
+        totals: (a, b) pairs by name; the shares of 1x1 layers are fractions.
+        parameter_changes: of a conversion, why the parameters differ.
+        stored: of a conversion, the bytes of the file's weights by data type.
+        problems: of a conversion, where the MACs differ.
+    """
+
+    kind: str
+    a: str
+    b: str
+    rows: tuple[ComparedRow, ...]
+    blocks: tuple[ComparedRow, ...]
+    totals: dict[str, tuple[Any, Any]]
+    parameter_changes: tuple[ParameterChange, ...] = ()
+    stored: dict[str, int] | None = None
+    problems: tuple[str, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Whether the MACs of a model and its file are equal in every row and in total; True for two networks."""
+        return not self.problems
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the comparison as a JSON-ready dictionary (schema ``keras_nin.compare/1``)."""
+        return {
+            "schema": schemas.COMPARE,
+            "kind": self.kind,
+            "a": self.a,
+            "b": self.b,
+            "rows": self._rows(),
+            "blocks": [row.to_json() for row in self.blocks],
+            "totals": {name: list(pair) for name, pair in self.totals.items()},
+            "parameter_changes": [asdict(change) for change in self.parameter_changes],
+            "stored": self.stored,
+            "passed": self.passed,
+            "problems": list(self.problems),
+        }
+
+    def to_markdown(self) -> str:
+        """Return the comparison as Markdown."""
+        return format_comparison_markdown(self)
+
+    def __str__(self) -> str:
+        return format_comparison_text(self)
+
+    def _summary(self) -> str:
+        different = sum(row.status != "same" for row in self.rows)
+        verdict = "MACs are equal" if self.passed else format_count(len(self.problems), "problem")
+        return f"{self.a}, {self.b}, {verdict if self.kind == 'conversion' else f'{different} rows differ'}"
+
+    def _rows(self) -> list[dict[str, Any]]:
+        return [row.to_json() for row in self.rows]
+
+
+def pair_totals(a: "Audit", b: "Audit") -> dict[str, tuple[Any, Any]]:
+    """Return the totals of two audits as (a, b) pairs by name."""
+    names = ("params", "macs", "pointwise_params", "pointwise_macs", "peak_activation_bytes", "weight_bytes")
+    pairs = {name: (getattr(a.total, name), getattr(b.total, name)) for name in names}
+    for name in ("params", "macs"):
+        parts, wholes = pairs[f"pointwise_{name}"], pairs[name]
+        shares = [part / whole if whole else None for part, whole in zip(parts, wholes, strict=True)]
+        pairs[f"pointwise_{name}_share"] = (shares[0], shares[1])
+    return pairs
+
+
+def compare_networks(a: "Audit", b: "Audit") -> ModelComparison:
+    """Return the `ModelComparison` of two models, or of two files, by the names of their rows."""
+    left, right = ({row.name: row for row in audit.rows} for audit in (a, b))
+    rows = tuple(_compare_rows(name, left.get(name), right.get(name)) for name in _merge_names(left, right))
+    left, right = ({block.name: block for block in _sum_blocks(audit.rows)} for audit in (a, b))
+    names = _merge_names(left, right) if left and right else ()
+    blocks = tuple(_compare_rows(name, left.get(name), right.get(name)) for name in names)
+    return ModelComparison("networks", a.model, b.model, rows, blocks, pair_totals(a, b))
+
+
+@dataclass(frozen=True)
+class _BlockCosts:
+    """Sums over a block; `macs` is None if those of a row are unknown."""
+
+    name: str
+    block: str
+    params: int
+    weight_bytes: int
+    macs: int | None
+
+
+def _sum_blocks(rows: Sequence[AuditRow]) -> Iterator[_BlockCosts]:
+    for name in dict.fromkeys(row.block for row in rows if row.block):
+        members = [row for row in rows if row.block == name]
+        macs = sum_known(row.macs for row in members)
+        yield _BlockCosts(name, name, sum(r.params for r in members), sum(r.weight_bytes for r in members), macs)
+
+
+def sum_known(values: Iterable[int | None]) -> int | None:
+    """Return the sum of `values`; None if there are none, or if one is unknown."""
+    known = list(values)
+    return None if not known or None in known else sum(filter(None, known))
+
+
+def _merge_names(first: Iterable[str], second: Iterable[str]) -> list[str]:
+    """Return the names of both, each once: a name that only `second` has follows the name that precedes it there."""
+    merged = list(first)
+    position, known = 0, set(merged)
+    for name in second:
+        if name in known:
+            position = merged.index(name) + 1
+        else:
+            merged.insert(position, name)
+            position += 1
+    return merged
+
+
+def _compare_rows(name: str, left: AuditRow | _BlockCosts | None, right: AuditRow | _BlockCosts | None) -> ComparedRow:
+    pairs = {
+        field: (getattr(left, field, None), getattr(right, field, None))
+        for field in ("params", "weight_bytes", "macs", "kernel", "output_shape", "type", "block")
+    }
+    changed = [field for field, (before, after) in pairs.items() if before != after and field != "block"]
+    status = "only in b" if left is None else "only in a" if right is None else "changed" if changed else "same"
+    return ComparedRow(
+        a=name if left else None,
+        b=(name,) if right else (),
+        status=status,
+        note=", ".join(changed).replace("_", " ") if status == "changed" and isinstance(left, AuditRow) else "",
+        params=pairs["params"],
+        weight_bytes=pairs["weight_bytes"],
+        macs=pairs["macs"],
+        block=pairs["block"][0] or pairs["block"][1],
+    )
+
+
+# Text
+
+
+@dataclass(frozen=True)
+class _Table:
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    right: int  # the first right-aligned column
+
+
+def format_comparison_text(comparison: ModelComparison) -> str:
+    """Return `comparison` as plain tables."""
+    parts = (
+        "\n".join(part)
+        if isinstance(part, list)
+        else format_table(part.columns, part.rows, right=part.columns[part.right :], title=part.title)
+        for part in _comparison_parts(comparison)
+    )
+    return "\n\n".join(parts)
+
+
+def format_comparison_markdown(comparison: ModelComparison) -> str:
     """Return `comparison` as Markdown."""
     parts = []
-    for lines in _comparison_parts(comparison):
-        if isinstance(lines, list):
-            parts.append("\n".join(f"- {line}" for line in lines))
+    for part in _comparison_parts(comparison):
+        if isinstance(part, list):
+            parts.append("\n".join(f"- {line}" for line in part))
         else:
-            columns, rows, right, title = lines
-            parts.append(f"**{title}**\n\n{format_markdown_table(columns, rows, right=right)}")
+            table = format_markdown_table(part.columns, part.rows, right=part.columns[part.right :])
+            parts += [f"**{part.title}**", table]
     return "\n\n".join(parts) + "\n"
 
 
-def _comparison_parts(comparison):
-    """Yield tables as (columns, rows, right, title), and lists of lines."""
-    yield from _conversion_parts(comparison) if comparison.kind == "conversion" else _network_parts(comparison)
-
-
-def _network_parts(comparison):
-    title = f"{comparison.a} (a) against {comparison.b} (b)"
-    yield _totals_table(comparison, title)
+def _comparison_parts(comparison: ModelComparison) -> Iterator[_Table | list[str]]:
+    """Yield tables and lists of lines."""
+    if comparison.kind == "conversion":
+        yield _conversion_table(comparison)
+        yield _totals_table(comparison, f"{comparison.a} (a) and its file (b)")
+        yield _conversion_lines(comparison)
+        return
+    yield _totals_table(comparison, f"{comparison.a} (a), {comparison.b} (b)")
     if comparison.blocks:
         yield _sides_table(comparison.blocks, "Blocks")
     different = [row for row in comparison.rows if row.status != "same"]
     if different:
         yield _sides_table(different, "Rows that differ")
-    same = len(comparison.rows) - len(different)
-    yield [f"{same} of {len(comparison.rows)} rows are the same in both."]
+    yield [f"{len(comparison.rows) - len(different)} of {len(comparison.rows)} rows are the same in both."]
 
 
-def _totals_table(comparison, title):
+def _totals_table(comparison: ModelComparison, title: str) -> _Table:
     rows = []
     for key, label in _TOTAL_LABELS.items():
         a, b = comparison.totals[key]
-        ratio = "" if not a or b is None or key.endswith("_share") else f"{b / a:.3g}"
-        rows.append([label, _format_total(key, a), _format_total(key, b), ratio])
-    return ("total", "a", "b", "b / a"), rows, ("a", "b", "b / a"), title
+        rows.append([label, _format_total(key, a), _format_total(key, b), _format_ratio(a, b, key.endswith("_share"))])
+    return _Table(title, ("total", "a", "b", "b / a"), rows, right=1)
 
 
-def _format_total(key, value):
+def _format_total(key: str, value: float | None) -> str:
     if value is None:
         return "none"
     if key.endswith("_share"):
-        return f"{value:.1%}"
-    return format_size(value) if key in _BYTE_TOTALS else f"{value:,}"
+        return format_percent(value)
+    return format_bytes(value) if key in _BYTE_TOTALS else f"{value:,}"
 
 
-def _sides_table(rows, title):
+def _format_ratio(a: float | None, b: float | None, is_share: bool = False) -> str:
+    return "" if not a or b is None or is_share else f"{b / a:.3g}"
+
+
+def _format_number(value: int | None) -> str:
+    return "" if value is None else f"{value:,}"
+
+
+def _sides_table(rows: Sequence[ComparedRow], title: str) -> _Table:
     columns = ("name", "params a", "params b", "MACs a", "MACs b", "b / a")
-    cells = []
-    for row in rows:
-        a, b = row.macs
-        ratio = f"{b / a:.3g}" if a and b is not None else ""
-        cells.append([row.a or row.b[0], *map(_format_count, (*row.params, *row.macs)), ratio])
-    return columns, cells, columns[1:], title
+    cells = [[row.name, *map(_format_number, (*row.params, *row.macs)), _format_ratio(*row.macs)] for row in rows]
+    return _Table(title, columns, cells, right=1)
 
 
-def _conversion_parts(comparison):
-    columns = ("layer", "became", "params", "bytes", "MACs")
+def _conversion_table(comparison: ModelComparison) -> _Table:
+    columns = ("layer", "maps to", "params", "bytes", "MACs")
     cells = [
-        [
-            row.a or row.b[0],
-            _operators_text(row),
-            *(_format_count(pair[1]) for pair in (row.params, row.weight_bytes, row.macs)),
-        ]
+        [row.name, _format_target(row), *(_format_number(pair[1]) for pair in (row.params, row.weight_bytes, row.macs))]
         for row in comparison.rows
     ]
-    yield columns, cells, columns[2:], f"{comparison.a} as {comparison.b} (figures of the file)"
-    yield _totals_table(comparison, f"{comparison.a} (a) and its file (b)")
-    yield _parameter_lines(comparison)
+    return _Table(f"{comparison.a} as {comparison.b} (figures of the file)", columns, cells, right=2)
 
 
-def _operators_text(row):
+def _format_target(row: ComparedRow) -> str:
     if row.status == "matched":
         return " + ".join(row.operators)
     if row.status == "inserted":
         return f"{row.operators[0]} (inserted)"
     if row.status == "unexplained":
-        return " ".join([*row.operators, "NOT EXPLAINED"])
+        return " ".join([*row.operators, "UNEXPLAINED"])
     return f"{row.status} into {row.into}" if row.into else row.status
 
 
-def _parameter_lines(comparison):
+def _conversion_lines(comparison: ModelComparison) -> list[str]:
     a, b = comparison.totals["params"]
-    lines = [f"Parameters: {b - a:+,} in the file" if a != b else "Parameters: as many in the file as in the model"]
-    lines += [f"  {reason.params:+,}: {reason.cause} ({reason.rows} rows)" for reason in comparison.reasons]
-    stored = ", ".join(f"{dtype} {format_size(count)}" for dtype, count in (comparison.stored or {}).items())
-    lines.append(f"Weights as stored: {stored or 'none'}")
-    lines += [f"{row.a or row.b[0]}: {row.note}" for row in comparison.rows if _needs_note(row)]
-    return lines + list(comparison.problems or ["MACs agree exactly, row by row and in total."])
-
-
-def _needs_note(row):
-    """Whether what happened to a row is told in words below the table."""
-    return row.status in ("inserted", "unexplained") or len(row.operators) > 1
-
-
-def _format_count(value):
-    return "" if value is None else f"{value:,}"
+    difference = f"{b - a:+,} in the file" if a != b else "as many in the file as in the model"
+    changes = (
+        f"  {change.params:+,}: {change.cause} ({format_count(change.rows, 'row')})"
+        for change in comparison.parameter_changes
+    )
+    stored = ", ".join(f"{dtype} {format_bytes(size)}" for dtype, size in (comparison.stored or {}).items())
+    notes = (
+        f"{row.name}: {row.note}"
+        for row in comparison.rows
+        if row.status in ("inserted", "unexplained") or len(row.operators) > 1
+    )
+    verdict = comparison.problems or ["MACs are equal, row by row and in total."]
+    return [f"Parameters: {difference}", *changes, f"Weights as stored: {stored or 'none'}", *notes, *verdict]

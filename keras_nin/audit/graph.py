@@ -1,4 +1,4 @@
-"""A network as plain records: what a reader hands to the counting, whatever format it read."""
+"""A network as plain records, whichever format it was read from."""
 
 import functools
 import math
@@ -8,48 +8,51 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ActivationTensor:
-    """One activation tensor: an index that is unique in its graph, and a fixed shape with batch 1, channels last.
-
-    `bits` is the size of an element: of a file as it is stored, 32 for a Keras model (float32, whatever its policy).
-    """
+    """An activation tensor of batch 1, channels last; elements of a Keras model have 32 bits, whatever its policy."""
 
     index: int
     shape: tuple[int, ...]
     bits: int = 32
 
     @property
-    def elements(self):
+    def elements(self) -> int:
         """Number of elements."""
         return math.prod(self.shape)
 
     @property
-    def nbytes(self):
-        """Bytes in memory."""
+    def nbytes(self) -> int:
+        """Size in memory in bytes."""
         return -(-self.elements * self.bits // 8)
 
     @property
-    def channels(self):
-        """Extent of the last axis; 1 for a scalar."""
+    def channels(self) -> int:
+        """Size of the last axis; 1 for a scalar."""
         return self.shape[-1] if self.shape else 1
 
     @property
-    def spatial(self):
-        """(height, width), with height 1 for a sequence; None where there are no positions."""
+    def spatial(self) -> tuple[int, int] | None:
+        """(height, width), with height 1 for a sequence; None for a vector."""
         if len(self.shape) == 4:
-            return self.shape[1:3]
+            return self.shape[1], self.shape[2]
         return (1, self.shape[1]) if len(self.shape) == 3 else None
+
+    @property
+    def positions(self) -> int:
+        """Number of positions of a map or a sequence; 1 for a vector."""
+        height, width = self.spatial or (1, 1)
+        return height * width
 
 
 @dataclass(frozen=True)
 class LayerInfo:
-    """One use of one layer.
+    """One call of one layer; a weight counts at its first call.
 
-    `op` is the Keras name of the standard operation that the layer performs, or None where the reader cannot vouch for
-    one (a user's own class, even if it is called "Conv2D"): such a layer is never counted by guesswork. `type` is the
-    name to show. `scope` is the path of the models that the layer lies in, empty at the top. Weights that an earlier
-    use has brought already are not counted again. `kernel`, `strides` and `dilation` are (height, width). `padding` is
-    "same" or "valid", None where the operation has none; `use_bias` says whether a bias is added. `equation` is that of
-    an einsum. `per_position` says of a normalisation whether it works by or over the channels of one position alone.
+    Attributes:
+        op: Keras name of the standard operation that the layer performs. None if the reader cannot vouch for one, such
+            as for a user's own class that is called "Conv2D": its MACs are unknown, never guessed.
+        scope: path of the nested models around the layer; empty at the top level.
+        kernel, strides, dilation: (height, width).
+        per_position: whether a normalization works on the channels of each position alone.
     """
 
     name: str
@@ -73,22 +76,42 @@ class LayerInfo:
     weight_bytes: int = 0
 
     @property
-    def path(self):
-        """Name with the models it lies in: ``"outer/inner"``."""
+    def path(self) -> str:
+        """Name of the layer after the path of its models: ``"outer/inner"``."""
         return f"{self.scope}/{self.name}" if self.scope else self.name
 
     @property
-    def is_linear(self):
+    def base_name(self) -> str:
+        """Name without the half of a separable convolution and without the number of the call."""
+        return self.name.split("/")[0].split(" (")[0]
+
+    @property
+    def is_linear(self) -> bool:
         """Whether no activation is fused into the layer."""
         return self.activation in (None, "linear")
 
     @property
-    def output_elements(self):
-        """Elements of all outputs together."""
+    def input_channels(self) -> int:
+        """Channels of the first input."""
+        return self.inputs[0].channels
+
+    @property
+    def output_channels(self) -> int:
+        """Channels of the first output."""
+        return self.outputs[0].channels
+
+    @property
+    def kernel_size(self) -> int:
+        """Height times width of the kernel; 1 if there is none."""
+        return math.prod(self.kernel or ())
+
+    @property
+    def output_elements(self) -> int:
+        """Elements of all outputs."""
         return sum(tensor.elements for tensor in self.outputs)
 
     @property
-    def moved_bytes(self):
+    def moved_bytes(self) -> int:
         """Bytes of all inputs, outputs and weights, once each."""
         tensors = {tensor.index: tensor for tensor in (*self.inputs, *self.outputs)}
         return sum(tensor.nbytes for tensor in tensors.values()) + self.weight_bytes
@@ -104,8 +127,8 @@ class LayerGraph:
     layers: tuple[LayerInfo, ...]
 
     @functools.cached_property
-    def consumers(self):
-        """Tensor index -> the layers that read that tensor, in execution order."""
+    def consumers(self) -> dict[int, tuple[LayerInfo, ...]]:
+        """Tensor index -> the layers that read the tensor, in execution order."""
         consumers = defaultdict(list)
         for layer in self.layers:
             for index in dict.fromkeys(tensor.index for tensor in layer.inputs):
@@ -113,15 +136,15 @@ class LayerGraph:
         return {index: tuple(layers) for index, layers in consumers.items()}
 
     @functools.cached_property
-    def producers(self):
-        """Tensor index -> the layer that gives that tensor; the network's inputs have none."""
+    def producers(self) -> dict[int, LayerInfo]:
+        """Tensor index -> the layer that writes the tensor; inputs of the network have none."""
         return {tensor.index: layer for layer in self.layers for tensor in layer.outputs}
 
     @functools.cached_property
-    def output_indices(self):
+    def output_indices(self) -> frozenset[int]:
         """Indices of the tensors that leave the network."""
         return frozenset(tensor.index for tensor in self.outputs)
 
-    def readers(self, layer):
-        """The layers that read any output of `layer`."""
+    def readers(self, layer: LayerInfo) -> list[LayerInfo]:
+        """Return the layers that read an output of `layer`."""
         return [reader for tensor in layer.outputs for reader in self.consumers.get(tensor.index, ())]

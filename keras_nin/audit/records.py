@@ -1,20 +1,35 @@
-"""The result of an audit: one row per layer, and the totals."""
+"""What an audit consists of: rows for layers, sums for blocks and for the network, and findings."""
 
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from typing import Any
 
-AUDIT_SCHEMA = "keras_nin.audit/1"
+Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class AuditRow:
-    """What one use of one layer costs, for one input (batch 1, channels last, shapes with the batch).
+    """The cost of one call of one layer, for one input (batch 1, channels last; shapes include the batch).
 
-    `macs` is None where it is not known. `activation_bytes` is at float32 (4 bytes an element) for a Keras model and at
-    the tensors' own types for a file; `weight_bytes` at the weights' own types. `arithmetic_intensity` is MACs per byte
-    moved: inputs, outputs and weights once each; None where the MACs are. `folds` says of a BatchNormalization whether
-    it becomes part of the weights that feed it; None for every other layer. `scope` is the path of the nested models
-    that the layer lies in, with which `name` begins. `input_shape` and `output_shape` are a tuple of shapes where there
-    are several tensors, and None for weights outside the graph. `kernel` and `receptive_field` are (height, width).
+    Attributes:
+        name: name of the layer, after the path of the nested models around it.
+        type: class of the layer, or type of the operator.
+        kind: pointwise, spatial, depthwise, dense, pool, norm, activation, merge, reshape or other.
+        role: of a pointwise layer: head, projection, reduce, expand or mix.
+        kernel: (height, width).
+        input_shape, output_shape: a shape; a tuple of shapes for several tensors; None for weights outside the graph.
+        params, trainable_params: number of weights; a weight counts where it is first used.
+        macs: multiply-accumulates; None if unknown.
+        weight_bytes: at the weights' own types.
+        activation_elements: number of output elements.
+        activation_bytes: float32 (4 bytes per element) for a Keras model, the tensors' own types for a file.
+        activation_evaluations: how often a nonlinearity is applied.
+        receptive_field: (height, width) in input pixels; None if unknown.
+        block: name of the block that the layer belongs to.
+        arithmetic_intensity: MACs per byte of inputs, outputs and weights; None if the MACs are unknown.
+        folds: whether a BatchNormalization folds into the layer before it; None for every other layer.
+        scope: path of the nested models that the layer is in.
     """
 
     name: str
@@ -22,8 +37,8 @@ class AuditRow:
     kind: str
     role: str | None
     kernel: tuple[int, int] | None
-    input_shape: tuple | None
-    output_shape: tuple | None
+    input_shape: Shape | tuple[Shape, ...] | None
+    output_shape: Shape | tuple[Shape, ...] | None
     params: int
     trainable_params: int
     macs: int | None
@@ -37,10 +52,14 @@ class AuditRow:
     folds: bool | None = None
     scope: str = ""
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the row as a JSON-ready dictionary."""
+        return {key: _tuples_as_lists(value) for key, value in asdict(self).items()}
+
 
 @dataclass(frozen=True)
 class AuditBlock:
-    """Sums over the rows of one block, `layers` of them; `name` is None for the rows that are in no block."""
+    """Sums over the `layers` rows of one block; `name` is None for the rows that are in no block."""
 
     name: str | None
     layers: int
@@ -55,11 +74,12 @@ class AuditBlock:
 
 @dataclass(frozen=True)
 class AuditTotal:
-    """Sums over the rows; `macs` leaves out the rows where they are not known.
+    """Sums over all rows; `macs` leaves out rows with unknown MACs.
 
-    `peak_activation_bytes` is at float32 for a Keras model and at the tensors' own types for a file,
-    `peak_activation_bytes_int8` at 1 byte an element. `arithmetic_intensity` is MACs per byte moved on the fused graph;
-    None where a row's MACs are not known.
+    Attributes:
+        peak_activation_bytes: float32 for a Keras model, the tensors' own types for a file.
+        peak_activation_bytes_int8: the same at 1 byte per element.
+        arithmetic_intensity: MACs per byte moved on the fused graph; None if the MACs of a row are unknown.
     """
 
     params: int
@@ -78,15 +98,15 @@ class AuditTotal:
 
 @dataclass(frozen=True)
 class Finding:
-    """Something worth changing: the rule, the layers, one sentence, and what it would save (params, macs, bytes)."""
+    """A suggestion: the rule, the layers, one sentence, and the savings by ``"params"``, ``"macs"`` and ``"bytes"``."""
 
     rule: str
     layers: tuple[str, ...]
     message: str
-    saves: dict
+    saves: dict[str, int]
 
-    def to_json(self):
-        """Return the finding as a JSON-ready dict; `layer` is the first of its `layers`."""
+    def to_json(self) -> dict[str, Any]:
+        """Return the finding as a JSON-ready dictionary; ``"layer"`` is the first of its layers."""
         return {
             "rule": self.rule,
             "layer": self.layers[0],
@@ -96,85 +116,17 @@ class Finding:
         }
 
 
-@dataclass(frozen=True)
-class Audit:
-    """An audited network: rows in execution order, totals, findings, sums by block. ``print(audit)`` shows a table."""
-
-    model: str
-    rows: tuple[AuditRow, ...]
-    total: AuditTotal
-    findings: tuple[Finding, ...] = ()
-
-    @property
-    def unknown(self):
-        """Names of the rows whose MACs are not known: the total leaves them out."""
-        return tuple(row.name for row in self.rows if row.macs is None)
-
-    @property
-    def blocks(self):
-        """The `Block`s of the network in order of first appearance; together they have every row once."""
-        return group_by_block(self.rows)
-
-    def to_json(self):
-        """Return the audit as a JSON-ready dict (schema ``keras_nin.audit/1``)."""
-        return {
-            "schema": AUDIT_SCHEMA,
-            "model": self.model,
-            "rows": [_tuples_as_lists(asdict(row)) for row in self.rows],
-            "total": asdict(self.total),
-            "blocks": [asdict(block) for block in self.blocks],
-            "findings": [finding.to_json() for finding in self.findings],
-        }
-
-    def to_csv(self, **view):
-        """Return the rows as CSV text: raw numbers, an empty field where a number is not known, no total line.
-
-        `view` are arguments of `keras_nin.audit.tables.AuditView`: depth, columns, sort, only.
-        """
-        from keras_nin.audit import tables
-
-        return tables.format_audit_csv(self, tables.AuditView(**view))
-
-    def to_markdown(self, **view):
-        """Return the audit as a Markdown table with the totals and the conventions below it; `view` as in `to_csv`."""
-        from keras_nin.audit import tables
-
-        return tables.format_audit_markdown(self, tables.AuditView(**view))
-
-    def to_text(self, **view):
-        """Return what ``print(audit)`` shows, or the part of it that `view` (as in `to_csv`) asks for."""
-        from keras_nin.audit import tables
-
-        return tables.format_audit_text(self, tables.AuditView(**view))
-
-    def summary(
-        self,
-        line_length=None,
-        positions=None,
-        print_fn=None,
-        expand_nested=False,
-        show_trainable=False,
-        layer_range=None,
-    ):
-        """Print the audit as `keras.Model.summary()` prints a model; arguments as in `keras_nin.audit.summary.print_summary`."""
-        from keras_nin.audit import summary
-
-        summary.print_summary(self, line_length, positions, print_fn, expand_nested, show_trainable, layer_range)
-
-    def __str__(self):
-        return self.to_text()
-
-
-def group_by_block(rows):
-    """Return the `Block`s of `rows` (`Row`), in the order of their first rows; rows in no block are one, named None."""
-    grouped = {}
+def group_by_block(rows: Iterable[AuditRow]) -> tuple[AuditBlock, ...]:
+    """Return the blocks of `rows` in the order of their first rows; rows in no block form one named None."""
+    rows_by_block = defaultdict(list)
     for row in rows:
-        grouped.setdefault(row.block, []).append(row)
-    return tuple(AuditBlock(name, len(members), **sum_rows(members)) for name, members in grouped.items())
+        rows_by_block[row.block].append(row)
+    return tuple(AuditBlock(name, len(members), **sum_rows(members)) for name, members in rows_by_block.items())
 
 
-def sum_rows(rows):
-    """Return the sums over `rows` (`Row`) that a block and a network have in common, by field name."""
+def sum_rows(rows: Iterable[AuditRow]) -> dict[str, int]:
+    """Return the sums over `rows` that a block and a network have in common, by field name."""
+    rows = list(rows)
     pointwise = [row for row in rows if row.kind == "pointwise"]
     return {
         "params": sum(row.params for row in rows),
@@ -187,7 +139,5 @@ def sum_rows(rows):
     }
 
 
-def _tuples_as_lists(value):
-    if isinstance(value, dict):
-        return {key: _tuples_as_lists(item) for key, item in value.items()}
+def _tuples_as_lists(value: Any) -> Any:
     return [_tuples_as_lists(item) for item in value] if isinstance(value, tuple) else value

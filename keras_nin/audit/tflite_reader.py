@@ -1,176 +1,34 @@
-"""A .tflite file as a `Graph` of plain records, from the flatbuffer alone."""
+"""A .tflite file as a `LayerGraph`, from the flatbuffer alone, and readable names for its operators."""
 
-import functools
 import json
 import os
-import pathlib
 import re
 import struct
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from keras_nin import files
-from keras_nin.audit import tflite_operators
+from keras_nin import schemas
 from keras_nin.audit.graph import ActivationTensor, LayerGraph, LayerInfo
-from keras_nin.audit.tflite_operators import OperatorWeights, WeightConstants
+from keras_nin.audit.tflite_operators import (
+    KERNEL_OPERATORS,
+    OperatorUse,
+    OperatorWeights,
+    WeightConstants,
+    describe_operator,
+)
 from keras_nin.errors import InputError
-from keras_nin.tflite import reader as tflite_graph
-from keras_nin.tflite import schema
+from keras_nin.tflite import reader, schema
+from keras_nin.tflite.records import TFLiteModel, TFLiteOperator, TFLiteSubgraph, TFLiteTensor
 
 _INTEGER_FORMATS = {"int32": "i", "int64": "q"}
 _MAX_CONSTANT_VALUES = 64
 _MAX_TENSOR_BYTES = 1 << 63
-
-
-@dataclass(frozen=True)
-class TFLiteNetwork:
-    """A file as the audit sees it: its `Graph`, and for each of the graph's layers what else the file says.
-
-    `operators` are the file's own records, `tensor_names` those of their first outputs; `layers` are the Keras layers
-    that the export recorded, None where there is no record of this very file; `weights` what every operator brings.
-    """
-
-    graph: LayerGraph
-    operators: tuple
-    tensor_names: tuple[str, ...]
-    layers: tuple[str | None, ...] | None
-    weights: tuple[OperatorWeights, ...]
-
-
-def read_tflite_graph(path, *, name=None):
-    """Return the `Graph` of the .tflite file at `path`, one layer for each operator of the main subgraph, in its order.
-
-    Shapes are those that the file stores: an open batch counts as 1, and a file made for a batch of N costs N times
-    one input. `op` is None, so that MACs are not known, for custom operators, for those that call other subgraphs
-    (whose weights count all the same), and for products over an axis that is open beside the batch. A constant counts
-    at its first use, for the operator that computes with it and in the form in which the file stores it; shapes, axes
-    and paddings are no weights. A file trains nothing: `trainable_params` is 0.
-
-    Args:
-        path: the file. Where an export left its record beside it, that names the layers, else the tensors' names do.
-        name: what to call the network; None takes the file's name without its ending.
-
-    Raises:
-        InputError: the file cannot be read or contradicts itself, or an input's axis after the batch is open.
-    """
-    return read_tflite_network(path, name=name).graph
-
-
-def read_tflite_network(path, *, name=None):
-    """Return the `File` at `path`; arguments and errors as in `read`."""
-    file = tflite_graph.read_model(path)
-    path = file.path or "network.tflite"
-    layers = read_recorded_layers(path, file)
-    reader = _TFLiteGraphReader(file, os.fspath(path))
-    return reader.read(name or pathlib.Path(path).stem, layers)
-
-
-class _TFLiteGraphReader:
-    def __init__(self, file, source):
-        self.file = file
-        self.main = file.main
-        self.source = source
-        self.constants = WeightConstants(file)
-        self.available = {}  # tensor index -> the audit's record, once it is an input or computed
-
-    def fail(self, problem):
-        return InputError(f"Expected a valid .tflite file. Received: {self.source!r}, where {problem}")
-
-    def read(self, name, layers):
-        inputs = tuple(self._record(index) for index in dict.fromkeys(self.main.inputs))
-        for index in self.main.inputs:
-            self._check_open(self.main.tensors[index])
-        paths = name_operators(self.file, layers, tflite_operators.KERNEL_OPERATORS)
-        weights = [self.constants.take(operator) for operator in self.main.operators]
-        infos = tuple(
-            self._layer(operator, *path, brought)
-            for operator, path, brought in zip(self.main.operators, paths, weights, strict=True)
-        )
-        outputs = tuple(
-            self._read(index, "the network") for index in self.main.outputs if not self.constants.passed(index)
-        )
-        names = [self.main.tensors[each.outputs[0]].name if each.outputs else "" for each in self.main.operators]
-        return TFLiteNetwork(
-            graph=LayerGraph(printable_name(name), inputs, outputs, infos),
-            operators=self.main.operators,
-            tensor_names=tuple(names),
-            layers=layers,
-            weights=tuple(weights),
-        )
-
-    def _check_open(self, tensor):
-        open_axes = [axis for axis, size in enumerate(tensor.shape_signature or ()) if axis and size < 0]
-        if open_axes:
-            raise InputError(
-                f"Expected every axis of a file's input after the batch to have a fixed size. Received: "
-                f"{self.source!r}, whose input {printable_name(tensor.name)!r} is open at axis "
-                f"{', '.join(map(str, open_axes))}. Convert the model for one input size."
-            )
-
-    def _layer(self, operator, scope, name, brought):
-        owner = f"operator {operator.index} ({printable_name(operator.op)})"
-        operands = tuple(self.main.tensors[index] if index >= 0 else None for index in operator.inputs)
-        activations = tuple(None if index < 0 else self._read(index, owner) for index in operator.inputs)
-        use = tflite_operators.OperatorUse(
-            operator=operator,
-            operands=operands,
-            results=tuple(self.main.tensors[index] for index in operator.outputs),
-            activations=activations,
-            # What only brings a constant into another form gives weights, no activations.
-            outputs=() if self.constants.passes_on(operator) else tuple(map(self._write, operator.outputs)),
-            values=self._values,
-            fail=lambda problem: self.fail(f"{owner} cannot be: {problem}"),
-        )
-        known = tflite_operators.describe_operator(use)
-        if self.constants.passes_on(operator):
-            known["op"] = "Cast"
-        return LayerInfo(
-            name=name,
-            scope=scope,
-            type=printable_name(operator.op),
-            params=brought.params,
-            weight_bytes=brought.weight_bytes,
-            **known,
-        )
-
-    def _read(self, index, owner):
-        """The record of a computed tensor; None for a constant, for state kept between runs, and without elements."""
-        if index in self.available:
-            return self.available[index]
-        tensor = self.main.tensors[index]
-        if self.constants.passed(index) or tensor.is_variable or 0 in tensor.shape:
-            return None
-        raise self.fail(f"{owner} reads tensor {index}, which nothing before it computes")
-
-    def _write(self, index):
-        if index in self.available:
-            raise self.fail(f"tensor {index} is computed twice")
-        return self._record(index)
-
-    def _record(self, index):
-        tensor = self.main.tensors[index]
-        bits = schema.BITS[tensor.dtype] or 0  # strings and handles have no size of their own
-        record = self.available[index] = ActivationTensor(index, tensor.shape, bits)
-        if record.elements >= _MAX_TENSOR_BYTES or record.nbytes >= _MAX_TENSOR_BYTES:
-            raise self.fail(f"tensor {index} of shape {tensor.shape} is larger than any memory")
-        return record
-
-    def _values(self, tensor):
-        """The whole numbers of a small constant tensor, such as axes; None where it is another."""
-        code = _INTEGER_FORMATS.get(tensor.dtype)
-        if code is None or not tensor.is_constant or tensor.is_sparse or tensor.elements > _MAX_CONSTANT_VALUES:
-            return None
-        first, _ = self.file.buffer_spans[tensor.buffer]
-        return struct.unpack_from(f"<{tensor.elements}{code}", self.file.content, first)
-
-
-# MERGED Readable names for the operators of a .tflite file.
-
-EXPORT_FILE_SCHEMA = "keras_nin.export_file/1"
 _MAX_NAME_LENGTH = 120
+_MAX_TENSOR_NAME_LENGTH = 4096
 _MAX_RECORD_BYTES = 1 << 26
-# The mark that our own export puts on layer names, "conv1." or numbered "conv1._1" (see `export.operator_layers`).
-_LAYER_MARK = re.compile(r"(?P<name>.+)\.(_\d+)?")
+# The mark that our own export puts on layer names: "conv1.", or numbered "conv1._1".
+_LAYER_MARK = re.compile(r"^(.+)\.(_\d+)?$")
 # TensorFlow operations as they end the name of a tensor, after the layer's name.
 _OPERATION_NAME = re.compile(
     r"(add|addv2|avgpool\w*|batch_?norm\w*|biasadd|concat(v2)?|conv2d\w*|convolution\w*|depthwise\w*|"
@@ -183,104 +41,228 @@ _PRODUCT_NAME = re.compile(r"(conv|depthwise|separable_conv|matmul)", re.IGNOREC
 _ANONYMOUS_NAME = re.compile(r"(StatefulPartitionedCall|PartitionedCall|Identity)(_\d+)?(:\d+)?")
 
 
-def read_recorded_layers(path, file):
-    """Return for each operator of `file`'s main subgraph the layer that an export recorded, or None without a record.
+@dataclass(frozen=True)
+class TFLiteNetwork:
+    """A file as the audit sees it; all tuples have one item per operator of the main subgraph.
 
-    The record is the JSON file beside `path`. It counts only where the size and the hash in it are those of the file.
+    `tensor_names` are those of the operators' first outputs; `recorded_layers` the Keras layers that the export
+    recorded, None without an export record of this very file.
     """
-    export_record = pathlib.Path(path).with_suffix(".json")
-    try:
-        if export_record.stat().st_size > _MAX_RECORD_BYTES:
+
+    graph: LayerGraph
+    operators: tuple[TFLiteOperator, ...]
+    tensor_names: tuple[str, ...]
+    recorded_layers: tuple[str | None, ...] | None
+    weights: tuple[OperatorWeights, ...]
+
+
+def read_tflite_graph(source: "str | os.PathLike[str] | TFLiteModel", *, name: str | None = None) -> LayerGraph:
+    """Return the `LayerGraph` of a .tflite file: one layer for each operator of the main subgraph, in its order.
+
+    Shapes are those that the file stores: an open batch counts as 1, and a file made for a batch of N costs N times
+    one input. `op` is None, so that MACs are unknown, for custom operators, for those that call other subgraphs (whose
+    weights count all the same), and for products over an axis other than the batch that is open. A constant counts at
+    its first use, for the operator that computes with it and in the form in which the file stores it; shapes, axes and
+    paddings are not weights. A file is not trained: `trainable_params` is 0. An export record beside the file names the
+    layers; without one the tensors' names do. The network has the file's name unless `name` is given.
+
+    Raises:
+        InputError: the file cannot be read or contradicts itself, or an input's axis after the batch is open.
+    """
+    return read_tflite_network(source, name=name).graph
+
+
+def read_tflite_network(source: "str | os.PathLike[str] | TFLiteModel", *, name: str | None = None) -> TFLiteNetwork:
+    """Return the `TFLiteNetwork` of a .tflite file; arguments and errors as in `read_tflite_graph`."""
+    model = reader.read_model(source)
+    name = name or (model.path.stem if model.path else "model")
+    return _TFLiteGraphReader(model).read(name, read_recorded_layers(model))
+
+
+class _TFLiteGraphReader:
+    def __init__(self, model: TFLiteModel) -> None:
+        self.model = model
+        self.main = model.main
+        self.constants = WeightConstants(model)
+        self.available: dict[int, ActivationTensor] = {}  # by tensor index, once it is an input or computed
+
+    def error(self, problem: str) -> InputError:
+        source, path = self.model.source, self.model.path
+        return InputError(f"Expected a valid .tflite file. Received: {source}, where {problem}", path=path)
+
+    def read(self, name: str, recorded_layers: tuple[str | None, ...] | None) -> TFLiteNetwork:
+        operators = self.main.operators
+        inputs = tuple(self._record(index) for index in dict.fromkeys(self.main.inputs))
+        for index in self.main.inputs:
+            self._check_fixed_size(self.main.tensors[index])
+        names = name_operators(self.model, recorded_layers)
+        weights = tuple(self.constants.take(operator) for operator in operators)
+        layers = tuple(
+            self._describe(operator, scope, layer_name, operator_weights)
+            for operator, (scope, layer_name), operator_weights in zip(operators, names, weights, strict=True)
+        )
+        computed = (index for index in self.main.outputs if not self.constants.holds(index))
+        outputs = tuple(filter(None, [self._read(index, "the network") for index in computed]))
+        return TFLiteNetwork(
+            graph=LayerGraph(printable_name(name), inputs, outputs, layers),
+            operators=operators,
+            tensor_names=tuple(_first_output_name(self.main, operator) for operator in operators),
+            recorded_layers=recorded_layers,
+            weights=weights,
+        )
+
+    def _check_fixed_size(self, tensor: TFLiteTensor) -> None:
+        open_axes = [axis for axis, size in enumerate(tensor.shape_signature or ()) if axis and size < 0]
+        if open_axes:
+            raise InputError(
+                f"Expected every axis of a file's input after the batch to have a fixed size. Received: "
+                f"{self.model.source}, whose input {printable_name(tensor.name)!r} is open at axis "
+                f"{', '.join(map(str, open_axes))}. Convert the model for one input size.",
+                path=self.model.path,
+            )
+
+    def _describe(self, operator: TFLiteOperator, scope: str, name: str, weights: OperatorWeights) -> LayerInfo:
+        owner = f"operator {operator.index} ({printable_name(operator.op)})"
+        is_conversion = self.constants.converts_constant(operator)
+        use = OperatorUse(
+            operator=operator,
+            operands=tuple(self.main.tensors[index] if index >= 0 else None for index in operator.inputs),
+            results=tuple(self.main.tensors[index] for index in operator.outputs),
+            activations=tuple(None if index < 0 else self._read(index, owner) for index in operator.inputs),
+            # An operator that only converts a constant gives weights, not activations.
+            outputs=() if is_conversion else tuple(self._write(index) for index in operator.outputs),
+            read_integers=self._read_integers,
+            error=lambda problem: self.error(f"{owner} cannot be: {problem}"),
+        )
+        fields = describe_operator(use)
+        if is_conversion:
+            fields["op"] = "Cast"
+        return LayerInfo(
+            name=name,
+            scope=scope,
+            type=printable_name(operator.op),
+            params=weights.params,
+            weight_bytes=weights.weight_bytes,
+            **fields,
+        )
+
+    def _read(self, index: int, owner: str) -> ActivationTensor | None:
+        """Return a computed tensor; None for a constant, for state kept between runs, and for an empty tensor."""
+        if index in self.available:
+            return self.available[index]
+        tensor = self.main.tensors[index]
+        if self.constants.holds(index) or tensor.is_variable or 0 in tensor.shape:
             return None
-        document = json.loads(export_record.read_bytes())
-    except (OSError, ValueError, RecursionError):  # no record of ours, whatever it is
+        raise self.error(f"{owner} reads tensor {index}, which nothing before it computes")
+
+    def _write(self, index: int) -> ActivationTensor:
+        if index in self.available:
+            raise self.error(f"tensor {index} is computed twice")
+        return self._record(index)
+
+    def _record(self, index: int) -> ActivationTensor:
+        tensor = self.main.tensors[index]
+        bits = schema.BITS[tensor.dtype] or 0  # strings and handles have no size of their own
+        record = self.available[index] = ActivationTensor(index, tensor.shape, bits)
+        if record.elements >= _MAX_TENSOR_BYTES or record.nbytes >= _MAX_TENSOR_BYTES:
+            raise self.error(f"tensor {index} of shape {tensor.shape} is larger than any memory")
+        return record
+
+    def _read_integers(self, tensor: TFLiteTensor) -> tuple[int, ...] | None:
+        """Return the values of a small constant tensor of integers, such as axes; None for any other tensor."""
+        code = _INTEGER_FORMATS.get(tensor.dtype)
+        if code is None or not tensor.is_constant or tensor.is_sparse or tensor.elements > _MAX_CONSTANT_VALUES:
+            return None
+        offset, _ = self.model.buffer_spans[tensor.buffer]
+        return struct.unpack_from(f"<{tensor.elements}{code}", self.model.content, offset)
+
+
+# Names
+
+
+def read_recorded_layers(model: TFLiteModel) -> tuple[str | None, ...] | None:
+    """Return the layer of each operator of the main subgraph as the export recorded it, or None without a record.
+
+    The export record is the JSON file beside the .tflite file. It counts only if its size and hash are the file's.
+    """
+    if model.path is None:
         return None
-    if not isinstance(document, dict) or document.get("schema") != EXPORT_FILE_SCHEMA:
+    path = model.path.with_suffix(".json")
+    try:
+        if path.stat().st_size > _MAX_RECORD_BYTES:
+            return None
+        document = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):  # not a record of ours, whatever it is
         return None
-    if document.get("bytes") != file.size_bytes or document.get("sha256") != files.sha256(file.content):
+    if not isinstance(document, dict) or document.get("schema") != schemas.EXPORT_FILE:
+        return None
+    if document.get("bytes") != model.size_bytes or document.get("sha256") != model.sha256:
         return None
     entries = document.get("operators")
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         return None
-    if [entry.get("op") for entry in entries] != [operator.op for operator in file.main.operators]:
+    if [entry.get("op") for entry in entries] != [operator.op for operator in model.main.operators]:
         return None
     layers = tuple(entry.get("layer") for entry in entries)
     return layers if all(layer is None or isinstance(layer, str) for layer in layers) else None
 
 
-def name_operators(file, layers, primary):
-    """Return a different path ("scope/name") for each operator of `file`'s main subgraph.
+def name_operators(model: TFLiteModel, recorded_layers: Sequence[str | None] | None) -> list[tuple[str, str]]:
+    """Return a distinct path, as (scope, name), for each operator of the main subgraph.
 
-    Args:
-        file: `keras_nin.tflite.reader.TFLiteModel`.
-        layers: what `layers_of` returned.
-        primary: names of operators that stand for their layer, where it became several.
-
-    Returns:
-        List of (scope, name). An operator bears its layer's name; others of that layer have their type behind it.
+    An operator has the name of its layer. If a layer maps to several operators, the first one with a kernel, or else
+    the first, has it, and the others have their type after it.
     """
-    operators = file.main.operators
-    guessed = _names_from_tensors(file.main)
-    recorded = layers or (None,) * len(operators)
-    named = [layer or guess for layer, guess in zip(recorded, guessed, strict=True)]
-    groups = {}
-    for path, operator in zip(named, operators, strict=True):
-        groups.setdefault(path, []).append(operator)
-    uses = Counter()
-    result = []
-    for path, operator in zip(named, operators, strict=True):
-        first = next((each for each in groups[path] if each.op in primary), groups[path][0])
-        own = path if operator.op == first.op else f"{path}/{operator.op}"
-        uses[own] += 1
-        scope, _, name = printable_name(path).rpartition("/")
-        name += "" if operator.op == first.op else f"/{printable_name(operator.op)}"
-        result.append((scope, name if uses[own] == 1 else f"{name} ({uses[own]})"))
-    return result
-
-
-def printable_name(text):
-    """Return `text` on one line, control characters escaped and the middle of a very long one left out."""
-    text = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text[: 4 * _MAX_NAME_LENGTH])
-    return (
-        text if len(text) <= _MAX_NAME_LENGTH else f"{text[: _MAX_NAME_LENGTH // 2]}...{text[-_MAX_NAME_LENGTH // 2 :]}"
-    )
-
-
-def split_tensor_name(tensor_name):
-    """Return the names that the converter joined into a tensor's name, as lists of scopes without marks."""
-    return [[_without_mark(scope) for scope in part.split("/")] for part in tensor_name[:4096].split(";") if part]
-
-
-def _without_mark(scope):
-    match = _LAYER_MARK.fullmatch(scope)
-    return match["name"] if match else scope
-
-
-def _names_from_tensors(main):
-    chosen = [
-        _most_telling_scopes(main.tensors[operator.outputs[0]].name if operator.outputs else "")
-        for operator in main.operators
-    ]
-    prefix = functools.reduce(_common_scopes, (part[:-2] for part in chosen if len(part) > 1), None) or []
+    operators = model.main.operators
+    recorded = recorded_layers or (None,) * len(operators)
+    paths = [layer or guess for layer, guess in zip(recorded, _names_from_tensors(model.main), strict=True)]
+    types_by_path = defaultdict(list)
+    for path, operator in zip(paths, operators, strict=True):
+        types_by_path[path].append(operator.op)
+    uses: Counter[str] = Counter()
     names = []
-    for part, operator in zip(chosen, main.operators, strict=True):
-        own = part[len(prefix) :] if part[: len(prefix)] == prefix else part
+    for path, operator in zip(paths, operators, strict=True):
+        types = types_by_path[path]
+        main_type = next((op for op in types if op in KERNEL_OPERATORS), types[0])
+        suffix = "" if operator.op == main_type else f"/{operator.op}"
+        uses[path + suffix] += 1
+        use = uses[path + suffix]
+        scope, _, name = printable_name(path).rpartition("/")
+        names.append((scope, name + printable_name(suffix) + (f" ({use})" if use > 1 else "")))
+    return names
+
+
+def printable_name(text: str) -> str:
+    """Return `text` on one line, control characters escaped and the middle of a very long name left out."""
+    text = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text[: 4 * _MAX_NAME_LENGTH])
+    half = _MAX_NAME_LENGTH // 2
+    return text if len(text) <= _MAX_NAME_LENGTH else f"{text[:half]}...{text[-half:]}"
+
+
+def split_tensor_name(name: str) -> list[list[str]]:
+    """Return the names that the converter joined into a tensor's name, each as scopes without the export's marks."""
+    parts = name[:_MAX_TENSOR_NAME_LENGTH].split(";")
+    return [[_LAYER_MARK.sub(r"\1", scope) for scope in part.split("/")] for part in parts if part]
+
+
+def _names_from_tensors(main: TFLiteSubgraph) -> list[str]:
+    chosen = [_most_telling_scopes(_first_output_name(main, operator)) for operator in main.operators]
+    prefix = os.path.commonprefix([scopes[:-2] for scopes in chosen if len(scopes) > 1])
+    names = []
+    for scopes, operator in zip(chosen, main.operators, strict=True):
+        own = scopes[len(prefix) :] if scopes[: len(prefix)] == prefix else scopes
         if len(own) > 1 and _OPERATION_NAME.fullmatch(own[-1]):
             own = own[:-1]
         names.append("/".join(own) or operator.op.lower())
     return names
 
 
-def _most_telling_scopes(tensor_name):
-    """Return the scopes of the part that names the product (a convolution) where there is one, else of the first."""
-    found = [part for part in split_tensor_name(tensor_name) if not _ANONYMOUS_NAME.fullmatch(part[-1])]
-    return next((part for part in found if len(part) > 1 and _PRODUCT_NAME.match(part[-1])), found[0] if found else [])
+def _first_output_name(main: TFLiteSubgraph, operator: TFLiteOperator) -> str:
+    return main.tensors[operator.outputs[0]].name if operator.outputs else ""
 
 
-def _common_scopes(prefix, part):
-    if prefix is None:
-        return part
-    length = next(
-        (at for at, (a, b) in enumerate(zip(prefix, part, strict=False)) if a != b), min(len(prefix), len(part))
-    )
-    return prefix[:length]
+def _most_telling_scopes(tensor_name: str) -> list[str]:
+    """Return the scopes of the part that names a product, such as a convolution; without one, of the first part."""
+    parts = [scopes for scopes in split_tensor_name(tensor_name) if not _ANONYMOUS_NAME.fullmatch(scopes[-1])]
+    products = [scopes for scopes in parts if len(scopes) > 1 and _PRODUCT_NAME.match(scopes[-1])]
+    return next(iter(products or parts), [])

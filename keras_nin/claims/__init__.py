@@ -2,11 +2,4 @@
 
 import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__,
-    submod_attrs={
-        "catalog": ["CLAIMS", "get_claim", "list_claims", "reproduce_claim"],
-        "claim": ["Claim", "ClaimFigure", "ClaimResult", "DeclaredFigure"],
-        "networks": ["ClaimTraining"],
-    },
-)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

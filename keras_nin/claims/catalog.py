@@ -1,10 +1,20 @@
-"""The table of claims, by id."""
+"""All claims by id, and their reproduction."""
+
+from collections.abc import Iterable
 
 from keras_nin.claims import convnet, counts, equalities, speed
-from keras_nin.claims.claim import ClaimFigure, ClaimResult, MeasuredFigures
+from keras_nin.claims.claim import (
+    Claim,
+    ClaimFigure,
+    ClaimResult,
+    DeclaredFigure,
+    Figures,
+    MeasuredFigures,
+)
+from keras_nin.claims.networks import ClaimTraining
 from keras_nin.errors import unknown_name_error
 
-_CLAIM_LIST = [
+_CLAIM_LIST = (
     *counts.LAYER_CLAIMS,
     *speed.SPEED_CLAIMS,
     *convnet.RELU_CLAIMS,
@@ -12,36 +22,37 @@ _CLAIM_LIST = [
     *equalities.EQUALITY_CLAIMS,
     *counts.NETWORK_CLAIMS,
     *equalities.SOFT_MASK_CLAIMS,
-]
-_SOURCES = list(dict.fromkeys(row.source for row in _CLAIM_LIST))
+)
+_SOURCES = list(dict.fromkeys(claim.source for claim in _CLAIM_LIST))
 # The claims of one article stand together.
-CLAIMS = {row.id: row for row in sorted(_CLAIM_LIST, key=lambda row: _SOURCES.index(row.source))}
+CLAIMS = {claim.id: claim for claim in sorted(_CLAIM_LIST, key=lambda claim: _SOURCES.index(claim.source))}
 
 
-def list_claims():
-    """Return the ids of the claims, in the table's order."""
+def list_claims() -> list[str]:
+    """Return the ids of all claims, those of one article together."""
     return list(CLAIMS)
 
 
-def get_claim(id):
-    """Return the `Claim` with this id; `InputError` with near ids where there is none."""
+def get_claim(id: str) -> Claim:
+    """Return the claim with this id.
+
+    Raises:
+        InputError: there is no such claim.
+    """
     if id not in CLAIMS:
         raise unknown_name_error("claim", id, CLAIMS)
     return CLAIMS[id]
 
 
-# MERGED Run a claim's measurement and hold its figures against the declaration.
-
-
-def reproduce_claim(claim, training=None):
-    """Return the `Result` of `claim` (a `Claim`): our figures are computed now, from layers that are built now.
+def reproduce_claim(claim: Claim, training: ClaimTraining | None = None) -> ClaimResult:
+    """Compute our figures of a claim now, from layers that are built now.
 
     Args:
-        claim: `keras_nin.claims.claim.Claim`.
-        training: `keras_nin.claims.networks.ClaimTraining` to include the trained figures; None leaves them out.
+        claim: the claim.
+        training: how to train where the claim is about accuracy; None leaves the trained figures out.
 
     Raises:
-        InputError: the training's data set or settings do not fit.
+        InputError: the training's dataset or settings do not fit.
         ValueError: the measurement gives a figure that the claim does not declare (a defect of the definition).
     """
     measured, conditions = claim.measure(), None
@@ -54,8 +65,11 @@ def reproduce_claim(claim, training=None):
     return ClaimResult(claim.id, claim.source, claim.text, why, figures, conditions)
 
 
-def _pair_figures(name, declared, measured):
-    undeclared = set(measured) - {row.name for row in declared}
+def _pair_figures(id: str, declared: Iterable[DeclaredFigure], measured: Figures) -> tuple[ClaimFigure, ...]:
+    declared = tuple(declared)
+    undeclared = set(measured) - {figure.name for figure in declared}
     if undeclared:
-        raise ValueError(f"{name} measures what it does not declare: {', '.join(sorted(undeclared))}")
-    return tuple(ClaimFigure(row.name, row.article, row.ours, measured.get(row.name)) for row in declared)
+        raise ValueError(f"{id} measures undeclared figures: {', '.join(sorted(undeclared))}")
+    return tuple(
+        ClaimFigure(figure.name, figure.article, figure.ours, measured.get(figure.name)) for figure in declared
+    )

@@ -1,11 +1,17 @@
-"""The articles that the claims are from."""
+"""What a claim of an article is, and what its reproduction gave."""
 
+import collections
 import dataclasses
 import numbers
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from keras_nin.models.articles import CONVNET as PAPERSPACE  # noqa: F401 - one name for the article everywhere
+from keras_nin import schemas
+from keras_nin.formatting import format_count
+from keras_nin.results import Result
+
+if TYPE_CHECKING:
+    from keras_nin.claims.networks import ClaimTraining
 
 DEMYSTIFIED = '"1x1 convolution, demystified"'
 ROBAITA = '"1x1 convolutions explained"'
@@ -14,24 +20,21 @@ TRANSWIKIA = "question on a 1x1 layer after a 28x28x1 input"
 NIN = "Network in Network, arXiv:1312.4400"
 SQUEEZENET = "SqueezeNet, arXiv:1602.07360"
 
-
-# MERGED A claim as it is declared, and what reproducing it gave.
-
 VERDICTS = ("holds", "holds in part", "does not hold", "not measured")
 _SAME_AS_ARTICLE = object()
 
 
 @dataclasses.dataclass(frozen=True)
 class AtMost:
-    """A figure that may not be larger than `limit`."""
+    """A figure that may be at most `limit`."""
 
     limit: float
 
-    def fits(self, value):
-        """Whether `value` keeps to the limit; NaN does not."""
-        return value <= self.limit
+    def matches(self, value: numbers.Real) -> bool:
+        """Whether `value` is within the limit; NaN is not."""
+        return float(value) <= self.limit
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"at most {self.limit:g}"
 
 
@@ -41,58 +44,73 @@ class Above:
 
     limit: float
 
-    def fits(self, value):
+    def matches(self, value: numbers.Real) -> bool:
         """Whether `value` is above the limit; NaN is not."""
-        return value > self.limit
+        return float(value) > self.limit
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"above {self.limit:g}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-    """A measured figure: its median, and from where to where it lies. A number agrees with it that lies between."""
+    """A measured figure: its median, and the ends of its interval. It matches every number between them."""
 
     median: float
     low: float
     high: float
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"{self.median:.3g} ({self.low:.3g} to {self.high:.3g})"
 
-    def to_json(self):
-        """Return the interval as a dictionary."""
-        return dataclasses.asdict(self)
+
+FigureValue: TypeAlias = int | float | bool | str | tuple[int | None, ...] | Interval | AtMost | Above | None
+Figures: TypeAlias = Mapping[str, FigureValue]
 
 
 @dataclasses.dataclass(frozen=True)
 class MeasuredFigures:
-    """Figures that were timed, by their names, and how: ``{"host", "threads", "processes", "runs", ...}``."""
+    """Timed figures by name, and the conditions: ``{"host", "threads", "processes", "runs", ...}``."""
 
-    figures: Mapping[str, Any]
+    figures: Figures
     conditions: Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class DeclaredFigure:
-    """A figure of a claim: what the article says it is, and what a reproduction must give.
+    """A figure of a claim: what the article says, and what a reproduction must give.
 
     Values are numbers, words, booleans, tuples (shapes), or a range such as `AtMost`.
 
     Attributes:
         name: what is counted or measured, with its unit.
-        article: what the article says; None where it gives no such figure.
-        ours: what our reproduction must give, by default the article's value. None where nothing is promised: the
-            figure is not measured here, or it depends on a training.
+        article: the article's figure; None where it gives none.
+        ours: what our reproduction must give, by default the article's figure. None where nothing is promised: the
+            figure is not measured here, or it depends on training.
     """
 
     name: str
-    article: Any = None
-    ours: Any = _SAME_AS_ARTICLE
+    article: FigureValue = None
+    ours: FigureValue = _SAME_AS_ARTICLE  # type: ignore[assignment] - replaced below
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.ours is _SAME_AS_ARTICLE:
             object.__setattr__(self, "ours", self.article)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedPart:
+    """The part of a claim that requires training.
+
+    Attributes:
+        figures: as in `Claim`.
+        measure: takes a `keras_nin.claims.ClaimTraining` and returns our figures by name.
+        why: as in `Claim`; it applies to every training run, so it names no figure.
+    """
+
+    figures: tuple[DeclaredFigure, ...]
+    measure: Callable[["ClaimTraining"], Figures]
+    why: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,60 +121,60 @@ class Claim:
         id: short name.
         source: the article.
         text: the claim, in one sentence.
-        figures: the figures that take part, each `Declared`.
-        measure: function without arguments that returns our value of each figure by its name, as `Measured` where it
-            timed something; a figure that it leaves out is not measured.
+        figures: the figures of the claim.
+        measure: takes no arguments and returns our figures by name, as `MeasuredFigures` where it timed something. A
+            figure that it leaves out is not measured.
         why: where the claim holds and where it does not.
-        trained: what a training adds; None where there is nothing to train.
+        trained: what training adds; None where there is nothing to train.
     """
 
     id: str
     source: str
     text: str
     figures: tuple[DeclaredFigure, ...]
-    measure: Callable[[], Mapping[str, Any] | MeasuredFigures]
+    measure: Callable[[], Figures | MeasuredFigures]
     why: str
-    trained: "TrainedPart | None" = None
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainedPart:
-    """The part of a claim that takes a training.
-
-    Attributes:
-        figures: as in `Claim`.
-        measure: function of a `keras_nin.claims.networks.ClaimTraining` that returns our values by name.
-        why: as in `Claim`; it speaks of any training, so it names no figure.
-    """
-
-    figures: tuple[DeclaredFigure, ...]
-    measure: Callable[[Any], Mapping[str, Any]]
-    why: str
+    trained: TrainedPart | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class ClaimFigure:
-    """A figure of a reproduced claim: the article's value, what is declared, and ours. None: there is none."""
+    """A figure of a reproduced claim: the article's, the declared one, and ours; None where there is none."""
 
     name: str
-    article: Any
-    declared: Any
-    ours: Any
+    article: FigureValue
+    declared: FigureValue
+    ours: FigureValue
 
     @property
-    def agrees(self):
-        """Whether our value is the article's; None where either is missing."""
+    def matches_article(self) -> bool | None:
+        """Whether our figure is the article's; None where either is missing."""
         return None if self.article is None or self.ours is None else _matches(self.article, self.ours)
 
     @property
-    def reproduced(self):
-        """Whether our value is what is declared; a figure that nothing is declared of always is."""
+    def reproduced(self) -> bool:
+        """Whether our figure is the declared one; always, where none is declared."""
         return self.declared is None or (self.ours is not None and _matches(self.declared, self.ours))
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the figure as a JSON-ready dictionary; ranges and intervals are objects, tuples are lists."""
+        return {
+            "name": self.name,
+            **{key: _value_to_json(getattr(self, key)) for key in ("article", "declared", "ours")},
+            "matches_article": self.matches_article,
+            "reproduced": self.reproduced,
+        }
 
-@dataclasses.dataclass(frozen=True)
-class ClaimResult:
-    """A reproduced claim; `conditions` are those of `Measured`, None where nothing was timed."""
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class ClaimResult(Result):
+    """A reproduced claim.
+
+    Attributes:
+        id, source, text, why: as in `Claim`.
+        figures: the article's figures and ours.
+        conditions: those of `MeasuredFigures`; None where nothing was timed.
+    """
 
     id: str
     source: str
@@ -166,29 +184,108 @@ class ClaimResult:
     conditions: Mapping[str, Any] | None = None
 
     @property
-    def verdict(self):
+    def verdict(self) -> str:
         """One of `VERDICTS`, from the figures that the article gives.
 
-        holds: ours agree with all of them; holds in part: some do, the others disagree or are not measured here;
-        does not hold: none of those that are measured does; not measured: none is.
+        holds: ours match all of them; holds in part: ours match some, the others differ or are not measured here;
+        does not hold: ours match none of those that are measured; not measured: none is.
         """
-        answers = [figure.agrees for figure in self.figures if figure.article is not None]
-        if set(answers) <= {None}:
+        matches = {figure.matches_article for figure in self.figures if figure.article is not None}
+        if matches <= {None}:
             return "not measured"
-        if True not in answers:
+        if True not in matches:
             return "does not hold"
-        return "holds" if set(answers) == {True} else "holds in part"
+        return "holds" if matches == {True} else "holds in part"
 
     @property
-    def reproduced(self):
-        """Whether every figure is what the definition declares, whatever the verdict on the article."""
+    def reproduced(self) -> bool:
+        """Whether every figure is the declared one, whatever the verdict on the article."""
         return all(figure.reproduced for figure in self.figures)
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the claim as a JSON-ready dictionary."""
+        return {
+            "id": self.id,
+            "source": self.source,
+            "claim": self.text,
+            "verdict": self.verdict,
+            "reproduced": self.reproduced,
+            "why": self.why,
+            "figures": [figure.to_json() for figure in self.figures],
+            **({} if self.conditions is None else {"measured": dict(self.conditions)}),
+        }
 
-def _matches(wanted, value):
-    if isinstance(wanted, AtMost | Above):
-        return isinstance(value, numbers.Real) and wanted.fits(value)
+    def _summary(self) -> str:
+        return f"{self.id}: {self.verdict}"
+
+    def _rows(self) -> list[dict[str, Any]]:
+        return [figure.to_json() for figure in self.figures]
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class ClaimsResult(Result):
+    """Several reproduced claims."""
+
+    claims: tuple[ClaimResult, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every declared figure is reproduced."""
+        return all(claim.reproduced for claim in self.claims)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the claims as a JSON-ready dictionary (schema ``keras_nin.claims/1``)."""
+        return {"schema": schemas.CLAIMS, "claims": [claim.to_json() for claim in self.claims]}
+
+    @property
+    def summary(self) -> str:
+        """One line: how many claims have which verdict, and which are not reproduced."""
+        counts = collections.Counter(claim.verdict for claim in self.claims)
+        verdicts = ", ".join(f"{verdict}: {counts[verdict]}" for verdict in VERDICTS if counts[verdict])
+        missed = [claim.id for claim in self.claims if not claim.reproduced]
+        state = f"Not reproduced: {', '.join(missed)}" if missed else "Every declared figure is reproduced"
+        return f"{format_count(len(self.claims), 'claim')} ({verdicts}). {state}."
+
+    def _summary(self) -> str:
+        return self.summary
+
+    def _rows(self) -> Sequence[dict[str, Any]]:
+        keys = ("id", "source", "claim", "verdict", "reproduced", "why")
+        return [{key: claim.to_json()[key] for key in keys} for claim in self.claims]
+
+
+def _matches(expected: FigureValue, value: FigureValue) -> bool:
+    if isinstance(expected, AtMost | Above):
+        return isinstance(value, numbers.Real) and expected.matches(value)
     if isinstance(value, Interval):
-        return isinstance(wanted, numbers.Real) and value.low <= wanted <= value.high
-    # 1 == True in Python; a count is no answer to a question.
-    return isinstance(wanted, bool) == isinstance(value, bool) and wanted == value
+        return isinstance(expected, int | float) and value.low <= expected <= value.high
+    # 1 == True in Python; a count does not answer a question.
+    return isinstance(expected, bool) == isinstance(value, bool) and expected == value
+
+
+def _value_to_json(value: FigureValue) -> Any:
+    if isinstance(value, AtMost):
+        return {"at_most": value.limit}
+    if isinstance(value, Above):
+        return {"above": value.limit}
+    return (
+        dataclasses.asdict(value) if isinstance(value, Interval) else list(value) if isinstance(value, tuple) else value
+    )
+
+
+def value_from_json(value: Any) -> FigureValue:
+    """Return a figure's value from what `ClaimFigure.to_json` made of it.
+
+    Raises:
+        InputError: it is no such value.
+    """
+    for kind, keys in ((AtMost, {"at_most"}), (Above, {"above"})):
+        if isinstance(value, dict) and value.keys() == keys:
+            return kind(schemas.typed_value(float, next(iter(value.values())), "the limit of a figure"))
+    if isinstance(value, dict):
+        return schemas.record_from_json(Interval, value)
+    if isinstance(value, list):
+        return schemas.typed_value(tuple, value, "the shape of a figure")
+    if isinstance(value, bool | str | None):
+        return value
+    return schemas.typed_value(int if isinstance(value, int) else float, value, "a figure")

@@ -1,6 +1,9 @@
-"""Claims about single layers: parameters, MACs, shapes and roles, all read from an audit of the built layer."""
+"""Claims about parameters, MACs, shapes and roles, read from audits of layers, modules and networks built here."""
 
-from keras_nin.claims.claim import DEMYSTIFIED, NIN, ROBAITA, SQUEEZENET, Claim, DeclaredFigure
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from keras_nin.claims.claim import DEMYSTIFIED, NIN, ROBAITA, SQUEEZENET, Claim, DeclaredFigure, Figures
 from keras_nin.claims.networks import (
     audit_zoo_model,
     build_network,
@@ -11,8 +14,11 @@ from keras_nin.claims.networks import (
 )
 from keras_nin.models.articles import CONVNET
 
+if TYPE_CHECKING:
+    from keras_nin.audit import Audit
 
-def _measure_paperspace_params():
+
+def _measure_paperspace_params() -> Figures:
     small, large = audit_zoo_model("conv1x1_512to32").total, audit_zoo_model("conv3x3_512to32").total
     return {
         "1x1 layer, parameters": small.params,
@@ -21,22 +27,22 @@ def _measure_paperspace_params():
     }
 
 
-def _measure_relu_512():
+def _measure_relu_512() -> Figures:
     import numpy as np
     from keras import ops
 
-    total = audit_zoo_model("conv1x1_512to512")
+    audit = audit_zoo_model("conv1x1_512to512")
     once = ops.relu(random_input(12, 12, 512))
     twice = ops.convert_to_numpy(ops.relu(once))
     return {
-        "1x1 layer, parameters": total.total.params,
-        "1x1 layer, MACs": total.total.macs,
-        "ReLU evaluations": sum(row.activation_evaluations for row in total.rows),
-        "values that a ReLU straight after a ReLU changes": int(np.sum(twice != ops.convert_to_numpy(once))),
+        "1x1 layer, parameters": audit.total.params,
+        "1x1 layer, MACs": audit.total.macs,
+        "ReLU evaluations": sum(row.activation_evaluations for row in audit.rows),
+        "values changed by a ReLU directly after a ReLU": int(np.sum(twice != ops.convert_to_numpy(once))),
     }
 
 
-def _measure_robaita_params():
+def _measure_robaita_params() -> Figures:
     (large,), (small,) = (convolution_rows(audit_zoo_model(name)) for name in ("conv3x3_3to2", "conv1x1_3to2"))
     return {
         "3x3 layer, parameters": large.params,
@@ -46,7 +52,7 @@ def _measure_robaita_params():
     }
 
 
-def _measure_robaita_nonlinearity():
+def _measure_robaita_nonlinearity() -> Figures:
     import keras
 
     from keras_nin.audit import audit_model
@@ -55,19 +61,19 @@ def _measure_robaita_nonlinearity():
         lambda x: keras.layers.Conv2D(2, 3, padding="same", activation="relu", name="conv1")(x), (6, 6, 3), "padded"
     )
     large, small, same = (
-        _evaluations_per_filter(result)
-        for result in (audit_zoo_model("conv3x3_3to2"), audit_zoo_model("conv1x1_3to2"), audit_model(padded))
+        _evaluations_per_filter(audit)
+        for audit in (audit_zoo_model("conv3x3_3to2"), audit_zoo_model("conv1x1_3to2"), audit_model(padded))
     )
     return {
         "3x3 layer, ReLU evaluations per filter": large,
         "1x1 layer, ReLU evaluations per filter": small,
         "3x3 layer with padding 1, ReLU evaluations per filter": same,
-        "it is the 1x1 kernel that makes them more": small > same,
+        "the 1x1 kernel causes the difference": small > same,
     }
 
 
-def _evaluations_per_filter(result):
-    (row,) = convolution_rows(result)
+def _evaluations_per_filter(audit: "Audit") -> int:
+    (row,) = convolution_rows(audit)
     return row.activation_evaluations // row.output_shape[-1]
 
 
@@ -76,7 +82,7 @@ _CHANNELS, _SIDE, _BATCH = 64, 12, 2
 _ROLES_BY_FILTERS = {16: "reduce", 32: "reduce", 64: "mix", 128: "expand", 256: "expand"}
 
 
-def _measure_shapes():
+def _measure_shapes() -> Figures:
     from keras_nin import layers
     from keras_nin.audit import audit_model
 
@@ -90,7 +96,7 @@ def _measure_shapes():
     return figures
 
 
-def _shape_figures():
+def _shape_figures() -> Iterator[DeclaredFigure]:
     for filters, role in _ROLES_BY_FILTERS.items():
         yield DeclaredFigure(f"F = {filters}: output", (_BATCH, _SIDE, _SIDE, filters))
         # The claim speaks of fewer and of more filters; equal numbers are our addition.
@@ -119,7 +125,7 @@ LAYER_CLAIMS = (
             DeclaredFigure("1x1 layer, parameters", 512 * 512 + 512),
             DeclaredFigure("1x1 layer, MACs", None, 12 * 12 * 512 * 512),
             DeclaredFigure("ReLU evaluations", None, 12 * 12 * 512),
-            DeclaredFigure("values that a ReLU straight after a ReLU changes", None, 0),
+            DeclaredFigure("values changed by a ReLU directly after a ReLU", None, 0),
         ),
         measure=_measure_relu_512,
         why="The count holds. The ReLU itself has no parameters, and straight after another it changes nothing: all of "
@@ -146,7 +152,7 @@ LAYER_CLAIMS = (
             DeclaredFigure("3x3 layer, ReLU evaluations per filter", 4 * 4),
             DeclaredFigure("1x1 layer, ReLU evaluations per filter", 6 * 6),
             DeclaredFigure("3x3 layer with padding 1, ReLU evaluations per filter", None, 6 * 6),
-            DeclaredFigure("it is the 1x1 kernel that makes them more", True, False),
+            DeclaredFigure("the 1x1 kernel causes the difference", True, False),
         ),
         measure=_measure_robaita_nonlinearity,
         why="The counts hold for a 3x3 layer without padding. One evaluation belongs to each output position, so with "
@@ -165,8 +171,6 @@ LAYER_CLAIMS = (
 )
 
 
-# MERGED Claims about modules and whole networks: Inception, Network in Network and SqueezeNet.
-
 # Inception 3a of GoogLeNet: 192 channels at 28x28 to 64 (1x1), 128 (3x3), 32 (5x5) and 32 (after the pooling).
 _MAP_3A = (28, 28, 192)
 _FILTERS_3A = (64, 128, 32)
@@ -181,7 +185,7 @@ _VARIANTS_3A = {
 }
 
 
-def _measure_inception():
+def _measure_inception() -> Figures:
     from keras_nin import layers
     from keras_nin.audit import audit_model
 
@@ -198,14 +202,14 @@ def _measure_inception():
     return figures
 
 
-def _inception_figures():
+def _inception_figures() -> Iterator[DeclaredFigure]:
     for label, (_, weights, channels) in _VARIANTS_3A.items():
         yield DeclaredFigure(f"{label}: weights", weights)
         yield DeclaredFigure(f"{label}: MACs", 28 * 28 * weights)
         yield DeclaredFigure(f"{label}: channels", None, channels)
 
 
-def _measure_nin():
+def _measure_nin() -> Figures:
     result = audit_zoo_model("nin_cifar10")
     rows = convolution_rows(result)
     return {
@@ -217,7 +221,7 @@ def _measure_nin():
     }
 
 
-def _mlpconv_params(kernel, *channels):
+def _mlpconv_params(kernel: int, *channels: int) -> int:
     """Parameters of an mlpconv block: a convolution, then 1x1 layers; `channels` from the input's to the output's."""
     kernels = (kernel, *[1] * (len(channels) - 2))
     return sum(
@@ -226,7 +230,7 @@ def _mlpconv_params(kernel, *channels):
     )
 
 
-def _measure_squeezenet():
+def _measure_squeezenet() -> Figures:
     rows = convolution_rows(audit_zoo_model("squeezenet_v1_0"))
     module = {row.name.removeprefix("fire2_"): row for row in rows if row.name.startswith("fire2_")}
     channels = {name: f"{row.input_shape[-1]} to {row.output_shape[-1]}" for name, row in module.items()}
@@ -240,7 +244,7 @@ def _measure_squeezenet():
     }
 
 
-def _fire_params(channels, squeeze, expand):
+def _fire_params(channels: int, squeeze: int, expand: int) -> int:
     return (channels * squeeze + squeeze) + (squeeze * expand + expand) + (3 * 3 * squeeze * expand + expand)
 
 
@@ -248,7 +252,7 @@ def _fire_params(channels, squeeze, expand):
 _FIRE_WIDTHS = ((16, 64), (16, 64), (32, 128), (32, 128), (48, 192), (48, 192), (64, 256), (64, 256))
 
 
-def _squeezenet_params(first, channels):
+def _squeezenet_params(first: int, channels: int) -> int:
     """Parameters of a SqueezeNet: those of its first layer, of the eight modules, and of the 1x1 layer to 1000."""
     total = first
     for squeeze, expand in _FIRE_WIDTHS:

@@ -1,10 +1,12 @@
-"""Claims that two computations are equal, held against what the built layers give."""
+"""Claims that two computations are equal, compared with what the built layers compute."""
 
 import dataclasses
+import pathlib
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from keras_nin.claims.claim import DEMYSTIFIED, LECUN, TRANSWIKIA, AtMost, Claim, DeclaredFigure
+from keras_nin.claims.claim import DEMYSTIFIED, LECUN, TRANSWIKIA, AtMost, Claim, DeclaredFigure, Figures
 from keras_nin.claims.networks import (
     audit_zoo_model,
     build_network,
@@ -15,11 +17,17 @@ from keras_nin.claims.networks import (
 )
 from keras_nin.models.articles import CONVNET
 
+if TYPE_CHECKING:
+    import keras
+    from matplotlib.figure import Figure
+
 # Sums of up to 3,136 float32 products in another order.
 FLOAT32_EQUAL = AtMost(1e-5)
+SOFT_MASK_SIZE, _PHOTOGRAPH_SIZE = (36, 36), (288, 288)
+SOFT_MASK_SEED = 0
 
 
-def _measure_weighting():
+def _measure_weighting() -> Figures:
     from keras_nin import layers
 
     image = random_input(1, 28, 28, 1)
@@ -34,32 +42,33 @@ def _measure_weighting():
     return figures
 
 
-def _measure_fully_connected():
+def _measure_fully_connected() -> Figures:
     from keras_nin import models, rewrite
 
-    net = randomize_weights(models.build_model("convnet_linear_head"))
-    turned = rewrite.convert_dense_to_conv(net)
+    dense = randomize_weights(models.build_model("convnet_linear_head"))
+    convolutional = rewrite.convert_dense_to_conv(dense)
     images = random_input(4, 28, 28, 1)
     figures = {
-        "kernel of the dense layer after Flatten": turned.get_layer("dense1").kernel_size,
-        "kernel of the dense layer after it": turned.get_layer("dense2").kernel_size,
+        "kernel of the dense layer after Flatten": convolutional.get_layer("dense1").kernel_size,
+        "kernel of the dense layer after it": convolutional.get_layer("dense2").kernel_size,
         "28x28 images, largest relative difference": relative_difference(
-            run_model(turned, images)[:, 0, 0], run_model(net, images)
+            run_model(convolutional, images)[:, 0, 0], run_model(dense, images)
         ),
-        "60x44 image: output": run_model(turned, random_input(1, 60, 44, 1)).shape[1:],
+        "60x44 image: output": run_model(convolutional, random_input(1, 60, 44, 1)).shape[1:],
     }
-    return figures | {"9x10 map: head at its 3x4 places, largest relative difference": _compare_every_position()}
+    return figures | {"9x10 map: head at its 3x4 positions, largest relative difference": _compare_every_position()}
 
 
-def _compare_every_position():
-    """Run the turned head on a map larger than 7x7 and compare each place with the dense head on that 7x7 crop."""
-    from keras import layers as kl
-
-    def graph(x):
-        x = kl.Dense(100, activation="relu", name="dense1")(kl.Flatten(name="flatten")(x))
-        return kl.Dense(10, name="dense2")(x)
+def _compare_every_position() -> float:
+    """Run the convolutional head on a 9x10 map and compare each position with the dense head on that 7x7 crop."""
+    import keras
 
     from keras_nin import rewrite
+
+    def graph(x: "keras.KerasTensor") -> "keras.KerasTensor":
+        x = keras.layers.Flatten(name="flatten")(x)
+        x = keras.layers.Dense(100, activation="relu", name="dense1")(x)
+        return keras.layers.Dense(10, name="dense2")(x)
 
     head = randomize_weights(build_network(graph, (7, 7, 64), "head"))
     larger = random_input(1, 9, 10, 64)
@@ -68,25 +77,24 @@ def _compare_every_position():
     return relative_difference(scores.reshape(-1, 10), run_model(head, np.stack(crops)))
 
 
-def _measure_one_channel():
+def _measure_one_channel() -> Figures:
     from keras_nin import models
     from keras_nin.audit import audit_model
 
     image = random_input(1, 28, 28, 1)
-    ranks = {}
+    outputs, biases = {}, {}
     for side in (1, 3):
         model = randomize_weights(models.build_model(f"conv{side}x{side}_1to16"))
-        outputs = run_model(model, image).reshape(-1, 16)
-        _, bias = model.get_weights()
-        ranks[side] = int(np.linalg.matrix_rank(outputs - bias))
-        if side == 1:
-            after_relu = int(np.linalg.matrix_rank(np.maximum(outputs, 0)))
+        outputs[side] = run_model(model, image).reshape(-1, 16)
+        biases[side] = model.get_weights()[1]
+    ranks = {side: int(np.linalg.matrix_rank(outputs[side] - biases[side])) for side in outputs}
+    after_relu = int(np.linalg.matrix_rank(np.maximum(outputs[1], 0)))
     findings = audit_model(models.build_model("conv1x1_1to16")).findings
     return {
         "1x1 layer, rank of the 16 outputs without bias": ranks[1],
         "3x3 layer, rank of the 16 outputs without bias": ranks[3],
         "1x1 layer with its biases and a ReLU, rank above 1": after_relu > 1,
-        "finding of the audit": " ".join(found.rule for found in findings if "conv1" in found.layers),
+        "finding of the audit": " ".join(finding.rule for finding in findings if "conv1" in finding.layers),
     }
 
 
@@ -100,8 +108,8 @@ EQUALITY_CLAIMS = (
             DeclaredFigure("filter 0.1: pixels that are not 0.1 x input", None, 0),
         ),
         measure=_measure_weighting,
-        why="It holds to the last bit, without a bias: one product in float32, rounded once. That is as true of a "
-        "factor which float32 cannot hold exactly, such as 0.1, once it is rounded to float32.",
+        why="It holds to the last bit, without a bias: one product in float32, rounded once. It also "
+        "holds for a factor that float32 cannot represent exactly, such as 0.1, once it is rounded to float32.",
     ),
     Claim(
         id="lecun-fc",
@@ -112,7 +120,7 @@ EQUALITY_CLAIMS = (
             DeclaredFigure("kernel of the dense layer after it", (1, 1)),
             DeclaredFigure("28x28 images, largest relative difference", FLOAT32_EQUAL),
             DeclaredFigure("60x44 image: output", None, (60 // 4 - 7 + 1, 44 // 4 - 7 + 1, 10)),
-            DeclaredFigure("9x10 map: head at its 3x4 places, largest relative difference", None, FLOAT32_EQUAL),
+            DeclaredFigure("9x10 map: head at its 3x4 positions, largest relative difference", None, FLOAT32_EQUAL),
         ),
         measure=_measure_fully_connected,
         why="The outputs are equal, and the convolution also runs on larger images, where it gives a map of scores: at "
@@ -122,7 +130,7 @@ EQUALITY_CLAIMS = (
     Claim(
         id="transwikia-one-channel",
         source=TRANSWIKIA,
-        text="Behind 28x28x1, every output channel of a 1x1 layer is the input times a constant.",
+        text="After a 28x28x1 input, every output channel of a 1x1 layer is the input times a constant.",
         figures=(
             DeclaredFigure("1x1 layer, rank of the 16 outputs without bias", 1),
             DeclaredFigure("3x3 layer, rank of the 16 outputs without bias", None, 9),
@@ -130,30 +138,25 @@ EQUALITY_CLAIMS = (
             DeclaredFigure("finding of the audit", None, "pointwise-on-one-channel"),
         ),
         measure=_measure_one_channel,
-        why="It holds for the layer itself: without their biases the 16 channels have rank 1. A ReLU behind different "
-        "biases cuts each channel at another brightness, so what follows it is more than multiples of the input.",
+        why="It holds for the layer itself: without their biases the 16 channels have rank 1. With different biases, a "
+        "ReLU clips each channel at a different brightness, so its outputs are more than multiples of the input.",
     ),
 )
 
 
-# MERGED The soft mask in the manner of DeepPhys: 32 maps that a 1x1 layer projects to one map that can be looked at.
-
-SOFT_MASK_SIZE = (36, 36)
-_PHOTOGRAPH_SIZE = (288, 288)
-SOFT_MASK_SEED = 0
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class SoftMask:
-    """What the network makes of one image.
+    """The soft mask in the manner of DeepPhys (arXiv:1805.07888): 32 maps that a 1x1 layer projects to one.
 
     Attributes:
-        photograph: what the input shows, float32 (288, 288, 3), 0 to 1.
-        image: its input, float32 (36, 36, 3), 0 to 1.
-        maps: the 32 maps, float32 (36, 36, 32).
+        photograph: the image, float32 (288, 288, 3), 0 to 1.
+        image: the network's input, float32 (36, 36, 3), 0 to 1.
+        maps: the 32 maps of the 3x3 layer, float32 (36, 36, 32), -1 to 1.
         mask: the projected map, float32 (36, 36), 0 to 1.
-        weights, bias: of the 1x1 layer, (32,) and a number.
-        name: of the image.
+        weights: of the 1x1 layer, (32,).
+        bias: of the 1x1 layer.
+        name: the image's name.
+        seed: seed of the network's random weights.
     """
 
     photograph: np.ndarray
@@ -163,15 +166,23 @@ class SoftMask:
     weights: np.ndarray
     bias: float
     name: str
+    seed: int = SOFT_MASK_SEED
+
+    def plot(self) -> "Figure":
+        """Return a figure of the image, the 32 maps with their weights, and the mask."""
+        from keras_nin.plots.sweeps import plot_soft_mask
+
+        return plot_soft_mask(self)
 
 
-def compute_soft_mask(path=None):
-    """Return the `Maps` of the photograph at `path`, or of scikit-learn's sample photograph where `path` is None.
+def compute_soft_mask(path: str | pathlib.Path | None = None) -> SoftMask:
+    """Run the soft mask network with seeded random weights: the maps show what the layers do, nothing learned.
 
-    The weights are random (seed `SEED`): the maps show what the layers do, and nothing that was learned.
+    Args:
+        path: a photograph; None takes the sample photograph of scikit-learn.
 
     Raises:
-        InputError: the file cannot be read as an image.
+        InputError: the file is not a readable image.
     """
     import keras
 
@@ -188,28 +199,28 @@ def compute_soft_mask(path=None):
     return SoftMask(photograph, image[0], maps, mask[..., 0], weights.reshape(-1), float(bias[0]), name)
 
 
-def _load_photograph(path):
+def _load_photograph(path: str | pathlib.Path | None) -> tuple[np.ndarray, str]:
     if path is None:
         from sklearn.datasets import load_sample_image
 
         return np.asarray(load_sample_image("china.jpg")), "scikit-learn's china.jpg"
     from keras_nin.data.image_folder import decode_image
 
-    return decode_image(path), str(path)
+    return decode_image(pathlib.Path(path)), str(path)
 
 
-def _measure_soft_mask():
+def _measure_soft_mask() -> Figures:
     result = audit_zoo_model("deepphys_softconv")
-    seen = compute_soft_mask()
-    projected = 1 / (1 + np.exp(-(seen.maps.astype(np.float64) @ seen.weights + seen.bias)))
+    soft_mask = compute_soft_mask()
+    weighted_sum = soft_mask.maps.astype(np.float64) @ soft_mask.weights + soft_mask.bias
     return {
         "parameters": result.total.params,
-        "maps before the 1x1 layer": seen.maps.shape[-1],
+        "maps before the 1x1 layer": soft_mask.maps.shape[-1],
         "mask: output": result.rows[-1].output_shape[1:],
         "mask from the weighted sum of the maps, largest relative difference": relative_difference(
-            seen.mask, projected
+            soft_mask.mask, 1 / (1 + np.exp(-weighted_sum))
         ),
-        "mask between 0 and 1": bool(seen.mask.min() > 0 and seen.mask.max() < 1),
+        "mask between 0 and 1": bool(soft_mask.mask.min() > 0 and soft_mask.mask.max() < 1),
     }
 
 
@@ -217,7 +228,7 @@ SOFT_MASK_CLAIMS = (
     Claim(
         id="demystified-softconv",
         source=DEMYSTIFIED,
-        text="A 1x1 layer with a sigmoid pools the 32 maps of a 36x36x3 image into one map that can be looked at.",
+        text="A 1x1 layer with a sigmoid pools the 32 maps of a 36x36x3 image into one map that can be viewed.",
         figures=(
             DeclaredFigure("parameters", (3 * 3 * 3 * 32 + 32) + (32 * 1 + 1)),
             DeclaredFigure("maps before the 1x1 layer", 32),
@@ -227,7 +238,7 @@ SOFT_MASK_CLAIMS = (
         ),
         measure=_measure_soft_mask,
         why="The mask is the sigmoid of one weighted sum of the maps at every pixel, run here on a photograph. Which "
-        "parts it lights up depends on training: the weights here are random, so the picture (--png) shows the "
-        "mechanism alone.",
+        "parts it lights up depends on training: the weights here are random, so the figure shows only the "
+        "mechanism.",
     ),
 )

@@ -1,63 +1,79 @@
-"""What the reproductions build and run: small networks with seeded weights and inputs."""
+"""What the reproductions build, run and train: small networks with seeded weights and inputs."""
 
 import dataclasses
 import statistics
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from keras_nin.errors import InputError, check_choice
+from keras_nin.errors import InputError, check_choice, check_whole_number
 from keras_nin.metrics import top_k_accuracy
-from keras_nin.train import Recipe
 
-
-def build_network(graph, input_shape, name):
-    """Return the keras.Model of `graph`, a function from a tensor (B, H, W, C), for `input_shape` (H, W, C)."""
+if TYPE_CHECKING:
     import keras
 
-    inputs = keras.Input(input_shape, name="input")
+    from keras_nin.audit import Audit, AuditRow
+    from keras_nin.train import Recipe
+
+Weights: TypeAlias = Sequence[ArrayLike]
+
+CLASSIFIER_ACTIVATIONS = ("softmax", "sigmoid")
+TRAINING_SIZE = (28, 28)
+DEFAULT_SEEDS = 3
+
+
+def build_network(
+    graph: "Callable[[keras.KerasTensor], keras.KerasTensor]", input_shape: tuple[int, int, int], name: str
+) -> "keras.Model":
+    """Return the model of `graph`, a function from a tensor (B, H, W, C), for `input_shape` (H, W, C)."""
+    import keras
+
+    inputs: Any = keras.Input(input_shape, name="input")
     return keras.Model(inputs, graph(inputs), name=name)
 
 
-def audit_zoo_model(name):
-    """Return the `keras_nin.audit.Audit` of the zoo's model `name`, built at its defaults."""
-    from keras_nin import models
+def audit_zoo_model(name: str) -> "Audit":
+    """Return the audit of the zoo model `name`, built with its defaults."""
     from keras_nin.audit import audit_model
+    from keras_nin.models import build_model
 
-    return audit_model(models.build_model(name))
+    return audit_model(build_model(name))
 
 
-def convolution_rows(audit):
+def convolution_rows(audit: "Audit") -> "list[AuditRow]":
     """Return the rows of an audit that have a kernel and weights."""
     return [row for row in audit.rows if row.kernel is not None and row.params]
 
 
-def randomize_weights(model, seed=0):
-    """Fill every weight of `model`, biases too, with seeded normal numbers and return `model`.
+def randomize_weights(model: "keras.Model", seed: int = 0) -> "keras.Model":
+    """Set every weight of `model`, biases too, to seeded normal numbers, and return `model`.
 
-    Each output stays near the size of the inputs; Keras starts biases at 0, where an equality would not test them.
+    Each output stays near the size of the inputs. Keras starts biases at 0, where an equality would not test them.
     """
     rng = np.random.default_rng(seed)
-    values = []
+    weights = []
     for weight in model.weights:
         fan_in = np.prod(weight.shape[:-1]) if len(weight.shape) > 1 else 4
-        values.append((rng.standard_normal(weight.shape) / np.sqrt(fan_in)).astype(np.float32))
-    model.set_weights(values)
+        weights.append((rng.standard_normal(weight.shape) / np.sqrt(fan_in)).astype(np.float32))
+    model.set_weights(weights)
     return model
 
 
-def random_input(*shape, seed=1):
+def random_input(*shape: int, seed: int = 1) -> np.ndarray:
     """Return seeded normal numbers, float32, of `shape`."""
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
-def run_model(model, inputs):
+def run_model(model: "keras.Model", inputs: np.ndarray) -> np.ndarray:
     """Return the outputs of `model` for `inputs` as an array."""
     import keras
 
     return np.asarray(keras.ops.convert_to_numpy(model(inputs, training=False)))
 
 
-def relative_difference(values, reference):
+def relative_difference(values: np.ndarray, reference: np.ndarray) -> float:
     """Return the largest absolute difference of two arrays of one shape, divided by the largest absolute reference."""
     if values.shape != reference.shape:
         raise ValueError(f"compared arrays of shapes {values.shape} and {reference.shape}")
@@ -65,69 +81,59 @@ def relative_difference(values, reference):
     return float(np.abs(values.astype(np.float64) - reference).max() / np.abs(reference).max())
 
 
-def count_kernel_weights(model):
+def count_kernel_weights(model: "keras.Model") -> int:
     """Return the number of weights of `model` without its biases."""
     return sum(int(np.prod(weight.shape)) for weight in model.weights if len(weight.shape) > 1)
 
 
-# MERGED Two linear layers in a row as the one layer that they are: the composition that shows what a ReLU between is for.
+def compose_convolutions(first: Weights, second: Weights) -> tuple[np.ndarray, np.ndarray]:
+    """Return the kernel and bias of the convolution that equals `first` followed by the 1x1 convolution `second`.
 
-
-def compose_convolutions(first, second):
-    """Return (kernel, bias) of the convolution equal to `first` followed by the 1x1 convolution `second`.
-
-    W = W1 . W2 at every position of the kernel, b = b1 . W2 + b2. Exact where nothing stands between the two.
+    W = W1 . W2 at every position of the kernel, b = b1 . W2 + b2. Exact where nothing is between the two.
 
     Args:
-        first: (kernel (h, w, Cin, C), bias (C,)).
-        second: (kernel (1, 1, C, Cout), bias (Cout,)).
+        first: kernel (h, w, Cin, C) and bias (C,).
+        second: kernel (1, 1, C, Cout) and bias (Cout,).
     """
     (kernel1, bias1), (kernel2, bias2) = _as_float64(first), _as_float64(second)
     matrix = kernel2[0, 0]
     return kernel1 @ matrix, bias1 @ matrix + bias2
 
 
-def compose_with_dense(first, dense, positions):
-    """Return (kernel, bias) of the dense layer equal to a 1x1 convolution, Flatten, and a dense layer.
+def compose_with_dense(first: Weights, dense: Weights, positions: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the kernel and bias of the dense layer that equals a 1x1 convolution, Flatten, and a dense layer.
 
     Args:
-        first: (kernel (1, 1, C, C'), bias (C',)).
-        dense: (kernel (positions * C', units), bias (units,)).
-        positions: of the map.
+        first: kernel (1, 1, C, C') and bias (C',).
+        dense: kernel (positions * C', units) and bias (units,).
+        positions: number of positions of the map.
     """
     (kernel1, bias1), (kernel2, bias2) = _as_float64(first), _as_float64(dense)
     matrix = kernel1[0, 0]
-    places = kernel2.reshape(positions, matrix.shape[1], -1)
-    kernel = (matrix @ places).reshape(positions * matrix.shape[0], -1)
-    return kernel, np.einsum("c,pcu->u", bias1, places) + bias2
+    by_position = kernel2.reshape(positions, matrix.shape[1], -1)
+    kernel = (matrix @ by_position).reshape(positions * matrix.shape[0], -1)
+    return kernel, np.einsum("c,pcu->u", bias1, by_position) + bias2
 
 
-def _as_float64(weights):
+def _as_float64(weights: Weights) -> list[np.ndarray]:
     return [np.asarray(weight, np.float64) for weight in weights]
-
-
-# MERGED Training for a comparison: the same images, order and steps for every network, over several seeds.
-
-CLASSIFIER_ACTIVATIONS = ("softmax", "sigmoid")
-TRAINING_SIZE = (28, 28)
-DEFAULT_SEEDS = 3
 
 
 @dataclasses.dataclass(frozen=True)
 class ClaimTraining:
-    """How the trained figures are made.
+    """How the networks of claims about accuracy are trained.
 
-    Images are resized to the 28x28 that the articles' networks take, so that these keep their own parameters. Every
-    network trains on the whole train split for the same number of epochs, without random changes to the images, and
-    its last weights are tested: nothing is chosen by looking at any image.
+    Images are resized to the 28x28 of the articles' networks, which keeps their parameter counts. Every network trains
+    on the whole train split for the same number of epochs, without augmentation, and its last weights are tested:
+    nothing is selected by looking at any image.
 
     Args:
-        data: a data set that `keras_nin.data.open_dataset` knows, with labels from 0 to 9, a train and a test split.
-        epochs: passes over the training images; None takes the number that each claim names for itself.
+        data: a dataset for `keras_nin.data.open_dataset`, with labels from 0 to 9, a train and a test split.
+        epochs: passes over the training images; None takes each claim's own number.
         seeds: number of runs of each network, with the seeds 0, 1, ...
-        activation: what the classifiers end in: ``"softmax"`` with its cross-entropy, or the article's ``"sigmoid"``
-            with one cross-entropy a class.
-        on_run: called with a line of text after each run; None says nothing.
+        activation: activation of the classifiers: ``"softmax"`` with its cross-entropy, or the article's ``"sigmoid"``
+            with one cross-entropy per class.
+        on_run: called with a line of text after each run.
 
     Raises:
         InputError: a number below 1, or another activation.
@@ -137,120 +143,131 @@ class ClaimTraining:
     epochs: int | None = None
     seeds: int = DEFAULT_SEEDS
     activation: str = "softmax"
-    on_run: object = None
+    on_run: Callable[[str], None] | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_choice("activation", self.activation, CLASSIFIER_ACTIVATIONS)
-        numbers = {"seeds": self.seeds} | ({} if self.epochs is None else {"epochs": self.epochs})
-        for name, value in numbers.items():
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InputError(f"Expected `{name}` to be a whole number from 1. Received: {value!r}")
+        check_whole_number("seeds", self.seeds)
+        if self.epochs is not None:
+            check_whole_number("epochs", self.epochs)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TrainingImages:
-    """Train and test images, float32 (N, 28, 28, 1), and their labels, int64 (N,)."""
+    """Train and test split: images, float32 (N, 28, 28, 1), and their labels, int64 (N,)."""
 
-    train: tuple
-    test: tuple
+    train: tuple[np.ndarray, np.ndarray]
+    test: tuple[np.ndarray, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TrainedNetwork:
-    """A trained network and its shares of right answers on the images it learned from and on the test images."""
+    """A trained network and its accuracy on the training and on the test images, 0 to 1."""
 
-    model: object
+    model: "keras.Model"
     train_accuracy: float
     test_accuracy: float
 
     @property
-    def gap(self):
-        """By how much it is better on the images that it learned from."""
+    def gap(self) -> float:
+        """Training accuracy minus test accuracy."""
         return self.train_accuracy - self.test_accuracy
 
 
-def load_training_images(training):
-    """Return the `Images` of a `Training`; `InputError` where its data set has no such splits or labels."""
+def load_training_images(training: ClaimTraining) -> TrainingImages:
+    """Return the images of a training.
+
+    Raises:
+        InputError: its dataset has no train and test split with labels from 0 to 9.
+    """
     from keras_nin import data
 
     dataset = data.open_dataset(training.data)
-    parts = []
+    splits = []
     for split in ("train", "test"):
         indices = dataset.select(split)
         labels = dataset.labels_of(indices)
         if labels.min() < 0 or labels.max() > 9:
             raise InputError(
-                f"Expected labels from 0 to 9. Received: {labels.min()} to {labels.max()} in {dataset.name!r}"
+                f"Expected labels from 0 to 9. Received: {labels.min()} to {labels.max()} in {dataset.name!r}",
+                argument="data",
+                received=training.data,
             )
-        parts.append((dataset.load(indices, TRAINING_SIZE, 1), labels))
-    return TrainingImages(*parts)
+        splits.append((dataset.load(indices, TRAINING_SIZE, 1), labels))
+    return TrainingImages(*splits)
 
 
-def train_over_seeds(build, training, pictures, epochs):
-    """Return a `Trained` for each seed of `training`; the same arguments give the same numbers on one machine.
+def train_over_seeds(
+    build: "Callable[[], keras.Model]", training: ClaimTraining, images: TrainingImages, default_epochs: int
+) -> list[TrainedNetwork]:
+    """Return one trained network per seed; the same arguments give the same numbers on one machine.
 
     Args:
-        build: function without arguments that returns an untrained keras.Model (28, 28, 1) -> (10,).
-        training: `Training`.
-        pictures: `Images`.
-        epochs: passes over the images where `training` names no number.
+        build: returns an untrained model (28, 28, 1) -> (10,).
+        training: how to train.
+        images: the images.
+        default_epochs: passes over the images where `training` has no number.
     """
-    training = dataclasses.replace(training, epochs=training.epochs or epochs)
-    results = []
+    networks = []
     for seed in range(training.seeds):
-        result = _train_once(build, training, pictures, seed)
-        results.append(result)
+        network = _train_once(build, training, images, seed, training.epochs or default_epochs)
+        networks.append(network)
         if training.on_run:
             training.on_run(
-                f"{result.model.name}, seed {seed}: {result.train_accuracy:.2%} on training images, "
-                f"{result.test_accuracy:.2%} on test images"
+                f"{network.model.name}, seed {seed}: {network.train_accuracy:.2%} on training images, "
+                f"{network.test_accuracy:.2%} on test images"
             )
-    return results
+    return networks
 
 
-def format_mean_and_range(values, unit=100):
-    """Return mean and spread of `values` as text: ``"97.12 (96.90 to 97.40)"``; shares as percentages."""
-    mean, low, high = (unit * value for value in (statistics.fmean(values), min(values), max(values)))
+def format_mean_and_range(values: Sequence[float]) -> str:
+    """Return mean and range of shares as percentages: ``"97.12 (96.90 to 97.40)"``."""
+    mean, low, high = (100 * value for value in (statistics.fmean(values), min(values), max(values)))
     return f"{mean:.2f} ({low:.2f} to {high:.2f})"
 
 
-def _train_once(build, training, pictures, seed):
+def _train_once(
+    build: "Callable[[], keras.Model]", training: ClaimTraining, images: TrainingImages, seed: int, epochs: int
+) -> TrainedNetwork:
     import keras
     import tensorflow as tf
 
+    from keras_nin.train import Recipe
     from keras_nin.train.batches import TrainingBatches
 
     tf.config.experimental.enable_op_determinism()
     keras.utils.set_random_seed(seed)
     model = build()
-    # Much faster, and the ReLUs of the pointwise head die: every score is then the same.
-    recipe = Recipe(epochs=training.epochs, batch_size=32, learning_rate=3e-3)
-    batches = TrainingBatches(*pictures.train, recipe, seed)
-    _compile(model, training.activation, recipe, recipe.epochs * len(batches))
+    # At a much higher learning rate the ReLUs of the pointwise head die: every score is then the same.
+    recipe = Recipe(epochs=epochs, batch_size=32, learning_rate=3e-3)
+    batches = TrainingBatches(*images.train, recipe, seed)
+    _compile(model, training.activation, recipe, epochs * len(batches))
     start = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: batches.start_epoch(epoch))
-    # The batches have an order of their own; Keras's would depend on what ran before.
-    model.fit(batches, epochs=recipe.epochs, callbacks=[start], shuffle=False, verbose=0)
-    return TrainedNetwork(model, *(_accuracy(model, *part) for part in (pictures.train, pictures.test)))
+    # The batches have an order of their own; that of Keras would depend on what ran before.
+    model.fit(batches, epochs=epochs, callbacks=[start], shuffle=False, verbose=0)  # pyright: ignore[reportArgumentType]
+    return TrainedNetwork(model, _accuracy(model, *images.train), _accuracy(model, *images.test))
 
 
-def _compile(model, activation, recipe, steps):
+def _compile(model: "keras.Model", activation: str, recipe: "Recipe", steps: int) -> None:
     import keras
 
     schedule = keras.optimizers.schedules.CosineDecay(recipe.learning_rate, steps)
-    optimizer = keras.optimizers.AdamW(schedule, weight_decay=recipe.weight_decay)
+    optimizer = keras.optimizers.AdamW(schedule, weight_decay=recipe.weight_decay)  # pyright: ignore[reportArgumentType]
     loss = _binary_crossentropy_per_class if activation == "sigmoid" else "sparse_categorical_crossentropy"
-    model.compile(optimizer, loss=loss, jit_compile=False)  # compiling takes longer than these short runs
+    # Compiling with XLA takes longer than these short runs.
+    model.compile(optimizer, loss=loss, jit_compile=False)  # pyright: ignore[reportArgumentType]
 
 
-def _binary_crossentropy_per_class(labels, outputs):
+def _binary_crossentropy_per_class(labels: Any, outputs: Any) -> Any:
     import keras
 
-    wanted = keras.ops.one_hot(keras.ops.reshape(labels, (-1,)), outputs.shape[-1])
-    return keras.losses.binary_crossentropy(wanted, outputs)
+    targets = keras.ops.one_hot(keras.ops.reshape(labels, (-1,)), outputs.shape[-1])
+    return keras.losses.binary_crossentropy(targets, outputs)
 
 
-def _accuracy(model, pictures, labels, batch=512):
-    outputs = np.concatenate(
-        [run_model(model, pictures[start : start + batch]) for start in range(0, len(labels), batch)]
-    )
-    return top_k_accuracy(outputs, labels, 1)
+def _accuracy(model: "keras.Model", images: np.ndarray, labels: np.ndarray, batch: int = 512) -> float:
+    starts = range(0, len(labels), batch)
+    outputs = np.concatenate([run_model(model, images[start : start + batch]) for start in starts])
+    accuracy = top_k_accuracy(outputs, labels, 1)
+    assert accuracy is not None  # there are ten classes
+    return accuracy

@@ -1,99 +1,77 @@
-"""`keras-nin export`: from a model to .tflite files that are compared with it."""
+"""`keras-nin export`: from a model to .tflite files that are verified against it."""
 
-import types
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from keras_nin.cli import options
-from keras_nin.export import schemes
-from keras_nin.export.schemes import RANGES, ROUNDINGS, Tuning
+from keras_nin.cli.output import TerminalProgress, echo, note, print_json
+from keras_nin.export.schemes import DEFAULT_SCHEMES, SCHEME_COLUMNS, scheme_table_rows
+
+if TYPE_CHECKING:
+    from keras_nin.workflows.export import ExportedFile, ExportResult
+    from keras_nin.workflows.reproduction import Reproduction
 
 DEFAULT_MODEL = "nin_digits"
+_BESIDE_RECORD = {"record": "--from", "out": "--out", "force": "--force", "threads": "--threads", "runs": "--runs",
+                  "as_json": "--json", "debug": "--debug"}  # fmt: skip
 
 
-class _ExportCommand(click.Command):
-    """The command, whose help shows the table of schemes before its example."""
+class _ExportCommand(options.Command):
+    """The command, with the table of schemes in its help."""
 
-    def format_epilog(self, context, formatter):
-        """Write the table and the epilog."""
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Schemes"):
-            formatter.write_dl([(row[0], "; ".join(_describe_scheme(row))) for row in schemes.scheme_table_rows()])
-        super().format_epilog(context, formatter)
+            formatter.write_dl([(row[0], "; ".join(_describe_scheme(row))) for row in scheme_table_rows()])
+        super().format_epilog(ctx, formatter)
 
 
-def _describe_scheme(row):
-    words = dict(zip(schemes.SCHEME_COLUMNS, row, strict=True))
-    yield f"{words['weights']} weights, {words['activations']} activations, ends {words['input and output']}"
-    yield f"computes in {words['compute type']}"
+def _describe_scheme(row: Sequence[str]) -> Iterator[str]:
+    words = dict(zip(SCHEME_COLUMNS, row, strict=True))
+    yield f"{words['weights']} weights, {words['activations']} activations, input/output {words['input and output']}"
+    yield f"compute type {words['compute type']}"
     if words["needs"] != "-":
         yield f"needs {words['needs']}"
 
 
-@click.command(
-    "export",
-    short_help="Convert a model to .tflite files and prove them.",
-    cls=_ExportCommand,
-    epilog="Example: keras-nin export nin_digits --scheme float32,int8",
-)
+@click.command("export", cls=_ExportCommand, epilog="Example: keras-nin export nin_digits --scheme float32,int8")
 @click.argument("model", default=DEFAULT_MODEL)
 @options.model_options
 @click.option(
     "--scheme",
-    default="float32,int8",
+    default=DEFAULT_SCHEMES,
     show_default=True,
     metavar="S[,S...]",
-    help="Schemes of the table below; all is those that train nothing.",
+    help="Schemes of the table below; all is every post-training scheme.",
 )
 @click.option(
     "--calibration",
-    metavar="DATASET|DIR|FILE.npz|random",
+    metavar=f"{options.DATASET}|random",
     help="Representative images for int8. [default: the calibration split of the model's own dataset]",
 )
 @click.option(
     "--calibration-count",
     type=options.COUNT,
     metavar="N",
-    default=100,
-    show_default=True,
-    help="How many calibration images.",
+    help="Number of calibration images. [default: 100, or 8 of noise]",
 )
-@click.option(
-    "--ranges",
-    type=click.Choice(RANGES),
-    default=Tuning().ranges,
-    show_default=True,
-    help="Ranges of the 8-bit activations: all that calibration saw, or of least mean square error.",
-)
-@click.option(
-    "--rounding",
-    type=click.Choice(ROUNDINGS),
-    default=Tuning().rounding,
-    show_default=True,
-    help="Of the weights of the scheme int8: to the nearest integer, or so that outputs change least.",
-)
-@click.option(
-    "--bias-correction/--no-bias-correction",
-    default=Tuning().bias_correction,
-    show_default=True,
-    help="Whether the biases of the scheme int8 make good for the mean error of rounded weights.",
-)
+@options.tuning_options
 @click.option(
     "--io",
     type=click.Choice(["int8", "uint8", "float32"]),
-    help="Type of input and output of the integer schemes. [default: int8; int16 for int16x8]",
+    help="Input and output type of the integer schemes. [default: int8; int16 for int16x8]",
 )
 @click.option("--batch", type=options.COUNT, metavar="N", default=1, show_default=True, help="Static batch size.")
-@click.option(
-    "--allow-float",
-    is_flag=True,
-    help="Let operators that int8 does not have compute in floating point; they are named.",
-)
+@click.option("--allow-float", is_flag=True, help="Let operators that int8 lacks compute in float; they are listed.")
 @click.option("--epochs", type=options.COUNT, metavar="N", help="Of a scheme that trains. [default: 20]")
 @click.option(
     "--learning-rate",
     type=options.Number(0, min_open=True),
-    metavar="R",
-    help="Of a scheme that trains. [default: a fifth of what trained the network]",
+    metavar="RATE",
+    help="Of a scheme that trains. [default: a fifth of the rate that trained the network]",
 )
 @click.option(
     "--sparsity",
@@ -101,7 +79,7 @@ def _describe_scheme(row):
     metavar="SHARE",
     default=0.5,
     show_default=True,
-    help="Share of zeros in each layer of the scheme pruned.",
+    help="Share of zero weights in each layer of the scheme pruned.",
 )
 @click.option(
     "--clusters",
@@ -111,7 +89,7 @@ def _describe_scheme(row):
     show_default=True,
     help="Distinct weights in each layer of the scheme clustered.",
 )
-@options.data_option
+@options.test_option
 @options.preprocessing_options
 @options.count_option
 @options.limit_options
@@ -124,39 +102,137 @@ def _describe_scheme(row):
 @options.json_option
 @click.option(
     "--from",
-    "sidecar",
-    metavar="SIDECAR",
-    help="Do an export again as the JSON file beside it records it: same model, images and options. Beside it only "
-    "--out, --force, --threads, --runs and --json.",
+    "record",
+    metavar="RECORD",
+    help="Repeat the export that wrote this JSON file: same model, images and options. Only --out, --force, --threads, "
+    "--runs and --json may be combined with it.",
 )
 @click.pass_context
-def export_command(context, **arguments):
-    """Convert MODEL (default nin_digits) to .tflite files and prove them against it.
+def export_command(context: click.Context, **arguments: Any) -> int:
+    """Convert MODEL (default nin_digits) to .tflite files and verify them against it.
 
-    Writes <model>_<scheme>.tflite, static batch 1, and a JSON file beside each that says what made it; runs each with
-    the LiteRT runtime on test images that did not serve to calibrate; prints one table. Differences are in quantisation
-    steps of the output: the file's scale, or for a float file 1/255 of the range of the model's outputs. A quantised
-    file is judged on the worst class or channel, before a softmax or sigmoid that closes the network.
+    Writes <model>_<scheme>.tflite, static batch 1, and a JSON record of how it was made beside each; runs each with the
+    LiteRT runtime on test images that did not calibrate it; prints one table. Differences are in LSB, quantization
+    steps of the output: the file's scale, or for a float file 1/255 of the range of the model's outputs. A quantized
+    file is checked on its worst class or channel, before a final softmax or sigmoid.
 
-    Exit status 1 where a file is not as good as the model (see --min-top1-match and --max-drop). With random weights
-    only the differences are judged; a file that noise calibrated (--calibration random) is good for latency only.
+    Exit status 1 where a file fails (see --min-top1-match and --max-drop). With random weights only differences are
+    checked; a file calibrated on noise (--calibration random) is good for latency only.
 
-    --from compares the bytes with those that SIDECAR records: exit status 1 where the same versions give others, 2
-    where the weights or the calibration images are others. Paths in it are as seen from the folder of that export.
+    --from compares the bytes with those of RECORD: exit status 1 where the same versions give others, 2 where the
+    weights or the calibration images are others. Paths in it are relative to the folder of that export.
     """
-    if arguments["sidecar"] is None:
-        return _export(types.SimpleNamespace(**arguments))
-    from keras_nin.workflows import reproduction
-
-    original = reproduction.read_original(arguments["sidecar"])
-    return _export(reproduction.original_arguments(context, original), original)
+    result = run_export_command(context, **arguments)
+    print_export(result, arguments["as_json"])
+    return 0 if result.passed else 1
 
 
-def _export(given, original=None):
-    from keras_nin.workflows import export, models
+def run_export_command(
+    context: click.Context, model: str, record: str | None, as_json: bool, **arguments: Any
+) -> ExportResult:
+    """Do what the options of `keras-nin export` say."""
+    if record is None:
+        from keras_nin.workflows.export import export_model
 
-    chosen = schemes.parse_schemes(given.scheme)
-    chosen = [scheme.with_io(given.io) if given.io else scheme for scheme in chosen]
-    models.check_output_folder(given.out)
-    job = export.prepare(given, chosen)
-    return export.finish_export(job, export.convert_schemes(job, chosen), original)
+        return export_model(model, **arguments, progress=TerminalProgress())
+    from keras_nin.workflows.reproduction import reproduce_export
+
+    for param in context.command.params:
+        name = param.name or ""
+        if options.is_set(context, name) and name not in _BESIDE_RECORD:
+            flag = param.opts[-1] if isinstance(param, click.Option) else "MODEL"
+            allowed = ", ".join(list(_BESIDE_RECORD.values())[1:-1])
+            raise click.UsageError(f"{flag} cannot be combined with --from. Allowed: {allowed}.")
+    kept = {name: arguments[name] for name in ("out", "force", "threads", "runs")}
+    return reproduce_export(record, **kept, progress=TerminalProgress())
+
+
+def print_export(result: ExportResult, as_json: bool) -> None:
+    """Print an export: one table, where its images come from, and what was written."""
+    if result.reproduction is not None:
+        _print_reproduction(result.reproduction, result.files[0].name, as_json)
+    if as_json:
+        print_json(result.to_json())
+    else:
+        echo("\n".join(_result_lines(result)))
+    from keras_nin.report.accuracy import failed_checks
+
+    for file in result.files:
+        for line in failed_checks(file.name, file.parity):
+            note(f"FAIL: {line}")
+
+
+def _result_lines(result: ExportResult) -> Iterator[str]:
+    from keras_nin.report.accuracy import format_compression_table, format_parity_table
+
+    yield format_headline(result.model, result.weights, result.test)
+    yield format_parity_table(
+        [(file.name, len(file.data), file.parity, file.latency.total.median) for file in result.files],
+        original_top1=result.original_top1,
+        trained={file.name: file.converted.scheme.trained for file in result.files if file.converted.scheme.trained},
+    )
+    yield from format_test_lines(result.test, result.random_weights)
+    yield _latency_line(result)
+    calibration = next((file.converted.calibration for file in result.files if file.converted.calibration), None)
+    if calibration is not None and calibration.noise:
+        yield "Calibration: noise. Files calibrated on noise are good for measuring latency, and for nothing else."
+    elif calibration is not None:
+        yield f"Calibration: {calibration.count} images of {calibration.source}, none of them among the test images."
+    for file in result.files:
+        if file.converted.float_operators:
+            yield f"{file.name}: in floating point: {', '.join(file.converted.float_operators)}"
+        if file.converted.flags.get("integer_form"):
+            yield f"{file.name}: in integer form: {', '.join(file.converted.flags['integer_form'])}"
+    for file in result.files:
+        compression = file.converted.compression()
+        if compression:
+            yield f"\n{format_compression_table(compression, file.name)}\n"
+    for file in result.files:
+        yield _format_written(file)
+
+
+def _format_written(file: ExportedFile) -> str:
+    return f"{file.state}: {file.path}, {', '.join(list(file.contents)[1:])}"
+
+
+def _latency_line(result: ExportResult) -> str:
+    from keras_nin.formatting import format_count, format_host
+
+    profiles = [file.latency for file in result.files]
+    runs = ", ".join(f"{profile.runs:,}" for profile in profiles)
+    threads = format_count(profiles[0].threads, "thread")
+    return f"Latency: median of {runs} runs on {threads}; {format_host(result.host)}"
+
+
+def format_headline(model: str, weights: str, test: Any) -> str:
+    """Return the line that says what is compared, and how its input is preprocessed."""
+    preprocessing = f"; preprocessing: {test.preprocessing.mode}" if test.preprocessing else ""
+    return f"{model}, weights: {weights}{preprocessing}"
+
+
+def format_test_lines(test: Any, random_weights: bool) -> Iterator[str]:
+    """Yield the lines that say which images files were compared on."""
+    excluded = f" ({test.excluded} more were used for calibration and left out)" if test.excluded else ""
+    yield f"Compared on {len(test.indices):,} test images of {test.dataset.name}{excluded}."
+    if random_weights:
+        yield "The weights are random: top-1 match and accuracy say nothing and are not checked."
+
+
+def _print_reproduction(reproduction: Reproduction, name: str, as_json: bool) -> None:
+    changes = f" ({'; '.join(reproduction.version_changes)})" if reproduction.version_changes else ""
+    if reproduction.same:
+        versions = f", with other versions{changes}" if changes else ""
+        line = f"Reproduced: {name} has the bytes that {reproduction.path} records{versions}."
+        if as_json:
+            note(line)
+        else:
+            echo(line)
+    elif changes:
+        note(
+            f"Note: {name} has other bytes than {reproduction.path} records, which other versions may explain{changes}."
+        )
+    else:
+        note(
+            f"Not reproduced: {name} has other bytes than {reproduction.path} records, although all versions are the "
+            "same. Was it made on another kind of processor?"
+        )

@@ -1,68 +1,117 @@
-"""Text on stdout, whatever its encoding is."""
+"""What a command prints: results on stdout, notes and progress on stderr."""
+
+from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import click
 
-from keras_nin.formatting import escape_unprintable
+from keras_nin.formatting import escape_unprintable, fit_encoding
+from keras_nin.workflows.progress import Item, Progress
 
 
-def echo(text):
-    """Print text as stdout's encoding can have it."""
-    from keras_nin.formatting import fit_encoding
-
-    click.echo(fit_encoding(text, getattr(sys.stdout, "encoding", None) or "utf-8"))
+def echo(text: str) -> None:
+    """Print a result, in what stdout's encoding can express."""
+    click.echo(fit_encoding(text.rstrip("\n"), getattr(sys.stdout, "encoding", None) or "utf-8"))
 
 
-# MERGED Progress of a measurement that it does not disturb.
+def print_json(document: dict[str, Any]) -> None:
+    """Print a JSON document on stdout."""
+    from keras_nin import files
+
+    click.echo(files.dump_json(document), nl=False)
 
 
-@contextlib.contextmanager
-def waiting(message):
-    """Show `message` and the seconds on a terminal; yields a function that takes another message, shown at once.
+def note(message: str) -> None:
+    """Print a line on stderr, so that stdout holds results alone."""
+    click.echo(escape_unprintable(message), err=True)
 
-    A plain line, once a second without news: what draws or loads a lot would disturb the measurement. Yields None where
-    there is no terminal.
+
+def print_notes(notes: Iterable[str]) -> None:
+    """Print what a reader should know of a result."""
+    for text in notes:
+        note(f"Note: {text}")
+
+
+def print_checks(checks: Iterable[Any], *, failed_only: bool = False) -> None:
+    """Print the limits that were checked: below a table, or only failed ones on stderr beside other formats."""
+    checks = list(checks)
+    if failed_only:
+        for check in checks:
+            if not check.passed:
+                note(str(check))
+    elif checks:
+        echo("\n" + "\n".join(map(str, checks)))
+
+
+class TerminalProgress(Progress):
+    """Shows progress as one line on stderr, where that is a terminal.
+
+    A plain line, once a second without news: drawing more, or loading more, would disturb a measurement.
     """
-    if not sys.stderr.isatty():
-        yield None
-        return
-    line = _StatusLine(message)
-    thread = threading.Thread(target=line.show, daemon=True)
-    thread.start()
-    try:
-        yield line.tell
-    finally:
-        line.end()
-        thread.join()
+
+    @contextlib.contextmanager
+    def task(self, message: str) -> Iterator[Callable[[str], None] | None]:
+        """Show `message` and the seconds while the block runs; yields a function that shows another message."""
+        if not sys.stderr.isatty():
+            yield None
+            return
+        line = _StatusLine(message)
+        line.start()
+        try:
+            yield line.update
+        finally:
+            line.end()
+
+    def track(self, items: Iterable[Item], message: str, total: int) -> Iterable[Item]:
+        """Yield `items` and show how many are done."""
+        with self.task(message) as update:
+            for number, item in enumerate(items, 1):
+                if update is not None:
+                    update(f"{message}: {number} of {total}")
+                yield item
+
+    def line(self, text: str) -> None:
+        """Print a line that stays, on a terminal."""
+        if sys.stderr.isatty():
+            note(text)
 
 
-class _StatusLine:
-    def __init__(self, message):
+class _StatusLine(threading.Thread):
+    """A line on the terminal with the seconds since it began, drawn by a thread."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(daemon=True)
         self._message, self._ended, self._news = message, False, threading.Event()
+        # By descriptor, because what is captured meanwhile replaces sys.stderr.
+        self._stream = os.fdopen(os.dup(2), "w")
 
-    def tell(self, message):
+    def update(self, message: str) -> None:
         self._message = message
         self._news.set()
 
-    def end(self):
+    def end(self) -> None:
         self._ended = True
         self._news.set()
+        self.join()
+        self._stream.close()
 
-    def show(self):
+    def run(self) -> None:
         start = time.monotonic()
         while not self._ended:
             line = escape_unprintable(f"{time.monotonic() - start:.0f} s: {self._message}")
-            _write_stderr(f"\r\x1b[K{line[: shutil.get_terminal_size().columns - 1]}")
+            self._write(f"\r\x1b[K{line[: shutil.get_terminal_size().columns - 1]}")
             self._news.wait(1)
             self._news.clear()
-        _write_stderr("\r\x1b[K")
+        self._write("\r\x1b[K")
 
-
-def _write_stderr(text):
-    sys.stderr.write(text)
-    sys.stderr.flush()
+    def _write(self, text: str) -> None:
+        self._stream.write(text)
+        self._stream.flush()

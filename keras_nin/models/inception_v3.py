@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from keras_nin import layers
 from keras_nin.errors import check_whole_number
-from keras_nin.models.model_spec import LayerNames, ModelSpec, Shape, Weights, assemble_model, check_input_shape
+from keras_nin.models.model_spec import LayerNames, ModelSpec, Shape, Weights, make_builder
 from keras_nin.models.predictions import family_functions
 
 if TYPE_CHECKING:
     import keras
-
-PAPER = "Rethinking the Inception Architecture for Computer Vision, arXiv:1512.00567"
 
 # Filters, kernel size, strides and padding of the stem's convolutions; None is a 3x3/2 maximum pooling.
 STEM = (
@@ -78,43 +76,52 @@ _TORCHVISION_NAMES = {
     for theirs, ours in _convolution_names(kind).items()
 }
 CONVOLUTIONS = tuple(_TORCHVISION_NAMES.values())
-NORMALIZATIONS = tuple(f"{name}_bn" for name in CONVOLUTIONS)
+_BATCH_NORMS = tuple(f"{name}_bn" for name in CONVOLUTIONS)
 # torchvision's auxiliary classifier, which only training uses and this network does not have.
 _AUXILIARY = ("conv0.conv", "conv0.bn", "conv1.conv", "conv1.bn", "fc")
-# Third-party layer names: torchvision's, and those of keras.applications, which Keras 2 and 1 numbered.
-LAYER_NAMES: LayerNames = (
-    {f"{theirs}.conv": ours for theirs, ours in _TORCHVISION_NAMES.items()}
-    | {f"{theirs}.bn": f"{ours}_bn" for theirs, ours in _TORCHVISION_NAMES.items()}
-    | {f"AuxLogits.{theirs}": None for theirs in _AUXILIARY}
-    | {"fc": "classifier", "predictions": "classifier"}
-    | {"conv2d": CONVOLUTIONS, "batch_normalization": NORMALIZATIONS}
-    | {"convolution2d": CONVOLUTIONS, "batchnormalization": NORMALIZATIONS}
-)
 
 
-def InceptionV3(
+class InceptionV3Spec(ModelSpec):
+    """Inception v3."""
+
+    @property
+    def layer_names(self) -> LayerNames:
+        """Names of torchvision, and those of keras.applications, which Keras 2 and 1 numbered."""
+        return (
+            {f"{theirs}.conv": ours for theirs, ours in _TORCHVISION_NAMES.items()}
+            | {f"{theirs}.bn": f"{ours}_bn" for theirs, ours in _TORCHVISION_NAMES.items()}
+            | {f"AuxLogits.{theirs}": None for theirs in _AUXILIARY}
+            | {"fc": "classifier", "predictions": "classifier"}
+            | {"conv2d": CONVOLUTIONS, "batch_normalization": _BATCH_NORMS}
+            | {"convolution2d": CONVOLUTIONS, "batchnormalization": _BATCH_NORMS}
+        )
+
+
+def inception_v3(
+    spec: InceptionV3Spec,
     *,
-    include_top: bool = True,
     weights: Weights = None,
-    input_shape: Shape | None = (299, 299, 3),
-    classes: int = 1000,
+    include_top: bool = True,
+    input_shape: Shape | None = None,
+    classes: int | None = None,
     classifier_activation: str | None = "softmax",
     padded_pools: bool = False,
     name: str | None = None,
 ) -> keras.Model:
     """Build Inception v3: a stem, eleven modules of which two halve the grid, global average and a dense layer.
 
-    The layers, and the order of the weights, are those of keras.applications.InceptionV3 (arXiv:1512.00567).
+    The layers, and the order of the weights, are those of keras.applications.InceptionV3.
 
     Args:
-        include_top: whether to end in the average and the dense layer.
+        spec: row of the registry.
         weights: None (random) or a path; see `keras_nin.models.load_weights`.
+        include_top: whether to end in the average and the dense layer.
         input_shape: (H, W, C) of at least 75x75.
         classes: number of classes.
         classifier_activation: applied to the scores; None returns them as they are.
         padded_pools: whether the average poolings inside the modules count zeros around the map, as in torchvision,
             whose weights need it.
-        name: the model's name; None takes "inception_v3".
+        name: the model's name; None takes the variant's.
 
     Returns:
         keras.Model from (B, H, W, C) to (B, classes), or to the last module's map without the top.
@@ -122,119 +129,46 @@ def InceptionV3(
     Raises:
         InputError: an argument does not fit, or the weights do not.
     """
+    units = check_whole_number("classes", spec.classes if classes is None else classes)
 
     def graph(x: keras.KerasTensor) -> keras.KerasTensor:
-        x = _stem(x)
+        import keras
+
+        convolutions = pools = 0
+        for row in STEM:
+            if row is None:
+                pools += 1
+                x = layers.pool2d(x, name=f"pool{pools}")
+                continue
+            filters, size, strides, padding = row
+            convolutions += 1
+            style = {"strides": strides, "padding": padding, "batch_norm": True, "scale": False}
+            x = layers.conv2d(x, filters, size, name=f"conv{convolutions}_{size}x{size}", **style)
         for number, (kind, arguments) in enumerate(MODULES):
             if kind.startswith("reduction"):
                 x = layers.inception_reduction(x, kind[-1], name=f"mixed{number}")
             else:
                 x = layers.inception_v3_module(x, kind, **arguments, padded_pool=padded_pools, name=f"mixed{number}")
-        return _top(x, classes, classifier_activation) if include_top else x
+        if not include_top:
+            return x
+        x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
+        return keras.layers.Dense(units, activation=classifier_activation, name="classifier")(x)
 
-    return assemble_model(
-        graph,
-        variant="inception_v3",
-        name=name,
-        input_shape=check_input_shape(input_shape, (299, 299, 3)),
-        weights=weights,
-        include_top=include_top,
-        layer_names=LAYER_NAMES,
-    )
+    return spec.assemble(graph, input_shape, weights, name, include_top)
 
-
-def _stem(x: keras.KerasTensor) -> keras.KerasTensor:
-    convolutions = pools = 0
-    for row in STEM:
-        if row is None:
-            pools += 1
-            x = layers.pool2d(x, name=f"pool{pools}")
-            continue
-        filters, size, strides, padding = row
-        convolutions += 1
-        style = {"strides": strides, "padding": padding, "batch_norm": True, "scale": False}
-        x = layers.conv2d(x, filters, size, name=f"conv{convolutions}_{size}x{size}", **style)
-    return x
-
-
-def _top(x: keras.KerasTensor, classes: int, classifier_activation: str | None) -> keras.KerasTensor:
-    import keras
-
-    x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
-    check_whole_number("classes", classes)
-    return keras.layers.Dense(classes, activation=classifier_activation, name="classifier")(x)
-
-
-# (weights, output channels, side of the map) of every convolution, stem and modules.
-Sizes: TypeAlias = tuple[tuple[int, int, int], ...]
-_STEM_SIZES: Sizes = (
-    (3 * 3 * 3 * 32, 32, 149),
-    (3 * 3 * 32 * 32, 32, 147),
-    (3 * 3 * 32 * 64, 64, 147),
-    (1 * 1 * 64 * 80, 80, 73),
-    (3 * 3 * 80 * 192, 192, 71),
-)
-
-
-def _a(channels: int, projection: int) -> Sizes:
-    factorized = channels * 64 + 3 * 3 * 64 * 96 + 3 * 3 * 96 * 96
-    weights = channels * 64 + (channels * 48 + 5 * 5 * 48 * 64) + factorized + channels * projection
-    return ((weights, 64 + 48 + 64 + 64 + 96 + 96 + projection, 35),)
-
-
-def _reduction_a(channels: int) -> Sizes:
-    inner = channels * 64 + 3 * 3 * 64 * 96
-    return (
-        (inner, 64 + 96, 35),
-        (3 * 3 * channels * 384 + 3 * 3 * 96 * 96, 384 + 96, 17),
-    )
-
-
-def _b(width: int) -> Sizes:
-    single = 768 * width + 7 * width * width + 7 * width * 192
-    double = 768 * width + 3 * 7 * width * width + 7 * width * 192
-    return ((768 * 192 + single + double + 768 * 192, 192 + (2 * width + 192) + (4 * width + 192) + 192, 17),)
-
-
-def _reduction_b() -> Sizes:
-    inner = 768 * 192 + 768 * 192 + 2 * 7 * 192 * 192
-    return ((inner, 4 * 192, 17), (3 * 3 * 192 * 320 + 3 * 3 * 192 * 192, 320 + 192, 8))
-
-
-def _c(channels: int) -> Sizes:
-    split = 2 * 3 * 384 * 384
-    weights = channels * 320 + (channels * 384 + split) + (channels * 448 + 3 * 3 * 448 * 384 + split) + channels * 192
-    return ((weights, 320 + 3 * 384 + 448 + 3 * 384 + 192, 8),)
-
-
-_SIZES = (
-    *_STEM_SIZES,
-    *_a(192, 32),
-    *_a(256, 64),
-    *_a(288, 64),
-    *_reduction_a(288),
-    *_b(128),
-    *_b(160),
-    *_b(160),
-    *_b(192),
-    *_reduction_b(),
-    *_c(1280),
-    *_c(2048),
-)
 
 SPECS = (
-    ModelSpec(
+    InceptionV3Spec(
         name="inception_v3",
-        builder=InceptionV3,
+        family=inception_v3,
         title="factorized convolutions and grid reductions, as keras.applications has it",
-        paper=PAPER,
+        paper="Rethinking the Inception Architecture for Computer Vision, arXiv:1512.00567",
         input_shape=(299, 299, 3),
         classes=1000,
-        # beta, moving mean and moving variance for every output channel
-        params=sum(weights + 3 * outputs for weights, outputs, _ in _SIZES) + 2048 * 1000 + 1000,
-        macs=sum(weights * side**2 for weights, _, side in _SIZES) + 2048 * 1000,
+        params=23_851_784,
+        macs=5_713_216_096,
         preprocessing="symmetric",
-        layer_names=LAYER_NAMES,
     ),
 )
+InceptionV3 = make_builder("InceptionV3", inception_v3, SPECS[0])
 preprocess_input, decode_predictions = family_functions(SPECS)

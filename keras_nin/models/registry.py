@@ -71,9 +71,9 @@ def build_model(name: str, /, *, weights: Weights = None, **arguments: Any) -> k
     Raises:
         InputError: unknown name, an argument that this model does not have, or one that does not fit.
     """
-    builder = get_spec(name).builder
-    _check_arguments(name, inspect.signature(builder).parameters, arguments)
-    return builder(weights=weights, **arguments)
+    spec = get_spec(name)
+    _check_arguments(name, spec.arguments, arguments)
+    return spec.build(weights=weights, **arguments)
 
 
 def _check_arguments(model: str, accepted: Iterable[str], arguments: Mapping[str, Any]) -> None:
@@ -150,9 +150,7 @@ def _set_seed(seed: int) -> str:
         keras.utils.set_random_seed(seed)
     except ValueError:
         raise InputError(
-            f"Expected `seed` to be a whole number from 0 to 4294967295. Received: {seed!r}",
-            argument="seed",
-            received=seed,
+            f"Expected `seed` to be a whole number from 0 to 4294967295. Received: {seed!r}", argument="seed"
         ) from None
     return f"random (seed {seed})"
 
@@ -182,13 +180,13 @@ def _load_zoo_model(
 
 def _load_bundled_weights(model: keras.Model, spec: ModelSpec, partial: bool) -> str | None:
     """Load the bundled weights of `spec` and return their name; None where there are none, or for other layers."""
-    if not spec.weights:
+    if not spec.bundled_weights:
         return None
     try:
-        weight_files.load_weights(model, weight_files.find_weights(spec.name, spec.weights[0]), partial=partial)
+        weight_files.load_weights(model, weight_files.find_weights(spec.name, spec.bundled_weights[0]), partial=partial)
     except WeightsMismatchError:
         return None
-    return spec.weights[0]
+    return spec.bundled_weights[0]
 
 
 def _load_application(
@@ -232,7 +230,6 @@ def _load_saved_model(
         raise InputError(
             f"Expected no `weights` beside a saved model, which has its own. Received: {str(weights)!r}",
             argument="weights",
-            received=weights,
         )
     if arguments:
         raise InputError(f"Expected no arguments of a builder beside a saved model. Received: {', '.join(arguments)}")
@@ -322,7 +319,6 @@ def _check_open_shape(own: list[tuple[int | None, ...]], shape: tuple[int, ...],
         raise InputError(
             f"Expected the input shape of {path.name!r}, {', '.join(map(str, own)) or 'not known'}. Received: {shape}",
             argument="input_shape",
-            received=shape,
         )
 
 

@@ -1,27 +1,42 @@
-"""How the kinds of layers look, in plots and pages alike: colour, marker, word.
+"""Figures of results, and how the kinds of layers look in them and in the HTML report: color, marker, word.
 
-1x1 layers are blue, from dark to light with their role, and teal and violet at the ends of paths; others are warm or
-grey. The colours differ in lightness too, so that they are told apart without colour vision and on paper.
+The only place that makes matplotlib figures. It takes records and imports none of the packages that make them, so that
+the `plot` methods of those can use it.
+
+1x1 layers are blue, from dark to light by role, and teal and violet at the ends of branches; others are warm colors or
+gray. The colors also differ in lightness, so that they can be told apart on paper and without color vision.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Protocol
+
+
+class KindAndRole(Protocol):
+    """A layer with the `kind` and 1x1 `role` of the audit."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def role(self) -> str | None: ...
 
 
 @dataclass(frozen=True)
 class LayerStyle:
-    """A group of layers that look alike.
+    """How a group of layers looks.
 
     Attributes:
-        key: short name, good for a CSS class.
-        label: what a legend says.
-        colour: on white, dark: on a dark ground, both #rrggbb.
-        marker: matplotlib's name of it.
+        key: short name that is a valid CSS class.
+        label: text in legends.
+        color: on white, as #rrggbb.
+        dark_color: on a dark background, as #rrggbb.
+        marker: matplotlib marker.
     """
 
     key: str
     label: str
-    colour: str
-    dark: str
+    color: str
+    dark_color: str
     marker: str
 
 
@@ -46,22 +61,20 @@ OVERHEAD_STYLE = LayerStyle("overhead", "runtime overhead", "#c9c9c9", "#5c5c5c"
 LAYER_STYLES = (*_ROLE_STYLES.values(), _POINTWISE_STYLE, *_KIND_STYLES.values(), _OTHER_STYLE, OVERHEAD_STYLE)
 
 
-def layer_style(kind, role=None):
-    """Return the `Look` of a layer by its kind and role, as the audit has them; "other" for kinds without their own."""
+def layer_style(kind: str, role: str | None = None) -> LayerStyle:
+    """Return the style of a layer by the audit's kind and role; "other" for kinds without a style of their own."""
     if kind == "pointwise":
-        return _ROLE_STYLES.get(role, _POINTWISE_STYLE)
+        return _ROLE_STYLES.get(role or "", _POINTWISE_STYLE)
     return _KIND_STYLES.get(kind, _OTHER_STYLE)
 
 
-def group_style(label):
-    """Return the `Look` of a `keras_nin.benchmark.layer_times.LatencySubtotal` by its name."""
-    return next(
-        (each for each in LAYER_STYLES if each.label == label),
-        _POINTWISE_STYLE if label.startswith("1x1") else _OTHER_STYLE,
-    )
+def group_style(label: str) -> LayerStyle:
+    """Return the style of a group of layers by its name, such as ``"1x1 reduce"`` or ``"spatial"``."""
+    fallback = _POINTWISE_STYLE if label.startswith("1x1") else _OTHER_STYLE
+    return next((style for style in LAYER_STYLES if style.label == label), fallback)
 
 
-def used_styles(layers):
-    """Return the `Look`s that occur among `layers` (anything with `kind` and `role`), in a fixed order."""
+def used_styles(layers: Iterable[KindAndRole]) -> list[LayerStyle]:
+    """Return the styles that occur among `layers`, in a fixed order."""
     used = {layer_style(layer.kind, layer.role) for layer in layers}
-    return [each for each in LAYER_STYLES if each in used]
+    return [style for style in LAYER_STYLES if style in used]

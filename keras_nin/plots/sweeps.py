@@ -1,100 +1,123 @@
-"""A sweep as a picture: time against MACs for larger kernels, and the cost of channel counts beside a multiple of 8."""
+"""Figures of sweeps over layer shapes and over Ethos-U accelerators, and of the soft mask's maps."""
 
-import io
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
-from keras_nin import figures
-from keras_nin.benchmark import sweep_results
-from keras_nin.claims.equalities import SOFT_MASK_SEED
-from keras_nin.edge.ethosu.records import summarize_groups
+from keras_nin import figures, plots
+from keras_nin.formatting import format_count, format_host, format_percent, shorten
 
-# Told apart without colours too: colour and marker for the scheme, filled for one thread.
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, SubFigure
+    from matplotlib.image import AxesImage
+
+    from keras_nin.benchmark.sweep import SweepPoint
+    from keras_nin.benchmark.sweep_results import AlignmentCost, KernelRatio
+    from keras_nin.claims.equalities import SoftMask
+    from keras_nin.edge.ethosu.records import EthosUEstimate, EthosUResult
+
+
+class _AtPoint(Protocol):
+    @property
+    def point(self) -> "SweepPoint": ...
+
+
+_Measured = TypeVar("_Measured", bound=_AtPoint)
+
+# Color and marker by scheme, filled for one thread: distinct without color, too.
 _SCHEME_STYLES = {"float32": ("#1f77b4", "o"), "int8": ("#d95f02", "s")}
 _REFERENCE_LINE = {"color": "#777777", "linewidth": 1, "linestyle": "--"}
+_RATIO_TICKS = (0.5, 1, 2, 3, 5, 9, 15, 25, 49, 100)
+_BAR_INCHES, _RIGHT_MARGIN = 0.42, 1.35  # the margin leaves room for the text at the end of the longest bar
+_MAP_COLUMNS = 8
+_POSITIVE_COLOR, _NEGATIVE_COLOR = "#2171b5", "#b35806"
 
 
-def render_layer_sweep(rows, host):
-    """Return a PNG file, as bytes, of `Row`s by point.
+def plot_layer_sweep(
+    kernel_ratios: "Sequence[KernelRatio]", alignment_costs: "Sequence[AlignmentCost]", host: Mapping[str, Any]
+) -> "Figure":
+    """Return a figure of a sweep over layer shapes.
 
-    On the left each layer with a kernel of 3x3 or larger against the same layer with 1x1: the ratio of their times over
-    the MACs of the 1x1 layer, and dashed the ratio of their MACs. On the right the time for each channel of a layer
-    whose number of channels is no multiple of 8, over that of the layer with the multiple beside it.
+    Left: each layer with a kernel of 3x3 or larger, its time relative to the same layer with 1x1, over the MACs of the
+    1x1 layer; dashed, the ratio of the MACs. Right: time per channel of layers whose number of channels is not a
+    multiple of 8, relative to the layer with the next multiple.
 
     Args:
-        rows: `keras_nin.benchmark.sweep_results.SweepRow`s by their points.
-        host: the machine's dictionary, for the title.
+        kernel_ratios: as `keras_nin.benchmark.sweep_results.compute_kernel_ratios` returns them.
+        alignment_costs: as `keras_nin.benchmark.sweep_results.compute_alignment_costs` returns them.
+        host: the machine, for the title.
     """
-    # Not pyplot, which would choose a window system and keep the figure.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(12, 5), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    _draw_kernel_ratios(left, sweep_results.compute_kernel_ratios(rows))
-    _draw_alignment_costs(right, sweep_results.compute_alignment_costs(rows))
-    figure.suptitle(f"{host['cpu']}, {host['cores']} cores, LiteRT {host['litert']}", fontsize=10)
-    out = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(out)
-    return out.getvalue()
+    with figures.figure_style():
+        figure = figures.new_figure(12, 5)
+        left, right = figure.subplots(1, 2)
+        _draw_kernel_ratios(left, kernel_ratios)
+        _draw_alignment_costs(right, alignment_costs)
+        figure.suptitle(format_host(host), fontsize=10)
+    return figure
 
 
-def _draw_kernel_ratios(axes, found):
+def _draw_kernel_ratios(axes: "Axes", kernel_ratios: "Sequence[KernelRatio]") -> None:
     from matplotlib.ticker import FixedLocator, NullLocator
 
-    axes.set_title("Larger kernels against 1x1")
+    axes.set_title("Larger kernels relative to 1x1")
     axes.set_xlabel("MACs of the 1x1 layer")
-    axes.set_ylabel("time over the time of 1x1 (inside the kernels)")
-    if not found:
-        _draw_placeholder(axes, "no layer with 1x1 beside a larger kernel")
+    axes.set_ylabel("time relative to 1x1 (inside the kernels)")
+    if not kernel_ratios:
+        _draw_placeholder(axes, "no layer was measured with 1x1 and a larger kernel")
         return
     axes.set_xscale("log")
     axes.set_yscale("log")
-    for macs in sorted({each.macs for each in found}):
+    for macs in sorted({ratio.macs for ratio in kernel_ratios}):
         axes.axhline(macs, **_REFERENCE_LINE)
         axes.annotate(f"MACs: {macs} times", (1, macs), xycoords=("axes fraction", "data"), ha="right", va="bottom")
-    for series, members in _group_by_series(found):
-        xs = [each.point.layer.macs / each.macs for each in members]
-        axes.plot(xs, [each.time or each.whole for each in members], **_marker_style(*series))
-    low, high = (end(each.point.layer.macs / each.macs for each in found) for end in (min, max))
-    axes.set_xlim(low / 3, high * 3)
-    ratios = [each.time or each.whole for each in found]
-    axes.set_ylim(min(1, *ratios) / 1.2, max([*ratios, *(each.macs for each in found)]) * 2.5)
-    axes.yaxis.set_major_locator(FixedLocator([0.5, 1, 2, 3, 5, 9, 15, 25, 49, 100]))
+    for series, members in _group_by_series(kernel_ratios):
+        macs_1x1 = [ratio.point.layer.macs / ratio.macs for ratio in members]
+        axes.plot(macs_1x1, [ratio.time or ratio.whole for ratio in members], **_marker_style(*series))
+    macs_1x1 = [ratio.point.layer.macs / ratio.macs for ratio in kernel_ratios]
+    axes.set_xlim(min(macs_1x1) / 3, max(macs_1x1) * 3)
+    times = [ratio.time or ratio.whole for ratio in kernel_ratios]
+    axes.set_ylim(min(1, *times) / 1.2, max([*times, *(ratio.macs for ratio in kernel_ratios)]) * 2.5)
+    axes.yaxis.set_major_locator(FixedLocator(_RATIO_TICKS))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter("{x:g}")
     axes.legend()
 
 
-def _draw_alignment_costs(axes, found):
-    axes.set_title("Channel counts that are no multiple of 8")
-    axes.set_ylabel("time for each channel, over that of the multiple of 8")
-    if not found:
-        _draw_placeholder(axes, "no layer with such a count beside its multiple of 8")
+def _draw_alignment_costs(axes: "Axes", alignment_costs: "Sequence[AlignmentCost]") -> None:
+    axes.set_title("Channel counts that are not a multiple of 8")
+    axes.set_ylabel("time per channel relative to the multiple of 8")
+    if not alignment_costs:
+        _draw_placeholder(axes, "no such channel count was measured with its multiple of 8")
         return
     axes.axhline(1, **_REFERENCE_LINE)
-    places = sorted({(each.axis, each.aligned, each.channels, each.point.layer.kernel) for each in found})
-    for number, (series, members) in enumerate(_group_by_series(found)):
-        xs = [places.index((each.axis, each.aligned, each.channels, each.point.layer.kernel)) for each in members]
-        xs = [x + 0.12 * (number - 1) for x in xs]  # side by side
-        axes.plot(xs, [each.cost for each in members], **_marker_style(*series))
+    positions = sorted({_alignment_key(cost) for cost in alignment_costs})
+    for number, (series, members) in enumerate(_group_by_series(alignment_costs)):
+        side_by_side = [positions.index(_alignment_key(cost)) + 0.12 * (number - 1) for cost in members]
+        axes.plot(side_by_side, [cost.cost for cost in members], **_marker_style(*series))
     labels = [
-        f"{channels} {'in' if axis == 'cin' else 'out'}\n{kernel}x{kernel}" for axis, _, channels, kernel in places
+        f"{channels} {'in' if axis == 'cin' else 'out'}\n{kernel}x{kernel}" for axis, _, channels, kernel in positions
     ]
-    axes.set_xticks(range(len(places)), labels)
-    axes.set_ylim(0, 1.1 * max(1.2, *(each.cost for each in found)))
+    axes.set_xticks(range(len(positions)), labels)
+    axes.set_ylim(0, 1.1 * max(1.2, *(cost.cost for cost in alignment_costs)))
     axes.legend()
 
 
-def _group_by_series(found):
-    """Return [((scheme, threads), records)], sorted."""
-    groups = {}
-    for each in found:
-        groups.setdefault((each.point.scheme, each.point.threads), []).append(each)
-    return sorted(groups.items())
+def _alignment_key(cost: "AlignmentCost") -> tuple[str, int, int, int]:
+    return cost.axis, cost.aligned, cost.channels, cost.point.layer.kernel
 
 
-def _marker_style(scheme, threads):
+def _group_by_series(measured: Iterable[_Measured]) -> list[tuple[tuple[str, int], list[_Measured]]]:
+    """Return what was measured by scheme and threads, sorted."""
+    groups: dict[tuple[str, int], list[_Measured]] = {}
+    for item in measured:
+        groups.setdefault((item.point.scheme, item.point.threads), []).append(item)
+    return sorted(groups.items(), key=lambda group: group[0])
+
+
+def _marker_style(scheme: str, threads: int) -> dict[str, Any]:
     color, marker = _SCHEME_STYLES[scheme]
     return {
         "linestyle": "",
@@ -102,151 +125,107 @@ def _marker_style(scheme, threads):
         "color": color,
         "markerfacecolor": color if threads == 1 else "none",
         "alpha": 0.8,
-        "label": f"{scheme}, {threads} thread{'s' if threads > 1 else ''}",
+        "label": f"{scheme}, {format_count(threads, 'thread')}",
     }
 
 
-def _draw_placeholder(axes, why):
-    axes.text(0.5, 0.5, why, ha="center", va="center", transform=axes.transAxes)
+def _draw_placeholder(axes: "Axes", reason: str) -> None:
+    axes.text(0.5, 0.5, reason, ha="center", va="center", transform=axes.transAxes)
     axes.set_axis_off()
 
 
-# MERGED The picture of a sweep over accelerators: where the time goes on each.
+def plot_accelerators(result: "EthosUResult") -> "Figure":
+    """Return a figure with a bar for each Ethos-U accelerator: its time in ms, split by 1x1 role and kind.
 
-# 1x1 roles in blues, the kinds that compute in warm colours, the rest in greys.
-_GROUP_COLORS = {
-    "1x1 reduce": "#08519c",
-    "1x1 expand": "#3182bd",
-    "1x1 mix": "#6baed6",
-    "1x1 head": "#9ecae1",
-    "1x1 projection": "#c6dbef",
-    "spatial": "#e6550d",
-    "depthwise": "#fd8d3c",
-    "dense": "#fdae6b",
-    "pool": "#969696",
-}
-_OTHER_COLOR = "#d9d9d9"
-_RIGHT_MARGIN = 1.35  # for what stands at the end of the longest bar
-_BAR_INCHES, _WIDTH_INCHES, _MARGIN_INCHES, _DPI = 0.42, 9.0, 1.5, 120
-
-
-def render_ethosu_sweep(sweep):
-    """Return a PNG file, as bytes: a bar for each accelerator, its time in ms in parts by 1x1 role and kind.
-
-    Operators left to the CPU have no time and no part; the bar's end says how many there are.
-
-    Args:
-        sweep: `keras_nin.edge.ethosu.EthosUResult`.
+    Operators that run on the CPU have no time in it; the text at the bar's end has their number.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    count = len(sweep.estimates)
-    figure = Figure((_WIDTH_INCHES, _MARGIN_INCHES + _BAR_INCHES * count), dpi=_DPI, layout="constrained")
-    axes = figure.add_subplot()
-    _draw_accelerator_bars(axes, sweep)
-    axes.set_yticks(range(count), [_accelerator_label(estimate) for estimate in sweep.estimates])
-    axes.invert_yaxis()
-    axes.set_xlim(0, _RIGHT_MARGIN * max(estimate.us for estimate in sweep.estimates) / 1000 or 1)
-    axes.set_xlabel("ms a run, as Vela expects it, batch 1")
-    # A name may hold what would be a formula.
-    axes.set_title(sweep.file, parse_math=False)
-    handles, labels = axes.get_legend_handles_labels()
-    if handles:
-        axes.legend(handles, labels, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
-    out = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(out, metadata={"Software": None})
-    return out.getvalue()
-
-
-def _draw_accelerator_bars(axes, sweep):
-    parts = [{part.group: part.cycles for part in summarize_groups(estimate)} for estimate in sweep.estimates]
-    found = dict.fromkeys(group for groups in parts for group, cycles in groups.items() if cycles)
-    ordered = [
-        *(group for group in _GROUP_COLORS if group in found),
-        *(group for group in found if group not in _GROUP_COLORS),
-    ]
-    starts = [0.0] * len(parts)
-    for group in ordered:
-        widths = [
-            1000 * groups.get(group, 0) / estimate.clock_hz
-            for groups, estimate in zip(parts, sweep.estimates, strict=True)
-        ]
-        axes.barh(range(len(parts)), widths, left=starts, label=group, color=_GROUP_COLORS.get(group, _OTHER_COLOR))
-        starts = [start + width for start, width in zip(starts, widths, strict=True)]
-    for place, (end, estimate) in enumerate(zip(starts, sweep.estimates, strict=True)):
-        axes.text(end, place, f" {_bar_annotation(estimate)}", va="center", fontsize="small")
-
-
-def _bar_annotation(estimate):
-    on_cpu = len(estimate.left_to_cpu)
-    used = "" if estimate.utilization is None else f", {estimate.utilization:.0%} of MACs used"
-    return f"{estimate.us / 1000:,.2f}{used}{f', {on_cpu:,} on the CPU' if on_cpu else ''}"
-
-
-def _accelerator_label(estimate):
-    return f"{estimate.accelerator}\n{estimate.clock_hz / 1e6:,.0f} MHz"
-
-
-# MERGED The maps of the soft mask as a picture: what goes in, 32 maps with their weights, and the one map they add up to.
-
-_MAP_COLUMNS = 8
-_POSITIVE_COLOR, _NEGATIVE_COLOR = "#2171b5", "#b35806"
-SOFT_MASK_NOTE = (
-    f"The network is not trained: its weights are random (seed {SOFT_MASK_SEED}). What the mask lights up is chance; that one "
-    "weighted sum pools 32 maps into one that can be looked at is not."
-)
-
-
-def render_soft_mask(seen):
-    """Return the picture of `seen` (`keras_nin.claims.equalities.SoftMask`) as the bytes of a PNG file."""
-    return figures.render_png(plot_soft_mask(seen))
-
-
-def plot_soft_mask(seen):
-    """Return the picture of `seen` as a matplotlib `Figure`.
-
-    From left to right: the photograph and the network's input; the maps of the 3x3 layer, all on one scale of grey, in
-    the order of their weights in the 1x1 layer, which stand above them; the mask on its own scale. Below: what the
-    network was trained on.
-    """
-    order = np.argsort(-seen.weights, kind="stable")
-    rows = -(-len(order) // _MAP_COLUMNS)
+    estimates = result.estimates
     with figures.figure_style():
-        made = figures.new_figure(15, 5.6)
-        inputs, middle, right = made.subfigures(1, 3, width_ratios=(2.2, 8.4, 4.2))
-        _draw_inputs(inputs, seen)
-        for axes, index in zip(middle.subplots(rows, _MAP_COLUMNS, squeeze=False).flat, order, strict=False):
-            _draw_map(axes, seen.maps[..., index], seen.weights[index])
-        for axes in middle.axes[len(order) :]:
-            axes.set_axis_off()
+        figure = figures.new_figure(9, 1.5 + _BAR_INCHES * len(estimates))
+        axes = figure.subplots()
+        _draw_accelerator_bars(axes, estimates)
+        labels = [f"{estimate.accelerator}\n{estimate.clock_hz / 1e6:,.0f} MHz" for estimate in estimates]
+        axes.set_yticks(range(len(estimates)), labels)
+        axes.invert_yaxis()
+        axes.set_xlim(0, _RIGHT_MARGIN * max(estimate.us for estimate in estimates) / 1000 or 1)
+        axes.set_xlabel("ms per run, estimated by Vela, batch 1")
+        axes.set_title(shorten(result.file, 80))
+        handles, _ = axes.get_legend_handles_labels()
+        if handles:
+            axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def _draw_accelerator_bars(axes: "Axes", estimates: "Sequence[EthosUEstimate]") -> None:
+    cycles = [{subtotal.group: subtotal.cycles for subtotal in estimate.subtotals} for estimate in estimates]
+    labels = [style.label for style in plots.LAYER_STYLES]
+    groups = {group for by_group in cycles for group, count in by_group.items() if count}
+    starts = [0.0] * len(estimates)
+    for group in sorted(groups, key=lambda group: (labels.index(group) if group in labels else len(labels), group)):
+        widths = [
+            1000 * by_group.get(group, 0) / estimate.clock_hz
+            for by_group, estimate in zip(cycles, estimates, strict=True)
+        ]
+        axes.barh(range(len(estimates)), widths, left=starts, label=group, color=plots.group_style(group).color)
+        starts = [start + width for start, width in zip(starts, widths, strict=True)]
+    for position, (end, estimate) in enumerate(zip(starts, estimates, strict=True)):
+        axes.text(end, position, f" {_accelerator_text(estimate)}", va="center", fontsize="small")
+
+
+def _accelerator_text(estimate: "EthosUEstimate") -> str:
+    utilization = "" if estimate.utilization is None else f", {format_percent(estimate.utilization, 0)} utilization"
+    on_cpu = f", {len(estimate.cpu_layers):,} on the CPU" if estimate.cpu_layers else ""
+    return f"{estimate.us / 1000:,.2f}{utilization}{on_cpu}"
+
+
+def plot_soft_mask(soft_mask: "SoftMask") -> "Figure":
+    """Return a figure of a soft mask, from the photograph to the projected map.
+
+    From left to right: the photograph and the network's input; the maps of the 3x3 layer on one gray scale, in the
+    order of their weights in the 1x1 layer, which are above them; the mask on its own scale.
+    """
+    order = np.argsort(-soft_mask.weights, kind="stable")
+    with figures.figure_style():
+        figure = figures.new_figure(15, 5.6)
+        parts: Any = figure.subfigures(1, 3, width_ratios=(2.2, 8.4, 4.2))
+        inputs, middle, right = parts
+        _draw_inputs(inputs, soft_mask)
+        axes = middle.subplots(-(-len(order) // _MAP_COLUMNS), _MAP_COLUMNS, squeeze=False).flat
+        for cell, index in zip(axes, order, strict=False):
+            _draw_map(cell, soft_mask.maps[..., index], float(soft_mask.weights[index]))
+        for cell in middle.axes[len(order) :]:
+            cell.set_axis_off()
         middle.suptitle(f"{len(order)} maps of the 3x3 layer (tanh, black -1, white 1) and their 1x1 weights")
-        _draw_mask(right, seen)
-        made.supxlabel(SOFT_MASK_NOTE, fontsize=11, color=figures.TEXT)
-    return made
+        _draw_mask(right, soft_mask)
+        note = (
+            f"The network is not trained: its weights are random (seed {soft_mask.seed}). Where the mask is bright is "
+            "chance; that one weighted sum pools 32 maps into one that can be viewed is not."
+        )
+        figure.supxlabel(textwrap.fill(note, 200), fontsize=11, color=figures.TEXT)
+    return figure
 
 
-def _draw_inputs(part, seen):
-    height, width, _ = seen.image.shape
+def _draw_inputs(part: "SubFigure", soft_mask: "SoftMask") -> None:
+    height, width, _ = soft_mask.image.shape
     top, below = part.subplots(2, 1)
-    _draw_image(top, seen.photograph, f"photograph:\n{figures.shorten(seen.name, 30)}", 9)
-    _draw_image(below, seen.image, f"input, {height}x{width}x3", 9)
+    _draw_image(top, soft_mask.photograph, f"photograph:\n{shorten(soft_mask.name, 30)}", 9)
+    _draw_image(below, soft_mask.image, f"input, {height}x{width}x3", 9)
 
 
-def _draw_map(axes, values, weight):
+def _draw_map(axes: "Axes", values: np.ndarray, weight: float) -> None:
     _draw_image(axes, values, f"{weight:+.3f}", 11, cmap="gray", vmin=-1, vmax=1)
     axes.title.set_color(_POSITIVE_COLOR if weight > 0 else _NEGATIVE_COLOR)
 
 
-def _draw_mask(part, seen):
+def _draw_mask(part: "SubFigure", soft_mask: "SoftMask") -> None:
     axes = part.subplots()
-    shown = _draw_image(axes, seen.mask, "", 11, cmap="gray")
-    part.colorbar(shown, ax=axes, location="bottom", shrink=0.8, aspect=30, pad=0.02)
-    sign = "-" if seen.bias < 0 else "+"
-    part.suptitle(f"mask = sigmoid(sum of weight x map {sign} {abs(seen.bias):.3f})")
+    image = _draw_image(axes, soft_mask.mask, "", 11, cmap="gray")
+    part.colorbar(image, ax=axes, location="bottom", shrink=0.8, aspect=30, pad=0.02)
+    sign = "-" if soft_mask.bias < 0 else "+"
+    part.suptitle(f"mask = sigmoid(sum of weight x map {sign} {abs(soft_mask.bias):.3f})")
 
 
-def _draw_image(axes, pixels, title, size, **options):
+def _draw_image(axes: "Axes", pixels: np.ndarray, title: str, size: int, **options: Any) -> "AxesImage":
     axes.set_axis_off()
     axes.set_title(title, fontsize=size, loc="center", weight="normal", pad=3)
     return axes.imshow(pixels, interpolation="nearest", **options)

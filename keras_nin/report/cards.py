@@ -20,7 +20,7 @@ def format_card_index(entries):
             f"{audit.total.params:,}",
             f"{audit.total.macs:,}",
             *pointwise_shares(audit.total),
-            ", ".join(spec.weights) or "none ship",
+            ", ".join(spec.bundled_weights) or "none ship",
         ]
         for spec, audit in entries
     ]
@@ -68,7 +68,7 @@ def _fact_rows(spec, audit):
         ["Dataset", spec.dataset or "none at hand: pass `--data`"],
         ["Parameters", f"{audit.total.params:,} ({params} in 1x1 layers)"],
         ["MACs", f"{audit.total.macs:,} ({macs} in 1x1 layers)"],
-        ["Weights", ", ".join(spec.weights) or "none ship"],
+        ["Weights", ", ".join(spec.bundled_weights) or "none ship"],
     ]
 
 

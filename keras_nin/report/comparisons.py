@@ -1,248 +1,249 @@
-"""Layers against what the machine can do, as text."""
+"""Measurements in comparison, as text: layers with the roofline, a benchmark with an earlier one, and layer shapes."""
 
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from keras_nin import schemas
 from keras_nin.benchmark import roofline, sweep_results
-from keras_nin.benchmark.comparison import UNKNOWN
-from keras_nin.formatting import escape_unprintable, format_table
-from keras_nin.report.latency import comparison_host_lines
+from keras_nin.benchmark.comparison import UNKNOWN, FileChange, LayerChange, RunComparison
+from keras_nin.benchmark.records import Profile
+from keras_nin.benchmark.roofline import KindEfficiency, LayerEfficiency
+from keras_nin.benchmark.sweep import SweepPoint
+from keras_nin.benchmark.sweep_results import SweepRow
+from keras_nin.formatting import (
+    escape_unprintable,
+    format_conditions,
+    format_count,
+    format_host,
+    format_percent,
+    format_table,
+)
+from keras_nin.report.latency import format_ratio_interval
 
-_ROOFLINE_COLUMNS = ("layer", "1x1", "us", "GMAC/s", "MACs/byte", "roof GMAC/s", "of roof", "of peak", "bound")
-_ROOFLINE_SHARE_COLUMNS = ("kind", "layers", "us", "GMAC/s", "of roof", "of peak")
-_KIND_LABELS = {"pointwise": "1x1"}
+_ROOFLINE_COLUMNS = ("layer", "1x1", "us", "GMAC/s", "MACs/byte", "roof GMAC/s", "of roof", "of peak", "bound by")
+_KIND_COLUMNS = ("kind", "layers", "us", "GMAC/s", "of roof", "of peak")
+RUN_COLUMNS = ("file", "threads", "before us", "after us", "ratio", "95% interval", "runs", "verdict")
+_LAYER_CHANGE_COLUMNS = ("layer", "before us", "after us", "difference", "ratio", "kernel")
+_MAX_CHANGED_LAYERS = 10
+SWEEP_COLUMNS = (
+    *("map", "in", "out", "kernel", "scheme", "threads", "MMACs", "us", "95% interval", "kernel us"),
+    *("GMAC/s", "runs"),
+)
+SWEEP_RIGHT = SWEEP_COLUMNS[1:4] + SWEEP_COLUMNS[5:]
 
 
-def format_roofline(profile):
-    """Return the table of a `Profile` with peaks: its layers on the roofline, and the 1x1 layers beside the others."""
-    placed = roofline.compute_efficiency(profile)
-    if not placed:
-        return f"{profile.file}: no layer with MACs, a time and a measured peak: nothing to set against the roofline."
-    rows = [_roofline_row(each) for each in placed]
-    shares = [_roofline_share_row(each) for each in roofline.summarize_efficiency(placed)]
-    unplaced = [layer.name for layer in profile.layers if layer.macs and layer not in [each.layer for each in placed]]
+def format_roofline(profile: Profile) -> str:
+    """Return the layers of a profile with peaks on the roofline, and the 1x1 layers next to the other kinds."""
+    efficiencies = roofline.compute_efficiency(profile)
+    if not efficiencies:
+        return f"{profile.file}: no roofline, because no layer has MACs, a time and a measured peak."
+    placed = [efficiency.layer for efficiency in efficiencies]
+    missing = [layer.name for layer in profile.layers if layer.macs and layer not in placed]
+    kinds = [_kind_row(kind) for kind in roofline.summarize_efficiency(efficiencies)]
     return "\n".join(
         [
             *_roofline_heading(profile),
-            format_table(_ROOFLINE_COLUMNS, rows, right=_ROOFLINE_COLUMNS[2:8]),
+            format_table(_ROOFLINE_COLUMNS, [_roofline_row(row) for row in efficiencies], right=_ROOFLINE_COLUMNS[2:8]),
             "",
-            format_table(_ROOFLINE_SHARE_COLUMNS, shares, right=_ROOFLINE_SHARE_COLUMNS[1:]),
-            *([f"Not placed (no time, or a data type without a peak): {', '.join(unplaced)}"] if unplaced else []),
-            *_roofline_notes(placed),
+            format_table(_KIND_COLUMNS, kinds, right=_KIND_COLUMNS[1:]),
+            *([f"Left out (no time, or no peak of their compute type): {', '.join(missing)}"] if missing else []),
+            *_roofline_notes(efficiencies),
         ]
     )
 
 
-def _roofline_heading(profile):
-    host = profile.host
-    yield (
-        f"{profile.file} against this machine: {host['cpu']}, {profile.threads} "
-        f"thread{'s' if profile.threads > 1 else ''}, LiteRT {host['litert']}, {profile.runs} runs"
-    )
+def _roofline_heading(profile: Profile) -> Iterator[str]:
+    yield f"{profile.file} on the roofline. {format_conditions(profile.host, profile.threads, profile.runs)}"
     for peak in profile.peaks:
         ridge = peak.gmacs_per_s / peak.gbytes_per_s
         yield (
-            f"{peak.dtype}: {peak.gmacs_per_s:.1f} GMAC/s at most, memory {peak.gbytes_per_s:.1f} GB/s; compute bounds "
-            f"from {ridge:.1f} MACs/byte on"
+            f"{peak.dtype}: peak {peak.gmacs_per_s:.1f} GMAC/s, memory {peak.gbytes_per_s:.1f} GB/s; compute bound "
+            f"from {ridge:.1f} MACs/byte"
         )
 
 
-def _roofline_row(each):
-    layer = each.layer
-    rate = layer.macs / layer.us.typical / 1000
+def _roofline_row(efficiency: LayerEfficiency) -> list[str]:
+    layer = efficiency.layer
+    us = layer.us.typical if layer.us else 0.0
     return [
         layer.name,
         (layer.role or "1x1") if layer.kind == "pointwise" else "",
-        f"{layer.us.typical:,.1f}",
-        f"{rate:.1f}",
-        f"{each.intensity:.1f}",
-        f"{each.attainable_gmacs_per_s:.1f}",
-        f"{each.efficiency:.0%}",
-        f"{each.peak_share:.0%}",
-        each.bound,
+        f"{us:,.1f}",
+        f"{efficiency.gmacs_per_s:.1f}",
+        f"{efficiency.intensity:.1f}",
+        f"{efficiency.attainable_gmacs_per_s:.1f}",
+        format_percent(efficiency.efficiency, 0),
+        format_percent(efficiency.peak_share, 0),
+        efficiency.bound,
     ]
 
 
-def _roofline_share_row(share):
+def _kind_row(kind: KindEfficiency) -> list[str]:
     return [
-        _KIND_LABELS.get(share.name, share.name),
-        str(share.layers),
-        f"{share.us:,.1f}",
-        f"{share.macs / share.us / 1000:.1f}",
-        f"{share.efficiency:.0%}",
-        f"{share.peak_share:.0%}",
+        "1x1" if kind.name == "pointwise" else kind.name,
+        f"{kind.layers:,}",
+        f"{kind.us:,.1f}",
+        f"{kind.macs / kind.us / 1000:.1f}",
+        format_percent(kind.efficiency, 0),
+        format_percent(kind.peak_share, 0),
     ]
 
 
-def _roofline_notes(placed):
-    cached = sum(each.bound == roofline.CACHE for each in placed)
+def _roofline_notes(efficiencies: tuple[LayerEfficiency, ...]) -> Iterator[str]:
+    cached = sum(efficiency.bound == roofline.CACHE for efficiency in efficiencies)
     if cached:
         yield (
-            f"cache: {cached} layer{'s' if cached > 1 else ''} ran faster than memory could feed it: the data came "
-            "from the caches, and only the peak bounds it."
+            f"cache: {format_count(cached, 'layer')} ran faster than memory could supply data, which came from the "
+            "caches: only the peak limits them."
         )
 
 
-# MERGED Two benchmarks side by side as text: a pure function of the records.
-
-_MAX_CHANGED_LAYERS = 10
-
-
-def format_run_comparison(comparison):
-    """Return a `RunComparison` as tables for the terminal."""
-    parts = [_format_run_changes(comparison.changes)]
-    parts += [_format_layer_changes(change) for change in comparison.changes if change.layers]
-    notes = list(_run_comparison_notes(comparison))
-    return "\n\n".join(parts + (["\n".join(map(escape_unprintable, notes))] if notes else []))
+def format_run_comparison(comparison: RunComparison) -> str:
+    """Return two benchmarks side by side: the files, and the layers that changed."""
+    rows = [run_change_row(change) for change in comparison.changes]
+    tables = [format_table(RUN_COLUMNS, rows, right=RUN_COLUMNS[1:7], title="Whole runs, median")]
+    tables += [_format_layer_changes(change) for change in comparison.changes if change.layers]
+    notes = "\n".join(escape_unprintable(line) for line in (*host_lines(comparison), *comparison_notes(comparison)))
+    return "\n\n".join([*tables, notes] if notes else tables)
 
 
-def _format_run_changes(changes):
-    columns = ("file", "threads", "before [us]", "after [us]", "ratio", "95 % interval", "runs", "")
-    rows = [
-        [
-            change.file,
-            str(change.threads),
-            f"{change.before_us:,.1f}",
-            f"{change.after_us:,.1f}",
-            f"{change.ratio:.3f}",
-            "" if change.low is None else f"{change.low:.3f} to {change.high:.3f}",
-            ", ".join(f"{count:,}" for count in (change.before_runs, change.after_runs) if count is not None),
-            change.verdict,
-        ]
-        for change in changes
+def run_change_row(change: FileChange) -> list[str]:
+    """Return the row of a file: before, after, their ratio with its interval, and the verdict."""
+    counts = [f"{count:,}" for count in (change.before_runs, change.after_runs) if count is not None]
+    return [
+        change.file,
+        f"{change.threads}",
+        f"{change.before_us:,.1f}",
+        f"{change.after_us:,.1f}",
+        f"{change.ratio:.3f}",
+        format_ratio_interval(change.low, change.high),
+        ", ".join(counts),
+        change.verdict,
     ]
-    return format_table(columns, rows, right=columns[1:7], title="Whole runs, median")
 
 
-def _format_layer_changes(change):
-    columns = ("layer", "before [us]", "after [us]", "difference", "ratio", "kernel")
+def _format_layer_changes(change: FileChange) -> str:
     shown = change.layers[:_MAX_CHANGED_LAYERS]
     rows = [
         [
             layer.name,
-            _format_us(layer.before_us),
-            _format_us(layer.after_us),
+            _format_number(layer.before_us),
+            _format_number(layer.after_us),
             f"{layer.added_us:+,.1f}",
             f"{layer.after_us / layer.before_us:.2f}" if layer.before_us and layer.after_us else "",
             _kernel_change(layer),
         ]
         for layer in shown
     ]
-    more = "" if len(shown) == len(change.layers) else f", the first {len(shown)} of {len(change.layers)}"
-    title = f"Layers of {change.file} on {change.threads} {_threads_word(change.threads)} that changed{more}"
-    return format_table(columns, rows, right=columns[1:5], title=title)
+    first = "" if len(shown) == len(change.layers) else f", the first {len(shown)} of {len(change.layers)}"
+    title = f"Layers of {change.file} on {format_count(change.threads, 'thread')} that changed{first}"
+    return format_table(_LAYER_CHANGE_COLUMNS, rows, right=_LAYER_CHANGE_COLUMNS[1:5], title=title)
 
 
-def _kernel_change(layer):
+def _kernel_change(layer: LayerChange) -> str:
     if layer.before_kernel == layer.after_kernel:
         return layer.after_kernel or ""
     return f"{layer.before_kernel or 'none'} -> {layer.after_kernel or 'none'}"
 
 
-def _format_us(value):
-    return "" if value is None else f"{value:,.1f}"
+def host_lines(comparison: RunComparison) -> Iterator[str]:
+    """Yield the machines of two benchmarks, one line for both where they are the same; none that is unknown."""
+    hosts = {"Before": comparison.before_host, "After": comparison.after_host}
+    lines = {when: format_host(host) for when, host in hosts.items() if host is not None}
+    if len(lines) == 2 and len(set(lines.values())) == 1:
+        lines = {"Before and after": lines["Before"]}
+    yield from (f"{when}: batch 1; {line}" for when, line in lines.items())
 
 
-def _threads_word(count):
-    return "thread" if count == 1 else "threads"
-
-
-def _run_comparison_notes(comparison):
-    yield from comparison_host_lines(comparison)
+def comparison_notes(comparison: RunComparison) -> Iterator[str]:
+    """Yield what limits the comparison: different machines or files, missing results, warnings."""
     if comparison.hosts:
-        yield "The machines differ, so the ratios say nothing about the files alone:"
+        yield "The machines differ, so the ratios are not about the files alone:"
         yield from (f"  {line}" for line in comparison.hosts)
-    for change in comparison.changes:
-        if not change.same_content:
-            yield f"{change.file}: the file has other content than before."
+    yield from (
+        f"{change.file}: the file's content changed." for change in comparison.changes if not change.same_content
+    )
     if any(change.verdict == UNKNOWN for change in comparison.changes):
-        yield "unknown: too few runs for an interval; the medians are compared as they are."
-    for name, missing in (("second", comparison.only_before), ("first", comparison.only_after)):
-        for file, threads in missing:
-            yield f"{file} on {threads} {_threads_word(threads)}: not in the {name} benchmark."
+        yield "unknown: too few runs for an interval; only the medians are compared."
+    for when, missing in (("before", comparison.only_before), ("after", comparison.only_after)):
+        yield from (f"{file} on {format_count(threads, 'thread')}: only {when}." for file, threads in missing)
     yield from (f"Warning, {line}" for line in comparison.warnings)
 
 
-# MERGED The rows of a sweep as text and JSON.
+def format_sweep(rows: Mapping[SweepPoint, SweepRow], host: Mapping[str, Any]) -> str:
+    """Return the table of a sweep over layer shapes, and its findings.
 
-SWEEP_SCHEMA = "keras_nin.sweep/1"
-_SWEEP_COLUMNS = (
-    "map",
-    "in",
-    "out",
-    "kernel",
-    "scheme",
-    "threads",
-    "MMACs",
-    "us",
-    "95 %",
-    "kernel us",
-    "GMAC/s",
-    "runs",
-)
-
-
-def format_sweep(rows, host):
-    """Return the table of `Row`s (by point) and what they show; `host` is the machine's dictionary."""
+    Args:
+        rows: what was measured, by point.
+        host: the machine.
+    """
     failed = [row for row in rows.values() if row.error]
     unsettled = sum(not row.converged for row in rows.values() if not row.error)
+    table = [sweep_row(rows[point]) for point in sorted(rows)]
     lines = [
-        format_table(
-            _SWEEP_COLUMNS,
-            [_sweep_row(rows[point]) for point in sorted(rows)],
-            right=_SWEEP_COLUMNS[1:4] + _SWEEP_COLUMNS[5:],
-        ),
+        format_table(SWEEP_COLUMNS, table, right=SWEEP_RIGHT),
         "",
-        f"{host['cpu']}, {host['cores']} cores, LiteRT {host['litert']}; medians, 1 MAC = one multiply and one add.",
-        "Each layer alone, with random weights; int8 calibrated with noise: files for latency only.",
+        f"{format_host(host)}; medians, 1 MAC = one multiply + one add.",
+        "Each layer alone, with random weights and random calibration: for latency only.",
     ]
     if unsettled:
-        lines.append(f"{unsettled} of {len(rows)} medians are not known to 1 %: the machine was busy, or time was up.")
-    return "\n".join([*lines, *sweep_results.format_findings(rows), *(_sweep_failure_line(row) for row in failed)])
+        lines.append(f"{unsettled} of {len(rows)} medians are not within 1%: the machine was busy, or time ran out.")
+    return "\n".join([*lines, *sweep_results.format_findings(rows), *map(_sweep_failure_line, failed)])
 
 
-def sweep_to_json(rows, host):
-    """Return `Row`s (by point) as a JSON-ready dictionary (schema ``keras_nin.sweep/1``)."""
+def sweep_to_json(rows: Mapping[SweepPoint, SweepRow], host: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a sweep as a JSON-ready dictionary (schema ``keras_nin.sweep/1``); arguments as in `format_sweep`."""
     return {
-        "schema": SWEEP_SCHEMA,
+        "schema": schemas.SWEEP,
         "host": host,
         "rows": [_sweep_row_to_json(rows[point]) for point in sorted(rows)],
         "findings": list(sweep_results.format_findings(rows)),
     }
 
 
-def _sweep_row_to_json(row):
+def _sweep_row_to_json(row: SweepRow) -> dict[str, Any]:
     layer = row.point.layer
     return {
-        "size": layer.size, "cin": layer.cin, "cout": layer.cout, "kernel": layer.kernel,
-        "scheme": row.point.scheme, "threads": row.point.threads, "macs": layer.macs, "gmacs_per_s": row.gmacs_per_s,
-        "us": {"median": row.us, "low": row.low_us, "high": row.high_us}, "kernel_us": row.kernel_us,
-        "kernel_name": row.kernel_name, "runs": row.runs, "converged": row.converged, "load": row.load,
-        "turn": row.turn, "error": row.error,
-    }  # fmt: skip
+        "size": layer.size,
+        "cin": layer.cin,
+        "cout": layer.cout,
+        "kernel": layer.kernel,
+        "scheme": row.point.scheme,
+        "threads": row.point.threads,
+        "macs": layer.macs,
+        "us": {"median": row.us, "low": row.low_us, "high": row.high_us},
+        **{
+            key: getattr(row, key)
+            for key in ("gmacs_per_s", "kernel_us", "kernel_name", "runs", "converged", "load", "turn", "error")
+        },
+    }
 
 
-def _sweep_row(row):
+def sweep_row(row: SweepRow) -> list[str]:
+    """Return the row of a point of a sweep: its layer, and what was measured."""
     layer = row.point.layer
-    interval = "-" if row.low_us is None else f"{row.low_us:,.1f} to {row.high_us:,.1f}"
+    has_interval = row.low_us is not None and row.high_us is not None
     return [
         f"{layer.size}x{layer.size}",
-        str(layer.cin),
-        str(layer.cout),
+        f"{layer.cin:,}",
+        f"{layer.cout:,}",
         f"{layer.kernel}x{layer.kernel}",
         row.point.scheme,
-        str(row.point.threads),
-        f"{layer.macs / 1e6:.2f}",
-        _format_number(row.us),
-        interval,
-        _format_number(row.kernel_us),
-        _format_number(row.gmacs_per_s),
-        str(row.runs),
+        f"{row.point.threads}",
+        f"{layer.macs / 1e6:,.2f}",
+        _format_number(row.us, "-"),
+        f"{row.low_us:,.1f} to {row.high_us:,.1f}" if has_interval else "-",
+        _format_number(row.kernel_us, "-"),
+        _format_number(row.gmacs_per_s, "-"),
+        f"{row.runs:,}",
     ]
 
 
-def _format_number(value):
-    return "-" if value is None else f"{value:,.1f}"
+def _format_number(value: float | None, missing: str = "") -> str:
+    return missing if value is None else f"{value:,.1f}"
 
 
-def _sweep_failure_line(row):
+def _sweep_failure_line(row: SweepRow) -> str:
     layer = row.point.layer
     return (
         f"Not measured: {layer.kernel}x{layer.kernel}, {layer.cin} to {layer.cout} at {layer.size}x{layer.size}, "

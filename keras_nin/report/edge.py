@@ -1,173 +1,38 @@
-"""The Edge TPU's verdict as text and Markdown: a function of its record."""
+"""Edge TPU, Ethos-U and TFLite Micro as text: the verdict, the estimate and the memory of a file."""
 
 from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
-from keras_nin.audit.tables import format_names, format_share, format_size
-from keras_nin.edge.ethosu.records import NOWHERE, summarize_groups
-from keras_nin.edge.micro.records import TOO_SMALL
-from keras_nin.formatting import escape_unprintable, format_markdown_table, format_table
+from keras_nin.edge.edgetpu.records import EdgeTPUResult, OperatorVerdict
+from keras_nin.edge.ethosu.records import (
+    NOWHERE,
+    EthosUEstimate,
+    EthosUFinding,
+    EthosULayer,
+    EthosUResult,
+)
+from keras_nin.edge.micro.records import TOO_SMALL, MicroResult
+from keras_nin.formatting import (
+    escape_unprintable,
+    format_bytes,
+    format_count,
+    format_markdown_table,
+    format_names,
+    format_percent,
+    format_ratio_percent,
+    format_table,
+    shorten,
+)
+
+if TYPE_CHECKING:
+    from keras_nin.edge.edgetpu.compiler import CompilerDifference, EdgeTPUCompilation
+    from keras_nin.edge.edgetpu.rules import OperatorRule
 
 EDGETPU_COLUMNS = ("#", "layer", "operator", "runs on", "status")
+_OVERVIEW_COLUMNS = ("file", "operators", "mapped", "on the CPU", "parameters [MiB]", "blocking operators")
+_RULE_COLUMNS = ("rule", "operators", "limit", "status", "source")
 _MAX_NAMED_OPERATORS = 8
-
-
-def format_edgetpu(verdict):
-    """Return the verdict as text: every operator in order, why some are not mapped, the compiler's table, the totals.
-
-    Args:
-        verdict: `keras_nin.edge.edgetpu.EdgeTPUResult`.
-    """
-    table = format_table(EDGETPU_COLUMNS, [edgetpu_row(each) for each in verdict.operators], right=("#",))
-    return "\n\n".join(
-        filter(
-            None,
-            [
-                table,
-                "\n".join(edgetpu_reason_lines(verdict)),
-                _format_compiler_table(verdict),
-                "\n".join(edgetpu_summary_lines(verdict)),
-            ],
-        )
-    )
-
-
-def edgetpu_reason_lines(verdict):
-    """Return a line for each reason that keeps operators off the Edge TPU, with their numbers and what to do."""
-    groups = defaultdict(list)
-    for each in verdict.operators:
-        if not each.mapped:
-            groups[each.why, each.fix].append(each)
-    lines = []
-    for (why, fix), members in groups.items():
-        advice = f". Fix: {fix}" if fix else ""
-        lines.append(escape_unprintable(f"{_name_operators(members)}: {why}{advice}"))
-    return lines
-
-
-def _name_operators(members):
-    """Return the numbers of operators, and their types where the reason is one of the operators themselves."""
-    more = f" and {len(members) - _MAX_NAMED_OPERATORS} more" if len(members) > _MAX_NAMED_OPERATORS else ""
-    indexes = ", ".join(str(each.index) for each in members[:_MAX_NAMED_OPERATORS])
-    types = ", ".join(dict.fromkeys(each.op for each in members if each.rule != "one-part"))
-    return f"Operator{'s' if len(members) > 1 else ''} {indexes}{more}{f' ({types})' if types else ''}"
-
-
-def edgetpu_summary_lines(verdict):
-    """Return the totals as lines: what compiles, how much is mapped, where parameters lie, what else to know."""
-    name = escape_unprintable(verdict.model)
-    if verdict.failure:
-        failure = verdict.failure
-        lines = [f"{name}: does not compile: {failure.message}", f"Why: {failure.why}", f"Fix: {failure.fix}"]
-    else:
-        lines = [_mapped_operators_line(name, verdict), _parameter_memory_line(verdict)]
-    lines += [f"Note: {note}" for note in verdict.notes]
-    lines.append("Predicted for compiler 16.0 from the file alone: documented limits, and what other files taught.")
-    return [escape_unprintable(line) for line in lines]
-
-
-def _mapped_operators_line(name, verdict):
-    cpu = verdict.kept - verdict.mapped
-    left_out = len(verdict.operators) - verdict.kept
-    several = f" in {verdict.subgraphs} parts" if verdict.subgraphs > 1 else ""
-    dropped = f", {left_out} left out" if left_out else ""
-    return (
-        f"{name}: {verdict.mapped} of {verdict.kept} operators on the Edge TPU{several} ({verdict.share:.1%}), "
-        f"{cpu} on the CPU{dropped}"
-    )
-
-
-def _parameter_memory_line(verdict):
-    memory = verdict.memory
-    streamed = f", at least {_format_mib(memory.streamed_bytes)} of them" if memory.streamed_bytes else ""
-    return (
-        f"Parameters of the mapped operators: {_format_mib(memory.parameter_bytes)}, {memory.state}{streamed} "
-        "(of 8 MiB, published outputs leave 1.1 to 8.2 MiB for them, most 6.1 to 7.2)"
-    )
-
-
-def _format_mib(count):
-    return f"{count / (1 << 20):.2f} MiB"
-
-
-def edgetpu_row(each):
-    """Return the row of an `OperatorVerdict` under `COLUMNS`."""
-    runs = "-" if each.dropped else "Edge TPU" if each.mapped else "CPU"
-    return [str(each.index), each.layer, each.op, runs, each.status or "-"]
-
-
-def _format_compiler_table(verdict):
-    """Return the compiler's own table."""
-    rows = [[op, str(count), status] for (op, status), count in sorted(verdict.count_rows().items())]
-    return format_table(("Operator", "Count", "Status"), rows, right=("Count",))
-
-
-def format_compiler_comparison(compilation, differences):
-    """Return what the compiler said beside the prediction.
-
-    Args:
-        compilation: `keras_nin.edge.edgetpu.compiler.EdgeTPUCompilation`.
-        differences: `keras_nin.edge.edgetpu.compiler.CompilerDifference` records.
-    """
-    lines = [f"Compiler {compilation.version or '(version unknown)'}: {_compiler_outcome(compilation)}"]
-    for label, name in (
-        ("On-chip memory used for caching model parameters", "used_bytes"),
-        ("On-chip memory remaining for caching model parameters", "remaining_bytes"),
-        ("Off-chip memory used for streaming uncached model parameters", "streamed_bytes"),
-    ):
-        value = getattr(compilation, name)
-        lines += [] if value is None else [f"{label}: {_format_mib(value)}"]
-    if differences:
-        rows = [[each.op, each.status, str(each.predicted), str(each.compiled)] for each in differences]
-        columns = ("Operator", "Status", "predicted", "compiler")
-        lines.append(format_table(columns, rows, right=columns[2:], title="The verdict was otherwise:"))
-    elif compilation.rows:
-        lines.append("The verdict was the compiler's, operator by operator and word by word.")
-    return "\n".join(lines)
-
-
-def _compiler_outcome(compilation):
-    if compilation.succeeded:
-        return "compiled"
-    return escape_unprintable("; ".join(compilation.errors) or "it did not say that it succeeded")
-
-
-def format_edgetpu_overview(verdicts):
-    """Return a Markdown table with a line for each verdict."""
-    columns = ("file", "operators", "mapped", "on the CPU", "parameters [MiB]", "what stands in the way")
-    rows = []
-    for verdict in verdicts:
-        on_cpu = verdict.kept - verdict.mapped
-        size = f"{verdict.memory.parameter_bytes / (1 << 20):.2f}"
-        rows.append(
-            [verdict.model, str(verdict.kept), str(verdict.mapped), str(on_cpu), size, blocking_operators_line(verdict)]
-        )
-    return format_markdown_table(columns, rows, right=columns[1:5])
-
-
-def blocking_operators_line(verdict):
-    """Return what keeps operators off the Edge TPU, or may do so, in one line; "-" where nothing does."""
-    if verdict.failure:
-        return verdict.failure.message
-    doubts = [f"in doubt: {note}" for note in verdict.notes]
-    return "; ".join([*verdict.blocking_operators, *doubts]) or "-"
-
-
-def format_edgetpu_rules(rules):
-    """Return the rules as a Markdown table, in the order in which they are asked.
-
-    Args:
-        rules: `keras_nin.edge.edgetpu.rules.OperatorRule` records.
-    """
-    rows = []
-    for rule in rules:
-        source = rule.source
-        origin = source.text if source.kind != "data" else f"data: {source.text}"
-        origin += f" (refuted by {', '.join(source.refuted_by)}: not asked)" if source.refuted_by else ""
-        rows.append([rule.name, ", ".join(rule.operators) or "all", rule.limit, rule.status, origin])
-    return format_markdown_table(("rule", "operators", "limit", "status", "source"), rows)
-
-
-# MERGED What Vela expects of a file on Ethos-U accelerators, as text.
 
 ETHOSU_COLUMNS = (
     "layer",
@@ -178,258 +43,367 @@ ETHOSU_COLUMNS = (
     "MACs",
     "cycles",
     "share",
-    "MACs used",
+    "utilization",
     "bound by",
     "moved",
 )
-ETHOSU_RIGHT = ("operations", "MACs", "cycles", "share", "MACs used", "moved")
-ETHOSU_GROUP_COLUMNS = ("layers of", "layers", "MACs", "cycles", "share", "MACs used")
+ETHOSU_RIGHT = ("operations", "MACs", "cycles", "share", "utilization", "moved")
+ETHOSU_GROUP_COLUMNS = ("layers of", "layers", "MACs", "cycles", "share", "utilization")
 ETHOSU_SWEEP_COLUMNS = (
-    "accelerator",
-    "clock",
-    "time",
-    "MACs used",
-    "NPU",
-    "SRAM",
-    "DRAM",
-    "flash",
-    "compiled",
+    *("accelerator", "clock", "time", "utilization", "NPU", "SRAM", "DRAM", "flash", "compiled"),
     "system, memory",
 )
 _MAX_LAYER_NAME = 48
 
+MICRO_COLUMNS = ("operator", "count", "method")
 
-def format_ethosu(estimate):
-    """Return an `Estimate` as text: its layers, sums by 1x1 role and kind, totals and findings."""
+
+def format_edgetpu(result: EdgeTPUResult) -> str:
+    """Return the verdict: every operator in order, why some are not mapped, the compiler's table, and the totals."""
+    blocks = [
+        format_table(EDGETPU_COLUMNS, [edgetpu_row(operator) for operator in result.operators], right=("#",)),
+        "\n".join(edgetpu_reason_lines(result)),
+        _format_compiler_table(result),
+        "\n".join(edgetpu_summary_lines(result)),
+    ]
+    return "\n\n".join(filter(None, blocks))
+
+
+def edgetpu_row(operator: OperatorVerdict) -> list[str]:
+    """Return the row of an operator under `EDGETPU_COLUMNS`."""
+    device = "-" if operator.dropped else "Edge TPU" if operator.mapped else "CPU"
+    return [str(operator.index), operator.layer, operator.op, device, operator.status or "-"]
+
+
+def edgetpu_reason_lines(result: EdgeTPUResult) -> list[str]:
+    """Return a line for each reason that keeps operators off the Edge TPU, with their indexes and a fix."""
+    groups = defaultdict(list)
+    for operator in result.operators:
+        if not operator.mapped:
+            groups[operator.why, operator.fix].append(operator)
+    return [
+        escape_unprintable(f"{_name_operators(operators)}: {why}{f'. Fix: {fix}' if fix else ''}")
+        for (why, fix), operators in groups.items()
+    ]
+
+
+def _name_operators(operators: Sequence[OperatorVerdict]) -> str:
+    """Return the indexes of operators, and their types where the reason is the operators themselves."""
+    indexes = format_names([str(operator.index) for operator in operators], _MAX_NAMED_OPERATORS)
+    types = ", ".join(dict.fromkeys(operator.op for operator in operators if operator.rule != "one-part"))
+    return f"Operator{'s' if len(operators) > 1 else ''} {indexes}{f' ({types})' if types else ''}"
+
+
+def _format_compiler_table(result: EdgeTPUResult) -> str:
+    """Return the table that the compiler prints."""
+    counts = {(op, status or "-"): count for (op, status), count in result.count_rows().items()}
+    rows = [[op, str(count), status] for (op, status), count in sorted(counts.items())]
+    return format_table(("Operator", "Count", "Status"), rows, right=("Count",))
+
+
+def edgetpu_summary_lines(result: EdgeTPUResult) -> list[str]:
+    """Return the totals: whether it compiles, what is mapped, where the parameters are, and remarks."""
+    if result.failure:
+        failure = result.failure
+        lines = [f"{result.model}: does not compile: {failure.message}", f"Why: {failure.why}", f"Fix: {failure.fix}"]
+    else:
+        lines = [_mapped_operators_line(result), _parameter_memory_line(result)]
+    lines += [f"Note: {note}" for note in (*result.doubts, *result.notes)]
+    lines.append("Predicted for compiler 16.0 from the file alone, by documented limits and published compiler logs.")
+    return [escape_unprintable(line) for line in lines]
+
+
+def _mapped_operators_line(result: EdgeTPUResult) -> str:
+    dropped = len(result.operators) - result.kept
+    subgraphs = f" in {result.subgraphs} subgraphs" if result.subgraphs > 1 else ""
+    return (
+        f"{result.model}: {result.mapped} of {format_count(result.kept, 'operator')} on the Edge TPU{subgraphs} "
+        f"({format_percent(result.share)}), {result.kept - result.mapped} on the CPU"
+        f"{f', {dropped} removed by the compiler' if dropped else ''}"
+    )
+
+
+def _parameter_memory_line(result: EdgeTPUResult) -> str:
+    memory = result.memory
+    streamed = f", at least {_format_mib(memory.streamed_bytes)} of them streamed" if memory.streamed_bytes else ""
+    return (
+        f"Parameters of the mapped operators: {_format_mib(memory.parameter_bytes)}, {memory.state}{streamed} (of "
+        "8 MiB on-chip memory, published logs leave 1.1 to 8.2 MiB for parameters, mostly 6.1 to 7.2)"
+    )
+
+
+def _format_mib(count: int) -> str:
+    return f"{count / 2**20:.2f} MiB"
+
+
+def format_compiler_comparison(compilation: "EdgeTPUCompilation", differences: "Sequence[CompilerDifference]") -> str:
+    """Return what the compiler printed, next to the prediction."""
+    errors = "; ".join(compilation.errors) or "did not report success"
+    outcome = "compiled" if compilation.succeeded else escape_unprintable(errors)
+    lines = [f"Compiler {compilation.version or '(unknown version)'}: {outcome}"]
+    for label, size in (
+        ("On-chip memory used for caching model parameters", compilation.used_bytes),
+        ("On-chip memory remaining for caching model parameters", compilation.remaining_bytes),
+        ("Off-chip memory used for streaming uncached model parameters", compilation.streamed_bytes),
+    ):
+        lines += [] if size is None else [f"{label}: {_format_mib(size)}"]
+    if differences:
+        rows = [
+            [difference.op, difference.status, str(difference.predicted), str(difference.compiled)]
+            for difference in differences
+        ]
+        columns = ("Operator", "Status", "predicted", "compiler")
+        lines.append(format_table(columns, rows, right=columns[2:], title="The prediction differs from the compiler:"))
+    elif compilation.rows:
+        lines.append("The prediction matches the compiler, operator by operator and word by word.")
+    return "\n".join(lines)
+
+
+def format_edgetpu_overview(results: Iterable[EdgeTPUResult]) -> str:
+    """Return a Markdown table with a row for each verdict."""
+    rows = [
+        [
+            result.model,
+            f"{result.kept}",
+            f"{result.mapped}",
+            f"{result.kept - result.mapped}",
+            f"{result.memory.parameter_bytes / 2**20:.2f}",
+            blocking_operators_line(result),
+        ]
+        for result in results
+    ]
+    return format_markdown_table(_OVERVIEW_COLUMNS, rows, right=_OVERVIEW_COLUMNS[1:5])
+
+
+def blocking_operators_line(result: EdgeTPUResult) -> str:
+    """Return what keeps operators off the Edge TPU, or may do so, in one line; "-" where nothing does."""
+    if result.failure:
+        return result.failure.message
+    return "; ".join([*result.blocking_operators, *(f"undecided: {doubt}" for doubt in result.doubts)]) or "-"
+
+
+def format_edgetpu_rules(rules: "Iterable[OperatorRule]") -> str:
+    """Return the rules as a Markdown table, in the order in which they apply."""
+    rows = []
+    for rule in rules:
+        source = rule.source
+        origin = source.text if source.kind != "data" else f"data: {source.text}"
+        origin += f" (refuted by {', '.join(source.refuted_by)}: not applied)" if source.refuted_by else ""
+        rows.append([rule.name, ", ".join(rule.operators) or "all", rule.limit, rule.status, origin])
+    return format_markdown_table(_RULE_COLUMNS, rows)
+
+
+def format_ethosu(estimate: EthosUEstimate) -> str:
+    """Return an estimate: its layers, sums by 1x1 role and kind, totals and findings."""
+    findings = [ethosu_finding_line(finding) for finding in estimate.findings]
     return "\n\n".join(
         [
-            f"{ethosu_headline(estimate)}\n\n{format_table(ETHOSU_COLUMNS, ethosu_layer_rows(estimate), right=ETHOSU_RIGHT)}",
+            ethosu_headline(estimate),
+            format_table(ETHOSU_COLUMNS, ethosu_layer_rows(estimate), right=ETHOSU_RIGHT),
             format_table(ETHOSU_GROUP_COLUMNS, ethosu_group_rows(estimate), right=ETHOSU_GROUP_COLUMNS[1:]),
             "\n".join(ethosu_total_lines(estimate)),
-            *_findings_block(ethosu_finding_lines(estimate.findings)),
+            *_findings_block(findings),
         ]
     )
 
 
-def format_ethosu_sweep(sweep):
-    """Return a `Sweep` as text: a line for each accelerator, the refusals, and the findings that they share or not."""
-    rows = [ethosu_sweep_row(estimate) for estimate in sweep.estimates]
+def format_ethosu_sweep(result: EthosUResult) -> str:
+    """Return a row for each accelerator, the refusals, and the findings with the accelerators they are about."""
+    rows = [ethosu_sweep_row(estimate) for estimate in result.estimates]
     used = [place for place in range(len(ETHOSU_SWEEP_COLUMNS)) if any(row[place] for row in rows)]
     columns = [ETHOSU_SWEEP_COLUMNS[place] for place in used]
-    table = format_table(columns, [[row[place] for place in used] for row in rows], right=columns[1:-1],
-                       title=f"{sweep.file} as Vela {sweep.estimates[0].vela} expects it, batch 1")  # fmt: skip
-    refused = [f"refused: {refusal.accelerator}: {escape_unprintable(refusal.message)}" for refusal in sweep.refusals]
-    return "\n\n".join([table, *_findings_block([*refused, *_shared_findings(sweep)])])
+    title = f"{result.file}, estimated by Vela {result.estimates[0].vela}, batch 1"
+    table = format_table(columns, [[row[place] for place in used] for row in rows], right=columns[1:-1], title=title)
+    refused = [escape_unprintable(f"refused: {refusal.accelerator}: {refusal.message}") for refusal in result.refusals]
+    return "\n\n".join([table, *_findings_block([*refused, *_shared_findings(result)])])
 
 
-def ethosu_finding_lines(found):
-    """Return `Finding`s as lines: the rule, the layers, one sentence."""
+def ethosu_finding_line(finding: EthosUFinding) -> str:
+    """Return a finding in one line: the rule, the layers, one sentence."""
+    return escape_unprintable(f"{finding.rule}: {finding_text(finding)}")
+
+
+def finding_text(finding: EthosUFinding) -> str:
+    """Return a finding without its rule: the layers, one sentence."""
+    return f"{format_names(finding.layers)}: {finding.message}" if finding.layers else finding.message
+
+
+def _shared_findings(result: EthosUResult) -> list[str]:
+    """Return the findings of all accelerators, each once, with the accelerators it is about unless all are."""
+    accelerators: dict[str, list[str]] = {}
+    for estimate in result.estimates:
+        for finding in estimate.findings:
+            accelerators.setdefault(ethosu_finding_line(finding), []).append(estimate.accelerator)
     return [
-        escape_unprintable(f"{each.rule}: {format_names(each.layers) + ': ' if each.layers else ''}{each.message}")
-        for each in found
+        line if len(names) == len(result.estimates) else f"{line} [{', '.join(names)}]"
+        for line, names in accelerators.items()
     ]
 
 
-def _shared_findings(sweep):
-    """Return the findings of all accelerators as lines, each once, with those that it is about."""
-    about = {}
-    for estimate in sweep.estimates:
-        for line in ethosu_finding_lines(estimate.findings):
-            about.setdefault(line, []).append(estimate.accelerator)
-    return [line if len(on) == len(sweep.estimates) else f"{line} [{', '.join(on)}]" for line, on in about.items()]
-
-
-def _findings_block(lines):
+def _findings_block(lines: Sequence[str]) -> list[str]:
     return ["\n".join(["Findings", *(f"  {line}" for line in lines)])] if lines else []
 
 
-def ethosu_headline(estimate):
-    """Return the line without which no estimate is shown: file, accelerator, clock, memories, who says so."""
+def ethosu_headline(estimate: EthosUEstimate) -> str:
+    """Return the conditions of an estimate: file, accelerator, clock, memories, version of Vela."""
     return (
-        f"{escape_unprintable(estimate.file)} on {estimate.accelerator} at {_format_clock(estimate)}, {estimate.system_config}, "
-        f"{estimate.memory_mode}, as Vela {estimate.vela} expects it, batch 1"
+        f"{escape_unprintable(estimate.file)} on {estimate.accelerator} at {_format_clock(estimate)}, "
+        f"{estimate.system_config}, {estimate.memory_mode}, estimated by Vela {estimate.vela}, batch 1"
     )
 
 
-def ethosu_layer_rows(estimate):
-    """Return the rows of the layers of an `Estimate` under `COLUMNS`, and last their sums."""
-    lines = [_ethosu_layer_row(layer) for layer in estimate.layers]
-    used = _format_share(estimate.utilization)
-    moved = format_size(sum(each.moved for each in estimate.memories))
-    operations = f"{sum(layer.operations for layer in estimate.layers):,}"
-    total = ["total", "", "", "", operations, f"{estimate.macs:,}", f"{estimate.cycles:,}", "", used, "", moved]
-    return [*lines, total]
+def ethosu_layer_rows(estimate: EthosUEstimate) -> list[list[str]]:
+    """Return the rows of the layers under `ETHOSU_COLUMNS`, their sums last."""
+    operations = sum(layer.operations for layer in estimate.layers)
+    moved = format_bytes(sum(memory.moved for memory in estimate.memories))
+    counts = [f"{operations:,}", f"{estimate.macs:,}", f"{estimate.cycles:,}"]
+    total = ["total", "", "", "", *counts, "", _format_share(estimate.utilization), "", moved]
+    return [*map(_ethosu_layer_row, estimate.layers), total]
 
 
-def _ethosu_layer_row(layer):
-    on = "-" if layer.target == NOWHERE else layer.target
-    place = [_shorten_layer(layer.name), layer.kind, layer.role or "", on]
+def _ethosu_layer_row(layer: EthosULayer) -> list[str]:
+    target = "-" if layer.target == NOWHERE else layer.target
+    cells = [shorten(layer.name, _MAX_LAYER_NAME), layer.kind, layer.role or "", target]
     if not layer.cycles:
-        return [*place, *[""] * (len(ETHOSU_COLUMNS) - len(place))]
-    moved = format_size(sum(layer.read.values()) + sum(layer.written.values()))
+        return [*cells, *[""] * (len(ETHOSU_COLUMNS) - len(cells))]
+    moved = format_bytes(sum(layer.read.values()) + sum(layer.written.values()))
     counts = [f"{layer.operations:,}", f"{layer.macs:,}", f"{layer.cycles:,}"]
-    return [*place, *counts, _format_share(layer.share), _format_share(layer.utilization), layer.bound, moved]
+    shares = [_format_share(layer.share), _format_share(layer.utilization)]
+    return [*cells, *counts, *shares, layer.bound or "", moved]
 
 
-def _shorten_layer(name):
-    return (
-        name
-        if len(name) <= _MAX_LAYER_NAME
-        else f"{name[: _MAX_LAYER_NAME // 2 - 2]}...{name[-_MAX_LAYER_NAME // 2 + 1 :]}"
-    )
-
-
-def ethosu_group_rows(estimate):
-    """Return the rows of the `Subtotal`s of an `Estimate` under `GROUP_COLUMNS`."""
+def ethosu_group_rows(estimate: EthosUEstimate) -> list[list[str]]:
+    """Return the rows of the subtotals of an estimate under `ETHOSU_GROUP_COLUMNS`."""
     return [
         [
-            each.group,
-            f"{each.layers:,}",
-            f"{each.macs:,}",
-            f"{each.cycles:,}",
-            _format_share(each.share),
-            _format_share(each.utilization),
+            subtotal.group,
+            *(f"{count:,}" for count in (subtotal.layers, subtotal.macs, subtotal.cycles)),
+            _format_share(subtotal.share),
+            _format_share(subtotal.utilization),
         ]
-        for each in summarize_groups(estimate)
+        for subtotal in estimate.subtotals
     ]
 
 
-def ethosu_total_lines(estimate):
-    """Yield what an `Estimate` comes to, line by line: time, share of the NPU, memories, sizes, and what is meant."""
-    computing, on_npu = (
-        format_share(estimate.npu_cycles, estimate.cycles),
-        _format_share(estimate.npu_share) or "not known",
-    )
+def ethosu_total_lines(estimate: EthosUEstimate) -> Iterator[str]:
+    """Yield the totals of an estimate: time, share of the NPU, memories, sizes, and what the columns mean."""
+    computing = format_ratio_percent(estimate.npu_cycles, estimate.cycles)
     cycles = f"{estimate.cycles:,} cycles ({computing} computing)" if estimate.cycles else "not estimated"
-    yield f"Time: {_format_ethosu_time(estimate)}, {cycles}"
-    yield f"NPU: {on_npu} of the network's MACs; operators left to the CPU: {len(estimate.left_to_cpu):,}"
-    for each in estimate.memories:
-        yield f"{each.name}: {format_size(each.used)} in use at most, {format_size(each.moved)} moved in a run"
+    on_npu = "unknown" if estimate.npu_share is None else format_percent(estimate.npu_share)
+    yield f"Time: {_format_time(estimate)}, {cycles}"
+    yield f"NPU: {on_npu} of the network's MACs; operators on the CPU: {len(estimate.cpu_layers):,}"
+    for memory in estimate.memories:
+        yield f"{memory.name}: peak {format_bytes(memory.used)}, {format_bytes(memory.moved)} moved per run"
     yield (
-        f"Compiled file: {format_size(estimate.compiled_bytes)} (from {format_size(estimate.file_bytes)}); weights "
-        f"{format_size(estimate.encoded_weight_bytes)} encoded (from {format_size(estimate.weight_bytes)})"
+        f"Compiled file: {format_bytes(estimate.compiled_bytes)} (from {format_bytes(estimate.file_bytes)}); weights "
+        f"{format_bytes(estimate.encoded_weight_bytes)} encoded (from {format_bytes(estimate.weight_bytes)})"
     )
     yield (
-        "MACs as Vela counts them, comparisons of poolings among them; MACs used: of those that the accelerator can do "
-        f"in the cycles ({estimate.macs_per_cycle:,} a cycle)."
+        "MACs as Vela counts them, including the comparisons of pooling; utilization: their share of the accelerator's "
+        f"peak of {estimate.macs_per_cycle:,} per cycle."
     )
-    yield "Bound by: what takes most of a layer's cycles. -: no operation of its own. All is estimated, not measured."
+    yield "Bound by: what takes most of a layer's cycles. -: no operation of its own. Estimated, not measured."
 
 
-def ethosu_sweep_row(estimate):
-    """Return the row of an `Estimate` under `SWEEP_COLUMNS`."""
-    flash = estimate.used("on-chip flash") + estimate.used("off-chip flash")
-    sizes = [estimate.used("SRAM"), estimate.used("DRAM"), flash]
+def ethosu_sweep_row(estimate: EthosUEstimate) -> list[str]:
+    """Return the row of an accelerator under `ETHOSU_SWEEP_COLUMNS`."""
+    flash = estimate.used_bytes("on-chip flash", "off-chip flash")
+    sizes = (estimate.used_bytes("SRAM"), estimate.used_bytes("DRAM"), flash)
     return [
         estimate.accelerator,
         _format_clock(estimate),
-        _format_ethosu_time(estimate),
+        _format_time(estimate),
         _format_share(estimate.utilization),
         _format_share(estimate.npu_share),
-        *(format_size(count) if count else "" for count in sizes),
-        format_size(estimate.compiled_bytes),
+        *(format_bytes(size) if size else "" for size in sizes),
+        format_bytes(estimate.compiled_bytes),
         f"{estimate.system_config}, {estimate.memory_mode}",
     ]
 
 
-def _format_clock(estimate):
+def _format_clock(estimate: EthosUEstimate) -> str:
     return f"{estimate.clock_hz / 1e6:,.0f} MHz"
 
 
-def _format_ethosu_time(estimate):
+def _format_time(estimate: EthosUEstimate) -> str:
     if not estimate.cycles:
-        return "the CPU's"
-    return f"{estimate.us / 1000:,.3f} ms{' + CPU' if estimate.left_to_cpu else ''}"
+        return "all on the CPU"
+    return f"{estimate.us / 1000:,.3f} ms{' + CPU' if estimate.cpu_layers else ''}"
 
 
-def _format_share(share):
-    return "" if share is None else f"{share:.1%}"
+def _format_share(share: float | None) -> str:
+    return "" if share is None else format_percent(share)
 
 
-# MERGED A file on TFLite Micro, as text.
-
-MICRO_COLUMNS = ("operator", "count", "method")
-
-
-def format_micro(micro, results=()):
-    """Return what was found as text.
-
-    Args:
-        micro: `keras_nin.edge.micro.records.MicroResult`.
-        results: `keras_nin.edge.micro.budget.MicroLimitCheck` records.
-    """
-    lines = [
-        f"{escape_unprintable(micro.file)} on TFLite Micro {micro.package}",
-        f"Flash: {_format_bytes(micro.file_bytes)}, of it weights {_format_bytes(micro.weight_bytes)}; the program comes on top",
-        *_arena_lines(micro),
-        *micro_comparison_lines(micro),
-        *micro_float_lines(micro),
-        "",
-        format_table(MICRO_COLUMNS, micro_operator_rows(micro), right=MICRO_COLUMNS[1:2]),
-        "",
-        micro.resolver,
-        *([""] if results else []),
-        *map(_budget_line, results),
-    ]
-    return "\n".join(lines)
+def format_micro(micro: MicroResult) -> str:
+    """Return a file on TFLite Micro: flash, arena, comparison with LiteRT, and operators."""
+    return "\n".join(
+        [
+            f"{escape_unprintable(micro.file)} on TFLite Micro {micro.package}",
+            f"Flash: {_format_exact_bytes(micro.file_bytes)}, of which weights "
+            f"{_format_exact_bytes(micro.weight_bytes)}; the program is not included",
+            *_arena_lines(micro),
+            *micro_comparison_lines(micro),
+            *micro_float_lines(micro),
+            "",
+            format_table(MICRO_COLUMNS, micro_operator_rows(micro), right=MICRO_COLUMNS[1:2]),
+            "",
+            micro.resolver,
+        ]
+    )
 
 
-def _arena_lines(micro):
-    arena = micro.arena
+def _arena_lines(micro: MicroResult) -> Iterator[str]:
+    arena, peak = micro.arena, micro.peak_activation_bytes
     if arena is None:
-        more = ". Let it try more with --max-arena" if micro.finding.kind == TOO_SMALL else ""
-        yield f"Arena: none works, {micro.finding.kind}: {escape_unprintable(micro.finding.message)}{more}"
-        if micro.peak_activation_bytes is not None:
-            yield f"Peak activation memory, by the audit: {_format_bytes(micro.peak_activation_bytes)}"
+        assert micro.finding is not None  # there is an arena, or the reason why there is none
+        hint = ". A larger limit may help: `max_arena`" if micro.finding.kind == TOO_SMALL else ""
+        yield f"Arena: none works, {micro.finding.kind}: {escape_unprintable(micro.finding.message)}{hint}"
+        if peak is not None:
+            yield f"Peak activation memory (audit): {_format_exact_bytes(peak)}"
         return
     yield (
-        f"Arena: {_format_bytes(arena.bytes)} is the smallest that runs, to {arena.step} bytes ({arena.tries} tries up to "
-        f"{format_size(micro.max_arena)}), on this {arena.host_bits}-bit host:"
+        f"Arena: {_format_exact_bytes(arena.bytes)}, the smallest that runs, to {arena.step} bytes ({arena.tries} "
+        f"tries up to {format_bytes(micro.max_arena)}), on this {arena.host_bits}-bit host:"
     )
-    peak = micro.peak_activation_bytes
-    beside = "" if peak is None else f" (peak activation memory, by the audit: {_format_bytes(peak)})"
-    yield f"  tensors      {_format_bytes(arena.tensor_bytes)}{beside}"
-    yield f"  persistent   {_format_bytes(arena.persistent_bytes)}, with pointers: less on a 32-bit microcontroller"
-    for part in arena.parts:
-        yield f"    {escape_unprintable(part.name)}: {part.bytes:,}"
+    audit = "" if peak is None else f" (peak activation memory of the audit: {_format_exact_bytes(peak)})"
+    yield f"  tensors      {_format_exact_bytes(arena.tensor_bytes)}{audit}"
+    persistent = _format_exact_bytes(arena.persistent_bytes)
+    yield f"  persistent   {persistent}, with pointers: less on a 32-bit microcontroller"
+    for section in arena.sections:
+        yield f"    {escape_unprintable(section.name)}: {section.bytes:,}"
 
 
-def micro_comparison_lines(micro):
+def micro_comparison_lines(micro: MicroResult) -> Iterator[str]:
     """Yield how the outputs compare with those of LiteRT, where they could be compared."""
-    compared, finding = micro.comparison, micro.comparison_finding
-    if finding is not None:
-        yield f"Not compared with LiteRT: {escape_unprintable(finding.message)}"
+    compared = micro.comparison
+    if micro.comparison_finding is not None:
+        yield f"Not compared with LiteRT: {escape_unprintable(micro.comparison_finding.message)}"
     if compared is None:
         return
-    what = f"{compared.outputs:,} outputs on {compared.samples} x {escape_unprintable(compared.source)}"
-    inputs = " (random numbers)" if compared.noise else ""
+    noise = " (random numbers)" if compared.noise else ""
+    outputs = f"{compared.outputs:,} outputs on {compared.samples} x {escape_unprintable(compared.source)}{noise}"
     if compared.differing:
-        yield (
-            f"Differs from LiteRT's reference kernels in {compared.differing:,} of {what}{inputs}, by at most "
-            f"{compared.largest:g}"
-        )
+        diff = f"max abs diff {compared.max_abs_diff:g}"
+        yield f"Not bit-exact with LiteRT's reference kernels: {compared.differing:,} of {outputs} differ, {diff}"
     else:
-        yield f"Bit for bit as LiteRT's reference kernels: {what}{inputs}"
+        yield f"Bit-exact with LiteRT's reference kernels: {outputs}"
 
 
-def micro_float_lines(micro):
-    """Yield how much of the file is no integers, where that is anything."""
-    total = sum(use.count for use in micro.operators)
+def micro_float_lines(micro: MicroResult) -> Iterator[str]:
+    """Yield the number of operators that are not integer-only, where there are any."""
     if micro.float_operators:
-        yield f"Not all integers: {micro.float_operators} of {total} operators read or write floating point"
+        total = sum(operator.count for operator in micro.operators)
+        yield f"Not integer-only: {micro.float_operators} of {format_count(total, 'operator')} read or write floats"
 
 
-def micro_operator_rows(micro):
-    """Return the rows of the operators that a resolver must register, under `COLUMNS`."""
-    uses = micro.operators
-    return [[use.op, str(use.count), use.method or ("AddCustom" if use.is_custom else "none")] for use in uses]
+def micro_operator_rows(micro: MicroResult) -> list[list[str]]:
+    """Return the operators that a resolver must register, under `MICRO_COLUMNS`."""
+    return [
+        [operator.op, str(operator.count), operator.method or ("AddCustom" if operator.is_custom else "none")]
+        for operator in micro.operators
+    ]
 
 
-def _budget_line(result):
-    figure = "none works" if result.figure is None else _format_bytes(result.figure)
-    verdict = "holds" if result.passed else "exceeded"
-    return f"Budget {result.limit.item}: {figure}, at most {_format_bytes(result.limit.bytes)}: {verdict}"
-
-
-def _format_bytes(count):
-    return f"{count:,} bytes ({format_size(count)})"
+def _format_exact_bytes(count: int) -> str:
+    return f"{count:,} bytes ({format_bytes(count)})"

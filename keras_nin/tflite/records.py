@@ -38,11 +38,8 @@ class TFLiteTensor:
     """One tensor of a subgraph.
 
     Attributes:
-        index: its number in the subgraph.
-        shape: sizes of its dimensions.
-        shape_signature: the same with -1 for a dynamic dimension; None where the file has none.
+        shape_signature: the shape with -1 for a dynamic dimension; None where the file has none.
         dtype: name of its type, such as "int8".
-        quantization: None for a tensor without scales.
         buffer: number of the buffer with its values; 0 where it has none.
         buffer_bytes: size of its values in the file; 0 for a tensor that is computed.
     """
@@ -80,9 +77,8 @@ class TFLiteOperator:
     """One operator.
 
     Attributes:
-        index: its number in the subgraph, in execution order.
         op: the builtin's name in capitals, or the custom code where `is_custom`.
-        inputs, outputs: tensor indexes; -1 is an optional input left out.
+        inputs: tensor indexes; -1 is an optional input left out.
         options: the builtin's options by name, as far as `schema.OPERATOR_OPTIONS` lists them.
         subgraph: number of its subgraph.
     """
@@ -123,11 +119,8 @@ class TFLiteModel:
     """A whole .tflite file, parsed once by `keras_nin.tflite.reader.read_model`.
 
     Attributes:
-        description: the file's own.
         version: version of the schema.
-        size_bytes: size of the file.
         metadata: names of its metadata entries.
-        content: its bytes.
         buffer_spans: (first byte, number of bytes) of each buffer.
         path: where it was read from; None for bytes.
     """

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -16,21 +15,13 @@ from keras_nin.tflite.quantization import dequantize, quantize
 from keras_nin.tflite.reader import ModelSource, read_model
 from keras_nin.tflite.records import FLOAT_DTYPES, TFLiteTensor
 
-_MIN_RUNS = 20
-_WARM_UP_RUNS = 3
-_WARM_UP_SECONDS = 0.05
-
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class IODetails:
-    """An input or output of a file, at the batch that it runs at.
+    """An input or output of a file, at the batch that it runs at; without scale and zero point if not quantized.
 
     Attributes:
-        name: of the tensor.
         signature: its name in the file's signature; None where the file has none.
-        shape: with the batch.
-        dtype: name of its type, such as "int8".
-        scale, zero_point: its quantization; None where it is not quantized.
     """
 
     name: str
@@ -39,18 +30,6 @@ class IODetails:
     dtype: str
     scale: float | None
     zero_point: int | None
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Latency:
-    """Time of one invocation of `batch` images in microseconds, over `runs` invocations on `threads` threads."""
-
-    median_us: float
-    mean_us: float
-    p90_us: float
-    runs: int
-    threads: int
-    batch: int = 1
 
 
 class TFLiteRunner:
@@ -68,7 +47,8 @@ class TFLiteRunner:
 
     Attributes:
         model: the file.
-        inputs, outputs: `IODetails` of each, in the file's order.
+        inputs: `IODetails` of each, in the file's order.
+        outputs: the same.
 
     Raises:
         InputError: the file is not valid, or the runtime cannot run it.
@@ -258,44 +238,6 @@ class TFLiteRunner:
         if len(set(counts.values())) > 1:
             raise InputError(f"Expected as many samples for each input. Received: {counts}")
         return arrays
-
-    def latency(self, runs: int | None = None, seconds: float = 0.3) -> Latency:
-        """Return the `Latency` of one invocation; copying inputs and outputs is not in it.
-
-        After a warm-up it runs exactly `runs` times, or else at least 20 times and for `seconds`.
-        """
-        if runs is not None:
-            check_whole_number("runs", runs)
-        with self._runtime_errors():
-            self._fill_inputs()
-            self._time_runs(_WARM_UP_RUNS, _WARM_UP_SECONDS)
-            times = self._time_runs(_MIN_RUNS, seconds) if runs is None else self._time_runs(runs, 0)
-        us = np.array(times) / 1000
-        return Latency(
-            float(np.median(us)), float(us.mean()), float(np.percentile(us, 90)), len(us), self.threads, self.batch
-        )
-
-    def _time_runs(self, runs: int, seconds: float) -> list[int]:
-        """Return the nanoseconds of each of at least `runs` invocations, over at least `seconds`."""
-        times: list[int] = []
-        end = time.perf_counter() + seconds
-        while len(times) < runs or time.perf_counter() < end:
-            start = time.perf_counter_ns()
-            self._interpreter.invoke()
-            times.append(time.perf_counter_ns() - start)
-        return times
-
-    def _fill_inputs(self) -> None:
-        """Set every input to seeded noise; integers without a scale may be indexes and become 0."""
-        rng = np.random.default_rng(0)
-        for index, details in zip(self.model.main.inputs, self.inputs, strict=True):
-            noise = rng.random(details.shape, np.float32)
-            if details.scale is not None:
-                limits = np.iinfo(details.dtype)
-                noise = limits.min + noise * (limits.max - limits.min)
-            elif details.dtype not in FLOAT_DTYPES:
-                noise = np.zeros(details.shape)
-            self._interpreter.set_tensor(index, noise.astype(details.dtype))
 
 
 def _take_batch(array: np.ndarray, start: int, batch: int) -> np.ndarray:

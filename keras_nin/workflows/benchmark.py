@@ -1,4 +1,6 @@
-"""What `keras-nin benchmark` measures: files, and models that it exports for it."""
+"""Benchmarks of .tflite files and models: measured, compared, and written."""
+
+from __future__ import annotations
 
 import contextlib
 import dataclasses
@@ -6,308 +8,357 @@ import os
 import pathlib
 import platform
 import re
-from typing import Any
-
-import click
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from keras_nin import files
-from keras_nin.cli.output import echo, waiting
-from keras_nin.errors import InputError
-from keras_nin.workflows import temporary_export
+from keras_nin.benchmark.comparison import LatencyRatio, RunComparison
+from keras_nin.benchmark.records import BenchmarkResult
+from keras_nin.errors import InputError, check_choice
+from keras_nin.results import Result
+from keras_nin.workflows.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    from keras_nin.benchmark.measurement import BenchmarkFile
+    from keras_nin.workflows.conversion import ExportOptions
+    from keras_nin.workflows.models import FileOrModel
+
+DEFAULT_SCHEMES = "float32,int8"
+METHODS = ("profiler", "single")
 
 
-@dataclasses.dataclass(frozen=True)
-class BenchmarkArgument:
-    """An argument of the command: the path of a file, or a model."""
+@dataclasses.dataclass(frozen=True, repr=False)
+class BenchmarkRun(Result):
+    """What a benchmark of several files gave.
 
-    text: str
-    is_model: bool
+    Attributes:
+        benchmark: `keras_nin.benchmark.BenchmarkResult` of the files that ran.
+        ratios: latency of each file relative to the first, where the files took turns.
+        failures: errors of files that did not run, and of results that could not be written.
+        written: paths of the results that were written.
+    """
 
-    def schemes(self, text):
-        """Return the names of the schemes that it is exported to; for a file one, that of its content, unnamed."""
-        if not self.is_model:
-            return (None,)
-        from keras_nin.export.schemes import parse_schemes
-
-        chosen = parse_schemes(text)
-        trained = [scheme.name for scheme in chosen if scheme.trained]
-        if trained:
-            raise InputError(
-                f"Expected schemes that train nothing. Received: {', '.join(trained)}. Export it, and measure the file"
-            )
-        return tuple(scheme.name for scheme in chosen)
-
-    def stems(self, scheme):
-        """Return the names of its files without their ending."""
-        if not self.is_model:
-            return (pathlib.Path(self.text).stem,)
-        return tuple(f"{temporary_export.file_stem(self.text)}_{each}" for each in self.schemes(scheme))
-
-
-@dataclasses.dataclass(frozen=True)
-class BenchmarkFile:
-    """A file to measure, and what a reader must know of it."""
-
-    path: str
-    notes: tuple[str, ...] = ()
-
-
-@dataclasses.dataclass(frozen=True)
-class Measurement:
-    """What came out: a `Benchmark` or None, the files of its profiles, `Ratio` records, and what went wrong."""
-
-    benchmark: Any
-    paths: tuple[str, ...]
-    ratios: tuple = ()
+    benchmark: BenchmarkResult
+    ratios: tuple[LatencyRatio, ...] = ()
     failures: tuple[InputError, ...] = ()
+    written: tuple[pathlib.Path, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the benchmark as a JSON-ready dictionary, with the ratios where files took turns."""
+        ratios = {"ratios": [dataclasses.asdict(ratio) for ratio in self.ratios]} if self.ratios else {}
+        return self.benchmark.to_json() | ratios
+
+    def _summary(self) -> str:
+        return self.benchmark._summary()
+
+    def _rows(self) -> Sequence[dict[str, Any]]:
+        return self.benchmark._rows()
 
 
-def classify_arguments(words):
-    """Return the `Word` of each argument.
+def benchmark_model(model: FileOrModel, **options: Any) -> BenchmarkResult:
+    """Measure the latency of a .tflite file, or of a model exported to one, and that of each of its layers.
+
+    Args:
+        model: path of a .tflite file, or a model as in `export_model`.
+        **options: those of `benchmark_models`.
+
+    Returns:
+        `keras_nin.benchmark.BenchmarkResult`.
 
     Raises:
-        InputError: a file that is missing or a folder, or an unknown model.
+        InputError: as `benchmark_models`, or the file does not run.
     """
-    return tuple(BenchmarkArgument(word, temporary_export.is_model(word)) for word in words)
+    run = benchmark_models([model], **options)
+    if run.failures:
+        raise run.failures[0]
+    return run.benchmark
+
+
+def benchmark_models(
+    models: Sequence[FileOrModel],
+    *,
+    scheme: str | None = None,
+    export: ExportOptions | None = None,
+    threads: Sequence[int] = (1,),
+    runs: int | None = None,
+    seconds: float = 5.0,
+    layers: bool = True,
+    method: str = METHODS[0],
+    compare: bool = False,
+    roofline: bool = False,
+    device: str | None = None,
+    python: str | None = None,
+    benchmark_model: str | None = None,
+    delegate: str | None = None,
+    out: str | os.PathLike[str] | None = None,
+    model_explorer: str | os.PathLike[str] | None = None,
+    force: bool = False,
+    progress: Progress = SILENT,
+) -> BenchmarkRun:
+    """Measure the latency of .tflite files and models, and inside the runtime that of each of their layers.
+
+    Args:
+        models: paths of .tflite files, or models, which are exported to a temporary folder.
+        scheme: what models are exported to, comma-separated; None takes float32,int8.
+        export: options of that export.
+        threads: numbers of threads of the runtime.
+        runs: exactly so many runs; None runs until the 95% confidence interval of the median is within 1%.
+        seconds: the longest that a measurement may take then; with `compare` for all files together.
+        layers: whether to time every layer too.
+        method: ``"profiler"``, or ``"single"`` for each operator alone.
+        compare: whether all files take turns, to give the ratios to the first.
+        roofline: whether to measure the limits of the machine too.
+        device: ``ssh://[user@]host[:port]`` or ``adb://SERIAL``; None is this machine.
+        python: the interpreter on an ssh device; None takes python3.
+        benchmark_model: path of LiteRT's benchmark_model for an adb device, there or here.
+        delegate: path of an external delegate's library; whole files alone are timed.
+        out: folder for a JSON file for each .tflite file.
+        model_explorer: path for node data of Model Explorer; of one file on one number of threads.
+        force: replace files with different content.
+        progress: what reports the progress.
+
+    Returns:
+        `BenchmarkRun`; files that do not run are among its failures.
+
+    Raises:
+        InputError: arguments that do not go together, an unknown model, or a path that cannot be written to.
+    """
+    from keras_nin.benchmark.measurement import measure_files, run_job
+
+    check_choice("method", method, METHODS)
+    _check_combinations(layers, roofline, model_explorer, delegate, method, device, python, benchmark_model)
+    _check_files(models, scheme, export)
+    scheme = scheme or DEFAULT_SCHEMES
+    stems = [stem for model in models for stem in _stems(model, scheme)]
+    if compare and len(stems) < 2:
+        raise InputError("`compare` needs two files or more", argument="compare")
+    if model_explorer and (len(stems) > 1 or len(threads) > 1):
+        raise InputError("`model_explorer` takes one file and one number of threads", argument="model_explorer")
+    targets = _output_paths(stems, device, out, force)
+    if model_explorer is not None:
+        _check_target(pathlib.Path(model_explorer), force)
+    run = run_job
+    if device is not None:
+        from keras_nin.benchmark.devices import open_device
+
+        run = open_device(device, python or "python3", benchmark_model)
+    failures: list[InputError] = []
+    with _opened(models, scheme, export, failures, progress) as sources, progress.task("Measuring") as update:
+        benchmark = measure_files(
+            sources,
+            threads=threads,
+            runs=runs,
+            seconds=seconds,
+            layers=layers,
+            method=method,
+            interleave=compare,
+            delegate=delegate,
+            run=run,
+            progress=update,
+            failures=failures,
+        ) if sources else BenchmarkResult({}, ())  # fmt: skip
+        if roofline and benchmark.profiles:
+            benchmark = _with_roofline(benchmark, run, failures, progress)
+        contents = _result_files(benchmark, targets)
+        if model_explorer is not None and benchmark.profiles:
+            contents |= _model_explorer_file(benchmark, str(sources[0].source), model_explorer, failures)
+    written = _write(contents, force, failures)
+    ratios = _ratios(benchmark) if compare else ()
+    return BenchmarkRun(benchmark, ratios, tuple(failures), tuple(written))
+
+
+def compare_runs(
+    before: str | os.PathLike[str] | BenchmarkResult, after: str | os.PathLike[str] | BenchmarkResult
+) -> RunComparison:
+    """Compare two benchmarks: which files and layers became slower or faster, and by how much.
+
+    Args:
+        before: path of a JSON document of a benchmark, or a `BenchmarkResult`.
+        after: the same, of a later run.
+
+    Returns:
+        `keras_nin.benchmark.comparison.RunComparison`.
+
+    Raises:
+        InputError: not such a document, or no file in both.
+    """
+    from keras_nin.benchmark import comparison
+
+    sides = (
+        side if isinstance(side, BenchmarkResult) else comparison.read_benchmark(os.fspath(side))
+        for side in (before, after)
+    )
+    return comparison.compare_runs(*sides)
+
+
+def _check_combinations(
+    layers: bool,
+    roofline: bool,
+    model_explorer: object,
+    delegate: str | None,
+    method: str,
+    device: str | None,
+    python: str | None,
+    benchmark_model: str | None,
+) -> None:
+    """Raise `InputError` for arguments that do not go together."""
+    kind = (device or "").partition("://")[0]
+    for name, value in (("roofline", roofline), ("model_explorer", model_explorer)):
+        if value and not layers:
+            raise InputError(f"`{name}` needs the times of the layers; leave `layers` on", argument=name)
+    if delegate and (roofline or model_explorer or method == "single"):
+        raise InputError(
+            "A `delegate` times whole files alone; drop `roofline`, `model_explorer` and `method`", argument="delegate"
+        )
+    if kind == "adb" and (method == "single" or roofline):
+        raise InputError("`method` single and `roofline` do not run on an adb:// device", argument="device")
+    for name, value, needed in (("python", python, "ssh"), ("benchmark_model", benchmark_model, "adb")):
+        if value is not None and kind != needed:
+            raise InputError(f"`{name}` is for a `device` {needed}://", argument=name)
+
+
+def _check_files(models: Sequence[FileOrModel], scheme: str | None, export: ExportOptions | None) -> None:
+    """Raise `InputError` for options of an export beside nothing but files."""
+    if not all(map(_is_file, models)):
+        return
+    if scheme is not None:
+        raise InputError(f"{models[0]!r} is exported already; `scheme` is for a model", argument="scheme")
+    if export is not None:
+        from keras_nin.workflows.conversion import check_no_export_options
+
+        check_no_export_options(models[0], export)
+
+
+def _is_file(model: FileOrModel) -> bool:
+    """Whether `model` is the path of a .tflite file."""
+    if isinstance(model, str | os.PathLike) and os.fspath(model).endswith(".tflite") and os.path.isfile(model):
+        return True
+    from keras_nin.workflows.models import is_model
+
+    return not is_model(model)
+
+
+def _stems(model: FileOrModel, scheme: str) -> list[str]:
+    """Return the names of the files of a model, without suffix."""
+    if _is_file(model):
+        return [pathlib.Path(model).stem]  # type: ignore[arg-type]
+    from keras_nin.export.schemes import parse_schemes
+    from keras_nin.workflows.models import model_stem
+
+    return [f"{model_stem(model)}_{entry.name}" for entry in parse_schemes(scheme)]
 
 
 @contextlib.contextmanager
-def open_files(given, words):
-    """Yield the `Subject` records of the words, models exported to a temporary folder, and a list of what failed."""
+def _opened(
+    models: Sequence[FileOrModel],
+    scheme: str,
+    export: ExportOptions | None,
+    failures: list[InputError],
+    progress: Progress,
+) -> Iterator[list[BenchmarkFile]]:
+    """Yield what `measure_files` takes: models are exported to temporary folders."""
+    from keras_nin.benchmark.measurement import BenchmarkFile
+
     with contextlib.ExitStack() as stack:
-        subjects, failures = [], []
-        for word in words:
-            if not word.is_model:
-                subjects.append(BenchmarkFile(word.text))
+        sources = []
+        for model in models:
+            if _is_file(model):
+                sources.append(BenchmarkFile(os.fspath(model)))  # type: ignore[arg-type]
                 continue
-            from keras_nin.files import temporary_folder
+            from keras_nin.workflows.conversion import export_temporarily
 
             try:
-                folder = stack.enter_context(temporary_folder())
-                made = temporary_export.export_temporary(word.text, given, folder, word.schemes(given.scheme))
-                subjects += [
-                    BenchmarkFile(each.path, tuple(f"{note}, latency only" for note in each.notes)) for each in made
-                ]
+                folder = stack.enter_context(files.temporary_folder())
+                exported = export_temporarily(model, folder, export, schemes=scheme, progress=progress)
             except InputError as error:
                 failures.append(error)
-        yield subjects, failures
+                continue
+            for source in exported:
+                notes = tuple(f"{note}, latency only" for note in source.notes)
+                sources.append(BenchmarkFile(source.path, notes=notes))
+        yield sources
 
 
-def measure_files(given, subjects, run):
-    """Return what was `Measured` of the subjects: each alone, or with --compare all in turns."""
-    from keras_nin.benchmark.records import BenchmarkResult
-
-    groups = [subjects] if given.compare else [[subject] for subject in subjects]
-    benchmarks, paths, failures = [], [], []
-    for group in groups:
-        made, of, failed = _measure_group(given, group, run)
-        benchmarks += [made] if made else []
-        paths += of
-        failures += failed
-    if not benchmarks:
-        return Measurement(None, (), failures=tuple(failures))
-    benchmark = BenchmarkResult(
-        benchmarks[0].host,
-        tuple(profile for each in benchmarks for profile in each.profiles),
-        tuple({_topic(warning): warning for each in benchmarks for warning in each.warnings}.values()),
-    )
-    if given.roofline:
-        with waiting("Measuring this machine's limits"):
-            benchmark = _with_roofline(benchmark, run, failures)
-    return Measurement(benchmark, tuple(paths), _ratios(given, benchmark), tuple(failures))
-
-
-def _topic(warning):
-    """Return what a warning is about: of the machine, the last one of each kind is enough."""
-    return warning.split(":")[0] if warning.startswith("the machine") else warning
-
-
-def _measure_group(given, group, run):
-    """Return a `Benchmark` or None, the paths of its profiles, and errors; the others go on without a bad file."""
-    try:
-        return (*_measure_profiles(given, group, run), [])
-    except InputError as error:
-        if len(group) == 1:
-            return None, [], [error]
-    good, failures = [], []
-    for subject in group:
-        try:
-            _run_once(given, subject, run)
-            good.append(subject)
-        except InputError as error:
-            failures.append(error)
-    try:
-        return (*(_measure_profiles(given, good, run) if good else (None, [])), failures)
-    except InputError as error:
-        return None, [], [*failures, error]
-
-
-def _run_once(given, subject, run):
-    from keras_nin.benchmark import measure_files
-
-    measure_files([subject.path], threads=given.threads[:1], runs=1, layers=False, delegate=given.delegate, run=run)
-
-
-def _measure_profiles(given, group, run):
-    """Return the `Benchmark` of a group, and the path of each of its profiles."""
-    try:
-        return _measure_all_profiles(given, group, run)
-    except InputError as error:
-        if given.delegate and given.delegate in str(error):
-            reason = str(error)[str(error).index(given.delegate) :]
-            raise InputError(
-                f"Expected --delegate as a library that loads where it runs. Received: {reason}"
-            ) from error
-        raise
-
-
-def _measure_all_profiles(given, group, run):
-    from keras_nin.benchmark import measure_files
-
-    paths = [subject.path for subject in group]
-    with waiting(f"Measuring {', '.join(os.path.basename(path) for path in paths)}") as progress:
-        made = measure_files(
-            paths,
-            threads=given.threads,
-            runs=given.runs,
-            seconds=given.seconds,
-            layers=given.layers and not given.delegate,
-            method=given.method,
-            interleave=given.compare,
-            delegate=given.delegate,
-            run=run,
-            progress=progress,
-        )
-    of = [subject for subject in group for _ in given.threads]
-    whole = (f"delegate {given.delegate}: times of the whole model alone",) if given.delegate else ()
-    profiles = (
-        dataclasses.replace(profile, notes=(*subject.notes, *whole, *profile.notes))
-        for profile, subject in zip(made.profiles, of, strict=True)
-    )
-    return dataclasses.replace(made, profiles=tuple(profiles)), [subject.path for subject in of]
-
-
-def _with_roofline(benchmark, run, failures):
+def _with_roofline(
+    benchmark: BenchmarkResult, run: Callable[..., Any], failures: list[InputError], progress: Progress
+) -> BenchmarkResult:
     from keras_nin.benchmark import roofline
 
     try:
-        return roofline.add_peaks(benchmark, run)
+        with progress.task("Measuring the limits of this machine"):
+            return roofline.add_peaks(benchmark, run)
     except InputError as error:
         failures.append(error)
         return benchmark
 
 
-def _ratios(given, benchmark):
-    if not given.compare or len(benchmark.profiles) < 2:
-        return ()
-    from keras_nin.benchmark import comparison
+def _ratios(benchmark: BenchmarkResult) -> tuple[LatencyRatio, ...]:
+    from keras_nin.benchmark.comparison import compute_ratios
 
-    return tuple(comparison.compute_ratios(benchmark.profiles))
+    return tuple(compute_ratios(benchmark.profiles)) if len(benchmark.profiles) > 1 else ()
 
 
-# MERGED What becomes of a benchmark: printed, and written to files.
-
-
-def check_outputs(given, words):
-    """Return the paths to write by what they hold, before the work starts: file stems, and None for Model Explorer.
-
-    Raises:
-        InputError: a path cannot be written to, or holds something and --force is not given.
-    """
-    stems = [stem for word in words for stem in word.stems(given.scheme)] if given.out else []
+def _output_paths(
+    stems: Sequence[str], device: str | None, out: str | os.PathLike[str] | None, force: bool
+) -> dict[str, pathlib.Path]:
+    """Return the path of each file's results by its stem, checked before the work starts."""
+    if out is None:
+        return {}
     repeated = sorted({stem for stem in stems if stems.count(stem) > 1})
     if repeated:
-        raise InputError(
-            f"Expected files of different names with --out. Received: {', '.join(repeated)} more than once"
-        )
-    targets = {stem: pathlib.Path(given.out) / f"{stem}_{host_name(given.place)}.json" for stem in stems}
-    if given.model_explorer:
-        targets[None] = pathlib.Path(given.model_explorer)
+        raise InputError(f"`out` needs files of different names. Received: {', '.join(repeated)} twice", argument="out")
+    targets = {stem: pathlib.Path(out) / f"{stem}_{machine_name(device)}.json" for stem in stems}
     for path in targets.values():
-        _check_folder(path.parent)
-        if path.is_dir() or (path.exists() and not given.force):
-            files.needs_writing(path, b"")
+        _check_target(path, force)
     return targets
 
 
-def _check_folder(folder):
-    path = os.path.abspath(folder)
-    while not os.path.exists(path):
-        path = os.path.dirname(path)
-    if not os.path.isdir(path) or not os.access(path, os.W_OK):
-        raise InputError(f"Expected a folder that can be written to. Received: {str(folder)!r}")
+def _check_target(path: pathlib.Path, force: bool) -> None:
+    files.check_output_folder(path.parent)
+    if path.is_dir() or (path.exists() and not force):
+        files.needs_writing(path, b"")
 
 
-def host_name(place):
-    """Return the name of the machine for a file's name: of the device, without user and port, or of this one."""
-    text = platform.node() if place is None else place.split("://", 1)[-1].split("@")[-1].strip("/")
-    if place and place.startswith("ssh://"):
-        text = re.sub(r":\d+$", "", text)
-    return re.sub(r"[^A-Za-z0-9.-]+", "-", text).strip("-") or "device"
+def machine_name(device: str | None) -> str:
+    """Return the name of a machine for file names: a device without user and port, or this machine."""
+    name = platform.node() if device is None else device.split("://", 1)[-1].split("@")[-1].strip("/")
+    if device and device.startswith("ssh://"):
+        name = re.sub(r":\d+$", "", name)
+    return re.sub(r"[^A-Za-z0-9.-]+", "-", name).strip("-") or "device"
 
 
-def write_outputs(given, measured, targets):
-    """Write the files that the options ask for, and return the errors where that does not work."""
-    failures = []
+def _result_files(benchmark: BenchmarkResult, targets: dict[str, pathlib.Path]) -> dict[pathlib.Path, bytes]:
+    contents = {}
     for stem, path in targets.items():
+        profiles = tuple(profile for profile in benchmark.profiles if pathlib.Path(profile.file).stem == stem)
+        if profiles:
+            document = BenchmarkResult(profiles[0].host, profiles, benchmark.warnings).to_json()
+            contents[path] = files.dump_json(document).encode()
+    return contents
+
+
+def _model_explorer_file(
+    benchmark: BenchmarkResult,
+    source: str,
+    path: str | os.PathLike[str],
+    failures: list[InputError],
+) -> dict[pathlib.Path, bytes]:
+    from keras_nin.report.latency import model_explorer_data
+
+    try:
+        data = model_explorer_data(benchmark.profiles[0], source)
+    except InputError as error:
+        failures.append(error)
+        return {}
+    return {pathlib.Path(path): files.dump_json(data).encode()}
+
+
+def _write(contents: dict[pathlib.Path, bytes], force: bool, failures: list[InputError]) -> list[pathlib.Path]:
+    written = []
+    for path, data in contents.items():
         try:
-            document = _node_data(measured) if stem is None else _file_document(measured, stem)
-            if document:
-                files.write_files({path: files.dump_json(document).encode()}, given.force)
-                click.echo(f"written: {path}", err=True)
+            files.write_files({path: data}, force)
+            written.append(path)
         except InputError as error:
             failures.append(error)
-    return failures
-
-
-def _node_data(measured):
-    from keras_nin.report import latency
-
-    return latency.model_explorer_data(measured.benchmark.profiles[0], measured.paths[0])
-
-
-def _file_document(measured, stem):
-    """Return the JSON document of one file's profiles; None where it did not run."""
-    from keras_nin.benchmark.records import BenchmarkResult
-
-    pairs = zip(measured.benchmark.profiles, measured.paths, strict=True)
-    profiles = tuple(profile for profile, path in pairs if pathlib.Path(path).stem == stem)
-    return BenchmarkResult(profiles[0].host, profiles, measured.benchmark.warnings).to_json() if profiles else None
-
-
-def print_benchmark(given, measured):
-    """Print the results."""
-    benchmark, ratios = measured.benchmark, measured.ratios
-    if given.form == "json":
-        click.echo(files.dump_json(benchmark_document(measured)), nl=False)
-        return
-    from keras_nin.formatting import format_markdown_table, format_table
-    from keras_nin.report import latency
-
-    view = latency.LayerView(given.sort, given.top, given.only)
-    if given.form == "csv":
-        click.echo(latency.format_benchmark_csv(benchmark, view), nl=False)
-        return
-    is_markdown = given.form == "markdown"
-    _print_stripped((latency.format_benchmark_markdown if is_markdown else latency.format_benchmark)(benchmark, view))
-    if ratios:
-        _print_stripped(
-            f"\n{latency.format_ratio_table(ratios, format_markdown_table if is_markdown else format_table)}"
-        )
-    if given.roofline and not is_markdown:
-        from keras_nin.report import comparisons
-
-        for profile in benchmark.profiles:
-            _print_stripped(f"\n{comparisons.format_roofline(profile)}")
-
-
-def benchmark_document(measured):
-    """Return the JSON document: the benchmark's, with the ratios where files were compared."""
-    import dataclasses
-
-    made = measured.benchmark.to_json()
-    return made | ({"ratios": [dataclasses.asdict(ratio) for ratio in measured.ratios]} if measured.ratios else {})
-
-
-def _print_stripped(text):
-    echo(text.rstrip("\n"))
+    return written

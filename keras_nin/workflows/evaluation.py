@@ -1,54 +1,186 @@
-"""What `evaluate` runs, a file or a model, and the record that an export wrote beside a file."""
+"""Evaluation: the accuracy of a .tflite file or a model on labeled images."""
+
+from __future__ import annotations
 
 import dataclasses
-import pathlib
+import os
+import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
+from keras_nin import schemas
 from keras_nin.errors import InputError
+from keras_nin.formatting import format_count, format_percent
+from keras_nin.results import Result
+from keras_nin.workflows import images
+from keras_nin.workflows.models import FileOrModel, choose_preprocessing, open_model
+from keras_nin.workflows.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from keras_nin.data import Dataset, Preprocessing
+    from keras_nin.report.accuracy import ClassificationScores
+
+_IMAGENET_WITH_BACKGROUND = 1001
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class EvaluateResult(Result):
+    """Accuracy of a .tflite file or a model.
+
+    Attributes:
+        file: path of the file, or name of the model.
+        scores: `keras_nin.report.accuracy.ClassificationScores`: top-1, top-5, and the confusion matrix.
+        data: name of the images.
+        preprocessing: `keras_nin.data.Preprocessing`.
+        weights: what the weights are, where that is known.
+        random_weights: whether they are random.
+        label_offset: output of label 0.
+        speed: images per second with batch, threads, runs and host; None for a Keras model.
+        notes: what a reader should know.
+    """
+
+    file: str
+    scores: ClassificationScores
+    data: str
+    preprocessing: Preprocessing
+    weights: str | None
+    random_weights: bool
+    label_offset: int
+    speed: dict[str, Any] | None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def top1(self) -> float:
+        """Top-1 accuracy, 0 to 1."""
+        return self.scores.top1
+
+    @property
+    def top5(self) -> float | None:
+        """Top-5 accuracy, 0 to 1; None with 5 classes or fewer."""
+        return self.scores.top5
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the result as a JSON-ready dictionary (schema ``keras_nin.evaluate/1``)."""
+        return {
+            "schema": schemas.EVALUATE,
+            "file": self.file,
+            **self.scores.to_json(),
+            "data": self.data,
+            "preprocessing": self.preprocessing.to_json(),
+            "weights": self.weights,
+            "label_offset": self.label_offset,
+            "speed": self.speed,
+        }
+
+    def _summary(self) -> str:
+        top5 = "" if self.top5 is None else f", top-5 {format_percent(self.top5)}"
+        count = format_count(self.scores.images, "image")
+        return f"{self.file}: top-1 {format_percent(self.top1)}{top5} on {count} of {self.data}"
+
+    def _rows(self) -> list[dict[str, Any]]:
+        return self.scores.to_json()["per_class"]
+
+
+def evaluate_model(
+    model: FileOrModel,
+    test: images.ImageSource = None,
+    *,
+    test_count: int | None = None,
+    labels: str | None = None,
+    preprocessing: str | None = None,
+    crop: float | None = None,
+    label_offset: int | None = None,
+    output: int | None = None,
+    seed: int = 0,
+    threads: int = 1,
+    progress: Progress = SILENT,
+) -> EvaluateResult:
+    """Measure the accuracy of a .tflite file or a model on labeled images.
+
+    Images and preprocessing come from the arguments, else from the export record beside the file, else from the model.
+
+    Args:
+        model: path of a .tflite file, or a model as in `export_model`.
+        test: labeled images, as in `export_model`.
+        test_count: number of images; None takes all.
+        labels: path of a labels file, for a folder of images.
+        preprocessing: preset that turns pixels into input.
+        crop: share of the short side that the center crop keeps.
+        label_offset: output of label 0, such as 1 where output 0 is a background class; None takes 0.
+        output: index of the output, for a file with several.
+        seed: of whatever is random.
+        threads: of the LiteRT runtime.
+        progress: what reports the progress.
+
+    Returns:
+        `EvaluateResult`.
+
+    Raises:
+        InputError: no classifier of images, no labels, or labels that do not fit the outputs.
+    """
+    import numpy as np
+
+    from keras_nin.report.accuracy import score_outputs
+
+    sources = images.ImageSources(None, test, labels, seed)
+    classifier = _open_classifier(model, threads, seed, output, progress)
+    dataset = sources.test_set(classifier.dataset, classifier.input_shape)
+    chosen = choose_preprocessing(classifier.preprocessing, dataset, preprocessing, crop)
+    test_images = images.select_test_images(dataset, classifier.input_shape, chosen, count=test_count, seed=seed)
+    offset, notes = _resolve_label_offset(label_offset, dataset, test_images, classifier.classes)
+    outputs, truth, seconds = [], [], 0.0
+    for batch, batch_labels in test_images.batches("Evaluating", progress):
+        start = time.perf_counter()
+        outputs.append(np.asarray(classifier.predict(batch)))
+        seconds += time.perf_counter() - start
+        truth.append(batch_labels)
+    names = ("",) * offset + tuple(dataset.class_names) if dataset.class_names else ()
+    scores = score_outputs(np.concatenate(outputs), np.concatenate(truth) + offset, names)
+    return EvaluateResult(
+        classifier.name,
+        scores,
+        dataset.name,
+        chosen,
+        classifier.weights,
+        classifier.random_weights,
+        offset,
+        _speed(classifier, scores.images, seconds),
+        notes,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
-class EvaluationSubject:
-    """A network to evaluate: how to run it, and what is known of its images and weights.
+class _Classifier:
+    """A network from images to classes, and what is known of its images and weights; `threads` of a .tflite file."""
 
-    Attributes:
-        predict: from float32 images (N, H, W, C) to outputs (N, classes).
-        input_shape: (H, W, C).
-        classes: how many.
-        preprocessing: preset, dictionary or None.
-        dataset: what names its images, or None.
-        weights: what they are, where it is known.
-        random: whether they are random.
-        threads: of the LiteRT runtime, at batch 1; None for a Keras model.
-    """
-
-    predict: Callable
-    input_shape: tuple
+    name: str
+    predict: Callable[[np.ndarray], np.ndarray]
+    input_shape: tuple[int, ...]
     classes: int
-    preprocessing: str | dict | None
+    preprocessing: str | dict[str, Any] | None
     dataset: str | None
     weights: str | None
-    random: bool = False
+    random_weights: bool = False
     threads: int | None = None
 
 
-def open_subject(file, threads=1, seed=0, output=None):
-    """Return the `Subject` of a .tflite file, or of a MODEL argument.
-
-    Raises:
-        InputError: no network from images to classes, or a file that does not run.
-    """
-    if file.endswith(".tflite"):
-        return _open_file(file, threads, output)
-    from keras_nin.workflows import models
-
+def _open_classifier(
+    model: FileOrModel, threads: int, seed: int, output: int | None, progress: Progress
+) -> _Classifier:
+    if isinstance(model, str | os.PathLike) and os.fspath(model).endswith(".tflite"):
+        return _open_file(os.fspath(model), threads, output)
     if output is not None:
-        raise InputError(f"Expected --output with a .tflite file. Received: {file!r}")
-    loaded = models.load_model(file, seed=seed)
-    return EvaluationSubject(
+        raise InputError("`output` chooses one of the outputs of a .tflite file; pass such a file", argument="output")
+    from keras_nin.export.calibration import image_input_shape
+
+    loaded = open_model(model, seed=seed, progress=progress)
+    return _Classifier(
+        os.fspath(model) if isinstance(model, str | os.PathLike) else loaded.name,
         loaded.model.predict_on_batch,
-        models.input_shape(loaded.model),
-        _classes(tuple(loaded.model.outputs[0].shape)[1:]),
+        image_input_shape(loaded.model),
+        _count_classes(tuple(loaded.model.outputs[0].shape)[1:]),
         loaded.preprocessing,
         loaded.dataset,
         loaded.weights,
@@ -56,65 +188,69 @@ def open_subject(file, threads=1, seed=0, output=None):
     )
 
 
-def _open_file(file, threads, output):
+def _open_file(path: str, threads: int, output: int | None) -> _Classifier:
     from keras_nin.tflite.runner import TFLiteRunner
 
-    runner = TFLiteRunner(file, threads, output)
-    export_record = read_export_record(file)
+    runner = TFLiteRunner(path, threads, output)
+    record = images.read_export_record(path)
     shape = runner.input.shape[1:]
     if len(shape) != 3:
-        raise InputError(f"Expected a network on images (height, width, channels). Received: input {shape}")
-    classes = _classes(_chosen_output(runner).shape[1:])
-    return EvaluationSubject(
-        lambda images: runner.predict(images).reshape(len(images), classes),
+        raise InputError(f"Expected a network on images (height, width, channels). Received: input {shape}", path=path)
+    classes = _count_classes(runner.output.shape[1:])
+    return _Classifier(
+        path,
+        lambda batch: runner.predict(batch).reshape(len(batch), classes),
         shape,
         classes,
-        export_record.get("preprocessing"),
-        image_source(export_record),
-        export_record.get("weights"),
+        record.get("preprocessing"),
+        images.recorded_test_source(record),
+        record.get("weights"),
         threads=threads,
     )
 
 
-def _chosen_output(runner):
-    """Return the output that is meant; the error says --output, as the command has it."""
-    try:
-        return runner.output
-    except InputError as error:
-        raise InputError(str(error).replace("`output`", "--output N", 1)) from None
-
-
-def _classes(shape):
-    """Return the number of classes of an output; (1, 1, classes) is one row of them too."""
+def _count_classes(shape: tuple[int | None, ...]) -> int:
+    """Return the number of classes of an output of shape (classes,) or (1, 1, classes)."""
     if not shape or shape[-1] in (None, 1) or any(size != 1 for size in shape[:-1]):
         raise InputError(f"Expected a network that ends in classes. Received: output {shape}")
-    return shape[-1]
+    return shape[-1]  # type: ignore[return-value]
 
 
-def read_export_record(file):
-    """Return the JSON document that an export wrote beside `file`, or an empty one.
+def _resolve_label_offset(
+    requested: int | None, dataset: Dataset, test: images.TestImages, classes: int
+) -> tuple[int, tuple[str, ...]]:
+    """Return the output of label 0, and a note where outputs and classes differ in number."""
+    from keras_nin.export.parity import check_labels
 
-    Raises:
-        InputError: the file there is not such a document.
-    """
-    from keras_nin import files
-
-    path = pathlib.Path(file).with_suffix(".json")
-    if not path.exists():
-        return {}
-    document = files.read_json(path)
-    if not isinstance(document, dict):
+    labels = dataset.labels_of(test.indices)
+    known = len(dataset.class_names) or None
+    largest = int(labels.max())
+    has_background = classes == (known or 0) + 1 or (classes == _IMAGENET_WITH_BACKGROUND and known is None)
+    if requested is None and has_background and largest < classes - 1:
         raise InputError(
-            f"Expected the JSON file that an export writes beside {file!r}. Received: {str(path)!r} with a "
-            f"{type(document).__name__}"
+            f"{classes} outputs, but labels up to {largest} in {dataset.name!r}. Pass `label_offset`: 1 where output 0 "
+            "is a background class, 0 where it is the first label's",
+            argument="label_offset",
         )
-    return document
+    offset = requested or 0
+    check_labels(labels + offset, classes, dataset.name)
+    if known is None or known + offset == classes:
+        return offset, ()
+    return offset, (
+        f"{classes} outputs, but {known} classes in {dataset.name}: make sure that both number the classes alike.",
+    )
 
 
-def image_source(export_record):
-    """Return what names the images that an exported file was tested on, or None."""
-    for part, key in (("options", "data"), ("parity", "source")):
-        record = export_record.get(part)
-        if isinstance(record, dict) and isinstance(record.get(key), str):
-            return record[key]
-    return None
+def _speed(classifier: _Classifier, count: int, seconds: float) -> dict[str, Any] | None:
+    """Return images per second at batch 1; None for a Keras model, which runs larger batches."""
+    if classifier.threads is None:
+        return None
+    from keras_nin.tflite.host import describe_host
+
+    return {
+        "images_per_second": float(f"{count / seconds:.4g}"),
+        "batch": 1,
+        "threads": classifier.threads,
+        "runs": count,
+        "host": describe_host(),
+    }

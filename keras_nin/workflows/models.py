@@ -1,161 +1,168 @@
-"""What commands do alike: load a model, open its images, show progress."""
+"""The networks that workflows work on: a name, a path or a keras.Model, loaded once."""
 
-import contextlib
+from __future__ import annotations
+
 import dataclasses
 import gc
 import os
+import pathlib
 import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
-import click
-
-from keras_nin import data, files, models
-from keras_nin.cli.options import builder_arguments
+from keras_nin import files, models
 from keras_nin.errors import InputError
 from keras_nin.models.registry import MODEL_SUFFIXES
 from keras_nin.output_capture import capture_output
+from keras_nin.workflows.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    import keras
+
+    from keras_nin.models import LoadedModel
+
+ModelLike: TypeAlias = "str | os.PathLike[str] | keras.Model | LoadedModel"
+FileOrModel: TypeAlias = "str | os.PathLike[str] | keras.Model | LoadedModel"
+InputShape: TypeAlias = tuple[int, int, int]
 
 
-def note(message):
-    """Print a line for the reader, on stderr so that stdout holds results alone."""
-    click.echo(message, err=True)
-
-
-def start_keras():
-    """Load Keras on TensorFlow without what TensorFlow prints on its way."""
+def start_keras(progress: Progress = SILENT) -> None:
+    """Import Keras on TensorFlow without TensorFlow's log output; nothing happens where it is imported already."""
+    if "keras" in sys.modules:
+        return
     os.environ["KERAS_BACKEND"] = "tensorflow"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     files.redirect_temporaries()
-    first = "keras" not in sys.modules
-    with working("Starting TensorFlow"), capture_output():
-        import keras
+    with progress.task("Starting TensorFlow"), capture_output():
+        import keras  # noqa: F401
         import tensorflow as tf
 
         tf.get_logger().setLevel("ERROR")
-        tf.config.get_visible_devices()  # what the runtime says on its first use goes here too
-        keras.backend.clear_session()
-    if first:
-        gc.freeze()  # the frameworks' million objects stay, and need not be walked in every collection
+        tf.config.get_visible_devices()  # prints to the log on its first call
+    gc.freeze()  # the frameworks' million objects need not be walked in every collection
 
 
-def check_model(model):
-    """Raise `InputError` where a MODEL argument is an unknown name of the zoo, before Keras starts."""
-    if not model.startswith("keras:") and not model.endswith(MODEL_SUFFIXES) and not os.path.exists(model):
-        models.get_spec(model)
+def model_stem(model: ModelLike) -> str:
+    """Return what the files of a model are named after."""
+    if isinstance(model, str | os.PathLike):
+        return pathlib.Path(os.fspath(model).removeprefix("keras:")).stem
+    return model.name
 
 
-def load_model(model, weights=None, input_shape=None, settings=(), seed=0):
-    """Return the `keras_nin.models.LoadedModel` of a MODEL argument."""
-    check_model(model)
-    arguments = builder_arguments(settings)
-    start_keras()
-    return models.load_model(model, weights=weights, input_shape=input_shape, seed=seed, **arguments)
+def check_model_name(model: ModelLike) -> None:
+    """Raise `InputError` for an unknown name of the zoo, before Keras starts."""
+    if isinstance(model, str | os.PathLike):
+        text = os.fspath(model)
+        if not text.startswith("keras:") and not text.endswith(MODEL_SUFFIXES) and not os.path.exists(text):
+            models.get_spec(text)
 
 
-def input_shape(model):
-    """Return the (H, W, C) of a model's only input; `InputError` where it has none such."""
-    from keras_nin.export.calibration import image_input_shape
-
-    return image_input_shape(model)
-
-
-def model_input(model):
-    """Return what a model takes: (H, W, C) of its only input, an image; else a dictionary from input name to shape."""
-    from keras_nin.export.calibration import input_specs
-
-    ports = input_specs(model)
-    if len(ports) == 1 and len(ports[0].shape) == 3:
-        return ports[0].shape
-    return {port.name: port.shape for port in ports}
-
-
-def choose_preprocessing(loaded, dataset, preset=None, crop=None):
-    """Return the `Preprocessing` to use: the option's, else the model's, else the dataset's.
-
-    Args:
-        loaded: what is known of the model's: the name of a preset, a dictionary, or None.
-        dataset: `keras_nin.data.Dataset`.
-        preset, crop: the options' values, or None.
-
-    Returns:
-        `Preprocessing`; None where the dataset has arrays that nothing prepares.
+def is_model(source: FileOrModel) -> bool:
+    """Whether `source` is a model; otherwise it is the path of a .tflite file.
 
     Raises:
-        InputError: `loaded` is no preprocessing, or an option for arrays that nothing prepares.
+        InputError: a missing file, a folder, or an unknown name.
     """
+    if not isinstance(source, str | os.PathLike):
+        return True
+    text = os.fspath(source)
+    if text.startswith("keras:"):
+        return True
+    if text.endswith(MODEL_SUFFIXES):
+        if not os.path.isfile(text):
+            raise InputError(f"Expected an existing file. Received: {text!r}", path=text)
+        return True
+    if os.path.isfile(text):
+        return False
+    if text.endswith(".tflite") or os.path.exists(text):
+        problem = "is a folder" if os.path.isdir(text) else "does not exist"
+        raise InputError(f"Expected a .tflite file or a model. Received: {text!r}, which {problem}", path=text)
+    models.get_spec(text)
+    return True
+
+
+def open_model(
+    model: ModelLike,
+    *,
+    weights: str | os.PathLike[str] | None = None,
+    input_shape: InputShape | None = None,
+    builder_arguments: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    progress: Progress = SILENT,
+) -> LoadedModel:
+    """Load a network.
+
+    Args:
+        model: zoo name, ``keras:NAME``, path of a .keras or .h5 file, keras.Model, or what `load_model` returned.
+        weights: of a named model: name of bundled weights, ``"random"`` or a path.
+        input_shape: (height, width, channels), where the network leaves it open.
+        builder_arguments: further arguments of a named model's builder.
+        seed: of random weights.
+        progress: what reports the progress.
+
+    Raises:
+        InputError: an unknown name, an unreadable file, or arguments that do not fit.
+    """
+    check_model_name(model)
+    if isinstance(model, models.LoadedModel):
+        return model
+    start_keras(progress)
+    if isinstance(model, str | os.PathLike):
+        return models.load_model(
+            os.fspath(model),
+            weights=weights,
+            input_shape=input_shape,
+            seed=seed,
+            **(builder_arguments or {}),
+        )
+    if weights is not None or input_shape is not None or builder_arguments:
+        raise InputError(
+            "Expected no `weights`, `input_shape` or `builder_arguments` for a keras.Model, which is built."
+        )
+    return models.LoadedModel(model=model, name=model.name, weights="as given", random=False)
+
+
+def input_shapes(model: keras.Model) -> InputShape | dict[str, tuple[int, ...]]:
+    """Return (height, width, channels) of a model on one image, otherwise the shape of each input by its name."""
+    from keras_nin.export.calibration import input_specs
+
+    specs = input_specs(model)
+    if len(specs) == 1 and len(specs[0].shape) == 3:
+        return cast(InputShape, specs[0].shape)
+    return {spec.name: cast(tuple[int, ...], spec.shape) for spec in specs}
+
+
+def choose_preprocessing(
+    known: str | dict[str, Any] | None,
+    dataset: Any,
+    preprocessing: str | None = None,
+    crop: float | None = None,
+) -> Any:
+    """Return the `Preprocessing` to use: the requested preset, else the model's own, else the dataset's.
+
+    Args:
+        known: what is known of the model's: a preset, a dictionary, or None.
+        dataset: `keras_nin.data.Dataset`.
+        preprocessing: name of the requested preset.
+        crop: share of the short side that the center crop keeps.
+
+    Returns:
+        `Preprocessing`, or None where the dataset holds arrays that are fed as they are.
+
+    Raises:
+        InputError: `known` is not a preprocessing, or a preset was requested for such arrays.
+    """
+    from keras_nin import data
+
     if dataset.preprocessing is None:
-        if preset is not None or crop is not None:
-            raise InputError("Expected --preprocessing and --crop for images. Received: a model on other inputs")
+        if preprocessing is not None or crop is not None:
+            raise InputError("`preprocessing` and `crop` apply to images. Received: arrays that are fed as they are")
         return None
-    chosen = preset or loaded
+    chosen = preprocessing or known
     if chosen is None:
-        chosen = dataset.preprocessing
+        record = dataset.preprocessing
     elif isinstance(chosen, str):
-        chosen = data.get_preset(chosen)
+        record = data.get_preset(chosen)
     else:
-        chosen = data.Preprocessing.from_json(chosen)
-    return chosen if crop is None else dataclasses.replace(chosen, crop_fraction=crop)
-
-
-def check_output_folder(folder):
-    """Raise `InputError` where files cannot be written to `folder`, before the work starts and without making it."""
-    path = os.path.abspath(folder)
-    while not os.path.exists(path):
-        path = os.path.dirname(path)
-    if not os.path.isdir(path) or not os.access(path, os.W_OK):
-        raise InputError(f"Expected a folder that can be written to. Received: {str(folder)!r}")
-
-
-@contextlib.contextmanager
-def working(message):
-    """Show `message` and the time on a terminal while the block runs; nothing where stderr is none."""
-    if not sys.stderr.isatty():
-        yield
-        return
-    from rich.progress import SpinnerColumn
-
-    with _progress(SpinnerColumn("line")) as progress:
-        progress.add_task(message, total=None)
-        yield
-
-
-def track(items, message, total):
-    """Yield `items` with a progress bar on a terminal; nothing is shown where stderr is none."""
-    if not sys.stderr.isatty():
-        yield from items
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn
-
-    with _progress(BarColumn(), MofNCompleteColumn()) as progress:
-        task = progress.add_task(message, total=total)
-        for item in items:
-            yield item
-            progress.advance(task)
-
-
-def _progress(*columns):
-    from rich import progress
-    from rich.console import Console
-
-    # stderr by descriptor, because what is captured meanwhile replaces sys.stderr
-    console = Console(file=os.fdopen(os.dup(2), "w"))
-    columns = (progress.TextColumn("{task.description}"), *columns, progress.TimeElapsedColumn())
-    return progress.Progress(*columns, console=console, transient=True)
-
-
-def show_epochs(what, epochs=None):
-    """Return a function of (epoch, logs) that prints a line after each epoch of a training, on a terminal."""
-
-    def show(epoch, logs):
-        if sys.stderr.isatty():
-            of = f"/{epochs}" if epochs else ""
-            note(
-                f"{what}: epoch {epoch}{of}: loss {logs['loss']:.4f}, accuracy {logs['accuracy']:.4f}; "
-                f"held out: loss {logs['val_loss']:.4f}, accuracy {logs['val_accuracy']:.4f}"
-            )
-
-    return show
-
-
-def print_json(document):
-    """Print a JSON document on stdout."""
-    click.echo(files.dump_json(document), nl=False)
+        record = data.Preprocessing.from_json(chosen)
+    return record if crop is None else dataclasses.replace(record, crop_fraction=crop)

@@ -1,224 +1,251 @@
-"""`keras-nin export --from SIDECAR`: an export again, from the JSON file that it wrote beside its file."""
+"""Reproducing an export from the record that it wrote beside its file."""
+
+from __future__ import annotations
 
 import dataclasses
 import os
 import pathlib
-import types
-
-import click
-from click.core import ParameterSource
+from typing import TYPE_CHECKING, Any
 
 from keras_nin import data, files, models
-from keras_nin.audit.tflite_reader import EXPORT_FILE_SCHEMA
 from keras_nin.errors import InputError
 from keras_nin.export.converted_model import package_versions
-from keras_nin.export.schemes import SCHEMES
-from keras_nin.workflows import models as models_module
+from keras_nin.export.parity import ParityLimits
+from keras_nin.export.schemes import SCHEMES, Tuning
+from keras_nin.schemas import EXPORT_FILE
+from keras_nin.workflows.conversion import ExportOptions
+from keras_nin.workflows.export import ExportResult, run_export
+from keras_nin.workflows.progress import SILENT, Progress
 
-# What may go along with --from: it says where the files go and how they are timed, not what they hold.
-ALONGSIDE = {"sidecar": "--from", "out": "--out", "force": "--force", "threads": "--threads", "runs": "--runs",
-             "as_json": "--json"}  # fmt: skip
-_ENTRIES = {"scheme": str, "sha256": str, "weights_sha256": str, "options": dict, "versions": dict}
-_OPTIONS = ("model", "weights", "input_shape", "set", "seed", "data", "labels", "test_count", "preprocessing", "crop",
-            "min_top1_match", "max_drop")  # fmt: skip
-_CALIBRATION_OPTIONS = ("calibration", "calibration_count", "allow_float")
+if TYPE_CHECKING:
+    from keras_nin.export import ConvertedModel
 
-
-@dataclasses.dataclass(frozen=True)
-class OriginalExport:
-    """What the sidecar at `path` says: the export's scheme and options, and what came out of it.
-
-    Attributes:
-        path: of the sidecar.
-        scheme: name of the scheme.
-        options: the options of the command by their names.
-        sha256, weights_sha256: of the file, of the weights.
-        calibration_sha256: of the calibration images, or None.
-        versions: of the packages, by their names.
-    """
-
-    path: str
-    scheme: str
-    options: dict
-    sha256: str
-    weights_sha256: str
-    calibration_sha256: str | None
-    versions: dict
-
-
-def read_original(path):
-    """Return the `Original` that the sidecar at `path` holds.
-
-    Raises:
-        InputError: the file cannot be read or is no sidecar of the command.
-    """
-    document = files.read_json(path)
-    if not isinstance(document, dict) or document.get("schema") != EXPORT_FILE_SCHEMA:
-        found = document.get("schema") if isinstance(document, dict) else f"a {type(document).__name__}"
-        raise _no_sidecar(path, f"schema {found!r} instead of {EXPORT_FILE_SCHEMA!r}")
-    if document.get("options", 0) is None:
-        raise _no_sidecar(path, "an export from Python, which no command repeats (its `options` are null)")
-    for key, kind in _ENTRIES.items():
-        if not isinstance(document.get(key), kind):
-            raise _no_sidecar(path, f"{_shown(document, key)} as `{key}`")
-    if document["scheme"] not in SCHEMES:
-        raise _no_sidecar(path, f"{_shown(document, 'scheme')} as `scheme`")
-    calibrated_on = _calibrated_on(path, document)
-    for key in (*_OPTIONS, *(_CALIBRATION_OPTIONS if calibrated_on else ())):
-        if key not in document["options"]:
-            raise _no_sidecar(path, f"options without `{key}`")
-    return OriginalExport(path=str(path), calibration_sha256=calibrated_on, **{key: document[key] for key in _ENTRIES})
-
-
-def _calibrated_on(path, document):
-    calibration = document.get("calibration")
-    if calibration is None and not SCHEMES[document["scheme"]].calibrated:
-        return None
-    if not isinstance(calibration, dict) or not isinstance(calibration.get("sha256"), str):
-        raise _no_sidecar(path, f"{_shown(document, 'calibration')} as `calibration`")
-    return calibration["sha256"]
-
-
-def original_arguments(context, original):
-    """Return the arguments of the command that made the original, with those of now that go along.
-
-    Args:
-        context: click's, of the command with --from.
-        original: `Original`.
-
-    Raises:
-        InputError: other options beside --from, or options in the sidecar that the command does not take.
-    """
-    for name in context.params:
-        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE and name not in ALONGSIDE:
-            option = next(each for each in context.command.params if each.name == name)
-            raise InputError(
-                f"Expected beside --from only {', '.join(list(ALONGSIDE.values())[1:])}. "
-                f"Received: {option.opts[-1] if isinstance(option, click.Option) else 'MODEL'}"
-            )
-    _check_paths(original)
-    words = [*_words(original, context.command), f"--scheme={original.scheme}", "--", original.options["model"]]
-    try:
-        again = context.command.make_context(context.info_name, words)
-    except click.UsageError as error:
-        raise _no_sidecar(original.path, error.format_message()) from None
-    return types.SimpleNamespace(**again.params | {name: context.params[name] for name in ALONGSIDE})
-
-
-def _words(original, command):
-    """Yield the options of the sidecar as words of the command line."""
-    known = {name: each for each in command.params for name in each.opts if each.name not in ALONGSIDE}
-    for key, value in original.options.items():
-        name = f"--{key.replace('_', '-')}"
-        if key == "model" and isinstance(value, str):
-            continue
-        if name not in known or not _fits(value, known[name]):
-            raise _no_sidecar(original.path, f"{_shown(original.options, key)} as option `{key}`")
-        if known[name].is_flag:
-            yield from [name] if value else []
-        elif isinstance(value, list) and known[name].multiple:
-            yield from (f"{name}={each}" for each in value)
-        elif value is not None:
-            yield f"{name}={','.join(map(str, value)) if isinstance(value, list) else value}"
-
-
-def _fits(value, option):
-    if option.is_flag or isinstance(value, bool):
-        return option.is_flag and isinstance(value, bool)
-    if isinstance(value, list):
-        return all(isinstance(each, str | int) for each in value)
-    return value is None or isinstance(value, str | int | float)
-
-
-def _check_paths(original):
-    """Raise `InputError` where a file or folder that the options name is not there."""
-    options = original.options
-    names = {
-        "model": set(models.list_models()),
-        "weights": {"random", *(name for model in models.list_models() for name in models.get_spec(model).weights)},
-        "data": set(data.list_datasets()),
-        "calibration": set(data.list_datasets()),
-        "labels": set(),
-    }
-    for key, known in names.items():
-        value = options.get(key)
-        if not isinstance(value, str) or value in known or value.startswith("keras:") or os.path.exists(value):
-            continue
-        raise InputError(
-            f"Expected {value!r}, which {original.path!r} names as `{key}`, as seen from the folder in which the "
-            f"export ran. Received: no such file or folder in {str(pathlib.Path.cwd())!r}"
-        )
+_FIELDS = {"scheme": str, "sha256": str, "weights_sha256": str, "options": dict, "versions": dict}
+_NUMBER, _TEXT = (int, float), (str,)
+# What each option of a record may be; all but the first may be null.
+_OPTION_TYPES: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("model", "weights", "test", "calibration", "labels", "preprocessing", "io"), _TEXT),
+    **dict.fromkeys(("ranges", "rounding"), _TEXT),
+    **dict.fromkeys(("seed", "test_count", "calibration_count", "batch", "epochs", "clusters"), (int,)),
+    **dict.fromkeys(("crop", "learning_rate", "sparsity"), _NUMBER),
+    **dict.fromkeys((field.name for field in dataclasses.fields(ParityLimits)), _NUMBER),
+    **dict.fromkeys(("allow_float", "bias_correction"), (bool,)),
+    "input_shape": (list,),
+    "builder_arguments": (dict,),
+}
+_REQUIRED = ("model", "weights", "input_shape", "builder_arguments", "seed", "test", "labels", "test_count",
+             "preprocessing", "crop", "min_top1_match", "max_drop")  # fmt: skip
+_REQUIRED_CALIBRATED = ("calibration", "calibration_count", "allow_float")
 
 
 @dataclasses.dataclass(frozen=True)
 class Reproduction:
-    """Whether the bytes are those of the original, and which versions are others, as text."""
+    """How a reproduced file compares with the original.
 
+    Attributes:
+        path: of the record that was reproduced.
+        same: whether the bytes are the same.
+        version_changes: packages whose versions differ, such as ``"keras 3.9 then, 3.10 now"``.
+    """
+
+    path: str
     same: bool
-    versions: tuple[str, ...]
+    version_changes: tuple[str, ...]
 
     @property
-    def passed(self):
-        """Whether it is as it should be: the same versions must give the same bytes."""
-        return self.same or bool(self.versions)
+    def passed(self) -> bool:
+        """Whether the bytes are the same, or other versions may explain that they are not."""
+        return self.same or bool(self.version_changes)
 
 
-def compare_with_original(original, made):
-    """Return the `Outcome` of an export that should be that of the original.
+@dataclasses.dataclass(frozen=True)
+class OriginalExport:
+    """What an export record says of the export that wrote it.
+
+    Attributes:
+        path: of the record.
+        scheme: name of the scheme.
+        options: of the export, by name.
+        sha256: of the file.
+        weights_sha256: of the model's weights.
+        calibration_sha256: of the calibration images, or None.
+        versions: of the packages.
+    """
+
+    path: str
+    scheme: str
+    options: dict[str, Any]
+    sha256: str
+    weights_sha256: str
+    calibration_sha256: str | None
+    versions: dict[str, str]
+
+    def export_options(self) -> ExportOptions:
+        """Return the options as `run_export` takes them."""
+        values = {name: value for name, value in self.options.items() if name != "model"}
+        if values.get("input_shape") is not None:
+            values["input_shape"] = tuple(values["input_shape"])
+        nested = {"limits": ParityLimits, "tuning": Tuning}
+        for name, record in nested.items():
+            names = [field.name for field in dataclasses.fields(record)]
+            found = {key: values.pop(key) for key in names if key in values}
+            values[name] = record(**found)
+        return ExportOptions(**values)
+
+    def compare(self, converted: ConvertedModel) -> Reproduction:
+        """Return how a file compares with the original.
+
+        Raises:
+            InputError: the file was made from other weights or calibration images.
+        """
+        if not converted.scheme.trained:
+            self._check_same("weights", self.weights_sha256, converted.weights_sha256, converted.weights)
+        if converted.calibration:
+            calibration = converted.calibration
+            self._check_same("calibration images", self.calibration_sha256, calibration.sha256, calibration.source)
+        now = package_versions()
+        changes = [
+            f"{name} {self.versions.get(name, 'unknown')} then, {now.get(name, 'unknown')} now"
+            for name in dict.fromkeys([*self.versions, *now])
+            if self.versions.get(name) != now.get(name)
+        ]
+        return Reproduction(self.path, files.sha256(converted.data) == self.sha256, tuple(changes))
+
+    def _check_same(self, what: str, then: str | None, now: str, source: str) -> None:
+        if then != now:
+            raise InputError(
+                f"Expected the {what} that {self.path!r} records (sha256 {str(then)[:12]}...). Received: others from "
+                f"{source!r} (sha256 {now[:12]}...)",
+                path=self.path,
+            )
+
+
+def reproduce_export(
+    record: str | os.PathLike[str],
+    *,
+    threads: int = 1,
+    runs: int | None = None,
+    out: str | os.PathLike[str] | None = None,
+    force: bool = False,
+    progress: Progress = SILENT,
+) -> ExportResult:
+    """Repeat an export from its record: same model, images and options.
+
+    Args:
+        record: path of the JSON file beside the .tflite file. Paths in it are relative to the working directory.
+        threads: of the LiteRT runtime.
+        runs: runs of the latency measurement; None measures until the median is stable.
+        out: folder to write to; None writes nothing.
+        force: replace files with different content.
+        progress: what reports the progress.
+
+    Returns:
+        `ExportResult`; its `reproduction` says whether the bytes are the same.
 
     Raises:
-        InputError: it was made from other weights or calibration images.
+        InputError: not such a record, or the weights or calibration images are no longer the same.
     """
-    if not made.scheme.trained:
-        _check_same("weights", original.path, original.weights_sha256, made.weights_sha256, made.weights)
-    if made.calibration:
-        calibration = made.calibration
-        _check_same("calibration images", original.path, original.calibration_sha256, calibration.sha256,
-                    calibration.source)  # fmt: skip
-    now = package_versions()
-    names = dict.fromkeys([*original.versions, *now])
-    others = [
-        f"{name} {original.versions.get(name, 'unknown')} then, {now.get(name, 'unknown')} now"
-        for name in names
-        if original.versions.get(name) != now.get(name)
-    ]
-    return Reproduction(files.sha256(made.data) == original.sha256, tuple(others))
-
-
-def _check_same(what, path, then, now, source):
-    if then != now:
-        raise InputError(
-            f"Expected the {what} that {path!r} records (sha256 {str(then)[:12]}...). Received: others from "
-            f"{source!r} (sha256 {now[:12]}...)"
-        )
-
-
-def print_outcome(original, outcome, name, as_json):
-    """Print what became of it; on stderr what is no result."""
-    others = f" ({'; '.join(outcome.versions)})" if outcome.versions else ""
-    if outcome.same:
-        note = f", with other versions{others}" if others else ""
-        click.echo(f"Reproduced: {name} has the bytes that {original.path} records{note}.", err=as_json)
-    elif others:
-        models_module.note(
-            f"Note: {name} has other bytes than {original.path} records; other versions may give those{others}."
-        )
-    else:
-        models_module.note(
-            f"Not reproduced: {name} has other bytes than {original.path} records, although all versions are the same. "
-            "Was it made on another kind of processor?"
-        )
-
-
-def _no_sidecar(path, received):
-    return InputError(
-        f"Expected the JSON file that `keras-nin export` wrote beside a .tflite file. Received: {str(path)!r} with "
-        f"{received}"
+    original = read_original(record)
+    _check_paths(original)
+    try:
+        options = original.export_options()
+    except InputError as error:
+        raise _bad_record(original.path, str(error)) from None
+    return run_export(
+        original.options["model"],
+        original.scheme,
+        options,
+        threads=threads,
+        runs=runs,
+        out=out,
+        force=force,
+        original=original,
+        progress=progress,
     )
 
 
-def _shown(document, key):
-    if key not in document:
+def read_original(path: str | os.PathLike[str]) -> OriginalExport:
+    """Return what an export record says of its export.
+
+    Raises:
+        InputError: the file is unreadable, or is not the record of an export that can be repeated.
+    """
+    document = files.read_json(path)
+    if not isinstance(document, dict) or document.get("schema") != EXPORT_FILE:
+        found = document.get("schema") if isinstance(document, dict) else f"a {type(document).__name__}"
+        raise _bad_record(path, f"schema {found!r} instead of {EXPORT_FILE!r}")
+    if document.get("options", 0) is None:
+        raise _bad_record(path, "an export of a model or images in memory, which cannot be repeated")
+    for name, kind in _FIELDS.items():
+        if not isinstance(document.get(name), kind):
+            raise _bad_record(path, f"{_show(document, name)} as `{name}`")
+    if document["scheme"] not in SCHEMES:
+        raise _bad_record(path, f"{_show(document, 'scheme')} as `scheme`")
+    calibration_sha256 = _calibration_sha256(path, document)
+    _check_options(path, document["options"], calibration_sha256 is not None)
+    return OriginalExport(
+        path=os.fspath(path), calibration_sha256=calibration_sha256, **{name: document[name] for name in _FIELDS}
+    )
+
+
+def _calibration_sha256(path: str | os.PathLike[str], document: dict[str, Any]) -> str | None:
+    calibration = document.get("calibration")
+    if calibration is None and not SCHEMES[document["scheme"]].calibrated:
+        return None
+    if not isinstance(calibration, dict) or not isinstance(calibration.get("sha256"), str):
+        raise _bad_record(path, f"{_show(document, 'calibration')} as `calibration`")
+    return calibration["sha256"]
+
+
+def _check_options(path: str | os.PathLike[str], options: dict[str, Any], calibrated: bool) -> None:
+    for name in (*_REQUIRED, *(_REQUIRED_CALIBRATED if calibrated else ())):
+        if name not in options:
+            raise _bad_record(path, f"options without `{name}`")
+    for name, value in options.items():
+        types = _OPTION_TYPES.get(name, ())
+        fits = isinstance(value, types) and (bool in types or not isinstance(value, bool))
+        if not fits and not (value is None and types and name != "model"):
+            raise _bad_record(path, f"{_show(options, name)} as option `{name}`")
+    shape = options["input_shape"]
+    if shape is not None and not (len(shape) == 3 and all(isinstance(side, int) and side > 0 for side in shape)):
+        raise _bad_record(path, f"{_show(options, 'input_shape')} as option `input_shape`")
+
+
+def _check_paths(original: OriginalExport) -> None:
+    """Raise `InputError` where a file or folder that the options name does not exist."""
+    datasets = set(data.list_datasets())
+    known: dict[str, set[str]] = {
+        "model": set(models.list_models()),
+        "weights": {"random", *_bundled_weights()},
+        "test": datasets,
+        "calibration": datasets,
+        "labels": set(),
+    }
+    for option, names in known.items():
+        value = original.options.get(option)
+        if value is None or value in names or value.startswith("keras:") or os.path.exists(value):
+            continue
+        raise InputError(
+            f"{original.path!r} names {value!r} as `{option}`, relative to the folder in which the export ran. "
+            f"There is no such file or folder in {str(pathlib.Path.cwd())!r}",
+            path=value,
+        )
+
+
+def _bundled_weights() -> set[str]:
+    return {name for model in models.list_models() for name in models.get_spec(model).bundled_weights}
+
+
+def _bad_record(path: str | os.PathLike[str], received: str) -> InputError:
+    return InputError(
+        f"Expected the JSON file that `keras-nin export` wrote beside a .tflite file. Received: {os.fspath(path)!r} "
+        f"with {received}",
+        path=path,
+    )
+
+
+def _show(document: dict[str, Any], name: str) -> str:
+    if name not in document:
         return "nothing"
-    text = repr(document[key])
+    text = repr(document[name])
     return text if len(text) <= 60 else f"{text[:60]}..."

@@ -1,162 +1,239 @@
-"""Comparing files with their model, as `export` and `verify` both do it."""
+"""Verification: compare a .tflite file with the model that it was made from."""
+
+from __future__ import annotations
 
 import dataclasses
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-import click
-
+from keras_nin import files, schemas
 from keras_nin.errors import InputError
-from keras_nin.workflows import models as models_module
+from keras_nin.results import Result
+from keras_nin.workflows import images
+from keras_nin.workflows.models import (
+    InputShape,
+    ModelLike,
+    check_model_name,
+    choose_preprocessing,
+    input_shapes,
+    open_model,
+)
+from keras_nin.workflows.progress import SILENT, Progress
 
-
-def open_runner(source, threads, batch=1):
-    """Return a `Runner` for a file's path or bytes."""
+if TYPE_CHECKING:
+    from keras_nin.data import Preprocessing
+    from keras_nin.export import Parity, ParityLimits
+    from keras_nin.export.layer_noise import LayerNoiseTable
+    from keras_nin.models import LoadedModel
     from keras_nin.tflite.runner import TFLiteRunner
 
-    return TFLiteRunner(source, threads, batch=batch)
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class VerifyResult(Result):
+    """How a .tflite file compares with a model.
+
+    Attributes:
+        model: name of the model.
+        weights: what its weights are.
+        random_weights: whether they are random, so that accuracies say nothing.
+        file: path of the file.
+        file_bytes: its size.
+        parity: `keras_nin.export.Parity`.
+        test: `keras_nin.workflows.images.TestImages` that both ran on.
+        layer_noise: `keras_nin.export.layer_noise.LayerNoiseTable`, where it was requested.
+        preprocessing_mismatch: how the preprocessing of the file's record differs from the model's; None where it
+            does not, or where somebody chose it.
+        notes: what a reader should know of the file and its record.
+    """
+
+    model: str
+    weights: str
+    random_weights: bool
+    file: str
+    file_bytes: int
+    parity: Parity
+    test: images.TestImages
+    layer_noise: LayerNoiseTable | None = None
+    preprocessing_mismatch: str | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Whether every parity check passes and the preprocessing is the model's."""
+        return self.parity.passed and self.preprocessing_mismatch is None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the result as a JSON-ready dictionary (schema ``keras_nin.verify/1``)."""
+        document = {
+            "schema": schemas.VERIFY,
+            "model": self.model,
+            "file": self.file,
+            "weights": self.weights,
+            "parity": self.parity.to_json(),
+            "preprocessing": self.test.preprocessing.to_json() if self.test.preprocessing else None,
+            "same_preprocessing": self.preprocessing_mismatch is None,
+        }
+        if self.layer_noise is not None:
+            worst = self.layer_noise.worst
+            document |= {
+                "layers": self.layer_noise.to_json(),
+                "worst_layer": worst.layer if worst else None,
+                "delegate_diff_lsb": float(f"{self.layer_noise.delegate_diff_lsb:.5g}"),
+            }
+        return document
+
+    def _summary(self) -> str:
+        return f"{self.file} against {self.model}: parity {'pass' if self.passed else 'FAIL'}"
+
+    def _rows(self) -> list[dict[str, Any]]:
+        return [dataclasses.asdict(check) for check in self.parity.checks]
 
 
-def compare_outputs(given, loaded, runners, test):
-    """Return the `Parity` of each runner with the loaded model on the test images, by the limits of the options."""
-    from keras_nin.export import ParityLimits, verify_files
+def verify_model(
+    model: ModelLike,
+    file: str | os.PathLike[str],
+    test: images.ImageSource = None,
+    *,
+    weights: str | os.PathLike[str] | None = None,
+    input_shape: InputShape | None = None,
+    builder_arguments: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    test_count: int | None = None,
+    labels: str | None = None,
+    preprocessing: str | None = None,
+    crop: float | None = None,
+    limits: ParityLimits | None = None,
+    per_layer: bool = False,
+    threads: int = 1,
+    progress: Progress = SILENT,
+) -> VerifyResult:
+    """Run a model and a .tflite file on the same images and compare their outputs.
 
-    return verify_files(
-        loaded.model,
-        runners,
-        test.batches("Comparing"),
-        source=test.dataset.name,
-        random_weights=loaded.random,
-        limits=ParityLimits(**{field.name: getattr(given, field.name) for field in dataclasses.fields(ParityLimits)}),
-    )
-
-
-def format_headline(loaded, preprocessing):
-    """Return the line that says what is compared, and how its input is prepared."""
-    prepared = f"; input prepared as {preprocessing.mode}" if preprocessing else ""
-    return f"{loaded.name}, weights: {loaded.weights}{prepared}"
-
-
-def compare_layers(loaded, runner, test):
-    """Return the `PerLayer` of a file's operators on the test images."""
-    from keras_nin.export.layer_noise import measure_layer_noise
-
-    return measure_layer_noise(loaded.model, runner, test.batches("Comparing layers"))
-
-
-def calibration_digests(export_record, sources, shape):
-    """Return the digests of the images that a file's record says it was calibrated on; none where they are not found.
+    What the export record beside the file says of images and preprocessing is the default. Images that calibrated the
+    file are left out.
 
     Args:
-        sidecar: the record, as `keras_nin.workflows.evaluation.read_export_record` gives it.
-        sources: `keras_nin.workflows.images.ImageSources`.
-        shape: the network's (H, W, C).
+        model: zoo name, ``keras:NAME``, path of a .keras or .h5 file, or a keras.Model.
+        file: path of the .tflite file.
+        test: images, as in `export_model`.
+        weights: name of bundled weights, ``"random"``, or a path.
+        input_shape: (height, width, channels), where the network leaves it open.
+        builder_arguments: further arguments of the model's builder.
+        seed: of whatever is random: weights, noise, and which images are drawn.
+        test_count: number of images; None takes all.
+        labels: path of a labels file, for a folder of images.
+        preprocessing: preset that turns pixels into input.
+        crop: share of the short side that the center crop keeps.
+        limits: what the parity is checked against; None takes the defaults.
+        per_layer: whether to measure the quantization noise of every layer.
+        threads: of the LiteRT runtime.
+        progress: what reports the progress.
+
+    Returns:
+        `VerifyResult`.
+
+    Raises:
+        InputError: an unknown model, a file that does not run or does not fit, or no images.
     """
-    record = export_record.get("calibration")
-    if not isinstance(record, dict):
-        return frozenset()
+    from keras_nin.export import verify_files
+    from keras_nin.tflite.runner import TFLiteRunner
+
+    check_model_name(model)
+    sources = images.ImageSources(None, test, labels, seed)
+    record = images.read_export_record(file)
+    runner = TFLiteRunner(file, threads, batch=record.get("batch") or 1)
+    loaded = open_model(
+        model,
+        weights=weights,
+        input_shape=input_shape,
+        builder_arguments=builder_arguments,
+        seed=seed,
+        progress=progress,
+    )
+    shapes = input_shapes(loaded.model)
+    dataset = sources.test_set(images.recorded_test_source(record) or loaded.dataset, shapes)
+    known = record.get("preprocessing") or loaded.preprocessing
+    chosen = choose_preprocessing(known, dataset, preprocessing, crop)
+    calibrated_on, notes = _calibration_digests(record, sources, shapes)
+    test_images = images.select_test_images(
+        dataset, shapes, chosen, calibrated_on=calibrated_on, count=test_count, seed=seed
+    )
+    (parity,) = verify_files(
+        loaded.model,
+        [runner],
+        test_images.batches("Comparing", progress),
+        source=dataset.name,
+        random_weights=loaded.random,
+        limits=limits,
+    )
+    noise = None
+    if per_layer:
+        from keras_nin.export.layer_noise import measure_layer_noise
+
+        noise = measure_layer_noise(loaded.model, runner, test_images.batches("Comparing layers", progress))
+    explicit = preprocessing is not None or crop is not None
+    return VerifyResult(
+        loaded.name,
+        loaded.weights,
+        loaded.random,
+        os.fspath(file),
+        os.path.getsize(file),
+        parity,
+        test_images,
+        noise,
+        None if explicit else _preprocessing_mismatch(record, loaded, test_images),
+        (*notes, *_origin_notes(record, loaded, runner)),
+    )
+
+
+def _calibration_digests(
+    record: dict[str, Any], sources: images.ImageSources, shapes: images.Shapes
+) -> tuple[set[str], tuple[str, ...]]:
+    """Return the digests of the images that calibrated a file, and a note where they are not found."""
+    calibration = record.get("calibration")
+    if not isinstance(calibration, dict):
+        return set(), ()
     try:
-        dataset = sources.named(record["source"], shape)
-        indices = dataset.select("calibration", record["count"], record["seed"])
-        if dataset.digest(indices) == record["sha256"]:
-            return dataset.image_digests(indices)
-        problem = "it holds others now"
+        options = record.get("options")
+        source = options.get("calibration") if isinstance(options, dict) else None
+        dataset = sources.open(source or calibration["source"], shapes)
+        indices = dataset.select("calibration", calibration["count"], calibration["seed"])
+        if dataset.digest(indices) == calibration["sha256"]:
+            return dataset.image_digests(indices), ()
+        problem = "the images there are others now"
     except (InputError, KeyError) as error:
         problem = str(error)
-    models_module.note(f"Note: the images that calibrated the file are not found, so none is left out: {problem}")
-    return frozenset()
+    return set(), (f"The images that calibrated the file are not found, so none is left out: {problem}",)
 
 
-def has_other_preprocessing(given, loaded, export_record, runner, test):
-    """Return whether a file's record prepares images otherwise than the model; notes go to stderr.
-
-    That is a fault of the record, and what shows a swapped channel order, unless somebody chose it by an option.
-    """
-    from keras_nin.files import sha256
+def _origin_notes(record: dict[str, Any], loaded: LoadedModel, runner: TFLiteRunner) -> list[str]:
+    """Return notes on a record that describes another file or other weights."""
     from keras_nin.models import hash_weights
 
-    made_from, content = export_record.get("weights_sha256"), export_record.get("sha256")
-    if made_from and made_from != hash_weights(loaded.model):
-        models_module.note(
-            f"Note: the file was made from other weights ({export_record.get('weights')}) than {loaded.weights}."
-        )
-    if content and content != sha256(runner.model.content):
-        models_module.note(
-            "Note: the file is not the one that the JSON file beside it describes; it was changed since."
-        )
-    options = export_record.get("options")
-    chosen = (given.preprocessing, given.crop, *map((options if isinstance(options, dict) else {}).get, _PREPARATION))
-    if (
-        loaded.preprocessing is None
-        or not export_record.get("preprocessing")
-        or any(each is not None for each in chosen)
-    ):
-        return False
-    own = models_module.choose_preprocessing(loaded.preprocessing, test.dataset)
+    notes = []
+    weights_sha256, file_sha256 = record.get("weights_sha256"), record.get("sha256")
+    if weights_sha256 and weights_sha256 != hash_weights(loaded.model):
+        notes.append(f"The file was made from other weights ({record.get('weights')}) than {loaded.weights}.")
+    if file_sha256 and file_sha256 != files.sha256(runner.model.content):
+        notes.append("The file has changed since the record beside it was written.")
+    return notes
+
+
+def _preprocessing_mismatch(record: dict[str, Any], loaded: LoadedModel, test: images.TestImages) -> str | None:
+    """Say how the record's preprocessing differs from the model's, such as by a swapped channel order."""
+    options = record.get("options")
+    options = options if isinstance(options, dict) else {}
+    explicit = options.get("preprocessing") is not None or options.get("crop") is not None
+    if loaded.preprocessing is None or not record.get("preprocessing") or explicit or test.preprocessing is None:
+        return None
+    own = choose_preprocessing(loaded.preprocessing, test.dataset)
     if own == test.preprocessing:
-        return False
-    models_module.note(
-        f"Parity does not hold: the file's record prepares images as {_describe_preprocessing(test.preprocessing)}, the model takes "
-        f"{_describe_preprocessing(own)}. Accept it with --preprocessing"
-    )
-    return True
+        return None
+    return f"the file's record has the preprocessing {_describe(test.preprocessing)}, the model takes {_describe(own)}"
 
 
-_PREPARATION = ("preprocessing", "crop")
-
-
-def _describe_preprocessing(preprocessing):
+def _describe(preprocessing: Preprocessing) -> str:
     """Return a `Preprocessing` on one line, without what it does not set."""
     values = (f"{key} {value}" for key, value in preprocessing.to_json().items() if value is not None and key != "mode")
     return f"{preprocessing.mode} ({', '.join(values)})"
-
-
-def print_details(parity, noise=None):
-    """Print everything about one file: the lines of its `Parity`, and the table of its `PerLayer`."""
-    from keras_nin.report import accuracy as layers
-    from keras_nin.report import accuracy as report
-
-    click.echo("\n".join(report.parity_lines(parity)))
-    if noise is not None:
-        click.echo(f"\n{layers.format_noise_table(noise)}\n{layers.noise_conclusion(noise)}")
-
-
-def layers_to_json(noise):
-    """Return the keys of a JSON document that hold a `PerLayer`; none for None."""
-    if noise is None:
-        return {}
-    worst = noise.worst
-    return {
-        "layers": noise.to_json(),
-        "worst_layer": worst.layer if worst else None,
-        "delegate_diff_lsb": float(f"{noise.delegate_diff_lsb:.5g}"),
-    }
-
-
-def print_table(rows, test, random_weights, latencies=None, **models):
-    """Print the table, what it was measured on, and on what machine.
-
-    Args:
-        rows: tuples of (file name, bytes, `Parity`, median latency in microseconds or None).
-        test: `keras_nin.workflows.images.EvaluationImages`.
-        random_weights: whether the weights are random.
-        latencies: `Latency` of each file, where they were measured.
-        **models: what `keras_nin.report.accuracy.format_parity_table` takes about the models.
-    """
-    from keras_nin.report import accuracy
-    from keras_nin.tflite.host import describe_host
-
-    click.echo(accuracy.format_parity_table(rows, **models))
-    dropped = f" ({test.dropped} more served to calibrate and were left out)" if test.dropped else ""
-    click.echo(f"Compared on {len(test.indices):,} test images of {test.dataset.name}{dropped}.")
-    if random_weights:
-        click.echo("The weights are random: agreement and accuracy say nothing and are not judged.")
-    if latencies:
-        click.echo(accuracy.latency_line(describe_host(), latencies))
-
-
-def print_failures(rows):
-    """Print a line on stderr for each check that does not hold."""
-    from keras_nin.report.accuracy import failed_checks
-
-    for name, _, parity, _ in rows:
-        for line in failed_checks(name, parity):
-            models_module.note(f"Parity does not hold: {line}")

@@ -1,10 +1,12 @@
-"""What is worth changing in a network, and what it would save: one file for every group of rules.
+"""What is worth changing in a network, and what it would save.
 
 Every saving is arithmetic on shapes. Findings are suggestions that may exclude each other: their savings do not add up.
 """
 
 from keras_nin.audit.findings import linear, shapes
 from keras_nin.audit.findings.network import FindingsNetwork
+from keras_nin.audit.graph import LayerGraph
+from keras_nin.audit.records import Finding
 
 _RULES = (
     linear.find_one_channel_pointwise,
@@ -20,12 +22,9 @@ _RULES = (
 )
 
 
-def find_findings(graph):
-    """Return the `Finding`s of `graph` (`keras_nin.audit.graph.LayerGraph`), in the order of their first layers.
-
-    Time is linear in the number of layers.
-    """
+def find_findings(graph: LayerGraph) -> tuple[Finding, ...]:
+    """Return the findings of `graph` in the order of their first layers, in time linear in the number of layers."""
     network = FindingsNetwork(graph)
-    found = [finding for rule in _RULES for finding in rule(network)]
+    findings = [finding for rule in _RULES for finding in rule(network)]
     order = {layer.path: position for position, layer in enumerate(graph.layers)}
-    return tuple(sorted(found, key=lambda finding: order[finding.layers[0]]))
+    return tuple(sorted(findings, key=lambda finding: order[finding.layers[0]]))

@@ -6,7 +6,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "records": [
-            "EDGETPU_LIMITS",
             "CompileFailure",
             "EdgeTPUResult",
             "FailureMessage",
@@ -14,6 +13,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "ParameterMemory",
             "Status",
         ],
-        "verdict": ["check_edgetpu"],
+        "verdict": ["check_edgetpu", "check_edgetpu_limits", "parse_edgetpu_limits"],
     },
 )

@@ -1,22 +1,19 @@
 """The Edge TPU compiler itself, where it is installed: a run, its parsed log, and a comparison with the verdict."""
 
-import dataclasses
 import os
 import pathlib
 import re
 import shutil
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any
 
 from keras_nin import files
 from keras_nin.child_process import run_process
-from keras_nin.edge.edgetpu.records import EdgeTPUResult
+from keras_nin.edge.edgetpu.records import CompilerDifference, CompilerRow, EdgeTPUCompilation, EdgeTPUResult
 from keras_nin.errors import InputError
 
 COMMAND = "edgetpu_compiler"
 COMPILER_SECONDS = 180.0
-CompilerRow = tuple[str, int, str]  # operator, count, status
 
 _LARGEST_LOG = 1 << 22
 _UNITS = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
@@ -28,62 +25,15 @@ _FAILURES = re.compile(
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class EdgeTPUCompilation:
-    """What the compiler printed; None where it did not print a value.
-
-    Attributes:
-        version: version of the compiler.
-        succeeded: whether it wrote a file.
-        errors: its error lines.
-        rows: its table, one (operator, count, status) per row.
-        used_bytes: on-chip memory used for parameters.
-        remaining_bytes: on-chip memory left for parameters.
-        streamed_bytes: parameters that are streamed from the host.
-        input_bytes: size of the file.
-        output_bytes: size of the compiled file.
-        subgraphs: number of Edge TPU subgraphs.
-        operations: number of operators.
-        text: the whole output.
-    """
-
-    version: str | None
-    succeeded: bool
-    errors: tuple[str, ...]
-    rows: tuple[CompilerRow, ...]
-    used_bytes: int | None
-    remaining_bytes: int | None
-    streamed_bytes: int | None
-    input_bytes: int | None
-    output_bytes: int | None
-    subgraphs: int | None
-    operations: int | None
-    text: str = dataclasses.field(repr=False)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the record as a JSON-ready dictionary."""
-        return dataclasses.asdict(self)
-
-
-@dataclasses.dataclass(frozen=True)
-class CompilerDifference:
-    """A row that the verdict and the compiler count differently."""
-
-    op: str
-    status: str
-    predicted: int
-    compiled: int
-
-
 def run_compiler(
-    path: str | os.PathLike[str], *, multiple_subgraphs: bool = False, seconds: float = COMPILER_SECONDS
+    path: str | os.PathLike[str], *, multiple_subgraphs: bool = False, timeout: float = COMPILER_SECONDS
 ) -> EdgeTPUCompilation:
     """Run the compiler on PATH on a .tflite file, in a temporary folder, and parse its output.
 
     Args:
         path: the .tflite file.
         multiple_subgraphs: whether to allow more than one mapped subgraph.
-        seconds: time limit, after which the compiler and its children are killed.
+        timeout: seconds after which the compiler and its children are killed.
 
     Raises:
         InputError: the compiler is not on PATH, does not start, or exceeds the time limit.
@@ -92,11 +42,9 @@ def run_compiler(
     options = ["-s", *(["-a"] if multiple_subgraphs else [])]
     with files.temporary_folder() as folder:
         command = [program, *options, "-o", str(folder), str(pathlib.Path(path).resolve())]
-        result = run_process(command, timeout=seconds, folder=folder)
+        result = run_process(command, timeout=timeout, folder=folder)
         if result.timed_out:
-            raise InputError(
-                f"{COMMAND} did not finish within {seconds:g} s; give it more with `seconds`", argument="seconds"
-            )
+            raise InputError(f"{COMMAND} did not finish within {timeout:g} s; raise `timeout`", argument="timeout")
         logs = [_read_log(log) for log in sorted(folder.glob("*.log"))]
     return parse_compiler_output("\n".join(filter(None, [result.stdout, result.stderr, *logs])))
 

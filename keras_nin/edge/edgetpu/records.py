@@ -3,15 +3,11 @@
 import dataclasses
 import enum
 from collections import Counter
-from collections.abc import Iterable
 from typing import Any
 
 from keras_nin.formatting import format_percent
-from keras_nin.limits import Limit, LimitCheck, LimitItem, Unit, check_limit
-from keras_nin.results import Result
+from keras_nin.results import CheckedResult
 from keras_nin.schemas import EDGETPU
-
-EDGETPU_LIMITS = (LimitItem("mapped", Unit.SHARE, at_least=True),)
 
 
 class Status(enum.StrEnum):
@@ -48,14 +44,12 @@ class OperatorVerdict:
 
     Attributes:
         index: position in the file.
-        op: name of the builtin in capitals, or the custom code.
+        op: name of the builtin in capitals, or the custom code where `is_custom`.
         layer: Keras layer that the export recorded, else a name derived from the tensor's.
-        mapped: whether the Edge TPU runs the operator.
         status: the compiler's message; None where the compiler removes the operator.
         why: the limit that applies; None for a mapped operator.
         fix: how to get the operator mapped; None where no way is known.
         rule: name of the rule that decided; None for a mapped operator.
-        is_custom: whether `op` is a custom code.
     """
 
     index: int
@@ -104,18 +98,58 @@ class ParameterMemory:
     streamed_bytes: int
 
 
+CompilerRow = tuple[str, int, str]  # operator, count, status
+
+
+@dataclasses.dataclass(frozen=True)
+class EdgeTPUCompilation:
+    """What the compiler printed; None where it did not print a value.
+
+    Attributes:
+        succeeded: whether it wrote a file.
+        errors: its error lines.
+        used_bytes, remaining_bytes: on-chip memory used, and left, for parameters.
+        streamed_bytes: parameters that are streamed from the host.
+        input_bytes, output_bytes: size of the file, and of the compiled file.
+        text: the whole output.
+    """
+
+    version: str | None
+    succeeded: bool
+    errors: tuple[str, ...]
+    rows: tuple[CompilerRow, ...]
+    used_bytes: int | None
+    remaining_bytes: int | None
+    streamed_bytes: int | None
+    input_bytes: int | None
+    output_bytes: int | None
+    subgraphs: int | None
+    operations: int | None
+    text: str = dataclasses.field(repr=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class CompilerDifference:
+    """A row that the verdict and the compiler count differently."""
+
+    op: str
+    status: str
+    predicted: int
+    compiled: int
+
+
 @dataclasses.dataclass(frozen=True, repr=False)
-class EdgeTPUResult(Result):
+class EdgeTPUResult(CheckedResult):
     """The predicted verdict of the Edge TPU compiler on a file.
 
     Attributes:
         model: path of the file.
         multiple_subgraphs: whether more than one subgraph may be mapped.
-        failure: why the file does not compile; None where it does.
         operators: verdict on every operator, in the file's order.
         subgraphs: number of mapped subgraphs.
-        memory: parameters of the mapped operators.
-        notes: remarks on what the verdict cannot decide.
+        doubts: what the verdict cannot decide.
+        compilation: what the compiler itself printed, where it was run.
+        differences: rows that the verdict and the compiler count differently.
     """
 
     model: str
@@ -124,7 +158,9 @@ class EdgeTPUResult(Result):
     operators: tuple[OperatorVerdict, ...]
     subgraphs: int
     memory: ParameterMemory
-    notes: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
+    compilation: EdgeTPUCompilation | None = None
+    differences: tuple[CompilerDifference, ...] = ()
 
     @property
     def compiles(self) -> bool:
@@ -169,11 +205,6 @@ class EdgeTPUResult(Result):
         kept = (operator for operator in self.operators if not operator.dropped)
         return Counter(("CUSTOM" if operator.is_custom else operator.op, operator.status) for operator in kept)
 
-    def check_limits(self, limits: Iterable[Limit]) -> tuple[LimitCheck, ...]:
-        """Compare the share of mapped operators, 0 for a file that does not compile, with limits on "mapped"."""
-        share, reason = (0.0, self.failure.message) if self.failure else (self.share, None)
-        return tuple(check_limit(limit, share, reason=reason) for limit in limits)
-
     def to_json(self) -> dict[str, Any]:
         """Return the document of schema ``keras_nin.edgetpu/1``."""
         return {
@@ -194,8 +225,16 @@ class EdgeTPUResult(Result):
                 "parameters": self.memory.state,
                 "streamed_bytes": self.memory.streamed_bytes,
             },
-            "notes": list(self.notes),
+            "doubts": list(self.doubts),
+            **self._compiler_to_json(),
+            **self._checks_to_json(),
         }
+
+    def _compiler_to_json(self) -> dict[str, Any]:
+        if self.compilation is None:
+            return {}
+        differences = [dataclasses.asdict(difference) for difference in self.differences]
+        return {"compiler": dataclasses.asdict(self.compilation) | {"differences": differences}}
 
     def _summary(self) -> str:
         if self.failure:

@@ -2,10 +2,10 @@
 
 import collections
 import dataclasses
-import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import functools
+import itertools
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
-from keras_nin.audit.tflite_operators import KERNEL_OPERATORS
 from keras_nin.audit.tflite_reader import name_operators, read_recorded_layers
 from keras_nin.edge.edgetpu.operators import EIGHT_BITS, BoundOperator, bind_operators, format_shape
 from keras_nin.edge.edgetpu.records import (
@@ -19,9 +19,11 @@ from keras_nin.edge.edgetpu.records import (
 from keras_nin.edge.edgetpu.rules import OperatorRule, Origin, RuleSource, find_refusal, suggest_fix
 from keras_nin.errors import InputError
 from keras_nin.formatting import escape_unprintable
-from keras_nin.tflite.reader import read_model
+from keras_nin.limits import Limit, LimitCheck, LimitItem, Unit, check_limit, parse_limits
+from keras_nin.tflite.reader import ModelSource, read_model
 from keras_nin.tflite.records import TFLiteModel
 
+EDGETPU_LIMITS = (LimitItem("edgetpu", Unit.SHARE, at_least=True),)
 COMPILED_OPERATOR = "edgetpu-custom-op"
 # The most elements known to be mapped, for operators that are known to stay on the CPU above some size.
 LARGEST_MAPPED = {"RESHAPE": 16_384, "TRANSPOSE": 1_024}
@@ -57,13 +59,11 @@ MIN_PARAMETER_MEMORY, MAX_PARAMETER_MEMORY = int(1.1 * _MIB), int(8.2 * _MIB)
 USUAL_PARAMETER_MEMORY = int(6.9 * _MIB)
 
 
-def check_edgetpu(
-    path: str | os.PathLike[str], *, multiple_subgraphs: bool = False, without: str | None = None
-) -> EdgeTPUResult:
+def check_edgetpu(file: ModelSource, *, multiple_subgraphs: bool = False, without: str | None = None) -> EdgeTPUResult:
     """Predict what the last Edge TPU compiler (16.0) does with a .tflite file, operator by operator.
 
     Args:
-        path: the .tflite file; an export record beside it names the layers.
+        file: path or record of the .tflite file; an export record beside it names the layers.
         multiple_subgraphs: whether more than one subgraph may be mapped, as with the compiler's option ``-a``.
         without: a repository whose evidence is ignored, to test the rules on files they were not learned from.
 
@@ -73,9 +73,9 @@ def check_edgetpu(
     Raises:
         InputError: the file cannot be read, is not a valid .tflite file, has no operators, or is already compiled.
     """
-    model = read_model(path)
+    model = read_model(file)
     operators = bind_operators(model)
-    _check_operators(path, operators)
+    _check_operators(model, operators)
     kept, repeats = drop_repeats(operators) if REPEATS.applies(without) else (operators, {})
     refusals = {operator.index: find_refusal(operator, without) for operator in kept}
     failure = find_failure(kept)
@@ -83,31 +83,46 @@ def check_edgetpu(
     if not multiple_subgraphs:
         subgraphs = subgraphs[:1]
     mapped = frozenset(index for subgraph in subgraphs for index in subgraph)
-    verdicts = _Verdicts(_layer_names(path, model), repeats, refusals, mapped, failure)
+    verdicts = _Verdicts(_layer_names(model), repeats, refusals, mapped, failure)
     return EdgeTPUResult(
-        model=os.fspath(path),
+        model=str(model.path or "model"),
         multiple_subgraphs=multiple_subgraphs,
         failure=failure,
         operators=tuple(map(verdicts.of_operator, operators)),
         subgraphs=len(subgraphs),
         memory=place_parameters(kept, mapped),
-        notes=(*_open_shape_notes(model), *_large_operator_notes(operators)),
+        doubts=(*_open_shape_doubts(model), *_large_operator_doubts(operators)),
     )
 
 
-def _check_operators(path: str | os.PathLike[str], operators: Sequence[BoundOperator]) -> None:
+def parse_edgetpu_limits(text: str, *, argument: str = "require") -> tuple[Limit, ...]:
+    """Return limits on the share of mapped operators, such as ``"full"`` or ``"95%"``; see `keras_nin.limits`.
+
+    Raises:
+        InputError: not such a limit.
+    """
+    return parse_limits(text, EDGETPU_LIMITS, argument=argument, bare_item="edgetpu")
+
+
+def check_edgetpu_limits(result: EdgeTPUResult, limits: Iterable[Limit]) -> tuple[LimitCheck, ...]:
+    """Compare the share of mapped operators with limits; a file that does not compile has none."""
+    share = 0.0 if result.failure else result.share
+    return tuple(check_limit(limit, share) for limit in limits)
+
+
+def _check_operators(model: TFLiteModel, operators: Sequence[BoundOperator]) -> None:
     if not operators:
-        raise InputError(f"{os.fspath(path)!r} has no operators", path=path)
+        raise InputError(f"{model.source} has no operators", path=model.path)
     if any(operator.op == COMPILED_OPERATOR for operator in operators):
         raise InputError(
-            f"{os.fspath(path)!r} is already compiled for the Edge TPU (it has an {COMPILED_OPERATOR}); use the file "
+            f"{model.source} is already compiled for the Edge TPU (it has an {COMPILED_OPERATOR}); use the file "
             "from before the compilation",
-            path=path,
+            path=model.path,
         )
 
 
-def _layer_names(path: str | os.PathLike[str], model: TFLiteModel) -> list[str]:
-    paths = name_operators(model, read_recorded_layers(path, model), KERNEL_OPERATORS)
+def _layer_names(model: TFLiteModel) -> list[str]:
+    paths = name_operators(model, read_recorded_layers(model))
     return ["/".join(filter(None, pair)) for pair in paths]
 
 
@@ -131,21 +146,23 @@ class _Verdicts:
 
     def of_operator(self, operator: BoundOperator) -> OperatorVerdict:
         """Return the verdict on one operator."""
-        index = operator.index
+        index, refusal = operator.index, self.refusals.get(operator.index)
+        conclude = functools.partial(
+            OperatorVerdict, index, operator.op, self.layers[index], is_custom=operator.record.is_custom
+        )
         if index in self.repeats:
             why = f"it repeats operator {self.repeats[index]} on the same data, and the compiler removes it"
-            return self._record(operator, None, why, rule="repeated")
+            return conclude(False, None, why, rule="repeated")
         if index in self.mapped:
-            return self._record(operator, Status.MAPPED)
-        refusal = self.refusals[index]
+            return conclude(True, Status.MAPPED)
         why, fix = (refusal[1], suggest_fix(refusal[0], operator)) if refusal else (None, None)
         if self.failure:
             why, fix = why or "the compiler rejects the file", fix or self.failure.fix
-            return self._record(operator, self.failure.message, why, fix, self.failure.rule)
+            return conclude(False, self.failure.message, why, fix, self.failure.rule)
         if refusal:
-            return self._record(operator, refusal[0].status, why, fix, refusal[0].name)
+            return conclude(False, refusal[0].status, why, fix, refusal[0].name)
         fix = "get the operators before it mapped"
-        return self._record(operator, Status.SECOND_SUBGRAPH, self._explain_cut(), fix, "one-part")
+        return conclude(False, Status.SECOND_SUBGRAPH, self._explain_cut(), fix, "one-part")
 
     def _explain_cut(self) -> str:
         first = min(self.mapped, default=0)
@@ -153,28 +170,8 @@ class _Verdicts:
         after = "" if cut is None else f" at operator {cut}"
         return f"only one subgraph is mapped, and this operator comes after the cut{after}"
 
-    def _record(
-        self,
-        operator: BoundOperator,
-        status: str | None,
-        why: str | None = None,
-        fix: str | None = None,
-        rule: str | None = None,
-    ) -> OperatorVerdict:
-        return OperatorVerdict(
-            index=operator.index,
-            op=operator.op,
-            layer=self.layers[operator.index],
-            mapped=status == Status.MAPPED,
-            status=status,
-            why=why,
-            fix=fix,
-            rule=rule,
-            is_custom=operator.record.is_custom,
-        )
 
-
-def _open_shape_notes(model: TFLiteModel) -> Iterator[str]:
+def _open_shape_doubts(model: TFLiteModel) -> Iterator[str]:
     for index in model.main.inputs:
         tensor = model.main.tensors[index]
         if any(size < 0 for size in (tensor.shape_signature or ())[1:]):
@@ -184,8 +181,8 @@ def _open_shape_notes(model: TFLiteModel) -> Iterator[str]:
             )
 
 
-def _large_operator_notes(operators: Sequence[BoundOperator]) -> Iterator[str]:
-    """Yield a note on operators that are larger than any of their type known to be mapped."""
+def _large_operator_doubts(operators: Sequence[BoundOperator]) -> Iterator[str]:
+    """Yield a doubt about operators that are larger than any of their type known to be mapped."""
     for op, limit in LARGEST_MAPPED.items():
         outputs = {operator.index: operator.output for operator in operators if operator.op == op}
         sizes = {index: each.elements for index, each in outputs.items() if each and each.dtype in EIGHT_BITS}
@@ -280,55 +277,40 @@ def _find_dependencies(operators: Sequence[BoundOperator]) -> tuple[dict[int, in
 
 def find_failure(operators: Sequence[BoundOperator]) -> CompileFailure | None:
     """Return the first reason why the compiler rejects a file, None where it compiles."""
-    for check in (_unknown_version, _flex_operator, _dynamic_shape, _not_quantized, _large_map):
-        if failure := check(operators):
-            return failure
-    return None
+    failures = itertools.chain(
+        map(_unknown_version, operators),
+        map(_flex_operator, operators),
+        map(_dynamic_shape, operators),
+        [_not_quantized(operators)],
+        map(_large_map, operators),
+    )
+    return next(filter(None, failures), None)
 
 
-def _unknown_version(operators: Sequence[BoundOperator]) -> CompileFailure | None:
-    for operator in operators:
-        version = operator.record.version
-        if version > HIGHEST_VERSIONS.get(operator.op, version):
-            return CompileFailure(
-                FailureMessage.UNKNOWN_VERSION.format(op=operator.op, version=version),
-                f"operator {operator.index} has version {version}; the last compiler, of 2021, knows none above "
-                f"{HIGHEST_VERSIONS[operator.op]}",
-                "convert with an older TensorFlow, or with per-tensor weights if per-channel weights raised the "
-                "version",
-                "operator-version",
-            )
-    return None
+def _unknown_version(operator: BoundOperator) -> CompileFailure | None:
+    version, highest = operator.record.version, HIGHEST_VERSIONS.get(operator.op)
+    if highest is None or version <= highest:
+        return None
+    return CompileFailure(
+        FailureMessage.UNKNOWN_VERSION.format(op=operator.op, version=version),
+        f"operator {operator.index} has version {version}; the last compiler, of 2021, knows none above {highest}",
+        "convert with an older TensorFlow, or with per-tensor weights if per-channel weights raised the version",
+        "operator-version",
+    )
 
 
-def _flex_operator(operators: Sequence[BoundOperator]) -> CompileFailure | None:
-    for operator in operators:
-        if operator.record.is_custom and operator.op.startswith("Flex"):
-            return CompileFailure(
-                FailureMessage.FLEX,
-                f"operator {operator.index} is {operator.op}, which only TensorFlow runs",
-                "convert without SELECT_TF_OPS",
-                "flex",
-            )
-    return None
+def _flex_operator(operator: BoundOperator) -> CompileFailure | None:
+    if not operator.record.is_custom or not operator.op.startswith("Flex"):
+        return None
+    why = f"operator {operator.index} is {operator.op}, which only TensorFlow runs"
+    return CompileFailure(FailureMessage.FLEX, why, "convert without SELECT_TF_OPS", "flex")
 
 
-def _dynamic_shape(operators: Sequence[BoundOperator]) -> CompileFailure | None:
-    for operator in operators:
-        if operator.op in _DYNAMIC_OUTPUTS or not all(tensor.is_constant for tensor in operator.shape_operands):
-            return CompileFailure(
-                FailureMessage.DYNAMIC,
-                f"the output shape of operator {operator.index} ({operator.op}) is computed at run time",
-                "export with a static batch and static shapes",
-                "dynamic",
-            )
-    return None
-
-
-def _is_quantized(operator: BoundOperator) -> bool:
-    if operator.op in _CONVERSIONS or operator.data is None or operator.output is None:
-        return False
-    return all(each.dtype in EIGHT_BITS and each.quantization is not None for each in (operator.data, operator.output))
+def _dynamic_shape(operator: BoundOperator) -> CompileFailure | None:
+    if operator.op not in _DYNAMIC_OUTPUTS and all(tensor.is_constant for tensor in operator.shape_operands):
+        return None
+    why = f"the output shape of operator {operator.index} ({operator.op}) is computed at run time"
+    return CompileFailure(FailureMessage.DYNAMIC, why, "export with a static batch and static shapes", "dynamic")
 
 
 def _not_quantized(operators: Sequence[BoundOperator]) -> CompileFailure | None:
@@ -343,17 +325,22 @@ def _not_quantized(operators: Sequence[BoundOperator]) -> CompileFailure | None:
     )
 
 
-def _large_map(operators: Sequence[BoundOperator]) -> CompileFailure | None:
-    for operator in operators:
-        for tensor in operator.activations:
-            if tensor.dtype in EIGHT_BITS and tensor.elements >= REJECTED_MAP:
-                return CompileFailure(
-                    FailureMessage.LARGE,
-                    f"operator {operator.index} ({operator.op}) has a map of {format_shape(tensor.shape)}, "
-                    f"{tensor.elements:,} bytes; {REJECTED_MAP:,} did not compile",
-                    "use a smaller input or fewer channels",
-                    "large-map",
-                )
+def _is_quantized(operator: BoundOperator) -> bool:
+    if operator.op in _CONVERSIONS or operator.data is None or operator.output is None:
+        return False
+    return all(each.dtype in EIGHT_BITS and each.quantization is not None for each in (operator.data, operator.output))
+
+
+def _large_map(operator: BoundOperator) -> CompileFailure | None:
+    for tensor in operator.activations:
+        if tensor.dtype in EIGHT_BITS and tensor.elements >= REJECTED_MAP:
+            return CompileFailure(
+                FailureMessage.LARGE,
+                f"operator {operator.index} ({operator.op}) has a map of {format_shape(tensor.shape)}, "
+                f"{tensor.elements:,} bytes; {REJECTED_MAP:,} did not compile",
+                "use a smaller input or fewer channels",
+                "large-map",
+            )
     return None
 
 

@@ -1,18 +1,12 @@
-"""What Arm's compiler Vela makes of a .tflite file on an Ethos-U NPU: cycles, memory and placement of every layer."""
+"""Estimates of a .tflite file on an Ethos-U NPU by Arm's compiler Vela: cycles, memory and target of every layer."""
 
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "estimate": ["estimate_accelerator", "estimate_ethosu"],
-        "records": [
-            "ACCELERATORS",
-            "DEFAULT_ACCELERATOR",
-            "EthosUEstimate",
-            "EthosUFinding",
-            "EthosULayer",
-            "EthosUResult",
-        ],
+        "estimate": ["estimate_ethosu"],
+        "records": ["ACCELERATORS", "EthosUEstimate", "EthosUResult", "check_ethosu_limits", "parse_ethosu_limits"],
+        "vela": ["VelaOptions"],
     },
 )

@@ -1,17 +1,19 @@
-"""From a .tflite file to what Vela expects of it on Ethos-U accelerators."""
+"""Estimates of a .tflite file on Ethos-U accelerators: Vela's operations, joined to the layers of the network."""
 
-import os
 from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from keras_nin import files
-from keras_nin.audit import api, tflite_reader
-from keras_nin.audit.records import Audit
-from keras_nin.edge.ethosu import records, vela
-from keras_nin.edge.ethosu import records as records_module
+from keras_nin.audit.api import Audit, audit_graph
+from keras_nin.audit.records import AuditRow
+from keras_nin.audit.tflite_reader import read_tflite_network
+from keras_nin.edge.ethosu import vela
 from keras_nin.edge.ethosu.records import (
+    ACCELERATORS,
     BOTH,
     CPU,
+    DEFAULT_ACCELERATOR,
     MEMORIES,
     NOWHERE,
     NPU,
@@ -21,294 +23,311 @@ from keras_nin.edge.ethosu.records import (
     EthosURefusal,
     EthosUResult,
     MemoryUsage,
+    VelaOperation,
+    accelerator_family,
+    macs_per_cycle,
+    parse_accelerators,
 )
+from keras_nin.edge.ethosu.vela import VELA_SECONDS, VelaOptions, VelaTool
 from keras_nin.errors import InputError
+from keras_nin.formatting import format_count, format_percent
+from keras_nin.tflite.reader import ModelSource, read_model
+from keras_nin.tflite.records import TFLiteModel
+
+_SPLIT_OPERATIONS = 100  # operations of one operator: a softmax becomes about 30
+_SPLIT_SHARE = 0.05
+_FAMILIES = tuple(dict.fromkeys(map(accelerator_family, ACCELERATORS)))
+
+
+def estimate_ethosu(
+    file: ModelSource,
+    accelerators: Sequence[str] = (DEFAULT_ACCELERATOR,),
+    *,
+    options: VelaOptions | None = None,
+    timeout: float = VELA_SECONDS,
+    tool: VelaTool | None = None,
+    track: Callable[[Sequence[str]], Iterable[str]] = iter,
+) -> EthosUResult:
+    """Estimate a .tflite file on Ethos-U accelerators with Arm's compiler Vela, layer by layer.
+
+    Args:
+        file: path or record of the .tflite file.
+        accelerators: names from `ACCELERATORS`.
+        options: options of Vela; None takes its defaults.
+        timeout: seconds that Vela may take for each accelerator.
+        tool: the Vela to run; None finds it.
+        track: wraps the iteration over the accelerators, to show progress.
+
+    Returns:
+        The estimates, and the refusals of accelerators for which Vela does not compile the file.
+
+    Raises:
+        InputError: Vela is not installed, the file is not valid, or Vela compiles it for none of the accelerators.
+    """
+    parse_accelerators(accelerators)
+    model = read_model(file)
+    audited = read_tflite_network(model)
+    network = _Network(model, audit_graph(audited.graph), audited.tensor_names)
+    tool = tool or vela.find_vela()
+    estimates, refusals, first_error = [], [], None
+    for accelerator in track(accelerators):
+        try:
+            estimates.append(_estimate_accelerator(network, accelerator, options or VelaOptions(), timeout, tool))
+        except InputError as error:
+            first_error = first_error or error
+            refusals.append(EthosURefusal(accelerator, str(error)))
+    if not estimates:
+        raise first_error or InputError("Expected at least one accelerator", argument="accelerators")
+    return EthosUResult(network.name, tuple(estimates), tuple(refusals))
 
 
 @dataclass(frozen=True)
 class _Network:
-    """A file: its path and content, the audit of it, and the names of the tensors that its operators compute."""
+    """A file, the audit of it, and the names of the tensors that its operators compute."""
 
-    path: str
-    content: bytes
+    model: TFLiteModel
     audit: Audit
     tensor_names: tuple[str, ...]
 
-    def computed(self):
-        """Return a dictionary from the name of a tensor to the names of the layers that compute it, in their order."""
-        found = {}
+    @property
+    def name(self) -> str:
+        """Name of the file."""
+        return self.model.path.name if self.model.path else "model"
+
+    def layers_of_tensor(self) -> dict[str, list[str]]:
+        """Return the names of the layers that compute a tensor, by its name, in the file's order."""
+        layers: dict[str, list[str]] = {}
         for tensor, row in zip(self.tensor_names, self.audit.rows, strict=True):
-            found.setdefault(tensor, []).append(row.name)
-        return found
+            layers.setdefault(tensor, []).append(row.name)
+        return layers
 
 
-def estimate_accelerator(
-    path, accelerator=records.DEFAULT_ACCELERATOR, *, options=None, limit=vela.VELA_SECONDS, tool=None
-):
-    """Return the `Estimate` of a .tflite file on one accelerator.
-
-    Args:
-        path: the file.
-        accelerator: one of `ACCELERATORS`.
-        options: `vela.Options`; None leaves all to Vela.
-        limit: seconds that Vela may take.
-        tool: `vela.Tool`; None finds it.
-
-    Raises:
-        InputError: Vela is not installed, or the file is not valid or not compiled.
-    """
-    return _run_accelerators(path, (accelerator,), options, limit, tool)[0][0]
-
-
-def estimate_ethosu(path, chosen=records.ACCELERATORS, *, options=None, limit=vela.VELA_SECONDS, tool=None, track=iter):
-    """Return the `Sweep` of a .tflite file over accelerators; what is refused on some of them is in its `refusals`.
-
-    Args:
-        path, options, limit, tool: as in `estimate`; the limit is for each accelerator.
-        chosen: accelerators.
-        track: function that the accelerators pass through, to show progress.
-
-    Raises:
-        InputError: as in `estimate`; a refusal only where no accelerator takes the file.
-    """
-    estimates, refusals = _run_accelerators(path, chosen, options, limit, tool, track)
-    return EthosUResult(os.path.basename(path), estimates, refusals)
-
-
-def _run_accelerators(path, chosen, options, limit, tool, track=iter):
-    records.parse_accelerators(chosen)
-    network = _read_network(path)
-    tool = tool or vela.find_vela()
-    estimates, refusals, refused = [], [], None
-    for accelerator in track(chosen):
-        try:
-            estimates.append(_run_accelerator(network, accelerator, options or vela.VelaOptions(), limit, tool))
-        except InputError as error:
-            refused = refused or error
-            refusals.append(EthosURefusal(accelerator, str(error)))
-    if not estimates:
-        raise refused
-    return tuple(estimates), tuple(refusals)
-
-
-def _read_network(path):
-    content = files.read_bytes(path)
-    file = tflite_reader.read_tflite_network(path)
-    return _Network(os.fspath(path), content, api.audit_graph(file.graph), file.tensor_names)
-
-
-def _run_accelerator(network, accelerator, options, limit, tool):
-    compiled = vela.compile_with_vela(tool, network.content, accelerator, options, limit, network.path)
-    operations = vela.parse_operations(compiled.database, len(network.audit.rows))
-    summary = compiled.summary
-    memories = tuple(_memory_usage(summary))
+def _estimate_accelerator(
+    network: _Network, accelerator: str, options: VelaOptions, timeout: float, tool: VelaTool
+) -> EthosUEstimate:
+    output = vela.compile_with_vela(tool, network.model, accelerator, options, timeout)
+    operations = vela.parse_operations(output.database, len(network.audit.rows))
+    summary = _Summary(output.summary)
+    memories = tuple(summary.memories())
     _check_sums(summary, operations, memories)
     layers = join_layers(network.audit.rows, operations, accelerator)
-    said = vela.parse_messages(compiled.log, network.computed())
-    cycles, clock = _summary_int(summary, "cycles_total"), _summary_float(summary, "core_clock")
+    log_findings = vela.parse_log(output.log, network.layers_of_tensor())
+    system_config = summary.text("system_config")
+    cycles, clock_hz = summary.integer("cycles_total"), summary.number("core_clock")
     return EthosUEstimate(
-        file=os.path.basename(network.path),
-        sha256=files.sha256(network.content),
-        file_bytes=len(network.content),
+        file=network.name,
+        sha256=network.model.sha256,
+        file_bytes=network.model.size_bytes,
         accelerator=accelerator,
-        macs_per_cycle=records.macs_per_cycle(accelerator),
-        system_config=_summary_text(summary, "system_config"),
-        memory_mode=_summary_text(summary, "memory_mode"),
+        macs_per_cycle=macs_per_cycle(accelerator),
+        system_config=system_config,
+        memory_mode=summary.text("memory_mode"),
         vela=tool.version,
-        clock_hz=clock,
-        us=cycles / clock * 1e6,
+        clock_hz=clock_hz,
+        us=cycles / clock_hz * 1e6,
         cycles=cycles,
-        npu_cycles=_summary_int(summary, "cycles_npu"),
-        macs=_summary_int(summary, "nn_macs"),
+        npu_cycles=summary.integer("cycles_npu"),
+        macs=summary.integer("nn_macs"),
         network_macs=None if network.audit.unknown else network.audit.total.macs,
         npu_share=_npu_share(layers),
         memories=memories,
-        weight_bytes=_summary_int(summary, "total_original_weights"),
-        encoded_weight_bytes=_summary_int(summary, "total_npu_encoded_weights"),
-        compiled_bytes=len(compiled.data),
+        weight_bytes=summary.integer("total_original_weights"),
+        encoded_weight_bytes=summary.integer("total_npu_encoded_weights"),
+        compiled_bytes=len(output.compiled),
         layers=layers,
-        findings=(*collect_findings(layers, accelerator, _summary_text(summary, "system_config"), said), *said),
-        log=compiled.log,
-        compiled=compiled.data,
+        findings=(*find_layer_findings(layers, accelerator, system_config, log_findings), *log_findings),
+        log=output.log,
+        compiled=output.compiled,
     )
 
 
-def _npu_share(layers):
-    """Return the share of the network's MACs that are in the NPU; None where they are not known or there are none."""
-    macs = [layer.network_macs for layer in layers if layer.index is not None]
-    if None in macs or not sum(macs):
-        return None
-    return sum(layer.network_macs for layer in layers if layer.index is not None and layer.target == NPU) / sum(macs)
+def _npu_share(layers: Sequence[EthosULayer]) -> float | None:
+    """Return the share of the network's MACs on the NPU; None where it is unknown or there are no MACs."""
+    on_npu = total = 0
+    for layer in layers:
+        if layer.index is not None:
+            if layer.network_macs is None:
+                return None
+            total += layer.network_macs
+            on_npu += layer.network_macs if layer.target == NPU else 0
+    return on_npu / total if total else None
 
 
-def _memory_usage(summary):
-    for memory in MEMORIES:
-        used = round(_summary_float(summary, f"{memory.summary}_memory_used") * 1024)  # from KiB
-        if used or _summary_int(summary, f"{memory.summary}_total_bytes"):
-            yield MemoryUsage(memory.name, used, _summary_int(summary, f"{memory.summary}_total_bytes"))
+@dataclass(frozen=True)
+class _Summary:
+    """Vela's summary: one value per column."""
+
+    columns: dict[str, str]
+
+    def text(self, column: str) -> str:
+        """Return the text in a column."""
+        if not self.columns.get(column):
+            raise InputError(f"Expected a summary of Vela 5.2. Received: one without {column}")
+        return self.columns[column]
+
+    def number(self, column: str) -> float:
+        """Return the number in a column."""
+        text = self.text(column)
+        try:
+            return float(text)
+        except ValueError:
+            raise InputError(f"Expected a summary of Vela 5.2. Received: {text!r} as {column}") from None
+
+    def integer(self, column: str) -> int:
+        """Return the number in a column, rounded."""
+        return round(self.number(column))
+
+    def memories(self) -> Iterator[MemoryUsage]:
+        """Yield the memories in use."""
+        for memory in MEMORIES:
+            used = round(self.number(f"{memory.summary}_memory_used") * 1024)  # from KiB
+            moved = self.integer(f"{memory.summary}_total_bytes")
+            if used or moved:
+                yield MemoryUsage(memory.name, used, moved)
 
 
-def _check_sums(summary, operations, memories):
+def _check_sums(summary: _Summary, operations: Sequence[VelaOperation], memories: Iterable[MemoryUsage]) -> None:
     """Raise `InputError` where the operations do not add up to Vela's own totals."""
-    totals = {"cycles": "cycles_total", "npu_cycles": "cycles_npu", "macs": "nn_macs"}
-    pairs = [
-        (name, sum(getattr(operation, name) for operation in operations), _summary_int(summary, column))
-        for name, column in totals.items()
-    ]
-    read, written = sum_by_memory(operations, "read"), sum_by_memory(operations, "written")
-    pairs += [
-        (f"bytes of {each.name}", read.get(each.name, 0) + written.get(each.name, 0), each.moved) for each in memories
-    ]
-    for name, found, total in pairs:
-        if found != total:
+    sums = {
+        "cycles": (sum(operation.cycles for operation in operations), summary.integer("cycles_total")),
+        "NPU cycles": (sum(operation.npu_cycles for operation in operations), summary.integer("cycles_npu")),
+        "MACs": (sum(operation.macs for operation in operations), summary.integer("nn_macs")),
+    }
+    moved = sum_by_memory([record for operation in operations for record in (operation.read, operation.written)])
+    sums |= {f"bytes of {memory.name}": (moved.get(memory.name, 0), memory.moved) for memory in memories}
+    for name, (by_operation, total) in sums.items():
+        if by_operation != total:
             raise InputError(
-                f"Expected tables of Vela that agree. Received: {found:,} {name} by operation, {total:,} in all"
+                f"Expected Vela's tables to agree. Received: {by_operation:,} {name} by operation, {total:,} in all"
             )
 
 
-def _summary_int(summary, column):
-    return round(_summary_float(summary, column))
+def join_layers(
+    rows: Sequence[AuditRow], operations: Iterable[VelaOperation], accelerator: str
+) -> tuple[EthosULayer, ...]:
+    """Return the layers of a file: one per operator, in the file's order, then operations that belong to none.
 
-
-def _summary_float(summary, column):
-    try:
-        return float(_summary_text(summary, column))
-    except ValueError:
-        raise InputError(f"Expected a summary of Vela 5.2. Received: {summary.get(column)!r} as {column}") from None
-
-
-def _summary_text(summary, column):
-    if not summary.get(column):
-        raise InputError(f"Expected a summary of Vela 5.2. Received: one without {column}")
-    return summary[column]
-
-
-# MERGED From the operations that Vela made to the operators of the file and the layers of the network.
-
-
-def join_layers(rows, operations, accelerator):
-    """Return the `Layer` records of a file: one for each operator, in its order, then what belongs to none.
-
-    Every operation is in exactly one of them, so that their sums are those over the operations.
+    Every operation is in exactly one layer, so sums over the layers are sums over the operations.
 
     Args:
-        rows: the audit's, one for each operator of the file.
-        operations: `Operation` records.
-        accelerator: its name.
+        rows: the audit's rows, one per operator of the file.
+        operations: Vela's operations.
+        accelerator: name of the accelerator.
     """
-    joined, others = {}, {}
+    by_operator: dict[int, list[VelaOperation]] = {}
+    by_name: dict[str, list[VelaOperation]] = {}
+    total_cycles = 0
     for operation in operations:
-        group = others if operation.source is None else joined
-        group.setdefault(operation.name if operation.source is None else operation.source, []).append(operation)
-    most = records_module.macs_per_cycle(accelerator)
-    whole = sum(operation.cycles for operation in operations)
-    known = [
-        _sum_layer(joined.get(index, ()), whole, most, index=index, name=row.name, op=row.type, kind=row.kind,
-               role=row.role, block=row.block, network_macs=row.macs)
+        total_cycles += operation.cycles
+        if operation.source is None:
+            by_name.setdefault(operation.name, []).append(operation)
+        else:
+            by_operator.setdefault(operation.source, []).append(operation)
+    peak = macs_per_cycle(accelerator)
+    joined = [
+        _sum_layer(by_operator.get(index, ()), total_cycles, peak, index=index, name=row.name, op=row.type,
+                   kind=row.kind, role=row.role, block=row.block, network_macs=row.macs)
         for index, row in enumerate(rows)
     ]  # fmt: skip
-    unknown = [
-        _sum_layer(members, whole, most, index=None, name=name, op=None, kind="other", role=None, block=None,
-               network_macs=None)
-        for name, members in others.items()
+    unjoined = [
+        _sum_layer(members, total_cycles, peak, index=None, name=name, op=None, kind="other", role=None, block=None,
+                   network_macs=None)
+        for name, members in by_name.items()
     ]  # fmt: skip
-    return (*known, *unknown)
+    return (*joined, *unjoined)
 
 
-def _sum_layer(operations, whole, most, **known):
-    cycles, macs = sum(each.cycles for each in operations), sum(each.macs for each in operations)
+def _sum_layer(operations: Sequence[VelaOperation], total_cycles: int, peak: int, **identity: Any) -> EthosULayer:
+    cycles, macs = sum(operation.cycles for operation in operations), sum(operation.macs for operation in operations)
     return EthosULayer(
-        **known,
+        **identity,
         target=_layer_target(operations),
         operations=len(operations),
         cycles=cycles,
-        npu_cycles=sum(each.npu_cycles for each in operations),
-        share=cycles / whole if whole else None,
+        npu_cycles=sum(operation.npu_cycles for operation in operations),
+        share=cycles / total_cycles if total_cycles else None,
         macs=macs,
-        product_macs=sum(each.macs for each in operations if each.is_product),
-        utilization=macs / (cycles * most) if cycles else None,
+        product_macs=sum(operation.macs for operation in operations if operation.is_product),
+        utilization=macs / (cycles * peak) if cycles else None,
         bound=_layer_bound(operations),
-        **{name: sum_by_memory(operations, name) for name in ("access_cycles", "read", "written")},
+        access_cycles=sum_by_memory(operation.access_cycles for operation in operations),
+        read=sum_by_memory(operation.read for operation in operations),
+        written=sum_by_memory(operation.written for operation in operations),
     )
 
 
-def sum_by_memory(records, name):
-    """Return the sums of an attribute of `records` that is a dictionary of numbers."""
-    sums = Counter()
+def sum_by_memory(records: Iterable[dict[str, int]]) -> dict[str, int]:
+    """Return the sums of numbers by memory."""
+    sums: Counter[str] = Counter()
     for record in records:
-        sums.update(getattr(record, name))
+        sums.update(record)
     return dict(sums)
 
 
-def _layer_target(operations):
-    placed = {each.on_cpu for each in operations}
-    return {frozenset(): NOWHERE, frozenset({False}): NPU, frozenset({True}): CPU}.get(frozenset(placed), BOTH)
+def _layer_target(operations: Iterable[VelaOperation]) -> str:
+    targets = {operation.on_cpu for operation in operations}
+    return NOWHERE if not targets else BOTH if len(targets) > 1 else CPU if True in targets else NPU
 
 
-def _layer_bound(operations):
-    """Return what most of the cycles go to: for each operation the NPU, or the memory that keeps it longest."""
-    cycles = Counter()
-    for each in operations:
-        waits = each.cycles > each.npu_cycles and each.access_cycles
-        cycles[max(each.access_cycles, key=each.access_cycles.get) if waits else NPU] += each.cycles
+def _layer_bound(operations: Iterable[VelaOperation]) -> str | None:
+    """Return what most cycles are spent on: for each operation the NPU, or the memory that is slowest."""
+    cycles: Counter[str] = Counter()
+    for operation in operations:
+        waits = operation.cycles > operation.npu_cycles and operation.access_cycles
+        slowest = max(operation.access_cycles, key=operation.access_cycles.__getitem__) if waits else NPU
+        cycles[slowest] += operation.cycles
     ((bound, most),) = cycles.most_common(1) or [(None, 0)]
     return bound if most else None
 
 
-# MERGED What an estimate shows that its reader must know, beyond what Vela says itself.
-
-_SPLIT = 100  # operations of one operator: a softmax becomes about 30
-_SPLIT_SHARE = 0.05
-_FAMILIES = tuple(dict.fromkeys(map(records.accelerator_family, records.ACCELERATORS)))
-
-
-def collect_findings(layers, accelerator, system_config, said):
-    """Yield `Finding`s.
+def find_layer_findings(
+    layers: Sequence[EthosULayer], accelerator: str, system_config: str, log_findings: Sequence[EthosUFinding]
+) -> Iterator[EthosUFinding]:
+    """Yield what a reader of the layers must know, beyond what Vela says itself.
 
     Args:
-        layers: `Layer` records.
-        accelerator, system_config: their names.
-        said: `Finding`s of what Vela printed.
+        layers: layers of the estimate.
+        accelerator: name of the accelerator.
+        system_config: name of Vela's system configuration.
+        log_findings: findings of what Vela printed.
     """
-    cpu = [layer.name for layer in layers if layer.target not in (NPU, NOWHERE)]
-    explained = {name for finding in said for name in finding.layers}
-    silent = tuple(name for name in cpu if name not in explained)
-    if silent:
-        yield EthosUFinding("cpu", "Vela gives no reason", silent)
+    cpu = [layer.name for layer in layers if layer.on_cpu]
+    explained = {name for finding in log_findings for name in finding.layers}
+    unexplained = tuple(name for name in cpu if name not in explained)
+    if unexplained:
+        yield EthosUFinding("cpu", vela.NO_REASON, unexplained)
     if cpu:
-        yield _cpu_finding(layers, cpu, said)
+        yield _cpu_finding(layers, len(cpu), log_findings)
     for layer in layers:
-        if layer.operations >= _SPLIT and (layer.share or 0) >= _SPLIT_SHARE:
+        if layer.operations >= _SPLIT_OPERATIONS and (layer.share or 0) >= _SPLIT_SHARE:
             yield _split_finding(layer)
     products = [layer for layer in layers if layer.target == NPU and layer.network_macs]
-    others = tuple(layer.name for layer in products if layer.product_macs != layer.network_macs)
-    if others:
-        yield EthosUFinding("macs", "Vela counts other MACs than the audit", others)
-    yield from _family_findings(accelerator, system_config)
+    differing = tuple(layer.name for layer in products if layer.product_macs != layer.network_macs)
+    if differing:
+        yield EthosUFinding("macs", "Vela counts other MACs than the audit", differing)
+    families = [family for family in _FAMILIES if family in system_config.lower()]
+    if families and accelerator_family(accelerator) not in families:
+        yield EthosUFinding(
+            "other-family",
+            f"the system configuration {system_config} is for another family than {accelerator}, which may not have "
+            "its clock and memories",
+        )
 
 
-def describe_operator_count(operators):
-    """Return how many there are, as the subject of a sentence: ``"1 operator is"``."""
-    return f"{len(operators):,} operator{' is' if len(operators) == 1 else 's are'}"
+def _cpu_finding(layers: Sequence[EthosULayer], count: int, log_findings: Iterable[EthosUFinding]) -> EthosUFinding:
+    if any(layer.target in (NPU, BOTH) for layer in layers):
+        left = f"{format_count(count, 'operator')} left to the CPU, for which Vela has no time"
+        return EthosUFinding("time-without-cpu", f"{left}: a run takes longer than the estimate")
+    is_float = any("Float" in finding.message for finding in log_findings)
+    hint = ", because it computes in floating point; an int8 file runs on the NPU" if is_float else ""
+    return EthosUFinding("nothing-on-npu", f"the whole network is left to the CPU{hint}")
 
 
-def _cpu_finding(layers, cpu, said):
-    if any(layer.target not in (CPU, NOWHERE) for layer in layers):
-        left = f"{describe_operator_count(cpu)} left to the CPU, for which Vela has no time"
-        return EthosUFinding("time-without-cpu", f"{left}: the run takes longer than it says")
-    floating = any("Float" in finding.message for finding in said)
-    hint = ", since it computes in floating point; an int8 file (export --scheme int8) runs on the NPU"
-    return EthosUFinding("nothing-on-npu", f"the whole network is left to the CPU{hint if floating else ''}")
-
-
-def _split_finding(layer):
-    taken = f"{layer.share:.0%} of all cycles at {layer.utilization:.1%} of the MACs that the accelerator can do"
-    why = "Vela cuts what the accelerator does not do at once, such as a stride above 3"
-    return EthosUFinding("split", f"becomes {layer.operations:,} operations that take {taken}: {why}", (layer.name,))
-
-
-def _family_findings(accelerator, system_config):
-    named = [each for each in _FAMILIES if each in system_config.lower()]
-    if named and records.accelerator_family(accelerator) not in named:
-        meant = f"system configuration {system_config} is of another family than {accelerator}"
-        yield EthosUFinding("other-family", f"{meant}, which may not come with its clock and memories")
+def _split_finding(layer: EthosULayer) -> EthosUFinding:
+    return EthosUFinding(
+        "split",
+        f"becomes {layer.operations:,} operations that take {format_percent(layer.share)} of all cycles at "
+        f"{format_percent(layer.utilization)} of the accelerator's peak MACs: Vela splits what the accelerator cannot "
+        "do at once, such as a stride above 3",
+        (layer.name,),
+    )

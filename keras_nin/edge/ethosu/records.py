@@ -1,64 +1,80 @@
-"""The accelerators that Vela compiles for."""
+"""The Ethos-U accelerators, and what Vela estimates for a file on them, layer by layer."""
 
 import dataclasses
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from keras_nin.errors import unknown_name_error
+from keras_nin.formatting import format_count, format_us
+from keras_nin.limits import Limit, LimitCheck, LimitItem, Unit, check_limit, parse_limits
+from keras_nin.results import CheckedResult
+from keras_nin.schemas import ETHOSU
 
-# Their names end in the MACs (8 by 8 bits) that all their cores do in a cycle.
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Their names end in the MACs (8 by 8 bits) that all of their cores compute in a cycle.
 ACCELERATORS = (
-    "ethos-u55-32",
-    "ethos-u55-64",
-    "ethos-u55-128",
-    "ethos-u55-256",
-    "ethos-u65-256",
-    "ethos-u65-512",
-    "ethos-u85-128",
-    "ethos-u85-256",
-    "ethos-u85-512",
-    "ethos-u85-1024",
-    "ethos-u85-2048",
+    *("ethos-u55-32", "ethos-u55-64", "ethos-u55-128", "ethos-u55-256"),
+    *("ethos-u65-256", "ethos-u65-512"),
+    *("ethos-u85-128", "ethos-u85-256", "ethos-u85-512", "ethos-u85-1024", "ethos-u85-2048"),
 )
 DEFAULT_ACCELERATOR = "ethos-u55-128"
 ALL_ACCELERATORS = "all"
+ETHOSU_LIMITS = (
+    LimitItem("operators", Unit.SHARE, at_least=True),
+    LimitItem("npu", Unit.SHARE, at_least=True),
+    LimitItem("time", Unit.TIME),
+    *(LimitItem(name, Unit.BYTES) for name in ("sram", "dram", "flash", "compiled")),
+)
+NPU, CPU, BOTH, NOWHERE = "NPU", "CPU", "NPU+CPU", "none"
+_PRODUCTS = frozenset(["Conv2D", "DepthwiseConv2D", "TransposeConv2D", "FullyConnected", "MatMul"])
 
 
-def macs_per_cycle(accelerator):
-    """Return how many MACs an accelerator does in a cycle at most."""
+def macs_per_cycle(accelerator: str) -> int:
+    """Return the peak MACs of an accelerator in a cycle."""
     return int(accelerator.rpartition("-")[2])
 
 
-def accelerator_family(accelerator):
-    """Return the part of the name that says the generation, such as ``"u55"``."""
+def accelerator_family(accelerator: str) -> str:
+    """Return the generation of an accelerator, such as ``"u55"``."""
     return accelerator.split("-")[1]
 
 
-def parse_accelerators(words):
-    """Return the accelerators that words such as ``"ethos-u55-128,ethos-u85-256"`` or ``"all"`` name, each once.
+def parse_accelerators(names: Iterable[str]) -> tuple[str, ...]:
+    """Return the accelerators in texts such as ``"ethos-u55-128,ethos-u85-256"`` or ``"all"``, without repeats.
 
     Raises:
         InputError: an unknown name.
     """
-    names = [name.strip() for word in words for name in word.split(",")]
-    for name in names:
-        if name not in (*ACCELERATORS, ALL_ACCELERATORS):
-            raise unknown_name_error("accelerator", name, (*ACCELERATORS, ALL_ACCELERATORS))
-    return ACCELERATORS if ALL_ACCELERATORS in names else tuple(dict.fromkeys(names))
+    words = [word.strip() for name in names for word in name.split(",")]
+    for word in words:
+        if word not in (*ACCELERATORS, ALL_ACCELERATORS):
+            raise unknown_name_error("accelerator", word, (*ACCELERATORS, ALL_ACCELERATORS))
+    return ACCELERATORS if ALL_ACCELERATORS in words else tuple(dict.fromkeys(words))
 
 
-# MERGED The memories that Vela counts, by the names that its tables give them.
+def parse_ethosu_limits(text: str, *, argument: str = "require") -> tuple[Limit, ...]:
+    """Return the limits of a text such as ``"full"``, ``"95%"`` or ``"npu=95%,time=20ms,sram=512KiB"``.
+
+    ``full`` is short for ``operators=full`` and a bare share for a share of ``npu``; see `keras_nin.limits`.
+
+    Raises:
+        InputError: an unknown item, or a number or unit that its item does not take.
+    """
+    parts = ["operators=full" if part.strip() == "full" else part for part in text.split(",")]
+    return parse_limits(",".join(parts), ETHOSU_LIMITS, argument=argument, bare_item="npu")
 
 
 class VelaMemory(NamedTuple):
-    """Names of a memory: ours, and those of Vela's debug database and of its summary."""
+    """A memory: our name, and the names in Vela's debug database and in its summary."""
 
     name: str
     database: str
     summary: str
 
 
-# Not the accelerator's own (SHRAM, LUT RAM), whose use Vela counts for look-up tables alone.
+# Without the accelerator's own memories (SHRAM, LUT RAM), whose use Vela counts for look-up tables only.
 MEMORIES = (
     VelaMemory("SRAM", "Sram", "sram"),
     VelaMemory("DRAM", "Dram", "dram"),
@@ -67,19 +83,15 @@ MEMORIES = (
 )
 
 
-# MERGED What Vela says of a file on an accelerator, joined to the layers of the network.
-
-ETHOSU_SCHEMA = "keras_nin.ethosu/1"
-_PRODUCTS = ("Conv2D", "DepthwiseConv2D", "TransposeConv2D", "FullyConnected", "MatMul")
-NPU, CPU, BOTH, NOWHERE = "NPU", "CPU", "NPU+CPU", "none"
-
-
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class VelaOperation:
-    """One operation that Vela made; `source` is the index of the file's operator that it comes from, None if unknown.
+    """One operation that Vela generated.
 
-    `cycles` are those that it takes, the most of `npu_cycles` (computing) and `access_cycles` (by memory); `read` and
-    `written` are bytes by memory. `macs` are as Vela counts them: the comparisons of a pooling are among them.
+    Attributes:
+        source: index of the file's operator that it comes from; None if unknown.
+        cycles: the greater of `npu_cycles`, in which the NPU computes, and the cycles of the slowest memory.
+        macs: MACs as Vela counts them, including the comparisons of pooling.
+        access_cycles, read, written: cycles, bytes read and bytes written, by memory.
     """
 
     id: str
@@ -89,40 +101,41 @@ class VelaOperation:
     cycles: int
     npu_cycles: int
     macs: int
-    access_cycles: dict
-    read: dict
-    written: dict
+    access_cycles: dict[str, int]
+    read: dict[str, int]
+    written: dict[str, int]
 
     @property
-    def is_product(self):
-        """Whether its MACs are multiplications of weights, and not comparisons or copies."""
+    def is_product(self) -> bool:
+        """Whether its MACs are multiplications with weights, not comparisons or copies."""
         return self.operator in _PRODUCTS
 
     @property
-    def on_cpu(self):
-        """Whether Vela left it to the CPU."""
+    def on_cpu(self) -> bool:
+        """Whether Vela leaves it to the CPU."""
         return self.operator == "Passthrough"
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class EthosULayer:
-    """What became of one operator of the file, or of operations that belong to none.
+    """One operator of the file, or operations that belong to none.
 
     Attributes:
-        index: of the operator in the file; None for operations that could not be joined.
-        name, kind, role, block: of the layer, as the audit has them; kind "other" where nothing was joined.
-        op: the operator's type in the file; None where nothing was joined.
-        target: `NPU`, `CPU`, `BOTH`, or `NOWHERE`: Vela made no operation of it, as where the parts of a concatenation
-            are written in place.
-        operations: how many operations Vela made of it.
-        cycles: of the NPU; 0 on the CPU, for which Vela has no time.
-        npu_cycles: those in which it computes; the rest waits for memory.
-        share: of all cycles, 0 to 1; None where there are none.
-        macs: as Vela counts them; product_macs: those of its convolutions and products alone, without activations and
-            copies; network_macs: as the audit counts them, None where not known.
-        utilisation: `macs` as a share of what the accelerator does at most in `cycles`; None without cycles.
-        bound: what takes the cycles: `NPU`, or the memory that it waits for; None without cycles.
-        access_cycles, read, written: cycles and bytes by memory, those that are not 0.
+        index: position of the operator in the file; None for operations without an operator.
+        name, kind, role, block: of the layer in the audit; kind "other" without an operator.
+        op: the operator's type in the file; None without an operator.
+        target: `NPU`, `CPU`, `BOTH`, or `NOWHERE` where Vela generates no operation, as for a concatenation whose
+            inputs are written in place.
+        operations: number of operations that Vela generates.
+        cycles: cycles of the NPU; 0 on the CPU, for which Vela has no time.
+        npu_cycles: cycles in which the NPU computes; in the others it waits for memory.
+        share: share of all cycles, 0 to 1; None where the file takes no cycles.
+        macs: MACs as Vela counts them.
+        product_macs: MACs of the convolutions and matrix products, without activations and copies.
+        network_macs: MACs as the audit counts them; None where unknown.
+        utilization: `macs` as a share of the accelerator's peak in `cycles`; None without cycles.
+        bound: what most cycles are spent on: `NPU`, or the memory that it waits for; None without cycles.
+        access_cycles, read, written: cycles, bytes read and bytes written, by memory and without zeros.
     """
 
     index: int | None
@@ -141,50 +154,67 @@ class EthosULayer:
     network_macs: int | None
     utilization: float | None
     bound: str | None
-    access_cycles: dict
-    read: dict
-    written: dict
+    access_cycles: dict[str, int]
+    read: dict[str, int]
+    written: dict[str, int]
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether the CPU computes at least a part of the layer."""
+        return self.target in (CPU, BOTH)
+
+    @property
+    def group(self) -> str:
+        """The 1x1 role, as in ``"1x1 expand"``, or the kind."""
+        return f"1x1 {self.role or 'other'}" if self.kind == "pointwise" else self.kind
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class EthosUFinding:
-    """Something that a reader must know: the rule, one sentence, the names of the layers that it is about."""
+    """Something to know about an estimate: the rule, one sentence, and the layers that it is about."""
 
     rule: str
     message: str
     layers: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class MemoryUsage:
-    """Bytes of a memory that are in use at most, and bytes that are moved, read or written, in a run."""
+    """A memory: the bytes in use at most, and the bytes that a run reads and writes."""
 
     name: str
     used: int
     moved: int
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
+class EthosUSubtotal:
+    """Sums over the layers of one `EthosULayer.group`; `share` is that of all cycles, 0 to 1."""
+
+    group: str
+    layers: int
+    macs: int
+    cycles: int
+    share: float | None
+    utilization: float | None
+
+
+@dataclasses.dataclass(frozen=True)
 class EthosUEstimate:
-    """What Vela expects of one file on one accelerator, at batch 1; nothing of it is measured.
+    """What Vela estimates for one file on one accelerator, at batch 1. Nothing is measured.
 
     Attributes:
-        file, sha256, file_bytes: its name, hash and size.
-        accelerator: such as "ethos-u55-128".
-        macs_per_cycle: of the accelerator at most.
-        system_config, memory_mode: those that Vela took.
-        vela: its version.
-        clock_hz: of the accelerator.
-        us: time of a run in microseconds: `cycles` at the clock. What is left to the CPU is not in it.
-        cycles, npu_cycles, macs: sums over `layers`, and Vela's own totals.
-        network_macs: as the audit counts them; None where a layer's are not known.
-        npu_share: share of `network_macs` in the NPU, 0 to 1; None where not known.
-        memories: `MemoryUse` of each memory in use.
-        weight_bytes, encoded_weight_bytes: of the NPU's weights, in the file and as Vela writes them.
-        compiled_bytes: size of the compiled file.
-        layers: `Layer` records in the file's order; then what belongs to no operator.
-        findings: `Finding` records.
-        log: all that Vela printed.
+        macs_per_cycle: peak MACs of the accelerator in a cycle.
+        system_config, memory_mode: those that Vela used.
+        vela: version of Vela.
+        us: time of a run in microseconds, `cycles` at the clock; without operators on the CPU.
+        cycles, npu_cycles, macs: sums over the layers, and Vela's own totals.
+        network_macs: MACs as the audit counts them; None where some are unknown.
+        npu_share: share of `network_macs` on the NPU, 0 to 1; None where unknown.
+        weight_bytes, encoded_weight_bytes: size of the NPU's weights in the file, and as Vela encodes them.
+        layers: layers in the file's order, then operations that belong to no operator.
+        findings: what a reader must know.
+        log: everything that Vela printed.
         compiled: the compiled file.
     """
 
@@ -213,89 +243,128 @@ class EthosUEstimate:
     compiled: bytes = dataclasses.field(repr=False)
 
     @property
-    def utilization(self):
-        """MACs as a share of what the accelerator does at most in the cycles; None where there are no cycles."""
+    def utilization(self) -> float | None:
+        """MACs as a share of the accelerator's peak in the cycles; None without cycles."""
         return self.macs / (self.cycles * self.macs_per_cycle) if self.cycles else None
 
     @property
-    def left_to_cpu(self):
-        """The `Layer`s that the CPU computes at least in part."""
-        return tuple(layer for layer in self.layers if layer.target in (CPU, BOTH))
+    def cpu_layers(self) -> tuple[EthosULayer, ...]:
+        """The layers that the CPU computes at least in part."""
+        return tuple(layer for layer in self.layers if layer.on_cpu)
 
-    def used(self, memory):
-        """Return the bytes of a memory in use at most, 0 where it is not used."""
-        return next((each.used for each in self.memories if each.name == memory), 0)
+    @property
+    def operator_count(self) -> int:
+        """Number of operators of the file."""
+        return sum(layer.index is not None for layer in self.layers)
 
-    def to_json(self):
+    @property
+    def subtotals(self) -> tuple[EthosUSubtotal, ...]:
+        """Sums by group, 1x1 roles first and then by falling cycles; together they have every layer once."""
+        groups: dict[str, list[EthosULayer]] = {}
+        for layer in self.layers:
+            groups.setdefault(layer.group, []).append(layer)
+        subtotals = [self._sum_group(group, layers) for group, layers in groups.items()]
+        return tuple(sorted(subtotals, key=lambda sub: (not sub.group.startswith("1x1 "), -sub.cycles, sub.group)))
+
+    def _sum_group(self, group: str, layers: Sequence[EthosULayer]) -> EthosUSubtotal:
+        macs, cycles = sum(layer.macs for layer in layers), sum(layer.cycles for layer in layers)
+        return EthosUSubtotal(
+            group=group,
+            layers=len(layers),
+            macs=macs,
+            cycles=cycles,
+            share=cycles / self.cycles if self.cycles else None,
+            utilization=macs / (cycles * self.macs_per_cycle) if cycles else None,
+        )
+
+    def used_bytes(self, *memories: str) -> int:
+        """Return the bytes in use at most in the named memories, 0 for one that is not used."""
+        return sum(memory.used for memory in self.memories if memory.name in memories)
+
+    def to_json(self) -> dict[str, Any]:
         """Return the estimate as a JSON-ready dictionary, without the compiled file."""
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        fields = dataclasses.asdict(self)
         del fields["compiled"]
-        for name in ("memories", "layers", "findings"):
-            fields[name] = [dataclasses.asdict(each) for each in fields[name]]
-        fields["utilisation"] = self.utilization
-        fields["subtotals"] = [dataclasses.asdict(each) for each in summarize_groups(self)]
-        return fields
+        subtotals = [dataclasses.asdict(subtotal) for subtotal in self.subtotals]
+        return fields | {"utilization": self.utilization, "subtotals": subtotals}
 
 
-@dataclass(frozen=True)
-class EthosUSubtotal:
-    """Sums over the layers of one group: a 1x1 role as in ``"1x1 expand"``, or a kind; `share` of all cycles."""
-
-    group: str
-    layers: int
-    macs: int
-    cycles: int
-    share: float | None
-    utilization: float | None
-
-
-def layer_group(layer):
-    """Return the group that a layer belongs to: its 1x1 role, or its kind."""
-    return f"1x1 {layer.role or 'other'}" if layer.kind == "pointwise" else layer.kind
-
-
-def summarize_groups(estimate):
-    """Return the `Subtotal`s of an `Estimate`, 1x1 roles first, each part by cycles; together they have every layer."""
-    grouped = {}
-    for layer in estimate.layers:
-        grouped.setdefault(layer_group(layer), []).append(layer)
-    found = [_summarize_group(group, members, estimate) for group, members in grouped.items()]
-    return tuple(sorted(found, key=lambda each: (not each.group.startswith("1x1 "), -each.cycles, each.group)))
-
-
-def _summarize_group(group, members, estimate):
-    macs, cycles = sum(layer.macs for layer in members), sum(layer.cycles for layer in members)
-    return EthosUSubtotal(
-        group=group,
-        layers=len(members),
-        macs=macs,
-        cycles=cycles,
-        share=cycles / estimate.cycles if estimate.cycles else None,
-        utilization=macs / (cycles * estimate.macs_per_cycle) if cycles else None,
-    )
-
-
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class EthosURefusal:
-    """Why Vela made nothing of a file for an accelerator."""
+    """Why Vela does not compile a file for an accelerator."""
 
     accelerator: str
     message: str
 
 
-@dataclass(frozen=True)
-class EthosUResult:
-    """Estimates of one file on several accelerators, and refusals of others."""
+@dataclasses.dataclass(frozen=True, repr=False)
+class EthosUResult(CheckedResult):
+    """Estimates of one file on one or more accelerators, and the accelerators for which Vela does not compile it."""
 
     file: str
     estimates: tuple[EthosUEstimate, ...]
     refusals: tuple[EthosURefusal, ...] = ()
 
-    def to_json(self):
-        """Return the sweep as a JSON-ready dictionary (schema ``keras_nin.ethosu/1``)."""
+    def to_json(self) -> dict[str, Any]:
+        """Return the document of schema ``keras_nin.ethosu/1``."""
         return {
-            "schema": ETHOSU_SCHEMA,
+            "schema": ETHOSU,
             "file": self.file,
             "results": [estimate.to_json() for estimate in self.estimates],
             "refusals": [dataclasses.asdict(refusal) for refusal in self.refusals],
+            **self._checks_to_json(),
         }
+
+    def plot(self) -> "Figure":
+        """Return a matplotlib figure: a bar per accelerator, its time by 1x1 role and kind."""
+        from keras_nin.plots import sweeps
+
+        return sweeps.plot_accelerators(self)
+
+    def _summary(self) -> str:
+        times = ", ".join(
+            f"{estimate.accelerator} {format_us(estimate.us)}{' + CPU' if estimate.cpu_layers else ''}"
+            for estimate in self.estimates
+        )
+        return f"{self.file}, estimated by Vela: {times}"
+
+    def _rows(self) -> list[dict[str, Any]]:
+        """Return the layers of a single estimate, or one row per accelerator."""
+        if len(self.estimates) == 1:
+            columns = ("name", "kind", "role", "target", "macs", "cycles", "share", "utilization", "bound")
+            return [{column: getattr(layer, column) for column in columns} for layer in self.estimates[0].layers]
+        columns = ("accelerator", "us", "cycles", "utilization", "npu_share", "compiled_bytes")
+        return [
+            {column: getattr(estimate, column) for column in columns} | {"sram_bytes": estimate.used_bytes("SRAM")}
+            for estimate in self.estimates
+        ]
+
+
+def check_ethosu_limits(result: EthosUResult, limits: Sequence[Limit]) -> tuple[LimitCheck, ...]:
+    """Compare every estimate with limits on `ETHOSU_LIMITS`; on a refused accelerator no limit is kept."""
+    refused = "Vela does not compile the file"
+    return (
+        *(_check_estimate(estimate, limit) for estimate in result.estimates for limit in limits),
+        *(
+            check_limit(limit, None, reason=refused, subject=refusal.accelerator)
+            for refusal in result.refusals
+            for limit in limits
+        ),
+    )
+
+
+def _check_estimate(estimate: EthosUEstimate, limit: Limit) -> LimitCheck:
+    on_cpu, operators = len(estimate.cpu_layers), estimate.operator_count
+    value = {
+        "operators": 1 - on_cpu / operators if operators else None,
+        "npu": estimate.npu_share,
+        "time": estimate.us,
+        "sram": estimate.used_bytes("SRAM"),
+        "dram": estimate.used_bytes("DRAM"),
+        "flash": estimate.used_bytes("on-chip flash", "off-chip flash"),
+        "compiled": estimate.compiled_bytes,
+    }[limit.name]
+    bounds, reason = (value, value), "the MACs are unknown"
+    if limit.name == "time" and on_cpu:
+        bounds, reason = (value, None), f"{format_count(on_cpu, 'operator')} on the CPU, whose time is unknown"
+    return check_limit(limit, value, bounds=bounds, reason=reason, subject=estimate.accelerator)

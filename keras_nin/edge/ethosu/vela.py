@@ -1,32 +1,34 @@
-"""Run Vela, Arm's compiler for Ethos-U, as the tool it is."""
+"""Vela, Arm's compiler for Ethos-U: how it is found and run, and how its debug database and its log are read."""
 
 import csv
 import importlib.util
 import os
+import pathlib
 import re
 import shutil
-import signal
 import sys
 from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from keras_nin import files
-from keras_nin.edge import process
+from keras_nin.child_process import ProcessResult, describe_status, run_process
 from keras_nin.edge.ethosu.records import MEMORIES, EthosUFinding, VelaOperation
 from keras_nin.errors import InputError
+from keras_nin.formatting import format_count
+from keras_nin.tflite.records import TFLiteModel
 
 VELA_SECONDS = 600.0
-_STARTING_SECONDS = 60.0
-_NAME = "network"  # the file's own name could be an option, or lack the ending that Vela looks at
+_VERSION_SECONDS = 60.0
+_NAME = "network"  # the file's own name could look like an option, or lack the ending that Vela expects
 _VERSION = re.compile(r"\d+\.\d+\.\d+\S*")
-# "ethosu.vela.errors.CliOptionError: 'Error: ...'", as Python prints an exception of Vela's own.
+# "ethosu.vela.errors.CliOptionError: 'Error: ...'", as Python prints an exception of Vela.
 _EXCEPTION = re.compile(r"""(?:ethosu\.[\w.]+: )?(['"]?)(?:Error: )?(?P<text>.*)\1""")
-_MISSING = "Expected Vela, Arm's compiler for Ethos-U. Received: none installed. Use: pip install 'keras-nin[ethosu]'"
 
 
 @dataclass(frozen=True)
 class VelaTool:
-    """Vela as it is installed: the words that start it, and its version."""
+    """An installed Vela: the command that starts it, and its version."""
 
     command: tuple[str, ...]
     version: str
@@ -34,168 +36,167 @@ class VelaTool:
 
 @dataclass(frozen=True)
 class VelaOptions:
-    """What Vela takes from its user: names of sections of its configuration files, and the files (.ini)."""
+    """Options of Vela: names of sections of its configuration files, and the files (.ini); None takes its defaults."""
 
     system_config: str | None = None
     memory_mode: str | None = None
     config: tuple[str, ...] = ()
 
-    def words(self):
-        """Return the options as words of Vela's command line."""
+    def to_arguments(self) -> list[str]:
+        """Return the options as arguments of Vela's command line."""
         named = {"--system-config": self.system_config, "--memory-mode": self.memory_mode}
-        words = [f"{option}={value}" for option, value in named.items() if value is not None]
-        # Vela runs elsewhere; what is no file here may be one of its own, such as Arm/vela.ini.
+        arguments = [f"{option}={value}" for option, value in named.items() if value is not None]
+        # Vela runs in another folder; a path that does not exist here may name one of its own files (Arm/vela.ini).
         configs = [os.path.abspath(path) if os.path.exists(path) else path for path in self.config]
-        return words + [f"--config={path}" for path in configs]
+        return arguments + [f"--config={path}" for path in configs]
 
 
 @dataclass(frozen=True)
 class VelaOutput:
-    """What Vela made of a file: the compiled file, its summary by column, its debug database, and what it printed."""
+    """What Vela wrote: the compiled file, its summary by column, its debug database, and what it printed."""
 
-    data: bytes
-    summary: dict
+    compiled: bytes
+    summary: dict[str, str]
     database: str
     log: str
 
 
-def find_vela():
-    """Return the `Tool` of this Python's environment, else that on PATH.
+def find_vela() -> VelaTool:
+    """Return the Vela of this Python's environment, else the one on PATH.
 
     Raises:
-        InputError: there is none, or what bears its name is another program.
+        InputError: there is none, or the program of that name is another one.
     """
     command = _vela_command()
     if command is None:
-        raise InputError(_MISSING)
+        raise InputError("Vela, Arm's compiler for Ethos-U, is not installed. Run: pip install 'keras-nin[ethosu]'")
     with files.temporary_folder() as folder:
-        ran = _run_vela([*command, "--version"], folder, _STARTING_SECONDS)
-    version = _VERSION.fullmatch(ran.out.strip())
-    if ran.status != 0 or not version:
-        said = (ran.out + ran.err).strip()[:200]
+        result = run_process([*command, "--version"], timeout=_VERSION_SECONDS, folder=folder)
+    version = _VERSION.fullmatch(result.stdout.strip())
+    if result.status != 0 or not version:
+        printed = (result.stdout + result.stderr).strip()[:200]
         raise InputError(
-            f"Expected {' '.join(command)!r} to be Vela, Arm's compiler for Ethos-U. Received: {said!r} as its version"
+            f"Expected {' '.join(command)!r} to be Vela, Arm's compiler for Ethos-U. Received: {printed!r} as its "
+            "version",
+            status=result.status,
         )
     return VelaTool(tuple(command), version[0])
 
 
-def _vela_command():
-    # Only the top package is imported to look for the part in it.
+def _vela_command() -> list[str] | None:
+    # find_spec imports only the top package to look for a module in it.
     if importlib.util.find_spec("ethosu") and importlib.util.find_spec("ethosu.vela"):
         return [sys.executable, "-m", "ethosu.vela"]
     script = shutil.which("vela")
     return [os.path.abspath(script)] if script else None
 
 
-def compile_with_vela(tool, content, accelerator, options, limit, source):
-    """Return the `Compiled` of a .tflite file.
+def compile_with_vela(
+    tool: VelaTool, model: TFLiteModel, accelerator: str, options: VelaOptions, timeout: float
+) -> VelaOutput:
+    """Compile a .tflite file with Vela.
 
     Args:
-        tool: `Tool`.
-        content: the file, as bytes.
-        accelerator: one of `accelerators.ACCELERATORS`.
-        options: `Options`.
-        limit: seconds.
-        source: what to call the file in errors.
+        tool: the Vela to run.
+        model: the file.
+        accelerator: one of `keras_nin.edge.ethosu.ACCELERATORS`.
+        options: options of Vela.
+        timeout: seconds that Vela may take.
 
     Raises:
-        InputError: Vela refuses the file or the options, crashes, or takes too long.
+        InputError: Vela refuses the file or the options, crashes, or exceeds the time limit.
     """
     with files.temporary_folder() as folder:
         path = folder / f"{_NAME}.tflite"
-        path.write_bytes(content)
-        words = [f"--accelerator-config={accelerator}", "--output-dir=out", "--enable-debug-db", *options.words()]
-        ran = _run_vela([*tool.command, path.name, *words], folder, limit)
-        if ran.status != 0:
-            raise _refusal_error(source, accelerator, _failure_reason(ran, limit))
+        path.write_bytes(model.content)
+        arguments = [f"--accelerator-config={accelerator}", "--output-dir=out", "--enable-debug-db"]
+        command = [*tool.command, path.name, *arguments, *options.to_arguments()]
+        result = run_process(command, timeout=timeout, folder=folder)
+        if result.status != 0:
+            raise _refusal_error(model, accelerator, _failure_reason(result, timeout), result.status)
         try:
-            return _read_output(folder / "out", ran)
+            return _read_output(folder / "out", result)
         except (FileNotFoundError, csv.Error):
-            reason = f"Vela {tool.version} ended well without the files that Vela 5.2 writes"
-            raise _refusal_error(source, accelerator, reason) from None
+            reason = f"Vela {tool.version} succeeded without the files that Vela 5.2 writes"
+            raise _refusal_error(model, accelerator, reason, 0) from None
 
 
-def _run_vela(command, folder, limit):
-    try:
-        return process.run(command, folder, limit)
-    except OSError as error:
-        raise InputError(f"Expected {command[0]!r} to start. Received: {error.strerror}") from None
-
-
-def _read_output(folder, ran):
+def _read_output(folder: pathlib.Path, result: ProcessResult) -> VelaOutput:
     (summary,) = list(folder.glob(f"{_NAME}_summary_*.csv")) or [folder / "summary"]
     with open(summary, newline="", encoding="utf-8", errors="replace") as lines:
         rows = list(csv.DictReader(lines))
     return VelaOutput(
-        data=(folder / f"{_NAME}_vela.tflite").read_bytes(),
+        compiled=(folder / f"{_NAME}_vela.tflite").read_bytes(),
         summary=rows[0] if rows else {},
         database=(folder / f"{_NAME}_debug.xml").read_text(encoding="utf-8", errors="replace"),
-        log="\n".join(filter(None, [ran.out, ran.err])),
+        log="\n".join(filter(None, [result.stdout, result.stderr])),
     )
 
 
-def _refusal_error(source, accelerator, reason):
-    return InputError(f"Expected a file that Vela compiles for {accelerator}. Received: {source!r}: {reason}")
+def _refusal_error(model: TFLiteModel, accelerator: str, reason: str, status: int | None) -> InputError:
+    return InputError(
+        f"Vela does not compile {model.source} for {accelerator}: {reason}", path=model.path, status=status
+    )
 
 
-def _failure_reason(ran, limit):
-    if ran.status is None:
-        return f"it was not done after {limit:g} s"
-    if ran.status < 0:
-        ended = f"Vela was killed by signal {-ran.status} ({signal.strsignal(-ran.status)})"
-        said = _last_line(ran.err) or _last_line(ran.out)
-        return f"{ended}; its last words: {said}" if said else ended
-    said = _last_line(ran.err) or _last_line(ran.out)
-    return f"Vela ended with status {ran.status}: {_EXCEPTION.fullmatch(said)['text'] or 'it says nothing'}"
+def _failure_reason(result: ProcessResult, timeout: float) -> str:
+    if result.status is None:
+        return f"it did not finish within {timeout:g} s"
+    last_line = _last_line(result.stderr) or _last_line(result.stdout)
+    if result.status < 0:
+        ended = f"Vela was {describe_status(result.status)}"
+        return f"{ended}; last output: {last_line}" if last_line else ended
+    message = _EXCEPTION.fullmatch(last_line)
+    return f"Vela {describe_status(result.status)}: {(message and message['text']) or 'no output'}"
 
 
-def _last_line(text):
+def _last_line(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("Warning: No ")]
     return lines[-1][:500] if lines else ""
 
 
-# MERGED Vela's debug database: the operations that it made, and which operator of the file each comes from.
-# MERGED
-# MERGED Its per-layer CSV names no operators: two that write into one concatenation bear one name there, and neither it nor the
-# MERGED database quotes what a name holds. The database has numbers for all of them.
+# The debug database: the operations that Vela generated, and which operator of the file each comes from. Vela's
+# per-layer CSV does not name the operators: two that write into one concatenation have the same name there, and neither
+# it nor the database escapes quotation marks in a name. The database has numbers for all of them.
 
 _TABLE = re.compile(r'<table name="(\w+)">\n<!\[CDATA\[\n([^\n]*)\n(.*?)\]\]>\n</table>', re.DOTALL)
-_FREE = "name"  # the column that may hold anything, quotation marks too
-_SOURCE = ("id", "ext_key")
-_OPERATIONS = ("id", "source_id", "operator", "name", "op_cycles", "npu_cycles", "mac_count")
-_DETAILS = ("id",)
+_FREE_TEXT_COLUMN = "name"  # may hold anything, including quotation marks
+_SOURCE_COLUMNS = ("id", "ext_key")
+_OPERATION_COLUMNS = ("id", "source_id", "operator", "name", "op_cycles", "npu_cycles", "mac_count")
+_DETAIL_COLUMNS = ("id",)
 _PURPOSES = ("Lut", "FeatureMap", "Weights", "Scales")
+_Row = dict[str, str]
 
 
-def parse_operations(text, operators):
-    """Return the `Operation` records of a debug database, in the order in which they run.
+def parse_operations(text: str, operator_count: int) -> tuple[VelaOperation, ...]:
+    """Return the operations of a debug database, in the order in which they run.
 
     Args:
         text: the database (XML), as Vela 5.2 writes it.
-        operators: how many operators the file has.
+        operator_count: number of operators of the file.
 
     Raises:
         InputError: it is not such a database.
     """
     tables = {name: (header, body) for name, header, body in _TABLE.findall(text)}
-    numbers = _operator_numbers(_parse_rows(tables, "source", _SOURCE), operators)
-    details = {row["id"]: row for row in _parse_rows(tables, "perf_debug", _DETAILS)}
-    rows = _parse_rows(tables, "perf", _OPERATIONS)
+    sources = _parse_sources(_parse_rows(tables, "source", _SOURCE_COLUMNS), operator_count)
+    details = {row["id"]: row for row in _parse_rows(tables, "perf_debug", _DETAIL_COLUMNS)}
+    rows = _parse_rows(tables, "perf", _OPERATION_COLUMNS)
     if [row["id"] for row in rows] != list(details):  # a name may have looked like the rest of a row
         raise _database_error(f"{len(rows):,} operations, details of {len(details):,}")
-    return tuple(_parse_operation(row, numbers.get(row["source_id"]), details[row["id"]]) for row in rows)
+    return tuple(_parse_operation(row, sources.get(row["source_id"]), details[row["id"]]) for row in rows)
 
 
-def _operator_numbers(rows, operators):
-    """Return the operator's index by the source's id, of those indexes that one source has alone."""
-    found = {row["id"]: _parse_number(row, "ext_key") for row in rows}
-    uses = Counter(found.values())
-    # Those of other subgraphs are numbered from 0 again.
-    return {id_: index for id_, index in found.items() if uses[index] == 1 and index < operators}
+def _parse_sources(rows: Iterable[_Row], operator_count: int) -> dict[str, int]:
+    """Return the operator's index by the source's id, for the indexes that belong to one source only."""
+    indexes = {row["id"]: _parse_number(row, "ext_key") for row in rows}
+    uses = Counter(indexes.values())
+    # Operators of other subgraphs are numbered from 0 again.
+    return {id_: index for id_, index in indexes.items() if uses[index] == 1 and index < operator_count}
 
 
-def _parse_operation(row, source, details):
-    memories = {memory.name: memory.database for memory in MEMORIES}
+def _parse_operation(row: _Row, source: int | None, details: _Row) -> VelaOperation:
+    columns = {memory.name: memory.database for memory in MEMORIES}
     return VelaOperation(
         id=row["id"],
         source=source,
@@ -204,22 +205,22 @@ def _parse_operation(row, source, details):
         cycles=_parse_number(row, "op_cycles"),
         npu_cycles=_parse_number(row, "npu_cycles"),
         macs=_parse_number(row, "mac_count"),
-        access_cycles=_nonzero((name, _parse_number(row, f"{column}_ac", 0)) for name, column in memories.items()),
-        read=_nonzero((name, _bytes_moved(details, column, "read")) for name, column in memories.items()),
-        written=_nonzero((name, _bytes_moved(details, column, "write")) for name, column in memories.items()),
+        access_cycles=_nonzero((name, _parse_number(row, f"{column}_ac", 0)) for name, column in columns.items()),
+        read=_nonzero((name, _sum_bytes(details, column, "read")) for name, column in columns.items()),
+        written=_nonzero((name, _sum_bytes(details, column, "write")) for name, column in columns.items()),
     )
 
 
-def _nonzero(pairs):
+def _nonzero(pairs: Iterable[tuple[str, int]]) -> dict[str, int]:
     return {name: value for name, value in pairs if value}
 
 
-def _bytes_moved(details, column, direction):
+def _sum_bytes(details: _Row, column: str, direction: str) -> int:
     return sum(_parse_number(details, f"{column}{purpose}_{direction}", 0) for purpose in _PURPOSES)
 
 
-def _parse_number(row, column, default=None):
-    """Return the whole number in a column; `default`, where there is one, for a column that is empty or missing."""
+def _parse_number(row: _Row, column: str, default: int | None = None) -> int:
+    """Return the whole number in a column, or `default` for one that is empty or missing."""
     value = row.get(column) or ""
     if not value and default is not None:
         return default
@@ -228,109 +229,116 @@ def _parse_number(row, column, default=None):
     return int(value)
 
 
-def _parse_rows(tables, table, needed):
-    """Return the rows of a table as dictionaries; every character of the table belongs to one of them."""
-    if table not in tables:
-        raise _database_error(f"no table {table!r}")
-    header, body = tables[table]
+def _parse_rows(tables: Mapping[str, tuple[str, str]], name: str, required: Sequence[str]) -> list[_Row]:
+    """Return the rows of a table; every character of the table belongs to one of them."""
+    if name not in tables:
+        raise _database_error(f"no table {name!r}")
+    header, body = tables[name]
     columns = [column.strip('"') for column in header.split(",")]
-    missing = [column for column in needed if column not in columns]
+    missing = [column for column in required if column not in columns]
     if missing:
-        raise _database_error(f"a table {table!r} without {', '.join(missing)}")
-    fields = [r'(".*?"|[^",\n]*)' if column == _FREE else r'("[^"\n]*"|[^",\n]*)' for column in columns]
-    row = re.compile(",".join(fields) + "\n", re.DOTALL)
+        raise _database_error(f"a table {name!r} without {', '.join(missing)}")
+    fields = [r'(".*?"|[^",\n]*)' if column == _FREE_TEXT_COLUMN else r'("[^"\n]*"|[^",\n]*)' for column in columns]
+    pattern = re.compile(",".join(fields) + "\n", re.DOTALL)
     rows, end = [], 0
     while end < len(body):
-        match = row.match(body, end)
+        match = pattern.match(body, end)
         if match is None:
-            raise _database_error(f"{body[end : end + 60]!r} in table {table!r}")
+            raise _database_error(f"{body[end : end + 60]!r} in table {name!r}")
         rows.append(dict(zip(columns, (value.strip('"') for value in match.groups()), strict=True)))
         end = match.end()
     return rows
 
 
-def _database_error(received):
+def _database_error(received: str) -> InputError:
     return InputError(f"Expected a debug database of Vela 5.2. Received: {received}")
 
 
-# MERGED What Vela prints, as findings: warnings by what they are about, and whatever else it says as it stands.
+# The log: warnings grouped by what they are about, and every other line as it stands.
 
 _UNSUPPORTED = re.compile(r"Warning \(supported operators\) operator: (?P<op>\S+), ofm: '(?P<tensor>.*)'")
-# The name of the operator's own tensor, in brackets: with it no two reasons would be the same.
+# The name of the operator's own tensor, in parentheses: with it no two reasons would be equal.
 _TENSOR = re.compile(r"(?<=DataType )(\w+) \(.*\)$")
 _DEFAULTS = re.compile(
     r"Warning: No (?P<what>[\w ]+) specified\. Using a default of (?P<value>.+?)\. Compilation may be .*"
 )
-_SUMMARY_STARTS = "Network summary for "
+_SUMMARY_START = "Network summary for "
 _SUMMARY = re.compile(
     r"(Accelerator (configuration|clock)|System configuration|Memory mode|Design peak .+|Total .+ used"
     r"|(CPU|NPU) operators|(Average|Input|Weight|Output|Total) .+ bandwidth|Neural network macs)\s"
 )
 _QUOTED = re.compile(r"'[^']*'")
-_HINTS = {"configuration file": "--config", "system configuration": "--system-config", "memory mode": "--memory-mode"}
-_LIST = "[]'\""
+_ARGUMENTS = {"configuration file": "config", "system configuration": "system_config", "memory mode": "memory_mode"}
+NO_REASON = "Vela gives no reason"
 
 
-def parse_messages(log, computed):
-    """Return the `Finding`s of what Vela printed; every line is in one of them, or part of its summary.
+def parse_log(log: str, layers_of_tensor: Mapping[str, Sequence[str]]) -> tuple[EthosUFinding, ...]:
+    """Return what Vela printed as findings; every line is in one of them, or belongs to Vela's summary.
 
     Args:
-        log: the text.
-        computed: dictionary from the name of a tensor to the names of the layers that compute it, in the file's order.
+        log: what Vela printed.
+        layers_of_tensor: the layers that compute a tensor, by its name, in the file's order.
     """
-    reasons, assumed, others = {}, {}, {}
-    for lines in _paragraphs(log):
-        unsupported = _UNSUPPORTED.fullmatch(lines[0])
-        if unsupported:
-            reason = _unsupported_reason(lines[1:])
-            names = computed.get(unsupported["tensor"], (unsupported["tensor"],))
-            reasons.setdefault(reason, {}).update(dict.fromkeys(names))
-            continue
-        for line in lines:
-            default = _DEFAULTS.fullmatch(line)
-            if default:
-                assumed[default["what"]] = default["value"]
-            else:
-                others.setdefault(_QUOTED.sub("''", line), []).append(line)
-    return (*_default_findings(assumed), *_cpu_findings(reasons, computed), *_other_findings(others))
-
-
-def _paragraphs(log):
-    """Return the lines of each message: an unsupported operator's go on to the next empty line, others are single."""
-    found, in_summary, open_ = [], False, False
-    for line in map(str.rstrip, log.splitlines()):
-        in_summary = in_summary or line.startswith(_SUMMARY_STARTS)
-        if not line or (in_summary and (line.startswith(_SUMMARY_STARTS) or _SUMMARY.match(line))):
-            open_ = False
-        elif open_ and not _UNSUPPORTED.fullmatch(line):
-            found[-1].append(line)
+    reasons: dict[str, dict[str, None]] = {}
+    defaults: dict[str, str] = {}
+    others: dict[str, list[str]] = {}
+    for lines in _split_messages(log):
+        if unsupported := _UNSUPPORTED.fullmatch(lines[0]):
+            layers = layers_of_tensor.get(unsupported["tensor"], (unsupported["tensor"],))
+            reasons.setdefault(_unsupported_reason(lines[1:]), {}).update(dict.fromkeys(layers))
         else:
-            found.append([line])
-            open_ = bool(_UNSUPPORTED.fullmatch(line))
-    return found
+            for line in lines:
+                if default := _DEFAULTS.fullmatch(line):
+                    defaults[default["what"]] = default["value"]
+                else:
+                    others.setdefault(_QUOTED.sub("''", line), []).append(line)
+    return (*_default_findings(defaults), *_cpu_findings(reasons, layers_of_tensor), *_other_findings(others))
 
 
-def _unsupported_reason(lines):
+def _split_messages(log: str) -> list[list[str]]:
+    """Return the lines of each message: that of an unsupported operator ends at an empty line, others are one line."""
+    messages: list[list[str]] = []
+    in_summary = is_open = False
+    for line in map(str.rstrip, log.splitlines()):
+        in_summary = in_summary or line.startswith(_SUMMARY_START)
+        if not line or (in_summary and (line.startswith(_SUMMARY_START) or _SUMMARY.match(line))):
+            is_open = False
+        elif is_open and not _UNSUPPORTED.fullmatch(line):
+            messages[-1].append(line)
+        else:
+            messages.append([line])
+            is_open = bool(_UNSUPPORTED.fullmatch(line))
+    return messages
+
+
+def _unsupported_reason(lines: Sequence[str]) -> str:
     text = "; ".join(_TENSOR.sub(r"\1", line) for line in lines)
-    return text.removeprefix("Reason: ") or "Vela gives no reason"
+    return text.removeprefix("Reason: ") or NO_REASON
 
 
-def _default_findings(assumed):
-    """Yield one finding for all that Vela took its own defaults for; the file of the sections by its name alone."""
-    if assumed:
-        values = ", ".join(f"{what} {value.rpartition('/')[2].strip(_LIST)}" for what, value in assumed.items())
-        hints = ", ".join(_HINTS[what] for what in assumed if what in _HINTS)
-        yield EthosUFinding("assumed", f"Vela's defaults: {values}; give those of the chip with {hints}")
+def _default_findings(defaults: Mapping[str, str]) -> Iterator[EthosUFinding]:
+    """Yield one finding for all options that Vela took its defaults for; a configuration file by its base name."""
+    if defaults:
+        values = ", ".join(f"{what} {_base_name(value)}" for what, value in defaults.items())
+        arguments = ", ".join(f"`{_ARGUMENTS[what]}`" for what in defaults if what in _ARGUMENTS)
+        yield EthosUFinding("assumed", f"Vela's defaults: {values}; name those of your chip with {arguments}")
 
 
-def _cpu_findings(reasons, computed):
-    """Yield a finding for each reason; Vela goes from the outputs to the inputs, the findings in the file's order."""
-    order = {name: place for place, name in enumerate(name for names in computed.values() for name in names)}
-    for reason, names in reasons.items():
-        yield EthosUFinding("cpu", reason, tuple(sorted(names, key=lambda name: order.get(name, len(order)))))
+def _base_name(value: str) -> str:
+    return value.rpartition("/")[2].strip("[]'\"")
 
 
-def _other_findings(others):
+def _cpu_findings(
+    reasons: Mapping[str, Mapping[str, None]], layers_of_tensor: Mapping[str, Sequence[str]]
+) -> Iterator[EthosUFinding]:
+    """Yield one finding per reason, its layers in the file's order; Vela goes from the outputs to the inputs."""
+    names = [name for layers in layers_of_tensor.values() for name in layers]
+    order = {name: position for position, name in enumerate(names)}
+    for reason, layers in reasons.items():
+        yield EthosUFinding("cpu", reason, tuple(sorted(layers, key=lambda name: order.get(name, len(order)))))
+
+
+def _other_findings(others: Mapping[str, Sequence[str]]) -> Iterator[EthosUFinding]:
     for lines in others.values():
-        more = f" (and {len(lines) - 1:,} more such lines)" if len(lines) > 1 else ""
+        more = f" (and {format_count(len(lines) - 1, 'similar line')})" if len(lines) > 1 else ""
         yield EthosUFinding("vela", f"{lines[0]}{more}")

@@ -1,4 +1,4 @@
-"""What TFLite Micro makes of a .tflite file: the smallest arena, the operators, and whether outputs are the same."""
+"""Measurement of a .tflite file with TFLite Micro: the smallest arena, the operators, and whether outputs are equal."""
 
 import lazy_loader
 
@@ -7,6 +7,13 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "cpp": ["format_c_array", "format_resolver", "list_operators"],
         "measurement": ["MicroInputs", "make_noise", "measure_micro", "prepare_images"],
-        "records": ["Arena", "ArenaSection", "MicroComparison", "MicroFinding", "MicroOperator", "MicroResult"],
+        "records": [
+            "Arena",
+            "MicroComparison",
+            "MicroFinding",
+            "MicroResult",
+            "check_micro_limits",
+            "parse_micro_limits",
+        ],
     },
 )

@@ -1,156 +1,19 @@
-"""The file as C++: an aligned constant array, and a header with what a program must know of it."""
+"""C++ for TFLite Micro: the model as an aligned array with its constants, and the op resolver."""
 
-import collections
 import math
+import os
 import pathlib
 import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 
-from keras_nin.edge.micro.records import MicroOperator
+from keras_nin.edge.micro.records import MicroOperator, MicroResult
 from keras_nin.errors import InputError
 from keras_nin.formatting import escape_unprintable
-from keras_nin.tflite.records import FLOAT_DTYPES
+from keras_nin.tflite.records import FLOAT_DTYPES, TFLiteModel, TFLiteSubgraph
 
 _ENDINGS = ("", ".cc", ".h")
-_A_LINE = 16
-_HEX = [f"0x{value:02x}," for value in range(256)]
-
-
-def format_c_array(micro, graph, path):
-    """Return the text of a .cc and of a .h file, by their paths.
-
-    Both are C++11; all names are in a namespace that is called after the path.
-
-    Args:
-        micro: `keras_nin.edge.micro.records.MicroResult`.
-        graph: `keras_nin.tflite.reader.TFLiteModel` of the same file.
-        path: of either file, or of both without the ending.
-
-    Raises:
-        InputError: another ending, or a scale of an input or output that is not finite.
-    """
-    source, header = c_array_paths(path)
-    name = cpp_identifier(source.stem)
-    return {source: _format_source(name, header.name, graph.content), header: _format_header(name, micro, graph)}
-
-
-def c_array_paths(path):
-    """Return the paths of the .cc and the .h file that `path` means; errors as in `c_array`."""
-    path = pathlib.Path(path)
-    if path.suffix not in _ENDINGS or not path.stem:
-        raise InputError(f"Expected a path that ends in .cc or .h, or without an ending. Received: {str(path)!r}")
-    return path.with_suffix(".cc"), path.with_suffix(".h")
-
-
-def cpp_identifier(text):
-    """Return a C++ name for `text`: each run of other characters is one underscore; "3d-net" is "m3d_net_model".
-
-    The suffix keeps it apart from keywords and from macros such as `unix`.
-    """
-    name = re.sub(r"[^0-9A-Za-z]+", "_", text).strip("_")
-    if not name:
-        return "model"
-    return f"{'m' if name[0].isdigit() else ''}{name}_model"
-
-
-def _format_source(name, header, content):
-    lines = (
-        "    " + " ".join(_HEX[value] for value in content[start : start + _A_LINE])
-        for start in range(0, len(content), _A_LINE)
-    )
-    body = "\n".join(lines)
-    return f"""\
-#include "{header}"
-
-namespace {name} {{
-
-alignas(16) const unsigned char kData[kDataSize] = {{
-{body}
-}};
-
-}}  // namespace {name}
-"""
-
-
-def _format_header(name, micro, graph):
-    guard = f"{name.upper()}_H_"
-    main = graph.main
-    ends = [*_tensor_lines("Input", main, main.inputs), *_tensor_lines("Output", main, main.outputs)]
-    return "\n".join(
-        [
-            f"// {_comment_text(micro.file)}, SHA-256 {micro.sha256}",
-            f"#ifndef {guard}",
-            f"#define {guard}",
-            "",
-            "#include <cstddef>",
-            "#include <cstdint>",
-            "",
-            f"namespace {name} {{",
-            "",
-            f"constexpr std::size_t kDataSize = {micro.file_bytes};",
-            "extern const unsigned char kData[kDataSize];",
-            "",
-            *_arena_lines(micro),
-            "",
-            *ends,
-            *_label_lines(main),
-            "// Operators to register:",
-            *(f"//   {_comment_text(line)}" for line in micro.resolver.splitlines()),
-            "",
-            f"}}  // namespace {name}",
-            "",
-            f"#endif  // {guard}",
-            "",
-        ]
-    )
-
-
-def _arena_lines(micro):
-    if micro.arena is None:
-        return [f"// No arena size: {_comment_text(micro.finding.message)}"]
-    return [
-        f"// Smallest that runs on a {micro.arena.host_bits}-bit host with tflite-micro {micro.package};",
-        "// 32-bit pointers need less, kernels made for a processor may need more for scratch buffers.",
-        f"constexpr std::size_t kArenaSize = {micro.arena.bytes};",
-    ]
-
-
-def _tensor_lines(what, main, indexes):
-    """Yield the lines of inputs or outputs; numbered where there are several."""
-    for position, index in enumerate(indexes):
-        tensor = main.tensors[index]
-        prefix = f"k{what}{position if len(indexes) > 1 else ''}"
-        yield f"// {what} {position}: {_comment_text(tensor.name)}, {tensor.dtype}"
-        if tensor.shape:
-            yield f"constexpr std::int32_t {prefix}Shape[] = {{{', '.join(map(str, tensor.shape))}}};"
-        yield f"constexpr std::size_t {prefix}Elements = {tensor.elements};"
-        if tensor.quantization and tensor.dtype not in FLOAT_DTYPES:
-            yield f"constexpr float {prefix}Scale = {_float_literal(tensor.quantization.scales[0])};"
-            yield f"constexpr std::int32_t {prefix}ZeroPoint = {tensor.quantization.zero_points[0]};"
-        yield ""
-
-
-def _label_lines(main):
-    """Return the number of classes, where the only output is a row of them."""
-    shapes = [main.tensors[index].shape for index in main.outputs]
-    if len(shapes) != 1 or not shapes[0] or any(size != 1 for size in shapes[0][:-1]):
-        return []
-    return [f"constexpr std::size_t kLabels = {shapes[0][-1]};", ""]
-
-
-def _float_literal(value):
-    """Return a float32 as a literal that is read back as the same."""
-    if not math.isfinite(value):
-        raise InputError(f"Expected a finite scale. Received: {value}")
-    text = f"{value:.9g}"
-    return f"{text}f" if "." in text or "e" in text else f"{text}.0f"
-
-
-def _comment_text(text):
-    r"""Return text that can end a // comment: a backslash, or the trigraph of one, would join the next line to it."""
-    return escape_unprintable(text, "ascii").replace("\\", "/").replace("??", "?")
-
-
-# MERGED The operators that a program has to register with TFLite Micro, as the C++ that does it.
+_BYTES_PER_LINE = 16
 
 # Methods of tflite::MicroMutableOpResolver in tensorflow/lite/micro/micro_mutable_op_resolver.h, without "Add".
 _BUILTINS = """
@@ -163,58 +26,187 @@ ReduceAll ReduceMax ReduceMin Relu Relu6 Reshape ResizeBilinear ResizeNearestNei
 Shape Sin Slice Softmax SpaceToBatchNd SpaceToDepth Split SplitV Sqrt Square SquaredDifference Squeeze StridedSlice Sub
 Sum Svdf Tanh Transpose TransposeConv UnidirectionalSequenceLSTM Unpack VarHandle While ZerosLike
 """
-# The same of custom operators, by the code that is in the file.
-_CUSTOM = {
+# Methods of custom operators, whose codes in the file are "Signal" and the name.
+_SIGNAL_OPERATORS = """
+Delay Energy FftAutoScale FilterBank FilterBankLog FilterBankSpectralSubtraction FilterBankSquareRoot Framer Irfft
+OverlapAdd PCAN Rfft Stacker Window
+"""
+_METHODS = {name.upper(): f"Add{name}" for name in _BUILTINS.split()}
+_CUSTOM_METHODS = {
     "CIRCULAR_BUFFER": "AddCircularBuffer",
     "TFLM_DECODE": "AddDecode",
     "TFLite_Detection_PostProcess": "AddDetectionPostprocess",
     "ethos-u": "AddEthosU",
-    "SignalDelay": "AddDelay",
-    "SignalEnergy": "AddEnergy",
-    "SignalFftAutoScale": "AddFftAutoScale",
-    "SignalFilterBank": "AddFilterBank",
-    "SignalFilterBankLog": "AddFilterBankLog",
-    "SignalFilterBankSpectralSubtraction": "AddFilterBankSpectralSubtraction",
-    "SignalFilterBankSquareRoot": "AddFilterBankSquareRoot",
-    "SignalFramer": "AddFramer",
-    "SignalIrfft": "AddIrfft",
-    "SignalOverlapAdd": "AddOverlapAdd",
-    "SignalPCAN": "AddPCAN",
-    "SignalRfft": "AddRfft",
-    "SignalStacker": "AddStacker",
-    "SignalWindow": "AddWindow",
+    **{f"Signal{name}": f"Add{name}" for name in _SIGNAL_OPERATORS.split()},
 }
-_BY_LETTERS = {name.upper(): f"Add{name}" for name in _BUILTINS.split()}
 
 
-def resolver_method(op, is_custom=False):
-    """Return the name of the resolver's method for an operator ("CONV_2D": "AddConv2D"); None where it has none."""
-    return _CUSTOM.get(op) if is_custom else _BY_LETTERS.get(op.replace("_", ""))
+def resolver_method(op: str, is_custom: bool = False) -> str | None:
+    """Return the op resolver's method for an operator ("CONV_2D": "AddConv2D"); None where it has none."""
+    return _CUSTOM_METHODS.get(op) if is_custom else _METHODS.get(op.replace("_", ""))
 
 
-def list_operators(graph):
-    """Return the `OperatorUse` of every operator type of a `keras_nin.tflite.reader.TFLiteModel`, sorted by name."""
-    uses = collections.Counter(
-        (operator.op, operator.is_custom) for subgraph in graph.subgraphs for operator in subgraph.operators
-    )
+def list_operators(model: TFLiteModel) -> tuple[MicroOperator, ...]:
+    """Return every operator type of a file with its number of uses, sorted by name."""
+    uses = Counter((operator.op, operator.is_custom) for subgraph in model.subgraphs for operator in subgraph.operators)
     return tuple(
         MicroOperator(op, count, resolver_method(op, is_custom), is_custom)
         for (op, is_custom), count in sorted(uses.items())
     )
 
 
-def format_resolver(uses):
-    """Return C++ that declares a resolver for `OperatorUse` records; what it cannot register is named in comments."""
-    known = sorted({use.method for use in uses if use.method})
-    own = [use for use in uses if use.is_custom and not use.method]
-    absent = [use for use in uses if not use.is_custom and not use.method]
-    lines = [f"tflite::MicroMutableOpResolver<{max(len(known) + len(own), 1)}> resolver;"]
-    lines += [f"resolver.{name}();" for name in known]
-    lines += [f"// resolver.AddCustom(...) for the custom operator {_comment_name(use.op)}" for use in own]
-    lines += [f"// TFLite Micro has no operator {_comment_name(use.op)}" for use in absent]
-    return "\n".join(lines)
+def format_resolver(operators: Sequence[MicroOperator]) -> str:
+    """Return C++ that declares an op resolver; operators that it cannot register are named in comments."""
+    methods = sorted({operator.method for operator in operators if operator.method})
+    unknown = [operator for operator in operators if not operator.method]
+    custom = [_comment_text(operator.op) for operator in unknown if operator.is_custom]
+    absent = [_comment_text(operator.op) for operator in unknown if not operator.is_custom]
+    return "\n".join(
+        [
+            f"tflite::MicroMutableOpResolver<{max(len(methods) + len(custom), 1)}> resolver;",
+            *(f"resolver.{method}();" for method in methods),
+            *(f"// resolver.AddCustom(...) for the custom operator {op}" for op in custom),
+            *(f"// TFLite Micro has no operator {op}" for op in absent),
+        ]
+    )
 
 
-def _comment_name(name):
-    """Return a name from a file as it can end a C++ comment, where a backslash would join the next line to it."""
-    return escape_unprintable(name).replace("\\", "?")
+def format_c_array(result: MicroResult, model: TFLiteModel, path: str | os.PathLike[str]) -> dict[pathlib.Path, str]:
+    """Return the text of a .cc and of a .h file (C++11), by their paths; the names are in a namespace of the path's.
+
+    Args:
+        result: the measurement of the file.
+        model: the same file.
+        path: path of either file, or of both without the ending.
+
+    Raises:
+        InputError: another ending, or the scale of an input or output is not finite.
+    """
+    source, header = c_array_paths(path)
+    namespace = cpp_identifier(source.stem)
+    return {
+        source: _format_source(namespace, header.name, model.content),
+        header: _format_header(namespace, result, model),
+    }
+
+
+def c_array_paths(path: str | os.PathLike[str]) -> tuple[pathlib.Path, pathlib.Path]:
+    """Return the paths of the .cc and the .h file that `path` means; errors as in `format_c_array`."""
+    path = pathlib.Path(path)
+    if path.suffix not in _ENDINGS or not path.stem:
+        raise InputError(
+            f"Expected a path that ends in .cc or .h, or without an ending. Received: {str(path)!r}", path=path
+        )
+    return path.with_suffix(".cc"), path.with_suffix(".h")
+
+
+def cpp_identifier(text: str) -> str:
+    """Return a C++ name for `text`: each run of other characters is one underscore; "3d-net" is "m3d_net_model".
+
+    The suffix keeps the name apart from keywords and from macros such as `unix`.
+    """
+    name = re.sub(r"[^0-9A-Za-z]+", "_", text).strip("_")
+    if not name:
+        return "model"
+    return f"{'m' if name[0].isdigit() else ''}{name}_model"
+
+
+def _format_source(namespace: str, header: str, content: bytes) -> str:
+    starts = range(0, len(content), _BYTES_PER_LINE)
+    lines = (content[start : start + _BYTES_PER_LINE] for start in starts)
+    body = "\n".join("    " + " ".join(f"0x{value:02x}," for value in line) for line in lines)
+    return f"""\
+#include "{header}"
+
+namespace {namespace} {{
+
+alignas(16) const unsigned char kData[kDataSize] = {{
+{body}
+}};
+
+}}  // namespace {namespace}
+"""
+
+
+def _format_header(namespace: str, result: MicroResult, model: TFLiteModel) -> str:
+    guard = f"{namespace.upper()}_H_"
+    main = model.main
+    lines = [
+        *_arena_lines(result),
+        "",
+        *_tensor_lines("Input", main, main.inputs),
+        *_tensor_lines("Output", main, main.outputs),
+        *_label_lines(main),
+        "// Operators to register:",
+        *(f"//   {_comment_text(line)}" for line in result.resolver.splitlines()),
+    ]
+    body = "\n".join(lines)
+    return f"""\
+// {_comment_text(result.file)}, SHA-256 {result.sha256}
+#ifndef {guard}
+#define {guard}
+
+#include <cstddef>
+#include <cstdint>
+
+namespace {namespace} {{
+
+constexpr std::size_t kDataSize = {result.file_bytes};
+extern const unsigned char kData[kDataSize];
+
+{body}
+
+}}  // namespace {namespace}
+
+#endif  // {guard}
+"""
+
+
+def _arena_lines(result: MicroResult) -> list[str]:
+    if result.arena is None:
+        return [f"// No arena size: {_comment_text(result.finding.message if result.finding else 'none works')}"]
+    return [
+        f"// Smallest that works on a {result.arena.host_bits}-bit host with tflite-micro {result.package};",
+        "// 32-bit pointers need less, kernels optimized for a processor may need more scratch memory.",
+        f"constexpr std::size_t kArenaSize = {result.arena.bytes};",
+    ]
+
+
+def _tensor_lines(what: str, main: TFLiteSubgraph, indexes: Sequence[int]) -> Iterator[str]:
+    """Yield the lines of inputs or outputs, numbered where there are several."""
+    for position, index in enumerate(indexes):
+        tensor = main.tensors[index]
+        prefix = f"k{what}{position if len(indexes) > 1 else ''}"
+        yield f"// {what} {position}: {_comment_text(tensor.name)}, {tensor.dtype}"
+        if tensor.shape:
+            yield f"constexpr std::int32_t {prefix}Shape[] = {{{_join(tensor.shape)}}};"
+        yield f"constexpr std::size_t {prefix}Elements = {tensor.elements};"
+        if tensor.quantization and tensor.dtype not in FLOAT_DTYPES:
+            yield f"constexpr float {prefix}Scale = {_float_literal(tensor.quantization.scales[0])};"
+            yield f"constexpr std::int32_t {prefix}ZeroPoint = {tensor.quantization.zero_points[0]};"
+        yield ""
+
+
+def _join(values: Iterable[int]) -> str:
+    return ", ".join(map(str, values))
+
+
+def _label_lines(main: TFLiteSubgraph) -> list[str]:
+    """Return the number of classes, where the only output is one row of them."""
+    shapes = [main.tensors[index].shape for index in main.outputs]
+    if len(shapes) != 1 or not shapes[0] or any(size != 1 for size in shapes[0][:-1]):
+        return []
+    return [f"constexpr std::size_t kLabels = {shapes[0][-1]};", ""]
+
+
+def _float_literal(value: float) -> str:
+    """Return a float32 as a literal that reads back as the same value."""
+    if not math.isfinite(value):
+        raise InputError(f"Expected a finite scale. Received: {value}")
+    text = f"{value:.9g}"
+    return f"{text}f" if "." in text or "e" in text else f"{text}.0f"
+
+
+def _comment_text(text: str) -> str:
+    r"""Return text that can end a // comment: a backslash, or its trigraph, would continue the comment."""
+    return escape_unprintable(text, "ascii").replace("\\", "/").replace("??", "?")

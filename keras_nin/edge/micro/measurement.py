@@ -1,200 +1,48 @@
-"""From a file to its `Micro`: search the arena, run the inputs, compare."""
+"""The measurement of a file on TFLite Micro: its smallest arena, and its outputs against LiteRT's reference kernels."""
 
 import dataclasses
 import importlib.util
-import os
 import pathlib
 import struct
+from collections.abc import Callable
 
 import numpy as np
 
 from keras_nin import files
-from keras_nin.edge.micro import child, cpp, runtime
+from keras_nin.edge.micro.cpp import format_resolver, list_operators
 from keras_nin.edge.micro.records import Arena, MicroComparison, MicroFinding, MicroResult
-from keras_nin.edge.micro.runtime import diagnose_outcome
+from keras_nin.edge.micro.runtime import (
+    MICRO,
+    REFERENCE,
+    RuntimeJob,
+    RuntimeOutcome,
+    diagnose_outcome,
+    load_arrays,
+    parse_allocations,
+    run_job,
+)
 from keras_nin.errors import InputError
 from keras_nin.tflite.quantization import quantize
-from keras_nin.tflite.reader import read_model
-from keras_nin.tflite.records import FLOAT_DTYPES, float_operators
+from keras_nin.tflite.reader import ModelSource, read_model
+from keras_nin.tflite.records import FLOAT_DTYPES, TFLiteModel, TFLiteTensor, float_operators
 
 MAX_ARENA = 2 * 2**20
-COMPARISON_SECONDS = 20.0  # of comparing, for each runtime
+COMPARISON_SECONDS = 20.0
+ARENA_STEP = 16  # bytes: the runtime's alignment of tensors
+_ARENA_RANGE = (2**10, 2**30)
 _NOISE_SAMPLES = 4
-_LARGEST_ARENA = 2**30
-
-
-def measure_micro(path, *, max_arena=MAX_ARENA, inputs=None, seconds=COMPARISON_SECONDS, limit=300.0, run=child.run):
-    """Return the `Micro` of a .tflite file.
-
-    Args:
-        path: of the file.
-        max_arena: largest arena to try, in bytes.
-        inputs: `keras_nin.edge.micro.measurement.MicroInputs` to run; None takes noise.
-        seconds: after which each runtime starts no further sample.
-        limit: seconds after which a runtime that has not ended is killed.
-        run: what runs a job, as `child.run` does.
-
-    Raises:
-        InputError: not a valid .tflite file, an arena that is not 1 KiB to 1 GiB, inputs that are no numbers, or
-            tflite-micro is not installed.
-    """
-    check_arena(max_arena)
-    graph = read_model(path)
-    inputs = make_noise(graph, _NOISE_SAMPLES) if inputs is None else inputs
-    uses = cpp.list_operators(graph)
-    with files.temporary_folder() as folder:
-        store_inputs(inputs, folder)
-        trial = _Trial(path, graph, folder, run, limit)
-        arena, finding = _find_arena(trial, max_arena, seconds)
-        compared = compare_outputs(run, path, inputs, folder, seconds, limit) if arena else None
-    done = isinstance(compared, MicroComparison)
-    return MicroResult(
-        file=os.path.basename(path),
-        sha256=files.sha256(graph.content),
-        file_bytes=graph.size_bytes,
-        weight_bytes=_weight_bytes(graph),
-        operators=uses,
-        resolver=cpp.format_resolver(uses),
-        max_arena=max_arena,
-        arena=arena,
-        finding=finding,
-        comparison=compared if done else None,
-        comparison_finding=None if done else compared,
-        peak_activation_bytes=_peak_activation_bytes(path),
-        float_operators=len(float_operators(graph)),
-        package=trial.package,
-    )
-
-
-def check_arena(max_arena):
-    """Raise `InputError` where the largest arena to try is not 1 KiB to 1 GiB."""
-    if not isinstance(max_arena, int) or not 2**10 <= max_arena <= _LARGEST_ARENA:
-        raise InputError(f"Expected `max_arena` to be 1024 to {_LARGEST_ARENA:,} bytes. Received: {max_arena!r}")
-
-
-def require_tflite_micro():
-    """Raise `InputError` where tflite-micro is not installed."""
-    if importlib.util.find_spec("tflite_micro") is None:
-        raise _missing_package_error("none")
-
-
-def _missing_package_error(reason):
-    return InputError(
-        f"Expected the package tflite-micro to be installed. Received: {reason}. Install it, on Linux on x86-64, with "
-        "pip install 'keras-nin[micro]'"
-    )
-
-
-@dataclasses.dataclass
-class _Trial:
-    """Tries of one file, each in a process of its own."""
-
-    path: str
-    graph: object
-    folder: object
-    run: object
-    limit: float
-    tries: int = 0
-    package: str = ""
-
-    def at(self, arena, seconds=0):
-        """Return the `Outcome` of setting up in `arena` bytes and running samples for so many seconds, one at least."""
-        self.tries += 1
-        more = {"arena": arena, "output_count": len(self.graph.main.outputs)}
-        job = build_job(runtime.MICRO, self.path, self.folder, seconds, **more)
-        outcome = self.run(job, self.limit)
-        if "not_loaded" in outcome.answer:
-            raise _missing_package_error(outcome.answer["not_loaded"])
-        self.package = outcome.answer.get("package", "")
-        return outcome
-
-    def finding(self, outcome, arena):
-        """Return the `Finding` in an `Outcome` that is not done."""
-        return diagnose_outcome(outcome, self.limit, arena, self.graph)
-
-
-def _find_arena(trial, max_arena, seconds):
-    """Return (`Arena`, None), outputs left in the trial's folder, or (None, the `Finding` that ended the search)."""
-    most = max_arena // ARENA_STEP * ARENA_STEP
-    outcome = trial.at(most)
-    if not outcome.done:
-        return None, trial.finding(outcome, most)
-    head, tail, _ = runtime.parse_allocations(outcome.log)
-    size = find_smallest_size(lambda arena: trial.at(arena).done, most, head + tail)
-    outcome = trial.at(size, seconds)
-    if not outcome.done:
-        return None, trial.finding(outcome, size)
-    head, tail, parts = runtime.parse_allocations(outcome.log)
-    return Arena(size, head, tail, parts, ARENA_STEP, trial.tries, 8 * struct.calcsize("P")), None
-
-
-def _weight_bytes(graph):
-    """Return the bytes of the values in the file, each buffer once."""
-    buffers = {
-        tensor.buffer: tensor.buffer_bytes
-        for subgraph in graph.subgraphs
-        for tensor in subgraph.tensors
-        if tensor.is_constant
-    }
-    return sum(buffers.values())
-
-
-def _peak_activation_bytes(path):
-    """Return the audit's peak of activation memory in bytes; None for a file that it does not read."""
-    from keras_nin.audit import api, tflite_reader
-
-    try:
-        return api.audit_graph(tflite_reader.read_tflite_graph(path)).total.peak_activation_bytes
-    except InputError:
-        return None
-
-
-# MERGED The smallest size that works.
-
-ARENA_STEP = 16  # bytes: what the runtime aligns tensors to
-
-
-def find_smallest_size(works, most, guess):
-    """Return the smallest multiple of `STEP` that works.
-
-    A size that works makes every larger one work. From the guess it goes in doubling steps until the answer is between
-    two sizes, and then halves what is between them: two tries where the guess is right, and few where it is near.
-
-    Args:
-        works: function of a size, whether it works.
-        most: a multiple of `STEP` that is known to work.
-        guess: where to begin.
-    """
-    low, high = 0, most  # `low` does not work, `high` does
-    near, reach, grows = -(-guess // ARENA_STEP) * ARENA_STEP, ARENA_STEP, None
-    while low < near < high:
-        fits = works(near)
-        low, high = (low, near) if fits else (near, high)
-        if grows is None:
-            grows = not fits
-        elif fits == grows:
-            break
-        near += reach if grows else -reach
-        reach *= 2
-    while high - low > ARENA_STEP:
-        middle = (low + high) // 2 // ARENA_STEP * ARENA_STEP
-        low, high = (low, middle) if works(middle) else (middle, high)
-    return high
-
-
-# MERGED What both runtimes run on: raw arrays, as the file's inputs take them.
-
-_MOST_NOISE_BYTES = 2**28  # of all samples of noise
+_MAX_NOISE_BYTES = 2**28  # of all samples
+_INPUTS_FILE = "inputs.npz"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MicroInputs:
-    """Samples for each input of a file.
+    """Samples for every input of a file.
 
     Attributes:
         source: what they are.
         noise: whether they are random numbers.
-        arrays: for each input an array (samples, *shape in the file) of its dtype.
+        arrays: one array per input, of shape (samples, *shape of the input) and of its dtype.
     """
 
     source: str
@@ -202,32 +50,214 @@ class MicroInputs:
     arrays: tuple[np.ndarray, ...]
 
 
-def make_noise(graph, samples, seed=0):
-    """Return `Inputs` of seeded noise: the whole range of quantised integers, reals from 0 to 1, else zeros.
-
-    Raises:
-        InputError: an input is not of numbers, or samples would fill the memory.
-    """
-    rng = np.random.default_rng(seed)
-    tensors = _input_tensors(graph)
-    size = samples * sum(tensor.nbytes or 0 for tensor in tensors)
-    if size > _MOST_NOISE_BYTES:
-        raise InputError(f"Expected inputs of at most {_MOST_NOISE_BYTES:,} bytes in all. Received: {size:,}")
-    return MicroInputs("noise", True, tuple(_tensor_noise(tensor, samples, rng) for tensor in tensors))
-
-
-def prepare_images(graph, images, source):
-    """Return `Inputs` of preprocessed images.
+def measure_micro(
+    file: ModelSource,
+    *,
+    max_arena: int = MAX_ARENA,
+    inputs: MicroInputs | None = None,
+    seconds: float = COMPARISON_SECONDS,
+    timeout: float = 300.0,
+    run: Callable[[RuntimeJob, float], RuntimeOutcome] = run_job,
+) -> MicroResult:
+    """Find the smallest arena in which TFLite Micro runs a .tflite file, and compare its outputs with LiteRT's.
 
     Args:
-        graph: `keras_nin.tflite.reader.TFLiteModel` with one input, of shape (B, H, W, C).
-        images: float32 (N, H, W, C), N a multiple of B.
+        file: path or record of the .tflite file.
+        max_arena: largest arena to try, in bytes.
+        inputs: samples to run; None takes noise.
+        seconds: no runtime starts a further sample after so many seconds.
+        timeout: seconds after which a runtime is killed.
+        run: runs a job.
+
+    Returns:
+        The arena in bytes or why none works, the operators, and the comparison.
+
+    Raises:
+        InputError: the file is not valid, `max_arena` is not 1 KiB to 1 GiB, an input is not numeric, or tflite-micro
+            is not installed.
+    """
+    check_arena(max_arena)
+    model = read_model(file)
+    inputs = make_noise(model, _NOISE_SAMPLES) if inputs is None else inputs
+    operators = list_operators(model)
+    with files.temporary_folder() as folder:
+        np.savez(folder / _INPUTS_FILE, *inputs.arrays)
+        trial = _Trial(_find_path(model, folder), model, folder, run, timeout)
+        arena, finding = _find_arena(trial, max_arena, seconds)
+        comparison = _compare_outputs(trial, inputs, seconds) if arena else None
+    compared = isinstance(comparison, MicroComparison)
+    return MicroResult(
+        file=model.path.name if model.path else "model",
+        sha256=model.sha256,
+        file_bytes=model.size_bytes,
+        weight_bytes=_weight_bytes(model),
+        operators=operators,
+        resolver=format_resolver(operators),
+        max_arena=max_arena,
+        arena=arena,
+        finding=finding,
+        comparison=comparison if compared else None,
+        comparison_finding=None if compared else comparison,
+        peak_activation_bytes=_peak_activation_bytes(model),
+        float_operators=len(float_operators(model)),
+        package=trial.package,
+    )
+
+
+def _find_path(model: TFLiteModel, folder: pathlib.Path) -> str:
+    """Return the path of the file, which is written into a folder where it has none."""
+    if model.path is not None:
+        return str(model.path)
+    (folder / "model.tflite").write_bytes(model.content)
+    return str(folder / "model.tflite")
+
+
+def check_arena(max_arena: int) -> None:
+    """Raise `InputError` where the largest arena to try is not 1 KiB to 1 GiB."""
+    smallest, largest = _ARENA_RANGE
+    if not isinstance(max_arena, int) or not smallest <= max_arena <= largest:
+        raise InputError(
+            f"Expected `max_arena` to be {smallest} to {largest:,} bytes. Received: {max_arena!r}",
+            argument="max_arena",
+            received=max_arena,
+        )
+
+
+def require_tflite_micro() -> None:
+    """Raise `InputError` where tflite-micro is not installed."""
+    if importlib.util.find_spec("tflite_micro") is None:
+        raise _missing_package_error("is not installed")
+
+
+def _missing_package_error(problem: str) -> InputError:
+    return InputError(
+        f"The package tflite-micro {problem}. Install it, on Linux on x86-64, with pip install 'keras-nin[micro]'"
+    )
+
+
+@dataclasses.dataclass
+class _Trial:
+    """Runs of one file, each in a process of its own; the samples lie in the folder."""
+
+    path: str
+    model: TFLiteModel
+    folder: pathlib.Path
+    run: Callable[[RuntimeJob, float], RuntimeOutcome]
+    timeout: float
+    tries: int = 0
+    package: str = ""
+
+    def run_micro(self, arena: int, seconds: float = 0) -> RuntimeOutcome:
+        """Set the network up in an arena of so many bytes and run samples, one at least."""
+        self.tries += 1
+        job = dataclasses.replace(self._job(MICRO, seconds), arena=arena, output_count=len(self.model.main.outputs))
+        outcome = self.run(job, self.timeout)
+        if "not_loaded" in outcome.answer:
+            raise _missing_package_error(f"does not load ({outcome.answer['not_loaded']})")
+        self.package = outcome.answer.get("package", "")
+        return outcome
+
+    def run_reference(self, seconds: float) -> RuntimeOutcome:
+        """Run samples on LiteRT's reference kernels."""
+        return self.run(self._job(REFERENCE, seconds), self.timeout)
+
+    def outputs(self, engine: str) -> list[np.ndarray]:
+        """Return the outputs that a run left, one array of all samples per output."""
+        return load_arrays(self.folder / f"{engine}.npz")
+
+    def _job(self, engine: str, seconds: float) -> RuntimeJob:
+        inputs, outputs = self.folder / _INPUTS_FILE, self.folder / f"{engine}.npz"
+        return RuntimeJob(engine, self.path, str(inputs), str(outputs), seconds)
+
+
+def _find_arena(trial: _Trial, max_arena: int, seconds: float) -> tuple[Arena | None, MicroFinding | None]:
+    """Return the smallest arena, whose outputs are left in the trial's folder, or the finding that ended the search."""
+    size = max_arena // ARENA_STEP * ARENA_STEP
+    outcome = trial.run_micro(size)
+    if outcome.done:
+        head, tail, _ = parse_allocations(outcome.log)
+        size = find_smallest_size(lambda arena: trial.run_micro(arena).done, size, head + tail)
+        outcome = trial.run_micro(size, seconds)
+    if not outcome.done:
+        return None, diagnose_outcome(outcome, trial.timeout, size, trial.model)
+    head, tail, sections = parse_allocations(outcome.log)
+    return Arena(size, head, tail, sections, ARENA_STEP, trial.tries, 8 * struct.calcsize("P")), None
+
+
+def find_smallest_size(works: Callable[[int], bool], largest: int, guess: int) -> int:
+    """Return the smallest multiple of `ARENA_STEP` that works, given that every larger one works too.
+
+    From the guess the search goes in doubling steps until the answer lies between two sizes, and then halves the
+    interval: two tries where the guess is right, and few where it is near.
+
+    Args:
+        works: whether a size works.
+        largest: a multiple of the step that is known to work.
+        guess: where to begin.
+    """
+    low, high = 0, largest  # `low` does not work, `high` does
+    size, reach, grows = -(-guess // ARENA_STEP) * ARENA_STEP, ARENA_STEP, None
+    while low < size < high:
+        fits = works(size)
+        low, high = (low, size) if fits else (size, high)
+        if grows is None:
+            grows = not fits
+        elif fits == grows:
+            break
+        size += reach if grows else -reach
+        reach *= 2
+    while high - low > ARENA_STEP:
+        middle = (low + high) // 2 // ARENA_STEP * ARENA_STEP
+        low, high = (low, middle) if works(middle) else (middle, high)
+    return high
+
+
+def _weight_bytes(model: TFLiteModel) -> int:
+    """Return the size of the constant tensors, every buffer once."""
+    tensors = (tensor for subgraph in model.subgraphs for tensor in subgraph.tensors)
+    return sum({tensor.buffer: tensor.buffer_bytes for tensor in tensors if tensor.is_constant}.values())
+
+
+def _peak_activation_bytes(model: TFLiteModel) -> int | None:
+    """Return the audit's peak of activation memory in bytes; None for a file that the audit does not read."""
+    from keras_nin.audit.api import audit_graph
+    from keras_nin.audit.tflite_reader import read_tflite_graph
+
+    try:
+        return audit_graph(read_tflite_graph(model)).total.peak_activation_bytes
+    except InputError:
+        return None
+
+
+# The inputs
+
+
+def make_noise(model: TFLiteModel, samples: int, seed: int = 0) -> MicroInputs:
+    """Return seeded noise: the whole range of quantized integers, reals from 0 to 1, otherwise zeros.
+
+    Raises:
+        InputError: an input is not numeric, or the samples would fill the memory.
+    """
+    rng = np.random.default_rng(seed)
+    tensors = _input_tensors(model)
+    size = samples * sum(tensor.nbytes or 0 for tensor in tensors)
+    if size > _MAX_NOISE_BYTES:
+        raise InputError(f"Expected inputs of at most {_MAX_NOISE_BYTES:,} bytes in total. Received: {size:,}")
+    return MicroInputs("noise", True, tuple(_make_tensor_noise(tensor, samples, rng) for tensor in tensors))
+
+
+def prepare_images(model: TFLiteModel, images: np.ndarray, source: str) -> MicroInputs:
+    """Return preprocessed images as the file's only input takes them.
+
+    Args:
+        model: a file with one input, of shape (B, H, W, C).
+        images: float32 array of shape (N, H, W, C), N a multiple of B.
         source: what they are.
 
     Raises:
-        InputError: another number of inputs, or another shape.
+        InputError: the file has another number of inputs, or an input of another shape or dtype.
     """
-    tensors = _input_tensors(graph)
+    tensors = _input_tensors(model)
     if len(tensors) != 1 or tensors[0].shape[1:] != images.shape[1:] or len(images) % tensors[0].shape[0]:
         shapes = [tensor.shape for tensor in tensors]
         raise InputError(f"Expected images for inputs of shapes {shapes}. Received: {images.shape}")
@@ -236,20 +266,20 @@ def prepare_images(graph, images, source):
     if tensor.dtype in FLOAT_DTYPES:
         return MicroInputs(source, False, (images.astype(tensor.dtype),))
     if tensor.quantization is None:
-        raise InputError(f"Expected a float or quantised input. Received: {tensor.dtype} without a scale")
+        raise InputError(f"Expected a float or quantized input. Received: {tensor.dtype} without a scale")
     scale, zero_point = tensor.quantization.scales[0], tensor.quantization.zero_points[0]
     return MicroInputs(source, False, (quantize(images, scale, zero_point, tensor.dtype),))
 
 
-def _input_tensors(graph):
-    tensors = [graph.main.tensors[index] for index in graph.main.inputs]
+def _input_tensors(model: TFLiteModel) -> list[TFLiteTensor]:
+    tensors = [model.main.tensors[index] for index in model.main.inputs]
     for tensor in tensors:
         if tensor.nbytes is None or tensor.dtype in ("int2", "int4", "uint4", "bfloat16"):
-            raise InputError(f"Expected inputs of numbers. Received: {tensor.name!r} of type {tensor.dtype}")
+            raise InputError(f"Expected numeric inputs. Received: {tensor.name!r} of type {tensor.dtype}")
     return tensors
 
 
-def _tensor_noise(tensor, samples, rng):
+def _make_tensor_noise(tensor: TFLiteTensor, samples: int, rng: np.random.Generator) -> np.ndarray:
     shape = (samples, *tensor.shape)
     if tensor.dtype in FLOAT_DTYPES:
         return rng.random(shape, np.float32).astype(tensor.dtype)
@@ -259,50 +289,16 @@ def _tensor_noise(tensor, samples, rng):
     return rng.integers(limits.min, limits.max, shape, tensor.dtype, endpoint=True)
 
 
-# MERGED Whether TFLite Micro computes the same bits as LiteRT's reference kernels.
-
-_INPUTS_FILE = "inputs.npz"
+# The comparison with LiteRT's reference kernels
 
 
-def store_inputs(inputs, folder):
-    """Put `keras_nin.edge.micro.measurement.MicroInputs` into `folder`, a `pathlib.Path`, for the jobs."""
-    np.savez(folder / _INPUTS_FILE, **{str(index): array for index, array in enumerate(inputs.arrays)})
-
-
-def build_job(engine, path, folder, seconds, **more):
-    """Return the job that runs what `store` put into `folder`, where its outputs will be too.
-
-    Args:
-        engine: `runtime.MICRO` or `runtime.REFERENCE`.
-        path: of the file.
-        folder: a `pathlib.Path`.
-        seconds: after which no further sample is run.
-        more: further keys.
-    """
-    return {
-        "engine": engine,
-        "file": str(path),
-        "inputs": str(folder / _INPUTS_FILE),
-        "outputs": str(folder / f"{engine}.npz"),
-        "seconds": seconds,
-        **more,
-    }
-
-
-def compare_outputs(run, path, inputs, folder, seconds, limit):
-    """Return the `Comparison` of outputs that TFLite Micro left in `folder`, or the `Finding` why there is none.
-
-    Args:
-        run: `keras_nin.edge.micro.child.run`.
-        path, folder, seconds: as `job` takes them.
-        inputs: what `store` put there.
-        limit: seconds that the reference may take.
-    """
-    outcome = run(build_job(runtime.REFERENCE, path, folder, seconds), limit)
+def _compare_outputs(trial: _Trial, inputs: MicroInputs, seconds: float) -> MicroComparison | MicroFinding:
+    """Return the comparison with the outputs of TFLite Micro in the trial's folder, or why there is none."""
+    outcome = trial.run_reference(seconds)
     if not outcome.done:
-        found = diagnose_outcome(outcome, limit)
-        return MicroFinding(found.kind, f"LiteRT's reference kernels do not run it: {found.message}")
-    micro, reference = (_load_outputs(folder / f"{engine}.npz") for engine in (runtime.MICRO, runtime.REFERENCE))
+        finding = diagnose_outcome(outcome, trial.timeout)
+        return MicroFinding(finding.kind, f"LiteRT's reference kernels do not run it: {finding.message}")
+    micro, reference = trial.outputs(MICRO), trial.outputs(REFERENCE)
     samples = min((len(array) for array in (*micro, *reference)), default=0)
     pairs = [(one[:samples], other[:samples]) for one, other in zip(micro, reference, strict=True)]
     return MicroComparison(
@@ -311,25 +307,24 @@ def compare_outputs(run, path, inputs, folder, seconds, limit):
         samples=samples,
         outputs=sum(one.size for one, _ in pairs),
         differing=sum(count_differing(one, other) for one, other in pairs),
-        largest=max((_max_abs_diff(one, other) for one, other in pairs), default=0.0),
+        max_abs_diff=max((_max_abs_diff(one, other) for one, other in pairs), default=0.0),
     )
 
 
-def count_differing(one, other):
-    """Return how many elements of two arrays of one shape and dtype differ in any bit; all where shape or dtype do."""
+def count_differing(one: np.ndarray, other: np.ndarray) -> int:
+    """Return how many elements of two arrays differ in any bit; all of them where shape or dtype differ."""
     if one.shape != other.shape or one.dtype != other.dtype:
         return max(one.size, other.size)
-    bits = [np.ascontiguousarray(each).view(np.uint8).reshape(each.size, each.itemsize) for each in (one, other)]
-    return int((bits[0] != bits[1]).any(axis=1).sum())
+    first, second = (_to_bytes(array) for array in (one, other))
+    return int((first != second).any(axis=1).sum())
 
 
-def _max_abs_diff(one, other):
+def _to_bytes(array: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(array).view(np.uint8).reshape(array.size, array.itemsize)
+
+
+def _max_abs_diff(one: np.ndarray, other: np.ndarray) -> float:
     if one.shape != other.shape or not one.size:
         return 0.0
     with np.errstate(invalid="ignore"):
         return float(np.nan_to_num(np.abs(one.astype(np.float64) - other.astype(np.float64))).max())
-
-
-def _load_outputs(path: pathlib.Path):
-    with np.load(path) as stored:
-        return [stored[str(index)] for index in range(len(stored.files))]

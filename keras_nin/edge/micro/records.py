@@ -1,11 +1,17 @@
-"""What is found about a file on TFLite Micro."""
+"""What a .tflite file needs with TFLite Micro: the arena, the operators, and how its outputs compare."""
 
-import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
-MICRO_SCHEMA = "keras_nin.micro/1"
+from keras_nin.formatting import format_bytes
+from keras_nin.limits import Limit, LimitCheck, LimitItem, Unit, check_limit, parse_limits
+from keras_nin.results import CheckedResult
+from keras_nin.schemas import MICRO
 
-# Kinds of `Finding`.
+MICRO_LIMITS = (LimitItem("arena", Unit.BYTES), LimitItem("flash", Unit.BYTES))
+
+# Kinds of `MicroFinding`.
 ABORT = "abort"
 MISSING_OPERATOR = "missing operator"
 REFUSED = "refused"
@@ -15,7 +21,7 @@ TOO_SMALL = "too small"
 
 @dataclass(frozen=True)
 class MicroFinding:
-    """Why no arena works, or why outputs could not be compared: one of the kinds above, and a sentence."""
+    """Why no arena works, or why the outputs were not compared: one of the kinds above, and a sentence."""
 
     kind: str
     message: str
@@ -23,7 +29,7 @@ class MicroFinding:
 
 @dataclass(frozen=True)
 class ArenaSection:
-    """What a part of the persistent memory is for, as the runtime calls it, and its bytes."""
+    """A section of the persistent memory: the runtime's name for it, and its bytes."""
 
     name: str
     bytes: int
@@ -31,23 +37,24 @@ class ArenaSection:
 
 @dataclass(frozen=True)
 class Arena:
-    """The smallest arena in which the runtime sets the network up and runs it, on a host of `host_bits` bits.
+    """The smallest arena in which the runtime sets the network up and runs it, on this host.
 
     Attributes:
         bytes: its size, a multiple of `step`.
-        tensor_bytes: non-persistent part (the runtime's "head"): activations and scratch buffers, planned to overlap.
-        persistent_bytes: persistent part (the "tail"): structures, quantisation parameters, kernels' data. It holds
-            pointers, so that it is smaller on a microcontroller of 32 bits.
-        parts: `Part` records of the persistent part that the runtime itemises; they are not all of it.
-        step: to which the size is exact, in bytes.
-        tries: how many sizes were tried.
-        host_bits: width of a pointer where it was measured.
+        tensor_bytes: the non-persistent part (the runtime's "head"): activations and scratch buffers, which share
+            memory where their lifetimes allow.
+        persistent_bytes: the persistent part (the "tail"): structures, quantization parameters and kernel data. It
+            holds pointers, and so is smaller on a 32-bit microcontroller.
+        sections: the sections of the persistent part that the runtime itemizes; there are others.
+        step: resolution of the size, in bytes.
+        tries: number of sizes tried.
+        host_bits: width of a pointer on this host.
     """
 
     bytes: int
     tensor_bytes: int
     persistent_bytes: int
-    parts: tuple[ArenaSection, ...]
+    sections: tuple[ArenaSection, ...]
     step: int
     tries: int
     host_bits: int
@@ -55,7 +62,7 @@ class Arena:
 
 @dataclass(frozen=True)
 class MicroOperator:
-    """An operator type of the file: how often it is used, and the resolver's method, None where there is no such."""
+    """An operator type of the file, its number of uses, and the op resolver's method; None where there is none."""
 
     op: str
     count: int
@@ -65,15 +72,13 @@ class MicroOperator:
 
 @dataclass(frozen=True)
 class MicroComparison:
-    """Outputs of TFLite Micro against those of LiteRT's reference kernels on the same inputs.
+    """Outputs of TFLite Micro compared with those of LiteRT's reference kernels on the same inputs.
 
     Attributes:
-        source: what the inputs are.
-        noise: whether they are random numbers.
-        samples: inputs that both ran.
-        outputs: output values compared.
-        differing: how many of them differ in any bit.
-        largest: largest absolute difference, in steps where the output is an integer.
+        source, noise: what the inputs are, and whether they are random numbers.
+        samples: number of inputs that both runtimes ran.
+        outputs, differing: number of output values compared, and of those that differ in any bit.
+        max_abs_diff: largest absolute difference, in quantization steps (LSB) for integer outputs.
     """
 
     source: str
@@ -81,27 +86,28 @@ class MicroComparison:
     samples: int
     outputs: int
     differing: int
-    largest: float
+    max_abs_diff: float
+
+    @property
+    def bit_exact(self) -> bool:
+        """Whether all outputs are equal."""
+        return self.differing == 0
 
 
-@dataclass(frozen=True)
-class MicroResult:
+@dataclass(frozen=True, repr=False)
+class MicroResult(CheckedResult):
     """A file on TFLite Micro.
 
     Attributes:
-        file: its name.
-        sha256: of its content.
-        file_bytes: its size, which is the flash that the model takes; kernels and program come on top.
-        weight_bytes: of it, values of constant tensors.
-        operators: `OperatorUse` of every operator type, sorted.
-        resolver: C++ that declares a resolver with them.
-        max_arena: largest arena tried, in bytes.
-        arena: `Arena`, or None where no size up to `max_arena` works.
-        finding: the `Finding` that ended the search; None where an arena was found.
-        comparison: `Comparison`; None where it could not be made.
-        comparison_finding: the `Finding` why; None where it was made, or where there is no arena.
-        peak_activation_bytes: as the audit counts it for the same file, to set beside `Arena.tensor_bytes`.
-        float_operators: how many operators read or write floating point.
+        file_bytes: size of the file: the flash that the model takes, without kernels and program.
+        weight_bytes: size of the constant tensors in it.
+        resolver: C++ that declares an op resolver with the operators.
+        arena, finding: the smallest arena up to `max_arena` bytes, or why none works.
+        comparison, comparison_finding: the comparison of the outputs, or why it was not possible; both None without an
+            arena.
+        peak_activation_bytes: the audit's peak for the same file, to compare with `Arena.tensor_bytes`; None for a file
+            that the audit does not read.
+        float_operators: number of operators that read or write floating point.
         package: version of tflite-micro.
     """
 
@@ -120,6 +126,29 @@ class MicroResult:
     float_operators: int
     package: str
 
-    def to_json(self):
-        """Return the record as a JSON-ready dictionary (schema ``keras_nin.micro/1``)."""
-        return {"schema": MICRO_SCHEMA, **dataclasses.asdict(self)}
+    def to_json(self) -> dict[str, Any]:
+        """Return the document of schema ``keras_nin.micro/1``."""
+        return {"schema": MICRO, **self._fields_to_json(), **self._checks_to_json()}
+
+    def _summary(self) -> str:
+        arena = f"arena {format_bytes(self.arena.bytes)}" if self.arena else "no arena works"
+        return f"{self.file}, {arena}, flash {format_bytes(self.file_bytes)}"
+
+    def _rows(self) -> list[dict[str, Any]]:
+        return [{"operator": use.op, "count": use.count, "method": use.method} for use in self.operators]
+
+
+def parse_micro_limits(text: str, *, argument: str = "require") -> tuple[Limit, ...]:
+    """Return the limits of a text such as ``"arena=256KiB,flash=1MiB"``; see `keras_nin.limits`.
+
+    Raises:
+        InputError: an unknown item, or no size.
+    """
+    return parse_limits(text, MICRO_LIMITS, argument=argument)
+
+
+def check_micro_limits(result: MicroResult, limits: Iterable[Limit]) -> tuple[LimitCheck, ...]:
+    """Compare the arena and the size of the file with limits; where no arena works, no limit on it is kept."""
+    values = {"arena": result.arena and result.arena.bytes, "flash": result.file_bytes}
+    reason = result.finding.message if result.finding else None
+    return tuple(check_limit(limit, values[limit.name], reason=reason) for limit in limits)

@@ -1,17 +1,21 @@
-"""The process in which a file runs: ``python -m keras_nin.edge.micro.runtime``, with one job as JSON on stdin.
+"""Runs of a file on TFLite Micro, or on LiteRT's reference kernels, each in a process of its own.
 
-It answers in lines of JSON on stdout; everything else that is printed, by the runtimes too, goes to stderr.
+A file may crash or hang a runtime; the process then ends alone. `run_job` starts it and `diagnose_outcome` says what a
+failure means. The process is ``python -m keras_nin.edge.micro.runtime``: it reads one job as JSON from stdin and
+answers in lines of JSON on stdout; everything else that is printed, by the runtimes too, goes to stderr.
 """
 
-import contextlib
-import ctypes
+import dataclasses
 import json
 import os
 import re
-import signal
 import sys
 import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
+from keras_nin.child_process import describe_status, python_command, run_process
+from keras_nin.child_runtime import claim_stdout, end_with_parent, one_line
 from keras_nin.edge.micro.records import (
     ABORT,
     MISSING_OPERATOR,
@@ -22,128 +26,171 @@ from keras_nin.edge.micro.records import (
     MicroFinding,
 )
 from keras_nin.errors import InputError
-from keras_nin.tflite.runner import TFLiteRunner
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from keras_nin.tflite.records import TFLiteModel, TFLiteOperator, TFLiteTensor
+
+    Run = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
+    Start = Callable[[], tuple[Run, Callable[[], None]]]
 
 MICRO, REFERENCE = "micro", "reference"
-_PR_SET_PDEATHSIG = 1
 
 
-def main():
-    """Do the job on stdin; return the exit status.
+@dataclasses.dataclass(frozen=True)
+class RuntimeJob:
+    """A run of a file.
 
-    The job holds "engine" (`MICRO` or `REFERENCE`), "file", and "arena" in bytes for the former. With "inputs" (an .npz
-    file with an array of samples for each input, by its number) it runs them until "seconds" are over, at least one,
-    and writes the outputs to "outputs" in the same way; without, the network is only set up.
+    Attributes:
+        engine: `MICRO` or `REFERENCE`.
+        file: path of the .tflite file.
+        inputs: path of an .npz file with an array of samples for each input.
+        outputs: path of the .npz file for the outputs.
+        seconds: no further sample is started after so many seconds; one is run at least.
+        arena: size of the arena in bytes, for `MICRO`.
+        output_count: number of outputs, for `MICRO`.
     """
-    _guard()
-    say = _redirect_stdout()
-    job = json.loads(sys.stdin.readline())
+
+    engine: str
+    file: str
+    inputs: str
+    outputs: str
+    seconds: float
+    arena: int = 0
+    output_count: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class RuntimeOutcome:
+    """How a job ended.
+
+    Attributes:
+        status: exit status, negative for the signal that ended the process; None where it exceeded the time limit.
+        log: what the runtime printed.
+        answer: what the process reported; "phase" is how far it came.
+    """
+
+    status: int | None
+    log: str
+    answer: dict[str, Any]
+
+    @property
+    def done(self) -> bool:
+        """Whether the job was completed."""
+        return self.status == 0 and self.answer.get("phase") == "done"
+
+
+def run_job(job: RuntimeJob, timeout: float) -> RuntimeOutcome:
+    """Run a job in a process that is killed, with all that it started, after `timeout` seconds."""
+    command, environment = python_command("keras_nin.edge.micro.runtime")
+    result = run_process(command, timeout=timeout, job=dataclasses.asdict(job), environment=environment)
+    answer: dict[str, Any] = {}
+    for document in result.documents():
+        answer |= document
+    return RuntimeOutcome(result.status, result.stderr.replace("\r", ""), answer)
+
+
+# The process
+
+
+def main() -> int:
+    """Do the job on stdin; return the exit status."""
+    end_with_parent()
+    report = claim_stdout()
+    job = RuntimeJob(**json.loads(sys.stdin.readline()))
     try:
-        say({"phase": "load"})
-        start = {MICRO: _prepare_micro, REFERENCE: _prepare_reference}[job["engine"]](job, say)
-        say({"phase": "set up"})
+        report({"phase": "load"})
+        start = _prepare_micro(job, report) if job.engine == MICRO else _prepare_reference(job)
+        report({"phase": "set up"})
         run, finish = start()
-        if "inputs" in job:
-            say({"phase": "run"})
-            say({"samples": _run_samples(run, job)})
+        report({"phase": "run"})
+        report({"samples": _run_samples(run, job)})
         finish()
     except (RuntimeError, ValueError) as error:  # what both runtimes raise
-        say({"error": " ".join(str(error).split())})
+        report({"error": one_line(error)})
         return 1
-    say({"phase": "done"})
+    report({"phase": "done"})
     return 0
 
 
-def _prepare_micro(job, say):
-    """Return a function that sets the network up in an arena and returns two more: run a sample, and end."""
+def _prepare_micro(job: RuntimeJob, report: Callable[[dict[str, Any]], None]) -> "Start":
+    """Return a function that sets the network up in an arena and returns two more: run a sample, and finish."""
     try:
         import tflite_micro
         from tflite_micro import runtime
     except ImportError as error:
-        say({"not_loaded": str(error)})
+        report({"not_loaded": str(error)})
         raise RuntimeError("tflite-micro does not load") from None
-    say({"package": tflite_micro.__version__})
-    with open(job["file"], "rb") as file:
+    report({"package": tflite_micro.__version__})
+    with open(job.file, "rb") as file:
         content = file.read()
 
-    def start():
-        interpreter = runtime.Interpreter.from_bytes(content, arena_size=job["arena"])
+    def start() -> "tuple[Run, Callable[[], None]]":
+        interpreter = runtime.Interpreter.from_bytes(content, arena_size=job.arena)
 
-        def run(sample):
+        def run(sample: "Sequence[np.ndarray]") -> "list[np.ndarray]":
             for index, array in enumerate(sample):
                 interpreter.set_input(array, index)
             interpreter.invoke()
-            return [interpreter.get_output(index) for index in range(job["output_count"])]
+            return [interpreter.get_output(index) for index in range(job.output_count)]
 
         return run, interpreter.print_allocations
 
     return start
 
 
-def _prepare_reference(job, _):
-    """Return the same for LiteRT's reference kernels."""
+def _prepare_reference(job: RuntimeJob) -> "Start":
+    """Return the same for LiteRT's reference kernels, whose integer arithmetic TFLite Micro's kernels share."""
+    from keras_nin.tflite.runner import TFLiteRunner
 
-    def start():
-        return TFLiteRunner(job["file"], batch=None, reference_kernels=True).run_raw, lambda: None
-
-    return start
+    return lambda: (TFLiteRunner(job.file, batch=None, reference_kernels=True).run_raw, lambda: None)
 
 
-def _run_samples(run, job):
-    """Run samples until the time is over and keep their outputs; return how many."""
+def _run_samples(run: "Run", job: RuntimeJob) -> int:
+    """Run samples until the time is over, write their outputs, and return how many there were."""
     import numpy as np
 
-    with np.load(job["inputs"]) as stored:
-        arrays = [stored[str(index)] for index in range(len(stored.files))]
-    end = time.monotonic() + job["seconds"]
-    found = []
+    arrays = load_arrays(job.inputs)
+    end = time.monotonic() + job.seconds
+    outputs = []
     for sample in zip(*arrays, strict=True) if arrays else [()]:
-        found.append([np.array(output) for output in run(sample)])
+        outputs.append([np.array(output) for output in run(sample)])
         if time.monotonic() > end:
             break
-    np.savez(job["outputs"], **{str(index): np.stack(each) for index, each in enumerate(zip(*found, strict=True))})
-    return len(found)
+    np.savez(job.outputs, *map(np.stack, zip(*outputs, strict=True)))
+    return len(outputs)
 
 
-def _guard():
-    """End with the parent, and leave no core file when a runtime aborts (Linux)."""
-    with contextlib.suppress(AttributeError, OSError):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    with contextlib.suppress(ImportError, OSError, ValueError):
-        import resource
+def load_arrays(path: str | os.PathLike[str]) -> "list[np.ndarray]":
+    """Return the arrays of an .npz file in the order in which they were saved."""
+    import numpy as np
 
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with np.load(path) as stored:
+        return [stored[f"arr_{index}"] for index in range(len(stored.files))]
 
 
-def _redirect_stdout():
-    """Return a function that writes a line of JSON to stdout, and send everything else there to stderr."""
-    stream = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-
-    def say(document):
-        stream.write(json.dumps(document) + "\n")
-        stream.flush()
-
-    return say
-
-
-if __name__ == "__main__":
-    sys.exit(main())
-
-
-# MERGED What the runtime prints about its memory: `print_allocations` of tflite-micro, and messages of its allocators.
+# What the runtime prints: `print_allocations` of tflite-micro, and messages of its allocators
 
 _TOTAL = re.compile(r"Arena allocation (total|head|tail) (\d+) bytes")
 _SECTION = re.compile(r"\] '([^']+)' used (\d+) bytes")
-# "Failed to allocate tail memory. Requested: 104, available 16, missing: 88", and the same of a buffer to resize.
+# "Failed to allocate tail memory. Requested: 104, available 16, missing: 88", and the same for resizing a buffer.
 _MISSING = re.compile(r"Failed to (?:allocate|resize)[^\n]*missing: (\d+)")
+_NO_OPERATOR = re.compile(
+    r"Failed to get registration from op code\s+(\S+)|Didn't find op for builtin opcode '([^']+)'"
+)
+_MAX_TEXT = 400
+# The kernel of SOFTMAX requires beta * scale * 2**26 (31 bits less the 5 of its differences) to be above 1,
+_MIN_SOFTMAX_SCALE = 2.0**-26
+# and the sum of the exponentials, each at most 1, to be at most this, for shifts of 31 bits.
+_MAX_SOFTMAX_SUM = 512
 
 
-def parse_allocations(log):
-    """Return (bytes of head, bytes of tail, `Part` records) of what `print_allocations` printed.
+def parse_allocations(log: str) -> tuple[int, int, tuple[ArenaSection, ...]]:
+    """Return the bytes of the head, the bytes of the tail and the sections that `print_allocations` printed.
 
     Raises:
-        InputError: the totals are not there; the package prints them in another way.
+        InputError: the totals are not there, because the package prints them in another way.
     """
     totals = {name: int(count) for name, count in _TOTAL.findall(log)}
     if set(totals) != {"total", "head", "tail"} or totals["total"] != totals["head"] + totals["tail"]:
@@ -151,104 +198,74 @@ def parse_allocations(log):
             "Expected tflite-micro to print its allocations as total, head and tail. Received: "
             f"{totals or 'none of them'}. Use the version of the extra: pip install 'keras-nin[micro]'"
         )
-    return (
-        totals["head"],
-        totals["tail"],
-        tuple(ArenaSection(name, int(count)) for name, count in _SECTION.findall(log)),
-    )
+    sections = tuple(ArenaSection(name, int(count)) for name, count in _SECTION.findall(log))
+    return totals["head"], totals["tail"], sections
 
 
-def parse_missing_bytes(log):
-    """Return how many bytes the arena lacked at least, by the runtime's last message; None where none says so."""
-    found = _MISSING.findall(log)
-    return int(found[-1]) if found else None
+def parse_missing_bytes(log: str) -> int | None:
+    """Return how many bytes the arena lacks at least, by the runtime's last message; None where no message says so."""
+    counts = _MISSING.findall(log)
+    return int(counts[-1]) if counts else None
 
 
-# MERGED What it means when a file does not run on TFLite Micro: a larger arena would do, or none would.
-
-_NO_OPERATOR = re.compile(
-    r"Failed to get registration from op code\s+(\S+)|Didn't find op for builtin opcode '([^']+)'"
-)
-_MOST_TEXT = 400
-# The kernel of SOFTMAX wants beta * scale * 2**26 (31 bits less the 5 of its differences) to be more than 1.
-_SOFTMAX_LEAST = 2.0**-26
-# It wants the sum of the exponentials, each at most 1, to be at most this, for shifts of 31 bits.
-_SOFTMAX_MOST = 512
-
-
-def diagnose_outcome(outcome, limit, arena=None, graph=None):
-    """Return the `Finding` in the `Outcome` of a job that was not done.
+def diagnose_outcome(
+    outcome: RuntimeOutcome, timeout: float, arena: int | None = None, model: "TFLiteModel | None" = None
+) -> MicroFinding:
+    """Return what it means that a job was not completed: a larger arena would work, or none would.
 
     Args:
-        outcome: `keras_nin.edge.micro.child.Outcome`.
-        limit: seconds that it had.
-        arena: its bytes; None for LiteRT, which has none.
-        graph: of the file, to look in it for the reason of an abort.
+        outcome: outcome of the job.
+        timeout: its time limit in seconds.
+        arena: size of the arena in bytes; None for LiteRT, which has none.
+        model: the file, in which the reason for an abort is looked for.
     """
-    if outcome.late:
-        return MicroFinding(TIME_LIMIT, f"not done after {limit:g} s")
-    absent = _NO_OPERATOR.search(outcome.log)
-    if absent:
+    if outcome.status is None:
+        return MicroFinding(TIME_LIMIT, f"not done after {timeout:g} s")
+    if absent := _NO_OPERATOR.search(outcome.log):
         return MicroFinding(MISSING_OPERATOR, f"TFLite Micro has no operator {absent[1] or absent[2]}, at any size")
-    missing = parse_missing_bytes(outcome.log) if arena is not None else None
-    # A kernel may also crash on what it was not given.
-    if missing is not None:
+    missing = None if arena is None else parse_missing_bytes(outcome.log)
+    if missing is not None:  # also where a kernel then crashes on memory that it did not get
         return MicroFinding(TOO_SMALL, f"does not fit into {arena:,} bytes: at least {missing:,} more are needed")
-    phase = outcome.answer.get("phase", "start")
     if outcome.status < 0:
-        return MicroFinding(
-            ABORT, f"the runtime ends with {_signal_name(-outcome.status)} at '{phase}'{_known_causes(graph, phase)}"
-        )
+        phase = outcome.answer.get("phase", "start")
+        causes = "; ".join(_find_abort_causes(model, phase)) if model else ""
+        ended = f"the runtime was {describe_status(outcome.status)} at '{phase}'"
+        return MicroFinding(ABORT, f"{ended}: {causes}" if causes else ended)
     return MicroFinding(REFUSED, _error_text(outcome))
 
 
-def _signal_name(number):
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
-
-
-def _error_text(outcome):
+def _error_text(outcome: RuntimeOutcome) -> str:
     """Return the error and what the runtime printed last before it, on one line."""
     lines = [line.strip() for line in outcome.log.splitlines() if line.strip()]
     error = outcome.answer.get("error")
-    said = lines[-2:] if error else lines[-1:]
-    return "; ".join([*said, *([error] if error else [])])[:_MOST_TEXT] or f"ended with status {outcome.status}"
+    parts = [*lines[-2:], error] if error else lines[-1:]
+    return "; ".join(parts)[:_MAX_TEXT] or f"ended with status {outcome.status}"
 
 
-def _known_causes(graph, phase):
-    """Return what in the file is known to make the runtime abort in a phase, to end a sentence."""
-    known = {"set up": _flat_softmaxes, "run": _wide_softmaxes}.get(phase) if graph else None
-    found = "; ".join(known(graph)) if known else ""
-    return f": {found}" if found else ""
-
-
-def _flat_softmaxes(graph):
-    for operator, tensor in _softmaxes(graph):
-        scale = tensor.quantization.scales[0] * operator.options.get("beta", 1.0)
-        if scale <= _SOFTMAX_LEAST:
+def _find_abort_causes(model: "TFLiteModel", phase: str) -> Iterator[str]:
+    """Yield what is known to make the runtime abort in a phase."""
+    for operator, tensor, scale in _int8_softmaxes(model):
+        classes = tensor.shape[-1] if tensor.shape else 1
+        if phase == "set up" and scale <= _MIN_SOFTMAX_SCALE:
             yield (
                 f"the input of SOFTMAX (operator {operator.index}) has the scale {scale:.2g}, and its kernel aborts at "
-                "2^-26 or less: what goes into it was almost constant in calibration, as with random weights"
+                "2^-26 or less: its input was almost constant in calibration, as with random weights"
             )
-
-
-def _wide_softmaxes(graph):
-    for operator, tensor in _softmaxes(graph):
-        classes = tensor.shape[-1] if tensor.shape else 1
-        if classes > _SOFTMAX_MOST:
+        elif phase == "run" and classes > _MAX_SOFTMAX_SUM:
             yield (
-                f"perhaps SOFTMAX (operator {operator.index}), whose kernel aborts where more than {_SOFTMAX_MOST} of "
-                f"its {classes:,} classes come out alike"
+                f"perhaps SOFTMAX (operator {operator.index}), whose kernel aborts where more than {_MAX_SOFTMAX_SUM} "
+                f"of its {classes:,} classes get the same score"
             )
 
 
-def _softmaxes(graph):
-    """Yield (operator, input tensor) of every int8 SOFTMAX with a scale."""
-    for operator in graph.main.operators:
-        if operator.op != "SOFTMAX" or not operator.inputs or operator.inputs[0] < 0:
-            continue
-        tensor = graph.main.tensors[operator.inputs[0]]
-        if tensor.dtype == "int8" and tensor.quantization is not None:
-            yield operator, tensor
+def _int8_softmaxes(model: "TFLiteModel") -> "Iterator[tuple[TFLiteOperator, TFLiteTensor, float]]":
+    """Yield every quantized int8 SOFTMAX with its input tensor and its scale times beta."""
+    for operator in model.main.operators:
+        if operator.op == "SOFTMAX" and operator.inputs and operator.inputs[0] >= 0:
+            tensor = model.main.tensors[operator.inputs[0]]
+            if tensor.dtype == "int8" and tensor.quantization is not None:
+                yield operator, tensor, tensor.quantization.scales[0] * operator.options.get("beta", 1.0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,16 +1,27 @@
-"""What a page is built from: sections of tables, bars, pictures, lists and lines. Plain records, no markup."""
+"""What a report's HTML page is built from: sections of tables, bars, pictures, lists and paragraphs. No markup."""
 
 import base64
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 from keras_nin import figures
+from keras_nin.plots import LayerStyle
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
 class HtmlTable:
-    """A table: headings, whether each holds numbers, rows of text, and a word for those who do not see it.
+    """A table.
 
-    `folded` is the line under which it is folded away at first; None leaves it open.
+    Attributes:
+        label: caption, also for screen readers.
+        columns: headings.
+        numeric: for each column, whether it holds numbers.
+        rows: cells as text.
+        folded: text of the line that unfolds the table; None shows it at once.
     """
 
     label: str
@@ -19,15 +30,15 @@ class HtmlTable:
     rows: tuple[tuple[str, ...], ...]
     folded: str | None = None
 
-    part = "table"
+    part: ClassVar = "table"
 
 
 @dataclass(frozen=True)
 class Bar:
-    """A bar: its name, the word and the key of its `Look`, its length from 0 to 1, its value, and more on it."""
+    """A bar: its name, the label and key of its style, its length from 0 to 1, its value, and a detail."""
 
     name: str
-    word: str
+    label: str
     key: str
     length: float
     value: str
@@ -36,72 +47,82 @@ class Bar:
 
 @dataclass(frozen=True)
 class Bars:
-    """Bars with their legend (`Look`s)."""
+    """Bars with their legend."""
 
     label: str
     bars: tuple[Bar, ...]
-    legend: tuple
+    legend: tuple[LayerStyle, ...]
     folded: str | None = None
 
-    part = "bars"
+    part: ClassVar = "bars"
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture as a data URI, with the words that stand for it; a `wide` one scrolls where it has no room."""
+    """A picture as a data URI, with its alternative text; a `wide` one scrolls where there is no room for it."""
 
     uri: str
     alt: str
     wide: bool = False
 
-    part = "picture"
+    part: ClassVar = "picture"
 
 
 @dataclass(frozen=True)
 class ItemList:
-    """A list: (heading, text) of each item."""
+    """A list of (heading, text)."""
 
     items: tuple[tuple[str, str], ...]
 
-    part = "items"
+    part: ClassVar = "items"
 
 
 @dataclass(frozen=True)
 class Paragraph:
-    """A paragraph; `tone` is "note" (small), "good" or "bad"."""
+    """A paragraph; `tone` is "note" (small), "plain", "good" or "bad"."""
 
     text: str
     tone: str = "note"
 
-    part = "line"
+    part: ClassVar = "line"
+
+
+Part: TypeAlias = HtmlTable | Bars | Picture | ItemList | Paragraph
 
 
 @dataclass(frozen=True)
 class Section:
-    """A section: a name for links, a title, labels that must be seen, parts, and sections inside it."""
+    """A section: an id for links, a title, its parts, inner sections, and labels that a reader must not miss."""
 
     id: str
     title: str
-    parts: tuple = ()
-    sections: tuple = ()
+    parts: tuple[Part, ...] = ()
+    sections: "tuple[Section, ...]" = ()
     labels: tuple[str, ...] = ()
 
 
-def figure_picture(made, alt):
-    """Return a matplotlib figure as a `Picture`."""
-    return Picture(_data_uri("svg+xml", figures.render_svg(made)), alt)
-
-
-def png_picture(content, alt):
-    """Return the bytes of a PNG file, wider than a phone, as a `Picture`."""
-    return Picture(_data_uri("png", content), alt, wide=True)
-
-
-def _data_uri(kind, content):
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
-
-
-def make_table(label, columns, rows, *, right=(), folded=None):
-    """Return a `Table`; `right` names the columns of numbers."""
+def make_table(
+    label: str,
+    columns: Sequence[str],
+    rows: Iterable[Iterable[str]],
+    *,
+    right: Collection[str] = (),
+    folded: str | None = None,
+) -> HtmlTable:
+    """Return a table; `right` has the headings of its columns of numbers."""
     numeric = tuple(column in right for column in columns)
     return HtmlTable(label, tuple(columns), numeric, tuple(map(tuple, rows)), folded)
+
+
+def svg_picture(figure: "Figure", alt: str) -> Picture:
+    """Return a figure as a picture that scales to its column."""
+    return Picture(_data_uri("svg+xml", figures.render_svg(figure)), alt)
+
+
+def png_picture(figure: "Figure", alt: str) -> Picture:
+    """Return a figure that is wider than a phone as a picture."""
+    return Picture(_data_uri("png", figures.render_png(figure)), alt, wide=True)
+
+
+def _data_uri(kind: str, content: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

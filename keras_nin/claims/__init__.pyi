@@ -1,0 +1,12 @@
+from .catalog import CLAIMS as CLAIMS
+from .catalog import get_claim as get_claim
+from .catalog import list_claims as list_claims
+from .catalog import reproduce_claim as reproduce_claim
+from .claim import Claim as Claim
+from .claim import ClaimFigure as ClaimFigure
+from .claim import ClaimResult as ClaimResult
+from .claim import ClaimsResult as ClaimsResult
+from .claim import DeclaredFigure as DeclaredFigure
+from .equalities import SoftMask as SoftMask
+from .equalities import compute_soft_mask as compute_soft_mask
+from .networks import ClaimTraining as ClaimTraining

@@ -1,0 +1,312 @@
+"""Files and models on the Edge TPU, Ethos-U and TFLite Micro."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from keras_nin import files
+from keras_nin.errors import InputError
+from keras_nin.workflows import images
+from keras_nin.workflows.conversion import (
+    BUNDLED_DATASETS,
+    NOISE_CALIBRATION,
+    RANDOM_WEIGHTS,
+    ExportOptions,
+    TFLiteSource,
+    open_tflite,
+)
+from keras_nin.workflows.models import FileOrModel, choose_preprocessing
+from keras_nin.workflows.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    from keras_nin.edge.edgetpu.records import EdgeTPUResult
+    from keras_nin.edge.ethosu.records import EthosUResult
+    from keras_nin.edge.fit import FitResult
+    from keras_nin.edge.micro.measurement import MicroInputs
+    from keras_nin.edge.micro.records import MicroResult
+    from keras_nin.tflite.records import TFLiteModel
+
+MIB = 2**20
+_ETHOSU_NOTES = {
+    RANDOM_WEIGHTS: "random weights: compressed sizes, and times that wait for weights, are not a trained network's",
+    NOISE_CALIBRATION: "calibrated on noise: good for times only; pass images as `calibration`",
+}
+_MICRO_IGNORED = ("seed", "test", "test_count", "labels", "preprocessing", "crop")
+
+
+def check_edgetpu(
+    model: FileOrModel,
+    *,
+    multiple_subgraphs: bool = False,
+    require: str | None = None,
+    compile: bool = False,
+    timeout: float = 180.0,
+    export: ExportOptions | None = None,
+    progress: Progress = SILENT,
+) -> EdgeTPUResult:
+    """Predict for each operator of an int8 file whether the Edge TPU compiler maps it, and why not.
+
+    Args:
+        model: path of an int8 .tflite file, or a model, which is exported to int8 first.
+        multiple_subgraphs: whether several subgraphs may be mapped, as the compiler's ``-a`` does.
+        require: smallest share of mapped operators: ``"full"`` or ``"95%"``.
+        compile: whether to run edgetpu_compiler too and compare.
+        timeout: seconds that the compiler may take.
+        export: options of the export of a model.
+        progress: what reports the progress.
+
+    Returns:
+        `keras_nin.edge.edgetpu.EdgeTPUResult`.
+
+    Raises:
+        InputError: an unreadable file, an unknown model, or a compiler that is not installed.
+    """
+    from keras_nin.edge.edgetpu import compiler, verdict
+
+    limits = verdict.parse_edgetpu_limits(require) if require else ()
+    if compile:
+        compiler.find_compiler()
+    with open_tflite(model, export, progress=progress) as (source,):
+        result = verdict.check_edgetpu(source.path, multiple_subgraphs=multiple_subgraphs)
+        compilation, differences = None, ()
+        if compile:
+            with progress.task("Running edgetpu_compiler"):
+                compilation = compiler.run_compiler(source.path, multiple_subgraphs=multiple_subgraphs, timeout=timeout)
+            differences = compiler.compare_with_compiler(result, compilation.rows) if compilation.rows else ()
+    notes = (f"{', '.join(source.notes)}: the verdict does not depend on it",) if source.notes else ()
+    return dataclasses.replace(
+        result,
+        model=source.name,
+        checks=verdict.check_edgetpu_limits(result, limits),
+        compilation=compilation,
+        differences=tuple(differences),
+        notes=notes,
+    )
+
+
+def estimate_ethosu(
+    model: FileOrModel,
+    accelerators: str | Sequence[str] = "ethos-u55-128",
+    *,
+    system_config: str | None = None,
+    memory_mode: str | None = None,
+    config: Sequence[str] = (),
+    require: str | None = None,
+    timeout: float = 600.0,
+    out: str | os.PathLike[str] | None = None,
+    plot: str | os.PathLike[str] | None = None,
+    force: bool = False,
+    export: ExportOptions | None = None,
+    progress: Progress = SILENT,
+) -> EthosUResult:
+    """Compile an int8 file with Arm's compiler Vela and estimate every layer on Ethos-U NPUs.
+
+    Args:
+        model: path of an int8 .tflite file, or a model, which is exported to int8 first.
+        accelerators: names such as ``"ethos-u55-128"``, or ``"all"``.
+        system_config: clock and memories, a section of `config`; None takes Vela's default.
+        memory_mode: what lies in which memory, a section too.
+        config: paths of Vela configuration files.
+        require: limits such as ``"full,time=1ms,sram=64KiB"``, checked on each accelerator.
+        timeout: seconds that Vela may take for an accelerator.
+        out: path for the compiled file, of one accelerator.
+        plot: path for a PNG figure of where the time goes on each accelerator.
+        force: replace files with different content.
+        export: options of the export of a model.
+        progress: what reports the progress.
+
+    Returns:
+        `keras_nin.edge.ethosu.EthosUResult`.
+
+    Raises:
+        InputError: Vela is not installed, refuses the file on every accelerator, or takes too long.
+    """
+    from keras_nin.edge.ethosu import estimate, records, vela
+
+    chosen = records.parse_accelerators([accelerators] if isinstance(accelerators, str) else accelerators)
+    limits = records.parse_ethosu_limits(require) if require else ()
+    if out is not None and len(chosen) > 1:
+        raise InputError(f"`out` keeps the file of one accelerator. Received: {', '.join(chosen)}", argument="out")
+    compiled_path = None if out is None else files.check_output_file(out, ".tflite", argument="out")
+    plot_path = None if plot is None else files.check_output_file(plot, ".png", argument="plot")
+    vela.find_vela()  # before Keras starts, which takes longer
+    with open_tflite(model, export, progress=progress) as (source,):
+        result = estimate.estimate_ethosu(
+            source.path,
+            chosen,
+            options=vela.VelaOptions(system_config, memory_mode, tuple(config)),
+            timeout=timeout,
+            track=lambda items: progress.track(items, "Compiling", len(items)),
+        )
+    contents = {}
+    if compiled_path is not None:
+        contents[compiled_path] = result.estimates[0].compiled
+    if plot_path is not None:
+        from keras_nin import figures
+
+        contents[plot_path] = figures.render_png(result.plot())
+    files.write_files(contents, force)
+    return dataclasses.replace(
+        result,
+        checks=records.check_ethosu_limits(result, limits),
+        notes=tuple(_ETHOSU_NOTES[note] for note in source.notes),
+    )
+
+
+def measure_micro(
+    model: FileOrModel,
+    test: images.ImageSource = None,
+    *,
+    max_arena: int = 2 * MIB,
+    require: str | None = None,
+    test_count: int = 100,
+    labels: str | None = None,
+    preprocessing: str | None = None,
+    crop: float | None = None,
+    seed: int = 0,
+    seconds: float = 20.0,
+    timeout: float = 300.0,
+    c_array: str | os.PathLike[str] | None = None,
+    force: bool = False,
+    export: ExportOptions | None = None,
+    progress: Progress = SILENT,
+) -> MicroResult:
+    """Find the smallest tensor arena in which TFLite Micro runs a file, and compare its outputs with LiteRT's.
+
+    Args:
+        model: path of a .tflite file, or a model, which is exported to int8 first.
+        test: images to compare on, as in `export_model`; None takes those that the export record names where they are
+            bundled, otherwise noise.
+        max_arena: largest arena to try, in bytes.
+        require: limits such as ``"arena=256KiB,flash=1MiB"``.
+        test_count: number of images.
+        labels: path of a labels file, for a folder of images.
+        preprocessing: preset that turns pixels into input.
+        crop: share of the short side that the center crop keeps.
+        seed: of the drawn images, and of the export.
+        seconds: each runtime starts no further image after so many seconds.
+        timeout: seconds after which a runtime is ended.
+        c_array: path without suffix for a .cc and a .h file that hold the model.
+        force: replace files with different content.
+        export: options of the export of a model.
+        progress: what reports the progress.
+
+    Returns:
+        `keras_nin.edge.micro.MicroResult`.
+
+    Raises:
+        InputError: TFLite Micro is not installed, an unreadable file, or images that do not fit.
+    """
+    from keras_nin.edge.micro import measurement, records
+    from keras_nin.edge.micro.cpp import c_array_paths, format_c_array
+    from keras_nin.tflite.reader import read_model
+
+    measurement.require_tflite_micro()
+    limits = records.parse_micro_limits(require) if require else ()
+    for path in () if c_array is None else c_array_paths(c_array):
+        files.check_output_folder(path.parent)
+    options = dataclasses.replace(
+        export or ExportOptions(), seed=seed, test=test, labels=labels, preprocessing=preprocessing, crop=crop
+    )
+    with open_tflite(model, options, ignored=_MICRO_IGNORED, progress=progress) as (source,):
+        parsed = read_model(source.path)
+        inputs = _micro_inputs(source, parsed, options, test_count)
+        with progress.task(f"Searching the arena of {source.name}"):
+            result = measurement.measure_micro(
+                source.path, max_arena=max_arena, inputs=inputs, seconds=seconds, timeout=timeout
+            )
+        if c_array is not None:
+            contents = {path: text.encode() for path, text in format_c_array(result, parsed, c_array).items()}
+            files.write_files(contents, force)
+    notes = ()
+    if source.notes:
+        notes = (
+            f"{', '.join(source.notes)}: the outputs say nothing about accuracy, and a trained network may use other "
+            "operators",
+        )
+    return dataclasses.replace(result, checks=records.check_micro_limits(result, limits), notes=notes)
+
+
+def _micro_inputs(
+    source: TFLiteSource, model: TFLiteModel, options: ExportOptions, test_count: int
+) -> MicroInputs | None:
+    """Return test images in whole batches; None, for noise, where no images are at hand."""
+    import numpy as np
+
+    from keras_nin.edge.micro.measurement import prepare_images
+
+    record = images.read_export_record(source.path)
+    recorded = images.recorded_test_source(record)
+    test = options.test if options.test is not None else source.images
+    if test is None and recorded in BUNDLED_DATASETS:
+        test = recorded
+    if test is None or (isinstance(test, str) and test == "random"):
+        if options.labels or options.preprocessing or options.crop is not None:
+            raise InputError(
+                "`labels`, `preprocessing` and `crop` apply to images; pass them as `test`", argument="test"
+            )
+        return None
+    shapes = [model.main.tensors[index].shape for index in model.main.inputs]
+    if len(shapes) != 1 or len(shapes[0]) != 4 or shapes[0][0] < 1:
+        raise InputError(
+            f"Expected a file with one image input for `test`. Received: inputs of shapes {shapes}", argument="test"
+        )
+    batch, *shape = shapes[0]
+    dataset = images.ImageSources(None, test, options.labels, options.seed).test_set(None, tuple(shape))
+    known = record.get("preprocessing")
+    preprocessing = choose_preprocessing(known, dataset, options.preprocessing, options.crop)
+    indices = dataset.select("test", -(-test_count // batch) * batch, options.seed)
+    indices = indices[: max(len(indices) // batch, 1) * batch]
+    pixels = dataset.load(indices, tuple(shape[:2]), shape[2], preprocessing)
+    mode = f", preprocessing {preprocessing.mode}" if preprocessing else ""
+    return prepare_images(model, np.asarray(pixels), f"test images of {dataset.name}{mode}")
+
+
+def check_fit(
+    models: Sequence[FileOrModel],
+    targets: str | Sequence[str] = ("cpu", "edgetpu", "ethosu", "micro"),
+    *,
+    require: str | None = None,
+    threads: int = 1,
+    seconds: float = 2.0,
+    accelerator: str = "ethos-u55-128",
+    max_arena: int = 2 * MIB,
+    timeout: float = 300.0,
+    export: ExportOptions | None = None,
+    progress: Progress = SILENT,
+) -> FitResult:
+    """Show what files cost on this CPU, the Edge TPU, Ethos-U and TFLite Micro.
+
+    Args:
+        models: paths of .tflite files, or models, which are exported to int8 first.
+        targets: which of cpu, edgetpu, ethosu, micro; a sequence or comma-separated.
+        require: limits such as ``"cpu=5ms,edgetpu=full,arena=256KiB"``.
+        threads: of the runtime on this CPU.
+        seconds: longest measurement of a file on this CPU.
+        accelerator: the Ethos-U.
+        max_arena: largest arena of TFLite Micro to try, in bytes.
+        timeout: seconds after which Vela, or a runtime of TFLite Micro, is ended.
+        export: options of the export of models.
+        progress: what reports the progress.
+
+    Returns:
+        `keras_nin.edge.fit.FitResult`; a target without figures has the reason in their place.
+
+    Raises:
+        InputError: an unknown target, a limit on a target that is not asked for, or an unreadable file.
+    """
+    from keras_nin.edge import fit
+
+    names = targets.split(",") if isinstance(targets, str) else targets
+    chosen = fit.parse_targets(names)
+    limits = fit.parse_fit_limits(require, chosen) if require else ()
+    settings = fit.FitSettings(threads, seconds, accelerator, max_arena, timeout)
+    with contextlib.ExitStack() as stack:
+        sources = [stack.enter_context(open_tflite(model, export, progress=progress))[0] for model in models]
+        with progress.task("Starting") as update:
+            result = fit.check_fit([source.path for source in sources], chosen, settings, update)
+    return dataclasses.replace(result, checks=fit.check_fit_limits(result, limits))

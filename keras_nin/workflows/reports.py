@@ -1,0 +1,250 @@
+"""Documents made from many results: the HTML report, the model cards, and the claims of articles."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from keras_nin import files, schemas
+from keras_nin.errors import InputError
+from keras_nin.formatting import format_count
+from keras_nin.results import Result
+from keras_nin.workflows.models import open_model, start_keras
+from keras_nin.workflows.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    from keras_nin.claims.claim import Claim, ClaimsResult
+
+_DOCUMENTS = (".tflite", ".json", ".csv")
+_HTML = (".html", ".htm")
+SOFT_MASK_CLAIM = "demystified-softconv"
+
+
+def build_report(
+    sources: Sequence[str | os.PathLike[str]],
+    *,
+    out: str | os.PathLike[str] | None = None,
+    plot: str | os.PathLike[str] | None = None,
+    force: bool = False,
+    progress: Progress = SILENT,
+) -> list[pathlib.Path]:
+    """Write everything that is known of some files as one HTML page, and the figures as PNG files.
+
+    Args:
+        sources: .tflite files, JSON documents and CSV files of other commands, and models.
+        out: path of the HTML page.
+        plot: folder for the figures.
+        force: replace files with different content.
+        progress: what reports the progress.
+
+    Returns:
+        Paths of the files that were written.
+
+    Raises:
+        InputError: neither `out` nor `plot`, a source that cannot be read, or nothing to plot.
+    """
+    from keras_nin.report.html.page import render_page, render_plots
+
+    if out is None and plot is None:
+        raise InputError("Pass `out` for an HTML page, `plot` for a folder of figures, or both", argument="out")
+    page = None if out is None else pathlib.Path(out)
+    if page is not None and (page.suffix.lower() not in _HTML or page.is_dir()):
+        raise InputError(f"Expected `out` to name a .html file. Received: {str(page)!r}", argument="out", path=page)
+    files.check_output_folder(page.parent if page else pathlib.Path(plot or ""))
+    documents = [document for source in sources for document in _read_source(source, progress)]
+    contents: dict[pathlib.Path, bytes] = {}
+    with progress.task("Drawing"):
+        if page is not None:
+            contents[page] = render_page(documents).encode()
+        if plot is not None:
+            plots = render_plots(documents)
+            if not plots:
+                raise InputError("`plot` needs a benchmark with layers, or a sweep", argument="plot")
+            contents |= {pathlib.Path(plot) / name: content for name, content in plots.items()}
+    return files.write_files(contents, force)
+
+
+def _read_source(source: str | os.PathLike[str], progress: Progress) -> Sequence[Any]:
+    """Return the documents in a file, or the audit of a model."""
+    from keras_nin.report import documents
+
+    if os.fspath(source).lower().endswith(_DOCUMENTS):
+        return documents.read_documents(os.fspath(source))
+    from keras_nin.audit.api import audit_model
+
+    loaded = open_model(source, progress=progress)
+    return (documents.NamedAudit(loaded.name, audit_model(loaded.model, name=loaded.name)),)
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class CardsResult(Result):
+    """The model cards of the zoo.
+
+    Attributes:
+        folder: where they are.
+        contents: text of every file, by its path in the folder.
+        stale: paths in the folder of the files that were out of date.
+        checked: whether they were only checked, not written.
+    """
+
+    folder: pathlib.Path
+    contents: Mapping[str, str]
+    stale: tuple[str, ...]
+    checked: bool
+
+    @property
+    def passed(self) -> bool:
+        """Whether the folder is up to date now."""
+        return not (self.checked and self.stale)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the result as a JSON-ready dictionary (schema ``keras_nin.cards/1``)."""
+        return {
+            "schema": schemas.CARDS,
+            "folder": str(self.folder),
+            "files": len(self.contents),
+            "stale": list(self.stale),
+        }
+
+    def summary(self) -> str:
+        """Return the result in one line."""
+        state = "out of date" if self.checked else "written"
+        count = format_count(len(self.contents), "file")
+        return f"{self.folder}: {count}, {len(self.stale)} {state}, {len(self.contents) - len(self.stale)} up to date"
+
+    def _summary(self) -> str:
+        return self.summary()
+
+    def _rows(self) -> list[dict[str, Any]]:
+        return [{"file": name, "stale": name in self.stale} for name in self.contents]
+
+
+def build_cards(
+    folder: str | os.PathLike[str] = "models", *, check: bool = False, progress: Progress = SILENT
+) -> CardsResult:
+    """Write a card and an audit for every model of the zoo, and their index.
+
+    Args:
+        folder: where they go.
+        check: write nothing, only compare.
+        progress: what reports the progress.
+
+    Raises:
+        InputError: the folder is not writable.
+    """
+    folder = pathlib.Path(folder)
+    if not check:
+        files.check_output_folder(folder)
+    contents = format_cards(progress)
+    stale = [name for name, text in contents.items() if not _is_current(folder / name, text)]
+    for name in () if check else stale:
+        files.write_file(folder / name, contents[name])
+    return CardsResult(folder, contents, tuple(stale), check)
+
+
+def format_cards(progress: Progress = SILENT) -> dict[str, str]:
+    """Return the text of every card, every audit and the index, by path."""
+    from keras_nin import models
+    from keras_nin.audit.api import audit_model
+    from keras_nin.models import weight_files
+    from keras_nin.report import cards
+
+    start_keras(progress)
+    entries, contents = [], {}
+    names = models.list_models()
+    for name in progress.track(names, "Auditing", len(names)):
+        spec = models.get_spec(name)
+        audit = audit_model(models.build_model(name))
+        metrics = {weights: weight_files.read_bundled_metrics(name, weights) for weights in spec.bundled_weights}
+        contents[f"{name}/README.md"] = cards.format_card(spec, audit, metrics)
+        contents[f"{name}/audit.json"] = files.dump_json(audit.to_json())
+        entries.append((spec, audit))
+    return {"README.md": cards.format_card_index(entries)} | contents
+
+
+def _is_current(path: pathlib.Path, text: str) -> bool:
+    return path.is_file() and path.read_bytes() == text.encode()
+
+
+def check_claims(
+    ids: Sequence[str] = (),
+    *,
+    train: bool = False,
+    data: str | None = None,
+    epochs: int | None = None,
+    seeds: int | None = None,
+    activation: str | None = None,
+    plot: str | os.PathLike[str] | None = None,
+    image: str | os.PathLike[str] | None = None,
+    force: bool = False,
+    progress: Progress = SILENT,
+) -> ClaimsResult:
+    """Reproduce claims of well-known articles about 1x1 convolution.
+
+    Args:
+        ids: of the claims; none takes all.
+        train: whether to include the figures that need training.
+        data: images of ten classes to train on; None takes digits.
+        epochs: passes over the images; None takes the claim's.
+        seeds: runs of each network; None takes 3.
+        activation: of the classifiers, ``"softmax"`` or ``"sigmoid"``; None takes softmax.
+        plot: path for a PNG figure of the claim demystified-softconv.
+        image: photograph for that figure; None takes one of scikit-learn's.
+        force: replace a figure with different content.
+        progress: what reports the progress.
+
+    Returns:
+        `ClaimsResult`.
+
+    Raises:
+        InputError: an unknown claim, or arguments that do not go together.
+    """
+    from keras_nin.claims import catalog
+    from keras_nin.claims.claim import ClaimsResult
+    from keras_nin.claims.networks import ClaimTraining
+
+    chosen = [catalog.get_claim(id) for id in dict.fromkeys(ids)] or list(catalog.CLAIMS.values())
+    training = {"data": data, "epochs": epochs, "seeds": seeds, "activation": activation}
+    training = {name: value for name, value in training.items() if value is not None}
+    _check_training(chosen, train, training)
+    path = _check_soft_mask_plot(chosen, plot, image)
+    start_keras(progress)
+    settings = ClaimTraining(**training, on_run=progress.line) if train else None
+    figure = None if path is None else _draw_soft_mask(path, image, force)
+    tracked = progress.track(chosen, "Reproducing", len(chosen))
+    result = ClaimsResult(tuple(catalog.reproduce_claim(claim, settings) for claim in tracked))
+    if path is not None and figure is not None:
+        files.write_file(path, figure)
+    return result
+
+
+def _check_training(chosen: Sequence[Claim], train: bool, settings: Mapping[str, Any]) -> None:
+    if settings and not train:
+        name = next(iter(settings))
+        raise InputError(f"`{name}` is for the trained figures; add `train`", argument=name)
+    if train and all(claim.trained is None for claim in chosen):
+        raise InputError("`train` is for paperspace-head and paperspace-relu; choose one of them", argument="train")
+
+
+def _check_soft_mask_plot(
+    chosen: Sequence[Claim], plot: str | os.PathLike[str] | None, image: object
+) -> pathlib.Path | None:
+    if plot is None:
+        if image is not None:
+            raise InputError("`image` is the photograph of the figure; add `plot`", argument="image")
+        return None
+    if SOFT_MASK_CLAIM not in [claim.id for claim in chosen]:
+        raise InputError(f"`plot` draws the claim {SOFT_MASK_CLAIM}; choose it", argument="plot")
+    return files.check_output_file(plot, ".png", argument="plot")
+
+
+def _draw_soft_mask(path: pathlib.Path, image: str | os.PathLike[str] | None, force: bool) -> bytes:
+    from keras_nin import figures
+    from keras_nin.claims import compute_soft_mask
+
+    content = figures.render_png(compute_soft_mask(None if image is None else os.fspath(image)).plot())
+    files.needs_writing(path, content, force)
+    return content

@@ -1,0 +1,250 @@
+"""Training a model, and importing third-party weights into one."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from keras_nin import files
+from keras_nin.errors import InputError
+from keras_nin.formatting import format_count
+from keras_nin.results import Result
+from keras_nin.workflows import images
+from keras_nin.workflows.models import (
+    InputShape,
+    ModelLike,
+    check_model_name,
+    choose_preprocessing,
+    model_stem,
+    open_model,
+    start_keras,
+)
+from keras_nin.workflows.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    from keras_nin.models.third_party import WeightImport
+    from keras_nin.train import TrainResult
+
+IMPORT_SCHEMA = "keras_nin.import_weights/1"
+
+
+def train_model(
+    model: ModelLike,
+    data: images.ImageSource = None,
+    *,
+    weights: str | os.PathLike[str] | None = None,
+    input_shape: InputShape | None = None,
+    builder_arguments: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    labels: str | None = None,
+    preprocessing: str | None = None,
+    crop: float | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    learning_rate: float | None = None,
+    out: str | os.PathLike[str] | None = None,
+    force: bool = False,
+    progress: Progress = SILENT,
+) -> TrainResult:
+    """Train a model on labeled images, keep the weights of the best epoch, and test those.
+
+    An interrupted run resumes when the same call is repeated.
+
+    Args:
+        model: zoo name, ``keras:NAME``, path of a .keras or .h5 file, or a keras.Model.
+        data: images with a train split, as in `export_model`; None takes the model's own dataset.
+        weights: to start from; None takes random ones for a named model, and a saved model's own.
+        input_shape: (height, width, channels), where the network leaves it open.
+        builder_arguments: further arguments of the model's builder.
+        seed: of the weights, the validation images, the order and the augmentation.
+        labels: path of a labels file, for a folder of images.
+        preprocessing: preset that turns pixels into input.
+        crop: share of the short side that the center crop keeps.
+        epochs: passes over the images; None takes the recipe's.
+        batch_size: images in a step; None takes the recipe's.
+        learning_rate: at the start; None takes the recipe's.
+        out: folder to write to; None takes ``runs/<model>``.
+        force: start again, whatever the folder holds.
+        progress: what reports the progress.
+
+    Returns:
+        `TrainResult`.
+
+    Raises:
+        InputError: no labeled train split, labels that do not fit the model, or a finished or other run in the folder.
+    """
+    from keras_nin import train
+    from keras_nin._compat.tensorflow import deterministic_ops
+    from keras_nin.export.calibration import image_input_shape
+
+    folder = pathlib.Path("runs") / model_stem(model) if out is None else pathlib.Path(out)
+    files.check_output_folder(folder)
+    check_model_name(model)
+    sources = images.ImageSources(None, data, labels, seed)
+    start_keras(progress)
+    with deterministic_ops():
+        loaded = open_model(
+            model,
+            weights=weights or _initial_weights(model),
+            input_shape=input_shape,
+            builder_arguments=builder_arguments,
+            seed=seed,
+            progress=progress,
+        )
+        dataset = sources.test_set(loaded.dataset, image_input_shape(loaded.model))
+        recipe = train.get_recipe(
+            loaded.name, dataset.name, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate
+        )
+        return train.fit_model(
+            loaded.model,
+            dataset,
+            recipe,
+            folder,
+            name=loaded.name,
+            preprocessing=choose_preprocessing(loaded.preprocessing, dataset, preprocessing, crop),
+            seed=seed,
+            force=force,
+            on_epoch=progress.epochs(loaded.name, recipe.epochs),
+        )
+
+
+def _initial_weights(model: ModelLike) -> str | None:
+    """Return random weights for a model by name, even where weights are bundled; a saved or built model has its own."""
+    is_name = isinstance(model, str) and not model.endswith((".keras", ".h5"))
+    return "random" if is_name else None
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class ImportResult(Result):
+    """Third-party weights, imported into a model.
+
+    Attributes:
+        model: name of the model.
+        file: path of the third-party file.
+        imported: `keras_nin.models.third_party.WeightImport`: what became of each tensor.
+        weights_sha256: of the model's weights afterwards.
+        path: of the weight file that was written.
+        state: ``"written"`` or ``"up to date"``.
+    """
+
+    model: str
+    file: str
+    imported: WeightImport
+    weights_sha256: str
+    path: str
+    state: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the result as a JSON-ready dictionary (schema ``keras_nin.import_weights/1``)."""
+        return {
+            "schema": IMPORT_SCHEMA,
+            "model": self.model,
+            "file": self.file,
+            "convention": self.imported.convention,
+            "tensors": self._rows(),
+            "notes": list(self.imported.notes),
+            "weights_sha256": self.weights_sha256,
+            "path": self.path,
+            "state": self.state,
+        }
+
+    def summary(self) -> str:
+        """Return the result in one line."""
+        rows = self.imported.rows
+        placed = sum(row.layer is not None for row in rows)
+        skipped = f", {len(rows) - placed} left out as declared" if placed < len(rows) else ""
+        tensors = format_count(len(rows), "tensor")
+        return f"{self.file}: {self.imported.convention} names, {tensors}, {placed} placed{skipped}"
+
+    def _summary(self) -> str:
+        return self.summary()
+
+    def _rows(self) -> list[dict[str, Any]]:
+        return [dataclasses.asdict(row) for row in self.imported.rows]
+
+
+def import_weights(
+    model: ModelLike,
+    file: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    input_shape: InputShape | None = None,
+    builder_arguments: Mapping[str, Any] | None = None,
+    force: bool = False,
+    progress: Progress = SILENT,
+) -> ImportResult:
+    """Turn third-party weights into a Keras 3 weight file of a model.
+
+    Args:
+        model: zoo name, ``keras:NAME``, path of a saved model, or a keras.Model.
+        file: a legacy Keras .h5, a .safetensors, or a PyTorch state dictionary (.pt or .pth).
+        out: path of the weight file, ending in .weights.h5.
+        input_shape: (height, width, channels), where the network leaves it open.
+        builder_arguments: further arguments of the model's builder.
+        force: replace a file with different content.
+        progress: what reports the progress.
+
+    Returns:
+        `ImportResult`.
+
+    Raises:
+        InputError: not such a file, or weights that do not fit the model, all of them listed.
+    """
+    from keras_nin import models
+    from keras_nin.models import registry
+
+    source, target = pathlib.Path(file), pathlib.Path(out)
+    _check_import_paths(source, target)
+    loaded = open_model(
+        model,
+        weights="random" if isinstance(model, str | os.PathLike) else None,
+        input_shape=input_shape,
+        builder_arguments=builder_arguments,
+        progress=progress,
+    )
+    spec = registry.REGISTRY.get(model) if isinstance(model, str) else None
+    with progress.task(f"Reading {source.name}"):
+        imported = models.load_weights(loaded.model, source, layer_names=spec.layer_names if spec else None)
+    if imported is None:
+        raise _not_third_party(source)
+    with files.temporary_folder() as folder:
+        temporary = folder / "imported.weights.h5"
+        loaded.model.save_weights(temporary)
+        written = files.write_files({target: temporary.read_bytes()}, force)
+    return ImportResult(
+        loaded.name,
+        os.fspath(file),
+        imported,
+        models.hash_weights(loaded.model),
+        str(target),
+        "written" if written else "up to date",
+    )
+
+
+def _check_import_paths(source: pathlib.Path, target: pathlib.Path) -> None:
+    """Raise `InputError` for paths that cannot be, before Keras starts."""
+    from keras_nin.models import weight_files
+
+    if not source.is_file():
+        problem = "is a folder" if source.is_dir() else "does not exist"
+        raise InputError(f"Expected a weight file. Received: {str(source)!r}, which {problem}", path=source)
+    if not source.name.endswith(weight_files.THIRD_PARTY_SUFFIXES):
+        raise _not_third_party(source)
+    if not target.name.endswith(".weights.h5"):
+        raise InputError(
+            f"Expected `out` to end in .weights.h5. Received: {str(target)!r}", argument="out", path=target
+        )
+    files.check_output_folder(target.parent)
+
+
+def _not_third_party(source: pathlib.Path) -> InputError:
+    from keras_nin.models import weight_files
+
+    return InputError(
+        f"Expected third-party weights ({', '.join(weight_files.THIRD_PARTY_SUFFIXES)}). Received: {source.name!r}. "
+        "Keras 3 and .npz weights need no import: pass them as `weights`",
+        path=source,
+    )
