@@ -78,26 +78,22 @@ def unknown_name_error(argument: str, received: object, known: Iterable[str]) ->
     )
 
 
+def expected_error(argument: str, expected: str, received: object) -> InputError:
+    """Return the `InputError` ``Expected `argument` {expected}. Received: {received!r}``."""
+    return InputError(f"Expected `{argument}` {expected}. Received: {received!r}", argument=argument, received=received)
+
+
 def check_choice(argument: str, received: _Value, allowed: Collection[_Value]) -> _Value:
     """Return `received`, or raise `InputError` where it is not one of `allowed`."""
     if received not in allowed:
-        options = ", ".join(str(option) for option in allowed)
-        raise InputError(
-            f"Expected `{argument}` to be one of {options}. Received: {received!r}",
-            argument=argument,
-            received=received,
-        )
+        raise expected_error(argument, f"to be one of {', '.join(str(option) for option in allowed)}", received)
     return received
 
 
 def check_whole_number(argument: str, received: Any, minimum: int = 1) -> int:
     """Return `received`, or raise `InputError` where it is not an int of at least `minimum`; True is none."""
     if not isinstance(received, int) or isinstance(received, bool) or received < minimum:
-        raise InputError(
-            f"Expected `{argument}` to be a whole number of at least {minimum}. Received: {received!r}",
-            argument=argument,
-            received=received,
-        )
+        raise expected_error(argument, f"to be a whole number of at least {minimum}", received)
     return received
 
 

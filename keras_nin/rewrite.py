@@ -10,7 +10,7 @@ Dense to convolution: a Dense on a flattened map is a convolution with a kernel 
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -133,14 +133,15 @@ def _rewrite_site(model: "keras.Model", site: _Site) -> "keras.Model":
     """Return a copy of `model` in which `site` is rewritten."""
     import keras
 
-    # A Sequential model cannot reorder its layers.
-    graph = keras.Model(model.inputs[0], model.outputs[0], name=model.name) if _is_sequential(model) else model
+    graph = model
+    if isinstance(model, keras.Sequential):  # which cannot reorder its layers
+        graph = keras.Model(model.inputs[0], model.outputs[0], name=model.name)
     edit = _Collapse(graph, site) if isinstance(site, linear.LinearRun) else _Commute(graph, site)
     copies: dict[str, keras.Layer] = {}
 
     def clone(layer: "keras.Layer") -> "keras.Layer":
         if layer.name not in copies:
-            copies[layer.name] = edit.clone(layer) or _copy_layer(layer)
+            copies[layer.name] = edit.clone(layer)
         return copies[layer.name]
 
     rewritten = keras.models.clone_model(graph, clone_function=clone, call_function=edit.call)
@@ -149,12 +150,6 @@ def _rewrite_site(model: "keras.Model", site: _Site) -> "keras.Model":
         if layer.weights and layer.name in kept:
             kept[layer.name].set_weights(edit.weights.get(layer.name) or layer.get_weights())
     return rewritten
-
-
-def _is_sequential(model: "keras.Model") -> bool:
-    import keras
-
-    return isinstance(model, keras.Sequential)
 
 
 def _copy_layer(layer: "keras.Layer", **changes: Any) -> "keras.Layer":
@@ -180,12 +175,12 @@ class _Collapse:
         shape = (1,) * (len(run.parts[0].inputs[0].shape) - 2)
         self.weights = {self.last: [kernel.reshape(*shape, *kernel.shape), *([bias] if run.use_bias else [])]}
 
-    def clone(self, layer: "keras.Layer") -> "keras.Layer | None":
-        """Return the layer that replaces `layer` if it is the last of the run, else None."""
+    def clone(self, layer: "keras.Layer") -> "keras.Layer":
+        """Return a copy of `layer`, or the collapsed layer in place of the last one of the run."""
         import keras
 
         if layer.name != self.last:
-            return None
+            return _copy_layer(layer)
         config = {key: value for key, value in layer.get_config().items() if key in _KEPT_CONFIG}
         strides = tuple(math.prod(steps) for steps in zip(*(part.strides for part in self.run.layers), strict=True))
         filters, use_bias = self.run.parts[-1].output_channels, self.run.use_bias
@@ -239,11 +234,9 @@ class _Commute:
         while self.flatten in names:
             self.flatten += "_"
 
-    def clone(self, layer: "keras.Layer") -> "keras.Layer | None":
-        """Return the pooling with a map as its output; None for every other layer."""
-        if layer.name != self.last:
-            return None
-        return _copy_layer(layer, keepdims=True) if self.is_flat else _copy_layer(layer)
+    def clone(self, layer: "keras.Layer") -> "keras.Layer":
+        """Return a copy of `layer`; the pooling gets a map as its output."""
+        return _copy_layer(layer, **({"keepdims": True} if layer.name == self.last and self.is_flat else {}))
 
     def call(self, layer: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Return the output of `layer` in the copy."""
@@ -251,16 +244,14 @@ class _Commute:
 
         name = getattr(layer, "name", None)
         if name == self.first:
-            pool = self.clone(self.pool)
-            assert pool is not None
-            return layer(pool(*args), **kwargs)
+            return layer(self.clone(self.pool)(*args), **kwargs)
         if name != self.last:
             return layer(*args, **kwargs)
         return keras.layers.Flatten(name=self.flatten)(args[0]) if self.is_flat else args[0]
 
 
 def _verify_outputs(model: "keras.Model", simplified: "keras.Model") -> float:
-    """Return the largest difference of the outputs, relative to the largest output; RuntimeError if it is too large."""
+    """Return the largest difference of the outputs, relative to the largest output."""
     import keras
     import numpy as np
 
@@ -296,7 +287,6 @@ _PER_VECTOR_LAYERS = (
 )
 _POOL_COUNTERPARTS = {"GlobalAveragePooling2D": "AveragePooling2D", "GlobalMaxPooling2D": "MaxPooling2D"}
 _DENSE_CONFIG = ("activation", "use_bias", "kernel_initializer", "bias_initializer", "trainable", "name", "dtype")
-
 _MapSize = tuple[int, ...]  # (height, width, channels), or (height, width) for a pooling
 
 
@@ -359,7 +349,10 @@ def _find_map_sizes(graph: "keras.Model") -> dict[str, _MapSize]:
     """Return, by its name, the size of the map that each layer to be converted covers; empty for a Flatten."""
     sizes: dict[str, _MapSize] = {}
     vector_sizes: dict[int, _MapSize] = {}  # of the map that a vector tensor is a flattened or pooled view of
-    for layer in _layers_in_order(graph):
+    layers: list[Any] = [layer for layer in graph.layers if type(layer).__name__ != "InputLayer"]
+    for layer in layers:
+        if isinstance(layer.output, list | tuple | dict):
+            raise _model_error("layers with one output", repr(layer.name))
         layer_type = type(layer).__name__
         source = layer.input[0] if isinstance(layer.input, list) else layer.input
         if layer_type == "Flatten" and len(source.shape) == 4:
@@ -382,16 +375,6 @@ def _find_map_sizes(graph: "keras.Model") -> dict[str, _MapSize]:
     if not sizes:
         raise _model_error("a model with a Flatten, Dense or global pooling head", repr(graph.name))
     return sizes
-
-
-def _layers_in_order(graph: "keras.Model") -> Iterator[Any]:
-    """Yield the layers in execution order, without the input."""
-    for layer in graph.layers:
-        if type(layer).__name__ == "InputLayer":
-            continue
-        if isinstance(layer.output, list | tuple | dict):
-            raise _model_error("layers with one output", repr(layer.name))
-        yield layer
 
 
 def _carry_map_size(layer: Any, vector_sizes: dict[int, _MapSize]) -> None:

@@ -25,7 +25,7 @@ from keras_nin.edge.fit import (
     MissingFigures,
 )
 from keras_nin.edge.fit import MicroFigures as MicroFit
-from keras_nin.edge.micro import Arena, ArenaSection, MicroComparison, MicroFinding, MicroOperator, MicroResult
+from keras_nin.edge.micro.records import Arena, ArenaSection, MicroComparison, MicroFinding, MicroOperator, MicroResult
 from keras_nin.report.accuracy import score_outputs
 
 SHA = "cd" * 32

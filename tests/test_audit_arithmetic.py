@@ -6,8 +6,10 @@ import itertools
 import keras
 import numpy as np
 import pytest
+from keras.src.applications import convnext
 
 from keras_nin.audit import arithmetic, audit_model, keras_reader
+from keras_nin.audit.graph import ActivationTensor, LayerInfo
 
 L = keras.layers
 ONES = {"kernel_initializer": "ones", "use_bias": False}
@@ -124,6 +126,13 @@ def test_einsums_are_products_over_all_their_indices():
     product = keras.ops.einsum("bhwc,bcd->bhwd", left, right)
     assert audit_model(keras.Model([left, right], product)).rows[0].macs == 4 * 5 * 6 * 7
     assert audited(L.EinsumDense("bhwc,cd->bhwd", (4, 5, 7)), 4, 5, 6).rows[0].macs == 4 * 5 * 6 * 7
+
+
+@pytest.mark.parametrize("equation", ["ab,bc->ac", "abcd,bc->ac", "a...b,bc->...ac", "ab->a", "ab,bc,cd->ad", None])
+def test_an_einsum_that_does_not_fit_its_tensors_is_unknown(equation):
+    tensors = [ActivationTensor(index, (1, 4, 5)) for index in range(3)]
+    layer = LayerInfo("einsum", "Einsum", "Einsum", inputs=tensors[:2], outputs=tensors[2:], equation=equation)
+    assert arithmetic.count_macs(layer) is None
 
 
 def test_a_product_with_a_constant_is_not_counted_by_guesswork():
@@ -355,19 +364,35 @@ def test_a_sequence_has_one_axis():
 
 
 @pytest.mark.parametrize(
-    ("norm", "field"),
+    ("layer", "field"),
     [
         (L.BatchNormalization(), (3, 3)),
         (L.BatchNormalization(axis=1), (3, 3)),
         (L.LayerNormalization(), (3, 3)),
         (L.LayerNormalization(axis=[1, 2, 3]), None),
         (L.RMSNormalization(), (3, 3)),
+        (L.UnitNormalization(), (3, 3)),
+        (convnext.LayerScale(1e-6, 4), (3, 3)),
+        (L.Rescaling(2.0), (3, 3)),
+        (L.Dense(4), (3, 3)),
+        (L.Dropout(0.5), (3, 3)),
+        (L.Cropping2D(1), (3, 3)),
+        (L.ZeroPadding2D(1), (3, 3)),
+        (L.Permute((2, 1, 3)), None),
+        (L.Reshape((18, 18, 4)), (3, 3)),
+        (L.Reshape((9, 36, 4)), None),
         (L.GroupNormalization(2), (20, 20)),
     ],
 )
-def test_a_norm_sees_what_its_statistics_are_taken_over(norm, field):
+def test_a_layer_sees_what_its_statistics_are_taken_over(layer, field):
     x = keras.Input((20, 20, 4))
-    assert fields(x, norm(L.Conv2D(4, 3)(x)))[-1] == field
+    assert fields(x, layer(L.Conv2D(4, 3)(x)))[-1] == field
+
+
+def test_a_field_that_covers_the_input_survives_a_move_of_its_positions():
+    x = keras.Input((8, 6, 4))
+    y = L.Conv2D(4, (15, 11), padding="same")(x)
+    assert fields(x, L.Permute((2, 1, 3))(y)) == [(15, 11), (15, 11)]
 
 
 def test_after_a_layer_that_is_not_known_the_field_is_not_known():

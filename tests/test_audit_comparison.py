@@ -181,10 +181,10 @@ def test_the_file_of_another_network_does_not_pass(tmp_path):
 @pytest.mark.parametrize(
     "name",
     [
-        *("nin_digits", "convnet_pointwise_head"),
+        "nin_digits",
         *(
             pytest.param(name, marks=pytest.mark.slow)
-            for name in ("convnet_linear_head", "deepphys_softconv", "squeezenet_v1_1", "nin_cifar10_bn")
+            for name in ("convnet_linear_head", "convnet_pointwise_head", "deepphys_softconv", "squeezenet_v1_1")
         ),
     ],
 )

@@ -211,7 +211,7 @@ def test_shapes_of_one_and_of_several_tensors_sort_together():
         ({"columns": "name,name"}, "each column once"),
         ({"columns": ()}, "each column once"),
         ({"depth": 3}, "Expected `depth` to be one of 0, 1, 2. Received: 3"),
-        ({"depth": 0, "sort": "macs"}, "`depth` of 0, which shows totals alone"),
+        ({"depth": 0, "sort": "macs"}, "0 shows totals alone"),
         ({"depth": 1, "columns": "kernel"}, "Received: 'kernel'"),
     ],
 )
@@ -228,7 +228,7 @@ def test_csv_and_markdown_take_views(small):
     assert small.to_csv(columns="macs", only="other") == 'macs\n""\n'
     lines = small.to_markdown(depth=1, columns=("name", "macs")).splitlines()
     assert lines[:3] == ["| name | MACs |", "| --- | ---: |", "| a | 700 |"]
-    with pytest.raises(InputError, match="`depth` of 1 or 2 for CSV"):
+    with pytest.raises(InputError, match="`depth` to be 1 or 2 for CSV"):
         small.to_csv(depth=0)
     with pytest.raises(TypeError):
         small.to_csv(dept=1)

@@ -10,7 +10,6 @@ import pytest
 
 from keras_nin import layers, models, rewrite
 from keras_nin.audit import audit_model
-from keras_nin.audit.keras_reader import WEIGHTS_OUTSIDE_GRAPH
 from keras_nin.audit.tables import KINDS, ROLES
 from keras_nin.models import googlenet
 
@@ -238,7 +237,7 @@ APPLICATION_BLOCKS = {
 }
 
 
-@pytest.mark.parametrize("name", by_tier(APPLICATIONS, ("MobileNetV2",)))
+@pytest.mark.parametrize("name", by_tier(APPLICATIONS, ()))
 def test_macs_and_blocks_of_keras_applications(name):
     model = application(name, APPLICATIONS[name])
     audit = audit_model(model)
@@ -440,13 +439,3 @@ def test_layers_that_the_audit_opens_or_splits(monkeypatch):
     y = layers.PointwiseHead(10, name="head")(layers.InceptionModule(4, 4, 4, 2, 2, 4, name="inception")(y))
     model = keras.Model(x, y)
     check_summary(model, audit_model(model))
-
-
-def test_the_optimizer_is_not_counted_after_training():
-    model = models.build_model("nin_digits")
-    before = audit_model(model)
-    model.compile("adam", "sparse_categorical_crossentropy")
-    model.optimizer.build(model.trainable_variables)
-    assert audit_model(model) == before
-    assert before.total.params == model.count_params()
-    assert WEIGHTS_OUTSIDE_GRAPH not in [row.name for row in before.rows]

@@ -270,7 +270,7 @@ def test_a_point_that_cannot_be_exported_or_run_spoils_no_other(fake, tmp_path):
 
 @pytest.mark.slow
 def test_exported_layers_are_the_layers_they_are_called(tmp_path):
-    from keras_nin.workflows.layer_export import export_layer
+    from keras_nin.workflows.sweep import export_layer
 
     layer = ConvLayer(6, 3, 5, 3)
     paths = export_layer(layer, ["float32", "int8"], tmp_path, seed=1)

@@ -89,7 +89,7 @@ def test_local_response_normalization_is_its_formula(size):
     squares = np.pad(image**2, ((0, 0), (0, 0), (0, 0), (size // 2, size // 2)))
     total = sum(squares[..., shift : shift + 8] for shift in range(size))
     expected = image / (2 + 0.1 / size * total) ** 0.6
-    np.testing.assert_allclose(model.predict(image, verbose=0), expected, rtol=1e-4)
+    np.testing.assert_allclose(np.asarray(model(image)), expected, rtol=1e-4)
 
 
 def test_local_response_normalization_without_tensorflow_is_the_same(monkeypatch):
@@ -105,48 +105,6 @@ def test_local_response_normalization_survives_saving(tmp_path):
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     assert loaded.get_layer("norm1").get_config() == model.get_layer("norm1").get_config()
-
-
-CASES = [
-    (
-        layers.InceptionModule,
-        layers.inception_module,
-        {"conv1x1_filters": 2, "conv3x3_filters": 3, "conv5x5_filters": 4},
-    ),
-    (
-        layers.InceptionModule,
-        layers.inception_module,
-        {
-            "conv1x1_filters": 2,
-            "conv3x3_filters": 3,
-            "conv5x5_filters": 4,
-            "reduce3x3": 2,
-            "reduce5x5": 1,
-            "pool_projection": 2,
-            "batch_norm": True,
-        },
-    ),
-    (layers.InceptionV3Module, layers.inception_v3_module, {"kind": "a", "pool_projection": 8}),
-    (layers.InceptionV3Module, layers.inception_v3_module, {"kind": "b", "width": 8}),
-    (layers.InceptionV3Module, layers.inception_v3_module, {"kind": "c"}),
-    (layers.InceptionReduction, layers.inception_reduction, {"kind": "a"}),
-    (layers.InceptionReduction, layers.inception_reduction, {"kind": "b"}),
-]
-
-
-@pytest.mark.parametrize(
-    ("cls", "function", "arguments"), CASES, ids=[f"{c[0].__name__}{i}" for i, c in enumerate(CASES)]
-)
-def test_the_class_computes_what_the_function_does_and_saves(cls, function, arguments, tmp_path):
-    images = np.random.default_rng(0).random((1, 9, 9, 6), np.float32)
-    model = build(function, images.shape[1:], **arguments)
-    outer = keras.Sequential([keras.Input(images.shape[1:]), cls(**arguments, name="block")])
-    outer.set_weights(model.get_weights())
-    expected = model.predict(images, verbose=0)
-    np.testing.assert_allclose(outer.predict(images, verbose=0), expected, rtol=1e-5, atol=1e-6)
-    outer.save(tmp_path / "model.keras")
-    loaded = keras.saving.load_model(tmp_path / "model.keras")
-    np.testing.assert_array_equal(loaded.predict(images, verbose=0), outer.predict(images, verbose=0))
 
 
 @pytest.mark.parametrize(
@@ -177,7 +135,7 @@ def test_padding_on_every_side_is_that_of_caffe(side):
     out = (side + 6 - 7) // 2 + 1
     assert model.output_shape[1:3] == (out, out)
     padded = np.pad(image, 3)
-    found = model.predict(image[None, ..., None], verbose=0)[0, ..., 0]
+    found = np.asarray(model(image[None, ..., None]))[0, ..., 0]
     for row, column in ((0, 0), (out - 1, out - 1), (out // 2, 0)):
         window = padded[2 * row : 2 * row + 7, 2 * column : 2 * column + 7]
         assert found[row, column] == pytest.approx((window * kernel).sum(), abs=1e-3)

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from keras_nin import files
 from keras_nin.edge.micro import (
-    ArenaSection,
     MicroComparison,
     MicroFinding,
     check_micro_limits,
@@ -20,6 +19,7 @@ from keras_nin.edge.micro import (
     parse_micro_limits,
     prepare_images,
 )
+from keras_nin.edge.micro.records import ArenaSection
 from keras_nin.edge.micro.runtime import RuntimeOutcome
 from keras_nin.errors import InputError
 from keras_nin.tflite.reader import read_model

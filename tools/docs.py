@@ -74,6 +74,8 @@ class Block:
             RuntimeError: a command ends with an exit status that the page does not announce.
         """
         if self.kind == "output":
+            if "exported/" in self.argument and not os.path.exists("exported"):
+                _run_command("keras-nin export")
             return _run_command(self.argument)
         if self.kind == "table":
             return TABLES[self.argument]().strip()
@@ -122,12 +124,10 @@ def _run_command(command: str) -> str:
 
 @contextlib.contextmanager
 def working_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Make `folder` the current one, with the exported files, and the photographs where there are any."""
+    """Make `folder` the current one, with third-party photographs and weights where there are any."""
     before = pathlib.Path.cwd()
     os.chdir(folder)
     try:
-        if not (folder / "exported").exists():
-            _run_command("keras-nin export")
         data = os.environ.get("KERAS_NIN_DATA")
         if data and not (folder / "photos").exists():
             (folder / "photos").symlink_to(pathlib.Path(data).resolve() / "images" / "imagenet_samples")

@@ -121,10 +121,7 @@ def compute_peak_bytes(graph: LayerGraph, *, bits: int | None = None) -> int:
     run in the graph's order, on the fused graph: an activation or a BatchNormalization that is the only reader of its
     input is part of the layer before it and has no tensor of its own; dropout, Flatten and Reshape share their input's
     memory. Concatenate, Add and ZeroPadding2D write tensors of their own; padding inside a convolution takes none.
-
-    Args:
-        graph: the network.
-        bits: size of every element, such as 8 for int8; None takes the tensors' own.
+    `bits` is the size of every element, such as 8 for int8; None takes the tensors' own.
     """
     buffers = _find_buffers(graph)
     tensors = (*graph.inputs, *(tensor for layer in graph.layers for tensor in layer.outputs))
@@ -151,11 +148,11 @@ def count_moved_bytes(graph: LayerGraph) -> int:
     weights outside the graph.
     """
     buffers = _find_buffers(graph)
-    return sum(layer.moved_bytes for layer in graph.layers if not _writes_nothing(layer, buffers))
-
-
-def _writes_nothing(layer: LayerInfo, buffers: dict[int, int]) -> bool:
-    return {buffers[tensor.index] for tensor in layer.outputs} <= {buffers[tensor.index] for tensor in layer.inputs}
+    moved = 0
+    for layer in graph.layers:
+        inputs, outputs = ({buffers[tensor.index] for tensor in ends} for ends in (layer.inputs, layer.outputs))
+        moved += 0 if outputs <= inputs else layer.moved_bytes
+    return moved
 
 
 def _find_buffers(graph: LayerGraph) -> dict[int, int]:

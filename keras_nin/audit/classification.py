@@ -2,9 +2,10 @@
 
 import dataclasses
 import itertools
+import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 from keras_nin.audit.graph import LayerGraph, LayerInfo
 
@@ -199,26 +200,16 @@ def find_blocks(graph: LayerGraph) -> tuple[str | None, ...]:
 
 def _find_model_blocks(layers: dict[str, list[LayerInfo]], is_nested: bool) -> dict[str, str]:
     """Return the block of each layer name of one model; layers in no block are left out."""
-    named = [(name, calls) for name, calls in layers.items() if not _is_automatic_name(name, calls[0].type)]
-    members = {name: _named_layer(position, name, calls) for position, (name, calls) in enumerate(named)}
+    members: dict[str, _NamedLayer] = {}
+    for name, calls in layers.items():
+        if re.sub(r"_\d+$", "", name).replace("_", "") != calls[0].type.lower():  # Keras made "conv2d_7" from the class
+            has_weights = any(layer.op in _OPERATIONS_WITH_WEIGHTS for layer in calls)
+            is_merge = any(layer_kind(layer) == "merge" for layer in calls)
+            members[name] = _NamedLayer(len(members), tuple(name.split("_")), has_weights, is_merge)
     numbered = _find_numbered_blocks(members)
     blocks = numbered | _find_unnumbered_blocks([member for name, member in members.items() if name not in numbered])
     # A block that is the whole of a nested model goes by that model's path.
     return {} if is_nested and len(set(blocks.values())) == 1 and len(blocks) == len(layers) else blocks
-
-
-def _is_automatic_name(name: str, layer_type: str) -> bool:
-    """Return whether Keras made `name` from the layer's class: "conv2d_7", "batch_normalization"."""
-    return re.sub(r"_\d+$", "", name).replace("_", "") == layer_type.lower()
-
-
-def _named_layer(position: int, name: str, calls: Sequence[LayerInfo]) -> _NamedLayer:
-    return _NamedLayer(
-        position,
-        tuple(name.split("_")),
-        has_weights=any(layer.op in _OPERATIONS_WITH_WEIGHTS for layer in calls),
-        is_merge=any(layer_kind(layer) == "merge" for layer in calls),
-    )
 
 
 def _find_numbered_blocks(members: dict[str, _NamedLayer]) -> dict[str, str]:
@@ -228,20 +219,20 @@ def _find_numbered_blocks(members: dict[str, _NamedLayer]) -> dict[str, str]:
             if any(character.isdigit() for character in prefix[-1]):
                 by_prefix[prefix].append(member)
     groups = {prefix: group for prefix, group in by_prefix.items() if len(group) > 1}
-    compound = {prefix for prefix, group in groups.items() if _is_compound_block(group)}
+    compound = {
+        prefix
+        for prefix, group in groups.items()
+        if any(member.is_merge for member in group) or sum(member.has_weights for member in group) > 1
+    }
     simple = {prefix for prefix, group in groups.items() if prefix not in compound and len(_runs(group)) == 1}
     blocks = {}
     for name, member in members.items():
         prefixes = list(member.prefixes())
-        longest_compound = [prefix for prefix in prefixes if prefix in compound][-1:]
-        shortest_simple = [prefix for prefix in prefixes if prefix in simple][:1]
-        for prefix in longest_compound or shortest_simple:
+        longest_compound = next((prefix for prefix in reversed(prefixes) if prefix in compound), None)
+        prefix = longest_compound or next((prefix for prefix in prefixes if prefix in simple), None)
+        if prefix:
             blocks[name] = "_".join(prefix)
     return blocks
-
-
-def _is_compound_block(group: Sequence[_NamedLayer]) -> bool:
-    return any(member.is_merge for member in group) or sum(member.has_weights for member in group) > 1
 
 
 def _find_unnumbered_blocks(members: list[_NamedLayer]) -> dict[str, str]:
@@ -259,7 +250,8 @@ def _find_unnumbered_blocks(members: list[_NamedLayer]) -> dict[str, str]:
             if len(runs) > 1:
                 pending.append((depth + 1, group))
             elif runs:
-                blocks |= dict.fromkeys(("_".join(member.words) for member in runs[0]), _common_prefix(runs[0]))
+                prefix = os.path.commonprefix([member.words for member in runs[0]])
+                blocks |= dict.fromkeys(("_".join(member.words) for member in runs[0]), "_".join(prefix))
     return blocks
 
 
@@ -267,8 +259,3 @@ def _runs(group: Iterable[_NamedLayer]) -> list[list[_NamedLayer]]:
     """Split `group` into runs of consecutive layers; layers with automatic names may be between them."""
     runs = itertools.groupby(enumerate(group), key=lambda numbered: numbered[1].position - numbered[0])
     return [[member for _, member in run] for _, run in runs]
-
-
-def _common_prefix(run: Sequence[_NamedLayer]) -> str:
-    columns = zip(*(member.words for member in run), strict=False)
-    return "_".join(column[0] for column in itertools.takewhile(lambda column: len(set(column)) == 1, columns))

@@ -1,6 +1,6 @@
 """Two networks row by row, or a model and the file that was converted from it: the records and how they print."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from keras_nin.audit.api import Audit
 
 _Pair = tuple[int | None, int | None]
-_Costs = tuple[int, int, int | None]
 _BYTE_TOTALS = ("weight_bytes", "peak_activation_bytes")
 _TOTAL_LABELS = {
     "params": "params",
@@ -148,77 +147,67 @@ def pair_totals(a: "Audit", b: "Audit") -> dict[str, tuple[Any, Any]]:
 def compare_networks(a: "Audit", b: "Audit") -> ModelComparison:
     """Return the `ModelComparison` of two models, or of two files, by the names of their rows."""
     left, right = ({row.name: row for row in audit.rows} for audit in (a, b))
-    names = _merge_names([row.name for row in a.rows], [row.name for row in b.rows])
-    rows = tuple(_compare_rows(name, left.get(name), right.get(name)) for name in names)
-    return ModelComparison("networks", a.model, b.model, rows, _compare_blocks(a, b), pair_totals(a, b))
+    rows = tuple(_compare_rows(name, left.get(name), right.get(name)) for name in _merge_names(left, right))
+    left, right = ({block.name: block for block in _sum_blocks(audit.rows)} for audit in (a, b))
+    names = _merge_names(left, right) if left and right else ()
+    blocks = tuple(_compare_rows(name, left.get(name), right.get(name)) for name in names)
+    return ModelComparison("networks", a.model, b.model, rows, blocks, pair_totals(a, b))
 
 
-def _merge_names(first: Sequence[str], second: Sequence[str]) -> list[str]:
+@dataclass(frozen=True)
+class _BlockCosts:
+    """Sums over a block; `macs` is None if those of a row are unknown."""
+
+    name: str
+    block: str
+    params: int
+    weight_bytes: int
+    macs: int | None
+
+
+def _sum_blocks(rows: Sequence[AuditRow]) -> Iterator[_BlockCosts]:
+    for name in dict.fromkeys(row.block for row in rows if row.block):
+        members = [row for row in rows if row.block == name]
+        macs = sum_known(row.macs for row in members)
+        yield _BlockCosts(name, name, sum(r.params for r in members), sum(r.weight_bytes for r in members), macs)
+
+
+def sum_known(values: Iterable[int | None]) -> int | None:
+    """Return the sum of `values`; None if there are none, or if one is unknown."""
+    known = list(values)
+    return None if not known or None in known else sum(filter(None, known))
+
+
+def _merge_names(first: Iterable[str], second: Iterable[str]) -> list[str]:
     """Return the names of both, each once: a name that only `second` has follows the name that precedes it there."""
-    known, anchor = set(first), None
-    followers: dict[str | None, list[str]] = {None: []}
-    for name in dict.fromkeys(second):
+    merged = list(first)
+    position, known = 0, set(merged)
+    for name in second:
         if name in known:
-            anchor = name
+            position = merged.index(name) + 1
         else:
-            followers.setdefault(anchor, []).append(name)
-    merged = list(followers[None])
-    for name in dict.fromkeys(first):
-        merged += [name, *followers.get(name, ())]
+            merged.insert(position, name)
+            position += 1
     return merged
 
 
-def _compare_rows(name: str, left: AuditRow | None, right: AuditRow | None) -> ComparedRow:
+def _compare_rows(name: str, left: AuditRow | _BlockCosts | None, right: AuditRow | _BlockCosts | None) -> ComparedRow:
     pairs = {
-        field: (left and getattr(left, field), right and getattr(right, field))
-        for field in ("params", "weight_bytes", "macs", "kernel", "output_shape", "type")
+        field: (getattr(left, field, None), getattr(right, field, None))
+        for field in ("params", "weight_bytes", "macs", "kernel", "output_shape", "type", "block")
     }
-    changed = [field.replace("_", " ") for field, (before, after) in pairs.items() if before != after]
-    status = _status(left is not None, right is not None, not changed)
-    note = ", ".join(changed) if status == "changed" else ""
-    block = left.block if left else right and right.block
+    changed = [field for field, (before, after) in pairs.items() if before != after and field != "block"]
+    status = "only in b" if left is None else "only in a" if right is None else "changed" if changed else "same"
     return ComparedRow(
         a=name if left else None,
         b=(name,) if right else (),
         status=status,
-        note=note,
+        note=", ".join(changed).replace("_", " ") if status == "changed" and isinstance(left, AuditRow) else "",
         params=pairs["params"],
         weight_bytes=pairs["weight_bytes"],
         macs=pairs["macs"],
-        block=block,
+        block=pairs["block"][0] or pairs["block"][1],
     )
-
-
-def _status(is_in_a: bool, is_in_b: bool, is_same: bool) -> str:
-    if not (is_in_a and is_in_b):
-        return "only in a" if is_in_a else "only in b"
-    return "same" if is_same else "changed"
-
-
-def _compare_blocks(a: "Audit", b: "Audit") -> tuple[ComparedRow, ...]:
-    """Return the sums by block; none if one side has no blocks."""
-    left, right = _sum_blocks(a.rows), _sum_blocks(b.rows)
-    if not left or not right:
-        return ()
-    return tuple(_compare_block(name, left.get(name), right.get(name)) for name in _merge_names([*left], [*right]))
-
-
-def _sum_blocks(rows: Sequence[AuditRow]) -> dict[str, _Costs]:
-    """Return params, weight bytes and MACs by block; MACs are None if those of a row are unknown."""
-    sums: dict[str, _Costs] = {}
-    for row in rows:
-        if row.block:
-            params, weight_bytes, macs = sums.get(row.block, (0, 0, 0))
-            macs = None if macs is None or row.macs is None else macs + row.macs
-            sums[row.block] = (params + row.params, weight_bytes + row.weight_bytes, macs)
-    return sums
-
-
-def _compare_block(name: str, left: _Costs | None, right: _Costs | None) -> ComparedRow:
-    missing = (None, None, None)
-    params, weight_bytes, macs = zip(left or missing, right or missing, strict=True)
-    status = _status(left is not None, right is not None, left == right)
-    return ComparedRow(name if left else None, (name,) if right else (), status, "", params, weight_bytes, macs, name)
 
 
 # Text
@@ -229,15 +218,15 @@ class _Table:
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
-    right: Sequence[str]
+    right: int  # the first right-aligned column
 
 
 def format_comparison_text(comparison: ModelComparison) -> str:
     """Return `comparison` as plain tables."""
     parts = (
-        format_table(part.columns, part.rows, right=part.right, title=part.title)
-        if isinstance(part, _Table)
-        else "\n".join(part)
+        "\n".join(part)
+        if isinstance(part, list)
+        else format_table(part.columns, part.rows, right=part.columns[part.right :], title=part.title)
         for part in _comparison_parts(comparison)
     )
     return "\n\n".join(parts)
@@ -245,12 +234,13 @@ def format_comparison_text(comparison: ModelComparison) -> str:
 
 def format_comparison_markdown(comparison: ModelComparison) -> str:
     """Return `comparison` as Markdown."""
-    parts = (
-        f"**{part.title}**\n\n{format_markdown_table(part.columns, part.rows, right=part.right)}"
-        if isinstance(part, _Table)
-        else "\n".join(f"- {line}" for line in part)
-        for part in _comparison_parts(comparison)
-    )
+    parts = []
+    for part in _comparison_parts(comparison):
+        if isinstance(part, list):
+            parts.append("\n".join(f"- {line}" for line in part))
+        else:
+            table = format_markdown_table(part.columns, part.rows, right=part.columns[part.right :])
+            parts += [f"**{part.title}**", table]
     return "\n\n".join(parts) + "\n"
 
 
@@ -275,7 +265,7 @@ def _totals_table(comparison: ModelComparison, title: str) -> _Table:
     for key, label in _TOTAL_LABELS.items():
         a, b = comparison.totals[key]
         rows.append([label, _format_total(key, a), _format_total(key, b), _format_ratio(a, b, key.endswith("_share"))])
-    return _Table(title, ("total", "a", "b", "b / a"), rows, ("a", "b", "b / a"))
+    return _Table(title, ("total", "a", "b", "b / a"), rows, right=1)
 
 
 def _format_total(key: str, value: float | None) -> str:
@@ -297,7 +287,7 @@ def _format_number(value: int | None) -> str:
 def _sides_table(rows: Sequence[ComparedRow], title: str) -> _Table:
     columns = ("name", "params a", "params b", "MACs a", "MACs b", "b / a")
     cells = [[row.name, *map(_format_number, (*row.params, *row.macs)), _format_ratio(*row.macs)] for row in rows]
-    return _Table(title, columns, cells, columns[1:])
+    return _Table(title, columns, cells, right=1)
 
 
 def _conversion_table(comparison: ModelComparison) -> _Table:
@@ -306,7 +296,7 @@ def _conversion_table(comparison: ModelComparison) -> _Table:
         [row.name, _format_target(row), *(_format_number(pair[1]) for pair in (row.params, row.weight_bytes, row.macs))]
         for row in comparison.rows
     ]
-    return _Table(f"{comparison.a} as {comparison.b} (figures of the file)", columns, cells, columns[2:])
+    return _Table(f"{comparison.a} as {comparison.b} (figures of the file)", columns, cells, right=2)
 
 
 def _format_target(row: ComparedRow) -> str:

@@ -2,13 +2,13 @@
 
 import functools
 import re
-from collections import defaultdict, deque
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from keras_nin.audit.classification import FOLDABLE_NORMS, LINEAR, PADDING, layer_kind
-from keras_nin.audit.comparison import ComparedRow, ModelComparison, ParameterChange, pair_totals
+from keras_nin.audit.comparison import ComparedRow, ModelComparison, ParameterChange, pair_totals, sum_known
 from keras_nin.audit.findings.network import is_identity
 from keras_nin.audit.graph import LayerGraph, LayerInfo
 from keras_nin.audit.records import AuditRow
@@ -28,20 +28,25 @@ def reconcile_conversion(
 ) -> ModelComparison:
     """Return the `ModelComparison` of a model's `graph` with the file converted from it; the audits are theirs."""
     assignments = assign_operators(graph, network, model_audit.rows, file_audit.rows)
-    conversion = ConversionMap(graph, network, tuple(assignments))
-    rows = (
-        *(_layer_row(conversion, position, row, file_audit) for position, row in enumerate(model_audit.rows)),
-        *_inserted_operator_rows(conversion, file_audit),
-    )
-    stored: dict[str, int] = defaultdict(int)
-    for weights in network.weights:
-        for dtype, size in weights.stored:
-            stored[dtype] += size
+    conversion = ConversionMap(graph, network, assignments)
+    rows = []
+    for position, row in enumerate(model_audit.rows):
+        operators = [file_audit.rows[index] for index in conversion.operators_of.get(position, ())]
+        outcome = explain_layer(conversion, position)
+        note = "; ".join(filter(None, [outcome.note, *_explain_parameters(conversion, position)]))
+        rows.append(_compare_row(row, operators, outcome, note))
+    for index, row in enumerate(file_audit.rows):
+        if assignments[index].position is None:
+            outcome = explain_inserted_operator(conversion, index)
+            rows.append(_compare_row(None, [row], outcome, outcome.note))
+    stored = Counter()
+    for dtype, size in (item for weights in network.weights for item in weights.stored):
+        stored[dtype] += size
     return ModelComparison(
         kind="conversion",
         a=model_audit.model,
         b=file_audit.model,
-        rows=rows,
+        rows=tuple(rows),
         blocks=(),
         totals=pair_totals(model_audit, file_audit),
         parameter_changes=_parameter_changes(conversion, file_audit),
@@ -50,48 +55,19 @@ def reconcile_conversion(
     )
 
 
-def _layer_row(conversion: "ConversionMap", position: int, row: AuditRow, file_audit: "Audit") -> ComparedRow:
-    indices = conversion.operators_of.get(position, [])
-    outcome = explain_layer(conversion, position)
-    operators = [file_audit.rows[index] for index in indices]
+def _compare_row(row: AuditRow | None, operators: Sequence[AuditRow], outcome: "Outcome", note: str) -> ComparedRow:
     return ComparedRow(
-        a=row.name,
+        a=row and row.name,
         b=tuple(operator.name for operator in operators),
         status=outcome.status,
-        note="; ".join(filter(None, [outcome.note, *_explain_parameters(conversion, position)])),
-        params=(row.params, _sum_known(operator.params for operator in operators)),
-        weight_bytes=(row.weight_bytes, _sum_known(operator.weight_bytes for operator in operators)),
-        macs=(row.macs, _sum_known(operator.macs for operator in operators)),
-        block=row.block,
+        note=note,
+        params=(row and row.params, sum_known(operator.params for operator in operators)),
+        weight_bytes=(row and row.weight_bytes, sum_known(operator.weight_bytes for operator in operators)),
+        macs=(row and row.macs, sum_known(operator.macs for operator in operators)),
+        block=row and row.block,
         operators=tuple(operator.type for operator in operators),
         into=outcome.into,
     )
-
-
-def _inserted_operator_rows(conversion: "ConversionMap", file_audit: "Audit") -> Iterator[ComparedRow]:
-    for index, row in enumerate(file_audit.rows):
-        if conversion.assignments[index].position is None:
-            outcome = explain_inserted_operator(conversion, index)
-            yield ComparedRow(
-                a=None,
-                b=(row.name,),
-                status=outcome.status,
-                note=outcome.note,
-                params=(None, row.params),
-                weight_bytes=(None, row.weight_bytes),
-                macs=(None, row.macs),
-                operators=(row.type,),
-            )
-
-
-def _sum_known(values: Iterable[int | None]) -> int | None:
-    """Return the sum of `values`; None if there are none, or if one is unknown."""
-    total = None
-    for value in values:
-        if value is None:
-            return None
-        total = (total or 0) + value
-    return total
 
 
 def _parameter_changes(conversion: "ConversionMap", file_audit: "Audit") -> tuple[ParameterChange, ...]:
@@ -99,15 +75,11 @@ def _parameter_changes(conversion: "ConversionMap", file_audit: "Audit") -> tupl
     changes: dict[str, list[int]] = defaultdict(list)
     for position in range(len(conversion.graph.layers)):
         for cause, params in _layer_parameter_changes(conversion, position):
-            changes[cause].append(params)
+            changes[cause] += [params] if params else []
     for row, assignment in zip(file_audit.rows, conversion.assignments, strict=True):
-        if assignment.position is None:
+        if assignment.position is None and row.params:
             changes[_OTHER_CONSTANTS].append(row.params)
-    return tuple(
-        ParameterChange(cause, sum(1 for value in params if value), sum(params))
-        for cause, params in changes.items()
-        if any(params)
-    )
+    return tuple(ParameterChange(cause, len(params), sum(params)) for cause, params in changes.items() if params)
 
 
 def _layer_parameter_changes(conversion: "ConversionMap", position: int) -> Iterator[tuple[str, int]]:
@@ -187,7 +159,7 @@ class ConversionMap:
     @functools.cached_property
     def _producers(self) -> dict[int, int]:
         """Index of a tensor of the model -> position of the layer that writes it."""
-        return {tensor.index: at for at, layer in enumerate(self.graph.layers) for tensor in layer.outputs}
+        return {tensor.index: position for position, layer in enumerate(self.graph.layers) for tensor in layer.outputs}
 
     @functools.cached_property
     def _positions(self) -> dict[int, int]:
@@ -323,67 +295,50 @@ def _explain_parameters(conversion: ConversionMap, position: int) -> Iterator[st
 
 def assign_operators(
     graph: LayerGraph, network: TFLiteNetwork, rows: Sequence[AuditRow], operator_rows: Sequence[AuditRow]
-) -> list[OperatorAssignment]:
+) -> tuple[OperatorAssignment, ...]:
     """Return the assignment of each operator of the file to a layer of the model.
 
     The export record decides if there is one, else the names in the file if shapes and MACs match, else the order of
     equal shapes and MACs. A layer has at most one main operator; others compute a part of it.
-
-    Args:
-        graph: the model's graph.
-        network: the file.
-        rows, operator_rows: their audits' rows.
     """
+    operators = network.graph.layers
     signatures = [_cost_signature(*pair) for pair in zip(graph.layers, rows, strict=True)]
-    wanted = [_cost_signature(*pair) for pair in zip(network.graph.layers, operator_rows, strict=True)]
+    targets = [_cost_signature(*pair) for pair in zip(operators, operator_rows, strict=True)]
     candidates = _candidate_layers(graph.layers, network)
     assignable = [index for index, operator in enumerate(network.operators) if operator.op not in FORMAT_CHANGES]
-    found: dict[int, OperatorAssignment] = {}
-    taken: set[int] = set()
+    assignments: dict[int, OperatorAssignment] = {}
+    free = set(range(len(rows)))  # positions of the layers without a main operator
 
-    def assign(index: int, position: int) -> None:
-        found[index] = OperatorAssignment(position, is_main=True)
-        taken.add(position)
+    def assign_main(index: int, positions: Iterable[int]) -> None:
+        position = next((position for position in positions if position in free), None)
+        if position is not None:
+            assignments[index] = OperatorAssignment(position, is_main=True)
+            free.remove(position)
 
     for index in assignable:  # by the record or by name, where shapes and MACs match
-        matches = (at for at in candidates[index] if at not in taken and signatures[at] == wanted[index])
-        if (position := next(matches, None)) is not None:
-            assign(index, position)
-    remaining = defaultdict(deque)
+        assign_main(index, (position for position in candidates[index] if signatures[position] == targets[index]))
+    by_signature = defaultdict(list)
     for position, signature in enumerate(signatures):
-        if position not in taken:
-            remaining[signature].append(position)
+        by_signature[signature].append(position)
+    in_order = {signature: iter(positions) for signature, positions in by_signature.items()}
     for index in assignable:  # in the order of equal shapes and MACs
         is_recorded = network.recorded_layers is not None and network.recorded_layers[index] is not None
-        if index not in found and not is_recorded and remaining[wanted[index]]:
-            assign(index, remaining[wanted[index]].popleft())
+        if index not in assignments and not is_recorded:
+            assign_main(index, in_order.get(targets[index], ()))
     for index in assignable:  # the rest by the record or by name alone
-        if index in found or not candidates[index]:
-            continue
-        untaken = [at for at in candidates[index] if at not in taken and rows[at].macs != 0]
-        if operator_rows[index].macs != 0 and untaken:
-            assign(index, untaken[0])
-        else:
-            found[index] = OperatorAssignment(candidates[index][0])
-    for index, row in enumerate(operator_rows):
-        if index not in found and row.kind == "activation":
-            found[index] = OperatorAssignment(_find_activated_layer(index, found, graph, network))
-    return [found.get(index, OperatorAssignment()) for index in range(len(operator_rows))]
-
-
-def _find_activated_layer(
-    index: int, found: dict[int, OperatorAssignment], graph: LayerGraph, network: TFLiteNetwork
-) -> int | None:
-    """Return the layer with an activation that the operator computes, after the layer's linear main operator."""
-    inputs = {tensor.index for tensor in network.graph.layers[index].inputs}
-    for before, assignment in found.items():
-        operator, position = network.graph.layers[before], assignment.position
-        feeds = len(inputs) == 1 and inputs == {tensor.index for tensor in operator.outputs}
-        if not feeds or position is None or not assignment.is_main or not operator.is_linear:
-            continue
-        if not graph.layers[position].is_linear:
-            return position
-    return None
+        if index not in assignments and candidates[index]:
+            if operator_rows[index].macs != 0:
+                assign_main(index, (position for position in candidates[index] if rows[position].macs != 0))
+            assignments.setdefault(index, OperatorAssignment(candidates[index][0]))
+    producers = {tensor.index: index for index, operator in enumerate(operators) for tensor in operator.outputs}
+    for index, operator in enumerate(operators):  # an activation after the linear main operator of its layer
+        inputs = {tensor.index for tensor in operator.inputs}
+        if index not in assignments and operator_rows[index].kind == "activation" and len(inputs) == 1:
+            before = producers.get(inputs.pop(), -1)
+            main = assignments.get(before, OperatorAssignment())
+            is_split = main.is_main and operators[before].is_linear and not graph.layers[main.position or 0].is_linear
+            assignments[index] = OperatorAssignment(main.position if is_split else None)
+    return tuple(assignments.get(index, OperatorAssignment()) for index in range(len(operators)))
 
 
 def _cost_signature(layer: LayerInfo, row: AuditRow) -> tuple[object, ...]:
@@ -402,18 +357,12 @@ def _candidate_layers(layers: Sequence[LayerInfo], network: TFLiteNetwork) -> li
     paths_by_name = defaultdict(list)
     for path in positions:
         paths_by_name[path.rpartition("/")[2]].append(path)
-    return [_layers_named_in(name, positions, paths_by_name) for name in network.tensor_names]
-
-
-def _layers_named_in(
-    tensor_name: str, positions: dict[str, list[int]], paths_by_name: dict[str, list[str]]
-) -> list[int]:
-    found: dict[int, None] = {}
-    for scopes in split_tensor_name(tensor_name):
-        names = (*scopes, *(_NUMBER_SUFFIX.sub("", scope) for scope in scopes))
-        known = set(names)
-        for name in names:
-            for path in paths_by_name.get(name, ()):
-                if known.issuperset(path.split("/")):
-                    found |= dict.fromkeys(positions[path])
-    return list(found)
+    candidates = []
+    for tensor_name in network.tensor_names:
+        paths: list[str] = []
+        for scopes in split_tensor_name(tensor_name):
+            names = (*scopes, *(_NUMBER_SUFFIX.sub("", scope) for scope in scopes))
+            named = (path for name in names for path in paths_by_name.get(name, ()))
+            paths += [path for path in named if set(names).issuperset(path.split("/"))]
+        candidates.append([position for path in dict.fromkeys(paths) for position in positions[path]])
+    return candidates

@@ -8,13 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ActivationTensor:
-    """An activation tensor with a fixed shape: batch 1, channels last.
-
-    Attributes:
-        index: unique in the graph.
-        shape: includes the batch.
-        bits: size of an element: as a file stores it; 32 for a Keras model (float32, whatever its dtype policy).
-    """
+    """An activation tensor of batch 1, channels last; elements of a Keras model have 32 bits, whatever its policy."""
 
     index: int
     shape: tuple[int, ...]
@@ -51,20 +45,14 @@ class ActivationTensor:
 
 @dataclass(frozen=True)
 class LayerInfo:
-    """One call of one layer.
+    """One call of one layer; a weight counts at its first call.
 
     Attributes:
-        name: name of the layer, with the number of the call where there are several.
-        type: class or operator, as it is shown.
         op: Keras name of the standard operation that the layer performs. None if the reader cannot vouch for one, such
             as for a user's own class that is called "Conv2D": its MACs are unknown, never guessed.
         scope: path of the nested models around the layer; empty at the top level.
         kernel, strides, dilation: (height, width).
-        padding: "same" or "valid"; None if the operation has none.
-        use_bias: whether a bias is added.
-        equation: of an einsum.
         per_position: whether a normalization works on the channels of each position alone.
-        params, trainable_params, weight_bytes: of the weights that no earlier layer has used.
     """
 
     name: str

@@ -1,9 +1,9 @@
 """A built Keras model as a `LayerGraph`. No other module of the audit touches Keras."""
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from keras_nin import keras_graph
@@ -37,14 +37,6 @@ def read_keras_graph(model: "keras.Model", *, name: str | None = None) -> LayerG
 
     Nested models, and layers that hold their graph as the model `inner`, are opened; their layers carry the path.
     A weight counts at its first use; weights that no layer of the graph owns go to a last row, `WEIGHTS_OUTSIDE_GRAPH`.
-
-    Args:
-        model: the model.
-        name: what to call the network; None takes the model's name.
-
-    Raises:
-        InputError: not such a model, not built, an axis of an input or of a layer's output is open, or a layer keeps
-            channels first.
     """
     import keras
 
@@ -85,13 +77,6 @@ def _single_input(tensor: "keras.KerasTensor") -> "keras.KerasTensor":
     return keras.KerasTensor((1, *tensor.shape[1:]), dtype=tensor.dtype)
 
 
-@dataclass(frozen=True)
-class _LayerWeights:
-    params: int
-    trainable_params: int
-    weight_bytes: int
-
-
 class _KerasGraphReader:
     """Runs the calls of a traced model on symbolic tensors, and records each layer with its inputs and outputs."""
 
@@ -111,9 +96,8 @@ class _KerasGraphReader:
         for call in trace.calls:
             self._run(call)
         rest = self._count_weights(model.weights)
-        if rest.params:
-            outside = LayerInfo(name=WEIGHTS_OUTSIDE_GRAPH, type=type(model).__name__, op=None, **vars(rest))
-            self.layers.append(outside)
+        if rest["params"]:
+            self.layers.append(LayerInfo(WEIGHTS_OUTSIDE_GRAPH, type(model).__name__, op=None, **rest))
         inputs, outputs = (tuple(self.records[slot] for slot in slots) for slots in (trace.inputs, trace.outputs))
         return LayerGraph(name, inputs, outputs, tuple(self.layers))
 
@@ -150,12 +134,10 @@ class _KerasGraphReader:
         inputs: tuple[ActivationTensor, ...],
         outputs: tuple[ActivationTensor, ...],
     ) -> list[LayerInfo]:
-        op, layer_type = _standard_operation(operation), type(operation).__name__
-        if op in _SEPARABLE_HALVES:
-            return self._describe_separable(operation, name, scope, inputs, outputs)
+        op = _standard_operation(operation)
         layer = LayerInfo(
             name=name,
-            type=layer_type,
+            type=type(operation).__name__,
             op=op,
             scope=scope,
             inputs=inputs,
@@ -165,58 +147,50 @@ class _KerasGraphReader:
             equation=getattr(operation, _EQUATION_ATTRIBUTES[op]) if op in _EQUATION_ATTRIBUTES else None,
             per_position=_normalizes_positions(operation, op, inputs),
             **_geometry(operation, op),
-            **vars(self._count_weights(getattr(operation, "weights", ()))),
         )
-        return [layer]
+        if op in _SEPARABLE_HALVES:
+            return self._split_separable(operation, layer)
+        return [dataclasses.replace(layer, **self._count_weights(getattr(operation, "weights", ())))]
 
-    def _describe_separable(
-        self,
-        operation: Any,
-        name: str,
-        scope: str,
-        inputs: tuple[ActivationTensor, ...],
-        outputs: tuple[ActivationTensor, ...],
-    ) -> list[LayerInfo]:
+    def _split_separable(self, operation: Any, layer: LayerInfo) -> list[LayerInfo]:
         """Return the two convolutions of a separable one; the bias and the activation belong to the second."""
-        layer_type = type(operation).__name__
-        depthwise_op, pointwise_op = _SEPARABLE_HALVES[layer_type]
-        channels = inputs[0].shape[-1] * operation.depth_multiplier
-        between = (ActivationTensor(next(self.indices), (*outputs[0].shape[:-1], channels)),)
-        depthwise = LayerInfo(
-            name=f"{name}/depthwise",
-            type=layer_type,
+        depthwise_op, pointwise_op = _SEPARABLE_HALVES[layer.type]
+        channels = layer.input_channels * operation.depth_multiplier
+        between = (ActivationTensor(next(self.indices), (*layer.outputs[0].shape[:-1], channels)),)
+        depthwise = dataclasses.replace(
+            layer,
+            name=f"{layer.name}/depthwise",
             op=depthwise_op,
-            scope=scope,
-            inputs=inputs,
             outputs=between,
+            activation=None,
+            use_bias=False,
             **_geometry(operation, depthwise_op),
-            **vars(self._count_weights([operation.depthwise_kernel])),
+            **self._count_weights([operation.depthwise_kernel]),
         )
-        pointwise = LayerInfo(
-            name=f"{name}/pointwise",
-            type=layer_type,
+        pointwise = dataclasses.replace(
+            layer,
+            name=f"{layer.name}/pointwise",
             op=pointwise_op,
-            scope=scope,
             inputs=between,
-            outputs=outputs,
             kernel=(1, 1),
             padding="valid",
-            use_bias=operation.use_bias,
-            activation=_activation_name(operation),
-            **vars(self._count_weights(operation.weights)),
+            **self._count_weights(operation.weights),
         )
         return [depthwise, pointwise]
 
-    def _count_weights(self, weights: "Iterable[keras.Variable]") -> _LayerWeights:
-        """Count those of `weights` that were not counted before."""
+    def _count_weights(self, weights: "Iterable[keras.Variable]") -> dict[str, Any]:
+        """Return the fields of `LayerInfo` about those of `weights` that were not counted before."""
+        import ml_dtypes  # noqa: F401 - NumPy knows bfloat16 and float8 by name only once this is imported
+        import numpy as np
+
         new = {id(weight): weight for weight in weights if id(weight) not in self.counted_weights}
         self.counted_weights.update(new)
         sizes = {key: math.prod(weight.shape) for key, weight in new.items()}
-        return _LayerWeights(
-            params=sum(sizes.values()),
-            trainable_params=sum(size for key, size in sizes.items() if key in self.trainable),
-            weight_bytes=sum(size * _bytes_per_item(new[key].dtype) for key, size in sizes.items()),
-        )
+        return {
+            "params": sum(sizes.values()),
+            "trainable_params": sum(size for key, size in sizes.items() if key in self.trainable),
+            "weight_bytes": sum(size * np.dtype(new[key].dtype).itemsize for key, size in sizes.items()),
+        }
 
 
 def _standard_operation(operation: "keras.Operation") -> str | None:
@@ -224,13 +198,6 @@ def _standard_operation(operation: "keras.Operation") -> str | None:
     module = type(operation).__module__
     is_known = module.split(".")[0] == "keras" or module.startswith(_PACKAGE_LAYERS)
     return type(operation).__name__ if is_known else None
-
-
-def _bytes_per_item(dtype: str) -> int:
-    import ml_dtypes  # noqa: F401 - NumPy knows bfloat16 and float8 by name only once this is imported
-    import numpy as np
-
-    return np.dtype(dtype).itemsize
 
 
 def _activation_name(operation: Any) -> str | None:

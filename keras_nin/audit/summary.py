@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from keras_nin.audit.records import AuditRow
 from keras_nin.audit.tables import format_shape, pointwise_line
-from keras_nin.errors import InputError
+from keras_nin.errors import expected_error
 from keras_nin.formatting import escape_unprintable, fit_encoding, format_bytes, format_count
 
 if TYPE_CHECKING:
@@ -61,7 +61,8 @@ def print_summary(
     headings = (*_HEADINGS, "Trainable") if show_trainable else _HEADINGS
     lines = _select_range(_summary_lines(audit.rows, "", show_trainable), layer_range)
     rows = [[escape_unprintable(cell) for cell in cells] for cells in _flatten_lines(lines, expand_nested)]
-    length = line_length or _default_length(print_fn)
+    default = shutil.get_terminal_size().columns - _MARGIN if print_fn is None and sys.stdout.isatty() else _MAX_LINE
+    length = line_length or min(_MAX_LINE, default)
     widths = _column_widths(headings, rows, length, positions, is_fixed=line_length is not None)
     name = escape_unprintable(audit.model)
     text = "\n".join([f'Model: "{name}"', _draw_table(headings, rows, widths), *_total_lines(audit)])
@@ -71,21 +72,12 @@ def print_summary(
         print_fn(line)
 
 
-def _expected(argument: str, expected: str, received: object) -> InputError:
-    return InputError(f"Expected `{argument}` {expected}. Received: {received!r}", argument=argument, received=received)
-
-
 def _check_arguments(line_length: Any, print_fn: Any) -> None:
     is_positive = isinstance(line_length, int) and not isinstance(line_length, bool) and line_length > 0
     if line_length is not None and not is_positive:
-        raise _expected("line_length", "to be a positive whole number or None", line_length)
+        raise expected_error("line_length", "to be a positive whole number or None", line_length)
     if print_fn is not None and not callable(print_fn):
-        raise _expected("print_fn", "to be a function of one line", print_fn)
-
-
-def _default_length(print_fn: Callable[[str], object] | None) -> int:
-    is_on_terminal = print_fn is None and sys.stdout.isatty()
-    return min(_MAX_LINE, shutil.get_terminal_size().columns - _MARGIN) if is_on_terminal else _MAX_LINE
+        raise expected_error("print_fn", "to be a function of one line", print_fn)
 
 
 def _summary_lines(rows: Sequence[AuditRow], scope: str, show_trainable: bool) -> list[_SummaryLine]:
@@ -132,13 +124,13 @@ def _select_range(lines: list[_SummaryLine], layer_range: Any) -> list[_SummaryL
         return lines
     is_sequence = isinstance(layer_range, (list, tuple)) and len(layer_range) == 2
     if not is_sequence or not all(isinstance(name, str) for name in layer_range):
-        raise _expected("layer_range", "to be two names of layers", layer_range)
+        raise expected_error("layer_range", "to be two names of layers", layer_range)
     try:
         ends = [[at for at, line in enumerate(lines) if re.match(name, line.name)] for name in layer_range]
     except re.error:
-        raise _expected("layer_range", "to hold two regular expressions", layer_range) from None
+        raise expected_error("layer_range", "to hold two regular expressions", layer_range) from None
     if not all(ends):
-        raise _expected("layer_range", "to name layers of the network", layer_range)
+        raise expected_error("layer_range", "to name layers of the network", layer_range)
     first, last = min(ends[0]), max(ends[1])
     if first > last:  # as in Keras: the range is the same whichever end comes first
         first, last = min(ends[1]), max(ends[0])
@@ -173,13 +165,11 @@ def _column_widths(
         widths[0] += max(spare, 0)
     short = [heading for heading, width, need in zip(headings, widths, least, strict=True) if width < need]
     if short or sum(widths) + frames > length:
-        raise InputError(
-            f"Expected a line long enough for every number, {sum(least) + frames} characters at least, with room for "
-            f"{', '.join(short or headings)}. Received: {length}. Pass a larger `line_length`"
-            f"{'' if positions is None else ' or other `positions`'}.",
-            argument="line_length",
-            received=length,
+        expected = (
+            f"and `positions` to leave room for every number, {sum(least) + frames} characters at least, in "
+            f"{', '.join(short or headings)}"
         )
+        raise expected_error("line_length", expected, length)
     return widths
 
 
@@ -190,7 +180,7 @@ def _widths_from_positions(headings: Sequence[str], positions: Any, length: int)
     is_rising = are_numbers and all(0 <= low < high for low, high in zip((0, *positions), positions, strict=False))
     if not is_rising or len(positions) != len(headings):
         expected = f"to be {len(headings)} rising numbers, the ends of {', '.join(headings)}"
-        raise _expected("positions", expected, positions)
+        raise expected_error("positions", expected, positions)
     ends = [int(end * length) if positions[-1] <= 1 else int(end) for end in positions]
     # A column holds a space on each side and its share of the frame; the last one closes the table.
     widths = [end - start - 3 for start, end in zip((0, *ends), ends, strict=False)]

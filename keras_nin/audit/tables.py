@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from keras_nin.audit.records import AuditBlock, AuditRow, AuditTotal, Finding, group_by_block
-from keras_nin.errors import InputError, check_choice, unknown_name_error
+from keras_nin.errors import check_choice, expected_error, unknown_name_error
 from keras_nin.formatting import (
     escape_unprintable,
     format_bytes,
@@ -125,18 +125,13 @@ def format_shape(shape: Any) -> str:
 
 @dataclass(frozen=True)
 class AuditView:
-    """The part of an audit to show.
+    """The part of an audit to show. `columns` and `only` may be one string with commas.
 
     Args:
         depth: 0 (totals), 1 (a line for each block) or 2 (a line for each layer).
         columns: keys of the JSON rows, or share_of_params and share_of_macs; None takes what suits the format.
         sort: such a key: numbers fall, words rise, unknown values come last.
         only: kinds and roles: a layer of any of them is shown, and a block is summed over such layers alone.
-
-    `columns` and `only` may be one string with commas.
-
-    Raises:
-        InputError: an unknown depth, column, kind or role; a column twice; columns or an order without a table.
     """
 
     depth: int = LAYERS
@@ -150,11 +145,7 @@ class AuditView:
         object.__setattr__(self, "columns", columns)
         object.__setattr__(self, "only", _split_words("only", self.only))
         if self.depth == TOTALS and (columns is not None or self.sort is not None):
-            raise InputError(
-                "Expected no `columns` and no `sort` with a `depth` of 0, which shows totals alone. Use depth 1 or 2",
-                argument="depth",
-                received=self.depth,
-            )
+            raise expected_error("depth", "to be 1 or 2 with `columns` or `sort`; 0 shows totals alone", self.depth)
         words = [("columns", key, self.known_columns) for key in columns or ()]
         words += [("sort", self.sort, self.known_columns)] if self.sort is not None else []
         words += [("only", word, (*KINDS, *ROLES)) for word in self.only]
@@ -162,11 +153,7 @@ class AuditView:
             if word not in known:
                 raise unknown_name_error(argument, word, known)
         if columns is not None and len(set(columns)) < max(len(columns), 1):
-            raise InputError(
-                f"Expected `columns` to name each column once. Received: {', '.join(columns)!r}",
-                argument="columns",
-                received=columns,
-            )
+            raise expected_error("columns", "to name each column once", ", ".join(columns))
 
     @property
     def known_columns(self) -> dict[str, AuditColumn]:
@@ -193,9 +180,7 @@ class AuditView:
 def _split_words(argument: str, received: Any) -> tuple[str, ...]:
     texts = (received,) if isinstance(received, str) else tuple(received)
     if not all(isinstance(text, str) for text in texts):
-        raise InputError(
-            f"Expected `{argument}` to be names. Received: {received!r}", argument=argument, received=received
-        )
+        raise expected_error(argument, "to be names", received)
     return tuple(word.strip() for text in texts for word in text.split(","))
 
 
@@ -230,7 +215,10 @@ def format_audit_text(audit: "Audit", view: AuditView | None = None) -> str:
 def format_audit_markdown(audit: "Audit", view: AuditView | None = None) -> str:
     """Return `audit` as a Markdown table, with totals, findings and conventions below it."""
     view = view or AuditView()
-    totals, findings = map(_markdown_list, (_list_view_totals(audit, view), list_findings(audit.findings)))
+    totals, findings = (
+        "\n".join("- " + escape_unprintable(line).replace("|", "\\|") for line in lines)
+        for lines in (_list_view_totals(audit, view), list_findings(audit.findings))
+    )
     table = _format_records(format_markdown_table, audit, view)
     parts = [table, totals, findings and f"Findings:\n\n{findings}", " ".join(list_conventions(audit))]
     return "\n\n".join(filter(None, parts)) + "\n"
@@ -241,17 +229,10 @@ def format_audit_csv(audit: "Audit", view: AuditView | None = None) -> str:
 
     Without a choice of columns these are all keys of the JSON rows and both shares. Pairs read ``3x3``, shapes
     ``55x55x64`` (no batch); several shapes are separated by ", ".
-
-    Raises:
-        InputError: depth 0, which has no rows.
     """
     view = view or AuditView()
     if view.depth == TOTALS:
-        raise InputError(
-            "Expected a `depth` of 1 or 2 for CSV, which holds rows. Received: 0. Totals are in the JSON document",
-            argument="depth",
-            received=view.depth,
-        )
+        raise expected_error("depth", "to be 1 or 2 for CSV, which holds rows; totals are in the JSON document", 0)
     columns = view.select_columns(list(view.known_columns))
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -272,10 +253,6 @@ def _format_records(build: Callable[..., str], audit: "Audit", view: AuditView, 
 
 def _list_view_totals(audit: "Audit", view: AuditView) -> list[str]:
     return list_totals(audit, view.select_rows(audit) if view.only else None)
-
-
-def _markdown_list(lines: Iterable[str]) -> str:
-    return "\n".join("- " + escape_unprintable(line).replace("|", "\\|") for line in lines)
 
 
 def _wrap_lines(lines: Iterable[str], indent: str = "  ") -> list[str]:

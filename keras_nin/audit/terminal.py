@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from keras_nin.audit.records import AuditTotal
 from keras_nin.audit.tables import (
     BLOCKS,
     DEFAULT_COLUMNS,
@@ -94,7 +93,11 @@ def _print_table(
         is_right = column.numeric and not (layout.bar and column.is_share)
         justify = "right" if is_right else "left"
         table.add_column(Text(column.heading), justify=justify, width=width, overflow="fold")
-    largest = {column.key: _largest_share(column, records, audit.total) for column in layout.columns if column.is_share}
+    largest = {
+        column.key: max((column.value(record, audit.total) or 0 for record in records), default=0) or 1
+        for column in layout.columns
+        if column.is_share
+    }
     for record in records:
         cells = []
         for column, width in zip(layout.columns, layout.widths, strict=True):
@@ -110,10 +113,6 @@ def _print_table(
     console.width = max(width, layout.width)
     console.print(table)
     console.width = width
-
-
-def _largest_share(column: AuditColumn, records: Sequence[AuditRecord], total: AuditTotal) -> float:
-    return max((column.value(record, total) or 0 for record in records), default=0) or 1
 
 
 def _foot_lines(audit: "Audit", view: AuditView, layout: "TableLayout | None", width: int) -> Iterator[str]:
@@ -162,11 +161,7 @@ def fit_columns(
 ) -> TableLayout:
     """Return the `TableLayout` of a table in `width` characters; wider if not even the numbers fit.
 
-    Args:
-        columns: the columns wanted.
-        cells: a list of texts for each line.
-        width: width of the terminal.
-        order: keys of the columns that may be dropped, the first one first; `BARS` among them for the bars.
+    `cells` has a list of texts per line; `order` the keys of the columns (`BARS`: the bars) to drop, first to last.
     """
     texts = {column.key: [line[index] for line in cells] for index, column in enumerate(columns)}
     wanted = {column.key: _column_width(column, texts[column.key]) for column in columns}

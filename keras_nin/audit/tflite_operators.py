@@ -69,10 +69,8 @@ class OperatorUse:
     """An operator with what it reads and writes.
 
     Attributes:
-        operator: the file's record.
         operands, results: the file's tensors; None for an optional operand that is left out.
-        activations: for each operand its `ActivationTensor` if it is computed, else None.
-        outputs: the `ActivationTensor` of each result.
+        activations, outputs: theirs as the audit has them; None for an operand that is not computed.
         read_integers: returns the values of a constant tensor of integers; None for any other tensor.
         error: makes the `InputError` that reports a problem of this operator.
     """
@@ -263,10 +261,6 @@ def _describe_resize(use: OperatorUse) -> _Fields:
     return {"op": "UpSampling2D", "strides": factors, "interpolation": interpolation}
 
 
-def _describe_gather(use: OperatorUse) -> _Fields:
-    return {"op": "GetItem" if use.activation(0) is not None else "Embedding"}
-
-
 _DESCRIPTIONS: dict[str, Callable[[OperatorUse], _Fields]] = {
     "CONV_2D": _describe_convolution,
     "DEPTHWISE_CONV_2D": _describe_depthwise,
@@ -277,7 +271,7 @@ _DESCRIPTIONS: dict[str, Callable[[OperatorUse], _Fields]] = {
     **dict.fromkeys(("MEAN", "REDUCE_MAX"), _describe_reduction),
     **dict.fromkeys(("PAD", "PADV2", "MIRROR_PAD"), _describe_pad),
     **dict.fromkeys(("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR"), _describe_resize),
-    "GATHER": _describe_gather,
+    "GATHER": lambda use: {"op": "GetItem" if use.activation(0) is not None else "Embedding"},
 }
 KERNEL_OPERATORS = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED", "BATCH_MATMUL"})
 
@@ -287,14 +281,7 @@ KERNEL_OPERATORS = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", 
 
 @dataclasses.dataclass(frozen=True)
 class OperatorWeights:
-    """The weights that an operator brings.
-
-    Attributes:
-        params: elements that no earlier operator has used.
-        weight_bytes: their size in the file.
-        shared_params: elements that an earlier operator has brought already.
-        stored: the bytes by data type, as (dtype, bytes).
-    """
+    """The weights that no earlier operator has used, those that one has, and the bytes by data type as stored."""
 
     params: int = 0
     weight_bytes: int = 0
@@ -382,9 +369,7 @@ def _operator_constants(
         for position, index in enumerate(operator.inputs)
         if index >= 0 and position not in settings and (index in converted or _is_constant(subgraph, index))
     ]
-    return [tensor for tensor in constants if operator.op in _OPERATORS_WITH_BIAS or _holds_real_numbers(tensor)]
-
-
-def _holds_real_numbers(tensor: TFLiteTensor) -> bool:
-    """Return whether a constant stands for real numbers; integers other than a bias are sizes and positions."""
-    return tensor.quantization is not None or tensor.dtype not in _INTEGER_TYPES
+    if operator.op in _OPERATORS_WITH_BIAS:
+        return constants
+    # Integers other than a bias are sizes and positions, unless a scale makes them real numbers.
+    return [tensor for tensor in constants if tensor.quantization is not None or tensor.dtype not in _INTEGER_TYPES]

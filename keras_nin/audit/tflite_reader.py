@@ -1,6 +1,5 @@
 """A .tflite file as a `LayerGraph`, from the flatbuffer alone, and readable names for its operators."""
 
-import functools
 import json
 import os
 import re
@@ -29,7 +28,7 @@ _MAX_NAME_LENGTH = 120
 _MAX_TENSOR_NAME_LENGTH = 4096
 _MAX_RECORD_BYTES = 1 << 26
 # The mark that our own export puts on layer names: "conv1.", or numbered "conv1._1".
-_LAYER_MARK = re.compile(r"(?P<name>.+)\.(_\d+)?")
+_LAYER_MARK = re.compile(r"^(.+)\.(_\d+)?$")
 # TensorFlow operations as they end the name of a tensor, after the layer's name.
 _OPERATION_NAME = re.compile(
     r"(add|addv2|avgpool\w*|batch_?norm\w*|biasadd|concat(v2)?|conv2d\w*|convolution\w*|depthwise\w*|"
@@ -44,14 +43,10 @@ _ANONYMOUS_NAME = re.compile(r"(StatefulPartitionedCall|PartitionedCall|Identity
 
 @dataclass(frozen=True)
 class TFLiteNetwork:
-    """A file as the audit sees it. All tuples are in the order of the graph's layers.
+    """A file as the audit sees it; all tuples have one item per operator of the main subgraph.
 
-    Attributes:
-        graph: one layer for each operator of the main subgraph.
-        operators: the file's own records.
-        tensor_names: names of the operators' first outputs.
-        recorded_layers: the Keras layers that the export recorded; None without an export record of this very file.
-        weights: the weights that each operator brings.
+    `tensor_names` are those of the operators' first outputs; `recorded_layers` the Keras layers that the export
+    recorded, None without an export record of this very file.
     """
 
     graph: LayerGraph
@@ -68,12 +63,8 @@ def read_tflite_graph(source: "str | os.PathLike[str] | TFLiteModel", *, name: s
     one input. `op` is None, so that MACs are unknown, for custom operators, for those that call other subgraphs (whose
     weights count all the same), and for products over an axis other than the batch that is open. A constant counts at
     its first use, for the operator that computes with it and in the form in which the file stores it; shapes, axes and
-    paddings are not weights. A file is not trained: `trainable_params` is 0.
-
-    Args:
-        source: the path, or the file as `keras_nin.tflite` read it. An export record beside the file names the layers;
-            without one the tensors' names do.
-        name: what to call the network; None takes the file's name without its extension.
+    paddings are not weights. A file is not trained: `trainable_params` is 0. An export record beside the file names the
+    layers; without one the tensors' names do. The network has the file's name unless `name` is given.
 
     Raises:
         InputError: the file cannot be read or contradicts itself, or an input's axis after the batch is open.
@@ -221,10 +212,6 @@ def name_operators(model: TFLiteModel, recorded_layers: Sequence[str | None] | N
 
     An operator has the name of its layer. If a layer maps to several operators, the first one with a kernel, or else
     the first, has it, and the others have their type after it.
-
-    Args:
-        model: the file.
-        recorded_layers: as `read_recorded_layers` returns them.
     """
     operators = model.main.operators
     recorded = recorded_layers or (None,) * len(operators)
@@ -255,17 +242,12 @@ def printable_name(text: str) -> str:
 def split_tensor_name(name: str) -> list[list[str]]:
     """Return the names that the converter joined into a tensor's name, each as scopes without the export's marks."""
     parts = name[:_MAX_TENSOR_NAME_LENGTH].split(";")
-    return [[_without_mark(scope) for scope in part.split("/")] for part in parts if part]
-
-
-def _without_mark(scope: str) -> str:
-    match = _LAYER_MARK.fullmatch(scope)
-    return match["name"] if match else scope
+    return [[_LAYER_MARK.sub(r"\1", scope) for scope in part.split("/")] for part in parts if part]
 
 
 def _names_from_tensors(main: TFLiteSubgraph) -> list[str]:
     chosen = [_most_telling_scopes(_first_output_name(main, operator)) for operator in main.operators]
-    prefix = functools.reduce(_common_prefix, (scopes[:-2] for scopes in chosen if len(scopes) > 1), None) or []
+    prefix = os.path.commonprefix([scopes[:-2] for scopes in chosen if len(scopes) > 1])
     names = []
     for scopes, operator in zip(chosen, main.operators, strict=True):
         own = scopes[len(prefix) :] if scopes[: len(prefix)] == prefix else scopes
@@ -284,7 +266,3 @@ def _most_telling_scopes(tensor_name: str) -> list[str]:
     parts = [scopes for scopes in split_tensor_name(tensor_name) if not _ANONYMOUS_NAME.fullmatch(scopes[-1])]
     products = [scopes for scopes in parts if len(scopes) > 1 and _PRODUCT_NAME.match(scopes[-1])]
     return next(iter(products or parts), [])
-
-
-def _common_prefix(prefix: list[str] | None, scopes: list[str]) -> list[str]:
-    return scopes if prefix is None else list(os.path.commonprefix([prefix, scopes]))

@@ -87,15 +87,7 @@ def read_layer_facts(model: TFLiteModel) -> list[LayerFacts]:
 
 
 class LayerTimeBuilder:
-    """Builds `LayerTime` records with distinct names.
-
-    Args:
-        model: the file.
-        median_us: of a whole run.
-
-    Attributes:
-        layers: the records.
-    """
+    """Builds `LayerTime` records with distinct names."""
 
     def __init__(self, model: TFLiteModel, median_us: float | None) -> None:
         self._main, self._facts, self._median_us = model.main, read_layer_facts(model), median_us

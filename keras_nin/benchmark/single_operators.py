@@ -59,13 +59,6 @@ def build_matmul(rows: int, inner: int, columns: int, dtype: str) -> bytes:
 
     It takes `rows * inner * columns` MACs. int8 is quantized as the converter does it: one scale per output channel,
     int32 biases.
-
-    Args:
-        rows, inner, columns: sizes.
-        dtype: of the matrices, one of `MATMUL_DTYPES`.
-
-    Raises:
-        InputError: another dtype.
     """
     check_choice("dtype", dtype, MATMUL_DTYPES)
     import numpy as np
@@ -109,7 +102,7 @@ class _OperatorCutter:
         from ai_edge_litert import schema_py_generated as schema
 
         self._model, self._main = model, model.main
-        self._tables = schema.ModelT.InitFromObj(schema.Model.GetRootAs(model.content, 0))
+        self._tables: Any = schema.ModelT.InitFromObj(schema.Model.GetRootAs(model.content, 0))
         self._producer = {tensor: operator for operator in self._main.operators for tensor in operator.outputs}
         self._constant: dict[int, bool] = {}
 
@@ -248,16 +241,6 @@ def time_operators(
     All of them take turns in one process (see `keras_nin.benchmark.runner.main.SingleOperator`), beside a file that
     does nothing, whose time is subtracted from theirs. The kernel's name is unknown; an operator that does not run
     alone has no `us`, and a `note` says why. What the runtime fuses in the whole file is not fused here.
-
-    Args:
-        model: the file.
-        threads: number of threads.
-        seconds: how long to measure, besides loading and ten runs of each operator.
-        run: runs a job.
-        median_us: of a run of the whole file, the base of `share`; None takes the sum of the operators' times.
-
-    Raises:
-        InputError: the runtime does not run the file that does nothing.
     """
     cuts = cut_operators(model)
     with files.temporary_folder() as folder:

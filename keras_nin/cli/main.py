@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import signal
 import sys
-import traceback
 from collections.abc import Sequence
 
 import click
@@ -103,6 +102,8 @@ def run(arguments: Sequence[str] | None = None, command: click.Command = cli, pr
     except Exception as error:
         hint = "" if "--debug" in words else ". Run it again with --debug for the traceback"
         if not hint:
+            import traceback
+
             traceback.print_exc()
         return _fail(f"unexpected {type(error).__name__}: {error}{hint}", EX_SOFTWARE)
 

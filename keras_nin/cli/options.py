@@ -188,13 +188,14 @@ def stack(*decorators: Decorator) -> Decorator:
     return decorate
 
 
-def fold(name: str, record: str, *decorators: Decorator) -> Decorator:
+def fold(name: str, record: str, *decorators: Decorator, optional: bool = False) -> Decorator:
     """Return a decorator that adds options and passes their values as one record.
 
     Args:
         name: of the argument that takes the record.
         record: the record's class, as ``"module:Class"``; imported when the command runs.
         decorators: the options; each has the name of a field, or of a record that was folded before.
+        optional: whether the argument is None, and the module is not imported, where none of the options is set.
     """
 
     def decorate(function: Function) -> Function:
@@ -203,9 +204,11 @@ def fold(name: str, record: str, *decorators: Decorator) -> Decorator:
         @functools.wraps(function)
         def wrapper(*arguments: Any, **values: Any) -> Any:
             module, _, attribute = record.partition(":")
-            values[name] = getattr(importlib.import_module(module), attribute)(
-                **{field: values.pop(field) for field in fields if field in values}
-            )
+            options = {field: values.pop(field) for field in fields if field in values}
+            values[name] = None
+            context = click.get_current_context()
+            if not optional or any(is_set(context, field) for field in options):
+                values[name] = getattr(importlib.import_module(module), attribute)(**options)
             return function(*arguments, **values)
 
         return stack(*decorators)(wrapper)  # type: ignore[return-value]
@@ -252,7 +255,7 @@ _export_options = (
     click.option("--allow-float", is_flag=True, help="Let operators of a MODEL that int8 lacks compute in float."),
 )
 temporary_export_options = fold(
-    "export", "keras_nin.workflows.conversion:ExportOptions", model_options, *_export_options
+    "export", "keras_nin.workflows.conversion:ExportOptions", model_options, *_export_options, optional=True
 )
 labels_option = click.option("--labels", metavar="FILE", help="Labels of a flat folder of images: name,label per line.")
 preprocessing_options = stack(

@@ -35,8 +35,7 @@ class FitSettings:
     """Settings of the targets.
 
     Attributes:
-        threads: threads of the measurement on this CPU.
-        seconds: longest measurement of a file on this CPU.
+        threads, seconds: threads, and longest measurement of a file, on this CPU.
         accelerator: the Ethos-U, one of `keras_nin.edge.ethosu.ACCELERATORS`.
         max_arena: largest arena of TFLite Micro to try, in bytes.
         timeout: seconds after which Vela, or a runtime of TFLite Micro, is ended.
@@ -54,11 +53,7 @@ class CPUFigures:
     """Latency measured on this machine at batch 1; see `keras_nin.benchmark.Profile`.
 
     Attributes:
-        median_us: median time of a run in microseconds.
-        low_us: lower end of the 95% interval of the median; None with too few runs.
-        high_us: upper end of the 95% interval of the median; None with too few runs.
-        threads: number of threads.
-        runs: number of runs.
+        low_us, high_us: ends of the 95% interval of the median; None with too few runs.
         converged: whether the median became stable.
         pointwise_share: share of the median in 1x1 layers; None where the layers could not be timed.
     """
@@ -81,10 +76,8 @@ class EdgeTPUFigures:
         failure: the compiler's message where it does not.
         why: the reason for that, or the blocking operators; None where all operators are mapped.
         fix: how to get the file compiled; None where it compiles.
-        mapped: number of mapped operators.
-        operators: number of operators.
-        parameter_bytes: size of the mapped operators' parameters.
-        parameters: "on-chip", "usually on-chip", "usually streamed" or "streamed".
+        mapped, operators: number of mapped operators, and of all.
+        parameter_bytes, parameters: size of the mapped operators' parameters, and where they are kept.
     """
 
     compiles: bool
@@ -102,15 +95,9 @@ class EthosUFigures:
     """Vela's estimate; see `keras_nin.edge.ethosu.EthosUEstimate`.
 
     Attributes:
-        accelerator: the accelerator.
-        system_config: Vela's system configuration.
-        memory_mode: Vela's memory mode.
-        vela: version of Vela.
-        clock_hz: clock of the accelerator.
         us: time of a run in microseconds, without the operators on the CPU.
         sram_bytes: SRAM in use at most.
-        on_npu: number of operators without a part on the CPU.
-        operators: number of operators.
+        on_npu, operators: number of operators without a part on the CPU, and of all.
     """
 
     accelerator: str
@@ -134,9 +121,7 @@ class MicroFigures:
     """The smallest arena of TFLite Micro on this host; see `keras_nin.edge.micro.Arena`.
 
     Attributes:
-        arena_bytes: size of the arena.
-        tensor_bytes: its non-persistent part.
-        persistent_bytes: its persistent part.
+        tensor_bytes, persistent_bytes: its non-persistent and its persistent part.
         host_bits: width of a pointer on this host.
         package: version of tflite-micro.
         bit_exact: whether the outputs on noise equal those of LiteRT's reference kernels; None where not compared.
@@ -167,18 +152,9 @@ class FileFit:
     """One file on the chosen targets; a target without figures is None, and in `missing` if it was chosen.
 
     Attributes:
-        file: name of the file.
-        sha256: hash of the file.
-        file_bytes: size of the file.
-        params: parameters as the audit counts them; None for a file that the audit does not read.
-        macs: MACs as the audit counts them, without layers whose MACs are unknown.
-        pointwise_macs: MACs of the 1x1 layers.
-        macs_known: whether the MACs of every layer are known.
-        cpu: figures on this CPU.
-        edgetpu: figures on the Edge TPU.
-        ethosu: figures on the Ethos-U.
-        micro: figures on TFLite Micro.
-        missing: why a target has no figures.
+        params, macs, pointwise_macs: as the audit counts them; None for a file that the audit does not read.
+        macs_known: whether the MACs of every layer are known; `macs` leaves unknown ones out.
+        missing: why a chosen target has no figures.
     """
 
     file: str
@@ -204,10 +180,7 @@ class FitResult(CheckedResult):
     """Files by targets.
 
     Attributes:
-        targets: the chosen targets.
-        settings: settings of the targets.
         host: the machine, as in a benchmark; None where nothing was measured.
-        results: every file on the targets.
         warnings: warnings about the measurement.
     """
 
@@ -329,12 +302,7 @@ def _read_file(model: "TFLiteModel") -> FileFit:
 
 
 class _TargetRunner:
-    """Runs files on targets; what fails on one does not end the others.
-
-    Attributes:
-        host: the machine, once something was measured.
-        warnings: warnings about the measurements.
-    """
+    """Runs files on targets; what fails on one does not end the others. Keeps the host and warnings of measurements."""
 
     def __init__(self, settings: FitSettings) -> None:
         self.settings = settings
@@ -487,17 +455,13 @@ def _check_file(file: FileFit, limit: Limit) -> LimitCheck:
 
 def _limited_value(file: FileFit, item: str) -> float | None:
     """Return the value of an item of `FIT_LIMITS`, None where there are no figures."""
-    match item:
-        case "cpu":
-            return file.cpu and file.cpu.median_us
-        case "edgetpu":
-            verdict = file.edgetpu
-            return verdict and (verdict.mapped / verdict.operators if verdict.compiles and verdict.operators else 0.0)
-        case "ethosu":
-            return file.ethosu and file.ethosu.us
-        case "sram":
-            return file.ethosu and file.ethosu.sram_bytes
-        case "arena":
-            return file.micro and file.micro.arena_bytes
-        case _:
-            return file.file_bytes
+    cpu, edgetpu, ethosu, micro = file.cpu, file.edgetpu, file.ethosu, file.micro
+    mapped = edgetpu.mapped / edgetpu.operators if edgetpu and edgetpu.compiles and edgetpu.operators else 0.0
+    return {
+        "cpu": cpu and cpu.median_us,
+        "edgetpu": edgetpu and mapped,
+        "ethosu": ethosu and ethosu.us,
+        "sram": ethosu and ethosu.sram_bytes,
+        "arena": micro and micro.arena_bytes,
+        "flash": file.file_bytes,
+    }[item]

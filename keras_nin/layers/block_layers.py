@@ -2,24 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import keras
 
 from keras_nin.errors import check_choice, check_whole_number
 from keras_nin.layers import blocks, inception
-from keras_nin.layers.blocks import KernelSize
 
 
 class _BlockLayer(keras.layers.Layer):
-    """A layer whose computation is the functional graph that `function` builds, held in `inner` once built."""
+    """A layer whose computation is the functional graph that `function` builds, held in `inner` once built.
+
+    Its arguments are those of `function`, and those of every layer: `name`, `trainable`, `dtype`.
+    """
 
     function: ClassVar[Callable[..., keras.KerasTensor]]
+    positive: ClassVar[tuple[str, ...]] = ()  # arguments that are positive whole numbers, or None by default
+    choices: ClassVar[Mapping[str, Sequence[Any]]] = {}  # allowed values of an argument
+    own_signature: ClassVar[inspect.Signature]
 
-    def __init__(self, *, name: str | None = None, trainable: bool = True, dtype: Any = None, **arguments: Any) -> None:
+    def __init_subclass__(cls) -> None:
+        """Give the class the signature of its function."""
+        super().__init_subclass__()
+        parameters = list(inspect.signature(cls.function).parameters.values())[1:-1]  # without x and name
+        own = [parameter.replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD) for parameter in parameters]
+        cls.own_signature = inspect.Signature(own)
+        cls.__signature__ = inspect.Signature([*own, inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD)])
+
+    def __init__(self, *args: Any, name: str | None = None, trainable: bool = True, dtype: Any = None, **kwargs: Any):
         super().__init__(name=name, trainable=trainable, dtype=dtype)
-        self.arguments = arguments
+        bound = self.own_signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        self.arguments = bound.arguments
+        for argument in self.positive:
+            value = self.arguments[argument]
+            if value is not None or self.own_signature.parameters[argument].default is not None:
+                for number in value if isinstance(value, list | tuple) else [value]:
+                    check_whole_number(argument, number)
+        for argument, allowed in self.choices.items():
+            check_choice(argument, self.arguments[argument], allowed)
         self.inner: keras.Model | None = None
 
     def build(self, input_shape: Sequence[int | None]) -> None:
@@ -43,187 +66,72 @@ class _BlockLayer(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="keras_nin")
 class Conv1x1(_BlockLayer):
-    """1x1 convolution with its non-linearity: `conv1x1` as a layer.
+    """1x1 convolution with its non-linearity: `conv1x1` as a layer, with its arguments.
 
     Input (B, H, W, C), output (B, ceil(H / strides), ceil(W / strides), filters). arXiv:1312.4400.
-
-    Raises:
-        InputError: `filters` is not a positive integer, or (when built) the input is not a map.
     """
 
     function = staticmethod(blocks.conv1x1)
-
-    def __init__(
-        self,
-        filters: int,
-        strides: int = 1,
-        activation: str | None = "relu",
-        use_bias: bool = True,
-        batch_norm: bool = False,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(
-            filters=check_whole_number("filters", filters),
-            strides=strides,
-            activation=activation,
-            use_bias=use_bias,
-            batch_norm=batch_norm,
-            **kwargs,
-        )
+    positive = ("filters",)
 
 
 @keras.saving.register_keras_serializable(package="keras_nin")
 class MLPConv(_BlockLayer):
-    """A k x k convolution followed by 1x1 layers: `mlpconv` as a layer.
+    """A k x k convolution followed by 1x1 layers: `mlpconv` as a layer, with its arguments.
 
     Input (B, H, W, C), output (B, ceil(H / strides), ceil(W / strides), filters[-1]) with "same" padding.
     arXiv:1312.4400.
-
-    Raises:
-        InputError: `filters` holds anything but positive integers, or (when built) the input is not a map.
     """
 
     function = staticmethod(blocks.mlpconv)
-
-    def __init__(
-        self,
-        filters: Sequence[int],
-        kernel_size: KernelSize,
-        strides: int = 1,
-        padding: str = "same",
-        activation: str | None = "relu",
-        batch_norm: bool = False,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(
-            filters=[check_whole_number("filters", width) for width in filters],
-            kernel_size=kernel_size,
-            strides=strides,
-            padding=check_choice("padding", padding, ("same", "valid")),
-            activation=activation,
-            batch_norm=batch_norm,
-            **kwargs,
-        )
+    positive = ("filters",)
+    choices = {"padding": ("same", "valid")}
 
 
 @keras.saving.register_keras_serializable(package="keras_nin")
 class Fire(_BlockLayer):
-    """SqueezeNet's fire module, with an optional bypass: `fire` as a layer.
+    """SqueezeNet's fire module, with an optional bypass: `fire` as a layer, with its arguments.
 
     Input (B, H, W, C), output (B, H, W, expand1x1 + expand3x3). arXiv:1602.07360.
-
-    Raises:
-        InputError: a width is not a positive integer, `bypass` is unknown, or (when built) a simple bypass does not
-            fit.
     """
 
     function = staticmethod(blocks.fire)
-
-    def __init__(
-        self,
-        squeeze: int,
-        expand1x1: int,
-        expand3x3: int,
-        bypass: str | None = None,
-        activation: str | None = "relu",
-        batch_norm: bool = False,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(
-            squeeze=check_whole_number("squeeze", squeeze),
-            expand1x1=check_whole_number("expand1x1", expand1x1),
-            expand3x3=check_whole_number("expand3x3", expand3x3),
-            bypass=check_choice("bypass", bypass, blocks.BYPASSES),
-            activation=activation,
-            batch_norm=batch_norm,
-            **kwargs,
-        )
+    positive = ("squeeze", "expand1x1", "expand3x3")
+    choices = {"bypass": blocks.BYPASSES}
 
 
 @keras.saving.register_keras_serializable(package="keras_nin")
 class PointwiseHead(_BlockLayer):
-    """A 1x1 layer to the classes, then global average pooling: `pointwise_head` as a layer.
+    """A 1x1 layer to the classes, then global average pooling: `pointwise_head` as a layer, with its arguments.
 
     Input (B, H, W, C), output (B, classes). arXiv:1312.4400.
-
-    Raises:
-        InputError: `classes` is not a positive integer, or (when built) the input is not a map.
     """
 
     function = staticmethod(blocks.pointwise_head)
-
-    def __init__(
-        self,
-        classes: int,
-        activation: str | None = "relu",
-        classifier_activation: str | None = "softmax",
-        zero_padding: int = 0,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(
-            classes=check_whole_number("classes", classes),
-            activation=activation,
-            classifier_activation=classifier_activation,
-            zero_padding=zero_padding,
-            **kwargs,
-        )
+    positive = ("classes",)
 
 
 @keras.saving.register_keras_serializable(package="keras_nin")
 class InceptionModule(_BlockLayer):
-    """Inception v1 module, with or without the 1x1 reductions and the pool projection: `inception_module` as a layer.
+    """Inception v1 module, with or without reductions: `inception_module` as a layer, with its arguments.
 
     Input (B, H, W, C), output (B, H, W, sum of the branches' channels). arXiv:1409.4842.
-
-    Raises:
-        InputError: a width is not a positive integer, or (when built) the input is not a map.
     """
 
     function = staticmethod(inception.inception_module)
-
-    def __init__(
-        self,
-        conv1x1_filters: int,
-        conv3x3_filters: int,
-        conv5x5_filters: int,
-        reduce3x3: int | None = None,
-        reduce5x5: int | None = None,
-        pool_projection: int | None = None,
-        activation: str | None = "relu",
-        batch_norm: bool = False,
-        **kwargs: Any,
-    ) -> None:
-        optional = {"reduce3x3": reduce3x3, "reduce5x5": reduce5x5, "pool_projection": pool_projection}
-        super().__init__(
-            conv1x1_filters=check_whole_number("conv1x1_filters", conv1x1_filters),
-            conv3x3_filters=check_whole_number("conv3x3_filters", conv3x3_filters),
-            conv5x5_filters=check_whole_number("conv5x5_filters", conv5x5_filters),
-            **{name: width if width is None else check_whole_number(name, width) for name, width in optional.items()},
-            activation=activation,
-            batch_norm=batch_norm,
-            **kwargs,
-        )
+    positive = ("conv1x1_filters", "conv3x3_filters", "conv5x5_filters", "reduce3x3", "reduce5x5", "pool_projection")
 
 
 @keras.saving.register_keras_serializable(package="keras_nin")
 class InceptionV3Module(_BlockLayer):
-    """Inception v3 module of kind "a", "b" or "c": `inception_v3_module` as a layer.
+    """Inception v3 module of kind "a", "b" or "c": `inception_v3_module` as a layer, with its arguments.
 
     Input (B, H, W, C), output (B, H, W, C'). arXiv:1512.00567.
-
-    Raises:
-        InputError: an unknown kind, or a width is not a positive integer.
     """
 
     function = staticmethod(inception.inception_v3_module)
-
-    def __init__(self, kind: str, pool_projection: int = 192, width: int = 128, **kwargs: Any) -> None:
-        super().__init__(
-            kind=check_choice("kind", kind, inception.MODULE_KINDS),
-            pool_projection=check_whole_number("pool_projection", pool_projection),
-            width=check_whole_number("width", width),
-            **kwargs,
-        )
+    positive = ("pool_projection", "width")
+    choices = {"kind": inception.MODULE_KINDS}
 
 
 @keras.saving.register_keras_serializable(package="keras_nin")
@@ -231,12 +139,7 @@ class InceptionReduction(_BlockLayer):
     """Inception v3 grid reduction, 35 to 17 (kind "a") or 17 to 8 ("b"): `inception_reduction` as a layer.
 
     Input (B, H, W, C), output (B, (H - 3) // 2 + 1, (W - 3) // 2 + 1, C + 480 or C + 512). arXiv:1512.00567.
-
-    Raises:
-        InputError: an unknown kind, or (when built) the map is smaller than 3x3.
     """
 
     function = staticmethod(inception.inception_reduction)
-
-    def __init__(self, kind: str, **kwargs: Any) -> None:
-        super().__init__(kind=check_choice("kind", kind, inception.REDUCTION_KINDS), **kwargs)
+    choices = {"kind": inception.REDUCTION_KINDS}

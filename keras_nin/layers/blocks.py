@@ -118,13 +118,14 @@ def conv1x1(
     Args:
         x: tensor (B, H, W, C).
         filters: number of output channels.
-        strides, activation, use_bias, batch_norm, name: as in `conv2d`.
+        strides: step in both directions.
+        activation: name of the non-linearity; None for a linear layer.
+        use_bias: whether there is a bias; with `batch_norm` there never is.
+        batch_norm: BatchNormalization before the activation.
+        name: name of the layer.
 
     Returns:
         Tensor (B, ceil(H / strides), ceil(W / strides), filters).
-
-    Raises:
-        InputError: as in `conv2d`.
     """
     return conv2d(
         x, filters, 1, strides=strides, activation=activation, use_bias=use_bias, batch_norm=batch_norm, name=name
@@ -147,8 +148,11 @@ def mlpconv(
     Args:
         x: tensor (B, H, W, C).
         filters: output channels of each layer; the first belongs to the k x k convolution, the others to 1x1 layers.
-        kernel_size, strides, padding: of the k x k convolution.
-        activation, batch_norm: of every layer, as in `conv2d`.
+        kernel_size: of the k x k convolution.
+        strides: of the k x k convolution.
+        padding: of the k x k convolution.
+        activation: of every layer.
+        batch_norm: BatchNormalization before every activation.
         name: prefix; the layers are called ``<name>_conv5x5``, ``<name>_conv1x1a``, ``<name>_conv1x1b``, ...
 
     Returns:
@@ -159,9 +163,7 @@ def mlpconv(
     """
     if isinstance(filters, int) or not filters:
         raise InputError(
-            f"Expected `filters` to list the channels of each layer. Received: {filters!r}",
-            argument="filters",
-            received=filters,
+            f"Expected `filters` to list the channels of each layer. Received: {filters!r}", argument="filters"
         )
     first, *pointwise = filters
     height, width = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
@@ -199,10 +201,13 @@ def fire(
 
     Args:
         x: tensor (B, H, W, C).
-        squeeze, expand1x1, expand3x3: output channels of the three layers.
+        squeeze: output channels of the squeeze layer.
+        expand1x1: output channels of the 1x1 expand layer.
+        expand3x3: output channels of the 3x3 expand layer.
         bypass: None; ``"simple"`` adds the input to the output, which needs C == expand1x1 + expand3x3;
             ``"complex"`` adds the input after a linear 1x1 layer that makes the channels equal (figure 2 of the paper).
-        activation, batch_norm: as in `conv2d`.
+        activation: of every layer but the bypass.
+        batch_norm: BatchNormalization before those activations.
         name: prefix; the layers are ``<name>_squeeze1x1``, ``<name>_expand1x1``, ``<name>_expand3x3``,
             ``<name>_concat`` and, with a bypass, ``<name>_bypass1x1`` and ``<name>_add``.
 
@@ -260,9 +265,6 @@ def pointwise_head(
 
     Returns:
         Tensor (B, classes).
-
-    Raises:
-        InputError: as in `conv2d`.
     """
     if zero_padding:
         x = keras.layers.ZeroPadding2D(zero_padding, name=join_name(name, "pad"))(x)
@@ -291,7 +293,8 @@ def pool2d(
     Args:
         x: tensor (B, H, W, C); H and W must be known for ``"ceil"``.
         kind: ``"max"`` or ``"average"``.
-        size, strides: side of the square window and its step.
+        size: side of the square window.
+        strides: its step.
         rounding: ``"floor"`` or ``"ceil"``.
         name: name of the layer.
 

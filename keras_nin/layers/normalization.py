@@ -9,7 +9,8 @@ products, convolutions and ReLUs, a sum of terms holds it, each with a range of 
 
 The limits are 4, 20, 100, 500 and about 2,500. A term needs the sum up to its limit only, where every square can be
 clipped as well: each step of it lies in [-1, 1] or [0, 1], whatever the input. The root, and not the factor itself,
-because it varies over half as many orders of magnitude, which suits an 8-bit range. docs/concepts/integer_lrn.md has the figures.
+because it varies over half as many orders of magnitude, which suits an 8-bit range. Figures are in
+docs/concepts/integer_lrn.md.
 """
 
 from __future__ import annotations
@@ -64,7 +65,9 @@ class LocalResponseNormalization(keras.layers.Layer):
 
     Args:
         size: number of channels that take part, odd.
-        alpha, beta, k: constants of the formula.
+        alpha: factor of the sum.
+        beta: exponent.
+        k: offset of the sum.
 
     Raises:
         InputError: `size` is not an odd positive integer.
@@ -73,7 +76,7 @@ class LocalResponseNormalization(keras.layers.Layer):
     def __init__(self, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if check_whole_number("size", size) % 2 == 0:
-            raise InputError(f"Expected `size` to be odd. Received: {size}", argument="size", received=size)
+            raise InputError(f"Expected `size` to be odd. Received: {size}", argument="size")
         self.size, self.alpha, self.beta, self.k = size, alpha, beta, k
 
     def call(self, inputs: Any) -> Any:
@@ -109,19 +112,7 @@ def local_response_normalization(
     k: float = 1.0,
     name: str | None = None,
 ) -> keras.KerasTensor:
-    """Divide every value by a power of the squares of its neighbors in the channels.
-
-    Args:
-        x: tensor (B, H, W, C).
-        size, alpha, beta, k: as in `LocalResponseNormalization`, which gives the formula and its source.
-        name: name of the layer.
-
-    Returns:
-        Tensor (B, H, W, C).
-
-    Raises:
-        InputError: `size` is not an odd positive integer.
-    """
+    """Return `x` (B, H, W, C) after a `LocalResponseNormalization`, which documents the arguments."""
     return LocalResponseNormalization(size, alpha, beta, k, name=name)(x)
 
 

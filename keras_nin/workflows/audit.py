@@ -48,14 +48,14 @@ def audit_model(
     Raises:
         InputError: an unknown name, an unreadable file, or a network that is not a graph of layers.
     """
-    from keras_nin.audit import audit_model as audit_graph
+    from keras_nin.audit.api import audit_model as audit_network
 
     if is_tflite(model):
         if weights is not None or input_shape is not None or builder_arguments:
             raise InputError(
-                "A .tflite file holds its whole network; `weights`, `input_shape` and `builder_arguments` are for models"
+                "A .tflite file holds its whole network: `weights`, `input_shape` and `builder_arguments` do not apply"
             )
-        return audit_graph(model)
+        return audit_network(model)
     loaded = open_model(
         model,
         weights=weights,
@@ -64,7 +64,7 @@ def audit_model(
         seed=seed,
         progress=progress,
     )
-    return audit_graph(loaded.model, name=loaded.name)
+    return audit_network(loaded.model, name=loaded.name)
 
 
 def compare_models(
@@ -94,7 +94,7 @@ def compare_models(
     Raises:
         InputError: as `audit_model`.
     """
-    from keras_nin.audit import compare_models as compare_networks
+    from keras_nin.audit.api import compare_models as compare_networks
 
     sides, names = [], []
     for side in (first, second):

@@ -125,18 +125,17 @@ def estimate_ethosu(
     Raises:
         InputError: Vela is not installed, refuses the file on every accelerator, or takes too long.
     """
-    from keras_nin.edge import ethosu
-    from keras_nin.edge.ethosu import records, vela
+    from keras_nin.edge.ethosu import estimate, records, vela
 
     chosen = records.parse_accelerators([accelerators] if isinstance(accelerators, str) else accelerators)
-    limits = ethosu.parse_ethosu_limits(require) if require else ()
+    limits = records.parse_ethosu_limits(require) if require else ()
     if out is not None and len(chosen) > 1:
         raise InputError(f"`out` keeps the file of one accelerator. Received: {', '.join(chosen)}", argument="out")
     compiled_path = None if out is None else files.check_output_file(out, ".tflite", argument="out")
     plot_path = None if plot is None else files.check_output_file(plot, ".png", argument="plot")
     vela.find_vela()  # before Keras starts, which takes longer
     with open_tflite(model, export, progress=progress) as (source,):
-        result = ethosu.estimate_ethosu(
+        result = estimate.estimate_ethosu(
             source.path,
             chosen,
             options=vela.VelaOptions(system_config, memory_mode, tuple(config)),
@@ -153,7 +152,7 @@ def estimate_ethosu(
     files.write_files(contents, force)
     return dataclasses.replace(
         result,
-        checks=ethosu.check_ethosu_limits(result, limits),
+        checks=records.check_ethosu_limits(result, limits),
         notes=tuple(_ETHOSU_NOTES[note] for note in source.notes),
     )
 
@@ -202,13 +201,12 @@ def measure_micro(
     Raises:
         InputError: TFLite Micro is not installed, an unreadable file, or images that do not fit.
     """
-    from keras_nin.edge import micro
+    from keras_nin.edge.micro import measurement, records
     from keras_nin.edge.micro.cpp import c_array_paths, format_c_array
-    from keras_nin.edge.micro.measurement import require_tflite_micro
     from keras_nin.tflite.reader import read_model
 
-    require_tflite_micro()
-    limits = micro.parse_micro_limits(require) if require else ()
+    measurement.require_tflite_micro()
+    limits = records.parse_micro_limits(require) if require else ()
     for path in () if c_array is None else c_array_paths(c_array):
         files.check_output_folder(path.parent)
     options = dataclasses.replace(
@@ -218,7 +216,7 @@ def measure_micro(
         parsed = read_model(source.path)
         inputs = _micro_inputs(source, parsed, options, test_count)
         with progress.task(f"Searching the arena of {source.name}"):
-            result = micro.measure_micro(
+            result = measurement.measure_micro(
                 source.path, max_arena=max_arena, inputs=inputs, seconds=seconds, timeout=timeout
             )
         if c_array is not None:
@@ -230,13 +228,15 @@ def measure_micro(
             f"{', '.join(source.notes)}: the outputs say nothing about accuracy, and a trained network may use other "
             "operators",
         )
-    return dataclasses.replace(result, checks=micro.check_micro_limits(result, limits), notes=notes)
+    return dataclasses.replace(result, checks=records.check_micro_limits(result, limits), notes=notes)
 
 
 def _micro_inputs(
     source: TFLiteSource, model: TFLiteModel, options: ExportOptions, test_count: int
 ) -> MicroInputs | None:
     """Return test images in whole batches; None, for noise, where no images are at hand."""
+    import numpy as np
+
     from keras_nin.edge.micro.measurement import prepare_images
 
     record = images.read_export_record(source.path)
@@ -263,7 +263,7 @@ def _micro_inputs(
     indices = indices[: max(len(indices) // batch, 1) * batch]
     pixels = dataset.load(indices, tuple(shape[:2]), shape[2], preprocessing)
     mode = f", preprocessing {preprocessing.mode}" if preprocessing else ""
-    return prepare_images(model, pixels, f"test images of {dataset.name}{mode}")
+    return prepare_images(model, np.asarray(pixels), f"test images of {dataset.name}{mode}")
 
 
 def check_fit(

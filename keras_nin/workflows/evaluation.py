@@ -228,8 +228,8 @@ def _resolve_label_offset(
     has_background = classes == (known or 0) + 1 or (classes == _IMAGENET_WITH_BACKGROUND and known is None)
     if requested is None and has_background and largest < classes - 1:
         raise InputError(
-            f"{classes} outputs, but labels up to {largest} in {dataset.name!r}. Pass `label_offset`: 1 where output 0 is "
-            "a background class, 0 where it is the first label's",
+            f"{classes} outputs, but labels up to {largest} in {dataset.name!r}. Pass `label_offset`: 1 where output 0 "
+            "is a background class, 0 where it is the first label's",
             argument="label_offset",
         )
     offset = requested or 0

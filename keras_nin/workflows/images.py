@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from keras_nin.data import Dataset, Preprocessing
 
-# A dataset name, a folder, an .npz file, arrays, tf.data.Dataset, keras.utils.PyDataset: what `data.open_dataset` takes.
+# What `keras_nin.data.open_dataset` takes: a dataset name, folder, .npz, array, tf.data.Dataset, keras.utils.PyDataset.
 ImageSource: TypeAlias = Any
 Shapes: TypeAlias = "tuple[int, ...] | dict[str, tuple[int, ...]]"
 BATCH = 32
@@ -59,7 +59,7 @@ class ImageSources:
         """Return a dataset; one in memory that both calibrates and tests is split, otherwise it serves whole."""
         from keras_nin import data
 
-        key = os.fspath(source) if is_named(source) else id(source)
+        key = (os.fspath(source) if is_named(source) else id(source), isinstance(shapes, dict))
         if key not in self._opened:
             shared = self.calibration is None or self.test is None or self.calibration is self.test
             # A labels file belongs to the folder that is tested on; named datasets have labels of their own.

@@ -8,7 +8,7 @@ import os
 import pathlib
 import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from keras_nin import files, models
 from keras_nin.errors import InputError
@@ -128,8 +128,8 @@ def input_shapes(model: keras.Model) -> InputShape | dict[str, tuple[int, ...]]:
 
     specs = input_specs(model)
     if len(specs) == 1 and len(specs[0].shape) == 3:
-        return specs[0].shape
-    return {spec.name: spec.shape for spec in specs}
+        return cast(InputShape, specs[0].shape)
+    return {spec.name: cast(tuple[int, ...], spec.shape) for spec in specs}
 
 
 def choose_preprocessing(

@@ -16,7 +16,7 @@ from keras_nin.workflows.models import open_model, start_keras
 from keras_nin.workflows.progress import SILENT, Progress
 
 if TYPE_CHECKING:
-    from keras_nin.claims import Claim, ClaimsResult
+    from keras_nin.claims.claim import Claim, ClaimsResult
 
 _DOCUMENTS = (".tflite", ".json", ".csv")
 _HTML = (".html", ".htm")
@@ -72,8 +72,8 @@ def _read_source(source: str | os.PathLike[str], progress: Progress) -> Sequence
     from keras_nin.report import documents
 
     if os.fspath(source).lower().endswith(_DOCUMENTS):
-        return documents.read_documents(source)
-    from keras_nin.audit import audit_model
+        return documents.read_documents(os.fspath(source))
+    from keras_nin.audit.api import audit_model
 
     loaded = open_model(source, progress=progress)
     return (documents.NamedAudit(loaded.name, audit_model(loaded.model, name=loaded.name)),)
@@ -148,7 +148,7 @@ def build_cards(
 def format_cards(progress: Progress = SILENT) -> dict[str, str]:
     """Return the text of every card, every audit and the index, by path."""
     from keras_nin import models
-    from keras_nin.audit import audit_model
+    from keras_nin.audit.api import audit_model
     from keras_nin.models import weight_files
     from keras_nin.report import cards
 
@@ -202,18 +202,20 @@ def check_claims(
     Raises:
         InputError: an unknown claim, or arguments that do not go together.
     """
-    from keras_nin import claims
+    from keras_nin.claims import catalog
+    from keras_nin.claims.claim import ClaimsResult
+    from keras_nin.claims.networks import ClaimTraining
 
-    chosen = [claims.get_claim(id) for id in dict.fromkeys(ids)] or list(claims.CLAIMS.values())
+    chosen = [catalog.get_claim(id) for id in dict.fromkeys(ids)] or list(catalog.CLAIMS.values())
     training = {"data": data, "epochs": epochs, "seeds": seeds, "activation": activation}
     training = {name: value for name, value in training.items() if value is not None}
     _check_training(chosen, train, training)
     path = _check_soft_mask_plot(chosen, plot, image)
     start_keras(progress)
-    settings = claims.ClaimTraining(**training, on_run=progress.line) if train else None
+    settings = ClaimTraining(**training, on_run=progress.line) if train else None
     figure = None if path is None else _draw_soft_mask(path, image, force)
     tracked = progress.track(chosen, "Reproducing", len(chosen))
-    result = claims.ClaimsResult(tuple(claims.reproduce_claim(claim, settings) for claim in tracked))
+    result = ClaimsResult(tuple(catalog.reproduce_claim(claim, settings) for claim in tracked))
     if path is not None and figure is not None:
         files.write_file(path, figure)
     return result
@@ -243,6 +245,6 @@ def _draw_soft_mask(path: pathlib.Path, image: str | os.PathLike[str] | None, fo
     from keras_nin import figures
     from keras_nin.claims import compute_soft_mask
 
-    content = figures.render_png(compute_soft_mask(image).plot())
+    content = figures.render_png(compute_soft_mask(None if image is None else os.fspath(image)).plot())
     files.needs_writing(path, content, force)
     return content

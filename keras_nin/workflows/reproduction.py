@@ -175,9 +175,7 @@ def read_original(path: str | os.PathLike[str]) -> OriginalExport:
         found = document.get("schema") if isinstance(document, dict) else f"a {type(document).__name__}"
         raise _bad_record(path, f"schema {found!r} instead of {EXPORT_FILE!r}")
     if document.get("options", 0) is None:
-        raise _bad_record(
-            path, "an export of a model or images in memory, which cannot be repeated (`options` is null)"
-        )
+        raise _bad_record(path, "an export of a model or images in memory, which cannot be repeated")
     for name, kind in _FIELDS.items():
         if not isinstance(document.get(name), kind):
             raise _bad_record(path, f"{_show(document, name)} as `{name}`")
@@ -218,7 +216,7 @@ def _check_paths(original: OriginalExport) -> None:
     datasets = set(data.list_datasets())
     known: dict[str, set[str]] = {
         "model": set(models.list_models()),
-        "weights": {"random", *(name for model in models.list_models() for name in models.get_spec(model).weights)},
+        "weights": {"random", *_bundled_weights()},
         "test": datasets,
         "calibration": datasets,
         "labels": set(),
@@ -228,16 +226,20 @@ def _check_paths(original: OriginalExport) -> None:
         if value is None or value in names or value.startswith("keras:") or os.path.exists(value):
             continue
         raise InputError(
-            f"{original.path!r} names {value!r} as `{option}`, relative to the folder in which the export ran. There is "
-            f"no such file or folder in {str(pathlib.Path.cwd())!r}",
+            f"{original.path!r} names {value!r} as `{option}`, relative to the folder in which the export ran. "
+            f"There is no such file or folder in {str(pathlib.Path.cwd())!r}",
             path=value,
         )
 
 
+def _bundled_weights() -> set[str]:
+    return {name for model in models.list_models() for name in models.get_spec(model).bundled_weights}
+
+
 def _bad_record(path: str | os.PathLike[str], received: str) -> InputError:
     return InputError(
-        f"Expected the JSON file that `keras-nin export` wrote beside a .tflite file. Received: {os.fspath(path)!r} with "
-        f"{received}",
+        f"Expected the JSON file that `keras-nin export` wrote beside a .tflite file. Received: {os.fspath(path)!r} "
+        f"with {received}",
         path=path,
     )
 

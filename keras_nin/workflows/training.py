@@ -156,7 +156,8 @@ class ImportResult(Result):
         rows = self.imported.rows
         placed = sum(row.layer is not None for row in rows)
         skipped = f", {len(rows) - placed} left out as declared" if placed < len(rows) else ""
-        return f"{self.file}: {self.imported.convention} names, {format_count(len(rows), 'tensor')}, {placed} placed{skipped}"
+        tensors = format_count(len(rows), "tensor")
+        return f"{self.file}: {self.imported.convention} names, {tensors}, {placed} placed{skipped}"
 
     def _summary(self) -> str:
         return self.summary()

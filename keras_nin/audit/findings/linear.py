@@ -26,10 +26,7 @@ from keras_nin.audit.records import Finding
 
 @dataclass(frozen=True)
 class LinearRun:
-    """Consecutive 1x1 layers with nothing nonlinear between them.
-
-    `parts` are the layers from the first to the last, with the norms and identities between them, in order.
-    """
+    """Consecutive 1x1 layers, and the norms and identities between them: `parts`, in order."""
 
     parts: tuple[LayerInfo, ...]
 
@@ -218,11 +215,8 @@ def _is_changeable(network: FindingsNetwork, layer: LayerInfo) -> bool:
 
 
 def _format_savings(savings: Cost) -> str:
-    parts = [
-        f"{savings.params:,} params" if savings.params else "",
-        f"{savings.macs:,} MACs" if savings.macs else "",
-    ]
-    return " and ".join(filter(None, parts))
+    costs = ((savings.params, "params"), (savings.macs, "MACs"))
+    return " and ".join(f"{count:,} {unit}" for count, unit in costs if count)
 
 
 # BatchNormalization
@@ -243,7 +237,11 @@ def find_unfoldable_norms(network: FindingsNetwork) -> Iterator[Finding]:
     ]
     if not unfoldable:
         return
-    savings = sum_costs(_norm_savings(layer) for layer in unfoldable)
+    savings = Cost()  # a bias remains of the parameters of a norm that folds
+    for layer in unfoldable:
+        if layer.params and normalizes_channels(layer):
+            params = layer.params - layer.output_channels
+            savings += Cost(params, 0, Fraction(layer.weight_bytes, layer.params) * params)
     work = sum(layer.output_elements for layer in unfoldable)
     count = f"{len(unfoldable)} of {len(norms)} BatchNormalization layers"
     message = (
@@ -252,14 +250,6 @@ def find_unfoldable_norms(network: FindingsNetwork) -> Iterator[Finding]:
         f"after a linear convolution of their own they would cost a bias and save {savings.params:,} params."
     )
     yield Finding("unfoldable-batch-norm", layer_paths(unfoldable), message, savings.saves)
-
-
-def _norm_savings(layer: LayerInfo) -> Cost:
-    """Return the `Cost` of a norm's parameters less a bias, which is what remains of them once it is folded."""
-    if not layer.params or not normalizes_channels(layer):
-        return Cost()
-    params = layer.params - layer.output_channels
-    return Cost(params, 0, Fraction(layer.weight_bytes, layer.params) * params)
 
 
 def _absorbed_before(network: FindingsNetwork) -> set[int]:

@@ -20,13 +20,7 @@ _ITEM_SIZES = ((4, 4), (2, 2), (8, 8), (1, 4), (1, 8), (Fraction(1, 2), 4))
 
 
 class FindingsNetwork:
-    """A `LayerGraph` with its totals, its shared layers and its head.
-
-    Attributes:
-        graph: the graph.
-        layers: its layers.
-        params, macs: totals of the network; layers with unknown MACs count 0.
-    """
+    """A `LayerGraph` with its totals (unknown MACs count 0), its shared layers and its head."""
 
     def __init__(self, graph: LayerGraph) -> None:
         self.graph = graph
@@ -191,14 +185,6 @@ def infer_item_sizes(layer: LayerInfo) -> ItemSizes:
 def convolution_cost(
     inputs: int, outputs: int, positions: int, sizes: ItemSizes, *, taps: int = 1, use_bias: bool
 ) -> Cost:
-    """Return the `Cost` of a convolution.
-
-    Args:
-        inputs, outputs: channels.
-        positions: output positions.
-        sizes: bytes of a weight.
-        taps: kernel height times width.
-        use_bias: whether it has a bias.
-    """
+    """Return the `Cost` of a convolution with `taps` = kernel height times width, at `positions` output positions."""
     weights, biases = taps * inputs * outputs, outputs if use_bias else 0
     return Cost(weights + biases, weights * positions, weights * sizes.kernel + biases * sizes.bias)

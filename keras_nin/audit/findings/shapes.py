@@ -48,10 +48,18 @@ def find_unreduced_convolutions(network: FindingsNetwork) -> Iterator[Finding]:
     """Find expensive k x k convolutions that no 1x1 layer with fewer outputs than inputs precedes."""
     reduced = _reduced_tensors(network)
     for layer in network.layers:
-        if not _is_expensive(network, layer) or layer.inputs[0].index in reduced:
+        is_spatial = layer_kind(layer) == "spatial" and layer.op in CONVOLUTIONS and layer.groups == 1
+        if not is_spatial or layer.input_channels < _EXPENSIVE_CHANNELS or not owns_weights(layer):
             continue
-        cost, narrow = layer_cost(layer), layer.input_channels // _REDUCTION_FACTOR
-        savings = cost - _reduced_cost(layer, narrow)
+        cost, sizes, use_bias = layer_cost(layer), infer_item_sizes(layer), layer.use_bias
+        if cost.macs < _EXPENSIVE_SHARE * network.macs or layer.inputs[0].index in reduced:
+            continue
+        narrow, (source, result) = layer.input_channels // _REDUCTION_FACTOR, (layer.inputs[0], layer.outputs[0])
+        reduction = convolution_cost(source.channels, narrow, source.positions, sizes, use_bias=use_bias)
+        rest = convolution_cost(
+            narrow, result.channels, result.positions, sizes, taps=layer.kernel_size, use_bias=use_bias
+        )
+        savings = cost - reduction - rest
         if savings.params <= 0 or savings.macs <= 0:
             continue
         message = (
@@ -61,21 +69,6 @@ def find_unreduced_convolutions(network: FindingsNetwork) -> Iterator[Finding]:
             f"{cost.params - savings.params:,} instead of {cost.params:,} params."
         )
         yield Finding("unreduced-convolution", (layer.path,), message, savings.saves)
-
-
-def _is_expensive(network: FindingsNetwork, layer: LayerInfo) -> bool:
-    is_spatial = layer_kind(layer) == "spatial" and layer.op in CONVOLUTIONS and layer.groups == 1
-    if not is_spatial or layer.input_channels < _EXPENSIVE_CHANNELS or not owns_weights(layer):
-        return False
-    return (count_macs(layer) or 0) >= _EXPENSIVE_SHARE * network.macs
-
-
-def _reduced_cost(layer: LayerInfo, narrow: int) -> Cost:
-    """Return the `Cost` of a 1x1 layer to `narrow` channels at every input position, and of `layer` after it."""
-    sizes, use_bias = infer_item_sizes(layer), layer.use_bias
-    reduction = convolution_cost(layer.input_channels, narrow, layer.inputs[0].positions, sizes, use_bias=use_bias)
-    positions, taps = layer.outputs[0].positions, layer.kernel_size
-    return reduction + convolution_cost(narrow, layer.output_channels, positions, sizes, taps=taps, use_bias=use_bias)
 
 
 def _reduced_tensors(network: FindingsNetwork) -> set[int]:

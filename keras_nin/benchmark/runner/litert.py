@@ -131,11 +131,7 @@ def check_status(name: str, status: int) -> None:
 
 
 class LiteRtLibrary:
-    """The C functions by their names without the prefix "LiteRt", with declared arguments and checked statuses.
-
-    Raises:
-        CApiUnavailable: a version other than `VERIFIED_VERSIONS`, a system that is not 64-bit, or a missing function.
-    """
+    """The C functions by their names without the prefix "LiteRt", with declared arguments and checked statuses."""
 
     def __init__(self) -> None:
         import ai_edge_litert
@@ -304,11 +300,7 @@ class CompiledModel:
             check_status("RunCompiledModel", status)
 
     def profile(self, runs: int) -> tuple[np.ndarray, dict[int, str]]:
-        """Return what the profiler records in `runs` runs, in its order.
-
-        Returns:
-            Structured array with the fields of `ProfilerEvent`, and the names by their addresses in the field `tag`.
-        """
+        """Return what the profiler records in `runs` runs, in its order."""
         library = self._library
         library.call("ResetProfiler", self._profiler)
         library.call("StartProfiler", self._profiler)
@@ -320,7 +312,7 @@ class CompiledModel:
         count = library.get("GetNumProfilerEvents", self._profiler, kind=INT)
         records = (ProfilerEvent * count)()
         library.call("GetProfilerEvents", self._profiler, count, records)
-        events = np.frombuffer(records, dtype=np.dtype(ProfilerEvent)).copy()
+        events: Any = np.frombuffer(records, dtype=np.dtype(ProfilerEvent)).copy()
         # The names are the profiler's own memory, which the next reset may free.
         names = {int(tag): ctypes.string_at(int(tag)).decode(errors="replace") for tag in np.unique(events["tag"])}
         return events, names
@@ -387,9 +379,6 @@ def generate_input(shape: tuple[int, ...], dtype: str, quantized: bool) -> np.nd
     """Return seeded values for an input: floats from 0 to 1, quantized integers over their range, otherwise zeros.
 
     Integers without a scale may be indexes, for which 0 is safe.
-
-    Raises:
-        ValueError: the dtype is not one of `INPUT_DTYPES`.
     """
     if dtype not in INPUT_DTYPES.values():
         raise ValueError(f"an input is of type {dtype}, which cannot be filled with numbers")

@@ -48,11 +48,14 @@ def main() -> int:
         litert.load_library()  # now, so that it counts in no model's time and memory
     _limit_memory()
     with contextlib.ExitStack() as stack:
-        subjects: list[MeasuredModel] | list[SingleOperator] = []
+        subjects: list[MeasuredModel | SingleOperator] = []
+        primer: SingleOperator | None = None
         try:
             for entry in job["models"]:
                 if job.get("single_operators"):
-                    subjects.append(SingleOperator(stack, entry, subjects[0] if subjects else None))
+                    operator = SingleOperator(stack, entry, primer)
+                    subjects.append(operator)
+                    primer = primer or operator
                 else:
                     subjects.append(MeasuredModel(stack, entry, job))
             others = OtherProcesses()
@@ -92,16 +95,7 @@ def _measure_bandwidth(job: "Job") -> dict[int, dict[str, Any]]:
 
 
 class MeasuredModel:
-    """A model that is run without a profiler for its latency, and beside that with one for its kernels.
-
-    Args:
-        stack: closes what this opens.
-        entry: the model's entry in the job.
-        job: the job.
-
-    Attributes:
-        times: of the runs without a profiler.
-    """
+    """A model that is run without a profiler for its latency, and beside that with one for its kernels."""
 
     def __init__(self, stack: contextlib.ExitStack, entry: "ModelEntry", job: "Job") -> None:
         self._entry, self._job = entry, job
@@ -177,14 +171,6 @@ class SingleOperator:
     There an operator reads what was written just before, writes to memory that was used just before, and finds the
     vector units awake, while its weights were last read in the previous run. So before each run the inputs and outputs
     are written and `primer` runs; that many operators take turns does the rest.
-
-    Args:
-        stack: closes what this opens.
-        entry: the file's entry in the job.
-        primer: what keeps the processor awake; None takes this operator.
-
-    Attributes:
-        times: of the runs.
     """
 
     def __init__(

@@ -124,9 +124,6 @@ def format_shape(shape: tuple[int, ...] | list[int]) -> str:
     return "x".join(map(str, shape)) or "scalar"
 
 
-# All operators
-
-
 def reads_float(operator: BoundOperator) -> str | None:
     """A QUANTIZE at a float boundary."""
     dtype = operator.data.dtype if operator.data else "nothing"
@@ -147,9 +144,6 @@ def unsupported_rank(operator: BoundOperator) -> str | None:
         if math.prod(tensor.shape[:-3]) > 1:
             return f"a tensor of shape {format_shape(tensor.shape)} has an outer dimension above 1"
     return None
-
-
-# Convolutions and fully-connected layers
 
 
 def uneven_dilation(operator: BoundOperator) -> str | None:
@@ -180,9 +174,6 @@ def matrix_output(operator: BoundOperator) -> str | None:
     """A FULLY_CONNECTED output with more than one dimension above 1."""
     shape = operator.output_shape
     return f"its output is {format_shape(shape)}" if sum(size > 1 for size in shape) > 1 else None
-
-
-# Pooling, concatenation and reduction
 
 
 def fused_activation(operator: BoundOperator) -> str | None:
@@ -235,9 +226,6 @@ def large_mean(operator: BoundOperator) -> str | None:
     return f"it averages over {shape[1]}x{shape[2]}" if shape[1] * shape[2] >= UNMAPPED_MEAN else None
 
 
-# Packing, splitting and slicing
-
-
 def packed_first(operator: BoundOperator) -> str | None:
     """Tensors packed along the first of at most three dimensions; with four the rank is unsupported."""
     rank = len(operator.output_shape)
@@ -274,9 +262,6 @@ def masked(operator: BoundOperator) -> str | None:
     """A slice with an ellipsis or a new axis."""
     masks = [name for name in ("ellipsis_mask", "new_axis_mask") if operator.options.get(name)]
     return f"it has an {masks[0]}" if masks else None
-
-
-# Activations and resizing
 
 
 def wide_alpha(operator: BoundOperator) -> str | None:

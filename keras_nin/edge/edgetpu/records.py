@@ -44,14 +44,12 @@ class OperatorVerdict:
 
     Attributes:
         index: position in the file.
-        op: name of the builtin in capitals, or the custom code.
+        op: name of the builtin in capitals, or the custom code where `is_custom`.
         layer: Keras layer that the export recorded, else a name derived from the tensor's.
-        mapped: whether the Edge TPU runs the operator.
         status: the compiler's message; None where the compiler removes the operator.
         why: the limit that applies; None for a mapped operator.
         fix: how to get the operator mapped; None where no way is known.
         rule: name of the rule that decided; None for a mapped operator.
-        is_custom: whether `op` is a custom code.
     """
 
     index: int
@@ -108,17 +106,11 @@ class EdgeTPUCompilation:
     """What the compiler printed; None where it did not print a value.
 
     Attributes:
-        version: version of the compiler.
         succeeded: whether it wrote a file.
         errors: its error lines.
-        rows: its table, one (operator, count, status) per row.
-        used_bytes: on-chip memory used for parameters.
-        remaining_bytes: on-chip memory left for parameters.
+        used_bytes, remaining_bytes: on-chip memory used, and left, for parameters.
         streamed_bytes: parameters that are streamed from the host.
-        input_bytes: size of the file.
-        output_bytes: size of the compiled file.
-        subgraphs: number of Edge TPU subgraphs.
-        operations: number of operators.
+        input_bytes, output_bytes: size of the file, and of the compiled file.
         text: the whole output.
     """
 
@@ -153,10 +145,8 @@ class EdgeTPUResult(CheckedResult):
     Attributes:
         model: path of the file.
         multiple_subgraphs: whether more than one subgraph may be mapped.
-        failure: why the file does not compile; None where it does.
         operators: verdict on every operator, in the file's order.
         subgraphs: number of mapped subgraphs.
-        memory: parameters of the mapped operators.
         doubts: what the verdict cannot decide.
         compilation: what the compiler itself printed, where it was run.
         differences: rows that the verdict and the compiler count differently.

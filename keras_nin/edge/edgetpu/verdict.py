@@ -2,6 +2,8 @@
 
 import collections
 import dataclasses
+import functools
+import itertools
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from keras_nin.audit.tflite_reader import name_operators, read_recorded_layers
@@ -144,47 +146,29 @@ class _Verdicts:
 
     def of_operator(self, operator: BoundOperator) -> OperatorVerdict:
         """Return the verdict on one operator."""
-        index = operator.index
+        index, refusal = operator.index, self.refusals.get(operator.index)
+        conclude = functools.partial(
+            OperatorVerdict, index, operator.op, self.layers[index], is_custom=operator.record.is_custom
+        )
         if index in self.repeats:
             why = f"it repeats operator {self.repeats[index]} on the same data, and the compiler removes it"
-            return self._record(operator, None, why, rule="repeated")
+            return conclude(False, None, why, rule="repeated")
         if index in self.mapped:
-            return self._record(operator, Status.MAPPED)
-        refusal = self.refusals[index]
+            return conclude(True, Status.MAPPED)
         why, fix = (refusal[1], suggest_fix(refusal[0], operator)) if refusal else (None, None)
         if self.failure:
             why, fix = why or "the compiler rejects the file", fix or self.failure.fix
-            return self._record(operator, self.failure.message, why, fix, self.failure.rule)
+            return conclude(False, self.failure.message, why, fix, self.failure.rule)
         if refusal:
-            return self._record(operator, refusal[0].status, why, fix, refusal[0].name)
+            return conclude(False, refusal[0].status, why, fix, refusal[0].name)
         fix = "get the operators before it mapped"
-        return self._record(operator, Status.SECOND_SUBGRAPH, self._explain_cut(), fix, "one-part")
+        return conclude(False, Status.SECOND_SUBGRAPH, self._explain_cut(), fix, "one-part")
 
     def _explain_cut(self) -> str:
         first = min(self.mapped, default=0)
         cut = next((index for index, refusal in self.refusals.items() if refusal and index > first), None)
         after = "" if cut is None else f" at operator {cut}"
         return f"only one subgraph is mapped, and this operator comes after the cut{after}"
-
-    def _record(
-        self,
-        operator: BoundOperator,
-        status: str | None,
-        why: str | None = None,
-        fix: str | None = None,
-        rule: str | None = None,
-    ) -> OperatorVerdict:
-        return OperatorVerdict(
-            index=operator.index,
-            op=operator.op,
-            layer=self.layers[operator.index],
-            mapped=status == Status.MAPPED,
-            status=status,
-            why=why,
-            fix=fix,
-            rule=rule,
-            is_custom=operator.record.is_custom,
-        )
 
 
 def _open_shape_doubts(model: TFLiteModel) -> Iterator[str]:
@@ -293,55 +277,40 @@ def _find_dependencies(operators: Sequence[BoundOperator]) -> tuple[dict[int, in
 
 def find_failure(operators: Sequence[BoundOperator]) -> CompileFailure | None:
     """Return the first reason why the compiler rejects a file, None where it compiles."""
-    for check in (_unknown_version, _flex_operator, _dynamic_shape, _not_quantized, _large_map):
-        if failure := check(operators):
-            return failure
-    return None
+    failures = itertools.chain(
+        map(_unknown_version, operators),
+        map(_flex_operator, operators),
+        map(_dynamic_shape, operators),
+        [_not_quantized(operators)],
+        map(_large_map, operators),
+    )
+    return next(filter(None, failures), None)
 
 
-def _unknown_version(operators: Sequence[BoundOperator]) -> CompileFailure | None:
-    for operator in operators:
-        version = operator.record.version
-        if version > HIGHEST_VERSIONS.get(operator.op, version):
-            return CompileFailure(
-                FailureMessage.UNKNOWN_VERSION.format(op=operator.op, version=version),
-                f"operator {operator.index} has version {version}; the last compiler, of 2021, knows none above "
-                f"{HIGHEST_VERSIONS[operator.op]}",
-                "convert with an older TensorFlow, or with per-tensor weights if per-channel weights raised the "
-                "version",
-                "operator-version",
-            )
-    return None
+def _unknown_version(operator: BoundOperator) -> CompileFailure | None:
+    version, highest = operator.record.version, HIGHEST_VERSIONS.get(operator.op)
+    if highest is None or version <= highest:
+        return None
+    return CompileFailure(
+        FailureMessage.UNKNOWN_VERSION.format(op=operator.op, version=version),
+        f"operator {operator.index} has version {version}; the last compiler, of 2021, knows none above {highest}",
+        "convert with an older TensorFlow, or with per-tensor weights if per-channel weights raised the version",
+        "operator-version",
+    )
 
 
-def _flex_operator(operators: Sequence[BoundOperator]) -> CompileFailure | None:
-    for operator in operators:
-        if operator.record.is_custom and operator.op.startswith("Flex"):
-            return CompileFailure(
-                FailureMessage.FLEX,
-                f"operator {operator.index} is {operator.op}, which only TensorFlow runs",
-                "convert without SELECT_TF_OPS",
-                "flex",
-            )
-    return None
+def _flex_operator(operator: BoundOperator) -> CompileFailure | None:
+    if not operator.record.is_custom or not operator.op.startswith("Flex"):
+        return None
+    why = f"operator {operator.index} is {operator.op}, which only TensorFlow runs"
+    return CompileFailure(FailureMessage.FLEX, why, "convert without SELECT_TF_OPS", "flex")
 
 
-def _dynamic_shape(operators: Sequence[BoundOperator]) -> CompileFailure | None:
-    for operator in operators:
-        if operator.op in _DYNAMIC_OUTPUTS or not all(tensor.is_constant for tensor in operator.shape_operands):
-            return CompileFailure(
-                FailureMessage.DYNAMIC,
-                f"the output shape of operator {operator.index} ({operator.op}) is computed at run time",
-                "export with a static batch and static shapes",
-                "dynamic",
-            )
-    return None
-
-
-def _is_quantized(operator: BoundOperator) -> bool:
-    if operator.op in _CONVERSIONS or operator.data is None or operator.output is None:
-        return False
-    return all(each.dtype in EIGHT_BITS and each.quantization is not None for each in (operator.data, operator.output))
+def _dynamic_shape(operator: BoundOperator) -> CompileFailure | None:
+    if operator.op not in _DYNAMIC_OUTPUTS and all(tensor.is_constant for tensor in operator.shape_operands):
+        return None
+    why = f"the output shape of operator {operator.index} ({operator.op}) is computed at run time"
+    return CompileFailure(FailureMessage.DYNAMIC, why, "export with a static batch and static shapes", "dynamic")
 
 
 def _not_quantized(operators: Sequence[BoundOperator]) -> CompileFailure | None:
@@ -356,17 +325,22 @@ def _not_quantized(operators: Sequence[BoundOperator]) -> CompileFailure | None:
     )
 
 
-def _large_map(operators: Sequence[BoundOperator]) -> CompileFailure | None:
-    for operator in operators:
-        for tensor in operator.activations:
-            if tensor.dtype in EIGHT_BITS and tensor.elements >= REJECTED_MAP:
-                return CompileFailure(
-                    FailureMessage.LARGE,
-                    f"operator {operator.index} ({operator.op}) has a map of {format_shape(tensor.shape)}, "
-                    f"{tensor.elements:,} bytes; {REJECTED_MAP:,} did not compile",
-                    "use a smaller input or fewer channels",
-                    "large-map",
-                )
+def _is_quantized(operator: BoundOperator) -> bool:
+    if operator.op in _CONVERSIONS or operator.data is None or operator.output is None:
+        return False
+    return all(each.dtype in EIGHT_BITS and each.quantization is not None for each in (operator.data, operator.output))
+
+
+def _large_map(operator: BoundOperator) -> CompileFailure | None:
+    for tensor in operator.activations:
+        if tensor.dtype in EIGHT_BITS and tensor.elements >= REJECTED_MAP:
+            return CompileFailure(
+                FailureMessage.LARGE,
+                f"operator {operator.index} ({operator.op}) has a map of {format_shape(tensor.shape)}, "
+                f"{tensor.elements:,} bytes; {REJECTED_MAP:,} did not compile",
+                "use a smaller input or fewer channels",
+                "large-map",
+            )
     return None
 
 

@@ -6,18 +6,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "estimate": ["estimate_ethosu"],
-        "records": [
-            "ACCELERATORS",
-            "DEFAULT_ACCELERATOR",
-            "ETHOSU_LIMITS",
-            "EthosUEstimate",
-            "EthosUFinding",
-            "EthosULayer",
-            "EthosURefusal",
-            "EthosUResult",
-            "check_ethosu_limits",
-            "parse_ethosu_limits",
-        ],
+        "records": ["ACCELERATORS", "EthosUEstimate", "EthosUResult", "check_ethosu_limits", "parse_ethosu_limits"],
         "vela": ["VelaOptions"],
     },
 )

@@ -15,17 +15,9 @@ if TYPE_CHECKING:
 
 # Their names end in the MACs (8 by 8 bits) that all of their cores compute in a cycle.
 ACCELERATORS = (
-    "ethos-u55-32",
-    "ethos-u55-64",
-    "ethos-u55-128",
-    "ethos-u55-256",
-    "ethos-u65-256",
-    "ethos-u65-512",
-    "ethos-u85-128",
-    "ethos-u85-256",
-    "ethos-u85-512",
-    "ethos-u85-1024",
-    "ethos-u85-2048",
+    *("ethos-u55-32", "ethos-u55-64", "ethos-u55-128", "ethos-u55-256"),
+    *("ethos-u65-256", "ethos-u65-512"),
+    *("ethos-u85-128", "ethos-u85-256", "ethos-u85-512", "ethos-u85-1024", "ethos-u85-2048"),
 )
 DEFAULT_ACCELERATOR = "ethos-u55-128"
 ALL_ACCELERATORS = "all"
@@ -33,10 +25,7 @@ ETHOSU_LIMITS = (
     LimitItem("operators", Unit.SHARE, at_least=True),
     LimitItem("npu", Unit.SHARE, at_least=True),
     LimitItem("time", Unit.TIME),
-    LimitItem("sram", Unit.BYTES),
-    LimitItem("dram", Unit.BYTES),
-    LimitItem("flash", Unit.BYTES),
-    LimitItem("compiled", Unit.BYTES),
+    *(LimitItem(name, Unit.BYTES) for name in ("sram", "dram", "flash", "compiled")),
 )
 NPU, CPU, BOTH, NOWHERE = "NPU", "CPU", "NPU+CPU", "none"
 _PRODUCTS = frozenset(["Conv2D", "DepthwiseConv2D", "TransposeConv2D", "FullyConnected", "MatMul"])
@@ -99,16 +88,10 @@ class VelaOperation:
     """One operation that Vela generated.
 
     Attributes:
-        id: number in Vela's debug database.
         source: index of the file's operator that it comes from; None if unknown.
-        operator: type of the operation.
-        name: name that Vela gives it.
-        cycles: the greater of `npu_cycles` and the cycles of the slowest memory.
-        npu_cycles: cycles in which the NPU computes.
+        cycles: the greater of `npu_cycles`, in which the NPU computes, and the cycles of the slowest memory.
         macs: MACs as Vela counts them, including the comparisons of pooling.
-        access_cycles: cycles by memory.
-        read: bytes read by memory.
-        written: bytes written by memory.
+        access_cycles, read, written: cycles, bytes read and bytes written, by memory.
     """
 
     id: str
@@ -139,11 +122,8 @@ class EthosULayer:
 
     Attributes:
         index: position of the operator in the file; None for operations without an operator.
-        name: name of the layer in the audit, else of the operations.
+        name, kind, role, block: of the layer in the audit; kind "other" without an operator.
         op: the operator's type in the file; None without an operator.
-        kind: kind of the layer in the audit; "other" without an operator.
-        role: role of a 1x1 layer in the audit.
-        block: block of the layer in the audit.
         target: `NPU`, `CPU`, `BOTH`, or `NOWHERE` where Vela generates no operation, as for a concatenation whose
             inputs are written in place.
         operations: number of operations that Vela generates.
@@ -155,9 +135,7 @@ class EthosULayer:
         network_macs: MACs as the audit counts them; None where unknown.
         utilization: `macs` as a share of the accelerator's peak in `cycles`; None without cycles.
         bound: what most cycles are spent on: `NPU`, or the memory that it waits for; None without cycles.
-        access_cycles: cycles by memory, without zeros.
-        read: bytes read by memory, without zeros.
-        written: bytes written by memory, without zeros.
+        access_cycles, read, written: cycles, bytes read and bytes written, by memory and without zeros.
     """
 
     index: int | None
@@ -226,25 +204,14 @@ class EthosUEstimate:
     """What Vela estimates for one file on one accelerator, at batch 1. Nothing is measured.
 
     Attributes:
-        file: name of the file.
-        sha256: hash of the file.
-        file_bytes: size of the file.
-        accelerator: the accelerator, such as "ethos-u55-128".
         macs_per_cycle: peak MACs of the accelerator in a cycle.
-        system_config: Vela's system configuration.
-        memory_mode: Vela's memory mode.
+        system_config, memory_mode: those that Vela used.
         vela: version of Vela.
-        clock_hz: clock of the accelerator.
         us: time of a run in microseconds, `cycles` at the clock; without operators on the CPU.
-        cycles: sum over the layers.
-        npu_cycles: sum over the layers.
-        macs: sum over the layers.
+        cycles, npu_cycles, macs: sums over the layers, and Vela's own totals.
         network_macs: MACs as the audit counts them; None where some are unknown.
         npu_share: share of `network_macs` on the NPU, 0 to 1; None where unknown.
-        memories: the memories in use.
-        weight_bytes: size of the NPU's weights in the file.
-        encoded_weight_bytes: size of the NPU's weights as Vela encodes them.
-        compiled_bytes: size of the compiled file.
+        weight_bytes, encoded_weight_bytes: size of the NPU's weights in the file, and as Vela encodes them.
         layers: layers in the file's order, then operations that belong to no operator.
         findings: what a reader must know.
         log: everything that Vela printed.
@@ -316,13 +283,10 @@ class EthosUEstimate:
 
     def to_json(self) -> dict[str, Any]:
         """Return the estimate as a JSON-ready dictionary, without the compiled file."""
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        fields = dataclasses.asdict(self)
         del fields["compiled"]
-        for name in ("memories", "layers", "findings"):
-            fields[name] = [dataclasses.asdict(record) for record in fields[name]]
-        fields["utilization"] = self.utilization
-        fields["subtotals"] = [dataclasses.asdict(subtotal) for subtotal in self.subtotals]
-        return fields
+        subtotals = [dataclasses.asdict(subtotal) for subtotal in self.subtotals]
+        return fields | {"utilization": self.utilization, "subtotals": subtotals}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -335,13 +299,7 @@ class EthosURefusal:
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class EthosUResult(CheckedResult):
-    """Estimates of one file on one or more accelerators, and the accelerators for which Vela does not compile it.
-
-    Attributes:
-        file: name of the file.
-        estimates: one estimate per accelerator.
-        refusals: the accelerators for which Vela does not compile the file, and why.
-    """
+    """Estimates of one file on one or more accelerators, and the accelerators for which Vela does not compile it."""
 
     file: str
     estimates: tuple[EthosUEstimate, ...]
@@ -373,30 +331,11 @@ class EthosUResult(CheckedResult):
     def _rows(self) -> list[dict[str, Any]]:
         """Return the layers of a single estimate, or one row per accelerator."""
         if len(self.estimates) == 1:
-            return [
-                {
-                    "layer": layer.name,
-                    "kind": layer.kind,
-                    "role": layer.role,
-                    "target": layer.target,
-                    "macs": layer.macs,
-                    "cycles": layer.cycles,
-                    "share": layer.share,
-                    "utilization": layer.utilization,
-                    "bound": layer.bound,
-                }
-                for layer in self.estimates[0].layers
-            ]
+            columns = ("name", "kind", "role", "target", "macs", "cycles", "share", "utilization", "bound")
+            return [{column: getattr(layer, column) for column in columns} for layer in self.estimates[0].layers]
+        columns = ("accelerator", "us", "cycles", "utilization", "npu_share", "compiled_bytes")
         return [
-            {
-                "accelerator": estimate.accelerator,
-                "us": estimate.us,
-                "cycles": estimate.cycles,
-                "utilization": estimate.utilization,
-                "npu_share": estimate.npu_share,
-                "sram_bytes": estimate.used_bytes("SRAM"),
-                "compiled_bytes": estimate.compiled_bytes,
-            }
+            {column: getattr(estimate, column) for column in columns} | {"sram_bytes": estimate.used_bytes("SRAM")}
             for estimate in self.estimates
         ]
 

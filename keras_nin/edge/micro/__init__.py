@@ -8,12 +8,9 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "cpp": ["format_c_array", "format_resolver", "list_operators"],
         "measurement": ["MicroInputs", "make_noise", "measure_micro", "prepare_images"],
         "records": [
-            "MICRO_LIMITS",
             "Arena",
-            "ArenaSection",
             "MicroComparison",
             "MicroFinding",
-            "MicroOperator",
             "MicroResult",
             "check_micro_limits",
             "parse_micro_limits",

@@ -75,11 +75,9 @@ class MicroComparison:
     """Outputs of TFLite Micro compared with those of LiteRT's reference kernels on the same inputs.
 
     Attributes:
-        source: what the inputs are.
-        noise: whether they are random numbers.
+        source, noise: what the inputs are, and whether they are random numbers.
         samples: number of inputs that both runtimes ran.
-        outputs: number of output values compared.
-        differing: number of output values that differ in any bit.
+        outputs, differing: number of output values compared, and of those that differ in any bit.
         max_abs_diff: largest absolute difference, in quantization steps (LSB) for integer outputs.
     """
 
@@ -101,17 +99,12 @@ class MicroResult(CheckedResult):
     """A file on TFLite Micro.
 
     Attributes:
-        file: name of the file.
-        sha256: hash of the file.
         file_bytes: size of the file: the flash that the model takes, without kernels and program.
         weight_bytes: size of the constant tensors in it.
-        operators: the operator types, sorted.
-        resolver: C++ that declares an op resolver with them.
-        max_arena: largest arena tried, in bytes.
-        arena: the smallest arena; None where none up to `max_arena` works.
-        finding: why no arena works; None where one does.
-        comparison: comparison of the outputs; None where it was not possible.
-        comparison_finding: why it was not possible; None where it was, or where no arena works.
+        resolver: C++ that declares an op resolver with the operators.
+        arena, finding: the smallest arena up to `max_arena` bytes, or why none works.
+        comparison, comparison_finding: the comparison of the outputs, or why it was not possible; both None without an
+            arena.
         peak_activation_bytes: the audit's peak for the same file, to compare with `Arena.tensor_bytes`; None for a file
             that the audit does not read.
         float_operators: number of operators that read or write floating point.

@@ -1,0 +1,163 @@
+"""The `keras-nin` command: its help, how it maps arguments to options, and how it ends."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import click
+import pytest
+
+from keras_nin import InputError
+from keras_nin.cli import main, options, output
+
+COMMANDS = list(main.COMMANDS)
+
+
+def command(name):
+    return main.cli.get_command(click.Context(main.cli), name)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_has_an_example_that_the_command_accepts(cli, name):
+    ran = cli(name, "--help")
+    assert ran.status == 0
+    example = command(name).epilog.removeprefix("Example: ").split()
+    assert f"Example: {' '.join(example)}" in " ".join(ran.out.split())  # long ones are wrapped
+    assert example[:2] == ["keras-nin", name]
+    command(name).make_context(name, example[2:])
+    assert "--debug" in ran.out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_options_have_one_name_in_every_command(name):
+    flags = {flag for param in command(name).params for flag in param.opts}
+    assert not flags & {"--timeout", "--plot", "--require", "--min-agreement"}
+
+
+def test_no_command_shows_the_help(cli):
+    ran = cli()
+    assert ran.status == 2
+    assert "Usage: keras-nin" in ran.out
+    assert all(f"\n  {name} " in ran.out for name in COMMANDS)
+
+
+def test_help_loads_no_framework():
+    code = (
+        "import sys; from keras_nin.cli import main\n"
+        f"for name in {COMMANDS!r}: assert main.run([name, '--help']) == 0\n"
+        "assert main.run(['list']) == 0 and main.run(['audit', 'nope']) == 2\n"
+        "assert main.run(['sweep', '--kernel', '2']) == 2 and main.run(['claims', 'nope']) == 2\n"
+        "slow = {'keras', 'tensorflow', 'sklearn', 'ai_edge_litert', 'matplotlib'} & set(sys.modules)\n"
+        "sys.exit(f'loaded: {slow}' if slow else 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def test_version(cli):
+    ran = cli("--version")
+    assert ran.status == 0
+    assert ran.out.startswith("keras-nin, version ")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes as POSIX has them")
+def test_a_reader_that_stops_early():
+    code = "from keras_nin.cli import main; main.main(['list'])"
+    reader, writer = os.pipe()
+    os.close(reader)
+    ran = subprocess.run([sys.executable, "-c", code], stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (ran.returncode, ran.stderr) == (141, "")
+
+
+# errors
+
+
+@pytest.fixture
+def failing(capsys):
+    """A function that runs a command which raises an exception, and returns its status and stderr."""
+
+    def run(error, *words):
+        @click.command("fail", cls=options.Command)
+        @click.option("--test-count", type=int)
+        @click.option("--data", "test")
+        @click.argument("model", required=False)
+        def fail(**_):
+            raise error
+
+        status = main.run(list(words), fail, "fail")
+        return status, capsys.readouterr().err
+
+    return run
+
+
+def test_errors_name_options_not_arguments(failing):
+    error = InputError("Pass `test` and `test_count` for `model`, not `other`.\n  In one line.", argument="test")
+    assert failing(error) == (2, "Error: Pass --data and --test-count for MODEL, not `other`. In one line.\n")
+
+
+@pytest.mark.parametrize("error", [KeyError("x"), AssertionError(), OSError(5, "no")])
+def test_an_unexpected_exception_is_one_line_and_status_70(failing, error):
+    status, err = failing(error)
+    assert (status, err.count("\n")) == (70, 1)
+    assert err.startswith(f"Error: unexpected {type(error).__name__}")
+    assert err.endswith("Run it again with --debug for the traceback\n")
+    status, err = failing(error, "--debug")
+    assert status == 70
+    assert "Traceback (most recent call last)" in err
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), click.Abort()])
+def test_ctrl_c(failing, error):
+    status, err = failing(error)
+    assert (status, err.strip()) == (130, "Error: interrupted")
+
+
+def test_errors_while_options_are_read_name_options_too(cli):
+    ran = cli("export", "nin_digits", "--preprocessing", "cafe")
+    assert ran.status == 2
+    assert ran.err.startswith(
+        "Error: Expected --preprocessing to be a known name. Received: 'cafe'. Did you mean caffe"
+    )
+
+
+# output
+
+
+def test_progress_is_shown_on_a_terminal_alone(capfd, monkeypatch):
+    progress = output.TerminalProgress()
+
+    def work():
+        assert list(progress.track(range(3), "Counting", 3)) == [0, 1, 2]
+        with progress.task("Working") as update:
+            if update is not None:
+                update("Still working")
+        progress.epochs("net", 2)(1, dict.fromkeys(("loss", "accuracy", "val_loss", "val_accuracy"), 0.5))
+
+    work()
+    assert capfd.readouterr() == ("", "")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    work()
+    shown = capfd.readouterr()
+    assert shown.out == ""
+    assert "0 s: Counting" in shown.err
+    assert "net: epoch 1/2: loss 0.5000" in shown.err
+
+
+@pytest.mark.parametrize(
+    ("words", "arguments"),
+    [
+        (["a=1", "b-c=ceil"], {"a": 1, "b_c": "ceil"}),
+        (["a=true", "b=none", "c=x,y", "d=(1, 2)"], {"a": True, "b": None, "c": ["x", "y"], "d": (1, 2)}),
+    ],
+)
+def test_arguments_of_a_builder(words, arguments):
+    assert options.parse_builder_arguments(click.Context(main.cli), options._params(options.set_option)[0], words) == (
+        arguments
+    )
+
+
+def test_only_the_command_line_imports_the_command_line():
+    root = pathlib.Path(main.__file__).parents[1]
+    sources = [path for path in root.rglob("*.py") if path.parent.name != "cli" and path.name != "__main__.py"]
+    assert [path for path in sources if "keras_nin.cli" in path.read_text()] == []
