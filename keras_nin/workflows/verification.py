@@ -195,7 +195,9 @@ def _calibration_digests(
     if not isinstance(calibration, dict):
         return set(), ()
     try:
-        dataset = sources.open(calibration["source"], shapes)
+        options = record.get("options")
+        source = options.get("calibration") if isinstance(options, dict) else None
+        dataset = sources.open(source or calibration["source"], shapes)
         indices = dataset.select("calibration", calibration["count"], calibration["seed"])
         if dataset.digest(indices) == calibration["sha256"]:
             return dataset.image_digests(indices), ()
