@@ -294,9 +294,7 @@ def seeded_generator(seed: int) -> np.random.RandomState:
     """
     if not isinstance(seed, numbers.Integral) or isinstance(seed, bool) or not 0 <= seed < 2**32:
         raise InputError(
-            f"Expected `seed` to be a whole number from 0 to 4294967295. Received: {seed!r}",
-            argument="seed",
-            received=seed,
+            f"Expected `seed` to be a whole number from 0 to 4294967295. Received: {seed!r}", argument="seed"
         )
     return np.random.RandomState(int(seed))
 

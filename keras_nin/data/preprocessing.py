@@ -172,9 +172,7 @@ def _check_channel_values(name: str, values: Iterable[float] | None) -> tuple[fl
 def _check_fraction(value: object) -> float:
     if isinstance(value, numbers.Real) and not isinstance(value, bool) and 0 < float(value) <= 1:
         return float(value)
-    raise InputError(
-        f"Expected `crop_fraction` above 0 and at most 1. Received: {value!r}", argument="crop_fraction", received=value
-    )
+    raise InputError(f"Expected `crop_fraction` above 0 and at most 1. Received: {value!r}", argument="crop_fraction")
 
 
 def _check_size(size: Iterable[int]) -> tuple[int, int]:

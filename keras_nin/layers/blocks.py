@@ -163,9 +163,7 @@ def mlpconv(
     """
     if isinstance(filters, int) or not filters:
         raise InputError(
-            f"Expected `filters` to list the channels of each layer. Received: {filters!r}",
-            argument="filters",
-            received=filters,
+            f"Expected `filters` to list the channels of each layer. Received: {filters!r}", argument="filters"
         )
     first, *pointwise = filters
     height, width = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size

@@ -76,7 +76,7 @@ class LocalResponseNormalization(keras.layers.Layer):
     def __init__(self, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if check_whole_number("size", size) % 2 == 0:
-            raise InputError(f"Expected `size` to be odd. Received: {size}", argument="size", received=size)
+            raise InputError(f"Expected `size` to be odd. Received: {size}", argument="size")
         self.size, self.alpha, self.beta, self.k = size, alpha, beta, k
 
     def call(self, inputs: Any) -> Any:

@@ -150,9 +150,7 @@ def _set_seed(seed: int) -> str:
         keras.utils.set_random_seed(seed)
     except ValueError:
         raise InputError(
-            f"Expected `seed` to be a whole number from 0 to 4294967295. Received: {seed!r}",
-            argument="seed",
-            received=seed,
+            f"Expected `seed` to be a whole number from 0 to 4294967295. Received: {seed!r}", argument="seed"
         ) from None
     return f"random (seed {seed})"
 
@@ -232,7 +230,6 @@ def _load_saved_model(
         raise InputError(
             f"Expected no `weights` beside a saved model, which has its own. Received: {str(weights)!r}",
             argument="weights",
-            received=weights,
         )
     if arguments:
         raise InputError(f"Expected no arguments of a builder beside a saved model. Received: {', '.join(arguments)}")
@@ -322,7 +319,6 @@ def _check_open_shape(own: list[tuple[int | None, ...]], shape: tuple[int, ...],
         raise InputError(
             f"Expected the input shape of {path.name!r}, {', '.join(map(str, own)) or 'not known'}. Received: {shape}",
             argument="input_shape",
-            received=shape,
         )
 
 
