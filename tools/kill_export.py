@@ -58,7 +58,7 @@ def _kill_often(kills, moments):
     print(f"{kills} kills between 0 and {whole:.1f} s, half of them of a first export, half of a replacement")
     for state, count in found.most_common():
         print(f"  {count:3} left {state}")
-    print(*faults or ["Nothing half-written, no sidecar of other files, nothing left by the next export."], sep="\n")
+    print(*faults or ["Nothing half-written, no export record of other files, nothing left by the next export."], sep="\n")
     return 1 if faults else 0
 
 
