@@ -190,10 +190,10 @@ def test_a_norm_that_cannot_be_folded_stays():
     assert fold_batch_norms(model) == []
 
 
-def test_no_train_split(model, digits):
+def test_no_train_split(digits):
     empty = dataclasses.replace(digits, splits={"test": [0, 1]})
     with pytest.raises(InputError, match="train split"):
-        train_for_scheme(model, "qat", empty)
+        train_for_scheme(network(), "qat", empty)
 
 
 def test_an_unknown_layer_is_named(digits):
@@ -215,9 +215,9 @@ def test_an_unknown_layer_is_named(digits):
         ("qat", {"learning_rate": 0}, "`learning_rate`"),
     ],
 )
-def test_settings_that_make_no_sense(model, digits, scheme, options, message):
+def test_settings_that_make_no_sense(digits, scheme, options, message):
     with pytest.raises(InputError, match=message):
-        train_for_scheme(model, scheme, digits, **options)
+        train_for_scheme(network(), scheme, digits, **options)
 
 
 @pytest.mark.slow
