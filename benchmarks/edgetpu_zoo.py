@@ -5,43 +5,38 @@ python benchmarks/edgetpu_zoo.py [--check]     writes the table anew; --check: e
 The models are exported to int8 with random weights and noise: the verdict depends on neither.
 """
 
-import ast
 import dataclasses
 import pathlib
 import re
 import sys
 
 from keras_nin import files, models
-from keras_nin.export import Tuning
+from keras_nin.edge.edgetpu.records import EdgeTPUResult
 from keras_nin.report.edge import format_edgetpu_overview
 from keras_nin.workflows.conversion import ExportOptions
 from keras_nin.workflows.edge import check_edgetpu
 
 DOCS = pathlib.Path(__file__).parents[1] / "docs" / "concepts" / "edgetpu_evidence.md"
 TABLE = re.compile(r"(?<=<!-- zoo -->\n).*?(?=<!-- end -->)", re.DOTALL)
-# Variants that are mapped where the model itself is not, and a network of others.
-VARIANTS = tuple((f"convnet_{head}", ("relu_first=true",)) for head in ("extra_relu", "linear_head", "pointwise_head"))
-FOREIGN = (("keras:MobileNet", ()),)
+# Variants that are mapped where the model itself is not, and a third-party network.
+VARIANTS = tuple((f"convnet_{head}", {"relu_first": True}) for head in ("extra_relu", "linear_head", "pointwise_head"))
+THIRD_PARTY = (("keras:MobileNet", {}),)
 
 
 def subjects():
-    """Return the rows of the table: MODEL and what `--set` gives it."""
-    return (*((name, ()) for name in models.list_models()), *VARIANTS, *FOREIGN)
+    """Return the rows of the table: a model, and further arguments of its builder."""
+    return (*((name, {}) for name in models.list_models()), *VARIANTS, *THIRD_PARTY)
 
 
-def label(model, settings):
+def label(model, arguments):
     """Return what the table calls a row: the arguments of `keras-nin edgetpu`."""
-    return " ".join((model, *(f"--set {setting}" for setting in settings)))
+    return " ".join((model, *(f"--set {name}={str(value).lower()}" for name, value in arguments.items())))
 
 
-def verdict(model, settings=()):
-    """Return the `EdgeTPUResult` of a model, exported for it."""
-    arguments = {
-        key: ast.literal_eval(value.capitalize()) for key, _, value in (each.partition("=") for each in settings)
-    }
-    options = ExportOptions("random", builder_arguments=arguments, calibration="random", calibration_count=1,
-                            tuning=Tuning.plain())  # fmt: skip
-    return dataclasses.replace(check_edgetpu(model, export=options), model=label(model, settings))
+def verdict(model, arguments) -> EdgeTPUResult:
+    """Return the verdict on a model, exported for it."""
+    export = ExportOptions(weights="random", builder_arguments=arguments, calibration="random", calibration_count=1)
+    return dataclasses.replace(check_edgetpu(model, export=export), model=label(model, arguments))
 
 
 def table(verdicts):

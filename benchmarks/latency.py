@@ -26,8 +26,10 @@ import subprocess
 import sys
 import tempfile
 
-from keras_nin.benchmark import measure_files, measurement
+from keras_nin.benchmark import measure_files
 from keras_nin.benchmark.runner import timing
+from keras_nin.child_process import python_command
+from keras_nin.tflite.host import describe_host
 
 SECONDS = 0.2
 RELATIVE = 0.03
@@ -54,9 +56,9 @@ for line in sys.stdin:
     inputs, outputs = model.create_input_buffers(0), model.create_output_buffers(0)
     for buffer, details in zip(inputs, model.get_input_tensor_details(signature).values()):
         dtype = details["dtype"]
-        buffer.write(litert.noise(tuple(details["shape"]), dtype, dtype in ("int8", "uint8")))
-    series = timing.Series(lambda: model.run_by_index(0, inputs, outputs))
-    timing.measure([(series, None)], timing.Budget(None, seconds))
+        buffer.write(litert.generate_input(tuple(details["shape"]), dtype, dtype in ("int8", "uint8")))
+    series = timing.TimedRuns(lambda: model.run_by_index(0, inputs, outputs))
+    timing.time_in_turns([series], timing.TimeBudget(None, seconds))
     print("RESULT", series.summary()["us"]["median"], flush=True)
 """
 
@@ -74,7 +76,7 @@ class Server:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            env=measurement.local_runner_command()[1],
+            env=python_command("keras_nin")[1],
         )
         return self
 
@@ -127,9 +129,9 @@ def verdict(low, high, limit):
 
 def report(paths, threads, turns):
     """Print a line for each file; return whether no ratio is out of its limit."""
-    host = measurement.run_job({"models": []}).host
+    host = describe_host()
     print(f"{host['cpu']}, {host['cores']} cores, LiteRT {host['litert']}, {threads} threads, {turns} turns\n")
-    print("| file | ours [us] | litert-benchmark [us] | ratio | 95 % | allowed | holds | our loop, their build |")
+    print("| file | ours [us] | litert-benchmark [us] | ratio | 95 % | allowed | passed | our loop, their build |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | --- | ---: |")
     good = True
     for path in paths:

@@ -30,12 +30,12 @@ def main():
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
-    held = [compare(file, options) for file in options.files]
-    return 0 if all(held) else 1
+    passed = [compare(file, options) for file in options.files]
+    return 0 if all(passed) else 1
 
 
 def compare(file, options):
-    """Print the comparison for one file; return whether it holds."""
+    """Print the comparison for one file; return whether it passes."""
     taken = {"profiler": [], "single": []}
     for _ in range(options.rounds):
         for method, profiles in taken.items():

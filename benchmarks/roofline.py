@@ -6,7 +6,7 @@ python benchmarks/roofline.py FILE.tflite... [--threads N ...]
 import argparse
 
 from keras_nin.benchmark import measure_files, roofline
-from keras_nin.formatting import format_markdown_table
+from keras_nin.formatting import format_host, format_markdown_table
 
 _COLUMNS = ("file", "threads", "us", "kind", "layers", "GMAC/s", "of roof", "of peak")
 
@@ -19,7 +19,7 @@ def main():
     given = parser.parse_args()
     made = roofline.add_peaks(measure_files(given.files, threads=given.threads))
     host = made.host
-    print(f"{host['cpu']}, {host['cores']} cores, LiteRT {host['litert']}")
+    print(format_host(host))
     print(*(f"Warning: {warning}" for warning in made.warnings), sep="\n")
     known = dict.fromkeys(peak for profile in made.profiles for peak in profile.peaks)
     rows = [[peak.dtype, str(peak.threads), f"{peak.gmacs_per_s:.1f}", f"{peak.gbytes_per_s:.1f}"] for peak in known]

@@ -95,6 +95,26 @@ def exported(build, tmp_path_factory):
     return export_once
 
 
+@pytest.fixture(scope="session")
+def export_network():
+    """A function that returns an `export_networks.ExportNetwork` by name, each converted once a session."""
+    import functools
+
+    from export_networks import NETWORKS
+
+    return functools.cache(lambda name: NETWORKS[name]())
+
+
+@pytest.fixture(scope="session")
+def digits_export(tmp_path_factory):
+    """The folder of `keras-nin export nin_digits`, both default schemes; a test that changes a file copies it first."""
+    from keras_nin.cli import main
+
+    folder = tmp_path_factory.mktemp("digits")
+    assert main.run(["export", "nin_digits", "--runs", "20", "--out", str(folder)]) == 0
+    return folder
+
+
 @dataclasses.dataclass(frozen=True)
 class Ran:
     """What a command did."""

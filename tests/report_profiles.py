@@ -70,6 +70,6 @@ def profile(file="small_int8.tflite", sha256="ab" * 32, rows=None, threads=1, **
     return dataclasses.replace(made, **changes)
 
 
-def benchmark(*profiles):
-    """Return a `Benchmark` of profiles."""
-    return BenchmarkResult(HOST, profiles or (profile(),))
+def benchmark(*profiles, warnings=()):
+    """Return a `BenchmarkResult` of profiles."""
+    return BenchmarkResult(HOST, profiles or (profile(),), warnings)

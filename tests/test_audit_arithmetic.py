@@ -379,12 +379,20 @@ def test_a_sequence_has_one_axis():
         (L.Cropping2D(1), (3, 3)),
         (L.ZeroPadding2D(1), (3, 3)),
         (L.Permute((2, 1, 3)), None),
+        (L.Reshape((18, 18, 4)), (3, 3)),
+        (L.Reshape((9, 36, 4)), None),
         (L.GroupNormalization(2), (20, 20)),
     ],
 )
 def test_a_layer_sees_what_its_statistics_are_taken_over(layer, field):
     x = keras.Input((20, 20, 4))
     assert fields(x, layer(L.Conv2D(4, 3)(x)))[-1] == field
+
+
+def test_a_field_that_covers_the_input_survives_a_move_of_its_positions():
+    x = keras.Input((8, 6, 4))
+    y = L.Conv2D(4, (15, 11), padding="same")(x)
+    assert fields(x, L.Permute((2, 1, 3))(y)) == [(15, 11), (15, 11)]
 
 
 def test_after_a_layer_that_is_not_known_the_field_is_not_known():

@@ -16,7 +16,7 @@ from keras_nin.models import googlenet
 L = keras.layers
 WIDTH = 400
 # One of each family; the others differ in depth, width, norms or bypasses.
-FAMILIES = ("nin_digits", "squeezenet_v1_1", "googlenet", "convnet_pointwise_head", "conv1x1_1to16")
+FAMILIES = ("nin_digits", "squeezenet_v1_1", "convnet_pointwise_head", "conv1x1_1to16")
 SNAPSHOT = json.loads(findings_snapshot.PATH.read_text())
 
 
@@ -119,7 +119,7 @@ GOOGLENET = {
 }
 
 
-@pytest.mark.parametrize("name", by_tier(("googlenet", "googlenet_bn"), FAMILIES))
+@pytest.mark.parametrize("name", by_tier(("googlenet", "googlenet_bn"), ("googlenet",)))
 def test_the_modules_of_googlenet(name, blocks_of):
     blocks = blocks_of(name)
     assert [block for block in blocks if block and "inception" in block] == list(GOOGLENET)[1:]

@@ -78,14 +78,11 @@ def test_kernels_are_found_by_group(tmp_path):
 def test_every_operator_of_the_table_is_one():
     custom = {"Convolution2DTransposeBias", "MaxPoolingWithArgmax2D", "MaxUnpooling2D"}
     table = kernel_assignment
-    used = set().union(
-        *table._OPERATORS_BY_KERNEL.values(),
-        table._NOTES_WITHOUT_KERNEL,
-        table._PREPARED_OPERATORS,
-        table._LOOKUP_OPERATORS,
-    )
+    used = set().union(*table._OPERATORS_BY_KERNEL.values(), table._NOTES_WITHOUT_KERNEL, table._PREPARED_OPERATORS)
     assert used - custom <= set(schema.OPERATORS)
-    assert {"SQUARED_DIFFERENCE", "LOGISTIC", "QUANTIZE", "RELU6", "SQUARE"} <= table._LOOKUP_OPERATORS
+    lookup = table._OPERATORS_BY_KERNEL[LOOKUP]
+    assert {"SQUARED_DIFFERENCE", "LOGISTIC", "QUANTIZE", "RELU6", "SQUARE"} <= lookup
+    assert table._LOOKUP_KERNELS | table._INSERTED_KERNELS | table._PREPARING_KERNELS <= set(table._OPERATORS_BY_KERNEL)
 
 
 def test_the_base_of_a_name():

@@ -338,7 +338,6 @@ _INFRASTRUCTURE = re.compile(
 )
 
 
-@pytest.mark.slow
 def test_a_benchmark_passes_through_ten_files_from_command_to_table(other, tmp_path):
     """All files of the package whose functions run, here and in the runner, beside what all commands share."""
     (tmp_path / "sitecustomize.py").write_text(

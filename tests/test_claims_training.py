@@ -5,8 +5,9 @@ import functools
 import numpy as np
 import pytest
 
-from keras_nin import InputError, claims, data, models
+from keras_nin import claims, data, models
 from keras_nin.claims import convnet, networks
+from keras_nin.errors import InputError
 
 
 @pytest.fixture

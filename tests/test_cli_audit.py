@@ -20,8 +20,8 @@ FILE = "small.tflite"
 def cli(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / FILE).write_bytes(b"")
-    monkeypatch.setattr("keras_nin.audit.audit_model", lambda path, **_: audits.small())
-    monkeypatch.setattr(models, "start_keras", lambda: pytest.fail("Keras was started"))
+    monkeypatch.setattr("keras_nin.audit.api.audit_model", lambda path, **_: audits.small())
+    monkeypatch.setattr(models, "start_keras", lambda *_: pytest.fail("Keras was started"))
 
     def run(*words):
         status = main.run(["audit", *map(str, words)])
@@ -65,9 +65,9 @@ def test_view_options(cli):
         (("--depth", "3"), "'--depth'"),
         (("--depth", "1", "--columns", "kernel"), "Received: 'kernel'"),
         (("--columns", "name", "--depth", "0"), "totals alone"),
-        (("--depth", "0", "--csv"), "Expected --depth 1 or 2 with CSV"),
-        (("--budget", "params=1Q"), "1300000, 1300k or 1.3M"),
-        (("--budget", "parms=1"), "Did you mean params"),
+        (("--depth", "0", "--csv"), "--depth must be 1 or 2"),
+        (("--require", "params=1Q"), "1300000, 1300k or 1.3M"),
+        (("--require", "parms=1"), "Did you mean params"),
     ],
 )
 def test_bad_options_are_refused_before_keras_starts(cli, words, message):
@@ -78,36 +78,36 @@ def test_bad_options_are_refused_before_keras_starts(cli, words, message):
 
 
 def test_a_budget_that_holds(cli):
-    status, out, err = cli(FILE, "--budget", "params=100,macs=1k..", "--budget", "peak=1KiB")
+    status, out, err = cli(FILE, "--require", "params=100,macs=1k..", "--require", "peak=1KiB")
     assert (status, err) == (0, "")
     assert out.splitlines()[-3:] == [
-        "Budget params: 100, at most 100: holds",
-        "Budget macs: 1,000, at least 1,000: holds",
-        "Budget peak: 800 bytes (0.8 KiB), at most 1,024 bytes (1.0 KiB): holds",
+        "params 100, limit at most 100: pass",
+        "macs 1,000, limit at least 1,000: pass",
+        "peak 800 bytes (0.8 KiB), limit at most 1,024 bytes (1.0 KiB): pass",
     ]
 
 
 def test_a_budget_that_does_not(cli):
-    words = ("--budget", "params=99,peak=1KiB,macs=2k")
+    words = ("--require", "params=99,peak=1KiB,macs=2k")
     status, out, err = cli(FILE, *words)
     assert (status, err) == (1, "")
-    assert "Budget params: 100, at most 99: exceeded\n" in out
-    assert out.endswith("Budget macs: 1,000, at most 2,000: not known (MACs not known: odd[red]|x)\n")
-    failing = [line for line in out.splitlines() if line.startswith("Budget") and not line.endswith("holds")]
+    assert "params 100, limit at most 99: FAIL, exceeded\n" in out
+    assert "FAIL, unknown (" in out.splitlines()[-1]
+    failing = [line for line in out.splitlines() if ": FAIL" in line]
     status, out, err = cli(FILE, *words, "--json")
     document = json.loads(out)
     assert (status, err.splitlines()) == (1, failing)
-    assert [item["passed"] for item in document["budget"]] == [False, True, False]
+    assert [item["passed"] for item in document["require"]] == [False, True, False]
     status, out, err = cli(FILE, *words, "--csv")
     assert (status, out, err.splitlines()) == (1, audits.small().to_csv(), failing)
-    assert "budget" not in json.loads(cli(FILE, "--json")[1])
+    assert "require" not in json.loads(cli(FILE, "--json")[1])
 
 
-@pytest.mark.parametrize("words", [("--weights", "x"), ("--set", "a=1"), ("--input-shape", "8,8,3"), ("--seed", "0")])
+@pytest.mark.parametrize("words", [("--weights", "x"), ("--set", "a=1"), ("--input-shape", "8,8,3")])
 def test_a_file_takes_no_options_of_a_builder(cli, words):
     status, _, err = cli(FILE, *words)
     assert status == 2
-    assert f"Expected no {words[0]} with a file" in err
+    assert words[0] in err
 
 
 def test_an_encoding_without_rules_prints_all_the_same(cli, monkeypatch):
@@ -132,7 +132,6 @@ def test_on_a_terminal_it_fits(cli, monkeypatch):
     out.flush()
     text = out.buffer.getvalue().decode()
     assert "█" in text
-    assert "Bars are in parts of the largest share shown." in text
 
 
 def in_a_new_process(setup, *words):
@@ -146,10 +145,10 @@ def in_a_new_process(setup, *words):
 
 
 GRAPH = (
-    "x, y = Tensor(0, (1, 8, 8, 4), 8), Tensor(1, (1, 8, 8, 2), 8)\n"
+    "x, y = ActivationTensor(0, (1, 8, 8, 4), 8), ActivationTensor(1, (1, 8, 8, 2), 8)\n"
     "layer = LayerInfo('squeeze', 'Conv2D', 'Conv2D', inputs=(x,), outputs=(y,), kernel=(1, 1),"
     " params=10, weight_bytes=16)\n"
-    "tflite_reader.read = lambda path, name=None: Graph('mini', (x,), (y,), (layer,))"
+    "tflite_reader.read_tflite_graph = lambda path, name=None: LayerGraph('mini', (x,), (y,), (layer,))"
 )
 
 
@@ -163,7 +162,7 @@ def test_a_file_is_audited_without_keras(tmp_path):
 
 
 def test_a_bad_budget_is_refused_before_keras_starts():
-    ran = in_a_new_process("", "nin_digits", "--budget", "params=1Q")
+    ran = in_a_new_process("", "nin_digits", "--require", "params=1Q")
     assert (ran.returncode, ran.stderr.count("\n")) == (2, 1)
 
 

@@ -8,16 +8,15 @@ import os
 import pathlib
 import subprocess
 import sys
-import threading
 
 import pytest
 from tflite_writer import operator, tensor, write
 
-from keras_nin import InputError, files
+from keras_nin import InputError, files, schemas
 from keras_nin.benchmark import devices, roofline
-from keras_nin.benchmark.records import SCHEMA, BenchmarkResult, MachinePeak
-from keras_nin.cli import output
-from keras_nin.workflows import benchmark as benchmark_module
+from keras_nin.benchmark.measurement import run_job
+from keras_nin.benchmark.records import BenchmarkResult, MachinePeak
+from keras_nin.workflows.benchmark import machine_name
 
 ROOT = pathlib.Path(__file__).parent.parent
 FEW = ("--runs", "12")
@@ -40,7 +39,12 @@ def test_json(cli, network):
     ran = cli("benchmark", network, *FEW, "--json")
     assert (ran.status, ran.err) == (0, "")
     (result,) = ran.json["results"]
-    assert (ran.json["schema"], result["file"], result["runs"], result["threads"]) == (SCHEMA, "net.tflite", 12, 1)
+    assert (ran.json["schema"], result["file"], result["runs"], result["threads"]) == (
+        schemas.BENCHMARK,
+        "net.tflite",
+        12,
+        1,
+    )
     assert len(result["layers"]) == 2
     assert BenchmarkResult.from_json(ran.json).profiles[0].sha256 == files.sha256(network.read_bytes())
 
@@ -88,7 +92,7 @@ def test_files_of_results(cli, network, tmp_path):
     words = ("benchmark", network, *FEW, "--out", "results/new", "--json", "--threads", "1,2", "--no-layers")
     ran = cli(*words)
     (path,) = (tmp_path / "results" / "new").iterdir()
-    assert (ran.status, path.name) == (0, f"net_{benchmark_module.host_name(None)}.json")
+    assert (ran.status, path.name) == (0, f"net_{machine_name(None)}.json")
     assert ran.err == f"written: results/new/{path.name}\n"
     document = json.loads(path.read_text())
     assert [result["threads"] for result in document["results"]] == [1, 2]
@@ -96,7 +100,7 @@ def test_files_of_results(cli, network, tmp_path):
     before = path.read_bytes()
     again = cli(*words)
     assert (again.status, again.out) == (2, "")
-    assert "Use --force" in again.err
+    assert "--force" in again.err
     assert path.read_bytes() == before
     assert cli(*words, "--force").status == 0
     assert path.read_bytes() != before
@@ -141,26 +145,26 @@ def test_a_model_with_weights(cli):
 
 
 def test_a_model_that_does_not_convert(cli, network, monkeypatch):
-    from keras_nin.workflows import temporary_export
+    from keras_nin.workflows import conversion
 
-    def refuse(*arguments):
+    def refuse(*arguments, **options):
         raise InputError("Expected a network that converts. Received: another")
 
-    monkeypatch.setattr(temporary_export, "export_temporary", refuse)
+    monkeypatch.setattr(conversion, "export_temporarily", refuse)
     ran = cli("benchmark", "nin_digits", network, *FEW, "--no-layers", "--json")
     assert (ran.status, ran.err) == (2, "Error: Expected a network that converts. Received: another\n")
     assert len(ran.json["results"]) == 1
 
 
-def test_the_place_gets_the_jobs(cli, network, monkeypatch):
+def test_the_device_gets_the_jobs(cli, network, monkeypatch):
     jobs = []
 
-    def open_place(*arguments):
+    def open_device(*arguments):
         assert arguments == ("ssh://board", "/opt/python", None)
         return lambda job: jobs.append(job) or local(job)
 
-    local = devices.open_device()
-    monkeypatch.setattr(devices, "open_device", open_place)
+    local = run_job
+    monkeypatch.setattr(devices, "open_device", open_device)
     ran = cli("benchmark", network, *FEW, "--on", "ssh://board", "--python", "/opt/python", "--json")
     assert ran.status == 0
     assert [job["models"][0]["file"] for job in jobs] == [str(network)]
@@ -196,7 +200,7 @@ def test_each_operator_alone(cli, network):
 
 def test_figures_that_a_place_does_not_give(cli, network, monkeypatch):
     """benchmark_model gives neither all percentiles nor the peak of the memory."""
-    local = devices.open_device()
+    local = run_job
 
     def run(job, progress=None):
         answer = local(job)
@@ -217,34 +221,37 @@ def test_figures_that_a_place_does_not_give(cli, network, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ("missing.tflite", "Expected a .tflite file. Received: 'missing.tflite', which is no file"),
+        ("missing.tflite", "Received: 'missing.tflite', which does not exist"),
         ("folder.tflite", "'folder.tflite', which is a folder"),
         (".", "Received: '.', which is a folder"),
         ("missing.keras", "Expected an existing file. Received: 'missing.keras'"),
         ("nin_digit", "Received: 'nin_digit'. Did you mean nin_digits"),
-        ("net.tflite missing.tflite", "'missing.tflite', which is no file"),
+        ("net.tflite missing.tflite", "'missing.tflite', which does not exist"),
         ("net.tflite --threads 0", "received '0'"),
         ("net.tflite --threads 1,x", "received '1,x'"),
         ("net.tflite --runs 0", "'--runs': 0"),
         ("net.tflite --seconds 0", "'--seconds': 0"),
         ("net.tflite --seconds nan", "'nan' is not a number"),
-        ("net.tflite --out file/below", "Expected a folder that can be written to. Received: 'file/below'"),
-        ("net.tflite --out a net.tflite", "Expected files of different names with --out. Received: net more than once"),
-        ("net.tflite --model-explorer file/x.json", "Expected a folder that can be written to. Received: 'file'"),
-        ("net.tflite --model-explorer file", "Expected no other file at 'file'"),
-        ("net.tflite --model-explorer x.json --threads 1,2", "one number of threads with --model-explorer"),
-        ("net.tflite --model-explorer x.json --no-layers", "Expected layers to be timed for --model-explorer"),
-        ("net.tflite --roofline --no-layers", "Expected layers to be timed for --roofline"),
-        ("net.tflite --compare", "two files or more with --compare"),
-        ("net.tflite --scheme int8", "Expected --scheme with a MODEL"),
-        ("nin_digits --scheme qat", "Expected schemes that train nothing. Received: qat"),
+        ("net.tflite --out file/below", "'file/below' is not writable"),
+        ("net.tflite --out a net.tflite", "--out needs files of different names. Received: net twice"),
+        ("net.tflite --model-explorer file/x.json", "'file' is not writable"),
+        ("net.tflite --model-explorer file", "file exists with different content"),
+        (
+            "net.tflite --model-explorer x.json --threads 1,2",
+            "--model-explorer takes one file and one number of threads",
+        ),
+        ("net.tflite --model-explorer x.json --no-layers", "--model-explorer needs the times of the layers"),
+        ("net.tflite --roofline --no-layers", "--roofline needs the times of the layers"),
+        ("net.tflite --compare", "--compare needs two files or more"),
+        ("net.tflite --scheme int8", "exported already; --scheme is for a model"),
+        ("nin_digits --scheme qat", "Expected post-training schemes. Received: qat"),
         ("nin_digits --scheme int4", "Received: 'int4'"),
-        ("net.tflite --on usb://x", "Expected `--on` as ssh://[user@]host[:port] or adb://SERIAL. Received: 'usb://x'"),
-        ("net.tflite --on ssh://a/b", "Expected `--on` as ssh://[user@]host[:port]. Received: 'ssh://a/b'"),
-        ("net.tflite --on adb://x --roofline", "Expected --on adb:// without"),
-        ("net.tflite --python python3.12", "Expected --python with --on ssh://. Received: this machine"),
-        ("net.tflite --benchmark-model x --on ssh://a", "Expected --benchmark-model with --on adb://"),
-        ("net.tflite --delegate x.so --method single", "Expected --delegate without"),
+        ("net.tflite --on usb://x", "Expected --on as ssh://[user@]host[:port] or adb://SERIAL. Received: 'usb://x'"),
+        ("net.tflite --on ssh://a/b", "Expected --on as ssh://[user@]host[:port]. Received: 'ssh://a/b'"),
+        ("net.tflite --on adb://x --roofline", "do not run on an adb:// device"),
+        ("net.tflite --python python3.12", "--python is for a --on ssh://"),
+        ("net.tflite --benchmark-model x --on ssh://a", "--benchmark-model is for a --on adb://"),
+        ("net.tflite --delegate x.so --method single", "A --delegate times whole files alone"),
         (
             "net.tflite --delegate /no/such.so",
             "Expected --delegate as a library that loads where it runs. Received: /no/",
@@ -264,24 +271,6 @@ def test_bad_input(cli, network, tmp_path, words, says):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.tflite", "net.tflite"]
 
 
-def test_progress_on_a_terminal(monkeypatch, capsys):
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    shown, figure = threading.Event(), threading.Event()
-
-    def write(text):
-        sys.stderr.write(text)
-        (figure if "18 us" in text else shown).set()
-
-    monkeypatch.setattr(output, "_write_stderr", write)
-    with output.waiting("net.tflite\x1b[31m") as update:
-        assert shown.wait(60)
-        update("18 us")
-        assert figure.wait(60)
-    err = capsys.readouterr().err
-    assert "0 s: net.tflite\\x1b[31m" in err
-    assert err.endswith("\r\x1b[K")
-
-
 @pytest.mark.parametrize(
     ("place", "name"),
     [
@@ -292,16 +281,7 @@ def test_progress_on_a_terminal(monkeypatch, capsys):
     ],
 )
 def test_the_name_of_the_host(place, name):
-    assert benchmark_module.host_name(place) == name
-
-
-def test_words():
-    assert benchmark_module.BenchmarkArgument("keras:MobileNet", True).stems("int8,float32") == (
-        "MobileNet_int8",
-        "MobileNet_float32",
-    )
-    assert benchmark_module.BenchmarkArgument("some/where/net.keras", True).stems("int8") == ("net_int8",)
-    assert benchmark_module.BenchmarkArgument("some/where/net.tflite", False).stems("int8") == ("net",)
+    assert machine_name(place) == name
 
 
 @pytest.mark.parametrize("words", [["--help"], [*FEW, "--json", "net.tflite"]])

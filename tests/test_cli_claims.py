@@ -71,7 +71,7 @@ def test_a_claim_that_is_refuted_is_no_failure_but_a_regression_is(cli, monkeypa
 
 @pytest.mark.slow
 def test_the_picture(cli, tmp_path):
-    words = ("demystified-softconv", "--png", "new/maps.png")
+    words = ("demystified-softconv", "--plot", "new/maps.png")
     assert cli(*words).status == 0
     made = (tmp_path / "new" / "maps.png").read_bytes()
     assert made.startswith(b"\x89PNG")
@@ -88,17 +88,17 @@ def test_the_picture(cli, tmp_path):
     ("words", "message"),
     [
         (["robaita-parms"], "Did you mean robaita-params"),
-        (["--json", "--markdown"], "one of --json and --markdown"),
-        (["robaita-params", "--epochs", "3"], "--epochs with --train"),
-        (["robaita-params", "--train"], "nothing to train"),
+        (["--json", "--markdown"], "--json and --markdown exclude each other"),
+        (["robaita-params", "--epochs", "3"], "--epochs is for the trained figures; add --train"),
+        (["robaita-params", "--train"], "--train is for paperspace-head and paperspace-relu"),
         (["paperspace-head", "--train", "--epochs", "0"], "epochs"),
         (["paperspace-head", "--train", "--data", "nowhere"], "known name"),
-        (["robaita-params", "--png", "a.png"], "--png with demystified-softconv"),
+        (["robaita-params", "--plot", "a.png"], "--plot draws the claim demystified-softconv"),
         (["--image", "a.png"], "--image with --png"),
-        (["--png", "a.jpg"], "a .png file"),
-        (["--png", "file/a.png"], "folder that can be written to"),
-        (["demystified-softconv", "--png", "a.png", "--image", "none.png"], "readable file"),
-        (["demystified-softconv", "--png", "a.png", "--image", "file"], "readable image"),
+        (["--plot", "a.jpg"], "--plot to name a .png file"),
+        (["--plot", "file/a.png"], "is not writable"),
+        (["demystified-softconv", "--plot", "a.png", "--image", "none.png"], "readable file"),
+        (["demystified-softconv", "--plot", "a.png", "--image", "file"], "readable image"),
     ],
 )
 def test_bad_input(cli, tmp_path, words, message):

@@ -1,27 +1,30 @@
-"""`keras-nin export`, from its options to its files."""
+"""`keras-nin export`: from its options to its files, and the same files again from a record."""
 
+import contextlib
+import errno
 import json
+import os
 import pathlib
+import shutil
 
+import click
+import keras
 import numpy as np
 import pytest
+from keras import layers as kl
 
 from keras_nin import data, models
-from keras_nin.export import converted_model
-from keras_nin.models import weight_files
+from keras_nin.cli import export, main
+from keras_nin.export.converted_model import package_versions
+from keras_nin.schemas import EXPORT_FILE
+from keras_nin.workflows import reproduction
 
-PLAIN = ("--ranges", "minmax", "--rounding", "nearest", "--no-bias-correction")  # what is not about tuning goes without
-
-
-@pytest.fixture(scope="module")
-def digits():
-    """Images and labels of some digits, for .npz files."""
-    source = data.open_dataset("digits")
-    chosen = source.select("train", 60)
-    return source.images[chosen], source.labels[chosen]
+PLAIN = ("--ranges", "minmax", "--rounding", "nearest", "--no-bias-correction")  # what is not about tuning is faster
+QUICK = ("--runs", 1, *PLAIN)
+RECORD = pathlib.Path("exported/nin_digits_int8.json")
 
 
-def export_record(path):
+def record(path):
     return json.loads(pathlib.Path(path).read_text())
 
 
@@ -29,206 +32,451 @@ def names(folder="exported"):
     return sorted(path.name for path in pathlib.Path(folder).iterdir())
 
 
-def beside(*stems, labels=True, script=True):
-    """The names of the files of each export."""
-    ends = [".json", ".tflite", *([".py"] if script else []), *(["_labels.txt"] if labels else [])]
-    return sorted(f"{stem}{end}" for stem in stems for end in ends)
+def listing():
+    return {path: path.read_bytes() for path in pathlib.Path(".").rglob("*") if path.is_file()}
 
 
-def test_the_main_job(cli):
-    ran = cli("export", "nin_digits", "--runs", 20)
-    assert (ran.status, ran.err) == (0, "")
-    assert names() == beside("nin_digits_float32", "nin_digits_int8")
-    assert pathlib.Path("exported/nin_digits_int8_labels.txt").read_text() == "".join(
-        f"{digit}\n" for digit in range(10)
+def refused(cli, *words):
+    """Run an export that must end in one line and change nothing; return the line."""
+    before = listing()
+    ran = cli("export", *words)
+    assert (ran.status, ran.out, ran.err.count("\n")) == (2, "", 1), ran
+    assert listing() == before
+    return ran.err
+
+
+def write_digits(path, start=0, count=60):
+    """Write an .npz of labeled digits."""
+    source = data.open_dataset("digits")
+    chosen = source.select("train", 60)[start : start + count]
+    np.savez(path, images=source.images[chosen], labels=source.labels[chosen])
+
+
+# the main job
+
+
+def test_the_main_job(cli, digits_export):
+    stems = ("nin_digits_float32", "nin_digits_int8")
+    assert names(digits_export) == sorted(
+        f"{stem}{end}" for stem in stems for end in (".json", ".py", ".tflite", "_labels.txt")
     )
-    lines = ran.out.splitlines()
-    assert lines[0] == "nin_digits, weights: digits; input prepared as unit"
-    assert [line.split()[0] for line in lines[3:6]] == ["(Keras", "nin_digits_float32.tflite", "nin_digits_int8.tflite"]
-    assert all(line.endswith("holds") for line in lines[4:6])
-    assert lines[6] == "Compared on 359 test images of digits."
-    assert "median of 20, 20 runs on 1 thread, batch 1; " in lines[7]
-    assert lines[8] == "Calibration: 100 images of digits, none of them among those."
-    others = ", ".join(f"nin_digits_float32{end}" for end in ("_labels.txt", ".py", ".json"))
-    assert lines[9] == f"written: exported/nin_digits_float32.tflite, {others}"
-
-    before = {path: path.stat().st_mtime_ns for path in pathlib.Path("exported").iterdir()}
-    again = cli("export", "nin_digits", "--json", "--runs", 20)
-    assert (again.status, again.err) == (0, "")
-    assert before == {path: path.stat().st_mtime_ns for path in pathlib.Path("exported").iterdir()}
-    float32, int8 = again.json["files"]
-    assert again.json["schema"] == "keras_nin.export/1"
-    assert again.json["host"].keys() >= {"cpu", "cores"}
-    assert (float32["state"], float32["path"]) == ("up to date", "exported/nin_digits_float32.tflite")
-    assert int8["latency"]["runs"] == 20
-    assert {key: int8[key] for key in export_record("exported/nin_digits_int8.json")} == export_record(
-        "exported/nin_digits_int8.json"
-    )
+    assert (digits_export / "nin_digits_int8_labels.txt").read_text() == "".join(f"{digit}\n" for digit in range(10))
+    ran = cli("export", "nin_digits", "--runs", 20, "--out", digits_export, "--json")
+    assert (ran.status, ran.err, ran.json["schema"]) == (0, "", "keras_nin.export/1")
+    float32, int8 = ran.json["files"]
+    assert {entry["state"] for entry in (float32, int8)} == {"up to date"}
+    assert int8["path"] == str(digits_export / "nin_digits_int8.tflite")
+    assert (int8["latency"]["runs"], int8["latency"]["threads"]) == (20, 1)
+    recorded = record(digits_export / "nin_digits_int8.json")
+    assert {key: int8[key] for key in recorded} == recorded
     assert float32["parity"]["top1_match"] == 1
     assert int8["parity"]["top1_match"] >= 0.98
     assert int8["parity"]["model_top1"] - int8["parity"]["file_top1"] <= 0.01
     assert None not in [operator["layer"] for operator in int8["operators"]]
-    assert int8["options"] == {
-        "model": "nin_digits",
-        "weights": None,
-        "input_shape": None,
-        "set": [],
-        "seed": 0,
-        "data": "digits",
-        "labels": None,
-        "test_count": None,
-        "preprocessing": None,
-        "crop": None,
-        "min_top1_match": 0.9,
-        "max_drop": 2.5,
-        "max_rms": None,
-        "max_error": None,
-        "max_closing": None,
-        "max_weight": 4.0,
-        "min_snr": None,
-        "ranges": "mse",
-        "rounding": "adaptive",
-        "bias_correction": True,
-        "calibration": "digits",
-        "calibration_count": 100,
-        "allow_float": False,
-        "batch": 1,
-        "io": None,
-    }
-
-    verified = cli("verify", "nin_digits", "exported/nin_digits_int8.tflite")
-    assert verified.status == 0
-    evaluated = cli("evaluate", "exported/nin_digits_int8.tflite", "--json").json
-    assert evaluated["top1"] == pytest.approx(int8["parity"]["file_top1"], rel=1e-4)
+    assert (recorded["options"]["test"], recorded["options"]["calibration"]) == ("digits", "digits")
+    assert recorded["tuning"] == {"ranges": "mse", "rounding": "adaptive", "bias_correction": True}
 
 
-def test_int8_alone_gives_the_same_file(cli):
-    both = cli("export", "conv1x1_3to2", "--json", "--runs", 1).json["files"]
-    alone = cli("export", "conv1x1_3to2", "--scheme", "int8", "--json", "--runs", 1, "--out", "alone").json["files"]
-    assert names("alone") == beside("conv1x1_3to2_int8", labels=False, script=False)
-    assert alone[0]["sha256"] == both[1]["sha256"]
-    assert (
-        pathlib.Path("alone/conv1x1_3to2_int8.json").read_bytes()
-        == pathlib.Path("exported/conv1x1_3to2_int8.json").read_bytes()
-    )
+def test_the_table(cli):
+    ran = cli("export", "conv1x1_3to2", *QUICK, "--test-count", 5)
+    assert (ran.status, ran.err) == (0, "")
+    lines = ran.out.splitlines()
+    assert lines[0] == "conv1x1_3to2, weights: random (seed 0); preprocessing: unit"
+    assert [line.split()[0] for line in lines[3:6]] == [
+        "(Keras",
+        "conv1x1_3to2_float32.tflite",
+        "conv1x1_3to2_int8.tflite",
+    ]
+    assert "Compared on 5 test images of random." in lines
+    assert any(line.startswith("Latency: median of 1, 1 runs on 1 thread; ") for line in lines)
+    assert any(line.startswith("Calibration: noise.") for line in lines)
+    assert lines[-1] == "written: exported/conv1x1_3to2_int8.tflite, conv1x1_3to2_int8.json"
+    assert max(map(len, lines)) <= 120
 
 
-def test_float32_needs_no_calibration(cli, digits, monkeypatch):
+def test_one_scheme_gives_the_same_file_as_several(cli):
+    assert cli("export", "conv1x1_3to2", *QUICK).status == 0
+    assert cli("export", "conv1x1_3to2", *QUICK, "--scheme", "int8", "--out", "alone").status == 0
+    assert names("alone") == ["conv1x1_3to2_int8.json", "conv1x1_3to2_int8.tflite"]
+    for name in names("alone"):
+        assert pathlib.Path("alone", name).read_bytes() == pathlib.Path("exported", name).read_bytes()
+
+
+def test_float32_needs_no_calibration(cli, monkeypatch):
     monkeypatch.delattr("keras_nin.export.calibration.load_calibration")
-    images, labels = digits
-    np.savez("test.npz", images=images, labels=labels)
+    write_digits("test.npz")
     ran = cli("export", "nin_digits", "--scheme", "float32", "--data", "test.npz", "--runs", 1)
     assert (ran.status, ran.err) == (0, "")
-    assert names() == beside("nin_digits_float32")
     assert "Calibration" not in ran.out
-    assert export_record("exported/nin_digits_float32.json")["options"]["data"] == "test.npz"
+    assert record("exported/nin_digits_float32.json")["options"]["test"] == "test.npz"
     # Later commands find the images again.
     assert "on 48 images of test.npz" in cli("evaluate", "exported/nin_digits_float32.tflite").out
 
 
-def test_noise_calibrates_and_tests_where_nothing_else_is_said(cli):
-    ran = cli("export", "convnet_pointwise_head", "--scheme", "float32", "--calibration", "random", "--data", "random",
-              "--test-count", 3, "--runs", 1)  # fmt: skip
-    assert (ran.status, ran.err) == (0, "")
-    assert "weights: random (seed 0)" in ran.out
-    assert "The weights are random: agreement and accuracy say nothing and are not judged." in ran.out
-    assert "Compared on 3 test images of random." in ran.out
-    assert [
-        check["name"] for check in export_record("exported/convnet_pointwise_head_float32.json")["parity"]["checks"]
-    ] == [
-        "max_abs_diff_lsb",
-        "weight_diff_lsb",
-    ]
-
-
-def test_images_that_calibrate_never_test(cli, digits):
-    images, labels = digits
-    np.savez("calibrate.npz", images=images)  # 0, 5, ..., 55 calibrate
-    np.savez("test.npz", images=images[:31], labels=labels[:31])  # all but 0, 5, ..., 30 test
-    common = ("export", "nin_digits", "--scheme", "int8", "--runs", 1, *PLAIN)
-    same = cli(*common, "--calibration", "calibrate.npz", "--data", "test.npz")
-    assert "Compared on 24 test images of test.npz." in same.out
-    np.savez("shifted.npz", images=images[1:31], labels=labels[1:31])  # 4, 9, ..., 29 of these are 5, 10, ..., 30
-    ran = cli(*common, "--calibration", "calibrate.npz", "--data", "shifted.npz", "--out", "shifted")
+def test_images_that_calibrate_never_test(cli):
+    write_digits("calibrate.npz")  # 0, 5, ..., 55 calibrate
+    write_digits("shifted.npz", 1, 30)  # 4, 9, ..., 29 of these are 5, 10, ..., 30
+    words = ("--calibration", "calibrate.npz", "--data", "shifted.npz", "--test-count", 24, "--seed", 2)
+    ran = cli("export", "nin_digits", "--scheme", "int8", *words, *QUICK)
     assert ran.status == 0
-    assert "Compared on 18 test images of shifted.npz (6 more served to calibrate and were left out)." in ran.out
-    assert "Calibration: 12 images of calibrate.npz, none of them among those." in ran.out
-    assert export_record("shifted/nin_digits_int8.json")["parity"]["images"] == 18
+    assert "Compared on 18 test images of shifted.npz (6 more were used for calibration and left out)." in ran.out
+    assert "Calibration: 12 images of calibrate.npz, none of them among the test images." in ran.out
 
 
-def test_a_count_of_test_images(cli):
-    ran = cli("export", "nin_digits", "--scheme", "float32", "--test-count", 7, "--seed", 2, "--runs", 1)
-    assert "Compared on 7 test images of digits." in ran.out
-    assert export_record("exported/nin_digits_float32.json")["options"]["test_count"] == 7
+def test_arguments_of_the_builder_weights_from_a_file_and_a_saved_model(cli):
+    other = models.build_model("nin_digits", classes=10)
+    other.save_weights("other.weights.h5")
+    other.save("my net.keras")
+    words = ("--scheme", "float32", "--test-count", 20, "--json", "--runs", 1, "--min-top1-match", 0)
+    named = cli("export", "nin_digits", "--set", "classes=10", "--weights", "other.weights.h5", *words)
+    saved = cli("export", "my net.keras", "--data", "digits", *words)
+    assert (named.status, saved.status) == (0, 0)
+    (named,), (saved,) = named.json["files"], saved.json["files"]
+    assert (named["weights"], saved["weights"]) == ("other.weights.h5", "my net.keras")
+    assert named["options"]["builder_arguments"] == {"classes": 10}
+    assert named["weights_sha256"] == saved["weights_sha256"]
+    assert named["sha256"] == saved["sha256"]
 
 
-def test_arguments_of_the_builder_and_weights_from_a_file(cli):
-    models.build_model("nin_digits", classes=10).save_weights("other.weights.h5")
-    ran = cli("export", "nin_digits", "--scheme", "float32", "--set", "classes=10", "--weights", "other.weights.h5",
-              "--json", "--runs", 1, "--min-top1-match", 0)  # fmt: skip
-    (entry,) = ran.json["files"]
-    assert ran.status == 0
-    assert entry["weights"] == "other.weights.h5"
-    assert entry["options"]["set"] == ["classes=10"]
-    assert entry["parity"]["model_top1"] < 0.5
-
-
-def test_floor_pooling_makes_another_network(cli):
-    common = ("export", "nin_digits", "--scheme", "float32", "--test-count", 1, "--runs", 1, "--min-top1-match", 0)
-    ceil, floor = (
-        cli(*common, "--set", f"pool_rounding={rounding}", "--out", rounding, "--json").json["files"][0]
-        for rounding in ("ceil", "floor")
-    )
-    assert floor["sha256"] != ceil["sha256"]
-    assert floor["weights_sha256"] == ceil["weights_sha256"]
-
-
-def test_a_saved_model(cli):
-    models.build_model("nin_digits", weights="digits").save("my net.keras")
-    ran = cli("export", "my net.keras", "--scheme", "int8", "--data", "digits", "--test-count", 20, "--runs", 1,
-              *PLAIN)  # fmt: skip
-    assert (ran.status, ran.err) == (0, "")
-    assert names() == beside("my net_int8")
-    record = export_record("exported/my net_int8.json")
-    assert record["weights"] == "my net.keras"
-    assert record["weights_sha256"] == weight_files.hash_weights(models.build_model("nin_digits", weights="digits"))
-
-
-@pytest.mark.slow
-def test_a_network_of_keras_applications(cli):
-    ran = cli("export", "keras:MobileNet", "--input-shape", "32,32,3", "--scheme", "float32", "--calibration", "random",
-              "--test-count", 2, "--runs", 1, "--json")  # fmt: skip
-    (entry,) = ran.json["files"]
-    assert (ran.status, ran.err) == (0, "")
-    assert entry["path"] == "exported/mobilenet_float32.tflite"
-    assert entry["input"]["shape"] == [1, 32, 32, 3]
-    assert entry["preprocessing"]["mode"] == "symmetric"
-    layers = [operator["layer"] for operator in entry["operators"] if "CONV" in operator["op"]]
-    pairs = [f"conv_{kind}_{number}" for number in range(1, 14) for kind in ("dw", "pw")]
-    assert layers == ["conv1", *pairs, "conv_preds"]
-
-
-def test_parity_that_does_not_hold(cli):
+def test_a_file_that_fails(cli):
     words = ("export", "nin_digits", "--scheme", "float32", "--max-drop", -100, "--test-count", 20, "--runs", 1)
     ran = cli(*words)
     assert ran.status == 1
-    assert ran.err == ("Parity does not hold: nin_digits_float32.tflite: loss of top-1 in points 0, limit -100\n")
-    assert "FAILS" in ran.out
-    assert names() == beside("nin_digits_float32")
-    assert export_record("exported/nin_digits_float32.json")["parity"]["passed"] is False
+    assert ran.err.startswith("FAIL: nin_digits_float32.tflite: top-1 drop")
+    assert "limit -100" in ran.err
+    assert "FAIL" in ran.out
+    assert record("exported/nin_digits_float32.json")["parity"]["passed"] is False
     again = cli(*words, "--json")
     assert (again.status, again.err) == (1, ran.err)
     assert again.json["files"][0]["state"] == "up to date"
 
 
-def test_force_replaces_other_files(cli):
-    words = ("export", "conv1x1_3to2", "--scheme", "float32", "--runs", 1, "--test-count", 5)
-    assert cli(*words).status == 0
+def test_other_files_stay_without_force(cli, monkeypatch):
+    words = ("conv1x1_3to2", "--scheme", "float32", "--runs", 1, "--test-count", 5)
+    assert cli("export", *words).status == 0
     pathlib.Path("exported/conv1x1_3to2_float32.json").write_text("{}")
-    refused = cli(*words)
-    assert refused.status == 2
-    assert refused.err.startswith("Error: Expected no other file at 'exported/conv1x1_3to2_float32.json'")
-    ran = cli(*words, "--force")
+    assert "exported/conv1x1_3to2_float32.json" in refused(cli, *words)
+
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("keras_nin.files.os.fsync", full)
+        assert "No space left on device" in refused(cli, *words, "--seed", 1, "--force")
+    ran = cli("export", *words, "--force")
     assert ran.status == 0
     assert "written: exported/conv1x1_3to2_float32.tflite, conv1x1_3to2_float32.json" in ran.out
-    assert export_record("exported/conv1x1_3to2_float32.json")["schema"] == converted_model.SCHEMA
+    assert record("exported/conv1x1_3to2_float32.json")["schema"] == EXPORT_FILE
+
+
+@pytest.mark.slow
+def test_a_network_of_keras_applications(cli):
+    ran = cli(
+        "export",
+        "keras:MobileNet",
+        "--input-shape",
+        "32,32,3",
+        "--scheme",
+        "float32",
+        "--calibration",
+        "random",
+        "--test-count",
+        2,
+        "--runs",
+        1,
+        "--json",
+    )
+    (entry,) = ran.json["files"]
+    assert (ran.status, ran.err) == (0, "")
+    assert entry["path"] == "exported/mobilenet_float32.tflite"
+    assert (entry["input"]["shape"], entry["preprocessing"]["mode"]) == ([1, 32, 32, 3], "symmetric")
+    layers = [operator["layer"] for operator in entry["operators"] if "CONV" in operator["op"]]
+    pairs = [f"conv_{kind}_{number}" for number in range(1, 14) for kind in ("dw", "pw")]
+    assert layers == ["conv1", *pairs, "conv_preds"]
+
+
+@pytest.mark.slow
+def test_files_calibrated_on_noise_are_for_latency_only(cli):
+    words = ("--calibration", "random", "--test-count", 40, *QUICK)
+    ran = cli("export", "nin_digits", *words, "--json")
+    float32, int8 = ran.json["files"]
+    assert (ran.status, ran.err) == (0, "")
+    assert int8["calibration"]["latency_only"]
+    assert (len(int8["calibration"]["images"]), int8["parity"]["checks"]) == (8, [])
+    for key in ("top1_match", "file_top1", "file_top5"):
+        assert int8["parity"][key] is None
+        assert float32["parity"][key] is not None
+    row = next(line for line in cli("export", "nin_digits", *words).out.splitlines() if "int8.tflite" in line)
+    assert row.endswith("latency only")
+
+
+# several inputs and outputs, and a batch
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """A folder with a model of two inputs and two outputs, and samples for it."""
+    folder = tmp_path_factory.mktemp("two")
+    keras.utils.set_random_seed(0)
+    picture, history = keras.Input((8, 8, 3), name="picture"), keras.Input((5,), name="history")
+    pooled = kl.GlobalAveragePooling2D(name="pool")(kl.Conv2D(16, 3, activation="relu", name="conv")(picture))
+    joined = kl.Concatenate(name="join")([pooled, history])
+    outputs = [kl.Dense(3, activation="softmax", name="classes")(joined), kl.Dense(1, name="amount")(joined)]
+    model = keras.Model([picture, history], outputs, name="two")
+    model.save(folder / "two.keras")
+    amount = model.get_layer("amount")
+    amount.set_weights([-weights for weights in amount.get_weights()])
+    model.save(folder / "other.keras")
+    rng = np.random.default_rng(0)
+    np.savez(folder / "samples.npz", picture=rng.random((40, 8, 8, 3)), history=rng.random((40, 5)))
+    np.savez(folder / "images.npz", images=np.zeros((10, 8, 8, 3), np.uint8))
+    return folder
+
+
+def test_two_inputs_and_two_outputs(cli, two):
+    model, samples = two / "two.keras", two / "samples.npz"
+    ran = cli("export", model, "--data", samples, "--scheme", "int8,int16x8", *QUICK)
+    assert (ran.status, ran.err) == (0, "")
+    assert ran.out.splitlines()[0] == f"two, weights: {model}"
+    entry = record("exported/two_int8.json")
+    assert {port["signature"] for port in entry["inputs"]} == {"picture", "history"}
+    assert {port["signature"] for port in entry["outputs"]} == {"classes", "amount"}
+    checks = [check["name"] for check in entry["parity"]["checks"]]
+    assert (checks.count("channel_rms_lsb"), checks.count("closing_error_lsb")) == (2, 1)
+    again = cli("verify", model, "exported/two_int8.tflite", "--data", samples)
+    assert (again.status, again.err) == (0, "")
+    swapped = cli("verify", two / "other.keras", "exported/two_int8.tflite", "--data", samples)
+    assert (swapped.status, "FAIL: " in swapped.err) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("options", "fragment"),
+    [
+        (["--data", "digits"], "an array for each input (picture (N, 8, 8, 3), history (N, 5)), or 'random'"),
+        (["--data", "images.npz"], "to hold picture (N, 8, 8, 3). Received: images"),
+        (["--data", "samples.npz", "--preprocessing", "unit"], "--preprocessing and --crop apply to images"),
+        ([], "Pass --data: a dataset name, a folder"),
+    ],
+)
+def test_samples_that_do_not_fit(cli, two, options, fragment):
+    words = [two / word if word.endswith(".npz") else word for word in options]
+    assert fragment in refused(cli, two / "two.keras", *words)
+
+
+def test_a_batch_that_the_file_is_made_for(cli, tmp_path):
+    stack = [keras.Input((4, 4, 1)), kl.Conv2D(3, 1, activation="relu"), kl.Flatten(), kl.Dense(3)]
+    keras.Sequential(stack, name="flat").save(tmp_path / "flat.keras")
+    options = ["--calibration", "random", "--scheme", "float32", "--test-count", 6, "--batch", 4, "--runs", 1]
+    assert cli("export", tmp_path / "flat.keras", *options).status == 0
+    assert record("exported/flat_float32.json")["input"]["shape"] == [4, 4, 4, 1]
+    verified = cli("verify", tmp_path / "flat.keras", "exported/flat_float32.tflite", "--data", "random")
+    assert (verified.status, verified.err) == (0, "")
+
+
+# models that cannot be exported
+
+
+def save(layers, shape=(8, 8, 3), dtype=None):
+    """Write net.keras of these layers and a classifier behind them."""
+    pool = [kl.GlobalAveragePooling2D(name="pool"), kl.Softmax(name="classes")] if len(shape) == 3 else []
+    model = keras.Sequential([keras.Input(shape, dtype=dtype), *layers, *pool], name="net")
+    model.save("net.keras")
+    return model
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "layers", "fragment"),
+    [
+        ((None, None, 3), None, lambda: [kl.Conv2D(3, 1)], "--input-shape"),
+        ((7,), "int32", lambda: [kl.Embedding(4, 2)], "floating-point"),
+    ],
+)
+def test_models_that_cannot_be_exported(cli, shape, dtype, layers, fragment):
+    save(layers(), shape, dtype)
+    assert fragment in refused(cli, "net.keras", "--calibration", "random")
+
+
+def test_weights_that_are_no_numbers_and_channels_that_no_image_has(cli):
+    model = save([kl.Conv2D(3, 1, name="conv")], (8, 8, 5))
+    np.savez("photos.npz", images=np.zeros((10, 8, 8, 3), np.uint8))
+    assert "(8, 8, 5)" in refused(cli, "net.keras", "--calibration", "photos.npz")
+    model.get_layer("conv").bias.assign([0, np.nan, 0])
+    model.save("net.keras")
+    line = refused(cli, "net.keras", "--calibration", "random")
+    assert "NaN or infinity" in line
+    assert "bias" in line
+
+
+# --from
+
+
+@pytest.fixture(scope="module")
+def repeatable(tmp_path_factory):
+    """A folder with an export that has options of every kind, and the files that it names."""
+    folder = tmp_path_factory.mktemp("things")
+    words = (
+        "export",
+        "nin_digits",
+        "--scheme",
+        "int8",
+        "--weights",
+        "own.weights.h5",
+        "--data",
+        "photos.npz",
+        "--calibration",
+        "photos.npz",
+        "--calibration-count",
+        7,
+        "--seed",
+        3,
+        "--test-count",
+        9,
+        "--crop",
+        0.9,
+        "--input-shape",
+        "8,8,1",
+        "--set",
+        "classes=10",
+        "--min-top1-match",
+        0.1,
+        "--max-drop",
+        90,
+        *QUICK,
+    )
+    with contextlib.chdir(folder):
+        write_digits("photos.npz")
+        models.build_model("nin_digits", weights="digits").save_weights("own.weights.h5")
+        assert main.run(list(map(str, words))) == 0
+    return folder
+
+
+@pytest.fixture
+def copied(repeatable, tmp_path):
+    """The record of the export, of which each test has a copy in its own folder."""
+    shutil.copytree(repeatable, tmp_path, dirs_exist_ok=True)
+    return record(tmp_path / RECORD)
+
+
+def edit(**changes):
+    RECORD.write_text(json.dumps(record(RECORD) | changes))
+
+
+def test_the_same_files_again(cli, copied):
+    ran = cli("export", "--from", RECORD, "--out", "again", "--runs", 1)
+    assert (ran.status, ran.err) == (0, "")
+    assert ran.out.startswith(f"Reproduced: nin_digits_int8.tflite has the bytes that {RECORD} records.\n")
+    contents = [
+        {path.name: path.read_bytes() for path in pathlib.Path(folder).iterdir()} for folder in ("again", "exported")
+    ]
+    assert contents[0] == contents[1]
+    edit(sha256="0" * 64, versions=copied["versions"] | {"bazel": "7"})
+    ran = cli("export", "--from", RECORD, "--out", "again", "--json", "--runs", 1)
+    assert (ran.status, ran.json["reproduced"]) == (0, False)
+    assert "(bazel 7 then, unknown now)" in ran.err
+    edit(versions=package_versions())
+    ran = cli("export", "--from", RECORD, "--out", "again", "--runs", 1)
+    assert ran.status == 1
+    assert ran.err.startswith(f"Not reproduced: nin_digits_int8.tflite has other bytes than {RECORD} records, although")
+
+
+def test_other_weights_or_calibration_images(cli, copied):
+    with np.load("photos.npz") as file:
+        images, labels = file["images"].copy(), file["labels"]
+    images[::5] //= 2  # those that calibrate
+    np.savez("photos.npz", images=images, labels=labels)
+    line = refused(cli, "--from", RECORD, "--out", "again")
+    assert f"Expected the calibration images that '{RECORD}' records (sha256 " in line
+    assert "Received: others from 'photos.npz'" in line
+    models.build_model("nin_digits").save_weights("own.weights.h5")
+    line = refused(cli, "--from", RECORD, "--out", "again")
+    assert f"Expected the weights that '{RECORD}' records (sha256 {copied['weights_sha256'][:12]}...)" in line
+    pathlib.Path("own.weights.h5").unlink()
+    line = refused(cli, "--from", RECORD, "--out", "again")
+    assert f"'{RECORD}' names 'own.weights.h5' as --weights, relative to the folder" in line
+
+
+OPTIONS = dict.fromkeys(reproduction._REQUIRED) | {
+    "model": "nin_digits",
+    "builder_arguments": {},
+    "seed": 0,
+    "test": "digits",
+    "min_top1_match": 0.9,
+    "max_drop": 2.5,
+}
+DOCUMENT = {
+    "schema": EXPORT_FILE,
+    "scheme": "float32",
+    "sha256": "0",
+    "weights_sha256": "0",
+    "versions": {},
+    "calibration": None,
+    "options": OPTIONS,
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "fragment"),
+    [
+        ({"schema": "keras_nin.audit/1"}, f"schema 'keras_nin.audit/1' instead of {EXPORT_FILE!r}"),
+        ({"schema": None}, "schema None instead of"),
+        ({"sha256": 5}, "5 as `sha256`"),
+        ({"weights_sha256": ...}, "nothing as `weights_sha256`"),
+        ({"versions": []}, "[] as `versions`"),
+        ({"scheme": "int4"}, "'int4' as --scheme"),
+        ({"scheme": "float32,int8"}, "'float32,int8' as --scheme"),
+        ({"scheme": "int8"}, "None as --calibration"),
+        ({"calibration": {"sha256": "0"}}, "options without --calibration"),
+        ({"options": None}, "a model or images in memory"),
+        ({"options": "x" * 100}, "... as `options`"),
+        ({"options": {}}, "options without MODEL"),
+        ({"options": OPTIONS | {"model": 5}}, "5 as option MODEL"),
+        ({"options": OPTIONS | {"model": None}}, "None as option MODEL"),
+        ({"options": OPTIONS | {"out": "x"}}, "'x' as option --out"),
+        ({"options": OPTIONS | {"color": None}}, "None as option `color`"),
+        ({"options": OPTIONS | {"seed": True}}, "True as option --seed"),
+        ({"options": OPTIONS | {"seed": {}}}, "{} as option --seed"),
+        ({"options": OPTIONS | {"input_shape": [8, 8]}}, "[8, 8] as option --input-shape"),
+        ({"options": OPTIONS | {"allow_float": "yes"}}, "'yes' as option --allow-float"),
+        ({"options": OPTIONS | {"ranges": "all"}}, "to be one of minmax, mse"),
+        ({"options": OPTIONS | {"model": "--help"}}, "'s.json' names '--help' as MODEL"),
+        ({"options": OPTIONS | {"test": "gone"}}, "'s.json' names 'gone' as --data"),
+        ({"options": OPTIONS | {"labels": "gone.csv"}}, "as --labels"),
+    ],
+)
+def test_no_record_of_an_export(cli, changes, fragment):
+    document = {key: value for key, value in (DOCUMENT | changes).items() if value is not ...}
+    pathlib.Path("s.json").write_text(json.dumps(document))
+    assert fragment in refused(cli, "--from", "s.json")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '"x"', '{"schema": ', None])
+def test_no_document(cli, text):
+    if text is not None:
+        pathlib.Path("s.json").write_text(text)
+    assert "'s.json'" in refused(cli, "--from", "s.json")
+
+
+@pytest.mark.parametrize(
+    ("words", "received"),
+    [
+        (("--seed", 0), "--seed"),
+        (("--set", "classes=3"), "--set"),
+        (("--allow-float",), "--allow-float"),
+        (("nin_digits",), "MODEL"),
+    ],
+)
+def test_options_that_the_record_decides(cli, words, received):
+    pathlib.Path("s.json").write_text(json.dumps(DOCUMENT))
+    line = refused(cli, "--from", "s.json", *words)
+    assert f"{received} cannot be combined with --from. Allowed: --out, --force, --threads, --runs, --json." in line
+
+
+def test_what_is_recorded_can_be_repeated(copied):
+    """Every recorded option is one of the command, and every other one decides nothing."""
+    options = {param.name for param in export.export_command.params if isinstance(param, click.Option)}
+    recorded = set(copied["options"]) - {"model"}
+    assert recorded <= options
+    trained = {"epochs", "learning_rate", "sparsity", "clusters"}
+    assert options - recorded == set(export._BESIDE_RECORD) | trained | {"scheme"}
+    assert set(reproduction._REQUIRED + reproduction._REQUIRED_CALIBRATED) <= set(copied["options"])
+    assert set(copied["options"]) | trained == set(reproduction._OPTION_TYPES)

@@ -33,11 +33,11 @@ def test_one_table_for_all(cli, files, tmp_path, monkeypatch):
     assert lines["this CPU, 1 thread"][1::2] == ["us", "us"]
     assert "whole" in ran.out.splitlines()[0]
     assert "Edge TPU, half.tflite: on the CPU: ELU (" in ran.out
-    assert "Ethos-U, all: refused by Vela" in ran.out or ran.out.count("refused by Vela: Expected") == 2
+    assert ran.out.count("refused by Vela") >= 2
 
 
 def test_targets_are_chosen(cli, files, monkeypatch):
-    for name in ("cpu", "micro"):
+    for name in ("measure_cpu", "measure_arena"):
         monkeypatch.setattr(fit, name, lambda *_: pytest.fail("asked all the same"))
     monkeypatch.setattr(vela, "find_vela", lambda: pytest.fail("looked for all the same"))
     ran = cli("fit", files[0], "--targets", "edgetpu")
@@ -54,40 +54,40 @@ def test_as_json(cli, files):
     assert [each["edgetpu"]["mapped"] for each in ran.json["results"]] == [2, 1]
     assert ran.json["results"][0]["cpu"]["runs"] > 0
     assert ran.json["host"]["litert"]
-    assert [each["passed"] for each in ran.json["requirements"]] == [True, True, False, True]
-    assert ran.err == "half.tflite: edgetpu 50.0%, at least 100.0%: does not hold\n"
+    assert [check["passed"] for check in ran.json["checks"]].count(False) == 1
+    assert ran.err == "half.tflite: edgetpu 50%, limit at least 100%: FAIL, not reached\n"
 
 
 @pytest.mark.parametrize(("require", "status"), [("edgetpu=50%", 0), ("edgetpu=full", 1), ("flash=1B,edgetpu=1%", 1)])
 def test_what_is_required(cli, files, require, status):
     ran = cli("fit", *files, "--targets", "edgetpu", "--require", require)
     assert ran.status == status
-    assert ran.out.count(": holds") + ran.out.count("does not hold") == 2 * (1 + require.count(","))
-    assert ("does not hold" in ran.out) == bool(status)
+    assert ran.out.count(": pass") + ran.out.count(": FAIL") == 2 * (1 + require.count(","))
+    assert ("FAIL" in ran.out) == bool(status)
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["nin_digits"], "Export a model first: keras-nin export nin_digits --scheme int8"),
-        (["some where.keras"], "keras-nin export 'some where.keras'"),
-        (["keras:MobileNet"], "keras-nin export keras:MobileNet"),
-        (["none.tflite"], "Expected a readable file"),
+        (["nin_digit"], "Did you mean nin_digits"),
+        (["some where.keras"], "Expected an existing file"),
+        (["whole.tflite", "--io", "uint8"], "exported already, so --io cannot apply"),
+        (["none.tflite"], "which does not exist"),
         (["bad.tflite"], "bad.tflite"),
         (["whole.tflite", "bad.tflite"], "bad.tflite"),
-        (["whole.tflite", "--targets", "tpu"], "`targets` to be one of cpu, edgetpu, ethosu, micro"),
-        (["whole.tflite", "--targets", "cpu", "--require", "edgetpu=full"], "Expected --targets with edgetpu"),
-        (["whole.tflite", "--require", "fast"], "Expected `require` to be a known name"),
-        (["whole.tflite", "--accelerator", "ethos-u9"], "`accelerator` to be a known name"),
+        (["whole.tflite", "--targets", "tpu"], "--targets to be one of cpu, edgetpu, ethosu, micro"),
+        (["whole.tflite", "--targets", "cpu", "--require", "edgetpu=full"], "--require"),
+        (["whole.tflite", "--require", "fast"], "--require"),
+        (["whole.tflite", "--accelerator", "ethos-u9"], "--accelerator to be a known name"),
         (["whole.tflite", "--seconds", "nan"], "--seconds"),
         (["whole.tflite", "--max-arena", "2"], "--max-arena"),
-        (["whole.tflite", "--max-arena", "1B"], "max_arena"),
+        (["whole.tflite", "--max-arena", "1B"], "--max-arena"),
         ([], "Missing argument"),
     ],
 )
 @pytest.mark.usefixtures("files")
 def test_what_cannot_be_is_one_line_before_anything_runs(cli, tmp_path, monkeypatch, words, message):
-    for name in ("cpu", "edgetpu", "micro"):
+    for name in ("measure_cpu", "measure_arena"):
         monkeypatch.setattr(fit, name, lambda *_: pytest.fail("something ran"))
     (tmp_path / "bad.tflite").write_bytes(b"no file")
     ran = cli("fit", *words)
@@ -124,5 +124,5 @@ def test_the_real_tools(cli, tmp_path):
     assert result["missing"] == []
     assert (result["ethosu"]["on_npu"], result["ethosu"]["operators"]) == (1, 1)
     assert result["ethosu"]["us"] > 0
-    assert result["micro"]["same"] is True
+    assert result["micro"]["bit_exact"] is True
     assert result["micro"]["arena_bytes"] % 16 == 0

@@ -40,7 +40,7 @@ def test_what_is_there_stays_without_force(digits, tmp_path, capsys):
     out.write_bytes(b"something else")
     status, _, error = run(capsys, "nin_digits", file, "-o", out)
     assert status == 2
-    assert "Received: one with other content. Use --force" in error
+    assert "exists with different content" in error
     assert out.read_bytes() == b"something else"
     assert run(capsys, "nin_digits", file, "-o", out, "--force")[0] == 0
     assert run(capsys, "nin_digits", file, "-o", out)[1].endswith(f"up to date: {out}\n")
@@ -57,7 +57,7 @@ def test_json(tmp_path, capsys):
     status, text, error = run(capsys, *words)
     document = json.loads(text)
     assert status == 0
-    assert document["schema"] == "keras_nin.import-weights/1"
+    assert document["schema"] == "keras_nin.import_weights/1"
     assert document["convention"] == "PyTorch"
     assert (document["path"], document["state"]) == (str(out), "written")
     assert len(document["tensors"]) == 52
@@ -68,7 +68,7 @@ def test_json(tmp_path, capsys):
         "variable": "bias",
         "change": "as it is",
     }
-    assert error == "note: the prefix 'module.' of every name is taken off\n"
+    assert error == "Note: the prefix 'module.' of every name is taken off\n"
 
 
 def test_what_does_not_fit_is_one_line_and_nothing_is_written(digits, tmp_path, capsys):
@@ -77,20 +77,20 @@ def test_what_does_not_fit_is_one_line_and_nothing_is_written(digits, tmp_path, 
     status, text, error = run(capsys, "nin_digits", file, "-o", out)
     assert (status, text, error.count("\n")) == (2, "", 1)
     assert "18 missing: mlpconv1_conv3x3/kernel" in error
-    assert "1 without a place: stem.weight (4, 3, 3, 3)" in error
+    assert "stem.weight (4, 3, 3, 3)" in error
     assert not out.parent.exists()
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("nin_digits", "missing.pt", "-o", "o.weights.h5"), "Received: 'missing.pt', no file"),
-        (("nin_digits", "folder", "-o", "o.weights.h5"), "Received: 'folder', a folder"),
-        (("nin_digits", "w.npz", "-o", "o.weights.h5"), "need no import: pass them to --weights"),
-        (("nin_digits", "w.pt", "-o", "o.h5"), "Expected the output to end in .weights.h5. Received: 'o.h5'"),
+        (("nin_digits", "missing.pt", "-o", "o.weights.h5"), "'missing.pt', which does not exist"),
+        (("nin_digits", "folder", "-o", "o.weights.h5"), "'folder', which is a folder"),
+        (("nin_digits", "w.npz", "-o", "o.weights.h5"), "need no import"),
+        (("nin_digits", "w.pt", "-o", "o.h5"), "Expected --out to end in .weights.h5. Received: 'o.h5'"),
         (("nin_digit", "w.pt", "-o", "o.weights.h5"), "Did you mean nin_digits"),
         (("nin_digits", "w.pt"), "Missing option '-o'"),
-        (("nin_digits", "k.weights.h5", "-o", "o.weights.h5"), "need no import: pass them to --weights"),
+        (("nin_digits", "k.weights.h5", "-o", "o.weights.h5"), "need no import"),
     ],
 )
 def test_wrong_words(words, message, digits, tmp_path, monkeypatch, capsys):

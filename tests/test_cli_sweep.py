@@ -28,12 +28,12 @@ def test_a_sweep_from_grid_to_picture(cli, tmp_path):
         assert row["us"]["median"] > 0
         assert row["runs"] > 0
         assert row["macs"] == 4 * 4 * 8 * row["cout"] * row["kernel"] ** 2
-    assert any("3x3 against 1x1: 9 times the MACs" in line for line in ran.json["findings"])
+    assert any("3x3 vs 1x1: 9 times the MACs" in line for line in ran.json["findings"])
     assert any("1 fewer channels out" in line for line in ran.json["findings"])
     assert (tmp_path / "new" / "sweep.png").read_bytes().startswith(b"\x89PNG")
     before = (tmp_path / "sweep.csv").read_bytes()
     again = cli(*SMALL)
-    assert (again.status, again.err) == (0, "nothing to do: all 4 points are in sweep.csv\n")
+    assert (again.status, again.err) == (0, "nothing to do: all points are in sweep.csv\n")
     assert (tmp_path / "sweep.csv").read_bytes() == before
     assert "GMAC/s" in again.out
 
@@ -43,7 +43,7 @@ def test_the_next_call_goes_on(cli, tmp_path):
     assert cli(*words, "--scheme", "float32").status == 0
     first = sweep_results.read_sweep(tmp_path / "sweep.csv", sweep_results.identify_machine(describe_host()))
     ran = cli(*words, "--scheme", "float32,int8")
-    assert "going on: 1 of 2 points are in sweep.csv" in ran.err
+    assert "continued: 1 of 2 points were in sweep.csv" in ran.err
     rows = sweep_results.read_sweep(tmp_path / "sweep.csv", sweep_results.identify_machine(describe_host()))
     assert len(rows) == 2
     assert rows.items() >= first.items()
@@ -68,12 +68,12 @@ def test_rows_of_another_machine_are_not_mixed(cli, tmp_path):
     ("words", "message"),
     [
         (["--size", "7,x"], "positive numbers"),
-        (["--kernel", "2"], "odd kernels"),
+        (["--kernel", "2"], "to be odd"),
         (["--scheme", "int4"], "float32, int8"),
         (["--cin", "100000"], "8192"),
         (["--out", "sweep.txt"], ".csv"),
         (["--plot", "sweep.jpg"], ".png"),
-        (["--out", "file/sweep.csv"], "folder that can be written to"),
+        (["--out", "file/sweep.csv"], "is not writable"),
         (["--seconds", "nan"], "number"),
         (["--out", "other.csv"], "other columns"),
     ],
@@ -118,7 +118,7 @@ def test_an_interrupt_keeps_what_was_measured(tmp_path):
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGINT, errors
-    assert b"the same command goes on" in errors
+    assert b"repeat the command to continue sweep.csv" in errors
     rows = sweep_results.read_sweep(path, sweep_results.identify_machine(describe_host()))
     assert 0 < len(rows) < 6
     assert [each.name for each in tmp_path.iterdir()] == ["sweep.csv"]

@@ -1,122 +1,131 @@
 """Every scheme holds in the file what its row of the table says, and the bytes are the bare converter's."""
 
-import keras
-import numpy as np
 import pytest
-from keras import layers as kl
+from export_networks import POST_TRAINING
 
-from keras_nin import InputError, export
-from keras_nin.export import conversion, schemes
-from keras_nin.export.conversion import Quantizer
+from keras_nin import InputError
+from keras_nin.export import SCHEMES, Tuning, conversion, convert_schemes, parse_schemes, schemes
+from keras_nin.export.conversion import ModelConverter, Quantizer
 from keras_nin.output_capture import capture_output
 from keras_nin.tflite.runner import TFLiteRunner
 
-UNTRAINED = [scheme for scheme in schemes.SCHEMES.values() if not scheme.trained]
-NAMES = [scheme.name for scheme in UNTRAINED]
-# The integer schemes with every other type of input and output.
-ENDS = [("int8", "uint8"), ("int8", "float32"), ("int16x8", "float32")]
+WITH_IO = {"int8 uint8": "uint8", "int8 float32": "float32", "int16x8 float32": "float32"}
 
 
 @pytest.fixture(scope="module")
-def model():
-    keras.utils.set_random_seed(0)
-    stack = [
-        keras.Input((8, 8, 3), name="image"),
-        kl.Conv2D(16, 3, activation="relu", name="spatial"),
-        kl.Conv2D(80, 1, activation="relu", name="pointwise"),
-        kl.GlobalAveragePooling2D(name="pool"),
-        kl.Dense(32, name="classes"),
-    ]
-    return keras.Sequential(stack, name="small")
+def color(export_network):
+    return export_network("color")
 
 
-@pytest.fixture(scope="module")
-def images():
-    return np.random.default_rng(0).random((8, 8, 8, 3), np.float32)
+def io_types(tflite):
+    return {tflite.main.tensors[index].dtype for index in (*tflite.main.inputs, *tflite.main.outputs)}
 
 
-@pytest.fixture(scope="module")
-def made(model, images):
-    chosen = [*UNTRAINED, *(schemes.SCHEMES[name].with_io(io) for name, io in ENDS)]
-    return dict(zip([*NAMES, *ENDS], export.convert_schemes(model, chosen, images), strict=True))
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_file_holds_what_the_table_says(made, name):
-    scheme, main = made[name].scheme, made[name].tflite.main
-    operators = zip(main.operators, made[name].layers, strict=True)
-    (convolution,) = [op for op, layer in operators if (op.op, layer) == ("CONV_2D", "pointwise")]
+@pytest.mark.parametrize("name", POST_TRAINING)
+def test_a_file_holds_what_the_table_says(color, name):
+    scheme, main = SCHEMES[name], color.file(name).tflite.main
+    operators = zip(main.operators, color.file(name).layers, strict=True)
+    (convolution,) = (operator for operator, layer in operators if (operator.op, layer) == ("CONV_2D", "expand"))
     weights, output = main.tensors[convolution.inputs[1]], main.tensors[convolution.outputs[0]]
-    producers = {tensor: op for op in main.operators for tensor in op.outputs}
+    producers = {tensor: operator for operator in main.operators for tensor in operator.outputs}
     if weights.index in producers:  # float16 is stored so and widened before use
         assert producers[weights.index].op == "DEQUANTIZE"
         weights = main.tensors[producers[weights.index].inputs[0]]
     assert (weights.dtype, output.dtype) == (scheme.weights, scheme.activations)
-    assert {main.tensors[index].dtype for index in (*main.inputs, *main.outputs)} == {scheme.io_type}
+    assert io_types(color.file(name).tflite) == {scheme.io_type}
+    assert not any(operator.is_custom for operator in main.operators)  # none of TensorFlow's own
 
 
-@pytest.mark.parametrize("key", [*NAMES, *ENDS], ids=str)
-def test_a_file_computes_what_the_model_does(made, model, images, key):
-    expected = model.predict(images, verbose=0)
-    limit = 1e-5 if key == "float32" else 1e-3 if key == "float16" else 0.04
-    difference = np.abs(TFLiteRunner(made[key].data).predict(images) - expected).max()
-    assert difference < limit * np.ptp(expected)
+@pytest.mark.parametrize("name", [*POST_TRAINING, *WITH_IO])
+def test_a_file_computes_what_the_model_does(color, name):
+    expected = color.model.predict(color.test, verbose=0)
+    limit = {"float32": 1e-5, "float16": 1e-3}.get(name, 0.04)
+    output = TFLiteRunner(color.file(name).tflite).predict(color.test)
+    assert abs(output - expected).max() < limit * (expected.max() - expected.min())
 
 
-@pytest.mark.parametrize("key", ENDS, ids=str)
-def test_other_ends(made, key):
-    name, io = key
-    main = made[key].tflite.main
-    assert {main.tensors[index].dtype for index in (*main.inputs, *main.outputs)} == {io}
-    assert made[key].float_operators == ()
-    assert made[key].export_record()["scheme"] == name
+@pytest.mark.parametrize("name", WITH_IO)
+def test_other_input_and_output_types(color, name):
+    converted = color.file(name)
+    assert io_types(converted.tflite) == {WITH_IO[name]}
+    assert converted.float_operators == ()
+    assert converted.export_record()["scheme"] == name.split()[0]
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_no_file_has_an_operator_of_tensorflow(made, name):
-    assert not any(operator.is_custom for operator in made[name].tflite.main.operators)
+def test_without_tuning_the_bytes_are_those_of_the_bare_converter(color, monkeypatch):
+    names = ["dynamic", "int8", "int16x8"]
+    ours = convert_schemes(color.model, names, color.calibration, tuning=Tuning.plain())
+    monkeypatch.setattr(
+        Quantizer,
+        "attach",
+        lambda self, converter, _: setattr(converter, "representative_dataset", lambda: self.samples),
+    )
+    with ModelConverter(color.model) as converter:
+        for converted in ours:
+            calibration = color.calibration if converted.scheme.calibrated else None
+            assert converter.convert(converted.scheme, calibration)[0] == converted.data
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_the_bytes_are_those_of_the_bare_converter(made, model, images, name, monkeypatch):
-    def attach(self, converter, per_channel):
-        converter.representative_dataset = lambda: iter(self.samples)
+def test_several_schemes_are_traced_and_calibrated_once(color, monkeypatch):
+    from keras_nin._compat import tensorflow as compat
 
-    monkeypatch.setattr(Quantizer, "attach", attach)
-    with conversion.ModelConverter(model) as source:
-        data, _, _ = source.convert(made[name].scheme, images if made[name].scheme.calibrated else None)
-    assert data == made[name].data
-
-
-def test_several_schemes_are_calibrated_once(model, images, monkeypatch):
-    from tensorflow.lite.python.optimize import calibrator
-
-    fed = []
-    real = calibrator.Calibrator.calibrate
-    monkeypatch.setattr(calibrator.Calibrator, "calibrate", lambda self, data: fed.append(1) or real(self, data))
-    export.convert_schemes(model, ["int8", "int16x8", schemes.SCHEMES["int8"].with_io("uint8")], images)
-    assert fed == [1]
-
-
-def test_several_schemes_are_traced_once(model, images, monkeypatch):
-    traces = []
-    real = conversion._write_saved_model
-    monkeypatch.setattr(conversion, "_write_saved_model", lambda *given: traces.append(1) or real(*given))
+    calls = []
+    write, calibrator = conversion.write_saved_model, compat.Calibrator
+    monkeypatch.setattr(conversion, "write_saved_model", lambda *args: calls.append("trace") or write(*args))
+    monkeypatch.setattr(compat, "Calibrator", lambda *args: calls.append("calibrate") or calibrator(*args))
     with capture_output():
-        export.convert_schemes(model, ["float32", "dynamic", "int8"], images)
-    assert traces == [1]
+        convert_schemes(color.model, ["float32", "int8", SCHEMES["int8"].with_io("uint8")], color.calibration[:4])
+    assert calls == ["trace", "calibrate"]
 
 
-def test_ends_that_a_scheme_does_not_choose():
-    assert schemes.SCHEMES["float16"].with_io("int8") is schemes.SCHEMES["float16"]
-    assert schemes.SCHEMES["int16x8"].with_io("int8").io_type == "int16"
+def test_types_that_a_scheme_does_not_choose():
+    assert SCHEMES["float16"].with_io("int8") is SCHEMES["float16"]
+    assert SCHEMES["int16x8"].with_io("int8").io_type == "int16"
     with pytest.raises(InputError, match="`io` to be one of int8, uint8, float32. Received: 'int4'"):
-        schemes.SCHEMES["int8"].with_io("int4")
+        SCHEMES["int8"].with_io("int4")
 
 
 def test_the_table_names_every_scheme():
     rows = [dict(zip(schemes.SCHEME_COLUMNS, row, strict=True)) for row in schemes.scheme_table_rows()]
-    assert [row["scheme"] for row in rows] == list(schemes.SCHEMES)
-    ends = {row["scheme"]: row["input and output"] for row in rows}
-    assert (ends["float16"], ends["int8"], ends["int16x8"]) == ("float32", "int8, uint8, float32", "int16, float32")
+    assert [row["scheme"] for row in rows] == list(SCHEMES)
+    types = {row["scheme"]: row["input and output"] for row in rows}
+    assert (types["float16"], types["int8"], types["int16x8"]) == ("float32", "int8, uint8, float32", "int16, float32")
     assert {row["scheme"] for row in rows if "training" in row["needs"]} == {"qat", "pruned", "clustered"}
+    assert {row["scheme"] for row in rows if "calibration" in row["needs"]} == {
+        "int8",
+        "int16x8",
+        "pruned",
+        "clustered",
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("int8", ["int8"]),
+        ("int8, float32", ["int8", "float32"]),
+        ("all,qat", ["float32", "float16", "dynamic", "int8", "int16x8", "qat"]),
+    ],
+)
+def test_schemes_in_their_order(text, names):
+    assert [scheme.name for scheme in parse_schemes(text)] == names
+
+
+@pytest.mark.parametrize("text", ["", ",", "int8,int8", "int4", "int8,all", "INT8"])
+def test_schemes_that_are_none(text):
+    with pytest.raises(InputError, match="Expected `scheme` to") as caught:
+        parse_schemes(text)
+    assert caught.value.argument == "scheme"
+
+
+def test_a_tuning_says_what_it_takes():
+    assert Tuning() == Tuning("mse", "adaptive", True) != Tuning.plain()
+    assert Tuning(**Tuning.plain().to_json()) == Tuning.plain()
+    for wrong in ({"ranges": "median"}, {"rounding": "up"}, {"bias_correction": "yes"}):
+        with pytest.raises(InputError, match=f"`{next(iter(wrong))}` to be one of"):
+            Tuning(**wrong)
+
+
+def test_a_tuning_is_recorded_where_it_applies(color):
+    assert {name for name in POST_TRAINING if color.file(name).tuning} == {"int8"}
+    assert color.file("int8").export_record()["tuning"] == Tuning().to_json()

@@ -107,48 +107,6 @@ def test_local_response_normalization_survives_saving(tmp_path):
     assert loaded.get_layer("norm1").get_config() == model.get_layer("norm1").get_config()
 
 
-CASES = [
-    (
-        layers.InceptionModule,
-        layers.inception_module,
-        {"conv1x1_filters": 2, "conv3x3_filters": 3, "conv5x5_filters": 4},
-    ),
-    (
-        layers.InceptionModule,
-        layers.inception_module,
-        {
-            "conv1x1_filters": 2,
-            "conv3x3_filters": 3,
-            "conv5x5_filters": 4,
-            "reduce3x3": 2,
-            "reduce5x5": 1,
-            "pool_projection": 2,
-            "batch_norm": True,
-        },
-    ),
-    (layers.InceptionV3Module, layers.inception_v3_module, {"kind": "a", "pool_projection": 8}),
-    (layers.InceptionV3Module, layers.inception_v3_module, {"kind": "b", "width": 8}),
-    (layers.InceptionV3Module, layers.inception_v3_module, {"kind": "c"}),
-    (layers.InceptionReduction, layers.inception_reduction, {"kind": "a"}),
-    (layers.InceptionReduction, layers.inception_reduction, {"kind": "b"}),
-]
-
-
-@pytest.mark.parametrize(
-    ("cls", "function", "arguments"), CASES, ids=[f"{c[0].__name__}{i}" for i, c in enumerate(CASES)]
-)
-def test_the_class_computes_what_the_function_does_and_saves(cls, function, arguments, tmp_path):
-    images = np.random.default_rng(0).random((1, 9, 9, 6), np.float32)
-    model = build(function, images.shape[1:], **arguments)
-    outer = keras.Sequential([keras.Input(images.shape[1:]), cls(**arguments, name="block")])
-    outer.set_weights(model.get_weights())
-    expected = np.asarray(model(images))
-    np.testing.assert_allclose(np.asarray(outer(images)), expected, rtol=1e-5, atol=1e-6)
-    outer.save(tmp_path / "model.keras")
-    loaded = keras.saving.load_model(tmp_path / "model.keras")
-    np.testing.assert_array_equal(np.asarray(loaded(images)), np.asarray(outer(images)))
-
-
 @pytest.mark.parametrize(
     ("make", "message"),
     [

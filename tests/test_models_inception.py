@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_nin import InputError, export, models
+from keras_nin import InputError, models
 from keras_nin.audit import audit_model
 
 # Weights without biases, MACs, and the share of MACs in 1x1 layers, from the paper's table by arithmetic.
@@ -51,6 +51,7 @@ def test_share_of_1x1_layers(rows):
     assert sum(row.macs for row in rows if row.kind == "pointwise") / total == pytest.approx(0.233, abs=5e-4)
 
 
+@pytest.mark.slow
 def test_auxiliary_heads():
     model = models.build_model("googlenet", auxiliary=True)
     assert model.count_params() == 13_378_280
@@ -58,7 +59,8 @@ def test_auxiliary_heads():
     assert len(models.build_model("googlenet", auxiliary=True, include_top=False).outputs) == 1
 
 
-def test_normalisations():
+@pytest.mark.slow
+def test_normalizations():
     kinds = {
         kind: {type(layer).__name__ for layer in models.build_model("googlenet", normalization=kind).layers}
         for kind in ("lrn", "batch", None)
@@ -70,22 +72,6 @@ def test_normalisations():
     assert sum(int(np.prod(weight.shape)) for weight in batch.trainable_weights) == 7_005_832
     with pytest.raises(InputError, match="`normalization` to be one of lrn, batch, None"):
         models.build_model("googlenet", normalization="layer")
-
-
-def test_local_response_normalisation_stays_float_only_where_allowed():
-    x = keras.Input((8, 8, 8))
-    from keras_nin import layers
-
-    y = layers.conv1x1(layers.local_response_normalization(layers.conv1x1(x, 8, name="c1"), name="norm1"), 4, name="c2")
-    model = keras.Model(x, y, name="normalised")
-    images = np.random.default_rng(0).random((4, 8, 8, 8), np.float32)
-    named = "LOCAL_RESPONSE_NORMALIZATION of layer 'norm1'"
-    assert export.convert_model(model, "int8", images).float_operators == ()
-    made = export.convert_model(model, "int8", images, allow_float=True)
-    assert made.float_operators == (named,)
-    assert made.export_record()["float_operators"] == [named]
-    main = made.tflite.main
-    assert main.tensors[main.inputs[0]].dtype == main.tensors[main.outputs[0]].dtype == "int8"
 
 
 def random_weights(model):
@@ -110,6 +96,7 @@ def test_inception_v3_is_that_of_keras_layer_for_layer():
     np.testing.assert_allclose(np.asarray(ours(images)), expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_inception_v3_without_its_top_and_its_grids():
     model = models.build_model("inception_v3", include_top=False)
     assert model.count_params() == 21_802_784

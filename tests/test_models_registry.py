@@ -13,7 +13,7 @@ import pytest
 from keras_nin import InputError, data, models
 from keras_nin.models import registry, weight_files
 
-SHIPPED = weight_files.find_weights("nin_digits", "digits")
+BUNDLED = weight_files.find_weights("nin_digits", "digits")
 RECORD = {
     "schema": "keras_nin.train/1",
     "dataset": "digits",
@@ -45,7 +45,7 @@ def refused(message, *args, **kwargs):
     assert "\n" not in str(caught.value)
 
 
-def test_shipped_weights_are_the_default(digest):
+def test_bundled_weights_are_the_default(digest):
     loaded = models.load_model("nin_digits")
     assert (loaded.weights, loaded.random, loaded.name) == ("digits", False, "nin_digits")
     assert (loaded.preprocessing, loaded.dataset) == ("unit", "digits")
@@ -56,14 +56,14 @@ def test_shipped_weights_are_the_default(digest):
     "arguments",
     [{"input_shape": (8, 8, 1)}, {"input_shape": (16, 12, 1)}, {"classifier_activation": None}],
 )
-def test_shipped_weights_stay_where_they_fit(arguments, digest):
+def test_bundled_weights_stay_where_they_fit(arguments, digest):
     loaded = models.load_model("nin_digits", **arguments)
     assert (loaded.weights, loaded.random) == ("digits", False)
     assert models.hash_weights(loaded.model) == digest
     assert loaded.model.input_shape[1:] == arguments.get("input_shape", (8, 8, 1))
 
 
-def test_shipped_weights_without_the_top():
+def test_bundled_weights_without_the_top():
     loaded = models.load_model("nin_digits", include_top=False)
     assert (loaded.weights, len(loaded.model.weights)) == ("digits", 16)
     kernel = models.load_model("nin_digits").model.weights[0].numpy()
@@ -71,28 +71,28 @@ def test_shipped_weights_without_the_top():
 
 
 @pytest.mark.parametrize("arguments", [{"input_shape": (8, 8, 3)}, {"classes": 4}, {"batch_norm": True}])
-def test_random_where_shipped_weights_do_not_fit(arguments):
+def test_random_where_bundled_weights_do_not_fit(arguments):
     loaded = models.load_model("nin_digits", seed=3, **arguments)
     assert (loaded.weights, loaded.random) == ("random (seed 3)", True)
     again = models.load_model("nin_digits", seed=3, weights="random", **arguments)
     assert models.hash_weights(loaded.model) == models.hash_weights(again.model)
 
 
-@pytest.mark.parametrize("weights", ["digits", SHIPPED])
+@pytest.mark.parametrize("weights", ["digits", BUNDLED])
 @pytest.mark.parametrize("arguments", [{"input_shape": (8, 8, 3)}, {"classes": 4}])
 def test_named_weights_that_do_not_fit(weights, arguments):
     refused("of layer 'mlpconv.*Received: shape", "nin_digits", weights=weights, **arguments)
 
 
 def test_weights_by_path(digest):
-    loaded = models.load_model("nin_digits", weights=SHIPPED)
-    assert (loaded.weights, loaded.random) == (str(SHIPPED), False)
+    loaded = models.load_model("nin_digits", weights=BUNDLED)
+    assert (loaded.weights, loaded.random) == (str(BUNDLED), False)
     assert models.hash_weights(loaded.model) == digest
 
 
-@pytest.mark.parametrize("model", ["nin_digits", "nin_cifar10", "keras:MobileNet"])
+@pytest.mark.parametrize("model", ["nin_digits", pytest.param("keras:MobileNet", marks=pytest.mark.slow)])
 def test_random_weights_repeat_by_seed(model):
-    arguments = {"input_shape": (32, 32, 3)} if model.startswith("keras:") else {}
+    arguments = {"input_shape": (32, 32, 3), "alpha": 0.25} if model.startswith("keras:") else {}
     first, again, other = (models.load_model(model, weights="random", seed=seed, **arguments) for seed in (1, 1, 2))
     assert (first.weights, first.random) == ("random (seed 1)", True)
     digests = [models.hash_weights(loaded.model) for loaded in (first, again, other)]
@@ -206,13 +206,13 @@ def test_what_a_saved_model_does_not_take(arguments, message, saved):
 def test_weights_alone_are_no_model(saved, tmp_path):
     refused(
         "'nin_digits.digits.weights.h5', which holds only weights. Pass the name of a model, and the file as `weights`",
-        SHIPPED,
+        BUNDLED,
     )
     legacy = pathlib.Path(tmp_path / "legacy.h5")
     legacy.write_bytes((saved / "mine.h5").read_bytes())
     with h5py.File(legacy, "a") as file:
         del file.attrs["model_config"]
-    for content in (legacy.read_bytes(), SHIPPED.read_bytes()):
+    for content in (legacy.read_bytes(), BUNDLED.read_bytes()):
         legacy.write_bytes(content)
         refused("to be a saved Keras model. Received: only weights, or another HDF5 file", legacy)
 

@@ -22,9 +22,21 @@ from keras_nin.errors import WeightsMismatchError
 from keras_nin.models import inception_v3, registry, third_party, third_party_files, weight_files
 
 INCEPTION_NAMES = models.get_spec("inception_v3").layer_names
+
+
+def every_kind_of_layer():
+    """Convolutions with and without a bias, a normalization, and dense layers on a map that is not square."""
+    x = keras.Input((4, 6, 1))
+    y = keras.layers.Conv2D(3, 3, padding="same", use_bias=False, name="conv1")(x)
+    y = keras.layers.ReLU()(keras.layers.BatchNormalization(name="norm1")(y))
+    y = keras.layers.Conv2D(4, (3, 1), padding="same", name="conv2")(y)
+    y = keras.layers.Dense(5, name="dense1")(keras.layers.Flatten()(y))
+    return keras.Model(x, keras.layers.Dense(3, name="dense2")(y), name="every_kind")
+
+
 BUILDS = {
     "nin_digits": lambda: models.build_model("nin_digits"),
-    "normalised": lambda: models.build_model("nin_cifar10_bn", input_shape=(8, 8, 1)),
+    "every_kind": every_kind_of_layer,
     "flattened": lambda: models.build_model("convnet_linear_head", input_shape=(12, 20, 1)),
 }
 WRITERS = {
@@ -83,10 +95,9 @@ def refused(model, path, *messages, **options):
     return caught.value
 
 
-@pytest.mark.parametrize("build", BUILDS)
 @pytest.mark.parametrize("writer", WRITERS)
-def test_every_convention(writer, build, tmp_path):
-    saved, other = saved_and_other(build)
+def test_every_convention(writer, tmp_path):
+    saved, other = saved_and_other("every_kind")
     made = models.load_weights(other, WRITERS[writer](saved, tmp_path))
     assert models.hash_weights(other) == models.hash_weights(saved)
     assert len(made.rows) == len(saved.weights)
@@ -130,7 +141,7 @@ def test_a_file_that_keras_2_wrote(whole, tmp_path):
 
 
 def test_a_whole_model_that_keras_3_saved_as_h5(tmp_path):
-    saved, other = saved_and_other("normalised")
+    saved, other = saved_and_other("every_kind")
     saved.save(tmp_path / "model.h5")
     models.load_weights(other, tmp_path / "model.h5")
     assert models.hash_weights(other) == models.hash_weights(saved)
@@ -266,7 +277,7 @@ def test_a_gamma_is_taken_up_only_where_that_is_exact(change, tmp_path):
 
 def test_a_checkpoint_of_a_wrapped_network_in_halves(tmp_path):
     torch = pytest.importorskip("torch")
-    saved, other = saved_and_other("normalised")
+    saved, other = saved_and_other("every_kind")
     arrays = {f"module.{name}": array for name, array in writers.pytorch_arrays(saved).items()}
 
     def checkpoint(state):
@@ -279,7 +290,9 @@ def test_a_checkpoint_of_a_wrapped_network_in_halves(tmp_path):
         np.testing.assert_allclose(ours, theirs, rtol=2**-8)
     assert "the prefix 'module.' of every name is removed" in made.notes
     assert any("epsilon: 0.001 here, by default 1e-05 there" in note for note in made.notes)
-    assert {row.change for row in made.rows} >= {"from float16", "OIHW to HWIO, from bfloat16"} - {"from float16"}
+    changes = {row.change for row in made.rows}
+    for dtype in ("float16", "bfloat16", "float64"):
+        assert any(change.endswith(f"from {dtype}") for change in changes)
 
 
 def test_safetensors_in_bfloat16(tmp_path):
@@ -294,7 +307,12 @@ def test_safetensors_in_bfloat16(tmp_path):
 
 # The other GoogLeNets share its table, and have fewer of its layers.
 @pytest.mark.parametrize(
-    "name", [n for n, row in registry.REGISTRY.items() if row.layer_names and n[:10] != "googlenet_"]
+    "name",
+    [
+        name if name in ("nin_digits", "squeezenet_cifar10") else pytest.param(name, marks=pytest.mark.slow)
+        for name, row in registry.REGISTRY.items()
+        if row.layer_names and not name.startswith("googlenet_")
+    ],
 )
 def test_a_models_table_names_layers_that_it_has(name):
     row = models.get_spec(name)
@@ -307,7 +325,7 @@ def test_a_models_table_names_layers_that_it_has(name):
         assert targets >= own
 
 
-@pytest.mark.parametrize("variant", ["squeezenet_v1_0", "squeezenet_v1_1"])
+@pytest.mark.parametrize("variant", [pytest.param("squeezenet_v1_0", marks=pytest.mark.slow), "squeezenet_v1_1"])
 def test_torchvisions_squeezenet_is_complete(variant, tmp_path):
     table = {ours: theirs for theirs, ours in models.get_spec(variant).layer_names.items() if "." in theirs}
     saved = disturb(models.build_model(variant, classes=3))
@@ -318,6 +336,7 @@ def test_torchvisions_squeezenet_is_complete(variant, tmp_path):
     assert models.hash_weights(loaded) == models.hash_weights(saved)
 
 
+@pytest.mark.slow
 def test_rcmallis_squeezenet(tmp_path):
     names = {ours: theirs for theirs, ours in models.get_spec("squeezenet_v1_1").layer_names.items() if "/" in theirs}
     saved = disturb(models.build_model("squeezenet_v1_1", classes=3))
@@ -353,6 +372,7 @@ def disturb_small(network):
     return network
 
 
+@pytest.mark.slow
 def test_inception_v3_of_keras_applications(tmp_path):
     network, path = application(1, tmp_path)
     model = disturb(inception())
@@ -370,6 +390,7 @@ def test_numbered_names_start_anywhere(first):
     assert third_party.match_layers(INCEPTION_NAMES, theirs[1:], own=()) == {}
 
 
+@pytest.mark.slow
 def test_torchvisions_inception_v3_is_complete(tmp_path):
     """Every layer by torchvision's names, a gamma that is 1, and the auxiliary classifier that has no place."""
     table = {ours: theirs for theirs, ours in INCEPTION_NAMES.items() if isinstance(ours, str)}
@@ -495,7 +516,7 @@ def test_layers_in_layers(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["empty", "text", "truncated", "garbage"])
-@pytest.mark.parametrize("writer", ["Keras 2", "Keras 1", "safetensors, Keras", "PyTorch", "PyTorch, old"])
+@pytest.mark.parametrize("writer", ["Keras 2", "safetensors, Keras", "PyTorch", "PyTorch, old"])
 def test_damaged_files(writer, damage, tmp_path):
     path = WRITERS[writer](built("nin_digits", "saved"), tmp_path)
     data = path.read_bytes()
@@ -543,10 +564,9 @@ class Evaluate(Touch):
 
 @pytest.mark.parametrize("attack", [Touch, Evaluate])
 @pytest.mark.parametrize("kind", ["pickle", "torch", "nested"])
-@pytest.mark.parametrize("ending", [".pt", ".pth"])
-def test_a_pickle_that_would_execute_code(attack, kind, ending, tmp_path):
+def test_a_pickle_that_would_execute_code(attack, kind, tmp_path):
     torch = pytest.importorskip("torch")
-    executed, path = tmp_path / "executed", tmp_path / f"w{ending}"
+    executed, path = tmp_path / "executed", tmp_path / "w.pth"
     attack = attack(executed)
     if kind == "pickle":
         path.write_bytes(pickle.dumps({"conv1.weight": attack}))

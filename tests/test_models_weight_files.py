@@ -150,7 +150,7 @@ def test_a_mismatch_inside_a_block_layer(kind, tmp_path):
 def test_state_of_an_optimizer_is_no_surplus(kind, tmp_path):
     trained = chain(2, 3)
     trained.compile("adam", loss="mse")
-    trained.fit(np.ones((4, 4, 4, 1)), np.ones((4, 4, 4, 3)), verbose=0)
+    trained.optimizer.build(trained.trainable_variables)
     other = chain(2, 3)
     models.load_weights(other, save(trained, tmp_path / f"w{kind}"))
     assert models.hash_weights(other) == models.hash_weights(trained)

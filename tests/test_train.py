@@ -19,7 +19,7 @@ from keras_nin.train.checkpoints import Checkpoints, find_best_epoch
 from keras_nin.train.training import outputs_logits
 
 UNIT = data.get_preset("unit")
-RECIPE = train.Recipe(epochs=6, batch_size=16, learning_rate=3e-2, shift=1, flip=True)
+RECIPE = train.Recipe(epochs=3, batch_size=16, learning_rate=3e-2, shift=1, flip=True)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -87,7 +87,7 @@ def test_what_a_run_writes(finished):
     assert sorted(os.listdir(folder)) == ["history.json", "net.json", "net.keras", "net.weights.h5"]
     assert json.loads((folder / "net.json").read_text()) == run.record
     assert json.loads((folder / "history.json").read_text()) == run.history
-    assert [entry["epoch"] for entry in run.history] == [1, 2, 3, 4, 5, 6]
+    assert [entry["epoch"] for entry in run.history] == [1, 2, 3]
     assert run.record["schema"] == "keras_nin.train/1"
     assert (run.record["dataset"], run.record["input_shape"]) == ("tiny", [8, 8, 1])
     assert train.Recipe(**run.record["recipe"]) == RECIPE
@@ -98,7 +98,7 @@ def test_the_best_epoch_is_kept_and_tested(finished):
     folder, run, digests = finished
     entry = find_best_epoch(run.history)
     assert entry["val_accuracy"] == run.record["val_accuracy"] == max(e["val_accuracy"] for e in run.history)
-    assert len(set(digests)) == 6
+    assert len(set(digests)) == 3
     assert digest(folder) == digests[run.record["best_epoch"] - 1]
     model = models.load_model(folder / "net.keras").model
     dataset = tiny()
@@ -119,6 +119,7 @@ def test_results_hold_no_optimizer(finished):
     assert (loaded.preprocessing, loaded.dataset) == (UNIT.to_json(), None)
 
 
+@pytest.mark.slow
 def test_the_same_run_again(finished, tmp_path, monkeypatch):
     """Gives the same weights, with another model object in the same process, from batches in their own order."""
     taken = []
@@ -131,27 +132,13 @@ def test_the_same_run_again(finished, tmp_path, monkeypatch):
     monkeypatch.setattr(TrainingBatches, "__getitem__", recorded)
     assert fit(tmp_path).history == finished[1].history
     assert digest(tmp_path) == digest(finished[0])
-    assert taken[-18:] == [(epoch, index) for epoch in range(6) for index in range(3)]
-
-
-@pytest.mark.parametrize("number", [3, 6])
-def test_an_interrupted_run_goes_on(number, finished, tmp_path):
-    """To the same weights, bit for bit: optimizer, learning rate, batches and dropout are where they were."""
-    with pytest.raises(KeyboardInterrupt):
-        fit(tmp_path, on_epoch=stop_after(number))
-    assert len(json.loads((tmp_path / "history.json").read_text())) == number
-    assert not (tmp_path / "net.json").exists()
-    run = fit(tmp_path)
-    assert run.resumed_epochs == number
-    assert run.history == finished[1].history
-    assert digest(tmp_path) == digest(finished[0])
-    assert sorted(os.listdir(tmp_path)) == ["history.json", "net.json", "net.keras", "net.weights.h5"]
+    assert taken[-9:] == [(epoch, index) for epoch in range(3) for index in range(3)]
 
 
 @pytest.mark.slow
 def test_an_interruption_between_state_and_history(finished, tmp_path, monkeypatch):
     def write(path, data):
-        if path.name == "history.json" and len(json.loads(data)) == 4:
+        if path.name == "history.json" and len(json.loads(data)) == 3:
             raise KeyboardInterrupt
         files_write(path, data)
 
@@ -161,7 +148,7 @@ def test_an_interruption_between_state_and_history(finished, tmp_path, monkeypat
         with pytest.raises(KeyboardInterrupt):
             fit(tmp_path)
     run = fit(tmp_path)
-    assert run.resumed_epochs == 3
+    assert run.resumed_epochs == 2
     assert run.history == finished[1].history
     assert digest(tmp_path) == digest(finished[0])
 
@@ -206,6 +193,17 @@ def broken(interrupted, tmp_path):
         target.parent.mkdir(exist_ok=True)
         target.write_bytes(content)
     return tmp_path
+
+
+def test_an_interrupted_run_goes_on(finished, broken):
+    """To exactly the same weights: optimizer, learning rate, batches and dropout are where they were."""
+    assert len(json.loads((broken / "history.json").read_text())) == 2
+    assert not (broken / "net.json").exists()
+    run = fit(broken)
+    assert run.resumed_epochs == 2
+    assert run.history == finished[1].history
+    assert digest(broken) == digest(finished[0])
+    assert sorted(os.listdir(broken)) == ["history.json", "net.json", "net.keras", "net.weights.h5"]
 
 
 @pytest.mark.parametrize("options", [{"seed": 1}, {"recipe": dataclasses.replace(RECIPE, epochs=7)}])
@@ -323,11 +321,12 @@ def test_a_folder_that_is_a_file(force, tmp_path):
     assert (tmp_path / "file").read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_still_has_weights(tmp_path):
     model = network()
     model.get_layer("head").bias.assign([np.nan] * 3)
-    run = fit(tmp_path, model, tiny(test=False), dataclasses.replace(RECIPE, epochs=2))
-    assert [entry["val_loss"] for entry in run.history] == [None, None]
+    run = fit(tmp_path, model, tiny(test=False), dataclasses.replace(RECIPE, epochs=1))
+    assert [entry["val_loss"] for entry in run.history] == [None]
     assert (run.record["best_epoch"], run.record["test_images"], run.record["test_top1"]) == (1, 0, None)
     assert digest(tmp_path)
     assert "NaN" not in (tmp_path / "history.json").read_text()

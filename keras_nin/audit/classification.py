@@ -228,9 +228,9 @@ def _find_numbered_blocks(members: dict[str, _NamedLayer]) -> dict[str, str]:
     blocks = {}
     for name, member in members.items():
         prefixes = list(member.prefixes())
-        longest_compound = [prefix for prefix in prefixes if prefix in compound][-1:]
-        shortest_simple = [prefix for prefix in prefixes if prefix in simple][:1]
-        for prefix in longest_compound or shortest_simple:
+        longest_compound = next((prefix for prefix in reversed(prefixes) if prefix in compound), None)
+        prefix = longest_compound or next((prefix for prefix in prefixes if prefix in simple), None)
+        if prefix:
             blocks[name] = "_".join(prefix)
     return blocks
 

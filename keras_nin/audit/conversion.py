@@ -2,8 +2,8 @@
 
 import functools
 import re
-from collections import Counter, defaultdict, deque
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -28,7 +28,7 @@ def reconcile_conversion(
 ) -> ModelComparison:
     """Return the `ModelComparison` of a model's `graph` with the file converted from it; the audits are theirs."""
     assignments = assign_operators(graph, network, model_audit.rows, file_audit.rows)
-    conversion = ConversionMap(graph, network, tuple(assignments))
+    conversion = ConversionMap(graph, network, assignments)
     rows = []
     for position, row in enumerate(model_audit.rows):
         operators = [file_audit.rows[index] for index in conversion.operators_of.get(position, ())]
@@ -159,7 +159,7 @@ class ConversionMap:
     @functools.cached_property
     def _producers(self) -> dict[int, int]:
         """Index of a tensor of the model -> position of the layer that writes it."""
-        return {tensor.index: at for at, layer in enumerate(self.graph.layers) for tensor in layer.outputs}
+        return {tensor.index: position for position, layer in enumerate(self.graph.layers) for tensor in layer.outputs}
 
     @functools.cached_property
     def _positions(self) -> dict[int, int]:
@@ -295,62 +295,50 @@ def _explain_parameters(conversion: ConversionMap, position: int) -> Iterator[st
 
 def assign_operators(
     graph: LayerGraph, network: TFLiteNetwork, rows: Sequence[AuditRow], operator_rows: Sequence[AuditRow]
-) -> list[OperatorAssignment]:
+) -> tuple[OperatorAssignment, ...]:
     """Return the assignment of each operator of the file to a layer of the model.
 
     The export record decides if there is one, else the names in the file if shapes and MACs match, else the order of
     equal shapes and MACs. A layer has at most one main operator; others compute a part of it.
     """
+    operators = network.graph.layers
     signatures = [_cost_signature(*pair) for pair in zip(graph.layers, rows, strict=True)]
-    wanted = [_cost_signature(*pair) for pair in zip(network.graph.layers, operator_rows, strict=True)]
+    targets = [_cost_signature(*pair) for pair in zip(operators, operator_rows, strict=True)]
     candidates = _candidate_layers(graph.layers, network)
     assignable = [index for index, operator in enumerate(network.operators) if operator.op not in FORMAT_CHANGES]
-    found: dict[int, OperatorAssignment] = {}
-    taken: set[int] = set()
+    assignments: dict[int, OperatorAssignment] = {}
+    free = set(range(len(rows)))  # positions of the layers without a main operator
 
-    def assign(index: int, position: int) -> None:
-        found[index] = OperatorAssignment(position, is_main=True)
-        taken.add(position)
+    def assign_main(index: int, positions: Iterable[int]) -> None:
+        position = next((position for position in positions if position in free), None)
+        if position is not None:
+            assignments[index] = OperatorAssignment(position, is_main=True)
+            free.remove(position)
 
     for index in assignable:  # by the record or by name, where shapes and MACs match
-        matches = (at for at in candidates[index] if at not in taken and signatures[at] == wanted[index])
-        if (position := next(matches, None)) is not None:
-            assign(index, position)
-    remaining = defaultdict(deque)
+        assign_main(index, (position for position in candidates[index] if signatures[position] == targets[index]))
+    by_signature = defaultdict(list)
     for position, signature in enumerate(signatures):
-        if position not in taken:
-            remaining[signature].append(position)
+        by_signature[signature].append(position)
+    in_order = {signature: iter(positions) for signature, positions in by_signature.items()}
     for index in assignable:  # in the order of equal shapes and MACs
         is_recorded = network.recorded_layers is not None and network.recorded_layers[index] is not None
-        if index not in found and not is_recorded and remaining[wanted[index]]:
-            assign(index, remaining[wanted[index]].popleft())
+        if index not in assignments and not is_recorded:
+            assign_main(index, in_order.get(targets[index], ()))
     for index in assignable:  # the rest by the record or by name alone
-        if index in found or not candidates[index]:
-            continue
-        untaken = [at for at in candidates[index] if at not in taken and rows[at].macs != 0]
-        if operator_rows[index].macs != 0 and untaken:
-            assign(index, untaken[0])
-        else:
-            found[index] = OperatorAssignment(candidates[index][0])
-    for index, row in enumerate(operator_rows):
-        if index not in found and row.kind == "activation":
-            found[index] = OperatorAssignment(_find_activated_layer(index, found, graph, network))
-    return [found.get(index, OperatorAssignment()) for index in range(len(operator_rows))]
-
-
-def _find_activated_layer(
-    index: int, found: dict[int, OperatorAssignment], graph: LayerGraph, network: TFLiteNetwork
-) -> int | None:
-    """Return the layer with an activation that the operator computes, after the layer's linear main operator."""
-    inputs = {tensor.index for tensor in network.graph.layers[index].inputs}
-    for before, assignment in found.items():
-        operator, position = network.graph.layers[before], assignment.position
-        feeds = len(inputs) == 1 and inputs == {tensor.index for tensor in operator.outputs}
-        if not feeds or position is None or not assignment.is_main or not operator.is_linear:
-            continue
-        if not graph.layers[position].is_linear:
-            return position
-    return None
+        if index not in assignments and candidates[index]:
+            if operator_rows[index].macs != 0:
+                assign_main(index, (position for position in candidates[index] if rows[position].macs != 0))
+            assignments.setdefault(index, OperatorAssignment(candidates[index][0]))
+    producers = {tensor.index: index for index, operator in enumerate(operators) for tensor in operator.outputs}
+    for index, operator in enumerate(operators):  # an activation after the linear main operator of its layer
+        inputs = {tensor.index for tensor in operator.inputs}
+        if index not in assignments and operator_rows[index].kind == "activation" and len(inputs) == 1:
+            before = producers.get(inputs.pop(), -1)
+            main = assignments.get(before, OperatorAssignment())
+            is_split = main.is_main and operators[before].is_linear and not graph.layers[main.position or 0].is_linear
+            assignments[index] = OperatorAssignment(main.position if is_split else None)
+    return tuple(assignments.get(index, OperatorAssignment()) for index in range(len(operators)))
 
 
 def _cost_signature(layer: LayerInfo, row: AuditRow) -> tuple[object, ...]:
@@ -369,18 +357,12 @@ def _candidate_layers(layers: Sequence[LayerInfo], network: TFLiteNetwork) -> li
     paths_by_name = defaultdict(list)
     for path in positions:
         paths_by_name[path.rpartition("/")[2]].append(path)
-    return [_layers_named_in(name, positions, paths_by_name) for name in network.tensor_names]
-
-
-def _layers_named_in(
-    tensor_name: str, positions: dict[str, list[int]], paths_by_name: dict[str, list[str]]
-) -> list[int]:
-    found: dict[int, None] = {}
-    for scopes in split_tensor_name(tensor_name):
-        names = (*scopes, *(_NUMBER_SUFFIX.sub("", scope) for scope in scopes))
-        known = set(names)
-        for name in names:
-            for path in paths_by_name.get(name, ()):
-                if known.issuperset(path.split("/")):
-                    found |= dict.fromkeys(positions[path])
-    return list(found)
+    candidates = []
+    for tensor_name in network.tensor_names:
+        paths: list[str] = []
+        for scopes in split_tensor_name(tensor_name):
+            names = (*scopes, *(_NUMBER_SUFFIX.sub("", scope) for scope in scopes))
+            named = (path for name in names for path in paths_by_name.get(name, ()))
+            paths += [path for path in named if set(names).issuperset(path.split("/"))]
+        candidates.append([position for path in dict.fromkeys(paths) for position in positions[path]])
+    return candidates

@@ -26,11 +26,7 @@ def tool_variable(name: str) -> str:
 
 
 def tool_command(name: str) -> list[str]:
-    """Return the words that start "ssh" or "adb": the program, or what the user's `tool_variable` holds.
-
-    Raises:
-        InputError: the variable has a quote that does not close.
-    """
+    """Return the words that start "ssh" or "adb": the program, or what the user's `tool_variable` holds."""
     text = os.environ.get(tool_variable(name), "")
     try:
         return shlex.split(text) or [name]
@@ -41,11 +37,7 @@ def tool_command(name: str) -> list[str]:
 def run_tool(
     name: str, arguments: list[str], *, stdin: bytes | None = None, timeout: float | None = None
 ) -> ProcessResult:
-    """Run "ssh" or "adb" to its end.
-
-    Raises:
-        InputError: there is no such program, it cannot be started, or takes longer than `timeout` seconds.
-    """
+    """Run "ssh" or "adb" to its end."""
     command = [*tool_command(name), *arguments]
     try:
         result = run_process(command, stdin=stdin, timeout=timeout)
@@ -81,21 +73,20 @@ _MEMORY = re.compile(
 
 
 def parse_kernels(text: str) -> list[dict[str, Any]]:
-    """Return what the runtime executed in a run, in order, from the text of ``--profiling_output_csv_file``.
+    """Return the kernels of `ModelResult.profile` from the text of ``--profiling_output_csv_file``.
 
-    Returns:
-        List of ``{"kind", "name", "index", "us": {"median", "mean", "p90", "typical"}}`` as in
-        `keras_nin.benchmark.job.ModelResult`. The tool prints only means: median and 90th percentile are None.
-
-    Raises:
-        InputError: the text has no profile of regular runs, or a line of it is no row of the table.
+    The tool prints only means: median and 90th percentile are None.
     """
     rows = _profile_rows(text)
     if not rows:
         raise InputError("Expected a profile of benchmark_model as CSV. Received: one without operators")
     # The operator that stands for a delegate has the time of all its kernels: with both, the kernels say more.
     has_kernels = any(row["name"].startswith(_DELEGATE) for row in rows)
-    return [_parse_kernel(row) for row in rows if not (has_kernels and _is_delegate_operator(row))]
+    return [
+        _parse_kernel(row)
+        for row in rows
+        if not has_kernels or row["name"].startswith(_DELEGATE) or "delegate" not in row["type"].lower()
+    ]
 
 
 def _profile_rows(text: str) -> list[dict[str, str]]:
@@ -144,10 +135,6 @@ def _parse_kernel(row: dict[str, str]) -> dict[str, Any]:
     }
 
 
-def _is_delegate_operator(row: dict[str, str]) -> bool:
-    return not row["name"].startswith(_DELEGATE) and ("Delegate" in row["type"] or row["type"] == "DELEGATE")
-
-
 @dataclasses.dataclass(frozen=True)
 class ToolLog:
     """Statistics of a run of `benchmark_model`: `added_bytes`, by how much its memory grew, is None if unknown."""
@@ -162,11 +149,7 @@ class ToolLog:
 
 
 def parse_log(text: str) -> ToolLog:
-    """Return the statistics of a run of `benchmark_model` from its log.
-
-    Raises:
-        InputError: it has no statistics, or none with a median (those of older versions).
-    """
+    """Return the statistics of a run of `benchmark_model` from its log."""
     statistics_lines = [match for match in map(_STATISTICS.search, text.splitlines()) if match]
     times = _TIMES.search(text)
     if not statistics_lines or not times:
@@ -238,9 +221,6 @@ class AndroidDevice:
 
         The files take turns. The tool prints no percentiles but the median: those fields are None, and so is the
         memory of the process. There is no progress.
-
-        Raises:
-            InputError: the device or the tool is missing, or a file does not run.
         """
         host = self._describe_host()
         with self._folder() as folder:

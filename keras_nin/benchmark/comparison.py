@@ -2,10 +2,9 @@
 
 import collections
 import dataclasses
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from keras_nin import files, schemas
 from keras_nin.benchmark.records import BenchmarkResult, LatencyStatistics, LayerTime, Profile
@@ -17,6 +16,7 @@ SLOWER, FASTER, UNCHANGED, UNKNOWN = "slower", "faster", "no significant change"
 _HOST_FIELDS = ("cpu", "cores", "system", "python", "litert")
 # Smaller changes of a layer do not stand out from the profiler's resolution of 1 us and the varying clock.
 _LAYER_RATIO, _LAYER_US = 1.05, 1.0
+_Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True)
@@ -130,12 +130,6 @@ def compute_ratios(profiles: Sequence[Profile]) -> tuple[LatencyRatio, ...]:
 
     Rounds of two files measured in one turn are a pair; the ratio is the median of the pairs' ratios, see
     `keras_nin.benchmark.runner.timing.paired_ratio`.
-
-    Args:
-        profiles: of one `measure_files` with `interleave`.
-
-    Raises:
-        InputError: a profile has no rounds.
     """
     from keras_nin.benchmark.runner.timing import paired_ratio
 
@@ -153,11 +147,7 @@ def compute_ratios(profiles: Sequence[Profile]) -> tuple[LatencyRatio, ...]:
 
 
 def read_benchmark(path: str) -> BenchmarkResult:
-    """Return the `BenchmarkResult` in a JSON file.
-
-    Raises:
-        InputError: the file cannot be read, or is not a whole document of `keras-nin benchmark`.
-    """
+    """Return the `BenchmarkResult` in a JSON file."""
     document = files.read_json(path)
     schema = document.get("schema") if isinstance(document, dict) else None
     if schema != schemas.BENCHMARK:
@@ -167,25 +157,11 @@ def read_benchmark(path: str) -> BenchmarkResult:
             path=path,
         )
     try:
-        result = BenchmarkResult.from_json(document)
-        _check_numbers(result)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        problem = f"{type(error).__name__}: {error}"
+        return BenchmarkResult.from_json(document)
+    except InputError as error:
         raise InputError(
-            f"{str(path)!r} is a damaged JSON file of `keras-nin benchmark`: {problem}", path=path
+            f"{str(path)!r} is a damaged JSON file of `keras-nin benchmark`: {error}", path=path
         ) from error
-    return result
-
-
-def _check_numbers(result: BenchmarkResult) -> None:
-    """Raise `ValueError` or `TypeError` where what is compared is not made of positive numbers."""
-    result.host.get("cpu")
-    for profile in result.profiles:
-        total = profile.total
-        values = [total.median, *(bound for bound in (total.low, total.high) if bound is not None)]
-        values += [1 + layer.us.typical for layer in profile.layers if layer.us]
-        if not all(math.isfinite(value) and value > 0 for value in values):
-            raise ValueError(f"a time of {profile.file!r} is not a positive number")
 
 
 def compare_runs(before: BenchmarkResult, after: BenchmarkResult) -> RunComparison:
@@ -196,7 +172,7 @@ def compare_runs(before: BenchmarkResult, after: BenchmarkResult) -> RunComparis
     Raises:
         InputError: they have no result in common.
     """
-    old, new = _profiles_by_key(before), _profiles_by_key(after)
+    old, new = (_by_key(side.profiles, lambda profile: (profile.file, profile.threads)) for side in (before, after))
     common = [key for key in new if key in old]
     if not common:
         names = [", ".join(dict.fromkeys(file for file, *_ in side)) or "none" for side in (old, new)]
@@ -207,32 +183,32 @@ def compare_runs(before: BenchmarkResult, after: BenchmarkResult) -> RunComparis
         tuple(_file_change(old[key], new[key]) for key in common),
         tuple(key[:2] for key in old if key not in new),
         tuple(key[:2] for key in new if key not in old),
-        tuple(_host_differences(before.host, after.host)),
+        tuple(
+            f"{name}: {before.host.get(name)} before, {after.host.get(name)} after"
+            for name in _HOST_FIELDS
+            if before.host.get(name) != after.host.get(name)
+        ),
         tuple(f"{name}: {line}" for name, side in (("before", before), ("after", after)) for line in side.warnings),
         before.host,
         after.host,
     )
 
 
-def _profiles_by_key(result: BenchmarkResult) -> dict[tuple[str, int, int], Profile]:
-    """Return the profiles by (file, threads, how many profiles with these came before)."""
-    counts: collections.Counter[tuple[str, int]] = collections.Counter()
-    profiles = {}
-    for profile in result.profiles:
-        key = profile.file, profile.threads
-        profiles[*key, counts[key]] = profile
-        counts[key] += 1
-    return profiles
-
-
-def _host_differences(before: dict[str, Any], after: dict[str, Any]) -> Iterator[str]:
-    for name in _HOST_FIELDS:
-        if before.get(name) != after.get(name):
-            yield f"{name}: {before.get(name)} before, {after.get(name)} after"
+def _by_key(items: Iterable[_Item], key: Callable[[_Item], tuple[Any, ...]]) -> dict[tuple[Any, ...], _Item]:
+    """Return items by (*key, how many items with this key came before)."""
+    counts: collections.Counter[tuple[Any, ...]] = collections.Counter()
+    by_key = {}
+    for item in items:
+        by_key[*key(item), counts[key(item)]] = item
+        counts[key(item)] += 1
+    return by_key
 
 
 def _file_change(before: Profile, after: Profile) -> FileChange:
     low, high = _ratio_interval(before.total, after.total)
+    verdict = UNKNOWN
+    if low is not None and high is not None:
+        verdict = SLOWER if low > 1 else FASTER if high < 1 else UNCHANGED
     return FileChange(
         file=after.file,
         threads=after.threads,
@@ -242,7 +218,7 @@ def _file_change(before: Profile, after: Profile) -> FileChange:
         ratio=after.total.median / before.total.median,
         low=low,
         high=high,
-        verdict=_verdict(low, high),
+        verdict=verdict,
         layers=tuple(_layer_changes(before.layers, after.layers)),
         before_runs=before.runs,
         after_runs=after.runs,
@@ -257,17 +233,11 @@ def _ratio_interval(before: LatencyStatistics, after: LatencyStatistics) -> tupl
     return independent_ratio_interval((after.median, after.low, after.high), (before.median, before.low, before.high))
 
 
-def _verdict(low: float | None, high: float | None) -> str:
-    if low is None or high is None:
-        return UNKNOWN
-    return SLOWER if low > 1 else FASTER if high < 1 else UNCHANGED
-
-
 def _layer_changes(before: Sequence[LayerTime], after: Sequence[LayerTime]) -> list[LayerChange]:
     """Return the changes of layers with the same name, largest first; none where one side has no layers."""
     if not before or not after:
         return []
-    old, new = _layers_by_key(before), _layers_by_key(after)
+    old, new = (_by_key(layers, lambda layer: (layer.name,)) for layers in (before, after))
     changes = [_layer_change(key[0], old.get(key), new.get(key)) for key in dict.fromkeys((*new, *old))]
     return sorted(filter(_is_significant, changes), key=lambda change: -abs(change.added_us))
 
@@ -280,15 +250,6 @@ def _layer_change(name: str, before: LayerTime | None, after: LayerTime | None) 
         before and before.kernel,
         after and after.kernel,
     )
-
-
-def _layers_by_key(layers: Sequence[LayerTime]) -> dict[tuple[str, int], LayerTime]:
-    counts: collections.Counter[str] = collections.Counter()
-    by_key = {}
-    for layer in layers:
-        by_key[layer.name, counts[layer.name]] = layer
-        counts[layer.name] += 1
-    return by_key
 
 
 def _is_significant(change: LayerChange) -> bool:

@@ -157,12 +157,7 @@ class SshDevice:
         self._ssh_arguments("", "")
 
     def run(self, job: Job, *, silence: float = SILENCE_SECONDS, progress: Progress | None = None) -> JobResult:
-        """Return the result of a job; arguments as in `keras_nin.benchmark.measurement.run_job`.
-
-        Raises:
-            InputError: the device cannot be reached or lacks something, and the message says what to do; or as
-                `run_job`.
-        """
+        """Return the result of a job; arguments as in `keras_nin.benchmark.measurement.run_job`."""
         paths = dict.fromkeys(entry["file"] for entry in job["models"])
         names = {path: f"{index}.tflite" for index, path in enumerate(paths)}
         with tempfile.TemporaryDirectory(prefix="keras-nin-ssh-") as local, self._folder(names, local) as folder:

@@ -7,80 +7,26 @@ explanation of the kernels by the operators is taken (`align_kernels`).
 
 import enum
 import heapq
+import pathlib
+import tomllib
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from keras_nin.tflite.records import TFLiteOperator, TFLiteSubgraph
 
-_PRODUCTS = frozenset({"CONV_2D", "FULLY_CONNECTED", "BATCH_MATMUL"})
-_CONVOLUTIONS = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D"})
-_SLICES = frozenset({"SLICE", "STRIDED_SLICE", "SPLIT", "SPLIT_V", "UNPACK"})
-_RESHAPES = frozenset({"RESHAPE", "SQUEEZE", "EXPAND_DIMS"})
-_MEANS = frozenset({"MEAN", "AVERAGE_POOL_2D"})
-
-# Operators by the kernel's name in XNNPACK: those with one operator each, functions of one number and others, ...
-_UNARY_KERNELS = {
-    "Abs": "ABS", "ApproxGELU": "GELU", "Bankders Rounding": "ROUND", "Ceiling": "CEIL", "Cosine": "COS", "ELU": "ELU",
-    "Exp": "EXP", "Floor": "FLOOR", "GELU": "GELU", "HardSwish": "HARD_SWISH", "LeakyReLU": "LEAKY_RELU", "Log": "LOG",
-    "Negate": "NEG", "Reciprocal Square Root": "RSQRT", "Sigmoid": "LOGISTIC", "Sign": "SIGN", "Sine": "SIN",
-    "Square Root": "SQRT", "TanH": "TANH",
-}  # fmt: skip
-_BINARY_KERNELS = {
-    "Add": "ADD", "Subtract": "SUB", "Multiply": "MUL", "Divide": "DIV", "Maximum": "MAXIMUM", "Minimum": "MINIMUM",
-    "Squared Difference": "SQUARED_DIFFERENCE",
-}  # fmt: skip
-_OTHER_KERNELS = {
-    "Batch Matrix Multiply": "BATCH_MATMUL", "Max Pooling": "MAX_POOL_2D", "ArgMax Pooling": "MaxPoolingWithArgmax2D",
-    "Unpooling": "MaxUnpooling2D", "Mean Squared": "MEAN", "Reduce Max": "REDUCE_MAX", "Reduce Min": "REDUCE_MIN",
-    "Softmax": "SOFTMAX", "Transpose": "TRANSPOSE", "Resize Bilinear": "RESIZE_BILINEAR",
-    "Depth To Space": "DEPTH_TO_SPACE", "Space To Depth": "SPACE_TO_DEPTH", "Power": "POW", "Modulus": "FLOOR_MOD",
-    "ATan2": "ATAN2", "PReLU": "PRELU", "Bitwise And": "LOGICAL_AND", "Bitwise Or": "LOGICAL_OR",
-    "Bitwise Xor": "BITWISE_XOR", "Bitwise Not": "LOGICAL_NOT", "Shift Right Arithmetic": "RIGHT_SHIFT",
-    "Shift Right Logical": "RIGHT_SHIFT",
-}  # fmt: skip
-_CONVERSIONS = frozenset({"QUANTIZE", "DEQUANTIZE", "CAST"})
-_CLAMPS = frozenset({"RELU", "RELU6", "RELU_N1_TO_1", "RELU_0_TO_1", "MINIMUM", "MAXIMUM"})
-# ... and those with several.
-_OPERATORS_BY_KERNEL = {
-    **{name: frozenset({op}) for name, op in (_UNARY_KERNELS | _BINARY_KERNELS | _OTHER_KERNELS).items()},
-    "Fully Connected": _PRODUCTS,
-    "Dynamic Fully Connected": _PRODUCTS,
-    "Convolution": _CONVOLUTIONS,
-    "Deconvolution": frozenset({"TRANSPOSE_CONV", "Convolution2DTransposeBias"}),
-    "Average Pooling": _MEANS,
-    "Mean": _MEANS,
-    "Sum": frozenset({"SUM", "MEAN"}),
-    "Copy": frozenset({"CONCATENATION", "PACK"}) | _SLICES | _RESHAPES,
-    "Slice": _SLICES,
-    **dict.fromkeys(("Static Reshape", "Static Expand Dims", "Split Dims", "Fuse Dims"), _RESHAPES),
-    "Constant Pad": frozenset({"PAD", "PADV2"}),
-    "Convert": _CONVERSIONS,
-    "Clamp": _CLAMPS,
-    "Square": frozenset({"SQUARE", "MUL"}),
+_TABLE = tomllib.loads((pathlib.Path(__file__).parent / "xnnpack_kernels.toml").read_text())
+_OPERATORS_BY_KERNEL: dict[str, frozenset[str]] = {
+    name: frozenset(operators) for name, operators in _TABLE["computes"].items()
 }
-# A table of 256 values has lost the name of its function, and may stand for several operators in a row: functions of
-# one number, and sums or products with a constant.
 _LOOKUP_KERNELS = frozenset({"Invalid Unary Op", "Unary Elementwise"})
-_BINARY = frozenset(_BINARY_KERNELS.values())
-_LOOKUP_OPERATORS = frozenset(_UNARY_KERNELS.values()) | _BINARY | _CONVERSIONS | _CLAMPS | {"SQUARE"}
+_INSERTED_KERNELS, _PREPARING_KERNELS, _PREPARED_OPERATORS = (
+    frozenset(_TABLE["inserted"][name]) for name in ("kernels", "usual", "prepared_operators")
+)
+_NOTES_WITHOUT_KERNEL: dict[str, str] = _TABLE["without_kernel"]
+_CONVOLUTIONS = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D"})
 _ACTIVATIONS = frozenset({"RELU", "RELU6", "RELU_N1_TO_1", "RELU_0_TO_1"})
 _PADDINGS = frozenset({"PAD", "PADV2"})
-# Kernels that the runtime inserts beside those of the operators: to flatten the input of a matrix product, to quantize
-# it while running, to bring data into the layout that a kernel wants.
-_INSERTED_KERNELS = frozenset({
-    "Static Reshape", "Static Expand Dims", "Split Dims", "Fuse Dims", "Convert", "Copy", "Transpose", "Reduce Min",
-    "Reduce Max",
-})  # fmt: skip
-# The usual insertions, and the operators whose inputs they prepare.
-_PREPARING_KERNELS = frozenset({"Static Reshape", "Convert"})
-_PREPARED_OPERATORS = _PRODUCTS | _CONVOLUTIONS | {"TRANSPOSE_CONV"}
-# Operators that may have no kernel, and what became of them.
-_NOTES_WITHOUT_KERNEL = {
-    **dict.fromkeys(_RESHAPES, "reads its input in place"),
-    **dict.fromkeys(_PADDINGS, "fused into the convolution that follows"),
-    **dict.fromkeys(_ACTIVATIONS, "fused into the kernel before"),
-}
 NOTE_CONSTANT = "reads only constants: computed when the file is loaded"
 NOTE_NOT_FOUND = "no kernel was found for it"
 
@@ -92,10 +38,7 @@ def kernel_base_name(kernel: str) -> str:
 
 def kernel_computes(kernel: str, op: str) -> bool:
     """Return whether a kernel of the delegate by this name may compute an operator `op` ("CONV_2D")."""
-    name = kernel_base_name(kernel)
-    if name in _LOOKUP_KERNELS:
-        return op in _LOOKUP_OPERATORS
-    return op in (_BINARY if name == "Binary Elementwise" else _OPERATORS_BY_KERNEL.get(name, ()))
+    return op in _OPERATORS_BY_KERNEL.get(kernel_base_name(kernel), ())
 
 
 def is_expected_variant(kernel: str, op: str, is_product: bool) -> bool:
@@ -118,13 +61,6 @@ def partition_operators(main: TFLiteSubgraph, alone: Collection[int]) -> list[tu
     As in `PartitionGraphIntoIndependentNodeSubsets` of TensorFlow Lite: each group takes, in the file's order, every
     operator of its kind whose inputs are computed, also past operators of the other kind, so that operators of parallel
     branches may change places.
-
-    Args:
-        main: the graph.
-        alone: indexes of the operators that TensorFlow Lite runs itself; the delegate has the others.
-
-    Returns:
-        List of (whether the delegate has them, indexes of operators), the two kinds in turns.
     """
     waiting = {tensor for operator in main.operators for tensor in operator.outputs}
     remaining = list(main.operators)
@@ -169,16 +105,7 @@ def _previous_side_effect(main: TFLiteSubgraph) -> dict[int, int]:
 def group_kernels(
     main: TFLiteSubgraph, kernels: Sequence[dict[str, Any]]
 ) -> list[tuple[bool, list[int], list[int]]] | None:
-    """Return which operators are behind which kernels: the runtime's own one by one, the delegate's in groups.
-
-    Args:
-        main: the graph that ran.
-        kernels: in order of execution.
-
-    Returns:
-        List of (whether the delegate ran them, indexes of operators, indexes of kernels) in order of execution; None
-        where the kernels are not in the order in which these operators would run.
-    """
+    """Return which operators are behind which kernels: the runtime's own one by one, the delegate's in groups."""
     alone = {kernel["index"] for kernel in kernels if kernel["kind"] == "operator"}
     groups: list[tuple[bool, list[int], list[int]]] = []
     start = 0
@@ -239,10 +166,6 @@ def align_kernels(nodes: Sequence[OperatorNode], names: Sequence[str]) -> Kernel
     """Return the cheapest explanation of a group's kernels by its operators, both in order of execution.
 
     Of equally cheap ones it is the one that matches earlier operators.
-
-    Args:
-        nodes: the operators.
-        names: of the kernels.
     """
     start: _State = (0, 0, False)
     best: dict[_State, tuple[int, int]] = {start: (0, 0)}
@@ -293,13 +216,8 @@ def _next_steps(
         last = names[kernel - 1] if is_open else ""
         if kernel_base_name(last) in _LOOKUP_KERNELS and kernel_computes(last, following.op):
             yield "folded", 0, (node + 1, kernel, True)
-        yield "no kernel", _cost_without_kernel(following), (node + 1, kernel, False)
-
-
-def _cost_without_kernel(node: OperatorNode) -> int:
-    if node.is_constant:
-        return 0
-    return _NO_KERNEL_COST if node.op in _NOTES_WITHOUT_KERNEL else _UNEXPLAINED_COST
+        cost = _NO_KERNEL_COST if following.op in _NOTES_WITHOUT_KERNEL else _UNEXPLAINED_COST
+        yield "no kernel", 0 if following.is_constant else cost, (node + 1, kernel, False)
 
 
 def _trace_back(previous: dict[_State, tuple[_State, str]], state: _State) -> KernelAlignment:
@@ -362,12 +280,7 @@ class KernelAssignment:
 
 
 def assign_kernels(main: TFLiteSubgraph, kernels: Sequence[dict[str, Any]]) -> list[KernelAssignment]:
-    """Return assignments in order of execution, in which every kernel and every operator appears once.
-
-    Args:
-        main: the graph that ran.
-        kernels: ``{"kind", "name", "index", ...}`` in order of execution.
-    """
+    """Return assignments in order of execution, in which every kernel and every operator appears once."""
     groups = group_kernels(main, kernels)
     if groups is None:
         return _assign_by_index(main, kernels)

@@ -16,7 +16,6 @@ from keras_nin.benchmark.job import (
     FileRefusedError,
     Job,
     JobResult,
-    ModelEntry,
     ModelProgress,
     ModelResult,
     NoAnswerError,
@@ -147,11 +146,12 @@ FileSource = str | os.PathLike[str] | bytes | TFLiteModel | BenchmarkFile
 
 @dataclass(frozen=True)
 class _OpenFile:
-    """A file that is known to be valid: its record, and the path where it lies for the runtime."""
+    """A file that is known to be valid: its record, where it lies for the runtime, and what errors call it."""
 
     model: TFLiteModel
     path: str
     name: str
+    shown: str
     notes: tuple[str, ...]
 
 
@@ -168,16 +168,6 @@ class _Options:
     delegate: str | None
     run: RunJob
     progress: Callable[[str], object] | None
-
-    def job(self, entries: list[ModelEntry]) -> Job:
-        profile = self.layers and self.method == "profiler"
-        return {
-            "models": entries,
-            "runs": self.runs,
-            "seconds": self.seconds,
-            "profile": profile,
-            "delegate": self.delegate,
-        }
 
 
 @dataclass(frozen=True)
@@ -278,11 +268,11 @@ def _open_file(source: FileSource, stack: contextlib.ExitStack) -> _OpenFile:
                 path=model.path,
             )
     if model.path is not None:
-        return _OpenFile(model, str(model.path), file.name or model.path.name, file.notes)
+        return _OpenFile(model, str(model.path), file.name or model.path.name, str(model.path), file.notes)
     name = file.name or "model.tflite"
     path = pathlib.Path(stack.enter_context(files.temporary_folder())) / "model.tflite"
     path.write_bytes(model.content)
-    return _OpenFile(model, str(path), name, file.notes)
+    return _OpenFile(model, str(path), name, name, file.notes)
 
 
 def _measure_group(
@@ -305,50 +295,46 @@ def _measure_group(
 
 
 def _measure_together(group: Sequence[_OpenFile], options: _Options) -> list[_Measurement]:
-    entries = [(file, _entry(file, threads)) for file in group for threads in options.threads]
+    pairs = [(file, threads) for file in group for threads in options.threads]
     measured = []
-    for part in [entries] if options.interleave else [[entry] for entry in entries]:
-        result = _run_with_progress(options.job([entry for _, entry in part]), [file for file, _ in part], options)
+    for part in [pairs] if options.interleave else [[pair] for pair in pairs]:
+        result = _run_with_progress(part, options)
         for (file, _), model_result in zip(part, result.results, strict=True):
             profile = _build_profile(file, model_result, result.host, options)
             measured.append(_Measurement(profile, result.host, model_result.get("others_share") or 0.0))
     return measured
 
 
-def _entry(file: _OpenFile, threads: int) -> ModelEntry:
-    entry: ModelEntry = {"file": file.path, "threads": threads}
-    if file.model.path is None:
-        entry["name"] = file.name
-    return entry
-
-
-def _run_with_progress(job: Job, group: Sequence[_OpenFile], options: _Options) -> JobResult:
+def _run_with_progress(pairs: Sequence[tuple[_OpenFile, int]], options: _Options) -> JobResult:
+    """Run a job of files on numbers of threads."""
+    job: Job = {
+        "models": [{"file": file.path, "threads": threads, "name": file.shown} for file, threads in pairs],
+        "runs": options.runs,
+        "seconds": options.seconds,
+        "profile": options.layers and options.method == "profiler",
+        "delegate": options.delegate,
+    }
     report = options.progress
     if report is None:
         return options.run(job)
-    names = [
-        f"{file.name} on {format_count(entry['threads'], 'thread')}"
-        for file, entry in zip(group, job["models"], strict=True)
-    ]
+    names = [f"{file.name} on {format_count(threads, 'thread')}" for file, threads in pairs]
     report(", ".join(names))
-    return options.run(job, progress=lambda states: report("; ".join(map(_format_progress, names, states))))
 
+    def show(states: list[ModelProgress]) -> None:
+        lines = []
+        for name, state in zip(names, states, strict=True):
+            within = "" if state["within"] is None else f" ± {format_percent(state['within'])}"
+            lines.append(f"{name}: {state['us']:,.1f} us{within} after {format_count(state['runs'], 'run')}")
+        report("; ".join(lines))
 
-def _format_progress(name: str, state: ModelProgress) -> str:
-    within = "" if state["within"] is None else f" ± {format_percent(state['within'])}"
-    return f"{name}: {state['us']:,.1f} us{within} after {format_count(state['runs'], 'run')}"
+    return options.run(job, progress=show)
 
 
 def _build_profile(file: _OpenFile, result: ModelResult, host: dict[str, Any], options: _Options) -> Profile:
     total = LatencyStatistics(**result["us"])
-    if result["profile"] is not None:
-        rows, overhead_us = layer_times.join_layers(file.model, result["profile"]["kernels"], total.median)
-        method, profiled_runs = PROFILER, result["profile"]["runs"]
-    else:
-        rows, overhead_us, method, profiled_runs = (), None, None, 0
     profile = Profile(
         file=file.name,
-        sha256=files.sha256(file.model.content),
+        sha256=file.model.sha256,
         file_bytes=file.model.size_bytes,
         host=host,
         threads=result["threads"],
@@ -360,14 +346,15 @@ def _build_profile(file: _OpenFile, result: ModelResult, host: dict[str, Any], o
         peak_bytes=result["peak_bytes"],
         added_bytes=result["added_bytes"],
         api=result["api"],
-        method=method,
-        profiled_runs=profiled_runs,
-        layers=rows,
-        overhead_us=overhead_us,
         rounds_us=tuple(result["rounds_us"]),
         notes=(*file.notes, *_profile_notes(file.model, result, options)),
     )
-    if options.layers and method is None:
+    kernels = result["profile"]
+    if kernels is not None:
+        layers, overhead_us = layer_times.join_layers(file.model, kernels["kernels"], total.median)
+        fields: dict[str, Any] = {"method": PROFILER, "profiled_runs": kernels["runs"], "layers": layers}
+        return dataclasses.replace(profile, overhead_us=overhead_us, **fields)
+    if options.layers:
         return single_operators.add_layers(profile, file.model, options.seconds, options.run)
     return profile
 

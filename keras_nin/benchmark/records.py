@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from keras_nin import schemas
+from keras_nin.errors import InputError
 from keras_nin.formatting import format_count, format_us
 from keras_nin.results import Result
+from keras_nin.schemas import record_from_json, typed_value
 
 PROFILER = "profiler"
 SINGLE_OPERATORS = "single operators"
@@ -151,24 +153,6 @@ class Profile:
         document["total"] = {"us": document["total"]}
         return document
 
-    @classmethod
-    def from_json(cls, document: dict[str, Any], host: dict[str, Any]) -> "Profile":
-        """Return the profile that `to_json` made a dictionary of."""
-        fields = dict(document)
-        fields["total"] = LatencyStatistics(**document["total"]["us"])
-        fields["layers"] = tuple(_read_layer(layer) for layer in document["layers"])
-        fields["peaks"] = tuple(MachinePeak(**peak) for peak in document["peaks"])
-        for name in ("rounds_us", "notes"):
-            fields[name] = tuple(document[name])
-        return cls(host=host, **fields)
-
-
-def _read_layer(document: dict[str, Any]) -> LayerTime:
-    us = document["us"]
-    return LayerTime(
-        **document | {"operators": tuple(document["operators"]), "us": None if us is None else KernelTime(**us)}
-    )
-
 
 @dataclass(frozen=True, repr=False)
 class BenchmarkResult(Result):
@@ -195,10 +179,11 @@ class BenchmarkResult(Result):
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> "BenchmarkResult":
-        """Return the result that `to_json` made a dictionary of."""
-        host = document["host"]
-        profiles = tuple(Profile.from_json(profile, host) for profile in document["results"])
-        return cls(host, profiles, tuple(document["warnings"]))
+        """Return the result of a document that anyone may have written; `InputError` where it is damaged."""
+        host = typed_value(dict[str, Any], document.get("host"), "host")
+        results = typed_value(tuple[dict[str, Any], ...], document.get("results"), "results")
+        warnings = typed_value(tuple[str, ...], document.get("warnings", []), "warnings")
+        return cls(host, tuple(_read_profile(result, host) for result in results), warnings)
 
     def _summary(self) -> str:
         return "; ".join(
@@ -208,36 +193,29 @@ class BenchmarkResult(Result):
 
     def _rows(self) -> list[dict[str, Any]]:
         """Return a row per layer, or per file where no layers were timed."""
+        layer_columns = ("share", "macs", "gmacs_per_s", "bytes", "kind", "role", "block", "kernel")
         if any(profile.layers for profile in self.profiles):
             return [
-                {
-                    "file": profile.file,
-                    "threads": profile.threads,
-                    "layer": layer.name,
-                    "us": layer.us and layer.us.typical,
-                    "share": layer.share,
-                    "macs": layer.macs,
-                    "gmacs_per_s": layer.gmacs_per_s,
-                    "bytes": layer.bytes,
-                    "kind": layer.kind,
-                    "role": layer.role,
-                    "block": layer.block,
-                    "kernel": layer.kernel,
-                }
+                {"file": profile.file, "threads": profile.threads, "layer": layer.name}
+                | {"us": layer.us and layer.us.typical, **{name: getattr(layer, name) for name in layer_columns}}
                 for profile in self.profiles
                 for layer in profile.layers
             ]
         return [
-            {
-                "file": profile.file,
-                "threads": profile.threads,
-                "median_us": profile.total.median,
-                "low_us": profile.total.low,
-                "high_us": profile.total.high,
-                "p90_us": profile.total.p90,
-                "runs": profile.runs,
-                "load_us": profile.load_us,
-                "peak_bytes": profile.peak_bytes,
-            }
+            {"file": profile.file, "threads": profile.threads, **dataclasses.asdict(profile.total)}
+            | {"runs": profile.runs, "load_us": profile.load_us, "peak_bytes": profile.peak_bytes}
             for profile in self.profiles
         ]
+
+
+def _read_profile(document: dict[str, Any], host: dict[str, Any]) -> Profile:
+    total = typed_value(dict[str, Any], document.get("total"), "total").get("us")
+    profile = record_from_json(Profile, document | {"total": total, "host": host})
+    times = [layer.us for layer in profile.layers if layer.us]
+    for record in (profile, profile.total, *profile.layers, *times, *profile.peaks):
+        for name, value in vars(record).items():
+            if isinstance(value, int | float) and value < 0 and name != "overhead_us":
+                raise InputError(f"Expected no negative {name!r}. Received: {value} in {profile.file!r:.80}")
+    if not profile.total.median or not all(peak.gmacs_per_s and peak.gbytes_per_s for peak in profile.peaks):
+        raise InputError(f"Expected a median and peaks above 0. Received: 0 in {profile.file!r:.80}")
+    return profile

@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Iterable, Sequence
 
 from keras_nin import files
-from keras_nin.benchmark.job import ModelResult, RunJob
+from keras_nin.benchmark.job import RunJob
 from keras_nin.benchmark.measurement import run_job
 from keras_nin.benchmark.records import BenchmarkResult, LayerTime, MachinePeak, Profile
 from keras_nin.benchmark.single_operators import MATMUL_DTYPES, build_matmul
@@ -100,15 +100,10 @@ def measure_peaks(dtypes: Iterable[str], threads: int, run: RunJob = run_job) ->
     rates = dict.fromkeys(dtypes, 0.0)
     for (dtype, (rows, inner, columns)), result in zip(products, results, strict=True):
         rates[dtype] = max(rates[dtype], rows * inner * columns / result["us"]["p10"] / 1000)
-    bandwidth = _read_bandwidth(results[0])
-    return tuple(MachinePeak(dtype, threads, rate, bandwidth) for dtype, rate in rates.items())
-
-
-def _read_bandwidth(result: ModelResult) -> float:
-    bandwidth = result.get("bandwidth")
+    bandwidth = results[0].get("bandwidth")
     if not bandwidth:
         raise InputError("the device does not measure the bandwidth of memory, which the roofline needs")
-    return bandwidth["gbytes_per_s"]
+    return tuple(MachinePeak(dtype, threads, rate, bandwidth["gbytes_per_s"]) for dtype, rate in rates.items())
 
 
 def add_peaks(result: BenchmarkResult, run: RunJob = run_job) -> BenchmarkResult:
@@ -120,18 +115,16 @@ def add_peaks(result: BenchmarkResult, run: RunJob = run_job) -> BenchmarkResult
         threads: measure_peaks([dtype for dtype in MATMUL_DTYPES if dtype in dtypes], threads, run)
         for threads, dtypes in needed.items()
     }
-    profiles = (_with_peaks(profile, peaks[profile.threads]) for profile in result.profiles)
+    profiles = []
+    for profile in result.profiles:
+        own = (peak for peak in peaks[profile.threads] if peak.dtype in _compute_dtypes(profile))
+        profiles.append(dataclasses.replace(profile, peaks=tuple(own)))
     return dataclasses.replace(result, profiles=tuple(profiles))
 
 
 def _compute_dtypes(profile: Profile) -> set[str]:
     """Return the compute types of the layers with MACs."""
     return {layer.dtype for layer in profile.layers if layer.macs and layer.dtype}
-
-
-def _with_peaks(profile: Profile, peaks: Iterable[MachinePeak]) -> Profile:
-    dtypes = _compute_dtypes(profile)
-    return dataclasses.replace(profile, peaks=tuple(peak for peak in peaks if peak.dtype in dtypes))
 
 
 def compute_efficiency(profile: Profile) -> tuple[LayerEfficiency, ...]:

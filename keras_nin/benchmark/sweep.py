@@ -26,11 +26,7 @@ _Exported = dict[tuple[ConvLayer, str], pathlib.Path | InputError]
 
 @dataclasses.dataclass(frozen=True)
 class SweepGrid:
-    """All combinations of the listed values.
-
-    Raises:
-        InputError: an empty list, an unknown scheme, an even kernel, or a number out of range.
-    """
+    """All combinations of the listed values."""
 
     size: tuple[int, ...]
     cin: tuple[int, ...]

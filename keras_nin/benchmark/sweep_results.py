@@ -91,23 +91,14 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
 
 
 def identify_machine(host: Mapping[str, Any]) -> dict[str, str]:
-    """Return the machine and versions of a measurement, by the columns of the CSV file.
-
-    Args:
-        host: as `keras_nin.tflite.host.describe_host` returns it.
-    """
+    """Return the machine and versions of a measurement, by the columns of the CSV file."""
     import keras_nin
 
     return {name: str(host[name]) for name in _MACHINE_COLUMNS[:-1]} | {"keras_nin": keras_nin.__version__}
 
 
 def format_sweep_csv(rows: Iterable[SweepRow], machine: Mapping[str, str]) -> str:
-    """Return rows as CSV text, sorted by point.
-
-    Args:
-        rows: of one machine.
-        machine: what `identify_machine` returned.
-    """
+    """Return rows as CSV text, sorted by point."""
     out = io.StringIO()
     writer = csv.DictWriter(out, CSV_COLUMNS, lineterminator="\n")
     writer.writeheader()
@@ -121,11 +112,7 @@ def format_sweep_csv(rows: Iterable[SweepRow], machine: Mapping[str, str]) -> st
 
 
 def read_sweep(path: pathlib.Path, machine: Mapping[str, str]) -> dict[SweepPoint, SweepRow]:
-    """Return the rows of a CSV file by their points; an empty dictionary where there is no file.
-
-    Raises:
-        InputError: the file is not the CSV of a sweep, is damaged, or has rows of another machine or other versions.
-    """
+    """Return the rows of a CSV file by their points; an empty dictionary where there is no file."""
     if not path.exists():
         return {}
     reader = csv.DictReader(io.StringIO(files.read_bytes(path).decode(errors="replace")))
@@ -282,7 +269,14 @@ def format_findings(rows: Mapping[SweepPoint, SweepRow]) -> Iterator[str]:
                 f"{summary.median:.1f} times the time {what} (median of {format_count(summary.count, 'pair')}, "
                 f"{summary.min:.1f} to {summary.max:.1f})"
             )
-    for summary in summarize_ratios(costs, _cost_key, lambda cost: cost.cost):
+    for summary in summarize_ratios(
+        costs,
+        lambda cost: (
+            *(cost.point.scheme, cost.point.threads, cost.point.layer.kernel),
+            *(cost.axis, cost.channels - cost.aligned),
+        ),
+        lambda cost: cost.cost,
+    ):
         scheme, threads, kernel, axis, offset = summary.key
         channels = "input channel" if axis == "cin" else "output channel"
         yield (
@@ -291,8 +285,3 @@ def format_findings(rows: Mapping[SweepPoint, SweepRow]) -> Iterator[str]:
             f"per channel (median of {format_count(summary.count, 'pair')}, {summary.min - 1:+.0%} to "
             f"{summary.max - 1:+.0%})"
         )
-
-
-def _cost_key(cost: AlignmentCost) -> tuple[Any, ...]:
-    point = cost.point
-    return point.scheme, point.threads, point.layer.kernel, cost.axis, cost.channels - cost.aligned

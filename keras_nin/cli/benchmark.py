@@ -238,6 +238,8 @@ def sweep_command(as_json: bool, **arguments: Any) -> None:
         print_json(result.to_json())
     else:
         echo(format_sweep(result.rows, result.host))
+    if result.measured and result.reused:
+        note(f"continued: {result.reused} of {result.measured + result.reused} points were in {result.path}")
     note(f"written: {result.path}" if result.measured else f"nothing to do: all points are in {result.path}")
     if arguments["plot"] is not None:
         note(f"written: {arguments['plot']}")

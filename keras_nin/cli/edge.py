@@ -9,6 +9,7 @@ import click
 
 from keras_nin.cli import options
 from keras_nin.cli.output import TerminalProgress, echo, print_checks, print_json, print_notes
+from keras_nin.errors import with_flags
 
 MODEL = "FILE.tflite|MODEL"
 
@@ -194,13 +195,14 @@ def micro_command(as_json: bool, **arguments: Any) -> int:
     from keras_nin.report.edge import format_micro
     from keras_nin.workflows.edge import measure_micro
 
-    arguments["seed"] = arguments["export"].seed
+    if arguments["export"] is not None:
+        arguments["seed"] = arguments["export"].seed  # the one --seed also draws the test images
     result = measure_micro(**arguments, progress=TerminalProgress())
     print_notes(result.notes)
     if as_json:
         print_json(result.to_json())
     else:
-        echo(format_micro(result))
+        echo(with_flags(format_micro(result), {"max_arena": "--max-arena"}))
     print_checks(result.checks, failed_only=as_json)
     if arguments["c_array"] is not None:
         _print_written(f"{arguments['c_array']}.cc", f"{arguments['c_array']}.h")

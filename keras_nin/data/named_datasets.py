@@ -9,14 +9,14 @@ import os
 import pathlib
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from keras_nin.data.dataset import Dataset, Indices, NamedArrays, draw_indices, seeded_generator, split_calibration
 from keras_nin.data.preprocessing import Pixels, get_preset
-from keras_nin.errors import InputError
+from keras_nin.errors import InputError, expected_error
 from keras_nin.output_capture import capture_output
 
 _SPLIT_SEED = 0
@@ -38,11 +38,20 @@ _TORONTO = "https://www.cs.toronto.edu/~kriz/"
 _GOOGLE = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/"
 # What keras.utils.get_file downloads, and the names under which it looks for it in its cache.
 _KERAS_FILES = {
+    # A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images" (2009); of the 100, the fine labels
     "cifar10": {f"{_TORONTO}cifar-10-python.tar.gz": "cifar-10-batches-py-target_archive"},
     "cifar100": {f"{_TORONTO}cifar-100-python.tar.gz": "cifar-100-python-target_archive"},
+    # H. Xiao, K. Rasul, R. Vollgraf, "Fashion-MNIST", arXiv:1708.07747
     "fashion_mnist": {f"{_GOOGLE}{name}-ubyte.gz": f"fashion-mnist/{name}-ubyte.gz" for name in _IDX},
+    # Y. LeCun, C. Cortes, C. Burges, "The MNIST database of handwritten digits" (1998)
     "mnist": {f"{_GOOGLE}mnist.npz": "mnist.npz"},
 }
+NOISE = "random"
+
+
+def list_datasets() -> list[str]:
+    """Return the names of the datasets that `open_dataset` knows, sorted."""
+    return sorted([*_KERAS_FILES, "digits", NOISE])
 
 
 def open_digits() -> Dataset:
@@ -73,46 +82,22 @@ def _split_digits(labels: Indices) -> dict[str, Indices]:
     return {name: np.sort(np.concatenate(indices)) for name, indices in parts.items()}
 
 
-def open_cifar10() -> Dataset:
-    """Return CIFAR-10: 60,000 images 32x32x3; test is the official 10,000, calibration 500 of the training images.
+def open_keras_dataset(name: str) -> Dataset:
+    """Return CIFAR-10, CIFAR-100, Fashion-MNIST or MNIST as `keras.datasets` downloads and caches it.
 
-    Source: A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images" (2009).
+    Its test images are for tests, 500 of the training images for calibration.
 
     Raises:
         InputError: not in Keras's cache and not downloadable, or damaged; the message says which file goes where.
     """
-    return _open_keras_dataset("cifar10", "standardize")
-
-
-def open_cifar100() -> Dataset:
-    """Return CIFAR-100 with its 100 fine labels, in alphabetical order; sizes, splits, source, errors as CIFAR-10."""
-    return _open_keras_dataset("cifar100", "standardize")
-
-
-def open_fashion_mnist() -> Dataset:
-    """Return Fashion-MNIST: 70,000 images 28x28x1; test is the official 10,000, calibration 500 of the training images.
-
-    Source: H. Xiao, K. Rasul, R. Vollgraf, "Fashion-MNIST", arXiv:1708.07747. Errors as CIFAR-10.
-    """
-    return _open_keras_dataset("fashion_mnist", "unit")
-
-
-def open_mnist() -> Dataset:
-    """Return MNIST: 70,000 images 28x28x1; test is the official 10,000, calibration 500 of the training images.
-
-    Source: Y. LeCun, C. Cortes, C. Burges, "The MNIST database of handwritten digits" (1998). Errors as CIFAR-10.
-    """
-    return _open_keras_dataset("mnist", "unit")
-
-
-def _open_keras_dataset(name: str, preprocessing: str) -> Dataset:
     (x_train, y_train), (x_test, y_test) = _download(name)
     images = np.concatenate([x_train, x_test])
     images = images.reshape(*images.shape[:3], -1)
     labels = np.concatenate([np.ravel(y_train), np.ravel(y_test)]).astype(np.int64)
     calibration, train = draw_indices(len(x_train), _KERAS_CALIBRATION_IMAGES, _SPLIT_SEED)
     splits = {"train": train, "calibration": calibration, "test": np.arange(len(x_train), len(images))}
-    return Dataset(name, images, labels, CLASS_NAMES.get(name, ()), get_preset(preprocessing), splits)
+    preprocessing = get_preset("standardize" if name.startswith("cifar") else "unit")
+    return Dataset(name, images, labels, CLASS_NAMES.get(name, ()), preprocessing, splits)
 
 
 def _download(name: str) -> Any:
@@ -159,11 +144,7 @@ def open_noise(input_shape: Sequence[int] | None = None, seed: int = 0) -> Datas
     """
     shape = tuple(input_shape) if isinstance(input_shape, tuple | list) else ()
     if len(shape) != 3 or not all(isinstance(side, numbers.Integral) and side > 0 for side in shape):
-        raise InputError(
-            f"Expected `input_shape` (height, width, channels) for dataset 'random'. Received: {input_shape!r}",
-            argument="input_shape",
-            received=input_shape,
-        )
+        raise expected_error("input_shape", "(height, width, channels) for dataset 'random'", input_shape)
     parts = np.arange(2 * _NOISE_IMAGES_PER_SPLIT).reshape(2, -1)
     splits = {"calibration": parts[0], "test": parts[1]}
     images = _NoiseImages(parts.size, shape, seed)
@@ -192,18 +173,3 @@ class _NoiseImages:
             raise IndexError(index)
         random = np.random.RandomState([self._seed, int(index)])
         return random.randint(0, 256, self._shape, dtype=np.uint8)
-
-
-OPENERS: Mapping[str, Callable[[], Dataset]] = {
-    "cifar10": open_cifar10,
-    "cifar100": open_cifar100,
-    "digits": open_digits,
-    "fashion_mnist": open_fashion_mnist,
-    "mnist": open_mnist,
-}
-NOISE = "random"
-
-
-def list_datasets() -> list[str]:
-    """Return the names of the datasets that `open_dataset` knows, sorted."""
-    return sorted([*OPENERS, NOISE])

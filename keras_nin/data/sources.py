@@ -10,7 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from keras_nin.data.dataset import SPLITS, Dataset, Indices, NamedArrays, split_calibration
-from keras_nin.data.named_datasets import NOISE, OPENERS, list_datasets, open_named_noise, open_noise
+from keras_nin.data.named_datasets import (
+    NOISE,
+    list_datasets,
+    open_digits,
+    open_keras_dataset,
+    open_named_noise,
+    open_noise,
+)
 from keras_nin.data.preprocessing import get_preset
 from keras_nin.errors import InputError, check_choice, unknown_name_error
 
@@ -80,19 +87,19 @@ def open_dataset(
 
 def _open_named(path: str, labels: Any, seed: int, input_shape: InputShape | None) -> Dataset:
     """Return the `Dataset` of a name or a path."""
-    is_folder = path not in OPENERS and path != NOISE and os.path.isdir(path)
+    is_name = path in list_datasets()
+    is_folder = not is_name and os.path.isdir(path)
     if labels is not None and not is_folder:
         raise InputError(
             f"Expected a labels file only with a folder of images. Received: {str(labels)!r} with {path!r}",
             argument="labels",
-            received=labels,
         )
     if isinstance(input_shape, Mapping):
         return _open_named_inputs(path, seed, input_shape)
     if path == NOISE:
         return open_noise(input_shape, seed)
-    if path in OPENERS:
-        return OPENERS[path]()
+    if is_name:
+        return open_digits() if path == "digits" else open_keras_dataset(path)
     if is_folder:
         from keras_nin.data.image_folder import open_folder
 
@@ -105,7 +112,6 @@ def _open_named(path: str, labels: Any, seed: int, input_shape: InputShape | Non
     raise InputError(
         f"{error} Datasets: {', '.join(list_datasets())}; an existing folder of images and an .npz file work too.",
         argument="data",
-        received=path,
     )
 
 
@@ -120,7 +126,6 @@ def _open_named_inputs(path: str, seed: int, inputs: Mapping[str, Sequence[int]]
             f"Expected an .npz file with an array for each input ({describe_inputs(inputs)}), or 'random'. "
             f"Received: {path!r}",
             argument="data",
-            received=path,
         )
     return open_named_arrays(path, inputs)
 
@@ -148,7 +153,6 @@ def _from_arrays(name: str, source: object, labels: Any, split: str | None, inpu
             "Expected `data` to be a dataset name, a folder, an .npz file, an array, a dictionary of arrays, a "
             f"tf.data.Dataset or a keras.utils.PyDataset. Received: {source!r:.200}",
             argument="data",
-            received=source,
         )
     counts = {key: len(array) for key, array in arrays.items()}
     count = next(iter(counts.values()))

@@ -209,14 +209,13 @@ def check_samples(samples: "Samples | None", specs: Sequence[TensorSpec]) -> dic
         InputError: no samples, other names, different numbers of samples, another shape, or NaN or infinity.
     """
     names = [spec.name for spec in specs]
-    if not isinstance(samples, Mapping):
-        if len(specs) > 1:
-            listed = ", ".join(map(repr, names))
-            raise _calibration_error(f"Expected calibration arrays by input name ({listed}). Received: one array")
-        samples = {names[0]: samples}
-    if set(samples) != set(names):
-        raise _calibration_error(f"Expected calibration arrays for the inputs {names}. Received: {list(samples)}")
-    arrays = {spec.name: _check_sample_array(samples[spec.name], spec) for spec in specs}
+    if len(specs) > 1 and not isinstance(samples, Mapping):
+        listed = ", ".join(map(repr, names))
+        raise _calibration_error(f"Expected calibration arrays by input name ({listed}). Received: one array")
+    by_name: dict[str, Any] = dict(samples) if isinstance(samples, Mapping) else {names[0]: samples}
+    if set(by_name) != set(names):
+        raise _calibration_error(f"Expected calibration arrays for the inputs {names}. Received: {list(by_name)}")
+    arrays = {spec.name: _check_sample_array(by_name[spec.name], spec) for spec in specs}
     counts = {name: len(array) for name, array in arrays.items()}
     if len(set(counts.values())) > 1:
         raise _calibration_error(f"Expected the same number of calibration samples for each input. Received: {counts}")

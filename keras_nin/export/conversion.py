@@ -251,7 +251,7 @@ class ModelConverter:
         """
         quantizer = self._quantizer(calibration, tuning or Tuning()) if scheme.calibrated else None
         integer_form = self._has_integer_form and scheme.integer_only and not allow_float
-        failure = None
+        content, flags, failure = b"", {}, None
         with capture_output() as output:
             try:
                 converter, flags = _configure_converter(self._saved_model(integer_form), scheme, allow_float)
@@ -381,7 +381,7 @@ def write_saved_model(
         values = keras.tree.flatten(static(list(arguments), training=False))
         return dict(zip((spec.name for spec in outputs), values, strict=True))
 
-    archive = keras.export.ExportArchive()
+    archive: Any = keras.export.ExportArchive()
     archive.track(static)
     signature = [tf.TensorSpec((batch, *spec.shape), tf.float32, name=spec.name) for spec in inputs]
     archive.add_endpoint("serve", serve, signature)

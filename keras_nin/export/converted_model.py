@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.metadata
+import json
 import os
 import pathlib
 import platform
@@ -90,7 +91,7 @@ class ExportRecord:
         """Return the record as a dictionary."""
         document = {"schema": schemas.EXPORT_FILE, **dataclasses.asdict(self)}
         document |= {"input": document["inputs"][0], "output": document["outputs"][0]}
-        return document | {"parity": self.parity.to_json() if self.parity else None}
+        return json.loads(json.dumps(document | {"parity": self.parity.to_json() if self.parity else None}))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -142,7 +142,7 @@ class FloatFile:
 def _range_positions(model: "TFLiteModel") -> dict[int, tuple[int, int]]:
     """Return the byte positions of the minimum and the maximum of each tensor that has them."""
     slots = schema.QuantizationSlots
-    root = FlatbufferReader(model.content, "the file").root(schema.IDENTIFIER)
+    root = FlatbufferReader(model.content).root(schema.IDENTIFIER)
     subgraph = root.tables(schema.ModelSlots.SUBGRAPHS)[0]
     positions = {}
     for index, table in enumerate(subgraph.tables(schema.SubgraphSlots.TENSORS)):

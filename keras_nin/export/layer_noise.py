@@ -260,8 +260,8 @@ def _recording(layer: "keras.Layer", receive: Callable[[Any], None]) -> Iterator
         receive(output)
         return output
 
-    vars(layer)["call"] = recorded_call
+    layer.__dict__["call"] = recorded_call
     try:
         yield
     finally:
-        del vars(layer)["call"]
+        del layer.__dict__["call"]

@@ -9,13 +9,7 @@ import numpy as np
 
 from keras_nin.errors import InputError
 from keras_nin.export.schemes import ROUNDING_REACH
-from keras_nin.export.tolerance import (
-    ComparedTensor,
-    closing_error,
-    invert_closing,
-    nominal_scale,
-    worst_channel_rms,
-)
+from keras_nin.export.tolerance import ComparedTensor, closing_error, invert_closing, nominal_scale, worst_channel_rms
 from keras_nin.metrics import count_top_ties, snr_db, top_k_accuracy
 
 if TYPE_CHECKING:
@@ -245,7 +239,7 @@ def _class_matches(reference: np.ndarray, output: np.ndarray) -> dict[str, Any]:
     }
 
 
-def _accuracies(reference: np.ndarray, output: np.ndarray, labels: np.ndarray | None) -> dict[str, float | None]:
+def _accuracies(reference: np.ndarray, output: np.ndarray, labels: np.ndarray | None) -> dict[str, Any]:
     """Return the fields of `Parity` with the accuracies of the model and of the file; None without labels."""
     return {
         f"{name}_top{k}": None if labels is None else top_k_accuracy(scores, labels, k)
@@ -282,11 +276,7 @@ def _class_checks(parity: Parity, limits: ParityLimits) -> Iterator[ParityCheck]
 
 
 def _requested_checks(
-    parity: Parity,
-    reference: np.ndarray,
-    output: np.ndarray,
-    compared: ComparedTensor | None,
-    limits: ParityLimits,
+    parity: Parity, reference: np.ndarray, output: np.ndarray, compared: ComparedTensor | None, limits: ParityLimits
 ) -> Iterator[ParityCheck]:
     """Yield the checks that are made only where their limit is given."""
     if compared is not None and limits.max_error is not None:

@@ -174,7 +174,7 @@ def _added_variance(main: TFLiteSubgraph, producers: Producers, operator: TFLite
 
 def with_first_output(tflite: TFLiteModel, tensor: TFLiteTensor) -> TFLiteModel:
     """Return the same file with `tensor` as its first output."""
-    root = FlatbufferReader(tflite.content, "the file").root(schema.IDENTIFIER)
+    root = FlatbufferReader(tflite.content).root(schema.IDENTIFIER)
     span = root.tables(schema.ModelSlots.SUBGRAPHS)[0].span(schema.SubgraphSlots.OUTPUTS)
     if span is None:
         raise ValueError("a file that was read has outputs")

@@ -10,12 +10,7 @@ from keras_nin.errors import InputError
 from keras_nin.export.calibration import TensorSpec, input_specs, output_specs, pack_inputs
 from keras_nin.export.operator_layers import LayerIndex, map_operators
 from keras_nin.export.parity import Parity, ParityLimits, compare_outputs, with_weight_check, worst_parity
-from keras_nin.export.tolerance import (
-    find_compared_tensor,
-    per_channel_parameters,
-    stored_constant,
-    with_first_output,
-)
+from keras_nin.export.tolerance import find_compared_tensor, per_channel_parameters, stored_constant, with_first_output
 from keras_nin.tflite.records import FLOAT_DTYPES
 
 if TYPE_CHECKING:

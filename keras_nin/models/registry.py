@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from keras_nin import files, schemas
-from keras_nin.errors import InputError, WeightsMismatchError, first_line, unknown_name_error
+from keras_nin.errors import InputError, WeightsMismatchError, expected_error, first_line, unknown_name_error
 from keras_nin.models import articles, googlenet, inception_v3, nin, squeezenet, weight_files
 from keras_nin.models.model_spec import ModelSpec, Weights
 
@@ -149,11 +149,7 @@ def _set_seed(seed: int) -> str:
     try:
         keras.utils.set_random_seed(seed)
     except ValueError:
-        raise InputError(
-            f"Expected `seed` to be a whole number from 0 to 4294967295. Received: {seed!r}",
-            argument="seed",
-            received=seed,
-        ) from None
+        raise expected_error("seed", "to be a whole number from 0 to 4294967295", seed) from None
     return f"random (seed {seed})"
 
 
@@ -232,7 +228,6 @@ def _load_saved_model(
         raise InputError(
             f"Expected no `weights` beside a saved model, which has its own. Received: {str(weights)!r}",
             argument="weights",
-            received=weights,
         )
     if arguments:
         raise InputError(f"Expected no arguments of a builder beside a saved model. Received: {', '.join(arguments)}")
@@ -322,7 +317,6 @@ def _check_open_shape(own: list[tuple[int | None, ...]], shape: tuple[int, ...],
         raise InputError(
             f"Expected the input shape of {path.name!r}, {', '.join(map(str, own)) or 'not known'}. Received: {shape}",
             argument="input_shape",
-            received=shape,
         )
 
 

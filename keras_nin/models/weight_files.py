@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from keras_nin import files
-from keras_nin.errors import InputError, WeightsMismatchError, first_line, unknown_name_error
+from keras_nin.errors import InputError, WeightsMismatchError, expected_error, first_line, unknown_name_error
 from keras_nin.models import third_party, third_party_files
 from keras_nin.models.model_spec import LayerNames
 
@@ -35,11 +35,7 @@ _LAYERS = ("layers/", "_layer_checkpoint_dependencies/")
 
 
 def load_weights(
-    model: keras.Model,
-    weights: str | os.PathLike[str],
-    *,
-    layer_names: LayerNames | None = None,
-    partial: bool = False,
+    model: keras.Model, weights: str | os.PathLike[str], *, layer_names: LayerNames | None = None, partial: bool = False
 ) -> third_party.WeightImport | None:
     """Load `weights` into `model`; where they do not fit, the model keeps the weights that it has.
 
@@ -85,11 +81,7 @@ def find_weights(model_name: str, weights: str | os.PathLike[str]) -> pathlib.Pa
         InputError: no file and no bundled weights of that name, or an unknown kind of file.
     """
     if not isinstance(weights, str | os.PathLike):
-        raise InputError(
-            f"Expected `weights` to be None, a name or a path. Received: {weights!r}",
-            argument="weights",
-            received=weights,
-        )
+        raise expected_error("weights", "to be None, a name or a path", weights)
     bundled = list_bundled_weights(model_name)
     if weights in bundled:
         return _BUNDLED_FOLDER / f"{model_name}.{weights}.weights.h5"
@@ -102,14 +94,9 @@ def find_weights(model_name: str, weights: str | os.PathLike[str]) -> pathlib.Pa
             f"Expected `weights` to be an existing file ({', '.join(WEIGHT_SUFFIXES)}). "
             f"Received: {str(weights)!r}{', a folder' if path.is_dir() else ''}",
             argument="weights",
-            received=weights,
         )
     if not bundled:
-        raise InputError(
-            f"Expected `weights` to be a file: {model_name} has no bundled weights. Received: {str(weights)!r}",
-            argument="weights",
-            received=weights,
-        )
+        raise expected_error("weights", f"to be a file: {model_name} has no bundled weights", str(weights))
     raise unknown_name_error("weights", weights, bundled)
 
 

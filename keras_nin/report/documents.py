@@ -13,7 +13,7 @@ from keras_nin import files, schemas
 from keras_nin.audit.api import Audit
 from keras_nin.audit.records import AuditRow, AuditTotal, Finding
 from keras_nin.benchmark.comparison import LatencyRatio, RunComparison
-from keras_nin.benchmark.records import BenchmarkResult, Profile
+from keras_nin.benchmark.records import BenchmarkResult
 from keras_nin.benchmark.sweep import SweepPoint
 from keras_nin.benchmark.sweep_results import SweepRow
 from keras_nin.claims.claim import ClaimFigure, ClaimResult, ClaimsResult, value_from_json
@@ -212,7 +212,7 @@ def _read_sweep(path: pathlib.Path) -> tuple[SweepDocument]:
         text = files.read_bytes(path).decode(errors="replace")
         first = next(csv.DictReader(io.StringIO(text)), {})
         keys = sweep_results.identify_machine(dict.fromkeys(("cpu", "cores", "litert"), ""))
-        host = {key: first.get(key) for key in keys}
+        host: dict[str, Any] = {key: first.get(key) for key in keys}
         rows = sweep_results.read_sweep(path, host)
     except csv.Error as error:
         raise InputError(f"Expected {str(path)!r} to be the CSV of a sweep. Received: {error}", path=path) from None
@@ -221,7 +221,8 @@ def _read_sweep(path: pathlib.Path) -> tuple[SweepDocument]:
     times = [time for row in rows.values() for time in (row.us, row.low_us, row.high_us, row.kernel_us)]
     if not all(time is None or 0 < time < math.inf for time in times):
         raise InputError(f"Expected times above 0 in {str(path)!r}. Received: others", path=path)
-    return (SweepDocument(path.name, rows, host),)
+    cores = host.get("cores") or ""
+    return (SweepDocument(path.name, rows, host | {"cores": int(cores) if cores.isdecimal() else None}),)
 
 
 def _read_json(path: pathlib.Path) -> tuple[Document, ...]:
@@ -271,29 +272,9 @@ def _read_export(document: Json) -> tuple[ExportDocument, ...]:
 
 
 def _read_benchmark(document: Json) -> tuple[Document, ...]:
-    host = typed_value(dict[str, Any], document.get("host"), "host")
-    warnings = tuple(str(warning) for warning in _list_field(document, "warnings"))
-    profiles = tuple(_read_profile(profile, host) for profile in _list_field(document, "results"))
-    benchmark = BenchmarkResult(host, profiles, warnings)
+    benchmark = BenchmarkResult.from_json(document)
     ratios = typed_value(tuple[LatencyRatio, ...], document.get("ratios", []), "ratios")
     return (benchmark, RatiosDocument(benchmark, ratios)) if ratios else (benchmark,)
-
-
-def _read_profile(document: Any, host: Json) -> Profile:
-    if isinstance(document, dict) and isinstance(document.get("total"), dict):
-        document = document | {"total": document["total"].get("us"), "host": host}
-    profile = record_from_json(Profile, document)
-    records = [profile.total, *profile.layers, *(layer.us for layer in profile.layers if layer.us), *profile.peaks]
-    numbers = [number for record in (profile, *records) for number in _numbers(record, without="overhead_us")]
-    if any(number < 0 for number in numbers):
-        raise InputError(f"Expected no negative times or counts. Received: some, of {profile.file!r:.80}")
-    if not profile.total.median or not all(peak.gmacs_per_s and peak.gbytes_per_s for peak in profile.peaks):
-        raise InputError(f"Expected a median and peaks above 0. Received: 0, of {profile.file!r:.80}")
-    return profile
-
-
-def _numbers(record: Any, without: str) -> list[float]:
-    return [value for name, value in vars(record).items() if isinstance(value, int | float) and name != without]
 
 
 def _read_run_comparison(document: Json) -> tuple[RunComparison]:

@@ -77,7 +77,7 @@ def benchmark_model(model: FileOrModel, **options: Any) -> BenchmarkResult:
 def benchmark_models(
     models: Sequence[FileOrModel],
     *,
-    scheme: str = DEFAULT_SCHEMES,
+    scheme: str | None = None,
     export: ExportOptions | None = None,
     threads: Sequence[int] = (1,),
     runs: int | None = None,
@@ -99,7 +99,7 @@ def benchmark_models(
 
     Args:
         models: paths of .tflite files, or models, which are exported to a temporary folder.
-        scheme: what models are exported to, comma-separated.
+        scheme: what models are exported to, comma-separated; None takes float32,int8.
         export: options of that export.
         threads: numbers of threads of the runtime.
         runs: exactly so many runs; None runs until the 95% confidence interval of the median is within 1%.
@@ -127,8 +127,13 @@ def benchmark_models(
 
     check_choice("method", method, METHODS)
     _check_combinations(layers, roofline, model_explorer, delegate, method, device, python, benchmark_model)
+    _check_files(models, scheme, export)
+    scheme = scheme or DEFAULT_SCHEMES
     stems = [stem for model in models for stem in _stems(model, scheme)]
-    _check_models(models, stems, export, threads, compare, model_explorer)
+    if compare and len(stems) < 2:
+        raise InputError("`compare` needs two files or more", argument="compare")
+    if model_explorer and (len(stems) > 1 or len(threads) > 1):
+        raise InputError("`model_explorer` takes one file and one number of threads", argument="model_explorer")
     targets = _output_paths(stems, device, out, force)
     if model_explorer is not None:
         _check_target(pathlib.Path(model_explorer), force)
@@ -212,22 +217,16 @@ def _check_combinations(
             raise InputError(f"`{name}` is for a `device` {needed}://", argument=name)
 
 
-def _check_models(
-    models: Sequence[FileOrModel],
-    stems: Sequence[str],
-    export: ExportOptions | None,
-    threads: Sequence[int],
-    compare: bool,
-    model_explorer: object,
-) -> None:
-    if export is not None and all(map(_is_file, models)):
+def _check_files(models: Sequence[FileOrModel], scheme: str | None, export: ExportOptions | None) -> None:
+    """Raise `InputError` for options of an export beside nothing but files."""
+    if not all(map(_is_file, models)):
+        return
+    if scheme is not None:
+        raise InputError(f"{models[0]!r} is exported already; `scheme` is for a model", argument="scheme")
+    if export is not None:
         from keras_nin.workflows.conversion import check_no_export_options
 
         check_no_export_options(models[0], export)
-    if compare and len(stems) < 2:
-        raise InputError("`compare` needs two files or more", argument="compare")
-    if model_explorer and (len(stems) > 1 or len(threads) > 1):
-        raise InputError("`model_explorer` takes one file and one number of threads", argument="model_explorer")
 
 
 def _is_file(model: FileOrModel) -> bool:

@@ -102,6 +102,17 @@ class ExportOptions:
             if name not in ignored and value is not plain and not (isinstance(value, type(plain)) and value == plain)
         ]
 
+    def load(self, model: ModelLike, progress: Progress = SILENT) -> LoadedModel:
+        """Load the model with the options that concern it."""
+        return open_model(
+            model,
+            weights=self.weights,
+            input_shape=self.input_shape,
+            builder_arguments=self.builder_arguments,
+            seed=self.seed,
+            progress=progress,
+        )
+
     def resolve_schemes(self, scheme: str | Scheme | Sequence[str | Scheme]) -> list[Scheme]:
         """Return the schemes of a name, a comma-separated list, a record or a sequence of them, with the type `io`."""
         if isinstance(scheme, str):
@@ -320,14 +331,7 @@ def export_temporarily(
             f"Expected post-training schemes. Received: {', '.join(trained)}. Export the model first; pass the file",
             argument="scheme",
         )
-    loaded = open_model(
-        model,
-        weights=options.weights,
-        input_shape=options.input_shape,
-        builder_arguments=options.builder_arguments,
-        seed=options.seed,
-        progress=progress,
-    )
+    loaded = options.load(model, progress)
     shapes = input_shapes(loaded.model)
     own = loaded.dataset if not loaded.random and loaded.dataset in BUNDLED_DATASETS else None
     source = next((each for each in (options.calibration, own, options.test) if each is not None), "random")

@@ -14,7 +14,7 @@ from keras_nin.formatting import format_count, format_percent
 from keras_nin.results import Result
 from keras_nin.workflows import images
 from keras_nin.workflows.conversion import Conversion, ExportOptions, convert, draw_calibration
-from keras_nin.workflows.models import InputShape, ModelLike, choose_preprocessing, input_shapes, open_model
+from keras_nin.workflows.models import InputShape, ModelLike, choose_preprocessing, input_shapes
 from keras_nin.workflows.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -338,14 +338,7 @@ class _ExportJob:
 
 def _prepare(model: ModelLike, schemes: Sequence[Scheme], options: ExportOptions, progress: Progress) -> _ExportJob:
     sources = images.ImageSources(options.calibration, options.test, options.labels, options.seed)
-    loaded = open_model(
-        model,
-        weights=options.weights,
-        input_shape=options.input_shape,
-        builder_arguments=options.builder_arguments,
-        seed=options.seed,
-        progress=progress,
-    )
+    loaded = options.load(model, progress)
     shapes = input_shapes(loaded.model)
     dataset = sources.test_set(loaded.dataset, shapes)
     preprocessing = choose_preprocessing(loaded.preprocessing, dataset, options.preprocessing, options.crop)

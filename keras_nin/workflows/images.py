@@ -59,7 +59,7 @@ class ImageSources:
         """Return a dataset; one in memory that both calibrates and tests is split, otherwise it serves whole."""
         from keras_nin import data
 
-        key = os.fspath(source) if is_named(source) else id(source)
+        key = (os.fspath(source) if is_named(source) else id(source), isinstance(shapes, dict))
         if key not in self._opened:
             shared = self.calibration is None or self.test is None or self.calibration is self.test
             # A labels file belongs to the folder that is tested on; named datasets have labels of their own.

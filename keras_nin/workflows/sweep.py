@@ -30,12 +30,14 @@ class SweepResult(Result):
         host: description of this machine.
         path: of the CSV file.
         measured: number of points that this run measured.
+        reused: number of points of the grid that were in the file already.
     """
 
     rows: Mapping[SweepPoint, SweepRow]
     host: dict[str, Any]
     path: pathlib.Path
     measured: int
+    reused: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Return the sweep as a JSON-ready dictionary (schema ``keras_nin.sweep/1``)."""
@@ -115,7 +117,7 @@ def sweep_convolutions(
     missing = len(points) - sum(point in rows for point in points)
     if pending_sites(points, rows, seed):
         rows = _measure(points, path, machine, rows, seed, seconds, missing, progress)
-    result = SweepResult(rows, host, path, missing)
+    result = SweepResult(rows, host, path, missing, len(points) - missing)
     if figure is not None:
         files.write_file(figure, figures.render_png(result.plot()))
     return result

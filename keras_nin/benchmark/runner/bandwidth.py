@@ -26,18 +26,7 @@ _KERNELS: dict[str, tuple[Callable[[Any, Any, Any], object], int]] = {
 def measure_bandwidth(
     threads: int, seconds: float = BANDWIDTH_SECONDS, array_bytes: int | None = None
 ) -> dict[str, Any]:
-    """Return the bandwidth of memory on `threads` threads as a JSON-ready dictionary.
-
-    Args:
-        threads: each has its own part of the arrays; NumPy holds no lock while it works on them.
-        seconds: for both operations together.
-        array_bytes: of each of the three float32 arrays; None takes four times the last-level cache, or what memory
-            allows.
-
-    Returns:
-        Dictionary with "copy" and "add" in 10^9 bytes per second, in the fastest tenth of the passes;
-        "gbytes_per_s", the better of them; "array_bytes" and "cache_bytes" (None where unknown).
-    """
+    """Return the bandwidth of memory on `threads` threads as a JSON-ready dictionary."""
     cache = last_cache_bytes()
     if array_bytes is None:
         array_bytes = min(_CACHE_MULTIPLE * (cache or _UNKNOWN_CACHE), available_bytes() // 12)

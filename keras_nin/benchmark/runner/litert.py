@@ -77,49 +77,31 @@ class ProfilerEvent(ctypes.Structure):
     """A record of the profiler: address of the name, type, start and duration in us, and index of the operator."""
 
     _fields_ = [
-        ("tag", ctypes.c_uint64),
-        ("type", ctypes.c_int32),
-        ("start_us", ctypes.c_uint64),
-        ("elapsed_us", ctypes.c_uint64),
-        ("begin", _Memory),
-        ("end", _Memory),
-        ("index", ctypes.c_uint64),
-        ("subgraph", ctypes.c_uint64),
-        ("source", ctypes.c_int32),
-    ]
+        ("tag", ctypes.c_uint64), ("type", ctypes.c_int32), ("start_us", ctypes.c_uint64),
+        ("elapsed_us", ctypes.c_uint64), ("begin", _Memory), ("end", _Memory), ("index", ctypes.c_uint64),
+        ("subgraph", ctypes.c_uint64), ("source", ctypes.c_int32),
+    ]  # fmt: skip
 
 
 _STRUCT_SIZES = {RankedTensorType: 72, ProfilerEvent: 104}
+_TYPE_OUT, _EVENTS_OUT = ctypes.POINTER(RankedTensorType), ctypes.POINTER(ProfilerEvent)
 _PROTOTYPES = {
-    "CreateEnvironment": (INT, HANDLE, _OUT),
-    "CreateModelFromFile": (HANDLE, TEXT, _OUT),
-    "CreateOptions": (_OUT,),
-    "SetOptionsHardwareAccelerators": (HANDLE, INT),
-    "CreateOpaqueOptions": (TEXT, HANDLE, HANDLE, _OUT),
-    "AddOpaqueOptions": (HANDLE, HANDLE),
-    "CreateCompiledModel": (HANDLE, HANDLE, HANDLE, _OUT),
-    "GetNumModelSignatures": (HANDLE, _SIZE_OUT),
-    "GetModelSignature": (HANDLE, SIZE, _OUT),
-    "GetNumSignatureInputs": (HANDLE, _SIZE_OUT),
-    "GetNumSignatureOutputs": (HANDLE, _SIZE_OUT),
-    "GetSignatureInputTensorByIndex": (HANDLE, SIZE, _OUT),
-    "GetSignatureOutputTensorByIndex": (HANDLE, SIZE, _OUT),
-    "GetRankedTensorType": (HANDLE, ctypes.POINTER(RankedTensorType)),
-    "GetQuantizationTypeId": (HANDLE, _INT_OUT),
+    "CreateEnvironment": (INT, HANDLE, _OUT), "CreateModelFromFile": (HANDLE, TEXT, _OUT), "CreateOptions": (_OUT,),
+    "SetOptionsHardwareAccelerators": (HANDLE, INT), "CreateOpaqueOptions": (TEXT, HANDLE, HANDLE, _OUT),
+    "AddOpaqueOptions": (HANDLE, HANDLE), "CreateCompiledModel": (HANDLE, HANDLE, HANDLE, _OUT),
+    "GetNumModelSignatures": (HANDLE, _SIZE_OUT), "GetModelSignature": (HANDLE, SIZE, _OUT),
+    "GetNumSignatureInputs": (HANDLE, _SIZE_OUT), "GetNumSignatureOutputs": (HANDLE, _SIZE_OUT),
+    "GetSignatureInputTensorByIndex": (HANDLE, SIZE, _OUT), "GetSignatureOutputTensorByIndex": (HANDLE, SIZE, _OUT),
+    "GetRankedTensorType": (HANDLE, _TYPE_OUT), "GetQuantizationTypeId": (HANDLE, _INT_OUT),
     "GetCompiledModelInputBufferRequirements": (HANDLE, SIZE, SIZE, _OUT),
     "GetCompiledModelOutputBufferRequirements": (HANDLE, SIZE, SIZE, _OUT),
-    "CreateManagedTensorBufferFromRequirements": (HANDLE, ctypes.POINTER(RankedTensorType), HANDLE, _OUT),
-    "LockTensorBuffer": (HANDLE, _OUT, INT),
-    "UnlockTensorBuffer": (HANDLE,),
-    "GetTensorBufferSize": (HANDLE, _SIZE_OUT),
-    "RunCompiledModel": (HANDLE, SIZE, SIZE, HANDLE, SIZE, HANDLE),
-    "CompiledModelGetProfiler": (HANDLE, _OUT),
-    "ResetProfiler": (HANDLE,),
-    "StartProfiler": (HANDLE,),
-    "StopProfiler": (HANDLE,),
-    "GetNumProfilerEvents": (HANDLE, _INT_OUT),
-    "GetProfilerEvents": (HANDLE, INT, ctypes.POINTER(ProfilerEvent)),
-}
+    "CreateManagedTensorBufferFromRequirements": (HANDLE, _TYPE_OUT, HANDLE, _OUT),
+    "LockTensorBuffer": (HANDLE, _OUT, INT), "UnlockTensorBuffer": (HANDLE,),
+    "GetTensorBufferSize": (HANDLE, _SIZE_OUT), "RunCompiledModel": (HANDLE, SIZE, SIZE, HANDLE, SIZE, HANDLE),
+    "CompiledModelGetProfiler": (HANDLE, _OUT), "ResetProfiler": (HANDLE,), "StartProfiler": (HANDLE,),
+    "StopProfiler": (HANDLE,), "GetNumProfilerEvents": (HANDLE, _INT_OUT),
+    "GetProfilerEvents": (HANDLE, INT, _EVENTS_OUT),
+}  # fmt: skip
 _DESTROYERS = ("Environment", "Model", "Options", "OpaqueOptions", "CompiledModel", "TensorBuffer")
 
 
@@ -131,11 +113,7 @@ def check_status(name: str, status: int) -> None:
 
 
 class LiteRtLibrary:
-    """The C functions by their names without the prefix "LiteRt", with declared arguments and checked statuses.
-
-    Raises:
-        CApiUnavailable: a version other than `VERIFIED_VERSIONS`, a system that is not 64-bit, or a missing function.
-    """
+    """The C functions by their names without the prefix "LiteRt", with declared arguments and checked statuses."""
 
     def __init__(self) -> None:
         import ai_edge_litert
@@ -230,11 +208,7 @@ class CompiledModel:
     api = "compiled_model"
 
     def __init__(
-        self,
-        path: str | os.PathLike[str],
-        threads: int = 1,
-        profiling: bool = False,
-        kernel_mode: str = "delegate",
+        self, path: str | os.PathLike[str], threads: int = 1, profiling: bool = False, kernel_mode: str = "delegate"
     ) -> None:
         self._library = library = load_library()
         self._stack = contextlib.ExitStack()
@@ -304,11 +278,7 @@ class CompiledModel:
             check_status("RunCompiledModel", status)
 
     def profile(self, runs: int) -> tuple[np.ndarray, dict[int, str]]:
-        """Return what the profiler records in `runs` runs, in its order.
-
-        Returns:
-            Structured array with the fields of `ProfilerEvent`, and the names by their addresses in the field `tag`.
-        """
+        """Return what the profiler records in `runs` runs, in its order."""
         library = self._library
         library.call("ResetProfiler", self._profiler)
         library.call("StartProfiler", self._profiler)
@@ -387,9 +357,6 @@ def generate_input(shape: tuple[int, ...], dtype: str, quantized: bool) -> np.nd
     """Return seeded values for an input: floats from 0 to 1, quantized integers over their range, otherwise zeros.
 
     Integers without a scale may be indexes, for which 0 is safe.
-
-    Raises:
-        ValueError: the dtype is not one of `INPUT_DTYPES`.
     """
     if dtype not in INPUT_DTYPES.values():
         raise ValueError(f"an input is of type {dtype}, which cannot be filled with numbers")

@@ -79,10 +79,7 @@ def _time_budget(job: "Job") -> timing.TimeBudget:
     if job.get("single_operators"):
         # One run per turn: until its turn comes again, an operator's weights leave the caches as in the network.
         return timing.TimeBudget(
-            seconds=seconds,
-            round_seconds=0,
-            min_rounds=timing.MIN_ROUNDS,
-            warm_up_seconds=_OPERATOR_WARM_UP_SECONDS,
+            seconds=seconds, round_seconds=0, min_rounds=timing.MIN_ROUNDS, warm_up_seconds=_OPERATOR_WARM_UP_SECONDS
         )
     return timing.TimeBudget(job.get("runs"), seconds)
 
@@ -95,16 +92,7 @@ def _measure_bandwidth(job: "Job") -> dict[int, dict[str, Any]]:
 
 
 class MeasuredModel:
-    """A model that is run without a profiler for its latency, and beside that with one for its kernels.
-
-    Args:
-        stack: closes what this opens.
-        entry: the model's entry in the job.
-        job: the job.
-
-    Attributes:
-        times: of the runs without a profiler.
-    """
+    """A model that is run without a profiler for its latency, and beside that with one for its kernels."""
 
     def __init__(self, stack: contextlib.ExitStack, entry: "ModelEntry", job: "Job") -> None:
         self._entry, self._job = entry, job
@@ -180,14 +168,6 @@ class SingleOperator:
     There an operator reads what was written just before, writes to memory that was used just before, and finds the
     vector units awake, while its weights were last read in the previous run. So before each run the inputs and outputs
     are written and `primer` runs; that many operators take turns does the rest.
-
-    Args:
-        stack: closes what this opens.
-        entry: the file's entry in the job.
-        primer: what keeps the processor awake; None takes this operator.
-
-    Attributes:
-        times: of the runs.
     """
 
     def __init__(

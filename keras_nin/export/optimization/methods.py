@@ -71,7 +71,7 @@ def _prepare_pruning(network: "tf_keras.Model", sparsity: float, steps: int) -> 
     is_shared = any(len(layer.inbound_nodes) > 1 for layer in network.layers)
     frequency = 1 if is_shared else max(1, last // _PRUNING_UPDATES)
     last -= last % frequency  # the last update comes at the last step
-    schedule = api.PolynomialDecay(0.0, sparsity, 0, last, frequency=frequency)
+    schedule: Any = api.PolynomialDecay(0.0, sparsity, 0, last, frequency=frequency)
     pruned = api.prune_low_magnitude(network, pruning_schedule=schedule)
     return PreparedNetwork(pruned, api.strip_pruning, last, api.UpdatePruningStep())
 

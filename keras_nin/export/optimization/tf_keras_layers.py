@@ -297,11 +297,12 @@ class PrunableRescaling(_Weightless, tf_keras.layers.Rescaling):
 
     def call(self, inputs: Any) -> Any:
         """Return `inputs * scale + offset`."""
-        outputs = tf.cast(inputs, self.compute_dtype)
+        dtype: Any = self.compute_dtype
+        outputs = tf.cast(inputs, dtype)
         if self.scale != 1:
-            outputs *= tf.cast(self.scale, self.compute_dtype)
+            outputs *= tf.cast(self.scale, dtype)
         if self.offset != 0:
-            outputs += tf.cast(self.offset, self.compute_dtype)
+            outputs += tf.cast(self.offset, dtype)
         return outputs
 
 

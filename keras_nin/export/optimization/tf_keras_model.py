@@ -221,9 +221,10 @@ def _call_layer(layer: Any, call: GraphCall, values: dict[TensorSlot, Any]) -> A
     from keras_nin.export.optimization.tf_keras_layers import is_standard_layer
 
     if is_standard_layer(call.operation):
-        args, kwargs = keras.tree.map_structure(
+        filled: Any = keras.tree.map_structure(
             lambda value: values[value] if isinstance(value, TensorSlot) else value, (call.args, call.kwargs)
         )
+        args, kwargs = filled
         return layer(*args, **kwargs)
     tensors = [values[slot] for slot in call.inputs]
     return layer(tensors[0] if len(tensors) == 1 else tensors)

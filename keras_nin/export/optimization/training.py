@@ -134,7 +134,7 @@ def _train_copy(
     model: "keras.Model",
     scheme: Scheme,
     dataset: "Dataset",
-    preprocessing: "Preprocessing",
+    preprocessing: "Preprocessing | None",
     settings: OptimizationSettings,
     on_epoch: "OnEpoch | None",
 ) -> OptimizedModel:
@@ -147,7 +147,7 @@ def _train_copy(
     *size, channels = get_image_shape(model)
     parts = split_validation(dataset, settings.recipe, settings.seed)
     check_classes(model, dataset, np.concatenate(parts))
-    images = [dataset.load(part, size, channels, preprocessing) for part in parts]
+    images: list[Any] = [dataset.load(part, size, channels, preprocessing) for part in parts]
     labels = [dataset.labels_of(part) for part in parts]
     steps = settings.recipe.epochs * -(-len(images[0]) // settings.recipe.batch_size)
     with _deterministic(settings.seed):
@@ -177,7 +177,7 @@ def _deterministic(seed: int) -> Iterator[None]:
 def _compile(network: "tf_keras.Model", recipe: Recipe, steps: int, from_logits: bool) -> None:
     import tf_keras
 
-    schedule = tf_keras.optimizers.schedules.CosineDecay(recipe.learning_rate, steps)
+    schedule: Any = tf_keras.optimizers.schedules.CosineDecay(recipe.learning_rate, steps)
     network.compile(
         tf_keras.optimizers.Adam(schedule),
         loss=tf_keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits),
@@ -231,10 +231,7 @@ def _fit_network(
 
 
 def _train_epoch(
-    network: "tf_keras.Model",
-    batches: "TrainingBatches",
-    number: int,
-    callback: "tf_keras.callbacks.Callback | None",
+    network: "tf_keras.Model", batches: "TrainingBatches", number: int, callback: "tf_keras.callbacks.Callback | None"
 ) -> "Logs":
     """Train for one epoch (from 0) and return its loss and accuracy."""
     batches.start_epoch(number)
@@ -264,7 +261,7 @@ def _training_record(
     model: "keras.Model",
     scheme: Scheme,
     dataset: "Dataset",
-    preprocessing: "Preprocessing",
+    preprocessing: "Preprocessing | None",
     settings: OptimizationSettings,
     parts: tuple[np.ndarray, np.ndarray],
     best: "Logs",
@@ -276,7 +273,7 @@ def _training_record(
     return {
         "method": scheme.trained,
         "data": dataset.name,
-        "preprocessing": preprocessing.to_json(),
+        "preprocessing": preprocessing.to_json() if preprocessing else None,
         "images": len(parts[0]),
         "held_out": len(parts[1]),
         "epochs": recipe.epochs,

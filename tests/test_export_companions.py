@@ -11,9 +11,9 @@ import pytest
 from keras import layers as kl
 from PIL import Image
 
-from keras_nin import data, export
+from keras_nin import data
 from keras_nin.data.image_folder import decode_image
-from keras_nin.export import companions
+from keras_nin.export import Tuning, convert_model, convert_schemes
 from keras_nin.export.schemes import SCHEMES
 from keras_nin.tflite.quantization import quantize
 from keras_nin.tflite.runner import TFLiteRunner
@@ -75,10 +75,12 @@ def photographs(tmp_path_factory):
     return sorted(map(str, folder.iterdir()))
 
 
-def convert(model, kind, reach=3.0, **options):
-    """Return the export of `model`, with an input from -`reach` to `reach`."""
+def convert(model, *kinds, reach=3.0, **options):
+    """Return the files of `model` by kind, with an input from -`reach` to `reach`."""
     noise = np.random.RandomState(1).uniform(-reach, reach, (16, *model.input_shape[1:]))
-    return export.convert_model(model, KINDS[kind], noise, name="my net", **{"classes": CLASSES} | options)
+    schemes = [KINDS[kind] for kind in kinds]
+    converted = convert_schemes(model, schemes, noise, name="my net", **{"classes": CLASSES} | options)
+    return dict(zip(kinds, converted, strict=True))
 
 
 def drive(scripts, images, folder):
@@ -117,50 +119,49 @@ def encoded(runner, prepared):
     return quantize(prepared, details.scale, details.zero_point, details.dtype)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_preset_on_images_of_every_kind(kind, photographs, tmp_path):
+def test_every_preset_on_images_of_every_kind(photographs, tmp_path):
+    """Files of every type, with every preset, one of them on images of one channel that it crops."""
     model = network(SHAPE)
+    presets = {3: ("unit", "symmetric", "standardize", "torch"), 255: ("raw", "caffe", "keras_caffe")}
     files = []
-    for reach, names in {
-        3: ("unit", "symmetric", "standardize", "torch"),
-        255: ("raw", "caffe", "keras_caffe"),
-    }.items():
-        made = convert(model, kind, reach)
-        for chosen in map(data.get_preset, names):
-            path = dataclasses.replace(made, preprocessing=chosen.to_json()).save(tmp_path / str(len(files)))
-            files.append((path, chosen))
-    assert len(files) == len(data.PRESETS)
+    for reach, names in presets.items():
+        for converted in convert(model, *(KINDS if reach == 3 else ["int8"]), reach=reach).values():
+            for chosen in map(data.get_preset, names):
+                with_preset = dataclasses.replace(converted, preprocessing=chosen.to_json())
+                files.append((with_preset.save(tmp_path / str(len(files))), chosen))
+    assert {chosen for _, chosen in files} == {data.get_preset(name) for name in data.PRESETS}
+    cropping = data.Preprocessing("unit", (0.1307,), (0.3081,), 0.6)
+    for converted in convert(network((9, 7, 1)), "int8", preprocessing=cropping).values():
+        files.append((converted.save(tmp_path / str(len(files))), cropping))
     check(files, photographs, tmp_path)
 
 
-@pytest.mark.parametrize("kind", ["float32", "int8"])
-def test_a_grey_network_with_a_mean_of_its_own_and_a_crop(kind, photographs, tmp_path):
-    preprocessing = data.Preprocessing("unit", (0.1307,), (0.3081,), 0.6)
-    made = convert(network((9, 7, 1)), kind, preprocessing=preprocessing)
-    check([(made.save(tmp_path), preprocessing)], photographs, tmp_path)
+@pytest.fixture(scope="module")
+def int8():
+    return convert(network(SHAPE), "int8", preprocessing=data.get_preset("torch"), tuning=Tuning.plain())["int8"]
 
 
-def test_a_static_batch(photographs, tmp_path):
-    model = network(SHAPE)
-    scripts = [
-        convert(model, "int8", preprocessing=data.get_preset("unit"), batch=batch).save(tmp_path / str(batch))
-        for batch in (1, 3)
+def test_a_static_batch(int8, photographs, tmp_path):
+    three = convert(network(SHAPE), "int8", preprocessing=data.get_preset("torch"), batch=3, tuning=Tuning.plain())[
+        "int8"
     ]
-    printed, _ = drive([path.with_suffix(".py") for path in scripts], photographs[:2], tmp_path)
+    scripts = [made.save(tmp_path / str(made.batch)).with_suffix(".py") for made in (int8, three)]
+    printed, _ = drive(scripts, photographs[:2], tmp_path)
     texts = list(printed.values())
     assert len(set(texts[:2])) == 2
     assert texts[:2] == texts[2:]
 
 
-def test_as_a_user_runs_it(photographs, tmp_path):
-    path = convert(network(SHAPE), "int8", preprocessing=data.get_preset("torch")).save(tmp_path)
+def test_as_a_user_runs_it(int8, photographs, tmp_path):
+    path = int8.save(tmp_path)
+    assert path.with_name("my net_int8_labels.txt").read_text(encoding="utf-8") == "\n".join(CLASSES) + "\n"
     command = [sys.executable, path.with_suffix(".py"), photographs[0]]
     ran = subprocess.run(command, capture_output=True, text=True, cwd="/")
     assert ran.returncode == 0
-    lines = ran.stdout.splitlines()
+    lines = [line.split("  ") for line in ran.stdout.splitlines()]
     assert len(lines) == 5
-    assert {line.split("  ")[1] for line in lines} < set(CLASSES)
-    scores = [float(line.split("  ")[0]) for line in lines]
+    assert {label for _, label in lines} < set(CLASSES)
+    scores = [float(score) for score, _ in lines]
     assert scores == sorted(scores, reverse=True)
     source = path.with_suffix(".py").read_text()
     assert "python 'my net_int8.py' photo.jpg" in source
@@ -168,36 +169,23 @@ def test_as_a_user_runs_it(photographs, tmp_path):
     assert len([line for line in source.splitlines() if line.strip()]) <= 33
 
 
-def test_labels_are_one_line_a_class(tmp_path):
-    path = convert(network(SHAPE), "float32").save(tmp_path)
-    assert path.with_name("my net_float32_labels.txt").read_text(encoding="utf-8") == "\n".join(CLASSES) + "\n"
-
-
-def test_classes_without_names_have_numbers():
-    made = export.convert_model(network(SHAPE), "float32", name="net")
-    assert companions.companion_files(made) == {
-        "net_float32_labels.txt": "".join(f"class {number}\n" for number in range(len(CLASSES)))
-    }
-
-
-def test_a_name_that_could_end_the_script(tmp_path, photographs):
-    name = 'a"""b\\'
-    made = export.convert_model(network(SHAPE), "float32", preprocessing=data.get_preset("raw"), name=name)
-    path = made.save(tmp_path)
-    printed, _ = drive([path.with_suffix(".py")], photographs[:1], tmp_path)
+def test_classes_without_names_and_a_name_that_could_end_the_script(int8, photographs, tmp_path):
+    odd = dataclasses.replace(int8, classes=(), model='a"""b\\\'')
+    labels = f"{odd.stem}_labels.txt"
+    assert odd.companion_files()[labels] == "".join(f"class {number}\n" for number in range(len(CLASSES)))
+    printed, _ = drive([odd.save(tmp_path).with_suffix(".py")], photographs[:1], tmp_path)
     assert "class 0" in "".join(printed.values())
+    assert list(dataclasses.replace(int8, preprocessing=None).companion_files()) == ["my net_int8_labels.txt"]
 
 
 def test_networks_that_do_not_classify_images():
     image = keras.Input((8, 8, 3), name="image")
-    for inputs, output in [
-        (image, kl.Conv2D(2, 1, name="map")(image)),
-        (image, kl.GlobalAveragePooling2D(name="pool")(kl.Conv2D(1, 1, name="one")(image))),
+    for inputs, output, suffixes in [
+        (image, kl.Conv2D(2, 1, name="map")(image), []),
+        (image, kl.GlobalAveragePooling2D(name="pool")(kl.Conv2D(1, 1, name="one")(image)), []),
+        (channels := keras.Input((8, 8, 5)), kl.GlobalAveragePooling2D(name="pool")(channels), ["_labels.txt"]),
     ]:
-        made = export.convert_model(
-            keras.Model(inputs, output), "float32", preprocessing=data.get_preset("raw"), name="net"
+        converted = convert_model(
+            keras.Model(inputs, output), "float32", preprocessing=data.get_preset("raw"), name="n"
         )
-        assert companions.companion_files(made) == {}
-    channels = keras.Sequential([keras.Input((8, 8, 5)), kl.GlobalAveragePooling2D(name="pool")], name="net")
-    made = export.convert_model(channels, "float32", preprocessing=data.get_preset("raw"))
-    assert companions.companion_files(made).keys() == {"net_float32_labels.txt"}
+        assert [name.removeprefix("n_float32") for name in converted.companion_files()] == suffixes

@@ -1,0 +1,281 @@
+"""`keras-nin verify` and `evaluate`: details, layers, records, and third-party files."""
+
+import importlib
+import json
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from tflite_edits import flipped
+
+from keras_nin import data, metrics, models
+from keras_nin.tflite.reader import read_model
+
+writer = importlib.import_module("tflite_writer")
+
+
+@pytest.fixture
+def file(digits_export, tmp_path):
+    """nin_digits in int8 and its record, where they may be changed."""
+    for name in ("nin_digits_int8.tflite", "nin_digits_int8.json"):
+        shutil.copy(digits_export / name, tmp_path)
+    return tmp_path / "nin_digits_int8.tflite"
+
+
+def edit(file, **keys):
+    path = file.with_suffix(".json")
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | keys))
+    return record
+
+
+# verify
+
+
+def test_verify_shows_everything_of_one_file_and_its_layers(cli, file):
+    words = ("verify", "nin_digits", file.name, "--test-count", 30, "--per-layer")
+    ran, document = cli(*words), cli(*words, "--json").json
+    assert (ran.status, ran.err) == (0, "")
+    lines = ran.out.splitlines()
+    assert lines[0] == "nin_digits, weights: digits; preprocessing: unit"
+    assert "latency" not in lines[1]
+    assert "Compared on 30 test images of digits." in lines
+    assert document["schema"] == "keras_nin.verify/1"
+    assert f"{document['worst_layer']} (CONV_2D)" in ran.out
+    assert len(document["layers"]) == 13
+    assert sum(" dB" in line and " 1x" in line for line in lines) == 13
+    assert max(map(len, lines)) <= 150
+
+
+def test_verify_gives_the_parity_that_export_gave(cli, digits_export):
+    recorded = json.loads((digits_export / "nin_digits_int8.json").read_text())["parity"]
+    document = cli("verify", "nin_digits", digits_export / "nin_digits_int8.tflite", "--json").json
+    assert document["parity"] == recorded
+    assert document["same_preprocessing"] is True
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--max-rms", 0.001), ("--max-error", 0.5), ("--max-closing", 0.01), ("--max-weight", 0.1), ("--min-snr", 300)],
+)
+def test_limits(cli, digits_export, option, value):
+    ran = cli("verify", "nin_digits", digits_export / "nin_digits_int8.tflite", "--test-count", 10, option, value)
+    assert ran.status == 1
+    (line,) = ran.err.splitlines()
+    assert line.startswith("FAIL: ")
+    assert re.search(rf"limit (at least |at most )?{value}", line)
+
+
+def test_a_file_with_one_wrong_weight_or_another_models_weights(cli, file):
+    content = file.read_bytes()
+    main = read_model(content).main
+    file.write_bytes(flipped(content, main.tensors[main.operators[5].inputs[1]], 1000))
+    ran = cli("verify", "nin_digits", file, "--test-count", 10)
+    assert ran.status == 1
+    assert "Note: The file has changed since the record beside it was written." in ran.err
+    # half the range, give or take what adaptive rounding did to it
+    assert re.search(r"weight.* 1[23]\d\b.*limit 4", ran.err)
+    ran = cli("verify", "nin_digits", file, "--weights", "random", "--test-count", 10)
+    assert ran.status == 1
+    assert "Note: The file was made from other weights (digits) than random (seed 0)." in ran.err
+
+
+def test_a_record_with_another_preprocessing(cli, file):
+    edit(file, preprocessing={"mode": "raw", "mean": None, "std": None, "crop_fraction": 1.0})
+    words = ("verify", "nin_digits", file, "--test-count", 10)
+    ran = cli(*words, "--json")
+    assert (ran.status, ran.json["same_preprocessing"]) == (1, False)
+    assert "the file's record has the preprocessing raw (crop_fraction 1.0), the model takes unit" in ran.err
+    accepted = cli(*words, "--preprocessing", "unit")
+    assert (accepted.status, accepted.err) == (0, "")
+
+
+def test_images_that_calibrated_are_left_out(cli, file):
+    source = data.open_dataset("digits")
+    indices = np.concatenate([source.select("calibration", 100)[:10], source.select("test", 20)])
+    arrays = {"images": source.images[indices], "labels": source.labels[indices]}
+    np.savez("mixed.npz", x_train=arrays["images"][:1], y_train=arrays["labels"][:1],
+             x_test=arrays["images"], y_test=arrays["labels"])  # fmt: skip
+    words = ("verify", "nin_digits", file, "--data", "mixed.npz")
+    assert "(10 more were used for calibration and left out)" in cli(*words).out
+    record = edit(file)
+    edit(file, options=record["options"] | {"calibration": "gone.npz"})
+    lost = cli(*words)
+    assert lost.status == 0
+    assert "Note: The images that calibrated the file are not found" in lost.err
+    assert "left out" not in lost.out
+
+
+# evaluate
+
+
+def test_evaluate_loads_neither_keras_nor_tensorflow(digits_export):
+    code = (
+        "import sys; from keras_nin.cli import main\n"
+        f"assert main.run(['evaluate', {str(digits_export / 'nin_digits_int8.tflite')!r}, '--test-count', '20']) == 0\n"
+        "slow = {'keras', 'tensorflow'} & set(sys.modules)\n"
+        "sys.exit(f'loaded: {slow}' if slow else 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_the_confusion_matrix(cli, digits_export):
+    file = digits_export / "nin_digits_int8.tflite"
+    ran, document = cli("evaluate", file), cli("evaluate", file, "--json").json
+    confusion = np.array(document["confusion"]["matrix"])
+    assert document["confusion"]["classes"] == list(range(10))
+    assert confusion.sum() == document["images"] == 359
+    assert confusion.trace() / 359 == document["top1"]
+    for key, sums in (("recall", confusion.sum(1)), ("precision", confusion.sum(0))):
+        assert [entry[key] for entry in document["per_class"]] == (confusion.diagonal() / sums).tolist()
+    speed = document["speed"]
+    assert speed["images_per_second"] > 0
+    assert (speed["threads"], speed["runs"], speed["batch"]) == (1, 359, 1)
+    first = ran.out.splitlines()[0]
+    assert first.startswith(f"{file}: top-1 99.")
+    assert first.endswith(" on 359 images of digits, preprocessing: unit")
+
+
+def test_a_model_and_its_float_file_have_the_same_scores(cli, digits_export):
+    named = cli("evaluate", "nin_digits", "--json").json
+    exported = cli("evaluate", digits_export / "nin_digits_float32.tflite", "--json").json
+    assert named["confusion"] == exported["confusion"]
+    assert (named["weights"], named["speed"]) == ("digits", None)
+    raw = cli("evaluate", digits_export / "nin_digits_float32.tflite", "--preprocessing", "raw", "--json").json
+    assert raw["top1"] < exported["top1"]
+
+
+def test_random_weights_are_said(cli):
+    ran = cli("evaluate", "convnet_pointwise_head", "--data", "digits", "--test-count", 20)
+    expected = "on 20 images of digits, preprocessing: unit; weights: random (seed 0)"
+    assert ran.out.splitlines()[0].endswith(expected)
+
+
+def classifier(path, classes, outputs=1, batch=1):
+    """A file from 8x8 images to classes: the first output classes count pixels."""
+    dense = np.random.default_rng(0).normal(0, 1, (classes, 64))
+    tensors = [
+        writer.tensor("image", (batch, 8, 8, 1), "FLOAT32"),
+        writer.tensor("weights", (classes, 64), "FLOAT32", dense),
+        *(writer.tensor(f"scores{number}", (batch, classes), "FLOAT32") for number in range(outputs)),
+    ]
+    operators = [
+        writer.operator("FULLY_CONNECTED", [0, 1, -1], [2 + number], "FullyConnectedOptions")
+        for number in range(outputs)
+    ]
+    return writer.write(path, tensors, operators, outputs=[2 + number for number in range(outputs)])
+
+
+def test_a_file_with_a_background_class(cli, tmp_path):
+    file = classifier(tmp_path / "background.tflite", 11)
+    ran = cli("evaluate", file, "--data", "digits")
+    assert ran.status == 2
+    assert "11 outputs, but labels up to 9 in 'digits'. Pass --label-offset: 1 where" in ran.err
+    one = cli("evaluate", file, "--data", "digits", "--label-offset", 1, "--json")
+    assert (one.status, one.err, one.json["label_offset"]) == (0, "", 1)
+    assert {entry["class"] for entry in one.json["per_class"] if entry["images"]} == set(range(1, 11))
+    assert {entry["class"]: entry["name"] for entry in one.json["per_class"]}[10] == "9"
+    assert "labels from 0 to 10" in cli("evaluate", file, "--data", "digits", "--label-offset", 2).err
+    wide = cli("evaluate", classifier(tmp_path / "wide.tflite", 99), "--data", "digits")
+    assert wide.status == 0
+    assert wide.err.startswith("Note: 99 outputs, but 10 classes in digits: ")
+
+
+def test_several_outputs_and_a_batch(cli, tmp_path):
+    images = np.random.default_rng(0).integers(0, 255, (60, 8, 8, 1), np.uint8)
+    np.savez("set.npz", images=images, labels=np.arange(60) % 6)
+    file = classifier(tmp_path / "two.tflite", 6, outputs=2, batch=4)
+    ran = cli("evaluate", file, "--data", "set.npz")
+    assert ran.status == 2
+    assert "--output" in ran.err
+    assert cli("evaluate", file, "--data", "set.npz", "--output", 1, "--json").json["images"] == 48
+    assert cli("evaluate", file, "--data", "set.npz", "--output", 2).status == 2
+    assert "--output chooses one of the outputs" in cli("evaluate", "nin_digits", "--output", 0).err
+
+
+def test_scikit_learn_counts_the_same():
+    sklearn = importlib.import_module("sklearn.metrics")
+    labels, predicted = np.random.default_rng(0).integers(0, 9, (2, 400))
+    expected = sklearn.confusion_matrix(labels, predicted, labels=range(9))
+    assert np.array_equal(metrics.confusion_matrix(labels, predicted, 9), expected)
+
+
+# train
+
+
+@pytest.mark.slow
+def test_train_then_evaluate(cli):
+    source = data.open_dataset("digits")
+    train, test = source.select("train", 80), source.select("test", 80)
+    np.savez("set.npz", x_train=source.images[train], y_train=source.labels[train],
+             x_test=source.images[test], y_test=source.labels[test])  # fmt: skip
+    words = ("train", "nin_digits", "--data", "set.npz", "--epochs", 2, "--batch-size", 32, "--out", "run")
+    ran = cli(*words)
+    assert (ran.status, ran.err) == (0, "")
+    assert ran.out.startswith("nin_digits on set.npz: 2 epochs, best ")
+    assert "written: run/nin_digits.weights.h5, .keras and .json, and history.json" in ran.out
+    record = json.loads(pathlib.Path("run/nin_digits.json").read_text())
+    evaluated = cli("evaluate", "run/nin_digits.keras", "--data", "set.npz", "--json").json
+    assert evaluated["top1"] == pytest.approx(record["test_top1"])
+    assert evaluated["preprocessing"] == record["preprocessing"]
+    again = cli(*words)
+    assert again.status == 2
+    assert "--force" in again.err
+    document = cli(*words, "--force", "--json").json
+    assert (document["schema"], len(document["history"])) == ("keras_nin.train/1", 2)
+
+
+@pytest.mark.slow
+def test_a_model_trained_for_a_scheme(cli):
+    words = ("--epochs", 1, "--test-count", 50, "--runs", 1, "--max-drop", 100, "--min-top1-match", 0)
+    ran = cli("export", "nin_digits", "--scheme", "pruned", *words)
+    assert ran.status in (0, 1)
+    assert "(trained: pruned)" in ran.out
+    training = json.loads(pathlib.Path("exported/nin_digits_pruned.json").read_text())["training"]
+    assert training["original_top1"] > 0.9
+    assert pathlib.Path("exported/nin_digits_pruned.weights.h5").exists()
+
+
+# third-party files
+
+
+@pytest.mark.external
+@pytest.mark.parametrize(
+    ("name", "dtype", "images", "options", "least"),
+    [
+        ("b51e4c317029", "float32", "mnist_test.npz", (), 0.9),
+        ("17bed12f01fa", "uint8", "imagenet_samples", ("--label-offset", 1, "--preprocessing", "symmetric"), 0.2),
+    ],
+)
+def test_third_party_files(cli, external_data, name, dtype, images, options, least):
+    file = external_data / "edgetpu" / f"{name}.tflite"
+    model = read_model(str(file))
+    assert model.main.tensors[model.main.inputs[0]].dtype == dtype
+    source = external_data / "images" / images
+    ran = cli("evaluate", file, "--data", source, "--test-count", 100, *options, "--json")
+    assert (ran.status, ran.err) == (0, "")
+    assert ran.json["top1"] > least
+
+
+@pytest.mark.external
+def test_every_third_party_file_gives_scores_or_one_clear_line(cli, external_data):
+    paths = sorted(pathlib.Path(external_data / "edgetpu").glob("*.tflite"))
+    for path in paths[::4]:
+        ran = cli("evaluate", path, "--data", external_data / "images" / "imagenet_samples", "--test-count", 1)
+        assert ran.status in (0, 2), path
+        assert ran.status == 0 or ran.err.splitlines()[-1].startswith("Error: "), path
+
+
+def test_list(cli):
+    ran = cli("list")
+    assert (ran.status, ran.err) == (0, "")
+    assert [line.split()[0] for line in ran.out.splitlines()[2:]] == models.list_models()
+    document = cli("list", "--json").json
+    by_name = {entry["name"]: entry for entry in document["models"]}
+    assert (document["schema"], list(by_name)) == ("keras_nin.list/1", models.list_models())
+    assert by_name["squeezenet_v1_1"]["params"] == 1_235_496
+    assert by_name["nin_digits"]["weights"] == ["digits"]
