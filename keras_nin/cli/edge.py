@@ -195,7 +195,8 @@ def micro_command(as_json: bool, **arguments: Any) -> int:
     from keras_nin.report.edge import format_micro
     from keras_nin.workflows.edge import measure_micro
 
-    arguments["seed"] = arguments["export"].seed
+    if arguments["export"] is not None:
+        arguments["seed"] = arguments["export"].seed  # the one --seed also draws the test images
     result = measure_micro(**arguments, progress=TerminalProgress())
     print_notes(result.notes)
     if as_json:
