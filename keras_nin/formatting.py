@@ -49,7 +49,7 @@ def format_host(host: Mapping[str, Any]) -> str:
     cores, litert = host.get("cores"), host.get("litert")
     parts = (
         host.get("cpu"),
-        cores and format_count(cores, "core"),
+        isinstance(cores, int) and format_count(cores, "core"),
         host.get("system"),
         litert and f"LiteRT {litert}",
     )

@@ -32,6 +32,10 @@ VERIFY = "keras_nin.verify/1"
 
 _Record = TypeVar("_Record")
 _INT_LIMIT = 2**63
+_TYPE_NAMES = {
+    **{bool: "true or false", int: "a whole number", float: "a finite number", str: "text"},
+    **{dict: "a JSON object", tuple: "a list", collections.abc.Mapping: "a JSON object"},
+}
 
 
 def record_from_json(cls: type[_Record], document: Any) -> _Record:
@@ -95,10 +99,12 @@ def typed_value(annotation: Any, value: Any, name: str) -> Any:
     if annotation is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value) if abs(value) < _INT_LIMIT else math.nan
     if annotation is not Any and not _is_instance(annotation, value):
-        raise InputError(
-            f"Expected {getattr(annotation, '__name__', annotation)} for {name}. Received: {_shorten_repr(value)}"
-        )
+        raise InputError(f"Expected {_describe_type(annotation)} for {name}. Received: {_shorten_repr(value)}")
     return value
+
+
+def _describe_type(annotation: Any) -> str:
+    return _TYPE_NAMES.get(typing.get_origin(annotation) or annotation, str(annotation))
 
 
 def _union_value(options: tuple[Any, ...], value: Any, name: str) -> Any:

@@ -1,18 +1,26 @@
-"""The table of claims: every untrained one is reproduced, and a reproduction can fail."""
+"""Every claim without training is reproduced, and a reproduction can fail."""
 
 import dataclasses
 import json
 
-import keras
 import numpy as np
 import pytest
 import speed_samples
 
-from keras_nin import InputError, claims, layers
-from keras_nin.claims import convnet, equalities, networks
-from keras_nin.claims.claim import Above, AtMost, Claim, ClaimFigure, ClaimResult, DeclaredFigure, Interval
-from keras_nin.plots import sweeps
-from keras_nin.report import claims as claims_module
+from keras_nin import claims, layers
+from keras_nin.claims import convnet, networks
+from keras_nin.claims.claim import (
+    Above,
+    AtMost,
+    ClaimFigure,
+    ClaimResult,
+    ClaimsResult,
+    DeclaredFigure,
+    Interval,
+    value_from_json,
+)
+from keras_nin.errors import InputError
+from keras_nin.report.claims import format_claims, format_claims_markdown
 
 VERDICTS = {
     "paperspace-params": "holds",
@@ -46,72 +54,67 @@ PRINTED = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _no_timing(monkeypatch):
-    speed_samples.use(monkeypatch)
+@pytest.fixture(scope="module")
+def results():
+    """The result of every claim, times from `speed_samples`."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        speed_samples.use(monkeypatch)
+        return {id: claims.reproduce_claim(claims.get_claim(id)) for id in claims.list_claims()}
 
 
-def test_the_table_is_complete():
+def test_claims_of_one_article_stand_together():
     assert sorted(claims.list_claims()) == sorted(VERDICTS)
     sources = [claim.source for claim in claims.CLAIMS.values()]
-    assert [sources[0]] + [b for a, b in zip(sources, sources[1:], strict=False) if a != b] == list(
-        dict.fromkeys(sources)
-    )
+    changes = [after for before, after in zip([None, *sources], sources, strict=False) if before != after]
+    assert changes == list(dict.fromkeys(sources))
 
 
-@pytest.mark.parametrize("id", VERDICTS)
-def test_every_claim_is_reproduced(id):
-    result = claims.reproduce_claim(claims.get_claim(id))
-    assert [figure.name for figure in result.figures if not figure.reproduced] == []
-    assert result.verdict == VERDICTS[id]
-    assert len({figure.name for figure in result.figures}) == len(result.figures)
-    measured = [figure for figure in result.figures if figure.ours is not None]
-    assert measured
-    json.dumps(claims_module.claims_to_json([result]))
+def test_every_claim_is_reproduced(results):
+    assert {id: result.verdict for id, result in results.items()} == VERDICTS
+    for result in results.values():
+        assert [figure.name for figure in result.figures if not figure.reproduced] == []
+        assert len({figure.name for figure in result.figures}) == len(result.figures)
+        assert any(figure.ours is not None for figure in result.figures)
 
 
-@pytest.mark.parametrize("id", PRINTED)
-def test_the_declared_arithmetic_gives_the_printed_figures(id):
-    given = [row.article for row in claims.get_claim(id).figures if row.article is not None]
-    assert given[: len(PRINTED[id])] == PRINTED[id]
+def test_the_declared_arithmetic_gives_the_figures_that_the_articles_print():
+    for id, printed in PRINTED.items():
+        declared = [figure.article for figure in claims.get_claim(id).figures if figure.article is not None]
+        assert declared[: len(printed)] == printed, id
 
 
-@pytest.mark.parametrize(
-    ("id", "name", "wrong"),
-    [
+def test_a_figure_that_is_declared_wrong_is_noticed(results):
+    for id, name, wrong in (
         ("paperspace-params", "1x1 layer, parameters", 512 * 32),
-        ("robaita-nonlinearity", "it is the 1x1 kernel that makes them more", True),
+        ("robaita-nonlinearity", "the 1x1 kernel causes the difference", True),
         ("robaita-params", "3x3 layer, output", (6, 6, 2)),
         ("demystified-shape", "F = 16: role", "expand"),
         ("lecun-fc", "28x28 images, largest relative difference", Above(1e-5)),
         ("transwikia-one-channel", "1x1 layer, rank of the 16 outputs without bias", 2),
         ("paperspace-speed", "MACs of 3x3 over 1x1", 23),
-    ],
-)
-def test_a_figure_that_is_declared_wrong_is_seen(id, name, wrong):
-    row = claims.get_claim(id)
-    figures = tuple(
-        dataclasses.replace(figure, ours=wrong) if figure.name == name else figure for figure in row.figures
-    )
-    result = claims.reproduce_claim(dataclasses.replace(row, figures=figures))
-    assert not result.reproduced
-    assert [figure.name for figure in result.figures if not figure.reproduced] == [name]
-    assert "(declared: " in claims_module.format_claims([result])
-    assert f"Not reproduced: {id}" in claims_module.format_claims([result])
+    ):
+        claim = claims.get_claim(id)
+        figures = tuple(
+            dataclasses.replace(figure, ours=wrong) if figure.name == name else figure for figure in claim.figures
+        )
+        measured = {figure.name: figure.ours for figure in results[id].figures}
+        result = claims.reproduce_claim(dataclasses.replace(claim, figures=figures, measure=lambda m=measured: m))
+        assert [figure.name for figure in result.figures if not figure.reproduced] == [name]
+        text = format_claims(ClaimsResult((result,)))
+        assert "(declared: " in text
+        assert f"Not reproduced: {id}" in text
 
 
-def test_a_wrong_layer_is_seen(monkeypatch):
+def test_a_wrong_layer_is_noticed(monkeypatch):
     real = layers.conv1x1
     monkeypatch.setattr(layers, "conv1x1", lambda x, filters, **options: real(x, filters + 1, **options))
     assert not claims.reproduce_claim(claims.get_claim("demystified-shape")).reproduced
 
 
-def test_unknown_id():
-    with pytest.raises(InputError, match="paperspace-params"):
+def test_an_unknown_claim_is_refused():
+    with pytest.raises(InputError, match="paperspace-params") as caught:
         claims.get_claim("paperspace-parms")
-
-
-# verdicts
+    assert (caught.value.argument, caught.value.received) == ("claim", "paperspace-parms")
 
 
 def result_of(*figures):
@@ -121,69 +124,83 @@ def result_of(*figures):
 @pytest.mark.parametrize(
     ("pairs", "verdict"),
     [
-        ([(1, 1), ((2, 2), (2, 2))], "holds"),
+        ([(1, 1), ((2, 2), (2, 2)), (None, 5)], "holds"),
         ([(1, 1), (2, 3)], "holds in part"),
         ([(1, 1), (2, None)], "holds in part"),
-        ([(1, 2), (2, 3)], "does not hold"),
-        ([(1, 2), (2, None)], "does not hold"),
-        ([(1, None)], "not measured"),
-        ([(None, 5)], "not measured"),
-        ([(1, 1), (None, 5)], "holds"),
+        ([(1, 2), (2, 3), (3, None)], "does not hold"),
+        ([(1, None), (None, 5)], "not measured"),
         ([(True, 1)], "does not hold"),
         ([(AtMost(1e-5), 1e-6)], "holds"),
+        ([(AtMost(1e-5), float("nan"))], "does not hold"),
+        ([(AtMost(1e-5), "0")], "does not hold"),
+        ([(Above(1.0), 1.0)], "does not hold"),
         ([(23, Interval(20, 19, 23.5))], "holds"),
         ([(23, Interval(9, 8.5, 9.5))], "does not hold"),
         ([(23, Interval(30, 23.5, 40)), (23, Interval(20, 19, 23.5))], "holds in part"),
-        ([(AtMost(1e-5), float("nan"))], "does not hold"),
-        ([(AtMost(1e-5), "0")], "does not hold"),
     ],
 )
 def test_verdicts(pairs, verdict):
-    result = result_of(*(ClaimFigure(f"figure {n}", article, None, ours) for n, (article, ours) in enumerate(pairs)))
-    assert result.verdict == verdict
+    figures = (ClaimFigure(f"figure {n}", article, None, ours) for n, (article, ours) in enumerate(pairs))
+    assert result_of(*figures).verdict == verdict
 
 
-def test_what_is_declared_is_the_article_unless_said_otherwise():
+def test_the_declared_figure_is_the_articles_unless_said_otherwise():
     assert DeclaredFigure("n", 5).ours == 5
     assert DeclaredFigure("n", 5, None).ours is None
-    assert ClaimFigure("n", 5, 5, None).reproduced is False
-    assert ClaimFigure("n", 5, None, 6).reproduced is True
-    assert ClaimFigure("n", 5, 6, 6).reproduced is True
+    assert [ClaimFigure("n", 5, *pair).reproduced for pair in ((5, None), (None, 6), (6, 6))] == [False, True, True]
 
 
-def test_a_measurement_of_what_is_not_declared_is_a_defect():
-    row = Claim("x", "s", "t", (DeclaredFigure("a", 1),), lambda: {"a": 1, "b": 2}, "w")
+def test_a_measurement_of_an_undeclared_figure_is_a_defect():
+    claim = claims.Claim("x", "s", "t", (DeclaredFigure("a", 1),), lambda: {"a": 1, "b": 2}, "w")
     with pytest.raises(ValueError, match="b"):
-        claims.reproduce_claim(row)
+        claims.reproduce_claim(claim)
 
 
-# text, Markdown and JSON
-
-
-def test_rendering():
-    result = result_of(
+def test_text_markdown_and_json():
+    figures = (
         ClaimFigure("count", 16_416, 16_416, 16_416),
         ClaimFigure("shape", (1, 2), (3, 4), (3, 4)),
         ClaimFigure("time", 2.5, None, None),
     )
-    text = claims_module.format_claims([result])
-    lines = text.splitlines()
-    assert lines[0] == "x: holds in part"
-    assert any(line.split() == ["count", "16,416", "16,416"] for line in lines)
-    assert any(line.split() == ["shape", "1x2", "3x4"] for line in lines)
-    assert any(line.split() == ["time", "2.5", "not", "measured"] for line in lines)
-    assert lines[-1] == "1 claim (holds in part: 1). Every declared figure is reproduced."
-    table = claims_module.format_claims_markdown([result, result]).splitlines()
-    assert table[0] == "| id | claim | the article's figure | our figure | verdict | why |"
+    result = ClaimsResult((result_of(*figures), result_of(*figures)))
+    text = format_claims(result)
+    lines = [line.split() for line in text.splitlines()]
+    assert text.startswith("x: holds in part\n")
+    assert ["count", "16,416", "16,416"] in lines
+    assert ["shape", "1x2", "3x4"] in lines
+    assert ["time", "2.5", "not", "measured"] in lines
+    assert text.endswith("2 claims (holds in part: 2). Every declared figure is reproduced.")
+    table = format_claims_markdown(result).splitlines()
+    assert table[0] == "| id | claim | article's figures | our figures | verdict | why |"
     assert table[2] == table[3]
     assert table[2].startswith("| x | a claim | count: 16,416; shape: 1x2; time: 2.5 | count: 16,416; shape: 3x4;")
-    (document,) = claims_module.claims_to_json([result])["claims"]
-    assert document["figures"][1] == {
-        "name": "shape", "article": [1, 2], "declared": [3, 4], "ours": [3, 4], "agrees": False, "reproduced": True,
-    }  # fmt: skip
+    document = json.loads(json.dumps(result.to_json()))
+    assert document["schema"] == "keras_nin.claims/1"
+    assert document["claims"][0]["figures"][1] == {
+        **{"name": "shape", "article": [1, 2], "declared": [3, 4], "ours": [3, 4]},
+        **{"matches_article": False, "reproduced": True},
+    }
+    assert repr(result).startswith("<ClaimsResult: 2 claims (holds in part: 2)")
+    assert "<td>holds in part</td>" in result._repr_html_()
 
 
-# what the reproductions compute with
+def test_figures_come_back_from_json(results):
+    for result in results.values():
+        for figure in result.figures:
+            document = json.loads(json.dumps(figure.to_json()))
+            assert [value_from_json(document[key]) for key in ("article", "declared", "ours")] == [
+                figure.article,
+                figure.declared,
+                figure.ours,
+            ]
+
+
+def test_only_timed_claims_have_conditions(results):
+    untimed, timed = results["paperspace-params"], results["paperspace-speed"]
+    assert (untimed.conditions, timed.conditions["threads"]) == (None, [1, 2])
+    assert "measured" not in untimed.to_json()
+    assert "Measured:" not in format_claims(ClaimsResult((untimed,)))
+    assert "Measured:" in format_claims(ClaimsResult((timed,)))
 
 
 def test_composed_convolutions_are_the_product():
@@ -214,17 +231,12 @@ def test_relative_difference():
         networks.relative_difference(np.zeros(2), np.zeros((2, 1)))
 
 
-def test_random_weights_have_biases_and_come_again():
+def test_random_weights_have_biases_and_repeat():
+    import keras
+
     def build():
         return networks.build_network(lambda x: keras.layers.Conv2D(2, 3, name="a")(x), (5, 5, 1), "n")
 
     first, second = (networks.randomize_weights(build()).get_weights() for _ in range(2))
     assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
     assert np.all(first[1] != 0)
-
-
-def test_the_picture_shows_input_maps_and_mask():
-    seen = equalities.compute_soft_mask()
-    shown = [np.asarray(axes.images[0].get_array()) for axes in sweeps.plot_soft_mask(seen).axes if axes.images]
-    for pixels in (seen.photograph, seen.image, seen.maps[..., 0], seen.maps[..., 31], seen.mask):
-        assert any(np.array_equal(pixels, each) for each in shown)

@@ -1,11 +1,14 @@
-"""Latency in words and tables."""
+"""Latency as text, Markdown, CSV and node data of Model Explorer."""
 
 import csv
 import io
+import json
 
 import pytest
 from latency_records import HOST, layer, profile
+from tflite_writer import operator, tensor, write
 
+from keras_nin.benchmark.comparison import LatencyRatio
 from keras_nin.benchmark.records import SINGLE_OPERATORS, BenchmarkResult
 from keras_nin.errors import InputError
 from keras_nin.report import latency
@@ -35,7 +38,7 @@ def cells(text, first):
 def test_a_latency_is_never_without_machine_threads_and_runs(measured):
     line = latency.latency_headline(measured)
     assert line == (
-        "net_int8.tflite: median 65.0 us (95 % interval 64.5 to 65.5), p90 67.0 us, 2,500 runs, 1 thread on Some CPU"
+        "net_int8.tflite: median 65.0 us (95% interval 64.5 to 65.5), p90 67.0 us, 2,500 runs, 1 thread on Some CPU"
     )
     assert latency.format_benchmark(benchmark(measured)).startswith("Some CPU, 4 cores, Linux 6 x86_64, LiteRT 2.3.0\n")
     record = next(csv.DictReader(io.StringIO(latency.format_benchmark_csv(benchmark(measured)))))
@@ -74,10 +77,11 @@ def test_views_add_up_to_the_run(measured, view, names):
     assert (f"({left} other rows)" in lines[len(names)]) == (left > 0)
 
 
-@pytest.mark.parametrize("view", [{"sort": "name"}, {"top": 0}, {"top": "3"}])
-def test_bad_views(view):
-    with pytest.raises(InputError, match="Expected"):
-        latency.LayerView(**view)
+def test_bad_views():
+    for view in ({"sort": "name"}, {"top": 0}, {"top": "3"}):
+        with pytest.raises(InputError, match="Expected") as caught:
+            latency.LayerView(**view)
+        assert caught.value.argument in view
 
 
 def test_the_whole_text(measured):
@@ -133,15 +137,48 @@ def test_csv_has_raw_numbers(measured):
     assert sum(float(row["us"] or 0) for row in rows[:-1]) == pytest.approx(float(rows[-1]["us"]))
 
 
-class Ratio:
-    file, base, threads, ratio, low, high = "b.tflite", "a.tflite", 2, 0.51234, 0.5, 0.525
+def test_ratios_name_their_baseline():
+    ratio = LatencyRatio("b.tflite", "a.tflite", 2, 0.51234, 0.5, 0.525)
+    row = ["b.tflite", "2", "a.tflite", "0.512", "0.500 to 0.525"]
+    assert cells(latency.format_ratio_table([ratio]), "b.tflite") == row
 
 
-def test_ratios():
-    assert cells(latency.format_ratio_table([Ratio]), "b.tflite") == [
-        "b.tflite",
-        "2",
-        "a.tflite",
-        "0.512",
-        "0.500 to 0.525",
-    ]
+@pytest.fixture
+def network(tmp_path):
+    tensors = [tensor(name, [1, 4], "FLOAT32") for name in ("in", "a", "b", "out")]
+    operators = [operator("RELU", [0], [1]), operator("LOGISTIC", [1], [2]), operator("RELU", [2], [3])]
+    return write(tmp_path / "net.tflite", tensors, operators)
+
+
+NODES = (
+    layer("first", 3.25, "activation", op="LOGISTIC", operators=(0, 1)),  # operator 0 is fused into 1
+    layer("second", 0.5, "activation", op="LOGISTIC", operators=(1,)),  # a second kernel of the same operator
+    layer("inserted", 9.0, "other", op=None, operators=()),  # by the runtime
+    layer("missing", None, "activation", op="RELU", operators=(2,)),
+)
+
+
+def test_times_for_model_explorer_belong_to_operators_by_index(network):
+    document = latency.model_explorer_data(profile(*NODES, threads=2), network)
+    assert list(document) == ["main"]
+    assert document["main"]["results"] == {"1": {"value": 3.75}}
+    assert document["main"]["name"].startswith("us, Some CPU, 2 threads, ")
+    with pytest.raises(InputError, match="'net_int8.tflite' was only timed as a whole") as caught:
+        latency.model_explorer_data(profile(overhead=None), network)
+    assert caught.value.argument == "layers"
+
+
+def test_model_explorer_reads_it(network):
+    """Graph and nodes are named as Model Explorer's own TFLite adapter names them."""
+    adapter = pytest.importorskip("ai_edge_model_explorer_adapter", reason="Model Explorer is not installed")
+    builder = pytest.importorskip("model_explorer.node_data_builder", reason="Model Explorer is not installed")
+    ((name, data),) = latency.model_explorer_data(profile(*NODES), network).items()
+    results = {key: builder.NodeDataResult(**value) for key, value in data["results"].items()}
+    gradient = [builder.GradientItem(**item) for item in data["gradient"]]
+    graph = builder.GraphNodeData(results, data["name"], gradient=gradient)
+    again = json.loads(builder.ModelNodeData({name: graph}).to_json_string())
+    assert data.items() <= again[name].items()
+    converted = adapter.ConvertFlatbufferDirectlyToJson(adapter.VisualizeConfig(), str(network))
+    (first,) = json.loads(converted)[0]["subgraphs"]
+    labels = {node["id"]: node["label"] for node in first["nodes"]}
+    assert (first["id"], labels["1"]) == (name, "logistic")

@@ -73,7 +73,10 @@ _MEMORY = re.compile(
 
 
 def parse_kernels(text: str) -> list[dict[str, Any]]:
-    """Return what the runtime executed in a run, in order, from the text of ``--profiling_output_csv_file``."""
+    """Return the kernels of `ModelResult.profile` from the text of ``--profiling_output_csv_file``.
+
+    The tool prints only means: median and 90th percentile are None.
+    """
     rows = _profile_rows(text)
     if not rows:
         raise InputError("Expected a profile of benchmark_model as CSV. Received: one without operators")

@@ -19,19 +19,10 @@ class ModelEntry(TypedDict):
 
 
 class Job(TypedDict):
-    """Files that are loaded together and measured in turns.
+    """Files that are loaded together and measured in turns; `runs` and `seconds` as in `measure_files`.
 
-    Attributes:
-        models: the files.
-        runs: exactly so many runs of each; None runs until the medians are known to within 1%.
-        seconds: the longest that all of them together may take then.
-        profile: whether to profile kernels too.
-        single_operators: whether the files are single operators of one network, of which the first keeps the processor
-            awake while the others are prepared.
-        api: "auto", or "interpreter" for TensorFlow Lite's interpreter.
-        kernel_mode: "delegate" (XNNPACK), "builtin" or "reference".
-        delegate: path of an external delegate's library.
-        bandwidth: whether to measure the bandwidth of memory too.
+    With `single_operators` they are operators of one network, of which the first keeps the processor awake. `api` is
+    "interpreter" for TensorFlow Lite's; `kernel_mode` is "delegate" (XNNPACK), "builtin" or "reference".
     """
 
     models: list[ModelEntry]
@@ -56,13 +47,8 @@ class ModelProgress(TypedDict):
 class ModelResult(TypedDict):
     """What was measured of one model; fields as in `keras_nin.benchmark.records.Profile`.
 
-    Attributes:
-        us: the statistics of a whole run.
-        unavailable: why there is no profiler, or None.
-        signatures: how many the file has.
-        profile: "runs", "other_runs", "invoke_us", and of each kernel "kind", "name", "index" and "us"; or None.
-        others_share: share of the machine's processor time that other processes took, or None.
-        bandwidth: of memory, where the job asks for it.
+    `unavailable` says why there is no profiler, `profile` has "runs", "other_runs", "invoke_us", and of each kernel
+    "kind", "name", "index" and "us"; `others_share` is the share of the processor time that other processes took.
     """
 
     file: str

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from keras_nin.benchmark import kernel_assignment
 from keras_nin.benchmark.kernel_assignment import KernelAssignment, Role, kernel_base_name
 from keras_nin.benchmark.records import KernelTime, LayerTime, Profile
 from keras_nin.errors import InputError
-from keras_nin.tflite.records import TFLiteModel, TFLiteOperator
+from keras_nin.tflite.records import TFLiteModel, TFLiteOperator, TFLiteSubgraph
 
 # The delegate's clock rounds down to whole microseconds: it loses half of one on average, for what takes longer.
 _CLOCK_LOSS_US = 0.5
@@ -45,14 +45,14 @@ def join_layers(
         kernels: in order of execution, ``{"kind", "name", "index", "us"}`` as in `keras_nin.benchmark.job.ModelResult`.
         median_us: of a whole run without the profiler.
     """
-    rows = LayerTimeBuilder(model, median_us)
     times = correct_kernel_times(kernels, median_us)
-    for assignment in kernel_assignment.assign_kernels(model.main, kernels):
-        if assignment.kernel is None:
-            rows.add(assignment)
-        else:
-            rows.add(assignment, kernels[assignment.kernel]["name"], times[assignment.kernel])
-    return tuple(rows.layers), median_us - sum(us.typical for us in times)
+    rows = [
+        (assignment, None, None)
+        if assignment.kernel is None
+        else (assignment, kernels[assignment.kernel]["name"], times[assignment.kernel])
+        for assignment in kernel_assignment.assign_kernels(model.main, kernels)
+    ]
+    return build_layer_times(model, rows, median_us), median_us - sum(us.typical for us in times)
 
 
 def correct_kernel_times(kernels: Sequence[dict[str, Any]], median_us: float) -> list[KernelTime]:
@@ -86,81 +86,65 @@ def read_layer_facts(model: TFLiteModel) -> list[LayerFacts]:
     return [LayerFacts(row.name, row.kind, row.role, row.block, row.macs) for row in rows]
 
 
-class LayerTimeBuilder:
-    """Builds `LayerTime` records with distinct names."""
-
-    def __init__(self, model: TFLiteModel, median_us: float | None) -> None:
-        self._main, self._facts, self._median_us = model.main, read_layer_facts(model), median_us
-        self._name_counts: Counter[str] = Counter()
-        self.layers: list[LayerTime] = []
-
-    def add(self, assignment: KernelAssignment, kernel: str | None = None, us: KernelTime | None = None) -> None:
-        """Add the record of an assignment, with the kernel's name and time where they are known."""
-        facts = None if assignment.owner is None else self._facts[assignment.owner]
-        computes = bool(assignment.operators) and facts is not None
-        owner = self._main.operators[assignment.owner] if computes and assignment.owner is not None else None
-        macs = self._macs(assignment)
-        self.layers.append(
+def build_layer_times(
+    model: TFLiteModel,
+    rows: Iterable[tuple[KernelAssignment, str | None, KernelTime | None]],
+    median_us: float | None,
+) -> tuple[LayerTime, ...]:
+    """Return the `LayerTime` of each assignment with its kernel's name and time; names are made distinct."""
+    facts, main = read_layer_facts(model), model.main
+    name_counts: Counter[str] = Counter()
+    layers = []
+    for assignment, kernel, us in rows:
+        own = None if assignment.owner is None else facts[assignment.owner]
+        operators = [main.operators[index] for index in assignment.operators]
+        owner = main.operators[assignment.owner] if operators and assignment.owner is not None else None
+        if own is None:
+            name = kernel or "unknown"
+        elif kernel is None or assignment.role is Role.COMPUTES:
+            name = own.name
+        else:
+            name = f"{own.name} ({kernel_base_name(kernel)})"
+        name_counts[name] += 1
+        # MACs and bytes of an operator with several kernels count for the first.
+        macs, size = None, 0
+        if assignment.role is not Role.PART:
+            counts = [facts[operator.index].macs for operator in operators]
+            macs = None if None in counts or not counts else sum(count or 0 for count in counts)
+            outputs = {tensor for operator in operators for tensor in operator.outputs}
+            inputs = {tensor for operator in operators for tensor in _data_inputs(main, operator, facts)}
+            # What passes between the operators of a kernel is neither read nor written.
+            size = sum(main.tensors[index].nbytes or 0 for index in inputs ^ outputs)
+        layers.append(
             LayerTime(
-                name=self._unique(self._name(assignment, facts, kernel)),
+                name=name if name_counts[name] == 1 else f"{name} ({name_counts[name]})",
                 op=owner and owner.op,
                 operators=assignment.operators,
                 kernel=kernel,
-                kind=facts.kind if facts and computes else "other",
-                role=facts.role if facts and computes else None,
-                block=facts and facts.block,
+                kind=own.kind if own and owner else "other",
+                role=own.role if own and owner else None,
+                block=own and own.block,
                 us=us,
-                share=us.typical / self._median_us if us and self._median_us else None,
+                share=us.typical / median_us if us and median_us else None,
                 macs=macs,
                 gmacs_per_s=macs / us.typical / 1000 if macs and us and us.typical else None,
-                bytes=self._bytes(assignment),
-                dtype=self._main.tensors[owner.outputs[0]].dtype if owner and owner.outputs else None,
+                bytes=size,
+                dtype=main.tensors[owner.outputs[0]].dtype if owner and owner.outputs else None,
                 joined=assignment.is_joined,
                 note=assignment.note,
             )
         )
+    return tuple(layers)
 
-    @staticmethod
-    def _name(assignment: KernelAssignment, facts: LayerFacts | None, kernel: str | None) -> str:
-        if facts is None:
-            return kernel or "unknown"
-        if kernel is None or assignment.role is Role.COMPUTES:
-            return facts.name
-        return f"{facts.name} ({kernel_base_name(kernel)})"
 
-    def _unique(self, name: str) -> str:
-        self._name_counts[name] += 1
-        return name if self._name_counts[name] == 1 else f"{name} ({self._name_counts[name]})"
-
-    def _macs(self, assignment: KernelAssignment) -> int | None:
-        """Return the sum over the operators; None for further kernels of an operator, and where one is unknown."""
-        if assignment.role is Role.PART or not assignment.operators:
-            return None
-        total = 0
-        for index in assignment.operators:
-            macs = self._facts[index].macs
-            if macs is None:
-                return None
-            total += macs
-        return total
-
-    def _bytes(self, assignment: KernelAssignment) -> int:
-        """Return the bytes of what the operators read and write; what passes between them counts for neither."""
-        if assignment.role is Role.PART:
-            return 0
-        operators = [self._main.operators[index] for index in assignment.operators]
-        outputs = {tensor for operator in operators for tensor in operator.outputs}
-        inputs = {tensor for operator in operators for tensor in self._data_inputs(operator)}
-        return sum(self._main.tensors[index].nbytes or 0 for index in inputs ^ outputs)
-
-    def _data_inputs(self, operator: TFLiteOperator) -> Iterable[int]:
-        """Yield the tensors that an operator reads, without shapes, axes and paddings."""
-        with_bias = self._facts[operator.index].kind in _KINDS_WITH_BIAS
-        for index in operator.inputs:
-            if index >= 0:
-                tensor = self._main.tensors[index]
-                if with_bias or not (tensor.is_constant and tensor.dtype in _INTEGER_DTYPES):
-                    yield index
+def _data_inputs(main: TFLiteSubgraph, operator: TFLiteOperator, facts: Sequence[LayerFacts]) -> Iterator[int]:
+    """Yield the tensors that an operator reads, without shapes, axes and paddings."""
+    with_bias = facts[operator.index].kind in _KINDS_WITH_BIAS
+    for index in operator.inputs:
+        if index >= 0:
+            tensor = main.tensors[index]
+            if with_bias or not (tensor.is_constant and tensor.dtype in _INTEGER_DTYPES):
+                yield index
 
 
 # Sums over the layers of a profile.

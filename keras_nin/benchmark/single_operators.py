@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 from keras_nin import files
 from keras_nin.benchmark.job import FileRefusedError, ModelResult, RunJob
 from keras_nin.benchmark.kernel_assignment import NOTE_CONSTANT, KernelAssignment, Role
-from keras_nin.benchmark.layer_times import LayerTimeBuilder
+from keras_nin.benchmark.layer_times import build_layer_times
 from keras_nin.benchmark.records import SINGLE_OPERATORS, KernelTime, LayerTime, Profile
 from keras_nin.errors import check_choice
 from keras_nin.tflite.records import TFLiteModel, TFLiteOperator, TFLiteTensor
 
 if TYPE_CHECKING:
-    import numpy as np
+    pass
 
 MATMUL_DTYPES = ("float32", "int8")
 _MATMUL_SCALE = 1 / 128
@@ -93,7 +93,10 @@ def build_matmul(rows: int, inner: int, columns: int, dtype: str) -> bytes:
         builtinOptions=_table("FullyConnectedOptions"),
         builtinOptionsType=schema.BuiltinOptions.FullyConnectedOptions,
     )
-    buffers = [_table("Buffer"), *(_table("Buffer", data=_as_bytes(values)) for values in (weights, bias))]
+    buffers = [
+        _table("Buffer"),
+        *(_table("Buffer", data=np.frombuffer(values.tobytes(), np.uint8)) for values in (weights, bias)),
+    ]
     return _pack(tensors, [operator], [_operator_code(schema.BuiltinOperator.FULLY_CONNECTED)], [0], [3], buffers)
 
 
@@ -200,12 +203,6 @@ def _operator_code(code: int) -> Any:
     return _table("OperatorCode", builtinCode=code, deprecatedBuiltinCode=code, version=1)
 
 
-def _as_bytes(values: "np.ndarray") -> "np.ndarray":
-    import numpy as np
-
-    return np.frombuffer(values.tobytes(), np.uint8)
-
-
 def _pack(
     tensors: list[Any],
     operators: list[Any],
@@ -259,13 +256,12 @@ def time_operators(
     times = {
         index: _subtract_invocation(results[path], results[empty]) for index, path in paths.items() if path in results
     }
-    rows = LayerTimeBuilder(model, median_us or sum(us.typical for us in times.values()) or None)
-    for operator in model.main.operators:
-        us = times.get(operator.index)
-        role = Role.NO_KERNEL if us is None else Role.COMPUTES
-        note = notes[operator.index]
-        rows.add(KernelAssignment(role, None, operator.index, (operator.index,), note), us=us)
-    return tuple(rows.layers), results[empty]["runs"]
+    rows = []
+    for index, note in notes.items():
+        role = Role.COMPUTES if index in times else Role.NO_KERNEL
+        rows.append((KernelAssignment(role, None, index, (index,), note), None, times.get(index)))
+    total_us = median_us or sum(us.typical for us in times.values()) or None
+    return build_layer_times(model, rows, total_us), results[empty]["runs"]
 
 
 def _run_operators(

@@ -59,8 +59,9 @@ def format_measured_figure(figure: ClaimFigure) -> str:
 
 def conditions_line(conditions: Mapping[str, Any]) -> str:
     """Return how a claim's figures were timed in one line."""
-    load = conditions["host"].get("state", {}).get("load_average")
-    busy = "" if load is None else f", load average {load:.1f}"
+    state = conditions["host"].get("state")
+    load = state.get("load_average") if isinstance(state, Mapping) else None
+    busy = f", load average {load:.1f}" if isinstance(load, int | float) else ""
     return (
         f"{format_host(conditions['host'])}{busy}; {conditions['processes']:,} processes with {conditions['runs']:,} "
         "warm, interleaved runs of every layer in each; in brackets, the 95% interval of the median over processes "

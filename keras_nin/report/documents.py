@@ -212,7 +212,7 @@ def _read_sweep(path: pathlib.Path) -> tuple[SweepDocument]:
         text = files.read_bytes(path).decode(errors="replace")
         first = next(csv.DictReader(io.StringIO(text)), {})
         keys = sweep_results.identify_machine(dict.fromkeys(("cpu", "cores", "litert"), ""))
-        host = {key: first.get(key) for key in keys}
+        host: dict[str, Any] = {key: first.get(key) for key in keys}
         rows = sweep_results.read_sweep(path, host)
     except csv.Error as error:
         raise InputError(f"Expected {str(path)!r} to be the CSV of a sweep. Received: {error}", path=path) from None
@@ -221,7 +221,8 @@ def _read_sweep(path: pathlib.Path) -> tuple[SweepDocument]:
     times = [time for row in rows.values() for time in (row.us, row.low_us, row.high_us, row.kernel_us)]
     if not all(time is None or 0 < time < math.inf for time in times):
         raise InputError(f"Expected times above 0 in {str(path)!r}. Received: others", path=path)
-    return (SweepDocument(path.name, rows, host),)
+    cores = host.get("cores") or ""
+    return (SweepDocument(path.name, rows, host | {"cores": int(cores) if cores.isdecimal() else None}),)
 
 
 def _read_json(path: pathlib.Path) -> tuple[Document, ...]:
@@ -271,7 +272,7 @@ def _read_export(document: Json) -> tuple[ExportDocument, ...]:
 
 
 def _read_benchmark(document: Json) -> tuple[Document, ...]:
-    benchmark = BenchmarkResult.from_json(document)
+    benchmark = BenchmarkResult.from_json(dict(document))
     ratios = typed_value(tuple[LatencyRatio, ...], document.get("ratios", []), "ratios")
     return (benchmark, RatiosDocument(benchmark, ratios)) if ratios else (benchmark,)
 

@@ -77,49 +77,31 @@ class ProfilerEvent(ctypes.Structure):
     """A record of the profiler: address of the name, type, start and duration in us, and index of the operator."""
 
     _fields_ = [
-        ("tag", ctypes.c_uint64),
-        ("type", ctypes.c_int32),
-        ("start_us", ctypes.c_uint64),
-        ("elapsed_us", ctypes.c_uint64),
-        ("begin", _Memory),
-        ("end", _Memory),
-        ("index", ctypes.c_uint64),
-        ("subgraph", ctypes.c_uint64),
-        ("source", ctypes.c_int32),
-    ]
+        ("tag", ctypes.c_uint64), ("type", ctypes.c_int32), ("start_us", ctypes.c_uint64),
+        ("elapsed_us", ctypes.c_uint64), ("begin", _Memory), ("end", _Memory), ("index", ctypes.c_uint64),
+        ("subgraph", ctypes.c_uint64), ("source", ctypes.c_int32),
+    ]  # fmt: skip
 
 
 _STRUCT_SIZES = {RankedTensorType: 72, ProfilerEvent: 104}
+_TYPE_OUT, _EVENTS_OUT = ctypes.POINTER(RankedTensorType), ctypes.POINTER(ProfilerEvent)
 _PROTOTYPES = {
-    "CreateEnvironment": (INT, HANDLE, _OUT),
-    "CreateModelFromFile": (HANDLE, TEXT, _OUT),
-    "CreateOptions": (_OUT,),
-    "SetOptionsHardwareAccelerators": (HANDLE, INT),
-    "CreateOpaqueOptions": (TEXT, HANDLE, HANDLE, _OUT),
-    "AddOpaqueOptions": (HANDLE, HANDLE),
-    "CreateCompiledModel": (HANDLE, HANDLE, HANDLE, _OUT),
-    "GetNumModelSignatures": (HANDLE, _SIZE_OUT),
-    "GetModelSignature": (HANDLE, SIZE, _OUT),
-    "GetNumSignatureInputs": (HANDLE, _SIZE_OUT),
-    "GetNumSignatureOutputs": (HANDLE, _SIZE_OUT),
-    "GetSignatureInputTensorByIndex": (HANDLE, SIZE, _OUT),
-    "GetSignatureOutputTensorByIndex": (HANDLE, SIZE, _OUT),
-    "GetRankedTensorType": (HANDLE, ctypes.POINTER(RankedTensorType)),
-    "GetQuantizationTypeId": (HANDLE, _INT_OUT),
+    "CreateEnvironment": (INT, HANDLE, _OUT), "CreateModelFromFile": (HANDLE, TEXT, _OUT), "CreateOptions": (_OUT,),
+    "SetOptionsHardwareAccelerators": (HANDLE, INT), "CreateOpaqueOptions": (TEXT, HANDLE, HANDLE, _OUT),
+    "AddOpaqueOptions": (HANDLE, HANDLE), "CreateCompiledModel": (HANDLE, HANDLE, HANDLE, _OUT),
+    "GetNumModelSignatures": (HANDLE, _SIZE_OUT), "GetModelSignature": (HANDLE, SIZE, _OUT),
+    "GetNumSignatureInputs": (HANDLE, _SIZE_OUT), "GetNumSignatureOutputs": (HANDLE, _SIZE_OUT),
+    "GetSignatureInputTensorByIndex": (HANDLE, SIZE, _OUT), "GetSignatureOutputTensorByIndex": (HANDLE, SIZE, _OUT),
+    "GetRankedTensorType": (HANDLE, _TYPE_OUT), "GetQuantizationTypeId": (HANDLE, _INT_OUT),
     "GetCompiledModelInputBufferRequirements": (HANDLE, SIZE, SIZE, _OUT),
     "GetCompiledModelOutputBufferRequirements": (HANDLE, SIZE, SIZE, _OUT),
-    "CreateManagedTensorBufferFromRequirements": (HANDLE, ctypes.POINTER(RankedTensorType), HANDLE, _OUT),
-    "LockTensorBuffer": (HANDLE, _OUT, INT),
-    "UnlockTensorBuffer": (HANDLE,),
-    "GetTensorBufferSize": (HANDLE, _SIZE_OUT),
-    "RunCompiledModel": (HANDLE, SIZE, SIZE, HANDLE, SIZE, HANDLE),
-    "CompiledModelGetProfiler": (HANDLE, _OUT),
-    "ResetProfiler": (HANDLE,),
-    "StartProfiler": (HANDLE,),
-    "StopProfiler": (HANDLE,),
-    "GetNumProfilerEvents": (HANDLE, _INT_OUT),
-    "GetProfilerEvents": (HANDLE, INT, ctypes.POINTER(ProfilerEvent)),
-}
+    "CreateManagedTensorBufferFromRequirements": (HANDLE, _TYPE_OUT, HANDLE, _OUT),
+    "LockTensorBuffer": (HANDLE, _OUT, INT), "UnlockTensorBuffer": (HANDLE,),
+    "GetTensorBufferSize": (HANDLE, _SIZE_OUT), "RunCompiledModel": (HANDLE, SIZE, SIZE, HANDLE, SIZE, HANDLE),
+    "CompiledModelGetProfiler": (HANDLE, _OUT), "ResetProfiler": (HANDLE,), "StartProfiler": (HANDLE,),
+    "StopProfiler": (HANDLE,), "GetNumProfilerEvents": (HANDLE, _INT_OUT),
+    "GetProfilerEvents": (HANDLE, INT, _EVENTS_OUT),
+}  # fmt: skip
 _DESTROYERS = ("Environment", "Model", "Options", "OpaqueOptions", "CompiledModel", "TensorBuffer")
 
 
@@ -226,11 +208,7 @@ class CompiledModel:
     api = "compiled_model"
 
     def __init__(
-        self,
-        path: str | os.PathLike[str],
-        threads: int = 1,
-        profiling: bool = False,
-        kernel_mode: str = "delegate",
+        self, path: str | os.PathLike[str], threads: int = 1, profiling: bool = False, kernel_mode: str = "delegate"
     ) -> None:
         self._library = library = load_library()
         self._stack = contextlib.ExitStack()

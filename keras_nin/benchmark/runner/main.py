@@ -79,10 +79,7 @@ def _time_budget(job: "Job") -> timing.TimeBudget:
     if job.get("single_operators"):
         # One run per turn: until its turn comes again, an operator's weights leave the caches as in the network.
         return timing.TimeBudget(
-            seconds=seconds,
-            round_seconds=0,
-            min_rounds=timing.MIN_ROUNDS,
-            warm_up_seconds=_OPERATOR_WARM_UP_SECONDS,
+            seconds=seconds, round_seconds=0, min_rounds=timing.MIN_ROUNDS, warm_up_seconds=_OPERATOR_WARM_UP_SECONDS
         )
     return timing.TimeBudget(job.get("runs"), seconds)
 

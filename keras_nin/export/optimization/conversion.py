@@ -85,7 +85,7 @@ class QATConverter(ModelConverter):
         self._has_integer_form = False  # the tf_keras network has its own layer, in floating point
 
     def _write_saved_model(self, integer_form: bool, folder: str) -> None:
-        from keras_nin._compat.tfmot import renamed_layers
+        from keras_nin._compat.tensorflow import renamed_layers
 
         # Marked as `mark_layers` does it. What tfmot adds at the inputs has names that count from process start: those
         # become the same in every file.
