@@ -68,7 +68,8 @@ def test_json(tmp_path, capsys):
         "variable": "bias",
         "change": document["tensors"][0]["change"],
     }
-    assert error == "Note: the prefix 'module.' of every name is taken off\n"
+    assert error.startswith("Note: ")
+    assert "'module.'" in error
 
 
 def test_what_does_not_fit_is_one_line_and_nothing_is_written(digits, tmp_path, capsys):
