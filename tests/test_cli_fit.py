@@ -9,7 +9,7 @@ import pytest
 import vela_stand_in
 from edge_networks import chain
 
-from keras_nin.edge import fit
+from keras_nin.benchmark import measurement
 from keras_nin.edge.ethosu import vela
 
 QUICK = ("--seconds", "0.02")
@@ -37,8 +37,7 @@ def test_one_table_for_all(cli, files, tmp_path, monkeypatch):
 
 
 def test_targets_are_chosen(cli, files, monkeypatch):
-    for name in ("measure_cpu", "measure_arena"):
-        monkeypatch.setattr(fit, name, lambda *_: pytest.fail("asked all the same"))
+    monkeypatch.setattr(measurement, "measure_files", lambda *_, **__: pytest.fail("measured all the same"))
     monkeypatch.setattr(vela, "find_vela", lambda: pytest.fail("looked for all the same"))
     ran = cli("fit", files[0], "--targets", "edgetpu")
     assert ran.status == 0
@@ -87,8 +86,7 @@ def test_what_is_required(cli, files, require, status):
 )
 @pytest.mark.usefixtures("files")
 def test_what_cannot_be_is_one_line_before_anything_runs(cli, tmp_path, monkeypatch, words, message):
-    for name in ("measure_cpu", "measure_arena"):
-        monkeypatch.setattr(fit, name, lambda *_: pytest.fail("something ran"))
+    monkeypatch.setattr(measurement, "measure_files", lambda *_, **__: pytest.fail("measured all the same"))
     (tmp_path / "bad.tflite").write_bytes(b"no file")
     ran = cli("fit", *words)
     assert (ran.status, ran.out, ran.err.count("\n")) == (2, "", 1)

@@ -68,12 +68,12 @@ def _describe_scheme(row: Sequence[str]) -> Iterator[str]:
 )
 @click.option("--batch", type=options.COUNT, metavar="N", default=1, show_default=True, help="Static batch size.")
 @click.option("--allow-float", is_flag=True, help="Let operators that int8 lacks compute in float; they are listed.")
-@click.option("--epochs", type=options.COUNT, metavar="N", help="Of a scheme that trains. [default: 20]")
+@click.option("--epochs", type=options.COUNT, metavar="N", help="Epochs of schemes that train. [default: 20]")
 @click.option(
     "--learning-rate",
     type=options.Number(0, min_open=True),
     metavar="RATE",
-    help="Of a scheme that trains. [default: a fifth of the rate that trained the network]",
+    help="Learning rate of schemes that train. [default: a fifth of the rate that trained the network]",
 )
 @click.option(
     "--sparsity",
