@@ -35,7 +35,8 @@ def audit(model="small", names=()):
     named = [*names, *(column[0] for column in _COLUMNS[len(names) :])]
     columns = [(name, *column[1:]) for name, column in zip(named, _COLUMNS, strict=True)]
     rows = tuple(
-        AuditRow(name, "CONV_2D", kind, role, (1, 1), (1, 8, 8, 16), (1, 8, 8, 16), 272, 0, macs, 300, 1024, 1024, 0, (3, 3),
+        AuditRow(name, "CONV_2D", kind, role, (1, 1), (1, 8, 8, 16), (1, 8, 8, 16), 272, 0, macs, 300, 1024, 1024,
+        0, (3, 3),
             block)
         for name, kind, role, block, macs in columns
     )  # fmt: skip

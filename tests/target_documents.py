@@ -110,7 +110,8 @@ def micro(**changes):
     """Return a `Micro` that needs an arena of 11,840 bytes."""
     made = MicroResult(
         "net_int8.tflite", SHA, 70_000, 50_000, (MicroOperator("CONV_2D", 2, "AddConv2D"),), "resolver;", 2**21,
-        Arena(11_840, 5120, 6720, (ArenaSection("Things", 792),), 16, 4, 64), None, MicroComparison("noise", True, 4, 40, 0, 0.0),
+        Arena(11_840, 5120, 6720, (ArenaSection("Things", 792),), 16, 4, 64), None,
+        MicroComparison("noise", True, 4, 40, 0, 0.0),
         None, 5120, 0, "0.1",
     )  # fmt: skip
     return dataclasses.replace(made, **changes)

@@ -223,6 +223,11 @@ def test_bad_views(view, message):
 # CSV and Markdown
 
 
+def test_a_notebook_shows_one_line_and_a_table(small):
+    assert repr(small) == "<Audit: small, 4 layers, 100 params, 1,000 MACs>"
+    assert "<td>a_3x3</td>" in small._repr_html_()
+
+
 def test_csv_and_markdown_take_views(small):
     assert small.to_csv(columns="name,macs", sort="macs", only="pointwise") == "name,macs\nb_1x1,300\na_1x1,100\n"
     assert small.to_csv(columns="macs", only="other") == 'macs\n""\n'

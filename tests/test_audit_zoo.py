@@ -16,7 +16,7 @@ from keras_nin.models import googlenet
 L = keras.layers
 WIDTH = 400
 # One of each family; the others differ in depth, width, norms or bypasses.
-FAMILIES = ("nin_digits", "squeezenet_v1_1", "googlenet", "convnet_pointwise_head", "conv1x1_1to16")
+FAMILIES = ("nin_digits", "squeezenet_v1_1", "convnet_pointwise_head", "conv1x1_1to16")
 SNAPSHOT = json.loads(findings_snapshot.PATH.read_text())
 
 
@@ -119,7 +119,7 @@ GOOGLENET = {
 }
 
 
-@pytest.mark.parametrize("name", by_tier(("googlenet", "googlenet_bn"), FAMILIES))
+@pytest.mark.parametrize("name", by_tier(("googlenet", "googlenet_bn"), ("googlenet",)))
 def test_the_modules_of_googlenet(name, blocks_of):
     blocks = blocks_of(name)
     assert [block for block in blocks if block and "inception" in block] == list(GOOGLENET)[1:]
@@ -267,7 +267,7 @@ def roles(audit):
         ("InceptionResNetV2", 299, 55_873_736, None, 10 + 20 + 10),
         # Dense on a map is a 1x1 layer; the second of each block ends in its addition, after a scale.
         ("ConvNeXtTiny", 32, 28_589_128, None, 3 + 3 + 9 + 3),
-        ("Xception", 224, 22_910_480, None, 12 - 8 + 4 * 3 - 4),
+        ("Xception", 224, 22_910_480, None, None),
         ("DenseNet121", 224, 8_062_504, None, 0),
         ("EfficientNetB0", 224, 5_330_571, None, 9),
     ],
@@ -276,8 +276,7 @@ def test_published_totals_and_projections(name, side, params, macs, projections)
     audit = audit_model(application(name, side))
     assert (audit.total.params, audit.unknown) == (params, ())
     assert macs in (None, audit.total.macs)
-    if name != "Xception":  # its shortcuts end in additions too
-        assert roles(audit).count("projection") == projections
+    assert projections in (None, roles(audit).count("projection"))
     if name == "MobileNet":
         # The paper (arXiv:1704.04861, table 2) gives 94.86% of the MACs to 1x1 layers; it counts the classifier apart.
         assert 0.94 < (audit.total.pointwise_macs - 1024 * 1000) / audit.total.macs < 0.95

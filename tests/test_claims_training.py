@@ -83,7 +83,8 @@ def test_the_classifier_is_the_articles_network_with_a_dense_layer():
     layers = [layer.name for layer in convnet.build_relu_classifier(convnet.WITH_RELU).layers[1:]]
     assert layers == ["conv1", "pool1", "relu1", "conv2", "pool2", "relu2", "conv3_1x1", "flatten", "dense"]
     assert "conv3_1x1" not in [layer.name for layer in convnet.build_relu_classifier(convnet.NO_THIRD_LAYER).layers]
-    kinds = [convnet.build_relu_classifier(third).get_layer("conv3_1x1").activation.__name__ for third in ("with its ReLU",
+    kinds = [
+        convnet.build_relu_classifier(third).get_layer("conv3_1x1").activation.__name__ for third in ("with its ReLU",
              "without its ReLU")]  # fmt: skip
     assert kinds == ["relu", "linear"]
 

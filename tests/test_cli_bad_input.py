@@ -93,7 +93,7 @@ CASES = {
     "export nothing": ("nothing",),
     "audit cut.keras": ("'cut.keras' to be a saved Keras model",),
     "audit text.tflite": ("Expected a valid .tflite file. Received: 'text.tflite', where the mark 'TFL3'",),
-    "audit digits.weights.h5": ("weights alone: pass a model's name and --weights",),
+    "audit digits.weights.h5": ("holds only weights. Pass the name of a model, and the file as --weights",),
     # weights, input shape, builder's arguments
     "export nin_digits --weights missing.weights.h5": ("existing file", "'missing.weights.h5'"),
     "export nin_digits --weights digit": ("Did you mean digits?",),
@@ -168,7 +168,7 @@ CASES = {
     "evaluate badpre.tflite --data digits": ("Expected preprocessing as an object", "Received: 5"),
     "verify nin_digits nojson.tflite": ("Expected a JSON file. Received: 'nojson.json'",),
     "evaluate digits.tflite": ("Pass --data: a dataset name, a folder",),
-    "evaluate digits.tflite --data unlabelled.npz": ("Expected labelled images", "'unlabelled.npz'"),
+    "evaluate digits.tflite --data unlabelled.npz": ("Expected labeled images", "'unlabelled.npz'"),
     "evaluate digits.tflite --data others.npz": ("labels from 0 to 9", "in 'others.npz'"),
     "evaluate digits.tflite --data nothing": ("Expected images (",),
     "evaluate conv1x1_3to2": ("Expected a network that ends in classes. Received: output (6, 6, 2)",),

@@ -57,8 +57,9 @@ def write_digits(path, start=0, count=60):
 
 def test_the_main_job(cli, digits_export):
     stems = ("nin_digits_float32", "nin_digits_int8")
-    assert names(digits_export) == sorted(f"{stem}{end}" for stem in stems
-                                          for end in (".json", ".py", ".tflite", "_labels.txt"))  # fmt: skip
+    assert names(digits_export) == sorted(
+        f"{stem}{end}" for stem in stems for end in (".json", ".py", ".tflite", "_labels.txt")
+    )
     assert (digits_export / "nin_digits_int8_labels.txt").read_text() == "".join(f"{digit}\n" for digit in range(10))
     ran = cli("export", "nin_digits", "--runs", 20, "--out", digits_export, "--json")
     assert (ran.status, ran.err, ran.json["schema"]) == (0, "", "keras_nin.export/1")
@@ -81,7 +82,11 @@ def test_the_table(cli):
     assert (ran.status, ran.err) == (0, "")
     lines = ran.out.splitlines()
     assert lines[0] == "conv1x1_3to2, weights: random (seed 0); preprocessing: unit"
-    assert [line.split()[0] for line in lines[3:6]] == ["(Keras", "conv1x1_3to2_float32.tflite", "conv1x1_3to2_int8.tflite"]  # fmt: skip
+    assert [line.split()[0] for line in lines[3:6]] == [
+        "(Keras",
+        "conv1x1_3to2_float32.tflite",
+        "conv1x1_3to2_int8.tflite",
+    ]
     assert "Compared on 5 test images of random." in lines
     assert any(line.startswith("Latency: median of 1, 1 runs on 1 thread; ") for line in lines)
     assert any(line.startswith("Calibration: noise.") for line in lines)
@@ -166,8 +171,21 @@ def test_other_files_stay_without_force(cli, monkeypatch):
 
 @pytest.mark.slow
 def test_a_network_of_keras_applications(cli):
-    ran = cli("export", "keras:MobileNet", "--input-shape", "32,32,3", "--scheme", "float32", "--calibration", "random",
-              "--test-count", 2, "--runs", 1, "--json")  # fmt: skip
+    ran = cli(
+        "export",
+        "keras:MobileNet",
+        "--input-shape",
+        "32,32,3",
+        "--scheme",
+        "float32",
+        "--calibration",
+        "random",
+        "--test-count",
+        2,
+        "--runs",
+        1,
+        "--json",
+    )
     (entry,) = ran.json["files"]
     assert (ran.status, ran.err) == (0, "")
     assert entry["path"] == "exported/mobilenet_float32.tflite"
@@ -296,9 +314,35 @@ def test_weights_that_are_no_numbers_and_channels_that_no_image_has(cli):
 def repeatable(tmp_path_factory):
     """A folder with an export that has options of every kind, and the files that it names."""
     folder = tmp_path_factory.mktemp("things")
-    words = ("export", "nin_digits", "--scheme", "int8", "--weights", "own.weights.h5", "--data", "photos.npz",
-             "--calibration", "photos.npz", "--calibration-count", 7, "--seed", 3, "--test-count", 9, "--crop", 0.9,
-             "--input-shape", "8,8,1", "--set", "classes=10", "--min-top1-match", 0.1, "--max-drop", 90, *QUICK)  # fmt: skip
+    words = (
+        "export",
+        "nin_digits",
+        "--scheme",
+        "int8",
+        "--weights",
+        "own.weights.h5",
+        "--data",
+        "photos.npz",
+        "--calibration",
+        "photos.npz",
+        "--calibration-count",
+        7,
+        "--seed",
+        3,
+        "--test-count",
+        9,
+        "--crop",
+        0.9,
+        "--input-shape",
+        "8,8,1",
+        "--set",
+        "classes=10",
+        "--min-top1-match",
+        0.1,
+        "--max-drop",
+        90,
+        *QUICK,
+    )
     with contextlib.chdir(folder):
         write_digits("photos.npz")
         models.build_model("nin_digits", weights="digits").save_weights("own.weights.h5")
@@ -321,7 +365,9 @@ def test_the_same_files_again(cli, copied):
     ran = cli("export", "--from", RECORD, "--out", "again", "--runs", 1)
     assert (ran.status, ran.err) == (0, "")
     assert ran.out.startswith(f"Reproduced: nin_digits_int8.tflite has the bytes that {RECORD} records.\n")
-    contents = [{path.name: path.read_bytes() for path in pathlib.Path(folder).iterdir()} for folder in ("again", "exported")]  # fmt: skip
+    contents = [
+        {path.name: path.read_bytes() for path in pathlib.Path(folder).iterdir()} for folder in ("again", "exported")
+    ]
     assert contents[0] == contents[1]
     edit(sha256="0" * 64, versions=copied["versions"] | {"bazel": "7"})
     ran = cli("export", "--from", RECORD, "--out", "again", "--json", "--runs", 1)
@@ -349,8 +395,14 @@ def test_other_weights_or_calibration_images(cli, copied):
     assert f"'{RECORD}' names 'own.weights.h5' as --weights, relative to the folder" in line
 
 
-OPTIONS = dict.fromkeys(reproduction._REQUIRED) | {"model": "nin_digits", "builder_arguments": {}, "seed": 0,
-                                                   "test": "digits", "min_top1_match": 0.9, "max_drop": 2.5}  # fmt: skip
+OPTIONS = dict.fromkeys(reproduction._REQUIRED) | {
+    "model": "nin_digits",
+    "builder_arguments": {},
+    "seed": 0,
+    "test": "digits",
+    "min_top1_match": 0.9,
+    "max_drop": 2.5,
+}
 DOCUMENT = {
     "schema": EXPORT_FILE,
     "scheme": "float32",
@@ -406,9 +458,13 @@ def test_no_document(cli, text):
 
 @pytest.mark.parametrize(
     ("words", "received"),
-    [(("--seed", 0), "--seed"), (("--set", "classes=3"), "--set"), (("--allow-float",), "--allow-float"),
-     (("nin_digits",), "MODEL")],
-)  # fmt: skip
+    [
+        (("--seed", 0), "--seed"),
+        (("--set", "classes=3"), "--set"),
+        (("--allow-float",), "--allow-float"),
+        (("nin_digits",), "MODEL"),
+    ],
+)
 def test_options_that_the_record_decides(cli, words, received):
     pathlib.Path("s.json").write_text(json.dumps(DOCUMENT))
     line = refused(cli, "--from", "s.json", *words)

@@ -9,7 +9,7 @@ import pytest
 import vela_stand_in
 from edge_networks import chain
 
-from keras_nin.edge import fit
+from keras_nin.benchmark import measurement
 from keras_nin.edge.ethosu import vela
 
 QUICK = ("--seconds", "0.02")
@@ -33,12 +33,11 @@ def test_one_table_for_all(cli, files, tmp_path, monkeypatch):
     assert lines["this CPU, 1 thread"][1::2] == ["us", "us"]
     assert "whole" in ran.out.splitlines()[0]
     assert "Edge TPU, half.tflite: on the CPU: ELU (" in ran.out
-    assert "Ethos-U, all: refused by Vela" in ran.out or ran.out.count("refused by Vela: Expected") == 2
+    assert ran.out.count("refused by Vela") >= 2
 
 
 def test_targets_are_chosen(cli, files, monkeypatch):
-    for name in ("cpu", "micro"):
-        monkeypatch.setattr(fit, name, lambda *_: pytest.fail("asked all the same"))
+    monkeypatch.setattr(measurement, "measure_files", lambda *_, **__: pytest.fail("measured all the same"))
     monkeypatch.setattr(vela, "find_vela", lambda: pytest.fail("looked for all the same"))
     ran = cli("fit", files[0], "--targets", "edgetpu")
     assert ran.status == 0
@@ -87,8 +86,7 @@ def test_what_is_required(cli, files, require, status):
 )
 @pytest.mark.usefixtures("files")
 def test_what_cannot_be_is_one_line_before_anything_runs(cli, tmp_path, monkeypatch, words, message):
-    for name in ("cpu", "edgetpu", "micro"):
-        monkeypatch.setattr(fit, name, lambda *_: pytest.fail("something ran"))
+    monkeypatch.setattr(measurement, "measure_files", lambda *_, **__: pytest.fail("measured all the same"))
     (tmp_path / "bad.tflite").write_bytes(b"no file")
     ran = cli("fit", *words)
     assert (ran.status, ran.out, ran.err.count("\n")) == (2, "", 1)
@@ -124,5 +122,5 @@ def test_the_real_tools(cli, tmp_path):
     assert result["missing"] == []
     assert (result["ethosu"]["on_npu"], result["ethosu"]["operators"]) == (1, 1)
     assert result["ethosu"]["us"] > 0
-    assert result["micro"]["same"] is True
+    assert result["micro"]["bit_exact"] is True
     assert result["micro"]["arena_bytes"] % 16 == 0

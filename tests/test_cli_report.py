@@ -135,11 +135,11 @@ def test_what_is_no_result_is_refused_in_one_line(cli, tmp_path, content, messag
         (["none.csv", "-o", "a.html"], "readable file"),
         (["file.csv", "-o", "a.html"], "sweep"),
         (["nin_digit", "-o", "a.html"], "Did you mean nin_digits"),
-        (["file.csv"], "-o FILE.html, --plot DIR or both"),
-        (["file.csv", "-o", "a.txt"], "name a .html file"),
+        (["file.csv"], "Pass --out for an HTML page, --plot for a folder"),
+        (["file.csv", "-o", "a.txt"], "--out to name a .html file"),
         (["file.csv", "-o", "file.csv/a.html"], "is not writable"),
         (["file.csv", "--plot", "file.csv"], "is not writable"),
-        (["audit.json", "--plot", "plots"], "a benchmark with layers"),
+        (["audit.json", "--plot", "plots"], "--plot needs a benchmark with layers"),
     ],
 )
 def test_bad_use_is_refused_in_one_line(cli, tmp_path, words, message):
@@ -179,7 +179,7 @@ def test_any_other_value_anywhere_is_refused_or_shown(tmp_path, monkeypatch, kin
     }[kind]
     rng, shown = random.Random(0), 0
     paths = sorted(leaves(document), key=str)
-    for path in rng.sample(paths, min(60, len(paths))):
+    for path in rng.sample(paths, min(20, len(paths))):
         for value in rng.sample(OTHER_VALUES, 3 if len(paths) > 60 else len(OTHER_VALUES)):
             changed = copy.deepcopy(document)
             place = changed
@@ -191,9 +191,7 @@ def test_any_other_value_anywhere_is_refused_or_shown(tmp_path, monkeypatch, kin
                 found = documents.read_documents(tmp_path / "changed.json")
             except InputError:
                 continue
-            assert "<b>" not in page_module.render_page(page_module.group_by_file(found), others=found).replace(
-                '<b class="', ""
-            )
+            assert "<b>" not in page_module.render_page(found).replace('<b class="', "")
             shown += 1
     assert shown
 

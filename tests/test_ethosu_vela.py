@@ -144,7 +144,8 @@ def test_defaults_are_one_finding():
     (found,) = vela.parse_log(DEFAULTS, {})
     assert found.rule == "assumed"
     assert found.message == (
-        "Vela's defaults: configuration file vela.ini, system configuration Ethos_U55_High_End_Embedded; name those of your "
+        "Vela's defaults: configuration file vela.ini, system configuration Ethos_U55_High_End_Embedded; "
+        "name those of your "
         "chip with `config`, `system_config`"
     )
 

@@ -133,7 +133,8 @@ def test_every_preset_on_images_of_every_kind(photographs, tmp_path):
     cropping = data.Preprocessing("unit", (0.1307,), (0.3081,), 0.6)
     for converted in convert(network((9, 7, 1)), "int8", preprocessing=cropping).values():
         files.append((converted.save(tmp_path / str(len(files))), cropping))
-    check(files, photographs, tmp_path)
+    check(files[-3:], photographs, tmp_path)  # the last network on images of every kind, the others on two
+    check(files[:-3], photographs[:2], tmp_path)
 
 
 @pytest.fixture(scope="module")

@@ -163,6 +163,7 @@ def test_channels_that_no_group_divides():
     check_integer_form(model, export.convert_model(model, "int8", images(20)))
 
 
+@pytest.mark.slow
 def test_a_wrong_power_is_found(converted, monkeypatch):
     model, files, _ = converted
     right = fidelity(model, files["int8"])
@@ -185,6 +186,7 @@ def test_each_scheme_takes_its_form():
     assert fidelity(model, made[1]) > 33  # the fit's error: that of int8 lies above it
 
 
+@pytest.mark.slow
 def test_the_operator_stays_where_float_is_allowed():
     made = export.convert_model(network(), "int8", images(4), allow_float=True)
     assert made.float_operators == ("LOCAL_RESPONSE_NORMALIZATION of layer 'norm'",)

@@ -7,7 +7,7 @@ from keras import layers as kl
 
 from keras_nin import InputError, layers
 from keras_nin.audit import audit_model
-from keras_nin.export import convert_model, convert_schemes
+from keras_nin.export import Tuning, convert_model, convert_schemes
 from keras_nin.export.operator_layers import read_scope
 from keras_nin.tflite.runner import TFLiteRunner
 
@@ -70,7 +70,9 @@ def test_a_network_with_everything():
         ("MAX_POOL_2D", "pool"),
     ]
     tail = [("MEAN", "mean"), ("FULLY_CONNECTED", "classes"), ("SOFTMAX", "classes")]
-    float32, int8 = convert_schemes(model, ["float32", "int8"], noise(model), allow_float=True)
+    float32, int8 = convert_schemes(
+        model, ["float32", "int8"], noise(model, 2), allow_float=True, tuning=Tuning.plain()
+    )
     rows = {row.name for row in audit_model(model).rows}
     for converted in (float32, int8):
         found = [pair for pair in pairs(converted) if pair[0] not in ("QUANTIZE", "DEQUANTIZE")]
@@ -86,7 +88,9 @@ def test_a_network_with_everything():
     ("tail", "expected"),
     [
         ([lambda: kl.Dropout(0.5), lambda: kl.GlobalAveragePooling2D(name="mean")], ("MEAN", "mean")),
-        ([kl.BatchNormalization, kl.ReLU, lambda: kl.SpatialDropout2D(0.5)], ("CONV_2D", "c")),
+        pytest.param(
+            [kl.BatchNormalization, kl.ReLU, lambda: kl.SpatialDropout2D(0.5)], ("CONV_2D", "c"), marks=pytest.mark.slow
+        ),
         ([lambda: kl.Dropout(0.5), lambda: kl.Activation("linear")], ("CONV_2D", "c")),
         pytest.param([lambda: kl.Flatten(name="f")], ("RESHAPE", "f"), marks=pytest.mark.slow),
     ],

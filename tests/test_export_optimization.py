@@ -154,6 +154,7 @@ def test_other_types_and_another_batch(trained):
     assert main.tensors[main.inputs[0]].shape == (2, 8, 8, 1)
 
 
+@pytest.mark.slow
 def test_pruning_ends_on_its_last_update():
     from keras_nin.export.optimization.methods import prepare_network
     from keras_nin.export.optimization.training import OptimizationSettings
@@ -167,8 +168,8 @@ def test_pruning_ends_on_its_last_update():
     assert bool(schedule(114)[0])
 
 
-def test_folding_changes_no_output(model):
-    copy = keras.models.clone_model(model)
+def test_folding_changes_no_output():
+    copy = network()
     rng = np.random.default_rng(0)
     copy.set_weights([rng.uniform(0.5, 1.5, weight.shape) for weight in copy.get_weights()])
     images = rng.uniform(0, 1, (4, 8, 8, 1)).astype("float32")
@@ -189,10 +190,10 @@ def test_a_norm_that_cannot_be_folded_stays():
     assert fold_batch_norms(model) == []
 
 
-def test_no_train_split(model, digits):
+def test_no_train_split(digits):
     empty = dataclasses.replace(digits, splits={"test": [0, 1]})
     with pytest.raises(InputError, match="train split"):
-        train_for_scheme(model, "qat", empty)
+        train_for_scheme(network(), "qat", empty)
 
 
 def test_an_unknown_layer_is_named(digits):
@@ -214,9 +215,9 @@ def test_an_unknown_layer_is_named(digits):
         ("qat", {"learning_rate": 0}, "`learning_rate`"),
     ],
 )
-def test_settings_that_make_no_sense(model, digits, scheme, options, message):
+def test_settings_that_make_no_sense(digits, scheme, options, message):
     with pytest.raises(InputError, match=message):
-        train_for_scheme(model, scheme, digits, **options)
+        train_for_scheme(network(), scheme, digits, **options)
 
 
 @pytest.mark.slow
@@ -226,9 +227,9 @@ def test_a_loss_that_is_not_finite(model, digits):
 
 
 @pytest.mark.parametrize("scheme", ["float16", "int8"])
-def test_compression_is_what_the_file_says(scheme, model, digits, tmp_path):
+def test_compression_is_what_the_file_says(scheme, digits, tmp_path):
     images = digits.load(digits.select("calibration"), (8, 8), 1, digits.preprocessing)
-    made = convert_model(model, scheme, images if scheme == "int8" else None)
+    made = convert_model(network(), scheme, images if scheme == "int8" else None)
     found = measure_compression(made.tflite, made.layers)
     path = tmp_path / "file.tflite"
     path.write_bytes(made.data)

@@ -51,4 +51,4 @@ def test_two_processes(tmp_path):
 def test_exports_that_are_killed(tmp_path):
     """A few of the kills that tools/kill_export.py does by the dozen."""
     out = python(ROOT / "tools" / "kill_export.py", "4", "7", cwd=tmp_path)
-    assert out.endswith("Nothing half-written, no sidecar of other files, nothing left by the next export.\n")
+    assert out.endswith("Nothing half-written, no export record of other files, nothing left by the next export.\n")

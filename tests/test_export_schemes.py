@@ -53,8 +53,7 @@ def test_other_input_and_output_types(color, name):
 
 
 def test_without_tuning_the_bytes_are_those_of_the_bare_converter(color, monkeypatch):
-    names = ["dynamic", "int8", "int16x8"]
-    ours = convert_schemes(color.model, names, color.calibration, tuning=Tuning.plain())
+    ours = convert_schemes(color.model, ["int8", "int16x8"], color.calibration, tuning=Tuning.plain())
     monkeypatch.setattr(
         Quantizer,
         "attach",

@@ -25,6 +25,7 @@ from keras_nin.export.tuning import (
     weight_scales,
 )
 from keras_nin.tflite.reader import read_model
+from keras_nin.tflite.records import TFLiteOperator, TFLiteSubgraph, TFLiteTensor
 from keras_nin.tflite.runner import TFLiteRunner
 
 
@@ -239,6 +240,20 @@ def test_operators_that_copy_integers_get_one_range_and_the_answer_keeps_its_own
         if operator.op in tied:
             scales = {integers.main.tensors[index].quantization for index in (operator.inputs[0], *operator.outputs)}
             assert len({quantization.scales for quantization in scales}) == 1
+
+
+def test_every_operator_that_copies_or_compares_integers_ties_its_tensors():
+    """Those of the quantization specification of LiteRT, and no others."""
+    named = """
+        AVERAGE_POOL_2D BATCH_TO_SPACE_ND CONCATENATION DEPTH_TO_SPACE EXPAND_DIMS GATHER MAX_POOL_2D MAXIMUM MINIMUM
+        MIRROR_PAD PACK PAD PADV2 RESHAPE RESIZE_BILINEAR RESIZE_NEAREST_NEIGHBOR REVERSE_V2 SELECT SELECT_V2 SLICE
+        SPACE_TO_BATCH_ND SPACE_TO_DEPTH SPLIT SPLIT_V SQUEEZE STRIDED_SLICE TILE TRANSPOSE UNPACK
+    """
+    tensors = tuple(TFLiteTensor(i, str(i), (1, 4), None, "float32", None, 0, 0, False, False) for i in range(3))
+    for op in (*named.split(), "ADD", "CONV_2D", "MEAN", "MUL", "RELU", "SOFTMAX"):
+        operators = (TFLiteOperator(0, op, 1, (0,), (1,), {}), TFLiteOperator(1, "CONV_2D", 1, (1,), (2,), {}))
+        groups = tuning._same_scale_groups(TFLiteSubgraph("main", tensors, operators, (0,), (2,)))
+        assert groups == ([[0, 1], [2]] if op in named.split() else [[0], [1], [2]]), op
 
 
 def test_the_range_of_least_square_error():

@@ -70,7 +70,13 @@ def test_bundled_weights_without_the_top():
     np.testing.assert_array_equal(loaded.model.weights[0].numpy(), kernel)
 
 
-@pytest.mark.parametrize("arguments", [{"input_shape": (8, 8, 3)}, {"classes": 4}, {"batch_norm": True}])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"classes": 4},
+        *(pytest.param(a, marks=pytest.mark.slow) for a in ({"input_shape": (8, 8, 3)}, {"batch_norm": True})),
+    ],
+)
 def test_random_where_bundled_weights_do_not_fit(arguments):
     loaded = models.load_model("nin_digits", seed=3, **arguments)
     assert (loaded.weights, loaded.random) == ("random (seed 3)", True)
@@ -78,8 +84,7 @@ def test_random_where_bundled_weights_do_not_fit(arguments):
     assert models.hash_weights(loaded.model) == models.hash_weights(again.model)
 
 
-@pytest.mark.parametrize("weights", ["digits", BUNDLED])
-@pytest.mark.parametrize("arguments", [{"input_shape": (8, 8, 3)}, {"classes": 4}])
+@pytest.mark.parametrize(("weights", "arguments"), [("digits", {"classes": 4}), (BUNDLED, {"input_shape": (8, 8, 3)})])
 def test_named_weights_that_do_not_fit(weights, arguments):
     refused("of layer 'mlpconv.*Received: shape", "nin_digits", weights=weights, **arguments)
 
@@ -104,11 +109,16 @@ def test_what_is_no_seed(seed):
     refused("`seed` to be a whole number", "nin_cifar10", seed=seed)
 
 
-def test_keras_applications(tmp_path):
-    small = {"input_shape": (32, 32, 3), "alpha": 0.25, "classes": 5}
-    loaded = models.load_model("keras:MobileNet", **small)
+def test_a_keras_application():
+    loaded = models.load_model("keras:MobileNet", input_shape=(32, 32, 3), alpha=0.25, classes=5)
     assert (loaded.name, loaded.random, loaded.preprocessing) == ("mobilenet", True, "symmetric")
     assert (loaded.model.input_shape, loaded.model.output_shape) == ((None, 32, 32, 3), (None, 5))
+
+
+@pytest.mark.slow
+def test_weights_of_a_keras_application(tmp_path):
+    small = {"input_shape": (32, 32, 3), "alpha": 0.25, "classes": 5}
+    loaded = models.load_model("keras:MobileNet", **small)
     loaded.model.save_weights(tmp_path / "mine.weights.h5")
     again = models.load_model("keras:MobileNet", weights=tmp_path / "mine.weights.h5", seed=1, **small)
     assert not again.random

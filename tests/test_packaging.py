@@ -103,7 +103,7 @@ def run(code):
     ("code", "packages"),
     [
         (
-            "import keras_nin; keras_nin.models.list_models(); keras_nin.data.list_datasets(); keras_nin.export.SCHEMES",
+            "import keras_nin; keras_nin.list_models(); keras_nin.data.list_datasets(); keras_nin.export.SCHEMES",
             SLOW_PACKAGES,
         ),
         ("from keras_nin.tflite import reader, runner; from keras_nin.tflite.host import describe_host", SLOW_PACKAGES),

@@ -3,6 +3,7 @@
 import inspect
 import json
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -55,7 +56,7 @@ def test_every_entry_point_is_typed_and_documented(name):
     assert inspect.signature(function).return_annotation is not inspect.Signature.empty
     described = inspect.getdoc(function)
     for parameter in parameters:
-        assert f"{parameter}:" in described or f"`{parameter}`" in described, parameter
+        assert re.search(rf"\b{parameter}\b", described), parameter
 
 
 def sources(images, labels):

@@ -140,7 +140,8 @@ def working_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
 
 # What differs from machine to machine and from run to run. All else is compared exactly.
 _MEASURED_COLUMNS = re.compile(
-    r"^(us|ms|latency|share|GMAC/s|of roof|of peak|bound|runs|load ms|peak MiB|SNR|SNR change|added noise|max abs diff.*"
+    r"^(us|ms|latency|share|GMAC/s|of roof|of peak|bound|runs|load ms|peak MiB|SNR|SNR change"
+    r"|added noise|max abs diff.*"
     r"|.*95% interval|.*\bus\b.*|ratio.*|nin_digits_\w+)$"
 )
 _MEASURED = (

@@ -7,7 +7,7 @@ that a whole export takes. Half of them export into an empty folder, the others 
 --force. After each the same command runs to its end. Exit status 1 where
 
 - a file is there that is not, byte for byte, one of the old or of the new export,
-- a sidecar is there beside a file that it does not describe, or beside other companions,
+- an export record is there beside a file that it does not describe, or beside other companions,
 - the old network is gone before the new one is there,
 - the next export fails, or what it leaves is not the new export alone, in the folder or in the temporary folder.
 """
@@ -58,7 +58,8 @@ def _kill_often(kills, moments):
     print(f"{kills} kills between 0 and {whole:.1f} s, half of them of a first export, half of a replacement")
     for state, count in found.most_common():
         print(f"  {count:3} left {state}")
-    print(*faults or ["Nothing half-written, no sidecar of other files, nothing left by the next export."], sep="\n")
+    nothing = "Nothing half-written, no export record of other files, nothing left by the next export."
+    print(*faults or [nothing], sep="\n")
     return 1 if faults else 0
 
 
@@ -92,7 +93,7 @@ def _problems(kept, before, new):
     export_record = kept.get(f"{STEM}.json")
     if export_record is not None and kept not in (before, new):
         json.loads(export_record)
-        yield "a sidecar beside other files"
+        yield "an export record beside other files"
     if before and f"{STEM}.tflite" not in kept:
         yield "the old network is gone"
 

@@ -63,15 +63,3 @@ def _check_item(audit: "Audit", limit: Limit) -> LimitCheck:
     if unknown and limit.name == "pointwise_share":  # more MACs elsewhere only lower the share
         return check_limit(limit, share, bounds=(Fraction(0), share), reason=unknown)
     return check_limit(limit, share)
-
-
-# Until their users take them from keras_nin.limits.
-BYTES = "bytes"
-UNITS = {BYTES: {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}}
-
-
-def parse_bytes(text: str, what: str) -> int:
-    """Return the bytes of a text such as ``"256KiB"``."""
-    from keras_nin.limits import parse_byte_count
-
-    return parse_byte_count(text, argument=what)

@@ -324,7 +324,3 @@ def list_conventions(audit: "Audit") -> list[str]:
 def is_float32(audit: "Audit") -> bool:
     """Return whether bytes of activations are at float32: for Keras models, and for files that are all float32."""
     return all(row.activation_bytes == _FLOAT32_BYTES * row.activation_elements for row in audit.rows)
-
-
-# Until their users take them from keras_nin.formatting.
-format_size, format_share = format_bytes, format_ratio_percent

@@ -8,7 +8,7 @@ layer before: between those two are the maximum and the ReLU, which do not commu
 import functools
 import statistics
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -94,7 +94,7 @@ def build_relu_classifier(third: str, classifier_activation: str | None = "softm
     from keras_nin import layers, models
 
     trunk = models.build_model("convnet_extra_relu", include_top=False)
-    x = trunk.output
+    x: Any = trunk.output
     if third != NO_THIRD_LAYER:
         x = layers.conv1x1(x, 8, activation=_THIRD_ACTIVATIONS[third], name="conv3_1x1")
     x = keras.layers.Flatten(name="flatten")(x)

@@ -55,7 +55,7 @@ def _measure_robaita_params() -> Figures:
 def _measure_robaita_nonlinearity() -> Figures:
     import keras
 
-    from keras_nin.audit import audit_model
+    from keras_nin.audit.api import audit_model
 
     padded = build_network(
         lambda x: keras.layers.Conv2D(2, 3, padding="same", activation="relu", name="conv1")(x), (6, 6, 3), "padded"
@@ -84,7 +84,7 @@ _ROLES_BY_FILTERS = {16: "reduce", 32: "reduce", 64: "mix", 128: "expand", 256: 
 
 def _measure_shapes() -> Figures:
     from keras_nin import layers
-    from keras_nin.audit import audit_model
+    from keras_nin.audit.api import audit_model
 
     figures = {}
     for filters in _ROLES_BY_FILTERS:
@@ -187,7 +187,7 @@ _VARIANTS_3A = {
 
 def _measure_inception() -> Figures:
     from keras_nin import layers
-    from keras_nin.audit import audit_model
+    from keras_nin.audit.api import audit_model
 
     figures = {}
     for label, (options, _, _) in _VARIANTS_3A.items():

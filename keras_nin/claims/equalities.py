@@ -79,7 +79,7 @@ def _compare_every_position() -> float:
 
 def _measure_one_channel() -> Figures:
     from keras_nin import models
-    from keras_nin.audit import audit_model
+    from keras_nin.audit.api import audit_model
 
     image = random_input(1, 28, 28, 1)
     outputs, biases = {}, {}

@@ -36,7 +36,7 @@ def build_network(
 
 def audit_zoo_model(name: str) -> "Audit":
     """Return the audit of the zoo model `name`, built with its defaults."""
-    from keras_nin.audit import audit_model
+    from keras_nin.audit.api import audit_model
     from keras_nin.models import build_model
 
     return audit_model(build_model(name))

@@ -108,7 +108,7 @@ def _measure_in_process(
 def _mac_ratios() -> dict[str, float]:
     import keras
 
-    from keras_nin.audit import audit_model
+    from keras_nin.audit.api import audit_model
 
     small, large = audit_zoo_model(LAYER_1X1).total.macs, audit_zoo_model(LAYER_3X3).total.macs
     unpadded = build_network(lambda x: keras.layers.Conv2D(32, 3, name="conv1")(x), (12, 12, 512), "unpadded")

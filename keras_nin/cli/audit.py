@@ -46,7 +46,7 @@ def _check_view(context: click.Context, param: click.Parameter, value: Any) -> A
     "--sort",
     callback=_check_view,
     metavar="KEY",
-    help="Sort by such a key: numbers descending, words ascending, unknown last. [default: order of execution]",
+    help="Sort by one of these keys: numbers descending, words ascending, unknown last. [default: order of execution]",
 )
 @click.option(
     "--only",

@@ -23,7 +23,7 @@ SORT_KEYS = ("us", "macs", "gmacs_per_s", "bytes")
 @click.option(
     "--threads", type=options.Counts("1 or 1,2,4"), default="1", show_default=True, help="Threads of the runtime."
 )
-@click.option("--runs", type=options.COUNT, metavar="N", help="Exactly so many runs. [default: until stable]")
+@click.option("--runs", type=options.COUNT, metavar="N", help="Exact number of runs. [default: until stable]")
 @click.option(
     "--seconds",
     type=options.Number(0, min_open=True),
@@ -43,9 +43,9 @@ SORT_KEYS = ("us", "macs", "gmacs_per_s", "bytes")
 @click.option("--sort", type=click.Choice(SORT_KEYS), help="Sort the layers, descending. [default: order of execution]")
 @click.option("--top", type=options.COUNT, metavar="N", help="Show N layers; the others in one row.")
 @click.option(
-    "--only", multiple=True, metavar="KIND|ROLE,...", callback=options.split_words, help="Show such layers only."
+    "--only", multiple=True, metavar="KIND|ROLE,...", callback=options.split_words, help="Show only layers of these."
 )
-@click.option("--compare", is_flag=True, help="Let all files take turns, and show the ratios to the first.")
+@click.option("--compare", is_flag=True, help="Measure the files interleaved, and show the ratios to the first.")
 @click.option("--roofline", is_flag=True, help="Also measure this machine's limits, and how close each layer gets.")
 @click.option("--on", "device", metavar="URL", help="A device: ssh://[user@]host[:port] or adb://SERIAL.")
 @click.option("--python", metavar="PATH", help="The interpreter on an ssh:// device. [default: python3]")
@@ -57,9 +57,9 @@ SORT_KEYS = ("us", "macs", "gmacs_per_s", "bytes")
 @click.option(
     "--delegate",
     metavar="PATH",
-    help="An external delegate on the device, such as libedgetpu.so.1; whole files alone are timed.",
+    help="An external delegate on the device, such as libedgetpu.so.1; only whole files are timed.",
 )
-@click.option("--scheme", metavar="S[,S...]", help="What a MODEL is exported to. [default: float32,int8]")
+@click.option("--scheme", metavar="S[,S...]", help="Schemes of an exported MODEL. [default: float32,int8]")
 @options.temporary_export_options
 @click.option("--json", "form", flag_value="json", help="One JSON document on stdout, the rest on stderr.")
 @click.option("--csv", "form", flag_value="csv", help="A row for every layer, with raw numbers.")
@@ -206,7 +206,7 @@ def _counts_option(name: str, default: str, text: str) -> Any:
     help="Longest time for each point, once it is warm.",
 )
 @click.option(
-    "--seed", type=options.SEED, metavar="N", default=0, show_default=True, help="Of the order, weights and noise."
+    "--seed", type=options.SEED, metavar="N", default=0, show_default=True, help="Seed of the order, weights, noise."
 )
 @click.option(
     "--out", metavar="FILE.csv", default="sweep.csv", show_default=True, help="The rows; existing ones are kept."

@@ -19,7 +19,7 @@ MODEL = "FILE.tflite|MODEL"
 @click.option("--multiple-subgraphs", is_flag=True, help="Map several subgraphs, as the compiler's -a does.")
 @options.require_option(metavar="full|N%", help="Exit status 1 where a smaller share of the operators is mapped.")
 @click.option("--compile", is_flag=True, help="Run edgetpu_compiler, where it is on PATH, and compare.")
-@options.timeout_option(default=180.0, help="The longest that the compiler may take.")
+@options.timeout_option(default=180.0, help="Time limit of the compiler.")
 @options.temporary_export_options
 @options.json_option
 def edgetpu_command(as_json: bool, **arguments: Any) -> int:
@@ -88,22 +88,22 @@ def _export_for_edgetpu(context: click.Context, **arguments: Any) -> int:
     default=("ethos-u55-128",),
     show_default=True,
     metavar="NAME[,NAME...]|all",
-    help="Which, of those below. Several are compared. Repeatable.",
+    help="Accelerators, of those below; several are compared. Repeatable.",
 )
 @click.option("--system-config", metavar="NAME", help="Clock and memories: a section of --config. [default: Vela's]")
-@click.option("--memory-mode", metavar="NAME", help="What lies in which memory: a section too. [default: Vela's]")
+@click.option("--memory-mode", metavar="NAME", help="Placement in the memories: also a section. [default: Vela's]")
 @click.option("--config", multiple=True, metavar="FILE.ini", help="Vela's configuration. [default: its own]")
 @options.require_option(
     metavar="full|N%|ITEM=LIMIT,...", help="Exit status 1 where a limit fails on an accelerator. Repeatable."
 )
-@click.option("-o", "--out", metavar="FILE.tflite", help="Keep the compiled file, of one accelerator.")
+@click.option("-o", "--out", metavar="FILE.tflite", help="Save the compiled file, with one accelerator only.")
 @options.plot_option(help="Also write a figure of where the time goes on each accelerator.")
-@options.timeout_option(default=600.0, help="The longest that Vela may take for an accelerator.")
+@options.timeout_option(default=600.0, help="Time limit of Vela for each accelerator.")
 @options.temporary_export_options
 @options.force_option
 @options.json_option
 def ethosu_command(as_json: bool, **arguments: Any) -> int:
-    """Compile FILE, an int8 .tflite, with Vela, and show what it expects of every layer on an Ethos-U.
+    """Compile FILE, an int8 .tflite, with Vela, and show its estimate for every layer on an Ethos-U.
 
     NPU or CPU, cycles, MACs and their share of the peak, bytes moved, and what a layer waits for; sums by 1x1 role;
     time at the clock, memory, and the size of the compiled file. The figures are those of Vela's model of the hardware;
@@ -119,7 +119,7 @@ def ethosu_command(as_json: bool, **arguments: Any) -> int:
       95% or npu=95%             at least this share of the network's MACs runs on the NPU
       time=20ms                  at most, in us, ms or s, with nothing on the CPU
       sram, dram, flash, compiled=512KiB   at most, in B, kB, MB (thousands), KiB, MiB (1,024)
-    A value that is not known fails its limit.
+    An unknown value fails its limit.
 
     \b
     More examples:
@@ -175,7 +175,7 @@ def _print_written(*paths: str | None) -> None:
     show_default=True,
     help="Each runtime starts no further image after S seconds.",
 )
-@options.timeout_option(default=300.0, help="A runtime is ended after so many seconds.")
+@options.timeout_option(default=300.0, help="Time limit of each run of a runtime.")
 @options.temporary_export_options
 @options.force_option
 @options.json_option
@@ -195,7 +195,8 @@ def micro_command(as_json: bool, **arguments: Any) -> int:
     from keras_nin.report.edge import format_micro
     from keras_nin.workflows.edge import measure_micro
 
-    arguments["seed"] = arguments["export"].seed
+    if arguments["export"] is not None:
+        arguments["seed"] = arguments["export"].seed  # the one --seed also draws the test images
     result = measure_micro(**arguments, progress=TerminalProgress())
     print_notes(result.notes)
     if as_json:
@@ -217,7 +218,7 @@ def micro_command(as_json: bool, **arguments: Any) -> int:
     default=("cpu,edgetpu,ethosu,micro",),
     show_default=True,
     metavar="TARGET[,TARGET...]",
-    help="Which, of those below.",
+    help="Targets, of those below.",
 )
 @options.threads_option
 @click.option(
@@ -236,7 +237,7 @@ def micro_command(as_json: bool, **arguments: Any) -> int:
     help="The Ethos-U; `keras-nin ethosu --help` lists all.",
 )
 @options.max_arena_option
-@options.timeout_option(default=300.0, help="The longest that Vela, or a runtime of TFLite Micro, may take.")
+@options.timeout_option(default=300.0, help="Time limit of Vela and of each run of TFLite Micro.")
 @options.require_option(help="Exit status 1 where a limit fails. Repeatable.")
 @options.temporary_export_options
 @options.json_option
@@ -257,7 +258,7 @@ def fit_command(as_json: bool, **arguments: Any) -> int:
       sram=64KiB          used on the Ethos-U at most, in B, kB, MB (thousands), KiB, MiB (1,024)
       arena=256KiB        of TFLite Micro at most
       flash=1MiB          the file's size at most
-    A value that is not known fails its limit.
+    An unknown value fails its limit.
 
     \b
     More examples:

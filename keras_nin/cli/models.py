@@ -54,10 +54,10 @@ def list_command(as_json: bool) -> None:
 @click.option("--data", metavar=options.DATASET, help="Images to train on. [default: the model's own dataset]")
 @options.preprocessing_options
 @click.option("--epochs", type=int, metavar="N", help="Passes over the images. [default: the recipe's]")
-@click.option("--batch-size", type=int, metavar="N", help="Images in a step. [default: the recipe's]")
-@click.option("--learning-rate", type=float, metavar="RATE", help="At the start. [default: the recipe's]")
+@click.option("--batch-size", type=int, metavar="N", help="Batch size. [default: the recipe's]")
+@click.option("--learning-rate", type=float, metavar="RATE", help="Initial learning rate. [default: the recipe's]")
 @click.option("--out", metavar="DIR", help="Where the files go. [default: runs/<model>]")
-@click.option("--force", is_flag=True, help="Start again, whatever the folder holds.")
+@click.option("--force", is_flag=True, help="Start over, whatever the folder holds.")
 @options.json_option
 def train_command(as_json: bool, **arguments: Any) -> None:
     """Train MODEL on labeled images, from random weights or from --weights.

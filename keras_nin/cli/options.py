@@ -288,7 +288,7 @@ tuning_options = fold(
         type=click.Choice(RANGES),
         default=Tuning().ranges,
         show_default=True,
-        help="int8 ranges of activations: everything that calibration saw, or least mean square error.",
+        help="int8 ranges of activations: minimum and maximum, or least mean squared error.",
     ),
     click.option(
         "--rounding",
@@ -312,7 +312,7 @@ limit_options = fold(
     click.option("--max-drop", type=Number(-100, 100), metavar="PP", default=2.5, show_default=True,
                  help="Largest top-1 drop, in percentage points."),
     click.option("--max-rms", type=Number(0), metavar="LSB",
-                 help="Largest rms difference of a class or channel, in quantization steps of the output. [default: 8 "
+                 help="Largest RMS difference of a class or channel, in quantization steps of the output. [default: 8 "
                  "times what rounding explains, from the file's operators]"),
     click.option("--max-error", type=Number(0), metavar="LSB",
                  help="Largest difference of an output. [default: 0.06 for float32, else not checked]"),

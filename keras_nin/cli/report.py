@@ -31,17 +31,17 @@ from keras_nin.cli.output import TerminalProgress, echo, note, print_json
 def claims_command(markdown: bool, as_json: bool, **arguments: Any) -> int:
     """Reproduce claims of well-known articles about 1x1 convolution: the article's figure, ours, and the verdict.
 
-    Without an ID, all claims. Our figures are computed now, from layers that are built, audited and run now. The
+    Without an ID, all claims. Our figures are computed from layers that are built, audited and run on the spot. The
     verdict is on the article: holds, holds in part (another part does not hold or is not measured here), does not
     hold, not measured. The weights are random and seeded, except with --train.
 
     paperspace-speed is timed, in about 15 s: on a busy machine its intervals are wide.
 
     --train resizes the images to the 28x28 of the articles' networks, and trains each network on the same images, in
-    the same order and for the same steps: minutes.
+    the same order, for as many steps; it takes minutes.
 
-    Exit status: 1 where a figure is not what the claim declares that a reproduction gives. A claim that is refuted is a
-    result, and no failure; a trained accuracy is measured, and declared nowhere.
+    Exit status: 1 where a figure differs from what the claim's definition declares. A refuted claim is a result, not a
+    failure; trained accuracies are measured, never declared.
     """
     if as_json and markdown:
         raise click.UsageError("--json and --markdown exclude each other.")

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from keras_nin.data.preprocessing import Preprocessing
-from keras_nin.errors import InputError, check_choice
+from keras_nin.errors import InputError, check_choice, expected_error
 from keras_nin.formatting import escape_unprintable
 
 Indices: TypeAlias = npt.NDArray[np.int64]
@@ -293,9 +293,7 @@ def seeded_generator(seed: int) -> np.random.RandomState:
     published calibration set or accuracy names the same images forever.
     """
     if not isinstance(seed, numbers.Integral) or isinstance(seed, bool) or not 0 <= seed < 2**32:
-        raise InputError(
-            f"Expected `seed` to be a whole number from 0 to 4294967295. Received: {seed!r}", argument="seed"
-        )
+        raise expected_error("seed", "to be a whole number from 0 to 4294967295", seed)
     return np.random.RandomState(int(seed))
 
 

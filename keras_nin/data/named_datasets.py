@@ -16,7 +16,7 @@ import numpy as np
 
 from keras_nin.data.dataset import Dataset, Indices, NamedArrays, draw_indices, seeded_generator, split_calibration
 from keras_nin.data.preprocessing import Pixels, get_preset
-from keras_nin.errors import InputError
+from keras_nin.errors import InputError, expected_error
 from keras_nin.output_capture import capture_output
 
 _SPLIT_SEED = 0
@@ -144,10 +144,7 @@ def open_noise(input_shape: Sequence[int] | None = None, seed: int = 0) -> Datas
     """
     shape = tuple(input_shape) if isinstance(input_shape, tuple | list) else ()
     if len(shape) != 3 or not all(isinstance(side, numbers.Integral) and side > 0 for side in shape):
-        raise InputError(
-            f"Expected `input_shape` (height, width, channels) for dataset 'random'. Received: {input_shape!r}",
-            argument="input_shape",
-        )
+        raise expected_error("input_shape", "(height, width, channels) for dataset 'random'", input_shape)
     parts = np.arange(2 * _NOISE_IMAGES_PER_SPLIT).reshape(2, -1)
     splits = {"calibration": parts[0], "test": parts[1]}
     images = _NoiseImages(parts.size, shape, seed)

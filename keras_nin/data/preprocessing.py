@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from keras_nin.errors import InputError, check_choice, unknown_name_error
+from keras_nin.errors import InputError, check_choice, expected_error, unknown_name_error
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -60,7 +60,7 @@ class Preprocessing:
                 "Expected `mean` (blue, green, red; 0 to 255) for mode 'bgr_mean'. Received: None", argument="mean"
             )
         if self.std is not None and min(self.std) <= 0:
-            raise InputError(f"Expected `std` above 0 in every channel. Received: {self.std}", argument="std")
+            raise expected_error("std", "above 0 in every channel", self.std)
 
     def _channel_values(self) -> dict[str, tuple[float, ...]]:
         values = {"mean": self.mean, "std": self.std}
@@ -91,10 +91,7 @@ class Preprocessing:
         values = np.asarray(pixels, np.float32)
         for name, numbers_ in self._channel_values().items():
             if len(numbers_) != values.shape[-1]:
-                raise InputError(
-                    f"Expected `{name}` to have {values.shape[-1]} number(s), one per channel. Received: {numbers_}",
-                    argument=name,
-                )
+                raise expected_error(name, f"to have {values.shape[-1]} number(s), one per channel", numbers_)
         return _ARITHMETIC[self.mode](values, self)
 
     def to_json(self) -> dict[str, Any]:
@@ -163,16 +160,14 @@ def _check_channel_values(name: str, values: Iterable[float] | None) -> tuple[fl
     except (TypeError, ValueError):
         floats = ()
     if not floats or not all(map(math.isfinite, floats)):
-        raise InputError(
-            f"Expected `{name}` to be finite numbers, one per channel. Received: {values!r}", argument=name
-        )
+        raise expected_error(name, "to be finite numbers, one per channel", values)
     return floats
 
 
 def _check_fraction(value: object) -> float:
     if isinstance(value, numbers.Real) and not isinstance(value, bool) and 0 < float(value) <= 1:
         return float(value)
-    raise InputError(f"Expected `crop_fraction` above 0 and at most 1. Received: {value!r}", argument="crop_fraction")
+    raise expected_error("crop_fraction", "above 0 and at most 1", value)
 
 
 def _check_size(size: Iterable[int]) -> tuple[int, int]:
@@ -181,7 +176,7 @@ def _check_size(size: Iterable[int]) -> tuple[int, int]:
     except (TypeError, ValueError):
         height = width = 0
     if height < 1 or width < 1:
-        raise InputError(f"Expected `size` to be (height, width) in pixels. Received: {size!r}", argument="size")
+        raise expected_error("size", "to be (height, width) in pixels", size)
     return height, width
 
 

@@ -215,11 +215,7 @@ class FitResult(CheckedResult):
 
 
 def parse_targets(names: Iterable[str]) -> tuple[str, ...]:
-    """Return target names, each once and without spaces around it.
-
-    Raises:
-        InputError: an unknown target.
-    """
+    """Return target names, each once and without spaces around it."""
     return tuple(dict.fromkeys(check_choice("targets", name.strip(), TARGETS) for name in names))
 
 
@@ -262,7 +258,7 @@ def check_fit(
                 results[index] = dataclasses.replace(results[index], missing=(*results[index].missing, figures))
             else:
                 results[index] = dataclasses.replace(results[index], **{target: figures})
-    return FitResult(chosen, settings, runner.host, tuple(results), _unique_warnings(runner.warnings))
+    return FitResult(chosen, settings, runner.host, tuple(results), tuple(runner.warnings.values()))
 
 
 def _check_arguments(paths: Sequence[str | os.PathLike[str]], targets: Iterable[str], settings: FitSettings) -> None:
@@ -307,7 +303,7 @@ class _TargetRunner:
     def __init__(self, settings: FitSettings) -> None:
         self.settings = settings
         self.host: dict[str, Any] | None = None
-        self.warnings: list[str] = []
+        self.warnings: dict[str, str] = {}  # of several about the machine that differ in a number only the last one
         self._vela: VelaTool | MissingFigures | None = None
 
     def run(self, target: str, model: "TFLiteModel") -> Figures | MissingFigures:
@@ -327,7 +323,8 @@ class _TargetRunner:
         from keras_nin.benchmark import layer_times, measure_files
 
         result = measure_files([model], threads=(self.settings.threads,), seconds=self.settings.seconds)
-        self.warnings += result.warnings
+        for warning in result.warnings:
+            self.warnings[warning.split(":")[0] if warning.startswith("the machine") else warning] = warning
         self.host = self.host or result.host
         (profile,) = result.profiles
         return CPUFigures(
@@ -410,12 +407,6 @@ class _TargetRunner:
             package=result.package,
             bit_exact=result.comparison and result.comparison.bit_exact,
         )
-
-
-def _unique_warnings(warnings: Iterable[str]) -> tuple[str, ...]:
-    """Return warnings without repeats; of several about the machine that differ in a number only the last one."""
-    by_key = {warning.split(":")[0] if warning.startswith("the machine") else warning: warning for warning in warnings}
-    return tuple(by_key.values())
 
 
 def parse_fit_limits(text: str, targets: Iterable[str] = TARGETS, *, argument: str = "require") -> tuple[Limit, ...]:

@@ -1,6 +1,7 @@
 """From a Keras model to .tflite: convert it to each scheme through TensorFlow's converter, and check the result."""
 
 import contextlib
+import dataclasses
 import functools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -95,15 +96,14 @@ def convert_schemes(
         InputError: unknown scheme, unfit calibration images, a network that does not convert or whose weights are not
             finite, or operators that compute in floating point where the scheme allows none.
     """
-    from keras_nin.models import hash_weights
-
     if calibration is not None and not isinstance(calibration, Calibration):
         arrays = check_samples(calibration, input_specs(model))
         digest = files.sha256(b"".join(array.tobytes() for array in arrays.values()))
         calibration = Calibration("array", arrays, None, 0, digest)
     check_finite_weights(model)
-    digest = hash_weights(model)
     tuning = tuning or Tuning()
+    details: dict[str, Any] = {"allow_float": allow_float, "weights": weights, "preprocessing": preprocessing}
+    details |= {"name": name, "options": options, "classes": classes}
     converted = []
     with ModelConverter(model, batch) as converter:
         for scheme in map(get_scheme, schemes):
@@ -111,26 +111,43 @@ def convert_schemes(
             content, flags = converter.convert(scheme, used.images if used else None, allow_float, tuning)
             tflite = read_model(content)
             mapped = map_operators(model, tflite)
-            converted.append(
-                ConvertedModel(
-                    model=name or model.name,
-                    scheme=scheme,
-                    tflite=tflite,
-                    weights=weights or "as given",
-                    weights_sha256=digest,
-                    calibration=used,
-                    preprocessing=preprocessing.to_json() if preprocessing else None,
-                    flags=flags,
-                    layers=mapped.layers,
-                    output_layers=mapped.output_layers,
-                    float_operators=check_integer_only(tflite, mapped.layers, scheme, allow_float),
-                    batch=batch,
-                    tuning=tuning if scheme.tunable else None,
-                    options=options,
-                    classes=tuple(classes),
-                )
-            )
+            made = describe_conversion(model, scheme, tflite, flags, mapped.layers, batch=batch, **details)
+            tuned = tuning if scheme.tunable else None
+            made = dataclasses.replace(made, calibration=used, output_layers=mapped.output_layers, tuning=tuned)
+            converted.append(made)
     return converted
+
+
+def describe_conversion(
+    model: "keras.Model", scheme: Scheme, tflite: "TFLiteModel", flags: dict[str, Any], layers: tuple[str | None, ...],
+    *, batch: int = 1, allow_float: bool = False, weights: str | None = None,
+    preprocessing: "Preprocessing | None" = None, name: str | None = None, options: dict[str, Any] | None = None,
+    classes: Sequence[str] = ()
+) -> ConvertedModel:  # fmt: skip
+    """Check a converted file and return its `ConvertedModel`; arguments as those of `convert_schemes`.
+
+    Args:
+        model: the keras.Model.
+        scheme, tflite, flags: what it was converted to, and how.
+        layers: for each operator the Keras layer that it computes, or None.
+    """
+    from keras_nin.models import hash_weights
+
+    return ConvertedModel(
+        model=name or model.name,
+        scheme=scheme,
+        tflite=tflite,
+        weights=weights or "as given",
+        weights_sha256=hash_weights(model),
+        calibration=None,
+        preprocessing=preprocessing.to_json() if preprocessing else None,
+        flags=flags,
+        layers=layers,
+        float_operators=check_integer_only(tflite, layers, scheme, allow_float),
+        batch=batch,
+        options=options,
+        classes=tuple(classes),
+    )
 
 
 def check_finite_weights(model: "keras.Model") -> None:

@@ -114,7 +114,8 @@ class _NoiseMeasurement:
         self.inner_runner = TFLiteRunner(runner.model, runner.threads, keep_tensors=True)
         self.main = main = runner.model.main
         self.reasons, self.joined = _join_operators(model, runner.model)
-        self.layers = LayerOutputs(model, self.joined.values())
+        by_path = LayerIndex(model).by_path
+        self.model, self.layers = model, {path: by_path[path].layer for path in self.joined.values()}
         self.entry = main.tensors[main.inputs[0]]
         self.tensors = [main.tensors[main.operators[index].outputs[0]] for index in self.joined]
         self.sums = {tensor.index: _NoiseSums() for tensor in (self.entry, *self.tensors)}
@@ -123,7 +124,7 @@ class _NoiseMeasurement:
 
     def add(self, images: np.ndarray) -> None:
         """Add what every operator and its layer compute for some images."""
-        references = self.layers.run(images)
+        references = run_layers(self.model, self.layers, images)
         for position, image in enumerate(images):
             entry, *values = self.inner_runner.tensor_values(image, (self.entry, *self.tensors))
             self.sums[self.entry.index].add(image, entry)
@@ -227,27 +228,23 @@ def _noise_rows(
         )
 
 
-class LayerOutputs:
-    """Runs a model and keeps the outputs of some of its layers, also of those in nested models and blocks.
+def run_layers(model: "keras.Model", layers: "dict[str, keras.Layer]", images: np.ndarray) -> dict[str, list[Any]]:
+    """Run a model and return what some of its layers compute, also of those in nested models and blocks.
 
     Args:
         model: keras.Model.
-        paths: which layers, "outer/inner" in nested models; unknown ones are left out.
+        layers: the layers by any key.
+        images: float32 (N, H, W, C).
+
+    Returns:
+        The outputs of each layer by its key, one for each use of the layer.
     """
-
-    def __init__(self, model: "keras.Model", paths: Iterable[str]) -> None:
-        by_path = LayerIndex(model).by_path
-        self._model = model
-        self._layers = {path: by_path[path].layer for path in paths if path in by_path}
-
-    def run(self, images: np.ndarray) -> dict[str, list[Any]]:
-        """Return the outputs of each layer for `images` by its path, one for each use of the layer."""
-        outputs: dict[str, list[Any]] = {path: [] for path in self._layers}
-        with contextlib.ExitStack() as stack:
-            for path, layer in self._layers.items():
-                stack.enter_context(_recording(layer, outputs[path].append))
-            self._model(images, training=False)
-        return outputs
+    outputs: dict[str, list[Any]] = {key: [] for key in layers}
+    with contextlib.ExitStack() as stack:
+        for key, layer in layers.items():
+            stack.enter_context(_recording(layer, outputs[key].append))
+        model(images, training=False)
+    return outputs
 
 
 @contextlib.contextmanager

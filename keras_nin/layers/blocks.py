@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 import keras
 
-from keras_nin.errors import InputError, check_choice, check_whole_number
+from keras_nin.errors import InputError, check_choice, check_whole_number, expected_error
 
 KernelSize: TypeAlias = int | tuple[int, int]
 
@@ -118,11 +118,7 @@ def conv1x1(
     Args:
         x: tensor (B, H, W, C).
         filters: number of output channels.
-        strides: step in both directions.
-        activation: name of the non-linearity; None for a linear layer.
-        use_bias: whether there is a bias; with `batch_norm` there never is.
-        batch_norm: BatchNormalization before the activation.
-        name: name of the layer.
+        strides, activation, use_bias, batch_norm, name: as in `conv2d`.
 
     Returns:
         Tensor (B, ceil(H / strides), ceil(W / strides), filters).
@@ -148,11 +144,8 @@ def mlpconv(
     Args:
         x: tensor (B, H, W, C).
         filters: output channels of each layer; the first belongs to the k x k convolution, the others to 1x1 layers.
-        kernel_size: of the k x k convolution.
-        strides: of the k x k convolution.
-        padding: of the k x k convolution.
-        activation: of every layer.
-        batch_norm: BatchNormalization before every activation.
+        kernel_size, strides, padding: of the k x k convolution.
+        activation, batch_norm: of every layer, as in `conv2d`.
         name: prefix; the layers are called ``<name>_conv5x5``, ``<name>_conv1x1a``, ``<name>_conv1x1b``, ...
 
     Returns:
@@ -162,9 +155,7 @@ def mlpconv(
         InputError: `filters` is empty, or as in `conv2d`.
     """
     if isinstance(filters, int) or not filters:
-        raise InputError(
-            f"Expected `filters` to list the channels of each layer. Received: {filters!r}", argument="filters"
-        )
+        raise expected_error("filters", "to list the channels of each layer", filters)
     first, *pointwise = filters
     height, width = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
     part = join_name(name, f"conv{height}x{width}")
@@ -201,13 +192,10 @@ def fire(
 
     Args:
         x: tensor (B, H, W, C).
-        squeeze: output channels of the squeeze layer.
-        expand1x1: output channels of the 1x1 expand layer.
-        expand3x3: output channels of the 3x3 expand layer.
+        squeeze, expand1x1, expand3x3: output channels of the three layers.
         bypass: None; ``"simple"`` adds the input to the output, which needs C == expand1x1 + expand3x3;
             ``"complex"`` adds the input after a linear 1x1 layer that makes the channels equal (figure 2 of the paper).
-        activation: of every layer but the bypass.
-        batch_norm: BatchNormalization before those activations.
+        activation, batch_norm: of every layer but the bypass, as in `conv2d`.
         name: prefix; the layers are ``<name>_squeeze1x1``, ``<name>_expand1x1``, ``<name>_expand3x3``,
             ``<name>_concat`` and, with a bypass, ``<name>_bypass1x1`` and ``<name>_add``.
 
@@ -293,8 +281,7 @@ def pool2d(
     Args:
         x: tensor (B, H, W, C); H and W must be known for ``"ceil"``.
         kind: ``"max"`` or ``"average"``.
-        size: side of the square window.
-        strides: its step.
+        size, strides: side of the square window, and its step.
         rounding: ``"floor"`` or ``"ceil"``.
         name: name of the layer.
 

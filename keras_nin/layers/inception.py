@@ -31,15 +31,11 @@ def inception_module(
 
     Args:
         x: tensor (B, H, W, C).
-        conv1x1_filters: output channels of the 1x1 convolution.
-        conv3x3_filters: of the 3x3 convolution.
-        conv5x5_filters: of the 5x5 convolution.
-        reduce3x3: channels of the 1x1 layer before the 3x3 convolution; None leaves it out, as does `reduce5x5` (the
+        conv1x1_filters, conv3x3_filters, conv5x5_filters: output channels of the three convolutions.
+        reduce3x3, reduce5x5: channels of the 1x1 layers before the larger convolutions; None leaves them out (the
             naive module of the paper's figure 2a).
-        reduce5x5: channels of the 1x1 layer before the 5x5 convolution.
         pool_projection: channels of the 1x1 layer after the pooling; None lets all C channels through.
-        activation: of every convolution.
-        batch_norm: BatchNormalization before every activation.
+        activation, batch_norm: of every convolution, as in `conv2d`.
         name: prefix; the layers are ``<name>_1x1``, ``<name>_3x3reduce1x1``, ``<name>_3x3``, ``<name>_5x5reduce1x1``,
             ``<name>_5x5``, ``<name>_pool``, ``<name>_poolproj1x1`` and ``<name>_concat``.
 

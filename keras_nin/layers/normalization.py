@@ -26,7 +26,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from keras_nin.errors import InputError, check_whole_number
+from keras_nin.errors import InputError, check_whole_number, expected_error
 
 MAX_FITTED_SUM = 1024.0  # the t up to which the fit holds
 _FIRST_LIMIT = 4.0
@@ -65,9 +65,7 @@ class LocalResponseNormalization(keras.layers.Layer):
 
     Args:
         size: number of channels that take part, odd.
-        alpha: factor of the sum.
-        beta: exponent.
-        k: offset of the sum.
+        alpha, beta, k: constants of the formula.
 
     Raises:
         InputError: `size` is not an odd positive integer.
@@ -76,7 +74,7 @@ class LocalResponseNormalization(keras.layers.Layer):
     def __init__(self, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if check_whole_number("size", size) % 2 == 0:
-            raise InputError(f"Expected `size` to be odd. Received: {size}", argument="size")
+            raise expected_error("size", "to be odd", size)
         self.size, self.alpha, self.beta, self.k = size, alpha, beta, k
 
     def call(self, inputs: Any) -> Any:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeAlias, TypeVar
 
-from keras_nin.errors import InputError
+from keras_nin.errors import InputError, expected_error
 
 if TYPE_CHECKING:
     import keras
@@ -82,10 +82,7 @@ class ModelSpec:
 
         shape = self.input_shape if input_shape is None else tuple(input_shape)
         if len(shape) != 3 or not all(isinstance(side, int) and side > 0 for side in shape):
-            raise InputError(
-                f"Expected `input_shape` to be (height, width, channels), all positive. Received: {shape}",
-                argument="input_shape",
-            )
+            raise expected_error("input_shape", "to be (height, width, channels), all positive", shape)
         size = "x".join(map(str, shape))
         inputs: Any = keras.Input(shape, name="input")
         try:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from keras_nin.data.named_datasets import CLASS_NAMES
 from keras_nin.data.preprocessing import get_preset
-from keras_nin.errors import InputError, check_choice, first_line
+from keras_nin.errors import InputError, check_choice, expected_error, first_line
 from keras_nin.models.model_spec import ModelSpec
 
 _IMAGENET_CLASSES = 1000
@@ -68,9 +68,7 @@ def family_functions(specs: Sequence[ModelSpec]) -> tuple[PreprocessInput, Decod
         """
         scores = np.asarray(predictions)
         if scores.ndim != 2:
-            raise InputError(
-                f"Expected `predictions` of shape (batch, classes). Received: {scores.shape}", argument="predictions"
-            )
+            raise expected_error("predictions", "of shape (batch, classes)", scores.shape)
         candidates = [spec for spec in _select(specs, variant) if spec.classes == scores.shape[1]]
         return _decode(scores, top, _single("dataset", candidates) if candidates else None)
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from keras_nin import files, schemas
-from keras_nin.errors import InputError, WeightsMismatchError, first_line, unknown_name_error
+from keras_nin.errors import InputError, WeightsMismatchError, expected_error, first_line, unknown_name_error
 from keras_nin.models import articles, googlenet, inception_v3, nin, squeezenet, weight_files
 from keras_nin.models.model_spec import ModelSpec, Weights
 
@@ -149,9 +149,7 @@ def _set_seed(seed: int) -> str:
     try:
         keras.utils.set_random_seed(seed)
     except ValueError:
-        raise InputError(
-            f"Expected `seed` to be a whole number from 0 to 4294967295. Received: {seed!r}", argument="seed"
-        ) from None
+        raise expected_error("seed", "to be a whole number from 0 to 4294967295", seed) from None
     return f"random (seed {seed})"
 
 

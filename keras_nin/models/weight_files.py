@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from keras_nin import files
-from keras_nin.errors import InputError, WeightsMismatchError, first_line, unknown_name_error
+from keras_nin.errors import InputError, WeightsMismatchError, expected_error, first_line, unknown_name_error
 from keras_nin.models import third_party, third_party_files
 from keras_nin.models.model_spec import LayerNames
 
@@ -81,7 +81,7 @@ def find_weights(model_name: str, weights: str | os.PathLike[str]) -> pathlib.Pa
         InputError: no file and no bundled weights of that name, or an unknown kind of file.
     """
     if not isinstance(weights, str | os.PathLike):
-        raise InputError(f"Expected `weights` to be None, a name or a path. Received: {weights!r}", argument="weights")
+        raise expected_error("weights", "to be None, a name or a path", weights)
     bundled = list_bundled_weights(model_name)
     if weights in bundled:
         return _BUNDLED_FOLDER / f"{model_name}.{weights}.weights.h5"
@@ -96,10 +96,7 @@ def find_weights(model_name: str, weights: str | os.PathLike[str]) -> pathlib.Pa
             argument="weights",
         )
     if not bundled:
-        raise InputError(
-            f"Expected `weights` to be a file: {model_name} has no bundled weights. Received: {str(weights)!r}",
-            argument="weights",
-        )
+        raise expected_error("weights", f"to be a file: {model_name} has no bundled weights", str(weights))
     raise unknown_name_error("weights", weights, bundled)
 
 

@@ -272,7 +272,7 @@ def _read_export(document: Json) -> tuple[ExportDocument, ...]:
 
 
 def _read_benchmark(document: Json) -> tuple[Document, ...]:
-    benchmark = BenchmarkResult.from_json(document)
+    benchmark = BenchmarkResult.from_json(dict(document))
     ratios = typed_value(tuple[LatencyRatio, ...], document.get("ratios", []), "ratios")
     return (benchmark, RatiosDocument(benchmark, ratios)) if ratios else (benchmark,)
 

@@ -14,7 +14,7 @@ import numpy as np
 from keras_nin import files, schemas
 from keras_nin.data.dataset import Dataset, Indices, seeded_generator
 from keras_nin.data.preprocessing import Preprocessing
-from keras_nin.errors import InputError, check_whole_number
+from keras_nin.errors import InputError, check_whole_number, expected_error
 from keras_nin.metrics import top_k_accuracy
 from keras_nin.results import Result
 from keras_nin.train.checkpoints import HISTORY, RESTART_HINT, Checkpoints, Entry, find_best_epoch, read_run_file
@@ -65,7 +65,7 @@ class Recipe:
     def _check(self, field: str, range_: str, is_in_range: Callable[[float], bool]) -> None:
         value = getattr(self, field)
         if isinstance(value, bool) or not isinstance(value, numbers.Real) or not is_in_range(float(value)):
-            raise InputError(f"Expected `{field}` to be {range_}. Received: {value!r}", argument=field)
+            raise expected_error(field, f"to be {range_}", value)
 
 
 _MODEL_RECIPES = {"nin_digits": Recipe(epochs=80, batch_size=32, learning_rate=2e-3, weight_decay=1e-3, shift=1)}

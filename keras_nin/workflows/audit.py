@@ -36,10 +36,7 @@ def audit_model(
     Args:
         model: zoo name, ``keras:NAME``, path of a .keras, .h5 or .tflite file, or a keras.Model. A .tflite file is read
             without Keras.
-        weights: of a named model.
-        input_shape: (height, width, channels), where the network leaves it open.
-        builder_arguments: further arguments of a named model's builder.
-        seed: of random weights.
+        weights, input_shape, builder_arguments, seed: as in `export_model`.
         progress: what reports the progress.
 
     Returns:
@@ -80,11 +77,8 @@ def compare_models(
     """Compare two models, two .tflite files, or a model and the file that was made from it.
 
     Args:
-        first: as in `audit_model`.
-        second: as in `audit_model`.
-        weights: of the first model.
-        input_shape: of the first model.
-        builder_arguments: of the first model.
+        first, second: as in `audit_model`.
+        weights, input_shape, builder_arguments: of the first model.
         seed: of random weights.
         progress: what reports the progress.
 

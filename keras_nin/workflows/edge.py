@@ -19,7 +19,7 @@ from keras_nin.workflows.conversion import (
     TFLiteSource,
     open_tflite,
 )
-from keras_nin.workflows.models import FileOrModel, choose_preprocessing
+from keras_nin.workflows.models import FileOrModel, choose_preprocessing, is_model
 from keras_nin.workflows.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -133,7 +133,8 @@ def estimate_ethosu(
         raise InputError(f"`out` keeps the file of one accelerator. Received: {', '.join(chosen)}", argument="out")
     compiled_path = None if out is None else files.check_output_file(out, ".tflite", argument="out")
     plot_path = None if plot is None else files.check_output_file(plot, ".png", argument="plot")
-    vela.find_vela()  # before Keras starts, which takes longer
+    if is_model(model):
+        vela.find_vela()  # before Keras starts, which takes longer
     with open_tflite(model, export, progress=progress) as (source,):
         result = estimate.estimate_ethosu(
             source.path,
@@ -184,9 +185,7 @@ def measure_micro(
         max_arena: largest arena to try, in bytes.
         require: limits such as ``"arena=256KiB,flash=1MiB"``.
         test_count: number of images.
-        labels: path of a labels file, for a folder of images.
-        preprocessing: preset that turns pixels into input.
-        crop: share of the short side that the center crop keeps.
+        labels, preprocessing, crop: as in `export_model`.
         seed: of the drawn images, and of the export.
         seconds: each runtime starts no further image after so many seconds.
         timeout: seconds after which a runtime is ended.

@@ -104,10 +104,7 @@ def evaluate_model(
     Args:
         model: path of a .tflite file, or a model as in `export_model`.
         test: labeled images, as in `export_model`.
-        test_count: number of images; None takes all.
-        labels: path of a labels file, for a folder of images.
-        preprocessing: preset that turns pixels into input.
-        crop: share of the short side that the center crop keeps.
+        test_count, labels, preprocessing, crop: as in `export_model`.
         label_offset: output of label 0, such as 1 where output 0 is a background class; None takes 0.
         output: index of the output, for a file with several.
         seed: of whatever is random.

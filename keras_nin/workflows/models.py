@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from keras_nin.models import LoadedModel
 
 ModelLike: TypeAlias = "str | os.PathLike[str] | keras.Model | LoadedModel"
-FileOrModel: TypeAlias = "str | os.PathLike[str] | keras.Model | LoadedModel"
+FileOrModel: TypeAlias = ModelLike  # a path may be that of a .tflite file
 InputShape: TypeAlias = tuple[int, int, int]
 
 

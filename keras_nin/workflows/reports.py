@@ -16,6 +16,7 @@ from keras_nin.workflows.models import open_model, start_keras
 from keras_nin.workflows.progress import SILENT, Progress
 
 if TYPE_CHECKING:
+    from keras_nin.audit import Audit
     from keras_nin.claims.claim import Claim, ClaimsResult
 
 _DOCUMENTS = (".tflite", ".json", ".csv")
@@ -148,21 +149,33 @@ def build_cards(
 def format_cards(progress: Progress = SILENT) -> dict[str, str]:
     """Return the text of every card, every audit and the index, by path."""
     from keras_nin import models
+    from keras_nin.report.cards import format_card_index
+
+    start_keras(progress)
+    contents: dict[str, str] = {}
+    audits = {}
+    names = models.list_models()
+    for name in progress.track(names, "Auditing", len(names)):
+        audits[name], texts = format_card(name)
+        contents |= texts
+    entries = [(models.get_spec(name), audit) for name, audit in audits.items()]
+    return {"README.md": format_card_index(entries)} | contents
+
+
+def format_card(name: str) -> tuple[Audit, dict[str, str]]:
+    """Return the audit of a model, and the text of its card and its audit.json by path."""
+    from keras_nin import models
     from keras_nin.audit.api import audit_model
     from keras_nin.models import weight_files
     from keras_nin.report import cards
 
-    start_keras(progress)
-    entries, contents = [], {}
-    names = models.list_models()
-    for name in progress.track(names, "Auditing", len(names)):
-        spec = models.get_spec(name)
-        audit = audit_model(models.build_model(name))
-        metrics = {weights: weight_files.read_bundled_metrics(name, weights) for weights in spec.bundled_weights}
-        contents[f"{name}/README.md"] = cards.format_card(spec, audit, metrics)
-        contents[f"{name}/audit.json"] = files.dump_json(audit.to_json())
-        entries.append((spec, audit))
-    return {"README.md": cards.format_card_index(entries)} | contents
+    spec, audit = models.get_spec(name), audit_model(models.build_model(name))
+    metrics = {weights: weight_files.read_bundled_metrics(name, weights) for weights in spec.bundled_weights}
+    texts = {
+        f"{name}/README.md": cards.format_card(spec, audit, metrics),
+        f"{name}/audit.json": files.dump_json(audit.to_json()),
+    }
+    return audit, texts
 
 
 def _is_current(path: pathlib.Path, text: str) -> bool:

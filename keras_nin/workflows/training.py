@@ -57,15 +57,11 @@ def train_model(
         model: zoo name, ``keras:NAME``, path of a .keras or .h5 file, or a keras.Model.
         data: images with a train split, as in `export_model`; None takes the model's own dataset.
         weights: to start from; None takes random ones for a named model, and a saved model's own.
-        input_shape: (height, width, channels), where the network leaves it open.
-        builder_arguments: further arguments of the model's builder.
+        input_shape, builder_arguments: as in `export_model`.
         seed: of the weights, the validation images, the order and the augmentation.
-        labels: path of a labels file, for a folder of images.
-        preprocessing: preset that turns pixels into input.
-        crop: share of the short side that the center crop keeps.
-        epochs: passes over the images; None takes the recipe's.
-        batch_size: images in a step; None takes the recipe's.
-        learning_rate: at the start; None takes the recipe's.
+        labels, preprocessing, crop: as in `export_model`.
+        epochs, batch_size, learning_rate: passes over the images, images in a step, and the rate at the start; None
+            takes the recipe's.
         out: folder to write to; None takes ``runs/<model>``.
         force: start again, whatever the folder holds.
         progress: what reports the progress.
@@ -182,8 +178,7 @@ def import_weights(
         model: zoo name, ``keras:NAME``, path of a saved model, or a keras.Model.
         file: a legacy Keras .h5, a .safetensors, or a PyTorch state dictionary (.pt or .pth).
         out: path of the weight file, ending in .weights.h5.
-        input_shape: (height, width, channels), where the network leaves it open.
-        builder_arguments: further arguments of the model's builder.
+        input_shape, builder_arguments: as in `export_model`.
         force: replace a file with different content.
         progress: what reports the progress.
 

@@ -117,14 +117,8 @@ def verify_model(
         model: zoo name, ``keras:NAME``, path of a .keras or .h5 file, or a keras.Model.
         file: path of the .tflite file.
         test: images, as in `export_model`.
-        weights: name of bundled weights, ``"random"``, or a path.
-        input_shape: (height, width, channels), where the network leaves it open.
-        builder_arguments: further arguments of the model's builder.
-        seed: of whatever is random: weights, noise, and which images are drawn.
-        test_count: number of images; None takes all.
-        labels: path of a labels file, for a folder of images.
-        preprocessing: preset that turns pixels into input.
-        crop: share of the short side that the center crop keeps.
+        weights, input_shape, builder_arguments, seed: as in `export_model`.
+        test_count, labels, preprocessing, crop: as in `export_model`.
         limits: what the parity is checked against; None takes the defaults.
         per_layer: whether to measure the quantization noise of every layer.
         threads: of the LiteRT runtime.

@@ -28,16 +28,7 @@ _FAILURES = re.compile(
 def run_compiler(
     path: str | os.PathLike[str], *, multiple_subgraphs: bool = False, timeout: float = COMPILER_SECONDS
 ) -> EdgeTPUCompilation:
-    """Run the compiler on PATH on a .tflite file, in a temporary folder, and parse its output.
-
-    Args:
-        path: the .tflite file.
-        multiple_subgraphs: whether to allow more than one mapped subgraph.
-        timeout: seconds after which the compiler and its children are killed.
-
-    Raises:
-        InputError: the compiler is not on PATH, does not start, or exceeds the time limit.
-    """
+    """Run the compiler on PATH on a .tflite file, for `timeout` seconds at most, and parse its output."""
     program = find_compiler()
     options = ["-s", *(["-a"] if multiple_subgraphs else [])]
     with files.temporary_folder() as folder:
@@ -45,7 +36,7 @@ def run_compiler(
         result = run_process(command, timeout=timeout, folder=folder)
         if result.timed_out:
             raise InputError(f"{COMMAND} did not finish within {timeout:g} s; raise `timeout`", argument="timeout")
-        logs = [_read_log(log) for log in sorted(folder.glob("*.log"))]
+        logs = [log.read_bytes()[:_LARGEST_LOG].decode(errors="replace") for log in sorted(folder.glob("*.log"))]
     return parse_compiler_output("\n".join(filter(None, [result.stdout, result.stderr, *logs])))
 
 
@@ -55,11 +46,6 @@ def find_compiler() -> str:
     if program is None:
         raise InputError(f"{COMMAND} is not on PATH; it runs on x86-64 Debian", received=None)
     return program
-
-
-def _read_log(path: pathlib.Path) -> str:
-    with open(path, "rb") as log:
-        return log.read(_LARGEST_LOG).decode(errors="replace")
 
 
 def parse_compiler_output(text: str) -> EdgeTPUCompilation:

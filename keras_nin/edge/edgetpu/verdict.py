@@ -16,7 +16,7 @@ from keras_nin.edge.edgetpu.records import (
     ParameterMemory,
     Status,
 )
-from keras_nin.edge.edgetpu.rules import OperatorRule, Origin, RuleSource, find_refusal, suggest_fix
+from keras_nin.edge.edgetpu.rules import HIGHEST_VERSIONS, OperatorRule, Origin, RuleSource, find_refusal, suggest_fix
 from keras_nin.errors import InputError
 from keras_nin.formatting import escape_unprintable
 from keras_nin.limits import Limit, LimitCheck, LimitItem, Unit, check_limit, parse_limits
@@ -34,18 +34,6 @@ REPEATS = RuleSource(
     learned_from=("google-coral/test_data",),
 )
 
-# The highest versions that a TensorFlow later than compiler 16 registers (lite/kernels/register.cc, with CONV_2D 6);
-# the compiler is known to reject CONV_2D 6, TRANSPOSE_CONV 4 and EXP 2.
-HIGHEST_VERSIONS = {
-    "CONV_2D": 5, "DEPTHWISE_CONV_2D": 6, "TRANSPOSE_CONV": 3, "FULLY_CONNECTED": 9, "EXP": 1, "ADD": 4, "SUB": 5,
-    "MUL": 5, "AVERAGE_POOL_2D": 3, "MAX_POOL_2D": 3, "CONCATENATION": 3, "SOFTMAX": 3, "LOGISTIC": 3, "TANH": 3,
-    "RELU": 3, "RELU6": 3, "RELU_N1_TO_1": 1, "RESHAPE": 1, "MEAN": 3, "SUM": 2, "REDUCE_MAX": 3, "REDUCE_MIN": 3,
-    "PAD": 4, "PADV2": 4, "PACK": 3, "SPLIT": 4, "SQUEEZE": 2, "STRIDED_SLICE": 6, "SLICE": 5, "TRANSPOSE": 5,
-    "RESIZE_BILINEAR": 4, "RESIZE_NEAREST_NEIGHBOR": 4, "MAXIMUM": 4, "MINIMUM": 4, "L2_NORMALIZATION": 2, "PRELU": 1,
-    "SPACE_TO_DEPTH": 2, "DEPTH_TO_SPACE": 2, "RSQRT": 2, "SQUARED_DIFFERENCE": 2, "EXPAND_DIMS": 1, "QUANTIZE": 3,
-    "DEQUANTIZE": 5, "CAST": 4, "GATHER": 5, "LEAKY_RELU": 2, "DIV": 2, "HARD_SWISH": 1, "ELU": 1, "BATCH_MATMUL": 4,
-    "LOCAL_RESPONSE_NORMALIZATION": 1, "ARG_MAX": 3, "SELECT_V2": 1, "EQUAL": 3, "LESS_EQUAL": 2,
-}  # fmt: skip
 _DYNAMIC_OUTPUTS = frozenset(["WHERE", "UNIQUE", "NON_MAX_SUPPRESSION_V4", "NON_MAX_SUPPRESSION_V5", "RANGE"])
 _CONVERSIONS = frozenset(["QUANTIZE", "DEQUANTIZE", "CAST"])
 # 512x512x64 (issue 60) and 512x512x151 (issue 176) of google-coral/edgetpu did not compile; the largest map in a file
@@ -83,7 +71,8 @@ def check_edgetpu(file: ModelSource, *, multiple_subgraphs: bool = False, withou
     if not multiple_subgraphs:
         subgraphs = subgraphs[:1]
     mapped = frozenset(index for subgraph in subgraphs for index in subgraph)
-    verdicts = _Verdicts(_layer_names(model), repeats, refusals, mapped, failure)
+    layers = ["/".join(filter(None, path)) for path in name_operators(model, read_recorded_layers(model))]
+    verdicts = _Verdicts(layers, repeats, refusals, mapped, failure)
     return EdgeTPUResult(
         model=str(model.path or "model"),
         multiple_subgraphs=multiple_subgraphs,
@@ -121,22 +110,9 @@ def _check_operators(model: TFLiteModel, operators: Sequence[BoundOperator]) -> 
         )
 
 
-def _layer_names(model: TFLiteModel) -> list[str]:
-    paths = name_operators(model, read_recorded_layers(model))
-    return ["/".join(filter(None, pair)) for pair in paths]
-
-
 @dataclasses.dataclass(frozen=True)
 class _Verdicts:
-    """Combines what was found into the verdict on each operator.
-
-    Attributes:
-        layers: layer name of every operator.
-        repeats: index of the first occurrence, by the index of each repeated operator.
-        refusals: first rule that refuses an operator, and why, by index; None where no rule does.
-        mapped: indexes of the mapped operators.
-        failure: why the file does not compile.
-    """
+    """Combines what was found, by operator index, into the verdict on each operator."""
 
     layers: Sequence[str]
     repeats: Mapping[int, int]
@@ -194,18 +170,11 @@ def _large_operator_doubts(operators: Sequence[BoundOperator]) -> Iterator[str]:
             )
 
 
-# The graph: repeated operators, and the subgraphs that are mapped
-
-
 def drop_repeats(operators: Sequence[BoundOperator]) -> tuple[tuple[BoundOperator, ...], dict[int, int]]:
     """Remove custom operators that repeat an earlier one on the same data, also through DEQUANTIZE.
 
-    Args:
-        operators: operators in execution order.
-
-    Returns:
-        The operators that stay, reading the first occurrence in place of its repeats, and the index of the first
-        occurrence by the index of each removed operator.
+    Returns the operators that stay, reading the first occurrence in place of its repeats, and the index of the first
+    occurrence by the index of each removed operator.
     """
     origins: dict[int, int] = {}
     renamed: dict[int, int] = {}
@@ -231,10 +200,6 @@ def partition_graph(operators: Sequence[BoundOperator], mappable: Collection[int
 
     Greedy, as TensorFlow Lite partitions a graph for a delegate: a subgraph takes every operator whose inputs are
     available and that runs on the same side; then the other side has its turn.
-
-    Args:
-        operators: operators in execution order.
-        mappable: indexes of the operators that can be mapped.
     """
     waiting, readers = _find_dependencies(operators)
     ready: dict[bool, collections.deque[int]] = {True: collections.deque(), False: collections.deque()}
@@ -270,9 +235,6 @@ def _find_dependencies(operators: Sequence[BoundOperator]) -> tuple[dict[int, in
             readers[index].append(operator.index)
         writers.update(dict.fromkeys(operator.record.outputs, operator.index))
     return waiting, readers
-
-
-# Failures: what makes the compiler reject a whole file
 
 
 def find_failure(operators: Sequence[BoundOperator]) -> CompileFailure | None:
@@ -344,16 +306,8 @@ def _large_map(operator: BoundOperator) -> CompileFailure | None:
     return None
 
 
-# Parameters: what fits into the chip's memory, and what is streamed from the host
-
-
 def place_parameters(operators: Sequence[BoundOperator], mapped: Collection[int]) -> ParameterMemory:
-    """Return the size of the mapped operators' constants, and where they are kept.
-
-    Args:
-        operators: the operators that are not removed.
-        mapped: indexes of the mapped operators.
-    """
+    """Return the size of the mapped operators' constants, and where they are kept."""
     sizes = {}
     for operator in operators:
         if operator.index in mapped:

@@ -207,13 +207,7 @@ def join_layers(
 ) -> tuple[EthosULayer, ...]:
     """Return the layers of a file: one per operator, in the file's order, then operations that belong to none.
 
-    Every operation is in exactly one layer, so sums over the layers are sums over the operations.
-
-    Args:
-        rows: the audit's rows, one per operator of the file.
-        operations: Vela's operations.
-        accelerator: name of the accelerator.
-    """
+    Every operation is in exactly one layer, so sums over the layers are sums over the operations."""
     by_operator: dict[int, list[VelaOperation]] = {}
     by_name: dict[str, list[VelaOperation]] = {}
     total_cycles = 0
@@ -239,9 +233,10 @@ def join_layers(
 
 def _sum_layer(operations: Sequence[VelaOperation], total_cycles: int, peak: int, **identity: Any) -> EthosULayer:
     cycles, macs = sum(operation.cycles for operation in operations), sum(operation.macs for operation in operations)
+    on_cpu = {operation.on_cpu for operation in operations}
     return EthosULayer(
         **identity,
-        target=_layer_target(operations),
+        target=NOWHERE if not on_cpu else BOTH if len(on_cpu) > 1 else CPU if True in on_cpu else NPU,
         operations=len(operations),
         cycles=cycles,
         npu_cycles=sum(operation.npu_cycles for operation in operations),
@@ -264,11 +259,6 @@ def sum_by_memory(records: Iterable[dict[str, int]]) -> dict[str, int]:
     return dict(sums)
 
 
-def _layer_target(operations: Iterable[VelaOperation]) -> str:
-    targets = {operation.on_cpu for operation in operations}
-    return NOWHERE if not targets else BOTH if len(targets) > 1 else CPU if True in targets else NPU
-
-
 def _layer_bound(operations: Iterable[VelaOperation]) -> str | None:
     """Return what most cycles are spent on: for each operation the NPU, or the memory that is slowest."""
     cycles: Counter[str] = Counter()
@@ -283,14 +273,7 @@ def _layer_bound(operations: Iterable[VelaOperation]) -> str | None:
 def find_layer_findings(
     layers: Sequence[EthosULayer], accelerator: str, system_config: str, log_findings: Sequence[EthosUFinding]
 ) -> Iterator[EthosUFinding]:
-    """Yield what a reader of the layers must know, beyond what Vela says itself.
-
-    Args:
-        layers: layers of the estimate.
-        accelerator: name of the accelerator.
-        system_config: name of Vela's system configuration.
-        log_findings: findings of what Vela printed.
-    """
+    """Yield what a reader of the layers must know, beyond what Vela says itself."""
     cpu = [layer.name for layer in layers if layer.on_cpu]
     explained = {name for finding in log_findings for name in finding.layers}
     unexplained = tuple(name for name in cpu if name not in explained)

@@ -42,11 +42,7 @@ def accelerator_family(accelerator: str) -> str:
 
 
 def parse_accelerators(names: Iterable[str]) -> tuple[str, ...]:
-    """Return the accelerators in texts such as ``"ethos-u55-128,ethos-u85-256"`` or ``"all"``, without repeats.
-
-    Raises:
-        InputError: an unknown name.
-    """
+    """Return the accelerators in texts such as ``"ethos-u55-128,ethos-u85-256"`` or ``"all"``, without repeats."""
     words = [word.strip() for name in names for word in name.split(",")]
     for word in words:
         if word not in (*ACCELERATORS, ALL_ACCELERATORS):

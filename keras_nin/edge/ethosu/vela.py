@@ -62,11 +62,7 @@ class VelaOutput:
 
 
 def find_vela() -> VelaTool:
-    """Return the Vela of this Python's environment, else the one on PATH.
-
-    Raises:
-        InputError: there is none, or the program of that name is another one.
-    """
+    """Return the Vela of this Python's environment, else the one on PATH."""
     command = _vela_command()
     if command is None:
         raise InputError("Vela, Arm's compiler for Ethos-U, is not installed. Run: pip install 'keras-nin[ethosu]'")
@@ -94,18 +90,7 @@ def _vela_command() -> list[str] | None:
 def compile_with_vela(
     tool: VelaTool, model: TFLiteModel, accelerator: str, options: VelaOptions, timeout: float
 ) -> VelaOutput:
-    """Compile a .tflite file with Vela.
-
-    Args:
-        tool: the Vela to run.
-        model: the file.
-        accelerator: one of `keras_nin.edge.ethosu.ACCELERATORS`.
-        options: options of Vela.
-        timeout: seconds that Vela may take.
-
-    Raises:
-        InputError: Vela refuses the file or the options, crashes, or exceeds the time limit.
-    """
+    """Compile a .tflite file with Vela."""
     with files.temporary_folder() as folder:
         path = folder / f"{_NAME}.tflite"
         path.write_bytes(model.content)
@@ -169,15 +154,7 @@ _Row = dict[str, str]
 
 
 def parse_operations(text: str, operator_count: int) -> tuple[VelaOperation, ...]:
-    """Return the operations of a debug database, in the order in which they run.
-
-    Args:
-        text: the database (XML), as Vela 5.2 writes it.
-        operator_count: number of operators of the file.
-
-    Raises:
-        InputError: it is not such a database.
-    """
+    """Return the operations of a debug database, in the order in which they run."""
     tables = {name: (header, body) for name, header, body in _TABLE.findall(text)}
     sources = _parse_sources(_parse_rows(tables, "source", _SOURCE_COLUMNS), operator_count)
     details = {row["id"]: row for row in _parse_rows(tables, "perf_debug", _DETAIL_COLUMNS)}
@@ -273,19 +250,15 @@ NO_REASON = "Vela gives no reason"
 
 
 def parse_log(log: str, layers_of_tensor: Mapping[str, Sequence[str]]) -> tuple[EthosUFinding, ...]:
-    """Return what Vela printed as findings; every line is in one of them, or belongs to Vela's summary.
-
-    Args:
-        log: what Vela printed.
-        layers_of_tensor: the layers that compute a tensor, by its name, in the file's order.
-    """
+    """Return what Vela printed as findings; every line is in one of them, or belongs to Vela's summary."""
     reasons: dict[str, dict[str, None]] = {}
     defaults: dict[str, str] = {}
     others: dict[str, list[str]] = {}
     for lines in _split_messages(log):
         if unsupported := _UNSUPPORTED.fullmatch(lines[0]):
             layers = layers_of_tensor.get(unsupported["tensor"], (unsupported["tensor"],))
-            reasons.setdefault(_unsupported_reason(lines[1:]), {}).update(dict.fromkeys(layers))
+            reason = "; ".join(_TENSOR.sub(r"\1", line) for line in lines[1:]).removeprefix("Reason: ") or NO_REASON
+            reasons.setdefault(reason, {}).update(dict.fromkeys(layers))
         else:
             for line in lines:
                 if default := _DEFAULTS.fullmatch(line):
@@ -311,21 +284,13 @@ def _split_messages(log: str) -> list[list[str]]:
     return messages
 
 
-def _unsupported_reason(lines: Sequence[str]) -> str:
-    text = "; ".join(_TENSOR.sub(r"\1", line) for line in lines)
-    return text.removeprefix("Reason: ") or NO_REASON
-
-
 def _default_findings(defaults: Mapping[str, str]) -> Iterator[EthosUFinding]:
     """Yield one finding for all options that Vela took its defaults for; a configuration file by its base name."""
     if defaults:
-        values = ", ".join(f"{what} {_base_name(value)}" for what, value in defaults.items())
+        names = {what: value.rpartition("/")[2].strip("[]'\"") for what, value in defaults.items()}
+        values = ", ".join(f"{what} {name}" for what, name in names.items())
         arguments = ", ".join(f"`{_ARGUMENTS[what]}`" for what in defaults if what in _ARGUMENTS)
         yield EthosUFinding("assumed", f"Vela's defaults: {values}; name those of your chip with {arguments}")
-
-
-def _base_name(value: str) -> str:
-    return value.rpartition("/")[2].strip("[]'\"")
 
 
 def _cpu_findings(

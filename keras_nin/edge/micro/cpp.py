@@ -5,7 +5,7 @@ import os
 import pathlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from keras_nin.edge.micro.records import MicroOperator, MicroResult
 from keras_nin.errors import InputError
@@ -179,16 +179,12 @@ def _tensor_lines(what: str, main: TFLiteSubgraph, indexes: Sequence[int]) -> It
         prefix = f"k{what}{position if len(indexes) > 1 else ''}"
         yield f"// {what} {position}: {_comment_text(tensor.name)}, {tensor.dtype}"
         if tensor.shape:
-            yield f"constexpr std::int32_t {prefix}Shape[] = {{{_join(tensor.shape)}}};"
+            yield f"constexpr std::int32_t {prefix}Shape[] = {{{', '.join(map(str, tensor.shape))}}};"
         yield f"constexpr std::size_t {prefix}Elements = {tensor.elements};"
         if tensor.quantization and tensor.dtype not in FLOAT_DTYPES:
             yield f"constexpr float {prefix}Scale = {_float_literal(tensor.quantization.scales[0])};"
             yield f"constexpr std::int32_t {prefix}ZeroPoint = {tensor.quantization.zero_points[0]};"
         yield ""
-
-
-def _join(values: Iterable[int]) -> str:
-    return ", ".join(map(str, values))
 
 
 def _label_lines(main: TFLiteSubgraph) -> list[str]:

@@ -80,6 +80,7 @@ def measure_micro(
     model = read_model(file)
     inputs = make_noise(model, _NOISE_SAMPLES) if inputs is None else inputs
     operators = list_operators(model)
+    constants = (tensor for subgraph in model.subgraphs for tensor in subgraph.tensors if tensor.is_constant)
     with files.temporary_folder() as folder:
         np.savez(folder / _INPUTS_FILE, *inputs.arrays)
         trial = _Trial(_find_path(model, folder), model, folder, run, timeout)
@@ -90,7 +91,7 @@ def measure_micro(
         file=model.path.name if model.path else "model",
         sha256=model.sha256,
         file_bytes=model.size_bytes,
-        weight_bytes=_weight_bytes(model),
+        weight_bytes=sum({tensor.buffer: tensor.buffer_bytes for tensor in constants}.values()),
         operators=operators,
         resolver=format_resolver(operators),
         max_arena=max_arena,
@@ -188,13 +189,7 @@ def find_smallest_size(works: Callable[[int], bool], largest: int, guess: int) -
     """Return the smallest multiple of `ARENA_STEP` that works, given that every larger one works too.
 
     From the guess the search goes in doubling steps until the answer lies between two sizes, and then halves the
-    interval: two tries where the guess is right, and few where it is near.
-
-    Args:
-        works: whether a size works.
-        largest: a multiple of the step that is known to work.
-        guess: where to begin.
-    """
+    interval: two tries where the guess is right, and few where it is near."""
     low, high = 0, largest  # `low` does not work, `high` does
     size, reach, grows = -(-guess // ARENA_STEP) * ARENA_STEP, ARENA_STEP, None
     while low < size < high:
@@ -212,12 +207,6 @@ def find_smallest_size(works: Callable[[int], bool], largest: int, guess: int) -
     return high
 
 
-def _weight_bytes(model: TFLiteModel) -> int:
-    """Return the size of the constant tensors, every buffer once."""
-    tensors = (tensor for subgraph in model.subgraphs for tensor in subgraph.tensors)
-    return sum({tensor.buffer: tensor.buffer_bytes for tensor in tensors if tensor.is_constant}.values())
-
-
 def _peak_activation_bytes(model: TFLiteModel) -> int | None:
     """Return the audit's peak of activation memory in bytes; None for a file that the audit does not read."""
     from keras_nin.audit.api import audit_graph
@@ -227,9 +216,6 @@ def _peak_activation_bytes(model: TFLiteModel) -> int | None:
         return audit_graph(read_tflite_graph(model)).total.peak_activation_bytes
     except InputError:
         return None
-
-
-# The inputs
 
 
 def make_noise(model: TFLiteModel, samples: int, seed: int = 0) -> MicroInputs:
@@ -289,9 +275,6 @@ def _make_tensor_noise(tensor: TFLiteTensor, samples: int, rng: np.random.Genera
     return rng.integers(limits.min, limits.max, shape, tensor.dtype, endpoint=True)
 
 
-# The comparison with LiteRT's reference kernels
-
-
 def _compare_outputs(trial: _Trial, inputs: MicroInputs, seconds: float) -> MicroComparison | MicroFinding:
     """Return the comparison with the outputs of TFLite Micro in the trial's folder, or why there is none."""
     outcome = trial.run_reference(seconds)
@@ -315,12 +298,10 @@ def count_differing(one: np.ndarray, other: np.ndarray) -> int:
     """Return how many elements of two arrays differ in any bit; all of them where shape or dtype differ."""
     if one.shape != other.shape or one.dtype != other.dtype:
         return max(one.size, other.size)
-    first, second = (_to_bytes(array) for array in (one, other))
+    first, second = (
+        np.ascontiguousarray(array).view(np.uint8).reshape(array.size, array.itemsize) for array in (one, other)
+    )
     return int((first != second).any(axis=1).sum())
-
-
-def _to_bytes(array: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(array).view(np.uint8).reshape(array.size, array.itemsize)
 
 
 def _max_abs_diff(one: np.ndarray, other: np.ndarray) -> float:

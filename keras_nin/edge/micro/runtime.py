@@ -40,17 +40,7 @@ MICRO, REFERENCE = "micro", "reference"
 
 @dataclasses.dataclass(frozen=True)
 class RuntimeJob:
-    """A run of a file.
-
-    Attributes:
-        engine: `MICRO` or `REFERENCE`.
-        file: path of the .tflite file.
-        inputs: path of an .npz file with an array of samples for each input.
-        outputs: path of the .npz file for the outputs.
-        seconds: no further sample is started after so many seconds; one is run at least.
-        arena: size of the arena in bytes, for `MICRO`.
-        output_count: number of outputs, for `MICRO`.
-    """
+    """A run of a file: .npz files for the inputs and the outputs; after `seconds` no further sample is started."""
 
     engine: str
     file: str
@@ -63,13 +53,7 @@ class RuntimeJob:
 
 @dataclasses.dataclass(frozen=True)
 class RuntimeOutcome:
-    """How a job ended.
-
-    Attributes:
-        status: exit status, negative for the signal that ended the process; None where it exceeded the time limit.
-        log: what the runtime printed.
-        answer: what the process reported; "phase" is how far it came.
-    """
+    """How a job ended: `status` is None where it exceeded the time limit; "phase" in `answer` is how far it came."""
 
     status: int | None
     log: str
@@ -141,7 +125,6 @@ def _prepare_micro(job: RuntimeJob, report: Callable[[dict[str, Any]], None]) ->
 
 
 def _prepare_reference(job: RuntimeJob) -> "Start":
-    """Return the same for LiteRT's reference kernels, whose integer arithmetic TFLite Micro's kernels share."""
     from keras_nin.tflite.runner import TFLiteRunner
 
     return lambda: (TFLiteRunner(job.file, batch=None, reference_kernels=True).run_raw, lambda: None)
@@ -187,11 +170,7 @@ _MAX_SOFTMAX_SUM = 512
 
 
 def parse_allocations(log: str) -> tuple[int, int, tuple[ArenaSection, ...]]:
-    """Return the bytes of the head, the bytes of the tail and the sections that `print_allocations` printed.
-
-    Raises:
-        InputError: the totals are not there, because the package prints them in another way.
-    """
+    """Return the bytes of the head, the bytes of the tail and the sections that `print_allocations` printed."""
     totals = {name: int(count) for name, count in _TOTAL.findall(log)}
     if set(totals) != {"total", "head", "tail"} or totals["total"] != totals["head"] + totals["tail"]:
         raise InputError(
@@ -211,14 +190,7 @@ def parse_missing_bytes(log: str) -> int | None:
 def diagnose_outcome(
     outcome: RuntimeOutcome, timeout: float, arena: int | None = None, model: "TFLiteModel | None" = None
 ) -> MicroFinding:
-    """Return what it means that a job was not completed: a larger arena would work, or none would.
-
-    Args:
-        outcome: outcome of the job.
-        timeout: its time limit in seconds.
-        arena: size of the arena in bytes; None for LiteRT, which has none.
-        model: the file, in which the reason for an abort is looked for.
-    """
+    """Return what it means that a job was not completed: a larger arena would work, or none would."""
     if outcome.status is None:
         return MicroFinding(TIME_LIMIT, f"not done after {timeout:g} s")
     if absent := _NO_OPERATOR.search(outcome.log):
@@ -231,15 +203,9 @@ def diagnose_outcome(
         causes = "; ".join(_find_abort_causes(model, phase)) if model else ""
         ended = f"the runtime was {describe_status(outcome.status)} at '{phase}'"
         return MicroFinding(ABORT, f"{ended}: {causes}" if causes else ended)
-    return MicroFinding(REFUSED, _error_text(outcome))
-
-
-def _error_text(outcome: RuntimeOutcome) -> str:
-    """Return the error and what the runtime printed last before it, on one line."""
-    lines = [line.strip() for line in outcome.log.splitlines() if line.strip()]
-    error = outcome.answer.get("error")
+    lines, error = [line.strip() for line in outcome.log.splitlines() if line.strip()], outcome.answer.get("error")
     parts = [*lines[-2:], error] if error else lines[-1:]
-    return "; ".join(parts)[:_MAX_TEXT] or f"ended with status {outcome.status}"
+    return MicroFinding(REFUSED, "; ".join(parts)[:_MAX_TEXT] or f"ended with status {outcome.status}")
 
 
 def _find_abort_causes(model: "TFLiteModel", phase: str) -> Iterator[str]:

@@ -1,11 +1,10 @@
 """From a model that was trained for a scheme to the .tflite file of that scheme."""
 
 import dataclasses
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from keras_nin.export.calibration import Calibration, TensorSpec
-from keras_nin.export.conversion import ModelConverter, check_finite_weights, check_integer_only, convert_schemes
+from keras_nin.export.conversion import ModelConverter, check_finite_weights, convert_schemes, describe_conversion
 from keras_nin.export.converted_model import ConvertedModel
 from keras_nin.export.operator_layers import find_closing_operator, read_scope
 from keras_nin.export.optimization.tf_keras_model import FlatModel
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
     import keras
     import tf_keras
 
-    from keras_nin.data import Preprocessing
     from keras_nin.export.calibration import Samples
     from keras_nin.export.optimization.training import OptimizedModel
     from keras_nin.tflite.records import TFLiteModel
@@ -32,13 +30,8 @@ def convert_optimized(
     original: "keras.Model | None" = None,
     scheme: Scheme | None = None,
     tuning: Tuning | None = None,
-    allow_float: bool = False,
     batch: int = 1,
-    weights: str | None = None,
-    preprocessing: "Preprocessing | None" = None,
-    name: str | None = None,
-    options: dict[str, Any] | None = None,
-    classes: Sequence[str] = (),
+    **details: Any,
 ) -> ConvertedModel:
     """Convert what `train_for_scheme` made to .tflite.
 
@@ -50,7 +43,9 @@ def convert_optimized(
         scheme: `Scheme` with another type of input and output (`Scheme.with_io`); None takes the trained one.
         tuning: of "pruned" and "clustered"; None is `Tuning.plain()`, since adaptive rounding would give equal weights
             different values.
-        allow_float, batch, weights, preprocessing, name, options, classes: as in `keras_nin.export.convert_schemes`.
+        batch: the static batch size of the file.
+        **details: `allow_float`, `weights`, `preprocessing`, `name`, `options`, `classes`, as in
+            `keras_nin.export.convert_schemes`.
 
     Returns:
         `ConvertedModel` with the record of the training.
@@ -62,40 +57,15 @@ def convert_optimized(
 
     scheme, model = scheme or optimized.scheme, optimized.model
     if optimized.network is None:
-        (converted,) = convert_schemes(
-            model,
-            [scheme],
-            calibration,
-            tuning=tuning or Tuning.plain(),
-            allow_float=allow_float,
-            batch=batch,
-            weights=weights,
-            preprocessing=preprocessing,
-            name=name,
-            options=options,
-            classes=classes,
-        )
+        tuning = tuning or Tuning.plain()
+        (converted,) = convert_schemes(model, [scheme], calibration, tuning=tuning, batch=batch, **details)
     else:
         check_finite_weights(model)
         with QATConverter(optimized.network, model, batch) as converter:
-            content, flags = converter.convert(scheme, allow_float=allow_float)
+            content, flags = converter.convert(scheme, allow_float=details.get("allow_float", False))
         tflite = read_model(content)
         layers = map_qat_operators(tflite, optimized.network, model)
-        converted = ConvertedModel(
-            model=name or model.name,
-            scheme=scheme,
-            tflite=tflite,
-            weights=weights or "as given",
-            weights_sha256="",
-            calibration=None,
-            preprocessing=preprocessing.to_json() if preprocessing else None,
-            flags=flags,
-            layers=layers,
-            float_operators=check_integer_only(tflite, layers, scheme, allow_float),
-            batch=batch,
-            options=options,
-            classes=tuple(classes),
-        )
+        converted = describe_conversion(model, scheme, tflite, flags, layers, batch=batch, **details)
     digest = hash_weights(original or model)
     return dataclasses.replace(converted, training=optimized.record, weights_sha256=digest)
 
@@ -115,7 +85,7 @@ class QATConverter(ModelConverter):
         self._has_integer_form = False  # the tf_keras network has its own layer, in floating point
 
     def _write_saved_model(self, integer_form: bool, folder: str) -> None:
-        from keras_nin._compat.tfmot import renamed_layers
+        from keras_nin._compat.tensorflow import renamed_layers
 
         # Marked as `mark_layers` does it. What tfmot adds at the inputs has names that count from process start: those
         # become the same in every file.

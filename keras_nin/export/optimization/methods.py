@@ -106,7 +106,7 @@ def quantize_model(network: "tf_keras.Model") -> "tf_keras.Model":
     import tensorflow_model_optimization as tfmot
     import tf_keras
 
-    from keras_nin._compat.tfmot import default_8bit_scheme, is_graph_network
+    from keras_nin._compat.tensorflow import default_8bit_scheme, is_graph_network
 
     if not isinstance(network, tf_keras.Model) or not is_graph_network(network):
         raise InputError(
@@ -140,7 +140,7 @@ def initialize_ranges(network: "tf_keras.Model", images: np.ndarray) -> None:
     """
     import tensorflow as tf
 
-    from keras_nin._compat.tfmot import replaced_quantizers
+    from keras_nin._compat.tensorflow import replaced_quantizers
 
     ranges: dict[str, tuple[float, float, Any]] = {}
 
