@@ -5,6 +5,6 @@ Importing this package loads neither Keras nor TensorFlow; its parts load on fir
 
 import lazy_loader
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -137,10 +137,8 @@ class ChildProcess:
             )
         except OSError as error:
             self._gate.__exit__(None, None, None)
-            raise ProcessStartError(
-                f"Expected a program that can be started. Received: {self.command[0]!r} ({error.strerror})",
-                path=self.command[0],
-            ) from error
+            message = f"Expected a program that can be started. Received: {self.command[0]!r} ({error.strerror})"
+            raise ProcessStartError(message, path=self.command[0]) from error
         self._threads = [
             threading.Thread(target=target, daemon=True)
             for target in (self._write_stdin, self._read_stdout, self._read_stderr)
@@ -203,11 +201,7 @@ class ChildProcess:
 
 
 class JsonProcess(ChildProcess):
-    """A `ChildProcess` that writes one JSON object per line.
-
-    Attributes:
-        timed_out: whether `documents` ended because nothing came for too long.
-    """
+    """A `ChildProcess` that writes one JSON object per line; `timed_out` tells that `documents` waited too long."""
 
     timed_out = False
 

@@ -49,33 +49,18 @@ def first_line(error: BaseException) -> str:
 
 
 def with_flags(message: str, flags: Mapping[str, str]) -> str:
-    """Return `message` with the arguments in backticks as a user of the command line knows them.
-
-    Args:
-        message: text of an `InputError`.
-        flags: the option or metavariable of each argument, such as ``{"top": "--top", "model": "MODEL"}``. Arguments
-            that are not in it stay as they are.
-    """
+    """Return the message of an error with each argument in backticks as `flags` names it: ``{"top": "--top"}``."""
     return _ARGUMENT.sub(lambda match: flags.get(match[1], match[0]), message)
 
 
 def unknown_name_error(argument: str, received: object, known: Iterable[str]) -> InputError:
-    """Return the `InputError` for a name that is not in `known`, with the nearest known names.
-
-    Args:
-        argument: the argument's name, such as ``"model"``.
-        received: the unknown name.
-        known: the accepted names.
-    """
+    """Return the `InputError` for a name that is not in `known`, with the nearest known names."""
     names = sorted(known)
     by_lower = {name.lower(): name for name in names}
     near = difflib.get_close_matches(str(received).lower(), by_lower, n=4, cutoff=0.5)
     hint = f"Did you mean {', '.join(by_lower[name] for name in near)}?" if near else f"Known: {', '.join(names)}."
-    return InputError(
-        f"Expected `{argument}` to be a known name. Received: {received!r}. {hint}",
-        argument=argument,
-        received=received,
-    )
+    message = f"Expected `{argument}` to be a known name. Received: {received!r}. {hint}"
+    return InputError(message, argument=argument, received=received)
 
 
 def expected_error(argument: str, expected: str, received: object) -> InputError:
@@ -98,10 +83,5 @@ def check_whole_number(argument: str, received: Any, minimum: int = 1) -> int:
 
 
 def missing_package_error(what: str, extra: str) -> InputError:
-    """Return the `InputError` for a package of an extra that is not installed.
-
-    Args:
-        what: what needs it, such as ``"to_dataframe()"``.
-        extra: name of the extra in setup.py.
-    """
+    """Return the `InputError` for a package of an extra that is not installed; `what` is what needs it."""
     return InputError(f"{what} needs a package that is not installed. Run: pip install 'keras-nin[{extra}]'")

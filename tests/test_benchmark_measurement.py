@@ -144,6 +144,7 @@ class Place:
 
     def __call__(self, job, progress=None):
         self.jobs.append(job)
+        self.host = self.host | {"jobs": len(self.jobs)}  # such as the load average, which changes
         for index, model in enumerate(job["models"]):
             if any(name in model["file"] for name in self.bad):
                 raise FileRefusedError(f"{model['file']} does not run", model=index, path=model["file"])
@@ -179,6 +180,15 @@ def test_a_real_measurement_is_a_result_and_survives_json(add):
     assert [row["layer"] for row in measured._rows()] == [layer.name for p in measured.profiles for layer in p.layers]
 
 
+def test_a_result_has_a_figure_where_it_has_layers():
+    from latency_records import layer, profile
+
+    with_layers = BenchmarkResult(HOST, (profile(), profile(layer("conv", 5.0))))
+    assert with_layers.plot().axes
+    with pytest.raises(InputError, match="no layers to plot"):
+        BenchmarkResult(HOST, (profile(),)).plot()
+
+
 def test_each_file_and_number_of_threads_is_a_job_of_its_own_or_all_are_one(add, other):
     expected = [("add.tflite", 1), ("add.tflite", 2), ("other.tflite", 1), ("other.tflite", 2)]
     for interleave, sizes in ((False, [1] * 4), (True, [4])):
@@ -186,6 +196,7 @@ def test_each_file_and_number_of_threads_is_a_job_of_its_own_or_all_are_one(add,
         measured = measure_files([add, other], threads=(1, 2), layers=False, run=place, interleave=interleave)
         assert [len(job["models"]) for job in place.jobs] == sizes
         assert [(profile.file, profile.threads) for profile in measured.profiles] == expected
+        assert {profile.host["jobs"] for profile in measured.profiles} == {measured.host["jobs"]} == {1}
         assert [pathlib.Path(m["file"]).name for job in place.jobs for m in job["models"]] == [f for f, _ in expected]
 
 

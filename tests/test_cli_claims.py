@@ -94,7 +94,7 @@ def test_the_picture(cli, tmp_path):
         (["paperspace-head", "--train", "--epochs", "0"], "epochs"),
         (["paperspace-head", "--train", "--data", "nowhere"], "known name"),
         (["robaita-params", "--plot", "a.png"], "--plot draws the claim demystified-softconv"),
-        (["--image", "a.png"], "--image with --png"),
+        (["--image", "a.png"], "--image is the photograph of the figure"),
         (["--plot", "a.jpg"], "--plot to name a .png file"),
         (["--plot", "file/a.png"], "is not writable"),
         (["demystified-softconv", "--plot", "a.png", "--image", "none.png"], "readable file"),

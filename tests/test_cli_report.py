@@ -1,24 +1,16 @@
 """`keras-nin report`: what it reads, what it writes, and what it refuses in one line."""
 
-import copy
 import dataclasses
 import json
-import random
 import subprocess
 import sys
 
 import pytest
 import report_profiles
-import target_documents
 import tflite_writer
 
 from keras_nin import files
 from keras_nin.benchmark import comparison
-from keras_nin.errors import InputError
-from keras_nin.plots import latency, sweeps
-from keras_nin.report import documents
-from keras_nin.report.html import latency_sections
-from keras_nin.report.html import page as page_module
 
 SIDECAR = {
     "schema": "keras_nin.export_file/1", "file": "net.tflite", "sha256": "", "bytes": 1000, "model": "net",
@@ -56,7 +48,7 @@ def test_a_file_its_record_and_its_benchmark_are_one_section(cli, net, tmp_path)
     assert (ran.status, ran.out) == (0, "")
     page = (tmp_path / "new" / "report.html").read_text()
     assert page.count("<h2") == 3  # contents, overview, the file
-    for text in ("pointwise", "Parity FAILS", "not a finite number", "weights: random (seed 0)", "the machine is busy"):
+    for text in ("pointwise", "Parity: FAIL", "not a finite number", "weights: random (seed 0)", "the machine is busy"):
         assert text in page
     names = sorted(path.name for path in (tmp_path / "plots").iterdir())
     assert names == [f"1_net_1t_{plot}.png" for plot in ("layers", "roofline", "shares")]
@@ -149,51 +141,6 @@ def test_bad_use_is_refused_in_one_line(cli, tmp_path, words, message):
     ran = cli("report", *words)
     assert (ran.status, ran.out, ran.err.count("\n")) == (2, "", 1)
     assert message in ran.err
-
-
-OTHER_VALUES = (None, -1, 0, 10**400, float("nan"), "<b>", [], {}, [None], True)
-
-
-def leaves(document, path=()):
-    """The path to every value inside a JSON document."""
-    items = document.items() if isinstance(document, dict) else enumerate(document)
-    for key, value in items if isinstance(document, dict | list) else ():
-        yield (*path, key)
-        if isinstance(value, dict | list):
-            yield from leaves(value, (*path, key))
-
-
-@pytest.mark.parametrize("kind", ["benchmark", "audit", "export", "runs", *target_documents.documents()])
-def test_any_other_value_anywhere_is_refused_or_shown(tmp_path, monkeypatch, kind):
-    """Nothing but `InputError` leaves a document that someone has changed: what is read can be made a page."""
-    monkeypatch.setattr(latency_sections, "png_picture", lambda made, alt: latency_sections.Paragraph(alt))
-    monkeypatch.setattr(latency, "plot_kind_shares", lambda profile: None)
-    monkeypatch.setattr(sweeps, "render_ethosu_sweep", lambda sweep: b"")
-    benchmark = report_profiles.benchmark(report_profiles.profile(peaks=report_profiles.PEAKS))
-    document = {
-        "benchmark": benchmark.to_json(),
-        "audit": report_profiles.audit().to_json(),
-        "export": SIDECAR,
-        "runs": comparison.compare_runs(benchmark, benchmark).to_json(),
-        **json.loads(json.dumps(target_documents.documents())),
-    }[kind]
-    rng, shown = random.Random(0), 0
-    paths = sorted(leaves(document), key=str)
-    for path in rng.sample(paths, min(20, len(paths))):
-        for value in rng.sample(OTHER_VALUES, 3 if len(paths) > 60 else len(OTHER_VALUES)):
-            changed = copy.deepcopy(document)
-            place = changed
-            for key in path[:-1]:
-                place = place[key]
-            place[path[-1]] = value
-            (tmp_path / "changed.json").write_text(json.dumps(changed))
-            try:
-                found = documents.read_documents(tmp_path / "changed.json")
-            except InputError:
-                continue
-            assert "<b>" not in page_module.render_page(found).replace('<b class="', "")
-            shown += 1
-    assert shown
 
 
 def test_help_and_files_need_neither_keras_nor_tensorflow(net):

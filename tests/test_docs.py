@@ -51,7 +51,7 @@ def test_page_shows_what_is_printed_for_photographs(name, external_data, folder,
 def test_every_command_has_a_page_with_its_help():
     from keras_nin.cli import main
 
-    for command in main.cli.commands:
+    for command in main.COMMANDS:
         page = f"docs/commands/{command.replace('-', '_')}.md"
         assert any(block.argument == f"keras-nin {command} --help" for block in docs.read_blocks(PAGES[page]))
 

@@ -48,8 +48,8 @@ TARGETS = (
     Target(
         "classification", "keras_nin/audit/classification.py", ("test_audit_classification", "test_audit_findings"), 10
     ),
-    Target("tolerances", "keras_nin/export/tolerance.py", ("test_export_verify",), 10),
-    Target("tolerances", "keras_nin/export/parity.py", ("test_export_verify",), 8),
+    Target("tolerances", "keras_nin/export/tolerance.py", ("test_export_verification",), 10),
+    Target("tolerances", "keras_nin/export/parity.py", ("test_export_verification",), 8),
     Target("kernel to layer", "keras_nin/benchmark/kernel_assignment.py", ("test_benchmark_kernel_assignment",), 12),
     Target("kernel to layer", "keras_nin/benchmark/layer_times.py", ("test_benchmark_layer_times",), 6),
     Target("statistics", "keras_nin/benchmark/runner/timing.py", ("test_benchmark_timing",), 12),
@@ -69,19 +69,27 @@ EXPLAINED = {
 
 @dataclasses.dataclass(frozen=True)
 class Mutant:
-    """One change of a module."""
+    """One change of a module; `number` is its position among all of that module."""
 
     target: Target
+    number: int
     line: int
     operator: str
     before: str
     after: str
-    source: str = dataclasses.field(repr=False)
 
     @property
     def change(self) -> str:
         """The change in words that stay the same while other lines move."""
         return f"{self.target.module}: {self.before} -> {self.after}"
+
+    @property
+    def source(self) -> str:
+        """The module with the change."""
+        tree, changes = _changes(self.target)
+        *place, _, _, replacement = changes[self.number]
+        _put(*place, replacement)
+        return ast.unparse(ast.fix_missing_locations(tree))
 
 
 # Mutation operators: each yields (name, replacement) for a node that it applies to.
@@ -206,26 +214,27 @@ def _is_type_checking(node: ast.AST) -> bool:
     return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
 
 
-def mutants(target: Target) -> list[Mutant]:
-    """Return all mutants of a module."""
-    text = (ROOT / target.module).read_text()
-    tree = ast.parse(text)
-    found = []
+def _changes(target: Target) -> tuple[ast.Module, list[tuple[ast.AST, str, int | None, str, ast.AST, ast.AST]]]:
+    """Return a module and its changes: parent, field, position in it, operator, node, and what takes its place."""
+    tree = ast.parse((ROOT / target.module).read_text())
+    changes = []
     for parent, field, position in list(_spots(tree)):
         holder = getattr(parent, field)
         node = holder if position is None else holder[position]
         for operator, change in OPERATORS.items():
             for replacement in change(node):
-                if isinstance(node, ast.expr | ast.stmt):
-                    ast.copy_location(replacement, node)
-                _put(parent, field, position, replacement)
-                ast.fix_missing_locations(tree)
-                source = ast.unparse(tree)
-                before, after = _first_line(node), _first_line(replacement)
-                if operator == "condition" and isinstance(node, ast.If | ast.IfExp | ast.While):
-                    before, after = f"if {ast.unparse(node.test)}", f"if not ({ast.unparse(node.test)})"
-                found.append(Mutant(target, getattr(node, "lineno", 0), operator, before, after, source))
-                _put(parent, field, position, node)
+                changes.append((parent, field, position, operator, node, ast.copy_location(replacement, node)))
+    return tree, changes
+
+
+def mutants(target: Target) -> list[Mutant]:
+    """Return all mutants of a module."""
+    found = []
+    for number, (*_, operator, node, replacement) in enumerate(_changes(target)[1]):
+        before, after = _first_line(node), _first_line(replacement)
+        if operator == "condition" and isinstance(node, ast.If | ast.IfExp | ast.While):
+            before, after = f"if {ast.unparse(node.test)}", f"if not ({ast.unparse(node.test)})"
+        found.append(Mutant(target, number, getattr(node, "lineno", 0), operator, before, after))
     return found
 
 
@@ -237,7 +246,7 @@ def _put(parent: ast.AST, field: str, position: int | None, node: ast.AST) -> No
 
 
 def _first_line(node: ast.AST) -> str:
-    line = ast.unparse(node).splitlines()[0]
+    line = ast.unparse(ast.fix_missing_locations(node)).splitlines()[0]
     return line if len(line) <= 100 else f"{line[:97]}..."
 
 

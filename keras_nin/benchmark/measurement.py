@@ -240,9 +240,9 @@ def measure_files(
                 measured += _measure_group(group, options, failures)
     if not measured:
         return BenchmarkResult({}, ())
-    return BenchmarkResult(
-        measured[0].host, tuple(item.profile for item in measured), tuple(_machine_warnings(measured))
-    )
+    host = measured[0].host
+    profiles = tuple(dataclasses.replace(item.profile, host=host) for item in measured)
+    return BenchmarkResult(host, profiles, tuple(_machine_warnings(measured)))
 
 
 @contextlib.contextmanager

@@ -2,13 +2,16 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from keras_nin import schemas
 from keras_nin.errors import InputError
 from keras_nin.formatting import format_count, format_us
 from keras_nin.results import Result
 from keras_nin.schemas import record_from_json, typed_value
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 PROFILER = "profiler"
 SINGLE_OPERATORS = "single operators"
@@ -184,6 +187,15 @@ class BenchmarkResult(Result):
         results = typed_value(tuple[dict[str, Any], ...], document.get("results"), "results")
         warnings = typed_value(tuple[str, ...], document.get("warnings", []), "warnings")
         return cls(host, tuple(_read_profile(result, host) for result in results), warnings)
+
+    def plot(self) -> "Figure":
+        """Return the figure of the layer times of the first profile that has them; `InputError` where none has."""
+        from keras_nin.plots.latency import plot_layer_times
+
+        profile = next((profile for profile in self.profiles if profile.layers), None)
+        if profile is None:
+            raise InputError("the benchmark has no layers to plot. Measure with `layers`", argument="layers")
+        return plot_layer_times(profile)
 
     def _summary(self) -> str:
         return "; ".join(
