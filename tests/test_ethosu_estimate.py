@@ -210,6 +210,7 @@ def test_a_result_in_a_notebook(estimate):
     other = dataclasses.replace(estimate, accelerator="ethos-u55-256")
     both = records.EthosUResult("net.tflite", (estimate, other))
     assert list(both.to_dataframe()["accelerator"]) == ["ethos-u55-128", "ethos-u55-256"]
+    assert len(both.plot().axes) == 1
 
 
 @pytest.mark.parametrize(
@@ -245,7 +246,7 @@ def test_what_runs_on_the_cpu_has_no_time_and_breaks_limits(digits, stand_in):
     assert [each.passed for each in results] == [False, True, False, False]
     assert "1 operator on the CPU, whose time is unknown" in str(results[2])
     text = report.format_ethosu(found)
-    assert "operators left to the CPU: 1" in text
+    assert "operators on the CPU: 1" in text
     assert "cpu: pool1: Vela gives no reason" in text
 
 

@@ -178,9 +178,9 @@ def test_cells_and_reasons():
     text = report.format_fit(made.fit())
     rows = {line[:20].strip(): line[20:].split("   ") for line in text.splitlines()}
     cells = {label: [cell.strip() for cell in row if cell.strip()] for label, row in rows.items()}
-    assert cells["this CPU, 1 thread"] == ["1.25 ms", "does not run"]
-    assert cells["CPU 95 % interval"] == ["1.24 to 1.27 ms"]
-    assert cells["CPU time in 1x1"] == ["25.0 %"]
+    assert cells["this CPU, 1 thread"] == ["1.250 ms", "does not run"]
+    assert cells["CPU 95% interval"] == ["1.24 to 1.27 ms"]
+    assert cells["CPU time in 1x1"] == ["25.0%"]
     assert cells["Edge TPU"] == ["all mapped", "Model not quantized"]
     assert cells["Ethos-U operators"] == ["13 of 13", "0 of 13"]
     assert cells["TFLite Micro arena"] == ["11.7 KiB", "needs the extra micro"]
@@ -268,5 +268,5 @@ def test_a_result_in_a_notebook():
 def test_a_file_without_an_audit_has_its_size_and_no_counts():
     bare = FileFit("net.tflite", "00", 1000, None, None, None, False)
     text = report.format_fit(made.fit(bare, targets=(), host=None))
-    assert "not known" in text
+    assert "unknown" in text
     assert "parameters" not in text

@@ -19,11 +19,12 @@ import numpy.typing as npt
 
 from keras_nin import keras_graph
 from keras_nin.errors import InputError, WeightsMismatchError
-from keras_nin.models.model_spec import LayerNames
 from keras_nin.models.third_party_files import READERS, StoredTensor, WeightSource
 
 if TYPE_CHECKING:
     import keras
+
+    from keras_nin.models.model_spec import LayerNames
 
 # Layer and variable of a weight, e.g. ("conv1", "kernel").
 VariableName = tuple[str, str]

@@ -46,27 +46,7 @@ _TRAINING_OF = {"pruned": ("sparsity",), "clustered": ("clusters",)}
 class ExportOptions:
     """What decides the content of an exported file and of its record, besides the model and the scheme.
 
-    Attributes:
-        weights: name of bundled weights, ``"random"``, or a path; None takes the bundled ones, or random ones.
-        input_shape: (height, width, channels), where the network leaves it open.
-        builder_arguments: further arguments of the model's builder.
-        seed: of whatever is random: weights, noise, and which images are drawn.
-        calibration: representative images; None takes the calibration split of the model's own dataset.
-        calibration_count: how many; None takes 100, or 8 of noise.
-        test: images to verify on; None takes the test split of the model's own dataset.
-        test_count: how many; None takes all.
-        labels: path of a labels file, for a folder of images in `test`.
-        preprocessing: preset that turns pixels into input; None takes the model's own.
-        crop: share of the short side that the center crop keeps.
-        limits: what the parity of a file is checked against; None takes the defaults.
-        io: input and output type of the integer schemes: int8, uint8 or float32.
-        batch: static batch size.
-        allow_float: whether operators without an integer kernel may compute in floating point.
-        tuning: how int8 ranges, weights and biases are chosen.
-        epochs: of a scheme that trains; None takes 20.
-        learning_rate: of a scheme that trains; None takes a fifth of the rate that trained the network.
-        sparsity: share of zero weights in each layer of the scheme pruned.
-        clusters: distinct weights in each layer of the scheme clustered.
+    The fields are the arguments of `keras_nin.export_model` with the same names and defaults.
     """
 
     weights: str | os.PathLike[str] | None = None

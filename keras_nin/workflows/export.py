@@ -231,13 +231,10 @@ def export_model(
         io: input and output type of the integer schemes: int8, uint8 or float32.
         batch: static batch size of the files.
         allow_float: whether operators without an integer kernel may compute in floating point.
-        epochs: of a scheme that trains; None takes 20.
-        learning_rate: of a scheme that trains; None takes a fifth of the rate that trained the network.
-        sparsity: share of zero weights in each layer of the scheme pruned.
-        clusters: distinct weights in each layer of the scheme clustered.
+        epochs, learning_rate: of a scheme that trains; None takes 20, and a fifth of the rate that trained the network.
+        sparsity, clusters: share of zero weights in a layer of the scheme pruned; distinct weights of clustered.
         limits: what the parity is checked against; None takes the defaults.
-        threads: of the LiteRT runtime.
-        runs: runs of the latency measurement; None measures until the median is stable.
+        threads, runs: of the latency measurement; None measures until the median is stable.
         out: folder to write to; None writes nothing, see `ExportResult.save`.
         force: replace files with different content.
         progress: what reports the progress.

@@ -133,11 +133,7 @@ def reproduce_export(
 
     Args:
         record: path of the JSON file beside the .tflite file. Paths in it are relative to the working directory.
-        threads: of the LiteRT runtime.
-        runs: runs of the latency measurement; None measures until the median is stable.
-        out: folder to write to; None writes nothing.
-        force: replace files with different content.
-        progress: what reports the progress.
+        threads, runs, out, force, progress: as in `export_model`.
 
     Returns:
         `ExportResult`; its `reproduction` says whether the bytes are the same.
