@@ -20,11 +20,12 @@ import numpy as np
 from keras_nin import files
 from keras_nin.errors import InputError, WeightsMismatchError, expected_error, first_line, unknown_name_error
 from keras_nin.models import third_party, third_party_files
-from keras_nin.models.model_spec import LayerNames
 
 if TYPE_CHECKING:
     import h5py
     import keras
+
+    from keras_nin.models.model_spec import LayerNames
 
 _BUNDLED_FOLDER = pathlib.Path(__file__).parent / "weights"
 KERAS_SUFFIXES = (".weights.h5", ".keras")
