@@ -189,7 +189,7 @@ def test_limits_of_the_machine(cli, network, monkeypatch):
     assert ran.json["results"][0]["peaks"] == [
         {"dtype": "float32", "threads": 1, "gmacs_per_s": 100.0, "gbytes_per_s": 10.0}
     ]
-    assert "nothing to set against the roofline" in cli("benchmark", network, *FEW, "--roofline").out
+    assert "no roofline, because no layer has MACs" in cli("benchmark", network, *FEW, "--roofline").out
 
 
 def test_each_operator_alone(cli, network):
@@ -254,9 +254,12 @@ def test_figures_that_a_place_does_not_give(cli, network, monkeypatch):
         ("net.tflite --delegate x.so --method single", "A --delegate times whole files alone"),
         (
             "net.tflite --delegate /no/such.so",
-            "Expected --delegate as a library that loads where it runs. Received: /no/",
+            "Expected --delegate to be a library that loads where the files run. Received: /no/",
         ),
-        ("net.tflite --delegate ./file", "Expected --delegate as a library that loads where it runs. Received: ./file"),
+        (
+            "net.tflite --delegate ./file",
+            "Expected --delegate to be a library that loads where the files run. Received: ./file",
+        ),
         ("", "Missing argument"),
     ],
 )

@@ -9,6 +9,7 @@ import click
 
 from keras_nin.cli import options
 from keras_nin.cli.output import TerminalProgress, echo, note, print_json
+from keras_nin.errors import with_flags
 
 if TYPE_CHECKING:
     from keras_nin.report.latency import LayerView
@@ -97,7 +98,7 @@ def benchmark_command(
     for path in run.written:
         note(f"written: {path}")
     for failure in run.failures:
-        note(f"Error: {' '.join(str(failure).split())}")
+        note(f"Error: {' '.join(with_flags(str(failure), benchmark_command.flags()).split())}")
     return 2 if run.failures else 0
 
 
