@@ -103,7 +103,7 @@ def test_differences_are_named(tmp_path):
         compiler.parse_compiler_output(OUTPUT + TABLE), compare_with_compiler(verdict, other)
     )
     assert "6.89 MiB" in text
-    assert "The verdict was otherwise" in text
+    assert "The prediction differs from the compiler" in text
 
 
 # a stand-in on PATH
@@ -187,7 +187,7 @@ def test_the_command_compares_its_verdict_with_the_compilers(tmp_path, stand_in,
     path = chain(tmp_path / "net.tflite", "RELU", "ELU", "TANH")
     ran = cli("edgetpu", path, "--compile")
     assert (ran.status, ran.err) == (0, "")
-    assert "The verdict was the compiler's, operator by operator and word by word." in ran.out
+    assert "The prediction matches the compiler, operator by operator and word by word." in ran.out
     assert "On-chip memory used for caching model parameters: 6.89 MiB" in ran.out
     document = cli("edgetpu", path, "--compile", "--json").json
     assert document["compiler"]["differences"] == []

@@ -10,8 +10,12 @@ from keras_nin import models
 
 FOLDER = pathlib.Path(__file__).parents[1] / "benchmarks"
 # tests/test_models_zoo.py checks the rows of the models themselves, where it exports them.
-QUICK = ("convnet_pointwise_head --set relu_first=true",)
-SLOW = ("convnet_extra_relu --set relu_first=true", "convnet_linear_head --set relu_first=true", "keras:MobileNet")
+ROWS = (
+    "convnet_pointwise_head --set relu_first=true",
+    "convnet_extra_relu --set relu_first=true",
+    "convnet_linear_head --set relu_first=true",
+    "keras:MobileNet",
+)
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +32,7 @@ def rows(text):
 def test_every_model_has_a_row_in_the_docs(zoo):
     shown = rows(zoo.shown())
     assert list(shown) == [zoo.label(*subject) for subject in zoo.subjects()]
-    assert {*QUICK, *SLOW, *models.list_models()} <= shown.keys()
+    assert {*ROWS, *models.list_models()} <= shown.keys()
 
 
 def test_what_is_not_fully_mapped_has_a_variant_that_is(zoo):
@@ -38,7 +42,8 @@ def test_what_is_not_fully_mapped_has_a_variant_that_is(zoo):
     assert all(columns[f"{name} --set relu_first=true"][3] == "0" for name in partial)
 
 
-@pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ROWS)
 def test_rows_are_true(name, zoo):
     (subject,) = [subject for subject in zoo.subjects() if zoo.label(*subject) == name]
     assert rows(zoo.table([zoo.verdict(*subject)])) == {name: rows(zoo.shown())[name]}

@@ -289,6 +289,6 @@ def test_a_saved_model_of_every_layer_of_ours_loads_in_a_new_process(tmp_path):
     image = keras.Input((8, 8, 4))
     x = layers.local_response_normalization(layers.Fire(2, 4, 4, name="fire")(image), name="norm")
     keras.Model(image, x, name="ours").save(tmp_path / "ours.keras")
-    code = f"from keras_nin import models; print(models.load({str(tmp_path / 'ours.keras')!r}).model.name)"
+    code = f"from keras_nin import models; print(models.load_model({str(tmp_path / 'ours.keras')!r}).model.name)"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert ran.stdout.splitlines() == ["ours"], ran.stderr[-500:]

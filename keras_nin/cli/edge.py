@@ -133,7 +133,8 @@ def ethosu_command(as_json: bool, **arguments: Any) -> int:
         print_json(result.to_json())
     else:
         alone = len(result.estimates) == 1 and not result.refusals
-        echo(edge.format_ethosu(result.estimates[0]) if alone else edge.format_ethosu_sweep(result))
+        text = edge.format_ethosu(result.estimates[0]) if alone else edge.format_ethosu_sweep(result)
+        echo(with_flags(text, ethosu_command.flags()))
     print_checks(result.checks, failed_only=as_json)
     _print_written(arguments["out"], arguments["plot"])
     print_notes(result.notes)
@@ -200,7 +201,7 @@ def micro_command(as_json: bool, **arguments: Any) -> int:
     if as_json:
         print_json(result.to_json())
     else:
-        echo(with_flags(format_micro(result), {"max_arena": "--max-arena"}))
+        echo(with_flags(format_micro(result), micro_command.flags()))
     print_checks(result.checks, failed_only=as_json)
     if arguments["c_array"] is not None:
         _print_written(f"{arguments['c_array']}.cc", f"{arguments['c_array']}.h")

@@ -187,14 +187,7 @@ class Dataset:
 
 
 class NamedArrays(Dataset):
-    """A `Dataset` whose samples are what a network takes, so that no preprocessing applies.
-
-    Args:
-        name: what reports call it.
-        arrays: float32 (N, ...) by the name of the input.
-        labels: int64 (N,), or None.
-        splits, noise: as `Dataset` takes them.
-    """
+    """A `Dataset` of float32 arrays (N, ...) by the name of the network's input, to which no preprocessing applies."""
 
     images: _FlatSamples
 

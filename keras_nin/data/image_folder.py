@@ -181,9 +181,7 @@ class ImageFiles:
 def decode_image(path: pathlib.Path) -> Pixels:
     """Return the image file at `path` as uint8 (h, w, 3), RGB, upright as its EXIF orientation says.
 
-    Raises:
-        InputError: the file cannot be read, is damaged or no image, is too large for Pillow's limit, or has more than
-            8 bits per channel (which Pillow would clip, not scale).
+    More than 8 bits per channel, which Pillow would clip and not scale, are an `InputError` too.
     """
     from PIL import Image, ImageOps
 
@@ -214,9 +212,6 @@ def index_classes(names: Iterable[str]) -> tuple[dict[str, int], tuple[str, ...]
 
     The index is the number that the name starts with, where every name starts with one (at most five digits), else
     the position in the sorted list of names. The class names are empty where the numbers leave gaps.
-
-    Raises:
-        InputError: two names that start with the same number.
     """
     names = sorted(names)
     matches = [_FOLDER_NUMBER.match(name) for name in names]
@@ -247,10 +242,8 @@ def read_labels_file(path: str | os.PathLike[str], names: Sequence[str]) -> tupl
     """Return (int64 labels in the order of `names`, class names) of the labels file at `path`.
 
     Every line is ``name,label`` or ``name label``; a first line whose name is no image file's is a header. Labels are
-    all whole numbers (class indices), or all class names, whose indices are their positions in sorted order.
-
-    Raises:
-        InputError: a line that is neither; an entry without an image, an image without an entry, an image twice.
+    all whole numbers (class indices), or all class names, whose indices are their positions in sorted order. There must
+    be one for every image.
     """
     entries = _read_entries(path)
     missing = sorted(set(names) - set(entries))

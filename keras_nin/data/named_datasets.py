@@ -86,9 +86,6 @@ def open_keras_dataset(name: str) -> Dataset:
     """Return CIFAR-10, CIFAR-100, Fashion-MNIST or MNIST as `keras.datasets` downloads and caches it.
 
     Its test images are for tests, 500 of the training images for calibration.
-
-    Raises:
-        InputError: not in Keras's cache and not downloadable, or damaged; the message says which file goes where.
     """
     (x_train, y_train), (x_test, y_test) = _download(name)
     images = np.concatenate([x_train, x_test])
@@ -133,14 +130,7 @@ def _cache_folder() -> pathlib.Path:
 def open_noise(input_shape: Sequence[int] | None = None, seed: int = 0) -> Dataset:
     """Return 1,000 calibration and 1,000 test images of uniform noise, all different; no labels.
 
-    To convert and time a model for which no photographs are at hand.
-
-    Args:
-        input_shape: (H, W, C).
-        seed: 0 to 2**32 - 1.
-
-    Raises:
-        InputError: `input_shape` or `seed` is not such a value.
+    To convert and time a model of `input_shape` (H, W, C) for which no photographs are at hand.
     """
     shape = tuple(input_shape) if isinstance(input_shape, tuple | list) else ()
     if len(shape) != 3 or not all(isinstance(side, numbers.Integral) and side > 0 for side in shape):

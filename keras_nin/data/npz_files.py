@@ -43,11 +43,7 @@ _UNREADABLE = (
 
 
 def open_npz(path: str | os.PathLike[str]) -> Dataset:
-    """Return the images of the .npz file at `path`.
-
-    Raises:
-        InputError: a file that cannot be read, or arrays of other names, types or shapes.
-    """
+    """Return the images of the .npz file at `path`."""
     with _Archive(path) as archive:
         if "images" in archive.names:
             images, labels, splits = _read_images_and_labels(archive)
@@ -70,15 +66,7 @@ def holds_images(path: str | os.PathLike[str]) -> bool:
 
 
 def open_named_arrays(path: str | os.PathLike[str], inputs: Mapping[str, Sequence[int]]) -> NamedArrays:
-    """Return the samples of the .npz file at `path` for a network with the given inputs.
-
-    Args:
-        path: a file with an array (N, ...) for each input by its name, and where known `labels` (N,).
-        inputs: shapes without the batch, by the name of the input.
-
-    Raises:
-        InputError: a file that cannot be read, or arrays of other names, types or shapes.
-    """
+    """Return the samples of the .npz file at `path` for a network with `inputs` of these shapes without the batch."""
     with _Archive(path) as archive:
         arrays = {name: archive.read_input(name, shape) for name, shape in inputs.items()}
         counts = {name: len(array) for name, array in arrays.items()}
@@ -95,11 +83,7 @@ def describe_inputs(inputs: Mapping[str, Sequence[int]]) -> str:
 
 
 class _Archive:
-    """An open .npz file whose arrays are checked when they are read.
-
-    Raises:
-        InputError: a file that cannot be read or is of another kind.
-    """
+    """An open .npz file whose arrays are checked when they are read."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = path

@@ -34,21 +34,9 @@ def convnet(
     """Build the article's ConvNet: two 3x3 layers, each with 2x2 max pooling and ReLU, and one of three endings.
 
     Args:
-        spec: row of the registry.
-        weights: None (random) or a path; see `keras_nin.models.load_weights`.
-        include_top: whether the ending follows the two 3x3 layers.
-        input_shape: (H, W, C).
-        classes: number of classes, where the network ends in classes.
         classifier_activation: the article ends in a sigmoid; a task with one label per image needs the default.
         relu_first: whether ReLU comes before the pooling, not after it. Both give the same outputs, but int8 files
             then have the ReLU in the convolution, and none in the pooling, where the Edge TPU takes none.
-        name: the model's name; None takes the variant's.
-
-    Returns:
-        keras.Model from (B, H, W, C) to (B, classes), or to (B, H // 4, W // 4, 8) where it ends in a map.
-
-    Raises:
-        InputError: an argument does not fit, or the weights do not.
     """
     ends_in_map = spec.classes is None
     units = 0 if ends_in_map else check_whole_number("classes", spec.classes if classes is None else classes)
@@ -80,20 +68,7 @@ def convnet(
 def deepphys_softconv(
     spec: ModelSpec, *, weights: Weights = None, input_shape: Shape | None = None, name: str | None = None
 ) -> keras.Model:
-    """Build the DeepPhys-style mask: 32 maps that a 1x1 layer projects to one map between 0 and 1.
-
-    Args:
-        spec: row of the registry.
-        weights: None (random) or a path; see `keras_nin.models.load_weights`.
-        input_shape: (H, W, C).
-        name: the model's name; None takes the variant's.
-
-    Returns:
-        keras.Model from (B, H, W, C) to the mask (B, H, W, 1).
-
-    Raises:
-        InputError: an argument does not fit, or the weights do not.
-    """
+    """Build the DeepPhys-style mask: 32 maps that a 1x1 layer projects to one map between 0 and 1."""
 
     def graph(x: keras.KerasTensor) -> keras.KerasTensor:
         x = layers.conv2d(x, 32, 3, activation="tanh", name="conv1")

@@ -80,24 +80,10 @@ def googlenet(
     """Build a GoogLeNet: a stem, nine Inception modules, global average pooling and a dense layer to the classes.
 
     Args:
-        spec: row of the registry.
-        weights: None (random) or a path; see `keras_nin.models.load_weights`.
-        include_top: whether to end in the average, dropout and the dense layer.
-        input_shape: (H, W, C).
-        classes: number of classes.
-        classifier_activation: applied to the scores; None returns them as they are.
         normalization: ``"lrn"`` (the paper's local response normalization, in the stem), ``"batch"``
             (BatchNormalization instead of every convolution's bias), None, or ``"default"`` (the variant's).
         auxiliary: whether the two auxiliary classifiers, on modules 4a and 4d, are further outputs, for training.
         pool_rounding: ``"ceil"`` (Caffe) or ``"floor"`` (Keras).
-        name: the model's name; None takes the variant's.
-
-    Returns:
-        keras.Model from (B, H, W, C) to (B, classes), to a list of three such outputs with `auxiliary`, or to the last
-        module's map without the top.
-
-    Raises:
-        InputError: an argument does not fit, or the weights do not.
     """
     kind = spec.default_normalization if normalization == "default" else normalization
     check_choice("normalization", kind, ("lrn", "batch", None))

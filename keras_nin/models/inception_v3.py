@@ -113,21 +113,9 @@ def inception_v3(
     The layers, and the order of the weights, are those of keras.applications.InceptionV3.
 
     Args:
-        spec: row of the registry.
-        weights: None (random) or a path; see `keras_nin.models.load_weights`.
-        include_top: whether to end in the average and the dense layer.
         input_shape: (H, W, C) of at least 75x75.
-        classes: number of classes.
-        classifier_activation: applied to the scores; None returns them as they are.
         padded_pools: whether the average poolings inside the modules count zeros around the map, as in torchvision,
             whose weights need it.
-        name: the model's name; None takes the variant's.
-
-    Returns:
-        keras.Model from (B, H, W, C) to (B, classes), or to the last module's map without the top.
-
-    Raises:
-        InputError: an argument does not fit, or the weights do not.
     """
     units = check_whole_number("classes", spec.classes if classes is None else classes)
 

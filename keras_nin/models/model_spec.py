@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import os
+import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeAlias, TypeVar
 
@@ -101,6 +102,21 @@ class ModelSpec:
         return model
 
 
+# What the documentation of every builder says.
+_COMMON = {
+    "weights": "None (random), the name of bundled weights, or a path; see `keras_nin.models.load_weights`.",
+    "include_top": "whether the network ends in its classifier.",
+    "input_shape": "(H, W, C).",
+    "classes": "number of classes.",
+    "classifier_activation": "applied to the scores of the classes; None returns them as they are.",
+    "name": "the model's name.",
+}
+_RETURNS = """
+Returns:
+    keras.Model from (B, H, W, C) to (B, classes), or to a map where the network or its trunk ends in one; not compiled.
+
+Raises:
+    InputError: an argument does not fit, or the weights do not."""
 Spec = TypeVar("Spec", bound=ModelSpec)
 Arguments = ParamSpec("Arguments")
 
@@ -108,9 +124,9 @@ Arguments = ParamSpec("Arguments")
 def make_builder(
     name: str, family: Callable[Concatenate[Spec, Arguments], keras.Model], spec: Spec
 ) -> Callable[Arguments, keras.Model]:
-    """Return the function `name` that builds a variant, with the family's documentation and the variant's defaults.
+    """Return the function `name` that builds a variant, documented by its family, with the variant's defaults.
 
-    An argument of the family whose default is None, and that is an attribute of `spec`, has its value as the default.
+    The family documents the arguments that are its own; one whose default is None takes the attribute of `spec`.
     """
 
     def build(*args: Arguments.args, **kwargs: Arguments.kwargs) -> keras.Model:
@@ -122,10 +138,14 @@ def make_builder(
         for key, parameter in list(signature.parameters.items())[1:]
     ]
     build.__signature__ = signature.replace(parameters=parameters)  # pyright: ignore[reportFunctionMemberAccess]
-    summary, _, details = inspect.cleandoc(family.__doc__ or "").partition("\n")
-    head, _, arguments = details.partition("Args:\n")
-    _, _, arguments = arguments.partition("\n")  # without the row, whose entry takes one line
-    build.__doc__ = f"{summary}\n\nThe variant: {spec.title} ({spec.paper}).\n{head}Args:\n{arguments}"
+    head, _, section = inspect.cleandoc(family.__doc__ or "").partition("\n\nArgs:\n")
+    entries = dict(re.findall(r"^    (\w+): ((?:.*\n?)(?:     .*\n?)*)", section, re.MULTILINE))
+    arguments = "".join(
+        f"    {key.name}: {(entries.get(key.name) or _COMMON[key.name]).rstrip()}\n" for key in parameters
+    )
+    summary, _, details = head.partition("\n")
+    text = f"{summary}\n\nThe variant: {spec.title} ({spec.paper}).\n{details}".rstrip()
+    build.__doc__ = f"{text}\n\nArgs:\n{arguments}{_RETURNS}"
     build.__name__ = build.__qualname__ = name
     build.__module__ = family.__module__
     return build

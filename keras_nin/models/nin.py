@@ -89,22 +89,9 @@ def nin(
     """Build a Network in Network: mlpconv blocks, pooling, and a 1x1 layer to the classes averaged over the map.
 
     Args:
-        spec: row of the registry.
-        weights: None (random), the name of bundled weights, or a path; see `keras_nin.models.load_weights`.
-        include_top: whether to end in the 1x1 layer to the classes and the global average.
-        input_shape: (H, W, C).
-        classes: number of classes.
-        classifier_activation: applied to the averaged scores; None returns them as they are.
         pool_rounding: ``"ceil"`` (Caffe) or ``"floor"`` (Keras).
         pools: kind (``"max"`` or ``"average"``) of each pooling between blocks; None takes the variant's.
         batch_norm: BatchNormalization between every convolution and its ReLU, except in the head.
-        name: the model's name; None takes the variant's.
-
-    Returns:
-        keras.Model from (B, H, W, C) to (B, classes), or to the last block's map without the top.
-
-    Raises:
-        InputError: an argument does not fit, or the weights do not.
     """
     kinds = [stage.pool for stage in spec.stages if stage.pool]
     if pools is not None and len(pools) != len(kinds):

@@ -39,12 +39,6 @@ def family_functions(specs: Sequence[ModelSpec]) -> tuple[PreprocessInput, Decod
         Args:
             images: array (B, H, W, C) with values from 0 to 255, RGB or grayscale.
             variant: the model's name; may be omitted where all models of this family expect the same.
-
-        Returns:
-            float32 array (B, H, W, C).
-
-        Raises:
-            InputError: `variant` is unknown, or missing where it matters.
         """
         return get_preset(_single("preprocessing", _select(specs, variant))).scale(images)
 
@@ -61,10 +55,6 @@ def family_functions(specs: Sequence[ModelSpec]) -> tuple[PreprocessInput, Decod
         Returns:
             A list for each image of (class id, class name, score). The id is the WordNet id for ImageNet, as in
             keras.applications, which downloads its list on first use, else the index of the class.
-
-        Raises:
-            InputError: `predictions` is no such array, `variant` is unknown or missing where it matters, or the
-                classes of ImageNet cannot be downloaded.
         """
         scores = np.asarray(predictions)
         if scores.ndim != 2:

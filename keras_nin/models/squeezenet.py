@@ -58,21 +58,8 @@ def squeezenet(
     """Build a SqueezeNet: a convolution, eight fire modules, and a 1x1 layer to the classes averaged over the map.
 
     Args:
-        spec: row of the registry.
-        weights: None (random), the name of bundled weights, or a path; see `keras_nin.models.load_weights`.
-        include_top: whether to end in dropout, the 1x1 layer to the classes and the global average.
-        input_shape: (H, W, C).
-        classes: number of classes.
-        classifier_activation: applied to the averaged scores; None returns them as they are.
         pool_rounding: ``"floor"`` (Keras) or ``"ceil"`` (Caffe, torchvision).
         padded_head: a border of zeros, one wide, before the last 1x1 layer, as in the Caffe release of 1.0.
-        name: the model's name; None takes the variant's.
-
-    Returns:
-        keras.Model from (B, H, W, C) to (B, classes), or to fire9's map without the top.
-
-    Raises:
-        InputError: an argument does not fit, or the weights do not.
     """
 
     def graph(x: keras.KerasTensor) -> keras.KerasTensor:

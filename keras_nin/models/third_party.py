@@ -43,13 +43,7 @@ _ELEMENTWISE = ("Dropout", "Activation", "ReLU", "LeakyReLU", "ELU", "Identity",
 
 @dataclasses.dataclass(frozen=True)
 class TensorPlacement:
-    """Where a file's tensor went.
-
-    Attributes:
-        tensor, shape: name and shape in the file.
-        layer, variable: of the model; None for a tensor that the model's table leaves out.
-        change: what was done with the values.
-    """
+    """Where a file's tensor went, and what was done with its values; no layer where the model's table leaves it out."""
 
     tensor: str
     shape: tuple[int, ...]
@@ -60,13 +54,7 @@ class TensorPlacement:
 
 @dataclasses.dataclass(frozen=True)
 class WeightImport:
-    """How a file was read.
-
-    Attributes:
-        convention: "Keras", "Keras 1" or "PyTorch".
-        rows: where each tensor went.
-        notes: what the reader of a report should know.
-    """
+    """How a file was read: its convention ("Keras", "Keras 1" or "PyTorch"), each tensor, and what one should know."""
 
     convention: str
     rows: tuple[TensorPlacement, ...]
@@ -187,13 +175,7 @@ def _is_foldable(layer: Any, convolution: Any) -> bool:
 
 
 def match_layers(table: LayerNames, layers: Iterable[str], own: Collection[str]) -> dict[str, str | None]:
-    """Return {third-party layer: the model's layer, or None} for those of `layers` that have one.
-
-    Args:
-        table: the model's table; see the head of this file.
-        layers: the file's layer names.
-        own: the names of the model's layers.
-    """
+    """Return {third-party layer: the model's layer, or None} for those of a file's `layers` that have one."""
     layers = list(layers)
     names: dict[str, str | None] = {layer: layer for layer in layers if layer in own}
     for layer in layers:

@@ -43,15 +43,7 @@ _MAX_ATTRIBUTE_BYTES = 1 << 24
 
 @dataclasses.dataclass(frozen=True)
 class StoredTensor:
-    """A tensor of a file.
-
-    Attributes:
-        name: as the file has it.
-        layer, variable: the parts of the name.
-        shape: as stored.
-        dtype: name of the type, e.g. "float32", "bfloat16".
-        read: returns the values as float32, as stored.
-    """
+    """A tensor of a file: its name, the name's parts, shape and type as stored, and its values, read as float32."""
 
     name: str
     layer: str
@@ -85,11 +77,7 @@ class WeightSource:
 
 @contextlib.contextmanager
 def open_npz(path: pathlib.Path) -> Iterator[WeightSource]:
-    """Yield the `WeightSource` of an .npz file of arrays ``<layer>/kernel``, ``<layer>/bias``, ... (HWIO).
-
-    Raises:
-        InputError: no .npz file. NumPy's errors for damaged arrays and for pickled objects are its own.
-    """
+    """Yield the `WeightSource` of an .npz file of arrays ``<layer>/kernel``, ``<layer>/bias``, ... (HWIO)."""
     if not zipfile.is_zipfile(path):
         raise InputError(f"Expected {str(path)!r} to hold weights. Received: not an .npz archive", path=path)
     with np.load(path, allow_pickle=False) as file:
@@ -102,11 +90,7 @@ def _array_tensor(name: str, array: npt.NDArray[Any]) -> StoredTensor:
 
 @contextlib.contextmanager
 def open_safetensors(path: pathlib.Path) -> Iterator[WeightSource]:
-    """Yield the `WeightSource` of a .safetensors file, named as PyTorch or as Keras does.
-
-    Raises:
-        InputError: the names are of neither convention. What the safetensors library refuses is its SafetensorError.
-    """
+    """Yield the `WeightSource` of a .safetensors file, named as PyTorch or as Keras does."""
     from safetensors import safe_open
 
     with safe_open(path, framework="numpy") as file:
@@ -131,9 +115,7 @@ def open_safetensors(path: pathlib.Path) -> Iterator[WeightSource]:
 def open_pytorch(path: pathlib.Path) -> Iterator[WeightSource]:
     """Yield the `WeightSource` of a state dictionary that torch.save wrote, alone or in a checkpoint.
 
-    Raises:
-        InputError: torch is not installed, the file is damaged, it holds anything that is no tensor, or a pickle in it
-            would execute code (which is not executed).
+    A pickle that would execute code is an `InputError`, and is not executed.
     """
     yield _identify_convention(path, [_torch_tensor(path, *item) for item in _read_state_dict(path).items()])
 
@@ -240,11 +222,7 @@ def open_legacy_h5(path: pathlib.Path) -> Iterator[WeightSource]:
 
     The root (or the group `model_weights` of a whole model) lists its layers in the attribute `layer_names`; the group
     of each lists its arrays in `weight_names`. Keras 1 called them ``<layer>_W`` and ``<layer>_b``, Keras 2 and 3
-    ``<layer>/kernel:0`` and ``<layer>/kernel``.
-
-    Raises:
-        InputError: another layout, an array that it names and does not have, or links out of the file. What is no HDF5
-            file is h5py's OSError.
+    ``<layer>/kernel:0`` and ``<layer>/kernel``. An array that is not in the file itself is an `InputError`.
     """
     import h5py
 
@@ -368,7 +346,7 @@ def _read_strings(group: h5py.Group, name: str) -> list[str]:
 
 
 def _read_text(group: h5py.Group, name: str) -> str:
-    return _decode(_read_attribute(group, name)) if name in group.attrs else ""
+    return "".join(_read_strings(group, name))
 
 
 def _read_attribute(group: h5py.Group, name: str) -> Any:

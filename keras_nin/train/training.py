@@ -77,14 +77,11 @@ _DATASET_RECIPES = {
 
 
 def get_recipe(model: str, dataset: str, **changes: Any) -> Recipe:
-    """Return the recipe of a model, else of a dataset, else the general one, with `changes` applied.
+    """Return the recipe of a model, else of a dataset, else the general one.
 
     Args:
         model, dataset: their names.
-        **changes: fields of `Recipe`; None leaves a field as it is.
-
-    Raises:
-        InputError: a value out of range.
+        **changes: fields of `Recipe` to replace; None leaves a field as it is.
     """
     recipe = _MODEL_RECIPES.get(model) or _DATASET_RECIPES.get(dataset) or Recipe()
     return dataclasses.replace(recipe, **{field: value for field, value in changes.items() if value is not None})
@@ -192,11 +189,7 @@ def get_image_shape(model: keras.Model) -> tuple[int, int, int]:
 
 
 def split_validation(dataset: Dataset, recipe: Recipe, seed: int) -> tuple[Indices, Indices]:
-    """Return the indices of the training images and of those held out of them.
-
-    Raises:
-        InputError: no train split, no labels, `seed` is not a seed, or no images left to train on.
-    """
+    """Return the indices of the training images and of those held out of them."""
     indices = dataset.select("train")
     dataset.labels_of(indices)
     seeded_generator(seed)  # checks the seed
