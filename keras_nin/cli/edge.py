@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from keras_nin.cli import options
 from keras_nin.cli.output import TerminalProgress, echo, print_checks, print_json, print_notes
 from keras_nin.errors import with_flags
+
+if TYPE_CHECKING:
+    from keras_nin.workflows.export import ExportResult
 
 MODEL = "FILE.tflite|MODEL"
 
@@ -55,27 +58,22 @@ def export_edgetpu_command() -> click.Command:
     from keras_nin.cli import export
 
     command = copy.copy(export.export_command)
-    command.context_settings = {"default_map": {"scheme": "int8"}}
-    command.callback = click.pass_context(_export_for_edgetpu)
+    command.context_settings = {"default_map": {"scheme": "int8"}, "obj": _print_edgetpu_verdicts}
     command.epilog = (
         "The verdict is predicted; see `keras-nin edgetpu`. Example: python export/to_edgetpu.py nin_digits"
     )
     return command
 
 
-def _export_for_edgetpu(context: click.Context, **arguments: Any) -> int:
-    """Do what `keras-nin export` does; without --json, print the Edge TPU verdict on each int8 file."""
-    from keras_nin.cli.export import print_export, run_export_command
+def _print_edgetpu_verdicts(result: ExportResult) -> None:
+    """Print the Edge TPU verdict on each int8 file of an export."""
     from keras_nin.report.edge import edgetpu_reason_lines, edgetpu_summary_lines
     from keras_nin.workflows.edge import check_edgetpu
 
-    result = run_export_command(context, **arguments)
-    print_export(result, arguments["as_json"])
-    for file in () if arguments["as_json"] else result.files:
+    for file in result.files:
         if file.converted.scheme.integer_only and file.path is not None:
             verdict = check_edgetpu(file.path)
             echo("\n" + "\n".join([*edgetpu_reason_lines(verdict), *edgetpu_summary_lines(verdict)]))
-    return 0 if result.passed else 1
 
 
 @click.command("ethosu", cls=options.Command, epilog="Example: keras-nin ethosu exported/nin_digits_int8.tflite")

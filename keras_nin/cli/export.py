@@ -126,6 +126,8 @@ def export_command(context: click.Context, **arguments: Any) -> int:
     """
     result = run_export_command(context, **arguments)
     print_export(result, arguments["as_json"])
+    if context.obj is not None and not arguments["as_json"]:
+        context.obj(result)  # what `export_edgetpu_command` prints after it
     return 0 if result.passed else 1
 
 

@@ -64,7 +64,8 @@ def _metavar(param: click.Parameter) -> str:
 
 def is_set(context: click.Context, name: str) -> bool:
     """Whether the user gave a parameter."""
-    return context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
+    sources = click.core.ParameterSource
+    return context.get_parameter_source(name) not in (sources.DEFAULT, sources.DEFAULT_MAP)
 
 
 class Number(click.FloatRange):

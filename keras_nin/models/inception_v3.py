@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING
 
 from keras_nin import layers
 from keras_nin.errors import check_whole_number
-from keras_nin.models.model_spec import LayerNames, ModelSpec, Shape, Weights, make_builder
+from keras_nin.models.model_spec import ModelSpec, Shape, Weights, make_builder
 from keras_nin.models.predictions import family_functions
 
 if TYPE_CHECKING:
     import keras
+
+    from keras_nin.models.third_party import LayerNames
 
 # Filters, kernel size, strides and padding of the stem's convolutions; None is a 3x3/2 maximum pooling.
 STEM = (

@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeAlias, TypeVar
 
 from keras_nin.errors import InputError, expected_error
@@ -14,10 +14,10 @@ from keras_nin.errors import InputError, expected_error
 if TYPE_CHECKING:
     import keras
 
+    from keras_nin.models.third_party import LayerNames
+
 Shape: TypeAlias = tuple[int, int, int]
 Weights: TypeAlias = str | os.PathLike[str] | None
-# From a third-party layer name to ours; see `keras_nin.models.third_party`.
-LayerNames: TypeAlias = Mapping[str, str | tuple[str, ...] | None]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

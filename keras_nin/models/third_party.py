@@ -12,7 +12,7 @@ import dataclasses
 import pathlib
 import re
 from collections.abc import Collection, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -24,8 +24,9 @@ from keras_nin.models.third_party_files import READERS, StoredTensor, WeightSour
 if TYPE_CHECKING:
     import keras
 
-    from keras_nin.models.model_spec import LayerNames
 
+# From a third-party layer name to ours.
+LayerNames: TypeAlias = Mapping[str, str | tuple[str, ...] | None]
 # Layer and variable of a weight, e.g. ("conv1", "kernel").
 VariableName = tuple[str, str]
 

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     import h5py
     import keras
 
-    from keras_nin.models.model_spec import LayerNames
 
 _BUNDLED_FOLDER = pathlib.Path(__file__).parent / "weights"
 KERAS_SUFFIXES = (".weights.h5", ".keras")
@@ -36,7 +35,11 @@ _LAYERS = ("layers/", "_layer_checkpoint_dependencies/")
 
 
 def load_weights(
-    model: keras.Model, weights: str | os.PathLike[str], *, layer_names: LayerNames | None = None, partial: bool = False
+    model: keras.Model,
+    weights: str | os.PathLike[str],
+    *,
+    layer_names: third_party.LayerNames | None = None,
+    partial: bool = False,
 ) -> third_party.WeightImport | None:
     """Load `weights` into `model`; where they do not fit, the model keeps the weights that it has.
 
