@@ -210,7 +210,7 @@ def _schemes_table() -> str:
     from keras_nin.export import schemes
     from keras_nin.formatting import format_markdown_table
 
-    return format_markdown_table(schemes.COLUMNS, schemes.table_rows())
+    return format_markdown_table(schemes.SCHEME_COLUMNS, schemes.scheme_table_rows())
 
 
 TABLES: dict[str, Callable[[], str]] = {"models": _models_table, "schemes": _schemes_table}
