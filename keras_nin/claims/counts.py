@@ -9,6 +9,7 @@ from keras_nin.claims.networks import (
     build_network,
     convolution_rows,
     count_kernel_weights,
+    map_shape,
     random_input,
     run_model,
 )
@@ -46,9 +47,9 @@ def _measure_robaita_params() -> Figures:
     (large,), (small,) = (convolution_rows(audit_zoo_model(name)) for name in ("conv3x3_3to2", "conv1x1_3to2"))
     return {
         "3x3 layer, parameters": large.params,
-        "3x3 layer, output": large.output_shape[1:],
+        "3x3 layer, output": map_shape(large.output_shape),
         "1x1 layer, parameters": small.params,
-        "1x1 layer, output": small.output_shape[1:],
+        "1x1 layer, output": map_shape(small.output_shape),
     }
 
 
@@ -74,7 +75,7 @@ def _measure_robaita_nonlinearity() -> Figures:
 
 def _evaluations_per_filter(audit: "Audit") -> int:
     (row,) = convolution_rows(audit)
-    return row.activation_evaluations // row.output_shape[-1]
+    return row.activation_evaluations // map_shape(row.output_shape)[-1]
 
 
 # Filters of a 1x1 layer on K = 64 channels at 12x12, and the role that the audit gives the layer.
@@ -214,7 +215,7 @@ def _measure_nin() -> Figures:
     rows = convolution_rows(result)
     return {
         "parameters on CIFAR-10": result.total.params,
-        "kernels of the nine layers": " ".join("x".join(map(str, row.kernel)) for row in rows),
+        "kernels of the nine layers": " ".join("x".join(map(str, row.kernel or ())) for row in rows),
         "layers with a ReLU of their own": sum(row.activation_evaluations > 0 for row in rows),
         "dense layers": sum(row.kind == "dense" for row in result.rows),
         "global average poolings": sum(row.type == "GlobalAveragePooling2D" for row in result.rows),
@@ -233,7 +234,9 @@ def _mlpconv_params(kernel: int, *channels: int) -> int:
 def _measure_squeezenet() -> Figures:
     rows = convolution_rows(audit_zoo_model("squeezenet_v1_0"))
     module = {row.name.removeprefix("fire2_"): row for row in rows if row.name.startswith("fire2_")}
-    channels = {name: f"{row.input_shape[-1]} to {row.output_shape[-1]}" for name, row in module.items()}
+    channels = {
+        name: f"{map_shape(row.input_shape)[-1]} to {map_shape(row.output_shape)[-1]}" for name, row in module.items()
+    }
     return {
         "fire2 squeeze 1x1, channels": channels["squeeze1x1"],
         "fire2 expand 1x1, channels": channels["expand1x1"],

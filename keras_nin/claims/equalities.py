@@ -10,6 +10,7 @@ from keras_nin.claims.claim import DEMYSTIFIED, LECUN, TRANSWIKIA, AtMost, Claim
 from keras_nin.claims.networks import (
     audit_zoo_model,
     build_network,
+    map_shape,
     random_input,
     randomize_weights,
     relative_difference,
@@ -216,7 +217,7 @@ def _measure_soft_mask() -> Figures:
     return {
         "parameters": result.total.params,
         "maps before the 1x1 layer": soft_mask.maps.shape[-1],
-        "mask: output": result.rows[-1].output_shape[1:],
+        "mask: output": map_shape(result.rows[-1].output_shape),
         "mask from the weighted sum of the maps, largest relative difference": relative_difference(
             soft_mask.mask, 1 / (1 + np.exp(-weighted_sum))
         ),

@@ -3,7 +3,7 @@
 import dataclasses
 import statistics
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import keras
 
     from keras_nin.audit import Audit, AuditRow
+    from keras_nin.audit.records import Shape
     from keras_nin.train import Recipe
 
 Weights: TypeAlias = Sequence[ArrayLike]
@@ -45,6 +46,11 @@ def audit_zoo_model(name: str) -> "Audit":
 def convolution_rows(audit: "Audit") -> "list[AuditRow]":
     """Return the rows of an audit that have a kernel and weights."""
     return [row for row in audit.rows if row.kernel is not None and row.params]
+
+
+def map_shape(shape: "Shape | tuple[Shape, ...] | None") -> "Shape":
+    """Return the shape of a row's only tensor without the batch."""
+    return cast("Shape", shape)[1:]
 
 
 def randomize_weights(model: "keras.Model", seed: int = 0) -> "keras.Model":

@@ -88,7 +88,7 @@ class LocalResponseNormalization(keras.layers.Layer):
                 inputs, depth_radius=self.size // 2, bias=self.k, alpha=self.alpha / self.size, beta=self.beta
             )
         radius, channels = self.size // 2, inputs.shape[-1]
-        squares = keras.ops.pad(keras.ops.square(inputs), ((0, 0), (0, 0), (0, 0), (radius, radius)))
+        squares: Any = keras.ops.pad(keras.ops.square(inputs), ((0, 0), (0, 0), (0, 0), (radius, radius)))
         total = sum(squares[..., shift : shift + channels] for shift in range(self.size))
         return inputs / keras.ops.power(self.k + self.alpha / self.size * total, self.beta)
 
@@ -175,14 +175,14 @@ def _normalize_in_integer_form(inputs: Any, size: int, alpha: float, beta: float
     shape: Any = ops.shape(inputs)
     _, height, width, channels = shape
     terms, dtype = len(form.gains), inputs.dtype
-    x = ops.reshape(inputs, (-1, 1, height * width, channels))
+    x: Any = ops.reshape(inputs, (-1, 1, height * width, channels))
     x = x * ops.convert_to_tensor(np.reshape(form.gains, (1, terms, 1, 1)), dtype)  # (B, terms, H * W, C)
     x = ops.minimum(ops.maximum(x, -1.0), 1.0)  # this pair and no clip: TFLite fuses it as RELU_N1_TO_1
-    term = _one_minus_channel_sum(x * x, size, height * width)
+    term: Any = _one_minus_channel_sum(x * x, size, height * width)
     term = term * term
     term = term * term  # a product and no power or square: TFLite has these only in floating point
     kernel = np.tile(np.reshape(form.weights, (terms, 1, 1, 1)), (1, 1, channels, 1))
-    root = ops.depthwise_conv(term, ops.convert_to_tensor(kernel, dtype), data_format="channels_last")
+    root: Any = ops.depthwise_conv(term, ops.convert_to_tensor(kernel, dtype), data_format="channels_last")
     root = root + ops.convert_to_tensor(np.full(channels, form.offset), dtype)
     root = ops.reshape(root, (-1, height, width, channels))
     return inputs * root * root
