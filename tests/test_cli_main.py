@@ -32,7 +32,7 @@ def test_help_has_an_example_that_the_command_accepts(cli, name):
 @pytest.mark.parametrize("name", COMMANDS)
 def test_options_have_one_name_in_every_command(name):
     flags = {flag for param in command(name).params for flag in param.opts}
-    assert not flags & {"--timeout", "--plot", "--require", "--min-agreement"}
+    assert not flags & {"--time-limit", "--png", "--budget", "--min-agreement"}
 
 
 def test_no_command_shows_the_help(cli):
