@@ -124,9 +124,10 @@ def _run_command(command: str) -> str:
 
 @contextlib.contextmanager
 def working_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Make `folder` the current one, with third-party photographs and weights where there are any."""
+    """Make `folder` the current one, 80 columns wide, with third-party photographs and weights where there are any."""
     before = pathlib.Path.cwd()
     os.chdir(folder)
+    os.environ["COLUMNS"] = "80"  # what help is wrapped to
     try:
         data = os.environ.get("KERAS_NIN_DATA")
         if data and not (folder / "photos").exists():
