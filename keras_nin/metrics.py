@@ -47,7 +47,7 @@ def predicted_classes(outputs):
 
 
 def confusion_matrix(labels, predicted, classes):
-    """Return how many images of class i were taken for class j, int64 (classes, classes); -1 predicts nothing.
+    """Return how many images of class i were predicted as class j, int64 (classes, classes); -1 predicts nothing.
 
     Args:
         labels: int64 (N,).

@@ -26,17 +26,17 @@ VERDICTS = {
     "paperspace-params": "holds",
     "paperspace-speed": "does not hold",
     "paperspace-relu-512": "holds",
-    "paperspace-relu": "holds in part",
+    "paperspace-relu": "partly holds",
     "paperspace-head": "holds",
     "paperspace-weighting": "holds",
     "robaita-params": "holds",
-    "robaita-nonlinearity": "holds in part",
+    "robaita-nonlinearity": "partly holds",
     "demystified-shape": "holds",
     "demystified-inception": "holds",
     "demystified-softconv": "holds",
-    "lecun-fc": "holds in part",
+    "lecun-fc": "partly holds",
     "transwikia-one-channel": "holds",
-    "nin-mlpconv": "holds in part",
+    "nin-mlpconv": "partly holds",
     "squeezenet-fire": "holds",
 }
 # Numbers that the definitions give as arithmetic, as the articles print them.
@@ -125,8 +125,8 @@ def result_of(*figures):
     ("pairs", "verdict"),
     [
         ([(1, 1), ((2, 2), (2, 2)), (None, 5)], "holds"),
-        ([(1, 1), (2, 3)], "holds in part"),
-        ([(1, 1), (2, None)], "holds in part"),
+        ([(1, 1), (2, 3)], "partly holds"),
+        ([(1, 1), (2, None)], "partly holds"),
         ([(1, 2), (2, 3), (3, None)], "does not hold"),
         ([(1, None), (None, 5)], "not measured"),
         ([(True, 1)], "does not hold"),
@@ -136,7 +136,7 @@ def result_of(*figures):
         ([(Above(1.0), 1.0)], "does not hold"),
         ([(23, Interval(20, 19, 23.5))], "holds"),
         ([(23, Interval(9, 8.5, 9.5))], "does not hold"),
-        ([(23, Interval(30, 23.5, 40)), (23, Interval(20, 19, 23.5))], "holds in part"),
+        ([(23, Interval(30, 23.5, 40)), (23, Interval(20, 19, 23.5))], "partly holds"),
     ],
 )
 def test_verdicts(pairs, verdict):
@@ -165,11 +165,11 @@ def test_text_markdown_and_json():
     result = ClaimsResult((result_of(*figures), result_of(*figures)))
     text = format_claims(result)
     lines = [line.split() for line in text.splitlines()]
-    assert text.startswith("x: holds in part\n")
+    assert text.startswith("x: partly holds\n")
     assert ["count", "16,416", "16,416"] in lines
     assert ["shape", "1x2", "3x4"] in lines
     assert ["time", "2.5", "not", "measured"] in lines
-    assert text.endswith("2 claims (holds in part: 2). Every declared figure is reproduced.")
+    assert text.endswith("2 claims (partly holds: 2). Every declared figure is reproduced.")
     table = format_claims_markdown(result).splitlines()
     assert table[0] == "| id | claim | article's figures | our figures | verdict | why |"
     assert table[2] == table[3]
@@ -180,8 +180,8 @@ def test_text_markdown_and_json():
         **{"name": "shape", "article": [1, 2], "declared": [3, 4], "ours": [3, 4]},
         **{"matches_article": False, "reproduced": True},
     }
-    assert repr(result).startswith("<ClaimsResult: 2 claims (holds in part: 2)")
-    assert "<td>holds in part</td>" in result._repr_html_()
+    assert repr(result).startswith("<ClaimsResult: 2 claims (partly holds: 2)")
+    assert "<td>partly holds</td>" in result._repr_html_()
 
 
 def test_figures_come_back_from_json(results):

@@ -20,7 +20,7 @@ TRANSWIKIA = "question on a 1x1 layer after a 28x28x1 input"
 NIN = "Network in Network, arXiv:1312.4400"
 SQUEEZENET = "SqueezeNet, arXiv:1602.07360"
 
-VERDICTS = ("holds", "holds in part", "does not hold", "not measured")
+VERDICTS = ("holds", "partly holds", "does not hold", "not measured")
 _SAME_AS_ARTICLE = object()
 
 
@@ -187,7 +187,7 @@ class ClaimResult(Result):
     def verdict(self) -> str:
         """One of `VERDICTS`, from the figures that the article gives.
 
-        holds: ours match all of them; holds in part: ours match some, the others differ or are not measured here;
+        holds: ours match all of them; partly holds: ours match some, the others differ or are not measured here;
         does not hold: ours match none of those that are measured; not measured: none is.
         """
         matches = {figure.matches_article for figure in self.figures if figure.article is not None}
@@ -195,7 +195,7 @@ class ClaimResult(Result):
             return "not measured"
         if True not in matches:
             return "does not hold"
-        return "holds" if matches == {True} else "holds in part"
+        return "holds" if matches == {True} else "partly holds"
 
     @property
     def reproduced(self) -> bool:

@@ -32,7 +32,7 @@ def claims_command(markdown: bool, as_json: bool, **arguments: Any) -> int:
     """Reproduce claims of well-known articles about 1x1 convolution: the article's figure, ours, and the verdict.
 
     Without an ID, all claims. Our figures are computed from layers that are built, audited and run on the spot. The
-    verdict is on the article: holds, holds in part (another part does not hold or is not measured here), does not
+    verdict is on the article: holds, partly holds (another part does not hold or is not measured here), does not
     hold, not measured. The weights are random and seeded, except with --train.
 
     paperspace-speed is timed, in about 15 s: on a busy machine its intervals are wide.
