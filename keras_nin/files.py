@@ -209,6 +209,11 @@ def redirect_temporaries() -> None:
     tempfile.tempdir = str(_process_folder[0])
 
 
+def temporary_root() -> pathlib.Path:
+    """Return the folder for temporary files of this process and of others."""
+    return _process_folder[0].parent if _process_folder else pathlib.Path(tempfile.gettempdir())
+
+
 def remove_stale_temporaries(folder: AnyPath) -> None:
     """Remove the temporary files in `folder` whose process, of this machine and user, no longer runs."""
     with contextlib.suppress(OSError), os.scandir(folder) as entries:

@@ -116,7 +116,7 @@ def test_figures_are_those_of_vela_s_own_table(digits, tmp_path):
 
 def test_a_network_in_floating_point_is_left_to_the_cpu(digits):
     found = estimate_only(digits[1])
-    assert "Time: the CPU's, not estimated" in format_ethosu(found).splitlines()
+    assert "Time: all on the CPU, not estimated" in format_ethosu(found).splitlines()
     assert {layer.target for layer in found.layers} == {"CPU"}
     assert (found.us, found.utilization, found.npu_share) == (0, None, 0)
     rules = {finding.rule: finding for finding in found.findings}

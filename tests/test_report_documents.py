@@ -245,7 +245,7 @@ def test_a_browser_shows_targets_without_scrolling_sideways(tmp_path, width):
         found += documents.read_documents(tmp_path / f"{kind}.json")
     shown = seen(tmp_path, render_page(found), width)
     assert shown["needed"] <= width, shown["wide"]
-    assert (shown["wide"], shown["scripts"], shown["asked"]) == ([], 0, [])
+    assert (shown["wide"], shown["scripts"], shown["requests"]) == ([], 0, [])
     assert min(shown["pictures"]) > 100
     for title in ("Targets", "Ethos-U, estimated by Vela", "Edge TPU", "TFLite Micro", "Accuracy", "Claims"):
         assert title in shown["text"]

@@ -29,6 +29,7 @@ InputShape: TypeAlias = tuple[int, int, int]
 def start_keras(progress: Progress = SILENT) -> None:
     """Import Keras on TensorFlow without TensorFlow's log output; nothing happens where it is imported already."""
     if "keras" in sys.modules:
+        files.remove_stale_temporaries(files.temporary_root())
         return
     os.environ["KERAS_BACKEND"] = "tensorflow"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
