@@ -122,7 +122,7 @@ def open_pytorch(path: pathlib.Path) -> Iterator[WeightSource]:
 
 def _read_state_dict(path: pathlib.Path) -> Mapping[str, Any]:
     try:
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise InputError(
             f"Expected PyTorch to be installed to read {path.name!r}. Received: none. "
@@ -167,7 +167,7 @@ def _check_uncompressed(path: pathlib.Path) -> None:
 
 
 def _torch_tensor(path: pathlib.Path, name: str, value: Any) -> StoredTensor:
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     if value.layout is not torch.strided or value.is_quantized or value.is_meta:
         raise InputError(

@@ -101,8 +101,8 @@ def main() -> int:
 def _prepare_micro(job: RuntimeJob, report: Callable[[dict[str, Any]], None]) -> "Start":
     """Return a function that sets the network up in an arena and returns two more: run a sample, and finish."""
     try:
-        import tflite_micro
-        from tflite_micro import runtime
+        import tflite_micro  # pyright: ignore[reportMissingImports]
+        from tflite_micro import runtime  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         report({"not_loaded": str(error)})
         raise RuntimeError("tflite-micro does not load") from None
