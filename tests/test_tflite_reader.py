@@ -279,12 +279,11 @@ def test_slots_equal_the_schema(kind):
         def __getattr__(self, name):
             return lambda slot, *_: setattr(self, "slot", slot)
 
-    declared = {name: slot for name, slot in vars(SLOTS[kind]).items() if not name.startswith("_")}
-    assert declared
-    for name, slot in declared.items():
+    assert SLOTS[kind]
+    for slot in SLOTS[kind]:
         builder = Builder()
-        getattr(generated, kind + "Add" + name.title().replace("_", ""))(builder, 0)
-        assert (name, builder.slot) == (name, slot)
+        getattr(generated, kind + "Add" + slot.name.title().replace("_", ""))(builder, 0)
+        assert (slot.name, builder.slot) == (slot.name, slot)
 
 
 LONG_NAMES = {
