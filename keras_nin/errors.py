@@ -67,6 +67,11 @@ def expected_error(argument: str, expected: str, received: object) -> InputError
     return InputError(f"Expected `{argument}` {expected}. Received: {received!r}", argument=argument, received=received)
 
 
+def input_error(expected: str, received: object, *, argument: str | None = None, path: object = None) -> InputError:
+    """Return the `InputError` ``Expected {expected}. Received: {received}``."""
+    return InputError(f"Expected {expected}. Received: {received}", argument=argument, path=path)
+
+
 def check_choice(argument: str, received: _Value, allowed: Collection[_Value]) -> _Value:
     """Return `received`, or raise `InputError` where it is not one of `allowed`."""
     if received not in allowed:
