@@ -1,12 +1,8 @@
 """Exact rewrites of Keras models: linear 1x1 layers collapsed or moved, and Dense layers as convolutions.
 
-Collapse: (x W1 + b1) W2 + b2 = x W + b with W = W1 W2 and b = b1 W2 + b2. A BatchNormalization after the first is the
-map z -> z s + t with s = gamma / sqrt(variance + epsilon) and t = beta - mean s; W1 becomes W1 diag(s) and b1 becomes
-b1 s + t first.
-
-Commute: the mean over positions of x W + b is (the mean of x) W + b.
-
-Dense to convolution: a Dense on a flattened map is a convolution with a kernel that covers the map.
+Collapse: (x W1 + b1) W2 + b2 = x W + b with W = W1 W2 and b = b1 W2 + b2. A BatchNormalization in between is the map
+z -> z s + t with s = gamma / sqrt(variance + epsilon) and t = beta - mean s. Commute: the mean over positions of
+x W + b is (the mean of x) W + b. A Dense on a flattened map is a convolution with a kernel that covers the map.
 """
 
 import functools
@@ -46,8 +42,7 @@ class SimplifyResult(Result):
 
     Attributes:
         steps: the findings that were applied, in order.
-        max_rel_diff: largest difference between the outputs of the two models on random input, relative to the largest
-            output.
+        max_rel_diff: largest difference of the outputs on random input, relative to the largest output.
         params, macs: totals before and after.
     """
 
@@ -74,16 +69,9 @@ def simplify_model(model: "keras.Model") -> SimplifyResult:
     """Apply the two exact rewrites of 1x1 layers to `model`, and verify on random input that its outputs stay the same.
 
     Collapses 1x1 layers with nothing nonlinear between them (if that saves something), and moves a linear 1x1 layer
-    behind the average pooling that follows it. A site stays as it is if the rewrite is not exact or cannot be shown to
-    be: an activation in between, an output that is read elsewhere or leaves the network, shared layers, strides before
-    a pooling, layers inside nested models or of a user's own class, the half of a separable convolution, weights that
-    are not float32 or float64. Dropout between collapsed layers is removed: the outputs are equal at inference.
-
-    Args:
-        model: keras.Model, Functional or Sequential, with a fixed input size; it is not changed.
-
-    Returns:
-        `SimplifyResult`. Its model is Functional, and the layers that stay keep their names.
+    behind the average pooling that follows it, where that is exact: no activation in between, no output that is read
+    elsewhere or leaves the network, no shared, nested or user-defined layers, no strides before a pooling, weights in
+    float32 or float64. `model` is not changed; the result is Functional, and the layers that stay keep their names.
 
     Raises:
         InputError: the audit cannot read `model`, or one of its layers cannot be rebuilt from its config.
@@ -275,16 +263,14 @@ def convert_dense_to_conv(model: "keras.Model", input_shape: tuple[int | None, .
     arXiv:1312.6229).
 
     Args:
-        model: keras.Model, Functional or Sequential, from (B, H, W, C) to (B, classes), H and W known.
+        model: Functional or Sequential, from (B, H, W, C) to (B, classes), H and W known.
         input_shape: (H, W, C) of the new model; None leaves height and width open.
 
     Returns:
-        keras.Model from (B, H', W', C) to (B, h, w, classes); h = w = 1 on the training size. Its layers have the names
-        and a copy of the weights of `model`.
+        Model from (B, H', W', C) to (B, h, w, classes), with the names and a copy of the weights of `model`.
 
     Raises:
-        InputError: `model` is not such a model, has no dense head or global pooling to convert, or has a Dense that
-            cannot be converted; the message names it and says why.
+        InputError: `model` is not such a model, has nothing to convert, or has a Dense that cannot be converted.
     """
     import keras
 

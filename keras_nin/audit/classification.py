@@ -35,8 +35,7 @@ def pointwise_role(layer: LayerInfo, graph: LayerGraph) -> str | None:
 
 def _is_head(layer: LayerInfo, graph: LayerGraph) -> bool:
     pending = [layer]
-    while pending:
-        current = pending.pop()
+    for current in pending:  # which grows meanwhile
         if any(tensor.index in graph.output_indices and len(tensor.shape) > 2 for tensor in current.outputs):
             return False
         readers = graph.readers(current)
@@ -48,8 +47,7 @@ def _is_head(layer: LayerInfo, graph: LayerGraph) -> bool:
 
 def _is_projection(layer: LayerInfo, graph: LayerGraph) -> bool:
     pending, reaches_addition = [layer], False
-    while pending:
-        current = pending.pop()
+    for current in pending:  # which grows meanwhile
         if graph.is_output(current):
             return False
         for reader in graph.readers(current):
@@ -149,8 +147,7 @@ def _find_unnumbered_blocks(members: list[_NamedLayer]) -> dict[str, str]:
     """Find blocks by the shortest prefix with a single run of layers; "conv_pad_2" and "conv_pad_4" are no block."""
     blocks: dict[str, str] = {}
     pending = [(1, members)]
-    while pending:
-        depth, candidates = pending.pop()
+    for depth, candidates in pending:  # which grows meanwhile
         groups = defaultdict(list)
         for member in candidates:
             if len(member.words) >= depth:

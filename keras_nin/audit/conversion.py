@@ -27,16 +27,19 @@ def reconcile_conversion(
     """Return the `ModelComparison` of a model's `graph` with the file converted from it; the audits are theirs."""
     assignments = assign_operators(graph, network, model_audit.rows, file_audit.rows)
     conversion = ConversionMap(graph, network, assignments)
-    rows = []
+    rows, changes = [], defaultdict(list)
     for position, row in enumerate(model_audit.rows):
         operators = [file_audit.rows[index] for index in conversion.operators_of.get(position, ())]
-        outcome = explain_layer(conversion, position)
-        note = "; ".join(filter(None, [outcome.note, *_explain_parameters(conversion, position)]))
-        rows.append(_compare_row(row, operators, outcome, note))
+        outcome, notes = explain_layer(conversion, position), []
+        for note, cause, params in _explain_parameters(conversion, position, outcome.status):
+            notes.append(note)
+            changes[cause] += [params] if params else []
+        rows.append(_compare_row(row, operators, outcome, "; ".join(filter(None, [outcome.note, *notes]))))
     for index, row in enumerate(file_audit.rows):
         if assignments[index].position is None:
             outcome = explain_inserted_operator(conversion, index)
             rows.append(_compare_row(None, [row], outcome, outcome.note))
+            changes[_OTHER_CONSTANTS] += [row.params] if row.params else []
     stored = Counter()
     for dtype, size in (item for weights in network.weights for item in weights.stored):
         stored[dtype] += size
@@ -47,7 +50,7 @@ def reconcile_conversion(
         rows=tuple(rows),
         blocks=(),
         totals=pair_totals(model_audit, file_audit),
-        parameter_changes=_parameter_changes(conversion, file_audit),
+        parameter_changes=tuple(ParameterChange(cause, len(n), sum(n)) for cause, n in changes.items() if n),
         stored=dict(stored),
         problems=tuple(_mac_problems(rows, model_audit, file_audit)),
     )
@@ -68,32 +71,6 @@ def _compare_row(row: AuditRow | None, operators: Sequence[AuditRow], outcome: "
         operators=tuple(operator.type for operator in operators),
         into=outcome.into,
     )
-
-
-def _parameter_changes(conversion: "ConversionMap", file_audit: "Audit") -> tuple[ParameterChange, ...]:
-    """Return the difference in parameters by cause; the sum of all is the difference of the totals."""
-    changes: dict[str, list[int]] = defaultdict(list)
-    for position in range(len(conversion.graph.layers)):
-        for cause, params in _layer_parameter_changes(conversion, position):
-            changes[cause] += [params] if params else []
-    for row, assignment in zip(file_audit.rows, conversion.assignments, strict=True):
-        if assignment.position is None and row.params:
-            changes[_OTHER_CONSTANTS].append(row.params)
-    return tuple(ParameterChange(cause, len(params), sum(params)) for cause, params in changes.items() if params)
-
-
-def _layer_parameter_changes(conversion: "ConversionMap", position: int) -> Iterator[tuple[str, int]]:
-    layer = conversion.graph.layers[position]
-    if position not in conversion.operators_of:
-        is_folded = explain_layer(conversion, position).status == "folded"
-        yield ("BatchNormalization folded" if is_folded else "layers without an operator"), -layer.params
-        return
-    held, shared, bias = conversion.count_weights(position)
-    if held == shared and not layer.params:  # also a later call of a layer, on both sides
-        return
-    yield ("biases added by the conversion" if bias > 0 else "biases left out by the conversion"), bias
-    yield _OTHER_CONSTANTS, held - layer.params - bias
-    yield "equal constants stored once", -shared
 
 
 def _mac_problems(rows: Sequence[ComparedRow], model_audit: "Audit", file_audit: "Audit") -> Iterator[str]:
@@ -148,13 +125,10 @@ class ConversionMap:
     def operators_of(self) -> dict[int, list[int]]:
         """Position of a layer -> indices of its operators, the main one first."""
         operators = defaultdict(list)
-        for index, assignment in enumerate(self.assignments):
+        for index, assignment in sorted(enumerate(self.assignments), key=lambda item: not item[1].is_main):
             if assignment.position is not None:
                 operators[assignment.position].append(index)
-        return {
-            position: sorted(indices, key=lambda index: not self.assignments[index].is_main)
-            for position, indices in operators.items()
-        }
+        return dict(operators)
 
     @functools.cached_property
     def _positions(self) -> dict[int, int]:
@@ -236,23 +210,30 @@ def explain_inserted_operator(conversion: ConversionMap, index: int) -> Outcome:
     return Outcome("unexplained", "no layer of the model corresponds to it")
 
 
-def _explain_parameters(conversion: ConversionMap, position: int) -> Iterator[str]:
-    """Yield what changed in the parameters of a layer with operators."""
+def _explain_parameters(conversion: ConversionMap, position: int, status: str) -> Iterator[tuple[str, str, int]]:
+    """Yield what changed in the parameters of a layer: a note or "", the cause, and how many more the file has.
+
+    Over all layers, and operators without one, the changes sum up to the difference of the totals.
+    """
+    layer = conversion.graph.layers[position]
     if position not in conversion.operators_of:
+        yield "", "BatchNormalization folded" if status == "folded" else "layers without an operator", -layer.params
         return
-    layer, (held, shared, bias) = conversion.graph.layers[position], conversion.count_weights(position)
-    if not layer.params and shared and held == shared:
-        yield f"computes with the {shared:,} values of an earlier operator"
+    held, shared, bias = conversion.count_weights(position)
+    if not layer.params and held == shared > 0:
+        yield f"computes with the {shared:,} values of an earlier operator", "", 0
         return
-    if bias:
-        yield f"bias of {abs(bias):,} {'added' if bias > 0 else 'left out'}"
-    if other := held - bias - layer.params:
-        yield f"{abs(other):,} values {'more' if other > 0 else 'fewer'} than the layer"
-    if shared:
-        yield f"{shared:,} values stored once with equal ones of an earlier operator"
+    if layer.params or held != shared:
+        end = "added" if bias > 0 else "left out"
+        yield f"bias of {abs(bias):,} {end}" if bias else "", f"biases {end} by the conversion", bias
+        other = held - bias - layer.params
+        difference = f"{abs(other):,} values {'more' if other > 0 else 'fewer'} than the layer"
+        yield difference if other else "", _OTHER_CONSTANTS, other
+        equal = f"{shared:,} values stored once with equal ones of an earlier operator"
+        yield equal if shared else "", "equal constants stored once", -shared
     operator = conversion.network.graph.layers[conversion.operators_of[position][0]]
     if not operator.is_linear and layer.is_linear:
-        yield f"{operator.activation} fused"
+        yield f"{operator.activation} fused", "", 0
 
 
 # Assignment
@@ -285,11 +266,10 @@ def assign_operators(
     by_signature = defaultdict(list)
     for position, signature in enumerate(signatures):
         by_signature[signature].append(position)
-    in_order = {signature: iter(positions) for signature, positions in by_signature.items()}
+    recorded = network.recorded_layers or [None] * len(operators)
     for index in assignable:  # in the order of equal shapes and MACs
-        is_recorded = network.recorded_layers is not None and network.recorded_layers[index] is not None
-        if index not in assignments and not is_recorded:
-            assign_main(index, in_order.get(targets[index], ()))
+        if index not in assignments and recorded[index] is None:
+            assign_main(index, by_signature[targets[index]])
     for index in assignable:  # the rest by the record or by name alone
         if index not in assignments and candidates[index]:
             if operator_rows[index].macs != 0:

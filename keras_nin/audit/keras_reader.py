@@ -16,7 +16,12 @@ if TYPE_CHECKING:
 
 WEIGHTS_OUTSIDE_GRAPH = "(weights outside the graph)"
 _SEPARABLE_HALVES = {f"SeparableConv{rank}D": (f"DepthwiseConv{rank}D", f"Conv{rank}D") for rank in (1, 2)}
-_KERNEL_OPERATIONS = ops.CONVOLUTIONS | ops.DEPTHWISE | ops.TRANSPOSED
+_SIZE_ATTRIBUTES = {
+    ops.CONVOLUTIONS | ops.DEPTHWISE | ops.TRANSPOSED: "kernel_size",
+    ops.WINDOW_POOLS: "pool_size",
+    ops.GLOBAL_POOLS: "",
+    ops.UPSAMPLING: "size",
+}
 _AXIS_NORMS = frozenset({"BatchNormalization", "LayerNormalization", "RMSNormalization", "UnitNormalization"})
 _EQUATION_ATTRIBUTES = {"EinsumDense": "equation", "Einsum": "subscripts"}
 
@@ -184,31 +189,27 @@ def _normalizes_positions(operation: Any, op: str | None, inputs: Sequence[Activ
 
 def _geometry(operation: Any, op: str | None) -> dict[str, Any]:
     """Return kernel, strides, dilation, groups and padding of an operation on a map, sizes as (height, width)."""
+    size_attribute = next((name for operations, name in _SIZE_ATTRIBUTES.items() if op in operations), None)
     data_format = getattr(operation, "data_format", "channels_last")
-    if (
-        op in _KERNEL_OPERATIONS | ops.WINDOW_POOLS | ops.GLOBAL_POOLS | ops.UPSAMPLING
-        and data_format != "channels_last"
-    ):
+    if size_attribute is None:
+        return {}
+    if data_format != "channels_last":
         raise InputError(
             f"Expected every layer to keep channels last (NHWC). Received: layer {operation.name!r} with data_format "
             f"{data_format!r}. Build the model with data_format='channels_last'.",
             argument="model",
             received=data_format,
         )
-    if op in ops.UPSAMPLING:
-        interpolation = getattr(operation, "interpolation", "nearest")
-        return {"strides": _height_width(operation.size), "interpolation": interpolation}
-    if op not in _KERNEL_OPERATIONS | ops.WINDOW_POOLS:
+    if op in ops.GLOBAL_POOLS:
         return {}
-    window = {"strides": _height_width(operation.strides), "padding": operation.padding}
+    size = _height_width(getattr(operation, size_attribute))
+    if op in ops.UPSAMPLING:
+        return {"strides": size, "interpolation": getattr(operation, "interpolation", "nearest")}
+    fields = {"kernel": size, "strides": _height_width(operation.strides), "padding": operation.padding}
     if op in ops.WINDOW_POOLS:
-        return {"kernel": _height_width(operation.pool_size), **window}
-    return {
-        "kernel": _height_width(operation.kernel_size),
-        "dilation": _height_width(operation.dilation_rate),
-        "groups": getattr(operation, "groups", 1) if op in ops.CONVOLUTIONS else 1,
-        **window,
-    }
+        return fields
+    groups = getattr(operation, "groups", 1) if op in ops.CONVOLUTIONS else 1
+    return {**fields, "dilation": _height_width(operation.dilation_rate), "groups": groups}
 
 
 def _height_width(value: int | Sequence[int]) -> tuple[int, int]:

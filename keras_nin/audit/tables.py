@@ -3,6 +3,8 @@
 import csv
 import dataclasses
 import io
+import pathlib
+import tomllib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -33,21 +35,11 @@ DEFAULT_COLUMNS = {
     BLOCKS: ("name", "layers", "params", "share_of_params", "macs", "share_of_macs"),
     LAYERS: ("name", "type", "kind", "role", "kernel", "output_shape", "params", "macs", "share_of_macs"),
 }
-COUNTING_RULES = (
-    "1 MAC = one multiply + one add; batch 1. Bias, activation, pooling, resizing, merges, normalization and "
-    "elementwise scaling count 0; a transposed convolution counts input positions x k x k x Cin x Cout.",
-    "1x1 layers: convolutions with a 1x1 kernel in one group, and Dense on a map.",
-)
-_PEAK_RULE = (
-    "Peak activation memory: the largest sum of live tensors in execution order. Activations and BatchNormalization "
-    "are fused into the layer before them, Flatten and Reshape share their input's memory, Concatenate and ZeroPadding "
-    "do not."
-)
+_CONVENTIONS = tomllib.loads(pathlib.Path(__file__).with_name("conventions.toml").read_text(encoding="utf-8"))
 _SHARES = {"share_of_params": "params", "share_of_macs": "macs"}
 _SHAPES = frozenset({"input_shape", "output_shape"})
 _NOT_NUMERIC = _SHAPES | {"name", "type", "kind", "role", "kernel", "receptive_field", "block", "folds", "scope"}
 _FOOT_WIDTH = 110
-_FLOAT32_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -129,20 +121,19 @@ class AuditView:
         object.__setattr__(self, "only", _split_words("only", self.only))
         if self.depth == TOTALS and (columns is not None or self.sort is not None):
             raise expected_error("depth", "to be 1 or 2 with `columns` or `sort`; 0 shows totals alone", self.depth)
-        sort = () if self.sort is None else (self.sort,)
-        for argument, words in (("columns", columns or ()), ("sort", sort), ("only", self.only)):
+        words = [("columns", key) for key in columns or ()] + [("sort", self.sort)] * (self.sort is not None)
+        for argument, word in [*words, *(("only", word) for word in self.only)]:
             known = (*KINDS, *ROLES) if argument == "only" else self.known_columns
-            for word in words:
-                if word not in known:
-                    raise unknown_name_error(argument, word, known)
+            if word not in known:
+                raise unknown_name_error(argument, word, known)
         if columns is not None and len(set(columns)) < max(len(columns), 1):
             raise expected_error("columns", "to name each column once", ", ".join(columns))
 
     @property
-    def known_columns(self) -> dict[str, AuditColumn]:
-        """The columns at this depth by key: the fields of its records, and the shares."""
+    def known_columns(self) -> list[str]:
+        """The keys of the columns at this depth: the fields of its records, and the shares."""
         fields = dataclasses.fields(AuditBlock if self.depth == BLOCKS else AuditRow)
-        return {key: AuditColumn(key) for key in (*(field.name for field in fields), *_SHARES)}
+        return [*(field.name for field in fields), *_SHARES]
 
     def select_columns(self, default: Iterable[str]) -> list[AuditColumn]:
         """Return the columns to show; those of the keys `default` if the user chose none."""
@@ -161,9 +152,8 @@ class AuditView:
         if self.sort is None:
             return records
         keyed = [(_sort_key(AuditColumn(self.sort).value(record, audit.total)), record) for record in records]
-        known = [(key, record) for key, record in keyed if key is not None]
-        falls = any(not isinstance(key, str) for key, _ in known)
-        known.sort(key=lambda pair: pair[0], reverse=falls)
+        known = [pair for pair in keyed if pair[0] is not None]
+        known.sort(key=lambda pair: pair[0], reverse=any(not isinstance(key, str) for key, _ in known))
         return [record for _, record in known] + [record for key, record in keyed if key is None]
 
 
@@ -244,7 +234,7 @@ def list_totals(audit: "Audit", view: AuditView | None = None) -> list[str]:
     """Return the totals of `audit` as lines, after the sums over the rows that `view` shows if these are not all."""
     total = audit.total
     peak = f"{format_bytes(total.peak_activation_bytes)} at the file's own types"
-    if is_float32(audit):
+    if _is_float32(audit):
         float32, int8 = map(format_bytes, (total.peak_activation_bytes, total.peak_activation_bytes_int8))
         peak = f"{float32} float32, {int8} int8"
     lines = [
@@ -286,12 +276,10 @@ def list_findings(findings: Iterable[Finding]) -> list[str]:
 
 def list_conventions(audit: "Audit") -> list[str]:
     """Return what the figures of `audit` mean, as paragraphs."""
-    types = "Bytes are those of the file's own types."
-    if is_float32(audit):
-        types = "Bytes of activations are at float32, bytes of weights at the weights' own types."
-    return [*COUNTING_RULES, _PEAK_RULE, types]
+    names = ("counting", "pointwise", "peak", "float32" if _is_float32(audit) else "file")
+    return [_CONVENTIONS[name] for name in names]
 
 
-def is_float32(audit: "Audit") -> bool:
+def _is_float32(audit: "Audit") -> bool:
     """Return whether bytes of activations are at float32: for Keras models, and for files that are all float32."""
-    return all(row.activation_bytes == _FLOAT32_BYTES * row.activation_elements for row in audit.rows)
+    return all(row.activation_bytes == 4 * row.activation_elements for row in audit.rows)

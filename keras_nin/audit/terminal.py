@@ -4,17 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from keras_nin.audit.tables import (
-    BLOCKS,
-    DEFAULT_COLUMNS,
-    LAYERS,
-    TOTALS,
-    AuditColumn,
-    AuditView,
-    list_conventions,
-    list_findings,
-    list_totals,
-)
+from keras_nin.audit import tables
+from keras_nin.audit.tables import AuditColumn, AuditView
 from keras_nin.formatting import escape_unprintable, wrap
 
 if TYPE_CHECKING:
@@ -23,16 +14,10 @@ if TYPE_CHECKING:
     from keras_nin.audit.api import Audit
 
 # What a wide terminal shows, and what is dropped first if there is no room. Names and costs stay.
-_COLUMNS = {
-    TOTALS: (),
-    BLOCKS: DEFAULT_COLUMNS[BLOCKS],
-    LAYERS: (*DEFAULT_COLUMNS[LAYERS][:-2], "share_of_params", "macs", "share_of_macs"),
-}
+_LAYER_COLUMNS = (*tables.DEFAULT_COLUMNS[tables.LAYERS][:-2], "share_of_params", "macs", "share_of_macs")
+_COLUMNS = tables.DEFAULT_COLUMNS | {tables.LAYERS: _LAYER_COLUMNS}
 BARS = "bars"  # among the keys of columns in the order of what is dropped
-_DROPPED_FIRST = (
-    *("type", "share_of_params", "kernel", BARS, "kind"),
-    *("output_shape", "role", "layers", "share_of_macs"),
-)
+_DROPPED_FIRST = ("type", "share_of_params", "kernel", BARS, "kind", "output_shape", "role", "layers", "share_of_macs")
 _FULL, _EIGHTHS, _ASCII_FULL = "█", ("", *"▏▎▍▌▋▊▉"), "#"
 _MIN_FOOT = 20
 GAP = 1
@@ -117,14 +102,14 @@ def _foot_lines(audit: "Audit", view: AuditView, layout: "TableLayout | None", w
             notes.append(f"No room here for {keys}: widen the terminal, choose fewer columns, or pipe the output.")
         if layout.bar:
             notes.append("Bars are relative to the largest share shown.")
-    for line in (*notes, *list_totals(audit, view)):
+    for line in (*notes, *tables.list_totals(audit, view)):
         yield from wrap(line, width)
     if audit.findings:
         yield from ("", "Findings:")
-        for line in list_findings(audit.findings):
+        for line in tables.list_findings(audit.findings):
             yield from wrap(line, width)
     yield ""
-    for line in list_conventions(audit):
+    for line in tables.list_conventions(audit):
         yield from wrap(line, width, indent="")
 
 
