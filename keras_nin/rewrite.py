@@ -24,11 +24,8 @@ if TYPE_CHECKING:
     import keras
     import numpy as np
 
-
 # Relative to the largest output: float32 rounds at 6e-8, and the rewrites only change the order of its sums.
 SIMPLIFY_TOLERANCE = 1e-5
-_CHECK_BATCH = 2
-_CHECK_SEED = 0
 # Of the last layer's config; its initializers and regularizers matter if the result is trained further.
 _KEPT_CONFIG = frozenset(
     {"name", "trainable", "dtype", "activation", "activity_regularizer"}
@@ -93,8 +90,7 @@ def _find_next_site(model: "keras.Model") -> RewriteSite | None:
     """Return the first site of `model` that can be rewritten."""
     from keras_nin.audit.keras_reader import read_keras_graph
 
-    network = FindingsNetwork(read_keras_graph(model))
-    layers = {layer.name: layer for layer in model.layers}
+    network, layers = FindingsNetwork(read_keras_graph(model)), {layer.name: layer for layer in model.layers}
     sites = (*linear.find_linear_runs(network), *linear.find_average_sites(network))
     return next((site for site in sites if all(_is_rewritable(part, layers) for part in site.parts)), None)
 
@@ -144,13 +140,14 @@ class _Collapse:
     """Puts one layer in the place of the last of the 1x1 layers in `parts`, and removes the others."""
 
     def __init__(self, graph: "keras.Model", parts: Sequence[LayerInfo]) -> None:
-        self.parts, self.use_bias = parts, linear.brings_bias(parts)
         *removed, self.last = (part.name for part in parts)
         self.removed = set(removed)
         kernel, bias = _multiply_layers([(part, graph.get_layer(part.name)) for part in parts])
-        self.is_sequence = len(parts[0].inputs[0].shape) == 3
-        shape = (1,) if self.is_sequence else (1, 1)
-        self.weights = {self.last: [kernel.reshape(*shape, *kernel.shape), *([bias] if self.use_bias else [])]}
+        steps = zip(*(part.strides for part in parts if part.kind == "pointwise"), strict=True)
+        self.rank = len(parts[0].inputs[0].shape) - 2
+        use_bias, strides = linear.brings_bias(parts), tuple(map(math.prod, steps))[-self.rank :]
+        self.config = {"filters": bias.size, "kernel_size": 1, "strides": strides, "use_bias": use_bias}
+        self.weights = {self.last: [kernel.reshape(*(1,) * self.rank, *kernel.shape), *([bias] if use_bias else [])]}
 
     def clone(self, layer: "keras.Layer") -> "keras.Layer":
         import keras
@@ -158,12 +155,7 @@ class _Collapse:
         if layer.name != self.last:
             return _copy_layer(layer)
         config = {key: value for key, value in layer.get_config().items() if key in _KEPT_CONFIG}
-        steps = zip(*(part.strides for part in self.parts if part.kind == "pointwise"), strict=True)
-        strides = tuple(map(math.prod, steps))
-        config |= {"filters": self.parts[-1].output_channels, "kernel_size": 1, "use_bias": self.use_bias}
-        if self.is_sequence:
-            return keras.layers.Conv1D(strides=strides[1], **config)
-        return keras.layers.Conv2D(strides=strides, **config)
+        return getattr(keras.layers, f"Conv{self.rank}D")(**self.config, **config)
 
     def call(self, layer: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         return args[0] if getattr(layer, "name", None) in self.removed else layer(*args, **kwargs)
@@ -220,10 +212,10 @@ def _verify_outputs(model: "keras.Model", simplified: "keras.Model") -> float:
     import keras
     import numpy as np
 
-    generator = np.random.default_rng(_CHECK_SEED)
+    generator = np.random.default_rng(0)
 
     def make_input(tensor: "keras.KerasTensor") -> np.ndarray:
-        shape = [_CHECK_BATCH if size is None else size for size in tensor.shape]
+        shape = [2 if size is None else size for size in tensor.shape]  # an open batch
         if "int" in str(tensor.dtype):
             return generator.integers(0, 2, shape)  # an index into a table has at least two rows
         return generator.standard_normal(shape).astype("float32")
@@ -349,6 +341,5 @@ def _convert_layer(layer: Any, sizes: dict[str, _MapSize]) -> "keras.Layer":
     if layer_type in _POOL_COUNTERPARTS:
         pool = getattr(keras.layers, _POOL_COUNTERPARTS[layer_type])
         return pool(size, strides=1, padding="valid", name=layer.name)
-    config = layer.get_config()
-    kept = {key: config[key] for key in _DENSE_CONFIG}
-    return keras.layers.Conv2D(layer.units, size[:2], padding="valid", **kept)
+    config = {key: value for key, value in layer.get_config().items() if key in _DENSE_CONFIG}
+    return keras.layers.Conv2D(layer.units, size[:2], padding="valid", **config)

@@ -1,12 +1,11 @@
 """An audit as text, Markdown and CSV: views, columns, and what is written below a table."""
 
 import csv
-import dataclasses
 import io
 import pathlib
 import tomllib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from keras_nin.audit.records import AuditBlock, AuditRow, AuditTotal, Finding, group_by_block
@@ -132,8 +131,8 @@ class AuditView:
     @property
     def known_columns(self) -> list[str]:
         """The keys of the columns at this depth: the fields of its records, and the shares."""
-        fields = dataclasses.fields(AuditBlock if self.depth == BLOCKS else AuditRow)
-        return [*(field.name for field in fields), *_SHARES]
+        record_class = AuditBlock if self.depth == BLOCKS else AuditRow
+        return [*(field.name for field in fields(record_class)), *_SHARES]
 
     def select_columns(self, default: Iterable[str]) -> list[AuditColumn]:
         """Return the columns to show; those of the keys `default` if the user chose none."""
@@ -171,26 +170,24 @@ def _sort_key(value: Any) -> Any:
     return tuple(number for item in value for number in (item if isinstance(item, tuple) else (item,)))
 
 
+EVERYTHING = AuditView()
+
+
 # Formats
 
 
-def format_audit_text(audit: "Audit", view: AuditView | None = None) -> str:
+def format_audit_text(audit: "Audit", view: AuditView = EVERYTHING) -> str:
     """Return `audit` as a plain table with totals, findings and conventions, wide enough for every name and number."""
-    view = view or AuditView()
     table = _format_records(format_table, audit, view, title=audit.model) or escape_unprintable(audit.model)
     findings = [part for line in list_findings(audit.findings) for part in wrap(line, _FOOT_WIDTH)]
     conventions = [part for line in list_conventions(audit) for part in wrap(line, _FOOT_WIDTH, indent="")]
-    parts = (
-        map(escape_unprintable, list_totals(audit, view)),
-        ["Findings:", *findings] if findings else (),
-        conventions,
-    )
+    totals = map(escape_unprintable, list_totals(audit, view))
+    parts = (totals, ["Findings:", *findings] if findings else [], conventions)
     return "\n\n".join([table, *filter(None, map("\n".join, parts))])
 
 
-def format_audit_markdown(audit: "Audit", view: AuditView | None = None) -> str:
+def format_audit_markdown(audit: "Audit", view: AuditView = EVERYTHING) -> str:
     """Return `audit` as a Markdown table, with totals, findings and conventions below it."""
-    view = view or AuditView()
     totals, findings = (
         "\n".join("- " + escape_unprintable(line).replace("|", "\\|") for line in lines)
         for lines in (list_totals(audit, view), list_findings(audit.findings))
@@ -200,13 +197,12 @@ def format_audit_markdown(audit: "Audit", view: AuditView | None = None) -> str:
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
-def format_audit_csv(audit: "Audit", view: AuditView | None = None) -> str:
+def format_audit_csv(audit: "Audit", view: AuditView = EVERYTHING) -> str:
     """Return the rows of `audit` as CSV: raw numbers, shares as fractions, empty where a number is unknown.
 
     Without a choice of columns these are all keys of the JSON rows and both shares. Pairs read ``3x3``, shapes
     ``55x55x64`` (no batch); several shapes are separated by ", ".
     """
-    view = view or AuditView()
     if view.depth == TOTALS:
         raise expected_error("depth", "to be 1 or 2 for CSV, which holds rows; totals are in the JSON document", 0)
     columns = view.select_columns(view.known_columns)
@@ -230,7 +226,7 @@ def _format_records(build: Callable[..., str], audit: "Audit", view: AuditView, 
 # Below the table
 
 
-def list_totals(audit: "Audit", view: AuditView | None = None) -> list[str]:
+def list_totals(audit: "Audit", view: AuditView = EVERYTHING) -> list[str]:
     """Return the totals of `audit` as lines, after the sums over the rows that `view` shows if these are not all."""
     total = audit.total
     peak = f"{format_bytes(total.peak_activation_bytes)} at the file's own types"
@@ -243,7 +239,7 @@ def list_totals(audit: "Audit", view: AuditView | None = None) -> list[str]:
         pointwise_line(total),
         f"Peak activation memory: {peak}",
     ]
-    if view and view.only:
+    if view.only:
         rows = view.select_rows(audit)
         params, macs = sum(row.params for row in rows), sum(row.macs or 0 for row in rows)
         shown = (

@@ -27,7 +27,7 @@ _MIN_BAR, _MAX_BAR = 4, 16
 _Cells = dict[AuditColumn, str]  # the texts of a line
 
 
-def print_audit(audit: "Audit", console: "rich.console.Console", view: AuditView | None = None) -> None:
+def print_audit(audit: "Audit", console: "rich.console.Console", view: AuditView = tables.EVERYTHING) -> None:
     """Print `audit` on a console, no wider than it is (from 80 columns on), with no number cut.
 
     If there is no room, names fold and less important columns are dropped; the foot says which. A bar's length is the
@@ -35,7 +35,6 @@ def print_audit(audit: "Audit", console: "rich.console.Console", view: AuditView
     """
     from rich.text import Text
 
-    view = view or AuditView()
     encoding = console.encoding if console.options.ascii_only else "utf-8"
     columns = view.select_columns(_COLUMNS[view.depth])
     layout = None
@@ -141,13 +140,10 @@ def fit_columns(
         elif not column.numeric:  # numbers stay in one piece, and so do the words and shapes of other text
             least[column] = _column_width(column, [word for text in texts for word in text.split()])
     shown, bar = list(columns), _MIN_BAR if any(column.is_share for column in columns) else 0
-    spare = width - _table_width(shown, least, bar)
-    for key in order:
-        if spare >= 0:
-            break
+    keys = iter(order)
+    while (spare := width - _table_width(shown, least, bar)) < 0 and (key := next(keys, None)):
         shown = [column for column in shown if column.key != key]
         bar = 0 if key == BARS or not any(column.is_share for column in shown) else bar
-        spare = width - _table_width(shown, least, bar)
     widths = {}
     for column in shown:  # from the left to the right, each as wide as it wants
         if column.key == "name" and spare < 0:

@@ -68,8 +68,7 @@ def read_tflite_network(source: "str | os.PathLike[str] | TFLiteModel", *, name:
 
 class _TFLiteGraphReader:
     def __init__(self, model: TFLiteModel) -> None:
-        self.model = model
-        self.main = model.main
+        self.model, self.main = model, model.main
         self.constants = tflite_operators.WeightConstants(model)
         self.available: dict[int, ActivationTensor] = {}  # by tensor index, once it is an input or computed
 

@@ -61,20 +61,16 @@ def find_linear_runs(network: FindingsNetwork) -> list[RewriteSite]:
             between, reader = _linear_path(network, layer)
             if reader is not None and _is_changeable_pointwise(network, reader):
                 following[id(layer)] = (*between, reader)
-    runs, taken = [], set()
-    for layer in network.layers:
-        if id(layer) in following and id(layer) not in taken:
-            runs += [parts for parts in _grow_runs(layer, following, taken) if len(parts) > 1]
+    inner = {id(parts[-1]) for parts in following.values()}
+    starts = [layer for layer in network.layers if id(layer) in following and id(layer) not in inner]
+    runs = [parts for start in starts for parts in _grow_runs(start, following) if len(parts) > 1]
     return [RewriteSite(tuple(parts), _run_finding(parts)) for parts in runs]
 
 
-def _grow_runs(
-    layer: LayerInfo, following: dict[int, tuple[LayerInfo, ...]], taken: set[int]
-) -> Iterator[list[LayerInfo]]:
+def _grow_runs(layer: LayerInfo, following: dict[int, tuple[LayerInfo, ...]]) -> Iterator[list[LayerInfo]]:
     """Yield the parts of the longest linear sequence from `layer` on, each grown as long as that saves something."""
     parts, cost, use_bias = [layer], costs.layer_cost(layer), layer.use_bias
     while more := following.get(id(layer)):
-        taken.add(id(layer))
         layer = more[-1]
         needs_bias = use_bias or brings_bias(more)
         collapsed = _collapsed_cost(parts[0], layer, needs_bias)
@@ -208,10 +204,7 @@ def _can_absorb(network: FindingsNetwork, layer: LayerInfo, absorbed: set[int]) 
 
 
 def _is_transparent(layer: LayerInfo) -> bool:
-    """Return whether a scale and a shift may move past `layer`.
-
-    The mean of a scaled and shifted channel is its mean scaled and shifted; a maximum is not, under a negative scale.
-    """
+    """Return whether a scale and a shift may move past `layer`, as past a mean, but not a maximum."""
     return layer.is_identity or layer.op in ops.AVERAGE_POOLS or normalizes_channels(layer)
 
 

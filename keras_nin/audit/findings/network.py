@@ -126,8 +126,6 @@ def layer_cost(*layers: LayerInfo) -> Cost:
 
 def count_kernel_weights(layer: LayerInfo) -> int:
     """Return the number of weights in the kernel of a convolution, a depthwise one or a Dense, from its shapes."""
-    if layer.op == "Dense":
-        return layer.input_channels * layer.output_channels
     if layer.op in ops.DEPTHWISE:
         return layer.kernel_size * layer.output_channels
     return layer.kernel_size * layer.input_channels // layer.groups * layer.output_channels

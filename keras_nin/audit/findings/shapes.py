@@ -22,6 +22,7 @@ _HALF_VECTOR = 4
 LARGE_HEAD = Fraction(1, 10)
 HEAVY_HEAD = Fraction(3, 10)
 
+_CHANNELWISE_KINDS = ("activation", "pool", "norm", "reshape")
 _INCEPTION_KERNELS = [(1, 1), (3, 3), (5, 5)]
 
 
@@ -96,13 +97,9 @@ def _inception_finding(
     readers = [reader for pool in pools if pool.strides == (1, 1) for reader in network.graph.readers(pool)]
     layers = (*branches, *(layer for layer in readers if layer.kind == "pointwise" and owns_weights(layer)))
     cost, less = layer_cost(*layers), layer_cost(pointwise)
-    for inputs, outputs, taps in (
-        (channels, reduce3x3, 1),
-        (reduce3x3, conv3x3.output_channels, 9),
-        (channels, reduce5x5, 1),
-        (reduce5x5, conv5x5.output_channels, 25),
-        (channels, projection, 1),
-    ):
+    chain3x3 = [(channels, reduce3x3, 1), (reduce3x3, conv3x3.output_channels, 3 * 3)]
+    chain5x5 = [(channels, reduce5x5, 1), (reduce5x5, conv5x5.output_channels, 5 * 5)]
+    for inputs, outputs, taps in (*chain3x3, *chain5x5, (channels, projection, 1)):
         less += costs.convolution_cost(conv3x3, inputs, outputs, source.positions, taps=taps)
     values = {"reduce3x3": reduce3x3, "reduce5x5": reduce5x5, "projection": projection, "cost": cost, "less": less}
     weights = {"weights": sum(map(costs.count_kernel_weights, layers)), "less_weights": less.macs // source.positions}
@@ -146,9 +143,11 @@ def _task_layers(network: FindingsNetwork) -> set[int]:
     task_layers = {id(layer) for layer in network.head}
     for layer in reversed(network.layers):
         readers = network.graph.readers(layer)
-        keeping = [r for r in readers if r.kind in ("activation", "pool", "norm", "reshape") or r.is_identity]
-        ends_there = readers and readers == [reader for reader in keeping if id(reader) in task_layers]
-        if network.graph.is_output(layer) or ends_there:
+        keep_channels = all(
+            id(reader) in task_layers and (reader.kind in _CHANNELWISE_KINDS or reader.is_identity)
+            for reader in readers
+        )
+        if network.graph.is_output(layer) or (readers and keep_channels):
             task_layers.add(id(layer))
     return task_layers
 
