@@ -48,7 +48,7 @@ def record_from_json(cls: type[_Record], document: Any) -> _Record:
         InputError: a field is missing, or its value has another type.
     """
     if not isinstance(document, dict):
-        raise InputError(f"Expected {cls.__name__} as a JSON object. Received: {_shorten_repr(document)}")
+        raise InputError(f"Expected {cls.__name__} as a JSON object. Received: {shorten_repr(document)}")
     field_types, values = _field_types(cls), {}
     for field in dataclasses.fields(cls):  # type: ignore[arg-type] - cls is a dataclass
         if field.name in document:
@@ -82,7 +82,7 @@ def typed_value(annotation: Any, value: Any, name: str) -> Any:
         if arguments[-1] is Ellipsis:
             arguments = (arguments[0],) * len(value)
         if len(arguments) != len(value):
-            raise InputError(f"Expected {len(arguments)} values for {name}. Received: {_shorten_repr(value)}")
+            raise InputError(f"Expected {len(arguments)} values for {name}. Received: {shorten_repr(value)}")
         return tuple(typed_value(item, part, name) for item, part in zip(arguments, value, strict=True))
     if annotation is tuple and isinstance(value, list):
         return _nested_tuples(value, name)
@@ -99,7 +99,7 @@ def typed_value(annotation: Any, value: Any, name: str) -> Any:
     if annotation is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value) if abs(value) < _INT_LIMIT else math.nan
     if annotation is not Any and not _is_instance(annotation, value):
-        raise InputError(f"Expected {_describe_type(annotation)} for {name}. Received: {_shorten_repr(value)}")
+        raise InputError(f"Expected {_describe_type(annotation)} for {name}. Received: {shorten_repr(value)}")
     return value
 
 
@@ -133,10 +133,11 @@ def _nested_tuples(value: Any, name: str) -> Any:
     if isinstance(value, list):
         return tuple(_nested_tuples(item, name) for item in value)
     if value is not None and not _is_instance(int, value):
-        raise InputError(f"Expected integers for {name}. Received: {_shorten_repr(value)}")
+        raise InputError(f"Expected integers for {name}. Received: {shorten_repr(value)}")
     return value
 
 
-def _shorten_repr(value: Any, length: int = 60) -> str:
+def shorten_repr(value: Any, length: int = 60) -> str:
+    """Return the repr of a value for a message, cut where it is long."""
     text = repr(value)
     return text if len(text) <= length else f"{text[:length]}..."
