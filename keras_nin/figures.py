@@ -6,15 +6,12 @@ import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from keras_nin.formatting import shorten as shorten
-
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TEXT = "#1f2328"
 MUTED = "#59636e"
 GRID = "#d8dee4"
-
 NARROW = 4.4  # inches: readable on the width of a phone
 
 _STYLE: Any = {
@@ -38,8 +35,6 @@ _STYLE: Any = {
     "svg.fonttype": "path",  # the same on a machine without the font
     "svg.hashsalt": "keras-nin",
 }
-_DPI = 160
-_NO_DATE = {"Date": None, "Creator": None, "Format": None, "Type": None}
 
 
 @contextlib.contextmanager
@@ -62,12 +57,12 @@ def new_figure(width: float, height: float) -> "Figure":
 
 def render_png(figure: "Figure") -> bytes:
     """Return a figure as a PNG file."""
-    return _render(figure, format="png", dpi=_DPI, metadata={"Software": None})
+    return _render(figure, format="png", dpi=160, metadata={"Software": None})
 
 
 def render_svg(figure: "Figure") -> bytes:
     """Return a figure as an SVG file, text as paths."""
-    return _render(figure, format="svg", metadata=_NO_DATE)
+    return _render(figure, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
 
 
 def _render(figure: "Figure", **options: Any) -> bytes:

@@ -1,8 +1,5 @@
 """Figures of results, and how the kinds of layers look in them and in the HTML report: color, marker, word.
 
-The only place that makes matplotlib figures. It takes records and imports none of the packages that make them, so that
-the `plot` methods of those can use it.
-
 1x1 layers are blue, from dark to light by role, and teal and violet at the ends of branches; others are warm colors or
 gray. The colors also differ in lightness, so that they can be told apart on paper and without color vision.
 """
@@ -23,15 +20,7 @@ class KindAndRole(Protocol):
 
 @dataclass(frozen=True)
 class LayerStyle:
-    """How a group of layers looks.
-
-    Attributes:
-        key: short name that is a valid CSS class.
-        label: text in legends.
-        color: on white, as #rrggbb.
-        dark_color: on a dark background, as #rrggbb.
-        marker: matplotlib marker.
-    """
+    """How a group of layers looks: a CSS class, the text in legends, #rrggbb on white and on dark, the marker."""
 
     key: str
     label: str

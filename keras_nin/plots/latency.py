@@ -12,7 +12,6 @@ from keras_nin.formatting import format_conditions, format_percent, format_us, s
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.patches import Patch
 
     from keras_nin.benchmark.layer_times import LatencySubtotal
     from keras_nin.benchmark.records import MachinePeak, Profile
@@ -24,10 +23,9 @@ _NUMBERED_LAYERS = 5
 
 
 def plot_layer_times(profile: "Profile") -> "Figure":
-    """Return a figure with a bar for each layer in order of execution, colored by kind and 1x1 role.
+    """Return a figure with a bar for each layer in order of execution, colored by kind and 1x1 role."""
+    from matplotlib.patches import Patch
 
-    Its height grows by 0.19 inches per layer; a layer without a time has no bar.
-    """
     bars = [
         (layer.name, plots.layer_style(layer.kind, layer.role), None if layer.us is None else layer.us.typical)
         for layer in profile.layers
@@ -44,13 +42,9 @@ def plot_layer_times(profile: "Profile") -> "Figure":
         axes.set_xlabel("us (typical)")
         axes.margins(x=0.12)
         _add_heading(figure, f"{profile.file}: time of each layer", profile)
+        patches = [Patch(color=style.color, label=style.label) for style in styles]
         axes.legend(
-            handles=[_legend_patch(style) for style in styles],
-            loc="lower left",
-            bbox_to_anchor=(0, 1),
-            ncols=4,
-            handlelength=1,
-            borderaxespad=0.2,
+            handles=patches, loc="lower left", bbox_to_anchor=(0, 1), ncols=4, handlelength=1, borderaxespad=0.2
         )
     return figure
 
@@ -67,12 +61,7 @@ def _draw_bars(axes: "Axes", bars: Sequence[tuple[str, plots.LayerStyle, float |
 
 
 def plot_kind_shares(profile: "Profile", subtotals: "Sequence[LatencySubtotal]") -> "Figure":
-    """Return a figure of the share of each kind, 1x1 by role, of the time and of the MACs.
-
-    Args:
-        profile: with layers.
-        subtotals: as `keras_nin.benchmark.layer_times.sum_by_role` returns them.
-    """
+    """Return a figure of the share of each kind, 1x1 by role, of the time and of the MACs; see `sum_by_role`."""
     macs = sum(subtotal.macs for subtotal in subtotals)
     with figures.figure_style():
         figure = figures.new_figure(figures.NARROW, 1.5 + 0.46 * len(subtotals))
@@ -98,18 +87,20 @@ def plot_kind_shares(profile: "Profile", subtotals: "Sequence[LatencySubtotal]")
 def plot_roofline(profile: "Profile", efficiencies: "Sequence[LayerEfficiency]") -> "Figure":
     """Return a figure of the layers below the roofs of their machine, 1x1 layers marked by role; both axes logarithmic.
 
-    The area of a marker grows with the layer's time; the slowest layers are numbered.
-
-    Args:
-        profile: with peaks.
-        efficiencies: as `keras_nin.benchmark.roofline.compute_efficiency` returns them, at least one.
+    The area of a marker grows with the layer's time; the slowest layers are numbered. `efficiencies`, at least one, are
+    those that `keras_nin.benchmark.roofline.compute_efficiency` returns.
     """
     dtypes = {efficiency.layer.dtype for efficiency in efficiencies}
     with figures.figure_style():
         figure = figures.new_figure(figures.NARROW, 5.9)
         axes = figure.subplots()
         axes.set(xscale="log", yscale="log", xlabel="MACs per byte moved", ylabel="GMAC/s")
-        _draw_points(axes, efficiencies)
+        for efficiency in efficiencies:
+            layer = efficiency.layer
+            style = plots.layer_style(layer.kind, layer.role)
+            look = {"marker": style.marker, "color": style.color, "edgecolors": "white", "linewidths": 0.6, "zorder": 3}
+            size = 25 + 500 * (layer.share or 0.0)
+            axes.scatter(efficiency.intensity, efficiency.gmacs_per_s, s=size, **look)
         _draw_roofs(axes, [peak for peak in profile.peaks if peak.dtype in dtypes])
         _format_log_ticks(axes)
         _draw_numbers(axes, efficiencies)
@@ -117,22 +108,6 @@ def plot_roofline(profile: "Profile", efficiencies: "Sequence[LayerEfficiency]")
         _add_heading(figure, "Layers on the roofline", profile)
         _draw_legends(axes, efficiencies)
     return figure
-
-
-def _draw_points(axes: "Axes", efficiencies: "Sequence[LayerEfficiency]") -> None:
-    for efficiency in efficiencies:
-        layer = efficiency.layer
-        style = plots.layer_style(layer.kind, layer.role)
-        axes.scatter(
-            efficiency.intensity,
-            efficiency.gmacs_per_s,
-            s=25 + 500 * (layer.share or 0.0),
-            marker=style.marker,
-            color=style.color,
-            edgecolors="white",
-            linewidths=0.6,
-            zorder=3,
-        )
 
 
 def _draw_numbers(axes: "Axes", efficiencies: "Sequence[LayerEfficiency]") -> None:
@@ -144,16 +119,8 @@ def _draw_numbers(axes: "Axes", efficiencies: "Sequence[LayerEfficiency]") -> No
         x, y = math.log(point[0]) / width, math.log(point[1]) / height
         level = sum(abs(x - other[0]) < 0.04 and abs(y - other[1]) < 0.12 for other in drawn)
         drawn.append((x, y))
-        axes.annotate(
-            str(number),
-            point,
-            (0, 8 + 11 * level),
-            textcoords="offset points",
-            ha="center",
-            fontsize=9,
-            weight="bold",
-            zorder=4,
-        )
+        look = {"ha": "center", "fontsize": 9, "weight": "bold", "zorder": 4}
+        axes.annotate(str(number), point, (0, 8 + 11 * level), textcoords="offset points", **look)
 
 
 def _draw_roofs(axes: "Axes", peaks: "Sequence[MachinePeak]") -> None:
@@ -187,17 +154,16 @@ def _draw_legends(axes: "Axes", efficiencies: "Sequence[LayerEfficiency]") -> No
     """Draw the markers' meaning and the names of the numbered layers below the axes."""
     from matplotlib.lines import Line2D
 
-    styles = plots.used_styles(efficiency.layer for efficiency in efficiencies)
-    markers = [
-        Line2D([], [], ls="none", marker=style.marker, ms=8, color=style.color, label=style.label) for style in styles
-    ]
-    names = [
-        f"{number}  {shorten(efficiency.layer.name, _MAX_LEGEND_NAME)}, {format_percent(efficiency.layer.share)}"
-        for number, efficiency in enumerate(_slowest_layers(efficiencies), 1)
-    ]
     common = {"loc": "upper left", "borderaxespad": 0, "handletextpad": 0.4}
+    markers = [
+        Line2D([], [], ls="none", marker=style.marker, ms=8, color=style.color, label=style.label)
+        for style in plots.used_styles(efficiency.layer for efficiency in efficiencies)
+    ]
     axes.add_artist(axes.legend(handles=markers, bbox_to_anchor=(-0.12, -0.14), **common))
-    handles = [Line2D([], [], ls="none", label=name) for name in names]
+    handles = []
+    for number, layer in enumerate((efficiency.layer for efficiency in _slowest_layers(efficiencies)), 1):
+        name = f"{number}  {shorten(layer.name, _MAX_LEGEND_NAME)}, {format_percent(layer.share)}"
+        handles.append(Line2D([], [], ls="none", label=name))
     axes.legend(handles=handles, bbox_to_anchor=(0.25, -0.14), handlelength=0, **common)
 
 
@@ -208,9 +174,3 @@ def _add_heading(figure: "Figure", title: str, profile: "Profile") -> None:
     conditions = format_conditions(profile.host, profile.threads, profile.runs)
     line = shorten(f"Whole run: {format_us(profile.total.median)}. {conditions}", _MAX_HEADING)
     figure.supxlabel(textwrap.fill(line, width), x=0.01, ha="left", fontsize=8, color=figures.MUTED)
-
-
-def _legend_patch(style: plots.LayerStyle) -> "Patch":
-    from matplotlib.patches import Patch
-
-    return Patch(color=style.color, label=style.label)

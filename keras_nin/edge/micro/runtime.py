@@ -1,8 +1,7 @@
-"""Runs of a file on TFLite Micro, or on LiteRT's reference kernels, each in a process of its own.
+"""Runs of a file on TFLite Micro, or on LiteRT's reference kernels, each in a process of its own: it may crash or hang.
 
-A file may crash or hang a runtime; the process then ends alone. `run_job` starts it and `diagnose_outcome` says what a
-failure means. The process is ``python -m keras_nin.edge.micro.runtime``: it reads one job as JSON from stdin and
-answers in lines of JSON on stdout; everything else that is printed, by the runtimes too, goes to stderr.
+The process is ``python -m keras_nin.edge.micro.runtime``: it reads one job as JSON from stdin and answers in lines of
+JSON on stdout; everything else that is printed, by the runtimes too, goes to stderr.
 """
 
 import dataclasses
@@ -30,10 +29,10 @@ from keras_nin.errors import InputError
 if TYPE_CHECKING:
     import numpy as np
 
-    from keras_nin.tflite.records import TFLiteModel, TFLiteOperator, TFLiteTensor
+    from keras_nin.tflite.records import TFLiteModel
 
     Run = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
-    Start = Callable[[], tuple[Run, Callable[[], None]]]
+    Report = Callable[[dict[str, Any]], None]
 
 MICRO, REFERENCE = "micro", "reference"
 
@@ -85,9 +84,7 @@ def main() -> int:
     job = RuntimeJob(**json.loads(sys.stdin.readline()))
     try:
         report({"phase": "load"})
-        start = _prepare_micro(job, report) if job.engine == MICRO else _prepare_reference(job)
-        report({"phase": "set up"})
-        run, finish = start()
+        run, finish = _start_micro(job, report) if job.engine == MICRO else _start_reference(job, report)
         report({"phase": "run"})
         report({"samples": _run_samples(run, job)})
         finish()
@@ -98,8 +95,8 @@ def main() -> int:
     return 0
 
 
-def _prepare_micro(job: RuntimeJob, report: Callable[[dict[str, Any]], None]) -> "Start":
-    """Return a function that sets the network up in an arena and returns two more: run a sample, and finish."""
+def _start_micro(job: RuntimeJob, report: "Report") -> "tuple[Run, Callable[[], None]]":
+    """Set the network up in an arena; return a function that runs a sample, and one that prints the allocations."""
     try:
         import tflite_micro  # pyright: ignore[reportMissingImports]
         from tflite_micro import runtime  # pyright: ignore[reportMissingImports]
@@ -109,25 +106,23 @@ def _prepare_micro(job: RuntimeJob, report: Callable[[dict[str, Any]], None]) ->
     report({"package": tflite_micro.__version__})
     with open(job.file, "rb") as file:
         content = file.read()
+    report({"phase": "set up"})
+    interpreter = runtime.Interpreter.from_bytes(content, arena_size=job.arena)
 
-    def start() -> "tuple[Run, Callable[[], None]]":
-        interpreter = runtime.Interpreter.from_bytes(content, arena_size=job.arena)
+    def run(sample: "Sequence[np.ndarray]") -> "list[np.ndarray]":
+        for index, array in enumerate(sample):
+            interpreter.set_input(array, index)
+        interpreter.invoke()
+        return [interpreter.get_output(index) for index in range(job.output_count)]
 
-        def run(sample: "Sequence[np.ndarray]") -> "list[np.ndarray]":
-            for index, array in enumerate(sample):
-                interpreter.set_input(array, index)
-            interpreter.invoke()
-            return [interpreter.get_output(index) for index in range(job.output_count)]
-
-        return run, interpreter.print_allocations
-
-    return start
+    return run, interpreter.print_allocations
 
 
-def _prepare_reference(job: RuntimeJob) -> "Start":
+def _start_reference(job: RuntimeJob, report: "Report") -> "tuple[Run, Callable[[], None]]":
     from keras_nin.tflite.runner import TFLiteRunner
 
-    return lambda: (TFLiteRunner(job.file, batch=None, reference_kernels=True).run_raw, lambda: None)
+    report({"phase": "set up"})
+    return TFLiteRunner(job.file, batch=None, reference_kernels=True).run_raw, lambda: None
 
 
 def _run_samples(run: "Run", job: RuntimeJob) -> int:
@@ -181,12 +176,6 @@ def parse_allocations(log: str) -> tuple[int, int, tuple[ArenaSection, ...]]:
     return totals["head"], totals["tail"], sections
 
 
-def parse_missing_bytes(log: str) -> int | None:
-    """Return how many bytes the arena lacks at least, by the runtime's last message; None where no message says so."""
-    counts = _MISSING.findall(log)
-    return int(counts[-1]) if counts else None
-
-
 def diagnose_outcome(
     outcome: RuntimeOutcome, timeout: float, arena: int | None = None, model: "TFLiteModel | None" = None
 ) -> MicroFinding:
@@ -195,9 +184,10 @@ def diagnose_outcome(
         return MicroFinding(TIME_LIMIT, f"not done after {timeout:g} s")
     if absent := _NO_OPERATOR.search(outcome.log):
         return MicroFinding(MISSING_OPERATOR, f"TFLite Micro has no operator {absent[1] or absent[2]}, at any size")
-    missing = None if arena is None else parse_missing_bytes(outcome.log)
-    if missing is not None:  # also where a kernel then crashes on memory that it did not get
-        return MicroFinding(TOO_SMALL, f"does not fit into {arena:,} bytes: at least {missing:,} more are needed")
+    missing = None if arena is None else _MISSING.findall(outcome.log)
+    if missing:  # also where a kernel then crashes on memory that it did not get
+        more = f"at least {int(missing[-1]):,} more are needed"
+        return MicroFinding(TOO_SMALL, f"does not fit into {arena:,} bytes: {more}")
     if outcome.status < 0:
         phase = outcome.answer.get("phase", "start")
         causes = "; ".join(_find_abort_causes(model, phase)) if model else ""
@@ -209,8 +199,14 @@ def diagnose_outcome(
 
 
 def _find_abort_causes(model: "TFLiteModel", phase: str) -> Iterator[str]:
-    """Yield what is known to make the runtime abort in a phase."""
-    for operator, tensor, scale in _int8_softmaxes(model):
+    """Yield what is known to make the runtime abort in a phase: quantized int8 SOFTMAX operators."""
+    for operator in model.main.operators:
+        if operator.op != "SOFTMAX" or not operator.inputs or operator.inputs[0] < 0:
+            continue
+        tensor = model.main.tensors[operator.inputs[0]]
+        if tensor.dtype != "int8" or tensor.quantization is None:
+            continue
+        scale = tensor.quantization.scales[0] * operator.options.get("beta", 1.0)
         classes = tensor.shape[-1] if tensor.shape else 1
         if phase == "set up" and scale <= _MIN_SOFTMAX_SCALE:
             yield (
@@ -222,15 +218,6 @@ def _find_abort_causes(model: "TFLiteModel", phase: str) -> Iterator[str]:
                 f"perhaps SOFTMAX (operator {operator.index}), whose kernel aborts where more than {_MAX_SOFTMAX_SUM} "
                 f"of its {classes:,} classes get the same score"
             )
-
-
-def _int8_softmaxes(model: "TFLiteModel") -> "Iterator[tuple[TFLiteOperator, TFLiteTensor, float]]":
-    """Yield every quantized int8 SOFTMAX with its input tensor and its scale times beta."""
-    for operator in model.main.operators:
-        if operator.op == "SOFTMAX" and operator.inputs and operator.inputs[0] >= 0:
-            tensor = model.main.tensors[operator.inputs[0]]
-            if tensor.dtype == "int8" and tensor.quantization is not None:
-                yield operator, tensor, tensor.quantization.scales[0] * operator.options.get("beta", 1.0)
 
 
 if __name__ == "__main__":
