@@ -8,16 +8,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from keras_nin.cli import options
-from keras_nin.cli.output import TerminalProgress, echo, note, print_checks, print_json
+from keras_nin.cli.output import TerminalProgress, echo, note, print_checks, print_json, print_result
 
 if TYPE_CHECKING:
     from keras_nin.audit import Audit
     from keras_nin.audit.tables import AuditView
 
-FORMATS = ("text", "markdown", "csv", "json")
 
-
-def _check_view(context: click.Context, param: click.Parameter, value: Any) -> Any:
+def check_view(context: click.Context, param: click.Parameter, value: Any) -> Any:
     """Refuse an unknown column, kind or role before the slow part of the command starts."""
     from keras_nin.audit.tables import AuditView
 
@@ -25,45 +23,7 @@ def _check_view(context: click.Context, param: click.Parameter, value: Any) -> A
     return value
 
 
-@click.command("audit", cls=options.Command, epilog="Example: keras-nin audit squeezenet_v1_1")
-@click.argument("model", metavar="MODEL|FILE.tflite")
-@options.model_options
-@click.option(
-    "--depth",
-    type=click.IntRange(0, 2),
-    default=2,
-    show_default=True,
-    is_eager=True,
-    help="0: totals only, 1: a row for each block, 2: for each layer.",
-)
-@click.option(
-    "--columns",
-    callback=_check_view,
-    metavar="KEY,...",
-    help="Columns: keys of the rows in --json, share_of_params, share_of_macs.",
-)
-@click.option(
-    "--sort",
-    callback=_check_view,
-    metavar="KEY",
-    help="Sort by one of these keys: numbers descending, words ascending, unknown last. [default: order of execution]",
-)
-@click.option(
-    "--only",
-    callback=_check_view,
-    multiple=True,
-    metavar="KIND|ROLE,...",
-    help="Show only layers of these kinds and roles, such as pointwise or reduce,expand; the totals stay those of the "
-    "whole network. Repeatable.",
-)
-@options.require_option(help="Exit status 1 where a limit fails: x is at most, x.. at least, x..y both. Repeatable.")
-@click.option("--format", "form", type=click.Choice(FORMATS), help="What to print. [default: text]")
-@options.json_option
-@click.option("--csv", "as_csv", is_flag=True, help="The rows as CSV with raw numbers; all keys without --columns.")
-@click.option("--markdown", "as_markdown", is_flag=True, help="The table as Markdown.")
-@click.pass_context
 def audit_command(
-    context: click.Context,
     model: str,
     depth: int,
     columns: str | None,
@@ -76,35 +36,18 @@ def audit_command(
     as_markdown: bool,
     **model_options: Any,
 ) -> int:
-    """Count parameters, MACs and activation memory of every layer of MODEL, and the share of 1x1 layers.
-
-    1 MAC = one multiply and one add; batch 1; bias, activation, pooling and BatchNormalization count 0. Bytes of
-    activations are at float32 for a Keras model, at the file's own types for a .tflite.
-
-    On a terminal the table fits its width, with bars; piped it is plain and complete. --json is always the whole audit.
-
-    \b
-    Items of --require:
-      params, trainable_params, macs       1300000, 1300k, 1.3M, 0.4G (thousands)
-      weights, peak, peak_int8, activations  500B, 64kB, 2MB (thousands), 64KiB, 1.3MiB (1,024)
-      pointwise_share (of MACs), pointwise_params_share  0.4 or 40%
-    A value that is not known, such as the MACs of a custom layer, fails its limit.
-
-    \b
-    More examples:
-      keras-nin audit nin_digits --depth 1
-      keras-nin audit nin_digits --only pointwise --sort macs --columns name,role,macs,share_of_macs
-      keras-nin audit nin_digits --csv
-      keras-nin audit nin_digits --require params=60k,macs=1M,pointwise_share=0.4..
-    """
+    """Run `keras-nin audit`."""
     from keras_nin.audit.budget import check_audit_limits, parse_audit_limits
     from keras_nin.audit.tables import AuditView
     from keras_nin.workflows.audit import audit_model
 
     flags = {"json": as_json, "csv": as_csv, "markdown": as_markdown}
-    form = _choose_format(form, flags)
+    requested = sorted({name for name, is_requested in flags.items() if is_requested} | ({form} if form else set()))
+    if len(requested) > 1:
+        raise click.UsageError(f"Expected one format. Received: {', '.join(requested)}.")
+    form = requested[0] if requested else "text"
     view = AuditView(depth, columns, sort, only)
-    _check_format(context, form, view)
+    _check_view_options(form, view)
     limits = parse_audit_limits(require) if require else ()
     audit = audit_model(model, **model_options, progress=TerminalProgress())
     checks = check_audit_limits(audit, limits)
@@ -116,17 +59,10 @@ def audit_command(
     return 0 if all(check.passed for check in checks) else 1
 
 
-def _choose_format(form: str | None, flags: dict[str, bool]) -> str:
-    """Return the one format that the options ask for."""
-    requested = {name for name, flag in flags.items() if flag} | ({form} if form else set())
-    if len(requested) > 1:
-        raise click.UsageError(f"Expected one format. Received: {', '.join(sorted(requested))}.")
-    return requested.pop() if requested else "text"
-
-
-def _check_format(context: click.Context, form: str, view: AuditView) -> None:
+def _check_view_options(form: str, view: AuditView) -> None:
     if form == "csv" and view.depth == 0:
         raise click.UsageError("CSV has rows, so --depth must be 1 or 2. Totals are in --json.")
+    context = click.get_current_context()
     chosen = [name for name in ("depth", "columns", "sort", "only") if options.is_set(context, name)]
     if form == "json" and chosen:
         note(f"Note: JSON is always the whole audit; --{', --'.join(chosen)} change nothing in it.")
@@ -142,35 +78,15 @@ def _print_audit(audit: Audit, form: str, view: AuditView) -> None:
 
         terminal.print_audit(audit, Console(highlight=False, emoji=False, markup=False), view)
         return
-    formats = {
-        "text": tables.format_audit_text,
-        "markdown": tables.format_audit_markdown,
-        "csv": tables.format_audit_csv,
-    }
-    echo(formats[form](audit, view))
+    echo(getattr(tables, f"format_audit_{form}")(audit, view))
 
 
-@click.command(
-    "compare", cls=options.Command, epilog="Example: keras-nin compare nin_digits exported/nin_digits_int8.tflite"
-)
-@click.argument("first", metavar="A")
-@click.argument("second", metavar="B")
-@options.model_options
-@options.json_option
 def compare_command(first: str, second: str, as_json: bool, **model_options: Any) -> int:
-    """Compare A with B: models, .tflite files, or a model and its file.
-
-    A model and a file are reconciled: which operators every layer maps to, why every operator exists, and whether the
-    MACs are equal. Exit status 1 where they are not. Two models, or two files, are compared row by row, by name.
-    --weights, --input-shape and --set are for A, or for the only model.
-    """
+    """Run `keras-nin compare`."""
     from keras_nin.workflows.audit import compare_models
 
     comparison = compare_models(first, second, **model_options, progress=TerminalProgress())
-    if as_json:
-        print_json(comparison.to_json())
-    else:
-        echo(str(comparison))
+    print_result(comparison, as_json, lambda: str(comparison))
     for problem in comparison.problems:
         note(f"FAIL: {problem}")
     return 0 if comparison.passed else 1
