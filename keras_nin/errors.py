@@ -12,11 +12,10 @@ _ARGUMENT = re.compile(r"`(\w+)`")
 class InputError(ValueError):
     """Input that a caller can correct. The message says what is wrong and what to do about it.
 
-    The message names Python arguments in backticks; `with_flags` turns them into a command's options. What a program
-    may want to act on is in the fields, never in the message alone.
+    The message, one line, names Python arguments in backticks; `with_flags` turns them into a command's options. What
+    a program may want to act on is in the fields, never in the message alone.
 
     Args:
-        message: one line.
         argument: name of the Python argument at fault, such as ``"top"``.
         path: file or folder at fault.
         status: exit status of a child process; negative for the signal that ended it.

@@ -9,7 +9,6 @@ import tomllib
 from collections.abc import Callable
 from typing import Any
 
-from keras_nin.edge.edgetpu import operators as constraints
 from keras_nin.edge.edgetpu.operators import BoundOperator, format_shape
 from keras_nin.edge.edgetpu.records import CompileFailure, FailureMessage, Status
 from keras_nin.schemas import record_from_json
@@ -72,7 +71,7 @@ def _unknown_operation(operator: BoundOperator) -> str | None:
 
 def _read_rule(entry: dict[str, Any]) -> OperatorRule:
     name, size = entry["violation"], entry.get("size")
-    violation = _unknown_operation if name == "unknown_operation" else getattr(constraints, name)
+    violation = _unknown_operation if name == "unknown_operation" else getattr(BoundOperator, name)
     limit = entry["limit"]
     if size:
         violation = functools.partial(violation, size=math.prod(size))
