@@ -62,19 +62,26 @@ def build():
 
 
 @pytest.fixture(scope="session")
-def exported(build, tmp_path_factory):
+def shared_folder(tmp_path_factory):
+    """A folder that all workers share."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "exported"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def exported(build, shared_folder, tmp_path_factory):
     """A function that returns the path of a model's file, made once for all workers: `exported("nin_digits", "int8")`.
 
     The export record and the companions are beside it. Calibrated on eight random images, ranges from least to
     largest, weights rounded to nearest; further arguments are those of `build`. The files are shared: a test that
     changes one copies it first.
     """
-    base = tmp_path_factory.getbasetemp()
-    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "exported"
 
     def export_once(name, scheme="int8", **arguments):
         suffix = "".join(f"-{key}-{value}" for key, value in sorted(arguments.items()))
-        folder = shared / f"{name}-{scheme}{suffix}".replace("/", "_").replace(" ", "")
+        folder = shared_folder / f"{name}-{scheme}{suffix}".replace("/", "_").replace(" ", "")
         path = folder / f"{name}_{scheme}.tflite"
         if not path.exists():
             import numpy as np
@@ -87,7 +94,6 @@ def exported(build, tmp_path_factory):
             converted = convert_model(model, scheme, calibration, tuning=Tuning.plain(), name=name)
             made = tmp_path_factory.mktemp("export")
             converted.save(made)
-            shared.mkdir(exist_ok=True)
             with contextlib.suppress(OSError):  # another worker was quicker
                 made.rename(folder)
         return path
@@ -96,23 +102,49 @@ def exported(build, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def export_network():
-    """A function that returns an `export_networks.ExportNetwork` by name, each converted once a session."""
+def export_network(shared_folder):
+    """A function that returns an `export_networks.ExportNetwork` by name, each converted once for all workers."""
     import functools
+    import pickle
 
     from export_networks import NETWORKS
 
-    return functools.cache(lambda name: NETWORKS[name]())
+    @functools.cache
+    def convert_once(name):
+        network, path = NETWORKS[name](), shared_folder / f"network-{name}"
+        if path.exists():
+            network.files = pickle.loads(path.read_bytes())
+        else:
+            made = shared_folder / f"network-{name}-{os.getpid()}"
+            made.write_bytes(pickle.dumps(network.files))
+            made.rename(path)
+        return network
+
+    return convert_once
 
 
 @pytest.fixture(scope="session")
-def digits_export(tmp_path_factory):
-    """The folder of `keras-nin export nin_digits`, both default schemes; a test that changes a file copies it first."""
+def traced_export(tmp_path_factory):
+    """The folder of `digits_export`, and a log of the files of the package that the command passed through."""
+    import sys
+
+    import tracing
+
     from keras_nin.cli import main
 
-    folder = tmp_path_factory.mktemp("digits")
-    assert main.run(["export", "nin_digits", "--runs", "20", "--out", str(folder)]) == 0
-    return folder
+    folder, log = tmp_path_factory.mktemp("digits"), tmp_path_factory.mktemp("log") / "trace"
+    tracing.start(log)
+    try:
+        assert main.run(["export", "nin_digits", "--runs", "20", "--out", str(folder)]) == 0
+    finally:
+        sys.setprofile(None)
+    return folder, log
+
+
+@pytest.fixture(scope="session")
+def digits_export(traced_export):
+    """The folder of `keras-nin export nin_digits`, both default schemes; a test that changes a file copies it first."""
+    return traced_export[0]
 
 
 @dataclasses.dataclass(frozen=True)

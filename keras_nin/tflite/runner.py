@@ -123,7 +123,7 @@ class TFLiteRunner:
         }
         tensors = self.model.main.tensors
         return tuple(
-            _io_details(tensors[entry["index"]], names.get(entry["index"]), entry["shape"]) for entry in entries
+            io_details(tensors[entry["index"]], names.get(entry["index"]), entry["shape"]) for entry in entries
         )
 
     @property
@@ -275,7 +275,7 @@ def _resized_shape(batch: int, tensor: TFLiteTensor) -> tuple[int, ...]:
     return (batch, *tensor.shape[1:]) if len(tensor.shape) > 1 else tensor.shape
 
 
-def _io_details(tensor: TFLiteTensor, signature: str | None, shape: Sequence[int]) -> IODetails:
+def io_details(tensor: TFLiteTensor, signature: str | None, shape: Sequence[int]) -> IODetails:
     """Return the details of a tensor whose shape at the runner's batch is `shape`."""
     scale = zero_point = None
     if tensor.quantization is not None and tensor.dtype not in FLOAT_DTYPES:

@@ -170,7 +170,7 @@ def _open_classifier(
         return _open_file(os.fspath(model), threads, output)
     if output is not None:
         raise InputError("`output` chooses one of the outputs of a .tflite file; pass such a file", argument="output")
-    from keras_nin.export.calibration import image_input_shape
+    from keras_nin.keras_graph import image_input_shape
 
     loaded = open_model(model, seed=seed, progress=progress)
     return _Classifier(

@@ -74,7 +74,7 @@ def train_model(
     """
     from keras_nin import train
     from keras_nin._compat.tensorflow import deterministic_ops
-    from keras_nin.export.calibration import image_input_shape
+    from keras_nin.keras_graph import image_input_shape
 
     folder = pathlib.Path("runs") / model_stem(model) if out is None else pathlib.Path(out)
     files.check_output_folder(folder)
