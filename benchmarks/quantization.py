@@ -24,14 +24,13 @@ from tunings import Equalized, Percentile
 from keras_nin import data, files, models
 from keras_nin.data.dataset import draw_indices
 from keras_nin.export import SCHEMES
-from keras_nin.export.conversion import ModelConverter
+from keras_nin.export.conversion import ModelConverter, image_input_shape
 from keras_nin.export.converted_model import package_versions
 from keras_nin.export.parity import CLOSING
 from keras_nin.export.schemes import Tuning
 from keras_nin.export.tuning import tune_file
 from keras_nin.export.verification import with_first_output
 from keras_nin.formatting import format_markdown_table
-from keras_nin.keras_graph import image_input_shape
 from keras_nin.metrics import top_k_accuracy
 from keras_nin.output_capture import capture_output
 from keras_nin.tflite.reader import read_model

@@ -29,12 +29,10 @@ class GraphCall:
     """One call of a layer or of an operation of `keras.ops`.
 
     Attributes:
-        operation: what is called.
         path: names of the models and blocks around it, from the outside in, and its own.
         uses: for each name of the path, which call in its model it is: 1 for the first one.
         scope: the path as TensorFlow's name scopes have it: after a block the name of the model that it holds.
-        args: positional arguments of the call, with a `TensorSlot` for each tensor.
-        kwargs: its keyword arguments, without `training` and None.
+        args, kwargs: arguments of the call without `training` and None, with a `TensorSlot` for each tensor.
         inputs: the slots among the arguments.
         outputs: slots of what it returns.
     """
@@ -220,19 +218,6 @@ def _tensor_specs(tensors: "Sequence[keras.KerasTensor]", names: Sequence[str]) 
             unique, number = f"{legal}_{number}", number + 1
         specs[unique] = TensorSpec(unique, tuple(tensor.shape)[1:])
     return tuple(specs.values())
-
-
-def image_input_shape(model: "keras.Model") -> tuple[int, int, int]:
-    """Return the (H, W, C) of a model; raise `InputError` where its only input is no image of known size."""
-    specs = input_specs(model)
-    if len(specs) != 1 or len(specs[0].shape) != 3:
-        inputs = ", ".join(f"{spec.name!r} {spec.shape}" for spec in specs)
-        raise InputError(
-            f"Expected a model whose only input is an image (height, width, channels). Received: {model.name!r} with "
-            f"{inputs}"
-        )
-    height, width, channels = (size or 0 for size in specs[0].shape)
-    return height, width, channels
 
 
 def pack_inputs(model: "keras.Model", arrays: Any) -> Any:

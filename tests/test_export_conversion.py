@@ -7,8 +7,8 @@ from keras import layers as kl
 
 from keras_nin import InputError
 from keras_nin.export import Tuning, convert_model, convert_schemes
-from keras_nin.export.conversion import check_samples
-from keras_nin.keras_graph import image_input_shape, input_specs, output_specs
+from keras_nin.export.conversion import check_samples, image_input_shape
+from keras_nin.keras_graph import input_specs, output_specs
 from keras_nin.tflite.runner import TFLiteRunner
 
 
@@ -220,7 +220,7 @@ def test_a_subclassed_model_made_functional_as_the_message_says():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: two_by_two(list), r"Received: 'two' with 'picture' \(8, 8, 3\), 'a_history' \(5,\)$"),
+        (lambda: two_by_two(list), r"Received: 'two' with 'picture' \(8, 8, 3\), 'a history' \(5,\)$"),
         (
             lambda: sequential(kl.Dense(3), shape=(7,)),
             r"\(height, width, channels\). Received: 'net' with '.*' \(7,\)$",

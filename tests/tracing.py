@@ -1,5 +1,6 @@
 """Which files of the package a command passes through: those whose functions run, except on import."""
 
+import contextlib
 import inspect
 import pathlib
 import re
@@ -8,13 +9,13 @@ import sys
 ROOT = pathlib.Path(__file__).parents[1]
 # What is shared by everything: reading files, printing, the command line's frame, and the audit of the network.
 INFRASTRUCTURE = (
-    "__init__|errors|files|formatting|results|schemas|child_runtime|cli/(main|options|output)|workflows/progress|"
+    "__init__|errors|files|formatting|results|schemas|child_runtime|cli/(main|options|output)|workflows/__init__|"
     "audit/.*|tflite/.*"
 )
 
 
 def start(log):
-    """Add the files whose functions run from now on to the file `log`, one a line; `sys.setprofile(None)` ends it."""
+    """Add the files whose functions run from now on to the file `log`, one a line."""
     package, done = f"{ROOT}/keras_nin/", set()
 
     def profile(frame, event, argument):
@@ -29,6 +30,16 @@ def start(log):
                 file.write(f"{code.co_filename}\n")
 
     sys.setprofile(profile)
+
+
+@contextlib.contextmanager
+def traced(log):
+    """`start` for a while."""
+    start(log)
+    try:
+        yield
+    finally:
+        sys.setprofile(None)
 
 
 def _is_import(frame):

@@ -119,6 +119,14 @@ def check_finite_weights(model: "keras.Model") -> None:
 # Samples that calibrate
 
 
+def image_input_shape(model: "keras.Model") -> tuple[int, int, int]:
+    """Return the (H, W, C) of a model whose only input is an image; `InputError` as `input_specs`, or for another."""
+    from keras_nin.train.training import get_image_shape
+
+    input_specs(model)
+    return get_image_shape(model)
+
+
 def load_calibration(
     dataset: "Dataset",
     input_shape: tuple[int, ...] | dict[str, tuple[int, ...]],

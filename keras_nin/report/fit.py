@@ -9,6 +9,7 @@ from keras_nin.edge.fit import (
     EDGETPU,
     ETHOSU,
     MICRO,
+    TARGET_TITLES,
     CPUFigures,
     EdgeTPUFigures,
     EthosUFigures,
@@ -29,7 +30,6 @@ from keras_nin.formatting import (
 MAX_FILES = 4  # per table
 _SUFFIX = ".tflite"
 _WIDTH, _LABEL_WIDTH, _COLUMN_GAP = 119, 19, 3  # characters; a line begins with a space
-_TITLES = {CPU: "this CPU", EDGETPU: "Edge TPU", ETHOSU: "Ethos-U", MICRO: "TFLite Micro"}
 
 FormatFigures: TypeAlias = Callable[[Any], str]
 FormatFile: TypeAlias = Callable[[FileFit], str]
@@ -186,11 +186,11 @@ def _file_reasons(file: FileFit) -> Iterator[tuple[str, str]]:
     figures = file.edgetpu
     if figures is not None and not figures.compiles:
         fix = f". Fix: {figures.fix}" if figures.fix else ""
-        yield _TITLES[EDGETPU], f"does not compile: {figures.failure}: {figures.why}{fix}"
+        yield TARGET_TITLES[EDGETPU], f"does not compile: {figures.failure}: {figures.why}{fix}"
     elif figures is not None and figures.why:
-        yield _TITLES[EDGETPU], f"on the CPU: {figures.why}"
+        yield TARGET_TITLES[EDGETPU], f"on the CPU: {figures.why}"
     for missing in file.missing:
-        yield _TITLES[missing.target], f"{missing.label}: {missing.reason}"
+        yield TARGET_TITLES[missing.target], f"{missing.label}: {missing.reason}"
 
 
 def fit_note_lines(fit: FitResult) -> list[str]:
