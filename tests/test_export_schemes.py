@@ -68,12 +68,11 @@ def test_without_tuning_the_bytes_are_those_of_the_bare_converter(color, monkeyp
 def test_several_schemes_are_traced_and_calibrated_once_and_tuned_once(export_network, monkeypatch):
     from keras_nin._compat import tensorflow as compat
 
-    calls = []
+    linear, calls = export_network("linear"), []
     write, calibrator = conversion.write_saved_model, compat.Calibrator
     monkeypatch.setattr(conversion, "write_saved_model", lambda *args: calls.append("trace") or write(*args))
     monkeypatch.setattr(compat, "Calibrator", lambda *args: calls.append("calibrate") or calibrator(*args))
     monkeypatch.setattr(conversion, "tune_file", lambda content, *_, **__: calls.append("tune") or content)
-    linear = export_network("linear")
     with capture_output():
         convert_schemes(linear.model, ["float32", "int8", SCHEMES["int8"].with_io("uint8")], linear.calibration[:4])
     assert calls == ["trace", "calibrate", "tune"]

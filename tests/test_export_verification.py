@@ -12,7 +12,8 @@ from keras import layers as kl
 from tflite_edits import edited, flipped, reordered, shifted
 
 from keras_nin import InputError, data
-from keras_nin.export import ParityLimits, Tuning, convert_model
+from keras_nin.export import SCHEMES, ParityLimits, Tuning, convert_model
+from keras_nin.export.conversion import ModelConverter
 from keras_nin.export.parity import (
     ComparedTensor,
     ParityCheck,
@@ -90,9 +91,10 @@ def test_tuning_brings_a_trained_network_nearer_to_float(trained):
     images = source.load(source.splits["test"], (8, 8), 1)
     expected = trained.model.predict(images, verbose=0)
     errors = []
-    plain = convert_model(trained.model, "int8", trained.calibration, tuning=Tuning.plain())
-    for made in (plain, trained.files["int8"]):
-        errors.append(np.mean((TFLiteRunner(made.tflite).predict(images).astype(np.float64) - expected) ** 2))
+    with ModelConverter(trained.model) as converter:
+        for tuning in (Tuning.plain(), Tuning("minmax", "adaptive", True)):
+            made, _ = converter.convert(SCHEMES["int8"], trained.calibration, tuning=tuning)
+            errors.append(np.mean((TFLiteRunner(made).predict(images).astype(np.float64) - expected) ** 2))
     assert errors[1] < 0.9 * errors[0]
 
 
