@@ -45,7 +45,7 @@ setup(
         "": ["*.j2", "*.json", "*.pyi", "*.toml"],
         "keras_nin": ["py.typed"],
         "keras_nin.models": ["weights/*"],
-        "keras_nin.report.html": ["templates/*"],
+        "keras_nin.report": ["templates/*"],
     },
     install_requires=[
         "tensorflow>=2.21,<2.22",

@@ -13,8 +13,7 @@ from collections import Counter, defaultdict
 
 from keras_nin import files
 from keras_nin.edge.edgetpu import Status, check_edgetpu, compiler
-from keras_nin.edge.edgetpu.rules import RULES, Origin
-from keras_nin.edge.edgetpu.verdict import REPEATS
+from keras_nin.edge.edgetpu.rules import REPEATS, RULES, Origin
 from keras_nin.formatting import format_markdown_table
 from keras_nin.report.edge import format_edgetpu_overview
 

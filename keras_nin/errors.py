@@ -12,11 +12,10 @@ _ARGUMENT = re.compile(r"`(\w+)`")
 class InputError(ValueError):
     """Input that a caller can correct. The message says what is wrong and what to do about it.
 
-    The message names Python arguments in backticks; `with_flags` turns them into a command's options. What a program
-    may want to act on is in the fields, never in the message alone.
+    The message, one line, names Python arguments in backticks; `with_flags` turns them into a command's options. What
+    a program may want to act on is in the fields, never in the message alone.
 
     Args:
-        message: one line.
         argument: name of the Python argument at fault, such as ``"top"``.
         path: file or folder at fault.
         status: exit status of a child process; negative for the signal that ended it.
@@ -66,6 +65,11 @@ def unknown_name_error(argument: str, received: object, known: Iterable[str]) ->
 def expected_error(argument: str, expected: str, received: object) -> InputError:
     """Return the `InputError` ``Expected `argument` {expected}. Received: {received!r}``."""
     return InputError(f"Expected `{argument}` {expected}. Received: {received!r}", argument=argument, received=received)
+
+
+def input_error(expected: str, received: object, *, argument: str | None = None, path: object = None) -> InputError:
+    """Return the `InputError` ``Expected {expected}. Received: {received}``."""
+    return InputError(f"Expected {expected}. Received: {received}", argument=argument, path=path)
 
 
 def check_choice(argument: str, received: _Value, allowed: Collection[_Value]) -> _Value:

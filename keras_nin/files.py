@@ -58,12 +58,11 @@ def make_folder(path: AnyPath) -> pathlib.Path:
     folder = pathlib.Path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder, prefix=_temporary_prefix()):
+        with tempfile.TemporaryFile(dir=folder, prefix=_name_temporary()):
             pass
     except OSError as error:
-        raise InputError(
-            f"Expected a folder that can be written to. Received: {str(path)!r} ({error.strerror})", path=path
-        ) from None
+        problem = f"Expected a folder that can be written to. Received: {str(path)!r} ({error.strerror})"
+        raise InputError(problem, path=path) from None
     return folder
 
 
@@ -80,9 +79,8 @@ def check_output_file(path: str | os.PathLike[str], suffix: str, *, argument: st
     """Return the path of an output file; `InputError` where it ends otherwise or its folder is not writable."""
     path = pathlib.Path(path)
     if path.suffix.lower() != suffix or path.is_dir():
-        raise InputError(
-            f"Expected `{argument}` to name a {suffix} file. Received: {str(path)!r}", argument=argument, path=path
-        )
+        problem = f"Expected `{argument}` to name a {suffix} file. Received: {str(path)!r}"
+        raise InputError(problem, argument=argument, path=path)
     check_output_folder(path.parent)
     return path
 
@@ -91,10 +89,7 @@ def check_output_file(path: str | os.PathLike[str], suffix: str, *, argument: st
 def replace_file(path: AnyPath) -> Iterator[pathlib.Path]:
     """Yield a temporary path beside `path` with the same suffix, which replaces `path` at the end of the block.
 
-    For writers that need a file name. What was at `path` stays until the new file is complete on disk.
-
-    Raises:
-        InputError: the folder cannot be written to.
+    What was at `path` stays until the new file is complete on disk. `InputError` where the folder cannot be written to.
     """
     target = pathlib.Path(path)
     make_folder(target.parent)
@@ -111,7 +106,7 @@ def write_file(path: AnyPath, data: bytes | str) -> None:
 
 
 def write_files(contents: Mapping[pathlib.Path, bytes], force: bool = False) -> list[pathlib.Path]:
-    """Write several files that belong together, all or none.
+    """Write several files that belong together, all or none, and return the paths of those that had other content.
 
     All of them are complete on disk before the first one is replaced. A JSON file is the record of the files beside it:
     it is removed before they change and written last, so that a killed process leaves no record of other files.
@@ -119,9 +114,6 @@ def write_files(contents: Mapping[pathlib.Path, bytes], force: bool = False) -> 
     Args:
         contents: content of each file by its path.
         force: whether to replace files with different content.
-
-    Returns:
-        Paths of the files that were written; the others were there with the same content.
 
     Raises:
         InputError: a file with different content exists and `force` is not set, a folder cannot be written to, or the
@@ -139,48 +131,38 @@ def write_files(contents: Mapping[pathlib.Path, bytes], force: bool = False) -> 
                 temporaries[path] = stack.enter_context(_temporary(path))
                 temporaries[path].write_bytes(contents[path])
                 _flush(temporaries[path])
-        _rename_temporaries(temporaries)
+        records = [path for path in changed if path.suffix == _RECORD_SUFFIX]
+        others = [path for path in changed if path.suffix != _RECORD_SUFFIX]
+        for path in records if others else ():
+            with _writable(path):
+                path.unlink(missing_ok=True)
+        for path in (*others, *records):
+            with _writable(path):
+                os.replace(temporaries[path], path)
     return changed
 
 
-def _rename_temporaries(temporaries: Mapping[pathlib.Path, pathlib.Path]) -> None:
-    """Rename the temporary file of each path to that path, the records last."""
-    records = [path for path in temporaries if path.suffix == _RECORD_SUFFIX]
-    others = [path for path in temporaries if path.suffix != _RECORD_SUFFIX]
-    for path in records if others else ():
-        with _writable(path):
-            path.unlink(missing_ok=True)
-    for path in (*others, *records):
-        with _writable(path):
-            os.replace(temporaries[path], path)
-
-
 def needs_writing(path: pathlib.Path, data: bytes, force: bool = False) -> bool:
-    """Return whether `path` must be written to hold `data`: False where it does already.
+    """Return whether `path` must be written to hold `data`.
 
     Raises:
         InputError: a file with different content exists and `force` is not set, or a folder.
     """
     if not path.exists():
         return True
-    if path.is_file() and read_bytes(path) == data:
-        return False
     if not path.is_file():
         raise InputError(f"{path} is a folder. Pass another `out` folder", argument="out", path=path)
+    if read_bytes(path) == data:
+        return False
     if force:
         return True
-    raise InputError(
-        f"{path} exists with different content. Pass `force` to replace it, or another `out` folder",
-        argument="force",
-        path=path,
-    )
+    problem = f"{path} exists with different content. Pass `force` to replace it, or another `out` folder"
+    raise InputError(problem, argument="force", path=path)
 
 
 @contextlib.contextmanager
 def temporary_folder() -> Iterator[pathlib.Path]:
-    """Yield a new folder among the system's temporary files, which is removed at the end of the block.
-
-    After a kill the next call removes it.
+    """Yield a new folder among the system's temporary files, which is removed at the end; after a kill, by the next call.
 
     Raises:
         InputError: it cannot be created.
@@ -227,19 +209,15 @@ def _is_stale(entry: "os.DirEntry[str]") -> bool:
     if not match or match["machine"] != _MACHINE or entry.name in _in_use or os.name != "posix":
         return False
     process = int(match["process"])
-    if process != os.getpid() and _is_running(process):
+    try:
+        if process != os.getpid():
+            os.kill(process, 0)  # no signal, only whether it could be sent
+            return False
+    except ProcessLookupError:
+        pass
+    except (OSError, OverflowError):
         return False
     return entry.stat(follow_symlinks=False).st_uid == os.getuid()
-
-
-def _is_running(process: int) -> bool:
-    try:
-        os.kill(process, 0)  # no signal, only whether it could be sent
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):
-        return True
-    return True
 
 
 def _remove(path: AnyPath) -> None:
@@ -250,15 +228,15 @@ def _remove(path: AnyPath) -> None:
             os.unlink(path)
 
 
-def _temporary_prefix() -> str:
-    return f".keras-nin-{os.getpid()}@{_MACHINE}@"
+def _name_temporary(name: str = "") -> str:
+    return f".keras-nin-{os.getpid()}@{_MACHINE}@{name}"
 
 
 @contextlib.contextmanager
 def _temporary(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """Yield a path beside `path` that nothing else uses; whatever is there is removed at the end of the block."""
     remove_stale_temporaries(path.parent)
-    temporary = path.with_name(_temporary_prefix() + path.name)
+    temporary = path.with_name(_name_temporary(path.name))
     _in_use.add(temporary.name)
     try:
         yield temporary
@@ -273,10 +251,8 @@ def _writable(path: pathlib.Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        # Libraries such as h5py raise it with a text alone.
-        raise InputError(
-            f"Expected {str(path)!r} to be writable. Received: {error.strerror or error}", path=path
-        ) from error
+        reason = error.strerror or error  # libraries such as h5py raise it with a text alone
+        raise InputError(f"Expected {str(path)!r} to be writable. Received: {reason}", path=path) from error
 
 
 def _flush(path: pathlib.Path) -> None:

@@ -41,18 +41,10 @@ def format_names(names: Sequence[str], shown: int = _NAMES_SHOWN) -> str:
 
 
 def format_host(host: Mapping[str, Any]) -> str:
-    """Return a machine in one line: processor, cores, system and runtime, as far as `host` has them.
-
-    Args:
-        host: as `keras_nin.tflite.host.describe_host` returns it.
-    """
+    """Return a machine, as `tflite.host.describe_host` describes it, in one line, as far as `host` has its keys."""
     cores, litert = host.get("cores"), host.get("litert")
-    parts = (
-        host.get("cpu"),
-        isinstance(cores, int) and format_count(cores, "core"),
-        host.get("system"),
-        litert and f"LiteRT {litert}",
-    )
+    counted = isinstance(cores, int) and format_count(cores, "core")
+    parts = (host.get("cpu"), counted, host.get("system"), litert and f"LiteRT {litert}")
     return ", ".join(str(part) for part in parts if part) or "unknown machine"
 
 
@@ -62,11 +54,7 @@ def format_conditions(host: Mapping[str, Any], threads: int, runs: int) -> str:
 
 
 def format_table(
-    columns: Sequence[str],
-    rows: Sequence[Sequence[str]],
-    *,
-    right: Collection[str] = (),
-    title: str | None = None,
+    columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Collection[str] = (), title: str | None = None
 ) -> str:
     """Return a table as plain text, never cut to a terminal's width.
 
@@ -79,31 +67,23 @@ def format_table(
     from rich.cells import cell_len
 
     lines = [[escape_unprintable(cell) for cell in line] for line in (columns, *rows)]
-    sizes = [[cell_len(cell) for cell in line] for line in lines]
-    widths = [max(column) for column in zip(*sizes, strict=True)]
-    aligned = [column in right for column in columns]
-    text = [_format_row(line, size, widths, aligned) for line, size in zip(lines, sizes, strict=True)]
+    widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
+    text = []
+    for line in lines:
+        padded = []
+        for cell, width, column in zip(line, widths, columns, strict=True):
+            space = " " * (width - cell_len(cell))
+            padded.append(space + cell if column in right else cell + space)
+        text.append(f" {_COLUMN_GAP.join(padded)}".rstrip())
     rule = " " + "─" * (sum(widths) + len(_COLUMN_GAP) * (len(widths) - 1))
     return "\n".join([*([] if title is None else [escape_unprintable(title)]), text[0], rule, *text[1:]])
 
 
-def _format_row(cells: Sequence[str], sizes: Sequence[int], widths: Sequence[int], right: Sequence[bool]) -> str:
-    padded = []
-    for cell, size, width, is_right in zip(cells, sizes, widths, right, strict=True):
-        space = " " * (width - size)
-        padded.append(space + cell if is_right else cell + space)
-    return f" {_COLUMN_GAP.join(padded)}".rstrip()
-
-
 def format_markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Collection[str] = ()) -> str:
     """Return a table as Markdown; arguments as in `format_table`."""
+    head, *body = ([_escape_markdown(cell) for cell in line] for line in (columns, *rows))
     rule = ["---:" if column in right else "---" for column in columns]
-    lines = (
-        [_escape_markdown(cell) for cell in columns],
-        rule,
-        *([_escape_markdown(cell) for cell in row] for row in rows),
-    )
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *body))
 
 
 def _escape_markdown(cell: str) -> str:

@@ -25,12 +25,10 @@ class GraphCall:
     """One call of a layer or of an operation of `keras.ops`.
 
     Attributes:
-        operation: what is called.
         path: names of the models and blocks around it, from the outside in, and its own.
         uses: for each name of the path, which call in its model it is: 1 for the first one.
         scope: the path as TensorFlow's name scopes have it: after a block the name of the model that it holds.
-        args: positional arguments of the call, with a `TensorSlot` for each tensor.
-        kwargs: its keyword arguments, without `training` and None.
+        args, kwargs: arguments of the call without `training` and None, with a `TensorSlot` for each tensor.
         inputs: the slots among the arguments.
         outputs: slots of what it returns.
     """

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 
-from keras_nin.errors import InputError, unknown_name_error
+from keras_nin.errors import expected_error, unknown_name_error
 from keras_nin.formatting import format_bytes, format_us
 
 FULL = "full"
@@ -31,10 +31,7 @@ class Unit(enum.Enum):
 
 _FACTORS: dict[Unit, dict[str, int | Fraction]] = {
     Unit.COUNT: {"": 1, "k": 10**3, "M": 10**6, "G": 10**9},
-    Unit.BYTES: {
-        **{"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9},
-        **{"KiB": 2**10, "MiB": 2**20, "GiB": 2**30},
-    },
+    Unit.BYTES: {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30},
     Unit.TIME: {"us": 1, "ms": 10**3, "s": 10**6},
     Unit.SHARE: {"": 1, "%": Fraction(1, 100)},
 }
@@ -130,9 +127,8 @@ def parse_limits(
     """Return the limits of a text such as ``"params=1.3M,pointwise_share=0.4.."``; see the module for the syntax.
 
     Args:
-        text: the limits, separated by commas.
+        text, argument: the text, and the name of the argument that it is the value of.
         items: what can be limited.
-        argument: name of the argument that `text` is the value of, for errors.
         bare_item: name of the item of a limit that is written without one, such as ``"95%"``.
 
     Raises:
@@ -151,18 +147,18 @@ def _parse_limit(text: str, items: dict[str, LimitItem], argument: str, bare_ite
     item = items[name]
     if not value:
         example = _EXAMPLES[item.unit].split(",")[0]
-        raise _limit_error(argument, f"as ITEM=LIMIT, such as {name}={example}", text)
+        raise expected_error(argument, f"as ITEM=LIMIT, such as {name}={example}", text)
     low, dots, high = value.partition("..")
     if not dots:
         low, high = (value, "") if item.at_least else ("", value)
     least, low_unit = _parse_end(low, item, argument, text)
     most, high_unit = _parse_end(high, item, argument, text)
     if least is None and most is None:
-        raise _limit_error(argument, "with at least one end of a range", text)
+        raise expected_error(argument, "with at least one end of a range", text)
     if least and most and bool(low_unit) != bool(high_unit):
-        raise _limit_error(argument, "with a unit at both ends of a range, or at neither", text)
+        raise expected_error(argument, "with a unit at both ends of a range, or at neither", text)
     if least is not None and most is not None and least > most:
-        raise _limit_error(argument, "with a range from low to high", text)
+        raise expected_error(argument, "with a range from low to high", text)
     return Limit(item, least, most)
 
 
@@ -172,9 +168,9 @@ def _parse_end(text: str, item: LimitItem, argument: str, limit: str) -> tuple[F
         return None, ""
     value, unit = _parse_number(text, item.unit)
     if value is None:
-        raise _limit_error(argument, f"to give {item.name} as a {_describe(item.unit)}", limit)
+        raise expected_error(argument, f"to give {item.name} as a {_describe(item.unit)}", limit)
     if item.unit is Unit.SHARE and value > 1:
-        raise _limit_error(argument, "to give a share from 0 to 1, or to 100%", limit)
+        raise expected_error(argument, "to give a share from 0 to 1, or to 100%", limit)
     return value, unit
 
 
@@ -192,19 +188,11 @@ def _describe(unit: Unit) -> str:
     return f"{unit.value} such as {_EXAMPLES[unit]} (units as written: {units})"
 
 
-def _limit_error(argument: str, expected: str, received: str) -> InputError:
-    return InputError(f"Expected `{argument}` {expected}. Received: {received!r}", argument=argument, received=received)
-
-
 def parse_byte_count(text: str, *, argument: str) -> int:
-    """Return the bytes of a text such as ``"256KiB"``.
-
-    Raises:
-        InputError: no such size, or no whole number of bytes.
-    """
+    """Return the bytes of a text such as ``"256KiB"``; `InputError` where it is no such size, or no whole number."""
     count, _ = _parse_number(text.strip(), Unit.BYTES)
     if count is None or count.denominator != 1:
-        raise _limit_error(argument, f"as a {_describe(Unit.BYTES)}", text)
+        raise expected_error(argument, f"as a {_describe(Unit.BYTES)}", text)
     return int(count)
 
 
@@ -219,12 +207,11 @@ def check_limit(
     """Compare a value with a limit.
 
     Args:
-        limit: the limit.
+        limit, subject: the limit, and what is checked.
         value: in the unit of `LimitCheck.value`; None where there is none.
         bounds: the least and the greatest that the true value can be (None: no such end) where `value` is not the
             whole of it, such as MACs of which some are unknown.
         reason: why `value` is missing or not the whole of it; reported where that leaves the limit undecided.
-        subject: what is checked.
     """
     least, most = bounds if bounds is not None else (value, value)
     low_kept = limit.low is None or (least is not None and least >= limit.low)

@@ -27,8 +27,7 @@ def count_top_ties(outputs):
 def snr_db(reference, values):
     """Return the signal to noise of `values` in dB, ``10 log10(sum reference**2 / sum (values - reference)**2)``.
 
-    Returns:
-        The number; None where nothing differs, or where something is not finite; -inf for noise without a signal.
+    None where nothing differs, or where something is not finite; -inf for noise without a signal.
     """
     reference = np.asarray(reference, np.float64)
     return energy_ratio_db(float(np.sum(reference**2)), float(np.sum((values - reference) ** 2)))
@@ -47,13 +46,7 @@ def predicted_classes(outputs):
 
 
 def confusion_matrix(labels, predicted, classes):
-    """Return how many images of class i were predicted as class j, int64 (classes, classes); -1 predicts nothing.
-
-    Args:
-        labels: int64 (N,).
-        predicted: int64 (N,).
-        classes: how many.
-    """
+    """Return how many images of class i were predicted as class j, int64 (classes, classes); -1 predicts nothing."""
     matrix = np.zeros((classes, classes), np.int64)
     known = predicted >= 0
     np.add.at(matrix, (labels[known], predicted[known]), 1)

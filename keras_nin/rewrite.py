@@ -9,6 +9,7 @@ Commute: the mean over positions of x W + b is (the mean of x) W + b.
 Dense to convolution: a Dense on a flattened map is a convolution with a kernel that covers the map.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from keras_nin import keras_graph
 from keras_nin.audit.findings import linear
-from keras_nin.audit.findings.network import FindingsNetwork, is_identity
+from keras_nin.audit.findings.linear import RewriteSite
+from keras_nin.audit.findings.network import FindingsNetwork
 from keras_nin.audit.graph import LayerInfo
 from keras_nin.audit.records import Finding
 from keras_nin.errors import InputError
@@ -37,15 +39,12 @@ _KEPT_CONFIG = frozenset(
     | {f"{weight}_{key}" for weight in ("kernel", "bias") for key in ("initializer", "regularizer", "constraint")}
 )
 
-_Site = linear.LinearRun | linear.PointwiseBeforeAverage
-
 
 @dataclass(frozen=True, repr=False)
 class SimplifyResult(Result):
-    """A simplified model and its verification.
+    """A simplified model (the original itself if there was nothing to do) and its verification.
 
     Attributes:
-        model: a `keras.Model` with weights of its own; the original model itself if there was nothing to simplify.
         steps: the findings that were applied, in order.
         max_rel_diff: largest difference between the outputs of the two models on random input, relative to the largest
             output.
@@ -60,13 +59,8 @@ class SimplifyResult(Result):
 
     def to_json(self) -> dict[str, Any]:
         """Return the result, without the model, as a JSON-ready dictionary."""
-        return {
-            "model": self.model.name,
-            "steps": self._rows(),
-            "max_rel_diff": self.max_rel_diff,
-            "params": list(self.params),
-            "macs": list(self.macs),
-        }
+        totals = {"params": list(self.params), "macs": list(self.macs)}
+        return {"model": self.model.name, "steps": self._rows(), "max_rel_diff": self.max_rel_diff, **totals}
 
     def _summary(self) -> str:
         (params, new_params), (macs, new_macs) = self.params, self.macs
@@ -107,7 +101,7 @@ def simplify_model(model: "keras.Model") -> SimplifyResult:
     return SimplifyResult(simplified, tuple(steps), difference, params, macs)
 
 
-def _find_next_site(model: "keras.Model") -> _Site | None:
+def _find_next_site(model: "keras.Model") -> RewriteSite | None:
     """Return the first site of `model` that can be rewritten."""
     from keras_nin.audit.keras_reader import read_keras_graph
 
@@ -129,21 +123,15 @@ def _is_rewritable(part: LayerInfo, layers: "dict[str, keras.Layer]") -> bool:
     return isinstance(layer, keras.layers.Layer)
 
 
-def _rewrite_site(model: "keras.Model", site: _Site) -> "keras.Model":
+def _rewrite_site(model: "keras.Model", site: RewriteSite) -> "keras.Model":
     """Return a copy of `model` in which `site` is rewritten."""
     import keras
 
     graph = model
     if isinstance(model, keras.Sequential):  # which cannot reorder its layers
         graph = keras.Model(model.inputs[0], model.outputs[0], name=model.name)
-    edit = _Collapse(graph, site) if isinstance(site, linear.LinearRun) else _Commute(graph, site)
-    copies: dict[str, keras.Layer] = {}
-
-    def clone(layer: "keras.Layer") -> "keras.Layer":
-        if layer.name not in copies:
-            copies[layer.name] = edit.clone(layer)
-        return copies[layer.name]
-
+    edit = (_Collapse if site.finding.rule == "collapsible-pointwise" else _Commute)(graph, site.parts)
+    clone = functools.cache(edit.clone)  # a shared layer has one copy
     rewritten = keras.models.clone_model(graph, clone_function=clone, call_function=edit.call)
     kept = {layer.name: layer for layer in rewritten.layers}
     for layer in graph.layers:
@@ -165,31 +153,31 @@ def _copy_layer(layer: "keras.Layer", **changes: Any) -> "keras.Layer":
 
 
 class _Collapse:
-    """Puts one layer in the place of the last layer of a `LinearRun`, and removes the others."""
+    """Puts one layer in the place of the last of the 1x1 layers in `parts`, and removes the others."""
 
-    def __init__(self, graph: "keras.Model", run: linear.LinearRun) -> None:
-        self.run = run
-        *removed, self.last = (part.name for part in run.parts)
+    def __init__(self, graph: "keras.Model", parts: Sequence[LayerInfo]) -> None:
+        self.parts, self.use_bias = parts, linear.brings_bias(parts)
+        *removed, self.last = (part.name for part in parts)
         self.removed = set(removed)
-        kernel, bias = _multiply_layers([(part, graph.get_layer(part.name)) for part in run.parts])
-        shape = (1,) * (len(run.parts[0].inputs[0].shape) - 2)
-        self.weights = {self.last: [kernel.reshape(*shape, *kernel.shape), *([bias] if run.use_bias else [])]}
+        kernel, bias = _multiply_layers([(part, graph.get_layer(part.name)) for part in parts])
+        self.is_sequence = len(parts[0].inputs[0].shape) == 3
+        shape = (1,) if self.is_sequence else (1, 1)
+        self.weights = {self.last: [kernel.reshape(*shape, *kernel.shape), *([bias] if self.use_bias else [])]}
 
     def clone(self, layer: "keras.Layer") -> "keras.Layer":
-        """Return a copy of `layer`, or the collapsed layer in place of the last one of the run."""
         import keras
 
         if layer.name != self.last:
             return _copy_layer(layer)
         config = {key: value for key, value in layer.get_config().items() if key in _KEPT_CONFIG}
-        strides = tuple(math.prod(steps) for steps in zip(*(part.strides for part in self.run.layers), strict=True))
-        filters, use_bias = self.run.parts[-1].output_channels, self.run.use_bias
-        if len(self.run.parts[0].inputs[0].shape) == 3:
-            return keras.layers.Conv1D(filters, 1, strides=strides[1], use_bias=use_bias, **config)
-        return keras.layers.Conv2D(filters, 1, strides=strides, use_bias=use_bias, **config)
+        steps = zip(*(part.strides for part in self.parts if part.kind == "pointwise"), strict=True)
+        strides = tuple(map(math.prod, steps))
+        config |= {"filters": self.parts[-1].output_channels, "kernel_size": 1, "use_bias": self.use_bias}
+        if self.is_sequence:
+            return keras.layers.Conv1D(strides=strides[1], **config)
+        return keras.layers.Conv2D(strides=strides, **config)
 
     def call(self, layer: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Return the output of `layer` in the copy: its own input if it is removed."""
         return args[0] if getattr(layer, "name", None) in self.removed else layer(*args, **kwargs)
 
 
@@ -200,46 +188,35 @@ def _multiply_layers(parts: "Sequence[tuple[LayerInfo, keras.Layer]]") -> "tuple
     kernel = np.eye(parts[0][0].input_channels)
     bias = np.zeros(parts[0][0].input_channels)
     for part, layer in parts:
-        if is_identity(part):
-            continue
-        weights = [np.asarray(weight, np.float64) for weight in layer.get_weights()]
+        norm: Any = layer
+        weights = {weight.name: np.asarray(weight, np.float64) for weight in layer.weights}
         if part.op == "BatchNormalization":
-            scale, shift = _norm_scale_shift(layer)
-            kernel, bias = kernel * scale, bias * scale + shift
-        else:
-            factor = weights[0].reshape(weights[0].shape[-2:])
-            kernel, bias = kernel @ factor, bias @ factor + (weights[1] if part.use_bias else 0.0)
+            scale = weights.get("gamma", 1.0) / np.sqrt(weights["moving_variance"] + norm.epsilon)
+            kernel, bias = kernel * scale, (bias - weights["moving_mean"]) * scale + weights.get("beta", 0.0)
+        elif not part.is_identity:
+            factor = weights["kernel"].reshape(weights["kernel"].shape[-2:])
+            kernel, bias = kernel @ factor, bias @ factor + weights.get("bias", 0.0)
     return kernel, bias
 
 
-def _norm_scale_shift(norm: Any) -> "tuple[np.ndarray, np.ndarray]":
-    import numpy as np
-
-    values = zip(norm.weights, norm.get_weights(), strict=True)
-    weights = {weight.name: np.asarray(value, np.float64) for weight, value in values}
-    scale = weights.get("gamma", 1.0) / np.sqrt(weights["moving_variance"] + norm.epsilon)
-    return scale, weights.get("beta", 0.0) - weights["moving_mean"] * scale
-
-
 class _Commute:
-    """Puts the pooling of a `PointwiseBeforeAverage` before its 1x1 layer."""
+    """Puts the pooling that is the last of `parts` before the 1x1 layer that is the first."""
 
-    def __init__(self, graph: "keras.Model", site: linear.PointwiseBeforeAverage) -> None:
+    def __init__(self, graph: "keras.Model", parts: Sequence[LayerInfo]) -> None:
         self.weights: dict[str, Any] = {}
-        self.first, self.last = site.parts[0].name, site.parts[-1].name
+        self.first, self.last = parts[0].name, parts[-1].name
         self.pool = graph.get_layer(self.last)
-        self.is_flat = len(site.parts[-1].outputs[0].shape) == 2
+        self.is_flat = len(parts[-1].outputs[0].shape) == 2
         names = {layer.name for layer in graph.layers}
         self.flatten = f"{self.last}_flatten"
         while self.flatten in names:
             self.flatten += "_"
 
     def clone(self, layer: "keras.Layer") -> "keras.Layer":
-        """Return a copy of `layer`; the pooling gets a map as its output."""
+        # The pooling gets a map as its output.
         return _copy_layer(layer, **({"keepdims": True} if layer.name == self.last and self.is_flat else {}))
 
     def call(self, layer: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Return the output of `layer` in the copy."""
         import keras
 
         name = getattr(layer, "name", None)
@@ -256,7 +233,14 @@ def _verify_outputs(model: "keras.Model", simplified: "keras.Model") -> float:
     import numpy as np
 
     generator = np.random.default_rng(_CHECK_SEED)
-    images = keras.tree.map_structure(lambda tensor: _random_input(tensor, generator), simplified.input)
+
+    def make_input(tensor: "keras.KerasTensor") -> np.ndarray:
+        shape = [_CHECK_BATCH if size is None else size for size in tensor.shape]
+        if "int" in str(tensor.dtype):
+            return generator.integers(0, 2, shape)  # an index into a table has at least two rows
+        return generator.standard_normal(shape).astype("float32")
+
+    images = keras.tree.map_structure(make_input, simplified.input)
     expected, received = (
         [np.asarray(tensor) for tensor in keras.tree.flatten(network(images, training=False))]
         for network in (model, simplified)
@@ -272,19 +256,10 @@ def _verify_outputs(model: "keras.Model", simplified: "keras.Model") -> float:
     return difference
 
 
-def _random_input(tensor: "keras.KerasTensor", generator: "np.random.Generator") -> "np.ndarray":
-    shape = [_CHECK_BATCH if size is None else size for size in tensor.shape]
-    if "int" in str(tensor.dtype):
-        return generator.integers(0, 2, shape)  # an index into a table has at least two rows
-    return generator.standard_normal(shape).astype("float32")
-
-
 # Dense to convolution
 
 # Layers that treat every position, or every vector, alike: they stay as they are between the converted layers.
-_PER_VECTOR_LAYERS = (
-    *("Dropout", "Activation", "ReLU", "LeakyReLU", "ELU", "PReLU", "Softmax", "BatchNormalization", "Add"),
-)
+_PER_VECTOR_LAYERS = "Dropout Activation ReLU LeakyReLU ELU PReLU Softmax BatchNormalization Add".split()
 _POOL_COUNTERPARTS = {"GlobalAveragePooling2D": "AveragePooling2D", "GlobalMaxPooling2D": "MaxPooling2D"}
 _DENSE_CONFIG = ("activation", "use_bias", "kernel_initializer", "bias_initializer", "trainable", "name", "dtype")
 _MapSize = tuple[int, ...]  # (height, width, channels), or (height, width) for a pooling
@@ -313,36 +288,28 @@ def convert_dense_to_conv(model: "keras.Model", input_shape: tuple[int | None, .
     """
     import keras
 
-    channels = _training_shape(model)[2]
-    graph = keras.Model(model.inputs[0], model.outputs[0], name=model.name)  # a Sequential as a Functional
-    sizes = _find_map_sizes(graph)
-    inputs = keras.Input(input_shape or (None, None, channels), name="input")
-    converted = keras.models.clone_model(
-        graph, input_tensors=inputs, clone_function=lambda layer: _convert_layer(layer, sizes)
-    )
-    for layer in graph.layers:
-        if not layer.weights:
-            continue
-        weights = layer.get_weights()
-        if layer.name in sizes:
-            weights[0] = weights[0].reshape(*sizes[layer.name], layer.units)
-        converted.get_layer(layer.name).set_weights(weights)
-    return converted
-
-
-def _model_error(expected: str, received: str) -> InputError:
-    return InputError(f"Expected {expected}. Received: {received}", argument="model", received=received)
-
-
-def _training_shape(model: Any) -> tuple[int, ...]:
-    import keras
-
     if not isinstance(model, keras.Model) or len(getattr(model, "inputs", None) or ()) != 1:
         raise _model_error("a built keras.Model with one input", repr(model))
     shape = tuple(model.inputs[0].shape)[1:]
     if len(shape) != 3 or None in shape:
         raise _model_error("a model on images of a known size", f"{model.name!r} with input {shape}")
-    return shape
+    graph = keras.Model(model.inputs[0], model.outputs[0], name=model.name)  # a Sequential as a Functional
+    sizes = _find_map_sizes(graph)
+    inputs = keras.Input(input_shape or (None, None, shape[2]), name="input")
+    converted = keras.models.clone_model(
+        graph, input_tensors=inputs, clone_function=lambda layer: _convert_layer(layer, sizes)
+    )
+    for layer in graph.layers:
+        weights = layer.get_weights()
+        if weights and layer.name in sizes:
+            weights[0] = weights[0].reshape(*sizes[layer.name], layer.units)
+        if weights:
+            converted.get_layer(layer.name).set_weights(weights)
+    return converted
+
+
+def _model_error(expected: str, received: str) -> InputError:
+    return InputError(f"Expected {expected}. Received: {received}", argument="model", received=received)
 
 
 def _find_map_sizes(graph: "keras.Model") -> dict[str, _MapSize]:
@@ -354,7 +321,8 @@ def _find_map_sizes(graph: "keras.Model") -> dict[str, _MapSize]:
         if isinstance(layer.output, list | tuple | dict):
             raise _model_error("layers with one output", repr(layer.name))
         layer_type = type(layer).__name__
-        source = layer.input[0] if isinstance(layer.input, list) else layer.input
+        sources = layer.input if isinstance(layer.input, list) else [layer.input]
+        source = sources[0]
         if layer_type == "Flatten" and len(source.shape) == 4:
             sizes[layer.name] = ()
             vector_sizes[id(layer.output)] = tuple(source.shape[1:])
@@ -370,26 +338,17 @@ def _find_map_sizes(graph: "keras.Model") -> dict[str, _MapSize]:
                 )
             sizes[layer.name] = vector_sizes[id(source)]
             vector_sizes[id(layer.output)] = (1, 1, layer.units)
-        elif len(layer.output.shape) == 2:
-            _carry_map_size(layer, vector_sizes)
+        elif len(layer.output.shape) == 2 and any(id(tensor) in vector_sizes for tensor in sources):
+            # A layer that treats every vector alike carries the size along; any other may not be between.
+            covered = {vector_sizes.get(id(tensor)) for tensor in sources}
+            size = covered.pop()
+            if layer_type not in _PER_VECTOR_LAYERS or covered or size is None:
+                allowed = f"only {', '.join(_PER_VECTOR_LAYERS)} and Dense after Flatten or a global pooling"
+                raise _model_error(allowed, f"{layer_type} {layer.name!r}")
+            vector_sizes[id(layer.output)] = size
     if not sizes:
         raise _model_error("a model with a Flatten, Dense or global pooling head", repr(graph.name))
     return sizes
-
-
-def _carry_map_size(layer: Any, vector_sizes: dict[int, _MapSize]) -> None:
-    """Carry the size along through a layer that treats every vector alike; refuse any other between converted ones."""
-    sources = layer.input if isinstance(layer.input, list) else [layer.input]
-    sizes = {vector_sizes.get(id(tensor)) for tensor in sources}
-    size = sizes.pop()
-    if size is None and not sizes:
-        return
-    if type(layer).__name__ not in _PER_VECTOR_LAYERS or sizes or size is None:
-        raise _model_error(
-            f"only {', '.join(_PER_VECTOR_LAYERS)} and Dense after Flatten or a global pooling",
-            f"{type(layer).__name__} {layer.name!r}",
-        )
-    vector_sizes[id(layer.output)] = size
 
 
 def _convert_layer(layer: Any, sizes: dict[str, _MapSize]) -> "keras.Layer":

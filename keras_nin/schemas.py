@@ -1,6 +1,7 @@
 """The JSON documents that keras-nin writes: their names, the first key of each, and records read back from them."""
 
 import collections.abc
+import contextlib
 import dataclasses
 import enum
 import functools
@@ -32,6 +33,7 @@ VERIFY = "keras_nin.verify/1"
 
 _Record = TypeVar("_Record")
 _INT_LIMIT = 2**63
+_field_types = functools.cache(typing.get_type_hints)
 _TYPE_NAMES = {
     **{bool: "true or false", int: "a whole number", float: "a finite number", str: "text"},
     **{dict: "a JSON object", tuple: "a list", collections.abc.Mapping: "a JSON object"},
@@ -48,7 +50,7 @@ def record_from_json(cls: type[_Record], document: Any) -> _Record:
         InputError: a field is missing, or its value has another type.
     """
     if not isinstance(document, dict):
-        raise InputError(f"Expected {cls.__name__} as a JSON object. Received: {_shorten_repr(document)}")
+        raise InputError(f"Expected {cls.__name__} as a JSON object. Received: {shorten_repr(document)}")
     field_types, values = _field_types(cls), {}
     for field in dataclasses.fields(cls):  # type: ignore[arg-type] - cls is a dataclass
         if field.name in document:
@@ -57,11 +59,6 @@ def record_from_json(cls: type[_Record], document: Any) -> _Record:
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise InputError(f"Expected {cls.__name__} with {field.name!r}. Received: none")
     return cls(**values)
-
-
-@functools.cache
-def _field_types(cls: type) -> dict[str, Any]:
-    return typing.get_type_hints(cls)
 
 
 def typed_value(annotation: Any, value: Any, name: str) -> Any:
@@ -82,7 +79,7 @@ def typed_value(annotation: Any, value: Any, name: str) -> Any:
         if arguments[-1] is Ellipsis:
             arguments = (arguments[0],) * len(value)
         if len(arguments) != len(value):
-            raise InputError(f"Expected {len(arguments)} values for {name}. Received: {_shorten_repr(value)}")
+            raise InputError(f"Expected {len(arguments)} values for {name}. Received: {shorten_repr(value)}")
         return tuple(typed_value(item, part, name) for item, part in zip(arguments, value, strict=True))
     if annotation is tuple and isinstance(value, list):
         return _nested_tuples(value, name)
@@ -90,21 +87,15 @@ def typed_value(annotation: Any, value: Any, name: str) -> Any:
         return {str(key): typed_value(arguments[1], part, name) for key, part in value.items()}
     if origin is typing.Literal and value in arguments and not isinstance(value, bool):
         return value
-    if (
-        isinstance(annotation, type)
-        and issubclass(annotation, enum.Enum)
-        and value in [member.value for member in annotation]
-    ):
-        return annotation(value)
+    if isinstance(annotation, enum.EnumType):
+        with contextlib.suppress(ValueError):
+            return annotation(value)
     if annotation is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value) if abs(value) < _INT_LIMIT else math.nan
     if annotation is not Any and not _is_instance(annotation, value):
-        raise InputError(f"Expected {_describe_type(annotation)} for {name}. Received: {_shorten_repr(value)}")
+        expected = _TYPE_NAMES.get(origin or annotation, str(annotation))
+        raise InputError(f"Expected {expected} for {name}. Received: {shorten_repr(value)}")
     return value
-
-
-def _describe_type(annotation: Any) -> str:
-    return _TYPE_NAMES.get(typing.get_origin(annotation) or annotation, str(annotation))
 
 
 def _union_value(options: tuple[Any, ...], value: Any, name: str) -> Any:
@@ -133,10 +124,11 @@ def _nested_tuples(value: Any, name: str) -> Any:
     if isinstance(value, list):
         return tuple(_nested_tuples(item, name) for item in value)
     if value is not None and not _is_instance(int, value):
-        raise InputError(f"Expected integers for {name}. Received: {_shorten_repr(value)}")
+        raise InputError(f"Expected integers for {name}. Received: {shorten_repr(value)}")
     return value
 
 
-def _shorten_repr(value: Any, length: int = 60) -> str:
+def shorten_repr(value: Any, length: int = 60) -> str:
+    """Return the repr of a value for a message, cut where it is long."""
     text = repr(value)
     return text if len(text) <= length else f"{text[:length]}..."

@@ -1,11 +1,12 @@
 """A package `tflite_micro` for tests: allocates as the real one prints it, and computes with LiteRT's kernels."""
 
+import functools
 import textwrap
 
 import numpy as np
 import tflite_writer as writer
 
-from keras_nin.edge.micro import runtime
+from keras_nin.edge.micro import measurement, runtime
 from keras_nin.tflite.runner import TFLiteRunner
 
 PACKAGE = """
@@ -69,6 +70,13 @@ def install(folder, monkeypatch, package=PACKAGE):
     monkeypatch.setenv("PYTHONPATH", str(place.parent))
 
 
+def install_engine(monkeypatch, **options):
+    """Let an `Engine` run every job of `measure_micro` in this process, which is quicker."""
+    monkeypatch.setattr(measurement, "require_tflite_micro", lambda: None)
+    measure = functools.partial(measurement.measure_micro, run=Engine(**options))
+    monkeypatch.setattr(measurement, "measure_micro", measure)
+
+
 def softmax(path, scale=0.1, beta=1.0, classes=10):
     """Write a file with one SOFTMAX, int8, and return its path."""
     tensors = [
@@ -89,22 +97,25 @@ class Engine:
     Attributes:
         needs: bytes that the smallest arena has at least.
         wrong: bits that TFLite Micro gets wrong in the first value of each output.
-        reference: outcome of every job on the reference kernels; None computes them.
+        micro, reference: outcome of every job on TFLite Micro, and on the reference kernels; None computes them.
     """
 
     HEAD, TAIL = 320, 1008
 
-    def __init__(self, needs=1328, wrong=0, reference=None):
-        self.needs, self.wrong, self.reference = needs, wrong, reference
+    def __init__(self, needs=1328, wrong=0, micro=None, reference=None):
+        self.needs, self.wrong, self.outcomes = needs, wrong, {runtime.MICRO: micro, runtime.REFERENCE: reference}
 
     def __call__(self, job, timeout):
         is_micro = job.engine == runtime.MICRO
-        if not is_micro and self.reference:
-            return self.reference
+        if self.outcomes[job.engine]:
+            return self.outcomes[job.engine]
         if is_micro and job.arena < self.needs:
             log = f"Failed to resize buffer. Requested: 320, available 0, missing: {self.needs - job.arena}"
             return runtime.RuntimeOutcome(1, log, {"phase": "set up", "package": "0.stand-in"})
-        runner = TFLiteRunner(job.file, batch=None, reference_kernels=True)
+        try:
+            runner = TFLiteRunner(job.file, batch=None, reference_kernels=True)
+        except (RuntimeError, ValueError) as error:
+            return runtime.RuntimeOutcome(1, "", {"phase": "set up", "error": str(error)})
         runtime._run_samples(lambda sample: self.spoil(runner.run_raw(sample), is_micro), job)
         log = (
             f"[x] Arena allocation total {self.HEAD + self.TAIL} bytes\n[x] Arena allocation head {self.HEAD} bytes\n"

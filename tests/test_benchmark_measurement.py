@@ -340,7 +340,7 @@ def test_an_interrupted_command_leaves_no_runner(measuring):
 # What is shared by everything: reading files, printing, the command line's frame, and the audit of the network.
 _INFRASTRUCTURE = re.compile(
     r"keras_nin/(__init__|errors|files|formatting|results|schemas|child_runtime|"
-    r"cli/(main|options|output)|workflows/progress|audit/.*|tflite/.*)\.py"
+    r"cli/(main|options|output)|workflows/__init__|audit/.*|tflite/.*)\.py"
 )
 
 

@@ -10,7 +10,7 @@ import audits
 import pytest
 
 from keras_nin.cli import main
-from keras_nin.workflows import models
+from keras_nin.workflows import inputs
 
 # A reader of files that needs no file format: what is under test is the command.
 FILE = "small.tflite"
@@ -21,7 +21,7 @@ def cli(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / FILE).write_bytes(b"")
     monkeypatch.setattr("keras_nin.audit.api.audit_model", lambda path, **_: audits.small())
-    monkeypatch.setattr(models, "start_keras", lambda *_: pytest.fail("Keras was started"))
+    monkeypatch.setattr(inputs, "start_keras", lambda *_: pytest.fail("Keras was started"))
 
     def run(*words):
         status = main.run(["audit", *map(str, words)])

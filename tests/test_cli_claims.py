@@ -10,6 +10,7 @@ import speed_samples
 
 from keras_nin import claims
 from keras_nin.claims import catalog
+from keras_nin.claims.claim import ClaimResult
 from keras_nin.cli import main
 
 
@@ -46,11 +47,16 @@ def test_text(cli):
     assert heads[-1] == "2 claims (holds: 1, does not hold: 1). Every declared figure is reproduced."
 
 
-def test_without_an_id_all_claims(cli):
+def test_without_an_id_all_claims(cli, monkeypatch):
+    """How each is reproduced is tested in `test_claims`."""
+    monkeypatch.setattr(
+        catalog,
+        "reproduce_claim",
+        lambda claim, training: ClaimResult(claim.id, claim.source, claim.text, claim.why, ()),
+    )
     document = json.loads(cli("--json").out)
     assert document["schema"] == "keras_nin.claims/1"
     assert [row["id"] for row in document["claims"]] == claims.list_claims()
-    assert all(row["reproduced"] for row in document["claims"])
 
 
 def test_markdown(cli):

@@ -9,6 +9,7 @@ import pytest
 import vela_stand_in
 
 from keras_nin.edge.ethosu import ACCELERATORS, vela
+from keras_nin.workflows import conversion
 
 
 @pytest.fixture
@@ -186,8 +187,11 @@ def test_without_vela_one_line_names_the_extra(cli, digits, monkeypatch):
     assert "Did you mean nin_digits" in cli("ethosu", "nin_digit").err
 
 
-def test_a_model_is_exported_first(cli, tmp_path, monkeypatch):
+def test_a_model_is_exported_first(cli, exported, tmp_path, monkeypatch):
     vela_stand_in.install(tmp_path, monkeypatch)
+    path = exported("nin_digits")
+    source = conversion.TFLiteSource(str(path), path.name, (conversion.NOISE_CALIBRATION,))
+    monkeypatch.setattr(conversion, "export_temporarily", lambda *_, **__: [source])
     ran = cli("ethosu", "nin_digits", "--json", "--calibration", "random")
     assert ran.status == 0
     (result,) = ran.json["results"]

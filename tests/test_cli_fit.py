@@ -22,7 +22,7 @@ def files(tmp_path):
 
 
 def test_one_table_for_all(cli, files, tmp_path, monkeypatch):
-    micro_stand_in.install(tmp_path, monkeypatch)
+    micro_stand_in.install_engine(monkeypatch)
     vela_stand_in.install(tmp_path, monkeypatch, "sys.exit('no such network')")
     ran = cli("fit", *files, *QUICK)
     assert (ran.status, ran.err) == (0, "")
@@ -100,7 +100,7 @@ def test_what_it_prints_can_be_reported(cli, files, tmp_path):
 
 
 def test_neither_keras_nor_tensorflow_is_loaded(files):
-    words = ["fit", str(files[0]), *QUICK, "--targets", "cpu,edgetpu,ethosu"]
+    words = ["fit", str(files[0]), *QUICK, "--targets", "cpu,edgetpu"]  # the others have a test of their own
     code = (
         "import sys; from keras_nin.cli import main\n"
         "assert main.run(['fit', '--help']) == 0\n"
@@ -113,6 +113,7 @@ def test_neither_keras_nor_tensorflow_is_loaded(files):
     assert ran.returncode == 0, ran.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not all(map(importlib.util.find_spec, ("ethosu", "tflite_micro"))),
     reason="ethos-u-vela and tflite-micro are not both installed: pip install 'keras-nin[all]'",

@@ -12,7 +12,7 @@ import tflite_writer as writer
 from keras_nin.child_process import python_command
 from keras_nin.edge.micro.measurement import require_tflite_micro
 from keras_nin.errors import InputError
-from keras_nin.workflows import models
+from keras_nin.workflows import inputs
 
 HAS_PACKAGE = importlib.util.find_spec("tflite_micro") is not None
 real = pytest.mark.skipif(not HAS_PACKAGE, reason="tflite-micro is not installed: pip install 'keras-nin[micro]'")
@@ -21,8 +21,9 @@ FILE = "net.tflite"
 
 @pytest.fixture
 def stand_in(tmp_path, monkeypatch):
-    micro_stand_in.install(tmp_path, monkeypatch)
-    monkeypatch.setattr(models, "start_keras", lambda *_: pytest.fail("Keras was started"))
+    """A file, and a stand-in for the runtimes in this process."""
+    micro_stand_in.install_engine(monkeypatch)
+    monkeypatch.setattr(inputs, "start_keras", lambda *_: pytest.fail("Keras was started"))
     return micro_stand_in.softmax(tmp_path / FILE)
 
 
@@ -55,8 +56,9 @@ def test_a_budget_that_does_not_hold(cli, stand_in):
     assert ran.json["comparison"]["noise"] is True
 
 
-@pytest.mark.usefixtures("stand_in")
-def test_an_abort_is_a_finding_and_no_arena_fits(cli, monkeypatch):
+def test_an_abort_is_a_finding_and_no_arena_fits(cli, tmp_path, monkeypatch):
+    micro_stand_in.install(tmp_path, monkeypatch)
+    micro_stand_in.softmax(tmp_path / FILE)
     monkeypatch.setenv("STAND_IN_SAYS", "bad thing")
     ran = cli("micro", FILE)
     assert ran.status == 0
@@ -70,7 +72,7 @@ def test_an_abort_is_a_finding_and_no_arena_fits(cli, monkeypatch):
 
 @pytest.mark.usefixtures("stand_in")
 def test_outputs_that_differ_are_said(cli, monkeypatch):
-    monkeypatch.setenv("STAND_IN_WRONG", "2")
+    micro_stand_in.install_engine(monkeypatch, wrong=2)
     ran = cli("micro", FILE)
     assert "4 of 40 outputs on 4 x noise (random numbers) differ, max abs diff 2" in ran.out
 
@@ -149,13 +151,16 @@ def test_without_the_package(cli, tmp_path, monkeypatch):
         require_tflite_micro()
 
 
-def test_no_framework_is_loaded(stand_in):
+def test_no_framework_is_loaded(tmp_path, monkeypatch):
+    micro_stand_in.install(tmp_path, monkeypatch)
+    path = micro_stand_in.softmax(tmp_path / FILE)
     code = (
-        "import sys; from keras_nin.cli import main; main.run(['micro', sys.argv[1]])\n"
+        "import sys; from keras_nin.cli import main\n"
+        "assert main.run(['micro', sys.argv[1], '--max-arena', '1KiB']) == 0\n"
         "assert not {'keras', 'tensorflow', 'tf_keras'} & set(sys.modules), sys.modules"
     )
     subprocess.run(
-        [sys.executable, "-c", code, stand_in], check=True, capture_output=True, env=python_command("keras_nin")[1]
+        [sys.executable, "-c", code, path], check=True, capture_output=True, env=python_command("keras_nin")[1]
     )
 
 

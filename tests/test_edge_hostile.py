@@ -10,7 +10,7 @@ from edge_networks import chain
 
 FOLDER = pathlib.Path(__file__).parents[1] / "tools"
 # The child process of micro takes half a second each.
-COUNTS = {"edgetpu": 100, "ethosu": 12, "micro": 12}
+COUNTS = {"edgetpu": 100, "ethosu": 8, "micro": 9}
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ from tflite_writer import custom, operator, tensor, write
 from keras_nin.edge.edgetpu import FailureMessage, Status, check_edgetpu
 from keras_nin.edge.edgetpu import verdict as memory_module
 from keras_nin.edge.edgetpu.operators import bind_operators
-from keras_nin.edge.edgetpu.verdict import REJECTED_MAP, drop_repeats, partition_graph
+from keras_nin.edge.edgetpu.rules import REJECTED_MAP
+from keras_nin.edge.edgetpu.verdict import drop_repeats, partition_graph
 from keras_nin.errors import InputError
 from keras_nin.tflite import reader as tflite_graph
 

@@ -215,7 +215,7 @@ def test_a_subclassed_model_made_functional_as_the_message_says():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: two_by_two(list), r"Received: 'two' with 'picture' \(8, 8, 3\), 'a_history' \(5,\)$"),
+        (lambda: two_by_two(list), r"Received: 'two' with 'picture' \(8, 8, 3\), 'a history' \(5,\)$"),
         (
             lambda: sequential(kl.Dense(3), shape=(7,)),
             r"\(height, width, channels\). Received: 'net' with '.*' \(7,\)$",

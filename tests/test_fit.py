@@ -19,6 +19,7 @@ from keras_nin.edge.fit import (
     parse_fit_limits,
     parse_targets,
 )
+from keras_nin.edge.micro.runtime import RuntimeOutcome
 from keras_nin.errors import InputError
 from keras_nin.formatting import escape_unprintable
 from keras_nin.report import fit as report
@@ -49,7 +50,7 @@ def custom(path):
 
 def test_every_target_answers_with_its_figures(tmp_path, monkeypatch):
     vela_stand_in.install(tmp_path, monkeypatch)
-    micro_stand_in.install(tmp_path, monkeypatch)
+    micro_stand_in.install_engine(monkeypatch)
     network = vela_stand_in.network(tmp_path)
     found = check_fit([network, micro_stand_in.softmax(tmp_path / "softmax.tflite")], settings=SHORT)
     assert found.targets == ("cpu", "edgetpu", "ethosu", "micro")
@@ -96,12 +97,11 @@ def test_a_target_that_fails_is_no_end_of_the_others(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("variable", "value", "word"),
-    [("STAND_IN_SAYS", "bad thing", "abort"), ("STAND_IN_NEEDS", "5000", "over 4.0 KiB")],
+    ("options", "word"),
+    [({"micro": RuntimeOutcome(-6, "bad thing", {"phase": "set up"})}, "abort"), ({"needs": 5000}, "over 4.0 KiB")],
 )
-def test_why_no_arena_works_is_in_the_cell(tmp_path, monkeypatch, variable, value, word):
-    micro_stand_in.install(tmp_path, monkeypatch)
-    monkeypatch.setenv(variable, value)
+def test_why_no_arena_works_is_in_the_cell(tmp_path, monkeypatch, options, word):
+    micro_stand_in.install_engine(monkeypatch, **options)
     path = micro_stand_in.softmax(tmp_path / "net.tflite")
     (result,) = check_fit([path], ["micro"], FitSettings(max_arena=4096)).results
     assert result.micro is None

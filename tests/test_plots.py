@@ -1,7 +1,6 @@
 """Figures show what was measured."""
 
 import dataclasses
-import io
 import subprocess
 import sys
 import warnings
@@ -12,7 +11,6 @@ import report_profiles
 import target_documents
 from matplotlib.colors import to_hex
 from matplotlib.text import Text
-from PIL import Image
 
 from keras_nin import claims, figures, plots
 from keras_nin.benchmark.layer_times import sum_by_role
@@ -38,10 +36,6 @@ def bars(axes):
     return [(to_hex(bar.get_facecolor()), bar.get_width()) for bar in axes.patches]
 
 
-def pixels(figure):
-    return np.asarray(Image.open(io.BytesIO(figures.render_png(figure))).convert("RGB")).astype(int)
-
-
 def test_each_layer_has_a_bar_of_its_time_in_the_color_of_its_kind_and_role():
     (axes,) = latency.plot_layer_times(PROFILE).axes
     expected = [(plots.layer_style(layer.kind, layer.role).color, layer.us.typical) for layer in PROFILE.layers]
@@ -51,11 +45,12 @@ def test_each_layer_has_a_bar_of_its_time_in_the_color_of_its_kind_and_role():
 
 
 def test_the_first_of_many_layers_is_on_top_and_labels_do_not_overlap():
-    figure = latency.plot_layer_times(report_profiles.profile(rows=report_profiles.audit().rows * 10))
+    figure = latency.plot_layer_times(report_profiles.profile(rows=report_profiles.audit().rows * 5))
     (axes,) = figure.axes
     low, high = axes.get_ylim()
     assert low > high
-    assert pixels(figure).shape[0] > 25 * 60
+    assert figure.get_figheight() > 0.16 * 30
+    figure.draw_without_rendering()
     boxes = [label.get_window_extent() for label in axes.get_yticklabels()]
     assert all(below.y1 <= above.y0 + 0.5 for above, below in zip(boxes, boxes[1:], strict=False))
 

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import tflite_writer as writer
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keras_nin.errors import InputError
@@ -26,6 +26,7 @@ def exactly(value, scale, zero_point, dtype):
     return min(max(int(rounded) + zero_point, limits.min), limits.max)
 
 
+@settings(max_examples=50)
 @given(DTYPES, POSITIVE, st.integers(-128, 255), st.lists(st.integers(-400, 400) | st.floats(-1e5, 1e5), min_size=1))
 def test_quantize_equals_exact_arithmetic(dtype, scale, zero_point, halves):
     """Multiples of half a step, so that ties are among them, and other numbers."""

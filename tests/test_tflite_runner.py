@@ -36,14 +36,14 @@ class Files:
         self.float32 = self.convert(model)
         self.int8 = self.convert(model, "int8")
         self.uint8 = self.convert(model, "uint8")
-        self.open_batch = self.convert(self.model(None))
-        self.batch_4 = self.convert(self.model(4))
+        self.open_batch = edited(self.float32, lambda _, subgraph: declare_input(subgraph, [-1, *SHAPE]))
+        self.open_size = edited(self.float32, lambda _, subgraph: declare_input(subgraph, [1, -1, -1, 3]))
+        self.batch_4 = edited(self.float32, at_batch_4)
         self.batch_4_flattened = self.convert(self.model(4, pool="Flatten"))
-        self.open_size = self.convert(self.model(1, (None, None, 3)))
 
-    def model(self, batch, shape=SHAPE, pool="GlobalAveragePooling2D"):
+    def model(self, batch, pool="GlobalAveragePooling2D"):
         layers = self._keras.layers
-        image = self._keras.Input(shape, batch_size=batch)
+        image = self._keras.Input(SHAPE, batch_size=batch)
         x = layers.Conv2D(6, 3, strides=2, padding="same", activation="relu")(image)
         x = getattr(layers, pool)()(layers.Conv2D(5, 1)(x))
         model = self._keras.Model(image, layers.Softmax()(layers.Reshape((5, -1))(x) if pool == "Flatten" else x))
@@ -59,6 +59,17 @@ class Files:
             converter.target_spec.supported_ops = [self._tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
             converter.inference_input_type = converter.inference_output_type = getattr(self._tf, dtype)
         return converter.convert()
+
+
+def declare_input(subgraph, signature):
+    """Give the input the shape that a converter writes for an open dimension."""
+    subgraph.tensors[subgraph.inputs[0]].shapeSignature = signature
+
+
+def at_batch_4(model, subgraph):
+    for tensor in subgraph.tensors:
+        if model.buffers[tensor.buffer].data is None:
+            tensor.shape = [4, *tensor.shape[1:]]
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +133,12 @@ def test_the_input_is_quantized_by_the_one_function(files):
 def test_other_batch_sizes_are_run_at_1(files, form):
     runner = TFLiteRunner(getattr(files, form))
     assert (runner.input.shape, runner.output.shape) == ((1, *SHAPE), (1, 5))
+    np.testing.assert_allclose(runner.predict(files.images), files.answers, atol=1e-6)
+
+
+def test_the_files_own_batch_is_kept(files):
+    runner = TFLiteRunner(files.batch_4, batch=None)
+    assert (runner.batch, runner.input.shape, runner.output.shape) == (4, (4, *SHAPE), (4, 5))
     np.testing.assert_allclose(runner.predict(files.images), files.answers, atol=1e-6)
 
 

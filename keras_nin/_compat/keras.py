@@ -52,9 +52,7 @@ def build_input_shape(layer: "keras.Layer") -> tuple[int | None, ...]:
 def renamed_variables(names: dict[int, str], model: "keras.Model") -> Iterator[None]:
     """Give variables of a model other names in the graphs that TensorFlow traces while the block runs.
 
-    Args:
-        names: new names by the variable's position in ``model.variables``; the other variables keep theirs.
-        model: model on the TensorFlow backend.
+    `names` has them by the variable's position in ``model.variables``; the other variables keep theirs.
     """
     variables = {position: model.variables[position].value for position in names}
     handles = {position: variable._handle_name for position, variable in variables.items()}

@@ -9,8 +9,7 @@ def interpreter(
     """Return a LiteRT interpreter, without tensors allocated.
 
     Args:
-        content: a .tflite file.
-        threads: number of threads.
+        content, threads: a .tflite file, and the number of threads.
         keep_tensors: whether the values of all tensors can be read after a run; implies no delegate, which keeps none.
         delegate: whether operators may run in the XNNPACK delegate.
         reference: whether to run TFLite's reference kernels, whose integer arithmetic TFLite Micro shares.

@@ -27,24 +27,16 @@ def replace_quantize_step(converter: "tf.lite.TFLiteConverter", quantize: Callab
     """Let `quantize` take the place of the converter's step from a float file to an integer one.
 
     What stands around that step (types of input and output, shared buffers, metadata) stays the converter's own.
-
-    Args:
-        converter: converter with a representative dataset.
-        quantize: function of (content, input_type, output_type, activations_type, bias_type, allow_float,
-            enable_variable_quantization, debug_options), as `TFLiteConverter._quantize`.
+    `quantize` takes (content, input_type, output_type, activations_type, bias_type, allow_float,
+    enable_variable_quantization, debug_options), as `TFLiteConverter._quantize`.
     """
     converter._quantize = quantize
 
 
 class Calibrator:
-    """A float file that has seen calibration samples.
+    """A float file that has seen calibration samples, as the converter's representative dataset yields them.
 
-    Args:
-        content: the float file.
-        samples: the samples, as the converter's representative dataset yields them.
-
-    Attributes:
-        calibrated: the float file, with the range of each tensor.
+    `calibrated` is the file with the range of each tensor.
     """
 
     def __init__(self, content: bytes, samples: Iterable[Any]) -> None:
@@ -66,8 +58,7 @@ def mlir_quantize(calibrated: bytes, **options: Any) -> bytes:
     """Return a calibrated float file as an integer one; options of `tensorflow.lite.python.convert.mlir_quantize`."""
     from tensorflow.lite.python import convert
 
-    quantized: Any = convert.mlir_quantize(calibrated, **options)
-    return quantized
+    return convert.mlir_quantize(calibrated, **options)  # pyright: ignore[reportReturnType]
 
 
 @contextlib.contextmanager
@@ -95,12 +86,7 @@ def is_graph_network(model: "tf_keras.Model") -> bool:
 
 @contextlib.contextmanager
 def renamed_layers(names: Mapping[str, str], network: "tf_keras.Model") -> Iterator[None]:
-    """Give layers of a tf_keras network other names while the block runs; `Layer.name` cannot be set.
-
-    Args:
-        names: new names by the old ones.
-        network: the network.
-    """
+    """Give layers of a tf_keras network the names that `names` has by the old ones; `Layer.name` cannot be set."""
     layers = network.layers
     before = [layer.name for layer in layers]
     try:
@@ -113,36 +99,26 @@ def renamed_layers(names: Mapping[str, str], network: "tf_keras.Model") -> Itera
 
 
 def default_8bit_scheme(choose_config: Callable[[Any, Any, bool], Any]) -> Any:
-    """Return tfmot's 8-bit quantization scheme with a configuration for every layer.
+    """Return tfmot's 8-bit quantization scheme with a configuration for every layer, so that none is refused.
 
-    Args:
-        choose_config: function of a layer, the module of tfmot's configurations and whether tfmot's registry knows the
-            layer; returns a `QuantizeConfig`, or None for that of the registry.
+    `choose_config` takes a layer, the module of tfmot's configurations and whether tfmot's registry knows the layer, and
+    returns a `QuantizeConfig`, or None for that of the registry.
     """
     from tensorflow_model_optimization.python.core.quantization.keras.default_8bit import (
-        default_8bit_quantize_configs as configs,
-    )
-    from tensorflow_model_optimization.python.core.quantization.keras.default_8bit import (
-        default_8bit_quantize_registry as registry,
-    )
-    from tensorflow_model_optimization.python.core.quantization.keras.default_8bit import (
-        default_8bit_quantize_scheme as scheme,
+        default_8bit_quantize_configs,
+        default_8bit_quantize_registry,
+        default_8bit_quantize_scheme,
     )
 
-    class Registry(registry.Default8BitQuantizeRegistry):
-        """Answers for every layer, so that `quantize_apply` refuses none."""
-
+    class Registry(default_8bit_quantize_registry.Default8BitQuantizeRegistry):
         def supports(self, layer: Any) -> bool:
             return True
 
         def get_quantize_config(self, layer: Any) -> Any:
-            is_known = super().supports(layer)
-            config = choose_config(layer, configs, is_known)
+            config = choose_config(layer, default_8bit_quantize_configs, super().supports(layer))
             return super().get_quantize_config(layer) if config is None else config
 
-    class Scheme(scheme.Default8BitQuantizeScheme):
-        """tfmot's 8-bit scheme with the registry above."""
-
+    class Scheme(default_8bit_quantize_scheme.Default8BitQuantizeScheme):
         def get_quantize_registry(self) -> Registry:
             return Registry()
 
@@ -151,20 +127,15 @@ def default_8bit_scheme(choose_config: Callable[[Any, Any, bool], Any]) -> Any:
 
 @contextlib.contextmanager
 def replaced_quantizers(activation: Callable[..., Any], weight: Callable[..., Any]) -> Iterator[None]:
-    """Let functions take the place of tfmot's quantizers while the block runs.
+    """Let functions take the place of tfmot's quantizers, of activations (and the input) and of weights, in the block.
 
-    Args:
-        activation: ``(quantizer, inputs, training, weights, **kwargs)`` of activations and of the network's input.
-        weight: the same, of weights.
+    Each takes ``(quantizer, inputs, training, weights, **kwargs)``.
     """
     import tensorflow_model_optimization as tfmot
 
     api = tfmot.quantization.keras.quantizers
-    replaced = {
-        api.MovingAverageQuantizer: activation,
-        api.AllValuesQuantizer: activation,
-        api.LastValueQuantizer: weight,
-    }
+    activations = dict.fromkeys((api.MovingAverageQuantizer, api.AllValuesQuantizer), activation)
+    replaced = {**activations, api.LastValueQuantizer: weight}
     originals = {kind: kind.__call__ for kind in replaced}
     try:
         for kind, function in replaced.items():

@@ -1,7 +1,6 @@
 """Audit a network; compare two networks, or a model with the file that was converted from it."""
 
 import os
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +9,9 @@ from keras_nin.audit import arithmetic, classification
 from keras_nin.audit.comparison import ModelComparison, compare_networks
 from keras_nin.audit.conversion import reconcile_conversion
 from keras_nin.audit.findings import find_findings
-from keras_nin.audit.graph import ActivationTensor, LayerGraph, LayerInfo
-from keras_nin.audit.records import AuditBlock, AuditRow, AuditTotal, Finding, Shape, group_by_block, sum_rows
+from keras_nin.audit.graph import LayerGraph, LayerInfo
+from keras_nin.audit.records import AuditBlock, AuditRow, AuditTotal, Finding, group_by_block, sum_rows
+from keras_nin.audit.summary import print_summary
 from keras_nin.audit.tables import AuditView, format_audit_csv, format_audit_markdown, format_audit_text
 from keras_nin.audit.tflite_reader import TFLiteNetwork, read_tflite_network
 from keras_nin.results import Result
@@ -26,13 +26,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False)
 class Audit(Result):
-    """An audited network. ``print(audit)`` shows a table.
+    """The audit of the network called `model`: a row for each call of a layer, in execution order, and what they say.
 
-    Attributes:
-        model: name of the network.
-        rows: one for each call of a layer, in execution order.
-        total: sums over the rows.
-        findings: what is worth changing.
+    ``print(audit)`` shows a table.
     """
 
     model: str
@@ -53,20 +49,13 @@ class Audit(Result):
     def to_json(self) -> dict[str, Any]:
         """Return the audit as a JSON-ready dictionary (schema ``keras_nin.audit/1``)."""
         return {
-            "schema": schemas.AUDIT,
-            "model": self.model,
-            "rows": self._rows(),
-            "total": asdict(self.total),
+            **{"schema": schemas.AUDIT, "model": self.model, "rows": self._rows(), "total": asdict(self.total)},
             "blocks": [asdict(block) for block in self.blocks],
             "findings": [finding.to_json() for finding in self.findings],
         }
 
     def to_csv(self, **view: Any) -> str:
-        """Return the rows as CSV: raw numbers, an empty field where a number is unknown, no total line.
-
-        Args:
-            **view: arguments of `keras_nin.audit.tables.AuditView`: depth, columns, sort, only.
-        """
+        """Return the rows as CSV, raw numbers and no total line; `view` are the arguments of `tables.AuditView`."""
         return format_audit_csv(self, AuditView(**view))
 
     def to_markdown(self, **view: Any) -> str:
@@ -77,19 +66,7 @@ class Audit(Result):
         """Return what ``print(audit)`` shows, or the part of it that `view` (as in `to_csv`) selects."""
         return format_audit_text(self, AuditView(**view))
 
-    def summary(
-        self,
-        line_length: int | None = None,
-        positions: list[float] | None = None,
-        print_fn: Callable[[str], object] | None = None,
-        expand_nested: bool = False,
-        show_trainable: bool = False,
-        layer_range: tuple[str, str] | None = None,
-    ) -> None:
-        """Print the audit as `keras.Model.summary()` prints a model; see `keras_nin.audit.summary.print_summary`."""
-        from keras_nin.audit.summary import print_summary
-
-        print_summary(self, line_length, positions, print_fn, expand_nested, show_trainable, layer_range)
+    summary = print_summary
 
     def __str__(self) -> str:
         return self.to_text()
@@ -114,8 +91,7 @@ def audit_model(model_or_path: "NetworkSource", *, name: str | None = None) -> A
         InputError: not such a model, not built, an input axis is open, a layer keeps channels first, or the file
             cannot be read or is not a valid .tflite file.
     """
-    network = _read_network(model_or_path, name)
-    return audit_graph(network.graph if isinstance(network, TFLiteNetwork) else network)
+    return _audit_network(_read_network(model_or_path, name))
 
 
 def compare_models(
@@ -138,18 +114,18 @@ def compare_models(
     first, second = _read_network(a, name_a), _read_network(b, name_b)
     if isinstance(first, TFLiteNetwork) and not isinstance(second, TFLiteNetwork):
         first, second = second, first
-    audits = [audit_graph(side.graph if isinstance(side, TFLiteNetwork) else side) for side in (first, second)]
+    audits = _audit_network(first), _audit_network(second)
     if isinstance(second, TFLiteNetwork) and not isinstance(first, TFLiteNetwork):
         return reconcile_conversion(first, second, *audits)
     return compare_networks(*audits)
 
 
 def _read_network(source: "NetworkSource", name: str | None) -> LayerGraph | TFLiteNetwork:
-    if isinstance(source, TFLiteModel):
+    if isinstance(source, TFLiteModel) or (
+        isinstance(source, str | os.PathLike) and os.fspath(source).endswith(".tflite")
+    ):
         return read_tflite_network(source, name=name)
     if isinstance(source, str | os.PathLike):
-        if os.fspath(source).endswith(".tflite"):
-            return read_tflite_network(source, name=name)
         from keras_nin import models
 
         loaded = models.load_model(os.fspath(source))
@@ -159,29 +135,41 @@ def _read_network(source: "NetworkSource", name: str | None) -> LayerGraph | TFL
     return read_keras_graph(source, name=name)
 
 
+def _audit_network(network: LayerGraph | TFLiteNetwork) -> Audit:
+    return audit_graph(network.graph if isinstance(network, TFLiteNetwork) else network)
+
+
 def audit_graph(graph: LayerGraph) -> Audit:
     """Return the `Audit` of a `LayerGraph`, whichever reader it came from."""
     fields, blocks = arithmetic.compute_receptive_fields(graph), classification.find_blocks(graph)
     rows = tuple(_audit_layer(*parts, graph) for parts in zip(graph.layers, fields, blocks, strict=True))
-    return Audit(graph.name, rows, _sum_graph(rows, graph), find_findings(graph))
+    sums = sum_rows(rows)
+    macs = None if any(row.macs is None for row in rows) else sums["macs"]
+    total = AuditTotal(
+        **sums,
+        non_trainable_params=sums["params"] - sums["trainable_params"],
+        activation_evaluations=sum(row.activation_evaluations for row in rows),
+        peak_activation_bytes=arithmetic.compute_peak_bytes(graph),
+        peak_activation_bytes_int8=arithmetic.compute_peak_bytes(graph, bits=8),
+        arithmetic_intensity=arithmetic.compute_intensity(macs, arithmetic.count_moved_bytes(graph)),
+    )
+    return Audit(graph.name, rows, total, find_findings(graph))
 
 
 def _audit_layer(
     layer: LayerInfo, receptive_field: tuple[int, int] | None, block: str | None, graph: LayerGraph
 ) -> AuditRow:
     macs = arithmetic.count_macs(layer)
+    shapes = [tuple(tensor.shape for tensor in tensors) for tensors in (layer.inputs, layer.outputs)]
+    input_shape, output_shape = (part[0] if len(part) == 1 else part or None for part in shapes)
+    copied = ("type", "kind", "kernel", "params", "trainable_params", "weight_bytes", "scope")
     return AuditRow(
         name=layer.path,
-        type=layer.type,
-        kind=classification.layer_kind(layer),
+        **{field: getattr(layer, field) for field in copied},
         role=classification.pointwise_role(layer, graph),
-        kernel=layer.kernel,
-        input_shape=_tensor_shapes(layer.inputs),
-        output_shape=_tensor_shapes(layer.outputs),
-        params=layer.params,
-        trainable_params=layer.trainable_params,
+        input_shape=input_shape,
+        output_shape=output_shape,
         macs=macs,
-        weight_bytes=layer.weight_bytes,
         activation_elements=layer.output_elements,
         activation_bytes=sum(tensor.nbytes for tensor in layer.outputs),
         activation_evaluations=arithmetic.count_activation_evaluations(layer),
@@ -189,23 +177,4 @@ def _audit_layer(
         block=block,
         arithmetic_intensity=arithmetic.compute_intensity(macs, layer.moved_bytes),
         folds=classification.is_foldable_norm(layer, graph),
-        scope=layer.scope,
-    )
-
-
-def _tensor_shapes(tensors: tuple[ActivationTensor, ...]) -> Shape | tuple[Shape, ...] | None:
-    shapes = tuple(tensor.shape for tensor in tensors)
-    return shapes[0] if len(shapes) == 1 else shapes or None
-
-
-def _sum_graph(rows: tuple[AuditRow, ...], graph: LayerGraph) -> AuditTotal:
-    sums = sum_rows(rows)
-    macs = None if any(row.macs is None for row in rows) else sums["macs"]
-    return AuditTotal(
-        **sums,
-        non_trainable_params=sums["params"] - sums["trainable_params"],
-        activation_evaluations=sum(row.activation_evaluations for row in rows),
-        peak_activation_bytes=arithmetic.compute_peak_bytes(graph),
-        peak_activation_bytes_int8=arithmetic.compute_peak_bytes(graph, bits=8),
-        arithmetic_intensity=arithmetic.compute_intensity(macs, arithmetic.count_moved_bytes(graph)),
     )

@@ -10,25 +10,22 @@ from keras_nin.limits import Limit, LimitCheck, LimitItem, Unit, check_limit, pa
 if TYPE_CHECKING:
     from keras_nin.audit.api import Audit
 
-ITEMS = (
-    LimitItem("params", Unit.COUNT),
-    LimitItem("trainable_params", Unit.COUNT),
-    LimitItem("macs", Unit.COUNT),
-    LimitItem("weights", Unit.BYTES),
-    LimitItem("peak", Unit.BYTES),
-    LimitItem("peak_int8", Unit.BYTES),
-    LimitItem("activations", Unit.BYTES),
-    LimitItem("pointwise_share", Unit.SHARE),
-    LimitItem("pointwise_params_share", Unit.SHARE),
+# By the name of the item, the field of `AuditTotal`.
+_COUNTS = {"params": "params", "trainable_params": "trainable_params", "macs": "macs"}
+_BYTES = {
+    **{"weights": "weight_bytes", "peak": "peak_activation_bytes", "peak_int8": "peak_activation_bytes_int8"},
+    **{"activations": "activation_bytes"},
+}
+_SHARES = {"pointwise_share": "macs", "pointwise_params_share": "params"}
+ITEMS = tuple(
+    LimitItem(name, unit)
+    for names, unit in ((_COUNTS, Unit.COUNT), (_BYTES, Unit.BYTES), (_SHARES, Unit.SHARE))
+    for name in names
 )
 
 
 def parse_audit_limits(text: str, *, argument: str = "require") -> tuple[Limit, ...]:
-    """Return the limits of a text such as ``"params=1.3M,peak=2MiB,pointwise_share=0.4.."``; see `keras_nin.limits`.
-
-    Raises:
-        InputError: an unknown item, a number or unit that its item does not take, or an empty range.
-    """
+    """Return the limits of a text such as ``"params=1.3M,peak=2MiB,pointwise_share=0.4.."``; see `keras_nin.limits`."""
     return parse_limits(text, ITEMS, argument=argument)
 
 
@@ -38,28 +35,15 @@ def check_audit_limits(audit: "Audit", limits: Iterable[Limit]) -> tuple[LimitCh
 
 
 def _check_item(audit: "Audit", limit: Limit) -> LimitCheck:
-    total = audit.total
-    exact = {
-        "params": total.params,
-        "trainable_params": total.trainable_params,
-        "weights": total.weight_bytes,
-        "peak": total.peak_activation_bytes,
-        "peak_int8": total.peak_activation_bytes_int8,
-        "activations": total.activation_bytes,
-    }
-    if limit.name in exact:
-        return check_limit(limit, exact[limit.name])
-    unknown = f"MACs unknown: {format_names(audit.unknown)}" if audit.unknown else None
-    if limit.name == "macs":  # at least the known ones
-        return check_limit(limit, total.macs, bounds=(total.macs, None if unknown else total.macs), reason=unknown)
-    part, whole = {
-        "pointwise_share": (total.pointwise_macs, total.macs),
-        "pointwise_params_share": (total.pointwise_params, total.params),
-    }[limit.name]
+    has_unknown = limit.name in ("macs", "pointwise_share") and audit.unknown
+    unknown = f"MACs unknown: {format_names(audit.unknown)}" if has_unknown else None
+    if limit.name not in _SHARES:
+        value = getattr(audit.total, (_COUNTS | _BYTES)[limit.name])
+        return check_limit(limit, value, bounds=(value, None if unknown else value), reason=unknown)
+    whole = getattr(audit.total, _SHARES[limit.name])
     if not whole:
         reason = "the network has none to take a share of"
         return check_limit(limit, None, bounds=(Fraction(0), Fraction(1)), reason=reason)
-    share = Fraction(part, whole)
-    if unknown and limit.name == "pointwise_share":  # more MACs elsewhere only lower the share
-        return check_limit(limit, share, bounds=(Fraction(0), share), reason=unknown)
-    return check_limit(limit, share)
+    share = Fraction(getattr(audit.total, f"pointwise_{_SHARES[limit.name]}"), whole)
+    # More MACs elsewhere only lower the share.
+    return check_limit(limit, share, bounds=(Fraction(0) if unknown else share, share), reason=unknown)

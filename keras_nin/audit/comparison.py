@@ -1,11 +1,11 @@
 """Two networks row by row, or a model and the file that was converted from it: the records and how they print."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from keras_nin import schemas
-from keras_nin.audit.records import AuditRow
+from keras_nin.audit.records import AuditBlock, AuditRow, group_by_block
 from keras_nin.formatting import format_bytes, format_count, format_markdown_table, format_percent, format_table
 from keras_nin.results import Result
 
@@ -13,14 +13,13 @@ if TYPE_CHECKING:
     from keras_nin.audit.api import Audit
 
 _Pair = tuple[int | None, int | None]
-_BYTE_TOTALS = ("weight_bytes", "peak_activation_bytes")
-_TOTAL_LABELS = {
-    "params": "params",
-    "macs": "MACs",
-    "weight_bytes": "weights",
-    "pointwise_params_share": "params in 1x1",
-    "pointwise_macs_share": "MACs in 1x1",
-    "peak_activation_bytes": "peak activation",
+_TOTALS: dict[str, tuple[str, Callable[[float], str]]] = {
+    "params": ("params", "{:,}".format),
+    "macs": ("MACs", "{:,}".format),
+    "weight_bytes": ("weights", format_bytes),
+    "pointwise_params_share": ("params in 1x1", format_percent),
+    "pointwise_macs_share": ("MACs in 1x1", format_percent),
+    "peak_activation_bytes": ("peak activation", format_bytes),
 }
 
 
@@ -30,14 +29,11 @@ class ComparedRow:
 
     Attributes:
         a: name of the row of the first network.
-        b: names of the rows of the second network that correspond to it.
+        b, operators: names, and types, of the rows of the second network that correspond to it.
         status: of two networks: same, changed, only in a, only in b. Of a model and its file: matched; folded, fused,
             removed or absorbed for a layer without an operator of its own; inserted for an operator without a layer;
             unexplained.
         note: what changed and why.
-        params, weight_bytes, macs: on both sides.
-        block: name of the block.
-        operators: types of the operators of `b`.
         into: the operator that took over the work of the layer.
     """
 
@@ -78,12 +74,10 @@ class ModelComparison(Result):
     Attributes:
         kind: "networks"; "conversion" if `b` is a file that is reconciled with the Keras model `a`.
         a, b: names of the networks.
-        rows: the rows of both.
         blocks: sums by block, if both sides have blocks.
         totals: (a, b) pairs by name; the shares of 1x1 layers are fractions.
-        parameter_changes: of a conversion, why the parameters differ.
-        stored: of a conversion, the bytes of the file's weights by data type.
-        problems: of a conversion, where the MACs differ.
+        parameter_changes, stored, problems: of a conversion: why the parameters differ, the bytes of the file's weights
+            by data type, and where the MACs differ.
     """
 
     kind: str
@@ -104,25 +98,31 @@ class ModelComparison(Result):
     def to_json(self) -> dict[str, Any]:
         """Return the comparison as a JSON-ready dictionary (schema ``keras_nin.compare/1``)."""
         return {
-            "schema": schemas.COMPARE,
-            "kind": self.kind,
-            "a": self.a,
-            "b": self.b,
-            "rows": self._rows(),
+            **{"schema": schemas.COMPARE, "kind": self.kind, "a": self.a, "b": self.b, "rows": self._rows()},
             "blocks": [row.to_json() for row in self.blocks],
             "totals": {name: list(pair) for name, pair in self.totals.items()},
             "parameter_changes": [asdict(change) for change in self.parameter_changes],
-            "stored": self.stored,
-            "passed": self.passed,
-            "problems": list(self.problems),
+            **{"stored": self.stored, "passed": self.passed, "problems": list(self.problems)},
         }
 
     def to_markdown(self) -> str:
         """Return the comparison as Markdown."""
-        return format_comparison_markdown(self)
+        parts = []
+        for part in _comparison_parts(self):
+            if isinstance(part, list):
+                parts.append("\n".join(f"- {line}" for line in part))
+            else:
+                parts += [f"**{part.title}**", format_markdown_table(part.columns, part.rows, right=part.numeric)]
+        return "\n\n".join(parts) + "\n"
 
     def __str__(self) -> str:
-        return format_comparison_text(self)
+        parts = (
+            "\n".join(part)
+            if isinstance(part, list)
+            else format_table(part.columns, part.rows, right=part.numeric, title=part.title)
+            for part in _comparison_parts(self)
+        )
+        return "\n\n".join(parts)
 
     def _summary(self) -> str:
         different = sum(row.status != "same" for row in self.rows)
@@ -135,41 +135,30 @@ class ModelComparison(Result):
 
 def pair_totals(a: "Audit", b: "Audit") -> dict[str, tuple[Any, Any]]:
     """Return the totals of two audits as (a, b) pairs by name."""
+    totals = asdict(a.total), asdict(b.total)
+    for total in totals:
+        for name in ("params", "macs"):
+            total[f"pointwise_{name}_share"] = total[f"pointwise_{name}"] / total[name] if total[name] else None
     names = ("params", "macs", "pointwise_params", "pointwise_macs", "peak_activation_bytes", "weight_bytes")
-    pairs = {name: (getattr(a.total, name), getattr(b.total, name)) for name in names}
-    for name in ("params", "macs"):
-        parts, wholes = pairs[f"pointwise_{name}"], pairs[name]
-        shares = [part / whole if whole else None for part, whole in zip(parts, wholes, strict=True)]
-        pairs[f"pointwise_{name}_share"] = (shares[0], shares[1])
-    return pairs
+    names += ("pointwise_params_share", "pointwise_macs_share")
+    return {name: (totals[0][name], totals[1][name]) for name in names}
 
 
 def compare_networks(a: "Audit", b: "Audit") -> ModelComparison:
     """Return the `ModelComparison` of two models, or of two files, by the names of their rows."""
     left, right = ({row.name: row for row in audit.rows} for audit in (a, b))
     rows = tuple(_compare_rows(name, left.get(name), right.get(name)) for name in _merge_names(left, right))
-    left, right = ({block.name: block for block in _sum_blocks(audit.rows)} for audit in (a, b))
+    left, right = (_sum_blocks(audit.rows) for audit in (a, b))
     names = _merge_names(left, right) if left and right else ()
     blocks = tuple(_compare_rows(name, left.get(name), right.get(name)) for name in names)
     return ModelComparison("networks", a.model, b.model, rows, blocks, pair_totals(a, b))
 
 
-@dataclass(frozen=True)
-class _BlockCosts:
-    """Sums over a block; `macs` is None if those of a row are unknown."""
-
-    name: str
-    block: str
-    params: int
-    weight_bytes: int
-    macs: int | None
-
-
-def _sum_blocks(rows: Sequence[AuditRow]) -> Iterator[_BlockCosts]:
-    for name in dict.fromkeys(row.block for row in rows if row.block):
-        members = [row for row in rows if row.block == name]
-        macs = sum_known(row.macs for row in members)
-        yield _BlockCosts(name, name, sum(r.params for r in members), sum(r.weight_bytes for r in members), macs)
+def _sum_blocks(rows: Sequence[AuditRow]) -> dict[str, AuditBlock]:
+    """Return the sums by block, with MACs None if those of a row are unknown."""
+    unknown = {row.block for row in rows if row.macs is None}
+    blocks = {block.name: block for block in group_by_block(rows) if block.name}
+    return {name: replace(block, macs=None) if name in unknown else block for name, block in blocks.items()}
 
 
 def sum_known(values: Iterable[int | None]) -> int | None:
@@ -191,23 +180,18 @@ def _merge_names(first: Iterable[str], second: Iterable[str]) -> list[str]:
     return merged
 
 
-def _compare_rows(name: str, left: AuditRow | _BlockCosts | None, right: AuditRow | _BlockCosts | None) -> ComparedRow:
+def _compare_rows(name: str, left: AuditRow | AuditBlock | None, right: AuditRow | AuditBlock | None) -> ComparedRow:
     pairs = {
         field: (getattr(left, field, None), getattr(right, field, None))
         for field in ("params", "weight_bytes", "macs", "kernel", "output_shape", "type", "block")
     }
-    changed = [field for field, (before, after) in pairs.items() if before != after and field != "block"]
+    block_a, block_b = pairs.pop("block")
+    changed = [field for field, (before, after) in pairs.items() if before != after]
     status = "only in b" if left is None else "only in a" if right is None else "changed" if changed else "same"
-    return ComparedRow(
-        a=name if left else None,
-        b=(name,) if right else (),
-        status=status,
-        note=", ".join(changed).replace("_", " ") if status == "changed" and isinstance(left, AuditRow) else "",
-        params=pairs["params"],
-        weight_bytes=pairs["weight_bytes"],
-        macs=pairs["macs"],
-        block=pairs["block"][0] or pairs["block"][1],
-    )
+    note = ", ".join(changed).replace("_", " ") if status == "changed" and isinstance(left, AuditRow) else ""
+    costs = pairs["params"], pairs["weight_bytes"], pairs["macs"]
+    block = name if isinstance(left or right, AuditBlock) else block_a or block_b
+    return ComparedRow(name if left else None, (name,) if right else (), status, note, *costs, block)
 
 
 # Text
@@ -216,87 +200,52 @@ def _compare_rows(name: str, left: AuditRow | _BlockCosts | None, right: AuditRo
 @dataclass(frozen=True)
 class _Table:
     title: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    right: int  # the first right-aligned column
+    columns: tuple[str, ...]
+    rows: list[list[str]]
+    texts: int = 1  # the first columns, which are not numeric
 
-
-def format_comparison_text(comparison: ModelComparison) -> str:
-    """Return `comparison` as plain tables."""
-    parts = (
-        "\n".join(part)
-        if isinstance(part, list)
-        else format_table(part.columns, part.rows, right=part.columns[part.right :], title=part.title)
-        for part in _comparison_parts(comparison)
-    )
-    return "\n\n".join(parts)
-
-
-def format_comparison_markdown(comparison: ModelComparison) -> str:
-    """Return `comparison` as Markdown."""
-    parts = []
-    for part in _comparison_parts(comparison):
-        if isinstance(part, list):
-            parts.append("\n".join(f"- {line}" for line in part))
-        else:
-            table = format_markdown_table(part.columns, part.rows, right=part.columns[part.right :])
-            parts += [f"**{part.title}**", table]
-    return "\n\n".join(parts) + "\n"
+    @property
+    def numeric(self) -> tuple[str, ...]:
+        return self.columns[self.texts :]
 
 
 def _comparison_parts(comparison: ModelComparison) -> Iterator[_Table | list[str]]:
     """Yield tables and lists of lines."""
     if comparison.kind == "conversion":
-        yield _conversion_table(comparison)
+        columns = ("layer", "maps to", "params", "bytes", "MACs")
+        cells = [
+            [row.name, _format_target(row), *_format_numbers(row.params[1], row.weight_bytes[1], row.macs[1])]
+            for row in comparison.rows
+        ]
+        yield _Table(f"{comparison.a} as {comparison.b} (figures of the file)", columns, cells, texts=2)
         yield _totals_table(comparison, f"{comparison.a} (a) and its file (b)")
         yield _conversion_lines(comparison)
         return
     yield _totals_table(comparison, f"{comparison.a} (a), {comparison.b} (b)")
-    if comparison.blocks:
-        yield _sides_table(comparison.blocks, "Blocks")
     different = [row for row in comparison.rows if row.status != "same"]
-    if different:
-        yield _sides_table(different, "Rows that differ")
+    for title, rows in (("Blocks", comparison.blocks), ("Rows that differ", different)):
+        if rows:
+            columns = ("name", "params a", "params b", "MACs a", "MACs b", "b / a")
+            cells = [[row.name, *_format_numbers(*row.params, *row.macs), _format_ratio(*row.macs)] for row in rows]
+            yield _Table(title, columns, cells)
     yield [f"{len(comparison.rows) - len(different)} of {len(comparison.rows)} rows are the same in both."]
 
 
 def _totals_table(comparison: ModelComparison, title: str) -> _Table:
     rows = []
-    for key, label in _TOTAL_LABELS.items():
+    for key, (label, form) in _TOTALS.items():
         a, b = comparison.totals[key]
-        rows.append([label, _format_total(key, a), _format_total(key, b), _format_ratio(a, b, key.endswith("_share"))])
-    return _Table(title, ("total", "a", "b", "b / a"), rows, right=1)
+        ratio = "" if form is format_percent else _format_ratio(a, b)
+        rows.append([label, *("none" if value is None else form(value) for value in (a, b)), ratio])
+    return _Table(title, ("total", "a", "b", "b / a"), rows)
 
 
-def _format_total(key: str, value: float | None) -> str:
-    if value is None:
-        return "none"
-    if key.endswith("_share"):
-        return format_percent(value)
-    return format_bytes(value) if key in _BYTE_TOTALS else f"{value:,}"
+def _format_ratio(a: float | None, b: float | None) -> str:
+    return "" if not a or b is None else f"{b / a:.3g}"
 
 
-def _format_ratio(a: float | None, b: float | None, is_share: bool = False) -> str:
-    return "" if not a or b is None or is_share else f"{b / a:.3g}"
-
-
-def _format_number(value: int | None) -> str:
-    return "" if value is None else f"{value:,}"
-
-
-def _sides_table(rows: Sequence[ComparedRow], title: str) -> _Table:
-    columns = ("name", "params a", "params b", "MACs a", "MACs b", "b / a")
-    cells = [[row.name, *map(_format_number, (*row.params, *row.macs)), _format_ratio(*row.macs)] for row in rows]
-    return _Table(title, columns, cells, right=1)
-
-
-def _conversion_table(comparison: ModelComparison) -> _Table:
-    columns = ("layer", "maps to", "params", "bytes", "MACs")
-    cells = [
-        [row.name, _format_target(row), *(_format_number(pair[1]) for pair in (row.params, row.weight_bytes, row.macs))]
-        for row in comparison.rows
-    ]
-    return _Table(f"{comparison.a} as {comparison.b} (figures of the file)", columns, cells, right=2)
+def _format_numbers(*values: int | None) -> list[str]:
+    return ["" if value is None else f"{value:,}" for value in values]
 
 
 def _format_target(row: ComparedRow) -> str:

@@ -7,9 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from keras_nin.audit.classification import FOLDABLE_NORMS, LINEAR, PADDING, layer_kind
+from keras_nin.audit import operations as ops
 from keras_nin.audit.comparison import ComparedRow, ModelComparison, ParameterChange, pair_totals, sum_known
-from keras_nin.audit.findings.network import is_identity
 from keras_nin.audit.graph import LayerGraph, LayerInfo
 from keras_nin.audit.records import AuditRow
 from keras_nin.audit.tflite_reader import TFLiteNetwork, split_tensor_name
@@ -17,7 +16,6 @@ from keras_nin.audit.tflite_reader import TFLiteNetwork, split_tensor_name
 if TYPE_CHECKING:
     from keras_nin.audit.api import Audit
 
-_NUMBER_SUFFIX = re.compile(r"_\d+$")
 # These change how values are stored, not which values they are: no layer corresponds to one.
 FORMAT_CHANGES = frozenset({"QUANTIZE", "DEQUANTIZE"})
 _OTHER_CONSTANTS = "constants that are not weights of a layer"
@@ -56,14 +54,16 @@ def reconcile_conversion(
 
 
 def _compare_row(row: AuditRow | None, operators: Sequence[AuditRow], outcome: "Outcome", note: str) -> ComparedRow:
+    costs = {
+        field: (row and getattr(row, field), sum_known(getattr(operator, field) for operator in operators))
+        for field in ("params", "weight_bytes", "macs")
+    }
     return ComparedRow(
         a=row and row.name,
         b=tuple(operator.name for operator in operators),
         status=outcome.status,
         note=note,
-        params=(row and row.params, sum_known(operator.params for operator in operators)),
-        weight_bytes=(row and row.weight_bytes, sum_known(operator.weight_bytes for operator in operators)),
-        macs=(row and row.macs, sum_known(operator.macs for operator in operators)),
+        **costs,
         block=row and row.block,
         operators=tuple(operator.type for operator in operators),
         into=outcome.into,
@@ -83,19 +83,17 @@ def _parameter_changes(conversion: "ConversionMap", file_audit: "Audit") -> tupl
 
 
 def _layer_parameter_changes(conversion: "ConversionMap", position: int) -> Iterator[tuple[str, int]]:
-    layer, indices = conversion.graph.layers[position], conversion.operators_of.get(position, [])
-    if not indices:
+    layer = conversion.graph.layers[position]
+    if position not in conversion.operators_of:
         is_folded = explain_layer(conversion, position).status == "folded"
         yield ("BatchNormalization folded" if is_folded else "layers without an operator"), -layer.params
         return
-    stored = sum(conversion.network.weights[index].params for index in indices)
-    if not stored and not layer.params:  # also a later call of a layer, on both sides
+    held, shared, bias = conversion.count_weights(position)
+    if held == shared and not layer.params:  # also a later call of a layer, on both sides
         return
-    held = sum(conversion.held_params(index) for index in indices)
-    bias = conversion.bias_change(position)
     yield ("biases added by the conversion" if bias > 0 else "biases left out by the conversion"), bias
     yield _OTHER_CONSTANTS, held - layer.params - bias
-    yield "equal constants stored once", stored - held
+    yield "equal constants stored once", -shared
 
 
 def _mac_problems(rows: Sequence[ComparedRow], model_audit: "Audit", file_audit: "Audit") -> Iterator[str]:
@@ -103,14 +101,13 @@ def _mac_problems(rows: Sequence[ComparedRow], model_audit: "Audit", file_audit:
     if model_macs != file_macs:
         yield f"MACs in total: {model_macs:,} in {model_audit.model}, {file_macs:,} in {file_audit.model}"
     for row in rows:
-        counted = [value for value in row.macs if value]
         in_model, in_file = row.macs
         if row.status == "matched" and in_model is not None and in_model != (in_file or 0):
             received = "unknown" if in_file is None else f"{in_file:,}"
             yield f"MACs of {row.a}: {in_model:,} in the model, {received} in the file"
-        elif row.status == "unexplained" and counted:
+        elif row.status == "unexplained" and (in_model or in_file):
             side = "layer" if row.a else "operator"
-            yield f"MACs of {side} {row.name}: {counted[0]:,} on one side, nothing on the other"
+            yield f"MACs of {side} {row.name}: {in_model or in_file:,} on one side, nothing on the other"
 
 
 # Explanations
@@ -133,7 +130,10 @@ class Outcome:
     into: str | None = None
 
 
-_UNEXPLAINED = Outcome("unexplained", "no operator of the file computes it")
+_ABSORBED = {
+    "reshape": "the same values in the same order need no operator",
+    "pool": "its window covers one position",
+}
 
 
 @dataclass(frozen=True)
@@ -157,55 +157,39 @@ class ConversionMap:
         }
 
     @functools.cached_property
-    def _producers(self) -> dict[int, int]:
-        """Index of a tensor of the model -> position of the layer that writes it."""
-        return {tensor.index: position for position, layer in enumerate(self.graph.layers) for tensor in layer.outputs}
-
-    @functools.cached_property
     def _positions(self) -> dict[int, int]:
         return {id(layer): position for position, layer in enumerate(self.graph.layers)}
 
-    @functools.cached_property
-    def _last_operators(self) -> list[int | None]:
-        """For each layer the operator that writes its output; a layer without operators has that of its producer."""
-        last: list[int | None] = []
-        for position, layer in enumerate(self.graph.layers):
-            indices = self.operators_of.get(position)
-            if indices:
-                last.append(max(indices))
-            else:
-                producer = self._producers.get(layer.inputs[0].index) if len(layer.inputs) == 1 else None
-                last.append(None if producer is None else last[producer])
-        return last
-
     def operator_before(self, layer: LayerInfo) -> LayerInfo | None:
         """Return the operator that computes the input of `layer`, through layers without one; None if there is none."""
-        producer = self._producers.get(layer.inputs[0].index) if layer.inputs else None
-        index = None if producer is None else self._last_operators[producer]
-        return None if index is None else self.network.graph.layers[index]
+        producer = self.graph.producers.get(layer.inputs[0].index) if layer.inputs else None
+        while producer is not None:
+            if indices := self.operators_of.get(self._positions[id(producer)]):
+                return self.network.graph.layers[max(indices)]
+            producer = self.graph.producers.get(producer.inputs[0].index) if len(producer.inputs) == 1 else None
+        return None
 
     def operator_after(self, layer: LayerInfo) -> LayerInfo | None:
         """Return the operator with a kernel that is the only reader of the output of `layer`; None otherwise."""
         readers = self.graph.readers(layer)
         while len(readers) == 1:
-            indices = self.operators_of.get(self._positions[id(readers[0])])
-            if indices:
+            if indices := self.operators_of.get(self._positions[id(readers[0])]):
                 operator = self.network.graph.layers[indices[0]]
                 return operator if operator.kernel or operator.op == "Dense" else None
             readers = self.graph.readers(readers[0])
         return None
 
-    def held_params(self, index: int) -> int:
-        """Return the number of weights that an operator computes with, those shared with earlier ones included."""
-        weights = self.network.weights[index]
-        return weights.params + weights.shared_params
+    def count_weights(self, position: int) -> tuple[int, int, int]:
+        """Return how many weights the operators of a layer compute with, and how many of these earlier ones have.
 
-    def bias_change(self, position: int) -> int:
-        """Return how many more bias values the main operator of a layer has than the layer."""
-        layer, operator = self.graph.layers[position], self.network.graph.layers[self.operators_of[position][0]]
-        if layer.op not in LINEAR or operator.op not in LINEAR:
-            return 0
-        return (operator.use_bias - layer.use_bias) * operator.output_channels
+        And how many more bias values the main operator has than the layer.
+        """
+        indices, layer = self.operators_of[position], self.graph.layers[position]
+        shared = sum(self.network.weights[index].shared_params for index in indices)
+        held = shared + sum(self.network.weights[index].params for index in indices)
+        operator = self.network.graph.layers[indices[0]]
+        is_linear = layer.op in ops.LINEAR and operator.op in ops.LINEAR
+        return held, shared, (operator.use_bias - layer.use_bias) * operator.output_channels if is_linear else 0
 
 
 def explain_layer(conversion: ConversionMap, position: int) -> Outcome:
@@ -214,53 +198,38 @@ def explain_layer(conversion: ConversionMap, position: int) -> Outcome:
     if indices:
         types = [conversion.network.graph.layers[index].type for index in sorted(indices)]
         return Outcome("matched", f"maps to {len(types)} operators: {', '.join(types)}" if len(types) > 1 else "")
-    if is_identity(layer):
+    if layer.is_identity:
         return Outcome("removed", "does nothing at inference")
     before, after = conversion.operator_before(layer), conversion.operator_after(layer)
-    if layer.op in FOLDABLE_NORMS:
-        return _explain_folded(layer, before, after)
-    return _explain_fused(layer, before, after) or _explain_absorbed(layer)
-
-
-def _explain_folded(layer: LayerInfo, before: LayerInfo | None, after: LayerInfo | None) -> Outcome:
-    for operator in (before, after):
-        if operator is not None and operator.op in LINEAR and operator.use_bias:
-            channels = operator.output_channels
-            note = f"{layer.params:,} values folded into its weights and its bias of {channels:,}"
-            return Outcome("folded", note, operator.path)
-    return _UNEXPLAINED
-
-
-def _explain_fused(layer: LayerInfo, before: LayerInfo | None, after: LayerInfo | None) -> Outcome | None:
-    if layer_kind(layer) == "activation" and before is not None and not before.is_linear:
+    if layer.op in ops.FOLDABLE_NORMS:
+        for operator in (before, after):
+            if operator is not None and operator.op in ops.LINEAR and operator.use_bias:
+                channels = operator.output_channels
+                note = f"{layer.params:,} values folded into its weights and its bias of {channels:,}"
+                return Outcome("folded", note, operator.path)
+    elif layer.kind == "activation" and before is not None and not before.is_linear:
         return Outcome("fused", f"computed as its activation, {before.activation}", before.path)
-    if layer.op in PADDING and after is not None and after.padding == "same":
+    elif layer.op in ops.PADDING and after is not None and after.padding == "same":
         return Outcome("fused", "done by its own padding", after.path)
-    return None
-
-
-def _explain_absorbed(layer: LayerInfo) -> Outcome:
-    keeps_size = layer.inputs and layer.inputs[0].elements == layer.output_elements
-    if keeps_size and layer_kind(layer) == "reshape":
-        return Outcome("absorbed", "the same values in the same order need no operator")
-    if keeps_size and layer_kind(layer) == "pool":
-        return Outcome("absorbed", "its window covers one position")
-    return _UNEXPLAINED
+    elif layer.inputs and layer.inputs[0].elements == layer.output_elements and layer.kind in _ABSORBED:
+        return Outcome("absorbed", _ABSORBED[layer.kind])
+    return Outcome("unexplained", "no operator of the file computes it")
 
 
 def explain_inserted_operator(conversion: ConversionMap, index: int) -> Outcome:
     """Return why an operator is there that computes no layer."""
     graph, op = conversion.network.graph, conversion.network.operators[index].op
     layer = graph.layers[index]
-    if op in FORMAT_CHANGES and not layer.outputs:
-        return Outcome("inserted", "weights that are stored in fewer bits, widened at inference")
     if op in FORMAT_CHANGES:
-        reads_input = not {tensor.index for tensor in graph.inputs}.isdisjoint(tensor.index for tensor in layer.inputs)
-        if reads_input or not graph.output_indices.isdisjoint(tensor.index for tensor in layer.outputs):
-            end = "input" if reads_input else "output"
-            return Outcome("inserted", f"converts the network's {end} to another number format")
-        return Outcome("inserted", "converts values to the scale or number format that a reader needs")
-    if layer_kind(layer) == "reshape" and sum(tensor.elements for tensor in layer.inputs) == layer.output_elements:
+        note = "converts values to the scale or number format that a reader needs"
+        if not layer.outputs:
+            note = "weights that are stored in fewer bits, widened at inference"
+        elif not {tensor.index for tensor in graph.inputs}.isdisjoint(tensor.index for tensor in layer.inputs):
+            note = "converts the network's input to another number format"
+        elif graph.is_output(layer):
+            note = "converts the network's output to another number format"
+        return Outcome("inserted", note)
+    if layer.kind == "reshape" and sum(tensor.elements for tensor in layer.inputs) == layer.output_elements:
         return Outcome("inserted", "gives the same values another shape")
     if op in ("PAD", "PADV2"):
         return Outcome("inserted", "padding that the next operator cannot do itself")
@@ -269,23 +238,19 @@ def explain_inserted_operator(conversion: ConversionMap, index: int) -> Outcome:
 
 def _explain_parameters(conversion: ConversionMap, position: int) -> Iterator[str]:
     """Yield what changed in the parameters of a layer with operators."""
-    layer, indices = conversion.graph.layers[position], conversion.operators_of.get(position)
-    if not indices:
+    if position not in conversion.operators_of:
         return
-    held = sum(conversion.held_params(index) for index in indices)
-    shared = sum(conversion.network.weights[index].shared_params for index in indices)
-    bias = conversion.bias_change(position)
+    layer, (held, shared, bias) = conversion.graph.layers[position], conversion.count_weights(position)
     if not layer.params and shared and held == shared:
         yield f"computes with the {shared:,} values of an earlier operator"
         return
     if bias:
         yield f"bias of {abs(bias):,} {'added' if bias > 0 else 'left out'}"
-    other = held - bias - layer.params
-    if other:
+    if other := held - bias - layer.params:
         yield f"{abs(other):,} values {'more' if other > 0 else 'fewer'} than the layer"
     if shared:
         yield f"{shared:,} values stored once with equal ones of an earlier operator"
-    operator = conversion.network.graph.layers[indices[0]]
+    operator = conversion.network.graph.layers[conversion.operators_of[position][0]]
     if not operator.is_linear and layer.is_linear:
         yield f"{operator.activation} fused"
 
@@ -361,7 +326,7 @@ def _candidate_layers(layers: Sequence[LayerInfo], network: TFLiteNetwork) -> li
     for tensor_name in network.tensor_names:
         paths: list[str] = []
         for scopes in split_tensor_name(tensor_name):
-            names = (*scopes, *(_NUMBER_SUFFIX.sub("", scope) for scope in scopes))
+            names = (*scopes, *(re.sub(r"_\d+$", "", scope) for scope in scopes))
             named = (path for name in names for path in paths_by_name.get(name, ()))
             paths += [path for path in named if set(names).issuperset(path.split("/"))]
         candidates.append([position for path in dict.fromkeys(paths) for position in positions[path]])

@@ -5,6 +5,8 @@ import math
 from collections import defaultdict
 from dataclasses import dataclass
 
+from keras_nin.audit import operations as ops
+
 
 @dataclass(frozen=True)
 class ActivationTensor:
@@ -21,7 +23,7 @@ class ActivationTensor:
 
     @property
     def nbytes(self) -> int:
-        """Size in memory in bytes."""
+        """Size in memory."""
         return -(-self.elements * self.bits // 8)
 
     @property
@@ -32,15 +34,12 @@ class ActivationTensor:
     @property
     def spatial(self) -> tuple[int, int] | None:
         """(height, width), with height 1 for a sequence; None for a vector."""
-        if len(self.shape) == 4:
-            return self.shape[1], self.shape[2]
-        return (1, self.shape[1]) if len(self.shape) == 3 else None
+        return {4: self.shape[1:3], 3: (1, *self.shape[1:2])}.get(len(self.shape))
 
     @property
     def positions(self) -> int:
         """Number of positions of a map or a sequence; 1 for a vector."""
-        height, width = self.spatial or (1, 1)
-        return height * width
+        return math.prod(self.spatial or ())
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class LayerInfo:
     Attributes:
         op: Keras name of the standard operation that the layer performs. None if the reader cannot vouch for one, such
             as for a user's own class that is called "Conv2D": its MACs are unknown, never guessed.
-        scope: path of the nested models around the layer; empty at the top level.
+        scope: path of the nested models around the layer.
         kernel, strides, dilation: (height, width).
         per_position: whether a normalization works on the channels of each position alone.
     """
@@ -75,6 +74,26 @@ class LayerInfo:
     trainable_params: int = 0
     weight_bytes: int = 0
 
+    @functools.cached_property
+    def kind(self) -> str:
+        """Kind of the layer; pointwise is a 1x1 kernel in one group, at any stride, and a Dense on a map (rank 4)."""
+        if self.op in ops.DEPTHWISE:
+            return "depthwise"
+        if self.op in ops.TRANSPOSED:
+            return "spatial"
+        if self.op == "Dense":
+            return "pointwise" if len(self.inputs[0].shape) == 4 else "dense"
+        if self.op == "EinsumDense":
+            return "dense"
+        if self.op in ops.CONVOLUTIONS:
+            if 1 < self.groups == self.input_channels:
+                return "depthwise"
+            # A 1x1 kernel in groups mixes only some of the channels: it is neither pointwise nor spatial.
+            return "spatial" if self.kernel_size > 1 else "pointwise" if self.groups == 1 else "other"
+        kind = ops.KINDS.get(self.op or "", "other")
+        # `x + 3` leaves an Add with one tensor: nothing is merged there.
+        return "other" if kind == "merge" and len(self.inputs) < 2 else kind
+
     @property
     def path(self) -> str:
         """Name of the layer after the path of its models: ``"outer/inner"``."""
@@ -89,6 +108,11 @@ class LayerInfo:
     def is_linear(self) -> bool:
         """Whether no activation is fused into the layer."""
         return self.activation in (None, "linear")
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether the layer returns its input unchanged at inference."""
+        return self.op in ops.PASS_THROUGH or (self.op == "Activation" and self.activation == "linear")
 
     @property
     def input_channels(self) -> int:
@@ -144,6 +168,10 @@ class LayerGraph:
     def output_indices(self) -> frozenset[int]:
         """Indices of the tensors that leave the network."""
         return frozenset(tensor.index for tensor in self.outputs)
+
+    def is_output(self, layer: LayerInfo) -> bool:
+        """Return whether an output of `layer` leaves the network."""
+        return any(tensor.index in self.output_indices for tensor in layer.outputs)
 
     def readers(self, layer: LayerInfo) -> list[LayerInfo]:
         """Return the layers that read an output of `layer`."""

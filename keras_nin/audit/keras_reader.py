@@ -7,14 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from keras_nin import keras_graph
-from keras_nin.audit.classification import (
-    CONVOLUTIONS,
-    DEPTHWISE,
-    GLOBAL_POOLS,
-    TRANSPOSED,
-    UPSAMPLING,
-    WINDOW_POOLS,
-)
+from keras_nin.audit import operations as ops
 from keras_nin.audit.graph import ActivationTensor, LayerGraph, LayerInfo
 from keras_nin.errors import InputError
 
@@ -22,14 +15,10 @@ if TYPE_CHECKING:
     import keras
 
 WEIGHTS_OUTSIDE_GRAPH = "(weights outside the graph)"
-_SEPARABLE_HALVES = {
-    "SeparableConv1D": ("DepthwiseConv1D", "Conv1D"),
-    "SeparableConv2D": ("DepthwiseConv2D", "Conv2D"),
-}
-_KERNEL_OPERATIONS = CONVOLUTIONS | DEPTHWISE | TRANSPOSED
+_SEPARABLE_HALVES = {f"SeparableConv{rank}D": (f"DepthwiseConv{rank}D", f"Conv{rank}D") for rank in (1, 2)}
+_KERNEL_OPERATIONS = ops.CONVOLUTIONS | ops.DEPTHWISE | ops.TRANSPOSED
 _AXIS_NORMS = frozenset({"BatchNormalization", "LayerNormalization", "RMSNormalization", "UnitNormalization"})
 _EQUATION_ATTRIBUTES = {"EinsumDense": "equation", "Einsum": "subscripts"}
-_PACKAGE_LAYERS = "keras_nin.layers."
 
 
 def read_keras_graph(model: "keras.Model", *, name: str | None = None) -> LayerGraph:
@@ -42,22 +31,17 @@ def read_keras_graph(model: "keras.Model", *, name: str | None = None) -> LayerG
 
     trace = keras_graph.trace_model(model) if isinstance(model, keras.Model) else None
     if trace is None:
+        kind = "a model without a graph of layers" if isinstance(model, keras.Model) else "an object"
+        received = f"{kind} of type {type(model).__module__}.{type(model).__name__}"
+        if isinstance(model, keras.Sequential):
+            received = f"a Sequential model that has no input shape yet ({model.name!r})"
         raise InputError(
-            f"Expected a built Functional or Sequential keras.Model. Received: {_describe_object(model)}. "
+            f"Expected a built Functional or Sequential keras.Model. Received: {received}. "
             "Build it with a fixed input shape, from keras.Input.",
             argument="model",
             received=model,
         )
     return _KerasGraphReader(trace).read(name or model.name)
-
-
-def _describe_object(model: object) -> str:
-    import keras
-
-    if isinstance(model, keras.Sequential):
-        return f"a Sequential model that has no input shape yet ({model.name!r})"
-    kind = "a model without a graph of layers" if isinstance(model, keras.Model) else "an object"
-    return f"{kind} of type {type(model).__module__}.{type(model).__name__}"
 
 
 def _single_input(tensor: "keras.KerasTensor") -> "keras.KerasTensor":
@@ -113,7 +97,8 @@ class _KerasGraphReader:
         for slot, tensor in zip(call.outputs, keras.tree.flatten(results), strict=True):
             self._record(slot, tensor, name)
         inputs, outputs = (tuple(self.records[slot] for slot in slots) for slots in (call.inputs, call.outputs))
-        self.layers += self._describe(call.operation, name, "/".join(scope), inputs, outputs)
+        layer = LayerInfo(name, type(call.operation).__name__, None, "/".join(scope), inputs, outputs)
+        self.layers += self._describe(call.operation, layer)
 
     def _record(self, slot: keras_graph.TensorSlot, tensor: "keras.KerasTensor", layer: str | None = None) -> None:
         if None in tensor.shape:
@@ -126,35 +111,25 @@ class _KerasGraphReader:
         self.tensors[slot] = tensor
         self.records[slot] = ActivationTensor(next(self.indices), tuple(int(size) for size in tensor.shape))
 
-    def _describe(
-        self,
-        operation: "keras.Operation",
-        name: str,
-        scope: str,
-        inputs: tuple[ActivationTensor, ...],
-        outputs: tuple[ActivationTensor, ...],
-    ) -> list[LayerInfo]:
-        op = _standard_operation(operation)
-        layer = LayerInfo(
-            name=name,
-            type=type(operation).__name__,
+    def _describe(self, operation: Any, layer: LayerInfo) -> list[LayerInfo]:
+        """Return `layer`, which has its names and tensors, with the rest of its fields; as two if it is separable."""
+        module = type(operation).__module__
+        # No other class vouches for what it does, whatever it is called.
+        is_known = module.split(".")[0] == "keras" or module.startswith("keras_nin.layers.")
+        op = layer.type if is_known else None
+        layer = dataclasses.replace(
+            layer,
             op=op,
-            scope=scope,
-            inputs=inputs,
-            outputs=outputs,
             activation=_activation_name(operation),
             use_bias=bool(getattr(operation, "use_bias", False)),
             equation=getattr(operation, _EQUATION_ATTRIBUTES[op]) if op in _EQUATION_ATTRIBUTES else None,
-            per_position=_normalizes_positions(operation, op, inputs),
+            per_position=_normalizes_positions(operation, op, layer.inputs),
             **_geometry(operation, op),
         )
-        if op in _SEPARABLE_HALVES:
-            return self._split_separable(operation, layer)
-        return [dataclasses.replace(layer, **self._count_weights(getattr(operation, "weights", ())))]
-
-    def _split_separable(self, operation: Any, layer: LayerInfo) -> list[LayerInfo]:
-        """Return the two convolutions of a separable one; the bias and the activation belong to the second."""
-        depthwise_op, pointwise_op = _SEPARABLE_HALVES[layer.type]
+        if op not in _SEPARABLE_HALVES:
+            return [dataclasses.replace(layer, **self._count_weights(getattr(operation, "weights", ())))]
+        # The bias and the activation belong to the second convolution.
+        depthwise_op, pointwise_op = _SEPARABLE_HALVES[op]
         channels = layer.input_channels * operation.depth_multiplier
         between = (ActivationTensor(next(self.indices), (*layer.outputs[0].shape[:-1], channels)),)
         depthwise = dataclasses.replace(
@@ -193,13 +168,6 @@ class _KerasGraphReader:
         }
 
 
-def _standard_operation(operation: "keras.Operation") -> str | None:
-    """Return the name of the standard operation; None for a class that is neither Keras's nor this package's."""
-    module = type(operation).__module__
-    is_known = module.split(".")[0] == "keras" or module.startswith(_PACKAGE_LAYERS)
-    return type(operation).__name__ if is_known else None
-
-
 def _activation_name(operation: Any) -> str | None:
     activation = getattr(operation, "activation", None)
     return getattr(activation, "__name__", type(activation).__name__) if callable(activation) else None
@@ -216,38 +184,31 @@ def _normalizes_positions(operation: Any, op: str | None, inputs: Sequence[Activ
 
 def _geometry(operation: Any, op: str | None) -> dict[str, Any]:
     """Return kernel, strides, dilation, groups and padding of an operation on a map, sizes as (height, width)."""
-    if op in _KERNEL_OPERATIONS | WINDOW_POOLS | GLOBAL_POOLS | UPSAMPLING:
-        _check_channels_last(operation)
-    if op in UPSAMPLING:
-        return {
-            "strides": _height_width(operation.size),
-            "interpolation": getattr(operation, "interpolation", "nearest"),
-        }
-    if op in WINDOW_POOLS:
-        return {
-            "kernel": _height_width(operation.pool_size),
-            "strides": _height_width(operation.strides),
-            "padding": operation.padding,
-        }
-    if op not in _KERNEL_OPERATIONS:
-        return {}
-    return {
-        "kernel": _height_width(operation.kernel_size),
-        "strides": _height_width(operation.strides),
-        "dilation": _height_width(operation.dilation_rate),
-        "groups": getattr(operation, "groups", 1) if op in CONVOLUTIONS else 1,
-        "padding": operation.padding,
-    }
-
-
-def _check_channels_last(operation: Any) -> None:
-    if getattr(operation, "data_format", "channels_last") != "channels_last":
+    data_format = getattr(operation, "data_format", "channels_last")
+    if (
+        op in _KERNEL_OPERATIONS | ops.WINDOW_POOLS | ops.GLOBAL_POOLS | ops.UPSAMPLING
+        and data_format != "channels_last"
+    ):
         raise InputError(
             f"Expected every layer to keep channels last (NHWC). Received: layer {operation.name!r} with data_format "
-            f"{operation.data_format!r}. Build the model with data_format='channels_last'.",
+            f"{data_format!r}. Build the model with data_format='channels_last'.",
             argument="model",
-            received=operation.data_format,
+            received=data_format,
         )
+    if op in ops.UPSAMPLING:
+        interpolation = getattr(operation, "interpolation", "nearest")
+        return {"strides": _height_width(operation.size), "interpolation": interpolation}
+    if op not in _KERNEL_OPERATIONS | ops.WINDOW_POOLS:
+        return {}
+    window = {"strides": _height_width(operation.strides), "padding": operation.padding}
+    if op in ops.WINDOW_POOLS:
+        return {"kernel": _height_width(operation.pool_size), **window}
+    return {
+        "kernel": _height_width(operation.kernel_size),
+        "dilation": _height_width(operation.dilation_rate),
+        "groups": getattr(operation, "groups", 1) if op in ops.CONVOLUTIONS else 1,
+        **window,
+    }
 
 
 def _height_width(value: int | Sequence[int]) -> tuple[int, int]:

@@ -13,23 +13,20 @@ class AuditRow:
     """The cost of one call of one layer, for one input (batch 1, channels last; shapes include the batch).
 
     Attributes:
-        name: name of the layer, after the path of the nested models around it.
+        name: name of the layer, after the path of the nested models around it, which is `scope`.
         type: class of the layer, or type of the operator.
         kind: pointwise, spatial, depthwise, dense, pool, norm, activation, merge, reshape or other.
         role: of a pointwise layer: head, projection, reduce, expand or mix.
-        kernel: (height, width).
+        kernel, receptive_field: (height, width), the latter in input pixels; None if there is none, or unknown.
         input_shape, output_shape: a shape; a tuple of shapes for several tensors; None for weights outside the graph.
-        params, trainable_params: number of weights; a weight counts where it is first used.
-        macs: multiply-accumulates; None if unknown.
-        weight_bytes: at the weights' own types.
-        activation_elements: number of output elements.
-        activation_bytes: float32 (4 bytes per element) for a Keras model, the tensors' own types for a file.
+        params, trainable_params, weight_bytes: of the weights, at their own types; each counts where it is first used.
+        macs, arithmetic_intensity: multiply-accumulates, and how many per byte of inputs, outputs and weights; None if
+            unknown.
+        activation_elements, activation_bytes: of the outputs; float32 (4 bytes per element) for a Keras model, the
+            tensors' own types for a file.
         activation_evaluations: how often a nonlinearity is applied.
-        receptive_field: (height, width) in input pixels; None if unknown.
         block: name of the block that the layer belongs to.
-        arithmetic_intensity: MACs per byte of inputs, outputs and weights; None if the MACs are unknown.
         folds: whether a BatchNormalization folds into the layer before it; None for every other layer.
-        scope: path of the nested models that the layer is in.
     """
 
     name: str
@@ -77,8 +74,8 @@ class AuditTotal:
     """Sums over all rows; `macs` leaves out rows with unknown MACs.
 
     Attributes:
-        peak_activation_bytes: float32 for a Keras model, the tensors' own types for a file.
-        peak_activation_bytes_int8: the same at 1 byte per element.
+        peak_activation_bytes, peak_activation_bytes_int8: float32 for a Keras model, the tensors' own types for a file;
+            and at 1 byte per element.
         arithmetic_intensity: MACs per byte moved on the fused graph; None if the MACs of a row are unknown.
     """
 
@@ -107,13 +104,8 @@ class Finding:
 
     def to_json(self) -> dict[str, Any]:
         """Return the finding as a JSON-ready dictionary; ``"layer"`` is the first of its layers."""
-        return {
-            "rule": self.rule,
-            "layer": self.layers[0],
-            "layers": list(self.layers),
-            "message": self.message,
-            "saves": self.saves,
-        }
+        layers = {"layer": self.layers[0], "layers": list(self.layers)}
+        return {"rule": self.rule, **layers, "message": self.message, "saves": self.saves}
 
 
 def group_by_block(rows: Iterable[AuditRow]) -> tuple[AuditBlock, ...]:
@@ -128,14 +120,12 @@ def sum_rows(rows: Iterable[AuditRow]) -> dict[str, int]:
     """Return the sums over `rows` that a block and a network have in common, by field name."""
     rows = list(rows)
     pointwise = [row for row in rows if row.kind == "pointwise"]
-    return {
-        "params": sum(row.params for row in rows),
-        "trainable_params": sum(row.trainable_params for row in rows),
-        "macs": sum(row.macs or 0 for row in rows),
-        "pointwise_params": sum(row.params for row in pointwise),
-        "pointwise_macs": sum(row.macs or 0 for row in pointwise),
-        "weight_bytes": sum(row.weight_bytes for row in rows),
-        "activation_bytes": sum(row.activation_bytes for row in rows),
+    sums = {
+        field: sum(getattr(row, field) or 0 for row in rows)
+        for field in ("params", "trainable_params", "macs", "weight_bytes", "activation_bytes")
+    }
+    return sums | {
+        f"pointwise_{field}": sum(getattr(row, field) or 0 for row in pointwise) for field in ("params", "macs")
     }
 
 

@@ -4,8 +4,7 @@ import io
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from keras_nin.audit.records import AuditRow
@@ -21,18 +20,12 @@ _RIGHT_ALIGNED = ("Param #", "MACs")
 _MAX_LINE = 108
 _MARGIN = 4
 _MIN_NAME = 10
+_Entry = tuple[str, list[tuple[str, ...]]]  # a name and its lines
 _FRAME = 1  # characters of a column that its frame takes, besides a space on each side
 
 
-@dataclass(frozen=True)
-class _SummaryLine:
-    name: str
-    cells: tuple[str, ...]
-    inner: tuple["_SummaryLine", ...] = ()
-
-
 def print_summary(
-    audit: "Audit",
+    self: "Audit",
     line_length: int | None = None,
     positions: Sequence[float] | None = None,
     print_fn: Callable[[str], object] | None = None,
@@ -40,13 +33,12 @@ def print_summary(
     show_trainable: bool = False,
     layer_range: Sequence[str] | None = None,
 ) -> None:
-    """Print `audit` as `keras.Model.summary()` prints a model; the arguments are that method's, in its order.
+    """Print the audit as `keras.Model.summary()` prints a model; the arguments are that method's, in its order.
 
     A nested model is one line with its sums unless `expand_nested`. The totals are of the network's weights, never of
     an optimizer's. `1x1` is the role of a 1x1 layer; a separable convolution is two lines.
 
     Args:
-        audit: the audit.
         line_length: characters in a line; None takes 108, or the terminal's width if that is less.
         positions: where each column ends: shares of 1 or characters, rising; None fits the columns to their content.
         print_fn: called with each line; None prints them.
@@ -57,92 +49,68 @@ def print_summary(
     Raises:
         InputError: an invalid argument, or a line that is too short for the numbers.
     """
-    _check_arguments(line_length, print_fn)
+    if line_length is not None and (type(line_length) is not int or line_length <= 0):
+        raise expected_error("line_length", "to be a positive whole number or None", line_length)
+    if print_fn is not None and not callable(print_fn):
+        raise expected_error("print_fn", "to be a function of one line", print_fn)
     headings = (*_HEADINGS, "Trainable") if show_trainable else _HEADINGS
-    lines = _select_range(_summary_lines(audit.rows, "", show_trainable), layer_range)
-    rows = [[escape_unprintable(cell) for cell in cells] for cells in _flatten_lines(lines, expand_nested)]
+    entries = _select_range(_summary_entries(self.rows, "", show_trainable), layer_range)
+    shown = (line for _, lines in entries for line in (lines if expand_nested else lines[:1]))
+    rows = [[escape_unprintable(cell) for cell in cells] for cells in shown]
     default = shutil.get_terminal_size().columns - _MARGIN if print_fn is None and sys.stdout.isatty() else _MAX_LINE
     length = line_length or min(_MAX_LINE, default)
     widths = _column_widths(headings, rows, length, positions, is_fixed=line_length is not None)
-    name = escape_unprintable(audit.model)
-    text = "\n".join([f'Model: "{name}"', _draw_table(headings, rows, widths), *_total_lines(audit)])
+    name = escape_unprintable(self.model)
+    text = "\n".join([f'Model: "{name}"', _draw_table(headings, rows, widths), *_total_lines(self)])
     if print_fn is None:
         print_fn, text = print, fit_encoding(text, getattr(sys.stdout, "encoding", None) or "utf-8")
     for line in text.splitlines():
         print_fn(line)
 
 
-def _check_arguments(line_length: Any, print_fn: Any) -> None:
-    is_positive = isinstance(line_length, int) and not isinstance(line_length, bool) and line_length > 0
-    if line_length is not None and not is_positive:
-        raise expected_error("line_length", "to be a positive whole number or None", line_length)
-    if print_fn is not None and not callable(print_fn):
-        raise expected_error("print_fn", "to be a function of one line", print_fn)
-
-
-def _summary_lines(rows: Sequence[AuditRow], scope: str, show_trainable: bool) -> list[_SummaryLine]:
-    """Return the lines of the layers directly in `scope`; those of nested models have the lines inside them."""
+def _summary_entries(rows: Sequence[AuditRow], scope: str, show_trainable: bool, level: int = 0) -> list[_Entry]:
+    """Return the names directly in `scope`, each with its line, and below it those of a nested model's layers."""
     groups: dict[tuple[str, bool], list[AuditRow]] = {}
     for row in rows:
-        groups.setdefault(_name_in_scope(row, scope), []).append(row)
-    lines = []
+        nested = f"{row.scope}/".removeprefix(scope) if row.scope else ""
+        name = (nested.split("/")[0], True) if nested else (row.name.removeprefix(scope), False)
+        groups.setdefault(name, []).append(row)
+    entries = []
     for (name, is_nested), members in groups.items():
-        inner = _summary_lines(members, f"{scope}{name}/", show_trainable) if is_nested else ()
-        lines.append(_SummaryLine(name, _line_cells(name, is_nested, members, show_trainable), tuple(inner)))
-    return lines
+        last, macs = members[-1], [row.macs for row in members]
+        params, trainable = sum(row.params for row in members), sum(row.trainable_params for row in members)
+        line = (
+            f"{'   ' * level}{'└ ' if level else ''}{name} "
+            f"({f'nested, {len(members):,} layers' if is_nested else last.type})",
+            format_shape(last.output_shape) if last.output_shape else "?",
+            f"{params:,}",
+            "unknown" if None in macs else f"{sum(filter(None, macs)):,}",
+            "" if is_nested else last.role or "",
+            *(["Y" if trainable else "N" if params else "-"] if show_trainable else []),
+        )
+        inner = _summary_entries(members, f"{scope}{name}/", show_trainable, level + 1) if is_nested else []
+        entries.append((name, [line, *(below for _, lines in inner for below in lines)]))
+    return entries
 
 
-def _name_in_scope(row: AuditRow, scope: str) -> tuple[str, bool]:
-    """Return the name of `row` directly in `scope`, and whether it is a nested model there."""
-    inside = f"{row.scope}/".removeprefix(scope) if row.scope else ""
-    return (inside.split("/")[0], True) if inside else (row.name.removeprefix(scope), False)
-
-
-def _line_cells(name: str, is_nested: bool, rows: Sequence[AuditRow], show_trainable: bool) -> tuple[str, ...]:
-    last, macs = rows[-1], [row.macs for row in rows]
-    params, trainable = sum(row.params for row in rows), sum(row.trainable_params for row in rows)
-    cells = (
-        f"{name} ({f'nested, {len(rows):,} layers' if is_nested else last.type})",
-        format_shape(last.output_shape) if last.output_shape else "?",
-        f"{params:,}",
-        "unknown" if None in macs else f"{sum(filter(None, macs)):,}",
-        "" if is_nested else last.role or "",
-    )
-    return (*cells, "Y" if trainable else "N" if params else "-") if show_trainable else cells
-
-
-def _flatten_lines(lines: Sequence[_SummaryLine], expand: bool, level: int = 0) -> Iterator[list[str]]:
-    for line in lines:
-        first, *rest = line.cells
-        yield [f"{'   ' * level}└ {first}" if level else first, *rest]
-        if expand:
-            yield from _flatten_lines(line.inner, expand, level + 1)
-
-
-def _select_range(lines: list[_SummaryLine], layer_range: Any) -> list[_SummaryLine]:
+def _select_range(entries: list[_Entry], layer_range: Any) -> list[_Entry]:
     if layer_range is None:
-        return lines
+        return entries
     is_sequence = isinstance(layer_range, (list, tuple)) and len(layer_range) == 2
     if not is_sequence or not all(isinstance(name, str) for name in layer_range):
         raise expected_error("layer_range", "to be two names of layers", layer_range)
     try:
-        ends = [[at for at, line in enumerate(lines) if re.match(name, line.name)] for name in layer_range]
+        ends = [[at for at, (name, _) in enumerate(entries) if re.match(end, name)] for end in layer_range]
     except re.error:
         raise expected_error("layer_range", "to hold two regular expressions", layer_range) from None
     if not all(ends):
         raise expected_error("layer_range", "to name layers of the network", layer_range)
-    first, last = min(ends[0]), max(ends[1])
-    if first > last:  # as in Keras: the range is the same whichever end comes first
-        first, last = min(ends[1]), max(ends[0])
-    return lines[first : last + 1]
+    first, last = ends if min(ends[0]) <= max(ends[1]) else reversed(ends)  # as in Keras, whichever end comes first
+    return entries[min(first) : max(last) + 1]
 
 
 def _column_widths(
-    headings: Sequence[str],
-    rows: Sequence[Sequence[str]],
-    length: int,
-    positions: Sequence[float] | None,
-    is_fixed: bool,
+    headings: Sequence[str], rows: Sequence[Sequence[str]], length: int, positions: Any, is_fixed: bool
 ) -> list[int]:
     """Return the characters that each column has for its text."""
     from rich.cells import cell_len
@@ -165,11 +133,8 @@ def _column_widths(
         widths[0] += max(spare, 0)
     short = [heading for heading, width, need in zip(headings, widths, least, strict=True) if width < need]
     if short or sum(widths) + frames > length:
-        expected = (
-            f"and `positions` to leave room for every number, {sum(least) + frames} characters at least, in "
-            f"{', '.join(short or headings)}"
-        )
-        raise expected_error("line_length", expected, length)
+        room = f"{sum(least) + frames} characters at least, in {', '.join(short or headings)}"
+        raise expected_error("line_length", f"and `positions` to leave room for every number, {room}", length)
     return widths
 
 
@@ -205,11 +170,11 @@ def _draw_table(headings: Sequence[str], rows: Sequence[Sequence[str]], widths: 
 
 def _total_lines(audit: "Audit") -> list[str]:
     total, unknown = audit.total, audit.unknown
-    macs = f" Total MACs: {total.macs:,}"
     return [
         f" Total params: {total.params:,} ({format_bytes(total.weight_bytes)})",
         f" Trainable params: {total.trainable_params:,}",
         f" Non-trainable params: {total.non_trainable_params:,}",
-        f"{macs}, without {format_count(len(unknown), 'layer')} with unknown MACs" if unknown else macs,
+        f" Total MACs: {total.macs:,}"
+        + (f", without {format_count(len(unknown), 'layer')} with unknown MACs" if unknown else ""),
         f" {pointwise_line(total)}",
     ]

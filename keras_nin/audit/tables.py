@@ -1,13 +1,8 @@
-"""An audit as text, Markdown and CSV: views, columns, and what is written below a table.
-
-Pure functions of the records: the same bytes wherever they run.
-"""
+"""An audit as text, Markdown and CSV: views, columns, and what is written below a table."""
 
 import csv
 import dataclasses
-import functools
 import io
-import typing
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -50,22 +45,26 @@ _PEAK_RULE = (
 )
 _SHARES = {"share_of_params": "params", "share_of_macs": "macs"}
 _SHAPES = frozenset({"input_shape", "output_shape"})
-_NO_BLOCK = "(no block)"
+_NOT_NUMERIC = _SHAPES | {"name", "type", "kind", "role", "kernel", "receptive_field", "block", "folds", "scope"}
 _FOOT_WIDTH = 110
 _FLOAT32_BYTES = 4
 
 
 @dataclass(frozen=True)
 class AuditColumn:
-    """A column: the key of the JSON rows or of a share, and whether it holds numbers, which are right-aligned."""
+    """A column, by its key in the JSON rows, or that of a share."""
 
     key: str
-    numeric: bool
+
+    @property
+    def numeric(self) -> bool:
+        """Whether it holds numbers, which are right-aligned."""
+        return self.key not in _NOT_NUMERIC
 
     @property
     def heading(self) -> str:
         """The key as words: ``"share of MACs"``."""
-        return " ".join("MACs" if word == "macs" else word for word in self.key.split("_"))
+        return self.key.replace("_", " ").replace("macs", "MACs")
 
     @property
     def is_share(self) -> bool:
@@ -83,10 +82,14 @@ class AuditColumn:
         """Return the value for a reader: ``"1,792"``, ``"3x3"``, ``"5.1%"``, a shape without the batch."""
         value = self.value(record, total)
         if value is None:
-            return {"macs": "unknown", "name": _NO_BLOCK}.get(self.key, "")
+            return {"macs": "unknown", "name": "(no block)"}.get(self.key, "")
         if self.is_share:
             return format_percent(value)
-        return format_shape(value) if self.key in _SHAPES else _format_value(value)
+        if isinstance(value, tuple):
+            return "x".join(map(str, value)) if self.key not in _SHAPES else format_shape(value)
+        if isinstance(value, bool):
+            return "yes" if value else "no"
+        return f"{value:,}" if isinstance(value, int) else f"{value:,.2f}" if isinstance(value, float) else value
 
     def raw(self, record: AuditRecord, total: AuditTotal) -> Any:
         """Return the value for a program: numbers as they are, shares to six places, pairs and shapes as in `text`."""
@@ -94,26 +97,6 @@ class AuditColumn:
         if isinstance(value, tuple):
             return self.text(record, total)
         return round(value, 6) if self.is_share and value is not None else value
-
-
-@functools.cache
-def list_columns(record_class: type[AuditRecord]) -> dict[str, AuditColumn]:
-    """Return the columns of a class of records by key, in the order of its fields, shares last."""
-    fields = [AuditColumn(field.name, _is_number(field.type)) for field in dataclasses.fields(record_class)]
-    return {column.key: column for column in (*fields, *(AuditColumn(key, True) for key in _SHARES))}
-
-
-def _is_number(annotation: Any) -> bool:
-    types = {annotation, *typing.get_args(annotation)}
-    return bool({int, float} & types) and typing.get_origin(annotation) is not tuple
-
-
-def _format_value(value: Any) -> str:
-    if isinstance(value, tuple):
-        return ("x" if all(isinstance(item, int) for item in value) else ", ").join(map(str, value))
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.2f}" if isinstance(value, float) else str(value)
 
 
 def format_shape(shape: Any) -> str:
@@ -146,23 +129,24 @@ class AuditView:
         object.__setattr__(self, "only", _split_words("only", self.only))
         if self.depth == TOTALS and (columns is not None or self.sort is not None):
             raise expected_error("depth", "to be 1 or 2 with `columns` or `sort`; 0 shows totals alone", self.depth)
-        words = [("columns", key, self.known_columns) for key in columns or ()]
-        words += [("sort", self.sort, self.known_columns)] if self.sort is not None else []
-        words += [("only", word, (*KINDS, *ROLES)) for word in self.only]
-        for argument, word, known in words:
-            if word not in known:
-                raise unknown_name_error(argument, word, known)
+        sort = () if self.sort is None else (self.sort,)
+        for argument, words in (("columns", columns or ()), ("sort", sort), ("only", self.only)):
+            known = (*KINDS, *ROLES) if argument == "only" else self.known_columns
+            for word in words:
+                if word not in known:
+                    raise unknown_name_error(argument, word, known)
         if columns is not None and len(set(columns)) < max(len(columns), 1):
             raise expected_error("columns", "to name each column once", ", ".join(columns))
 
     @property
     def known_columns(self) -> dict[str, AuditColumn]:
-        """The columns at this depth, by key."""
-        return list_columns(AuditBlock if self.depth == BLOCKS else AuditRow)
+        """The columns at this depth by key: the fields of its records, and the shares."""
+        fields = dataclasses.fields(AuditBlock if self.depth == BLOCKS else AuditRow)
+        return {key: AuditColumn(key) for key in (*(field.name for field in fields), *_SHARES)}
 
-    def select_columns(self, default: Sequence[str]) -> list[AuditColumn]:
+    def select_columns(self, default: Iterable[str]) -> list[AuditColumn]:
         """Return the columns to show; those of the keys `default` if the user chose none."""
-        return [self.known_columns[key] for key in (default if self.columns is None else self.columns)]
+        return [AuditColumn(key) for key in (default if self.columns is None else self.columns)]
 
     def select_rows(self, audit: "Audit") -> list[AuditRow]:
         """Return the rows of `audit` with a kind or role in `only`; all rows if that is empty."""
@@ -174,7 +158,13 @@ class AuditView:
             return []
         rows = self.select_rows(audit)
         records = group_by_block(rows) if self.depth == BLOCKS else rows
-        return records if self.sort is None else _sort_records(records, self.known_columns[self.sort], audit.total)
+        if self.sort is None:
+            return records
+        keyed = [(_sort_key(AuditColumn(self.sort).value(record, audit.total)), record) for record in records]
+        known = [(key, record) for key, record in keyed if key is not None]
+        falls = any(not isinstance(key, str) for key, _ in known)
+        known.sort(key=lambda pair: pair[0], reverse=falls)
+        return [record for _, record in known] + [record for key, record in keyed if key is None]
 
 
 def _split_words(argument: str, received: Any) -> tuple[str, ...]:
@@ -182,14 +172,6 @@ def _split_words(argument: str, received: Any) -> tuple[str, ...]:
     if not all(isinstance(text, str) for text in texts):
         raise expected_error(argument, "to be names", received)
     return tuple(word.strip() for text in texts for word in text.split(","))
-
-
-def _sort_records(records: Sequence[AuditRecord], column: AuditColumn, total: AuditTotal) -> list[AuditRecord]:
-    values = {id(record): column.value(record, total) for record in records}
-    known = [record for record in records if values[id(record)] is not None]
-    unknown = [record for record in records if values[id(record)] is None]
-    falls = any(not isinstance(values[id(record)], str) for record in known)
-    return sorted(known, key=lambda record: _sort_key(values[id(record)]), reverse=falls) + unknown
 
 
 def _sort_key(value: Any) -> Any:
@@ -206,10 +188,14 @@ def format_audit_text(audit: "Audit", view: AuditView | None = None) -> str:
     """Return `audit` as a plain table with totals, findings and conventions, wide enough for every name and number."""
     view = view or AuditView()
     table = _format_records(format_table, audit, view, title=audit.model) or escape_unprintable(audit.model)
-    parts = [table, "\n".join(map(escape_unprintable, _list_view_totals(audit, view)))]
-    if audit.findings:
-        parts.append("\n".join(["Findings:", *_wrap_lines(list_findings(audit.findings))]))
-    return "\n\n".join([*parts, "\n".join(_wrap_lines(list_conventions(audit), indent=""))])
+    findings = [part for line in list_findings(audit.findings) for part in wrap(line, _FOOT_WIDTH)]
+    conventions = [part for line in list_conventions(audit) for part in wrap(line, _FOOT_WIDTH, indent="")]
+    parts = (
+        map(escape_unprintable, list_totals(audit, view)),
+        ["Findings:", *findings] if findings else (),
+        conventions,
+    )
+    return "\n\n".join([table, *filter(None, map("\n".join, parts))])
 
 
 def format_audit_markdown(audit: "Audit", view: AuditView | None = None) -> str:
@@ -217,7 +203,7 @@ def format_audit_markdown(audit: "Audit", view: AuditView | None = None) -> str:
     view = view or AuditView()
     totals, findings = (
         "\n".join("- " + escape_unprintable(line).replace("|", "\\|") for line in lines)
-        for lines in (_list_view_totals(audit, view), list_findings(audit.findings))
+        for lines in (list_totals(audit, view), list_findings(audit.findings))
     )
     table = _format_records(format_markdown_table, audit, view)
     parts = [table, totals, findings and f"Findings:\n\n{findings}", " ".join(list_conventions(audit))]
@@ -233,7 +219,7 @@ def format_audit_csv(audit: "Audit", view: AuditView | None = None) -> str:
     view = view or AuditView()
     if view.depth == TOTALS:
         raise expected_error("depth", "to be 1 or 2 for CSV, which holds rows; totals are in the JSON document", 0)
-    columns = view.select_columns(list(view.known_columns))
+    columns = view.select_columns(view.known_columns)
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(column.key for column in columns)
@@ -251,23 +237,14 @@ def _format_records(build: Callable[..., str], audit: "Audit", view: AuditView, 
     return build([column.heading for column in columns], rows, right=right, **options)
 
 
-def _list_view_totals(audit: "Audit", view: AuditView) -> list[str]:
-    return list_totals(audit, view.select_rows(audit) if view.only else None)
-
-
-def _wrap_lines(lines: Iterable[str], indent: str = "  ") -> list[str]:
-    return [part for line in lines for part in wrap(line, _FOOT_WIDTH, indent)]
-
-
 # Below the table
 
 
-def list_totals(audit: "Audit", rows: Sequence[AuditRow] | None = None) -> list[str]:
-    """Return the totals of `audit` as lines, after the sums over `rows` if only these are shown."""
+def list_totals(audit: "Audit", view: AuditView | None = None) -> list[str]:
+    """Return the totals of `audit` as lines, after the sums over the rows that `view` shows if these are not all."""
     total = audit.total
-    if not is_float32(audit):
-        peak = f"{format_bytes(total.peak_activation_bytes)} at the file's own types"
-    else:
+    peak = f"{format_bytes(total.peak_activation_bytes)} at the file's own types"
+    if is_float32(audit):
         float32, int8 = map(format_bytes, (total.peak_activation_bytes, total.peak_activation_bytes_int8))
         peak = f"{float32} float32, {int8} int8"
     lines = [
@@ -276,14 +253,15 @@ def list_totals(audit: "Audit", rows: Sequence[AuditRow] | None = None) -> list[
         pointwise_line(total),
         f"Peak activation memory: {peak}",
     ]
-    if rows is not None:
+    if view and view.only:
+        rows = view.select_rows(audit)
         params, macs = sum(row.params for row in rows), sum(row.macs or 0 for row in rows)
-        lines.insert(
-            0,
+        shown = (
             f"Shown: {len(rows):,} of {len(audit.rows):,} layers, "
             f"{params:,} params ({format_ratio_percent(params, total.params)}), "
-            f"{macs:,} MACs ({format_ratio_percent(macs, total.macs)})",
+            f"{macs:,} MACs ({format_ratio_percent(macs, total.macs)})"
         )
+        lines.insert(0, shown)
     if audit.unknown:
         lines.append(f"MACs unknown, so not in the total: {format_names(audit.unknown)}")
     return lines
@@ -297,27 +275,20 @@ def pointwise_line(total: AuditTotal) -> str:
 
 def list_findings(findings: Iterable[Finding]) -> list[str]:
     """Return findings as lines: the rule, the layers, one sentence, the savings."""
-    return [_format_finding(finding) for finding in findings]
-
-
-def _format_finding(finding: Finding) -> str:
-    saves = finding.saves
-    savings = (
-        f"{saves['params']:,} params" if saves.get("params") else "",
-        f"{saves['macs']:,} MACs" if saves.get("macs") else "",
-        format_bytes(saves["bytes"]) if saves.get("bytes") else "",
-    )
-    saved = ", ".join(filter(None, savings))
-    line = f"{finding.rule}: {format_names(finding.layers)}: {finding.message}"
-    return f"{line} Saves {saved}." if saved else line
+    lines = []
+    for finding in findings:
+        line = f"{finding.rule}: {format_names(finding.layers)}: {finding.message}"
+        forms = {"params": "{:,} params".format, "macs": "{:,} MACs".format, "bytes": format_bytes}
+        savings = [form(finding.saves[key]) for key, form in forms.items() if finding.saves.get(key)]
+        lines.append(f"{line} Saves {', '.join(savings)}." if savings else line)
+    return lines
 
 
 def list_conventions(audit: "Audit") -> list[str]:
     """Return what the figures of `audit` mean, as paragraphs."""
+    types = "Bytes are those of the file's own types."
     if is_float32(audit):
         types = "Bytes of activations are at float32, bytes of weights at the weights' own types."
-    else:
-        types = "Bytes are those of the file's own types."
     return [*COUNTING_RULES, _PEAK_RULE, types]
 
 

@@ -10,7 +10,6 @@ from keras_nin.audit.tables import (
     LAYERS,
     TOTALS,
     AuditColumn,
-    AuditRecord,
     AuditView,
     list_conventions,
     list_findings,
@@ -40,6 +39,7 @@ GAP = 1
 _NAME_SHARE = 3 / 8  # of the width: a name folds below that only when no other column can be dropped
 _MIN_NAME = 8
 _MIN_BAR, _MAX_BAR = 4, 16
+_Cells = dict[AuditColumn, str]  # the texts of a line
 
 
 def print_audit(audit: "Audit", console: "rich.console.Console", view: AuditView | None = None) -> None:
@@ -56,13 +56,13 @@ def print_audit(audit: "Audit", console: "rich.console.Console", view: AuditView
     layout = None
     console.print(Text(escape_unprintable(audit.model, encoding), "bold"))
     if columns:
-        records = view.select_records(audit)
         cells = [
-            [escape_unprintable(column.text(record, audit.total), encoding) for column in columns] for record in records
+            {column: escape_unprintable(column.text(record, audit.total), encoding) for column in columns}
+            for record in view.select_records(audit)
         ]
         order = _DROPPED_FIRST if view.columns is None else [BARS, *(column.key for column in columns[:0:-1])]
         layout = fit_columns(columns, cells, console.width, order)
-        _print_table(console, audit, layout, records, encoding)
+        _print_table(console, audit, layout, view, cells)
     for line in _foot_lines(audit, view, layout, max(console.width, _MIN_FOOT)):
         console.print(Text(escape_unprintable(line, encoding)))
 
@@ -76,11 +76,7 @@ def format_bar(share: float, width: int, *, ascii_only: bool = False) -> str:
 
 
 def _print_table(
-    console: "rich.console.Console",
-    audit: "Audit",
-    layout: "TableLayout",
-    records: Sequence[AuditRecord],
-    encoding: str,
+    console: "rich.console.Console", audit: "Audit", layout: "TableLayout", view: AuditView, cells: Sequence[_Cells]
 ) -> None:
     from rich import box
     from rich.table import Table
@@ -89,37 +85,39 @@ def _print_table(
     ascii_only = console.options.ascii_only
     lines = box.Box(str(box.SIMPLE_HEAD).replace("─", "-"), ascii=True) if ascii_only else box.SIMPLE_HEAD
     table = Table(box=lines, padding=0, show_edge=False, header_style="bold")
-    for column, width in zip(layout.columns, layout.widths, strict=True):
-        is_right = column.numeric and not (layout.bar and column.is_share)
-        justify = "right" if is_right else "left"
+    records, largest = view.select_records(audit), {}
+    for column, width in layout.widths.items():
+        has_bar = layout.bar and column.is_share
+        justify = "right" if column.numeric and not has_bar else "left"
         table.add_column(Text(column.heading), justify=justify, width=width, overflow="fold")
-    largest = {
-        column.key: max((column.value(record, audit.total) or 0 for record in records), default=0) or 1
-        for column in layout.columns
-        if column.is_share
-    }
-    for record in records:
-        cells = []
-        for column, width in zip(layout.columns, layout.widths, strict=True):
-            text = escape_unprintable(column.text(record, audit.total), encoding)
-            if layout.bar and column.is_share:
-                share = (column.value(record, audit.total) or 0) / largest[column.key]
-                bar = format_bar(share, layout.bar, ascii_only=ascii_only)
-                text = f"{text:>{width - layout.bar - GAP}} {bar}"
-            cells.append(Text(text))
-        table.add_row(*cells, style="cyan" if getattr(record, "kind", None) == "pointwise" else None)
+        if has_bar:
+            largest[column] = max((column.value(record, audit.total) or 0 for record in records), default=0) or 1
+    for record, texts in zip(records, cells, strict=True):
+        line = []
+        for column, width in layout.widths.items():
+            text = texts[column]
+            if column in largest:
+                share = (column.value(record, audit.total) or 0) / largest[column]
+                text = f"{text:>{width - layout.bar - GAP}} {format_bar(share, layout.bar, ascii_only=ascii_only)}"
+            line.append(Text(text))
+        table.add_row(*line, style="cyan" if getattr(record, "kind", None) == "pointwise" else None)
     width = console.width
     # If not even the numbers fit, the table is wider than the terminal, which breaks the lines: nothing is lost.
-    console.width = max(width, layout.width)
+    console.width = max(width, sum(layout.widths.values()) + GAP * (len(layout.widths) - 1))
     console.print(table)
     console.width = width
 
 
 def _foot_lines(audit: "Audit", view: AuditView, layout: "TableLayout | None", width: int) -> Iterator[str]:
+    notes = []
     if layout:
         yield ""
-    totals = list_totals(audit, view.select_rows(audit) if view.only else None)
-    for line in (*_layout_lines(layout), *totals):
+        if layout.dropped:
+            keys = ", ".join(layout.dropped)
+            notes.append(f"No room here for {keys}: widen the terminal, choose fewer columns, or pipe the output.")
+        if layout.bar:
+            notes.append("Bars are relative to the largest share shown.")
+    for line in (*notes, *list_totals(audit, view)):
         yield from wrap(line, width)
     if audit.findings:
         yield from ("", "Findings:")
@@ -130,99 +128,63 @@ def _foot_lines(audit: "Audit", view: AuditView, layout: "TableLayout | None", w
         yield from wrap(line, width, indent="")
 
 
-def _layout_lines(layout: "TableLayout | None") -> Iterator[str]:
-    if layout and layout.dropped:
-        keys = ", ".join(column.key for column in layout.dropped)
-        yield f"No room here for {keys}: widen the terminal, choose fewer columns, or pipe the output."
-    if layout and layout.bar:
-        yield "Bars are relative to the largest share shown."
-
-
 # Layout
 
 
 @dataclass(frozen=True)
 class TableLayout:
-    """The columns that fit, their widths in characters, the length of the bars (0: none), and the dropped columns."""
+    """Widths of the columns that fit, in characters, the length of the bars (0: none), and the dropped columns."""
 
-    columns: tuple[AuditColumn, ...]
-    widths: tuple[int, ...]
+    widths: dict[AuditColumn, int]
     bar: int
-    dropped: tuple[AuditColumn, ...]
-
-    @property
-    def width(self) -> int:
-        """Characters in a line."""
-        return sum(self.widths) + GAP * (len(self.widths) - 1)
+    dropped: tuple[str, ...]
 
 
 def fit_columns(
-    columns: Sequence[AuditColumn], cells: Sequence[Sequence[str]], width: int, order: Sequence[str]
+    columns: Sequence[AuditColumn], cells: Sequence[_Cells], width: int, order: Sequence[str]
 ) -> TableLayout:
     """Return the `TableLayout` of a table in `width` characters; wider if not even the numbers fit.
 
-    `cells` has a list of texts per line; `order` the keys of the columns (`BARS`: the bars) to drop, first to last.
+    `order` has the keys of the columns (`BARS`: the bars) to drop, first to last.
     """
-    texts = {column.key: [line[index] for line in cells] for index, column in enumerate(columns)}
-    wanted = {column.key: _column_width(column, texts[column.key]) for column in columns}
-    least = {column.key: _minimum_width(column, texts[column.key], wanted[column.key], width) for column in columns}
-    shown, bar = _drop_columns(columns, least, width, order)
+    wanted, least = {}, {}
+    for column in columns:
+        texts = [line[column] for line in cells]
+        wanted[column] = least[column] = _column_width(column, texts)
+        if column.key == "name":
+            least[column] = min(wanted[column], max(_MIN_NAME, int(width * _NAME_SHARE)))
+        elif not column.numeric:  # numbers stay in one piece, and so do the words and shapes of other text
+            least[column] = _column_width(column, [word for text in texts for word in text.split()])
+    shown, bar = list(columns), _MIN_BAR if any(column.is_share for column in columns) else 0
     spare = width - _table_width(shown, least, bar)
-    if spare < 0 and "name" in least:
-        least["name"] = max(min(least["name"], _MIN_NAME), least["name"] + spare)
-    widths, spare = _widen_columns(shown, least, wanted, max(spare, 0))
-    if bar:
-        bar = min(_MAX_BAR, bar + spare // sum(column.is_share for column in shown))
-        widths = [size + (bar + GAP) * column.is_share for column, size in zip(shown, widths, strict=True)]
-    dropped = tuple(column for column in columns if column not in shown)
-    return TableLayout(tuple(shown), tuple(widths), bar, dropped)
-
-
-def _column_width(column: AuditColumn, texts: Sequence[str]) -> int:
-    from rich.cells import cell_len
-
-    return max(_heading_width(column.heading.split()), max(map(cell_len, texts), default=0))
-
-
-def _heading_width(words: Sequence[str]) -> int:
-    """Return the least width at which a heading takes no more than two lines."""
-    splits = range(1, len(words) + 1)
-    return min(max(len(" ".join(words[:split])), len(" ".join(words[split:]))) for split in splits)
-
-
-def _minimum_width(column: AuditColumn, texts: Sequence[str], wanted: int, width: int) -> int:
-    """Return the least width of a column: numbers stay in one piece, and so do the words and shapes of other text."""
-    if column.key == "name":
-        return min(wanted, max(_MIN_NAME, int(width * _NAME_SHARE)))
-    return wanted if column.numeric else _column_width(column, [word for text in texts for word in text.split()])
-
-
-def _table_width(columns: Sequence[AuditColumn], widths: dict[str, int], bar: int) -> int:
-    bars = (bar + GAP) * sum(column.is_share for column in columns) if bar else 0
-    return sum(widths[column.key] for column in columns) + GAP * (len(columns) - 1) + bars
-
-
-def _drop_columns(
-    columns: Sequence[AuditColumn], least: dict[str, int], width: int, order: Sequence[str]
-) -> tuple[list[AuditColumn], int]:
-    """Return the columns that fit and the least length of the bars, 0 for no bars."""
-    shown = list(columns)
-    bar = _MIN_BAR if any(column.is_share for column in columns) else 0
     for key in order:
-        if _table_width(shown, least, bar) <= width:
+        if spare >= 0:
             break
         shown = [column for column in shown if column.key != key]
         bar = 0 if key == BARS or not any(column.is_share for column in shown) else bar
-    return shown, bar
+        spare = width - _table_width(shown, least, bar)
+    widths = {}
+    for column in shown:  # from the left to the right, each as wide as it wants
+        if column.key == "name" and spare < 0:
+            least[column] = max(min(least[column], _MIN_NAME), least[column] + spare)
+        widths[column] = least[column] + min(max(spare, 0), wanted[column] - least[column])
+        spare -= widths[column] - least[column]
+    if bar:
+        bar = min(_MAX_BAR, bar + max(spare, 0) // sum(column.is_share for column in shown))
+        widths = {column: size + (bar + GAP) * column.is_share for column, size in widths.items()}
+    return TableLayout(widths, bar, tuple(column.key for column in columns if column not in shown))
 
 
-def _widen_columns(
-    columns: Sequence[AuditColumn], least: dict[str, int], wanted: dict[str, int], spare: int
-) -> tuple[list[int], int]:
-    """Distribute `spare` characters from the left to columns that want more; return the widths and the rest."""
-    widths = []
-    for column in columns:
-        more = min(spare, wanted[column.key] - least[column.key])
-        widths.append(least[column.key] + more)
-        spare -= more
-    return widths, spare
+def _column_width(column: AuditColumn, texts: Sequence[str]) -> int:
+    """Return the width of the longest text, and the least at which the heading takes no more than two lines."""
+    from rich.cells import cell_len
+
+    words = column.heading.split()
+    splits = range(1, len(words) + 1)
+    heading = min(max(len(" ".join(words[:split])), len(" ".join(words[split:]))) for split in splits)
+    return max(heading, max(map(cell_len, texts), default=0))
+
+
+def _table_width(columns: Sequence[AuditColumn], widths: dict[AuditColumn, int], bar: int) -> int:
+    bars = (bar + GAP) * sum(column.is_share for column in columns) if bar else 0
+    return sum(widths[column] for column in columns) + GAP * (len(columns) - 1) + bars

@@ -1,78 +1,36 @@
 """What each builtin operator of a .tflite file does, as fields of `LayerInfo`, and which constants are its weights."""
 
 import dataclasses
+import pathlib
+import tomllib
 from collections.abc import Callable, Container
 from typing import Any
 
-from keras_nin.audit.classification import LOCAL_RESPONSE
 from keras_nin.audit.graph import ActivationTensor
 from keras_nin.errors import InputError
 from keras_nin.tflite.records import TFLiteModel, TFLiteOperator, TFLiteSubgraph, TFLiteTensor
 
-_ACTIVATIONS = {
-    **{"NONE": "linear", "RELU": "relu", "RELU6": "relu6", "RELU_N1_TO_1": "hard_tanh", "TANH": "tanh"},
-    "SIGN_BIT": "sign",
-}
-
-# Operators whose counterpart in Keras does not depend on shapes or options.
-_KERAS_COUNTERPARTS = {
-    **{"ADD": "Add", "ADD_N": "Add", "SUB": "Subtract", "MUL": "Multiply", "DIV": "Divide"},
-    **{"MAXIMUM": "Maximum", "MINIMUM": "Minimum", "CONCATENATION": "Concatenate", "PACK": "Concatenate"},
-    **{"RELU": "ReLU", "RELU6": "Relu6", "RELU_N1_TO_1": "HardTanh", "RELU_0_TO_1": "Clip", "TANH": "Tanh"},
-    **{"LOGISTIC": "Sigmoid", "SOFTMAX": "Softmax", "LOG_SOFTMAX": "LogSoftmax", "ELU": "ELU", "GELU": "Gelu"},
-    **{"LEAKY_RELU": "LeakyReLU", "PRELU": "PReLU", "HARD_SWISH": "HardSilu", "NEG": "Negative", "CAST": "Cast"},
-    # To another scale or number format: as far as the network's arithmetic goes, the same values.
-    **dict.fromkeys(("QUANTIZE", "DEQUANTIZE", "FAKE_QUANT"), "Identity"),
-    **{"RESHAPE": "Reshape", "SQUEEZE": "Squeeze", "EXPAND_DIMS": "ExpandDims", "TRANSPOSE": "Transpose"},
-    **dict.fromkeys(
-        ("DEPTH_TO_SPACE", "SPACE_TO_DEPTH", "SPACE_TO_BATCH_ND", "BATCH_TO_SPACE_ND", "REVERSE_V2"), "Transpose"
-    ),
-    **dict.fromkeys(("SLICE", "STRIDED_SLICE", "SPLIT", "SPLIT_V", "UNPACK", "GATHER_ND"), "GetItem"),
-    **{"LOCAL_RESPONSE_NORMALIZATION": LOCAL_RESPONSE, "L2_NORMALIZATION": "UnitNormalization"},
-    **{"EMBEDDING_LOOKUP": "Embedding", "ARG_MAX": "Argmax", "ARG_MIN": "Argmin", "SUM": "Sum", "REDUCE_MIN": "Min"},
-    **{"EQUAL": "Equal", "NOT_EQUAL": "NotEqual", "LESS": "Less", "LESS_EQUAL": "LessEqual", "GREATER": "Greater"},
-    **{"GREATER_EQUAL": "GreaterEqual", "SELECT": "Where", "SELECT_V2": "Where", "TOPK_V2": "TopK", "POW": "Power"},
-    **{"LOGICAL_AND": "LogicalAnd", "LOGICAL_OR": "LogicalOr", "LOGICAL_NOT": "LogicalNot", "TILE": "Tile"},
-    **{"SQUARE": "Square", "SQRT": "Sqrt", "RSQRT": "Rsqrt", "EXP": "Exp", "LOG": "Log", "ABS": "Absolute"},
-    **{"FLOOR": "Floor", "CEIL": "Ceil", "ROUND": "Round", "SIGN": "Sign", "SIN": "Sin", "COS": "Cos"},
-    **{"BROADCAST_TO": "BroadcastTo", "FLOOR_DIV": "FloorDivide", "FLOOR_MOD": "Mod"},
-}
-
-# Operators that convert constants: the weights belong to the operator that computes with the result.
-_CONSTANT_CONVERSIONS = frozenset(
-    {"CAST", "DENSIFY", "DEQUANTIZE", "EXPAND_DIMS", "QUANTIZE", "RESHAPE", "SQUEEZE", "TRANSPOSE"}
-)
-_OPERATORS_WITH_BIAS = frozenset(
-    {"CONV_2D", "CONV_3D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV", "SVDF", "LSTM"}
-)
+_TABLES: dict[str, Any] = tomllib.loads(pathlib.Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+_KERAS_COUNTERPARTS = {op: name for name, operators in _TABLES["counterparts"].items() for op in operators}
+_SETTING_INPUTS = {op: {*map(int, digits)} for digits, ops in _TABLES["setting_inputs"].items() for op in ops}
 _INTEGER_TYPES = frozenset({"int32", "uint32", "int64", "uint64", "bool", "string"})
-# Inputs that say where or how much (shapes, axes, paddings, indices), by position: they are not weights.
-_SETTING_INPUTS = {
-    **dict.fromkeys(("ARG_MAX", "ARG_MIN", "BROADCAST_TO", "CUMSUM", "EXPAND_DIMS", "GATHER", "GATHER_ND"), {1}),
-    **dict.fromkeys(("MEAN", "SUM", "REDUCE_PROD", "REDUCE_MAX", "REDUCE_MIN", "REDUCE_ANY", "REDUCE_ALL"), {1}),
-    **dict.fromkeys(("MIRROR_PAD", "PAD", "RESHAPE", "RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR", "TRANSPOSE"), {1}),
-    **dict.fromkeys(("REVERSE_SEQUENCE", "REVERSE_V2", "TILE", "TOPK_V2"), {1}),
-    **dict.fromkeys(("BATCH_TO_SPACE_ND", "PADV2", "SLICE", "SPACE_TO_BATCH_ND", "SPLIT_V"), {1, 2}),
-    **dict.fromkeys(("FILL", "SPLIT", "TRANSPOSE_CONV"), {0}),
-    **dict.fromkeys(("RANGE", "SCATTER_ND"), {0, 1, 2}),
-    "STRIDED_SLICE": {1, 2, 3},
-    "ONE_HOT": {0, 1, 2, 3},
-    "DYNAMIC_UPDATE_SLICE": {2},
-    "SEGMENT_SUM": {1},
+# The Keras name of a convolution, and the position of its input.
+_CONVOLUTIONS = {
+    "CONV_2D": ("Conv2D", 0),
+    "DEPTHWISE_CONV_2D": ("DepthwiseConv2D", 0),
+    "TRANSPOSE_CONV": ("Conv2DTranspose", 2),
 }
+KERNEL_OPERATORS = frozenset({*_CONVOLUTIONS, "FULLY_CONNECTED", "BATCH_MATMUL"})
 
 _Fields = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class OperatorUse:
-    """An operator with what it reads and writes.
+    """An operator with what it reads and writes: as tensors of the file, and (`activations`, `outputs`) of the audit.
 
-    Attributes:
-        operands, results: the file's tensors; None for an optional operand that is left out.
-        activations, outputs: theirs as the audit has them; None for an operand that is not computed.
-        read_integers: returns the values of a constant tensor of integers; None for any other tensor.
-        error: makes the `InputError` that reports a problem of this operator.
+    None stands for an operand that is left out, or that is not computed. `read_integers` returns the values of a
+    constant tensor of integers, None for any other tensor; `error` makes the error that reports a problem.
     """
 
     operator: TFLiteOperator
@@ -83,11 +41,6 @@ class OperatorUse:
     read_integers: Callable[[TFLiteTensor], tuple[int, ...] | None]
     error: Callable[[str], InputError]
 
-    @property
-    def computed(self) -> tuple[ActivationTensor, ...]:
-        """The tensors that the operator reads and that are computed, in its order."""
-        return tuple(tensor for tensor in self.activations if tensor is not None)
-
     def activation(self, position: int) -> ActivationTensor | None:
         """Return the tensor at `position`; None if it is constant or left out."""
         return self.activations[position] if position < len(self.activations) else None
@@ -96,40 +49,37 @@ class OperatorUse:
         """Return the file's tensor at `position`; None if it is left out."""
         return self.operands[position] if position < len(self.operands) else None
 
-    def shapes(self, *positions: int, rank: int = 4) -> tuple[tuple[int, ...], ...]:
-        """Return the shapes of the operands at `positions` and of the first result, all of `rank` dimensions."""
+    def integers(self, position: int) -> tuple[int, ...] | None:
+        """Return the values of the operand at `position` if it is a constant of integers."""
+        operand = self.operand(position)
+        return None if operand is None else self.read_integers(operand)
+
+    def shapes(self, *positions: int) -> tuple[tuple[int, ...], ...]:
+        """Return the shapes of the operands at `positions` and of the first result, all of 4 dimensions."""
         shapes = []
         for position in positions:
             operand = self.operand(position)
-            if operand is None or len(operand.shape) != rank:
+            if operand is None or len(operand.shape) != 4:
                 shape = "none" if operand is None else operand.shape
-                raise self.error(f"input {position} should have {rank} dimensions, its shape is {shape}")
+                raise self.error(f"input {position} should have 4 dimensions, its shape is {shape}")
             shapes.append(operand.shape)
-        if not self.results or len(self.results[0].shape) != rank:
-            raise self.error(f"its output should have {rank} dimensions")
+        if not self.results or len(self.results[0].shape) != 4:
+            raise self.error("its output should have 4 dimensions")
         return (*shapes, self.results[0].shape)
-
-    def with_first(self, tensor: ActivationTensor) -> tuple[ActivationTensor, ...]:
-        """Return the computed operands with `tensor`, one of them or another view of one, in front."""
-        return (tensor, *(other for other in self.computed if other.index != tensor.index))
 
 
 def describe_operator(use: OperatorUse) -> _Fields:
-    """Return the fields of `LayerInfo` that say what an operator does; `op` is None if nothing here vouches for it.
-
-    Raises:
-        InputError: shapes that contradict the operator.
-    """
-    fields: _Fields = {"op": None, "inputs": use.computed, "outputs": use.outputs}
-    if use.operator.is_custom or not use.computed:
+    """Return the fields of `LayerInfo` that say what an operator does; `op` is None if nothing here vouches for it."""
+    computed = tuple(tensor for tensor in use.activations if tensor is not None)
+    fields: _Fields = {"op": None, "inputs": computed, "outputs": use.outputs}
+    if use.operator.is_custom or not computed:
         return fields
-    describe = _DESCRIPTIONS.get(use.operator.op)
-    if describe:
+    if describe := _DESCRIPTIONS.get(use.operator.op):
         fields |= describe(use)
     else:
         fields["op"] = _KERAS_COUNTERPARTS.get(use.operator.op)
     if "fused_activation" in use.operator.options:
-        fields["activation"] = _ACTIVATIONS[use.operator.options["fused_activation"]]
+        fields["activation"] = _TABLES["activations"][use.operator.options["fused_activation"]]
     return fields
 
 
@@ -144,41 +94,28 @@ def _window_fields(use: OperatorUse, kernel: tuple[int, ...]) -> _Fields:
 
 
 def _product_fields(use: OperatorUse, op: str, data: ActivationTensor | None, **fields: Any) -> _Fields:
-    """Return the fields of a product of `data` with weights; none if `data` is constant or a size is open."""
+    """Return the fields of a product of `data`, a view of an operand; none if it is constant or a size is open."""
     tensors = (tensor for tensor in (*use.operands, *use.results) if tensor is not None)
     if data is None or any(-1 in (tensor.shape_signature or ())[1:] for tensor in tensors):
         return {}
-    return {"op": op, "inputs": use.with_first(data), **fields}
+    others = (tensor for tensor in use.activations if tensor is not None and tensor.index != data.index)
+    return {"op": op, "inputs": (data, *others), **fields}
 
 
 def _describe_convolution(use: OperatorUse) -> _Fields:
-    image, filters, result = use.shapes(0, 1)
-    if not filters[3] or not image[3] or image[3] % filters[3] or result[3] != filters[0]:
-        raise _channels_error(use, filters, image, result)
-    fields = {"groups": image[3] // filters[3], "use_bias": use.operand(2) is not None}
-    return _product_fields(use, "Conv2D", use.activation(0), **fields, **_window_fields(use, filters[1:3]))
-
-
-def _describe_depthwise(use: OperatorUse) -> _Fields:
-    image, filters, result = use.shapes(0, 1)
-    if not image[3] or result[3] != filters[3] or result[3] % image[3]:
-        raise _channels_error(use, filters, image, result)
-    fields = {"use_bias": use.operand(2) is not None, **_window_fields(use, filters[1:3])}
-    return _product_fields(use, "DepthwiseConv2D", use.activation(0), **fields)
-
-
-def _describe_transposed(use: OperatorUse) -> _Fields:
-    filters, image, result = use.shapes(1, 2)
-    if filters[3] != image[3] or filters[0] != result[3]:
-        raise _channels_error(use, filters, image, result)
-    fields = {"use_bias": use.operand(3) is not None, **_window_fields(use, filters[1:3])}
-    return _product_fields(use, "Conv2DTranspose", use.activation(2), **fields)
-
-
-def _channels_error(
-    use: OperatorUse, filters: tuple[int, ...], image: tuple[int, ...], result: tuple[int, ...]
-) -> InputError:
-    return use.error(f"filters of shape {filters} do not lead from {image[3]} to {result[3]} channels")
+    op, data = _CONVOLUTIONS[use.operator.op]
+    image, filters, result = use.shapes(data, 1)
+    (outer, height, width, inner), channels, outputs = filters, image[3], result[3]
+    fits = {
+        "Conv2D": channels and inner and channels % inner == 0 and outer == outputs,
+        "DepthwiseConv2D": channels and inner == outputs and outputs % channels == 0,
+        "Conv2DTranspose": inner == channels and outer == outputs,
+    }
+    if not fits[op]:
+        raise use.error(f"filters of shape {filters} do not lead from {channels} to {outputs} channels")
+    fields = _window_fields(use, (height, width)) | {"use_bias": use.operand(3 if data else 2) is not None}
+    groups = channels // inner if op == "Conv2D" else 1
+    return _product_fields(use, op, use.activation(data), groups=groups, **fields)
 
 
 def _describe_fully_connected(use: OperatorUse) -> _Fields:
@@ -200,7 +137,10 @@ def _describe_batch_matmul(use: OperatorUse) -> _Fields:
     first, second, options = use.operand(0), use.operand(1), use.operator.options
     if first is None or second is None or min(len(first.shape), len(second.shape)) < 2:
         raise use.error("it needs two inputs of 2 dimensions or more")
-    left, right = _transposed_shape(first.shape, options["adj_x"]), _transposed_shape(second.shape, options["adj_y"])
+    left, right = (
+        (*side.shape[:-2], side.shape[-1], side.shape[-2]) if options[option] else side.shape
+        for side, option in ((first, "adj_x"), (second, "adj_y"))
+    )
     if left[-1] != right[-2]:
         raise use.error(f"rows of {left[-1]} meet columns of {right[-2]}")
     left_data, right_data = use.activation(0), use.activation(1)
@@ -218,21 +158,17 @@ def _as_rows(tensor: ActivationTensor, depth: int) -> ActivationTensor:
     return dataclasses.replace(tensor, shape=(tensor.elements // depth if depth else 0, depth))
 
 
-def _transposed_shape(shape: tuple[int, ...], is_transposed: bool) -> tuple[int, ...]:
-    return (*shape[:-2], shape[-1], shape[-2]) if is_transposed else shape
-
-
 def _describe_pool(use: OperatorUse) -> _Fields:
     use.shapes(0)
-    options = use.operator.options
+    kernel = use.operator.options["filter_height"], use.operator.options["filter_width"]
     op = {"AVERAGE_POOL_2D": "AveragePooling2D", "MAX_POOL_2D": "MaxPooling2D"}.get(use.operator.op)
-    return {"op": op, **_window_fields(use, (options["filter_height"], options["filter_width"]))}
+    return {"op": op, **_window_fields(use, kernel)}
 
 
 def _describe_reduction(use: OperatorUse) -> _Fields:
     """A mean or maximum over all positions is a global pooling."""
     pool, plain = {"MEAN": ("Average", "Mean"), "REDUCE_MAX": ("Max", "Max")}[use.operator.op]
-    data, axes = use.operand(0), _read_operand(use, 1)
+    data, axes = use.operand(0), use.integers(1)
     rank = len(data.shape) if data else 0
     positions = {3: {1}, 4: {1, 2}}.get(rank)
     if axes is None or positions is None or {axis % rank for axis in axes} != positions:
@@ -242,14 +178,9 @@ def _describe_reduction(use: OperatorUse) -> _Fields:
 
 def _describe_pad(use: OperatorUse) -> _Fields:
     """Zeros (or a reflection) around the positions of a map; on other axes it is another operation."""
-    data, paddings = use.operand(0), _read_operand(use, 1)
+    data, paddings = use.operand(0), use.integers(1)
     is_map = data is not None and len(data.shape) == 4
     return {"op": "ZeroPadding2D" if is_map and paddings and not any(paddings[:2] + paddings[6:]) else "Pad"}
-
-
-def _read_operand(use: OperatorUse, position: int) -> tuple[int, ...] | None:
-    operand = use.operand(position)
-    return None if operand is None else use.read_integers(operand)
 
 
 def _describe_resize(use: OperatorUse) -> _Fields:
@@ -262,9 +193,7 @@ def _describe_resize(use: OperatorUse) -> _Fields:
 
 
 _DESCRIPTIONS: dict[str, Callable[[OperatorUse], _Fields]] = {
-    "CONV_2D": _describe_convolution,
-    "DEPTHWISE_CONV_2D": _describe_depthwise,
-    "TRANSPOSE_CONV": _describe_transposed,
+    **dict.fromkeys(_CONVOLUTIONS, _describe_convolution),
     "FULLY_CONNECTED": _describe_fully_connected,
     "BATCH_MATMUL": _describe_batch_matmul,
     **dict.fromkeys(("AVERAGE_POOL_2D", "MAX_POOL_2D", "L2_POOL_2D"), _describe_pool),
@@ -273,7 +202,6 @@ _DESCRIPTIONS: dict[str, Callable[[OperatorUse], _Fields]] = {
     **dict.fromkeys(("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR"), _describe_resize),
     "GATHER": lambda use: {"op": "GetItem" if use.activation(0) is not None else "Embedding"},
 }
-KERNEL_OPERATORS = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED", "BATCH_MATMUL"})
 
 
 # Weights
@@ -307,10 +235,19 @@ class WeightConstants:
         return bool(operator.outputs) and operator.outputs[0] in self._converted
 
     def take(self, operator: TFLiteOperator) -> OperatorWeights:
-        """Return the weights that `operator` brings, those of the subgraphs that it calls included."""
-        if self.converts_constant(operator):
-            return OperatorWeights()
-        unique = {tensor.buffer: tensor for tensor in self._constants_of(operator)}
+        """Return the weights that `operator` brings, with those of the subgraphs that it calls, each opened once."""
+        tensors = _operator_constants(self._model.main, operator, self._converted)
+        pending = _called_subgraphs(operator)
+        while pending:
+            number = pending.pop()
+            if number not in self._opened_subgraphs:
+                self._opened_subgraphs.add(number)
+                subgraph = self._model.subgraphs[number]
+                converted = _find_converted_constants(subgraph)
+                for inner in subgraph.operators:
+                    tensors += _operator_constants(subgraph, inner, converted)
+                    pending += _called_subgraphs(inner)
+        unique = {tensor.buffer: tensor for tensor in tensors}
         new = [tensor for buffer, tensor in unique.items() if buffer not in self._counted_buffers]
         params = sum(tensor.elements for tensor in new)
         self._counted_buffers.update(unique)
@@ -320,23 +257,6 @@ class WeightConstants:
             shared_params=sum(tensor.elements for tensor in unique.values()) - params,
             stored=tuple((tensor.dtype, tensor.buffer_bytes) for tensor in new),
         )
-
-    def _constants_of(self, operator: TFLiteOperator) -> list[TFLiteTensor]:
-        """Return the constants that `operator` computes with, and those of the subgraphs it calls, each opened once."""
-        tensors = _operator_constants(self._model.main, operator, self._converted)
-        pending = _called_subgraphs(operator)
-        while pending:
-            number = pending.pop()
-            if number in self._opened_subgraphs:
-                continue
-            self._opened_subgraphs.add(number)
-            subgraph = self._model.subgraphs[number]
-            converted = _find_converted_constants(subgraph)
-            for inner in subgraph.operators:
-                if not (inner.outputs and inner.outputs[0] in converted):
-                    tensors += _operator_constants(subgraph, inner, converted)
-                pending += _called_subgraphs(inner)
-        return tensors
 
 
 def _called_subgraphs(operator: TFLiteOperator) -> list[int]:
@@ -351,7 +271,7 @@ def _find_converted_constants(subgraph: TFLiteSubgraph) -> dict[int, TFLiteTenso
     """Return index of a tensor that is a converted constant -> that constant."""
     converted: dict[int, TFLiteTensor] = {}
     for operator in subgraph.operators:
-        if operator.op in _CONSTANT_CONVERSIONS and not operator.is_custom and operator.inputs:
+        if operator.op in _TABLES["groups"]["constant_conversions"] and not operator.is_custom and operator.inputs:
             index = operator.inputs[0]
             if index in converted:
                 converted |= dict.fromkeys(operator.outputs, converted[index])
@@ -363,13 +283,16 @@ def _find_converted_constants(subgraph: TFLiteSubgraph) -> dict[int, TFLiteTenso
 def _operator_constants(
     subgraph: TFLiteSubgraph, operator: TFLiteOperator, converted: dict[int, TFLiteTensor]
 ) -> list[TFLiteTensor]:
+    """Return the constants that `operator` computes with; none if it only converts one."""
+    if operator.outputs and operator.outputs[0] in converted:
+        return []
     settings: Container[int] = () if operator.is_custom else _SETTING_INPUTS.get(operator.op, ())
     constants = [
         converted.get(index) or subgraph.tensors[index]
         for position, index in enumerate(operator.inputs)
         if index >= 0 and position not in settings and (index in converted or _is_constant(subgraph, index))
     ]
-    if operator.op in _OPERATORS_WITH_BIAS:
+    if operator.op in _TABLES["groups"]["with_bias"]:
         return constants
     # Integers other than a bias are sizes and positions, unless a scale makes them real numbers.
     return [tensor for tensor in constants if tensor.quantization is not None or tensor.dtype not in _INTEGER_TYPES]

@@ -4,7 +4,7 @@ import json
 import os
 import re
 import struct
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -45,8 +45,7 @@ _ANONYMOUS_NAME = re.compile(r"(StatefulPartitionedCall|PartitionedCall|Identity
 class TFLiteNetwork:
     """A file as the audit sees it; all tuples have one item per operator of the main subgraph.
 
-    `tensor_names` are those of the operators' first outputs; `recorded_layers` the Keras layers that the export
-    recorded, None without an export record of this very file.
+    `tensor_names` are those of the first outputs; `recorded_layers` is None without an export record of this file.
     """
 
     graph: LayerGraph
@@ -60,11 +59,10 @@ def read_tflite_graph(source: "str | os.PathLike[str] | TFLiteModel", *, name: s
     """Return the `LayerGraph` of a .tflite file: one layer for each operator of the main subgraph, in its order.
 
     Shapes are those that the file stores: an open batch counts as 1, and a file made for a batch of N costs N times
-    one input. `op` is None, so that MACs are unknown, for custom operators, for those that call other subgraphs (whose
-    weights count all the same), and for products over an axis other than the batch that is open. A constant counts at
-    its first use, for the operator that computes with it and in the form in which the file stores it; shapes, axes and
-    paddings are not weights. A file is not trained: `trainable_params` is 0. An export record beside the file names the
-    layers; without one the tensors' names do. The network has the file's name unless `name` is given.
+    one input. MACs are unknown for custom operators, for those that call other subgraphs (whose weights count all the
+    same), and for products over an open axis other than the batch. A constant counts at its first use, in the form in
+    which the file stores it; shapes, axes and paddings are not weights. Nothing is trainable. An export record beside
+    the file names the layers; without one the tensors' names do.
 
     Raises:
         InputError: the file cannot be read or contradicts itself, or an input's axis after the batch is open.
@@ -75,8 +73,7 @@ def read_tflite_graph(source: "str | os.PathLike[str] | TFLiteModel", *, name: s
 def read_tflite_network(source: "str | os.PathLike[str] | TFLiteModel", *, name: str | None = None) -> TFLiteNetwork:
     """Return the `TFLiteNetwork` of a .tflite file; arguments and errors as in `read_tflite_graph`."""
     model = reader.read_model(source)
-    name = name or (model.path.stem if model.path else "model")
-    return _TFLiteGraphReader(model).read(name, read_recorded_layers(model))
+    return _TFLiteGraphReader(model).read(name or (model.path.stem if model.path else "model"))
 
 
 class _TFLiteGraphReader:
@@ -90,26 +87,19 @@ class _TFLiteGraphReader:
         source, path = self.model.source, self.model.path
         return InputError(f"Expected a valid .tflite file. Received: {source}, where {problem}", path=path)
 
-    def read(self, name: str, recorded_layers: tuple[str | None, ...] | None) -> TFLiteNetwork:
-        operators = self.main.operators
+    def read(self, name: str) -> TFLiteNetwork:
+        operators, recorded_layers = self.main.operators, read_recorded_layers(self.model)
         inputs = tuple(self._record(index) for index in dict.fromkeys(self.main.inputs))
         for index in self.main.inputs:
             self._check_fixed_size(self.main.tensors[index])
         names = name_operators(self.model, recorded_layers)
         weights = tuple(self.constants.take(operator) for operator in operators)
-        layers = tuple(
-            self._describe(operator, scope, layer_name, operator_weights)
-            for operator, (scope, layer_name), operator_weights in zip(operators, names, weights, strict=True)
-        )
+        layers = tuple(self._describe(*parts) for parts in zip(operators, names, weights, strict=True))
         computed = (index for index in self.main.outputs if not self.constants.holds(index))
         outputs = tuple(filter(None, [self._read(index, "the network") for index in computed]))
-        return TFLiteNetwork(
-            graph=LayerGraph(printable_name(name), inputs, outputs, layers),
-            operators=operators,
-            tensor_names=tuple(_first_output_name(self.main, operator) for operator in operators),
-            recorded_layers=recorded_layers,
-            weights=weights,
-        )
+        graph = LayerGraph(printable_name(name), inputs, outputs, layers)
+        tensor_names = tuple(_first_output_name(self.main, operator) for operator in operators)
+        return TFLiteNetwork(graph, operators, tensor_names, recorded_layers, weights)
 
     def _check_fixed_size(self, tensor: TFLiteTensor) -> None:
         open_axes = [axis for axis, size in enumerate(tensor.shape_signature or ()) if axis and size < 0]
@@ -121,7 +111,7 @@ class _TFLiteGraphReader:
                 path=self.model.path,
             )
 
-    def _describe(self, operator: TFLiteOperator, scope: str, name: str, weights: OperatorWeights) -> LayerInfo:
+    def _describe(self, operator: TFLiteOperator, path: tuple[str, str], weights: OperatorWeights) -> LayerInfo:
         owner = f"operator {operator.index} ({printable_name(operator.op)})"
         is_conversion = self.constants.converts_constant(operator)
         use = OperatorUse(
@@ -137,14 +127,8 @@ class _TFLiteGraphReader:
         fields = describe_operator(use)
         if is_conversion:
             fields["op"] = "Cast"
-        return LayerInfo(
-            name=name,
-            scope=scope,
-            type=printable_name(operator.op),
-            params=weights.params,
-            weight_bytes=weights.weight_bytes,
-            **fields,
-        )
+        fields |= {"scope": path[0], "params": weights.params, "weight_bytes": weights.weight_bytes}
+        return LayerInfo(path[1], printable_name(operator.op), **fields)
 
     def _read(self, index: int, owner: str) -> ActivationTensor | None:
         """Return a computed tensor; None for a constant, for state kept between runs, and for an empty tensor."""
@@ -189,14 +173,11 @@ def read_recorded_layers(model: TFLiteModel) -> tuple[str | None, ...] | None:
         return None
     path = model.path.with_suffix(".json")
     try:
-        if path.stat().st_size > _MAX_RECORD_BYTES:
-            return None
-        document = json.loads(path.read_bytes())
+        document = json.loads(path.read_bytes()) if path.stat().st_size <= _MAX_RECORD_BYTES else None
     except (OSError, ValueError, RecursionError):  # not a record of ours, whatever it is
         return None
-    if not isinstance(document, dict) or document.get("schema") != schemas.EXPORT_FILE:
-        return None
-    if document.get("bytes") != model.size_bytes or document.get("sha256") != model.sha256:
+    expected = {"schema": schemas.EXPORT_FILE, "bytes": model.size_bytes, "sha256": model.sha256}
+    if not isinstance(document, dict) or any(document.get(key) != value for key, value in expected.items()):
         return None
     entries = document.get("operators")
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
@@ -213,18 +194,16 @@ def name_operators(model: TFLiteModel, recorded_layers: Sequence[str | None] | N
     An operator has the name of its layer. If a layer maps to several operators, the first one with a kernel, or else
     the first, has it, and the others have their type after it.
     """
-    operators = model.main.operators
-    recorded = recorded_layers or (None,) * len(operators)
+    types = [operator.op for operator in model.main.operators]
+    recorded = recorded_layers or (None,) * len(types)
     paths = [layer or guess for layer, guess in zip(recorded, _names_from_tensors(model.main), strict=True)]
-    types_by_path = defaultdict(list)
-    for path, operator in zip(paths, operators, strict=True):
-        types_by_path[path].append(operator.op)
+    main_types: dict[str, str] = {}
+    for path, op in sorted(zip(paths, types, strict=True), key=lambda pair: pair[1] not in KERNEL_OPERATORS):
+        main_types.setdefault(path, op)
     uses: Counter[str] = Counter()
     names = []
-    for path, operator in zip(paths, operators, strict=True):
-        types = types_by_path[path]
-        main_type = next((op for op in types if op in KERNEL_OPERATORS), types[0])
-        suffix = "" if operator.op == main_type else f"/{operator.op}"
+    for path, op in zip(paths, types, strict=True):
+        suffix = "" if op == main_types[path] else f"/{op}"
         uses[path + suffix] += 1
         use = uses[path + suffix]
         scope, _, name = printable_name(path).rpartition("/")

@@ -1,6 +1,9 @@
 """All claims by id, and their reproduction."""
 
-from collections.abc import Iterable
+import pathlib
+import tomllib
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from keras_nin.claims import convnet, counts, equalities, speed
 from keras_nin.claims.claim import (
@@ -10,22 +13,40 @@ from keras_nin.claims.claim import (
     DeclaredFigure,
     Figures,
     MeasuredFigures,
+    TrainedPart,
+    value_from_json,
 )
 from keras_nin.claims.networks import ClaimTraining
 from keras_nin.errors import unknown_name_error
 
-_CLAIM_LIST = (
-    *counts.LAYER_CLAIMS,
-    *speed.SPEED_CLAIMS,
-    *convnet.RELU_CLAIMS,
-    *convnet.HEAD_CLAIMS,
-    *equalities.EQUALITY_CLAIMS,
-    *counts.NETWORK_CLAIMS,
-    *equalities.SOFT_MASK_CLAIMS,
-)
-_SOURCES = list(dict.fromkeys(claim.source for claim in _CLAIM_LIST))
+_MEASURES = counts.MEASURES | convnet.MEASURES | equalities.MEASURES | speed.MEASURES
+
+
+def _read_claim(entry: Mapping[str, Any]) -> Claim:
+    id, part, trained = entry["id"], entry.get("trained"), None
+    if part is not None:
+        trained = TrainedPart(_read_figures(part), convnet.TRAINED_MEASURES[id], _unwrap(part["why"]))
+    text, why = _unwrap(entry["text"]), _unwrap(entry["why"])
+    return Claim(id, entry["source"], text, _read_figures(entry), _MEASURES[id], why, trained)
+
+
+def _read_figures(entry: Mapping[str, Any]) -> tuple[DeclaredFigure, ...]:
+    figures: list[dict[str, Any]] = [
+        {key: value_from_json(value) for key, value in figure.items()} for figure in entry["figures"]
+    ]
+    for figure in figures:
+        if not figure.pop("promised", True):
+            figure["ours"] = None
+    return tuple(DeclaredFigure(**figure) for figure in figures)
+
+
+def _unwrap(text: str) -> str:
+    return " ".join(text.split())
+
+
+_CLAIMS_TEXT = (pathlib.Path(__file__).parent / "claims.toml").read_text(encoding="utf-8")
 # The claims of one article stand together.
-CLAIMS = {claim.id: claim for claim in sorted(_CLAIM_LIST, key=lambda claim: _SOURCES.index(claim.source))}
+CLAIMS = {entry["id"]: _read_claim(entry) for entry in tomllib.loads(_CLAIMS_TEXT)["claim"]}
 
 
 def list_claims() -> list[str]:
@@ -66,10 +87,8 @@ def reproduce_claim(claim: Claim, training: ClaimTraining | None = None) -> Clai
 
 
 def _pair_figures(id: str, declared: Iterable[DeclaredFigure], measured: Figures) -> tuple[ClaimFigure, ...]:
-    declared = tuple(declared)
-    undeclared = set(measured) - {figure.name for figure in declared}
+    pairs = tuple(ClaimFigure(part.name, part.article, part.ours, measured.get(part.name)) for part in declared)
+    undeclared = set(measured) - {figure.name for figure in pairs}
     if undeclared:
         raise ValueError(f"{id} measures undeclared figures: {', '.join(sorted(undeclared))}")
-    return tuple(
-        ClaimFigure(figure.name, figure.article, figure.ours, measured.get(figure.name)) for figure in declared
-    )
+    return pairs

@@ -13,15 +13,8 @@ from keras_nin.results import Result
 if TYPE_CHECKING:
     from keras_nin.claims.networks import ClaimTraining
 
-DEMYSTIFIED = '"1x1 convolution, demystified"'
-ROBAITA = '"1x1 convolutions explained"'
-LECUN = "Y. LeCun's remark on fully connected layers"
-TRANSWIKIA = "question on a 1x1 layer after a 28x28x1 input"
-NIN = "Network in Network, arXiv:1312.4400"
-SQUEEZENET = "SqueezeNet, arXiv:1602.07360"
-
 VERDICTS = ("holds", "partly holds", "does not hold", "not measured")
-_SAME_AS_ARTICLE = object()
+_SAME_AS_ARTICLE: Any = object()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,10 +22,6 @@ class AtMost:
     """A figure that may be at most `limit`."""
 
     limit: float
-
-    def matches(self, value: numbers.Real) -> bool:
-        """Whether `value` is within the limit; NaN is not."""
-        return float(value) <= self.limit
 
     def __str__(self) -> str:
         return f"at most {self.limit:g}"
@@ -43,10 +32,6 @@ class Above:
     """A figure that must be larger than `limit`."""
 
     limit: float
-
-    def matches(self, value: numbers.Real) -> bool:
-        """Whether `value` is above the limit; NaN is not."""
-        return float(value) > self.limit
 
     def __str__(self) -> str:
         return f"above {self.limit:g}"
@@ -66,6 +51,7 @@ class Interval:
 
 FigureValue: TypeAlias = int | float | bool | str | tuple[int | None, ...] | Interval | AtMost | Above | None
 Figures: TypeAlias = Mapping[str, FigureValue]
+_RANGES: "dict[str, type[AtMost | Above]]" = {"at_most": AtMost, "above": Above}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +77,7 @@ class DeclaredFigure:
 
     name: str
     article: FigureValue = None
-    ours: FigureValue = _SAME_AS_ARTICLE  # type: ignore[assignment] - replaced below
+    ours: FigureValue = _SAME_AS_ARTICLE
 
     def __post_init__(self) -> None:
         if self.ours is _SAME_AS_ARTICLE:
@@ -100,12 +86,9 @@ class DeclaredFigure:
 
 @dataclasses.dataclass(frozen=True)
 class TrainedPart:
-    """The part of a claim that requires training.
+    """The part of a claim that requires training: as in `Claim`, but `measure` takes how to train.
 
-    Attributes:
-        figures: as in `Claim`.
-        measure: takes a `keras_nin.claims.ClaimTraining` and returns our figures by name.
-        why: as in `Claim`; it applies to every training run, so it names no figure.
+    Its `why` applies to every training run, so it names no figure.
     """
 
     figures: tuple[DeclaredFigure, ...]
@@ -118,12 +101,10 @@ class Claim:
     """A claim of an article, and how it is reproduced.
 
     Attributes:
-        id: short name.
         source: the article.
         text: the claim, in one sentence.
-        figures: the figures of the claim.
-        measure: takes no arguments and returns our figures by name, as `MeasuredFigures` where it timed something. A
-            figure that it leaves out is not measured.
+        measure: returns our figures by name, as `MeasuredFigures` where it timed something. A figure that it leaves
+            out is not measured.
         why: where the claim holds and where it does not.
         trained: what training adds; None where there is nothing to train.
     """
@@ -168,13 +149,7 @@ class ClaimFigure:
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class ClaimResult(Result):
-    """A reproduced claim.
-
-    Attributes:
-        id, source, text, why: as in `Claim`.
-        figures: the article's figures and ours.
-        conditions: those of `MeasuredFigures`; None where nothing was timed.
-    """
+    """A reproduced claim: the article's figures and ours; `conditions` are None where nothing was timed."""
 
     id: str
     source: str
@@ -205,13 +180,9 @@ class ClaimResult(Result):
     def to_json(self) -> dict[str, Any]:
         """Return the claim as a JSON-ready dictionary."""
         return {
-            "id": self.id,
-            "source": self.source,
-            "claim": self.text,
-            "verdict": self.verdict,
-            "reproduced": self.reproduced,
-            "why": self.why,
-            "figures": [figure.to_json() for figure in self.figures],
+            **{"id": self.id, "source": self.source, "claim": self.text},
+            **{"verdict": self.verdict, "reproduced": self.reproduced, "why": self.why},
+            "figures": self._rows(),
             **({} if self.conditions is None else {"measured": dict(self.conditions)}),
         }
 
@@ -255,8 +226,10 @@ class ClaimsResult(Result):
 
 
 def _matches(expected: FigureValue, value: FigureValue) -> bool:
-    if isinstance(expected, AtMost | Above):
-        return isinstance(value, numbers.Real) and expected.matches(value)
+    if isinstance(expected, AtMost):
+        return isinstance(value, numbers.Real) and float(value) <= expected.limit  # NaN is not
+    if isinstance(expected, Above):
+        return isinstance(value, numbers.Real) and float(value) > expected.limit
     if isinstance(value, Interval):
         return isinstance(expected, int | float) and value.low <= expected <= value.high
     # 1 == True in Python; a count does not answer a question.
@@ -264,25 +237,20 @@ def _matches(expected: FigureValue, value: FigureValue) -> bool:
 
 
 def _value_to_json(value: FigureValue) -> Any:
-    if isinstance(value, AtMost):
-        return {"at_most": value.limit}
-    if isinstance(value, Above):
-        return {"above": value.limit}
-    return (
-        dataclasses.asdict(value) if isinstance(value, Interval) else list(value) if isinstance(value, tuple) else value
-    )
+    for key, kind in _RANGES.items():
+        if isinstance(value, kind):
+            return {key: value.limit}
+    if isinstance(value, Interval):
+        return dataclasses.asdict(value)
+    return list(value) if isinstance(value, tuple) else value
 
 
 def value_from_json(value: Any) -> FigureValue:
-    """Return a figure's value from what `ClaimFigure.to_json` made of it.
-
-    Raises:
-        InputError: it is no such value.
-    """
-    for kind, keys in ((AtMost, {"at_most"}), (Above, {"above"})):
-        if isinstance(value, dict) and value.keys() == keys:
-            return kind(schemas.typed_value(float, next(iter(value.values())), "the limit of a figure"))
+    """Return a figure's value from what `ClaimFigure.to_json` made of it; `InputError` where it is no such value."""
     if isinstance(value, dict):
+        key = next(iter(value), None)
+        if len(value) == 1 and key in _RANGES:
+            return _RANGES[key](schemas.typed_value(float, value[key], "the limit of a figure"))
         return schemas.record_from_json(Interval, value)
     if isinstance(value, list):
         return schemas.typed_value(tuple, value, "the shape of a figure")

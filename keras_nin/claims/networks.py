@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from keras_nin.audit import Audit, AuditRow
     from keras_nin.audit.records import Shape
-    from keras_nin.train import Recipe
 
 Weights: TypeAlias = Sequence[ArrayLike]
 
@@ -26,7 +25,7 @@ DEFAULT_SEEDS = 3
 
 
 def build_network(
-    graph: "Callable[[keras.KerasTensor], keras.KerasTensor]", input_shape: tuple[int, int, int], name: str
+    graph: "Callable[[keras.KerasTensor], keras.KerasTensor]", input_shape: tuple[int, ...], name: str
 ) -> "keras.Model":
     """Return the model of `graph`, a function from a tensor (B, H, W, C), for `input_shape` (H, W, C)."""
     import keras
@@ -79,17 +78,19 @@ def run_model(model: "keras.Model", inputs: np.ndarray) -> np.ndarray:
     return np.asarray(keras.ops.convert_to_numpy(model(inputs, training=False)))
 
 
+def run_up_to(model: "keras.Model", layer: str, inputs: np.ndarray) -> np.ndarray:
+    """Return the outputs of one layer of `model` for `inputs` as an array."""
+    import keras
+
+    return run_model(keras.Model(model.input, model.get_layer(layer).output), inputs)
+
+
 def relative_difference(values: np.ndarray, reference: np.ndarray) -> float:
     """Return the largest absolute difference of two arrays of one shape, divided by the largest absolute reference."""
     if values.shape != reference.shape:
         raise ValueError(f"compared arrays of shapes {values.shape} and {reference.shape}")
     reference = reference.astype(np.float64)
     return float(np.abs(values.astype(np.float64) - reference).max() / np.abs(reference).max())
-
-
-def count_kernel_weights(model: "keras.Model") -> int:
-    """Return the number of weights of `model` without its biases."""
-    return sum(int(np.prod(weight.shape)) for weight in model.weights if len(weight.shape) > 1)
 
 
 def compose_convolutions(first: Weights, second: Weights) -> tuple[np.ndarray, np.ndarray]:
@@ -181,11 +182,7 @@ class TrainedNetwork:
 
 
 def load_training_images(training: ClaimTraining) -> TrainingImages:
-    """Return the images of a training.
-
-    Raises:
-        InputError: its dataset has no train and test split with labels from 0 to 9.
-    """
+    """Return the images; `InputError` where the dataset has no train and test split with labels from 0 to 9."""
     from keras_nin import data
 
     dataset = data.open_dataset(training.data)
@@ -214,26 +211,20 @@ def train_over_seeds(
         images: the images.
         default_epochs: passes over the images where `training` has no number.
     """
-    networks = []
+    runs = []
     for seed in range(training.seeds):
-        network = _train_once(build, training, images, seed, training.epochs or default_epochs)
-        networks.append(network)
+        run = _train_once(build, images, seed, training.epochs or default_epochs, training.activation)
+        runs.append(run)
         if training.on_run:
             training.on_run(
-                f"{network.model.name}, seed {seed}: {network.train_accuracy:.2%} on training images, "
-                f"{network.test_accuracy:.2%} on test images"
+                f"{run.model.name}, seed {seed}: {run.train_accuracy:.2%} on training images, "
+                f"{run.test_accuracy:.2%} on test images"
             )
-    return networks
-
-
-def format_mean_and_range(values: Sequence[float]) -> str:
-    """Return mean and range of shares as percentages: ``"97.12 (96.90 to 97.40)"``."""
-    mean, low, high = (100 * value for value in (statistics.fmean(values), min(values), max(values)))
-    return f"{mean:.2f} ({low:.2f} to {high:.2f})"
+    return runs
 
 
 def _train_once(
-    build: "Callable[[], keras.Model]", training: ClaimTraining, images: TrainingImages, seed: int, epochs: int
+    build: "Callable[[], keras.Model]", images: TrainingImages, seed: int, epochs: int, activation: str
 ) -> TrainedNetwork:
     import keras
     import tensorflow as tf
@@ -247,21 +238,15 @@ def _train_once(
     # At a much higher learning rate the ReLUs of the pointwise head die: every score is then the same.
     recipe = Recipe(epochs=epochs, batch_size=32, learning_rate=3e-3)
     batches = TrainingBatches(*images.train, recipe, seed)
-    _compile(model, training.activation, recipe, epochs * len(batches))
+    schedule: Any = keras.optimizers.schedules.CosineDecay(recipe.learning_rate, epochs * len(batches))
+    optimizer: Any = keras.optimizers.AdamW(schedule, weight_decay=recipe.weight_decay)
+    loss: Any = _binary_crossentropy_per_class if activation == "sigmoid" else "sparse_categorical_crossentropy"
+    # Compiling with XLA takes longer than these short runs.
+    model.compile(optimizer, loss=loss, jit_compile=False)  # pyright: ignore[reportArgumentType]
     start = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: batches.start_epoch(epoch))
     # The batches have an order of their own; that of Keras would depend on what ran before.
     model.fit(batches, epochs=epochs, callbacks=[start], shuffle=False, verbose=0)  # pyright: ignore[reportArgumentType]
     return TrainedNetwork(model, _accuracy(model, *images.train), _accuracy(model, *images.test))
-
-
-def _compile(model: "keras.Model", activation: str, recipe: "Recipe", steps: int) -> None:
-    import keras
-
-    schedule = keras.optimizers.schedules.CosineDecay(recipe.learning_rate, steps)
-    optimizer = keras.optimizers.AdamW(schedule, weight_decay=recipe.weight_decay)  # pyright: ignore[reportArgumentType]
-    loss = _binary_crossentropy_per_class if activation == "sigmoid" else "sparse_categorical_crossentropy"
-    # Compiling with XLA takes longer than these short runs.
-    model.compile(optimizer, loss=loss, jit_compile=False)  # pyright: ignore[reportArgumentType]
 
 
 def _binary_crossentropy_per_class(labels: Any, outputs: Any) -> Any:
@@ -274,6 +259,10 @@ def _binary_crossentropy_per_class(labels: Any, outputs: Any) -> Any:
 def _accuracy(model: "keras.Model", images: np.ndarray, labels: np.ndarray, batch: int = 512) -> float:
     starts = range(0, len(labels), batch)
     outputs = np.concatenate([run_model(model, images[start : start + batch]) for start in starts])
-    accuracy = top_k_accuracy(outputs, labels, 1)
-    assert accuracy is not None  # there are ten classes
-    return accuracy
+    return cast(float, top_k_accuracy(outputs, labels, 1))  # not None: there are ten classes
+
+
+def format_mean_and_range(values: Sequence[float]) -> str:
+    """Return mean and range of shares as percentages: ``"97.12 (96.90 to 97.40)"``."""
+    mean, low, high = (100 * value for value in (statistics.fmean(values), min(values), max(values)))
+    return f"{mean:.2f} ({low:.2f} to {high:.2f})"

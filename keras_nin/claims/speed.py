@@ -4,18 +4,16 @@ import dataclasses
 import math
 import pathlib
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from keras_nin.claims.claim import Claim, DeclaredFigure, Figures, Interval, MeasuredFigures
+from keras_nin.claims.claim import Figures, Interval, MeasuredFigures
 from keras_nin.claims.networks import audit_zoo_model, build_network
 from keras_nin.formatting import format_count
-from keras_nin.models.articles import CONVNET
 
 if TYPE_CHECKING:
     from keras_nin.benchmark.records import Profile
 
-ARTICLE_RATIO = 0.01297 / 0.00056
 LAYER_1X1, LAYER_3X3 = "conv1x1_512to32", "conv3x3_512to32"
 SCHEMES, THREADS = ("float32", "int8"), (1, 2)
 WHOLE_CALL, INSIDE_KERNEL = "whole call", "inside the kernel"
@@ -24,7 +22,6 @@ WHOLE_CALL, INSIDE_KERNEL = "whole call", "inside the kernel"
 # no effect.
 PROCESSES, RUNS = 10, 100
 _CALIBRATION_COUNT = 4
-_MACS_RATIO, _UNPADDED_RATIO = "MACs of 3x3 over 1x1", "MACs of 3x3 over 1x1, without padding"
 
 Configuration: TypeAlias = tuple[str, str, int]  # layer, scheme, threads
 
@@ -61,8 +58,7 @@ def _cold_name(first: str, what: str) -> str:
     return f"{what} of 3x3 over 1x1, float32, {'1x1' if first == LAYER_1X1 else '3x3'} loaded first"
 
 
-def measure_speed() -> MeasuredFigures:
-    """Return the ratios of times with their intervals, and the conditions of the measurement."""
+def _measure_speed() -> MeasuredFigures:
     from keras_nin import files
     from keras_nin.tflite.host import describe_host
 
@@ -112,7 +108,10 @@ def _mac_ratios() -> dict[str, float]:
 
     small, large = audit_zoo_model(LAYER_1X1).total.macs, audit_zoo_model(LAYER_3X3).total.macs
     unpadded = build_network(lambda x: keras.layers.Conv2D(32, 3, name="conv1")(x), (12, 12, 512), "unpadded")
-    return {_MACS_RATIO: large / small, _UNPADDED_RATIO: audit_model(unpadded).total.macs / small}
+    return {
+        "MACs of 3x3 over 1x1": large / small,
+        "MACs of 3x3 over 1x1, without padding": audit_model(unpadded).total.macs / small,
+    }
 
 
 def speed_figures(samples: Sequence[ProcessSample]) -> Figures:
@@ -151,16 +150,14 @@ def _median_interval(values: Sequence[float]) -> Interval:
 
 
 def _timing_conditions(samples: Sequence[ProcessSample], threads: Sequence[int]) -> dict[str, Any]:
-    """Return the conditions of the measurement as a JSON-ready dictionary."""
     times = []
     for layer, scheme, count in sorted(samples[0].profiles):
-        profiles = [sample.profiles[layer, scheme, count] for sample in samples]
-        known = {}
-        for what, time in _WARM_TIMES.items():
-            values = [us for us in map(time, profiles) if us is not None]
-            if len(values) == len(profiles):
-                known[what] = statistics.median(values)
-        times.append({"layer": layer, "scheme": scheme, "threads": count, "median_us": known})
+        values: dict[str, list[Any]] = {
+            what: [time(sample.profiles[layer, scheme, count]) for sample in samples]
+            for what, time in _WARM_TIMES.items()
+        }
+        medians = {what: statistics.median(us) for what, us in values.items() if None not in us}
+        times.append({"layer": layer, "scheme": scheme, "threads": count, "median_us": medians})
     return {
         "host": samples[0].profiles[LAYER_1X1, SCHEMES[0], threads[0]].host,
         "threads": list(threads),
@@ -171,35 +168,4 @@ def _timing_conditions(samples: Sequence[ProcessSample], threads: Sequence[int])
     }
 
 
-def _declared_figures() -> Iterator[DeclaredFigure]:
-    for scheme in SCHEMES:
-        for threads in THREADS:
-            for what in _WARM_TIMES:
-                # The article timed a call of a float32 layer; it does not say on how many threads.
-                article = ARTICLE_RATIO if (scheme, what) == ("float32", WHOLE_CALL) else None
-                yield DeclaredFigure(_warm_name(scheme, threads, what), article, None)
-    for first in (LAYER_1X1, LAYER_3X3):
-        for what in _COLD_TIMES:
-            yield DeclaredFigure(_cold_name(first, what), None, None)
-    yield DeclaredFigure(_MACS_RATIO, None, 9.0)
-    yield DeclaredFigure(_UNPADDED_RATIO, None, 9 * 10 * 10 / (12 * 12))
-
-
-SPEED_CLAIMS = (
-    Claim(
-        id="paperspace-speed",
-        source=CONVNET,
-        text="The 1x1 layer of that pair (512 to 32 channels at 12x12) runs about 23 times faster than the 3x3 layer: "
-        "0.00056 s and 0.01297 s, one cold run each.",
-        figures=tuple(_declared_figures()),
-        measure=measure_speed,
-        why="Warm and interleaved on one machine, the times differ about as the MACs do, 9 to 1. Inside the kernel the "
-        "ratio depends on the code of each layer (a plain matrix product and a convolution that gathers its pixels) "
-        "and on the data type; a whole call has a fixed cost that both layers pay, which lowers the ratio. With "
-        "padding 1 the MACs are 9 to 1: it keeps the 3x3 output at 12x12, and zeros are multiplied like pixels. The "
-        "article timed one call of each. A first call also pays for touching memory, loading code and starting threads "
-        "for the first time; which layer pays depends on the order, and single first calls differ severalfold from "
-        "process to process here, so one pair of them says little about the layers. The verdict compares the article's "
-        "number with the intervals of whole warm float32 calls.",
-    ),
-)
+MEASURES = {"paperspace-speed": _measure_speed}

@@ -4,7 +4,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from keras_nin.errors import InputError, check_choice, unknown_name_error
 from keras_nin.formatting import format_bytes, format_count
@@ -32,14 +32,7 @@ FIT_LIMITS: dict[LimitItem, str | None] = {
 
 @dataclass(frozen=True)
 class FitSettings:
-    """Settings of the targets.
-
-    Attributes:
-        threads, seconds: threads, and longest measurement of a file, on this CPU.
-        accelerator: the Ethos-U, one of `keras_nin.edge.ethosu.ACCELERATORS`.
-        max_arena: largest arena of TFLite Micro to try, in bytes.
-        timeout: seconds after which Vela, or a runtime of TFLite Micro, is ended.
-    """
+    """Settings of the targets, as `keras_nin.check_fit` takes them; `max_arena` in bytes."""
 
     threads: int = 1
     seconds: float = 2.0
@@ -50,12 +43,9 @@ class FitSettings:
 
 @dataclass(frozen=True)
 class CPUFigures:
-    """Latency measured on this machine at batch 1; see `keras_nin.benchmark.Profile`.
+    """Latency measured on this machine at batch 1, with its 95% interval; see `keras_nin.benchmark.Profile`.
 
-    Attributes:
-        low_us, high_us: ends of the 95% interval of the median; None with too few runs.
-        converged: whether the median became stable.
-        pointwise_share: share of the median in 1x1 layers; None where the layers could not be timed.
+    The interval is None with too few runs, the share in 1x1 layers where the layers could not be timed.
     """
 
     median_us: float
@@ -72,12 +62,9 @@ class EdgeTPUFigures:
     """Verdict predicted from the file; see `keras_nin.edge.edgetpu.EdgeTPUResult`.
 
     Attributes:
-        compiles: whether the compiler accepts the file.
-        failure: the compiler's message where it does not.
-        why: the reason for that, or the blocking operators; None where all operators are mapped.
-        fix: how to get the file compiled; None where it compiles.
-        mapped, operators: number of mapped operators, and of all.
-        parameter_bytes, parameters: size of the mapped operators' parameters, and where they are kept.
+        failure, fix: the compiler's message where it rejects the file, and how to get it compiled.
+        why: the reason for the failure, or the blocking operators; None where all operators are mapped.
+        parameters: where those of the mapped operators are kept.
     """
 
     compiles: bool
@@ -92,12 +79,9 @@ class EdgeTPUFigures:
 
 @dataclass(frozen=True)
 class EthosUFigures:
-    """Vela's estimate; see `keras_nin.edge.ethosu.EthosUEstimate`.
+    """Vela's estimate, without the time of operators on the CPU; see `keras_nin.edge.ethosu.EthosUEstimate`.
 
-    Attributes:
-        us: time of a run in microseconds, without the operators on the CPU.
-        sram_bytes: SRAM in use at most.
-        on_npu, operators: number of operators without a part on the CPU, and of all.
+    `vela` is its version, `on_npu` the number of `operators` without a part on the CPU.
     """
 
     accelerator: str
@@ -118,13 +102,9 @@ class EthosUFigures:
 
 @dataclass(frozen=True)
 class MicroFigures:
-    """The smallest arena of TFLite Micro on this host; see `keras_nin.edge.micro.Arena`.
+    """The smallest arena of TFLite Micro on this host; see `keras_nin.edge.micro.Arena` and `MicroComparison`.
 
-    Attributes:
-        tensor_bytes, persistent_bytes: its non-persistent and its persistent part.
-        host_bits: width of a pointer on this host.
-        package: version of tflite-micro.
-        bit_exact: whether the outputs on noise equal those of LiteRT's reference kernels; None where not compared.
+    `package` is the version of tflite-micro; `bit_exact` is None where the outputs on noise were not compared.
     """
 
     arena_bytes: int
@@ -135,7 +115,7 @@ class MicroFigures:
     bit_exact: bool | None
 
 
-Figures = CPUFigures | EdgeTPUFigures | EthosUFigures | MicroFigures
+_Figures = TypeVar("_Figures", CPUFigures, EdgeTPUFigures, EthosUFigures, MicroFigures)
 
 
 @dataclass(frozen=True)
@@ -151,10 +131,7 @@ class MissingFigures:
 class FileFit:
     """One file on the chosen targets; a target without figures is None, and in `missing` if it was chosen.
 
-    Attributes:
-        params, macs, pointwise_macs: as the audit counts them; None for a file that the audit does not read.
-        macs_known: whether the MACs of every layer are known; `macs` leaves unknown ones out.
-        missing: why a chosen target has no figures.
+    The counts are those of the audit, None for a file that it does not read; `macs` leaves unknown MACs out.
     """
 
     file: str
@@ -177,12 +154,7 @@ class FileFit:
 
 @dataclass(frozen=True, repr=False)
 class FitResult(CheckedResult):
-    """Files by targets.
-
-    Attributes:
-        host: the machine, as in a benchmark; None where nothing was measured.
-        warnings: warnings about the measurement.
-    """
+    """Files by targets; `host` and `warnings` are those of the measurement on this CPU."""
 
     targets: tuple[str, ...]
     settings: FitSettings
@@ -201,10 +173,7 @@ class FitResult(CheckedResult):
     def _rows(self) -> list[dict[str, Any]]:
         return [
             {
-                "file": result.file,
-                "file_bytes": result.file_bytes,
-                "params": result.params,
-                "macs": result.macs,
+                **{name: getattr(result, name) for name in ("file", "file_bytes", "params", "macs")},
                 "cpu_us": result.cpu and result.cpu.median_us,
                 "edgetpu_mapped": result.edgetpu and result.edgetpu.mapped,
                 "ethosu_us": result.ethosu and result.ethosu.us,
@@ -225,18 +194,13 @@ def check_fit(
     settings: FitSettings | None = None,
     progress: Callable[[str], object] | None = None,
 ) -> FitResult:
-    """Show what .tflite files cost on several targets.
-
-    All files are read before anything is measured. What fails on a target is reported in the result.
+    """Show what .tflite files cost on several targets; all files are read before anything is measured.
 
     Args:
         paths: the .tflite files.
         targets: names from `TARGETS`; whatever their order, the CPU is measured first.
         settings: settings of the targets.
         progress: is called with a line of text before each step.
-
-    Returns:
-        The figures of every file on every target, times in microseconds, sizes in bytes.
 
     Raises:
         InputError: no files, an unknown target or accelerator, an arena out of range, or a file that is not valid.
@@ -250,18 +214,17 @@ def check_fit(
     runner = _TargetRunner(settings)
     chosen = tuple(target for target in TARGETS if target in targets)
     for target in chosen:
-        for index, model in enumerate(models):
+        for index, (model, result) in enumerate(zip(models, results, strict=True)):
             if progress is not None:
-                progress(f"{results[index].file}: {TARGET_TITLES[target]}")
+                progress(f"{result.file}: {TARGET_TITLES[target]}")
             figures = runner.run(target, model)
-            if isinstance(figures, MissingFigures):
-                results[index] = dataclasses.replace(results[index], missing=(*results[index].missing, figures))
-            else:
-                results[index] = dataclasses.replace(results[index], **{target: figures})
+            is_missing = isinstance(figures, MissingFigures)
+            changed = {"missing": (*result.missing, figures)} if is_missing else {target: figures}
+            results[index] = dataclasses.replace(result, **changed)
     return FitResult(chosen, settings, runner.host, tuple(results), tuple(runner.warnings.values()))
 
 
-def _check_arguments(paths: Sequence[str | os.PathLike[str]], targets: Iterable[str], settings: FitSettings) -> None:
+def _check_arguments(paths: Sequence[str | os.PathLike[str]], targets: Sequence[str], settings: FitSettings) -> None:
     if not paths:
         raise InputError("Expected `paths` to name at least one file. Received: none", argument="paths")
     if ETHOSU in parse_targets(targets):
@@ -285,16 +248,14 @@ def _read_file(model: "TFLiteModel") -> FileFit:
         audit = audit_graph(read_tflite_graph(model))
     except InputError:  # a valid file with an open axis has no MACs
         return FileFit(name, model.sha256, model.size_bytes, None, None, None, macs_known=False)
-    total = audit.total
-    return FileFit(
-        file=name,
-        sha256=model.sha256,
-        file_bytes=model.size_bytes,
-        params=total.params,
-        macs=total.macs,
-        pointwise_macs=total.pointwise_macs,
-        macs_known=not audit.unknown,
-    )
+    counts = (audit.total.params, audit.total.macs, audit.total.pointwise_macs)
+    return FileFit(name, model.sha256, model.size_bytes, *counts, macs_known=not audit.unknown)
+
+
+def _pick_figures(figures: type[_Figures], result: object, **others: Any) -> _Figures:
+    """Return a record of figures: `others`, and the other fields from the attributes of those names of `result`."""
+    names = [field.name for field in dataclasses.fields(figures) if field.name not in others]  # type: ignore[arg-type]
+    return figures(**{name: getattr(result, name) for name in names}, **others)
 
 
 class _TargetRunner:
@@ -304,9 +265,9 @@ class _TargetRunner:
         self.settings = settings
         self.host: dict[str, Any] | None = None
         self.warnings: dict[str, str] = {}  # of several about the machine that differ in a number only the last one
-        self._vela: VelaTool | MissingFigures | None = None
+        self._vela: VelaTool | None = None
 
-    def run(self, target: str, model: "TFLiteModel") -> Figures | MissingFigures:
+    def run(self, target: str, model: "TFLiteModel") -> object:
         """Return the figures of a file on a target, or why there are none."""
         method, label = {
             CPU: (self._measure_cpu, "does not run"),
@@ -327,63 +288,33 @@ class _TargetRunner:
             self.warnings[warning.split(":")[0] if warning.startswith("the machine") else warning] = warning
         self.host = self.host or result.host
         (profile,) = result.profiles
-        return CPUFigures(
-            median_us=profile.total.median,
-            low_us=profile.total.low,
-            high_us=profile.total.high,
-            threads=profile.threads,
-            runs=profile.runs,
-            converged=profile.converged,
-            pointwise_share=layer_times.sum_pointwise(profile).share if profile.layers else None,
-        )
+        times = {"median_us": profile.total.median, "low_us": profile.total.low, "high_us": profile.total.high}
+        share = layer_times.sum_pointwise(profile).share if profile.layers else None
+        return _pick_figures(CPUFigures, profile, **times, pointwise_share=share)
 
     def _predict_edgetpu(self, model: "TFLiteModel") -> EdgeTPUFigures:
         from keras_nin.edge.edgetpu.verdict import check_edgetpu
 
         result = check_edgetpu(model)
-        failure = result.failure
-        return EdgeTPUFigures(
-            compiles=result.compiles,
-            failure=failure.message if failure else None,
-            why=(failure.why if failure else "; ".join(result.blocking_operators)) or None,
-            fix=failure.fix if failure else None,
-            mapped=result.mapped,
-            operators=result.kept,
-            parameter_bytes=result.memory.parameter_bytes,
-            parameters=result.memory.state,
-        )
+        if result.failure:
+            reasons = {"failure": result.failure.message, "why": result.failure.why, "fix": result.failure.fix}
+        else:
+            reasons = {"failure": None, "why": "; ".join(result.blocking_operators) or None, "fix": None}
+        memory = {"parameter_bytes": result.memory.parameter_bytes, "parameters": result.memory.state}
+        return _pick_figures(EdgeTPUFigures, result, **reasons, **memory, operators=result.kept)
 
     def _estimate_ethosu(self, model: "TFLiteModel") -> EthosUFigures | MissingFigures:
-        from keras_nin.edge.ethosu.estimate import estimate_ethosu
+        from keras_nin.edge.ethosu import estimate, vela
 
-        tool = self._find_vela()
-        if isinstance(tool, MissingFigures):
-            return tool
-        accelerators = (self.settings.accelerator,)
-        (estimate,) = estimate_ethosu(model, accelerators, timeout=self.settings.timeout, tool=tool).estimates
-        operators = estimate.operator_count
-        return EthosUFigures(
-            accelerator=estimate.accelerator,
-            system_config=estimate.system_config,
-            memory_mode=estimate.memory_mode,
-            vela=estimate.vela,
-            clock_hz=estimate.clock_hz,
-            us=estimate.us,
-            sram_bytes=estimate.used_bytes("SRAM"),
-            on_npu=operators - sum(layer.index is not None for layer in estimate.cpu_layers),
-            operators=operators,
-        )
-
-    def _find_vela(self) -> "VelaTool | MissingFigures":
-        """Return Vela, looked for once for all files."""
-        if self._vela is None:
-            from keras_nin.edge.ethosu.vela import find_vela
-
-            try:
-                self._vela = find_vela()
-            except InputError as error:
-                self._vela = MissingFigures(ETHOSU, "needs the extra ethosu", str(error))
-        return self._vela
+        try:
+            self._vela = self._vela or vela.find_vela()
+        except InputError as error:
+            return MissingFigures(ETHOSU, "needs the extra ethosu", str(error))
+        accelerators, timeout = (self.settings.accelerator,), self.settings.timeout
+        (found,) = estimate.estimate_ethosu(model, accelerators, timeout=timeout, tool=self._vela).estimates
+        on_cpu = sum(layer.index is not None for layer in found.cpu_layers)
+        counts = {"on_npu": found.operator_count - on_cpu, "operators": found.operator_count}
+        return _pick_figures(EthosUFigures, found, sram_bytes=found.used_bytes("SRAM"), **counts)
 
     def _measure_micro(self, model: "TFLiteModel") -> MicroFigures | MissingFigures:
         from keras_nin.edge.micro import measurement, records
@@ -399,31 +330,22 @@ class _TargetRunner:
             kind, reason = (result.finding.kind, result.finding.message) if result.finding else ("no arena", "")
             label = f"over {format_bytes(settings.max_arena)}" if kind == records.TOO_SMALL else kind
             return MissingFigures(MICRO, label, reason)
-        return MicroFigures(
-            arena_bytes=result.arena.bytes,
-            tensor_bytes=result.arena.tensor_bytes,
-            persistent_bytes=result.arena.persistent_bytes,
-            host_bits=result.arena.host_bits,
-            package=result.package,
-            bit_exact=result.comparison and result.comparison.bit_exact,
-        )
+        bit_exact = result.comparison and result.comparison.bit_exact
+        others = {"arena_bytes": result.arena.bytes, "package": result.package, "bit_exact": bit_exact}
+        return _pick_figures(MicroFigures, result.arena, **others)
 
 
-def parse_fit_limits(text: str, targets: Iterable[str] = TARGETS, *, argument: str = "require") -> tuple[Limit, ...]:
+def parse_fit_limits(text: str, targets: Sequence[str] = TARGETS, *, argument: str = "require") -> tuple[Limit, ...]:
     """Return the limits of a text such as ``"cpu=5ms,edgetpu=full,ethosu=2ms,arena=256KiB"``; see `keras_nin.limits`.
 
     Raises:
         InputError: an unknown item, a number or unit that its item does not take, or a target that is not chosen.
     """
-    chosen = (None, *targets)
     limits = parse_limits(text, FIT_LIMITS, argument=argument)
     for limit in limits:
-        if FIT_LIMITS[limit.item] not in chosen:
-            raise InputError(
-                f"`{argument}` limits {limit.name}, which needs {FIT_LIMITS[limit.item]} among `targets`",
-                argument=argument,
-                received=text,
-            )
+        if (target := FIT_LIMITS[limit.item]) not in (None, *targets):
+            message = f"`{argument}` limits {limit.name}, which needs {target} among `targets`"
+            raise InputError(message, argument=argument, received=text)
     return limits
 
 
@@ -436,23 +358,18 @@ def check_fit_limits(result: FitResult, limits: Iterable[Limit]) -> tuple[LimitC
 def _check_file(file: FileFit, limit: Limit) -> LimitCheck:
     if missing := file.find_missing(FIT_LIMITS[limit.item]):
         return check_limit(limit, None, reason=f"{missing.label}: {missing.reason}", subject=file.file)
-    value = _limited_value(file, limit.name)
-    bounds, reason = (value, value), None
-    if limit.name == "ethosu" and file.ethosu and file.ethosu.on_cpu:
-        operators = format_count(file.ethosu.operators, "operator")
-        bounds, reason = (value, None), f"{file.ethosu.on_cpu:,} of {operators} on the CPU, whose time is unknown"
-    return check_limit(limit, value, bounds=bounds, reason=reason, subject=file.file)
-
-
-def _limited_value(file: FileFit, item: str) -> float | None:
-    """Return the value of an item of `FIT_LIMITS`, None where there are no figures."""
     cpu, edgetpu, ethosu, micro = file.cpu, file.edgetpu, file.ethosu, file.micro
     mapped = edgetpu.mapped / edgetpu.operators if edgetpu and edgetpu.compiles and edgetpu.operators else 0.0
-    return {
+    value = {
         "cpu": cpu and cpu.median_us,
         "edgetpu": edgetpu and mapped,
         "ethosu": ethosu and ethosu.us,
         "sram": ethosu and ethosu.sram_bytes,
         "arena": micro and micro.arena_bytes,
         "flash": file.file_bytes,
-    }[item]
+    }[limit.name]
+    bounds, reason = (value, value), None
+    if limit.name == "ethosu" and ethosu and ethosu.on_cpu:
+        operators = format_count(ethosu.operators, "operator")
+        bounds, reason = (value, None), f"{ethosu.on_cpu:,} of {operators} on the CPU, whose time is unknown"
+    return check_limit(limit, value, bounds=bounds, reason=reason, subject=file.file)

@@ -106,20 +106,11 @@ def pack_inputs(model: "keras.Model", arrays: Any) -> Any:
 
 
 def image_input_shape(model: "keras.Model") -> tuple[int, int, int]:
-    """Return the (H, W, C) of a model whose only input is an image.
+    """Return the (H, W, C) of a model whose only input is an image; `InputError` as `input_specs`, or for another."""
+    from keras_nin.train.training import get_image_shape
 
-    Raises:
-        InputError: as `input_specs`, or several inputs, or an input that is no image.
-    """
-    specs = input_specs(model)
-    if len(specs) != 1 or len(specs[0].shape) != 3:
-        inputs = ", ".join(f"{spec.name!r} {spec.shape}" for spec in specs)
-        raise InputError(
-            f"Expected a model whose only input is an image (height, width, channels). Received: {model.name!r} with "
-            f"{inputs}"
-        )
-    height, width, channels = (size or 0 for size in specs[0].shape)
-    return height, width, channels
+    input_specs(model)
+    return get_image_shape(model)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -24,12 +24,13 @@ class _BlockLayer(keras.layers.Layer):
     own_signature: ClassVar[inspect.Signature]
 
     def __init_subclass__(cls) -> None:
-        """Give the class the signature of its function."""
+        """Give the class the signature of its function, and register it for loading."""
         super().__init_subclass__()
         parameters = list(inspect.signature(cls.function).parameters.values())[1:-1]  # without x and name
         own = [parameter.replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD) for parameter in parameters]
         cls.own_signature = inspect.Signature(own)
         cls.__signature__ = inspect.Signature([*own, inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD)])
+        keras.saving.register_keras_serializable(package="keras_nin")(cls)
 
     def __init__(self, *args: Any, name: str | None = None, trainable: bool = True, dtype: Any = None, **kwargs: Any):
         super().__init__(name=name, trainable=trainable, dtype=dtype)
@@ -43,7 +44,7 @@ class _BlockLayer(keras.layers.Layer):
                     check_whole_number(argument, number)
         for argument, allowed in self.choices.items():
             check_choice(argument, self.arguments[argument], allowed)
-        self.inner: keras.Model | None = None
+        self.inner: Any = None
 
     def build(self, input_shape: Sequence[int | None]) -> None:
         x = keras.Input(tuple(input_shape)[1:])
@@ -51,94 +52,66 @@ class _BlockLayer(keras.layers.Layer):
         super().build(input_shape)
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
-        assert self.inner is not None  # Keras builds a layer before it calls it
         return self.inner(inputs, training=training)
 
     def compute_output_shape(self, input_shape: Sequence[int | None]) -> Any:
-        if self.inner is None:
+        if not self.built:
             self.build(input_shape)
-        assert self.inner is not None
         return self.inner.compute_output_shape(input_shape)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), **self.arguments}
 
 
-@keras.saving.register_keras_serializable(package="keras_nin")
 class Conv1x1(_BlockLayer):
-    """1x1 convolution with its non-linearity: `conv1x1` as a layer, with its arguments.
-
-    Input (B, H, W, C), output (B, ceil(H / strides), ceil(W / strides), filters). arXiv:1312.4400.
-    """
+    """`conv1x1` as a layer: (B, H, W, C) to (B, ceil(H / strides), ceil(W / strides), filters). arXiv:1312.4400."""
 
     function = staticmethod(blocks.conv1x1)
     positive = ("filters",)
 
 
-@keras.saving.register_keras_serializable(package="keras_nin")
 class MLPConv(_BlockLayer):
-    """A k x k convolution followed by 1x1 layers: `mlpconv` as a layer, with its arguments.
-
-    Input (B, H, W, C), output (B, ceil(H / strides), ceil(W / strides), filters[-1]) with "same" padding.
-    arXiv:1312.4400.
-    """
+    """`mlpconv` as a layer: (B, H, W, C) to (B, ceil(H / strides), ceil(W / strides), filters[-1]). arXiv:1312.4400."""
 
     function = staticmethod(blocks.mlpconv)
     positive = ("filters",)
     choices = {"padding": ("same", "valid")}
 
 
-@keras.saving.register_keras_serializable(package="keras_nin")
 class Fire(_BlockLayer):
-    """SqueezeNet's fire module, with an optional bypass: `fire` as a layer, with its arguments.
-
-    Input (B, H, W, C), output (B, H, W, expand1x1 + expand3x3). arXiv:1602.07360.
-    """
+    """SqueezeNet's `fire` as a layer: (B, H, W, C) to (B, H, W, expand1x1 + expand3x3). arXiv:1602.07360."""
 
     function = staticmethod(blocks.fire)
     positive = ("squeeze", "expand1x1", "expand3x3")
     choices = {"bypass": blocks.BYPASSES}
 
 
-@keras.saving.register_keras_serializable(package="keras_nin")
 class PointwiseHead(_BlockLayer):
-    """A 1x1 layer to the classes, then global average pooling: `pointwise_head` as a layer, with its arguments.
-
-    Input (B, H, W, C), output (B, classes). arXiv:1312.4400.
-    """
+    """`pointwise_head` as a layer: (B, H, W, C) to (B, classes). arXiv:1312.4400."""
 
     function = staticmethod(blocks.pointwise_head)
     positive = ("classes",)
 
 
-@keras.saving.register_keras_serializable(package="keras_nin")
 class InceptionModule(_BlockLayer):
-    """Inception v1 module, with or without reductions: `inception_module` as a layer, with its arguments.
-
-    Input (B, H, W, C), output (B, H, W, sum of the branches' channels). arXiv:1409.4842.
-    """
+    """`inception_module` as a layer: (B, H, W, C) to (B, H, W, sum of the branches' channels). arXiv:1409.4842."""
 
     function = staticmethod(inception.inception_module)
     positive = ("conv1x1_filters", "conv3x3_filters", "conv5x5_filters", "reduce3x3", "reduce5x5", "pool_projection")
 
 
-@keras.saving.register_keras_serializable(package="keras_nin")
 class InceptionV3Module(_BlockLayer):
-    """Inception v3 module of kind "a", "b" or "c": `inception_v3_module` as a layer, with its arguments.
-
-    Input (B, H, W, C), output (B, H, W, C'). arXiv:1512.00567.
-    """
+    """`inception_v3_module` of kind "a", "b" or "c" as a layer: (B, H, W, C) to (B, H, W, C'). arXiv:1512.00567."""
 
     function = staticmethod(inception.inception_v3_module)
     positive = ("pool_projection", "width")
     choices = {"kind": inception.MODULE_KINDS}
 
 
-@keras.saving.register_keras_serializable(package="keras_nin")
 class InceptionReduction(_BlockLayer):
-    """Inception v3 grid reduction, 35 to 17 (kind "a") or 17 to 8 ("b"): `inception_reduction` as a layer.
+    """`inception_reduction`, 35 to 17 (kind "a") or 17 to 8 ("b"), as a layer. arXiv:1512.00567.
 
-    Input (B, H, W, C), output (B, (H - 3) // 2 + 1, (W - 3) // 2 + 1, C + 480 or C + 512). arXiv:1512.00567.
+    Input (B, H, W, C), output (B, (H - 3) // 2 + 1, (W - 3) // 2 + 1, C + 480 or C + 512).
     """
 
     function = staticmethod(inception.inception_reduction)

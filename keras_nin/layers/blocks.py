@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 import keras
 
-from keras_nin.errors import InputError, check_choice, check_whole_number, expected_error
+from keras_nin.errors import check_choice, check_whole_number, expected_error, input_error
 
 KernelSize: TypeAlias = int | tuple[int, int]
 
@@ -23,9 +23,8 @@ def join_name(prefix: str | None, part: str) -> str | None:
 
 def _check_map(x: keras.KerasTensor) -> keras.KerasTensor:
     if len(x.shape) != 4:
-        raise InputError(
-            f"Expected a map of shape (batch, height, width, channels). Received: shape {tuple(x.shape)}", argument="x"
-        )
+        received = f"shape {tuple(x.shape)}"
+        raise input_error("a map of shape (batch, height, width, channels)", received, argument="x")
     return x
 
 
@@ -48,13 +47,11 @@ def conv2d(
     Args:
         x: tensor (B, H, W, C).
         filters: number of output channels.
-        kernel_size: side of the square kernel, or (height, width).
-        strides: step in both directions.
+        kernel_size, strides: side of the square kernel, or (height, width); step in both directions.
         padding: ``"same"``, ``"valid"``, or the number of zeros on every side (Caffe), which for an even stride is not
             the same as ``"same"``.
         activation: name of the non-linearity; None for a linear layer.
-        use_bias: whether the convolution has a bias; with `batch_norm` it never has, beta takes its place.
-        bias_initializer: the bias before training.
+        use_bias, bias_initializer: with `batch_norm` there is no bias, beta takes its place.
         batch_norm: convolution, BatchNormalization (arXiv:1502.03167), activation.
         scale: whether the normalization has a gamma; the next layer's weights can take its place after a ReLU.
         name: name of the convolution, and the prefix of the layers around it.
@@ -68,7 +65,7 @@ def conv2d(
     _check_map(x)
     if isinstance(padding, int):
         x, padding = _pad_every_side(x, padding, kernel_size, strides, name)
-    conv = keras.layers.Conv2D(
+    x = keras.layers.Conv2D(
         check_whole_number("filters", filters),
         kernel_size,
         strides=strides,
@@ -78,8 +75,7 @@ def conv2d(
         bias_initializer=bias_initializer,
         kernel_initializer="he_normal" if activation == "relu" else "glorot_uniform",
         name=name,
-    )
-    x = conv(x)
+    )(x)
     if not batch_norm:
         return x
     x = keras.layers.BatchNormalization(scale=scale, name=join_name(name, "bn"))(x)
@@ -123,9 +119,8 @@ def conv1x1(
     Returns:
         Tensor (B, ceil(H / strides), ceil(W / strides), filters).
     """
-    return conv2d(
-        x, filters, 1, strides=strides, activation=activation, use_bias=use_bias, batch_norm=batch_norm, name=name
-    )
+    style = {"activation": activation, "use_bias": use_bias, "batch_norm": batch_norm}
+    return conv2d(x, filters, 1, strides=strides, name=name, **style)
 
 
 def mlpconv(
@@ -158,20 +153,10 @@ def mlpconv(
         raise expected_error("filters", "to list the channels of each layer", filters)
     first, *pointwise = filters
     height, width = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
-    part = join_name(name, f"conv{height}x{width}")
-    x = conv2d(
-        x,
-        first,
-        (height, width),
-        strides=strides,
-        padding=padding,
-        activation=activation,
-        batch_norm=batch_norm,
-        name=part,
-    )
+    part, style = join_name(name, f"conv{height}x{width}"), {"activation": activation, "batch_norm": batch_norm}
+    x = conv2d(x, first, (height, width), strides=strides, padding=padding, name=part, **style)
     for letter, channels in zip("abcdefghijklmnopqrstuvwxyz", pointwise, strict=False):
-        part = join_name(name, f"conv1x1{letter}")
-        x = conv1x1(x, channels, activation=activation, batch_norm=batch_norm, name=part)
+        x = conv1x1(x, channels, name=join_name(name, f"conv1x1{letter}"), **style)
     return x
 
 
@@ -209,11 +194,8 @@ def fire(
     channels = _check_map(x).shape[-1]
     out_channels = check_whole_number("expand1x1", expand1x1) + check_whole_number("expand3x3", expand3x3)
     if bypass == "simple" and channels != out_channels:
-        raise InputError(
-            f"Expected {out_channels} input channels for a simple bypass around {out_channels} output channels. "
-            f"Received: {channels}. Use bypass='complex'",
-            argument="bypass",
-        )
+        expected = f"{out_channels} input channels for a simple bypass around {out_channels} output channels"
+        raise input_error(expected, f"{channels}. Use bypass='complex'", argument="bypass")
 
     def convolve(y: keras.KerasTensor, filters: int, kernel_size: int, part: str) -> keras.KerasTensor:
         part_name = join_name(name, part)
@@ -243,10 +225,8 @@ def pointwise_head(
     Section 3.2 of "Network in Network", arXiv:1312.4400.
 
     Args:
-        x: tensor (B, H, W, C).
-        classes: number of classes.
-        activation: non-linearity of the 1x1 layer; None for a linear one.
-        classifier_activation: applied to the averages; None to return them as they are.
+        x, classes: tensor (B, H, W, C), and the number of classes.
+        activation, classifier_activation: of the 1x1 layer, and of the averages; None for none.
         zero_padding: rows and columns of zeros around the map before the 1x1 layer. The Caffe release of
             SqueezeNet 1.0 has 1, which its weights need.
         name: name of the 1x1 layer and prefix of the layers after it.
@@ -280,10 +260,8 @@ def pool2d(
 
     Args:
         x: tensor (B, H, W, C); H and W must be known for ``"ceil"``.
-        kind: ``"max"`` or ``"average"``.
-        size, strides: side of the square window, and its step.
-        rounding: ``"floor"`` or ``"ceil"``.
-        name: name of the layer.
+        kind, rounding: ``"max"`` or ``"average"``; ``"floor"`` or ``"ceil"``.
+        size, strides, name: side of the square window, its step, and the layer's name.
 
     Returns:
         Tensor (B, H', W', C) with H' = rounding((H - size) / strides) + 1.
@@ -295,30 +273,23 @@ def pool2d(
     check_choice("rounding", rounding, ROUNDINGS)
     sides = _check_map(x).shape[1:3]
     if rounding == "floor" and any(side is not None and side < size for side in sides):
-        raise InputError(
-            f"Expected a map of at least {size}x{size} to pool. Received: {sides[0]}x{sides[1]}", argument="x"
-        )
+        raise input_error(f"a map of at least {size}x{size} to pool", f"{sides[0]}x{sides[1]}", argument="x")
     padding = "valid" if rounding == "floor" else _ceil_padding(sides, size, strides)
     return _POOLS[kind](size, strides=strides, padding=padding, name=name)(x)
 
 
-def _ceil_padding(sides: tuple[int | None, int | None], size: int, strides: int) -> str:
+def _ceil_padding(sides: Sequence[int | None], size: int, strides: int) -> str:
     """Return the Keras padding that rounds up as Caffe does: 'same' pads after the end where one element is missing."""
-    paddings = {_ceil_padding_of_side(side, size, strides) for side in sides}
+    paddings = set()
+    for side in sides:
+        if side is None:
+            raise input_error("a known height and width where pooling rounds up", "an open size")
+        outputs = -(-(side - size) // strides) + 1
+        missing = (outputs - 1) * strides + size - side
+        same = "same" if missing == 1 and outputs == -(-side // strides) else None
+        paddings.add("valid" if missing == 0 else same)
     if len(paddings) != 1 or None in paddings:
-        raise InputError(
-            f"Expected a map on which {size}x{size}/{strides} pooling rounds up with one padding in both directions. "
-            f"Received: {sides[0]}x{sides[1]}. Use rounding='floor'",
-            argument="rounding",
-        )
-    return str(paddings.pop())
-
-
-def _ceil_padding_of_side(side: int | None, size: int, strides: int) -> str | None:
-    if side is None:
-        raise InputError("Expected a known height and width where pooling rounds up. Received: an open size")
-    outputs = -(-(side - size) // strides) + 1
-    missing = (outputs - 1) * strides + size - side
-    if missing == 0:
-        return "valid"
-    return "same" if missing == 1 and outputs == -(-side // strides) else None
+        expected = f"a map on which {size}x{size}/{strides} pooling rounds up with one padding in both directions"
+        received = f"{sides[0]}x{sides[1]}. Use rounding='floor'"
+        raise input_error(expected, received, argument="rounding")
+    return paddings.pop()

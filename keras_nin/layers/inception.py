@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import keras
 
-from keras_nin.errors import InputError, check_choice, check_whole_number
+from keras_nin.errors import check_choice, check_whole_number, input_error
 from keras_nin.layers.blocks import KernelSize, conv2d, join_name, pool2d
 
 MODULE_KINDS = ("a", "b", "c")
 REDUCTION_KINDS = ("a", "b")
+# Channels and kernel of the convolutions along each branch of a grid reduction.
+_REDUCTIONS: dict[str, dict[str, Sequence[tuple[int, KernelSize]]]] = {
+    "a": {"3x3": [(384, 3)], "3x3dbl": [(64, 1), (96, 3), (96, 3)]},
+    "b": {"3x3": [(192, 1), (320, 3)], "7x7x3": [(192, 1), (192, (1, 7)), (192, (7, 1)), (192, 3)]},
+}
 
 
 def inception_module(
@@ -76,10 +83,9 @@ def inception_v3_module(
     Convolutions have no bias; each is followed by BatchNormalization without gamma, and ReLU.
 
     Args:
-        x: tensor (B, H, W, C).
-        kind: ``"a"``, ``"b"`` or ``"c"``.
-        pool_projection: channels of the 1x1 layer after the average pooling.
-        width: channels inside the 7x7 branches of kind ``"b"``.
+        x, kind: tensor (B, H, W, C), and ``"a"``, ``"b"`` or ``"c"``.
+        pool_projection, width: channels of the 1x1 layer after the average pooling, and inside the 7x7 branches of
+            kind ``"b"``.
         padded_pool: whether the average pooling counts zeros around the map, as torchvision's does.
         name: prefix of the layers' names.
 
@@ -92,46 +98,27 @@ def inception_v3_module(
     """
     check_choice("kind", kind, MODULE_KINDS)
     check_whole_number("width", width)
-    branches = _BRANCHES[kind](x, width, name)
+    chains: dict[str, dict[str, Sequence[tuple[int, KernelSize]]]] = {
+        "a": {"": [(64, 1)], "5x5": [(48, 1), (64, 5)], "3x3dbl": [(64, 1), (96, 3), (96, 3)]},
+        "b": {
+            "": [(192, 1)],
+            "7x7": [(width, 1), (width, (1, 7)), (192, (7, 1))],
+            "7x7dbl": [(width, 1), (width, (7, 1)), (width, (1, 7)), (width, (7, 1)), (192, (1, 7))],
+        },
+        "c": {"": [(320, 1)], "3x3": [(384, 1)], "3x3dbl": [(448, 1), (384, 3)]},
+    }
+    branches = []
+    for branch, steps in chains[kind].items():
+        y = _conv_chain(x, name, branch, steps)
+        if kind == "c" and branch:  # a 1x3 and a 3x1 layer side by side
+            halves = [_conv_bn_relu(y, 384, kernel, name, f"{branch}split") for kernel in ((1, 3), (3, 1))]
+            y = keras.layers.Concatenate(name=join_name(name, f"{branch}split"))(halves)
+        branches.append(y)
     border = "valid" if padded_pool else "same"
     pooled = keras.layers.ZeroPadding2D(1, name=join_name(name, "pool_pad"))(x) if padded_pool else x
     pooled = keras.layers.AveragePooling2D(3, strides=1, padding=border, name=join_name(name, "pool"))(pooled)
     pooled = _conv_bn_relu(pooled, pool_projection, 1, name, "poolproj")
     return keras.layers.Concatenate(name=join_name(name, "concat"))([*branches, pooled])
-
-
-def _branches_a(x: keras.KerasTensor, width: int, name: str | None) -> list[keras.KerasTensor]:
-    return [
-        _conv_bn_relu(x, 64, 1, name, ""),
-        _conv_chain(x, name, "5x5", (48, 1), (64, 5)),
-        _conv_chain(x, name, "3x3dbl", (64, 1), (96, 3), (96, 3)),
-    ]
-
-
-def _branches_b(x: keras.KerasTensor, width: int, name: str | None) -> list[keras.KerasTensor]:
-    row, column = (1, 7), (7, 1)
-    return [
-        _conv_bn_relu(x, 192, 1, name, ""),
-        _conv_chain(x, name, "7x7", (width, 1), (width, row), (192, column)),
-        _conv_chain(x, name, "7x7dbl", (width, 1), (width, column), (width, row), (width, column), (192, row)),
-    ]
-
-
-def _branches_c(x: keras.KerasTensor, width: int, name: str | None) -> list[keras.KerasTensor]:
-    return [
-        _conv_bn_relu(x, 320, 1, name, ""),
-        _split_conv(_conv_chain(x, name, "3x3", (384, 1)), name, "3x3"),
-        _split_conv(_conv_chain(x, name, "3x3dbl", (448, 1), (384, 3)), name, "3x3dbl"),
-    ]
-
-
-_BRANCHES = {"a": _branches_a, "b": _branches_b, "c": _branches_c}
-
-
-def _split_conv(x: keras.KerasTensor, name: str | None, branch: str) -> keras.KerasTensor:
-    """Add a 1x3 and a 3x1 layer side by side, concatenated."""
-    halves = [_conv_bn_relu(x, 384, kernel, name, f"{branch}split") for kernel in ((1, 3), (3, 1))]
-    return keras.layers.Concatenate(name=join_name(name, f"{branch}split"))(halves)
 
 
 def inception_reduction(x: keras.KerasTensor, kind: str, *, name: str | None = None) -> keras.KerasTensor:
@@ -140,9 +127,7 @@ def inception_reduction(x: keras.KerasTensor, kind: str, *, name: str | None = N
     Halving the grid in parallel branches avoids both a bottleneck and its cost (arXiv:1512.00567, section 5).
 
     Args:
-        x: tensor (B, H, W, C).
-        kind: ``"a"`` or ``"b"``.
-        name: prefix of the layers' names.
+        x, kind, name: tensor (B, H, W, C), ``"a"`` or ``"b"``, and the prefix of the layers' names.
 
     Returns:
         Tensor (B, (H - 3) // 2 + 1, (W - 3) // 2 + 1, C') with C' = C + 480 ("a") or C + 512 ("b").
@@ -152,29 +137,23 @@ def inception_reduction(x: keras.KerasTensor, kind: str, *, name: str | None = N
     """
     check_choice("kind", kind, REDUCTION_KINDS)
     if any(side is not None and side < 3 for side in x.shape[1:3]):
-        raise InputError(f"Expected a map of at least 3x3 to reduce. Received: {x.shape[1]}x{x.shape[2]}", argument="x")
-    if kind == "a":
-        branches = [
-            _conv_chain(x, name, "3x3", (384, 3), reduce=True),
-            _conv_chain(x, name, "3x3dbl", (64, 1), (96, 3), (96, 3), reduce=True),
-        ]
-    else:
-        branches = [
-            _conv_chain(x, name, "3x3", (192, 1), (320, 3), reduce=True),
-            _conv_chain(x, name, "7x7x3", (192, 1), (192, (1, 7)), (192, (7, 1)), (192, 3), reduce=True),
-        ]
+        raise input_error("a map of at least 3x3 to reduce", f"{x.shape[1]}x{x.shape[2]}", argument="x")
+    branches = [_conv_chain(x, name, branch, steps, reduce=True) for branch, steps in _REDUCTIONS[kind].items()]
     pooled = pool2d(x, name=join_name(name, "pool"))
     return keras.layers.Concatenate(name=join_name(name, "concat"))([*branches, pooled])
 
 
 def _conv_chain(
-    x: keras.KerasTensor, name: str | None, branch: str, *steps: tuple[int, KernelSize], reduce: bool = False
+    x: keras.KerasTensor,
+    name: str | None,
+    branch: str,
+    steps: Sequence[tuple[int, KernelSize]],
+    reduce: bool = False,
 ) -> keras.KerasTensor:
     """Add convolutions one after the other, each (filters, kernel); with `reduce` the last has stride 2."""
-    for number, (filters, kernel) in enumerate(steps, start=1):
-        last = reduce and number == len(steps)
-        letter = "abcde"[number - 1]
-        x = _conv_bn_relu(x, filters, kernel, name, f"{branch}{letter}", strides=2 if last else 1)
+    for number, (filters, kernel) in enumerate(steps):
+        label = f"{branch}{'abcde'[number]}" if branch else ""
+        x = _conv_bn_relu(x, filters, kernel, name, label, strides=2 if reduce and number == len(steps) - 1 else 1)
     return x
 
 
@@ -183,8 +162,6 @@ def _conv_bn_relu(
 ) -> keras.KerasTensor:
     """Add a convolution without bias, BatchNormalization without gamma, ReLU; named by its branch and its kernel."""
     height, width = (kernel, kernel) if isinstance(kernel, int) else kernel
-    label = f"{branch}conv{height}x{width}"
+    label = join_name(name, f"{branch}conv{height}x{width}")
     padding = "valid" if strides > 1 else "same"
-    return conv2d(
-        x, filters, kernel, strides=strides, padding=padding, batch_norm=True, scale=False, name=join_name(name, label)
-    )
+    return conv2d(x, filters, kernel, strides=strides, padding=padding, batch_norm=True, scale=False, name=label)

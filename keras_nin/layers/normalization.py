@@ -25,8 +25,9 @@ from typing import Any
 import keras
 import numpy as np
 import numpy.typing as npt
+from keras import ops
 
-from keras_nin.errors import InputError, check_whole_number, expected_error
+from keras_nin.errors import check_whole_number, expected_error
 
 MAX_FITTED_SUM = 1024.0  # the t up to which the fit holds
 _FIRST_LIMIT = 4.0
@@ -40,13 +41,10 @@ _USE_INTEGER_FORM = contextvars.ContextVar("use_integer_form", default=False)
 
 @contextlib.contextmanager
 def use_integer_form(used: bool = True) -> Iterator[None]:
-    """Let every `LocalResponseNormalization` that is called inside compute in its integer form.
+    """Let every `LocalResponseNormalization` that is called inside compute in its integer form, if `used`.
 
     Its values are those of the formula to a few percent, from operators that quantize to 8 bits; the layer, its name
     and its configuration stay what they are.
-
-    Args:
-        used: False for the formula itself, as outside.
     """
     token = _USE_INTEGER_FORM.set(used)
     try:
@@ -88,9 +86,9 @@ class LocalResponseNormalization(keras.layers.Layer):
                 inputs, depth_radius=self.size // 2, bias=self.k, alpha=self.alpha / self.size, beta=self.beta
             )
         radius, channels = self.size // 2, inputs.shape[-1]
-        squares: Any = keras.ops.pad(keras.ops.square(inputs), ((0, 0), (0, 0), (0, 0), (radius, radius)))
+        squares: Any = ops.pad(ops.square(inputs), ((0, 0), (0, 0), (0, 0), (radius, radius)))
         total = sum(squares[..., shift : shift + channels] for shift in range(self.size))
-        return inputs / keras.ops.power(self.k + self.alpha / self.size * total, self.beta)
+        return inputs / ops.power(self.k + self.alpha / self.size * total, self.beta)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         """Return the input's own shape."""
@@ -118,11 +116,8 @@ def local_response_normalization(
 class IntegerForm:
     """The constants of the integer form for one set of `size`, `alpha`, `beta` and `k`.
 
-    Attributes:
-        gains: factor of the input in each term: its square is then t / limit of the term.
-        weights: of each term in the root of the factor.
-        offset: the root beyond all limits.
-        error: largest relative error of the factor for a t from 0 to `MAX_FITTED_SUM`.
+    The square of the input times a term's gain is t / limit of the term. `offset` is the root beyond all limits, and
+    `error` the largest relative error of the factor for a t from 0 to `MAX_FITTED_SUM`.
     """
 
     gains: tuple[float, ...]
@@ -139,18 +134,10 @@ class IntegerForm:
 
 @functools.cache
 def fit_integer_form(size: int, alpha: float, beta: float, k: float) -> IntegerForm:
-    """Return the `IntegerForm` of the constants of `LocalResponseNormalization`, by least squares of relative errors.
-
-    Raises:
-        InputError: `alpha`, `beta` or `k` is not positive.
-    """
+    """Return the `IntegerForm` of a `LocalResponseNormalization`, by least squares of relative errors."""
     for name, value in (("alpha", alpha), ("beta", beta), ("k", k)):
         if not value > 0:
-            raise InputError(
-                f"Expected `{name}` to be positive for the integer form. Received: {value!r}",
-                argument=name,
-                received=value,
-            )
+            raise expected_error(name, "to be positive for the integer form", value)
     levels = np.round(_LEVELS * np.sqrt(_RATIO ** -np.arange(_TERMS)))
     limits = _FIRST_LIMIT * (_LEVELS / levels) ** 2
     t = np.concatenate([[0.0], np.geomspace(0.01, MAX_FITTED_SUM, 512)])
@@ -168,9 +155,6 @@ def fit_integer_form(size: int, alpha: float, beta: float, k: float) -> IntegerF
 
 
 def _normalize_in_integer_form(inputs: Any, size: int, alpha: float, beta: float, k: float) -> Any:
-    """Return the normalized `inputs` (B, H, W, C); the other arguments are those of `LocalResponseNormalization`."""
-    from keras import ops
-
     form = fit_integer_form(size, alpha, beta, k)
     shape: Any = ops.shape(inputs)
     _, height, width, channels = shape
@@ -190,22 +174,16 @@ def _normalize_in_integer_form(inputs: Any, size: int, alpha: float, beta: float
 
 def _one_minus_channel_sum(squares: Any, size: int, positions: int) -> Any:
     """Return max(0, 1 - sum over the `size` channels around) of a (B, terms, positions, C)."""
-    from keras import ops
-
     terms, channels = squares.shape[1], squares.shape[-1]
-    block = _block_size(channels, size)
-    blocks = 1 if block == channels else 3  # its own and the two beside it
+    # Blocks of 16 channels share a kernel, at 48 MACs a value; all channels at once take as many as there are channels.
+    blocked = channels % _CHANNEL_BLOCK == 0 and size // 2 <= _CHANNEL_BLOCK and channels > 3 * _CHANNEL_BLOCK
+    block = _CHANNEL_BLOCK if blocked else channels
+    blocks = 3 if blocked else 1  # its own and the two beside it
     offsets = np.arange(blocks * block) - blocks // 2 * block
     band = np.abs(offsets[:, None] - np.arange(block)) <= size // 2
     kernel = ops.convert_to_tensor(-band.reshape(1, blocks, block, block).astype("float32"), squares.dtype)
-    if blocks > 1:
+    if blocked:
         squares = ops.reshape(squares, (-1, terms * positions, channels // block, block))
     total = ops.conv(squares, kernel, padding="same", data_format="channels_last")
     rest = ops.relu(total + ops.ones(block, squares.dtype))
-    return ops.reshape(rest, (-1, terms, positions, channels)) if blocks > 1 else rest
-
-
-def _block_size(channels: int, size: int) -> int:
-    """Return how many channels share a kernel: blocks of 16 take 48 MACs a value, all at once as many as channels."""
-    fits = channels % _CHANNEL_BLOCK == 0 and size // 2 <= _CHANNEL_BLOCK and channels > 3 * _CHANNEL_BLOCK
-    return _CHANNEL_BLOCK if fits else channels
+    return ops.reshape(rest, (-1, terms, positions, channels)) if blocked else rest

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from keras_nin import layers
 from keras_nin.errors import check_choice, check_whole_number
-from keras_nin.models.model_spec import ModelSpec, Shape, Weights, make_builder
+from keras_nin.models.model_spec import ModelSpec, Shape, Weights, read_specs
 from keras_nin.models.predictions import family_functions
 
 if TYPE_CHECKING:
     import keras
-
-CONVNET = 'Paperspace blog, "Network in Network and 1x1 convolutions"'
-DEEPPHYS = "DeepPhys, arXiv:1805.07888; soft mask of a 1x1 layer from the article 1x1 convolution, demystified"
-ROBAITA = "1x1 convolutions explained, with 2 filters on a 6x6x3 input"
-ONE_CHANNEL = "what a 1x1 layer can do to one channel (question on a 28x28x1 input)"
 
 
 def convnet(
@@ -116,73 +110,14 @@ def SingleConvolution(
     Raises:
         InputError: an argument does not fit, or the weights do not.
     """
-    specs = {spec.name: spec for spec in SPECS if isinstance(spec, SingleSpec)}
+    specs = {spec.name: spec for spec in _SINGLES}
     spec = specs[check_choice("variant", variant, specs)]
     return single_convolution(spec, weights=weights, input_shape=input_shape, name=name)
 
 
-def _single(name: str, input_shape: Shape, filters: int, paper: str, **others: Any) -> SingleSpec:
-    """Return the row of a network of one convolution whose kernel size is in its name."""
-    height, width, channels = input_shape
-    kernel = name[len("conv") : len("conv1x1")]
-    side = int(kernel[0])
-    border = side - 1 if others.get("padding") == "valid" else 0
-    weights = side**2 * channels * filters
-    return SingleSpec(
-        name=name,
-        family=single_convolution,
-        title=f"one {kernel} layer, {channels} to {filters} channels at {height}x{width}",
-        paper=paper,
-        input_shape=input_shape,
-        classes=None,
-        params=weights + filters,
-        macs=weights * (height - border) * (width - border),
-        dataset="random",
-        filters=filters,
-        kernel_size=side,
-        **others,
-    )
-
-
-_convnet = functools.partial(
-    ModelSpec, family=convnet, paper=CONVNET, input_shape=(28, 28, 1), classes=10, dataset="mnist"
-)
-SPECS = (
-    _convnet(
-        name="convnet_extra_relu",
-        title="a 1x1 layer of equal width, only for one more ReLU",
-        classes=None,
-        params=326,
-        macs=66_640,
-    ),
-    _convnet(name="convnet_linear_head", title="a dense head on a flattened map", params=316_532, macs=674_456),
-    _convnet(
-        name="convnet_pointwise_head",
-        title="1x1 layers and a global average instead of the dense head",
-        params=4_232,
-        macs=475_888,
-    ),
-    ModelSpec(
-        name="deepphys_softconv",
-        family=deepphys_softconv,
-        title="32 maps projected to one mask",
-        paper=DEEPPHYS,
-        input_shape=(36, 36, 3),
-        classes=None,
-        params=929,
-        macs=1_161_216,
-        dataset="random",
-    ),
-    _single("conv1x1_512to32", (12, 12, 512), 32, CONVNET),
-    _single("conv3x3_512to32", (12, 12, 512), 32, CONVNET),
-    _single("conv1x1_512to512", (12, 12, 512), 512, CONVNET, activation="relu"),
-    _single("conv1x1_3to2", (6, 6, 3), 2, ROBAITA, activation="relu"),
-    _single("conv3x3_3to2", (6, 6, 3), 2, ROBAITA, padding="valid", activation="relu"),
-    _single("conv1x1_1to16", (28, 28, 1), 16, ONE_CHANNEL),
-    _single("conv3x3_1to16", (28, 28, 1), 16, ONE_CHANNEL),
-)
-ConvNetExtraReLU = make_builder("ConvNetExtraReLU", convnet, SPECS[0])
-ConvNetLinearHead = make_builder("ConvNetLinearHead", convnet, SPECS[1])
-ConvNetPointwiseHead = make_builder("ConvNetPointwiseHead", convnet, SPECS[2])
-DeepPhysSoftConv = make_builder("DeepPhysSoftConv", deepphys_softconv, SPECS[3])
+_CONVNETS, (ConvNetExtraReLU, ConvNetLinearHead, ConvNetPointwiseHead) = read_specs(convnet, ModelSpec)
+_DEEPPHYS, (DeepPhysSoftConv,) = read_specs(deepphys_softconv, ModelSpec)
+_SINGLES, _ = read_specs(single_convolution, SingleSpec)
+SPECS = (*_CONVNETS, *_DEEPPHYS, *_SINGLES)
+CONVNET = _CONVNETS[0].paper
 preprocess_input, decode_predictions = family_functions(SPECS)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from keras_nin import layers
 from keras_nin.errors import check_choice, check_whole_number
-from keras_nin.models.model_spec import ModelSpec, Shape, Weights, make_builder
+from keras_nin.models.model_spec import ModelSpec, Shape, Weights, read_specs
 from keras_nin.models.predictions import family_functions
 
 if TYPE_CHECKING:
     import keras
+
+    from keras_nin.models.third_party import LayerNames
 
 # 1x1, 3x3 reduction, 3x3, 5x5 reduction, 5x5, pool projection of each module: table 1 of the paper.
 MODULES = {
@@ -28,40 +29,20 @@ MODULES = {
 }
 _POOL_AFTER = {"3b": "pool3", "4e": "pool4"}
 _AUXILIARY_AFTER = ("4a", "4d")
-# Layer names of the authors' Caffe release, and ours.
-_CAFFE_MODULE = {
-    "1x1": "1x1",
-    "3x3_reduce": "3x3reduce1x1",
-    "3x3": "3x3",
-    "5x5_reduce": "5x5reduce1x1",
-    "5x5": "5x5",
-    "pool_proj": "poolproj1x1",
-}
-_CAFFE = {
-    "conv1/7x7_s2": "conv1",
-    "conv2/3x3_reduce": "conv2_reduce1x1",
-    "conv2/3x3": "conv2",
-    "loss3/classifier": "classifier",
-}
-_CAFFE |= {
-    f"inception_{m}/{theirs}": f"inception_{m}_{ours}" for m in MODULES for theirs, ours in _CAFFE_MODULE.items()
-}
-for _number in (1, 2):
-    for _theirs, _ours in (("conv", "1x1"), ("fc", "dense"), ("classifier", "classifier")):
-        _CAFFE[f"loss{_number}/{_theirs}"] = f"auxiliary{_number}_{_ours}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GoogLeNetSpec(ModelSpec):
     """A GoogLeNet; the small stem, for 32x32 inputs, is one 3x3 convolution instead of the strided stem."""
 
-    default_normalization: str
+    default_normalization: str = "batch"
     small_stem: bool = False
 
     @property
-    def layer_names(self) -> dict[str, str]:
+    def layer_names(self) -> LayerNames:
         """Names of the authors' Caffe release, as they are and with _ for /."""
-        return _CAFFE | {theirs.replace("/", "_"): ours for theirs, ours in _CAFFE.items()}
+        caffe = super().layer_names
+        return {**caffe, **{theirs.replace("/", "_"): ours for theirs, ours in caffe.items()}}
 
 
 def googlenet(
@@ -95,7 +76,10 @@ def googlenet(
         x = _stem(x, spec.small_stem, kind, pool_rounding)
         outputs = []
         for module, widths in MODULES.items():
-            x = _module(x, module, widths, batch_norm=kind == "batch")
+            conv1x1, reduce3x3, conv3x3, reduce5x5, conv5x5, projection = widths
+            reductions = {"reduce3x3": reduce3x3, "reduce5x5": reduce5x5, "pool_projection": projection}
+            style: dict[str, Any] = reductions | {"batch_norm": kind == "batch"}
+            x = layers.inception_module(x, conv1x1, conv3x3, conv5x5, name=f"inception_{module}", **style)
             if auxiliary and module in _AUXILIARY_AFTER:
                 outputs.append(_auxiliary(x, units, classifier_activation, f"auxiliary{len(outputs) + 1}"))
             if module in _POOL_AFTER:
@@ -125,21 +109,6 @@ def _stem(x: keras.KerasTensor, small: bool, normalization: str | None, rounding
     return layers.pool2d(x, rounding=rounding, name="pool2")
 
 
-def _module(x: keras.KerasTensor, module: str, widths: tuple[int, ...], batch_norm: bool) -> keras.KerasTensor:
-    conv1x1, reduce3x3, conv3x3, reduce5x5, conv5x5, pool_projection = widths
-    return layers.inception_module(
-        x,
-        conv1x1,
-        conv3x3,
-        conv5x5,
-        reduce3x3=reduce3x3,
-        reduce5x5=reduce5x5,
-        pool_projection=pool_projection,
-        batch_norm=batch_norm,
-        name=f"inception_{module}",
-    )
-
-
 def _auxiliary(x: keras.KerasTensor, classes: int, classifier_activation: str | None, name: str) -> keras.KerasTensor:
     """Add an auxiliary classifier, section 5 of the paper: 5x5/3 average pooling, 1x1 to 128, 1024 hidden units."""
     import keras
@@ -152,41 +121,5 @@ def _auxiliary(x: keras.KerasTensor, classes: int, classifier_activation: str | 
     return keras.layers.Dense(classes, activation=classifier_activation, name=f"{name}_classifier")(x)
 
 
-_spec = functools.partial(
-    GoogLeNetSpec,
-    family=googlenet,
-    paper="Going deeper with convolutions, arXiv:1409.4842",
-    input_shape=(224, 224, 3),
-    classes=1000,
-    macs=1_582_671_872,
-    preprocessing="caffe",
-    default_normalization="batch",
-)
-SPECS = (
-    _spec(
-        name="googlenet",
-        title="the paper's network, with local response normalization",
-        params=6_998_552,
-        default_normalization="lrn",
-    ),
-    _spec(
-        name="googlenet_bn",
-        title="with BatchNormalization instead of biases and of local response normalization",
-        params=7_020_392,
-    ),
-    _spec(
-        name="googlenet_cifar10",
-        title="the nine modules on 32x32 inputs, after one 3x3 layer",
-        input_shape=(32, 32, 3),
-        classes=10,
-        params=5_886_218,
-        macs=1_447_241_728,
-        dataset="cifar10",
-        preprocessing="standardize",
-        small_stem=True,
-    ),
-)
-GoogLeNet = make_builder("GoogLeNet", googlenet, SPECS[0])
-GoogLeNetBN = make_builder("GoogLeNetBN", googlenet, SPECS[1])
-GoogLeNetCIFAR10 = make_builder("GoogLeNetCIFAR10", googlenet, SPECS[2])
+SPECS, (GoogLeNet, GoogLeNetBN, GoogLeNetCIFAR10) = read_specs(googlenet, GoogLeNetSpec)
 preprocess_input, decode_predictions = family_functions(SPECS)

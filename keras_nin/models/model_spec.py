@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import os
+import pathlib
 import re
+import tomllib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeAlias, TypeVar
 
@@ -27,12 +30,11 @@ class ModelSpec:
     Attributes:
         name: the name to build it by.
         family: function of this row and of keyword arguments that returns the keras.Model.
-        title: one line on what it is.
-        paper: where it comes from, with its arXiv id where it has one.
+        title, paper: one line on what it is, and where it comes from, with its arXiv id where it has one.
         input_shape: default (H, W, C).
         classes: number of classes; None for a network that ends in a map.
-        params: number of parameters at the defaults. A test holds the built model to it.
-        macs: multiply-accumulates of one image at the defaults, as `params`.
+        params, macs: parameters, and multiply-accumulates of one image, at the defaults. A test holds the built model
+            to them.
         dataset: name of the dataset that it is made for; None where none is at hand.
         preprocessing: name of the preset in `keras_nin.data.preprocessing` that it expects.
         bundled_weights: their names.
@@ -43,7 +45,7 @@ class ModelSpec:
     title: str
     paper: str
     input_shape: Shape
-    classes: int | None
+    classes: int | None = None
     params: int
     macs: int
     dataset: str | None = None
@@ -53,7 +55,8 @@ class ModelSpec:
     @property
     def layer_names(self) -> LayerNames:
         """Layer names in third-party weight files, as `keras_nin.models.third_party` reads them."""
-        return {}
+        tables = [table for table in read_table("layer_names.toml").values() if self.name in table["models"]]
+        return {theirs: ours for table in tables for theirs, ours in table["names"].items()}
 
     @property
     def arguments(self) -> set[str]:
@@ -72,11 +75,7 @@ class ModelSpec:
         name: str | None,
         include_top: bool = True,
     ) -> keras.Model:
-        """Return the keras.Model of a graph, a function from the input tensor to one or several output tensors.
-
-        Raises:
-            InputError: the shape is none or too small for the network, or the weights do not fit.
-        """
+        """Return the keras.Model of a graph, a function from the input tensor to one or several output tensors."""
         import keras
 
         from keras_nin.models import weight_files
@@ -102,6 +101,33 @@ class ModelSpec:
         return model
 
 
+Spec = TypeVar("Spec", bound=ModelSpec)
+Arguments = ParamSpec("Arguments")
+
+
+@functools.cache
+def read_table(name: str) -> dict[str, Any]:
+    """Return the content of a .toml file beside this module."""
+    return tomllib.loads((pathlib.Path(__file__).parent / name).read_text(encoding="utf-8"))
+
+
+def read_specs(
+    family: Callable[Concatenate[Spec, Arguments], keras.Model], spec_class: type[Spec]
+) -> tuple[tuple[Spec, ...], list[Callable[Arguments, keras.Model]]]:
+    """Return the rows of a family in zoo.toml, and the builder of each."""
+    table = read_table("zoo.toml")[family.__name__]
+    specs = {}
+    for builder, row in table["models"].items():
+        fields = table.get("common", {}) | table["models"].get(row.get("like"), {}) | row
+        fields.pop("like", None)
+        specs[builder] = spec_class(family=family, **{key: _as_tuples(value) for key, value in fields.items()})
+    return tuple(specs.values()), [_make_builder(name, family, spec) for name, spec in specs.items()]
+
+
+def _as_tuples(value: Any) -> Any:
+    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
+
+
 # What the documentation of every builder says.
 _COMMON = {
     "weights": "None (random), the name of bundled weights, or a path; see `keras_nin.models.load_weights`.",
@@ -117,11 +143,9 @@ Returns:
 
 Raises:
     InputError: an argument does not fit, or the weights do not."""
-Spec = TypeVar("Spec", bound=ModelSpec)
-Arguments = ParamSpec("Arguments")
 
 
-def make_builder(
+def _make_builder(
     name: str, family: Callable[Concatenate[Spec, Arguments], keras.Model], spec: Spec
 ) -> Callable[Arguments, keras.Model]:
     """Return the function `name` that builds a variant, documented by its family, with the variant's defaults.
@@ -139,10 +163,8 @@ def make_builder(
     ]
     build.__signature__ = signature.replace(parameters=parameters)  # pyright: ignore[reportFunctionMemberAccess]
     head, _, section = inspect.cleandoc(family.__doc__ or "").partition("\n\nArgs:\n")
-    entries = dict(re.findall(r"^    (\w+): ((?:.*\n?)(?:     .*\n?)*)", section, re.MULTILINE))
-    arguments = "".join(
-        f"    {key.name}: {(entries.get(key.name) or _COMMON[key.name]).rstrip()}\n" for key in parameters
-    )
+    entries = _COMMON | dict(re.findall(r"^    (\w+): ((?:.*\n?)(?:     .*\n?)*)", section, re.MULTILINE))
+    arguments = "".join(f"    {key.name}: {entries[key.name].rstrip()}\n" for key in parameters)
     summary, _, details = head.partition("\n")
     text = f"{summary}\n\nThe variant: {spec.title} ({spec.paper}).\n{details}".rstrip()
     build.__doc__ = f"{text}\n\nArgs:\n{arguments}{_RETURNS}"

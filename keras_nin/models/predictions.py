@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -16,22 +15,13 @@ from keras_nin.models.model_spec import ModelSpec
 _IMAGENET_CLASSES = 1000
 
 
-class PreprocessInput(Protocol):
-    """Signature of a family's `preprocess_input`."""
-
-    def __call__(self, images: npt.ArrayLike, variant: str | None = None) -> npt.NDArray[np.float32]: ...  # noqa: D102
-
-
-class DecodePredictions(Protocol):
-    """Signature of a family's `decode_predictions`."""
-
-    def __call__(  # noqa: D102
-        self, predictions: npt.ArrayLike, top: int = 5, variant: str | None = None
-    ) -> list[list[tuple[str, str, float]]]: ...
-
-
-def family_functions(specs: Sequence[ModelSpec]) -> tuple[PreprocessInput, DecodePredictions]:
+def family_functions(specs: Sequence[ModelSpec]):
     """Return `preprocess_input` and `decode_predictions` for the variants of a family."""
+
+    def select(variant: str | None) -> list[ModelSpec]:
+        if variant is not None:
+            check_choice("variant", variant, [spec.name for spec in specs])
+        return [spec for spec in specs if variant in (None, spec.name)]
 
     def preprocess_input(images: npt.ArrayLike, variant: str | None = None) -> npt.NDArray[np.float32]:
         """Scale images of the network's size to the values that its weights were trained on.
@@ -40,7 +30,7 @@ def family_functions(specs: Sequence[ModelSpec]) -> tuple[PreprocessInput, Decod
             images: array (B, H, W, C) with values from 0 to 255, RGB or grayscale.
             variant: the model's name; may be omitted where all models of this family expect the same.
         """
-        return get_preset(_single("preprocessing", _select(specs, variant))).scale(images)
+        return get_preset(_single("preprocessing", select(variant))).scale(images)
 
     def decode_predictions(
         predictions: npt.ArrayLike, top: int = 5, variant: str | None = None
@@ -59,16 +49,10 @@ def family_functions(specs: Sequence[ModelSpec]) -> tuple[PreprocessInput, Decod
         scores = np.asarray(predictions)
         if scores.ndim != 2:
             raise expected_error("predictions", "of shape (batch, classes)", scores.shape)
-        candidates = [spec for spec in _select(specs, variant) if spec.classes == scores.shape[1]]
+        candidates = [spec for spec in select(variant) if spec.classes == scores.shape[1]]
         return _decode(scores, top, _single("dataset", candidates) if candidates else None)
 
     return preprocess_input, decode_predictions
-
-
-def _select(specs: Sequence[ModelSpec], variant: str | None) -> list[ModelSpec]:
-    if variant is not None:
-        check_choice("variant", variant, [spec.name for spec in specs])
-    return [spec for spec in specs if variant in (None, spec.name)]
 
 
 def _single(attribute: str, specs: Sequence[ModelSpec]) -> str:

@@ -14,9 +14,15 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from keras_nin import files, schemas
-from keras_nin.errors import InputError, WeightsMismatchError, expected_error, first_line, unknown_name_error
+from keras_nin.errors import (
+    WeightsMismatchError,
+    expected_error,
+    first_line,
+    input_error,
+    unknown_name_error,
+)
 from keras_nin.models import articles, googlenet, inception_v3, nin, squeezenet, weight_files
-from keras_nin.models.model_spec import ModelSpec, Weights
+from keras_nin.models.model_spec import ModelSpec, Weights, read_table
 
 if TYPE_CHECKING:
     import keras
@@ -25,24 +31,6 @@ _SPECS = (*nin.SPECS, *squeezenet.SPECS, *googlenet.SPECS, *inception_v3.SPECS, 
 REGISTRY = {spec.name: spec for spec in _SPECS}
 MODEL_SUFFIXES = (".keras", ".h5")
 RANDOM = "random"
-
-# What keras.applications' networks expect, as presets of keras_nin.data.preprocessing, by the start of their name.
-_APPLICATION_PREPROCESSING = {
-    "ConvNeXt": "raw",
-    "DenseNet": "torch",
-    "EfficientNet": "raw",
-    "InceptionResNetV2": "symmetric",
-    "InceptionV3": "symmetric",
-    "MobileNetV3": "raw",
-    "MobileNet": "symmetric",
-    "NASNet": "symmetric",
-    "ResNet50V2": "symmetric",
-    "ResNet101V2": "symmetric",
-    "ResNet152V2": "symmetric",
-    "ResNet": "keras_caffe",
-    "VGG": "keras_caffe",
-    "Xception": "symmetric",
-}
 
 
 def list_models() -> list[str]:
@@ -58,15 +46,12 @@ def get_spec(name: str) -> ModelSpec:
 
 
 def build_model(name: str, /, *, weights: Weights = None, **arguments: Any) -> keras.Model:
-    """Build the zoo's model `name`.
+    """Build the zoo's model `name`, a keras.Model that is not compiled.
 
     Args:
         name: a name of `list_models()`.
         weights: None (random), the name of bundled weights, or a path; see `load_weights`.
         **arguments: the builder's own, e.g. ``input_shape=(H, W, C)``, ``classes``, ``include_top``.
-
-    Returns:
-        keras.Model, not compiled.
 
     Raises:
         InputError: unknown name, an argument that this model does not have, or one that does not fit.
@@ -79,10 +64,8 @@ def build_model(name: str, /, *, weights: Weights = None, **arguments: Any) -> k
 def _check_arguments(model: str, accepted: Iterable[str], arguments: Mapping[str, Any]) -> None:
     for argument in arguments:
         if argument not in accepted:
-            raise InputError(
-                f"Expected an argument of {model} ({', '.join(sorted(accepted))}). Received: {argument!r}",
-                argument=argument,
-            )
+            expected = f"an argument of {model} ({', '.join(sorted(accepted))})"
+            raise input_error(expected, repr(argument), argument=argument)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,8 +73,7 @@ class LoadedModel:
     """A model and where it came from.
 
     Attributes:
-        model: the keras.Model.
-        name: short name for files and tables.
+        model, name: the keras.Model, and its short name for files and tables.
         weights: what the weights are: the name of bundled ones, a path, or "random (seed N)".
         random: whether the weights are random.
         preprocessing: what the model expects: the name of a preset, or a dictionary that
@@ -107,6 +89,26 @@ class LoadedModel:
     dataset: str | None = None
 
 
+@dataclasses.dataclass(frozen=True)
+class _Request:
+    """The arguments of `load_model` beside the model."""
+
+    weights: Weights
+    input_shape: tuple[int, ...] | None
+    seed: int
+    arguments: dict[str, Any]
+
+    def set_seed(self) -> str:
+        """Seed the initializers, so that the same call gives the same network; return the label of random weights."""
+        import keras
+
+        try:
+            keras.utils.set_random_seed(self.seed)
+        except ValueError:
+            raise expected_error("seed", "to be a whole number from 0 to 4294967295", self.seed) from None
+        return f"random (seed {self.seed})"
+
+
 def load_model(
     model: str | os.PathLike[str],
     *,
@@ -119,7 +121,8 @@ def load_model(
 
     Args:
         model: a zoo name, ``keras:NAME`` (a keras.applications model), or a path to a .keras or .h5 file. A name goes
-            before a file or folder of the same name.
+            before a file or folder of the same name. A .keras file that `train_model` wrote brings its preprocessing
+            and dataset from the JSON file beside it.
         weights: for a zoo name or ``keras:NAME``, the name of bundled weights or a path. None takes those of the saved
             model, or the bundled ones where they fit the layers, else random ones; ``"random"`` always takes random
             ones.
@@ -127,140 +130,93 @@ def load_model(
         seed: of random weights.
         **arguments: of the builder, e.g. ``classes``; a saved model takes none.
 
-    Returns:
-        `LoadedModel`. A .keras file that `train_model` wrote brings its preprocessing and dataset from the JSON file
-        beside it.
-
     Raises:
         InputError: an unknown name, a file that cannot be read, or weights or arguments that do not fit.
     """
     text = os.fspath(model) if isinstance(model, os.PathLike) else str(model)
+    request = _Request(weights, input_shape, seed, arguments)
     if text.startswith("keras:"):
-        return _load_application(text, weights, input_shape, seed, arguments)
+        return _load_application(text, request)
     if text not in REGISTRY and (text.endswith(MODEL_SUFFIXES) or os.path.exists(text)):
-        return _load_saved_model(pathlib.Path(text), weights, input_shape, seed, arguments)
-    return _load_zoo_model(get_spec(text), weights, input_shape, seed, arguments)
+        return _load_saved_model(pathlib.Path(text), request)
+    return _load_zoo_model(get_spec(text), request)
 
 
-def _set_seed(seed: int) -> str:
-    """Seed the initializers, so that the same call gives the same network; return the label of random weights."""
-    import keras
-
-    try:
-        keras.utils.set_random_seed(seed)
-    except ValueError:
-        raise expected_error("seed", "to be a whole number from 0 to 4294967295", seed) from None
-    return f"random (seed {seed})"
-
-
-def _load_zoo_model(
-    spec: ModelSpec, weights: Weights, input_shape: tuple[int, ...] | None, seed: int, arguments: dict[str, Any]
-) -> LoadedModel:
+def _load_zoo_model(spec: ModelSpec, request: _Request) -> LoadedModel:
+    arguments, weights = request.arguments, request.weights
     if "name" in arguments:
-        raise InputError(
-            f"Expected no `name` for {spec.name}, which has one. Received: {arguments['name']!r}", argument="name"
-        )
-    random_label = _set_seed(seed)
+        raise input_error(f"no `name` for {spec.name}, which has one", repr(arguments["name"]), argument="name")
+    label = request.set_seed()
     path = None if weights is None or weights == RANDOM else weight_files.find_weights(spec.name, weights)
-    model = build_model(spec.name, weights=path, input_shape=input_shape, **arguments)
-    if weights is None:
-        weights = _load_bundled_weights(model, spec, partial=not arguments.get("include_top", True))
-    is_random = weights is None or weights == RANDOM
-    return LoadedModel(
-        model=model,
-        name=spec.name,
-        weights=random_label if is_random else str(weights),
-        random=is_random,
-        preprocessing=spec.preprocessing,
-        dataset=spec.dataset,
-    )
+    model = build_model(spec.name, weights=path, input_shape=request.input_shape, **arguments)
+    if weights is None and spec.bundled_weights:
+        bundled = spec.bundled_weights[0]
+        try:
+            path = weight_files.find_weights(spec.name, bundled)
+            weight_files.load_weights(model, path, partial=not arguments.get("include_top", True))
+            weights = bundled
+        except WeightsMismatchError:  # the arguments made other layers
+            path = None
+    label = label if path is None else str(weights)
+    return LoadedModel(model, spec.name, label, path is None, spec.preprocessing, spec.dataset)
 
 
-def _load_bundled_weights(model: keras.Model, spec: ModelSpec, partial: bool) -> str | None:
-    """Load the bundled weights of `spec` and return their name; None where there are none, or for other layers."""
-    if not spec.bundled_weights:
-        return None
-    try:
-        weight_files.load_weights(model, weight_files.find_weights(spec.name, spec.bundled_weights[0]), partial=partial)
-    except WeightsMismatchError:
-        return None
-    return spec.bundled_weights[0]
-
-
-def _load_application(
-    text: str, weights: Weights, input_shape: tuple[int, ...] | None, seed: int, arguments: dict[str, Any]
-) -> LoadedModel:
+def _load_application(text: str, request: _Request) -> LoadedModel:
     import keras
 
-    name = text.removeprefix("keras:")
+    name, arguments = text.removeprefix("keras:"), request.arguments
     builders: dict[str, Any] = {key: value for key, value in vars(keras.applications).items() if callable(value)}
     if name not in builders:
         raise unknown_name_error("model", text, [f"keras:{key}" for key in builders])
     accepted = set(inspect.signature(builders[name]).parameters) - {"weights", "input_tensor"}
     _check_arguments(text, accepted, arguments)
-    random_label = _set_seed(seed)
+    label = request.set_seed()
     try:
-        model = builders[name](weights=None, input_shape=input_shape, **arguments)
+        model = builders[name](weights=None, input_shape=request.input_shape, **arguments)
     except (TypeError, ValueError) as error:
-        raise InputError(f"Expected arguments that {text} accepts. Received: {first_line(error)}") from error
-    is_random = weights is None or weights == RANDOM
-    if weights is not None and not is_random:
-        weight_files.load_weights(model, weights)
-    return LoadedModel(
-        model=model,
-        name=name.lower(),
-        weights=random_label if is_random else str(weights),
-        random=is_random,
-        preprocessing=application_preprocessing(name) if arguments.get("include_preprocessing", True) else None,
-    )
+        raise input_error(f"arguments that {text} accepts", first_line(error)) from error
+    is_random = request.weights is None or request.weights == RANDOM
+    if request.weights is not None and not is_random:
+        weight_files.load_weights(model, request.weights)
+        label = str(request.weights)
+    preprocessing = application_preprocessing(name) if arguments.get("include_preprocessing", True) else None
+    return LoadedModel(model, name.lower(), label, is_random, preprocessing)
 
 
 def application_preprocessing(name: str) -> str | None:
     """Return the name of the preset that a keras.applications model expects; None where it is not known."""
-    return next((preset for start, preset in _APPLICATION_PREPROCESSING.items() if name.startswith(start)), None)
+    presets = read_table("zoo.toml")["application_preprocessing"]
+    return next((preset for start, preset in presets.items() if name.startswith(start)), None)
 
 
-def _load_saved_model(
-    path: pathlib.Path, weights: Weights, input_shape: tuple[int, ...] | None, seed: int, arguments: dict[str, Any]
-) -> LoadedModel:
+def _load_saved_model(path: pathlib.Path, request: _Request) -> LoadedModel:
     _check_saved_model(path)
-    if weights not in (None, RANDOM):
-        raise InputError(
-            f"Expected no `weights` beside a saved model, which has its own. Received: {str(weights)!r}",
-            argument="weights",
-        )
-    if arguments:
-        raise InputError(f"Expected no arguments of a builder beside a saved model. Received: {', '.join(arguments)}")
+    if request.weights not in (None, RANDOM):
+        expected = "no `weights` beside a saved model, which has its own"
+        raise input_error(expected, repr(str(request.weights)), argument="weights")
+    if request.arguments:
+        raise input_error("no arguments of a builder beside a saved model", ", ".join(request.arguments))
     record = _read_training_record(path)
-    is_random = weights == RANDOM
-    random_label = _set_seed(seed) if is_random else None
-    return LoadedModel(
-        model=_rebuild_model(_read_model(path), path, input_shape, is_random),
-        name=path.stem,
-        weights=random_label or str(path),
-        random=is_random,
-        preprocessing=record.get("preprocessing"),
-        dataset=record.get("dataset"),
-    )
+    is_random = request.weights == RANDOM
+    label = request.set_seed() if is_random else str(path)
+    model = _rebuild_model(_read_model(path), path, request.input_shape, is_random)
+    return LoadedModel(model, path.stem, label, is_random, record.get("preprocessing"), record.get("dataset"))
 
 
 def _check_saved_model(path: pathlib.Path) -> None:
-    problem = None
     if not path.is_file():
+        expected = "a zoo name, keras:NAME or a .keras or .h5 file"
         received = f"{str(path)!r}, {'a folder' if path.is_dir() else 'no file'}"
-        problem = f"Expected a zoo name, keras:NAME or a .keras or .h5 file. Received: {received}"
     elif path.name.endswith(".weights.h5"):
-        problem = (
-            f"Expected a saved model. Received: {path.name!r}, which holds only weights. "
-            "Pass the name of a model, and the file as `weights`"
-        )
+        expected = "a saved model"
+        received = f"{path.name!r}, which holds only weights. Pass the name of a model, and the file as `weights`"
     elif not path.name.endswith(MODEL_SUFFIXES):
-        problem = f"Expected a saved model ending in {' or '.join(MODEL_SUFFIXES)}. Received: {path.name!r}"
-    elif path.suffix == ".keras" and not zipfile.is_zipfile(path):
-        # Keras itself says "File not found" of such a file.
-        problem = f"Expected {str(path)!r} to be a saved Keras model. Received: a damaged or truncated file"
-    if problem:
-        raise InputError(problem, argument="model", path=path)
+        expected, received = f"a saved model ending in {' or '.join(MODEL_SUFFIXES)}", repr(path.name)
+    elif path.suffix == ".keras" and not zipfile.is_zipfile(path):  # of which Keras itself says "File not found"
+        expected, received = f"{str(path)!r} to be a saved Keras model", "a damaged or truncated file"
+    else:
+        return
+    raise input_error(expected, received, argument="model", path=path)
 
 
 def _read_model(path: pathlib.Path) -> keras.Model:
@@ -272,8 +228,7 @@ def _read_model(path: pathlib.Path) -> keras.Model:
 
     try:
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
-        received = f"a {type(model).__name__}"
-        cause = None
+        received, cause = f"a {type(model).__name__}", None
     except Exception as error:  # zipfile, h5py and Keras each raise their own kinds on a damaged file
         model, received, cause = None, first_line(error), error
         if "safe_mode" in received:
@@ -281,9 +236,7 @@ def _read_model(path: pathlib.Path) -> keras.Model:
         elif "No model config" in received:
             received = "only weights, or another HDF5 file. Pass the name of a model, and the file as `weights`"
     if not isinstance(model, keras.Model):
-        raise InputError(
-            f"Expected {str(path)!r} to be a saved Keras model. Received: {received}", argument="model", path=path
-        ) from cause
+        raise input_error(f"{str(path)!r} to be a saved Keras model", received, argument="model", path=path) from cause
     return model
 
 
@@ -296,28 +249,20 @@ def _rebuild_model(
     own = [tuple(tensor.shape[1:]) for tensor in getattr(model, "inputs", None) or ()]
     shape = None if input_shape is None else tuple(input_shape)
     if shape is not None and own != [shape]:
-        _check_open_shape(own, shape, path)
+        fits = len(own) == 1 and len(own[0]) == len(shape)
+        if not fits or any(side not in (None, wanted) for side, wanted in zip(own[0], shape, strict=True)):
+            expected = f"the input shape of {path.name!r}, {', '.join(map(str, own)) or 'not known'}"
+            raise input_error(expected, shape, argument="input_shape")
     elif not random:
         return model
     inputs = None if shape is None else keras.Input(shape, name=model.inputs[0].name)
     try:
         copy = keras.models.clone_model(model, input_tensors=inputs)
     except ValueError as error:
-        raise InputError(
-            f"Expected an input that {path.name!r} accepts. Received: {first_line(error)}", argument="input_shape"
-        ) from error
+        raise input_error(f"an input that {path.name!r} accepts", first_line(error), argument="input_shape") from error
     if not random:
         copy.set_weights(model.get_weights())
     return copy
-
-
-def _check_open_shape(own: list[tuple[int | None, ...]], shape: tuple[int, ...], path: pathlib.Path) -> None:
-    fits = len(own) == 1 and len(own[0]) == len(shape)
-    if not fits or any(side not in (None, wanted) for side, wanted in zip(own[0], shape, strict=True)):
-        raise InputError(
-            f"Expected the input shape of {path.name!r}, {', '.join(map(str, own)) or 'not known'}. Received: {shape}",
-            argument="input_shape",
-        )
 
 
 def _read_training_record(path: pathlib.Path) -> dict[str, Any]:
@@ -333,10 +278,7 @@ def _read_training_record(path: pathlib.Path) -> dict[str, Any]:
         return {}
     preprocessing, dataset = record.get("preprocessing"), record.get("dataset")
     if not isinstance(preprocessing, dict) or not isinstance(dataset, str):
-        raise InputError(
-            f"Expected `preprocessing` and `dataset` of the training in {str(record_path)!r}. Received: none. "
-            "Restore or delete the file",
-            path=record_path,
-        )
+        expected = f"`preprocessing` and `dataset` of the training in {str(record_path)!r}"
+        raise input_error(expected, "none. Restore or delete the file", path=record_path)
     known = {spec.dataset for spec in _SPECS}
     return {"preprocessing": preprocessing, "dataset": dataset if dataset in known else None}

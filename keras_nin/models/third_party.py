@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from keras_nin import keras_graph
-from keras_nin.errors import InputError, WeightsMismatchError
+from keras_nin.errors import WeightsMismatchError, input_error
 from keras_nin.models.third_party_files import READERS, StoredTensor, WeightSource
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 # From a third-party layer name to ours.
 LayerNames: TypeAlias = Mapping[str, str | tuple[str, ...] | None]
-# Layer and variable of a weight, e.g. ("conv1", "kernel").
-VariableName = tuple[str, str]
+# By layer and variable of a weight, e.g. ("conv1", "kernel").
+Arrays: TypeAlias = dict[tuple[str, str], npt.NDArray[np.float32]]
 
 # BatchNormalization's epsilon in PyTorch, unless set otherwise.
 _PYTORCH_EPSILON = 1e-5
@@ -67,30 +67,18 @@ def load_by_name(
 ) -> WeightImport:
     """Set every weight of `model` from a file of named tensors, all checked before any is changed.
 
-    Args:
-        model: a built keras.Model of plain layers.
-        path: of the file; its ending says how it is read.
-        layer_names: the model's table of third-party layer names.
-        partial: let the file hold more than the model has, as for a network without its top.
-
-    Raises:
-        InputError: an unreadable file.
-        WeightsMismatchError: a file that does not fit. The message lists all weights without a tensor, tensors without
-            a layer, and tensors of another shape.
+    The `WeightsMismatchError` for a file that does not fit lists all weights without a tensor, tensors without a layer,
+    and tensors of another shape. With `partial` the file may hold more than the model has.
     """
     network = _describe_network(model)
     with READERS[path.suffix](path) as source:
         placed = _place_tensors(source, network, layer_names or {})
         problems = placed.problems(partial)
         if problems:
-            raise WeightsMismatchError(
-                f"Expected {path.name!r} ({source.convention}, {len(source.tensors)} tensors) to hold the weights of "
-                f"{model.name}. Received: {problems}",
-                path=path,
-            )
-        arrays = {
-            name: np.ascontiguousarray(change(tensor.read())) for name, (tensor, change) in placed.tensors.items()
-        }
+            expected = f"{path.name!r} ({source.convention}, {len(source.tensors)} tensors) to hold the weights of"
+            raise WeightsMismatchError(f"Expected {expected} {model.name}. Received: {problems}", path=path)
+        weights = placed.tensors.items()
+        arrays: Arrays = {name: np.ascontiguousarray(change(tensor.read())) for name, (tensor, change) in weights}
     _fold_into_batch_norm(arrays, network)
     for layer in model.layers:
         for weight in layer.weights:
@@ -100,14 +88,13 @@ def load_by_name(
 
 @dataclasses.dataclass(frozen=True)
 class _Network:
-    """A model as the placement of tensors sees it.
+    """A model as the placement of tensors sees it, by the names of its layers.
 
     Attributes:
         shapes: of every weight, by layer and variable.
-        flattened: (H, W, C) of the map behind every Dense that takes a flattened one, by the layer's name.
-        convolutions: by the name of a BatchNormalization, that of the linear convolution without bias whose output it
-            alone takes.
-        epsilons: of every BatchNormalization, by the layer's name.
+        flattened: (H, W, C) of the map behind every Dense that takes a flattened one.
+        convolutions: of a BatchNormalization, the linear convolution without bias whose output it alone takes.
+        epsilons: of every BatchNormalization.
     """
 
     shapes: dict[str, dict[str, tuple[int, ...]]] = dataclasses.field(default_factory=dict)
@@ -115,7 +102,7 @@ class _Network:
     convolutions: dict[str, str] = dataclasses.field(default_factory=dict)
     epsilons: dict[str, float] = dataclasses.field(default_factory=dict)
 
-    def has(self, layer: str | None, variable: str | None) -> bool:
+    def has(self, layer: str | None, variable: str) -> bool:
         return variable in self.shapes.get(layer or "", {})
 
 
@@ -126,10 +113,8 @@ def _describe_network(model: keras.Model) -> _Network:
             continue
         shapes = {weight.name: tuple(weight.shape) for weight in layer.weights}
         if len(shapes) < len(layer.weights) or hasattr(layer, "layers"):
-            raise InputError(
-                f"Expected a network of plain layers for weights by name. Received: {model.name}, whose layer "
-                f"{layer.name!r} holds layers. Use .weights.h5 or .keras"
-            )
+            received = f"{model.name}, whose layer {layer.name!r} holds layers. Use .weights.h5 or .keras"
+            raise input_error("a network of plain layers for weights by name", received)
         network.shapes[layer.name] = shapes
         size = _flattened_size(layer)
         if size is not None:
@@ -155,10 +140,8 @@ def _flattened_size(layer: keras.Layer) -> tuple[int, ...] | None:
     if type(producer).__name__ != "Flatten" or len(producer.input.shape) != 4 or producer.input.shape[1:3] == (1, 1):
         return None
     if type(layer).__name__ != "Dense":
-        raise InputError(
-            f"Expected only Dense on a flattened map for weights by name. Received: {type(layer).__name__} "
-            f"{layer.name!r}"
-        )
+        received = f"{type(layer).__name__} {layer.name!r}"
+        raise input_error("only Dense on a flattened map for weights by name", received)
     return tuple(producer.input.shape[1:])
 
 
@@ -178,11 +161,8 @@ def _is_foldable(layer: Any, convolution: Any) -> bool:
 def match_layers(table: LayerNames, layers: Iterable[str], own: Collection[str]) -> dict[str, str | None]:
     """Return {third-party layer: the model's layer, or None} for those of a file's `layers` that have one."""
     layers = list(layers)
-    names: dict[str, str | None] = {layer: layer for layer in layers if layer in own}
-    for layer in layers:
-        ours = table.get(layer, ())
-        if layer not in names and not isinstance(ours, tuple):
-            names[layer] = ours
+    names = {layer: ours for layer in layers if not isinstance(ours := table.get(layer, ()), tuple)}
+    names |= {layer: layer for layer in layers if layer in own}
     for key, numbered in table.items():
         if isinstance(numbered, tuple):
             theirs = {layer for layer in layers if re.fullmatch(rf"{key}(_\d+)?", layer) and layer not in names}
@@ -196,14 +176,13 @@ def match_layers(table: LayerNames, layers: Iterable[str], own: Collection[str])
 class _Placement:
     """What a file's tensors become in a network: the tensor and the change of axes of each weight, and what is left."""
 
-    tensors: dict[VariableName, tuple[StoredTensor, _AxisChange]] = dataclasses.field(default_factory=dict)
+    tensors: dict[tuple[str, str], tuple[StoredTensor, _AxisChange]] = dataclasses.field(default_factory=dict)
     rows: list[TensorPlacement] = dataclasses.field(default_factory=list)
     missing: list[str] = dataclasses.field(default_factory=list)
     mismatched: list[str] = dataclasses.field(default_factory=list)
     unplaced: list[str] = dataclasses.field(default_factory=list)
 
     def problems(self, partial: bool) -> str:
-        """Return a description of everything that does not fit; "" where all does."""
         unplaced = [] if partial else self.unplaced
         kinds = ((self.missing, "missing"), (self.mismatched, "mismatched"), (unplaced, "without a layer"))
         return "; ".join(f"{len(names)} {what}: {', '.join(names)}" for names, what in kinds if names)
@@ -249,12 +228,10 @@ def _target_variable(
     layer = names.get(tensor.layer)
     if layer is None:
         return None, tensor.variable
+    variables = {"PyTorch": _PYTORCH, "Keras 1": _KERAS_1, "Keras": _KERAS}[source.convention]
     if source.convention == "PyTorch":
-        is_convolution = network.has(layer, "kernel")
-        weight, bias = ("kernel", "bias") if is_convolution else ("gamma", "beta")
-        variables = _PYTORCH | {"weight": weight, "bias": bias}
-    else:
-        variables = _KERAS_1 if source.convention == "Keras 1" else _KERAS
+        weight, bias = ("kernel", "bias") if network.has(layer, "kernel") else ("gamma", "beta")
+        variables = variables | {"weight": weight, "bias": bias}
     return layer, variables.get(tensor.variable, tensor.variable)
 
 
@@ -296,7 +273,6 @@ class _AxisChange:
         return self.source.vectors
 
     def __call__(self, array: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Return the array in the network's order."""
         if self.transposes:
             array = np.transpose(array, (*range(2, array.ndim), 1, 0))
         if self.flips:
@@ -352,7 +328,7 @@ def _folding_layer(layer: str | None, variable: str, network: _Network) -> str |
     return None
 
 
-def _fold_into_batch_norm(arrays: dict[VariableName, npt.NDArray[np.float32]], network: _Network) -> None:
+def _fold_into_batch_norm(arrays: Arrays, network: _Network) -> None:
     """Take up, in place, what the network has no variable for; the outputs in inference are the same.
 
     A bias before a normalization shifts its mean: moving_mean - bias. A gamma after it scales what comes in:

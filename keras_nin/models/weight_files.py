@@ -18,7 +18,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from keras_nin import files
-from keras_nin.errors import InputError, WeightsMismatchError, expected_error, first_line, unknown_name_error
+from keras_nin.errors import (
+    InputError,
+    WeightsMismatchError,
+    expected_error,
+    first_line,
+    input_error,
+    unknown_name_error,
+)
 from keras_nin.models import third_party, third_party_files
 
 if TYPE_CHECKING:
@@ -27,9 +34,8 @@ if TYPE_CHECKING:
 
 
 _BUNDLED_FOLDER = pathlib.Path(__file__).parent / "weights"
-KERAS_SUFFIXES = (".weights.h5", ".keras")
 THIRD_PARTY_SUFFIXES = (".h5", ".safetensors", ".pt", ".pth")
-WEIGHT_SUFFIXES = (*KERAS_SUFFIXES, ".npz", *THIRD_PARTY_SUFFIXES)
+WEIGHT_SUFFIXES = (".weights.h5", ".keras", ".npz", *THIRD_PARTY_SUFFIXES)
 # Where Keras 3 stores the layers; the second in its first versions.
 _LAYERS = ("layers/", "_layer_checkpoint_dependencies/")
 
@@ -61,28 +67,23 @@ def load_weights(
             shape; for a file matched by name, everything that does not fit.
     """
     path = find_weights(model.name, weights)
+    suffix = _weight_suffix(path)
     try:
-        if _weight_suffix(path) == ".keras" or (
-            _weight_suffix(path) == ".weights.h5" and not third_party_files.is_legacy_h5(path)
-        ):
-            _load_keras(model, path, partial)
-            return None
+        if suffix == ".keras" or (suffix == ".weights.h5" and not third_party_files.is_legacy_h5(path)):
+            return _load_keras(model, path, partial)
         return third_party.load_by_name(model, path, layer_names, partial)
     except InputError:
         raise
     except Exception as error:  # zipfile, zlib, h5py, NumPy and Keras each raise their own kinds on a damaged file
-        raise InputError(
-            f"Expected {str(path)!r} to hold weights. Received: {first_line(error)}", argument="weights", path=path
-        ) from error
+        expected = f"{str(path)!r} to hold weights"
+        raise input_error(expected, first_line(error), argument="weights", path=path) from error
 
 
 def find_weights(model_name: str, weights: str | os.PathLike[str]) -> pathlib.Path:
     """Return the path of `weights`: the model's bundled ones of that name, or a file as it is.
 
-    A name goes before a file of the same name: "./digits" is the file.
-
-    Raises:
-        InputError: no file and no bundled weights of that name, or an unknown kind of file.
+    A name goes before a file of the same name: "./digits" is the file. No file and no bundled weights of that name, or
+    an unknown kind of file, are an `InputError`.
     """
     if not isinstance(weights, str | os.PathLike):
         raise expected_error("weights", "to be None, a name or a path", weights)
@@ -94,11 +95,8 @@ def find_weights(model_name: str, weights: str | os.PathLike[str]) -> pathlib.Pa
         _weight_suffix(path)
         return path
     if path.is_dir() or path.suffix or len(path.parts) > 1:
-        raise InputError(
-            f"Expected `weights` to be an existing file ({', '.join(WEIGHT_SUFFIXES)}). "
-            f"Received: {str(weights)!r}{', a folder' if path.is_dir() else ''}",
-            argument="weights",
-        )
+        expected = f"`weights` to be an existing file ({', '.join(WEIGHT_SUFFIXES)})"
+        raise input_error(expected, f"{str(weights)!r}{', a folder' if path.is_dir() else ''}", argument="weights")
     if not bundled:
         raise expected_error("weights", f"to be a file: {model_name} has no bundled weights", str(weights))
     raise unknown_name_error("weights", weights, bundled)
@@ -132,11 +130,8 @@ def _weight_suffix(path: pathlib.Path) -> str:
     for suffix in WEIGHT_SUFFIXES:
         if path.name.endswith(suffix):
             return suffix
-    raise InputError(
-        f"Expected a weight file ending in {', '.join(WEIGHT_SUFFIXES)}. Received: {path.name!r}",
-        argument="weights",
-        path=path,
-    )
+    expected = f"a weight file ending in {', '.join(WEIGHT_SUFFIXES)}"
+    raise input_error(expected, repr(path.name), argument="weights", path=path)
 
 
 def _load_keras(model: keras.Model, path: pathlib.Path, partial: bool) -> None:
@@ -162,32 +157,25 @@ def _raise_mismatch(model: keras.Model, path: pathlib.Path) -> None:
         expected = _read_stored_arrays(own)
     stored = _read_stored_arrays(path)
     if not stored:
-        raise InputError(
-            f"Expected {path.name!r} to hold weights as Keras 3 stores them. Received: a file with none", path=path
-        )
+        raise input_error(f"{path.name!r} to hold weights as Keras 3 stores them", "a file with none", path=path)
     owners = [weight.path.split("/")[-2] for weight in model.weights]
     first = {owner: owners.index(owner) for owner in owners}
-    in_model_order = sorted(expected.items(), key=lambda item: (first.get(item[1].owner, len(owners)), item[1].index))
-    for location, array in in_model_order:
+    numbered = [(first.get(array.owner, len(owners)) + array.index, at) for at, array in expected.items()]
+    for number, location in sorted(numbered, key=lambda pair: pair[0]):
+        array = expected[location]
         if location in stored and stored[location].shape == array.shape:
             continue
-        number = first.get(array.owner, len(owners)) + array.index
         variable = model.weights[number].name if number < len(owners) else f"weight {array.index}"
-        received = (
-            f"shape {stored[location].shape}" if location in stored else f"a file without it ({len(stored)} arrays)"
-        )
-        raise WeightsMismatchError(
-            f"Expected {path.name!r} to hold the {variable} of layer {array.layer!r} with shape {array.shape}. "
-            f"Received: {received}",
-            path=path,
-        )
+        received = f"a file without it ({len(stored)} arrays)"
+        if location in stored:
+            received = f"shape {stored[location].shape}"
+        wanted = f"the {variable} of layer {array.layer!r} with shape {array.shape}"
+        raise WeightsMismatchError(f"Expected {path.name!r} to hold {wanted}. Received: {received}", path=path)
     surplus = sorted(array.layer for location, array in stored.items() if location not in expected)
     if surplus:
-        raise WeightsMismatchError(
-            f"Expected {path.name!r} to hold only the weights of {model.name}. "
-            f"Received: {len(surplus)} more, the first for {surplus[0]!r}",
-            path=path,
-        )
+        received = f"{len(surplus)} more, the first for {surplus[0]!r}"
+        wanted = f"only the weights of {model.name}"
+        raise WeightsMismatchError(f"Expected {path.name!r} to hold {wanted}. Received: {received}", path=path)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,22 +12,19 @@ from keras_nin.formatting import format_conditions, format_percent, format_us, s
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.patches import Patch
 
     from keras_nin.benchmark.layer_times import LatencySubtotal
     from keras_nin.benchmark.records import MachinePeak, Profile
     from keras_nin.benchmark.roofline import LayerEfficiency
 
 _MAX_BAR_NAME, _MAX_LEGEND_NAME, _MAX_HEADING = 34, 24, 400
-_BAR_INCHES = 0.19
-_NUMBERED_LAYERS = 5
+_BAR_INCHES, _NUMBERED_LAYERS = 0.19, 5
 
 
 def plot_layer_times(profile: "Profile") -> "Figure":
-    """Return a figure with a bar for each layer in order of execution, colored by kind and 1x1 role.
+    """Return a figure with a bar for each layer in order of execution, colored by kind and 1x1 role."""
+    from matplotlib.patches import Patch
 
-    Its height grows by 0.19 inches per layer; a layer without a time has no bar.
-    """
     bars = [
         (layer.name, plots.layer_style(layer.kind, layer.role), None if layer.us is None else layer.us.typical)
         for layer in profile.layers
@@ -36,46 +33,30 @@ def plot_layer_times(profile: "Profile") -> "Figure":
     if profile.overhead_us is not None:
         bars.append((plots.OVERHEAD_STYLE.label, plots.OVERHEAD_STYLE, profile.overhead_us))
         styles.append(plots.OVERHEAD_STYLE)
-    with figures.figure_style():
-        figure = figures.new_figure(7, 1.7 + _BAR_INCHES * len(bars))
+    with figures.new_figure(7, 1.7 + _BAR_INCHES * len(bars)) as figure:
         axes = figure.subplots()
-        _draw_bars(axes, bars)
-        axes.set_ylim(len(bars) - 0.4, -0.6)
-        axes.set_xlabel("us (typical)")
+        widths = [us or 0.0 for *_, us in bars]
+        axes.barh(range(len(bars)), widths, color=[style.color for _, style, _ in bars], height=0.72)
+        axes.set_yticks(range(len(bars)), [shorten(name, _MAX_BAR_NAME) for name, *_ in bars], fontsize=8)
+        axes.tick_params(axis="y", length=0)
+        for position, (*_, us) in enumerate(bars):
+            text = " not measured" if us is None else f" {us:,.1f}"
+            axes.text(max(us or 0.0, 0.0), position, text, va="center", fontsize=7.5, color=figures.MUTED)
+        axes.xaxis.grid(True)
+        axes.set(ylim=(len(bars) - 0.4, -0.6), xlabel="us (typical)")
         axes.margins(x=0.12)
         _add_heading(figure, f"{profile.file}: time of each layer", profile)
+        patches = [Patch(color=style.color, label=style.label) for style in styles]
         axes.legend(
-            handles=[_legend_patch(style) for style in styles],
-            loc="lower left",
-            bbox_to_anchor=(0, 1),
-            ncols=4,
-            handlelength=1,
-            borderaxespad=0.2,
+            handles=patches, loc="lower left", bbox_to_anchor=(0, 1), ncols=4, handlelength=1, borderaxespad=0.2
         )
     return figure
 
 
-def _draw_bars(axes: "Axes", bars: Sequence[tuple[str, plots.LayerStyle, float | None]]) -> None:
-    positions = range(len(bars))
-    axes.barh(positions, [us or 0.0 for *_, us in bars], color=[style.color for _, style, _ in bars], height=0.72)
-    axes.set_yticks(positions, [shorten(name, _MAX_BAR_NAME) for name, *_ in bars], fontsize=8)
-    axes.tick_params(axis="y", length=0)
-    for position, (*_, us) in enumerate(bars):
-        text = " not measured" if us is None else f" {us:,.1f}"
-        axes.text(max(us or 0.0, 0.0), position, text, va="center", fontsize=7.5, color=figures.MUTED)
-    axes.xaxis.grid(True)
-
-
 def plot_kind_shares(profile: "Profile", subtotals: "Sequence[LatencySubtotal]") -> "Figure":
-    """Return a figure of the share of each kind, 1x1 by role, of the time and of the MACs.
-
-    Args:
-        profile: with layers.
-        subtotals: as `keras_nin.benchmark.layer_times.sum_by_role` returns them.
-    """
+    """Return a figure of the share of each kind, 1x1 by role, of the time and of the MACs; see `sum_by_role`."""
     macs = sum(subtotal.macs for subtotal in subtotals)
-    with figures.figure_style():
-        figure = figures.new_figure(figures.NARROW, 1.5 + 0.46 * len(subtotals))
+    with figures.new_figure(figures.NARROW, 1.5 + 0.46 * len(subtotals)) as figure:
         axes = figure.subplots()
         for position, subtotal in enumerate(subtotals):
             color = plots.group_style(subtotal.name).color
@@ -87,8 +68,7 @@ def plot_kind_shares(profile: "Profile", subtotals: "Sequence[LatencySubtotal]")
                     axes.text(100 * max(share, 0), position + offset, label, va="center", fontsize=8.5)
         axes.set_yticks(range(len(subtotals)), [subtotal.name for subtotal in subtotals])
         axes.tick_params(axis="y", length=0)
-        axes.set_ylim(len(subtotals) - 0.4, -0.6)
-        axes.set_xlabel("% of the run (solid), % of the MACs (pale)")
+        axes.set(ylim=(len(subtotals) - 0.4, -0.6), xlabel="% of the run (solid), % of the MACs (pale)")
         axes.margins(x=0.15)
         axes.xaxis.grid(True)
         _add_heading(figure, "Time and MACs by kind", profile)
@@ -98,62 +78,45 @@ def plot_kind_shares(profile: "Profile", subtotals: "Sequence[LatencySubtotal]")
 def plot_roofline(profile: "Profile", efficiencies: "Sequence[LayerEfficiency]") -> "Figure":
     """Return a figure of the layers below the roofs of their machine, 1x1 layers marked by role; both axes logarithmic.
 
-    The area of a marker grows with the layer's time; the slowest layers are numbered.
-
-    Args:
-        profile: with peaks.
-        efficiencies: as `keras_nin.benchmark.roofline.compute_efficiency` returns them, at least one.
+    The area of a marker grows with the layer's time; the slowest layers are numbered. `efficiencies`, at least one, are
+    those that `keras_nin.benchmark.roofline.compute_efficiency` returns.
     """
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
     dtypes = {efficiency.layer.dtype for efficiency in efficiencies}
-    with figures.figure_style():
-        figure = figures.new_figure(figures.NARROW, 5.9)
+    slowest = sorted(efficiencies, key=lambda efficiency: -(efficiency.layer.share or 0.0))[:_NUMBERED_LAYERS]
+    with figures.new_figure(figures.NARROW, 5.9) as figure:
         axes = figure.subplots()
         axes.set(xscale="log", yscale="log", xlabel="MACs per byte moved", ylabel="GMAC/s")
-        _draw_points(axes, efficiencies)
+        for efficiency in efficiencies:
+            layer = efficiency.layer
+            style = plots.layer_style(layer.kind, layer.role)
+            look = {"marker": style.marker, "color": style.color, "edgecolors": "white", "linewidths": 0.6, "zorder": 3}
+            size = 25 + 500 * (layer.share or 0.0)
+            axes.scatter(efficiency.intensity, efficiency.gmacs_per_s, s=size, **look)
         _draw_roofs(axes, [peak for peak in profile.peaks if peak.dtype in dtypes])
-        _format_log_ticks(axes)
-        _draw_numbers(axes, efficiencies)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
+            axis.set_minor_formatter(NullFormatter())
+        _draw_numbers(axes, slowest)
         axes.grid(True)
         _add_heading(figure, "Layers on the roofline", profile)
-        _draw_legends(axes, efficiencies)
+        _draw_legends(axes, efficiencies, slowest)
     return figure
 
 
-def _draw_points(axes: "Axes", efficiencies: "Sequence[LayerEfficiency]") -> None:
-    for efficiency in efficiencies:
-        layer = efficiency.layer
-        style = plots.layer_style(layer.kind, layer.role)
-        axes.scatter(
-            efficiency.intensity,
-            efficiency.gmacs_per_s,
-            s=25 + 500 * (layer.share or 0.0),
-            marker=style.marker,
-            color=style.color,
-            edgecolors="white",
-            linewidths=0.6,
-            zorder=3,
-        )
-
-
-def _draw_numbers(axes: "Axes", efficiencies: "Sequence[LayerEfficiency]") -> None:
+def _draw_numbers(axes: "Axes", slowest: "Sequence[LayerEfficiency]") -> None:
     """Number the slowest layers, one number above another where their markers are close."""
     width, height = (math.log(high / low) for low, high in (axes.get_xlim(), axes.get_ylim()))
     drawn: list[tuple[float, float]] = []
-    for number, efficiency in enumerate(_slowest_layers(efficiencies), 1):
+    for number, efficiency in enumerate(slowest, 1):
         point = (efficiency.intensity, efficiency.gmacs_per_s)
         x, y = math.log(point[0]) / width, math.log(point[1]) / height
         level = sum(abs(x - other[0]) < 0.04 and abs(y - other[1]) < 0.12 for other in drawn)
         drawn.append((x, y))
-        axes.annotate(
-            str(number),
-            point,
-            (0, 8 + 11 * level),
-            textcoords="offset points",
-            ha="center",
-            fontsize=9,
-            weight="bold",
-            zorder=4,
-        )
+        look = {"ha": "center", "fontsize": 9, "weight": "bold", "zorder": 4}
+        axes.annotate(str(number), point, (0, 8 + 11 * level), textcoords="offset points", **look)
 
 
 def _draw_roofs(axes: "Axes", peaks: "Sequence[MachinePeak]") -> None:
@@ -170,34 +133,22 @@ def _draw_roofs(axes: "Axes", peaks: "Sequence[MachinePeak]") -> None:
     axes.set_ylim(low, 1.6 * max(high / 1.2, *(peak.gmacs_per_s for peak in peaks)))
 
 
-def _format_log_ticks(axes: "Axes") -> None:
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
-        axis.set_minor_formatter(NullFormatter())
-
-
-def _slowest_layers(efficiencies: "Sequence[LayerEfficiency]") -> "list[LayerEfficiency]":
-    return sorted(efficiencies, key=lambda efficiency: -(efficiency.layer.share or 0.0))[:_NUMBERED_LAYERS]
-
-
-def _draw_legends(axes: "Axes", efficiencies: "Sequence[LayerEfficiency]") -> None:
+def _draw_legends(
+    axes: "Axes", efficiencies: "Sequence[LayerEfficiency]", slowest: "Sequence[LayerEfficiency]"
+) -> None:
     """Draw the markers' meaning and the names of the numbered layers below the axes."""
     from matplotlib.lines import Line2D
 
-    styles = plots.used_styles(efficiency.layer for efficiency in efficiencies)
-    markers = [
-        Line2D([], [], ls="none", marker=style.marker, ms=8, color=style.color, label=style.label) for style in styles
-    ]
-    names = [
-        f"{number}  {shorten(efficiency.layer.name, _MAX_LEGEND_NAME)}, {format_percent(efficiency.layer.share)}"
-        for number, efficiency in enumerate(_slowest_layers(efficiencies), 1)
-    ]
     common = {"loc": "upper left", "borderaxespad": 0, "handletextpad": 0.4}
+    markers = [
+        Line2D([], [], ls="none", marker=style.marker, ms=8, color=style.color, label=style.label)
+        for style in plots.used_styles(efficiency.layer for efficiency in efficiencies)
+    ]
     axes.add_artist(axes.legend(handles=markers, bbox_to_anchor=(-0.12, -0.14), **common))
-    handles = [Line2D([], [], ls="none", label=name) for name in names]
+    handles = []
+    for number, efficiency in enumerate(slowest, 1):
+        name = f"{number}  {shorten(efficiency.layer.name, _MAX_LEGEND_NAME)}, {format_percent(efficiency.layer.share)}"
+        handles.append(Line2D([], [], ls="none", label=name))
     axes.legend(handles=handles, bbox_to_anchor=(0.25, -0.14), handlelength=0, **common)
 
 
@@ -208,9 +159,3 @@ def _add_heading(figure: "Figure", title: str, profile: "Profile") -> None:
     conditions = format_conditions(profile.host, profile.threads, profile.runs)
     line = shorten(f"Whole run: {format_us(profile.total.median)}. {conditions}", _MAX_HEADING)
     figure.supxlabel(textwrap.fill(line, width), x=0.01, ha="left", fontsize=8, color=figures.MUTED)
-
-
-def _legend_patch(style: plots.LayerStyle) -> "Patch":
-    from matplotlib.patches import Patch
-
-    return Patch(color=style.color, label=style.label)

@@ -2,7 +2,7 @@
 
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,21 +11,13 @@ from keras_nin.formatting import format_count, format_host, format_percent, shor
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure, SubFigure
+    from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
 
-    from keras_nin.benchmark.sweep import SweepPoint
     from keras_nin.benchmark.sweep_results import AlignmentCost, KernelRatio
     from keras_nin.claims.equalities import SoftMask
     from keras_nin.edge.ethosu.records import EthosUEstimate, EthosUResult
 
-
-class _AtPoint(Protocol):
-    @property
-    def point(self) -> "SweepPoint": ...
-
-
-_Measured = TypeVar("_Measured", bound=_AtPoint)
 
 # Color and marker by scheme, filled for one thread: distinct without color, too.
 _SCHEME_STYLES = {"float32": ("#1f77b4", "o"), "int8": ("#d95f02", "s")}
@@ -43,15 +35,9 @@ def plot_layer_sweep(
 
     Left: each layer with a kernel of 3x3 or larger, its time relative to the same layer with 1x1, over the MACs of the
     1x1 layer; dashed, the ratio of the MACs. Right: time per channel of layers whose number of channels is not a
-    multiple of 8, relative to the layer with the next multiple.
-
-    Args:
-        kernel_ratios: as `keras_nin.benchmark.sweep_results.compute_kernel_ratios` returns them.
-        alignment_costs: as `keras_nin.benchmark.sweep_results.compute_alignment_costs` returns them.
-        host: the machine, for the title.
+    multiple of 8, relative to the layer with the next multiple. Both come from `keras_nin.benchmark.sweep_results`.
     """
-    with figures.figure_style():
-        figure = figures.new_figure(12, 5)
+    with figures.new_figure(12, 5) as figure:
         left, right = figure.subplots(1, 2)
         _draw_kernel_ratios(left, kernel_ratios)
         _draw_alignment_costs(right, alignment_costs)
@@ -62,14 +48,12 @@ def plot_layer_sweep(
 def _draw_kernel_ratios(axes: "Axes", kernel_ratios: "Sequence[KernelRatio]") -> None:
     from matplotlib.ticker import FixedLocator, NullLocator
 
-    axes.set_title("Larger kernels relative to 1x1")
-    axes.set_xlabel("MACs of the 1x1 layer")
+    axes.set(title="Larger kernels relative to 1x1", xlabel="MACs of the 1x1 layer")
     axes.set_ylabel("time relative to 1x1 (inside the kernels)")
     if not kernel_ratios:
         _draw_placeholder(axes, "no layer was measured with 1x1 and a larger kernel")
         return
-    axes.set_xscale("log")
-    axes.set_yscale("log")
+    axes.set(xscale="log", yscale="log")
     for macs in sorted({ratio.macs for ratio in kernel_ratios}):
         axes.axhline(macs, **_REFERENCE_LINE)
         axes.annotate(f"MACs: {macs} times", (1, macs), xycoords=("axes fraction", "data"), ha="right", va="bottom")
@@ -77,9 +61,9 @@ def _draw_kernel_ratios(axes: "Axes", kernel_ratios: "Sequence[KernelRatio]") ->
         macs_1x1 = [ratio.point.layer.macs / ratio.macs for ratio in members]
         axes.plot(macs_1x1, [ratio.time or ratio.whole for ratio in members], **_marker_style(*series))
     macs_1x1 = [ratio.point.layer.macs / ratio.macs for ratio in kernel_ratios]
-    axes.set_xlim(min(macs_1x1) / 3, max(macs_1x1) * 3)
     times = [ratio.time or ratio.whole for ratio in kernel_ratios]
-    axes.set_ylim(min(1, *times) / 1.2, max([*times, *(ratio.macs for ratio in kernel_ratios)]) * 2.5)
+    highest = max([*times, *(ratio.macs for ratio in kernel_ratios)])
+    axes.set(xlim=(min(macs_1x1) / 3, max(macs_1x1) * 3), ylim=(min(1, *times) / 1.2, highest * 2.5))
     axes.yaxis.set_major_locator(FixedLocator(_RATIO_TICKS))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter("{x:g}")
@@ -109,9 +93,9 @@ def _alignment_key(cost: "AlignmentCost") -> tuple[str, int, int, int]:
     return cost.axis, cost.aligned, cost.channels, cost.point.layer.kernel
 
 
-def _group_by_series(measured: Iterable[_Measured]) -> list[tuple[tuple[str, int], list[_Measured]]]:
+def _group_by_series(measured: "Iterable[KernelRatio | AlignmentCost]") -> list[tuple[tuple[str, int], list[Any]]]:
     """Return what was measured by scheme and threads, sorted."""
-    groups: dict[tuple[str, int], list[_Measured]] = {}
+    groups: dict[tuple[str, int], list[Any]] = {}
     for item in measured:
         groups.setdefault((item.point.scheme, item.point.threads), []).append(item)
     return sorted(groups.items(), key=lambda group: group[0])
@@ -119,14 +103,9 @@ def _group_by_series(measured: Iterable[_Measured]) -> list[tuple[tuple[str, int
 
 def _marker_style(scheme: str, threads: int) -> dict[str, Any]:
     color, marker = _SCHEME_STYLES[scheme]
-    return {
-        "linestyle": "",
-        "marker": marker,
-        "color": color,
-        "markerfacecolor": color if threads == 1 else "none",
-        "alpha": 0.8,
-        "label": f"{scheme}, {format_count(threads, 'thread')}",
-    }
+    look = {"linestyle": "", "marker": marker, "color": color, "alpha": 0.8}
+    filling = color if threads == 1 else "none"
+    return look | {"markerfacecolor": filling, "label": f"{scheme}, {format_count(threads, 'thread')}"}
 
 
 def _draw_placeholder(axes: "Axes", reason: str) -> None:
@@ -140,42 +119,33 @@ def plot_accelerators(result: "EthosUResult") -> "Figure":
     Operators that run on the CPU have no time in it; the text at the bar's end has their number.
     """
     estimates = result.estimates
-    with figures.figure_style():
-        figure = figures.new_figure(9, 1.5 + _BAR_INCHES * len(estimates))
+    with figures.new_figure(9, 1.5 + _BAR_INCHES * len(estimates)) as figure:
         axes = figure.subplots()
         _draw_accelerator_bars(axes, estimates)
         labels = [f"{estimate.accelerator}\n{estimate.clock_hz / 1e6:,.0f} MHz" for estimate in estimates]
         axes.set_yticks(range(len(estimates)), labels)
         axes.invert_yaxis()
+        axes.set(title=shorten(result.file, 80), xlabel="ms per run, estimated by Vela, batch 1")
         axes.set_xlim(0, _RIGHT_MARGIN * max(estimate.us for estimate in estimates) / 1000 or 1)
-        axes.set_xlabel("ms per run, estimated by Vela, batch 1")
-        axes.set_title(shorten(result.file, 80))
-        handles, _ = axes.get_legend_handles_labels()
-        if handles:
+        if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
 def _draw_accelerator_bars(axes: "Axes", estimates: "Sequence[EthosUEstimate]") -> None:
-    cycles = [{subtotal.group: subtotal.cycles for subtotal in estimate.subtotals} for estimate in estimates]
+    times = [{part.group: 1e3 * part.cycles / result.clock_hz for part in result.subtotals} for result in estimates]
     labels = [style.label for style in plots.LAYER_STYLES]
-    groups = {group for by_group in cycles for group, count in by_group.items() if count}
+    groups = {group for by_group in times for group, time in by_group.items() if time}
     starts = [0.0] * len(estimates)
     for group in sorted(groups, key=lambda group: (labels.index(group) if group in labels else len(labels), group)):
-        widths = [
-            1000 * by_group.get(group, 0) / estimate.clock_hz
-            for by_group, estimate in zip(cycles, estimates, strict=True)
-        ]
+        widths = [by_group.get(group, 0.0) for by_group in times]
         axes.barh(range(len(estimates)), widths, left=starts, label=group, color=plots.group_style(group).color)
         starts = [start + width for start, width in zip(starts, widths, strict=True)]
     for position, (end, estimate) in enumerate(zip(starts, estimates, strict=True)):
-        axes.text(end, position, f" {_accelerator_text(estimate)}", va="center", fontsize="small")
-
-
-def _accelerator_text(estimate: "EthosUEstimate") -> str:
-    utilization = "" if estimate.utilization is None else f", {format_percent(estimate.utilization, 0)} utilization"
-    on_cpu = f", {len(estimate.cpu_layers):,} on the CPU" if estimate.cpu_layers else ""
-    return f"{estimate.us / 1000:,.2f}{utilization}{on_cpu}"
+        utilization = "" if estimate.utilization is None else f", {format_percent(estimate.utilization, 0)} utilization"
+        on_cpu = f", {len(estimate.cpu_layers):,} on the CPU" if estimate.cpu_layers else ""
+        text = f" {estimate.us / 1000:,.2f}{utilization}{on_cpu}"
+        axes.text(end, position, text, va="center", fontsize="small")
 
 
 def plot_soft_mask(soft_mask: "SoftMask") -> "Figure":
@@ -185,44 +155,32 @@ def plot_soft_mask(soft_mask: "SoftMask") -> "Figure":
     order of their weights in the 1x1 layer, which are above them; the mask on its own scale.
     """
     order = np.argsort(-soft_mask.weights, kind="stable")
-    with figures.figure_style():
-        figure = figures.new_figure(15, 5.6)
+    height, width, _ = soft_mask.image.shape
+    with figures.new_figure(15, 5.6) as figure:
         parts: Any = figure.subfigures(1, 3, width_ratios=(2.2, 8.4, 4.2))
-        inputs, middle, right = parts
-        _draw_inputs(inputs, soft_mask)
-        axes = middle.subplots(-(-len(order) // _MAP_COLUMNS), _MAP_COLUMNS, squeeze=False).flat
-        for cell, index in zip(axes, order, strict=False):
-            _draw_map(cell, soft_mask.maps[..., index], float(soft_mask.weights[index]))
-        for cell in middle.axes[len(order) :]:
-            cell.set_axis_off()
+        left, middle, right = parts
+        top, below = left.subplots(2, 1)
+        _draw_image(top, soft_mask.photograph, f"photograph:\n{shorten(soft_mask.name, 30)}", 9)
+        _draw_image(below, soft_mask.image, f"input, {height}x{width}x3", 9)
+        cells = list(middle.subplots(-(-len(order) // _MAP_COLUMNS), _MAP_COLUMNS, squeeze=False).flat)
+        for axes in cells[len(order) :]:
+            axes.set_axis_off()
+        for axes, index in zip(cells, order, strict=False):
+            weight = float(soft_mask.weights[index])
+            _draw_image(axes, soft_mask.maps[..., index], f"{weight:+.3f}", 11, cmap="gray", vmin=-1, vmax=1)
+            axes.title.set_color(_POSITIVE_COLOR if weight > 0 else _NEGATIVE_COLOR)
         middle.suptitle(f"{len(order)} maps of the 3x3 layer (tanh, black -1, white 1) and their 1x1 weights")
-        _draw_mask(right, soft_mask)
+        axes = right.subplots()
+        image = _draw_image(axes, soft_mask.mask, "", 11, cmap="gray")
+        right.colorbar(image, ax=axes, location="bottom", shrink=0.8, aspect=30, pad=0.02)
+        sign = "-" if soft_mask.bias < 0 else "+"
+        right.suptitle(f"mask = sigmoid(sum of weight x map {sign} {abs(soft_mask.bias):.3f})")
         note = (
             f"The network is not trained: its weights are random (seed {soft_mask.seed}). Where the mask is bright is "
             "chance; that one weighted sum pools 32 maps into one that can be viewed is not."
         )
         figure.supxlabel(textwrap.fill(note, 200), fontsize=11, color=figures.TEXT)
     return figure
-
-
-def _draw_inputs(part: "SubFigure", soft_mask: "SoftMask") -> None:
-    height, width, _ = soft_mask.image.shape
-    top, below = part.subplots(2, 1)
-    _draw_image(top, soft_mask.photograph, f"photograph:\n{shorten(soft_mask.name, 30)}", 9)
-    _draw_image(below, soft_mask.image, f"input, {height}x{width}x3", 9)
-
-
-def _draw_map(axes: "Axes", values: np.ndarray, weight: float) -> None:
-    _draw_image(axes, values, f"{weight:+.3f}", 11, cmap="gray", vmin=-1, vmax=1)
-    axes.title.set_color(_POSITIVE_COLOR if weight > 0 else _NEGATIVE_COLOR)
-
-
-def _draw_mask(part: "SubFigure", soft_mask: "SoftMask") -> None:
-    axes = part.subplots()
-    image = _draw_image(axes, soft_mask.mask, "", 11, cmap="gray")
-    part.colorbar(image, ax=axes, location="bottom", shrink=0.8, aspect=30, pad=0.02)
-    sign = "-" if soft_mask.bias < 0 else "+"
-    part.suptitle(f"mask = sigmoid(sum of weight x map {sign} {abs(soft_mask.bias):.3f})")
 
 
 def _draw_image(axes: "Axes", pixels: np.ndarray, title: str, size: int, **options: Any) -> "AxesImage":

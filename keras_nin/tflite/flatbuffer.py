@@ -59,12 +59,6 @@ class FlatbufferReader:
         """Return where the unsigned offset at `position` points to."""
         return position + self.unpack("I", position, "an offset")
 
-    def vector(self, position: int, item_size: int) -> tuple[int, int]:
-        """Return (first byte, number of items) of the vector at `position`, checked to lie inside the file."""
-        count = self.unpack("I", position, "a vector")
-        self.check(position + 4, count * item_size, "a vector's content")
-        return position + 4, count
-
     def spend(self, size: int) -> None:
         """Count `size` bytes as decoded; `InputError` where the file is decoded over and over."""
         self._bytes_left -= size
@@ -114,33 +108,32 @@ class FlatbufferTable:
 
     def tables(self, slot: int) -> "list[FlatbufferTable]":
         """Return the field's vector of tables as a list; empty where it is absent."""
-        position = self._field_position(slot)
-        if position is None:
-            return []
-        first, count = self.reader.vector(self.reader.follow(position), 4)
+        first, count = self.span(slot, 4) or (0, 0)
         self.reader.spend(4 * count)
         return [FlatbufferTable(self.reader, self.reader.follow(first + 4 * item)) for item in range(count)]
 
-    def span(self, slot: int) -> tuple[int, int] | None:
-        """Return (first byte, number of bytes) of the field's vector of bytes without decoding it, or None."""
-        position = self._field_position(slot)
-        return None if position is None else self.reader.vector(self.reader.follow(position), 1)
-
-    def vector(self, slot: int, code: str) -> tuple[Any, ...] | None:
-        """Return the field's vector of numbers of `struct` format `code` as a tuple, or None."""
+    def span(self, slot: int, item_size: int = 1) -> tuple[int, int] | None:
+        """Return (first byte, number of items) of the field's vector, checked but not decoded, or None."""
         position = self._field_position(slot)
         if position is None:
             return None
+        start = self.reader.follow(position)
+        count = self.reader.unpack("I", start, "a vector")
+        self.reader.check(start + 4, count * item_size, "a vector's content")
+        return start + 4, count
+
+    def vector(self, slot: int, code: str) -> tuple[Any, ...] | None:
+        """Return the field's vector of numbers of `struct` format `code` as a tuple, or None."""
         size = struct.calcsize("<" + code)
-        first, count = self.reader.vector(self.reader.follow(position), size)
+        span = self.span(slot, size)
+        if span is None:
+            return None
+        first, count = span
         self.reader.spend(size * count)
         return struct.unpack_from(f"<{count}{code}", self.reader.data, first)
 
     def string(self, slot: int) -> str:
         """Return the field's string, empty where it is absent; bytes that are not UTF-8 appear escaped."""
-        span = self.span(slot)
-        if span is None:
-            return ""
-        first, size = span
+        first, size = self.span(slot) or (0, 0)
         self.reader.spend(size)
         return bytes(self.reader.data[first : first + size]).decode("utf-8", "backslashreplace")

@@ -32,27 +32,18 @@ def _cpu_name() -> str:
 
 
 def describe_load() -> dict[str, Any]:
-    """Return what makes a latency worse than it could be: load average and, where Linux tells it, the governor."""
-    load = None
+    """Return what makes a latency worse: load average and, where Linux tells it, the cores' frequency governors."""
+    load, governors = None, set()
     with contextlib.suppress(OSError):
         load = os.getloadavg()[0]
-    return {"load_average": load, "governor": _frequency_governors()}
-
-
-def _frequency_governors() -> "str | None":
-    """Return the frequency governor of the processor, or those of its kinds of cores where they differ."""
-    governors = set()
     with contextlib.suppress(OSError):
         for path in pathlib.Path("/sys/devices/system/cpu").glob("cpu[0-9]*/cpufreq/scaling_governor"):
             governors.add(path.read_text().strip())
-    return ", ".join(sorted(governors)) or None
+    return {"load_average": load, "governor": ", ".join(sorted(governors)) or None}
 
 
 def cpu_busy_seconds() -> "float | None":
-    """Return for how long all cores together were in use since boot, also by other guests of the hardware.
-
-    None where Linux does not tell it.
-    """
+    """Return for how long all cores together, by any guest, were in use since boot; None where Linux does not tell."""
     try:
         line = pathlib.Path("/proc/stat").read_text().split("\n", 1)[0]
         user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, line.split()[1:9])

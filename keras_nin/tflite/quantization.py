@@ -15,13 +15,8 @@ _QUOTIENT_LIMIT = np.float32(2.0**40)  # far outside every integer dtype of up t
 def quantize(values: "ArrayLike", scale: float, zero_point: int, dtype: str) -> np.ndarray:
     """Return real `values` as integers of `dtype`, as TFLite's reference QUANTIZE does.
 
-    The division is in float32, ties go away from zero, and what lies outside the range of `dtype` is clipped.
-
-    Args:
-        values: array of reals, any shape.
-        scale: positive size of one quantization step.
-        zero_point: the integer that stands for 0.
-        dtype: name of an integer dtype of up to 32 bits, such as ``"int8"``.
+    The division is in float32, ties go away from zero, and what lies outside the range of `dtype` (an integer of up to
+    32 bits) is clipped.
 
     Raises:
         InputError: a value is NaN or infinite, or the scale is not a positive number.

@@ -5,26 +5,18 @@ import pathlib
 from typing import Any, TypeAlias
 
 from keras_nin.files import read_bytes
-from keras_nin.tflite import schema
+from keras_nin.tflite import records, schema
 from keras_nin.tflite.flatbuffer import FlatbufferReader, FlatbufferTable
-from keras_nin.tflite.records import (
-    QuantizationParameters,
-    TFLiteModel,
-    TFLiteOperator,
-    TFLiteSignature,
-    TFLiteSubgraph,
-    TFLiteTensor,
-)
 
 # A file: its path, its content, or what was read of it.
-ModelSource: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | TFLiteModel
+ModelSource: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | records.TFLiteModel
 
 _MAX_DIMENSIONS = 254  # as TensorFlow has it
 _OperatorCode: TypeAlias = tuple[str, int, bool]  # name, version, whether it is a custom operator
 _Span: TypeAlias = tuple[int, int]  # first byte, number of bytes
 
 
-def read_model(source: ModelSource) -> TFLiteModel:
+def read_model(source: ModelSource) -> records.TFLiteModel:
     """Return a .tflite file as records; every offset, index and size in it is checked.
 
     Args:
@@ -33,7 +25,7 @@ def read_model(source: ModelSource) -> TFLiteModel:
     Raises:
         InputError: the file cannot be read, or is not a valid .tflite file of schema version 3.
     """
-    if isinstance(source, TFLiteModel):
+    if isinstance(source, records.TFLiteModel):
         return source
     if isinstance(source, (bytes, bytearray, memoryview)):
         return _read_model(FlatbufferReader(bytes(source)))
@@ -41,7 +33,7 @@ def read_model(source: ModelSource) -> TFLiteModel:
     return _read_model(FlatbufferReader(read_bytes(path), path))
 
 
-def _read_model(reader: FlatbufferReader) -> TFLiteModel:
+def _read_model(reader: FlatbufferReader) -> records.TFLiteModel:
     slots = schema.ModelSlots
     model = reader.root(schema.IDENTIFIER)
     version = model.scalar(slots.VERSION, "I")
@@ -53,7 +45,7 @@ def _read_model(reader: FlatbufferReader) -> TFLiteModel:
     if not tables:
         raise reader.fail("there is no subgraph")
     subgraphs = tuple(_read_subgraph(index, table, codes, spans, len(tables)) for index, table in enumerate(tables))
-    return TFLiteModel(
+    return records.TFLiteModel(
         subgraphs=subgraphs,
         description=model.string(slots.DESCRIPTION),
         version=version,
@@ -93,14 +85,14 @@ def _read_operator_code(table: FlatbufferTable) -> _OperatorCode:
 
 def _read_subgraph(
     index: int, table: FlatbufferTable, codes: list[_OperatorCode], spans: tuple[_Span, ...], subgraph_count: int
-) -> TFLiteSubgraph:
+) -> records.TFLiteSubgraph:
     slots = schema.SubgraphSlots
     tensors = tuple(_read_tensor(number, entry, spans) for number, entry in enumerate(table.tables(slots.TENSORS)))
     operators = tuple(
         _read_operator(number, entry, index, codes, tensors, subgraph_count)
         for number, entry in enumerate(table.tables(slots.OPERATORS))
     )
-    return TFLiteSubgraph(
+    return records.TFLiteSubgraph(
         name=table.string(slots.NAME),
         tensors=tensors,
         operators=operators,
@@ -110,7 +102,7 @@ def _read_subgraph(
 
 
 def _read_tensor_indexes(
-    table: FlatbufferTable, slot: int, tensors: tuple[TFLiteTensor, ...], owner: str, minimum: int = 0
+    table: FlatbufferTable, slot: int, tensors: tuple[records.TFLiteTensor, ...], owner: str, minimum: int = 0
 ) -> tuple[int, ...]:
     """Return a vector of tensor indexes, each checked to name one of `tensors`."""
     indexes = table.vector(slot, "i") or ()
@@ -120,7 +112,7 @@ def _read_tensor_indexes(
     return indexes
 
 
-def _read_tensor(index: int, table: FlatbufferTable, spans: tuple[_Span, ...]) -> TFLiteTensor:
+def _read_tensor(index: int, table: FlatbufferTable, spans: tuple[_Span, ...]) -> records.TFLiteTensor:
     fail = table.reader.fail
     slots = schema.TensorSlots
     code, buffer = table.scalar(slots.TYPE, "b"), table.scalar(slots.BUFFER, "I")
@@ -135,7 +127,7 @@ def _read_tensor(index: int, table: FlatbufferTable, spans: tuple[_Span, ...]) -
         raise fail(f"tensor {index} has the negative size {min(shape)}")
     if table.scalar(slots.EXTERNAL_BUFFER, "I"):
         raise fail(f"tensor {index} keeps its values in another file, which is not supported")
-    tensor = TFLiteTensor(
+    tensor = records.TFLiteTensor(
         index=index,
         name=table.string(slots.NAME),
         shape=shape,
@@ -152,7 +144,9 @@ def _read_tensor(index: int, table: FlatbufferTable, spans: tuple[_Span, ...]) -
     return tensor
 
 
-def _read_quantization(index: int, tensor: FlatbufferTable, shape: tuple[int, ...]) -> QuantizationParameters | None:
+def _read_quantization(
+    index: int, tensor: FlatbufferTable, shape: tuple[int, ...]
+) -> records.QuantizationParameters | None:
     table = tensor.table(schema.TensorSlots.QUANTIZATION)
     if table is None:
         return None
@@ -167,7 +161,7 @@ def _read_quantization(index: int, tensor: FlatbufferTable, shape: tuple[int, ..
         raise fail(f"tensor {index} has {len(scales)} scales but {len(zero_points)} zero points")
     if len(scales) > 1 and not (0 <= axis < len(shape) and shape[axis] == len(scales)):
         raise fail(f"tensor {index} of shape {shape} has {len(scales)} scales along dimension {axis}")
-    return QuantizationParameters(scales, zero_points * (len(scales) // len(zero_points)), axis)
+    return records.QuantizationParameters(scales, zero_points * (len(scales) // len(zero_points)), axis)
 
 
 def _read_operator(
@@ -175,9 +169,9 @@ def _read_operator(
     table: FlatbufferTable,
     subgraph: int,
     codes: list[_OperatorCode],
-    tensors: tuple[TFLiteTensor, ...],
+    tensors: tuple[records.TFLiteTensor, ...],
     subgraph_count: int,
-) -> TFLiteOperator:
+) -> records.TFLiteOperator:
     fail = table.reader.fail
     slots = schema.OperatorSlots
     owner = f"operator {index} of subgraph {subgraph}"
@@ -186,7 +180,7 @@ def _read_operator(
         raise fail(f"{owner} refers to operator type {code} of {len(codes)}")
     op, version, is_custom = codes[code]
     owner = f"{owner} ({op})"
-    operator = TFLiteOperator(
+    operator = records.TFLiteOperator(
         index=index,
         op=op,
         version=version,
@@ -234,7 +228,7 @@ def _read_option(option: schema.Option, options: FlatbufferTable | None, reader:
     return option.names[value]
 
 
-def _read_signature(table: FlatbufferTable, subgraphs: tuple[TFLiteSubgraph, ...]) -> TFLiteSignature:
+def _read_signature(table: FlatbufferTable, subgraphs: tuple[records.TFLiteSubgraph, ...]) -> records.TFLiteSignature:
     slots = schema.SignatureSlots
     key, subgraph = table.string(slots.SIGNATURE_KEY), table.scalar(slots.SUBGRAPH_INDEX, "I")
     if subgraph >= len(subgraphs):
@@ -250,4 +244,4 @@ def _read_signature(table: FlatbufferTable, subgraphs: tuple[TFLiteSubgraph, ...
                 raise table.reader.fail(f"{name!r} of signature {key!r} refers to tensor {index}")
         return pairs
 
-    return TFLiteSignature(key, subgraph, read_pairs(slots.INPUTS), read_pairs(slots.OUTPUTS))
+    return records.TFLiteSignature(key, subgraph, read_pairs(slots.INPUTS), read_pairs(slots.OUTPUTS))

@@ -151,10 +151,7 @@ class TFLiteModel:
         return hashlib.sha256(self.content).hexdigest()
 
     def data(self, tensor: TFLiteTensor) -> "np.ndarray":
-        """Return the values of a constant tensor as a read-only array of its dtype and shape.
-
-        Args:
-            tensor: a tensor of any subgraph of this file.
+        """Return the values of a constant tensor, of any subgraph, as a read-only array of its dtype and shape.
 
         Raises:
             InputError: the tensor is computed, sparse, or of a dtype that NumPy has no counterpart for.

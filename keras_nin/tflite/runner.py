@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from keras_nin._compat import litert
-from keras_nin.errors import InputError, check_whole_number, first_line
+from keras_nin.errors import InputError, check_whole_number, expected_error, first_line
 from keras_nin.output_capture import capture_output
 from keras_nin.tflite.quantization import dequantize, quantize
 from keras_nin.tflite.reader import ModelSource, read_model
@@ -66,22 +66,17 @@ class TFLiteRunner:
     ) -> None:
         self.threads = check_whole_number("threads", threads)
         self.model = read_model(source)
-        self.batch = self._own_batch() if batch is None else check_whole_number("batch", batch)
+        if batch is None:
+            shapes = [self.model.main.tensors[index].shape for index in self.model.main.inputs]
+            batch = max((shape[0] for shape in shapes if len(shape) > 1 and shape[0] > 0), default=1)
+        self.batch = check_whole_number("batch", batch)
         self._interpreter = self._start(keep_tensors, reference_kernels)
         with self._runtime_errors():  # a name that is not UTF-8 ends in a ValueError here
             self.inputs = self._describe(self._interpreter.get_input_details())
             self.outputs = self._describe(self._interpreter.get_output_details())
         if output is not None and output not in range(len(self.outputs)):
-            raise InputError(
-                f"Expected `output` to be one of 0 to {len(self.outputs) - 1}. Received: {output!r}",
-                argument="output",
-                received=output,
-            )
+            raise expected_error("output", f"to be one of 0 to {len(self.outputs) - 1}", output)
         self._output = output
-
-    def _own_batch(self) -> int:
-        shapes = [self.model.main.tensors[index].shape for index in self.model.main.inputs]
-        return max((shape[0] for shape in shapes if len(shape) > 1 and shape[0] > 0), default=1)
 
     def _start(self, keep_tensors: bool, reference_kernels: bool) -> Any:
         tensors = [self.model.main.tensors[index] for index in self.model.main.inputs]
@@ -108,23 +103,24 @@ class TFLiteRunner:
         except InputError:
             raise
         except (RuntimeError, ValueError) as error:
-            raise InputError(
-                f"Expected a file that the LiteRT runtime runs. Received: {self.model.source}: "
-                f"{first_line(error)}{hint}",
-                path=self.model.path,
-            ) from error
+            message = f"Expected a file that the LiteRT runtime runs. Received: {self.model.source}"
+            raise InputError(f"{message}: {first_line(error)}{hint}", path=self.model.path) from error
 
     def _describe(self, entries: Sequence[Mapping[str, Any]]) -> tuple[IODetails, ...]:
         """Return the details of what the interpreter lists."""
-        names = {
-            index: name
-            for signature in self.model.signatures
-            for name, index in (*signature.inputs, *signature.outputs)
-        }
-        tensors = self.model.main.tensors
-        return tuple(
-            _io_details(tensors[entry["index"]], names.get(entry["index"]), entry["shape"]) for entry in entries
-        )
+        pairs = [pair for signature in self.model.signatures for pair in (*signature.inputs, *signature.outputs)]
+        names = {index: name for name, index in pairs}
+        details = []
+        for index, sizes in ((entry["index"], entry["shape"]) for entry in entries):
+            tensor, scale, zero_point = self.model.main.tensors[index], None, None
+            if tensor.quantization is not None and tensor.dtype not in FLOAT_DTYPES:
+                (scale, *others), (zero_point, *_) = tensor.quantization.scales, tensor.quantization.zero_points
+                if others:
+                    problem = f"{tensor.name!r} with {1 + len(others)}"
+                    raise InputError(f"Expected one scale for an input or output. Received: {problem}")
+            shape = tuple(int(size) for size in sizes)
+            details.append(IODetails(tensor.name, names.get(index), shape, tensor.dtype, scale, zero_point))
+        return tuple(details)
 
     @property
     def input(self) -> IODetails:
@@ -180,17 +176,18 @@ class TFLiteRunner:
         """Return the outputs in the file's own type; otherwise the same as `predict`."""
         arrays = self._quantize_inputs(images)
         index = self._output_index()
-        count = len(arrays[0])
         drop_batch = self.output.shape[:1] == (self.batch,)
         if not drop_batch and self.batch > 1:
             raise InputError(f"Expected an output for each of {self.batch} images. Received: {self.output.shape}")
-        results = [
-            self.run_raw([_take_batch(array, start, self.batch) for array in arrays])[index]
-            for start in range(0, count, self.batch)
-        ]
+        results = []
+        for start in range(0, len(arrays[0]), self.batch):
+            parts = [array[start : start + self.batch] for array in arrays]
+            if len(parts[0]) < self.batch:  # fill up the last batch by repetition
+                parts = [np.resize(part, (self.batch, *part.shape[1:])) for part in parts]
+            results.append(self.run_raw(parts)[index])
         if not results:
             return np.zeros((0, *self.output.shape[drop_batch:]), self.output.dtype)
-        return np.concatenate(results)[:count] if drop_batch else np.stack(results)
+        return np.concatenate(results)[: len(arrays[0])] if drop_batch else np.stack(results)
 
     def run_raw(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Run once on one array for each input, in the file's own types; return all outputs.
@@ -218,13 +215,14 @@ class TFLiteRunner:
             InputError: as `predict`.
         """
         self.run_raw(self._quantize_inputs(np.asarray(image)[None]))
-        return [self._tensor_value(tensor) for tensor in tensors]
-
-    def _tensor_value(self, tensor: TFLiteTensor) -> np.ndarray:
-        value = self._interpreter.get_tensor(tensor.index)
-        if tensor.dtype in FLOAT_DTYPES or tensor.quantization is None:
-            return value.astype(np.float32)
-        return dequantize(value, tensor.quantization.scales[0], tensor.quantization.zero_points[0])
+        values = []
+        for tensor in tensors:
+            value, quantization = self._interpreter.get_tensor(tensor.index), tensor.quantization
+            if tensor.dtype in FLOAT_DTYPES or quantization is None:
+                values.append(value.astype(np.float32))
+            else:
+                values.append(dequantize(value, quantization.scales[0], quantization.zero_points[0]))
+        return values
 
     def _quantize_inputs(self, images: "np.ndarray | dict[str, np.ndarray]") -> list[np.ndarray]:
         """Return the array of each input in its dtype."""
@@ -240,14 +238,7 @@ class TFLiteRunner:
         return arrays
 
 
-def _take_batch(array: np.ndarray, start: int, batch: int) -> np.ndarray:
-    """Return one batch of an array, the last one filled up by repetition."""
-    part = array[start : start + batch]
-    return part if len(part) == batch else np.resize(part, (batch, *part.shape[1:]))
-
-
 def _quantize_batch(images: Any, details: IODetails) -> np.ndarray:
-    """Return a batch in the dtype of the input with these details."""
     batch = np.asarray(images)
     if batch.shape[1:] != details.shape[1:] or batch.ndim != len(details.shape):
         expected = ", ".join(str(size) for size in ("N", *details.shape[1:]))
@@ -273,16 +264,3 @@ def _resized_shape(batch: int, tensor: TFLiteTensor) -> tuple[int, ...]:
             f"{tensor.shape_signature}; export it with a fixed input shape"
         )
     return (batch, *tensor.shape[1:]) if len(tensor.shape) > 1 else tensor.shape
-
-
-def _io_details(tensor: TFLiteTensor, signature: str | None, shape: Sequence[int]) -> IODetails:
-    """Return the details of a tensor whose shape at the runner's batch is `shape`."""
-    scale = zero_point = None
-    if tensor.quantization is not None and tensor.dtype not in FLOAT_DTYPES:
-        scale, *others = tensor.quantization.scales
-        zero_point = tensor.quantization.zero_points[0]
-        if others:
-            raise InputError(
-                f"Expected one scale for an input or output. Received: {tensor.name!r} with {1 + len(others)}"
-            )
-    return IODetails(tensor.name, signature, tuple(int(size) for size in shape), tensor.dtype, scale, zero_point)

@@ -10,8 +10,8 @@ from keras_nin.audit.records import Finding
 
 _RULES = (
     linear.find_one_channel_pointwise,
-    linear.find_collapsible_pointwise,
-    linear.find_pointwise_before_average,
+    linear.find_linear_runs,
+    linear.find_average_sites,
     shapes.find_dense_as_pointwise,
     shapes.find_flattened_heads,
     shapes.find_heavy_heads,
@@ -25,6 +25,7 @@ _RULES = (
 def find_findings(graph: LayerGraph) -> tuple[Finding, ...]:
     """Return the findings of `graph` in the order of their first layers, in time linear in the number of layers."""
     network = FindingsNetwork(graph)
-    findings = [finding for rule in _RULES for finding in rule(network)]
+    found = [result for rule in _RULES for result in rule(network)]
+    findings = [result.finding if isinstance(result, linear.RewriteSite) else result for result in found]
     order = {layer.path: position for position, layer in enumerate(graph.layers)}
     return tuple(sorted(findings, key=lambda finding: order[finding.layers[0]]))

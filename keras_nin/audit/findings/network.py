@@ -2,18 +2,22 @@
 
 import functools
 import math
+import pathlib
 import re
+import tomllib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
+from keras_nin.audit import operations as ops
 from keras_nin.audit.arithmetic import count_macs
-from keras_nin.audit.classification import CONVOLUTIONS, DEPTHWISE, PASS_THROUGH, layer_kind
 from keras_nin.audit.graph import ActivationTensor, LayerGraph, LayerInfo
+from keras_nin.audit.records import Finding
 from keras_nin.formatting import format_names
 
-_NAMES_SHOWN = 3
+_MESSAGES: dict[str, str] = tomllib.loads(pathlib.Path(__file__).with_name("messages.toml").read_text(encoding="utf-8"))
 _CALL_NUMBER = re.compile(r" \(\d+\)(?=/|$)")
 # Bytes of a weight of a kernel and of a bias: float32, float16, float64, and the files' int8, int16x8 and int4.
 _ITEM_SIZES = ((4, 4), (2, 2), (8, 8), (1, 4), (1, 8), (Fraction(1, 2), 4))
@@ -27,16 +31,11 @@ class FindingsNetwork:
         self.layers = graph.layers
         self.params = sum(layer.params for layer in graph.layers)
         self.macs = sum(count_macs(layer) or 0 for layer in graph.layers)
-        calls = Counter(_CALL_NUMBER.sub("", layer.path) for layer in graph.layers)
-        self._shared = {path for path, count in calls.items() if count > 1}
-
-    def is_output(self, layer: LayerInfo) -> bool:
-        """Return whether an output of `layer` leaves the network."""
-        return any(tensor.index in self.graph.output_indices for tensor in layer.outputs)
+        self._calls = Counter(_CALL_NUMBER.sub("", layer.path) for layer in graph.layers)
 
     def is_shared(self, layer: LayerInfo) -> bool:
         """Return whether `layer` is one of several calls with the same weights: a change here is a change elsewhere."""
-        return _CALL_NUMBER.sub("", layer.path) in self._shared
+        return self._calls[_CALL_NUMBER.sub("", layer.path)] > 1
 
     def is_read_once(self, tensor: ActivationTensor) -> bool:
         """Return whether exactly one layer reads `tensor`, and it does not leave the network."""
@@ -46,14 +45,14 @@ class FindingsNetwork:
     def sole_reader(self, layer: LayerInfo) -> LayerInfo | None:
         """Return the only reader of `layer`'s output; None if there are more or none, or if it leaves the network."""
         readers = self.graph.readers(layer)
-        return readers[0] if len(readers) == 1 and not self.is_output(layer) else None
+        return readers[0] if len(readers) == 1 and not self.graph.is_output(layer) else None
 
     def effective_readers(self, layer: LayerInfo) -> list[LayerInfo]:
         """Return the layers that read the output of `layer`, directly or through layers that pass it on unchanged."""
         readers, pending = [], [layer]
         while pending:
             for reader in self.graph.readers(pending.pop()):
-                (pending if is_identity(reader) else readers).append(reader)
+                (pending if reader.is_identity else readers).append(reader)
         return readers
 
     @functools.cached_property
@@ -65,37 +64,21 @@ class FindingsNetwork:
         """
         followers: dict[int, str] = {}  # by id of a layer in the head: "dense" if a Dense follows it, else "plain"
         for layer in reversed(self.layers):
-            if follower := self._find_follower(layer, followers):
-                followers[id(layer)] = follower
-        return tuple(
-            layer
-            for layer in self.layers
-            if id(layer) in followers
-            and (layer_kind(layer) == "dense" or (layer_kind(layer) == "pointwise" and followers[id(layer)] == "plain"))
-        )
-
-    def _find_follower(self, layer: LayerInfo, followers: dict[int, str]) -> str | None:
-        if self.is_output(layer) and any(len(tensor.shape) > 2 for tensor in layer.outputs):
-            return None
-        found = {self._follower_through(reader, followers) for reader in self.graph.readers(layer)}
-        if None in found or not (found or self.is_output(layer)):
-            return None
-        return "dense" if "dense" in found else "plain"
+            is_output = self.graph.is_output(layer)
+            found = {self._follower_through(reader, followers) for reader in self.graph.readers(layer)}
+            ends_in_map = is_output and any(len(tensor.shape) > 2 for tensor in layer.outputs)
+            if None not in found and (found or is_output) and not ends_in_map:
+                followers[id(layer)] = "dense" if "dense" in found else "plain"
+        holders = {"dense": ("dense", "plain"), "pointwise": ("plain",)}
+        return tuple(layer for layer in self.layers if followers.get(id(layer)) in holders.get(layer.kind, ()))
 
     def _follower_through(self, reader: LayerInfo, followers: dict[int, str]) -> str | None:
         """Return what follows a layer whose output `reader` reads; None if that is more than the end of a head."""
         follower = followers.get(id(reader))
-        if layer_kind(reader) == "dense":
+        if reader.kind == "dense":
             return "dense" if follower and len(reader.outputs[0].shape) == 2 else None
-        if reader.op == "BatchNormalization":
-            return follower
-        is_free = layer_kind(reader) in ("activation", "pool", "reshape") or reader.op in PASS_THROUGH
-        return follower if is_free else None
-
-
-def is_identity(layer: LayerInfo) -> bool:
-    """Return whether `layer` returns its input unchanged at inference."""
-    return layer.op in PASS_THROUGH or (layer.op == "Activation" and layer.activation == "linear")
+        is_free = reader.kind in ("activation", "pool", "reshape") or reader.op in ops.PASS_THROUGH
+        return follower if is_free or reader.op == "BatchNormalization" else None
 
 
 def normalizes_channels(layer: LayerInfo) -> bool:
@@ -104,16 +87,6 @@ def normalizes_channels(layer: LayerInfo) -> bool:
     # Two moving statistics, and gamma and beta if it has them; another number means another axis (the records name
     # none: an axis of the same size is not told apart) or weights that were counted at an earlier call.
     return layer.op == "BatchNormalization" and layer.params in (2 * channels, 3 * channels, 4 * channels)
-
-
-def layer_paths(layers: Iterable[LayerInfo]) -> tuple[str, ...]:
-    """Return the paths of `layers`, for the `layers` of a finding."""
-    return tuple(layer.path for layer in layers)
-
-
-def format_layer_names(layers: Sequence[LayerInfo]) -> str:
-    """Return the first few paths of `layers`, and how many more there are."""
-    return format_names(layer_paths(layers), _NAMES_SHOWN)
 
 
 # Costs
@@ -133,10 +106,17 @@ class Cost:
     def __sub__(self, other: "Cost") -> "Cost":
         return Cost(self.params - other.params, self.macs - other.macs, self.bytes - other.bytes)
 
-    @property
-    def saves(self) -> dict[str, int]:
-        """The `saves` of a finding."""
-        return {"params": self.params, "macs": self.macs, "bytes": math.floor(self.bytes)}
+    def __str__(self) -> str:
+        costs = ((self.params, "params"), (self.macs, "MACs"))
+        return " and ".join(f"{count:,} {unit}" for count, unit in costs if count)
+
+
+def make_finding(rule: str, layers: Iterable[LayerInfo], savings: Cost, **values: Any) -> Finding:
+    """Return the `Finding` of `rule`; its message is filled with `values`, `savings` and the `names` of `layers`."""
+    paths = tuple(layer.path for layer in layers)
+    message = _MESSAGES[rule].format(savings=savings, names=format_names(paths, shown=3), **values)
+    saves = {"params": savings.params, "macs": savings.macs, "bytes": math.floor(savings.bytes)}
+    return Finding(rule, paths, message, saves)
 
 
 @dataclass(frozen=True)
@@ -147,28 +127,23 @@ class ItemSizes:
     bias: Fraction
 
 
-def layer_cost(layer: LayerInfo) -> Cost:
-    """Return the `Cost` of `layer` as it is; unknown MACs count 0."""
-    return Cost(layer.params, count_macs(layer) or 0, Fraction(layer.weight_bytes))
-
-
-def sum_costs(costs: Iterable[Cost]) -> Cost:
-    """Return the sum of `costs`."""
-    return sum(costs, Cost())
+def layer_cost(*layers: LayerInfo) -> Cost:
+    """Return the `Cost` of layers as they are; unknown MACs count 0."""
+    return sum((Cost(layer.params, count_macs(layer) or 0, Fraction(layer.weight_bytes)) for layer in layers), Cost())
 
 
 def count_kernel_weights(layer: LayerInfo) -> int:
     """Return the number of weights in the kernel of a convolution, a depthwise one or a Dense, from its shapes."""
     if layer.op == "Dense":
         return layer.input_channels * layer.output_channels
-    if layer.op in DEPTHWISE:
+    if layer.op in ops.DEPTHWISE:
         return layer.kernel_size * layer.output_channels
     return layer.kernel_size * layer.input_channels // layer.groups * layer.output_channels
 
 
 def owns_weights(layer: LayerInfo) -> bool:
     """Return whether `layer` is a convolution or Dense with weights of its own: as many as its shapes say."""
-    is_known = layer.op in CONVOLUTIONS or layer.op in DEPTHWISE or layer.op == "Dense"
+    is_known = layer.op in ops.LINEAR - ops.TRANSPOSED
     return is_known and layer.params == count_kernel_weights(layer) + layer.use_bias * layer.output_channels
 
 

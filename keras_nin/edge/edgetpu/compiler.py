@@ -101,6 +101,5 @@ def compare_with_compiler(result: EdgeTPUResult, rows: Iterable[CompilerRow]) ->
     """Return every (operator, status) that the predicted result and the compiler's rows count differently."""
     predicted, compiled = result.count_rows(), count_rows(rows)
     keys = sorted((op, str(status)) for op, status in {*predicted, *compiled})
-    return tuple(
-        CompilerDifference(*key, predicted[key], compiled[key]) for key in keys if predicted[key] != compiled[key]
-    )
+    differing = [key for key in keys if predicted[key] != compiled[key]]
+    return tuple(CompilerDifference(*key, predicted[key], compiled[key]) for key in differing)

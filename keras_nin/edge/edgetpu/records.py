@@ -40,16 +40,12 @@ class FailureMessage(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True)
 class OperatorVerdict:
-    """The verdict on one operator of the main subgraph.
+    """The verdict on one operator of the main subgraph; `why`, `fix` and `rule` are None for a mapped one.
 
     Attributes:
-        index: position in the file.
         op: name of the builtin in capitals, or the custom code where `is_custom`.
         layer: Keras layer that the export recorded, else a name derived from the tensor's.
         status: the compiler's message; None where the compiler removes the operator.
-        why: the limit that applies; None for a mapped operator.
-        fix: how to get the operator mapped; None where no way is known.
-        rule: name of the rule that decided; None for a mapped operator.
     """
 
     index: int
@@ -85,12 +81,9 @@ class CompileFailure:
 
 @dataclasses.dataclass(frozen=True)
 class ParameterMemory:
-    """Parameters of the mapped operators.
+    """Size of the mapped operators' constants, and a lower bound of the bytes that are streamed at every inference.
 
-    Attributes:
-        parameter_bytes: size of the weights, biases and other constants of the mapped operators.
-        state: "on-chip", "usually on-chip", "usually streamed" or "streamed", as far as published logs tell.
-        streamed_bytes: lower bound of the bytes that are streamed at every inference.
+    `state` is "on-chip", "usually on-chip", "usually streamed" or "streamed", as far as published logs tell.
     """
 
     parameter_bytes: int
@@ -106,12 +99,9 @@ class EdgeTPUCompilation:
     """What the compiler printed; None where it did not print a value.
 
     Attributes:
-        succeeded: whether it wrote a file.
-        errors: its error lines.
         used_bytes, remaining_bytes: on-chip memory used, and left, for parameters.
         streamed_bytes: parameters that are streamed from the host.
         input_bytes, output_bytes: size of the file, and of the compiled file.
-        text: the whole output.
     """
 
     version: str | None
@@ -140,16 +130,13 @@ class CompilerDifference:
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class EdgeTPUResult(CheckedResult):
-    """The predicted verdict of the Edge TPU compiler on a file.
+    """The predicted verdict of the Edge TPU compiler on a file, with all operators in the file's order.
 
     Attributes:
-        model: path of the file.
         multiple_subgraphs: whether more than one subgraph may be mapped.
-        operators: verdict on every operator, in the file's order.
         subgraphs: number of mapped subgraphs.
         doubts: what the verdict cannot decide.
-        compilation: what the compiler itself printed, where it was run.
-        differences: rows that the verdict and the compiler count differently.
+        compilation, differences: what the compiler printed, where it was run, and the rows that differ from it.
     """
 
     model: str
@@ -207,13 +194,15 @@ class EdgeTPUResult(CheckedResult):
 
     def to_json(self) -> dict[str, Any]:
         """Return the document of schema ``keras_nin.edgetpu/1``."""
+        fields = self._fields_to_json()
+        compilation, differences = fields["compilation"], fields["differences"]
         return {
             "schema": EDGETPU,
             "model": self.model,
             "multiple_subgraphs": self.multiple_subgraphs,
             "compiles": self.compiles,
-            "failure": dataclasses.asdict(self.failure) if self.failure else None,
-            "operators": self._rows(),
+            "failure": fields["failure"],
+            "operators": fields["operators"],
             "total": {
                 "operators": len(self.operators),
                 "mapped": self.mapped,
@@ -226,15 +215,9 @@ class EdgeTPUResult(CheckedResult):
                 "streamed_bytes": self.memory.streamed_bytes,
             },
             "doubts": list(self.doubts),
-            **self._compiler_to_json(),
+            **({"compiler": compilation | {"differences": list(differences)}} if compilation else {}),
             **self._checks_to_json(),
         }
-
-    def _compiler_to_json(self) -> dict[str, Any]:
-        if self.compilation is None:
-            return {}
-        differences = [dataclasses.asdict(difference) for difference in self.differences]
-        return {"compiler": dataclasses.asdict(self.compilation) | {"differences": differences}}
 
     def _summary(self) -> str:
         if self.failure:

@@ -2,18 +2,23 @@
 
 import dataclasses
 import enum
+import functools
+import math
 import pathlib
 import tomllib
 from collections.abc import Callable
 from typing import Any
 
-from keras_nin.edge.edgetpu import operators as constraints
-from keras_nin.edge.edgetpu.operators import BoundOperator
-from keras_nin.edge.edgetpu.records import Status
+from keras_nin.edge.edgetpu.operators import BoundOperator, format_shape
+from keras_nin.edge.edgetpu.records import CompileFailure, FailureMessage, Status
+from keras_nin.schemas import record_from_json
 
 _DATA: dict[str, Any] = tomllib.loads(pathlib.Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
 SUPPORTED_OPERATORS = frozenset(_DATA["supported"])
+DYNAMIC_OUTPUTS = frozenset(_DATA["dynamic_outputs"])
 HIGHEST_VERSIONS: dict[str, int] = _DATA["highest_versions"]
+LARGEST_MAPPED: dict[str, int] = _DATA["largest_mapped"]
+REJECTED_MAP = math.prod(_DATA["rejected_map"])
 
 
 class Origin(enum.StrEnum):
@@ -26,12 +31,7 @@ class Origin(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True)
 class RuleSource:
-    """The evidence for a rule.
-
-    Attributes:
-        learned_from: repositories whose files taught the rule, for `Origin.DATA`.
-        refuted_by: repositories whose files show that a documented limit does not apply.
-    """
+    """The evidence for a rule, with the repositories that taught it (`Origin.DATA`) or that show it does not apply."""
 
     kind: Origin
     text: str
@@ -39,7 +39,7 @@ class RuleSource:
     refuted_by: tuple[str, ...] = ()
 
     def applies(self, without: str | None = None) -> bool:
-        """Return whether the rule applies, given the evidence without that of the repository `without`."""
+        """Return whether the rule applies by the evidence without that of the repository `without`."""
         refuted = any(repository != without for repository in self.refuted_by)
         known = self.kind is not Origin.DATA or any(repository != without for repository in self.learned_from)
         return known and not refuted
@@ -70,23 +70,24 @@ def _unknown_operation(operator: BoundOperator) -> str | None:
 
 
 def _read_rule(entry: dict[str, Any]) -> OperatorRule:
-    name, source = entry["violation"], entry["source"]
+    name, size = entry["violation"], entry.get("size")
+    violation = _unknown_operation if name == "unknown_operation" else getattr(BoundOperator, name)
+    limit = entry["limit"]
+    if size:
+        violation = functools.partial(violation, size=math.prod(size))
+        limit = limit.format(size=format_shape(size) if len(size) > 1 else f"{size[0]:,}")
     return OperatorRule(
         name=entry["name"],
         operators=tuple(entry.get("operators", ())),
-        violation=_unknown_operation if name == "unknown_operation" else getattr(constraints, name),
-        limit=entry["limit"],
+        violation=violation,
+        limit=limit,
         status=Status[entry["status"]],
         fix=entry["fix"],
-        source=RuleSource(
-            Origin(source["kind"]),
-            source["text"],
-            tuple(source.get("learned_from", ())),
-            tuple(source.get("refuted_by", ())),
-        ),
+        source=record_from_json(RuleSource, entry["source"]),
     )
 
 
+REPEATS = record_from_json(RuleSource, _DATA["repeats"])
 RULES = tuple(map(_read_rule, _DATA["rules"]))
 
 
@@ -106,3 +107,11 @@ def suggest_fix(rule: OperatorRule, operator: BoundOperator) -> str | None:
         return "quantize the floating-point operator beside it"
     replacement = None if operator.op in SUPPORTED_OPERATORS else _DATA["replacements"].get(operator.op)
     return replacement or rule.fix or None
+
+
+def compile_failure(rule: str, operator: BoundOperator | None = None, **facts: object) -> CompileFailure:
+    """Return why the compiler rejects a file, for an operator or for all of it; `facts` are named in rules.toml."""
+    entry = _DATA["failures"][rule]
+    facts |= {"index": operator.index, "op": operator.op} if operator else {}
+    message = FailureMessage[entry["message"]].format(**facts)
+    return CompileFailure(message, entry["why"].format(**facts), entry["fix"], rule)

@@ -3,20 +3,13 @@
 import collections
 import dataclasses
 import functools
-import itertools
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from keras_nin.audit.tflite_reader import name_operators, read_recorded_layers
+from keras_nin.edge.edgetpu import rules
 from keras_nin.edge.edgetpu.operators import EIGHT_BITS, BoundOperator, bind_operators, format_shape
-from keras_nin.edge.edgetpu.records import (
-    CompileFailure,
-    EdgeTPUResult,
-    FailureMessage,
-    OperatorVerdict,
-    ParameterMemory,
-    Status,
-)
-from keras_nin.edge.edgetpu.rules import HIGHEST_VERSIONS, OperatorRule, Origin, RuleSource, find_refusal, suggest_fix
+from keras_nin.edge.edgetpu.records import CompileFailure, EdgeTPUResult, OperatorVerdict, ParameterMemory, Status
+from keras_nin.edge.edgetpu.rules import OperatorRule, compile_failure
 from keras_nin.errors import InputError
 from keras_nin.formatting import escape_unprintable
 from keras_nin.limits import Limit, LimitCheck, LimitItem, Unit, check_limit, parse_limits
@@ -25,21 +18,7 @@ from keras_nin.tflite.records import TFLiteModel
 
 EDGETPU_LIMITS = (LimitItem("edgetpu", Unit.SHARE, at_least=True),)
 COMPILED_OPERATOR = "edgetpu-custom-op"
-# The most elements known to be mapped, for operators that are known to stay on the CPU above some size.
-LARGEST_MAPPED = {"RESHAPE": 16_384, "TRANSPOSE": 1_024}
-REPEATS = RuleSource(
-    Origin.DATA,
-    "of 31 equal decoders, one that reads dequantized tensors and 30 that read those tensors themselves, only the "
-    "first is in the compiled file, in three files of one author; whether the compiler did that is not known",
-    learned_from=("google-coral/test_data",),
-)
-
-_DYNAMIC_OUTPUTS = frozenset(["WHERE", "UNIQUE", "NON_MAX_SUPPRESSION_V4", "NON_MAX_SUPPRESSION_V5", "RANGE"])
 _CONVERSIONS = frozenset(["QUANTIZE", "DEQUANTIZE", "CAST"])
-# 512x512x64 (issue 60) and 512x512x151 (issue 176) of google-coral/edgetpu did not compile; the largest map in a file
-# that did has 11,107,248 elements (361x641x48).
-REJECTED_MAP = 512 * 512 * 64
-
 _MIB = 1 << 20
 # The program and the activations take their part of the chip's 8 MiB. "Used" plus "remaining" for parameters in ten
 # published logs of compilers 2.1 to 16.0: 1.1, 1.9, 6.1, 6.2, 6.9, 7.0, 7.0, 7.2, 7.7, 8.2 MiB.
@@ -55,17 +34,14 @@ def check_edgetpu(file: ModelSource, *, multiple_subgraphs: bool = False, withou
         multiple_subgraphs: whether more than one subgraph may be mapped, as with the compiler's option ``-a``.
         without: a repository whose evidence is ignored, to test the rules on files they were not learned from.
 
-    Returns:
-        The verdict on every operator, the number of mapped subgraphs and the parameter memory.
-
     Raises:
         InputError: the file cannot be read, is not a valid .tflite file, has no operators, or is already compiled.
     """
     model = read_model(file)
+    _check_operators(model)
     operators = bind_operators(model)
-    _check_operators(model, operators)
-    kept, repeats = drop_repeats(operators) if REPEATS.applies(without) else (operators, {})
-    refusals = {operator.index: find_refusal(operator, without) for operator in kept}
+    kept, repeats = drop_repeats(operators) if rules.REPEATS.applies(without) else (operators, {})
+    refusals = {operator.index: rules.find_refusal(operator, without) for operator in kept}
     failure = find_failure(kept)
     subgraphs = [] if failure else partition_graph(kept, {index for index, refusal in refusals.items() if not refusal})
     if not multiple_subgraphs:
@@ -77,7 +53,7 @@ def check_edgetpu(file: ModelSource, *, multiple_subgraphs: bool = False, withou
         model=str(model.path or "model"),
         multiple_subgraphs=multiple_subgraphs,
         failure=failure,
-        operators=tuple(map(verdicts.of_operator, operators)),
+        operators=tuple(map(verdicts.conclude, operators)),
         subgraphs=len(subgraphs),
         memory=place_parameters(kept, mapped),
         doubts=(*_open_shape_doubts(model), *_large_operator_doubts(operators)),
@@ -85,11 +61,7 @@ def check_edgetpu(file: ModelSource, *, multiple_subgraphs: bool = False, withou
 
 
 def parse_edgetpu_limits(text: str, *, argument: str = "require") -> tuple[Limit, ...]:
-    """Return limits on the share of mapped operators, such as ``"full"`` or ``"95%"``; see `keras_nin.limits`.
-
-    Raises:
-        InputError: not such a limit.
-    """
+    """Return limits on the share of mapped operators, such as ``"full"`` or ``"95%"``; see `keras_nin.limits`."""
     return parse_limits(text, EDGETPU_LIMITS, argument=argument, bare_item="edgetpu")
 
 
@@ -99,15 +71,13 @@ def check_edgetpu_limits(result: EdgeTPUResult, limits: Iterable[Limit]) -> tupl
     return tuple(check_limit(limit, share) for limit in limits)
 
 
-def _check_operators(model: TFLiteModel, operators: Sequence[BoundOperator]) -> None:
+def _check_operators(model: TFLiteModel) -> None:
+    operators = model.main.operators
     if not operators:
         raise InputError(f"{model.source} has no operators", path=model.path)
     if any(operator.op == COMPILED_OPERATOR for operator in operators):
-        raise InputError(
-            f"{model.source} is already compiled for the Edge TPU (it has an {COMPILED_OPERATOR}); use the file "
-            "from before the compilation",
-            path=model.path,
-        )
+        message = f"is already compiled for the Edge TPU (it has an {COMPILED_OPERATOR}); use the file from before"
+        raise InputError(f"{model.source} {message} the compilation", path=model.path)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,31 +90,27 @@ class _Verdicts:
     mapped: Collection[int]
     failure: CompileFailure | None
 
-    def of_operator(self, operator: BoundOperator) -> OperatorVerdict:
+    def conclude(self, operator: BoundOperator) -> OperatorVerdict:
         """Return the verdict on one operator."""
         index, refusal = operator.index, self.refusals.get(operator.index)
-        conclude = functools.partial(
+        verdict = functools.partial(
             OperatorVerdict, index, operator.op, self.layers[index], is_custom=operator.record.is_custom
         )
         if index in self.repeats:
             why = f"it repeats operator {self.repeats[index]} on the same data, and the compiler removes it"
-            return conclude(False, None, why, rule="repeated")
+            return verdict(False, None, why, rule="repeated")
         if index in self.mapped:
-            return conclude(True, Status.MAPPED)
-        why, fix = (refusal[1], suggest_fix(refusal[0], operator)) if refusal else (None, None)
+            return verdict(True, Status.MAPPED)
+        why, fix = (refusal[1], rules.suggest_fix(refusal[0], operator)) if refusal else (None, None)
         if self.failure:
             why, fix = why or "the compiler rejects the file", fix or self.failure.fix
-            return conclude(False, self.failure.message, why, fix, self.failure.rule)
+            return verdict(False, self.failure.message, why, fix, self.failure.rule)
         if refusal:
-            return conclude(False, refusal[0].status, why, fix, refusal[0].name)
-        fix = "get the operators before it mapped"
-        return conclude(False, Status.SECOND_SUBGRAPH, self._explain_cut(), fix, "one-part")
-
-    def _explain_cut(self) -> str:
+            return verdict(False, refusal[0].status, why, fix, refusal[0].name)
         first = min(self.mapped, default=0)
-        cut = next((index for index, refusal in self.refusals.items() if refusal and index > first), None)
-        after = "" if cut is None else f" at operator {cut}"
-        return f"only one subgraph is mapped, and this operator comes after the cut{after}"
+        cut = next((f" at operator {index}" for index, found in self.refusals.items() if found and index > first), "")
+        why = f"only one subgraph is mapped, and this operator comes after the cut{cut}"
+        return verdict(False, Status.SECOND_SUBGRAPH, why, "get the operators before it mapped", "one-part")
 
 
 def _open_shape_doubts(model: TFLiteModel) -> Iterator[str]:
@@ -159,7 +125,7 @@ def _open_shape_doubts(model: TFLiteModel) -> Iterator[str]:
 
 def _large_operator_doubts(operators: Sequence[BoundOperator]) -> Iterator[str]:
     """Yield a doubt about operators that are larger than any of their type known to be mapped."""
-    for op, limit in LARGEST_MAPPED.items():
+    for op, limit in rules.LARGEST_MAPPED.items():
         outputs = {operator.index: operator.output for operator in operators if operator.op == op}
         sizes = {index: each.elements for index, each in outputs.items() if each and each.dtype in EIGHT_BITS}
         large = {index: size for index, size in sizes.items() if size > limit}
@@ -201,19 +167,25 @@ def partition_graph(operators: Sequence[BoundOperator], mappable: Collection[int
     Greedy, as TensorFlow Lite partitions a graph for a delegate: a subgraph takes every operator whose inputs are
     available and that runs on the same side; then the other side has its turn.
     """
-    waiting, readers = _find_dependencies(operators)
+    writers: dict[int, int] = {}
+    waiting: dict[int, int] = {}  # for how many operators each one waits
+    readers: dict[int, list[int]] = collections.defaultdict(list)
     ready: dict[bool, collections.deque[int]] = {True: collections.deque(), False: collections.deque()}
     for operator in operators:
-        if not waiting[operator.index]:
+        before = {writers[index] for index in operator.record.inputs if index in writers}
+        waiting[operator.index] = len(before)
+        for index in before:
+            readers[index].append(operator.index)
+        writers.update(dict.fromkeys(operator.record.outputs, operator.index))
+        if not before:
             ready[operator.index in mappable].append(operator.index)
     side = bool(ready[True]) and (not ready[False] or ready[True][0] < ready[False][0])
     subgraphs = []
     while ready[True] or ready[False]:
         subgraph = []
         while ready[side]:
-            index = ready[side].popleft()
-            subgraph.append(index)
-            for reader in readers[index]:
+            subgraph.append(ready[side].popleft())
+            for reader in readers[subgraph[-1]]:
                 waiting[reader] -= 1
                 if not waiting[reader]:
                     ready[reader in mappable].append(reader)
@@ -223,68 +195,31 @@ def partition_graph(operators: Sequence[BoundOperator], mappable: Collection[int
     return subgraphs
 
 
-def _find_dependencies(operators: Sequence[BoundOperator]) -> tuple[dict[int, int], dict[int, list[int]]]:
-    """Return how many operators each one waits for, and which operators wait for it."""
-    writers: dict[int, int] = {}
-    waiting: dict[int, int] = {}
-    readers: dict[int, list[int]] = collections.defaultdict(list)
-    for operator in operators:
-        before = {writers[index] for index in operator.record.inputs if index in writers}
-        waiting[operator.index] = len(before)
-        for index in before:
-            readers[index].append(operator.index)
-        writers.update(dict.fromkeys(operator.record.outputs, operator.index))
-    return waiting, readers
-
-
 def find_failure(operators: Sequence[BoundOperator]) -> CompileFailure | None:
     """Return the first reason why the compiler rejects a file, None where it compiles."""
-    failures = itertools.chain(
-        map(_unknown_version, operators),
-        map(_flex_operator, operators),
-        map(_dynamic_shape, operators),
-        [_not_quantized(operators)],
-        map(_large_map, operators),
-    )
-    return next(filter(None, failures), None)
-
-
-def _unknown_version(operator: BoundOperator) -> CompileFailure | None:
-    version, highest = operator.record.version, HIGHEST_VERSIONS.get(operator.op)
-    if highest is None or version <= highest:
-        return None
-    return CompileFailure(
-        FailureMessage.UNKNOWN_VERSION.format(op=operator.op, version=version),
-        f"operator {operator.index} has version {version}; the last compiler, of 2021, knows none above {highest}",
-        "convert with an older TensorFlow, or with per-tensor weights if per-channel weights raised the version",
-        "operator-version",
-    )
-
-
-def _flex_operator(operator: BoundOperator) -> CompileFailure | None:
-    if not operator.record.is_custom or not operator.op.startswith("Flex"):
-        return None
-    why = f"operator {operator.index} is {operator.op}, which only TensorFlow runs"
-    return CompileFailure(FailureMessage.FLEX, why, "convert without SELECT_TF_OPS", "flex")
-
-
-def _dynamic_shape(operator: BoundOperator) -> CompileFailure | None:
-    if operator.op not in _DYNAMIC_OUTPUTS and all(tensor.is_constant for tensor in operator.shape_operands):
-        return None
-    why = f"the output shape of operator {operator.index} ({operator.op}) is computed at run time"
-    return CompileFailure(FailureMessage.DYNAMIC, why, "export with a static batch and static shapes", "dynamic")
-
-
-def _not_quantized(operators: Sequence[BoundOperator]) -> CompileFailure | None:
-    if any(map(_is_quantized, operators)):
-        return None
-    dtypes = ", ".join(sorted({operator.output.dtype for operator in operators if operator.output is not None}))
-    return CompileFailure(
-        FailureMessage.NOT_QUANTIZED,
-        f"no operator computes with quantized 8-bit integers; the outputs are {dtypes or 'empty'}",
-        "export with full-integer quantization (scheme int8)",
-        "not-quantized",
-    )
+    for operator in operators:
+        version, highest = operator.record.version, rules.HIGHEST_VERSIONS.get(operator.op)
+        if highest is not None and version > highest:
+            return compile_failure("operator-version", operator, version=version, highest=highest)
+    for operator in operators:
+        if operator.record.is_custom and operator.op.startswith("Flex"):
+            return compile_failure("flex", operator)
+    for operator in operators:
+        if operator.op in rules.DYNAMIC_OUTPUTS or not all(tensor.is_constant for tensor in operator.shape_operands):
+            return compile_failure("dynamic", operator)
+    if not any(map(_is_quantized, operators)):
+        dtypes = ", ".join(sorted({operator.output.dtype for operator in operators if operator.output is not None}))
+        return compile_failure("not-quantized", dtypes=dtypes or "empty")
+    for operator in operators:
+        for tensor in operator.activations:
+            if tensor.dtype in EIGHT_BITS and tensor.elements >= rules.REJECTED_MAP:
+                facts = {
+                    "shape": format_shape(tensor.shape),
+                    "elements": tensor.elements,
+                    "rejected": rules.REJECTED_MAP,
+                }
+                return compile_failure("large-map", operator, **facts)
+    return None
 
 
 def _is_quantized(operator: BoundOperator) -> bool:
@@ -293,32 +228,17 @@ def _is_quantized(operator: BoundOperator) -> bool:
     return all(each.dtype in EIGHT_BITS and each.quantization is not None for each in (operator.data, operator.output))
 
 
-def _large_map(operator: BoundOperator) -> CompileFailure | None:
-    for tensor in operator.activations:
-        if tensor.dtype in EIGHT_BITS and tensor.elements >= REJECTED_MAP:
-            return CompileFailure(
-                FailureMessage.LARGE,
-                f"operator {operator.index} ({operator.op}) has a map of {format_shape(tensor.shape)}, "
-                f"{tensor.elements:,} bytes; {REJECTED_MAP:,} did not compile",
-                "use a smaller input or fewer channels",
-                "large-map",
-            )
-    return None
-
-
 def place_parameters(operators: Sequence[BoundOperator], mapped: Collection[int]) -> ParameterMemory:
     """Return the size of the mapped operators' constants, and where they are kept."""
-    sizes = {}
-    for operator in operators:
-        if operator.index in mapped:
-            shapes = {tensor.index for tensor in operator.shape_operands}
-            for tensor in operator.inputs:
-                if tensor is not None and tensor.is_constant and tensor.index not in shapes:
-                    sizes[tensor.buffer] = tensor.buffer_bytes
+    sizes = {
+        tensor.buffer: tensor.buffer_bytes
+        for operator in operators
+        if operator.index in mapped
+        for tensor in operator.inputs
+        if tensor is not None and tensor.is_constant and tensor not in operator.shape_operands
+    }
     total = sum(sizes.values())
-    if total <= MIN_PARAMETER_MEMORY:
-        return ParameterMemory(total, "on-chip", 0)
     if total <= USUAL_PARAMETER_MEMORY:
-        return ParameterMemory(total, "usually on-chip", 0)
+        return ParameterMemory(total, "on-chip" if total <= MIN_PARAMETER_MEMORY else "usually on-chip", 0)
     state = "streamed" if total > MAX_PARAMETER_MEMORY else "usually streamed"
     return ParameterMemory(total, state, max(0, total - MAX_PARAMETER_MEMORY))

@@ -1,33 +1,15 @@
 """Estimates of a .tflite file on Ethos-U accelerators: Vela's operations, joined to the layers of the network."""
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from keras_nin.audit.api import Audit, audit_graph
 from keras_nin.audit.records import AuditRow
 from keras_nin.audit.tflite_reader import read_tflite_network
-from keras_nin.edge.ethosu import vela
-from keras_nin.edge.ethosu.records import (
-    ACCELERATORS,
-    BOTH,
-    CPU,
-    DEFAULT_ACCELERATOR,
-    MEMORIES,
-    NOWHERE,
-    NPU,
-    EthosUEstimate,
-    EthosUFinding,
-    EthosULayer,
-    EthosURefusal,
-    EthosUResult,
-    MemoryUsage,
-    VelaOperation,
-    accelerator_family,
-    macs_per_cycle,
-    parse_accelerators,
-)
+from keras_nin.edge.ethosu import records, vela
+from keras_nin.edge.ethosu.records import NPU, EthosUEstimate, EthosUFinding, EthosULayer, EthosUResult, VelaOperation
 from keras_nin.edge.ethosu.vela import VELA_SECONDS, VelaOptions, VelaTool
 from keras_nin.errors import InputError
 from keras_nin.formatting import format_count, format_percent
@@ -36,12 +18,17 @@ from keras_nin.tflite.records import TFLiteModel
 
 _SPLIT_OPERATIONS = 100  # operations of one operator: a softmax becomes about 30
 _SPLIT_SHARE = 0.05
-_FAMILIES = tuple(dict.fromkeys(map(accelerator_family, ACCELERATORS)))
+_SUMMARY_TEXTS = ("system_config", "memory_mode")
+_SUMMARY_NUMBERS = (
+    *("core_clock", "cycles_total", "cycles_npu", "nn_macs", "total_original_weights", "total_npu_encoded_weights"),
+    *(f"{memory.summary}_{column}" for memory in records.MEMORIES for column in ("memory_used", "total_bytes")),
+)
+_FAMILIES = tuple(dict.fromkeys(map(records.accelerator_family, records.ACCELERATORS)))
 
 
 def estimate_ethosu(
     file: ModelSource,
-    accelerators: Sequence[str] = (DEFAULT_ACCELERATOR,),
+    accelerators: Sequence[str] = (records.DEFAULT_ACCELERATOR,),
     *,
     options: VelaOptions | None = None,
     timeout: float = VELA_SECONDS,
@@ -53,21 +40,15 @@ def estimate_ethosu(
     Args:
         file: path or record of the .tflite file.
         accelerators: names from `ACCELERATORS`.
-        options: options of Vela; None takes its defaults.
+        options, tool: options of Vela, and the Vela to run; None takes its defaults, and finds it.
         timeout: seconds that Vela may take for each accelerator.
-        tool: the Vela to run; None finds it.
         track: wraps the iteration over the accelerators, to show progress.
-
-    Returns:
-        The estimates, and the refusals of accelerators for which Vela does not compile the file.
 
     Raises:
         InputError: Vela is not installed, the file is not valid, or Vela compiles it for none of the accelerators.
     """
-    parse_accelerators(accelerators)
-    model = read_model(file)
-    audited = read_tflite_network(model)
-    network = _Network(model, audit_graph(audited.graph), audited.tensor_names)
+    records.parse_accelerators(accelerators)
+    network = _read_network(file)
     tool = tool or vela.find_vela()
     estimates, refusals, first_error = [], [], None
     for accelerator in track(accelerators):
@@ -75,7 +56,7 @@ def estimate_ethosu(
             estimates.append(_estimate_accelerator(network, accelerator, options or VelaOptions(), timeout, tool))
         except InputError as error:
             first_error = first_error or error
-            refusals.append(EthosURefusal(accelerator, str(error)))
+            refusals.append(records.EthosURefusal(accelerator, str(error)))
     if not estimates:
         raise first_error or InputError("Expected at least one accelerator", argument="accelerators")
     return EthosUResult(network.name, tuple(estimates), tuple(refusals))
@@ -83,56 +64,59 @@ def estimate_ethosu(
 
 @dataclass(frozen=True)
 class _Network:
-    """A file, the audit of it, and the names of the tensors that its operators compute."""
+    """A file, the audit of it, and the names of the layers that compute a tensor, by its name, in the file's order."""
 
+    name: str
     model: TFLiteModel
     audit: Audit
-    tensor_names: tuple[str, ...]
+    layers_of_tensor: dict[str, list[str]]
 
-    @property
-    def name(self) -> str:
-        """Name of the file."""
-        return self.model.path.name if self.model.path else "model"
 
-    def layers_of_tensor(self) -> dict[str, list[str]]:
-        """Return the names of the layers that compute a tensor, by its name, in the file's order."""
-        layers: dict[str, list[str]] = {}
-        for tensor, row in zip(self.tensor_names, self.audit.rows, strict=True):
-            layers.setdefault(tensor, []).append(row.name)
-        return layers
+def _read_network(file: ModelSource) -> _Network:
+    model = read_model(file)
+    audited = read_tflite_network(model)
+    audit, layers = audit_graph(audited.graph), defaultdict(list)
+    for tensor, row in zip(audited.tensor_names, audit.rows, strict=True):
+        layers[tensor].append(row.name)
+    return _Network(model.path.name if model.path else "model", model, audit, dict(layers))
 
 
 def _estimate_accelerator(
     network: _Network, accelerator: str, options: VelaOptions, timeout: float, tool: VelaTool
 ) -> EthosUEstimate:
-    output = vela.compile_with_vela(tool, network.model, accelerator, options, timeout)
-    operations = vela.parse_operations(output.database, len(network.audit.rows))
-    summary = _Summary(output.summary)
-    memories = tuple(summary.memories())
-    _check_sums(summary, operations, memories)
-    layers = join_layers(network.audit.rows, operations, accelerator)
-    log_findings = vela.parse_log(output.log, network.layers_of_tensor())
-    system_config = summary.text("system_config")
-    cycles, clock_hz = summary.integer("cycles_total"), summary.number("core_clock")
+    audit, model = network.audit, network.model
+    output = vela.compile_with_vela(tool, model, accelerator, options, timeout)
+    operations = vela.parse_operations(output.database, len(audit.rows))
+    totals = _parse_summary(output.summary)
+    memories = []
+    for memory in records.MEMORIES:
+        used, moved = totals[f"{memory.summary}_memory_used"], totals[f"{memory.summary}_total_bytes"]
+        memories.append(records.MemoryUsage(memory.name, round(used * 1024), round(moved)))  # used: in KiB
+    memories = tuple(memory for memory in memories if memory.used or memory.moved)
+    _check_sums(totals, operations, memories)
+    layers = join_layers(audit.rows, operations, accelerator)
+    log_findings = vela.parse_log(output.log, network.layers_of_tensor)
+    system_config = output.summary["system_config"]
+    cycles, clock_hz = round(totals["cycles_total"]), totals["core_clock"]
     return EthosUEstimate(
         file=network.name,
-        sha256=network.model.sha256,
-        file_bytes=network.model.size_bytes,
+        sha256=model.sha256,
+        file_bytes=model.size_bytes,
         accelerator=accelerator,
-        macs_per_cycle=macs_per_cycle(accelerator),
+        macs_per_cycle=records.macs_per_cycle(accelerator),
         system_config=system_config,
-        memory_mode=summary.text("memory_mode"),
+        memory_mode=output.summary["memory_mode"],
         vela=tool.version,
         clock_hz=clock_hz,
         us=cycles / clock_hz * 1e6,
         cycles=cycles,
-        npu_cycles=summary.integer("cycles_npu"),
-        macs=summary.integer("nn_macs"),
-        network_macs=None if network.audit.unknown else network.audit.total.macs,
+        npu_cycles=round(totals["cycles_npu"]),
+        macs=round(totals["nn_macs"]),
+        network_macs=None if audit.unknown else audit.total.macs,
         npu_share=_npu_share(layers),
         memories=memories,
-        weight_bytes=summary.integer("total_original_weights"),
-        encoded_weight_bytes=summary.integer("total_npu_encoded_weights"),
+        weight_bytes=round(totals["total_original_weights"]),
+        encoded_weight_bytes=round(totals["total_npu_encoded_weights"]),
         compiled_bytes=len(output.compiled),
         layers=layers,
         findings=(*find_layer_findings(layers, accelerator, system_config, log_findings), *log_findings),
@@ -143,100 +127,78 @@ def _estimate_accelerator(
 
 def _npu_share(layers: Sequence[EthosULayer]) -> float | None:
     """Return the share of the network's MACs on the NPU; None where it is unknown or there are no MACs."""
-    on_npu = total = 0
-    for layer in layers:
-        if layer.index is not None:
-            if layer.network_macs is None:
-                return None
-            total += layer.network_macs
-            on_npu += layer.network_macs if layer.target == NPU else 0
-    return on_npu / total if total else None
+    operators = [layer for layer in layers if layer.index is not None]
+    if any(layer.network_macs is None for layer in operators):
+        return None
+    total = sum(layer.network_macs or 0 for layer in operators)
+    return sum(layer.network_macs or 0 for layer in operators if layer.target == NPU) / total if total else None
 
 
-@dataclass(frozen=True)
-class _Summary:
-    """Vela's summary: one value per column."""
-
-    columns: dict[str, str]
-
-    def text(self, column: str) -> str:
-        """Return the text in a column."""
-        if not self.columns.get(column):
-            raise InputError(f"Expected a summary of Vela 5.2. Received: one without {column}")
-        return self.columns[column]
-
-    def number(self, column: str) -> float:
-        """Return the number in a column."""
-        text = self.text(column)
+def _parse_summary(columns: Mapping[str, str]) -> dict[str, float]:
+    """Return the numbers of Vela's summary by column; `InputError` where one of them, or a text, is missing."""
+    numbers = {}
+    for column in (*_SUMMARY_TEXTS, *_SUMMARY_NUMBERS):
+        text = columns.get(column)
         try:
-            return float(text)
+            numbers[column] = 0.0 if text and column in _SUMMARY_TEXTS else float(text or "")
         except ValueError:
-            raise InputError(f"Expected a summary of Vela 5.2. Received: {text!r} as {column}") from None
-
-    def integer(self, column: str) -> int:
-        """Return the number in a column, rounded."""
-        return round(self.number(column))
-
-    def memories(self) -> Iterator[MemoryUsage]:
-        """Yield the memories in use."""
-        for memory in MEMORIES:
-            used = round(self.number(f"{memory.summary}_memory_used") * 1024)  # from KiB
-            moved = self.integer(f"{memory.summary}_total_bytes")
-            if used or moved:
-                yield MemoryUsage(memory.name, used, moved)
+            received = f"{text!r} as {column}" if text else f"one without {column}"
+            raise InputError(f"Expected a summary of Vela 5.2. Received: {received}") from None
+    return numbers
 
 
-def _check_sums(summary: _Summary, operations: Sequence[VelaOperation], memories: Iterable[MemoryUsage]) -> None:
+def _check_sums(
+    totals: Mapping[str, float], operations: Sequence[VelaOperation], memories: Iterable[records.MemoryUsage]
+) -> None:
     """Raise `InputError` where the operations do not add up to Vela's own totals."""
-    sums = {
-        "cycles": (sum(operation.cycles for operation in operations), summary.integer("cycles_total")),
-        "NPU cycles": (sum(operation.npu_cycles for operation in operations), summary.integer("cycles_npu")),
-        "MACs": (sum(operation.macs for operation in operations), summary.integer("nn_macs")),
-    }
     moved = sum_by_memory([record for operation in operations for record in (operation.read, operation.written)])
-    sums |= {f"bytes of {memory.name}": (moved.get(memory.name, 0), memory.moved) for memory in memories}
+    sums = {
+        "cycles": (sum(operation.cycles for operation in operations), round(totals["cycles_total"])),
+        "NPU cycles": (sum(operation.npu_cycles for operation in operations), round(totals["cycles_npu"])),
+        "MACs": (sum(operation.macs for operation in operations), round(totals["nn_macs"])),
+        **{f"bytes of {memory.name}": (moved.get(memory.name, 0), memory.moved) for memory in memories},
+    }
     for name, (by_operation, total) in sums.items():
         if by_operation != total:
-            raise InputError(
-                f"Expected Vela's tables to agree. Received: {by_operation:,} {name} by operation, {total:,} in all"
-            )
+            received = f"{by_operation:,} {name} by operation, {total:,} in all"
+            raise InputError(f"Expected Vela's tables to agree. Received: {received}")
 
 
 def join_layers(
-    rows: Sequence[AuditRow], operations: Iterable[VelaOperation], accelerator: str
+    rows: Sequence[AuditRow], operations: Sequence[VelaOperation], accelerator: str
 ) -> tuple[EthosULayer, ...]:
     """Return the layers of a file: one per operator, in the file's order, then operations that belong to none.
 
     Every operation is in exactly one layer, so sums over the layers are sums over the operations."""
-    by_operator: dict[int, list[VelaOperation]] = {}
-    by_name: dict[str, list[VelaOperation]] = {}
-    total_cycles = 0
+    groups: dict[int | str, list[VelaOperation]] = defaultdict(list)
     for operation in operations:
-        total_cycles += operation.cycles
-        if operation.source is None:
-            by_name.setdefault(operation.name, []).append(operation)
-        else:
-            by_operator.setdefault(operation.source, []).append(operation)
-    peak = macs_per_cycle(accelerator)
+        groups[operation.name if operation.source is None else operation.source].append(operation)
+    total_cycles, peak = sum(operation.cycles for operation in operations), records.macs_per_cycle(accelerator)
     joined = [
-        _sum_layer(by_operator.get(index, ()), total_cycles, peak, index=index, name=row.name, op=row.type,
-                   kind=row.kind, role=row.role, block=row.block, network_macs=row.macs)
+        _sum_layer(groups[index], total_cycles, peak, index=index, name=row.name, op=row.type, kind=row.kind,
+                   role=row.role, block=row.block, network_macs=row.macs)
         for index, row in enumerate(rows)
     ]  # fmt: skip
     unjoined = [
         _sum_layer(members, total_cycles, peak, index=None, name=name, op=None, kind="other", role=None, block=None,
                    network_macs=None)
-        for name, members in by_name.items()
+        for name, members in groups.items() if isinstance(name, str)
     ]  # fmt: skip
     return (*joined, *unjoined)
 
 
 def _sum_layer(operations: Sequence[VelaOperation], total_cycles: int, peak: int, **identity: Any) -> EthosULayer:
     cycles, macs = sum(operation.cycles for operation in operations), sum(operation.macs for operation in operations)
-    on_cpu = {operation.on_cpu for operation in operations}
+    on_cpu = tuple(sorted({operation.on_cpu for operation in operations}))
+    targets = {(): records.NOWHERE, (False,): NPU, (True,): records.CPU, (False, True): records.BOTH}
+    bounds: Counter[str] = Counter()  # by what the cycles are spent on: the NPU, or the memory that is slowest
+    for operation in operations:
+        waits = operation.cycles > operation.npu_cycles and operation.access_cycles
+        slowest = max(operation.access_cycles, key=operation.access_cycles.__getitem__) if waits else NPU
+        bounds[slowest] += operation.cycles
     return EthosULayer(
         **identity,
-        target=NOWHERE if not on_cpu else BOTH if len(on_cpu) > 1 else CPU if True in on_cpu else NPU,
+        target=targets[on_cpu],
         operations=len(operations),
         cycles=cycles,
         npu_cycles=sum(operation.npu_cycles for operation in operations),
@@ -244,30 +206,19 @@ def _sum_layer(operations: Sequence[VelaOperation], total_cycles: int, peak: int
         macs=macs,
         product_macs=sum(operation.macs for operation in operations if operation.is_product),
         utilization=macs / (cycles * peak) if cycles else None,
-        bound=_layer_bound(operations),
+        bound=max(bounds, key=bounds.__getitem__) if cycles else None,
         access_cycles=sum_by_memory(operation.access_cycles for operation in operations),
         read=sum_by_memory(operation.read for operation in operations),
         written=sum_by_memory(operation.written for operation in operations),
     )
 
 
-def sum_by_memory(records: Iterable[dict[str, int]]) -> dict[str, int]:
+def sum_by_memory(counts: Iterable[dict[str, int]]) -> dict[str, int]:
     """Return the sums of numbers by memory."""
     sums: Counter[str] = Counter()
-    for record in records:
-        sums.update(record)
+    for count in counts:
+        sums.update(count)
     return dict(sums)
-
-
-def _layer_bound(operations: Iterable[VelaOperation]) -> str | None:
-    """Return what most cycles are spent on: for each operation the NPU, or the memory that is slowest."""
-    cycles: Counter[str] = Counter()
-    for operation in operations:
-        waits = operation.cycles > operation.npu_cycles and operation.access_cycles
-        slowest = max(operation.access_cycles, key=operation.access_cycles.__getitem__) if waits else NPU
-        cycles[slowest] += operation.cycles
-    ((bound, most),) = cycles.most_common(1) or [(None, 0)]
-    return bound if most else None
 
 
 def find_layer_findings(
@@ -276,41 +227,27 @@ def find_layer_findings(
     """Yield what a reader of the layers must know, beyond what Vela says itself."""
     cpu = [layer.name for layer in layers if layer.on_cpu]
     explained = {name for finding in log_findings for name in finding.layers}
-    unexplained = tuple(name for name in cpu if name not in explained)
-    if unexplained:
+    if unexplained := tuple(name for name in cpu if name not in explained):
         yield EthosUFinding("cpu", vela.NO_REASON, unexplained)
-    if cpu:
-        yield _cpu_finding(layers, len(cpu), log_findings)
+    if cpu and any(layer.target in (NPU, records.BOTH) for layer in layers):
+        left = f"{format_count(len(cpu), 'operator')} left to the CPU, for which Vela has no time"
+        yield EthosUFinding("time-without-cpu", f"{left}: a run takes longer than the estimate")
+    elif cpu:
+        is_float = any("Float" in finding.message for finding in log_findings)
+        hint = ", because it computes in floating point; an int8 file runs on the NPU" if is_float else ""
+        yield EthosUFinding("nothing-on-npu", f"the whole network is left to the CPU{hint}")
     for layer in layers:
         if layer.operations >= _SPLIT_OPERATIONS and (layer.share or 0) >= _SPLIT_SHARE:
-            yield _split_finding(layer)
+            message = (
+                f"becomes {layer.operations:,} operations that take {format_percent(layer.share)} of all cycles at "
+                f"{format_percent(layer.utilization)} of the accelerator's peak MACs: Vela splits what the "
+                "accelerator cannot do at once, such as a stride above 3"
+            )
+            yield EthosUFinding("split", message, (layer.name,))
     products = [layer for layer in layers if layer.target == NPU and layer.network_macs]
-    differing = tuple(layer.name for layer in products if layer.product_macs != layer.network_macs)
-    if differing:
+    if differing := tuple(layer.name for layer in products if layer.product_macs != layer.network_macs):
         yield EthosUFinding("macs", "Vela counts other MACs than the audit", differing)
     families = [family for family in _FAMILIES if family in system_config.lower()]
-    if families and accelerator_family(accelerator) not in families:
-        yield EthosUFinding(
-            "other-family",
-            f"the system configuration {system_config} is for another family than {accelerator}, which may not have "
-            "its clock and memories",
-        )
-
-
-def _cpu_finding(layers: Sequence[EthosULayer], count: int, log_findings: Iterable[EthosUFinding]) -> EthosUFinding:
-    if any(layer.target in (NPU, BOTH) for layer in layers):
-        left = f"{format_count(count, 'operator')} left to the CPU, for which Vela has no time"
-        return EthosUFinding("time-without-cpu", f"{left}: a run takes longer than the estimate")
-    is_float = any("Float" in finding.message for finding in log_findings)
-    hint = ", because it computes in floating point; an int8 file runs on the NPU" if is_float else ""
-    return EthosUFinding("nothing-on-npu", f"the whole network is left to the CPU{hint}")
-
-
-def _split_finding(layer: EthosULayer) -> EthosUFinding:
-    return EthosUFinding(
-        "split",
-        f"becomes {layer.operations:,} operations that take {format_percent(layer.share)} of all cycles at "
-        f"{format_percent(layer.utilization)} of the accelerator's peak MACs: Vela splits what the accelerator cannot "
-        "do at once, such as a stride above 3",
-        (layer.name,),
-    )
+    if families and records.accelerator_family(accelerator) not in families:
+        message = f"the system configuration {system_config} is for another family than {accelerator}, which may not"
+        yield EthosUFinding("other-family", f"{message} have its clock and memories")

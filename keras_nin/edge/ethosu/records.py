@@ -32,7 +32,7 @@ _PRODUCTS = frozenset(["Conv2D", "DepthwiseConv2D", "TransposeConv2D", "FullyCon
 
 
 def macs_per_cycle(accelerator: str) -> int:
-    """Return the peak MACs of an accelerator in a cycle."""
+    """Return the peak MACs of an accelerator in a cycle: the end of its name."""
     return int(accelerator.rpartition("-")[2])
 
 
@@ -54,9 +54,6 @@ def parse_ethosu_limits(text: str, *, argument: str = "require") -> tuple[Limit,
     """Return the limits of a text such as ``"full"``, ``"95%"`` or ``"npu=95%,time=20ms,sram=512KiB"``.
 
     ``full`` is short for ``operators=full`` and a bare share for a share of ``npu``; see `keras_nin.limits`.
-
-    Raises:
-        InputError: an unknown item, or a number or unit that its item does not take.
     """
     parts = ["operators=full" if part.strip() == "full" else part for part in text.split(",")]
     return parse_limits(",".join(parts), ETHOSU_LIMITS, argument=argument, bare_item="npu")
@@ -81,13 +78,11 @@ MEMORIES = (
 
 @dataclasses.dataclass(frozen=True)
 class VelaOperation:
-    """One operation that Vela generated.
+    """One operation that Vela generated; cycles, bytes read and bytes written by memory.
 
     Attributes:
         source: index of the file's operator that it comes from; None if unknown.
         cycles: the greater of `npu_cycles`, in which the NPU computes, and the cycles of the slowest memory.
-        macs: MACs as Vela counts them, including the comparisons of pooling.
-        access_cycles, read, written: cycles, bytes read and bytes written, by memory.
     """
 
     id: str
@@ -117,18 +112,15 @@ class EthosULayer:
     """One operator of the file, or operations that belong to none.
 
     Attributes:
-        index: position of the operator in the file; None for operations without an operator.
+        index, op: position and type of the operator in the file; None without an operator.
         name, kind, role, block: of the layer in the audit; kind "other" without an operator.
-        op: the operator's type in the file; None without an operator.
         target: `NPU`, `CPU`, `BOTH`, or `NOWHERE` where Vela generates no operation, as for a concatenation whose
             inputs are written in place.
         operations: number of operations that Vela generates.
-        cycles: cycles of the NPU; 0 on the CPU, for which Vela has no time.
+        cycles, share: of the NPU, and as a share of all; 0 on the CPU, for which Vela has no time.
         npu_cycles: cycles in which the NPU computes; in the others it waits for memory.
-        share: share of all cycles, 0 to 1; None where the file takes no cycles.
-        macs: MACs as Vela counts them.
-        product_macs: MACs of the convolutions and matrix products, without activations and copies.
-        network_macs: MACs as the audit counts them; None where unknown.
+        macs, product_macs, network_macs: MACs as Vela counts them, with the comparisons of pooling; those of the
+            convolutions and matrix products alone; as the audit counts them, None where unknown.
         utilization: `macs` as a share of the accelerator's peak in `cycles`; None without cycles.
         bound: what most cycles are spent on: `NPU`, or the memory that it waits for; None without cycles.
         access_cycles, read, written: cycles, bytes read and bytes written, by memory and without zeros.
@@ -201,17 +193,12 @@ class EthosUEstimate:
 
     Attributes:
         macs_per_cycle: peak MACs of the accelerator in a cycle.
-        system_config, memory_mode: those that Vela used.
         vela: version of Vela.
-        us: time of a run in microseconds, `cycles` at the clock; without operators on the CPU.
-        cycles, npu_cycles, macs: sums over the layers, and Vela's own totals.
-        network_macs: MACs as the audit counts them; None where some are unknown.
-        npu_share: share of `network_macs` on the NPU, 0 to 1; None where unknown.
+        us: time of a run, `cycles` at the clock; without operators on the CPU.
+        network_macs, npu_share: MACs as the audit counts them, and their share on the NPU; None where unknown.
         weight_bytes, encoded_weight_bytes: size of the NPU's weights in the file, and as Vela encodes them.
-        layers: layers in the file's order, then operations that belong to no operator.
-        findings: what a reader must know.
-        log: everything that Vela printed.
-        compiled: the compiled file.
+        layers: in the file's order, then operations that belong to no operator.
+        log, compiled: everything that Vela printed, and the compiled file.
     """
 
     file: str
@@ -259,19 +246,13 @@ class EthosUEstimate:
         groups: dict[str, list[EthosULayer]] = {}
         for layer in self.layers:
             groups.setdefault(layer.group, []).append(layer)
-        subtotals = [self._sum_group(group, layers) for group, layers in groups.items()]
+        subtotals = []
+        for group, layers in groups.items():
+            macs, cycles = sum(layer.macs for layer in layers), sum(layer.cycles for layer in layers)
+            share = cycles / self.cycles if self.cycles else None
+            utilization = macs / (cycles * self.macs_per_cycle) if cycles else None
+            subtotals.append(EthosUSubtotal(group, len(layers), macs, cycles, share, utilization))
         return tuple(sorted(subtotals, key=lambda sub: (not sub.group.startswith("1x1 "), -sub.cycles, sub.group)))
-
-    def _sum_group(self, group: str, layers: Sequence[EthosULayer]) -> EthosUSubtotal:
-        macs, cycles = sum(layer.macs for layer in layers), sum(layer.cycles for layer in layers)
-        return EthosUSubtotal(
-            group=group,
-            layers=len(layers),
-            macs=macs,
-            cycles=cycles,
-            share=cycles / self.cycles if self.cycles else None,
-            utilization=macs / (cycles * self.macs_per_cycle) if cycles else None,
-        )
 
     def used_bytes(self, *memories: str) -> int:
         """Return the bytes in use at most in the named memories, 0 for one that is not used."""
@@ -281,8 +262,7 @@ class EthosUEstimate:
         """Return the estimate as a JSON-ready dictionary, without the compiled file."""
         fields = dataclasses.asdict(self)
         del fields["compiled"]
-        subtotals = [dataclasses.asdict(subtotal) for subtotal in self.subtotals]
-        return fields | {"utilization": self.utilization, "subtotals": subtotals}
+        return fields | {"utilization": self.utilization, "subtotals": list(map(dataclasses.asdict, self.subtotals))}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -307,7 +287,7 @@ class EthosUResult(CheckedResult):
             "schema": ETHOSU,
             "file": self.file,
             "results": [estimate.to_json() for estimate in self.estimates],
-            "refusals": [dataclasses.asdict(refusal) for refusal in self.refusals],
+            "refusals": list(map(dataclasses.asdict, self.refusals)),
             **self._checks_to_json(),
         }
 
@@ -338,15 +318,11 @@ class EthosUResult(CheckedResult):
 
 def check_ethosu_limits(result: EthosUResult, limits: Sequence[Limit]) -> tuple[LimitCheck, ...]:
     """Compare every estimate with limits on `ETHOSU_LIMITS`; on a refused accelerator no limit is kept."""
-    refused = "Vela does not compile the file"
-    return (
-        *(_check_estimate(estimate, limit) for estimate in result.estimates for limit in limits),
-        *(
-            check_limit(limit, None, reason=refused, subject=refusal.accelerator)
-            for refusal in result.refusals
-            for limit in limits
-        ),
-    )
+    checks = [_check_estimate(estimate, limit) for estimate in result.estimates for limit in limits]
+    for refusal in result.refusals:
+        reason, subject = "Vela does not compile the file", refusal.accelerator
+        checks += [check_limit(limit, None, reason=reason, subject=subject) for limit in limits]
+    return tuple(checks)
 
 
 def _check_estimate(estimate: EthosUEstimate, limit: Limit) -> LimitCheck:

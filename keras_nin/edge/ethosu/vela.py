@@ -2,13 +2,14 @@
 
 import csv
 import importlib.util
+import itertools
 import os
 import pathlib
 import re
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from keras_nin import files
@@ -70,12 +71,9 @@ def find_vela() -> VelaTool:
         result = run_process([*command, "--version"], timeout=_VERSION_SECONDS, folder=folder)
     version = _VERSION.fullmatch(result.stdout.strip())
     if result.status != 0 or not version:
+        expected = f"Expected {' '.join(command)!r} to be Vela, Arm's compiler for Ethos-U"
         printed = (result.stdout + result.stderr).strip()[:200]
-        raise InputError(
-            f"Expected {' '.join(command)!r} to be Vela, Arm's compiler for Ethos-U. Received: {printed!r} as its "
-            "version",
-            status=result.status,
-        )
+        raise InputError(f"{expected}. Received: {printed!r} as its version", status=result.status)
     return VelaTool(tuple(command), version[0])
 
 
@@ -97,13 +95,14 @@ def compile_with_vela(
         arguments = [f"--accelerator-config={accelerator}", "--output-dir=out", "--enable-debug-db"]
         command = [*tool.command, path.name, *arguments, *options.to_arguments()]
         result = run_process(command, timeout=timeout, folder=folder)
-        if result.status != 0:
-            raise _refusal_error(model, accelerator, _failure_reason(result, timeout), result.status)
         try:
-            return _read_output(folder / "out", result)
+            if result.status == 0:
+                return _read_output(folder / "out", result)
+            reason = _failure_reason(result, timeout)
         except (FileNotFoundError, csv.Error):
             reason = f"Vela {tool.version} succeeded without the files that Vela 5.2 writes"
-            raise _refusal_error(model, accelerator, reason, 0) from None
+    message = f"Vela does not compile {model.source} for {accelerator}: {reason}"
+    raise InputError(message, path=model.path, status=result.status)
 
 
 def _read_output(folder: pathlib.Path, result: ProcessResult) -> VelaOutput:
@@ -118,26 +117,15 @@ def _read_output(folder: pathlib.Path, result: ProcessResult) -> VelaOutput:
     )
 
 
-def _refusal_error(model: TFLiteModel, accelerator: str, reason: str, status: int | None) -> InputError:
-    return InputError(
-        f"Vela does not compile {model.source} for {accelerator}: {reason}", path=model.path, status=status
-    )
-
-
 def _failure_reason(result: ProcessResult, timeout: float) -> str:
     if result.status is None:
         return f"it did not finish within {timeout:g} s"
-    last_line = _last_line(result.stderr) or _last_line(result.stdout)
+    lines = [line.strip() for output in (result.stdout, result.stderr) for line in output.splitlines()]
+    last_line = next((line[:500] for line in reversed(lines) if line and not line.startswith("Warning: No ")), "")
     if result.status < 0:
-        ended = f"Vela was {describe_status(result.status)}"
-        return f"{ended}; last output: {last_line}" if last_line else ended
+        return f"Vela was {describe_status(result.status)}{f'; last output: {last_line}' if last_line else ''}"
     message = _EXCEPTION.fullmatch(last_line)
     return f"Vela {describe_status(result.status)}: {(message and message['text']) or 'no output'}"
-
-
-def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("Warning: No ")]
-    return lines[-1][:500] if lines else ""
 
 
 # The debug database: the operations that Vela generated, and which operator of the file each comes from. Vela's
@@ -156,24 +144,21 @@ _Row = dict[str, str]
 def parse_operations(text: str, operator_count: int) -> tuple[VelaOperation, ...]:
     """Return the operations of a debug database, in the order in which they run."""
     tables = {name: (header, body) for name, header, body in _TABLE.findall(text)}
-    sources = _parse_sources(_parse_rows(tables, "source", _SOURCE_COLUMNS), operator_count)
+    sources = {row["id"]: _parse_number(row, "ext_key") for row in _parse_rows(tables, "source", _SOURCE_COLUMNS)}
+    uses = Counter(sources.values())
     details = {row["id"]: row for row in _parse_rows(tables, "perf_debug", _DETAIL_COLUMNS)}
     rows = _parse_rows(tables, "perf", _OPERATION_COLUMNS)
     if [row["id"] for row in rows] != list(details):  # a name may have looked like the rest of a row
         raise _database_error(f"{len(rows):,} operations, details of {len(details):,}")
-    return tuple(_parse_operation(row, sources.get(row["source_id"]), details[row["id"]]) for row in rows)
-
-
-def _parse_sources(rows: Iterable[_Row], operator_count: int) -> dict[str, int]:
-    """Return the operator's index by the source's id, for the indexes that belong to one source only."""
-    indexes = {row["id"]: _parse_number(row, "ext_key") for row in rows}
-    uses = Counter(indexes.values())
-    # Operators of other subgraphs are numbered from 0 again.
-    return {id_: index for id_, index in indexes.items() if uses[index] == 1 and index < operator_count}
+    # Operators of other subgraphs are numbered from 0 again: an index counts where it belongs to one source only.
+    known = {id_: index for id_, index in sources.items() if uses[index] == 1 and index < operator_count}
+    return tuple(_parse_operation(row, known.get(row["source_id"]), details[row["id"]]) for row in rows)
 
 
 def _parse_operation(row: _Row, source: int | None, details: _Row) -> VelaOperation:
-    columns = {memory.name: memory.database for memory in MEMORIES}
+    def sum_bytes(column: str, direction: str) -> int:
+        return sum(_parse_number(details, f"{column}{purpose}_{direction}", 0) for purpose in _PURPOSES)
+
     return VelaOperation(
         id=row["id"],
         source=source,
@@ -182,18 +167,15 @@ def _parse_operation(row: _Row, source: int | None, details: _Row) -> VelaOperat
         cycles=_parse_number(row, "op_cycles"),
         npu_cycles=_parse_number(row, "npu_cycles"),
         macs=_parse_number(row, "mac_count"),
-        access_cycles=_nonzero((name, _parse_number(row, f"{column}_ac", 0)) for name, column in columns.items()),
-        read=_nonzero((name, _sum_bytes(details, column, "read")) for name, column in columns.items()),
-        written=_nonzero((name, _sum_bytes(details, column, "write")) for name, column in columns.items()),
+        access_cycles=_by_memory(lambda column: _parse_number(row, f"{column}_ac", 0)),
+        read=_by_memory(lambda column: sum_bytes(column, "read")),
+        written=_by_memory(lambda column: sum_bytes(column, "write")),
     )
 
 
-def _nonzero(pairs: Iterable[tuple[str, int]]) -> dict[str, int]:
-    return {name: value for name, value in pairs if value}
-
-
-def _sum_bytes(details: _Row, column: str, direction: str) -> int:
-    return sum(_parse_number(details, f"{column}{purpose}_{direction}", 0) for purpose in _PURPOSES)
+def _by_memory(count: Callable[[str], int]) -> dict[str, int]:
+    """Return a number for each memory, by its name, from that in the database; zeros are left out."""
+    return {memory.name: number for memory in MEMORIES if (number := count(memory.database))}
 
 
 def _parse_number(row: _Row, column: str, default: int | None = None) -> int:
@@ -259,13 +241,28 @@ def parse_log(log: str, layers_of_tensor: Mapping[str, Sequence[str]]) -> tuple[
             layers = layers_of_tensor.get(unsupported["tensor"], (unsupported["tensor"],))
             reason = "; ".join(_TENSOR.sub(r"\1", line) for line in lines[1:]).removeprefix("Reason: ") or NO_REASON
             reasons.setdefault(reason, {}).update(dict.fromkeys(layers))
-        else:
-            for line in lines:
-                if default := _DEFAULTS.fullmatch(line):
-                    defaults[default["what"]] = default["value"]
-                else:
-                    others.setdefault(_QUOTED.sub("''", line), []).append(line)
-    return (*_default_findings(defaults), *_cpu_findings(reasons, layers_of_tensor), *_other_findings(others))
+            continue
+        for line in lines:
+            if default := _DEFAULTS.fullmatch(line):
+                defaults[default["what"]] = default["value"]
+            else:
+                others.setdefault(_QUOTED.sub("''", line), []).append(line)
+    findings = []
+    if defaults:  # a configuration file by its base name
+        names = {what: value.rpartition("/")[2].strip("[]'\"") for what, value in defaults.items()}
+        values = ", ".join(f"{what} {name}" for what, name in names.items())
+        arguments = ", ".join(f"`{_ARGUMENTS[what]}`" for what in defaults if what in _ARGUMENTS)
+        message = f"Vela's defaults: {values}; name those of your chip with {arguments}"
+        findings.append(EthosUFinding("assumed", message))
+    # Vela goes from the outputs to the inputs; the layers are in the file's order here.
+    order = {name: position for position, name in enumerate(itertools.chain(*layers_of_tensor.values()))}
+    for reason, layers in reasons.items():
+        in_order = sorted(layers, key=lambda name: order.get(name, len(order)))
+        findings.append(EthosUFinding("cpu", reason, tuple(in_order)))
+    for lines in others.values():
+        more = f" (and {format_count(len(lines) - 1, 'similar line')})" if len(lines) > 1 else ""
+        findings.append(EthosUFinding("vela", f"{lines[0]}{more}"))
+    return tuple(findings)
 
 
 def _split_messages(log: str) -> list[list[str]]:
@@ -282,28 +279,3 @@ def _split_messages(log: str) -> list[list[str]]:
             messages.append([line])
             is_open = bool(_UNSUPPORTED.fullmatch(line))
     return messages
-
-
-def _default_findings(defaults: Mapping[str, str]) -> Iterator[EthosUFinding]:
-    """Yield one finding for all options that Vela took its defaults for; a configuration file by its base name."""
-    if defaults:
-        names = {what: value.rpartition("/")[2].strip("[]'\"") for what, value in defaults.items()}
-        values = ", ".join(f"{what} {name}" for what, name in names.items())
-        arguments = ", ".join(f"`{_ARGUMENTS[what]}`" for what in defaults if what in _ARGUMENTS)
-        yield EthosUFinding("assumed", f"Vela's defaults: {values}; name those of your chip with {arguments}")
-
-
-def _cpu_findings(
-    reasons: Mapping[str, Mapping[str, None]], layers_of_tensor: Mapping[str, Sequence[str]]
-) -> Iterator[EthosUFinding]:
-    """Yield one finding per reason, its layers in the file's order; Vela goes from the outputs to the inputs."""
-    names = [name for layers in layers_of_tensor.values() for name in layers]
-    order = {name: position for position, name in enumerate(names)}
-    for reason, layers in reasons.items():
-        yield EthosUFinding("cpu", reason, tuple(sorted(layers, key=lambda name: order.get(name, len(order)))))
-
-
-def _other_findings(others: Mapping[str, Sequence[str]]) -> Iterator[EthosUFinding]:
-    for lines in others.values():
-        more = f" (and {format_count(len(lines) - 1, 'similar line')})" if len(lines) > 1 else ""
-        yield EthosUFinding("vela", f"{lines[0]}{more}")

@@ -9,19 +9,11 @@ from collections.abc import Callable
 import numpy as np
 
 from keras_nin import files
+from keras_nin.edge.micro import runtime
 from keras_nin.edge.micro.cpp import format_resolver, list_operators
 from keras_nin.edge.micro.records import Arena, MicroComparison, MicroFinding, MicroResult
-from keras_nin.edge.micro.runtime import (
-    MICRO,
-    REFERENCE,
-    RuntimeJob,
-    RuntimeOutcome,
-    diagnose_outcome,
-    load_arrays,
-    parse_allocations,
-    run_job,
-)
-from keras_nin.errors import InputError
+from keras_nin.edge.micro.runtime import MICRO, REFERENCE, RuntimeJob, RuntimeOutcome
+from keras_nin.errors import InputError, expected_error
 from keras_nin.tflite.quantization import quantize
 from keras_nin.tflite.reader import ModelSource, read_model
 from keras_nin.tflite.records import FLOAT_DTYPES, TFLiteModel, TFLiteTensor, float_operators
@@ -37,13 +29,7 @@ _INPUTS_FILE = "inputs.npz"
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MicroInputs:
-    """Samples for every input of a file.
-
-    Attributes:
-        source: what they are.
-        noise: whether they are random numbers.
-        arrays: one array per input, of shape (samples, *shape of the input) and of its dtype.
-    """
+    """Samples: what they are, whether they are noise, and an array of shape (samples, *shape) for each input."""
 
     source: str
     noise: bool
@@ -57,7 +43,7 @@ def measure_micro(
     inputs: MicroInputs | None = None,
     seconds: float = COMPARISON_SECONDS,
     timeout: float = 300.0,
-    run: Callable[[RuntimeJob, float], RuntimeOutcome] = run_job,
+    run: Callable[[RuntimeJob, float], RuntimeOutcome] = runtime.run_job,
 ) -> MicroResult:
     """Find the smallest arena in which TFLite Micro runs a .tflite file, and compare its outputs with LiteRT's.
 
@@ -65,16 +51,11 @@ def measure_micro(
         file: path or record of the .tflite file.
         max_arena: largest arena to try, in bytes.
         inputs: samples to run; None takes noise.
-        seconds: no runtime starts a further sample after so many seconds.
-        timeout: seconds after which a runtime is killed.
+        seconds, timeout: seconds after which a runtime starts no further sample, and is killed.
         run: runs a job.
 
-    Returns:
-        The arena in bytes or why none works, the operators, and the comparison.
-
     Raises:
-        InputError: the file is not valid, `max_arena` is not 1 KiB to 1 GiB, an input is not numeric, or tflite-micro
-            is not installed.
+        InputError: an invalid file, `max_arena` not 1 KiB to 1 GiB, an input that is not numeric, or no tflite-micro.
     """
     check_arena(max_arena)
     model = read_model(file)
@@ -83,7 +64,10 @@ def measure_micro(
     constants = (tensor for subgraph in model.subgraphs for tensor in subgraph.tensors if tensor.is_constant)
     with files.temporary_folder() as folder:
         np.savez(folder / _INPUTS_FILE, *inputs.arrays)
-        trial = _Trial(_find_path(model, folder), model, folder, run, timeout)
+        path = model.path or folder / "model.tflite"
+        if model.path is None:
+            path.write_bytes(model.content)
+        trial = _Trial(str(path), model, folder, run, timeout)
         arena, finding = _find_arena(trial, max_arena, seconds)
         comparison = _compare_outputs(trial, inputs, seconds) if arena else None
     compared = isinstance(comparison, MicroComparison)
@@ -105,23 +89,11 @@ def measure_micro(
     )
 
 
-def _find_path(model: TFLiteModel, folder: pathlib.Path) -> str:
-    """Return the path of the file, which is written into a folder where it has none."""
-    if model.path is not None:
-        return str(model.path)
-    (folder / "model.tflite").write_bytes(model.content)
-    return str(folder / "model.tflite")
-
-
 def check_arena(max_arena: int) -> None:
     """Raise `InputError` where the largest arena to try is not 1 KiB to 1 GiB."""
     smallest, largest = _ARENA_RANGE
     if not isinstance(max_arena, int) or not smallest <= max_arena <= largest:
-        raise InputError(
-            f"Expected `max_arena` to be {smallest} to {largest:,} bytes. Received: {max_arena!r}",
-            argument="max_arena",
-            received=max_arena,
-        )
+        raise expected_error("max_arena", f"to be {smallest} to {largest:,} bytes", max_arena)
 
 
 def require_tflite_micro() -> None:
@@ -143,45 +115,35 @@ class _Trial:
     path: str
     model: TFLiteModel
     folder: pathlib.Path
-    run: Callable[[RuntimeJob, float], RuntimeOutcome]
+    process: Callable[[RuntimeJob, float], RuntimeOutcome]
     timeout: float
     tries: int = 0
     package: str = ""
 
-    def run_micro(self, arena: int, seconds: float = 0) -> RuntimeOutcome:
-        """Set the network up in an arena of so many bytes and run samples, one at least."""
-        self.tries += 1
-        job = dataclasses.replace(self._job(MICRO, seconds), arena=arena, output_count=len(self.model.main.outputs))
-        outcome = self.run(job, self.timeout)
-        if "not_loaded" in outcome.answer:
-            raise _missing_package_error(f"does not load ({outcome.answer['not_loaded']})")
-        self.package = outcome.answer.get("package", "")
+    def run(self, engine: str, seconds: float = 0, arena: int = 0) -> RuntimeOutcome:
+        """Set the network up, in an arena of so many bytes with TFLite Micro, and run samples, one at least."""
+        inputs, outputs = str(self.folder / _INPUTS_FILE), str(self.folder / f"{engine}.npz")
+        job = RuntimeJob(engine, self.path, inputs, outputs, seconds, arena, len(self.model.main.outputs))
+        outcome = self.process(job, self.timeout)
+        if engine == MICRO:
+            self.tries += 1
+            if "not_loaded" in outcome.answer:
+                raise _missing_package_error(f"does not load ({outcome.answer['not_loaded']})")
+            self.package = outcome.answer.get("package", "")
         return outcome
-
-    def run_reference(self, seconds: float) -> RuntimeOutcome:
-        """Run samples on LiteRT's reference kernels."""
-        return self.run(self._job(REFERENCE, seconds), self.timeout)
-
-    def outputs(self, engine: str) -> list[np.ndarray]:
-        """Return the outputs that a run left, one array of all samples per output."""
-        return load_arrays(self.folder / f"{engine}.npz")
-
-    def _job(self, engine: str, seconds: float) -> RuntimeJob:
-        inputs, outputs = self.folder / _INPUTS_FILE, self.folder / f"{engine}.npz"
-        return RuntimeJob(engine, self.path, str(inputs), str(outputs), seconds)
 
 
 def _find_arena(trial: _Trial, max_arena: int, seconds: float) -> tuple[Arena | None, MicroFinding | None]:
     """Return the smallest arena, whose outputs are left in the trial's folder, or the finding that ended the search."""
     size = max_arena // ARENA_STEP * ARENA_STEP
-    outcome = trial.run_micro(size)
+    outcome = trial.run(MICRO, arena=size)
     if outcome.done:
-        head, tail, _ = parse_allocations(outcome.log)
-        size = find_smallest_size(lambda arena: trial.run_micro(arena).done, size, head + tail)
-        outcome = trial.run_micro(size, seconds)
+        head, tail, _ = runtime.parse_allocations(outcome.log)
+        size = find_smallest_size(lambda arena: trial.run(MICRO, arena=arena).done, size, head + tail)
+        outcome = trial.run(MICRO, seconds, size)
     if not outcome.done:
-        return None, diagnose_outcome(outcome, trial.timeout, size, trial.model)
-    head, tail, sections = parse_allocations(outcome.log)
+        return None, runtime.diagnose_outcome(outcome, trial.timeout, size, trial.model)
+    head, tail, sections = runtime.parse_allocations(outcome.log)
     return Arena(size, head, tail, sections, ARENA_STEP, trial.tries, 8 * struct.calcsize("P")), None
 
 
@@ -229,19 +191,25 @@ def make_noise(model: TFLiteModel, samples: int, seed: int = 0) -> MicroInputs:
     size = samples * sum(tensor.nbytes or 0 for tensor in tensors)
     if size > _MAX_NOISE_BYTES:
         raise InputError(f"Expected inputs of at most {_MAX_NOISE_BYTES:,} bytes in total. Received: {size:,}")
-    return MicroInputs("noise", True, tuple(_make_tensor_noise(tensor, samples, rng) for tensor in tensors))
+    arrays = []
+    for tensor in tensors:
+        shape = (samples, *tensor.shape)
+        if tensor.dtype in FLOAT_DTYPES:
+            arrays.append(rng.random(shape, np.float32).astype(tensor.dtype))
+        elif tensor.quantization is None:  # integers without a scale may be indexes
+            arrays.append(np.zeros(shape, tensor.dtype))
+        else:
+            limits = np.iinfo(tensor.dtype)
+            arrays.append(rng.integers(limits.min, limits.max, shape, tensor.dtype, endpoint=True))
+    return MicroInputs("noise", True, tuple(arrays))
 
 
 def prepare_images(model: TFLiteModel, images: np.ndarray, source: str) -> MicroInputs:
-    """Return preprocessed images as the file's only input takes them.
-
-    Args:
-        model: a file with one input, of shape (B, H, W, C).
-        images: float32 array of shape (N, H, W, C), N a multiple of B.
-        source: what they are.
+    """Return preprocessed images, float32 of shape (N, H, W, C), as the file's only input takes them.
 
     Raises:
-        InputError: the file has another number of inputs, or an input of another shape or dtype.
+        InputError: the file has another number of inputs, or an input of another shape or dtype; N is no multiple of
+            its batch.
     """
     tensors = _input_tensors(model)
     if len(tensors) != 1 or tensors[0].shape[1:] != images.shape[1:] or len(images) % tensors[0].shape[0]:
@@ -265,23 +233,13 @@ def _input_tensors(model: TFLiteModel) -> list[TFLiteTensor]:
     return tensors
 
 
-def _make_tensor_noise(tensor: TFLiteTensor, samples: int, rng: np.random.Generator) -> np.ndarray:
-    shape = (samples, *tensor.shape)
-    if tensor.dtype in FLOAT_DTYPES:
-        return rng.random(shape, np.float32).astype(tensor.dtype)
-    if tensor.quantization is None:  # integers without a scale may be indexes
-        return np.zeros(shape, tensor.dtype)
-    limits = np.iinfo(tensor.dtype)
-    return rng.integers(limits.min, limits.max, shape, tensor.dtype, endpoint=True)
-
-
 def _compare_outputs(trial: _Trial, inputs: MicroInputs, seconds: float) -> MicroComparison | MicroFinding:
     """Return the comparison with the outputs of TFLite Micro in the trial's folder, or why there is none."""
-    outcome = trial.run_reference(seconds)
+    outcome = trial.run(REFERENCE, seconds)
     if not outcome.done:
-        finding = diagnose_outcome(outcome, trial.timeout)
+        finding = runtime.diagnose_outcome(outcome, trial.timeout)
         return MicroFinding(finding.kind, f"LiteRT's reference kernels do not run it: {finding.message}")
-    micro, reference = trial.outputs(MICRO), trial.outputs(REFERENCE)
+    micro, reference = (runtime.load_arrays(trial.folder / f"{engine}.npz") for engine in (MICRO, REFERENCE))
     samples = min((len(array) for array in (*micro, *reference)), default=0)
     pairs = [(one[:samples], other[:samples]) for one, other in zip(micro, reference, strict=True)]
     return MicroComparison(
@@ -298,9 +256,7 @@ def count_differing(one: np.ndarray, other: np.ndarray) -> int:
     """Return how many elements of two arrays differ in any bit; all of them where shape or dtype differ."""
     if one.shape != other.shape or one.dtype != other.dtype:
         return max(one.size, other.size)
-    first, second = (
-        np.ascontiguousarray(array).view(np.uint8).reshape(array.size, array.itemsize) for array in (one, other)
-    )
+    first, second = (np.ascontiguousarray(array).view(np.uint8).reshape(-1, one.itemsize) for array in (one, other))
     return int((first != second).any(axis=1).sum())
 
 

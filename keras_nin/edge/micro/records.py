@@ -40,15 +40,12 @@ class Arena:
     """The smallest arena in which the runtime sets the network up and runs it, on this host.
 
     Attributes:
-        bytes: its size, a multiple of `step`.
         tensor_bytes: the non-persistent part (the runtime's "head"): activations and scratch buffers, which share
             memory where their lifetimes allow.
         persistent_bytes: the persistent part (the "tail"): structures, quantization parameters and kernel data. It
             holds pointers, and so is smaller on a 32-bit microcontroller.
         sections: the sections of the persistent part that the runtime itemizes; there are others.
-        step: resolution of the size, in bytes.
-        tries: number of sizes tried.
-        host_bits: width of a pointer on this host.
+        step, tries: resolution of the size in bytes, and number of sizes tried.
     """
 
     bytes: int
@@ -76,7 +73,6 @@ class MicroComparison:
 
     Attributes:
         source, noise: what the inputs are, and whether they are random numbers.
-        samples: number of inputs that both runtimes ran.
         outputs, differing: number of output values compared, and of those that differ in any bit.
         max_abs_diff: largest absolute difference, in quantization steps (LSB) for integer outputs.
     """
@@ -99,14 +95,11 @@ class MicroResult(CheckedResult):
     """A file on TFLite Micro.
 
     Attributes:
-        file_bytes: size of the file: the flash that the model takes, without kernels and program.
-        weight_bytes: size of the constant tensors in it.
+        file_bytes, weight_bytes: the flash that the model takes, without kernels and program, and its constants' part.
         resolver: C++ that declares an op resolver with the operators.
         arena, finding: the smallest arena up to `max_arena` bytes, or why none works.
-        comparison, comparison_finding: the comparison of the outputs, or why it was not possible; both None without an
-            arena.
-        peak_activation_bytes: the audit's peak for the same file, to compare with `Arena.tensor_bytes`; None for a file
-            that the audit does not read.
+        comparison, comparison_finding: the comparison of the outputs, or why there is none; both None without an arena.
+        peak_activation_bytes: the audit's peak, to compare with `Arena.tensor_bytes`; None where it reads no such file.
         float_operators: number of operators that read or write floating point.
         package: version of tflite-micro.
     """
@@ -139,11 +132,7 @@ class MicroResult(CheckedResult):
 
 
 def parse_micro_limits(text: str, *, argument: str = "require") -> tuple[Limit, ...]:
-    """Return the limits of a text such as ``"arena=256KiB,flash=1MiB"``; see `keras_nin.limits`.
-
-    Raises:
-        InputError: an unknown item, or no size.
-    """
+    """Return the limits of a text such as ``"arena=256KiB,flash=1MiB"``; see `keras_nin.limits`."""
     return parse_limits(text, MICRO_LIMITS, argument=argument)
 
 

@@ -1,8 +1,7 @@
-"""Runs of a file on TFLite Micro, or on LiteRT's reference kernels, each in a process of its own.
+"""Runs of a file on TFLite Micro, or on LiteRT's reference kernels, each in a process of its own: it may crash or hang.
 
-A file may crash or hang a runtime; the process then ends alone. `run_job` starts it and `diagnose_outcome` says what a
-failure means. The process is ``python -m keras_nin.edge.micro.runtime``: it reads one job as JSON from stdin and
-answers in lines of JSON on stdout; everything else that is printed, by the runtimes too, goes to stderr.
+The process is ``python -m keras_nin.edge.micro.runtime``: it reads one job as JSON from stdin and answers in lines of
+JSON on stdout; everything else that is printed, by the runtimes too, goes to stderr.
 """
 
 import dataclasses
@@ -16,24 +15,17 @@ from typing import TYPE_CHECKING, Any
 
 from keras_nin.child_process import describe_status, python_command, run_process
 from keras_nin.child_runtime import claim_stdout, end_with_parent, one_line
-from keras_nin.edge.micro.records import (
-    ABORT,
-    MISSING_OPERATOR,
-    REFUSED,
-    TIME_LIMIT,
-    TOO_SMALL,
-    ArenaSection,
-    MicroFinding,
-)
+from keras_nin.edge.micro import records
+from keras_nin.edge.micro.records import ArenaSection, MicroFinding
 from keras_nin.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from keras_nin.tflite.records import TFLiteModel, TFLiteOperator, TFLiteTensor
+    from keras_nin.tflite.records import TFLiteModel
 
     Run = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
-    Start = Callable[[], tuple[Run, Callable[[], None]]]
+    Report = Callable[[dict[str, Any]], None]
 
 MICRO, REFERENCE = "micro", "reference"
 
@@ -85,9 +77,7 @@ def main() -> int:
     job = RuntimeJob(**json.loads(sys.stdin.readline()))
     try:
         report({"phase": "load"})
-        start = _prepare_micro(job, report) if job.engine == MICRO else _prepare_reference(job)
-        report({"phase": "set up"})
-        run, finish = start()
+        run, finish = _start_micro(job, report) if job.engine == MICRO else _start_reference(job, report)
         report({"phase": "run"})
         report({"samples": _run_samples(run, job)})
         finish()
@@ -98,8 +88,8 @@ def main() -> int:
     return 0
 
 
-def _prepare_micro(job: RuntimeJob, report: Callable[[dict[str, Any]], None]) -> "Start":
-    """Return a function that sets the network up in an arena and returns two more: run a sample, and finish."""
+def _start_micro(job: RuntimeJob, report: "Report") -> "tuple[Run, Callable[[], None]]":
+    """Set the network up in an arena; return a function that runs a sample, and one that prints the allocations."""
     try:
         import tflite_micro  # pyright: ignore[reportMissingImports]
         from tflite_micro import runtime  # pyright: ignore[reportMissingImports]
@@ -109,25 +99,23 @@ def _prepare_micro(job: RuntimeJob, report: Callable[[dict[str, Any]], None]) ->
     report({"package": tflite_micro.__version__})
     with open(job.file, "rb") as file:
         content = file.read()
+    report({"phase": "set up"})
+    interpreter = runtime.Interpreter.from_bytes(content, arena_size=job.arena)
 
-    def start() -> "tuple[Run, Callable[[], None]]":
-        interpreter = runtime.Interpreter.from_bytes(content, arena_size=job.arena)
+    def run(sample: "Sequence[np.ndarray]") -> "list[np.ndarray]":
+        for index, array in enumerate(sample):
+            interpreter.set_input(array, index)
+        interpreter.invoke()
+        return [interpreter.get_output(index) for index in range(job.output_count)]
 
-        def run(sample: "Sequence[np.ndarray]") -> "list[np.ndarray]":
-            for index, array in enumerate(sample):
-                interpreter.set_input(array, index)
-            interpreter.invoke()
-            return [interpreter.get_output(index) for index in range(job.output_count)]
-
-        return run, interpreter.print_allocations
-
-    return start
+    return run, interpreter.print_allocations
 
 
-def _prepare_reference(job: RuntimeJob) -> "Start":
+def _start_reference(job: RuntimeJob, report: "Report") -> "tuple[Run, Callable[[], None]]":
     from keras_nin.tflite.runner import TFLiteRunner
 
-    return lambda: (TFLiteRunner(job.file, batch=None, reference_kernels=True).run_raw, lambda: None)
+    report({"phase": "set up"})
+    return TFLiteRunner(job.file, batch=None, reference_kernels=True).run_raw, lambda: None
 
 
 def _run_samples(run: "Run", job: RuntimeJob) -> int:
@@ -173,18 +161,11 @@ def parse_allocations(log: str) -> tuple[int, int, tuple[ArenaSection, ...]]:
     """Return the bytes of the head, the bytes of the tail and the sections that `print_allocations` printed."""
     totals = {name: int(count) for name, count in _TOTAL.findall(log)}
     if set(totals) != {"total", "head", "tail"} or totals["total"] != totals["head"] + totals["tail"]:
-        raise InputError(
-            "Expected tflite-micro to print its allocations as total, head and tail. Received: "
-            f"{totals or 'none of them'}. Use the version of the extra: pip install 'keras-nin[micro]'"
-        )
+        expected = "Expected tflite-micro to print its allocations as total, head and tail"
+        fix = "Use the version of the extra: pip install 'keras-nin[micro]'"
+        raise InputError(f"{expected}. Received: {totals or 'none of them'}. {fix}")
     sections = tuple(ArenaSection(name, int(count)) for name, count in _SECTION.findall(log))
     return totals["head"], totals["tail"], sections
-
-
-def parse_missing_bytes(log: str) -> int | None:
-    """Return how many bytes the arena lacks at least, by the runtime's last message; None where no message says so."""
-    counts = _MISSING.findall(log)
-    return int(counts[-1]) if counts else None
 
 
 def diagnose_outcome(
@@ -192,25 +173,34 @@ def diagnose_outcome(
 ) -> MicroFinding:
     """Return what it means that a job was not completed: a larger arena would work, or none would."""
     if outcome.status is None:
-        return MicroFinding(TIME_LIMIT, f"not done after {timeout:g} s")
+        return MicroFinding(records.TIME_LIMIT, f"not done after {timeout:g} s")
     if absent := _NO_OPERATOR.search(outcome.log):
-        return MicroFinding(MISSING_OPERATOR, f"TFLite Micro has no operator {absent[1] or absent[2]}, at any size")
-    missing = None if arena is None else parse_missing_bytes(outcome.log)
-    if missing is not None:  # also where a kernel then crashes on memory that it did not get
-        return MicroFinding(TOO_SMALL, f"does not fit into {arena:,} bytes: at least {missing:,} more are needed")
+        return MicroFinding(
+            records.MISSING_OPERATOR, f"TFLite Micro has no operator {absent[1] or absent[2]}, at any size"
+        )
+    missing = None if arena is None else _MISSING.findall(outcome.log)
+    if missing:  # also where a kernel then crashes on memory that it did not get
+        more = f"at least {int(missing[-1]):,} more are needed"
+        return MicroFinding(records.TOO_SMALL, f"does not fit into {arena:,} bytes: {more}")
     if outcome.status < 0:
         phase = outcome.answer.get("phase", "start")
         causes = "; ".join(_find_abort_causes(model, phase)) if model else ""
         ended = f"the runtime was {describe_status(outcome.status)} at '{phase}'"
-        return MicroFinding(ABORT, f"{ended}: {causes}" if causes else ended)
+        return MicroFinding(records.ABORT, f"{ended}: {causes}" if causes else ended)
     lines, error = [line.strip() for line in outcome.log.splitlines() if line.strip()], outcome.answer.get("error")
     parts = [*lines[-2:], error] if error else lines[-1:]
-    return MicroFinding(REFUSED, "; ".join(parts)[:_MAX_TEXT] or f"ended with status {outcome.status}")
+    return MicroFinding(records.REFUSED, "; ".join(parts)[:_MAX_TEXT] or f"ended with status {outcome.status}")
 
 
 def _find_abort_causes(model: "TFLiteModel", phase: str) -> Iterator[str]:
-    """Yield what is known to make the runtime abort in a phase."""
-    for operator, tensor, scale in _int8_softmaxes(model):
+    """Yield what is known to make the runtime abort in a phase: quantized int8 SOFTMAX operators."""
+    for operator in model.main.operators:
+        if operator.op != "SOFTMAX" or not operator.inputs or operator.inputs[0] < 0:
+            continue
+        tensor = model.main.tensors[operator.inputs[0]]
+        if tensor.dtype != "int8" or tensor.quantization is None:
+            continue
+        scale = tensor.quantization.scales[0] * operator.options.get("beta", 1.0)
         classes = tensor.shape[-1] if tensor.shape else 1
         if phase == "set up" and scale <= _MIN_SOFTMAX_SCALE:
             yield (
@@ -222,15 +212,6 @@ def _find_abort_causes(model: "TFLiteModel", phase: str) -> Iterator[str]:
                 f"perhaps SOFTMAX (operator {operator.index}), whose kernel aborts where more than {_MAX_SOFTMAX_SUM} "
                 f"of its {classes:,} classes get the same score"
             )
-
-
-def _int8_softmaxes(model: "TFLiteModel") -> "Iterator[tuple[TFLiteOperator, TFLiteTensor, float]]":
-    """Yield every quantized int8 SOFTMAX with its input tensor and its scale times beta."""
-    for operator in model.main.operators:
-        if operator.op == "SOFTMAX" and operator.inputs and operator.inputs[0] >= 0:
-            tensor = model.main.tensors[operator.inputs[0]]
-            if tensor.dtype == "int8" and tensor.quantization is not None:
-                yield operator, tensor, tensor.quantization.scales[0] * operator.options.get("beta", 1.0)
 
 
 if __name__ == "__main__":
