@@ -17,7 +17,7 @@ from keras import layers as kl
 
 from keras_nin import data, models
 from keras_nin.cli import export, main
-from keras_nin.cli.options import load_command
+from keras_nin.cli.export import export_command
 from keras_nin.export.converted_model import package_versions
 from keras_nin.schemas import EXPORT_FILE
 from keras_nin.workflows import reproduction
@@ -484,7 +484,7 @@ def test_options_that_the_record_decides(cli, words, received):
 
 def test_what_is_recorded_can_be_repeated(copied):
     """Every recorded option is one of the command, and every other one decides nothing."""
-    options = {param.name for param in load_command("export").params if isinstance(param, click.Option)}
+    options = {param.name for param in export_command.params if isinstance(param, click.Option)}
     recorded = set(copied["options"]) - {"model"}
     assert recorded <= options
     trained = {"epochs", "learning_rate", "sparsity", "clusters"}
