@@ -8,7 +8,7 @@ import pytest
 from tflite_writer import operator, tensor, write
 
 from keras_nin.benchmark import measure_files, open_device
-from keras_nin.benchmark.adb import ToolLog, parse_kernels, parse_log, tool_variable
+from keras_nin.benchmark.adb import ToolLog, parse_kernels, parse_log
 from keras_nin.errors import InputError
 
 LOG = """\
@@ -136,7 +136,7 @@ class Android:
         self.answer(LOG, CSV)
 
     def _script(self, path, text):
-        path.write_text(f"#!{sys.executable}\n{text}")
+        path.write_text(f"#!{sys.executable} -IS\n{text}")
         path.chmod(0o755)
 
     def answer(self, log, csv="", status=0):
@@ -274,7 +274,7 @@ def test_a_file_that_does_not_run(android, network, status, says):
 
 
 def test_no_adb_here(network, monkeypatch):
-    monkeypatch.setenv(tool_variable("adb"), "/no/adb")
+    monkeypatch.setenv("KERAS_NIN_ADB", "/no/adb")
     assert "the program '/no/adb' of Android's platform tools cannot be started" in refused(network)
 
 

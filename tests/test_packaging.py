@@ -39,7 +39,7 @@ def test_weights_and_their_metrics_are_installed(wheel):
 
 
 def test_the_templates_of_the_report_are_installed(wheel):
-    templates = (ROOT / "keras_nin" / "report" / "html" / "templates").iterdir()
+    templates = (ROOT / "keras_nin" / "report" / "templates").iterdir()
     assert {str(path.relative_to(ROOT)) for path in templates} <= set(wheel.namelist())
 
 
