@@ -50,7 +50,9 @@ def test_the_stated_error_is_that_at_any_sum():
     sums = np.concatenate([[0], np.geomspace(1e-6, normalization.MAX_FITTED_SUM, 100_003)])
     for beta in (0.5, 0.75, 1.0):
         bank = normalization.fit_integer_form(1, 1.0, beta, 1.0)
-        error = np.abs(bank.factor(sums) * (1 + sums) ** beta - 1).max()
+        terms = np.maximum(1 - sums[:, None] * np.square(bank.gains), 0) ** 4
+        factor = (bank.offset + terms @ np.array(bank.weights)) ** 2
+        error = np.abs(factor * (1 + sums) ** beta - 1).max()
         assert bank.error == pytest.approx(error, rel=0.01)
 
 

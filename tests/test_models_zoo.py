@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import pathlib
+import re
 
 import keras
 import numpy as np
@@ -142,7 +143,7 @@ def test_a_builder_is_a_function_with_signature_and_documentation(name):
     assert (builder.__name__, builder.__module__.rpartition(".")[0]) == (name, "keras_nin.models")
     parameters = inspect.signature(builder).parameters
     for parameter in parameters:
-        assert f"    {parameter}: " in builder.__doc__, parameter
+        assert re.search(rf"^    (\w+, )*{parameter}(, \w+)*: ", builder.__doc__, re.MULTILINE), parameter
     assert {"weights", "input_shape", "name"} <= set(parameters)
     if name not in ("DeepPhysSoftConv", "SingleConvolution"):
         assert {"include_top", "classes", "classifier_activation"} <= set(parameters)

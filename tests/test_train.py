@@ -5,6 +5,7 @@ import json
 import math
 import os
 import pathlib
+import shutil
 
 import h5py
 import keras
@@ -75,11 +76,19 @@ def contents(folder):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A run without interruption: its folder, its `Run`, and the digest of the weights after every epoch."""
-    folder = tmp_path_factory.mktemp("finished")
+    """A run without interruption: its folder, its `Run`, and the digest of the weights after every epoch.
+
+    Beside its folder there is a copy of what was there after the second epoch, which an interruption leaves.
+    """
+    folder = tmp_path_factory.mktemp("finished") / "run"
     model, digests = network(), []
-    run = fit(folder, model, on_epoch=lambda epoch, entry: digests.append(models.hash_weights(model)))
-    return folder, run, digests
+
+    def on_epoch(epoch, entry):
+        digests.append(models.hash_weights(model))
+        if epoch == 2:
+            shutil.copytree(folder, folder.parent / "interrupted")
+
+    return folder, fit(folder, model, on_epoch=on_epoch), digests
 
 
 def test_what_a_run_writes(finished):
@@ -178,11 +187,8 @@ def test_force_starts_again(finished, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def interrupted(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("interrupted")
-    with pytest.raises(KeyboardInterrupt):
-        fit(folder, on_epoch=stop_after(2))
-    return folder
+def interrupted(finished):
+    return finished[0].parent / "interrupted"
 
 
 @pytest.fixture

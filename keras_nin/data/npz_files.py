@@ -44,7 +44,7 @@ def open_npz(path: str | os.PathLike[str]) -> Dataset:
         else:
             expected = f"{str(path)!r} to hold `images` (and `labels`), or {', '.join(_TRAINING_KEYS)}"
             raise input_error(expected, ", ".join(archive.names) or "nothing", path=path)
-        class_names = _read_class_names(archive, labels)
+        class_names = archive.read_class_names(labels) if "class_names" in archive.names else ()
     return Dataset(os.path.basename(path), images, labels, class_names, get_preset("unit"), splits)
 
 
@@ -117,7 +117,6 @@ class _Archive:
         return images.reshape(shape)
 
     def read_labels(self, name: str, count: int) -> Indices:
-        """Return the array `name` as `count` class indices."""
         labels = self.read(name)
         if labels.shape not in ((count,), (count, 1)):
             raise self.mismatch(name, f"shape ({count},), one class index for every image", labels.shape)
@@ -127,8 +126,15 @@ class _Archive:
             raise self.mismatch(name, "class indices, whole numbers from 0", received)
         return labels.reshape(-1).astype(np.int64)
 
+    def read_class_names(self, labels: Indices | None) -> tuple[str, ...]:
+        names = self.read("class_names")
+        if names.ndim != 1 or names.dtype.kind != "U":
+            raise self.mismatch("class_names", "an array of strings, one per class", f"{names.dtype} {names.shape}")
+        if labels is not None and labels.max() >= len(names):
+            raise self.mismatch("class_names", f"a name for every label, up to {labels.max()}", f"{len(names)} names")
+        return tuple(names.tolist())
+
     def read_input(self, name: str, shape: Sequence[int]) -> npt.NDArray[np.float32]:
-        """Return the array `name` as the float32 samples (N, *shape) of a network's input."""
         if name not in self.names:
             expected = f"{str(self.path)!r} to hold {describe_inputs({name: shape})}"
             raise input_error(expected, ", ".join(self.names) or "nothing", path=self.path)
@@ -145,14 +151,3 @@ def _read_train_and_test(archive: _Archive) -> tuple[Pixels, Indices, dict[str, 
     test = np.arange(len(x_train), len(x_train) + len(x_test))
     splits = {"train": train, "calibration": calibration, "test": test}
     return np.concatenate([x_train, x_test]), np.concatenate(labels), splits
-
-
-def _read_class_names(archive: _Archive, labels: Indices | None) -> tuple[str, ...]:
-    if "class_names" not in archive.names:
-        return ()
-    names = archive.read("class_names")
-    if names.ndim != 1 or names.dtype.kind != "U":
-        raise archive.mismatch("class_names", "an array of strings, one per class", f"{names.dtype} {names.shape}")
-    if labels is not None and labels.max() >= len(names):
-        raise archive.mismatch("class_names", f"a name for every label, up to {labels.max()}", f"{len(names)} names")
-    return tuple(names.tolist())

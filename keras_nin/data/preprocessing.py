@@ -52,7 +52,10 @@ class Preprocessing:
         check_choice("mode", self.mode, MODES)
         object.__setattr__(self, "mean", _check_channel_values("mean", self.mean))
         object.__setattr__(self, "std", _check_channel_values("std", self.std))
-        object.__setattr__(self, "crop_fraction", _check_fraction(self.crop_fraction))
+        fraction: object = self.crop_fraction
+        if not isinstance(fraction, numbers.Real) or isinstance(fraction, bool) or not 0 < float(fraction) <= 1:
+            raise expected_error("crop_fraction", "above 0 and at most 1", fraction)
+        object.__setattr__(self, "crop_fraction", float(fraction))
         accepted = _MODE_ARGUMENTS.get(self.mode, ())
         for name, values in self._channel_values().items():
             if name not in accepted:
@@ -76,7 +79,12 @@ class Preprocessing:
         Raises:
             InputError: an image that is no such array; `mean` or `std` that does not have `channels` numbers.
         """
-        height, width = _check_size(size)
+        try:
+            height, width = (int(side) for side in size)
+        except (TypeError, ValueError):
+            height = width = 0
+        if height < 1 or width < 1:
+            raise expected_error("size", "to be (height, width) in pixels", size)
         fitted = [fit_image(image, (height, width), channels, self.crop_fraction) for image in images]
         return self.scale(np.stack(fitted) if fitted else np.empty((0, height, width, channels), np.uint8))
 
@@ -134,22 +142,6 @@ def _check_channel_values(name: str, values: Iterable[float] | None) -> tuple[fl
     return floats
 
 
-def _check_fraction(value: object) -> float:
-    if isinstance(value, numbers.Real) and not isinstance(value, bool) and 0 < float(value) <= 1:
-        return float(value)
-    raise expected_error("crop_fraction", "above 0 and at most 1", value)
-
-
-def _check_size(size: Iterable[int]) -> tuple[int, int]:
-    try:
-        height, width = (int(side) for side in size)
-    except (TypeError, ValueError):
-        height = width = 0
-    if height < 1 or width < 1:
-        raise expected_error("size", "to be (height, width) in pixels", size)
-    return height, width
-
-
 PRESETS: Mapping[str, Preprocessing] = types.MappingProxyType(
     {
         "raw": Preprocessing("raw"),
@@ -193,7 +185,11 @@ def fit_image(image: npt.ArrayLike, size: tuple[int, int], channels: int, crop_f
             received = f"{pixels.dtype} {pixels.shape}. Pass 'random', or an .npz with such arrays"
             raise input_error(expected, received)
         return pixels
-    pixels = _check_photograph(pixels)
+    shape = pixels.shape if pixels.ndim == 3 else (*pixels.shape, 1)
+    if pixels.dtype != np.uint8 or len(shape) != 3 or shape[2] not in (1, 3, 4) or 0 in shape:
+        expected = "an image as a uint8 array (height, width) or (height, width, 1, 3 or 4 channels)"
+        raise input_error(expected, f"{pixels.dtype} {pixels.shape}")
+    pixels = pixels.reshape(shape)[:, :, : 1 if shape[2] == 1 else 3]
     target = [round(side / crop_fraction) for side in size]
     scale = max(wanted / side for wanted, side in zip(target, pixels.shape[:2], strict=True))
     pixels = _crop_center(pixels, [math.ceil(_MAX_STRIP * wanted / scale) for wanted in target])
@@ -207,15 +203,6 @@ def fit_image(image: npt.ArrayLike, size: tuple[int, int], channels: int, crop_f
     if pixels.shape[2] > channels:
         return np.asarray(_to_pillow(pixels).convert("L"))[:, :, np.newaxis]
     return np.repeat(pixels, channels // pixels.shape[2], axis=2)
-
-
-def _check_photograph(pixels: npt.NDArray[Any]) -> Pixels:
-    """Return `pixels` as (h, w, 1 or 3)."""
-    shape = pixels.shape if pixels.ndim == 3 else (*pixels.shape, 1)
-    if pixels.dtype != np.uint8 or len(shape) != 3 or shape[2] not in (1, 3, 4) or 0 in shape:
-        expected = "an image as a uint8 array (height, width) or (height, width, 1, 3 or 4 channels)"
-        raise input_error(expected, f"{pixels.dtype} {pixels.shape}")
-    return pixels.reshape(shape)[:, :, : 1 if shape[2] == 1 else 3]
 
 
 def _crop_center(pixels: Pixels, size: Sequence[int]) -> Pixels:

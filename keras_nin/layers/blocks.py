@@ -45,8 +45,7 @@ def conv2d(
     """Convolution with its non-linearity, optionally with batch normalization between the two.
 
     Args:
-        x: tensor (B, H, W, C).
-        filters: number of output channels.
+        x, filters: tensor (B, H, W, C), and the number of output channels.
         kernel_size, strides: side of the square kernel, or (height, width); step in both directions.
         padding: ``"same"``, ``"valid"``, or the number of zeros on every side (Caffe), which for an even stride is not
             the same as ``"same"``.
@@ -112,8 +111,7 @@ def conv1x1(
     (Lin, Chen, Yan, "Network in Network", arXiv:1312.4400).
 
     Args:
-        x: tensor (B, H, W, C).
-        filters: number of output channels.
+        x, filters: tensor (B, H, W, C), and the number of output channels.
         strides, activation, use_bias, batch_norm, name: as in `conv2d`.
 
     Returns:
@@ -171,9 +169,7 @@ def fire(
     batch_norm: bool = False,
     name: str | None = None,
 ) -> keras.KerasTensor:
-    """Fire module: a 1x1 squeeze layer, then a 1x1 and a 3x3 expand layer side by side, concatenated.
-
-    Iandola et al., "SqueezeNet", arXiv:1602.07360.
+    """Fire module (arXiv:1602.07360): a 1x1 squeeze layer, then a 1x1 and a 3x3 expand layer, concatenated.
 
     Args:
         x: tensor (B, H, W, C).
@@ -220,9 +216,7 @@ def pointwise_head(
     zero_padding: int = 0,
     name: str | None = None,
 ) -> keras.KerasTensor:
-    """Classify with a 1x1 layer to the classes and global average pooling instead of dense layers.
-
-    Section 3.2 of "Network in Network", arXiv:1312.4400.
+    """1x1 layer to the classes and global average pooling instead of dense layers (arXiv:1312.4400, section 3.2).
 
     Args:
         x, classes: tensor (B, H, W, C), and the number of classes.

@@ -24,7 +24,6 @@ from typing import Any
 
 import keras
 import numpy as np
-import numpy.typing as npt
 from keras import ops
 
 from keras_nin.errors import check_whole_number, expected_error
@@ -124,12 +123,6 @@ class IntegerForm:
     weights: tuple[float, ...]
     offset: float
     error: float
-
-    def factor(self, squares: npt.ArrayLike) -> npt.NDArray[np.float64]:
-        """Return the factor for sums of squares of any shape, float64."""
-        sums = np.asarray(squares, np.float64)[..., None]
-        terms = np.maximum(1 - sums * np.square(self.gains), 0)
-        return (self.offset + terms**4 @ np.array(self.weights)) ** 2
 
 
 @functools.cache

@@ -101,8 +101,7 @@ def SingleConvolution(
     Args:
         variant: name of the network in the registry, such as "conv1x1_512to32".
         weights: None (random) or a path; see `keras_nin.models.load_weights`.
-        input_shape: (H, W, C); None takes the variant's.
-        name: the model's name; None takes the variant's.
+        input_shape, name: (H, W, C), and the model's name; None takes the variant's.
 
     Returns:
         keras.Model from (B, H, W, C) to (B, H', W', filters), H' = H - 2 for the unpadded 3x3 layer, else H.

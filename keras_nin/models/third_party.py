@@ -73,7 +73,9 @@ def load_by_name(
     network = _describe_network(model)
     with READERS[path.suffix](path) as source:
         placed = _place_tensors(source, network, layer_names or {})
-        problems = placed.problems(partial)
+        unplaced = [] if partial else placed.unplaced
+        kinds = ((placed.missing, "missing"), (placed.mismatched, "mismatched"), (unplaced, "without a layer"))
+        problems = "; ".join(f"{len(names)} {what}: {', '.join(names)}" for names, what in kinds if names)
         if problems:
             expected = f"{path.name!r} ({source.convention}, {len(source.tensors)} tensors) to hold the weights of"
             raise WeightsMismatchError(f"Expected {expected} {model.name}. Received: {problems}", path=path)
@@ -107,6 +109,8 @@ class _Network:
 
 
 def _describe_network(model: keras.Model) -> _Network:
+    import keras
+
     network = _Network()
     for layer in model.layers:
         if not layer.weights:
@@ -122,7 +126,13 @@ def _describe_network(model: keras.Model) -> _Network:
         if type(layer).__name__ == "BatchNormalization":
             network.epsilons[layer.name] = layer.epsilon
             convolution = _producing_layer(layer)
-            if _is_foldable(layer, convolution):
+            if (  # the normalization can take up what the linear layer before it lacks
+                type(convolution).__name__ in ("Conv2D", "Dense")
+                and convolution.activation is keras.activations.linear
+                and not convolution.use_bias
+                and keras_graph.count_uses(convolution) == 1
+                and layer.axis in (-1, len(layer.input.shape) - 1)
+            ):
                 network.convolutions[layer.name] = convolution.name
     return network
 
@@ -143,19 +153,6 @@ def _flattened_size(layer: keras.Layer) -> tuple[int, ...] | None:
         received = f"{type(layer).__name__} {layer.name!r}"
         raise input_error("only Dense on a flattened map for weights by name", received)
     return tuple(producer.input.shape[1:])
-
-
-def _is_foldable(layer: Any, convolution: Any) -> bool:
-    """Return whether a normalization can take up what the linear layer before it lacks."""
-    import keras
-
-    return (
-        type(convolution).__name__ in ("Conv2D", "Dense")
-        and convolution.activation is keras.activations.linear
-        and not convolution.use_bias
-        and keras_graph.count_uses(convolution) == 1
-        and layer.axis in (-1, len(layer.input.shape) - 1)
-    )
 
 
 def match_layers(table: LayerNames, layers: Iterable[str], own: Collection[str]) -> dict[str, str | None]:
@@ -182,11 +179,6 @@ class _Placement:
     mismatched: list[str] = dataclasses.field(default_factory=list)
     unplaced: list[str] = dataclasses.field(default_factory=list)
 
-    def problems(self, partial: bool) -> str:
-        unplaced = [] if partial else self.unplaced
-        kinds = ((self.missing, "missing"), (self.mismatched, "mismatched"), (unplaced, "without a layer"))
-        return "; ".join(f"{len(names)} {what}: {', '.join(names)}" for names, what in kinds if names)
-
 
 def _place_tensors(source: WeightSource, network: _Network, table: LayerNames) -> _Placement:
     """Return the `_Placement` of a file's tensors in a network; no values are read."""
@@ -208,7 +200,7 @@ def _place_tensors(source: WeightSource, network: _Network, table: LayerNames) -
             continue
         shape = network.shapes[batch_norm]["moving_mean"] if batch_norm else network.shapes[layer][variable]
         flattened = network.flattened.get(layer) if variable == "kernel" else None
-        change = _AxisChange(source, order, flattened, len(shape))
+        change = _plan_change(source, order, len(shape), flattened)
         problem = _describe_mismatch(tensor, shape, change)
         if problem:
             placement.mismatched.append(f"{tensor.name} for {layer}/{variable}, {problem}")
@@ -248,29 +240,13 @@ def _infer_kernel_order(targets: Iterable[tuple[StoredTensor, str | None, str]],
 
 @dataclasses.dataclass(frozen=True)
 class _AxisChange:
-    """How the values of one tensor change: from the file's order of axes to the network's."""
+    """How the values of one tensor of a `rank` change: from the file's order of axes to the network's."""
 
-    source: WeightSource
-    order: str
-    flattened: tuple[int, ...] | None
     rank: int
-
-    @property
-    def transposes(self) -> bool:
-        is_torch = self.source.convention == "PyTorch"
-        return (self.rank > 2 and self.order == "OIHW") or (self.rank == 2 and is_torch)
-
-    @property
-    def flips(self) -> bool:
-        return self.rank > 2 and self.source.flipped
-
-    @property
-    def vectors(self) -> str | None:
-        if not self.flattened:
-            return "HWC"
-        if self.source.convention == "Keras 1":
-            return {"OIHW": "CHW", "HWIO": "HWC"}[self.order]
-        return self.source.vectors
+    transposes: bool
+    flips: bool
+    flattened: tuple[int, ...] | None
+    vectors: str | None  # the file's order of a flattened map; None where it is not known
 
     def __call__(self, array: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         if self.transposes:
@@ -281,6 +257,12 @@ class _AxisChange:
             height, width, channels = self.flattened
             array = array.reshape(channels, height, width, -1).transpose(1, 2, 0, 3).reshape(array.shape)
         return array
+
+
+def _plan_change(source: WeightSource, order: str, rank: int, flattened: tuple[int, ...] | None) -> _AxisChange:
+    transposes = order == "OIHW" if rank > 2 else rank == 2 and source.convention == "PyTorch"
+    vectors = {"OIHW": "CHW", "HWIO": "HWC"}[order] if source.convention == "Keras 1" else source.vectors
+    return _AxisChange(rank, transposes, rank > 2 and source.flipped, flattened, vectors if flattened else "HWC")
 
 
 def _stored_shape(shape: tuple[int, ...], order: str) -> tuple[int, ...]:
