@@ -143,7 +143,7 @@ def test_a_builder_is_a_function_with_signature_and_documentation(name):
     assert (builder.__name__, builder.__module__.rpartition(".")[0]) == (name, "keras_nin.models")
     parameters = inspect.signature(builder).parameters
     for parameter in parameters:
-        assert re.search(rf"^    (\w+, )*{parameter}(, \w+)*: ", builder.__doc__, re.MULTILINE), parameter
+        assert re.search(rf"^ +(\w+, )*{parameter}(, \w+)*: ", builder.__doc__, re.MULTILINE), parameter
     assert {"weights", "input_shape", "name"} <= set(parameters)
     if name not in ("DeepPhysSoftConv", "SingleConvolution"):
         assert {"include_top", "classes", "classifier_activation"} <= set(parameters)

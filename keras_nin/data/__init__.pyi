@@ -1,4 +1,5 @@
 from .dataset import Dataset as Dataset
+from .dataset import InputShape as InputShape
 from .dataset import NamedArrays as NamedArrays
 from .dataset import get_class_names as get_class_names
 from .dataset import split_image_shape as split_image_shape
@@ -7,5 +8,4 @@ from .preprocessing import PRESETS as PRESETS
 from .preprocessing import Preprocessing as Preprocessing
 from .preprocessing import get_preset as get_preset
 from .sources import DatasetSource as DatasetSource
-from .sources import InputShape as InputShape
 from .sources import open_dataset as open_dataset

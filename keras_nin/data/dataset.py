@@ -23,6 +23,10 @@ Indices: TypeAlias = npt.NDArray[np.int64]
 Samples: TypeAlias = npt.NDArray[Any] | dict[str, npt.NDArray[Any]]
 Arrays: TypeAlias = Mapping[str, npt.NDArray[np.float32]]
 Splits: TypeAlias = Mapping[str, Indices]
+# (H, W, C), or the shapes without the batch by the name of the input.
+InputShape: TypeAlias = Sequence[int] | Mapping[str, Sequence[int]]
+IndexSequence: TypeAlias = Sequence[int] | Indices
+ImageSize: TypeAlias = Sequence[int] | None
 
 SPLITS = ("train", "calibration", "test")
 _SPLIT_SOURCES = {
@@ -134,8 +138,8 @@ class Dataset:
 
     def batches(
         self,
-        indices: Sequence[int] | Indices,
-        size: Sequence[int] | None,
+        indices: IndexSequence,
+        size: ImageSize,
         channels: int | None,
         batch: int = 32,
         preprocessing: Preprocessing | None = None,
@@ -148,10 +152,8 @@ class Dataset:
             batch, preprocessing: images at a time; a `Preprocessing`, the dataset's own where None.
 
         Yields:
-            float32 (n, H, W, channels), and int64 (n,) or None for a dataset without labels.
-
-        Raises:
-            InputError: an image that cannot be read, or that does not fit the preprocessing.
+            float32 (n, H, W, channels), and int64 (n,) or None for a dataset without labels. An image that cannot be
+            read, or that does not fit the preprocessing, is an `InputError`.
         """
         for start in range(0, len(indices), _check_count("batch", batch)):
             part = np.asarray(indices[start : start + batch], np.int64)
@@ -159,11 +161,7 @@ class Dataset:
             yield self.load(part, size, channels, preprocessing), labels
 
     def load(
-        self,
-        indices: Sequence[int] | Indices,
-        size: Sequence[int] | None,
-        channels: int | None,
-        preprocessing: Preprocessing | None = None,
+        self, indices: IndexSequence, size: ImageSize, channels: int | None, preprocessing: Preprocessing | None = None
     ) -> Samples:
         """Return the images of `indices` as one float32 array (N, H, W, `channels`); arguments as in `batches`."""
         preprocessing = preprocessing or self.preprocessing
@@ -220,13 +218,10 @@ def get_class_names(dataset: Dataset, classes: int) -> tuple[str, ...]:
         known = {}
     else:
         labeled_names = list(zip(dataset.labels.tolist(), map(pathlib.PurePath, dataset.names), strict=True))
-        known = _class_names_by_folder(labeled_names) or _class_names_by_file(labeled_names)
+        folders = ((label, _NUMBERED_NAME.fullmatch(path.parent.name)) for label, path in labeled_names)
+        known = {label: match["name"] or "" for label, match in folders if match and int(match["number"]) == label}
+        known = known or _class_names_by_file(labeled_names)
     return tuple(escape_unprintable(known.get(number, "").strip()) or f"class {number}" for number in range(classes))
-
-
-def _class_names_by_folder(labeled_names: list[tuple[int, pathlib.PurePath]]) -> dict[int, str]:
-    matches = ((label, _NUMBERED_NAME.fullmatch(path.parent.name)) for label, path in labeled_names)
-    return {label: match["name"] or "" for label, match in matches if match and int(match["number"]) == label}
 
 
 def _class_names_by_file(labeled_names: list[tuple[int, pathlib.PurePath]]) -> dict[int, str]:
@@ -266,9 +261,7 @@ def check_samples(
     return samples
 
 
-def split_image_shape(
-    shape: Sequence[int] | Mapping[str, Sequence[int]],
-) -> tuple[tuple[int, ...], int] | tuple[None, None]:
+def split_image_shape(shape: InputShape) -> tuple[tuple[int, ...], int] | tuple[None, None]:
     """Return ((H, W), C) of an input (H, W, C), as `Dataset.load` takes it; (None, None) for inputs by name."""
     return (None, None) if isinstance(shape, Mapping) else (tuple(shape[:-1]), shape[-1])
 

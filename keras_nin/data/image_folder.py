@@ -175,10 +175,10 @@ def decode_image(path: pathlib.Path) -> Pixels:
 
 
 def index_classes(names: Iterable[str]) -> tuple[dict[str, int], tuple[str, ...]]:
-    """Return ({folder name: class index}, class names) of class folders.
+    """Return ({folder name: class index}, class names) of class folders; no class names where numbers leave gaps.
 
     The index is the number that the name starts with, where every name starts with one (at most five digits), else
-    the position in the sorted list of names. The class names are empty where the numbers leave gaps.
+    the position in the sorted list of names.
     """
     names = sorted(names)
     matches = [_FOLDER_NUMBER.match(name) for name in names]
@@ -196,10 +196,9 @@ def index_classes(names: Iterable[str]) -> tuple[dict[str, int], tuple[str, ...]
 
 
 def labels_from_file_names(names: Iterable[str]) -> Indices | None:
-    """Return int64 labels from the numbers that `names` start with (0536_dog.jpg is 536), or None.
+    """Return int64 labels from the numbers that `names` start with (0536_dog.jpg is 536).
 
-    None unless every name starts with at most five digits and one of ``_``, ``-``, ``.`` or a space, with more
-    after it than the suffix.
+    None unless every name starts with up to five digits and one of ``_-.`` or a space, with more than the suffix after.
     """
     matches = [_FILE_NUMBER.match(pathlib.PurePath(name).stem) for name in names]
     return np.array([int(match[1]) for match in matches if match], np.int64) if all(matches) else None
@@ -208,9 +207,8 @@ def labels_from_file_names(names: Iterable[str]) -> Indices | None:
 def read_labels_file(path: str | os.PathLike[str], names: Sequence[str]) -> tuple[Indices, tuple[str, ...]]:
     """Return (int64 labels in the order of `names`, class names) of the labels file at `path`.
 
-    Every line is ``name,label`` or ``name label``; a first line whose name is no image file's is a header. Labels are
-    all whole numbers (class indices), or all class names, whose indices are their positions in sorted order. There must
-    be one for every image.
+    Every line is ``name,label`` or ``name label``, one for every image; a first line whose name is no image file's is a
+    header. Labels are all class indices, or all class names, whose indices are their positions in sorted order.
     """
     entries = _read_entries(path)
     missing = sorted(set(names) - set(entries))
@@ -219,7 +217,16 @@ def read_labels_file(path: str | os.PathLike[str], names: Sequence[str]) -> tupl
         what = f"no entry for {missing[0]!r}" if missing else f"an entry for {unknown[0]!r}, which is not there"
         received = f"{what} ({len(missing)} images without entry, {len(unknown)} entries without image)"
         raise input_error(f"one line in {str(path)!r} for every image", received, argument="labels", path=path)
-    return _index_labels([entries[name] for name in names], path)
+    labels = [entries[name] for name in names]
+    is_number = [re.fullmatch("[0-9]{1,9}", label) is not None for label in labels]
+    if all(is_number):
+        return np.array([int(label) for label in labels], np.int64), ()
+    if any(is_number):
+        expected = f"the labels in {str(path)!r} to be all whole numbers from 0, or all class names"
+        received = f"{labels[is_number.index(True)]!r} and {labels[is_number.index(False)]!r}"
+        raise input_error(expected, received, path=path)
+    class_names, indices = np.unique(labels, return_inverse=True)
+    return indices.astype(np.int64), tuple(class_names.tolist())
 
 
 def _read_entries(path: str | os.PathLike[str]) -> dict[str, str]:
@@ -238,15 +245,3 @@ def _read_entries(path: str | os.PathLike[str]) -> dict[str, str]:
             raise input_error(f"'name,label' in line {number} of {str(path)!r}", f"{problem} {line!r}", path=path)
         entries[fields[0]] = fields[1]
     return entries
-
-
-def _index_labels(labels: list[str], path: str | os.PathLike[str]) -> tuple[Indices, tuple[str, ...]]:
-    is_number = [re.fullmatch("[0-9]{1,9}", label) is not None for label in labels]
-    if all(is_number):
-        return np.array([int(label) for label in labels], np.int64), ()
-    if any(is_number):
-        expected = f"the labels in {str(path)!r} to be all whole numbers from 0, or all class names"
-        received = f"{labels[is_number.index(True)]!r} and {labels[is_number.index(False)]!r}"
-        raise input_error(expected, received, path=path)
-    class_names, indices = np.unique(labels, return_inverse=True)
-    return indices.astype(np.int64), tuple(class_names.tolist())

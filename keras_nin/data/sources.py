@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias, Union, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from keras_nin.data.dataset import SPLITS, Dataset, Indices, NamedArrays, check_samples, split_calibration
-from keras_nin.data.named_datasets import (
-    NOISE,
-    list_datasets,
-    open_digits,
-    open_keras_dataset,
-    open_named_noise,
-    open_noise,
-)
+from keras_nin.data import named_datasets
+from keras_nin.data.dataset import SPLITS, Dataset, Indices, InputShape, NamedArrays, check_samples, split_calibration
 from keras_nin.data.preprocessing import get_preset
 from keras_nin.errors import InputError, check_choice, input_error, unknown_name_error
 
@@ -29,7 +22,6 @@ Arrays: TypeAlias = npt.NDArray[Any] | Mapping[str, npt.NDArray[Any]]
 DatasetSource: TypeAlias = Union[
     str, os.PathLike[str], Dataset, Arrays, tuple[Arrays, npt.ArrayLike], "tf.data.Dataset", "keras.utils.PyDataset"
 ]
-InputShape: TypeAlias = Sequence[int] | Mapping[str, Sequence[int]]
 
 
 def open_dataset(
@@ -90,7 +82,8 @@ def open_dataset(
 
 def _open_named(path: str, labels: Any, seed: int, input_shape: InputShape | None) -> Dataset:
     """Return the `Dataset` of a name or a path."""
-    is_name = path in list_datasets()
+    names = named_datasets.list_datasets()
+    is_name = path in names
     is_folder = not is_name and os.path.isdir(path)
     if labels is not None and not is_folder:
         received = f"{str(labels)!r} with {path!r}"
@@ -98,16 +91,16 @@ def _open_named(path: str, labels: Any, seed: int, input_shape: InputShape | Non
     if isinstance(input_shape, Mapping):
         from keras_nin.data.npz_files import describe_inputs, open_named_arrays
 
-        if path == NOISE:
-            return open_named_noise(input_shape, seed)
+        if path == named_datasets.NOISE:
+            return named_datasets.open_named_noise(input_shape, seed)
         if path.lower().endswith(".npz"):
             return open_named_arrays(path, input_shape)
         expected = f"an .npz file with an array for each input ({describe_inputs(input_shape)}), or 'random'"
         raise input_error(expected, repr(path), argument="data")
-    if path == NOISE:
-        return open_noise(input_shape, seed)
+    if path == named_datasets.NOISE:
+        return named_datasets.open_noise(input_shape, seed)
     if is_name:
-        return open_digits() if path == "digits" else open_keras_dataset(path)
+        return named_datasets.open_digits() if path == "digits" else named_datasets.open_keras_dataset(path)
     if is_folder:
         from keras_nin.data.image_folder import open_folder
 
@@ -116,8 +109,8 @@ def _open_named(path: str, labels: Any, seed: int, input_shape: InputShape | Non
         from keras_nin.data.npz_files import open_npz
 
         return open_npz(path)
-    hint = f"Datasets: {', '.join(list_datasets())}; an existing folder of images and an .npz file work too."
-    raise InputError(f"{unknown_name_error('data', path, list_datasets())} {hint}", argument="data")
+    hint = f"Datasets: {', '.join(names)}; an existing folder of images and an .npz file work too."
+    raise InputError(f"{unknown_name_error('data', path, names)} {hint}", argument="data")
 
 
 def _from_arrays(name: str, source: object, labels: Any, split: str | None, input_shape: InputShape | None) -> Dataset:

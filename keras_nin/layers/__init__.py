@@ -1,8 +1,6 @@
-"""1x1 building blocks, as functions on Keras tensors and as Keras Layer classes over the same definition.
+"""1x1 building blocks: functions that give a model whose layers are all seen by name, and Keras Layer classes.
 
-The functions give a model whose `summary()` and whose exported operators show every layer by name
-("fire2_squeeze1x1"); the classes (`Conv1x1`, `MLPConv`, `Fire`, `InceptionModule`, ...) are one layer each and
-serializable. Loading this package does not load Keras; using a block does.
+A class is one layer, serializable, over the same definition. Loading this package does not load Keras; a block does.
 """
 
 import lazy_loader

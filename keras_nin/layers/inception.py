@@ -144,11 +144,7 @@ def inception_reduction(x: keras.KerasTensor, kind: str, *, name: str | None = N
 
 
 def _conv_chain(
-    x: keras.KerasTensor,
-    name: str | None,
-    branch: str,
-    steps: Sequence[tuple[int, KernelSize]],
-    reduce: bool = False,
+    x: keras.KerasTensor, name: str | None, branch: str, steps: Sequence[tuple[int, KernelSize]], reduce: bool = False
 ) -> keras.KerasTensor:
     """Add convolutions one after the other, each (filters, kernel); with `reduce` the last has stride 2."""
     for number, (filters, kernel) in enumerate(steps):

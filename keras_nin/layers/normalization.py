@@ -1,16 +1,10 @@
 """Local response normalization, which Keras does not have: by its formula, and from operators that quantize to 8 bits.
 
-The factor is ``(k + alpha / size * S) ** -beta`` with S the sum of the squares around a channel. S spans five orders of
-magnitude and the factor falls over all of them, so no one 8-bit range holds S. In the integer form, which uses only
-products, convolutions and ReLUs, a sum of terms holds it, each with a range of its own: with
-``t = alpha / (size * k) * S``
+With ``t = alpha / (size * k) * (sum of squares)``, the integer form is ``y = x * root * root`` and
 
-    root(t) = k ** (-beta / 2) * (offset + sum of weight_i * max(0, 1 - t / limit_i) ** 4),    y = x * root * root
+    root(t) = k ** (-beta / 2) * (offset + sum of weight_i * max(0, 1 - t / limit_i) ** 4)
 
-The limits are 4, 20, 100, 500 and about 2,500. A term needs the sum up to its limit only, where every square can be
-clipped as well: each step of it lies in [-1, 1] or [0, 1], whatever the input. The root, and not the factor itself,
-because it varies over half as many orders of magnitude, which suits an 8-bit range. Figures are in
-docs/concepts/integer_lrn.md.
+Each term has an 8-bit range of its own; docs/concepts/integer_lrn.md says why.
 """
 
 from __future__ import annotations

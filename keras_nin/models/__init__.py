@@ -1,7 +1,6 @@
 """The model zoo: a registry of builders with keras.applications' argument names, and their weights.
 
-`list_models()` and the records behind it load neither Keras nor TensorFlow; building a model does. Each family's module
-has `preprocess_input` and `decode_predictions`, as in keras.applications.
+Only building a model loads Keras. Each family's module has `preprocess_input` and `decode_predictions`.
 """
 
 import lazy_loader

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from keras_nin import layers
 from keras_nin.errors import check_choice, check_whole_number
-from keras_nin.models.model_spec import ModelSpec, Shape, Weights, read_specs
+from keras_nin.models.model_spec import ModelSpec, Shape, Weights, read_specs, read_table
 from keras_nin.models.predictions import family_functions
 
 if TYPE_CHECKING:
@@ -15,18 +15,8 @@ if TYPE_CHECKING:
 
     from keras_nin.models.third_party import LayerNames
 
-# 1x1, 3x3 reduction, 3x3, 5x5 reduction, 5x5, pool projection of each module: table 1 of the paper.
-MODULES = {
-    "3a": (64, 96, 128, 16, 32, 32),
-    "3b": (128, 128, 192, 32, 96, 64),
-    "4a": (192, 96, 208, 16, 48, 64),
-    "4b": (160, 112, 224, 24, 64, 64),
-    "4c": (128, 128, 256, 24, 64, 64),
-    "4d": (112, 144, 288, 32, 64, 64),
-    "4e": (256, 160, 320, 32, 128, 128),
-    "5a": (256, 160, 320, 32, 128, 128),
-    "5b": (384, 192, 384, 48, 128, 128),
-}
+# 1x1, 3x3 reduction, 3x3, 5x5 reduction, 5x5, pool projection of each module.
+MODULES = {name: tuple(widths) for name, widths in read_table("zoo.toml")["googlenet"]["modules"].items()}
 _POOL_AFTER = {"3b": "pool3", "4e": "pool4"}
 _AUXILIARY_AFTER = ("4a", "4d")
 

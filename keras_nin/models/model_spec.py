@@ -128,23 +128,6 @@ def _as_tuples(value: Any) -> Any:
     return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
 
 
-# What the documentation of every builder says.
-_COMMON = {
-    "weights": "None (random), the name of bundled weights, or a path; see `keras_nin.models.load_weights`.",
-    "include_top": "whether the network ends in its classifier.",
-    "input_shape": "(H, W, C).",
-    "classes": "number of classes.",
-    "classifier_activation": "applied to the scores of the classes; None returns them as they are.",
-    "name": "the model's name.",
-}
-_RETURNS = """
-Returns:
-    keras.Model from (B, H, W, C) to (B, classes), or to a map where the network or its trunk ends in one; not compiled.
-
-Raises:
-    InputError: an argument does not fit, or the weights do not."""
-
-
 def _make_builder(
     name: str, family: Callable[Concatenate[Spec, Arguments], keras.Model], spec: Spec
 ) -> Callable[Arguments, keras.Model]:
@@ -163,11 +146,12 @@ def _make_builder(
     ]
     build.__signature__ = signature.replace(parameters=parameters)  # pyright: ignore[reportFunctionMemberAccess]
     head, _, section = inspect.cleandoc(family.__doc__ or "").partition("\n\nArgs:\n")
-    entries = _COMMON | dict(re.findall(r"^    (\w+): ((?:.*\n?)(?:     .*\n?)*)", section, re.MULTILINE))
+    common = read_table("zoo.toml")["documentation"]
+    entries = common["arguments"] | dict(re.findall(r"^    (\w+): ((?:.*\n?)(?:     .*\n?)*)", section, re.MULTILINE))
     arguments = "".join(f"    {key.name}: {entries[key.name].rstrip()}\n" for key in parameters)
     summary, _, details = head.partition("\n")
     text = f"{summary}\n\nThe variant: {spec.title} ({spec.paper}).\n{details}".rstrip()
-    build.__doc__ = f"{text}\n\nArgs:\n{arguments}{_RETURNS}"
+    build.__doc__ = f"{text}\n\nArgs:\n{arguments}\n{common['returns']}"
     build.__name__ = build.__qualname__ = name
     build.__module__ = family.__module__
     return build

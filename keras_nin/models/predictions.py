@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from keras_nin.data.named_datasets import CLASS_NAMES
 from keras_nin.data.preprocessing import get_preset
-from keras_nin.errors import InputError, check_choice, expected_error, first_line
+from keras_nin.errors import InputError, check_choice, expected_error, first_line, input_error
 from keras_nin.models.model_spec import ModelSpec
 
 _IMAGENET_CLASSES = 1000
@@ -50,7 +50,21 @@ def family_functions(specs: Sequence[ModelSpec]):
         if scores.ndim != 2:
             raise expected_error("predictions", "of shape (batch, classes)", scores.shape)
         candidates = [spec for spec in select(variant) if spec.classes == scores.shape[1]]
-        return _decode(scores, top, _single("dataset", candidates) if candidates else None)
+        dataset = _single("dataset", candidates) if candidates else None
+        if dataset is None and scores.shape[1] == _IMAGENET_CLASSES:
+            from keras.applications import imagenet_utils
+
+            try:
+                return imagenet_utils.decode_predictions(scores, top=top)
+            except Exception as error:  # Keras raises a bare Exception where the download fails
+                expected = "the class names of ImageNet in Keras's cache or a network"
+                raise input_error(expected, first_line(error)) from error
+        names = CLASS_NAMES.get(dataset or "") or tuple(f"class {index}" for index in range(scores.shape[1]))
+        order = np.argsort(-scores, axis=1, kind="stable")[:, :top]
+        return [
+            [(str(index), names[index], float(row[index])) for index in indices]
+            for row, indices in zip(scores, order.tolist(), strict=True)
+        ]
 
     return preprocess_input, decode_predictions
 
@@ -62,21 +76,3 @@ def _single(attribute: str, specs: Sequence[ModelSpec]) -> str:
         names = ", ".join(spec.name for spec in specs)
         raise InputError(f"Expected `variant` to be one of {names}, which differ in {attribute}", argument="variant")
     return values.pop()
-
-
-def _decode(scores: npt.NDArray[np.floating], top: int, dataset: str | None) -> list[list[tuple[str, str, float]]]:
-    if dataset is None and scores.shape[1] == _IMAGENET_CLASSES:
-        from keras.applications import imagenet_utils
-
-        try:
-            return imagenet_utils.decode_predictions(scores, top=top)
-        except Exception as error:  # Keras raises a bare Exception where the download fails
-            raise InputError(
-                f"Expected the class names of ImageNet in Keras's cache or a network. Received: {first_line(error)}"
-            ) from error
-    names = CLASS_NAMES.get(dataset or "") or tuple(f"class {index}" for index in range(scores.shape[1]))
-    order = np.argsort(-scores, axis=1, kind="stable")[:, :top]
-    return [
-        [(str(index), names[index], float(row[index])) for index in indices]
-        for row, indices in zip(scores, order.tolist(), strict=True)
-    ]

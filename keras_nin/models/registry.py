@@ -14,13 +14,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from keras_nin import files, schemas
-from keras_nin.errors import (
-    WeightsMismatchError,
-    expected_error,
-    first_line,
-    input_error,
-    unknown_name_error,
-)
+from keras_nin.errors import WeightsMismatchError, expected_error, first_line, input_error, unknown_name_error
 from keras_nin.models import articles, googlenet, inception_v3, nin, squeezenet, weight_files
 from keras_nin.models.model_spec import ModelSpec, Weights, read_table
 
@@ -74,8 +68,7 @@ class LoadedModel:
 
     Attributes:
         model, name: the keras.Model, and its short name for files and tables.
-        weights: what the weights are: the name of bundled ones, a path, or "random (seed N)".
-        random: whether the weights are random.
+        weights, random: the name of bundled weights, a path, or "random (seed N)"; whether they are random.
         preprocessing: what the model expects: the name of a preset, or a dictionary that
             `keras_nin.data.Preprocessing.from_json` takes; None where it is not known.
         dataset: name of the model's own dataset, or None.

@@ -160,7 +160,9 @@ def _raise_mismatch(model: keras.Model, path: pathlib.Path) -> None:
         raise input_error(f"{path.name!r} to hold weights as Keras 3 stores them", "a file with none", path=path)
     owners = [weight.path.split("/")[-2] for weight in model.weights]
     first = {owner: owners.index(owner) for owner in owners}
-    numbered = [(first.get(array.owner, len(owners)) + array.index, at) for at, array in expected.items()]
+    numbered = [
+        (first.get(array.layer.rsplit("/", 1)[-1], len(owners)) + array.index, at) for at, array in expected.items()
+    ]
     for number, location in sorted(numbered, key=lambda pair: pair[0]):
         array = expected[location]
         if location in stored and stored[location].shape == array.shape:
@@ -185,10 +187,6 @@ class _StoredArray:
     shape: tuple[int, ...]
     layer: str
     index: int
-
-    @property
-    def owner(self) -> str:
-        return self.layer.rsplit("/", 1)[-1]
 
 
 def _read_stored_arrays(path: pathlib.Path) -> dict[str, _StoredArray]:

@@ -240,12 +240,9 @@ def _compile(model: keras.Model, recipe: Recipe, count: int, some_images: Any) -
 
     steps = recipe.epochs * -(-count // recipe.batch_size)
     warmup = int(recipe.warmup * steps)
-    schedule: Any = keras.optimizers.schedules.CosineDecay(
-        0.0 if warmup else recipe.learning_rate,
-        steps - warmup,
-        warmup_target=recipe.learning_rate if warmup else None,
-        warmup_steps=warmup,
-    )
+    first_rise = {"warmup_target": recipe.learning_rate, "warmup_steps": warmup} if warmup else {}
+    first_rate = 0.0 if warmup else recipe.learning_rate
+    schedule: Any = keras.optimizers.schedules.CosineDecay(first_rate, steps - warmup, **first_rise)
     model.compile(
         keras.optimizers.AdamW(schedule, weight_decay=recipe.weight_decay),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=outputs_logits(model, some_images)),
