@@ -25,10 +25,7 @@ def check_view(context: click.Context, param: click.Parameter, value: Any) -> An
 
 def audit_command(
     model: str,
-    depth: int,
-    columns: str | None,
-    sort: str | None,
-    only: tuple[str, ...],
+    view: AuditView,
     require: str | None,
     form: str | None,
     as_json: bool,
@@ -38,7 +35,6 @@ def audit_command(
 ) -> int:
     """Run `keras-nin audit`."""
     from keras_nin.audit.budget import check_audit_limits, parse_audit_limits
-    from keras_nin.audit.tables import AuditView
     from keras_nin.workflows.audit import audit_model
 
     flags = {"json": as_json, "csv": as_csv, "markdown": as_markdown}
@@ -46,7 +42,6 @@ def audit_command(
     if len(requested) > 1:
         raise click.UsageError(f"Expected one format. Received: {', '.join(requested)}.")
     form = requested[0] if requested else "text"
-    view = AuditView(depth, columns, sort, only)
     _check_view_options(form, view)
     limits = parse_audit_limits(require) if require else ()
     audit = audit_model(model, **model_options, progress=TerminalProgress())

@@ -12,14 +12,10 @@ if TYPE_CHECKING:
     from keras_nin.workflows.benchmark import BenchmarkRun
 
 
-def benchmark_command(
-    sort: str | None, top: int | None, only: tuple[str, ...], form: str | None, **arguments: Any
-) -> int:
+def benchmark_command(view: LayerView, form: str | None, **arguments: Any) -> int:
     """Run `keras-nin benchmark`."""
-    from keras_nin.report.latency import LayerView
     from keras_nin.workflows.benchmark import benchmark_models
 
-    view = LayerView(sort, top, only)
     run = benchmark_models(**arguments, progress=TerminalProgress())
     if run.benchmark.profiles:
         _print_run(run, form, view, arguments["roofline"])
