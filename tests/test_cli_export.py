@@ -13,6 +13,7 @@ import click
 import keras
 import numpy as np
 import pytest
+import tracing
 from keras import layers as kl
 
 from keras_nin import data, models
@@ -56,6 +57,15 @@ def write_digits(path, start=0, count=60):
 
 
 # the main job
+
+# What other commands share with this one: loading a model and its images, and the benchmark that measures the latency.
+SHARED = "_compat/.*|benchmark/.*|child_process|data/.*|keras_graph|layers/.*|metrics|models/.*|output_capture"
+
+
+def test_an_export_passes_through_twelve_files_from_command_to_table(digits_export):
+    path = tracing.files(digits_export.parent / "trace", f"{tracing.INFRASTRUCTURE}|{SHARED}")
+    assert {"keras_nin/cli/export.py", "keras_nin/export/conversion.py", "keras_nin/report/accuracy.py"} <= set(path)
+    assert len(path) <= 12, "\n".join(path)
 
 
 def test_the_main_job(digits_export):
@@ -103,7 +113,7 @@ def test_the_table_and_the_same_file_from_one_scheme(cli):
 
 
 def test_float32_needs_no_calibration(cli, monkeypatch):
-    monkeypatch.delattr("keras_nin.export.calibration.load_calibration")
+    monkeypatch.delattr("keras_nin.export.conversion.load_calibration")
     write_digits("test.npz")
     ran = cli("export", "nin_digits", "--scheme", "float32", "--data", "test.npz", "--runs", 1)
     assert (ran.status, ran.err) == (0, "")

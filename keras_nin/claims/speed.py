@@ -73,8 +73,7 @@ def _export_layer(layer: str, folder: pathlib.Path) -> dict[str, pathlib.Path]:
     """Write the files of a layer with random weights and return their paths by scheme."""
     from keras_nin import models
     from keras_nin.data.named_datasets import open_noise
-    from keras_nin.export.calibration import load_calibration
-    from keras_nin.export.conversion import convert_schemes
+    from keras_nin.export.conversion import convert_schemes, load_calibration
 
     model = models.build_model(layer)
     shape = tuple(model.input_shape[1:])
