@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import gc
+import io
 import json
 import os
 import pathlib
@@ -62,21 +63,34 @@ def build():
 
 
 @pytest.fixture(scope="session")
-def exported(build, tmp_path_factory):
+def make_once(tmp_path_factory):
+    """A function that returns a folder for all workers by its name; `fill(folder)` makes its files the first time."""
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
+
+    def make(name, fill):
+        if not (shared / name).exists():
+            new = tmp_path_factory.mktemp("new")
+            fill(new)
+            shared.mkdir(exist_ok=True)
+            with contextlib.suppress(OSError):  # another worker was quicker
+                new.rename(shared / name)
+        return shared / name
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def exported(build, make_once):
     """A function that returns the path of a model's file, made once for all workers: `exported("nin_digits", "int8")`.
 
     The export record and the companions are beside it. Calibrated on eight random images, ranges from least to
     largest, weights rounded to nearest; further arguments are those of `build`. The files are shared: a test that
     changes one copies it first.
     """
-    base = tmp_path_factory.getbasetemp()
-    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "exported"
 
     def export_once(name, scheme="int8", **arguments):
-        suffix = "".join(f"-{key}-{value}" for key, value in sorted(arguments.items()))
-        folder = shared / f"{name}-{scheme}{suffix}".replace("/", "_").replace(" ", "")
-        path = folder / f"{name}_{scheme}.tflite"
-        if not path.exists():
+        def export(folder):
             import numpy as np
 
             from keras_nin.export import SCHEMES, Tuning, convert_model
@@ -84,35 +98,51 @@ def exported(build, tmp_path_factory):
             model = build(name, **arguments)
             images = np.random.default_rng(0).random((8, *model.input_shape[1:]), np.float32)
             calibration = images if SCHEMES[scheme].calibrated else None
-            converted = convert_model(model, scheme, calibration, tuning=Tuning.plain(), name=name)
-            made = tmp_path_factory.mktemp("export")
-            converted.save(made)
-            shared.mkdir(exist_ok=True)
-            with contextlib.suppress(OSError):  # another worker was quicker
-                made.rename(folder)
-        return path
+            convert_model(model, scheme, calibration, tuning=Tuning.plain(), name=name).save(folder)
+
+        suffix = "".join(f"-{key}-{value}" for key, value in sorted(arguments.items()))
+        folder = make_once(f"{name}-{scheme}{suffix}".replace("/", "_").replace(" ", ""), export)
+        return folder / f"{name}_{scheme}.tflite"
 
     return export_once
 
 
 @pytest.fixture(scope="session")
-def export_network():
-    """A function that returns an `export_networks.ExportNetwork` by name, each converted once a session."""
+def export_network(make_once):
+    """A function that returns an `export_networks.ExportNetwork` by name, each converted once for all workers."""
     import functools
+    import pickle
 
     from export_networks import NETWORKS
 
-    return functools.cache(lambda name: NETWORKS[name]())
+    @functools.cache
+    def convert_once(name):
+        network = NETWORKS[name]()
+        folder = make_once(f"network-{name}", lambda new: (new / "files").write_bytes(pickle.dumps(network.files)))
+        network.files = pickle.loads((folder / "files").read_bytes())
+        return network
+
+    return convert_once
 
 
 @pytest.fixture(scope="session")
-def digits_export(tmp_path_factory):
-    """The folder of `keras-nin export nin_digits`, both default schemes; a test that changes a file copies it first."""
-    from keras_nin.cli import main
+def digits_export(make_once):
+    """The folder of `keras-nin export nin_digits`, both default schemes; a test that changes a file copies it first.
 
-    folder = tmp_path_factory.mktemp("digits")
-    assert main.run(["export", "nin_digits", "--runs", "20", "--out", str(folder)]) == 0
-    return folder
+    ``../printed.json`` is what it printed, ``../trace`` a log of `tracing`.
+    """
+
+    def export(folder):
+        import tracing
+
+        from keras_nin.cli import main
+
+        with contextlib.redirect_stdout(io.StringIO()) as printed, tracing.traced(folder / "trace"):
+            words = ["export", "nin_digits", "--runs", "20", "--out", str(folder / "files"), "--json"]
+            assert main.run(words) == 0
+        (folder / "printed.json").write_text(printed.getvalue())
+
+    return make_once("digits_export", export) / "files"
 
 
 @dataclasses.dataclass(frozen=True)

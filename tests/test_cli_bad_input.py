@@ -2,18 +2,19 @@
 
 import json
 import pathlib
+import shutil
 
 import keras
 import numpy as np
 import pytest
 from keras import layers as kl
 
-from keras_nin import data, export, models
+from keras_nin import data
 from keras_nin.cli import main
 
 
 @pytest.fixture(scope="module")
-def things(tmp_path_factory):
+def things(build, exported, tmp_path_factory):
     """A folder of files that do not fit, beside some that do."""
     folder = tmp_path_factory.mktemp("things")
     source = data.open_dataset("digits")
@@ -24,19 +25,16 @@ def things(tmp_path_factory):
     np.savez(folder / "one.npz", images=source.images[chosen][:1], labels=source.labels[chosen][:1])
     np.savez(folder / "train.npz", **dict.fromkeys(("x_train", "x_test"), source.images[chosen]),
              **dict.fromkeys(("y_train", "y_test"), source.labels[chosen] + 500))  # fmt: skip
-    digits = models.build_model("nin_digits", weights="digits")
+    digits = build("nin_digits", weights="digits")
     digits.save(folder / "digits.keras")
     digits.save_weights(folder / "digits.weights.h5")
-    models.build_model("nin_digits", classes=7).save_weights(folder / "seven.weights.h5")
+    build("nin_digits", classes=7).save_weights(folder / "seven.weights.h5")
     whole = (folder / "digits.weights.h5").read_bytes()
     (folder / "cut.weights.h5").write_bytes(whole[: len(whole) // 2])
     saved = (folder / "digits.keras").read_bytes()
     (folder / "cut.keras").write_bytes(saved[: len(saved) // 2])
-    export.convert_model(digits, "float32").save(folder / "digits.tflite")
-    (folder / "digits.json").unlink()
-    cifar = models.build_model("conv1x1_3to2")
-    export.convert_model(cifar, "float32").save(folder / "other.tflite")
-    (folder / "other.json").unlink()
+    shutil.copy(exported("nin_digits", "float32"), folder / "digits.tflite")
+    shutil.copy(exported("conv1x1_3to2", "float32"), folder / "other.tflite")
     content = (folder / "digits.tflite").read_bytes()
     (folder / "cut.tflite").write_bytes(content[: len(content) // 2])
     (folder / "empty.tflite").write_bytes(b"")

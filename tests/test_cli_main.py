@@ -1,5 +1,7 @@
 """The `keras-nin` command: its help, how it maps arguments to options, and how it ends."""
 
+import dataclasses
+import inspect
 import os
 import pathlib
 import subprocess
@@ -8,8 +10,10 @@ import sys
 import click
 import pytest
 
+import keras_nin
 from keras_nin import InputError
 from keras_nin.cli import main, options, output
+from keras_nin.export.schemes import DEFAULT_SCHEMES
 
 COMMANDS = list(main.COMMANDS)
 
@@ -152,9 +156,37 @@ def test_progress_is_shown_on_a_terminal_alone(capfd, monkeypatch):
     ],
 )
 def test_arguments_of_a_builder(words, arguments):
-    assert options.parse_builder_arguments(click.Context(main.cli), options._params(options.set_option)[0], words) == (
-        arguments
-    )
+    option = click.Option(["--set", "builder_arguments"])
+    assert options.parse_builder_arguments(click.Context(main.cli), option, words) == arguments
+
+
+LIBRARY = {
+    "audit": "audit_model", "compare": "compare_models", "export": "export_model", "verify": "verify_model",
+    "evaluate": "evaluate_model", "train": "train_model", "benchmark": "benchmark_models",
+    "sweep": "sweep_convolutions", "edgetpu": "check_edgetpu", "ethosu": "estimate_ethosu", "micro": "measure_micro",
+    "fit": "check_fit", "import-weights": "import_weights", "claims": "check_claims", "report": "build_report",
+}  # fmt: skip
+
+
+OWN_DEFAULTS = {
+    ("export", "scheme"): DEFAULT_SCHEMES,
+    ("export", "out"): "exported",
+    ("ethosu", "accelerators"): ("ethos-u55-128",),
+}
+
+
+@pytest.mark.parametrize("name", LIBRARY)
+def test_defaults_are_those_of_the_library(name):
+    """A default of an option is that of the function or record that takes the value."""
+    parameters = inspect.signature(getattr(keras_nin, LIBRARY[name])).parameters.values()
+    defaults = {parameter.name: parameter.default for parameter in parameters}
+    for record in (keras_nin.Tuning, keras_nin.ParityLimits):
+        defaults |= {field.name: field.default for field in dataclasses.fields(record)}
+    example = command(name).epilog.removeprefix("Example: ").split()
+    with command(name).make_context(name, example[2:]) as context:
+        for parameter, value in context.params.items():
+            if parameter in defaults and value not in ((), {}) and not options.is_set(context, parameter):
+                assert value == OWN_DEFAULTS.get((name, parameter), defaults[parameter]), parameter
 
 
 def test_only_the_command_line_imports_the_command_line():

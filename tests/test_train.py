@@ -271,13 +271,16 @@ def two_outputs():
             lambda: models.build_model("convnet_extra_relu"),
             "ends in classes. Received: 'convnet_extra_relu' with output",
         ),
-        (lambda: network(size=(None, None, 1)), r"of fixed size. Received: 'net' with \(None, None, 1\)"),
+        (
+            lambda: network(size=(None, None, 1)),
+            r"of fixed size .*Received: 'net' with '.*' \(None, None, 1\)\. Pass `input_shape`",
+        ),
         (lambda: network(activation="sigmoid"), "ends in a softmax, or in logits.*'net', which ends in a sigmoid"),
         (
             lambda: network(classes=2),
             "labels from 0 to 1 for 'net'. Received: 2 in 'tiny'. Build the model with classes=3",
         ),
-        (two_inputs, "one input"),
+        (two_inputs, "whose only input is an image"),
         (two_outputs, "ends in classes"),
     ],
 )

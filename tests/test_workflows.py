@@ -14,9 +14,9 @@ import tensorflow as tf
 
 import keras_nin
 from keras_nin import InputError, Tuning, data
-from keras_nin.workflows import conversion, images
+from keras_nin.workflows import conversion, inputs
 from keras_nin.workflows.conversion import ExportOptions, export_temporarily, open_tflite
-from keras_nin.workflows.models import is_model, model_stem, open_model
+from keras_nin.workflows.inputs import is_model, model_stem, open_model
 
 FUNCTIONS = sorted(name for name in keras_nin.__all__ if inspect.isfunction(getattr(keras_nin, name)))
 FAST = {"tuning": Tuning.plain(), "runs": 1}
@@ -139,14 +139,14 @@ def test_without_weights_and_images_it_is_noise_and_says_so(tmp_path):
     float32, int8 = export_temporarily("conv1x1_3to2", tmp_path, schemes="float32,int8")
     assert (float32.notes, int8.notes) == (("random weights",), ("random weights", "calibrated on noise"))
     assert (pathlib.Path(int8.path).name, int8.images) == ("conv1x1_3to2_int8.tflite", None)
-    record = images.read_export_record(int8.path)
+    record = inputs.read_export_record(int8.path)
     assert (record["calibration"]["count"], record["operators"][0]["layer"]) == (conversion.NOISE_COUNT, "conv1")
 
 
 def test_options_reach_the_file(tmp_path):
     options = ExportOptions(io="uint8", calibration="random", calibration_count=3, input_shape=(4, 4, 3))
-    with open_tflite("conv1x1_3to2", options) as (source,):
-        record = images.read_export_record(source.path)
+    with open_tflite("conv1x1_3to2", options) as source:
+        record = inputs.read_export_record(source.path)
     assert (record["input"]["dtype"], record["input"]["shape"]) == ("uint8", [1, 4, 4, 3])
     assert record["calibration"]["count"] == 3
     assert not pathlib.Path(source.path).exists()
@@ -158,7 +158,7 @@ def test_options_of_an_export_do_not_apply_to_a_file(exported):
             open_tflite(path, ExportOptions(io="uint8", batch=2)):  # fmt: skip
         pass
     assert caught.value.argument == "io"
-    with open_tflite(path, ExportOptions(seed=3), ignored=("seed",)) as (source,):
+    with open_tflite(path, ExportOptions(seed=3), ignored=("seed",)) as source:
         assert source.notes == ()
 
 

@@ -21,6 +21,7 @@ import os
 import pathlib
 import re
 import shlex
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -75,7 +76,7 @@ class Block:
         """
         if self.kind == "output":
             if "exported/" in self.argument and not os.path.exists("exported"):
-                _run_command("keras-nin export")
+                _provide_export()
             return _run_command(self.argument)
         if self.kind == "table":
             return TABLES[self.argument]().strip()
@@ -122,41 +123,55 @@ def _run_command(command: str) -> str:
     return printed.getvalue().rstrip()
 
 
+def _provide_export() -> None:
+    """Copy the files of `keras-nin export`, which are made once for all pages, into the folder of a page."""
+    made = pathlib.Path("..", "exported")
+    if not made.exists():
+        _run_command(f"keras-nin export --out {made}")
+    shutil.copytree(made, "exported")
+
+
 @contextlib.contextmanager
-def working_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Make `folder` the current one, 80 columns wide, with third-party photographs and weights where there are any."""
+def working_folder(folder: pathlib.Path) -> Iterator[None]:
+    """Make a new `folder` of a page the current one, 80 columns wide, with third-party data where there is any."""
     before = pathlib.Path.cwd()
+    folder.mkdir()
     os.chdir(folder)
     os.environ["COLUMNS"] = "80"  # what help is wrapped to
     try:
         data = os.environ.get("KERAS_NIN_DATA")
-        if data and not (folder / "photos").exists():
-            (folder / "photos").symlink_to(pathlib.Path(data).resolve() / "images" / "imagenet_samples")
+        if data:
+            data = before / data
+            pathlib.Path("photos").symlink_to(data.resolve() / "images" / "imagenet_samples")
             weights = "squeezenet_v1_1_imagenet.npz"
-            (folder / weights).symlink_to(pathlib.Path(data).resolve() / "weights" / weights)
-        yield folder
+            pathlib.Path(weights).symlink_to(data.resolve() / "weights" / weights)
+        yield
     finally:
         os.chdir(before)
 
 
-# What differs from machine to machine and from run to run. All else is compared exactly.
+# What differs from run to run and from machine to machine: times and what is computed from them (shares, rates, bounds,
+# numbers of runs), memory of the process, signal-to-noise ratios and the host. The rest is compared exactly; LSBs too:
+# what is printed of them is the same with oneDNN's kernels for AVX, with those for SSE4.1, and without oneDNN.
 _MEASURED_COLUMNS = re.compile(
-    r"^(us|ms|latency|share|GMAC/s|of roof|of peak|bound|runs|load ms|peak MiB|SNR|SNR change"
-    r"|added noise|max abs diff.*"
-    r"|.*95% interval|.*\bus\b.*|ratio.*|nin_digits_\w+)$"
+    r"^(us|ms|latency|share|GMAC/s|of roof|of peak|bound|runs|load ms|peak MiB|SNR|SNR change|added noise"
+    r"|.*95% interval|.*\bus\b.*|ratio.*)$"
 )
+_MEASURED_ROWS = re.compile(r"^(this CPU|CPU) ")  # of `keras-nin fit`
+_UNITS = r"(us|ms|s|dB|GMAC/s|runs?|images per second)\b"
+_NO_LIMIT = r"(?<!limit )(?<!limit at most )(?<!limit at least )(?<![\d,.-])"
 _MEASURED = (
     (re.compile(r"^.*LiteRT \d+\.\d+\.\d+.*$", re.MULTILINE), "<host>"),
-    (re.compile(r"^(Warning|Note): .*$", re.MULTILINE), ""),
+    # What a benchmark says of the times that it measured.
+    (re.compile(r"^Warning: (the machine is busy: |the processor's frequency |.*: the median is not known to 1% ).*$",
+                re.MULTILINE), ""),
     (re.compile(r"(threads? on )\S.*"), r"\1<host>"),
-    (re.compile(r"-?[\d,.]+(e-?\d+)?(?=( to -?[\d,.]+)? (us|ms|s|dB|LSB|GMAC/s|runs|images per second)\b)"), "#"),
-    (re.compile(r"(?<= to )-?[\d,.]+(?= (us|ms|s|dB|LSB)\b)"), "#"),
-    (re.compile(r"\b(us|ms|s)\b"), "time"),
-    (re.compile(r"-?\d[\d,.]*(e-?\d+)?(?= \(limit )"), "#"),
-    (re.compile(r"(cosine|ratio|interval) -?\d[\d,.]*( to \d[\d,.]*)?"), r"\1 #"),
-    (re.compile(r"(written|up to date)(?=: )"), "file"),
+    (re.compile(rf"{_NO_LIMIT}-?[\d,.]+(e-?\d+)?(?=( to -?[\d,.]+)? {_UNITS})"), "#"),
+    (re.compile(rf"(?<= to )-?[\d,.]+(?= {_UNITS})"), "#"),
+    (re.compile(r"(?<=# )(us|ms|s)\b"), "time"),
+    (re.compile(r"(ratio|interval) -?\d[\d,.]*( to \d[\d,.]*)?"), r"\1 #"),
     (re.compile(r"[\d.]+%(?= of the run)"), "#"),
-)
+)  # fmt: skip
 
 
 def mask_measurements(text: str) -> str:
@@ -197,7 +212,10 @@ def _mask_table(lines: list[str]) -> list[str]:
     cells = [[line[low:high].strip() for low, high in edges] for line in padded]
     measured = [bool(_MEASURED_COLUMNS.match(name)) for name in cells[0]]
     return [
-        " | ".join("#" if mask and number else cell for cell, mask in zip(row, measured, strict=True))
+        " | ".join(
+            "#" if number and (mask or (_MEASURED_ROWS.match(row[0]) and cell != row[0])) else cell
+            for cell, mask in zip(row, measured, strict=True)
+        )
         for number, row in enumerate(cells)
     ]
 
@@ -238,9 +256,10 @@ def write_page(page: pathlib.Path) -> None:
 def main() -> None:
     """Write the generated blocks of the pages named on the command line, or of all pages."""
     pages = [pathlib.Path(name).resolve() for name in sys.argv[1:]] or list_pages()
-    with tempfile.TemporaryDirectory() as folder, working_folder(pathlib.Path(folder)):
-        for page in pages:
-            write_page(page)
+    with tempfile.TemporaryDirectory() as folder:
+        for number, page in enumerate(pages):
+            with working_folder(pathlib.Path(folder, f"page{number}")):
+                write_page(page)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ from keras_nin.benchmark.records import Profile
 from keras_nin.claims.claim import Figures, Interval, MeasuredFigures
 from keras_nin.claims.networks import audit_zoo_model, build_network
 from keras_nin.data.named_datasets import open_noise
-from keras_nin.export.calibration import load_calibration
 from keras_nin.formatting import format_count
 from keras_nin.tflite import host
 
@@ -59,7 +58,7 @@ def _measure_speed() -> MeasuredFigures:
 
 def _export_layer(layer: str, folder: pathlib.Path) -> dict[str, pathlib.Path]:
     """Write the files of a layer with random weights and return their paths by scheme."""
-    from keras_nin.export.conversion import convert_schemes
+    from keras_nin.export.conversion import convert_schemes, load_calibration
 
     model = models.build_model(layer)
     shape = tuple(model.input_shape[1:])

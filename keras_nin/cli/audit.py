@@ -8,16 +8,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from keras_nin.cli import options
-from keras_nin.cli.output import TerminalProgress, echo, note, print_checks, print_json
+from keras_nin.cli.output import TerminalProgress, echo, note, print_checks, print_json, print_result
 
 if TYPE_CHECKING:
     from keras_nin.audit import Audit
     from keras_nin.audit.tables import AuditView
 
-FORMATS = ("text", "markdown", "csv", "json")
 
-
-def _check_view(context: click.Context, param: click.Parameter, value: Any) -> Any:
+def check_view(context: click.Context, param: click.Parameter, value: Any) -> Any:
     """Refuse an unknown column, kind or role before the slow part of the command starts."""
     from keras_nin.audit.tables import AuditView
 
@@ -31,39 +29,39 @@ def _check_view(context: click.Context, param: click.Parameter, value: Any) -> A
 @click.option(
     "--depth",
     type=click.IntRange(0, 2),
+    is_eager=True,
     default=2,
     show_default=True,
-    is_eager=True,
     help="0: totals only, 1: a row for each block, 2: for each layer.",
 )
 @click.option(
     "--columns",
-    callback=_check_view,
+    callback=check_view,
     metavar="KEY,...",
     help="Columns: keys of the rows in --json, share_of_params, share_of_macs.",
 )
 @click.option(
     "--sort",
-    callback=_check_view,
+    callback=check_view,
     metavar="KEY",
     help="Sort by one of these keys: numbers descending, words ascending, unknown last. [default: order of execution]",
 )
 @click.option(
     "--only",
-    callback=_check_view,
     multiple=True,
+    callback=check_view,
     metavar="KIND|ROLE,...",
     help="Show only layers of these kinds and roles, such as pointwise or reduce,expand; the totals stay those of the "
     "whole network. Repeatable.",
 )
 @options.require_option(help="Exit status 1 where a limit fails: x is at most, x.. at least, x..y both. Repeatable.")
-@click.option("--format", "form", type=click.Choice(FORMATS), help="What to print. [default: text]")
+@click.option(
+    "--format", "form", type=click.Choice(["text", "markdown", "csv", "json"]), help="What to print. [default: text]"
+)
 @options.json_option
 @click.option("--csv", "as_csv", is_flag=True, help="The rows as CSV with raw numbers; all keys without --columns.")
 @click.option("--markdown", "as_markdown", is_flag=True, help="The table as Markdown.")
-@click.pass_context
 def audit_command(
-    context: click.Context,
     model: str,
     depth: int,
     columns: str | None,
@@ -102,9 +100,12 @@ def audit_command(
     from keras_nin.workflows.audit import audit_model
 
     flags = {"json": as_json, "csv": as_csv, "markdown": as_markdown}
-    form = _choose_format(form, flags)
+    requested = sorted({name for name, is_requested in flags.items() if is_requested} | ({form} if form else set()))
+    if len(requested) > 1:
+        raise click.UsageError(f"Expected one format. Received: {', '.join(requested)}.")
+    form = requested[0] if requested else "text"
     view = AuditView(depth, columns, sort, only)
-    _check_format(context, form, view)
+    _check_view_options(form, view)
     limits = parse_audit_limits(require) if require else ()
     audit = audit_model(model, **model_options, progress=TerminalProgress())
     checks = check_audit_limits(audit, limits)
@@ -116,17 +117,10 @@ def audit_command(
     return 0 if all(check.passed for check in checks) else 1
 
 
-def _choose_format(form: str | None, flags: dict[str, bool]) -> str:
-    """Return the one format that the options ask for."""
-    requested = {name for name, flag in flags.items() if flag} | ({form} if form else set())
-    if len(requested) > 1:
-        raise click.UsageError(f"Expected one format. Received: {', '.join(sorted(requested))}.")
-    return requested.pop() if requested else "text"
-
-
-def _check_format(context: click.Context, form: str, view: AuditView) -> None:
+def _check_view_options(form: str, view: AuditView) -> None:
     if form == "csv" and view.depth == 0:
         raise click.UsageError("CSV has rows, so --depth must be 1 or 2. Totals are in --json.")
+    context = click.get_current_context()
     chosen = [name for name in ("depth", "columns", "sort", "only") if options.is_set(context, name)]
     if form == "json" and chosen:
         note(f"Note: JSON is always the whole audit; --{', --'.join(chosen)} change nothing in it.")
@@ -142,12 +136,7 @@ def _print_audit(audit: Audit, form: str, view: AuditView) -> None:
 
         terminal.print_audit(audit, Console(highlight=False, emoji=False, markup=False), view)
         return
-    formats = {
-        "text": tables.format_audit_text,
-        "markdown": tables.format_audit_markdown,
-        "csv": tables.format_audit_csv,
-    }
-    echo(formats[form](audit, view))
+    echo(getattr(tables, f"format_audit_{form}")(audit, view))
 
 
 @click.command(
@@ -167,10 +156,7 @@ def compare_command(first: str, second: str, as_json: bool, **model_options: Any
     from keras_nin.workflows.audit import compare_models
 
     comparison = compare_models(first, second, **model_options, progress=TerminalProgress())
-    if as_json:
-        print_json(comparison.to_json())
-    else:
-        echo(str(comparison))
+    print_result(comparison, as_json, lambda: str(comparison))
     for problem in comparison.problems:
         note(f"FAIL: {problem}")
     return 0 if comparison.passed else 1

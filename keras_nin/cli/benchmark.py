@@ -2,49 +2,53 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from keras_nin.cli import options
-from keras_nin.cli.output import TerminalProgress, echo, note, print_json
-from keras_nin.errors import with_flags
+from keras_nin.cli.output import TerminalProgress, echo, note, print_json, print_result
 
 if TYPE_CHECKING:
     from keras_nin.report.latency import LayerView
     from keras_nin.workflows.benchmark import BenchmarkRun
 
-METHODS = ("profiler", "single")
-SORT_KEYS = ("us", "macs", "gmacs_per_s", "bytes")
-
 
 @click.command("benchmark", cls=options.Command, epilog="Example: keras-nin benchmark nin_digits")
 @click.argument("models", nargs=-1, required=True, metavar="FILE.tflite|MODEL...")
 @click.option(
-    "--threads", type=options.Counts("1 or 1,2,4"), default="1", show_default=True, help="Threads of the runtime."
+    "--threads",
+    type=options.counts("1 or 1,2,4"),
+    default="1",
+    show_default=True,
+    metavar="N[,N...]",
+    help="Threads of the runtime.",
 )
 @click.option("--runs", type=options.COUNT, metavar="N", help="Exact number of runs. [default: until stable]")
 @click.option(
     "--seconds",
     type=options.Number(0, min_open=True),
-    metavar="S",
     default=5.0,
     show_default=True,
+    metavar="S",
     help="Longest time for each file and number of threads; with --compare for all together.",
 )
 @click.option("--layers/--no-layers", default=True, help="Whether to time every layer too.")
 @click.option(
     "--method",
-    type=click.Choice(METHODS),
+    type=click.Choice(["profiler", "single"]),
     default="profiler",
     show_default=True,
     help="Time layers with the runtime's profiler, or each operator in a file of its own.",
 )
-@click.option("--sort", type=click.Choice(SORT_KEYS), help="Sort the layers, descending. [default: order of execution]")
+@click.option(
+    "--sort",
+    type=click.Choice(["us", "macs", "gmacs_per_s", "bytes"]),
+    help="Sort the layers, descending. [default: order of execution]",
+)
 @click.option("--top", type=options.COUNT, metavar="N", help="Show N layers; the others in one row.")
 @click.option(
-    "--only", multiple=True, metavar="KIND|ROLE,...", callback=options.split_words, help="Show only layers of these."
+    "--only", multiple=True, callback=options.split_words, metavar="KIND|ROLE,...", help="Show only layers of these."
 )
 @click.option("--compare", is_flag=True, help="Measure the files interleaved, and show the ratios to the first.")
 @click.option("--roofline", is_flag=True, help="Also measure this machine's limits, and how close each layer gets.")
@@ -98,7 +102,7 @@ def benchmark_command(
     for path in run.written:
         note(f"written: {path}")
     for failure in run.failures:
-        note(f"Error: {' '.join(with_flags(str(failure), benchmark_command.flags()).split())}")
+        note(f"Error: {' '.join(options.with_own_flags(failure).split())}")
     return 2 if run.failures else 0
 
 
@@ -123,25 +127,6 @@ def _print_run(run: BenchmarkRun, form: str | None, view: LayerView, roofline: b
             echo(f"\n{format_roofline(profile)}")
 
 
-class Share(click.ParamType):
-    """A share such as 5% or 0.05."""
-
-    name = "share"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Return the number, or fail with the option's name."""
-        if isinstance(value, float):
-            return value
-        text = value.strip()
-        try:
-            share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-        except ValueError:
-            share = math.nan
-        if not 0 <= share < math.inf:
-            self.fail(f"expected a share such as 5% or 0.05, received {value!r}", param, ctx)
-        return share
-
-
 @click.command(
     "compare-runs",
     cls=options.Command,
@@ -149,7 +134,9 @@ class Share(click.ParamType):
 )
 @click.argument("before", metavar="A.json")
 @click.argument("after", metavar="B.json")
-@click.option("--max-regression", type=Share(), metavar="SHARE", help="Exit status 1 where a file is slower by more.")
+@click.option(
+    "--max-regression", type=options.SHARE, metavar="SHARE", help="Exit status 1 where a file is slower by more."
+)
 @options.json_option
 def compare_runs_command(before: str, after: str, max_regression: float | None, as_json: bool) -> int:
     """Compare two results of `keras-nin benchmark --json`: what became slower or faster, and by how much.
@@ -165,52 +152,78 @@ def compare_runs_command(before: str, after: str, max_regression: float | None, 
     from keras_nin.workflows.benchmark import compare_runs
 
     comparison = compare_runs(before, after)
-    if as_json:
-        print_json(comparison.to_json())
-    else:
-        echo(format_run_comparison(comparison))
+    print_result(comparison, as_json, lambda: format_run_comparison(comparison))
     slower = () if max_regression is None else comparison.regressions(max_regression)
     for change in slower:
         note(f"FAIL: {change.file}: {change.ratio:.3f} times as slow, limit {1 + (max_regression or 0):g}")
     return 1 if slower else 0
 
 
-def _counts_option(name: str, default: str, text: str) -> Any:
-    return click.option(name, type=options.Counts("7,14,28"), default=default, show_default=True, help=text)
-
-
 @click.command(
-    "sweep",
-    cls=options.Command,
-    epilog="Example: keras-nin sweep --size 7,14 --cin 64 --cout 63,64 --plot sweep.png",
+    "sweep", cls=options.Command, epilog="Example: keras-nin sweep --size 7,14 --cin 64 --cout 63,64 --plot sweep.png"
 )
-@_counts_option("--size", "7,14,28,56", "Height and width of the feature map.")
-@_counts_option("--cin", "64,256", "Input channels.")
-@_counts_option("--cout", "63,64,65", "Output channels: the filters.")
-@_counts_option("--kernel", "1,3", "Height and width of the kernel, odd.")
+@click.option(
+    "--size",
+    type=options.counts("7,14,28"),
+    default="7,14,28,56",
+    show_default=True,
+    metavar="N[,N...]",
+    help="Height and width of the feature map.",
+)
+@click.option(
+    "--cin",
+    type=options.counts("7,14,28"),
+    default="64,256",
+    show_default=True,
+    metavar="N[,N...]",
+    help="Input channels.",
+)
+@click.option(
+    "--cout",
+    type=options.counts("7,14,28"),
+    default="63,64,65",
+    show_default=True,
+    metavar="N[,N...]",
+    help="Output channels: the filters.",
+)
+@click.option(
+    "--kernel",
+    type=options.counts("7,14,28"),
+    default="1,3",
+    show_default=True,
+    metavar="N[,N...]",
+    help="Height and width of the kernel, odd.",
+)
 @click.option(
     "--scheme",
-    metavar="S,...",
     multiple=True,
     callback=options.split_words,
-    default=("float32,int8",),
+    default=["float32,int8"],
     show_default=True,
+    metavar="S,...",
     help="float32, int8 or both.",
 )
-@_counts_option("--threads", "1", "Threads of the runtime.")
+@click.option(
+    "--threads",
+    type=options.counts("7,14,28"),
+    default="1",
+    show_default=True,
+    metavar="N[,N...]",
+    help="Threads of the runtime.",
+)
 @click.option(
     "--seconds",
     type=options.Number(0.01, 600),
-    metavar="S",
     default=0.5,
     show_default=True,
+    metavar="S",
     help="Longest time for each point, once it is warm.",
 )
 @click.option(
-    "--seed", type=options.SEED, metavar="N", default=0, show_default=True, help="Seed of the order, weights, noise."
+    "--seed", type=options.SEED, default=0, show_default=True, metavar="N", help="Seed of the order, weights, noise."
 )
 @click.option(
-    "--out", metavar="FILE.csv", default="sweep.csv", show_default=True, help="The rows; existing ones are kept."
+    "--out", default="sweep.csv", show_default=True, metavar="FILE.csv", help="The rows; existing ones are kept."
 )
 @options.plot_option(help="Also write a figure of the rows.")
 @click.option("--force", is_flag=True, help="Measure everything again, and replace the CSV file.")
@@ -235,10 +248,7 @@ def sweep_command(as_json: bool, **arguments: Any) -> None:
     except KeyboardInterrupt:
         note(f"interrupted: repeat the command to continue {arguments['out']}")
         raise
-    if as_json:
-        print_json(result.to_json())
-    else:
-        echo(format_sweep(result.rows, result.host))
+    print_result(result, as_json, lambda: format_sweep(result.rows, result.host))
     if result.measured and result.reused:
         note(f"continued: {result.reused} of {result.measured + result.reused} points were in {result.path}")
     note(f"written: {result.path}" if result.measured else f"nothing to do: all points are in {result.path}")

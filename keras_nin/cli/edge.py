@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from keras_nin.cli import options
-from keras_nin.cli.output import TerminalProgress, echo, print_checks, print_json, print_notes
-from keras_nin.errors import with_flags
+from keras_nin.cli.export import export_command
+from keras_nin.cli.output import TerminalProgress, echo, note, print_checks, print_notes, print_result
 
 if TYPE_CHECKING:
     from keras_nin.workflows.export import ExportResult
 
-MODEL = "FILE.tflite|MODEL"
-
 
 @click.command("edgetpu", cls=options.Command, epilog="Example: keras-nin edgetpu nin_digits --require full")
-@click.argument("model", metavar=MODEL)
+@click.argument("model", metavar="FILE.tflite|MODEL")
 @click.option("--multiple-subgraphs", is_flag=True, help="Map several subgraphs, as the compiler's -a does.")
 @options.require_option(metavar="full|N%", help="Exit status 1 where a smaller share of the operators is mapped.")
 @click.option("--compile", is_flag=True, help="Run edgetpu_compiler, where it is on PATH, and compare.")
@@ -43,21 +42,17 @@ def edgetpu_command(as_json: bool, **arguments: Any) -> int:
 
     result = check_edgetpu(**arguments, progress=TerminalProgress())
     print_notes(result.notes)
-    if as_json:
-        print_json(result.to_json())
-    else:
-        echo(format_edgetpu(result))
-        if result.compilation is not None:
-            echo("\n" + format_compiler_comparison(result.compilation, result.differences))
-    print_checks(result.checks, failed_only=as_json)
-    return 0 if result.passed else 1
+
+    def format_result() -> str:
+        compared = format_compiler_comparison(result.compilation, result.differences) if result.compilation else ""
+        return f"{format_edgetpu(result)}\n\n{compared}"
+
+    return _print_checked(result, as_json, format_result)
 
 
 def export_edgetpu_command() -> click.Command:
     """Return `keras-nin export`, of int8 unless told otherwise, with the Edge TPU verdict on each file after it."""
-    from keras_nin.cli import export
-
-    command = copy.copy(export.export_command)
+    command = copy.copy(export_command)
     command.context_settings = {"default_map": {"scheme": "int8"}, "obj": _print_edgetpu_verdicts}
     command.epilog = (
         "The verdict is predicted; see `keras-nin edgetpu`. Example: python export/to_edgetpu.py nin_digits"
@@ -77,13 +72,13 @@ def _print_edgetpu_verdicts(result: ExportResult) -> None:
 
 
 @click.command("ethosu", cls=options.Command, epilog="Example: keras-nin ethosu exported/nin_digits_int8.tflite")
-@click.argument("model", metavar=MODEL)
+@click.argument("model", metavar="FILE.tflite|MODEL")
 @click.option(
     "--accelerator",
     "accelerators",
     multiple=True,
     callback=options.split_words,
-    default=("ethos-u55-128",),
+    default=["ethos-u55-128"],
     show_default=True,
     metavar="NAME[,NAME...]|all",
     help="Accelerators, of those below; several are compared. Repeatable.",
@@ -129,22 +124,16 @@ def ethosu_command(as_json: bool, **arguments: Any) -> int:
     from keras_nin.workflows.edge import estimate_ethosu
 
     result = estimate_ethosu(**arguments, progress=TerminalProgress())
-    if as_json:
-        print_json(result.to_json())
-    else:
-        alone = len(result.estimates) == 1 and not result.refusals
-        text = edge.format_ethosu(result.estimates[0]) if alone else edge.format_ethosu_sweep(result)
-        echo(with_flags(text, ethosu_command.flags()))
-    print_checks(result.checks, failed_only=as_json)
-    _print_written(arguments["out"], arguments["plot"])
+
+    def format_result() -> str:
+        is_single = len(result.estimates) == 1 and not result.refusals
+        return edge.format_ethosu(result.estimates[0]) if is_single else edge.format_ethosu_sweep(result)
+
+    status = _print_checked(result, as_json, format_result)
+    for path in filter(None, (arguments["out"], arguments["plot"])):
+        note(f"written: {path}")
     print_notes(result.notes)
-    return 0 if result.passed else 1
-
-
-def _print_written(*paths: str | None) -> None:
-    for path in paths:
-        if path is not None:
-            click.echo(f"written: {path}", err=True)
+    return status
 
 
 @click.command(
@@ -152,26 +141,26 @@ def _print_written(*paths: str | None) -> None:
     cls=options.Command,
     epilog="Example: keras-nin micro exported/nin_digits_int8.tflite --require arena=256KiB",
 )
-@click.argument("model", metavar=MODEL)
+@click.argument("model", metavar="FILE.tflite|MODEL")
 @options.max_arena_option
 @options.require_option(help="Exit status 1 where a limit fails, such as arena=256KiB,flash=1MiB. Repeatable.")
 @click.option("--c-array", metavar="PATH", help="Write the file as PATH.cc and PATH.h: the array and its constants.")
-@options.test_option
-@options.preprocessing_options
+@options.data_option
+@options.image_options
 @click.option(
     "--test-count",
     type=options.COUNT,
-    metavar="N",
     default=100,
     show_default=True,
+    metavar="N",
     help="Compare at most N test images, drawn by --seed, within --seconds.",
 )
 @click.option(
     "--seconds",
     type=options.Number(0),
-    metavar="S",
     default=20.0,
     show_default=True,
+    metavar="S",
     help="Each runtime starts no further image after S seconds.",
 )
 @options.timeout_option(default=300.0, help="Time limit of each run of a runtime.")
@@ -198,23 +187,19 @@ def micro_command(as_json: bool, **arguments: Any) -> int:
         arguments["seed"] = arguments["export"].seed  # the one --seed also draws the test images
     result = measure_micro(**arguments, progress=TerminalProgress())
     print_notes(result.notes)
-    if as_json:
-        print_json(result.to_json())
-    else:
-        echo(with_flags(format_micro(result), micro_command.flags()))
-    print_checks(result.checks, failed_only=as_json)
-    if arguments["c_array"] is not None:
-        _print_written(f"{arguments['c_array']}.cc", f"{arguments['c_array']}.h")
-    return 0 if result.passed else 1
+    status = _print_checked(result, as_json, lambda: format_micro(result))
+    for suffix in (".cc", ".h") if arguments["c_array"] else ():
+        note(f"written: {arguments['c_array']}{suffix}")
+    return status
 
 
 @click.command("fit", cls=options.Command, epilog="Example: keras-nin fit exported/nin_digits_int8.tflite")
-@click.argument("models", nargs=-1, required=True, metavar=f"{MODEL}...")
+@click.argument("models", nargs=-1, required=True, metavar="FILE.tflite|MODEL...")
 @click.option(
     "--targets",
     multiple=True,
     callback=options.split_words,
-    default=("cpu,edgetpu,ethosu,micro",),
+    default=["cpu,edgetpu,ethosu,micro"],
     show_default=True,
     metavar="TARGET[,TARGET...]",
     help="Targets, of those below.",
@@ -223,9 +208,9 @@ def micro_command(as_json: bool, **arguments: Any) -> int:
 @click.option(
     "--seconds",
     type=options.Number(0, min_open=True),
-    metavar="S",
     default=2.0,
     show_default=True,
+    metavar="S",
     help="Longest measurement of a file on this CPU.",
 )
 @click.option(
@@ -269,9 +254,11 @@ def fit_command(as_json: bool, **arguments: Any) -> int:
     from keras_nin.workflows.edge import check_fit
 
     result = check_fit(**arguments, progress=TerminalProgress())
-    if as_json:
-        print_json(result.to_json())
-    else:
-        echo(format_fit(result))
+    return _print_checked(result, as_json, lambda: format_fit(result))
+
+
+def _print_checked(result: Any, as_json: bool, format_result: Callable[[], str]) -> int:
+    """Print a result and its limits, and return the exit status."""
+    print_result(result, as_json, lambda: options.with_own_flags(format_result()))
     print_checks(result.checks, failed_only=as_json)
     return 0 if result.passed else 1

@@ -2,56 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from keras_nin.cli import options
-from keras_nin.cli.output import TerminalProgress, echo, note, print_json, print_notes
-from keras_nin.export.schemes import DEFAULT_SCHEMES, SCHEME_COLUMNS, scheme_table_rows
+from keras_nin.cli.output import TerminalProgress, echo, note, print_notes, print_result
 
 if TYPE_CHECKING:
+    from keras_nin.export import Parity
     from keras_nin.workflows.evaluation import EvaluateResult
-    from keras_nin.workflows.export import ExportedFile, ExportResult
+    from keras_nin.workflows.export import ExportResult
     from keras_nin.workflows.reproduction import Reproduction
     from keras_nin.workflows.verification import VerifyResult
 
-DEFAULT_MODEL = "nin_digits"
-_BESIDE_RECORD = {"record": "--from", "out": "--out", "force": "--force", "threads": "--threads", "runs": "--runs",
-                  "as_json": "--json", "debug": "--debug"}  # fmt: skip
+BESIDE_RECORD = ("out", "force", "threads", "runs")  # the options that --from can be combined with, besides --json
 
 
-class _ExportCommand(options.Command):
+class ExportCommand(options.Command):
     """The command, with the table of schemes in its help."""
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write what stands below the options."""
+        from keras_nin.export.schemes import SCHEME_COLUMNS, scheme_table_rows
+
+        rows = [dict(zip(SCHEME_COLUMNS, row, strict=True)) for row in scheme_table_rows()]
         with formatter.section("Schemes"):
-            formatter.write_dl([(row[0], "; ".join(_describe_scheme(row))) for row in scheme_table_rows()])
+            formatter.write_dl([(row[SCHEME_COLUMNS[0]], _describe_scheme(row)) for row in rows])
         super().format_epilog(ctx, formatter)
 
 
-def _describe_scheme(row: Sequence[str]) -> Iterator[str]:
-    words = dict(zip(SCHEME_COLUMNS, row, strict=True))
-    yield f"{words['weights']} weights, {words['activations']} activations, input/output {words['input and output']}"
-    yield f"compute type {words['compute type']}"
-    if words["needs"] != "-":
-        yield f"needs {words['needs']}"
+def _describe_scheme(row: Mapping[Any, str]) -> str:
+    needs = "" if row["needs"] == "-" else f"; needs {row['needs']}"
+    return (
+        f"{row['weights']} weights, {row['activations']} activations, input/output {row['input and output']}; "
+        f"compute type {row['compute type']}{needs}"
+    )
 
 
-@click.command("export", cls=_ExportCommand, epilog="Example: keras-nin export nin_digits --scheme float32,int8")
-@click.argument("model", default=DEFAULT_MODEL)
+@click.command("export", cls=ExportCommand, epilog="Example: keras-nin export nin_digits --scheme float32,int8")
+@click.argument("model", default="nin_digits")
 @options.model_options
 @click.option(
     "--scheme",
-    default=DEFAULT_SCHEMES,
+    default="float32,int8",
     show_default=True,
     metavar="S[,S...]",
     help="Schemes of the table below; all is every post-training scheme.",
 )
 @click.option(
     "--calibration",
-    metavar=f"{options.DATASET}|random",
+    metavar="DATASET|DIR|FILE.npz|random",
     help="Representative images for int8. [default: the calibration split of the model's own dataset]",
 )
 @click.option(
@@ -66,7 +68,7 @@ def _describe_scheme(row: Sequence[str]) -> Iterator[str]:
     type=click.Choice(["int8", "uint8", "float32"]),
     help="Input and output type of the integer schemes. [default: int8; int16 for int16x8]",
 )
-@click.option("--batch", type=options.COUNT, metavar="N", default=1, show_default=True, help="Static batch size.")
+@click.option("--batch", type=options.COUNT, default=1, show_default=True, metavar="N", help="Static batch size.")
 @click.option("--allow-float", is_flag=True, help="Let operators that int8 lacks compute in float; they are listed.")
 @click.option("--epochs", type=options.COUNT, metavar="N", help="Epochs of schemes that train. [default: 20]")
 @click.option(
@@ -78,22 +80,22 @@ def _describe_scheme(row: Sequence[str]) -> Iterator[str]:
 @click.option(
     "--sparsity",
     type=options.Number(0, 1, min_open=True, max_open=True),
-    metavar="SHARE",
     default=0.5,
     show_default=True,
+    metavar="SHARE",
     help="Share of zero weights in each layer of the scheme pruned.",
 )
 @click.option(
     "--clusters",
     type=click.IntRange(2, 256),
-    metavar="N",
     default=16,
     show_default=True,
+    metavar="N",
     help="Distinct weights in each layer of the scheme clustered.",
 )
-@options.test_option
-@options.preprocessing_options
-@options.count_option
+@options.data_option
+@options.image_options
+@options.test_count_option
 @options.limit_options
 @options.threads_option
 @click.option(
@@ -109,8 +111,7 @@ def _describe_scheme(row: Sequence[str]) -> Iterator[str]:
     help="Repeat the export that wrote this JSON file: same model, images and options. Only --out, --force, --threads, "
     "--runs and --json may be combined with it.",
 )
-@click.pass_context
-def export_command(context: click.Context, **arguments: Any) -> int:
+def export_command(model: str, record: str | None, as_json: bool, **arguments: Any) -> int:
     """Convert MODEL (default nin_digits) to .tflite files and verify them against it.
 
     Writes <model>_<scheme>.tflite, static batch 1, and a JSON record of how it was made beside each; runs each with the
@@ -124,59 +125,61 @@ def export_command(context: click.Context, **arguments: Any) -> int:
     --from compares the bytes with those of RECORD: exit status 1 where the same versions give others, 2 where the
     weights or the calibration images are others. Paths in it are relative to the folder of that export.
     """
-    result = run_export_command(context, **arguments)
-    print_export(result, arguments["as_json"])
-    if context.obj is not None and not arguments["as_json"]:
+    context = click.get_current_context()
+    if record is None:
+        from keras_nin.workflows.export import export_model
+
+        result = export_model(model, **arguments, progress=TerminalProgress())
+    else:
+        from keras_nin.workflows.reproduction import reproduce_export
+
+        _check_beside_record(context)
+        kept = {name: arguments[name] for name in BESIDE_RECORD}
+        result = reproduce_export(record, **kept, progress=TerminalProgress())
+    if result.reproduction is not None:
+        _print_reproduction(result.reproduction, result.files[0].name, as_json)
+    print_result(result, as_json, lambda: "\n".join(_result_lines(result)))
+    for file in result.files:
+        _print_failures(file.name, file.parity)
+    if context.obj is not None and not as_json:
         context.obj(result)  # what `export_edgetpu_command` prints after it
     return 0 if result.passed else 1
 
 
-def run_export_command(
-    context: click.Context, model: str, record: str | None, as_json: bool, **arguments: Any
-) -> ExportResult:
-    """Do what the options of `keras-nin export` say."""
-    if record is None:
-        from keras_nin.workflows.export import export_model
-
-        return export_model(model, **arguments, progress=TerminalProgress())
-    from keras_nin.workflows.reproduction import reproduce_export
-
+def _check_beside_record(context: click.Context) -> None:
     for param in context.command.params:
-        name = param.name or ""
-        if options.is_set(context, name) and name not in _BESIDE_RECORD:
+        if options.is_set(context, param.name or "") and param.name not in (
+            *BESIDE_RECORD,
+            "record",
+            "as_json",
+            "debug",
+        ):
             flag = param.opts[-1] if isinstance(param, click.Option) else "MODEL"
-            allowed = ", ".join(list(_BESIDE_RECORD.values())[1:-1])
+            allowed = ", ".join(f"--{name}" for name in (*BESIDE_RECORD, "json"))
             raise click.UsageError(f"{flag} cannot be combined with --from. Allowed: {allowed}.")
-    kept = {name: arguments[name] for name in ("out", "force", "threads", "runs")}
-    return reproduce_export(record, **kept, progress=TerminalProgress())
 
 
-def print_export(result: ExportResult, as_json: bool) -> None:
-    """Print an export: one table, where its images come from, and what was written."""
-    if result.reproduction is not None:
-        _print_reproduction(result.reproduction, result.files[0].name, as_json)
-    if as_json:
-        print_json(result.to_json())
-    else:
-        echo("\n".join(_result_lines(result)))
+def _print_failures(name: str, parity: Parity) -> None:
     from keras_nin.report.accuracy import failed_checks
 
-    for file in result.files:
-        for line in failed_checks(file.name, file.parity):
-            note(f"FAIL: {line}")
+    for line in failed_checks(name, parity):
+        note(f"FAIL: {line}")
 
 
 def _result_lines(result: ExportResult) -> Iterator[str]:
+    from keras_nin.formatting import format_count, format_host
     from keras_nin.report.accuracy import format_compression_table, format_parity_table
 
-    yield format_headline(result.model, result.weights, result.test)
+    yield _headline(result)
     yield format_parity_table(
         [(file.name, len(file.data), file.parity, file.latency.total.median) for file in result.files],
         original_top1=result.original_top1,
         trained={file.name: file.converted.scheme.trained for file in result.files if file.converted.scheme.trained},
     )
-    yield from format_test_lines(result.test, result.random_weights)
-    yield _latency_line(result)
+    yield from _test_lines(result)
+    profiles = [file.latency for file in result.files]
+    runs = ", ".join(f"{profile.runs:,}" for profile in profiles)
+    yield f"Latency: median of {runs} runs on {format_count(profiles[0].threads, 'thread')}; {format_host(result.host)}"
     calibration = next((file.converted.calibration for file in result.files if file.converted.calibration), None)
     if calibration is not None and calibration.noise:
         yield "Calibration: noise. Files calibrated on noise are good for measuring latency, and for nothing else."
@@ -192,54 +195,34 @@ def _result_lines(result: ExportResult) -> Iterator[str]:
         if compression:
             yield f"\n{format_compression_table(compression, file.name)}\n"
     for file in result.files:
-        yield _format_written(file)
+        yield f"{file.state}: {file.path}, {', '.join(list(file.contents)[1:])}"
 
 
-def _format_written(file: ExportedFile) -> str:
-    return f"{file.state}: {file.path}, {', '.join(list(file.contents)[1:])}"
+def _headline(result: ExportResult | VerifyResult) -> str:
+    preprocessing = result.test.preprocessing
+    mode = f"; preprocessing: {preprocessing.mode}" if preprocessing else ""
+    return f"{result.model}, weights: {result.weights}{mode}"
 
 
-def _latency_line(result: ExportResult) -> str:
-    from keras_nin.formatting import format_count, format_host
-
-    profiles = [file.latency for file in result.files]
-    runs = ", ".join(f"{profile.runs:,}" for profile in profiles)
-    threads = format_count(profiles[0].threads, "thread")
-    return f"Latency: median of {runs} runs on {threads}; {format_host(result.host)}"
-
-
-def format_headline(model: str, weights: str, test: Any) -> str:
-    """Return the line that says what is compared, and how its input is preprocessed."""
-    preprocessing = f"; preprocessing: {test.preprocessing.mode}" if test.preprocessing else ""
-    return f"{model}, weights: {weights}{preprocessing}"
-
-
-def format_test_lines(test: Any, random_weights: bool) -> Iterator[str]:
-    """Yield the lines that say which images files were compared on."""
+def _test_lines(result: ExportResult | VerifyResult) -> Iterator[str]:
+    test = result.test
     excluded = f" ({test.excluded} more were used for calibration and left out)" if test.excluded else ""
     yield f"Compared on {len(test.indices):,} test images of {test.dataset.name}{excluded}."
-    if random_weights:
+    if result.random_weights:
         yield "The weights are random: top-1 match and accuracy say nothing and are not checked."
 
 
 def _print_reproduction(reproduction: Reproduction, name: str, as_json: bool) -> None:
     changes = f" ({'; '.join(reproduction.version_changes)})" if reproduction.version_changes else ""
+    other = f"{name} has other bytes than {reproduction.path} records"
     if reproduction.same:
         versions = f", with other versions{changes}" if changes else ""
         line = f"Reproduced: {name} has the bytes that {reproduction.path} records{versions}."
-        if as_json:
-            note(line)
-        else:
-            echo(line)
+        (note if as_json else echo)(line)
     elif changes:
-        note(
-            f"Note: {name} has other bytes than {reproduction.path} records, which other versions may explain{changes}."
-        )
+        note(f"Note: {other}, which other versions may explain{changes}.")
     else:
-        note(
-            f"Not reproduced: {name} has other bytes than {reproduction.path} records, although all versions are the "
-            "same. Was it made on another kind of processor?"
-        )
+        note(f"Not reproduced: {other}, although all versions are the same. Was it made on another kind of processor?")
 
 
 @click.command(
@@ -248,9 +231,9 @@ def _print_reproduction(reproduction: Reproduction, name: str, as_json: bool) ->
 @click.argument("model")
 @click.argument("file")
 @options.model_options
-@options.test_option
-@options.preprocessing_options
-@options.count_option
+@options.data_option
+@options.image_options
+@options.test_count_option
 @options.limit_options
 @click.option("--per-layer", is_flag=True, help="Also measure the quantization noise that each layer adds.")
 @options.threads_option
@@ -265,50 +248,38 @@ def verify_command(as_json: bool, **arguments: Any) -> int:
 
     result = verify_model(**arguments, progress=TerminalProgress())
     print_notes(result.notes)
-    if as_json:
-        print_json(result.to_json())
-    else:
-        _print_verification(result)
-    _print_failures(result)
+    print_result(result, as_json, lambda: "\n".join(_verification_lines(result)))
+    _print_failures(result.file, result.parity)
+    if result.preprocessing_mismatch is not None:
+        note(f"FAIL: {result.preprocessing_mismatch}. Accept it with --preprocessing")
     return 0 if result.passed else 1
 
 
-def _print_verification(result: VerifyResult) -> None:
+def _verification_lines(result: VerifyResult) -> Iterator[str]:
     from keras_nin.report import accuracy
 
-    echo(format_headline(result.model, result.weights, result.test))
-    echo(accuracy.format_parity_table([(result.file, result.file_bytes, result.parity, None)]))
-    echo("\n".join([*format_test_lines(result.test, result.random_weights), *accuracy.parity_lines(result.parity)]))
+    yield _headline(result)
+    yield accuracy.format_parity_table([(result.file, result.file_bytes, result.parity, None)])
+    yield from _test_lines(result)
+    yield from accuracy.parity_lines(result.parity)
     if result.layer_noise is not None:
-        noise = result.layer_noise
-        echo(f"\n{accuracy.format_noise_table(noise)}\n{accuracy.noise_conclusion(noise)}")
-
-
-def _print_failures(result: VerifyResult) -> None:
-    from keras_nin.report.accuracy import failed_checks
-
-    for line in failed_checks(result.file, result.parity):
-        note(f"FAIL: {line}")
-    if result.preprocessing_mismatch is not None:
-        note(f"FAIL: {result.preprocessing_mismatch}. Accept it with --preprocessing")
+        yield f"\n{accuracy.format_noise_table(result.layer_noise)}\n{accuracy.noise_conclusion(result.layer_noise)}"
 
 
 @click.command(
-    "evaluate",
-    cls=options.Command,
-    epilog="Example: keras-nin evaluate exported/nin_digits_int8.tflite --data digits",
+    "evaluate", cls=options.Command, epilog="Example: keras-nin evaluate exported/nin_digits_int8.tflite --data digits"
 )
 @click.argument("model", metavar="FILE.tflite|MODEL")
-@options.test_option
-@options.preprocessing_options
-@options.count_option
+@options.data_option
+@options.image_options
+@options.test_count_option
 @click.option(
     "--label-offset",
-    type=click.IntRange(min=0),
+    type=click.IntRange(0),
     metavar="K",
     help="Output of label 0, such as 1 where output 0 is a background class. [default: 0]",
 )
-@click.option("--output", type=click.IntRange(min=0), metavar="N", help="Index of the output, for a file with several.")
+@click.option("--output", type=click.IntRange(0), metavar="N", help="Index of the output, for a file with several.")
 @options.seed_option
 @options.threads_option
 @options.json_option
@@ -324,23 +295,20 @@ def evaluate_command(as_json: bool, **arguments: Any) -> int:
 
     result = evaluate_model(**arguments, progress=TerminalProgress())
     print_notes(result.notes)
-    if as_json:
-        print_json(result.to_json())
-    else:
-        _print_evaluation(result)
+    print_result(result, as_json, lambda: "\n".join(_evaluation_lines(result)))
     return 0
 
 
-def _print_evaluation(result: EvaluateResult) -> None:
+def _evaluation_lines(result: EvaluateResult) -> Iterator[str]:
     from keras_nin.formatting import format_percent
     from keras_nin.report.accuracy import format_scores, inference_speed_line
 
     top5 = "" if result.top5 is None else f", top-5 {format_percent(result.top5)}"
     weights = f"; weights: {result.weights}" if result.random_weights else ""
-    echo(
+    yield (
         f"{result.file}: top-1 {format_percent(result.top1)}{top5} on {result.scores.images} images of {result.data}, "
         f"preprocessing: {result.preprocessing.mode}{weights}"
     )
-    echo(format_scores(result.scores))
+    yield format_scores(result.scores)
     if result.speed is not None:
-        echo(inference_speed_line(result.speed))
+        yield inference_speed_line(result.speed)

@@ -7,10 +7,7 @@ from typing import Any
 import click
 
 from keras_nin.cli import options
-from keras_nin.cli.output import TerminalProgress, echo, note, print_json
-
-LIST_COLUMNS = ("model", "input", "params", "MACs", "weights", "dataset", "description")
-IMPORT_COLUMNS = ("tensor", "shape", "layer", "variable", "change")
+from keras_nin.cli.output import TerminalProgress, echo, print_json, print_notes, print_result
 
 
 @click.command("list", cls=options.Command, epilog="Example: keras-nin list")
@@ -45,14 +42,15 @@ def list_command(as_json: bool) -> None:
         ]
         for spec in specs
     ]
-    echo(format_table(LIST_COLUMNS, cells, right=("params", "MACs")))
+    columns = ("model", "input", "params", "MACs", "weights", "dataset", "description")
+    echo(format_table(columns, cells, right=("params", "MACs")))
 
 
 @click.command("train", cls=options.Command, epilog="Example: keras-nin train nin_digits")
 @click.argument("model")
 @options.model_options
-@click.option("--data", metavar=options.DATASET, help="Images to train on. [default: the model's own dataset]")
-@options.preprocessing_options
+@click.option("--data", metavar="DATASET|DIR|FILE.npz", help="Images to train on. [default: the model's own dataset]")
+@options.image_options
 @click.option("--epochs", type=int, metavar="N", help="Passes over the images. [default: the recipe's]")
 @click.option("--batch-size", type=int, metavar="N", help="Batch size. [default: the recipe's]")
 @click.option("--learning-rate", type=float, metavar="RATE", help="Initial learning rate. [default: the recipe's]")
@@ -92,7 +90,7 @@ def train_command(as_json: bool, **arguments: Any) -> None:
 @click.argument("model")
 @click.argument("file")
 @click.option("-o", "--out", required=True, metavar="OUT.weights.h5", help="Where the weights go.")
-@options.shape_option
+@options.input_shape_option
 @options.set_option
 @options.force_option
 @options.json_option
@@ -111,16 +109,13 @@ def import_weights_command(as_json: bool, **arguments: Any) -> None:
     from keras_nin.workflows.training import import_weights
 
     result = import_weights(**arguments, progress=TerminalProgress())
-    for text in result.imported.notes:
-        note(f"Note: {text}")
-    if as_json:
-        print_json(result.to_json())
-        return
+    print_notes(result.imported.notes)
     cells = [
         [row.tensor, "x".join(map(str, row.shape)) or "scalar", row.layer or "-", row.variable or "-", row.change]
         for row in result.imported.rows
     ]
-    echo(f"{result.summary()}\n{format_table(IMPORT_COLUMNS, cells)}\n{result.state}: {result.path}")
+    table = format_table(("tensor", "shape", "layer", "variable", "change"), cells)
+    print_result(result, as_json, lambda: f"{result.summary()}\n{table}\n{result.state}: {result.path}")
 
 
 @click.command("cards", cls=options.Command, epilog="Example: keras-nin cards --check")
@@ -132,10 +127,6 @@ def cards_command(out: str, check: bool, as_json: bool) -> int:
     from keras_nin.workflows.reports import build_cards
 
     result = build_cards(out, check=check, progress=TerminalProgress())
-    if as_json:
-        print_json(result.to_json())
-    else:
-        echo(result.summary())
-        for name in result.stale if check else ():
-            echo(f"out of date: {result.folder / name}")
+    stale = [f"out of date: {result.folder / name}" for name in result.stale if check]
+    print_result(result, as_json, lambda: "\n".join([result.summary(), *stale]))
     return 0 if result.passed else 1

@@ -18,20 +18,14 @@ from keras_nin.export.schemes import RANGES, ROUNDING_REACH, ROUNDINGS, Tuning
 Function = TypeVar("Function", bound=Callable[..., Any])
 Decorator = Callable[[Function], Function]
 
-SEED = click.IntRange(0, 2**32 - 1)
-COUNT = click.IntRange(min=1)
-DATASET = "DATASET|DIR|FILE.npz"
-
 
 class Command(click.Command):
     """A command whose `InputError`s name options instead of Python arguments, and that knows --debug."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        debug = click.Option(
-            ["--debug"], is_flag=True, expose_value=False, help="Show the traceback of an unexpected error."
-        )
-        self.params.append(debug)
+        text = "Show the traceback of an unexpected error."
+        self.params.append(click.Option(["--debug"], is_flag=True, expose_value=False, help=text))
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse the words of the command line."""
@@ -48,18 +42,22 @@ class Command(click.Command):
         try:
             yield
         except InputError as error:
-            raise click.ClickException(with_flags(str(error), self.flags())) from error
+            raise click.ClickException(self.with_flags(error)) from error
 
-    def flags(self) -> dict[str, str]:
-        """Return what the command line calls each argument."""
-        return {
-            param.name or "": max(param.opts, key=len) if isinstance(param, click.Option) else _metavar(param)
+    def with_flags(self, text: object) -> str:
+        """Return a text with Python arguments in backticks as the command line calls them."""
+        return with_flags(str(text), {
+            str(param.name): max(param.opts, key=len) if isinstance(param, click.Option) else
+            param.metavar or str(param.name).upper()
             for param in self.params
-        }
+        })  # fmt: skip
 
 
-def _metavar(param: click.Parameter) -> str:
-    return param.metavar or (param.name or "").upper()
+def with_own_flags(text: object) -> str:
+    """Return a text with Python arguments in backticks as the running command calls them."""
+    command = click.get_current_context().command
+    assert isinstance(command, Command)
+    return command.with_flags(text)
 
 
 def is_set(context: click.Context, name: str) -> bool:
@@ -71,8 +69,6 @@ def is_set(context: click.Context, name: str) -> bool:
 class Number(click.FloatRange):
     """A number in a range; "nan" is none."""
 
-    name = "number"
-
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Return the number, or fail with the option's name."""
         number = super().convert(value, param, ctx)
@@ -81,57 +77,60 @@ class Number(click.FloatRange):
         return number
 
 
-class Shape(click.ParamType):
-    """H,W,C as a tuple of three positive integers."""
+class ParsedText(click.ParamType):
+    """What a function makes of a text; it returns None where the text is not as `expected`."""
 
-    name = "H,W,C"
+    name = "text"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
-        """Return the tuple, or fail with the option's name."""
-        sides = _positive_integers(value.replace("x", ","))
-        if len(sides) != 3:
-            self.fail(f"expected three positive numbers such as 224,224,3, received {value!r}", param, ctx)
-        return sides
+    def __init__(self, parse: Callable[[str], Any], expected: str) -> None:
+        self._parse, self._expected = parse, expected
 
-
-class Counts(click.ParamType):
-    """N[,N...] as a tuple of different positive integers."""
-
-    name = "N[,N...]"
-
-    def __init__(self, example: str) -> None:
-        self._example = example
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
-        """Return the tuple, or fail with the option's name."""
-        if isinstance(value, tuple):
-            return value
-        counts = _positive_integers(value)
-        if not counts:
-            self.fail(f"expected positive numbers such as {self._example}, received {value!r}", param, ctx)
-        return tuple(dict.fromkeys(counts))
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the value, or fail with the option's name."""
+        parsed = self._parse(value) if isinstance(value, str) else value
+        if parsed is None:
+            self.fail(f"expected {self._expected}, received {value!r}", param, ctx)
+        return parsed
 
 
-def _positive_integers(text: str) -> tuple[int, ...]:
-    """Return the positive integers of a comma-separated text; empty where one is none."""
+def _parse_number(text: str) -> float | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return None if math.isnan(number) else number
+
+
+def _parse_share(text: str) -> float | None:
+    """Return a share such as 5% or 0.05."""
+    share = _parse_number(text.strip().removesuffix("%"))
+    if share is None or not 0 <= share < math.inf:
+        return None
+    return share / 100 if text.strip().endswith("%") else share
+
+
+def _parse_counts(text: str) -> tuple[int, ...] | None:
+    """Return comma-separated positive integers."""
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
-        return ()
+        return None
     return tuple(map(int, parts))
 
 
-class Size(click.ParamType):
-    """A size such as 256KiB as a number of bytes."""
+def _parse_shape(text: str) -> tuple[int, ...] | None:
+    sides = _parse_counts(text.replace("x", ","))
+    return sides if sides and len(sides) == 3 else None
 
-    name = "size"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Return the number of bytes, or fail with the option's name."""
-        if not isinstance(value, str):
-            return value
-        from keras_nin.limits import parse_byte_count
+def _parse_different_counts(text: str) -> tuple[int, ...] | None:
+    counts = _parse_counts(text)
+    return counts and tuple(dict.fromkeys(counts))
 
-        return parse_byte_count(value, argument=param.name if param and param.name else "size")
+
+def _parse_size(text: str) -> int:
+    from keras_nin.limits import parse_byte_count
+
+    return parse_byte_count(text, argument="max_arena")
 
 
 def split_words(context: click.Context, param: click.Parameter, value: Sequence[str]) -> tuple[str, ...]:
@@ -144,7 +143,9 @@ def join_limits(context: click.Context, param: click.Parameter, value: Sequence[
     return ",".join(value) or None
 
 
-def parse_builder_arguments(context: click.Context, param: click.Parameter, value: Sequence[str]) -> dict[str, Any]:
+def parse_builder_arguments(
+    context: click.Context, param: click.Parameter, value: Sequence[str]
+) -> dict[str, Any] | None:
     """Return the dictionary of KEY=VALUE words; a value is a Python literal, a list of words, or a word."""
     arguments = {}
     for pair in value:
@@ -156,7 +157,7 @@ def parse_builder_arguments(context: click.Context, param: click.Parameter, valu
             own = "MODEL" if key == "model" else f"--{key.replace('_', '-')}"
             raise click.BadParameter(f"use {own} instead of {pair!r}", context, param)
         arguments[key] = _parse_literal(text)
-    return arguments
+    return arguments or None
 
 
 def _parse_literal(text: str) -> Any:
@@ -169,13 +170,25 @@ def _parse_literal(text: str) -> Any:
         return text.split(",") if "," in text else text
 
 
-def _check_preset(context: click.Context, param: click.Parameter, value: str | None) -> str | None:
+def check_preset(context: click.Context, param: click.Parameter, value: str | None) -> str | None:
     """Refuse an unknown preset before the slow part of a command starts."""
     if value is not None:
         from keras_nin import data
 
         data.get_preset(value)
     return value
+
+
+def counts(example: str) -> ParsedText:
+    """Return the type of comma-separated positive integers, without repeats."""
+    return ParsedText(_parse_different_counts, f"positive numbers such as {example}")
+
+
+COUNT, SEED = click.IntRange(min=1), click.IntRange(0, 2**32 - 1)
+NUMBER = ParsedText(_parse_number, "a number")
+SHARE = ParsedText(_parse_share, "a share such as 5% or 0.05")
+SHAPE = ParsedText(_parse_shape, "three positive numbers such as 224,224,3")
+SIZE = ParsedText(_parse_size, "a size")
 
 
 def stack(*decorators: Decorator) -> Decorator:
@@ -194,21 +207,22 @@ def fold(name: str, record: str, *decorators: Decorator, optional: bool = False)
 
     Args:
         name: of the argument that takes the record.
-        record: the record's class, as ``"module:Class"``; imported when the command runs.
-        decorators: the options; each has the name of a field, or of a record that was folded before.
+        record: its class, as ``"module:Class"``; imported when the command runs.
+        decorators: the options, named like the fields.
         optional: whether the argument is None, and the module is not imported, where none of the options is set.
     """
 
     def decorate(function: Function) -> Function:
-        fields = [param.name for param in _params(*decorators)]
+        params: list[click.Parameter] = getattr(stack(*decorators)(lambda: None), "__click_params__", [])
+        fields = [str(param.name) for param in params]
 
         @functools.wraps(function)
         def wrapper(*arguments: Any, **values: Any) -> Any:
-            module, _, attribute = record.partition(":")
             options = {field: values.pop(field) for field in fields if field in values}
-            values[name] = None
             context = click.get_current_context()
+            values[name] = None
             if not optional or any(is_set(context, field) for field in options):
+                module, _, attribute = record.partition(":")
                 values[name] = getattr(importlib.import_module(module), attribute)(**options)
             return function(*arguments, **values)
 
@@ -217,97 +231,50 @@ def fold(name: str, record: str, *decorators: Decorator, optional: bool = False)
     return decorate
 
 
-def _params(*decorators: Decorator) -> list[click.Parameter]:
-    def probe() -> None: ...
-
-    return getattr(stack(*decorators)(probe), "__click_params__", [])
-
-
-shape_option = click.option("--input-shape", type=Shape(), help="Input size, where the network leaves it open.")
-set_option = click.option(
-    "--set",
-    "builder_arguments",
-    multiple=True,
-    callback=parse_builder_arguments,
-    metavar="KEY=VALUE",
-    help="Argument of the model's builder, such as pool_rounding=ceil or classes=10. Repeatable.",
-)
-seed_option = click.option(
-    "--seed", type=SEED, metavar="N", default=0, show_default=True, help="Seed of random weights, noise and draws."
-)
-model_options = stack(
-    click.option("--weights", metavar="NAME|PATH", help="Weights of the model. [default: bundled ones, else random]"),
-    shape_option,
-    set_option,
-    seed_option,
-)
-_export_options = (
-    click.option(
-        "--calibration",
-        metavar=f"{DATASET}|random",
-        help="Images that calibrate a MODEL. [default: those of its bundled weights, else noise]",
-    ),
-    click.option("--calibration-count", type=COUNT, metavar="N", help="Number of them. [default: 100, or 8 of noise]"),
-    click.option(
-        "--io",
-        type=click.Choice(["int8", "uint8", "float32"]),
-        help="Input and output type of an exported MODEL. [default: int8]",
-    ),
-    click.option("--allow-float", is_flag=True, help="Let operators of a MODEL that int8 lacks compute in float."),
-)
+DATASET = "DATASET|DIR|FILE.npz"
+# fmt: off
+weights_option = click.option("--weights", metavar="NAME|PATH",
+                              help="Weights of the model. [default: bundled ones, else random]")
+input_shape_option = click.option("--input-shape", type=SHAPE, metavar="H,W,C",
+                                  help="Input size, where the network leaves it open.")
+set_option = click.option("--set", "builder_arguments", multiple=True, callback=parse_builder_arguments,
+                          metavar="KEY=VALUE", help="Argument of the model's builder, such as pool_rounding=ceil or "
+                          "classes=10. Repeatable.")
+seed_option = click.option("--seed", type=SEED, metavar="N", default=0, show_default=True,
+                           help="Seed of random weights, noise and draws.")
+model_options = stack(weights_option, input_shape_option, set_option, seed_option)
 temporary_export_options = fold(
-    "export", "keras_nin.workflows.conversion:ExportOptions", model_options, *_export_options, optional=True
+    "export", "keras_nin.workflows.conversion:ExportOptions", model_options,
+    click.option("--calibration", metavar=f"{DATASET}|random",
+                 help="Images that calibrate a MODEL. [default: those of its bundled weights, else noise]"),
+    click.option("--calibration-count", type=COUNT, metavar="N", help="Number of them. [default: 100, or 8 of noise]"),
+    click.option("--io", type=click.Choice(["int8", "uint8", "float32"]),
+                 help="Input and output type of an exported MODEL. [default: int8]"),
+    click.option("--allow-float", is_flag=True, help="Let operators of a MODEL that int8 lacks compute in float."),
+    optional=True,
 )
 labels_option = click.option("--labels", metavar="FILE", help="Labels of a flat folder of images: name,label per line.")
-preprocessing_options = stack(
-    labels_option,
-    click.option(
-        "--preprocessing",
-        metavar="PRESET",
-        callback=_check_preset,
-        help="How pixels become input: raw, unit, symmetric, standardize, torch, caffe, keras_caffe. "
-        "[default: the model's own]",
-    ),
-    click.option(
-        "--crop",
-        type=Number(0, 1, min_open=True),
-        metavar="FRACTION",
-        help="Share of the short side that the center crop keeps.",
-    ),
-)
-test_option = click.option(
-    "--data", "test", metavar=DATASET, help="Labeled test images. [default: the model's own dataset]"
-)
-count_option = click.option(
-    "--test-count", type=COUNT, metavar="N", help="Number of test images, drawn by --seed. [default: all]"
-)
+preprocessing_option = click.option(
+    "--preprocessing", metavar="PRESET", callback=check_preset, help="How pixels become input: raw, unit, symmetric, "
+    "standardize, torch, caffe, keras_caffe. [default: the model's own]")
+crop_option = click.option("--crop", type=Number(0, 1, min_open=True), metavar="FRACTION",
+                           help="Share of the short side that the center crop keeps.")
+image_options = stack(labels_option, preprocessing_option, crop_option)
+data_option = click.option("--data", "test", metavar=DATASET,
+                           help="Labeled test images. [default: the model's own dataset]")
+test_count_option = click.option("--test-count", type=COUNT, metavar="N",
+                                 help="Number of test images, drawn by --seed. [default: all]")
 tuning_options = fold(
-    "tuning",
-    "keras_nin.export.schemes:Tuning",
-    click.option(
-        "--ranges",
-        type=click.Choice(RANGES),
-        default=Tuning().ranges,
-        show_default=True,
-        help="int8 ranges of activations: minimum and maximum, or least mean squared error.",
-    ),
-    click.option(
-        "--rounding",
-        type=click.Choice(ROUNDINGS),
-        default=Tuning().rounding,
-        show_default=True,
-        help="int8 weights: rounded to nearest, or so that outputs change least.",
-    ),
-    click.option(
-        "--bias-correction/--no-bias-correction",
-        default=Tuning().bias_correction,
-        show_default=True,
-        help="Compensate in int8 biases for the mean error of rounded weights.",
-    ),
+    "tuning", "keras_nin.export.schemes:Tuning",
+    click.option("--ranges", type=click.Choice(RANGES), default=Tuning().ranges, show_default=True,
+                 help="int8 ranges of activations: minimum and maximum, or least mean squared error."),
+    click.option("--rounding", type=click.Choice(ROUNDINGS), default=Tuning().rounding, show_default=True,
+                 help="int8 weights: rounded to nearest, or so that outputs change least."),
+    click.option("--bias-correction/--no-bias-correction", default=Tuning().bias_correction, show_default=True,
+                 help="Compensate in int8 biases for the mean error of rounded weights."),
 )
 limit_options = fold(
-    "limits",
-    "keras_nin.export.parity:ParityLimits",
+    "limits", "keras_nin.export.parity:ParityLimits",
     click.option("--min-top1-match", type=Number(0, 1), metavar="SHARE", default=0.90, show_default=True,
                  help="Smallest share of images with the model's top-1 class."),
     click.option("--max-drop", type=Number(-100, 100), metavar="PP", default=2.5, show_default=True,
@@ -322,21 +289,18 @@ limit_options = fold(
                  "bits]"),
     click.option("--max-weight", type=Number(0), metavar="LSB", default=ROUNDING_REACH + 1.0, show_default=True,
                  help="Largest difference of a weight from the model's, in 8-bit steps of its channel."),
-    click.option("--min-snr", type=Number(), metavar="DB",
+    click.option("--min-snr", type=NUMBER, metavar="DB",
                  help="Smallest signal-to-noise ratio of the outputs, in dB. [default: not checked]"),
-)  # fmt: skip
-require_option = functools.partial(
-    click.option, "--require", callback=join_limits, multiple=True, metavar="ITEM=LIMIT,..."
 )
-timeout_option = functools.partial(
-    click.option, "--timeout", type=Number(0, min_open=True), metavar="SECONDS", show_default=True
-)
+require_option = functools.partial(click.option, "--require", multiple=True, callback=join_limits,
+                                   metavar="ITEM=LIMIT,...", help="Exit status 1 where a limit fails. Repeatable.")
+timeout_option = functools.partial(click.option, "--timeout", type=Number(0, min_open=True), metavar="SECONDS",
+                                   show_default=True)
 plot_option = functools.partial(click.option, "--plot", metavar="FILE.png")
-max_arena_option = click.option(
-    "--max-arena", type=Size(), metavar="SIZE", default="2MiB", show_default=True, help="Largest arena to try."
-)
-threads_option = click.option(
-    "--threads", type=COUNT, metavar="N", default=1, show_default=True, help="Threads of the runtime."
-)
+max_arena_option = click.option("--max-arena", type=SIZE, metavar="SIZE", default="2MiB", show_default=True,
+                                help="Largest arena to try.")
+threads_option = click.option("--threads", type=COUNT, metavar="N", default=1, show_default=True,
+                              help="Threads of the runtime.")
 force_option = click.option("--force", is_flag=True, help="Replace existing files with different content.")
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout, the rest on stderr.")
+# fmt: on

@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from keras_nin.formatting import escape_unprintable, fit_encoding
-from keras_nin.workflows.progress import Item, Progress
+from keras_nin.workflows import Item, Progress
 
 
 def echo(text: str) -> None:
@@ -27,6 +27,14 @@ def print_json(document: dict[str, Any]) -> None:
     from keras_nin import files
 
     click.echo(files.dump_json(document), nl=False)
+
+
+def print_result(result: Any, as_json: bool, format_text: Callable[[], str]) -> None:
+    """Print a result as the JSON document that it has, or as text."""
+    if as_json:
+        print_json(result.to_json())
+    else:
+        echo(format_text())
 
 
 def note(message: str) -> None:

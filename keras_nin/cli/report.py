@@ -7,20 +7,20 @@ from typing import Any
 import click
 
 from keras_nin.cli import options
-from keras_nin.cli.output import TerminalProgress, echo, note, print_json
+from keras_nin.cli.output import TerminalProgress, note, print_result
 
 
 @click.command("claims", cls=options.Command, epilog="Example: keras-nin claims paperspace-params lecun-fc")
 @click.argument("ids", nargs=-1, metavar="[ID]...")
 @click.option("--train", is_flag=True, help="Include the trained figures of paperspace-head and paperspace-relu.")
-@click.option("--data", metavar=options.DATASET, help="With --train: images of ten classes. [default: digits]")
+@click.option("--data", metavar="DATASET|DIR|FILE.npz", help="With --train: images of ten classes. [default: digits]")
 @click.option(
     "--epochs", type=options.COUNT, metavar="N", help="With --train: passes over the images. [default: the claim's]"
 )
 @click.option("--seeds", type=options.COUNT, metavar="N", help="With --train: runs of each network. [default: 3]")
 @click.option(
     "--activation",
-    type=click.Choice(("softmax", "sigmoid")),
+    type=click.Choice(["softmax", "sigmoid"]),
     help="With --train: the last activation of the classifiers. [default: softmax; the article: sigmoid]",
 )
 @options.plot_option(help="Save the 32 maps, their weights and the mask of demystified-softconv as a figure.")
@@ -51,10 +51,7 @@ def claims_command(markdown: bool, as_json: bool, **arguments: Any) -> int:
     result = check_claims(**arguments, progress=TerminalProgress())
     if arguments["plot"] is not None:
         note(f"written: {arguments['plot']}")
-    if as_json:
-        print_json(result.to_json())
-    else:
-        echo((format_claims_markdown if markdown else format_claims)(result))
+    print_result(result, as_json, lambda: (format_claims_markdown if markdown else format_claims)(result))
     return 0 if result.passed else 1
 
 

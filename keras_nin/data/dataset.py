@@ -15,12 +15,14 @@ import numpy as np
 import numpy.typing as npt
 
 from keras_nin.data.preprocessing import Preprocessing
-from keras_nin.errors import InputError, check_choice, expected_error
+from keras_nin.errors import check_choice, expected_error, input_error
 from keras_nin.formatting import escape_unprintable
 
 Indices: TypeAlias = npt.NDArray[np.int64]
 # What a network takes: an array (N, ...), or one for each input by its name.
 Samples: TypeAlias = npt.NDArray[Any] | dict[str, npt.NDArray[Any]]
+Arrays: TypeAlias = Mapping[str, npt.NDArray[np.float32]]
+Splits: TypeAlias = Mapping[str, Indices]
 
 SPLITS = ("train", "calibration", "test")
 _SPLIT_SOURCES = {
@@ -29,6 +31,10 @@ _SPLIT_SOURCES = {
     "calibration": "Every fifth image of a folder or an .npz is for calibration: pass one with images.",
     "test": "Every fifth image of a folder or an .npz is for calibration, the others for tests: pass at least two.",
 }
+_LABEL_SOURCES = (
+    "Put the images in class folders, start the file names with the class index (0536_dog.jpg), add a labels.csv, or "
+    "put `labels` into the .npz."
+)
 # "0536_boat": a class index that starts a file's or folder's name, and what the class is called.
 _NUMBERED_NAME = re.compile(r"(?P<number>[0-9]{1,5})(?:[ ._-]+(?P<name>.*))?", re.DOTALL)
 _COUNTER = re.compile(r"[ ._-]+[0-9]+$")
@@ -51,8 +57,7 @@ class Dataset:
     Args:
         name: what reports call it.
         images: uint8 arrays (h, w, c), RGB or grayscale: an array (N, H, W, C), or a sequence that decodes on demand.
-        labels: class indices, int64 (N,), or None.
-        class_names: indexed by label; may be empty.
+        labels, class_names: class indices, int64 (N,), or None; names by label, may be empty.
         preprocessing: the `Preprocessing` to use where a model brings none of its own; None for samples that are what
             a network takes.
         splits: index arrays by name, among train, calibration and test.
@@ -69,7 +74,7 @@ class Dataset:
     labels: Indices | None
     class_names: tuple[str, ...]
     preprocessing: Preprocessing | None
-    splits: Mapping[str, Indices]
+    splits: Splits
     names: tuple[str, ...] | None = None
     noise: bool = False
 
@@ -110,10 +115,8 @@ class Dataset:
         check_choice("split", split, SPLITS)
         indices = self.splits.get(split)
         if indices is None or len(indices) == 0:
-            raise InputError(
-                f"Expected images in the {split} split of {self.name!r}. Received: {self._describe_splits()}. "
-                f"{_SPLIT_SOURCES[split]}"
-            )
+            received = f"{self._describe_splits()}. {_SPLIT_SOURCES[split]}"
+            raise input_error(f"images in the {split} split of {self.name!r}", received)
         if count is None or _check_count("count", count) >= len(indices):
             return indices
         drawn, _ = draw_indices(len(indices), count, seed)
@@ -126,11 +129,7 @@ class Dataset:
     def labels_of(self, indices: npt.ArrayLike) -> Indices:
         """Return the labels of `indices`, int64; `InputError` where the dataset has none."""
         if self.labels is None:
-            raise InputError(
-                f"Expected labeled images. Received: {self.name!r}, which has no labels. Put the images in class "
-                "folders, start the file names with the class index (0536_dog.jpg), add a labels.csv, or put `labels` "
-                "into the .npz."
-            )
+            raise input_error("labeled images", f"{self.name!r}, which has no labels. {_LABEL_SOURCES}")
         return self.labels[np.asarray(indices)]
 
     def batches(
@@ -141,14 +140,12 @@ class Dataset:
         batch: int = 32,
         preprocessing: Preprocessing | None = None,
     ) -> Iterator[tuple[Samples, Indices | None]]:
-        """Yield (images, labels) for `indices` in their order, `batch` at a time.
+        """Yield (images, labels) for `indices` in their order, `batch` at a time; the last batch may be smaller.
 
         Args:
             indices: which images.
-            size: (H, W) in pixels.
-            channels: 1 or 3.
-            batch: images at a time; the last batch may be smaller.
-            preprocessing: a `Preprocessing`; the dataset's own where None.
+            size, channels: (H, W) in pixels, and 1 or 3.
+            batch, preprocessing: images at a time; a `Preprocessing`, the dataset's own where None.
 
         Yields:
             float32 (n, H, W, channels), and int64 (n,) or None for a dataset without labels.
@@ -176,10 +173,7 @@ class Dataset:
 
     def digest(self, indices: Iterable[int]) -> str:
         """Return the SHA-256 that names these images in this order: their shapes and pixels, and nothing else."""
-        whole = hashlib.sha256()
-        for index in indices:
-            whole.update(_hash_image(self.images[int(index)]))
-        return whole.hexdigest()
+        return hashlib.sha256(b"".join(_hash_image(self.images[int(index)]) for index in indices)).hexdigest()
 
     def image_digests(self, indices: Iterable[int]) -> set[str]:
         """Return the set of each image's own SHA-256: where two sets are disjoint, so are the images."""
@@ -191,14 +185,7 @@ class NamedArrays(Dataset):
 
     images: _FlatSamples
 
-    def __init__(
-        self,
-        name: str,
-        arrays: Mapping[str, npt.NDArray[np.float32]],
-        labels: Indices | None,
-        splits: Mapping[str, Indices],
-        noise: bool = False,
-    ) -> None:
+    def __init__(self, name: str, arrays: Arrays, labels: Indices | None, splits: Splits, noise: bool = False) -> None:
         super().__init__(name, _FlatSamples(arrays), labels, (), None, splits, noise=noise)
 
     def load(self, indices, size=None, channels=None, preprocessing=None) -> Samples:
@@ -210,7 +197,7 @@ class NamedArrays(Dataset):
 class _FlatSamples:
     """Samples by index, each as one row of numbers, over which `Dataset.digest` takes its hash."""
 
-    def __init__(self, arrays: Mapping[str, npt.NDArray[np.float32]]) -> None:
+    def __init__(self, arrays: Arrays) -> None:
         self.arrays = dict(arrays)
 
     def __len__(self) -> int:
@@ -261,22 +248,29 @@ def _hash_image(image: npt.NDArray[Any]) -> bytes:
 
 def _check_count(argument: str, value: object) -> int:
     if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value <= 0:
-        raise InputError(
-            f"Expected `{argument}` to be a number of images, at least 1. Received: {value!r}",
-            argument=argument,
-            received=value,
-        )
+        raise expected_error(argument, "to be a number of images, at least 1", value)
     return int(value)
+
+
+def check_samples(
+    what: str, array: npt.NDArray[Any], shape: Sequence[int] | None, **fields: Any
+) -> npt.NDArray[np.float32]:
+    """Return an array as float32 samples (N, *shape) of a network's input; `fields` are those of the `InputError`."""
+    fits = array.ndim > 0 if shape is None else array.shape[1:] == tuple(shape)
+    if array.dtype.kind not in "fiu" or not fits or array.size == 0:
+        expected = "..." if shape is None else ", ".join(map(str, shape))
+        raise input_error(f"{what} to be numbers (N, {expected})", f"{array.dtype} {array.shape}", **fields)
+    samples = array.astype(np.float32)
+    if not np.isfinite(samples).all():
+        raise input_error(f"{what} to be finite numbers", "NaN or infinity", **fields)
+    return samples
 
 
 def split_image_shape(
     shape: Sequence[int] | Mapping[str, Sequence[int]],
 ) -> tuple[tuple[int, ...], int] | tuple[None, None]:
     """Return ((H, W), C) of an input (H, W, C), as `Dataset.load` takes it; (None, None) for inputs by name."""
-    if isinstance(shape, Mapping):
-        return None, None
-    *size, channels = shape
-    return tuple(size), channels
+    return (None, None) if isinstance(shape, Mapping) else (tuple(shape[:-1]), shape[-1])
 
 
 def seeded_generator(seed: int) -> np.random.RandomState:

@@ -19,13 +19,13 @@ import io
 import os
 import pathlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from keras_nin.data.dataset import Dataset, Indices, split_calibration, take_every
+from keras_nin.data.dataset import Dataset, Indices, Splits, split_calibration, take_every
 from keras_nin.data.preprocessing import Pixels, Preprocessing
-from keras_nin.errors import InputError
+from keras_nin.errors import InputError, input_error
 from keras_nin.files import read_bytes
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".webp")
@@ -41,70 +41,46 @@ _FILE_NUMBER = re.compile(r"([0-9]{1,5})[ ._-]")
 def open_folder(path: str | os.PathLike[str], labels: str | os.PathLike[str] | None = None) -> Dataset:
     """Return the images of the folder `path`; they decode when they are asked for, always to RGB.
 
-    Args:
-        path: the folder.
-        labels: path of a labels file, for images that lie directly in the folder.
-
-    Raises:
-        InputError: a folder that is missing, without images, or of no layout; labels that do not match the images.
+    `labels` is the path of a labels file, for images that lie directly in the folder.
     """
     path = pathlib.Path(path)
     folders, images = list_folders(path), list_images(path)
     names = {folder.name for folder in folders}
     if images and any(list_images(folder) for folder in folders):
-        raise InputError(
-            f"Expected images either directly in {str(path)!r} or in class folders. Received: both", path=path
-        )
+        raise input_error(f"images either directly in {str(path)!r} or in class folders", "both", path=path)
     if images:
-        return _open_flat(path, images, labels)
+        if labels is None:
+            labels = next((path / name for name in LABEL_FILES if (path / name).is_file()), None)
+        image_names = [image.name for image in images]
+        indices, class_names = labels_from_file_names(image_names), ()
+        if labels is not None:
+            indices, class_names = read_labels_file(labels, image_names)
+        return _make_dataset(path, images, indices, class_names, split_calibration(len(images)))
     if not folders:
         raise _no_images(f"in {str(path)!r}, directly or in class folders", path)
     if labels is not None:
-        raise InputError(
-            f"Expected images directly in {str(path)!r} to go with a labels file. Received: class folders",
-            argument="labels",
-            path=path,
-        )
+        expected = f"images directly in {str(path)!r} to go with a labels file"
+        raise input_error(expected, "class folders", argument="labels", path=path)
     if "train" in names and (names & {"test", "val"} or list_folders(path / "train")):
         return _open_train_and_test(path, names)
-    return _open_classes(path, folders)
-
-
-def _open_flat(path: pathlib.Path, images: list[pathlib.Path], labels_file: str | os.PathLike[str] | None) -> Dataset:
-    names = [image.name for image in images]
-    if labels_file is None:
-        labels_file = next((path / name for name in LABEL_FILES if (path / name).is_file()), None)
-    if labels_file is None:
-        labels, class_names = labels_from_file_names(names), ()
-    else:
-        labels, class_names = read_labels_file(labels_file, names)
-    return _make_dataset(path, images, labels, class_names, split_calibration(len(images)))
-
-
-def _open_classes(path: pathlib.Path, folders: list[pathlib.Path]) -> Dataset:
-    images, labels, class_names = _label_by_folder(path, folders)
+    images, indices, class_names = _label_by_folder(path, folders)
     if len(folders) == 1 and not folders[0].name[0].isdigit():
         # Most likely the folder above the images: as a class, all of them would be class 0.
-        raise InputError(
-            f"Expected several class folders in {str(path)!r}. Received: one. Pass {str(folders[0])!r}?", path=path
-        )
-    return _make_dataset(path, images, labels, class_names, split_calibration(len(images)))
+        received = f"one. Pass {str(folders[0])!r}?"
+        raise input_error(f"several class folders in {str(path)!r}", received, path=path)
+    return _make_dataset(path, images, indices, class_names, split_calibration(len(images)))
 
 
 def _open_train_and_test(path: pathlib.Path, names: set[str]) -> Dataset:
     test_folder = next((path / name for name in ("test", "val") if name in names), None)
     if test_folder is None:
-        raise InputError(
-            f"Expected test/ or val/ beside {str(path / 'train')!r}. Received: {', '.join(sorted(names))}", path=path
-        )
+        raise input_error(f"test/ or val/ beside {str(path / 'train')!r}", ", ".join(sorted(names)), path=path)
     train_classes, test_classes = list_folders(path / "train"), list_folders(test_folder)
     train_images, train_labels, class_names = _label_by_folder(path / "train", train_classes)
     known = [folder.name for folder in train_classes]
     unseen = {folder.name for folder in test_classes}.difference(known)
     if unseen:
-        raise InputError(
-            f"Expected the classes in {str(test_folder)!r} to be in train/ too. Received: {min(unseen)!r}", path=path
-        )
+        raise input_error(f"the classes in {str(test_folder)!r} to be in train/ too", repr(min(unseen)), path=path)
     test_images, test_labels, _ = _label_by_folder(test_folder, test_classes, known)
     calibration, train = take_every(len(train_images), _CALIBRATION_STEP)
     test = np.arange(len(train_images), len(train_images) + len(test_images))
@@ -127,11 +103,7 @@ def _label_by_folder(
 
 
 def _make_dataset(
-    path: pathlib.Path,
-    images: list[pathlib.Path],
-    labels: Indices | None,
-    class_names: tuple[str, ...],
-    splits: Mapping[str, Indices],
+    path: pathlib.Path, images: list[pathlib.Path], labels: Indices | None, class_names: tuple[str, ...], splits: Splits
 ) -> Dataset:
     name = os.path.basename(os.path.abspath(path))
     # A file system may hold names that are no text; records do not.
@@ -141,13 +113,13 @@ def _make_dataset(
 
 
 def _no_images(where: str, path: pathlib.Path) -> InputError:
-    return InputError(f"Expected images ({', '.join(IMAGE_SUFFIXES)}) {where}. Received: none", path=path)
+    return input_error(f"images ({', '.join(IMAGE_SUFFIXES)}) {where}", "none", path=path)
 
 
 def list_images(folder: pathlib.Path) -> list[pathlib.Path]:
     """Return the paths of the image files directly in `folder`, sorted by name; hidden files do not count."""
-    entries = _list_entries(folder)
-    return [folder / name for name, is_folder in entries if not is_folder and name.lower().endswith(IMAGE_SUFFIXES)]
+    files = (name for name, is_folder in _list_entries(folder) if not is_folder)
+    return [folder / name for name in files if name.lower().endswith(IMAGE_SUFFIXES)]
 
 
 def list_folders(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -160,9 +132,7 @@ def _list_entries(folder: pathlib.Path) -> list[tuple[str, bool]]:
         with os.scandir(folder) as entries:
             return sorted((entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith("."))
     except OSError as error:
-        raise InputError(
-            f"Expected a folder of images. Received: {str(folder)!r} ({error.strerror})", path=folder
-        ) from None
+        raise input_error("a folder of images", f"{str(folder)!r} ({error.strerror})", path=folder) from None
 
 
 class ImageFiles:
@@ -193,17 +163,14 @@ def decode_image(path: pathlib.Path) -> Pixels:
             # By way of RGBA, because a palette may hold transparency that RGB has no room for.
             pixels = np.asarray(upright.convert("RGBA").convert("RGB") if mode == "P" else upright.convert("RGB"))
     except Image.DecompressionBombError as error:
-        raise InputError(f"Expected an image of a usual size. Received: {str(path)!r} ({error})", path=path) from None
-    except Image.UnidentifiedImageError:
-        raise InputError(
-            f"Expected a readable image. Received: {str(path)!r} (not an image that Pillow can read)", path=path
-        ) from None
+        raise input_error("an image of a usual size", f"{str(path)!r} ({error})", path=path) from None
     except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, OverflowError) as error:
-        raise InputError(f"Expected a readable image. Received: {str(path)!r} ({error})", path=path) from None
+        unknown = isinstance(error, Image.UnidentifiedImageError)
+        reason = "not an image that Pillow can read" if unknown else error
+        raise input_error("a readable image", f"{str(path)!r} ({reason})", path=path) from None
     if mode.startswith(("I", "F")):
-        raise InputError(
-            f"Expected an image with 8 bits per channel. Received: {str(path)!r} (Pillow mode {mode})", path=path
-        )
+        received = f"{str(path)!r} (Pillow mode {mode})"
+        raise input_error("an image with 8 bits per channel", received, path=path)
     return pixels
 
 
@@ -222,7 +189,7 @@ def index_classes(names: Iterable[str]) -> tuple[dict[str, int], tuple[str, ...]
     for name, number in zip(names, numbers, strict=True):
         other = by_number.setdefault(number, name)
         if other != name:
-            raise InputError(f"Expected class folders with different numbers. Received: {other!r} and {name!r}")
+            raise input_error("class folders with different numbers", f"{other!r} and {name!r}")
     complete = sorted(numbers) == list(range(len(names)))
     class_names = tuple(by_number[number] for number in range(len(names))) if complete else ()
     return {name: number for number, name in by_number.items()}, class_names
@@ -250,12 +217,8 @@ def read_labels_file(path: str | os.PathLike[str], names: Sequence[str]) -> tupl
     unknown = sorted(set(entries) - set(names))
     if missing or unknown:
         what = f"no entry for {missing[0]!r}" if missing else f"an entry for {unknown[0]!r}, which is not there"
-        raise InputError(
-            f"Expected one line in {str(path)!r} for every image. Received: {what} "
-            f"({len(missing)} images without entry, {len(unknown)} entries without image)",
-            argument="labels",
-            path=path,
-        )
+        received = f"{what} ({len(missing)} images without entry, {len(unknown)} entries without image)"
+        raise input_error(f"one line in {str(path)!r} for every image", received, argument="labels", path=path)
     return _index_labels([entries[name] for name in names], path)
 
 
@@ -263,7 +226,7 @@ def _read_entries(path: str | os.PathLike[str]) -> dict[str, str]:
     try:
         lines = read_bytes(path).decode("utf-8-sig").splitlines()
     except UnicodeDecodeError:
-        raise InputError(f"Expected a labels file in UTF-8. Received: {str(path)!r}", path=path) from None
+        raise input_error("a labels file in UTF-8", repr(str(path)), path=path) from None
     entries: dict[str, str] = {}
     for number, line in enumerate(lines, 1):
         fields = next(csv.reader([line]), []) if "," in line else line.rsplit(maxsplit=1)
@@ -272,9 +235,7 @@ def _read_entries(path: str | os.PathLike[str]) -> dict[str, str]:
             continue  # an empty line; a header
         if len(fields) != 2 or not all(fields) or fields[0] in entries:
             problem = "a second entry for the image in" if fields[0] in entries else "not a name and a label:"
-            raise InputError(
-                f"Expected 'name,label' in line {number} of {str(path)!r}. Received: {problem} {line!r}", path=path
-            )
+            raise input_error(f"'name,label' in line {number} of {str(path)!r}", f"{problem} {line!r}", path=path)
         entries[fields[0]] = fields[1]
     return entries
 
@@ -284,11 +245,8 @@ def _index_labels(labels: list[str], path: str | os.PathLike[str]) -> tuple[Indi
     if all(is_number):
         return np.array([int(label) for label in labels], np.int64), ()
     if any(is_number):
-        raise InputError(
-            f"Expected the labels in {str(path)!r} to be all whole numbers from 0, or all class names. "
-            f"Received: {labels[is_number.index(True)]!r} and {labels[is_number.index(False)]!r}",
-            path=path,
-        )
-    class_names = sorted(set(labels))
-    position = {name: index for index, name in enumerate(class_names)}
-    return np.array([position[label] for label in labels], np.int64), tuple(class_names)
+        expected = f"the labels in {str(path)!r} to be all whole numbers from 0, or all class names"
+        received = f"{labels[is_number.index(True)]!r} and {labels[is_number.index(False)]!r}"
+        raise input_error(expected, received, path=path)
+    class_names, indices = np.unique(labels, return_inverse=True)
+    return indices.astype(np.int64), tuple(class_names.tolist())

@@ -9,6 +9,7 @@ import os
 import pathlib
 import sys
 import tempfile
+import tomllib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,27 +26,9 @@ _KERAS_CALIBRATION_IMAGES = 500
 _NOISE_IMAGES_PER_SPLIT = 1000
 _NOISE_SAMPLES = 200  # for inputs by name
 
-_DIGIT_NAMES = tuple("0123456789")
-_CLOTHES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
-CLASS_NAMES = {
-    "cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
-    "digits": _DIGIT_NAMES,
-    "fashion_mnist": _CLOTHES,
-    "mnist": _DIGIT_NAMES,
-}
-_IDX = ("train-labels-idx1", "train-images-idx3", "t10k-labels-idx1", "t10k-images-idx3")
-_TORONTO = "https://www.cs.toronto.edu/~kriz/"
-_GOOGLE = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/"
-# What keras.utils.get_file downloads, and the names under which it looks for it in its cache.
-_KERAS_FILES = {
-    # A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images" (2009); of the 100, the fine labels
-    "cifar10": {f"{_TORONTO}cifar-10-python.tar.gz": "cifar-10-batches-py-target_archive"},
-    "cifar100": {f"{_TORONTO}cifar-100-python.tar.gz": "cifar-100-python-target_archive"},
-    # H. Xiao, K. Rasul, R. Vollgraf, "Fashion-MNIST", arXiv:1708.07747
-    "fashion_mnist": {f"{_GOOGLE}{name}-ubyte.gz": f"fashion-mnist/{name}-ubyte.gz" for name in _IDX},
-    # Y. LeCun, C. Cortes, C. Burges, "The MNIST database of handwritten digits" (1998)
-    "mnist": {f"{_GOOGLE}mnist.npz": "mnist.npz"},
-}
+_TABLES = tomllib.loads((pathlib.Path(__file__).parent / "datasets.toml").read_text(encoding="utf-8"))
+CLASS_NAMES: Mapping[str, tuple[str, ...]] = {name: tuple(names) for name, names in _TABLES["class_names"].items()}
+_KERAS_FILES: Mapping[str, Mapping[str, str]] = _TABLES["files"]
 NOISE = "random"
 
 
@@ -67,10 +50,6 @@ def open_digits() -> Dataset:
     source: Any = load_digits()
     images = np.rint(source.images * (255 / 16)).astype(np.uint8)[..., np.newaxis]
     labels = source.target.astype(np.int64)
-    return Dataset("digits", images, labels, CLASS_NAMES["digits"], get_preset("unit"), _split_digits(labels))
-
-
-def _split_digits(labels: Indices) -> dict[str, Indices]:
     random = seeded_generator(_SPLIT_SEED)
     parts: dict[str, list[Indices]] = {"train": [], "calibration": [], "test": []}
     for label in np.unique(labels):
@@ -79,7 +58,8 @@ def _split_digits(labels: Indices) -> dict[str, Indices]:
         parts["test"].append(members[:test])
         parts["calibration"].append(members[test : test + _DIGITS_CALIBRATION_PER_CLASS])
         parts["train"].append(members[test + _DIGITS_CALIBRATION_PER_CLASS :])
-    return {name: np.sort(np.concatenate(indices)) for name, indices in parts.items()}
+    splits = {name: np.sort(np.concatenate(indices)) for name, indices in parts.items()}
+    return Dataset("digits", images, labels, CLASS_NAMES["digits"], get_preset("unit"), splits)
 
 
 def open_keras_dataset(name: str) -> Dataset:
@@ -112,11 +92,9 @@ def _download(name: str) -> Any:
         state = "it is not in Keras's cache" if missing else "its cached file is damaged or incomplete"
         targets = ", ".join(f"{origin} as {str(path)!r}" for origin, path in (missing or files).items())
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(
-            f"Expected dataset {name!r} in Keras's cache or a network to fetch it. Received: {state} ({reason}). "
-            f"Save {targets}, or pass a folder of images or an .npz instead.",
-            received=name,
-        ) from error
+        problem = f"Expected dataset {name!r} in Keras's cache or a network to fetch it. Received: {state} ({reason})."
+        hint = f"Save {targets}, or pass a folder of images or an .npz instead."
+        raise InputError(f"{problem} {hint}", received=name) from error
 
 
 def _cache_folder() -> pathlib.Path:

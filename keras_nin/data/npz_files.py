@@ -11,7 +11,6 @@ Both may have ``class_names`` (strings, one per class). For a network that takes
 
 from __future__ import annotations
 
-import math
 import os
 import tokenize
 import zipfile
@@ -22,39 +21,29 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from keras_nin.data.dataset import Dataset, Indices, NamedArrays, split_calibration, take_every
+from keras_nin.data.dataset import Dataset, Indices, NamedArrays, check_samples, split_calibration, take_every
 from keras_nin.data.preprocessing import Pixels, get_preset
-from keras_nin.errors import InputError
+from keras_nin.errors import InputError, input_error
 
 _TRAINING_KEYS = ("x_train", "y_train", "x_test", "y_test")
 _CALIBRATION_LIMIT = 500
 # What NumPy and zipfile raise for damaged members: header, compression, checksum, encryption.
-_UNREADABLE = (
-    ValueError,
-    SyntaxError,
-    EOFError,
-    OSError,
-    MemoryError,
-    RuntimeError,
-    tokenize.TokenError,
-    zlib.error,
-    zipfile.BadZipFile,
-)
+_DAMAGED = (tokenize.TokenError, zlib.error, zipfile.BadZipFile)
+_UNREADABLE = (ValueError, SyntaxError, EOFError, OSError, MemoryError, RuntimeError, *_DAMAGED)
 
 
 def open_npz(path: str | os.PathLike[str]) -> Dataset:
     """Return the images of the .npz file at `path`."""
     with _Archive(path) as archive:
         if "images" in archive.names:
-            images, labels, splits = _read_images_and_labels(archive)
+            images = archive.read_images("images")
+            labels = archive.read_labels("labels", len(images)) if "labels" in archive.names else None
+            splits = split_calibration(len(images))
         elif set(_TRAINING_KEYS) <= set(archive.names):
             images, labels, splits = _read_train_and_test(archive)
         else:
-            raise InputError(
-                f"Expected {str(path)!r} to hold `images` (and `labels`), or {', '.join(_TRAINING_KEYS)}. "
-                f"Received: {', '.join(archive.names) or 'nothing'}",
-                path=path,
-            )
+            expected = f"{str(path)!r} to hold `images` (and `labels`), or {', '.join(_TRAINING_KEYS)}"
+            raise input_error(expected, ", ".join(archive.names) or "nothing", path=path)
         class_names = _read_class_names(archive, labels)
     return Dataset(os.path.basename(path), images, labels, class_names, get_preset("unit"), splits)
 
@@ -71,7 +60,7 @@ def open_named_arrays(path: str | os.PathLike[str], inputs: Mapping[str, Sequenc
         arrays = {name: archive.read_input(name, shape) for name, shape in inputs.items()}
         counts = {name: len(array) for name, array in arrays.items()}
         if len(set(counts.values())) > 1:
-            raise InputError(f"Expected as many samples for each input in {str(path)!r}. Received: {counts}", path=path)
+            raise input_error(f"as many samples for each input in {str(path)!r}", counts, path=path)
         count = next(iter(counts.values()))
         labels = archive.read_labels("labels", count) if "labels" in archive.names else None
     return NamedArrays(os.path.basename(path), arrays, labels, split_calibration(count))
@@ -92,13 +81,9 @@ class _Archive:
         except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError):
             file = None
         except OSError as error:
-            raise InputError(
-                f"Expected a readable file. Received: {str(path)!r} ({error.strerror or error})", path=path
-            ) from None
+            raise input_error("a readable file", f"{str(path)!r} ({error.strerror or error})", path=path) from None
         if not isinstance(file, np.lib.npyio.NpzFile):  # np.load reads .npy too, whatever the file's name
-            raise InputError(
-                f"Expected an .npz file. Received: {str(path)!r}, which is damaged or of another kind", path=path
-            )
+            raise input_error("an .npz file", f"{str(path)!r}, which is damaged or of another kind", path=path)
         self._file = file
         self.names = file.files
 
@@ -109,10 +94,7 @@ class _Archive:
         self._file.close()
 
     def mismatch(self, name: str, expected: str, received: object) -> InputError:
-        """Return the `InputError` that says what the array `name` should be."""
-        return InputError(
-            f"Expected `{name}` in {str(self.path)!r} to be {expected}. Received: {received}", path=self.path
-        )
+        return input_error(f"`{name}` in {str(self.path)!r} to be {expected}", received, path=self.path)
 
     def read(self, name: str) -> npt.NDArray[Any]:
         try:
@@ -148,25 +130,9 @@ class _Archive:
     def read_input(self, name: str, shape: Sequence[int]) -> npt.NDArray[np.float32]:
         """Return the array `name` as the float32 samples (N, *shape) of a network's input."""
         if name not in self.names:
-            raise InputError(
-                f"Expected {str(self.path)!r} to hold {describe_inputs({name: shape})}. "
-                f"Received: {', '.join(self.names) or 'nothing'}",
-                path=self.path,
-            )
-        array = self.read(name)
-        if array.dtype.kind not in "fiu" or array.shape[1:] != tuple(shape) or not math.prod(array.shape):
-            expected = f"numbers (N, {', '.join(map(str, shape))})"
-            raise self.mismatch(name, expected, f"{array.dtype} {array.shape}")
-        samples = array.astype(np.float32)
-        if not np.isfinite(samples).all():
-            raise self.mismatch(name, "finite numbers", "NaN or infinity")
-        return samples
-
-
-def _read_images_and_labels(archive: _Archive) -> tuple[Pixels, Indices | None, dict[str, Indices]]:
-    images = archive.read_images("images")
-    labels = archive.read_labels("labels", len(images)) if "labels" in archive.names else None
-    return images, labels, split_calibration(len(images))
+            expected = f"{str(self.path)!r} to hold {describe_inputs({name: shape})}"
+            raise input_error(expected, ", ".join(self.names) or "nothing", path=self.path)
+        return check_samples(f"`{name}` in {str(self.path)!r}", self.read(name), shape, path=self.path)
 
 
 def _read_train_and_test(archive: _Archive) -> tuple[Pixels, Indices, dict[str, Indices]]:

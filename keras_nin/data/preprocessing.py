@@ -6,13 +6,13 @@ import dataclasses
 import math
 import numbers
 import types
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from keras_nin.errors import InputError, check_choice, expected_error, unknown_name_error
+from keras_nin.errors import check_choice, expected_error, input_error, unknown_name_error
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.float32]
 Pixels = npt.NDArray[np.uint8]
 
+MODES = ("raw", "unit", "symmetric", "bgr_mean", "standardize")
+_MODE_ARGUMENTS = {"unit": ("mean", "std"), "bgr_mean": ("mean",)}
 # Rows or columns farther from the center than this many targets cannot reach the crop. Without the cut, a strip of
 # 1 x 100,000 pixels would be enlarged to gigabytes, of which the crop keeps one square.
 _MAX_STRIP = 16
@@ -54,11 +56,9 @@ class Preprocessing:
         accepted = _MODE_ARGUMENTS.get(self.mode, ())
         for name, values in self._channel_values().items():
             if name not in accepted:
-                raise InputError(f"Expected no `{name}` for mode {self.mode!r}. Received: {values}", argument=name)
+                raise input_error(f"no `{name}` for mode {self.mode!r}", values, argument=name)
         if self.mode == "bgr_mean" and self.mean is None:
-            raise InputError(
-                "Expected `mean` (blue, green, red; 0 to 255) for mode 'bgr_mean'. Received: None", argument="mean"
-            )
+            raise input_error("`mean` (blue, green, red; 0 to 255) for mode 'bgr_mean'", None, argument="mean")
         if self.std is not None and min(self.std) <= 0:
             raise expected_error("std", "above 0 in every channel", self.std)
 
@@ -71,9 +71,7 @@ class Preprocessing:
 
         Args:
             images: uint8 arrays (h, w) or (h, w, c), of any sizes, RGB.
-            size: (H, W) in pixels.
-            channels: 1 or 3. Grayscale images are repeated to 3 channels, color becomes luma for 1. Any other number
-                is that of a feature map, which `images` must have already, with the size.
+            size, channels: (H, W) in pixels, and the number of channels, as in `fit_image`.
 
         Raises:
             InputError: an image that is no such array; `mean` or `std` that does not have `channels` numbers.
@@ -85,14 +83,21 @@ class Preprocessing:
     def scale(self, pixels: npt.ArrayLike) -> Floats:
         """Return `pixels` (N, H, W, C), 0 to 255, after the arithmetic of the mode, without resizing or cropping.
 
-        Raises:
-            InputError: `mean` or `std` that does not have C numbers.
+        A `mean` or `std` that does not have C numbers is an `InputError`.
         """
         values = np.asarray(pixels, np.float32)
         for name, numbers_ in self._channel_values().items():
             if len(numbers_) != values.shape[-1]:
                 raise expected_error(name, f"to have {values.shape[-1]} number(s), one per channel", numbers_)
-        return _ARITHMETIC[self.mode](values, self)
+        if self.mode == "unit":
+            values = values / np.float32(255)
+            values = values if self.mean is None else values - np.asarray(self.mean, np.float32)
+            return values if self.std is None else values / np.asarray(self.std, np.float32)
+        if self.mode == "symmetric":
+            return values / np.float32(127.5) - np.float32(1)
+        if self.mode == "bgr_mean":
+            return np.ascontiguousarray(values[..., ::-1]) - np.asarray(self.mean, np.float32)
+        return _standardize(values) if self.mode == "standardize" else values
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as a dictionary of JSON values."""
@@ -104,52 +109,17 @@ class Preprocessing:
         """Return the record that `to_json` wrote; `InputError` where the keys or values are others."""
         known = {field.name for field in dataclasses.fields(cls)}
         if not isinstance(document, dict) or "mode" not in document or not known.issuperset(document):
-            keys = ", ".join(sorted(known))
-            raise InputError(
-                f"Expected preprocessing as an object with the keys {keys}. Received: {document!r}",
-                argument="preprocessing",
-            )
+            expected = f"preprocessing as an object with the keys {', '.join(sorted(known))}"
+            raise input_error(expected, repr(document), argument="preprocessing")
         return cls(**document)
 
 
-def _raw(pixels: Floats, _: Preprocessing) -> Floats:
-    return pixels
-
-
-def _unit(pixels: Floats, record: Preprocessing) -> Floats:
-    values = pixels / np.float32(255)
-    if record.mean is not None:
-        values -= np.asarray(record.mean, np.float32)
-    if record.std is not None:
-        values /= np.asarray(record.std, np.float32)
-    return values
-
-
-def _symmetric(pixels: Floats, _: Preprocessing) -> Floats:
-    return pixels / np.float32(127.5) - np.float32(1)
-
-
-def _bgr_mean(pixels: Floats, record: Preprocessing) -> Floats:
-    return np.ascontiguousarray(pixels[..., ::-1]) - np.asarray(record.mean, np.float32)
-
-
-def _standardize(pixels: Floats, _: Preprocessing) -> Floats:
+def _standardize(pixels: Floats) -> Floats:
     axes = (1, 2, 3)
     mean = pixels.mean(axis=axes, keepdims=True, dtype=np.float64)
     # The floor keeps a uniform image at 0 rather than at 0 / 0.
     std = np.maximum(pixels.std(axis=axes, keepdims=True, dtype=np.float64), 1 / math.sqrt(math.prod(pixels.shape[1:])))
     return (pixels - mean.astype(np.float32)) / std.astype(np.float32)
-
-
-_ARITHMETIC: Mapping[str, Callable[[Floats, Preprocessing], Floats]] = {
-    "raw": _raw,
-    "unit": _unit,
-    "symmetric": _symmetric,
-    "bgr_mean": _bgr_mean,
-    "standardize": _standardize,
-}
-MODES = tuple(_ARITHMETIC)
-_MODE_ARGUMENTS = {"unit": ("mean", "std"), "bgr_mean": ("mean",)}
 
 
 def _check_channel_values(name: str, values: Iterable[float] | None) -> tuple[float, ...] | None:
@@ -209,45 +179,43 @@ def fit_image(image: npt.ArrayLike, size: tuple[int, int], channels: int, crop_f
 
     Args:
         image: uint8 array (h, w) or (h, w, 1, 3 or 4); a fourth channel (alpha) is dropped.
-        size: (H, W) in pixels.
+        size, crop_fraction: (H, W) in pixels, and the part of the resized short side that the crop takes.
         channels: 1 or 3. Grayscale is repeated to 3; RGB becomes luma (ITU-R 601-2, Pillow's "L"). Any other number is
             that of a feature map: `image` must have it and the size already.
-        crop_fraction: the part of the resized short side that the crop takes.
 
     Raises:
         InputError: `image` is not such an array.
     """
     pixels = np.asarray(image)
     if channels not in (1, 3):
-        return _check_feature_map(pixels, (*size, channels))
+        if pixels.dtype != np.uint8 or pixels.shape != (*size, channels):
+            expected = f"arrays of uint8 {(*size, channels)}: photographs have no {channels} channels"
+            received = f"{pixels.dtype} {pixels.shape}. Pass 'random', or an .npz with such arrays"
+            raise input_error(expected, received)
+        return pixels
     pixels = _check_photograph(pixels)
     target = [round(side / crop_fraction) for side in size]
     scale = max(wanted / side for wanted, side in zip(target, pixels.shape[:2], strict=True))
     pixels = _crop_center(pixels, [math.ceil(_MAX_STRIP * wanted / scale) for wanted in target])
     height, width = (max(wanted, round(side * scale)) for wanted, side in zip(target, pixels.shape[:2], strict=True))
     if (height, width) != pixels.shape[:2]:
-        pixels = _resize(pixels, height, width)
-    return _convert_channels(_crop_center(pixels, size), channels)
+        from PIL import Image
+
+        resized = _to_pillow(pixels).resize((width, height), Image.Resampling.BILINEAR)
+        pixels = np.asarray(resized).reshape(height, width, pixels.shape[2])
+    pixels = _crop_center(pixels, size)
+    if pixels.shape[2] > channels:
+        return np.asarray(_to_pillow(pixels).convert("L"))[:, :, np.newaxis]
+    return np.repeat(pixels, channels // pixels.shape[2], axis=2)
 
 
 def _check_photograph(pixels: npt.NDArray[Any]) -> Pixels:
     """Return `pixels` as (h, w, 1 or 3)."""
     shape = pixels.shape if pixels.ndim == 3 else (*pixels.shape, 1)
     if pixels.dtype != np.uint8 or len(shape) != 3 or shape[2] not in (1, 3, 4) or 0 in shape:
-        raise InputError(
-            "Expected an image as a uint8 array (height, width) or (height, width, 1, 3 or 4 channels). "
-            f"Received: {pixels.dtype} {pixels.shape}"
-        )
+        expected = "an image as a uint8 array (height, width) or (height, width, 1, 3 or 4 channels)"
+        raise input_error(expected, f"{pixels.dtype} {pixels.shape}")
     return pixels.reshape(shape)[:, :, : 1 if shape[2] == 1 else 3]
-
-
-def _check_feature_map(pixels: npt.NDArray[Any], shape: tuple[int, ...]) -> Pixels:
-    if pixels.dtype != np.uint8 or pixels.shape != shape:
-        raise InputError(
-            f"Expected arrays of uint8 {shape}: photographs have no {shape[2]} channels. "
-            f"Received: {pixels.dtype} {pixels.shape}. Pass 'random', or an .npz with such arrays"
-        )
-    return pixels
 
 
 def _crop_center(pixels: Pixels, size: Sequence[int]) -> Pixels:
@@ -255,21 +223,6 @@ def _crop_center(pixels: Pixels, size: Sequence[int]) -> Pixels:
     height, width = map(min, pixels.shape[:2], size)
     top, left = (pixels.shape[0] - height) // 2, (pixels.shape[1] - width) // 2
     return pixels[top : top + height, left : left + width]
-
-
-def _resize(pixels: Pixels, height: int, width: int) -> Pixels:
-    from PIL import Image
-
-    image = _to_pillow(pixels).resize((width, height), Image.Resampling.BILINEAR)
-    return np.asarray(image).reshape(height, width, pixels.shape[2])
-
-
-def _convert_channels(pixels: Pixels, channels: int) -> Pixels:
-    if pixels.shape[2] == channels:
-        return pixels
-    if channels == 3:
-        return np.repeat(pixels, 3, axis=2)
-    return np.asarray(_to_pillow(pixels).convert("L"))[:, :, np.newaxis]
 
 
 def _to_pillow(pixels: Pixels) -> PIL.Image.Image:

@@ -108,16 +108,8 @@ class TFLiteRunner:
         """Return the details of what the interpreter lists."""
         pairs = [pair for signature in self.model.signatures for pair in (*signature.inputs, *signature.outputs)]
         names = {index: name for name, index in pairs}
-        details = []
-        for index, sizes in ((entry["index"], entry["shape"]) for entry in entries):
-            tensor, scale, zero_point = self.model.main.tensors[index], None, None
-            if tensor.quantization is not None and tensor.dtype not in FLOAT_DTYPES:
-                (scale, *others), (zero_point, *_) = tensor.quantization.scales, tensor.quantization.zero_points
-                if others:
-                    raise input_error("one scale for an input or output", f"{tensor.name!r} with {1 + len(others)}")
-            shape = tuple(int(size) for size in sizes)
-            details.append(IODetails(tensor.name, names.get(index), shape, tensor.dtype, scale, zero_point))
-        return tuple(details)
+        located = ((self.model.main.tensors[entry["index"]], entry["shape"]) for entry in entries)
+        return tuple(io_details(tensor, names.get(tensor.index), shape) for tensor, shape in located)
 
     @property
     def input(self) -> IODetails:
@@ -237,3 +229,13 @@ def _resized_shape(batch: int, tensor: TFLiteTensor) -> tuple[int, ...]:
         received = f"{tensor.name!r} of shape {tensor.shape_signature}; export it with a fixed input shape"
         raise input_error("an input whose only dynamic dimension is the batch", received)
     return (batch, *tensor.shape[1:]) if len(tensor.shape) > 1 else tensor.shape
+
+
+def io_details(tensor: TFLiteTensor, signature: str | None, shape: Sequence[int]) -> IODetails:
+    """Return the details of an input or output whose shape at a runner's batch is `shape`."""
+    scale = zero_point = None
+    if tensor.quantization is not None and tensor.dtype not in FLOAT_DTYPES:
+        (scale, *others), (zero_point, *_) = tensor.quantization.scales, tensor.quantization.zero_points
+        if others:
+            raise input_error("one scale for an input or output", f"{tensor.name!r} with {1 + len(others)}")
+    return IODetails(tensor.name, signature, tuple(int(size) for size in shape), tensor.dtype, scale, zero_point)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from keras_nin import files
-from keras_nin.errors import InputError, first_line
+from keras_nin.errors import InputError, first_line, input_error
 
 if TYPE_CHECKING:
     import keras
@@ -25,13 +25,8 @@ class Checkpoints:
     """The epochs that a run has done, in `folder`; an interrupted run continues with those that are there.
 
     An epoch counts once history.json names it, and that is written last: an interruption at any time loses no more
-    than the epoch under way. Files are kept of the best epoch and of the last one.
-
-    Attributes:
-        history: one entry per epoch.
-
-    Raises:
-        InputError: history.json is damaged.
+    than the epoch under way. Files are kept of the best epoch and of the last one. A damaged history.json is an
+    `InputError`.
     """
 
     def __init__(self, folder: pathlib.Path) -> None:
@@ -41,12 +36,16 @@ class Checkpoints:
 
     def save(self, model: keras.Model, metrics: Mapping[str, float]) -> Entry:
         """Store `model`, with its optimizer and its random generators, after an epoch with these `metrics`."""
+        import h5py
+
         number = len(self.history) + 1
         finite = {key: float(value) if math.isfinite(value) else None for key, value in metrics.items()}
         entry = {"epoch": number} | finite  # JSON has no NaN
         with files.replace_file(self._file(number)) as path:
             model.save_weights(path)
-            _save_seed_generators(model, path)
+            with h5py.File(path, "a") as file:  # so that dropout continues where it was
+                for place, variable in _seed_generators(model).items():
+                    file[place] = variable.numpy()
         self.history.append(entry)
         files.write_file(self.path, files.dump_json(self.history))
         kept = {self._file(number), self._file(find_best_epoch(self.history)["epoch"])}
@@ -56,15 +55,22 @@ class Checkpoints:
 
     def restore(self, model: keras.Model, number: int) -> None:
         """Give the compiled `model` the state that it had after epoch `number`; `InputError` where it is damaged."""
+        import h5py
+
         path = self._file(number)
-        if not path.is_file():
-            raise _damaged(f"the state of epoch {number} in {str(path)!r}", "no file", path)
         model.optimizer.build(model.trainable_variables)
         try:
+            if not path.is_file():
+                raise FileNotFoundError("no file")
             model.load_weights(path)
-            _load_seed_generators(model, path)
+            with h5py.File(path, "r") as file:
+                for place, variable in _seed_generators(model).items():
+                    state: Any = file[place]
+                    variable.assign(state[...])
         except Exception as error:  # h5py and Keras each raise their own kinds
-            raise _damaged(f"the state of epoch {number} in {str(path)!r}", first_line(error), path) from error
+            received = f"{first_line(error)}. {RESTART_HINT}"
+            expected = f"the state of epoch {number} in {str(path)!r}"
+            raise input_error(expected, received, argument="folder", path=path) from error
 
     def remove(self) -> None:
         """Remove the stored states; the history stays."""
@@ -94,40 +100,19 @@ def read_run_file(path: pathlib.Path) -> Any:
 
 def _read_history(path: pathlib.Path) -> list[Entry]:
     history = read_run_file(path)
-    if not isinstance(history, list) or not all(_is_entry(entry, n) for n, entry in enumerate(history, start=1)):
-        raise _damaged(f"one entry per epoch in {str(path)!r}", "other content", path)
+
+    def is_entry(entry: object, number: int) -> bool:
+        if not isinstance(entry, dict) or entry.get("epoch") != number:
+            return False
+        return all(isinstance(entry.get(key, ""), int | float | None) for key in ("val_accuracy", "val_loss"))
+
+    if not isinstance(history, list) or not all(is_entry(entry, n) for n, entry in enumerate(history, start=1)):
+        received = f"other content. {RESTART_HINT}"
+        raise input_error(f"one entry per epoch in {str(path)!r}", received, argument="folder", path=path)
     return history
 
 
-def _is_entry(entry: object, number: int) -> bool:
-    return (
-        isinstance(entry, dict)
-        and entry.get("epoch") == number
-        and all(isinstance(entry.get(key, ""), int | float | None) for key in ("val_accuracy", "val_loss"))
-    )
-
-
-def _damaged(expected: str, received: str, path: pathlib.Path) -> InputError:
-    return InputError(f"Expected {expected}. Received: {received}. {RESTART_HINT}", argument="folder", path=path)
-
-
-def _seed_generators(model: keras.Model) -> list[keras.Variable]:
-    return [variable for variable in model.variables if variable.path.endswith("seed_generator_state")]
-
-
-def _save_seed_generators(model: keras.Model, path: pathlib.Path) -> None:
-    """Add the states of the random generators to a weight file, so that dropout continues where it was."""
-    import h5py
-
-    with h5py.File(path, "a") as file:
-        for number, variable in enumerate(_seed_generators(model)):
-            file[f"generators/{number}"] = variable.numpy()
-
-
-def _load_seed_generators(model: keras.Model, path: pathlib.Path) -> None:
-    import h5py
-
-    with h5py.File(path, "r") as file:
-        states: Any = file["generators"]
-        for number, variable in enumerate(_seed_generators(model)):
-            variable.assign(states[str(number)][...])
+def _seed_generators(model: keras.Model) -> dict[str, keras.Variable]:
+    """Return the states of a model's random generators by their places in a weight file."""
+    states = [variable for variable in model.variables if variable.path.endswith("seed_generator_state")]
+    return {f"generators/{number}": variable for number, variable in enumerate(states)}

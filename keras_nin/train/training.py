@@ -14,13 +14,15 @@ import numpy as np
 from keras_nin import files, schemas
 from keras_nin.data.dataset import Dataset, Indices, seeded_generator
 from keras_nin.data.preprocessing import Preprocessing
-from keras_nin.errors import InputError, check_whole_number, expected_error
+from keras_nin.errors import InputError, check_whole_number, expected_error, input_error
 from keras_nin.metrics import top_k_accuracy
 from keras_nin.results import Result
 from keras_nin.train.checkpoints import HISTORY, RESTART_HINT, Checkpoints, Entry, find_best_epoch, read_run_file
 
 if TYPE_CHECKING:
     import keras
+
+    from keras_nin.train.batches import TrainingBatches
 
 EpochCallback = Callable[[int, Entry], object]
 # Activations that answer one question for each class, so that the outputs are no distribution over the classes.
@@ -36,8 +38,7 @@ class Recipe:
         learning_rate: AdamW's (arXiv:1711.05101) at its highest; it falls to 0 along a cosine (arXiv:1608.03983).
         warmup: share of all steps over which it first rises from 0 (arXiv:1706.02677).
         weight_decay: AdamW's.
-        shift: largest random shift in pixels, in each direction.
-        flip: whether to mirror left and right at random.
+        shift, flip: largest random shift in pixels, in each direction; whether to mirror left and right at random.
         validation: share of the training images kept out to choose the best epoch.
 
     Raises:
@@ -57,15 +58,16 @@ class Recipe:
         check_whole_number("epochs", self.epochs)
         check_whole_number("batch_size", self.batch_size)
         check_whole_number("shift", self.shift, minimum=0)
-        self._check("learning_rate", "above 0", lambda value: 0 < value < math.inf)
-        self._check("weight_decay", "0 or above", lambda value: 0 <= value < math.inf)
-        self._check("warmup", "0 or above and below 1", lambda value: 0 <= value < 1)
-        self._check("validation", "above 0 and below 1", lambda value: 0 < value < 1)
-
-    def _check(self, field: str, range_: str, is_in_range: Callable[[float], bool]) -> None:
-        value = getattr(self, field)
-        if isinstance(value, bool) or not isinstance(value, numbers.Real) or not is_in_range(float(value)):
-            raise expected_error(field, f"to be {range_}", value)
+        ranges: dict[str, tuple[str, Callable[[float], bool]]] = {
+            "learning_rate": ("above 0", lambda value: 0 < value < math.inf),
+            "weight_decay": ("0 or above", lambda value: 0 <= value < math.inf),
+            "warmup": ("0 or above and below 1", lambda value: 0 <= value < 1),
+            "validation": ("above 0 and below 1", lambda value: 0 < value < 1),
+        }
+        for field, (text, is_in_range) in ranges.items():
+            value = getattr(self, field)
+            if isinstance(value, bool) or not isinstance(value, numbers.Real) or not is_in_range(float(value)):
+                raise expected_error(field, f"to be {text}", value)
 
 
 _MODEL_RECIPES = {"nin_digits": Recipe(epochs=80, batch_size=32, learning_rate=2e-3, weight_decay=1e-3, shift=1)}
@@ -77,11 +79,9 @@ _DATASET_RECIPES = {
 
 
 def get_recipe(model: str, dataset: str, **changes: Any) -> Recipe:
-    """Return the recipe of a model, else of a dataset, else the general one.
+    """Return the recipe of a model, else of a dataset, else the general one, by their names.
 
-    Args:
-        model, dataset: their names.
-        **changes: fields of `Recipe` to replace; None leaves a field as it is.
+    `changes` are fields of `Recipe` to replace; None leaves a field as it is.
     """
     recipe = _MODEL_RECIPES.get(model) or _DATASET_RECIPES.get(dataset) or Recipe()
     return dataclasses.replace(recipe, **{field: value for field, value in changes.items() if value is not None})
@@ -104,7 +104,7 @@ class TrainResult(Result):
     resumed_epochs: int
 
     def to_json(self) -> dict[str, Any]:
-        """Return record, folder and history as the document that ``--json`` prints."""
+        """Return the document that ``--json`` prints."""
         return self.record | {"folder": str(self.folder), "history": self.history}
 
     def _summary(self) -> str:
@@ -134,20 +134,17 @@ def fit_model(
         dataset: with a train split; a test split is used once, at the end.
         recipe: settings of the run.
         folder: where to write. A run that was interrupted there is resumed; a finished one is replaced only with
-            `force`.
-        name: the model's name for files.
-        preprocessing: of the images.
+            `force`, which starts again, whatever is there.
+        name, preprocessing: the model's name for files, and the preprocessing of the images.
         seed: of the held-out choice, the order and the random changes.
-        force: start again, whatever is there.
         on_epoch: called with (epoch from 1, metrics) after each epoch.
-
-    Returns:
-        `TrainResult`.
 
     Raises:
         InputError: no labeled train split, labels beyond the model's classes, a model of another kind, or another,
             a finished or a damaged run in `folder`.
     """
+    from keras_nin.train.batches import TrainingBatches
+
     folder = pathlib.Path(folder)
     *size, channels = get_image_shape(model)
     identity = {
@@ -159,32 +156,40 @@ def fit_model(
         "preprocessing": preprocessing.to_json(),
         "input_shape": [*size, channels],
     }
+
+    def load(indices: Indices) -> Any:
+        return dataset.load(indices, size, channels, preprocessing)
+
     train, held_out = split_validation(dataset, recipe, seed)
-    check_classes(model, dataset, np.concatenate([train, held_out, dataset.splits.get("test", train[:0])]))
-    _compile(model, recipe, len(train), dataset.load(train[:8], size, channels, preprocessing))
+    test = dataset.splits.get("test", train[:0])
+    check_classes(model, dataset, np.concatenate([train, held_out, test]))
+    _compile(model, recipe, len(train), load(train[:8]))
     _claim_folder(folder, identity, name, force)
     checkpoints = Checkpoints(folder)
     resumed_epochs = len(checkpoints.history)
-    images = [dataset.load(part, size, channels, preprocessing) for part in (train, held_out)]
-    labels = [dataset.labels_of(part) for part in (train, held_out)]
-    _fit_epochs(model, images, labels, recipe, checkpoints, seed, on_epoch)
+    batches = TrainingBatches(load(train), dataset.labels_of(train), recipe, seed)
+    _fit_epochs(model, batches, (load(held_out), dataset.labels_of(held_out)), checkpoints, on_epoch)
     best = find_best_epoch(checkpoints.history)
     checkpoints.restore(model, best["epoch"])
-    record = identity | {"best_epoch": best["epoch"], "val_accuracy": best["val_accuracy"]}
-    record |= _test_model(model, dataset, preprocessing)
-    _save_results(model, folder, name, record, checkpoints)
+    accuracy = None
+    if len(test):
+        outputs = model.predict(load(test), verbose=0)  # pyright: ignore[reportArgumentType]
+        accuracy = top_k_accuracy(outputs, dataset.labels_of(test), 1)
+    results = {"best_epoch": best["epoch"], "val_accuracy": best["val_accuracy"]}
+    record = identity | results | {"test_images": len(test), "test_top1": accuracy}
+    _save_results(model, folder, name, record)
+    checkpoints.remove()
     return TrainResult(folder, record, checkpoints.history, resumed_epochs)
 
 
 def get_image_shape(model: keras.Model) -> tuple[int, int, int]:
-    """Return the (H, W, C) of a model's only input; `InputError` where it has none such."""
+    """Return the (H, W, C) of a model whose only input is an image; `InputError` for any other model."""
     shapes = [tuple(tensor.shape[1:]) for tensor in model.inputs]
     if len(shapes) != 1 or len(shapes[0]) != 3 or None in shapes[0]:
-        raise InputError(
-            f"Expected a model with one input (height, width, channels) of fixed size. Received: {model.name!r} with "
-            f"{', '.join(map(str, shapes))}. Pass `input_shape` where the network leaves it open",
-            argument="model",
-        )
+        inputs = ", ".join(f"{tensor.name!r} {shape}" for tensor, shape in zip(model.inputs, shapes, strict=True))
+        hint = ". Pass `input_shape` where the network leaves it open" if any(None in shape for shape in shapes) else ""
+        expected = "a model whose only input is an image of fixed size (height, width, channels)"
+        raise input_error(expected, f"{model.name!r} with {inputs}{hint}", argument="model")
     return shapes[0]
 
 
@@ -196,9 +201,7 @@ def split_validation(dataset: Dataset, recipe: Recipe, seed: int) -> tuple[Indic
     order = np.random.default_rng(seed).permutation(len(indices))
     count = max(1, round(recipe.validation * len(indices)))
     if count >= len(indices):
-        raise InputError(
-            f"Expected at least two training images. Received: {len(indices)} in {dataset.name!r}", argument="data"
-        )
+        raise input_error("at least two training images", f"{len(indices)} in {dataset.name!r}", argument="data")
     return np.sort(indices[order[count:]]), np.sort(indices[order[:count]])
 
 
@@ -206,21 +209,15 @@ def check_classes(model: keras.Model, dataset: Dataset, indices: Indices) -> Non
     """Raise `InputError` where a model does not end in classes, or not in those of the images at `indices`."""
     shapes = [tuple(tensor.shape[1:]) for tensor in model.outputs]
     if len(shapes) != 1 or len(shapes[0]) != 1:
-        raise InputError(
-            f"Expected a model that ends in classes. Received: {model.name!r} with output "
-            f"{', '.join(map(str, shapes))}",
-            argument="model",
-        )
+        received = f"{model.name!r} with output {', '.join(map(str, shapes))}"
+        raise input_error("a model that ends in classes", received, argument="model")
     ((classes,),) = shapes
     labels = dataset.labels_of(indices)
     smallest, largest = int(labels.min()), int(labels.max())
     if smallest < 0 or largest >= classes:
         hint = f". Build the model with classes={largest + 1}" if smallest >= 0 else ""
-        raise InputError(
-            f"Expected labels from 0 to {classes - 1} for {model.name!r}. "
-            f"Received: {smallest if smallest < 0 else largest} in {dataset.name!r}{hint}",
-            argument="data",
-        )
+        received = f"{smallest if smallest < 0 else largest} in {dataset.name!r}{hint}"
+        raise input_error(f"labels from 0 to {classes - 1} for {model.name!r}", received, argument="data")
 
 
 def outputs_logits(model: keras.Model, images: Any) -> bool:
@@ -229,11 +226,8 @@ def outputs_logits(model: keras.Model, images: Any) -> bool:
 
     activation = getattr(getattr(model.layers[-1], "activation", None), "__name__", None)
     if activation in _SIGMOIDS:
-        raise InputError(
-            f"Expected a model that ends in a softmax, or in logits. "
-            f"Received: {model.name!r}, which ends in a {activation}",
-            argument="model",
-        )
+        received = f"{model.name!r}, which ends in a {activation}"
+        raise input_error("a model that ends in a softmax, or in logits", received, argument="model")
     outputs = np.asarray(keras.ops.convert_to_numpy(model(images, training=False)), np.float64)
     # The softmax may be inside a layer. 1e-2: half precision, many classes.
     is_softmax = outputs.min() >= 0 and np.allclose(outputs.sum(axis=1), 1, atol=1e-2)
@@ -257,6 +251,7 @@ def _compile(model: keras.Model, recipe: Recipe, count: int, some_images: Any) -
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=outputs_logits(model, some_images)),
         metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
     )
+    model.optimizer.build(model.trainable_variables)  # else Keras traces the first step twice
 
 
 def _claim_folder(folder: pathlib.Path, identity: dict[str, Any], name: str, force: bool) -> None:
@@ -278,58 +273,34 @@ def _claim_folder(folder: pathlib.Path, identity: dict[str, Any], name: str, for
 
 def _fit_epochs(
     model: keras.Model,
-    images: list[Any],
-    labels: list[Indices],
-    recipe: Recipe,
+    batches: TrainingBatches,
+    held_out: Any,
     checkpoints: Checkpoints,
-    seed: int,
     on_epoch: EpochCallback | None,
 ) -> None:
-    """Train from the last checkpoint to the last epoch; `images` and `labels` are those to train on and held out."""
+    """Train from the last checkpoint to the last epoch; `held_out` are images and labels."""
     import keras
 
-    from keras_nin.train.batches import TrainingBatches
-
-    done = len(checkpoints.history)
+    done, epochs = len(checkpoints.history), batches.recipe.epochs
     if done:
         checkpoints.restore(model, done)
-    if done == recipe.epochs:
+    if done == epochs:
         return
-    batches = TrainingBatches(images[0], labels[0], recipe, seed)
 
     def end_epoch(epoch: int, logs: dict[str, float]) -> None:
         entry = checkpoints.save(model, logs)  # first, so that nothing is lost where `on_epoch` raises
         if on_epoch:
             on_epoch(epoch + 1, entry)
 
-    model.fit(
-        batches,
-        validation_data=(images[1], labels[1]),
-        initial_epoch=done,
-        epochs=recipe.epochs,
-        callbacks=[
-            keras.callbacks.LambdaCallback(
-                on_epoch_begin=lambda epoch, logs: batches.start_epoch(epoch), on_epoch_end=end_epoch
-            )
-        ],
-        shuffle=False,  # the batches have an order of their own; Keras's would depend on what ran before
-        verbose=0,  # pyright: ignore[reportArgumentType]
+    callback = keras.callbacks.LambdaCallback(
+        on_epoch_begin=lambda epoch, logs: batches.start_epoch(epoch), on_epoch_end=end_epoch
     )
+    # The batches have an order of their own; Keras's would depend on what ran before.
+    options: Any = {"initial_epoch": done, "epochs": epochs, "callbacks": [callback], "shuffle": False, "verbose": 0}
+    model.fit(batches, validation_data=held_out, **options)
 
 
-def _test_model(model: keras.Model, dataset: Dataset, preprocessing: Preprocessing) -> dict[str, Any]:
-    if len(dataset.splits.get("test", ())) == 0:
-        return {"test_images": 0, "test_top1": None}
-    indices = dataset.select("test")
-    *size, channels = get_image_shape(model)
-    images = dataset.load(indices, size, channels, preprocessing)
-    outputs = model.predict(images, verbose=0)  # pyright: ignore[reportArgumentType]
-    return {"test_images": len(indices), "test_top1": top_k_accuracy(outputs, dataset.labels_of(indices), 1)}
-
-
-def _save_results(
-    model: keras.Model, folder: pathlib.Path, name: str, record: dict[str, Any], checkpoints: Checkpoints
-) -> None:
+def _save_results(model: keras.Model, folder: pathlib.Path, name: str, record: dict[str, Any]) -> None:
     """Write the results; the JSON file last, because it says that the run is finished."""
     import keras
 
@@ -340,4 +311,3 @@ def _save_results(
         model.save(path)
     files.write_file(folder / f"{name}.json", files.dump_json(record))
     (folder / "run.json").unlink()
-    checkpoints.remove()

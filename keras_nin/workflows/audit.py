@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from keras_nin.errors import InputError
-from keras_nin.workflows.models import FileOrModel, InputShape, check_model_name, open_model
-from keras_nin.workflows.progress import SILENT, Progress
+from keras_nin.files import AnyPath
+from keras_nin.workflows import SILENT, Progress
+from keras_nin.workflows.inputs import FileOrModel, ModelOptions, check_model_name, open_model
 
 if TYPE_CHECKING:
     import keras
@@ -22,22 +22,14 @@ def is_tflite(model: FileOrModel) -> bool:
     return isinstance(model, str | os.PathLike) and os.fspath(model).endswith(".tflite")
 
 
-def audit_model(
-    model: FileOrModel,
-    *,
-    weights: str | os.PathLike[str] | None = None,
-    input_shape: InputShape | None = None,
-    builder_arguments: Mapping[str, Any] | None = None,
-    seed: int = 0,
-    progress: Progress = SILENT,
-) -> Audit:
+def audit_model(model: FileOrModel, *, progress: Progress = SILENT, **options: Unpack[ModelOptions]) -> Audit:
     """Count parameters, MACs and activation memory of every layer.
 
     Args:
         model: zoo name, ``keras:NAME``, path of a .keras, .h5 or .tflite file, or a keras.Model. A .tflite file is read
             without Keras.
-        weights, input_shape, builder_arguments, seed: as in `export_model`.
         progress: what reports the progress.
+        **options: `weights`, `input_shape`, `builder_arguments` and `seed`, as in `export_model`.
 
     Returns:
         `keras_nin.audit.Audit`.
@@ -48,39 +40,24 @@ def audit_model(
     from keras_nin.audit.api import audit_model as audit_network
 
     if is_tflite(model):
-        if weights is not None or input_shape is not None or builder_arguments:
+        if any(value for name, value in options.items() if name != "seed"):
             raise InputError(
                 "A .tflite file holds its whole network: `weights`, `input_shape` and `builder_arguments` do not apply"
             )
         return audit_network(model)
-    loaded = open_model(
-        model,
-        weights=weights,
-        input_shape=input_shape,
-        builder_arguments=builder_arguments,
-        seed=seed,
-        progress=progress,
-    )
+    loaded = open_model(model, progress, **options)
     return audit_network(loaded.model, name=loaded.name)
 
 
 def compare_models(
-    first: FileOrModel,
-    second: FileOrModel,
-    *,
-    weights: str | os.PathLike[str] | None = None,
-    input_shape: InputShape | None = None,
-    builder_arguments: Mapping[str, Any] | None = None,
-    seed: int = 0,
-    progress: Progress = SILENT,
+    first: FileOrModel, second: FileOrModel, *, progress: Progress = SILENT, **options: Unpack[ModelOptions]
 ) -> ModelComparison:
     """Compare two models, two .tflite files, or a model and the file that was made from it.
 
     Args:
         first, second: as in `audit_model`.
-        weights, input_shape, builder_arguments: of the first model.
-        seed: of random weights.
         progress: what reports the progress.
+        **options: as in `audit_model`, for the first model; `seed` is for both.
 
     Returns:
         `keras_nin.audit.ModelComparison`.
@@ -90,29 +67,24 @@ def compare_models(
     """
     from keras_nin.audit.api import compare_models as compare_networks
 
-    sides, names = [], []
-    for side in (first, second):
-        if not is_tflite(side):
-            check_model_name(side)
-    options = {"weights": weights, "input_shape": input_shape, "builder_arguments": builder_arguments}
-    for side in (first, second):
-        if is_tflite(side):
-            sides.append(side)
-            names.append(None)
-            continue
-        loaded = open_model(side, **options, seed=seed, progress=progress)
-        options = {}
-        sides.append(loaded.model)
-        names.append(loaded.name)
+    sides: list[Any] = [first, second]
+    names: list[str | None] = [None, None]
+    to_open = [position for position, side in enumerate(sides) if not is_tflite(side)]
+    for position in to_open:
+        check_model_name(sides[position])
+    for position in to_open:
+        loaded = open_model(sides[position], progress, **options)
+        sides[position], names[position] = loaded.model, loaded.name
+        options = {"seed": options.get("seed", 0)}
     return compare_networks(*sides, name_a=names[0], name_b=names[1])
 
 
-def simplify_model(model: str | os.PathLike[str] | keras.Model, **options: Any) -> SimplifyResult:
+def simplify_model(model: AnyPath | keras.Model, **options: Unpack[ModelOptions]) -> SimplifyResult:
     """Collapse linear 1x1 layers and move them behind average poolings, without changing the outputs.
 
     Args:
         model: as in `audit_model`, but no .tflite file.
-        **options: `weights`, `input_shape`, `builder_arguments` and `seed` of `audit_model`.
+        **options: as in `audit_model`.
 
     Returns:
         `keras_nin.rewrite.SimplifyResult`.

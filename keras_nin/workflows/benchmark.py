@@ -8,20 +8,22 @@ import os
 import pathlib
 import platform
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from keras_nin import files
+from keras_nin.benchmark import comparison
 from keras_nin.benchmark.comparison import LatencyRatio, RunComparison
 from keras_nin.benchmark.records import BenchmarkResult
 from keras_nin.errors import InputError, check_choice
+from keras_nin.files import AnyPath
 from keras_nin.results import Result
-from keras_nin.workflows.progress import SILENT, Progress
+from keras_nin.workflows import SILENT, Progress
 
 if TYPE_CHECKING:
     from keras_nin.benchmark.measurement import BenchmarkFile
     from keras_nin.workflows.conversion import ExportOptions
-    from keras_nin.workflows.models import FileOrModel
+    from keras_nin.workflows.inputs import FileOrModel
 
 DEFAULT_SCHEMES = "float32,int8"
 METHODS = ("profiler", "single")
@@ -29,13 +31,10 @@ METHODS = ("profiler", "single")
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class BenchmarkRun(Result):
-    """What a benchmark of several files gave.
+    """A benchmark of several files: of those that ran, with the errors of others and the results that were written.
 
     Attributes:
-        benchmark: `keras_nin.benchmark.BenchmarkResult` of the files that ran.
         ratios: latency of each file relative to the first, where the files took turns.
-        failures: errors of files that did not run, and of results that could not be written.
-        written: paths of the results that were written.
     """
 
     benchmark: BenchmarkResult
@@ -90,8 +89,8 @@ def benchmark_models(
     python: str | None = None,
     benchmark_model: str | None = None,
     delegate: str | None = None,
-    out: str | os.PathLike[str] | None = None,
-    model_explorer: str | os.PathLike[str] | None = None,
+    out: AnyPath | None = None,
+    model_explorer: AnyPath | None = None,
     force: bool = False,
     progress: Progress = SILENT,
 ) -> BenchmarkRun:
@@ -99,18 +98,16 @@ def benchmark_models(
 
     Args:
         models: paths of .tflite files, or models, which are exported to a temporary folder.
-        scheme: what models are exported to, comma-separated; None takes float32,int8.
-        export: options of that export.
+        scheme, export: what models are exported to, comma-separated, None takes float32,int8; options of that export.
         threads: numbers of threads of the runtime.
         runs: exactly so many runs; None runs until the 95% confidence interval of the median is within 1%.
         seconds: the longest that a measurement may take then; with `compare` for all files together.
-        layers: whether to time every layer too.
-        method: ``"profiler"``, or ``"single"`` for each operator alone.
+        layers, method: whether to time every layer too, with the ``"profiler"`` or each operator alone: ``"single"``.
         compare: whether all files take turns, to give the ratios to the first.
         roofline: whether to measure the limits of the machine too.
         device: ``ssh://[user@]host[:port]`` or ``adb://SERIAL``; None is this machine.
-        python: the interpreter on an ssh device; None takes python3.
-        benchmark_model: path of LiteRT's benchmark_model for an adb device, there or here.
+        python, benchmark_model: the interpreter on an ssh device, None takes python3; path of LiteRT's
+            benchmark_model for an adb device, there or here.
         delegate: path of an external delegate's library; whole files alone are timed.
         out: folder for a JSON file for each .tflite file.
         model_explorer: path for node data of Model Explorer; of one file on one number of threads.
@@ -158,23 +155,31 @@ def benchmark_models(
             failures=failures,
         ) if sources else BenchmarkResult({}, ())  # fmt: skip
         if roofline and benchmark.profiles:
-            benchmark = _with_roofline(benchmark, run, failures, progress)
+            from keras_nin.benchmark.roofline import add_peaks
+
+            with _collect(failures), progress.task("Measuring the limits of this machine"):
+                benchmark = add_peaks(benchmark, run)
         contents = _result_files(benchmark, targets)
         if model_explorer is not None and benchmark.profiles:
-            contents |= _model_explorer_file(benchmark, str(sources[0].source), model_explorer, failures)
-    written = _write(contents, force, failures)
-    ratios = _ratios(benchmark) if compare else ()
+            from keras_nin.report.latency import model_explorer_data
+
+            with _collect(failures):
+                data = model_explorer_data(benchmark.profiles[0], str(sources[0].source))
+                contents[pathlib.Path(model_explorer)] = files.dump_json(data).encode()
+    written = []
+    for path, data in contents.items():
+        with _collect(failures):
+            files.write_files({path: data}, force)
+            written.append(path)
+    ratios = tuple(comparison.compute_ratios(benchmark.profiles)) if compare and len(benchmark.profiles) > 1 else ()
     return BenchmarkRun(benchmark, ratios, tuple(failures), tuple(written))
 
 
-def compare_runs(
-    before: str | os.PathLike[str] | BenchmarkResult, after: str | os.PathLike[str] | BenchmarkResult
-) -> RunComparison:
+def compare_runs(before: AnyPath | BenchmarkResult, after: AnyPath | BenchmarkResult) -> RunComparison:
     """Compare two benchmarks: which files and layers became slower or faster, and by how much.
 
     Args:
-        before: path of a JSON document of a benchmark, or a `BenchmarkResult`.
-        after: the same, of a later run.
+        before, after: paths of JSON documents of benchmarks, or `BenchmarkResult`s.
 
     Returns:
         `keras_nin.benchmark.comparison.RunComparison`.
@@ -182,8 +187,6 @@ def compare_runs(
     Raises:
         InputError: not such a document, or no file in both.
     """
-    from keras_nin.benchmark import comparison
-
     sides = (
         side if isinstance(side, BenchmarkResult) else comparison.read_benchmark(os.fspath(side))
         for side in (before, after)
@@ -233,7 +236,7 @@ def _is_file(model: FileOrModel) -> bool:
     """Whether `model` is the path of a .tflite file."""
     if isinstance(model, str | os.PathLike) and os.fspath(model).endswith(".tflite") and os.path.isfile(model):
         return True
-    from keras_nin.workflows.models import is_model
+    from keras_nin.workflows.inputs import is_model
 
     return not is_model(model)
 
@@ -243,9 +246,18 @@ def _stems(model: FileOrModel, scheme: str) -> list[str]:
     if _is_file(model):
         return [pathlib.Path(model).stem]  # type: ignore[arg-type]
     from keras_nin.export.schemes import parse_schemes
-    from keras_nin.workflows.models import model_stem
+    from keras_nin.workflows.inputs import model_stem
 
     return [f"{model_stem(model)}_{entry.name}" for entry in parse_schemes(scheme)]
+
+
+@contextlib.contextmanager
+def _collect(failures: list[InputError]) -> Iterator[None]:
+    """Add an `InputError` to `failures`, so that the other files are measured nevertheless."""
+    try:
+        yield
+    except InputError as error:
+        failures.append(error)
 
 
 @contextlib.contextmanager
@@ -267,40 +279,15 @@ def _opened(
                 continue
             from keras_nin.workflows.conversion import export_temporarily
 
-            try:
+            with _collect(failures):
                 folder = stack.enter_context(files.temporary_folder())
-                exported = export_temporarily(model, folder, export, schemes=scheme, progress=progress)
-            except InputError as error:
-                failures.append(error)
-                continue
-            for source in exported:
-                notes = tuple(f"{note}, latency only" for note in source.notes)
-                sources.append(BenchmarkFile(source.path, notes=notes))
+                for source in export_temporarily(model, folder, export, schemes=scheme, progress=progress):
+                    notes = tuple(f"{note}, latency only" for note in source.notes)
+                    sources.append(BenchmarkFile(source.path, notes=notes))
         yield sources
 
 
-def _with_roofline(
-    benchmark: BenchmarkResult, run: Callable[..., Any], failures: list[InputError], progress: Progress
-) -> BenchmarkResult:
-    from keras_nin.benchmark import roofline
-
-    try:
-        with progress.task("Measuring the limits of this machine"):
-            return roofline.add_peaks(benchmark, run)
-    except InputError as error:
-        failures.append(error)
-        return benchmark
-
-
-def _ratios(benchmark: BenchmarkResult) -> tuple[LatencyRatio, ...]:
-    from keras_nin.benchmark.comparison import compute_ratios
-
-    return tuple(compute_ratios(benchmark.profiles)) if len(benchmark.profiles) > 1 else ()
-
-
-def _output_paths(
-    stems: Sequence[str], device: str | None, out: str | os.PathLike[str] | None, force: bool
-) -> dict[str, pathlib.Path]:
+def _output_paths(stems: list[str], device: str | None, out: AnyPath | None, force: bool) -> dict[str, pathlib.Path]:
     """Return the path of each file's results by its stem, checked before the work starts."""
     if out is None:
         return {}
@@ -335,30 +322,3 @@ def _result_files(benchmark: BenchmarkResult, targets: dict[str, pathlib.Path]) 
             document = BenchmarkResult(profiles[0].host, profiles, benchmark.warnings).to_json()
             contents[path] = files.dump_json(document).encode()
     return contents
-
-
-def _model_explorer_file(
-    benchmark: BenchmarkResult,
-    source: str,
-    path: str | os.PathLike[str],
-    failures: list[InputError],
-) -> dict[pathlib.Path, bytes]:
-    from keras_nin.report.latency import model_explorer_data
-
-    try:
-        data = model_explorer_data(benchmark.profiles[0], source)
-    except InputError as error:
-        failures.append(error)
-        return {}
-    return {pathlib.Path(path): files.dump_json(data).encode()}
-
-
-def _write(contents: dict[pathlib.Path, bytes], force: bool, failures: list[InputError]) -> list[pathlib.Path]:
-    written = []
-    for path, data in contents.items():
-        try:
-            files.write_files({path: data}, force)
-            written.append(path)
-        except InputError as error:
-            failures.append(error)
-    return written

@@ -16,18 +16,9 @@ from typing import TYPE_CHECKING, Any
 from keras_nin import files
 from keras_nin.errors import InputError, check_choice
 from keras_nin.export.schemes import SCHEMES, Scheme, Tuning, parse_schemes
-from keras_nin.workflows.images import ImageSource, ImageSources, is_named
-from keras_nin.workflows.models import (
-    FileOrModel,
-    InputShape,
-    ModelLike,
-    choose_preprocessing,
-    input_shapes,
-    is_model,
-    model_stem,
-    open_model,
-)
-from keras_nin.workflows.progress import SILENT, Progress
+from keras_nin.files import AnyPath
+from keras_nin.workflows import SILENT, Progress, inputs
+from keras_nin.workflows.inputs import FileOrModel, ImageSource, ImageSources, InputShape, ModelLike
 
 if TYPE_CHECKING:
     from keras_nin.data import Dataset, Preprocessing
@@ -35,11 +26,9 @@ if TYPE_CHECKING:
     from keras_nin.models import LoadedModel
 
 RANDOM_WEIGHTS, NOISE_CALIBRATION = "random weights", "calibrated on noise"
-# Datasets that are read without Keras and without a download.
-BUNDLED_DATASETS = frozenset({"digits"})
+BUNDLED_DATASETS = frozenset({"digits"})  # read without Keras and without a download
 CALIBRATION_COUNT, NOISE_COUNT = 100, 8  # more noise changes neither the latency nor the operators
-_TRAINING = ("epochs", "learning_rate")
-_TRAINING_OF = {"pruned": ("sparsity",), "clustered": ("clusters",)}
+_TRAINING = {"qat": (), "pruned": ("sparsity",), "clustered": ("clusters",)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,9 +38,9 @@ class ExportOptions:
     The fields are the arguments of `keras_nin.export_model` with the same names and defaults.
     """
 
-    weights: str | os.PathLike[str] | None = None
+    weights: AnyPath | None = None
     input_shape: InputShape | None = None
-    builder_arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    builder_arguments: Mapping[str, Any] | None = None
     seed: int = 0
     calibration: ImageSource = None
     calibration_count: int | None = None
@@ -64,7 +53,7 @@ class ExportOptions:
     io: str | None = None
     batch: int = 1
     allow_float: bool = False
-    tuning: Tuning = dataclasses.field(default_factory=Tuning)
+    tuning: Tuning | None = None
     epochs: int | None = None
     learning_rate: float | None = None
     sparsity: float = 0.5
@@ -72,26 +61,21 @@ class ExportOptions:
 
     def changed(self, ignored: Collection[str] = ()) -> list[str]:
         """Return the names of the options that differ from their defaults."""
-        default = ExportOptions()
-        pairs = (
-            (field.name, getattr(self, field.name), getattr(default, field.name)) for field in dataclasses.fields(self)
-        )
+        values = {field: getattr(self, field.name) for field in dataclasses.fields(self) if field.name not in ignored}
         return [
-            name
-            for name, value, plain in pairs
-            if name not in ignored and value is not plain and not (isinstance(value, type(plain)) and value == plain)
+            field.name
+            for field, value in values.items()
+            if value is not field.default and not (type(value) is type(field.default) and value == field.default)
         ]
 
     def load(self, model: ModelLike, progress: Progress = SILENT) -> LoadedModel:
         """Load the model with the options that concern it."""
-        return open_model(
-            model,
-            weights=self.weights,
-            input_shape=self.input_shape,
-            builder_arguments=self.builder_arguments,
-            seed=self.seed,
-            progress=progress,
-        )
+        names = inputs.ModelOptions.__annotations__
+        return inputs.open_model(model, progress, **{name: getattr(self, name) for name in names})
+
+    def choose_preprocessing(self, loaded: LoadedModel, dataset: Dataset) -> Preprocessing | None:
+        """Return the requested preprocessing, else the model's."""
+        return inputs.choose_preprocessing(loaded.preprocessing, dataset, self.preprocessing, self.crop)
 
     def resolve_schemes(self, scheme: str | Scheme | Sequence[str | Scheme]) -> list[Scheme]:
         """Return the schemes of a name, a comma-separated list, a record or a sequence of them, with the type `io`."""
@@ -113,7 +97,7 @@ class ExportOptions:
             "model": model,
             "weights": None if self.weights is None else os.fspath(self.weights),
             "input_shape": list(self.input_shape) if self.input_shape else None,
-            "builder_arguments": dict(self.builder_arguments),
+            "builder_arguments": dict(self.builder_arguments or {}),
             "test": sources.test_source(own_dataset),
         }
         names = ["seed", "labels", "test_count", "preprocessing", "crop", "batch"]
@@ -123,108 +107,88 @@ class ExportOptions:
             document["calibration"] = sources.calibration_source(own_dataset)
             names += ["calibration_count"]
         if scheme.trained:
-            names += [*_TRAINING, *_TRAINING_OF.get(scheme.name, ())]
+            names += ["epochs", "learning_rate", *_TRAINING[scheme.trained]]
         document |= {name: getattr(self, name) for name in names}
         if scheme.name == "int8":
-            document |= dataclasses.asdict(self.tuning)
+            document |= dataclasses.asdict(self.tuning or Tuning())
         return document | dataclasses.asdict(self.limits or ParityLimits())
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Conversion:
-    """A converted file and the model that it computes.
-
-    Attributes:
-        converted: `keras_nin.export.ConvertedModel`.
-        loaded: the model; its weights are trained ones where the scheme trains.
-        trained: whether it was trained for its scheme.
-    """
+    """A converted file, and the model that it computes, which has weights of its own where its scheme trains."""
 
     converted: ConvertedModel
     loaded: LoadedModel
     trained: bool = False
 
 
-def draw_calibration(
-    dataset: Dataset, shapes: Any, options: ExportOptions, preprocessing: Preprocessing | None
-) -> tuple[Calibration, set[str]]:
-    """Return the calibration images of a dataset, and their digests."""
-    from keras_nin.export import load_calibration
+@dataclasses.dataclass(frozen=True, eq=False)
+class ConversionInputs:
+    """What is converted: the model, images to train on, and those that calibrate, with their digests."""
 
-    count = options.calibration_count or (NOISE_COUNT if dataset.noise else CALIBRATION_COUNT)
-    calibration = load_calibration(dataset, shapes, count=count, seed=options.seed, preprocessing=preprocessing)
-    return calibration, dataset.image_digests(dataset.select("calibration", count, options.seed))
+    loaded: LoadedModel
+    dataset: Dataset
+    preprocessing: Preprocessing | None
+    calibration: Calibration | None = None
+    calibrated_on: frozenset[str] = frozenset()
+
+    def calibrate(self, dataset: Dataset, shapes: inputs.Shapes, options: ExportOptions) -> ConversionInputs:
+        """Return the inputs with calibration images of a dataset."""
+        from keras_nin.export import load_calibration
+
+        count = options.calibration_count or (NOISE_COUNT if dataset.noise else CALIBRATION_COUNT)
+        calibration = load_calibration(
+            dataset, shapes, count=count, seed=options.seed, preprocessing=self.preprocessing
+        )
+        digests = dataset.image_digests(dataset.select("calibration", count, options.seed))
+        return dataclasses.replace(self, calibration=calibration, calibrated_on=frozenset(digests))
 
 
 def convert(
-    loaded: LoadedModel,
-    schemes: Sequence[Scheme],
-    options: ExportOptions,
-    *,
-    calibration: Calibration | None,
-    preprocessing: Preprocessing | None,
-    dataset: Dataset,
-    progress: Progress = SILENT,
+    source: ConversionInputs, schemes: Sequence[Scheme], options: ExportOptions, progress: Progress = SILENT
 ) -> list[Conversion]:
-    """Convert a model to several schemes; those that train are trained on `dataset` first.
+    """Convert a model to several schemes, in this order; those that train are trained on its dataset first."""
+    from keras_nin.export import convert_optimized, convert_schemes, train_for_scheme
 
-    Returns:
-        The conversions in the order of `schemes`.
-    """
-    from keras_nin.export import convert_schemes
-
-    arguments = {
+    loaded, calibration = source.loaded, source.calibration
+    arguments: dict[str, Any] = {
         "allow_float": options.allow_float,
         "batch": options.batch,
         "weights": loaded.weights,
-        "preprocessing": preprocessing,
+        "preprocessing": source.preprocessing,
         "name": loaded.name,
-        "classes": _class_names(loaded.model, dataset),
+        "classes": _class_names(loaded.model, source.dataset),
     }
     conversions = {}
     plain = [scheme for scheme in schemes if not scheme.trained]
     if plain:
         with progress.task(f"Converting {loaded.name} to {', '.join(scheme.name for scheme in plain)}"):
-            files = convert_schemes(loaded.model, plain, calibration, tuning=options.tuning, **arguments)
-        conversions = {file.scheme.name: Conversion(file, loaded) for file in files}
+            tuning = options.tuning or Tuning()
+            converted = convert_schemes(loaded.model, plain, calibration, tuning=tuning, **arguments)
+        conversions = {file.scheme.name: Conversion(file, loaded) for file in converted}
     for scheme in schemes:
-        if scheme.trained:
-            conversions[scheme.name] = _train_and_convert(
-                loaded, scheme, options, calibration, preprocessing, dataset, arguments, progress
-            )
-    return [conversions[scheme.name] for scheme in schemes]
-
-
-def _train_and_convert(
-    loaded: LoadedModel,
-    scheme: Scheme,
-    options: ExportOptions,
-    calibration: Calibration | None,
-    preprocessing: Preprocessing | None,
-    dataset: Dataset,
-    arguments: dict[str, Any],
-    progress: Progress,
-) -> Conversion:
-    from keras_nin.export import convert_optimized, train_for_scheme
-
-    optimized = train_for_scheme(
-        loaded.model,
-        scheme,
-        dataset,
-        preprocessing=preprocessing,
-        name=loaded.name,
-        epochs=options.epochs,
-        learning_rate=options.learning_rate,
-        seed=options.seed,
-        sparsity=options.sparsity,
-        clusters=options.clusters,
-        on_epoch=progress.epochs(scheme.name),
-    )
-    with progress.task(f"Converting {loaded.name} to {scheme.name}"):
-        converted = convert_optimized(
-            optimized, calibration if scheme.calibrated else None, original=loaded.model, scheme=scheme, **arguments
+        if not scheme.trained:
+            continue
+        optimized = train_for_scheme(
+            loaded.model,
+            scheme,
+            source.dataset,
+            preprocessing=source.preprocessing,
+            name=loaded.name,
+            epochs=options.epochs,
+            learning_rate=options.learning_rate,
+            seed=options.seed,
+            sparsity=options.sparsity,
+            clusters=options.clusters,
+            on_epoch=progress.epochs(scheme.name),
         )
-    return Conversion(converted, dataclasses.replace(loaded, model=optimized.model, random=False), trained=True)
+        images = calibration if scheme.calibrated else None
+        with progress.task(f"Converting {loaded.name} to {scheme.name}"):
+            file = convert_optimized(optimized, images, original=loaded.model, scheme=scheme, **arguments)
+        trained = dataclasses.replace(loaded, model=optimized.model, random=False)
+        conversions[scheme.name] = Conversion(file, trained, trained=True)
+    return [conversions[scheme.name] for scheme in schemes]
 
 
 def _class_names(model: Any, dataset: Dataset) -> tuple[str, ...]:
@@ -265,26 +229,20 @@ def open_tflite(
     source: FileOrModel,
     options: ExportOptions | None = None,
     *,
-    schemes: str | Sequence[str] = "int8",
     ignored: Collection[str] = (),
     progress: Progress = SILENT,
-) -> Iterator[list[TFLiteSource]]:
-    """Yield the .tflite files of a path or of a model, which is exported to a temporary folder.
+) -> Iterator[TFLiteSource]:
+    """Yield the .tflite file of a path, or of a model, which is exported to int8 in a temporary folder.
 
-    Args:
-        source: path of a .tflite file, or a model.
-        options: of the export; only for a model.
-        schemes: of the export.
-        ignored: names of options that mean something for a .tflite file too.
-        progress: what reports the progress.
+    The options are for a model; those that are `ignored` mean something for a .tflite file too.
     """
-    if not is_model(source):
+    if inputs.is_model(source):
+        with files.temporary_folder() as folder:
+            yield export_temporarily(source, folder, options, progress=progress)[0]
+    else:
         check_no_export_options(source, options, ignored)
         path = os.fspath(source)  # type: ignore[arg-type]
-        yield [TFLiteSource(path, path)]
-        return
-    with files.temporary_folder() as folder:
-        yield export_temporarily(source, folder, options, schemes=schemes, progress=progress)
+        yield TFLiteSource(path, path)
 
 
 def export_temporarily(
@@ -312,29 +270,17 @@ def export_temporarily(
             argument="scheme",
         )
     loaded = options.load(model, progress)
-    shapes = input_shapes(loaded.model)
+    shapes = inputs.input_shapes(loaded.model)
     own = loaded.dataset if not loaded.random and loaded.dataset in BUNDLED_DATASETS else None
-    source = next((each for each in (options.calibration, own, options.test) if each is not None), "random")
+    source = next((entry for entry in (options.calibration, own, options.test) if entry is not None), "random")
     dataset = ImageSources(source, options.test, options.labels, options.seed).calibration_set(None, shapes)
-    preprocessing = choose_preprocessing(loaded.preprocessing, dataset, options.preprocessing, options.crop)
-    calibration, _ = draw_calibration(dataset, shapes, options, preprocessing)
-    conversions = convert(
-        loaded,
-        chosen,
-        options,
-        calibration=calibration,
-        preprocessing=preprocessing,
-        dataset=dataset,
-        progress=progress,
-    )
+    job = ConversionInputs(loaded, dataset, options.choose_preprocessing(loaded, dataset))
+    images = source if inputs.is_named(source) and not dataset.noise else None
     sources = []
-    for conversion in conversions:
+    for conversion in convert(job.calibrate(dataset, shapes, options), chosen, options, progress):
         scheme = conversion.converted.scheme
-        path = folder / f"{model_stem(model)}_{scheme.name}.tflite"
+        path = folder / f"{inputs.model_stem(model)}_{scheme.name}.tflite"
         files.write_files(conversion.converted.contents(path))
-        notes = [RANDOM_WEIGHTS] if loaded.random else []
-        if scheme.calibrated and dataset.noise:
-            notes.append(NOISE_CALIBRATION)
-        images = source if is_named(source) and not dataset.noise else None
+        notes = [RANDOM_WEIGHTS] * loaded.random + [NOISE_CALIBRATION] * (scheme.calibrated and dataset.noise)
         sources.append(TFLiteSource(str(path), path.name, tuple(notes), images))
     return sources

@@ -4,23 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from keras_nin import files
 from keras_nin.errors import InputError
-from keras_nin.workflows import images
-from keras_nin.workflows.conversion import (
-    BUNDLED_DATASETS,
-    NOISE_CALIBRATION,
-    RANDOM_WEIGHTS,
-    ExportOptions,
-    TFLiteSource,
-    open_tflite,
-)
-from keras_nin.workflows.models import FileOrModel, choose_preprocessing, is_model
-from keras_nin.workflows.progress import SILENT, Progress
+from keras_nin.files import AnyPath
+from keras_nin.workflows import SILENT, Progress, conversion, inputs
+from keras_nin.workflows.conversion import NOISE_CALIBRATION, RANDOM_WEIGHTS, ExportOptions, open_tflite
+from keras_nin.workflows.inputs import FileOrModel, ImageSource, ImageSources
 
 if TYPE_CHECKING:
     from keras_nin.edge.edgetpu.records import EdgeTPUResult
@@ -51,12 +43,10 @@ def check_edgetpu(
     """Predict for each operator of an int8 file whether the Edge TPU compiler maps it, and why not.
 
     Args:
-        model: path of an int8 .tflite file, or a model, which is exported to int8 first.
+        model: path of an int8 .tflite file, or a model, which is exported to int8 first with the options `export`.
         multiple_subgraphs: whether several subgraphs may be mapped, as the compiler's ``-a`` does.
         require: smallest share of mapped operators: ``"full"`` or ``"95%"``.
-        compile: whether to run edgetpu_compiler too and compare.
-        timeout: seconds that the compiler may take.
-        export: options of the export of a model.
+        compile, timeout: whether to run edgetpu_compiler too and compare, and the seconds that it may take.
         progress: what reports the progress.
 
     Returns:
@@ -70,7 +60,7 @@ def check_edgetpu(
     limits = verdict.parse_edgetpu_limits(require) if require else ()
     if compile:
         compiler.find_compiler()
-    with open_tflite(model, export, progress=progress) as (source,):
+    with open_tflite(model, export, progress=progress) as source:
         result = verdict.check_edgetpu(source.path, multiple_subgraphs=multiple_subgraphs)
         compilation, differences = None, ()
         if compile:
@@ -97,8 +87,8 @@ def estimate_ethosu(
     config: Sequence[str] = (),
     require: str | None = None,
     timeout: float = 600.0,
-    out: str | os.PathLike[str] | None = None,
-    plot: str | os.PathLike[str] | None = None,
+    out: AnyPath | None = None,
+    plot: AnyPath | None = None,
     force: bool = False,
     export: ExportOptions | None = None,
     progress: Progress = SILENT,
@@ -106,18 +96,15 @@ def estimate_ethosu(
     """Compile an int8 file with Arm's compiler Vela and estimate every layer on Ethos-U NPUs.
 
     Args:
-        model: path of an int8 .tflite file, or a model, which is exported to int8 first.
+        model, export, progress: as in `check_edgetpu`.
         accelerators: names such as ``"ethos-u55-128"``, or ``"all"``.
-        system_config: clock and memories, a section of `config`; None takes Vela's default.
-        memory_mode: what lies in which memory, a section too.
+        system_config, memory_mode: sections of `config`: clock and memories, and what lies in which memory; None takes
+            Vela's default.
         config: paths of Vela configuration files.
         require: limits such as ``"full,time=1ms,sram=64KiB"``, checked on each accelerator.
         timeout: seconds that Vela may take for an accelerator.
-        out: path for the compiled file, of one accelerator.
-        plot: path for a PNG figure of where the time goes on each accelerator.
-        force: replace files with different content.
-        export: options of the export of a model.
-        progress: what reports the progress.
+        out, plot, force: paths for the compiled file, of one accelerator, and for a PNG figure of where the time goes
+            on each; whether to replace files with different content.
 
     Returns:
         `keras_nin.edge.ethosu.EthosUResult`.
@@ -133,9 +120,9 @@ def estimate_ethosu(
         raise InputError(f"`out` keeps the file of one accelerator. Received: {', '.join(chosen)}", argument="out")
     compiled_path = None if out is None else files.check_output_file(out, ".tflite", argument="out")
     plot_path = None if plot is None else files.check_output_file(plot, ".png", argument="plot")
-    if is_model(model):
+    if inputs.is_model(model):
         vela.find_vela()  # before Keras starts, which takes longer
-    with open_tflite(model, export, progress=progress) as (source,):
+    with open_tflite(model, export, progress=progress) as source:
         result = estimate.estimate_ethosu(
             source.path,
             chosen,
@@ -160,7 +147,7 @@ def estimate_ethosu(
 
 def measure_micro(
     model: FileOrModel,
-    test: images.ImageSource = None,
+    test: ImageSource = None,
     *,
     max_arena: int = 2 * MIB,
     require: str | None = None,
@@ -171,7 +158,7 @@ def measure_micro(
     seed: int = 0,
     seconds: float = 20.0,
     timeout: float = 300.0,
-    c_array: str | os.PathLike[str] | None = None,
+    c_array: AnyPath | None = None,
     force: bool = False,
     export: ExportOptions | None = None,
     progress: Progress = SILENT,
@@ -179,20 +166,15 @@ def measure_micro(
     """Find the smallest tensor arena in which TFLite Micro runs a file, and compare its outputs with LiteRT's.
 
     Args:
-        model: path of a .tflite file, or a model, which is exported to int8 first.
+        model, export, progress: as in `check_edgetpu`.
         test: images to compare on, as in `export_model`; None takes those that the export record names where they are
             bundled, otherwise noise.
         max_arena: largest arena to try, in bytes.
         require: limits such as ``"arena=256KiB,flash=1MiB"``.
-        test_count: number of images.
-        labels, preprocessing, crop: as in `export_model`.
-        seed: of the drawn images, and of the export.
+        test_count, labels, preprocessing, crop, seed: as in `export_model`.
         seconds: each runtime starts no further image after so many seconds.
         timeout: seconds after which a runtime is ended.
-        c_array: path without suffix for a .cc and a .h file that hold the model.
-        force: replace files with different content.
-        export: options of the export of a model.
-        progress: what reports the progress.
+        c_array, force: path without suffix for a .cc and a .h file that hold the model, and whether to replace them.
 
     Returns:
         `keras_nin.edge.micro.MicroResult`.
@@ -211,7 +193,7 @@ def measure_micro(
     options = dataclasses.replace(
         export or ExportOptions(), seed=seed, test=test, labels=labels, preprocessing=preprocessing, crop=crop
     )
-    with open_tflite(model, options, ignored=_MICRO_IGNORED, progress=progress) as (source,):
+    with open_tflite(model, options, ignored=_MICRO_IGNORED, progress=progress) as source:
         parsed = read_model(source.path)
         inputs = _micro_inputs(source, parsed, options, test_count)
         with progress.task(f"Searching the arena of {source.name}"):
@@ -221,27 +203,23 @@ def measure_micro(
         if c_array is not None:
             contents = {path: text.encode() for path, text in format_c_array(result, parsed, c_array).items()}
             files.write_files(contents, force)
-    notes = ()
-    if source.notes:
-        notes = (
-            f"{', '.join(source.notes)}: the outputs say nothing about accuracy, and a trained network may use other "
-            "operators",
-        )
+    note = "the outputs say nothing about accuracy, and a trained network may use other operators"
+    notes = (f"{', '.join(source.notes)}: {note}",) if source.notes else ()
     return dataclasses.replace(result, checks=records.check_micro_limits(result, limits), notes=notes)
 
 
 def _micro_inputs(
-    source: TFLiteSource, model: TFLiteModel, options: ExportOptions, test_count: int
+    source: conversion.TFLiteSource, model: TFLiteModel, options: ExportOptions, test_count: int
 ) -> MicroInputs | None:
     """Return test images in whole batches; None, for noise, where no images are at hand."""
     import numpy as np
 
     from keras_nin.edge.micro.measurement import prepare_images
 
-    record = images.read_export_record(source.path)
-    recorded = images.recorded_test_source(record)
+    record = inputs.read_export_record(source.path)
+    recorded = inputs.recorded_test_source(record)
     test = options.test if options.test is not None else source.images
-    if test is None and recorded in BUNDLED_DATASETS:
+    if test is None and recorded in conversion.BUNDLED_DATASETS:
         test = recorded
     if test is None or (isinstance(test, str) and test == "random"):
         if options.labels or options.preprocessing or options.crop is not None:
@@ -255,9 +233,9 @@ def _micro_inputs(
             f"Expected a file with one image input for `test`. Received: inputs of shapes {shapes}", argument="test"
         )
     batch, *shape = shapes[0]
-    dataset = images.ImageSources(None, test, options.labels, options.seed).test_set(None, tuple(shape))
+    dataset = ImageSources(None, test, options.labels, options.seed).test_set(None, tuple(shape))
     known = record.get("preprocessing")
-    preprocessing = choose_preprocessing(known, dataset, options.preprocessing, options.crop)
+    preprocessing = inputs.choose_preprocessing(known, dataset, options.preprocessing, options.crop)
     indices = dataset.select("test", -(-test_count // batch) * batch, options.seed)
     indices = indices[: max(len(indices) // batch, 1) * batch]
     pixels = dataset.load(indices, tuple(shape[:2]), shape[2], preprocessing)
@@ -281,15 +259,12 @@ def check_fit(
     """Show what files cost on this CPU, the Edge TPU, Ethos-U and TFLite Micro.
 
     Args:
-        models: paths of .tflite files, or models, which are exported to int8 first.
+        models: paths of .tflite files, or models, which are exported to int8 first with the options `export`.
         targets: which of cpu, edgetpu, ethosu, micro; a sequence or comma-separated.
         require: limits such as ``"cpu=5ms,edgetpu=full,arena=256KiB"``.
-        threads: of the runtime on this CPU.
-        seconds: longest measurement of a file on this CPU.
-        accelerator: the Ethos-U.
-        max_arena: largest arena of TFLite Micro to try, in bytes.
+        threads, seconds: of the runtime on this CPU, and the longest measurement of a file on it.
+        accelerator, max_arena: the Ethos-U, and the largest arena of TFLite Micro to try, in bytes.
         timeout: seconds after which Vela, or a runtime of TFLite Micro, is ended.
-        export: options of the export of models.
         progress: what reports the progress.
 
     Returns:
@@ -300,12 +275,11 @@ def check_fit(
     """
     from keras_nin.edge import fit
 
-    names = targets.split(",") if isinstance(targets, str) else targets
-    chosen = fit.parse_targets(names)
+    chosen = fit.parse_targets(targets.split(",") if isinstance(targets, str) else targets)
     limits = fit.parse_fit_limits(require, chosen) if require else ()
     settings = fit.FitSettings(threads, seconds, accelerator, max_arena, timeout)
     with contextlib.ExitStack() as stack:
-        sources = [stack.enter_context(open_tflite(model, export, progress=progress))[0] for model in models]
+        sources = [stack.enter_context(open_tflite(model, export, progress=progress)) for model in models]
         with progress.task("Starting") as update:
             result = fit.check_fit([source.path for source in sources], chosen, settings, update)
     return dataclasses.replace(result, checks=fit.check_fit_limits(result, limits))

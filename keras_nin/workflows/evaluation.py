@@ -12,9 +12,8 @@ from keras_nin import schemas
 from keras_nin.errors import InputError
 from keras_nin.formatting import format_count, format_percent
 from keras_nin.results import Result
-from keras_nin.workflows import images
-from keras_nin.workflows.models import FileOrModel, choose_preprocessing, open_model
-from keras_nin.workflows.progress import SILENT, Progress
+from keras_nin.workflows import SILENT, Progress, inputs
+from keras_nin.workflows.inputs import FileOrModel, ImageSource, ImageSources, TestImages
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,12 +29,8 @@ class EvaluateResult(Result):
     """Accuracy of a .tflite file or a model.
 
     Attributes:
-        file: path of the file, or name of the model.
-        scores: `keras_nin.report.accuracy.ClassificationScores`: top-1, top-5, and the confusion matrix.
-        data: name of the images.
-        preprocessing: `keras_nin.data.Preprocessing`.
-        weights: what the weights are, where that is known.
-        random_weights: whether they are random.
+        file, data, weights: path of the file or name of the model; names of the images, and of the weights if known.
+        scores: top-1, top-5, and the confusion matrix.
         label_offset: output of label 0.
         speed: images per second with batch, threads, runs and host; None for a Keras model.
         notes: what a reader should know.
@@ -85,7 +80,7 @@ class EvaluateResult(Result):
 
 def evaluate_model(
     model: FileOrModel,
-    test: images.ImageSource = None,
+    test: ImageSource = None,
     *,
     test_count: int | None = None,
     labels: str | None = None,
@@ -104,10 +99,9 @@ def evaluate_model(
     Args:
         model: path of a .tflite file, or a model as in `export_model`.
         test: labeled images, as in `export_model`.
-        test_count, labels, preprocessing, crop: as in `export_model`.
+        test_count, labels, preprocessing, crop, seed: as in `export_model`.
         label_offset: output of label 0, such as 1 where output 0 is a background class; None takes 0.
         output: index of the output, for a file with several.
-        seed: of whatever is random.
         threads: of the LiteRT runtime.
         progress: what reports the progress.
 
@@ -121,11 +115,11 @@ def evaluate_model(
 
     from keras_nin.report.accuracy import score_outputs
 
-    sources = images.ImageSources(None, test, labels, seed)
+    sources = ImageSources(None, test, labels, seed)
     classifier = _open_classifier(model, threads, seed, output, progress)
     dataset = sources.test_set(classifier.dataset, classifier.input_shape)
-    chosen = choose_preprocessing(classifier.preprocessing, dataset, preprocessing, crop)
-    test_images = images.select_test_images(dataset, classifier.input_shape, chosen, count=test_count, seed=seed)
+    chosen = inputs.choose_preprocessing(classifier.preprocessing, dataset, preprocessing, crop)
+    test_images = inputs.select_test_images(dataset, classifier.input_shape, chosen, count=test_count, seed=seed)
     offset, notes = _resolve_label_offset(label_offset, dataset, test_images, classifier.classes)
     outputs, truth, seconds = [], [], 0.0
     for batch, batch_labels in test_images.batches("Evaluating", progress):
@@ -150,7 +144,7 @@ def evaluate_model(
 
 @dataclasses.dataclass(frozen=True)
 class _Classifier:
-    """A network from images to classes, and what is known of its images and weights; `threads` of a .tflite file."""
+    """A network from images to classes, and what is known of its images and weights; a .tflite file has `threads`."""
 
     name: str
     predict: Callable[[np.ndarray], np.ndarray]
@@ -170,9 +164,9 @@ def _open_classifier(
         return _open_file(os.fspath(model), threads, output)
     if output is not None:
         raise InputError("`output` chooses one of the outputs of a .tflite file; pass such a file", argument="output")
-    from keras_nin.export.calibration import image_input_shape
+    from keras_nin.export.conversion import image_input_shape
 
-    loaded = open_model(model, seed=seed, progress=progress)
+    loaded = inputs.open_model(model, progress, seed=seed)
     return _Classifier(
         os.fspath(model) if isinstance(model, str | os.PathLike) else loaded.name,
         loaded.model.predict_on_batch,
@@ -189,7 +183,7 @@ def _open_file(path: str, threads: int, output: int | None) -> _Classifier:
     from keras_nin.tflite.runner import TFLiteRunner
 
     runner = TFLiteRunner(path, threads, output)
-    record = images.read_export_record(path)
+    record = inputs.read_export_record(path)
     shape = runner.input.shape[1:]
     if len(shape) != 3:
         raise InputError(f"Expected a network on images (height, width, channels). Received: input {shape}", path=path)
@@ -200,7 +194,7 @@ def _open_file(path: str, threads: int, output: int | None) -> _Classifier:
         shape,
         classes,
         record.get("preprocessing"),
-        images.recorded_test_source(record),
+        inputs.recorded_test_source(record),
         record.get("weights"),
         threads=threads,
     )
@@ -214,7 +208,7 @@ def _count_classes(shape: tuple[int | None, ...]) -> int:
 
 
 def _resolve_label_offset(
-    requested: int | None, dataset: Dataset, test: images.TestImages, classes: int
+    requested: int | None, dataset: Dataset, test: TestImages, classes: int
 ) -> tuple[int, tuple[str, ...]]:
     """Return the output of label 0, and a note where outputs and classes differ in number."""
     from keras_nin.export.parity import check_labels

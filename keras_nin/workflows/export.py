@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from keras_nin import files, schemas
-from keras_nin.export.schemes import Scheme, Tuning
+from keras_nin.files import AnyPath
 from keras_nin.formatting import format_count, format_percent
 from keras_nin.results import Result
-from keras_nin.workflows import images
-from keras_nin.workflows.conversion import Conversion, ExportOptions, convert, draw_calibration
-from keras_nin.workflows.models import InputShape, ModelLike, choose_preprocessing, input_shapes
-from keras_nin.workflows.progress import SILENT, Progress
+from keras_nin.workflows import SILENT, Progress, inputs
+from keras_nin.workflows.conversion import Conversion, ConversionInputs, ExportOptions, convert
+from keras_nin.workflows.inputs import ImageSource, ImageSources, InputShape, ModelLike, TestImages, is_named
 
 if TYPE_CHECKING:
     from keras_nin.benchmark import Profile
-    from keras_nin.export import Calibration, ConvertedModel, Parity, ParityLimits
+    from keras_nin.export import ConvertedModel, Parity, ParityLimits, Tuning
+    from keras_nin.export.schemes import Scheme
     from keras_nin.models import LoadedModel
     from keras_nin.workflows.reproduction import OriginalExport, Reproduction
 
@@ -28,11 +27,9 @@ _LATENCY_SECONDS = 1.0
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ExportedFile:
-    """One exported file.
+    """One exported file: the bytes, everything that made them, and the latency of the whole file on this machine.
 
     Attributes:
-        converted: `keras_nin.export.ConvertedModel`: the bytes and everything that made them.
-        latency: `keras_nin.benchmark.Profile` of the whole file on this machine.
         contents: the bytes of the file and of what is written beside it, by file name; the .tflite first.
         folder: where they were written; None where they were not.
         state: ``"written"``, ``"up to date"`` or ``"not written"``.
@@ -86,12 +83,10 @@ class ExportResult(Result):
     """Exported files, each verified against the model.
 
     Attributes:
-        model: name of the model.
-        weights: what its weights are.
-        random_weights: whether they are random, so that accuracies say nothing.
+        model, weights: names of the model and of its weights.
+        random_weights: whether accuracies say nothing.
         files: an `ExportedFile` for each scheme.
-        test: `keras_nin.workflows.images.TestImages` that the files were verified on.
-        host: description of this machine.
+        test: images that the files were verified on.
         reproduction: how the file compares with the one that is reproduced, or None.
     """
 
@@ -99,7 +94,7 @@ class ExportResult(Result):
     weights: str
     random_weights: bool
     files: tuple[ExportedFile, ...]
-    test: images.TestImages
+    test: TestImages
     host: dict[str, Any]
     reproduction: Reproduction | None = None
 
@@ -120,19 +115,16 @@ class ExportResult(Result):
         )
 
     def __getitem__(self, scheme: str) -> ExportedFile:
-        for file in self.files:
-            if file.converted.scheme.name == scheme:
-                return file
-        raise KeyError(scheme)
+        return {file.converted.scheme.name: file for file in self.files}[scheme]
 
     def __iter__(self) -> Iterator[ExportedFile]:
         return iter(self.files)
 
-    def save(self, folder: str | os.PathLike[str], force: bool = False) -> ExportResult:
+    def save(self, folder: AnyPath, force: bool = False) -> ExportResult:
         """Write the files and their records to a folder, all or none, and return the result with their paths.
 
         Raises:
-            InputError: a file with different content exists and `force` is not set, or the folder is not writable.
+            InputError: a file with different content exists, or the folder is not writable.
         """
         folder = pathlib.Path(folder)
         contents = {folder / name: data for file in self.files for name, data in file.contents.items()}
@@ -162,12 +154,15 @@ class ExportResult(Result):
         return f"{self.model} ({self.weights}): {format_count(len(self.files), 'file')}, parity {verdict}"
 
     def _rows(self) -> list[dict[str, Any]]:
+        def percent(share: float | None) -> str:
+            return "-" if share is None else format_percent(share)
+
         return [
             {
                 "file": file.name,
                 "bytes": len(file.data),
-                "top-1": format_percent(file.parity.file_top1) if file.parity.file_top1 is not None else "-",
-                "top-1 match": format_percent(file.parity.top1_match) if file.parity.top1_match is not None else "-",
+                "top-1": percent(file.parity.file_top1),
+                "top-1 match": percent(file.parity.top1_match),
                 "max abs diff (LSB)": file.parity.max_abs_diff_lsb,
                 "SNR (dB)": file.parity.snr_db,
                 "latency (us)": file.latency.total.median,
@@ -180,10 +175,10 @@ class ExportResult(Result):
 def export_model(
     model: ModelLike,
     scheme: str | Scheme | Sequence[str | Scheme] = "int8",
-    calibration: images.ImageSource = None,
-    test: images.ImageSource = None,
+    calibration: ImageSource = None,
+    test: ImageSource = None,
     *,
-    weights: str | os.PathLike[str] | None = None,
+    weights: AnyPath | None = None,
     input_shape: InputShape | None = None,
     builder_arguments: Mapping[str, Any] | None = None,
     seed: int = 0,
@@ -203,7 +198,7 @@ def export_model(
     limits: ParityLimits | None = None,
     threads: int = 1,
     runs: int | None = None,
-    out: str | os.PathLike[str] | None = None,
+    out: AnyPath | None = None,
     force: bool = False,
     progress: Progress = SILENT,
 ) -> ExportResult:
@@ -222,8 +217,7 @@ def export_model(
         input_shape: (height, width, channels), where the network leaves it open.
         builder_arguments: further arguments of the model's builder.
         seed: of whatever is random: weights, noise, and which images are drawn.
-        calibration_count: number of calibration images; None takes 100, or 8 of noise.
-        test_count: number of test images; None takes all.
+        calibration_count, test_count: number of images; None takes 100 to calibrate, or 8 of noise, and all to test.
         labels: path of a labels file, for a folder of images.
         preprocessing: preset that turns pixels into input; None takes the model's own.
         crop: share of the short side that the center crop keeps.
@@ -246,28 +240,8 @@ def export_model(
         InputError: an unknown model or scheme, images that are missing or do not fit, a network that does not convert,
             or an existing file with different content.
     """
-    options = ExportOptions(
-        weights=weights,
-        input_shape=input_shape,
-        builder_arguments=builder_arguments or {},
-        seed=seed,
-        calibration=calibration,
-        calibration_count=calibration_count,
-        test=test,
-        test_count=test_count,
-        labels=labels,
-        preprocessing=preprocessing,
-        crop=crop,
-        limits=limits,
-        io=io,
-        batch=batch,
-        allow_float=allow_float,
-        tuning=tuning or Tuning(),
-        epochs=epochs,
-        learning_rate=learning_rate,
-        sparsity=sparsity,
-        clusters=clusters,
-    )
+    arguments = locals()
+    options = ExportOptions(**{field.name: arguments[field.name] for field in dataclasses.fields(ExportOptions)})
     return run_export(model, scheme, options, threads=threads, runs=runs, out=out, force=force, progress=progress)
 
 
@@ -278,149 +252,121 @@ def run_export(
     *,
     threads: int = 1,
     runs: int | None = None,
-    out: str | os.PathLike[str] | None = None,
+    out: AnyPath | None = None,
     force: bool = False,
     original: OriginalExport | None = None,
     progress: Progress = SILENT,
 ) -> ExportResult:
     """Export with the options in one record; `original` is the export that is reproduced. See `export_model`."""
+    from keras_nin.benchmark.measurement import BenchmarkFile, measure_files
     from keras_nin.tflite.host import describe_host
 
     schemes = options.resolve_schemes(scheme)
     if out is not None:
         files.check_output_folder(out)
-    job = _prepare(model, schemes, options, progress)
-    conversions = convert(
-        job.loaded,
-        schemes,
-        options,
-        calibration=job.calibration,
-        preprocessing=job.test.preprocessing,
-        dataset=job.test.dataset,
-        progress=progress,
-    )
-    conversions = [_with_recorded_options(conversion, job) for conversion in conversions]
-    reproduction = original.compare(conversions[0].converted) if original else None
+    job, test, sources = _open_inputs(model, schemes, options, progress)
+    if original:
+        original.check_inputs(job)
+    conversions = [
+        _with_recorded_options(conversion, model, options, sources, job.loaded.dataset)
+        for conversion in convert(job, schemes, options, progress)
+    ]
+    reproduction = original.compare(conversions[0].converted.data) if original else None
     for conversion in conversions if out is not None else ():
         converted = conversion.converted
         files.needs_writing(pathlib.Path(out or "") / f"{converted.stem}.tflite", converted.data, force)
-    conversions = _verify(conversions, job, threads, progress)
-    profiles = _measure_latency([conversion.converted for conversion in conversions], threads, runs, progress)
-    result = ExportResult(
-        job.loaded.name,
-        job.loaded.weights,
-        job.loaded.random,
-        tuple(
-            ExportedFile(conversion.converted, profile, _contents(conversion))
-            for conversion, profile in zip(conversions, profiles, strict=True)
-        ),
-        job.test,
-        describe_host(),
-        reproduction,
+    conversions = _verify(conversions, job.loaded, test, options, threads, progress)
+    timed = [
+        BenchmarkFile(conversion.converted.tflite, name=f"{conversion.converted.stem}.tflite")
+        for conversion in conversions
+    ]
+    with progress.task("Measuring the latency") as update:  # in the loop of `benchmark`, which gives the same
+        profiles = measure_files(
+            timed, threads=(threads,), runs=runs, seconds=_LATENCY_SECONDS, layers=False, progress=update
+        ).profiles
+    exported = tuple(
+        ExportedFile(conversion.converted, profile, _contents(conversion))
+        for conversion, profile in zip(conversions, profiles, strict=True)
     )
+    loaded = job.loaded
+    result = ExportResult(loaded.name, loaded.weights, loaded.random, exported, test, describe_host(), reproduction)
     return result if out is None else result.save(out, force)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class _ExportJob:
-    """The model and the images of an export."""
-
-    model: ModelLike
-    options: ExportOptions
-    sources: images.ImageSources
-    loaded: LoadedModel
-    calibration: Calibration | None
-    test: images.TestImages
-
-
-def _prepare(model: ModelLike, schemes: Sequence[Scheme], options: ExportOptions, progress: Progress) -> _ExportJob:
-    sources = images.ImageSources(options.calibration, options.test, options.labels, options.seed)
+def _open_inputs(
+    model: ModelLike, schemes: Sequence[Scheme], options: ExportOptions, progress: Progress
+) -> tuple[ConversionInputs, TestImages, ImageSources]:
+    sources = ImageSources(options.calibration, options.test, options.labels, options.seed)
     loaded = options.load(model, progress)
-    shapes = input_shapes(loaded.model)
+    shapes = inputs.input_shapes(loaded.model)
     dataset = sources.test_set(loaded.dataset, shapes)
-    preprocessing = choose_preprocessing(loaded.preprocessing, dataset, options.preprocessing, options.crop)
-    calibration, digests = None, set()
+    job = ConversionInputs(loaded, dataset, options.choose_preprocessing(loaded, dataset))
     if any(scheme.calibrated for scheme in schemes):
-        calibration_set = sources.calibration_set(loaded.dataset, shapes)
-        calibration, digests = draw_calibration(calibration_set, shapes, options, preprocessing)
-    test = images.select_test_images(
-        dataset, shapes, preprocessing, calibrated_on=digests, count=options.test_count, seed=options.seed
+        job = job.calibrate(sources.calibration_set(loaded.dataset, shapes), shapes, options)
+    test = inputs.select_test_images(
+        dataset,
+        shapes,
+        job.preprocessing,
+        calibrated_on=job.calibrated_on,
+        count=options.test_count,
+        seed=options.seed,
     )
-    return _ExportJob(model, options, sources, loaded, calibration, test)
+    return job, test, sources
 
 
-def _with_recorded_options(conversion: Conversion, job: _ExportJob) -> Conversion:
+def _with_recorded_options(
+    conversion: Conversion, model: ModelLike, options: ExportOptions, sources: ImageSources, own: str | None
+) -> Conversion:
     """Add the options to the record of a file; none where a model or images in memory cannot be named."""
-    sources, own = job.sources, job.loaded.dataset
-    named = all(map(images.is_named, (job.model, sources.test_source(own))))
-    if conversion.converted.scheme.calibrated:
-        named = named and images.is_named(sources.calibration_source(own))
-    if not named:
+    converted = conversion.converted
+    used = [model, sources.test_source(own)]
+    if converted.scheme.calibrated:
+        used.append(sources.calibration_source(own))
+    if not all(map(is_named, used)):
         return conversion
-    document = job.options.to_json(str(job.model), conversion.converted.scheme, sources, own)
-    return dataclasses.replace(conversion, converted=dataclasses.replace(conversion.converted, options=document))
+    document = options.to_json(str(model), converted.scheme, sources, own)
+    return dataclasses.replace(conversion, converted=dataclasses.replace(converted, options=document))
 
 
-def _verify(conversions: Sequence[Conversion], job: _ExportJob, threads: int, progress: Progress) -> list[Conversion]:
+def _verify(
+    conversions: Sequence[Conversion],
+    loaded: LoadedModel,
+    test: TestImages,
+    options: ExportOptions,
+    threads: int,
+    progress: Progress,
+) -> list[Conversion]:
     """Return the conversions with their parity; all that compute one model in one pass over the images."""
+    from keras_nin.export import verify_files
     from keras_nin.tflite.runner import TFLiteRunner
 
-    runners = [
-        TFLiteRunner(conversion.converted.tflite, threads, batch=job.options.batch) for conversion in conversions
-    ]
+    def compare(original: LoadedModel, runners: Sequence[TFLiteRunner]) -> list[Parity]:
+        return verify_files(
+            original.model,
+            runners,
+            test.batches("Comparing", progress),
+            source=test.dataset.name,
+            random_weights=original.random,
+            limits=options.limits,
+        )
+
+    runners = [TFLiteRunner(conversion.converted.tflite, threads, batch=options.batch) for conversion in conversions]
     plain = [runner for conversion, runner in zip(conversions, runners, strict=True) if not conversion.trained]
-    parities = iter(_compare(job.loaded, plain, job, progress) if plain else ())
-    return [
-        _verify_trained(conversion, runner, job, progress)
-        if conversion.trained
-        else _with_parity(conversion, next(parities))
-        for conversion, runner in zip(conversions, runners, strict=True)
-    ]
-
-
-def _compare(loaded: LoadedModel, runners: Sequence[Any], job: _ExportJob, progress: Progress) -> list[Parity]:
-    from keras_nin.export import verify_files
-
-    return verify_files(
-        loaded.model,
-        runners,
-        job.test.batches("Comparing", progress),
-        source=job.test.dataset.name,
-        random_weights=loaded.random,
-        limits=job.options.limits,
-    )
-
-
-def _verify_trained(conversion: Conversion, runner: Any, job: _ExportJob, progress: Progress) -> Conversion:
-    """Compare a file with the model as trained for its scheme; its accuracy is compared with the original model's."""
-    (parity,) = _compare(conversion.loaded, [runner], job, progress)
-    (original,) = _compare(job.loaded, [runner], job, progress)
-    checks = [check for check in parity.checks if check.name != "top1_drop_pp"]
-    checks += [check for check in original.checks if check.name == "top1_drop_pp"]
-    training = (conversion.converted.training or {}) | {
-        "original_top1": original.model_top1,
-        "top1_match_with_original": original.top1_match,
-    }
-    converted = dataclasses.replace(conversion.converted, training=training)
-    parity = dataclasses.replace(parity, checks=tuple(checks))
-    return _with_parity(dataclasses.replace(conversion, converted=converted), parity)
-
-
-def _with_parity(conversion: Conversion, parity: Parity) -> Conversion:
-    return dataclasses.replace(conversion, converted=conversion.converted.with_parity(parity))
-
-
-def _measure_latency(
-    converted: Sequence[ConvertedModel], threads: int, runs: int | None, progress: Progress
-) -> tuple[Profile, ...]:
-    """Time whole files in the loop of `keras_nin.benchmark`, so that both give the same latency."""
-    from keras_nin.benchmark.measurement import BenchmarkFile, measure_files
-
-    sources = [BenchmarkFile(file.tflite, name=f"{file.stem}.tflite") for file in converted]
-    with progress.task("Measuring the latency") as update:
-        return measure_files(
-            sources, threads=(threads,), runs=runs, seconds=_LATENCY_SECONDS, layers=False, progress=update
-        ).profiles
+    parities = iter(compare(loaded, plain) if plain else ())
+    verified = []
+    for conversion, runner in zip(conversions, runners, strict=True):
+        converted = conversion.converted
+        if conversion.trained:  # compared with the model as trained, but in accuracy with the original one
+            (parity,), (original,) = compare(conversion.loaded, [runner]), compare(loaded, [runner])
+            checks = [check for check in parity.checks if check.name != "top1_drop_pp"]
+            checks += [check for check in original.checks if check.name == "top1_drop_pp"]
+            parity = dataclasses.replace(parity, checks=tuple(checks))
+            training = {"original_top1": original.model_top1, "top1_match_with_original": original.top1_match}
+            converted = dataclasses.replace(converted, training=(converted.training or {}) | training)
+        else:
+            parity = next(parities)
+        verified.append(dataclasses.replace(conversion, converted=converted.with_parity(parity)))
+    return verified
 
 
 def _contents(conversion: Conversion) -> dict[str, bytes]:

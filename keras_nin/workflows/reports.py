@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from keras_nin import files, schemas
 from keras_nin.errors import InputError
+from keras_nin.files import AnyPath
 from keras_nin.formatting import format_count
 from keras_nin.results import Result
-from keras_nin.workflows.models import open_model, start_keras
-from keras_nin.workflows.progress import SILENT, Progress
+from keras_nin.workflows import SILENT, Progress
+from keras_nin.workflows.inputs import open_model, start_keras
 
 if TYPE_CHECKING:
     from keras_nin.audit import Audit
@@ -25,10 +26,10 @@ SOFT_MASK_CLAIM = "demystified-softconv"
 
 
 def build_report(
-    sources: Sequence[str | os.PathLike[str]],
+    sources: Sequence[AnyPath],
     *,
-    out: str | os.PathLike[str] | None = None,
-    plot: str | os.PathLike[str] | None = None,
+    out: AnyPath | None = None,
+    plot: AnyPath | None = None,
     force: bool = False,
     progress: Progress = SILENT,
 ) -> list[pathlib.Path]:
@@ -36,8 +37,7 @@ def build_report(
 
     Args:
         sources: .tflite files, JSON documents and CSV files of other commands, and models.
-        out: path of the HTML page.
-        plot: folder for the figures.
+        out, plot: path of the HTML page, and folder for the figures.
         force: replace files with different content.
         progress: what reports the progress.
 
@@ -68,7 +68,7 @@ def build_report(
     return files.write_files(contents, force)
 
 
-def _read_source(source: str | os.PathLike[str], progress: Progress) -> Sequence[Any]:
+def _read_source(source: AnyPath, progress: Progress) -> Sequence[Any]:
     """Return the documents in a file, or the audit of a model."""
     from keras_nin.report import documents
 
@@ -76,7 +76,7 @@ def _read_source(source: str | os.PathLike[str], progress: Progress) -> Sequence
         return documents.read_documents(os.fspath(source))
     from keras_nin.audit.api import audit_model
 
-    loaded = open_model(source, progress=progress)
+    loaded = open_model(source, progress)
     return (documents.NamedAudit(loaded.name, audit_model(loaded.model, name=loaded.name)),)
 
 
@@ -85,7 +85,6 @@ class CardsResult(Result):
     """The model cards of the zoo.
 
     Attributes:
-        folder: where they are.
         contents: text of every file, by its path in the folder.
         stale: paths in the folder of the files that were out of date.
         checked: whether they were only checked, not written.
@@ -103,12 +102,8 @@ class CardsResult(Result):
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as a JSON-ready dictionary (schema ``keras_nin.cards/1``)."""
-        return {
-            "schema": schemas.CARDS,
-            "folder": str(self.folder),
-            "files": len(self.contents),
-            "stale": list(self.stale),
-        }
+        counts = {"files": len(self.contents), "stale": list(self.stale)}
+        return {"schema": schemas.CARDS, "folder": str(self.folder), **counts}
 
     def summary(self) -> str:
         """Return the result in one line."""
@@ -116,21 +111,17 @@ class CardsResult(Result):
         count = format_count(len(self.contents), "file")
         return f"{self.folder}: {count}, {len(self.stale)} {state}, {len(self.contents) - len(self.stale)} up to date"
 
-    def _summary(self) -> str:
-        return self.summary()
+    _summary = summary
 
     def _rows(self) -> list[dict[str, Any]]:
         return [{"file": name, "stale": name in self.stale} for name in self.contents]
 
 
-def build_cards(
-    folder: str | os.PathLike[str] = "models", *, check: bool = False, progress: Progress = SILENT
-) -> CardsResult:
+def build_cards(folder: AnyPath = "models", *, check: bool = False, progress: Progress = SILENT) -> CardsResult:
     """Write a card and an audit for every model of the zoo, and their index.
 
     Args:
-        folder: where they go.
-        check: write nothing, only compare.
+        folder, check: where they go; whether to write nothing, only compare.
         progress: what reports the progress.
 
     Raises:
@@ -190,8 +181,8 @@ def check_claims(
     epochs: int | None = None,
     seeds: int | None = None,
     activation: str | None = None,
-    plot: str | os.PathLike[str] | None = None,
-    image: str | os.PathLike[str] | None = None,
+    plot: AnyPath | None = None,
+    image: AnyPath | None = None,
     force: bool = False,
     progress: Progress = SILENT,
 ) -> ClaimsResult:
@@ -200,12 +191,11 @@ def check_claims(
     Args:
         ids: of the claims; none takes all.
         train: whether to include the figures that need training.
-        data: images of ten classes to train on; None takes digits.
-        epochs: passes over the images; None takes the claim's.
-        seeds: runs of each network; None takes 3.
+        data, epochs, seeds: images of ten classes to train on, None takes digits; passes over them, None takes the
+            claim's; runs of each network, None takes 3.
         activation: of the classifiers, ``"softmax"`` or ``"sigmoid"``; None takes softmax.
-        plot: path for a PNG figure of the claim demystified-softconv.
-        image: photograph for that figure; None takes one of scikit-learn's.
+        plot, image: path for a PNG figure of the claim demystified-softconv, and its photograph; None takes one of
+            scikit-learn's.
         force: replace a figure with different content.
         progress: what reports the progress.
 
@@ -242,9 +232,7 @@ def _check_training(chosen: Sequence[Claim], train: bool, settings: Mapping[str,
         raise InputError("`train` is for paperspace-head and paperspace-relu; choose one of them", argument="train")
 
 
-def _check_soft_mask_plot(
-    chosen: Sequence[Claim], plot: str | os.PathLike[str] | None, image: object
-) -> pathlib.Path | None:
+def _check_soft_mask_plot(chosen: Sequence[Claim], plot: AnyPath | None, image: object) -> pathlib.Path | None:
     if plot is None:
         if image is not None:
             raise InputError("`image` is the photograph of the figure; add `plot`", argument="image")
@@ -254,7 +242,7 @@ def _check_soft_mask_plot(
     return files.check_output_file(plot, ".png", argument="plot")
 
 
-def _draw_soft_mask(path: pathlib.Path, image: str | os.PathLike[str] | None, force: bool) -> bytes:
+def _draw_soft_mask(path: pathlib.Path, image: AnyPath | None, force: bool) -> bytes:
     from keras_nin import figures
     from keras_nin.claims import compute_soft_mask
 

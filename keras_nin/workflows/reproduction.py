@@ -12,13 +12,14 @@ from keras_nin.errors import InputError
 from keras_nin.export.converted_model import package_versions
 from keras_nin.export.parity import ParityLimits
 from keras_nin.export.schemes import SCHEMES, Tuning
-from keras_nin.schemas import EXPORT_FILE
+from keras_nin.files import AnyPath
+from keras_nin.schemas import EXPORT_FILE, shorten_repr
+from keras_nin.workflows import SILENT, Progress
 from keras_nin.workflows.conversion import ExportOptions
 from keras_nin.workflows.export import ExportResult, run_export
-from keras_nin.workflows.progress import SILENT, Progress
 
 if TYPE_CHECKING:
-    from keras_nin.export import ConvertedModel
+    from keras_nin.workflows.conversion import ConversionInputs
 
 _FIELDS = {"scheme": str, "sha256": str, "weights_sha256": str, "options": dict, "versions": dict}
 _NUMBER, _TEXT = (int, float), (str,)
@@ -40,13 +41,7 @@ _REQUIRED_CALIBRATED = ("calibration", "calibration_count", "allow_float")
 
 @dataclasses.dataclass(frozen=True)
 class Reproduction:
-    """How a reproduced file compares with the original.
-
-    Attributes:
-        path: of the record that was reproduced.
-        same: whether the bytes are the same.
-        version_changes: packages whose versions differ, such as ``"keras 3.9 then, 3.10 now"``.
-    """
+    """Whether a reproduced file has the bytes of the original, and versions that changed since its record."""
 
     path: str
     same: bool
@@ -60,17 +55,7 @@ class Reproduction:
 
 @dataclasses.dataclass(frozen=True)
 class OriginalExport:
-    """What an export record says of the export that wrote it.
-
-    Attributes:
-        path: of the record.
-        scheme: name of the scheme.
-        options: of the export, by name.
-        sha256: of the file.
-        weights_sha256: of the model's weights.
-        calibration_sha256: of the calibration images, or None.
-        versions: of the packages.
-    """
+    """What an export record says of the export that wrote it: hashes are of the file, its weights and its images."""
 
     path: str
     scheme: str
@@ -85,31 +70,30 @@ class OriginalExport:
         values = {name: value for name, value in self.options.items() if name != "model"}
         if values.get("input_shape") is not None:
             values["input_shape"] = tuple(values["input_shape"])
-        nested = {"limits": ParityLimits, "tuning": Tuning}
-        for name, record in nested.items():
+        for name, record in {"limits": ParityLimits, "tuning": Tuning}.items():
             names = [field.name for field in dataclasses.fields(record)]
-            found = {key: values.pop(key) for key in names if key in values}
-            values[name] = record(**found)
+            values[name] = record(**{key: values.pop(key) for key in names if key in values})
         return ExportOptions(**values)
 
-    def compare(self, converted: ConvertedModel) -> Reproduction:
-        """Return how a file compares with the original.
-
-        Raises:
-            InputError: the file was made from other weights or calibration images.
-        """
-        if not converted.scheme.trained:
-            self._check_same("weights", self.weights_sha256, converted.weights_sha256, converted.weights)
-        if converted.calibration:
-            calibration = converted.calibration
+    def check_inputs(self, source: ConversionInputs) -> None:
+        """Raise `InputError` where a model or calibration images are not those of the record."""
+        if not SCHEMES[self.scheme].trained:
+            self._check_same(
+                "weights", self.weights_sha256, models.hash_weights(source.loaded.model), source.loaded.weights
+            )
+        if source.calibration:
+            calibration = source.calibration
             self._check_same("calibration images", self.calibration_sha256, calibration.sha256, calibration.source)
+
+    def compare(self, content: bytes) -> Reproduction:
+        """Return how a file compares with the original."""
         now = package_versions()
         changes = [
             f"{name} {self.versions.get(name, 'unknown')} then, {now.get(name, 'unknown')} now"
             for name in dict.fromkeys([*self.versions, *now])
             if self.versions.get(name) != now.get(name)
         ]
-        return Reproduction(self.path, files.sha256(converted.data) == self.sha256, tuple(changes))
+        return Reproduction(self.path, files.sha256(content) == self.sha256, tuple(changes))
 
     def _check_same(self, what: str, then: str | None, now: str, source: str) -> None:
         if then != now:
@@ -121,11 +105,11 @@ class OriginalExport:
 
 
 def reproduce_export(
-    record: str | os.PathLike[str],
+    record: AnyPath,
     *,
     threads: int = 1,
     runs: int | None = None,
-    out: str | os.PathLike[str] | None = None,
+    out: AnyPath | None = None,
     force: bool = False,
     progress: Progress = SILENT,
 ) -> ExportResult:
@@ -160,12 +144,8 @@ def reproduce_export(
     )
 
 
-def read_original(path: str | os.PathLike[str]) -> OriginalExport:
-    """Return what an export record says of its export.
-
-    Raises:
-        InputError: the file is unreadable, or is not the record of an export that can be repeated.
-    """
+def read_original(path: AnyPath) -> OriginalExport:
+    """Return what an export record says; `InputError` where it is not the record of an export that can be repeated."""
     document = files.read_json(path)
     if not isinstance(document, dict) or document.get("schema") != EXPORT_FILE:
         found = document.get("schema") if isinstance(document, dict) else f"a {type(document).__name__}"
@@ -177,23 +157,18 @@ def read_original(path: str | os.PathLike[str]) -> OriginalExport:
             raise _bad_record(path, f"{_show(document, name)} as `{name}`")
     if document["scheme"] not in SCHEMES:
         raise _bad_record(path, f"{_show(document, 'scheme')} as `scheme`")
-    calibration_sha256 = _calibration_sha256(path, document)
+    calibration, calibration_sha256 = document.get("calibration"), None
+    if calibration is not None or SCHEMES[document["scheme"]].calibrated:
+        calibration_sha256 = calibration.get("sha256") if isinstance(calibration, dict) else None
+        if not isinstance(calibration_sha256, str):
+            raise _bad_record(path, f"{_show(document, 'calibration')} as `calibration`")
     _check_options(path, document["options"], calibration_sha256 is not None)
     return OriginalExport(
         path=os.fspath(path), calibration_sha256=calibration_sha256, **{name: document[name] for name in _FIELDS}
     )
 
 
-def _calibration_sha256(path: str | os.PathLike[str], document: dict[str, Any]) -> str | None:
-    calibration = document.get("calibration")
-    if calibration is None and not SCHEMES[document["scheme"]].calibrated:
-        return None
-    if not isinstance(calibration, dict) or not isinstance(calibration.get("sha256"), str):
-        raise _bad_record(path, f"{_show(document, 'calibration')} as `calibration`")
-    return calibration["sha256"]
-
-
-def _check_options(path: str | os.PathLike[str], options: dict[str, Any], calibrated: bool) -> None:
+def _check_options(path: AnyPath, options: dict[str, Any], calibrated: bool) -> None:
     for name in (*_REQUIRED, *(_REQUIRED_CALIBRATED if calibrated else ())):
         if name not in options:
             raise _bad_record(path, f"options without `{name}`")
@@ -210,9 +185,10 @@ def _check_options(path: str | os.PathLike[str], options: dict[str, Any], calibr
 def _check_paths(original: OriginalExport) -> None:
     """Raise `InputError` where a file or folder that the options name does not exist."""
     datasets = set(data.list_datasets())
+    zoo = models.list_models()
     known: dict[str, set[str]] = {
-        "model": set(models.list_models()),
-        "weights": {"random", *_bundled_weights()},
+        "model": set(zoo),
+        "weights": {"random", *(name for model in zoo for name in models.get_spec(model).bundled_weights)},
         "test": datasets,
         "calibration": datasets,
         "labels": set(),
@@ -228,11 +204,7 @@ def _check_paths(original: OriginalExport) -> None:
         )
 
 
-def _bundled_weights() -> set[str]:
-    return {name for model in models.list_models() for name in models.get_spec(model).bundled_weights}
-
-
-def _bad_record(path: str | os.PathLike[str], received: str) -> InputError:
+def _bad_record(path: AnyPath, received: str) -> InputError:
     return InputError(
         f"Expected the JSON file that `keras-nin export` wrote beside a .tflite file. Received: {os.fspath(path)!r} "
         f"with {received}",
@@ -241,7 +213,4 @@ def _bad_record(path: str | os.PathLike[str], received: str) -> InputError:
 
 
 def _show(document: dict[str, Any], name: str) -> str:
-    if name not in document:
-        return "nothing"
-    text = repr(document[name])
-    return text if len(text) <= 60 else f"{text[:60]}..."
+    return shorten_repr(document[name]) if name in document else "nothing"

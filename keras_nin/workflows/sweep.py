@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -11,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from keras_nin import figures, files
 from keras_nin.benchmark.sweep import SweepGrid, measure_sweep, pending_sites
 from keras_nin.benchmark.sweep_results import ConvLayer, SweepPoint, SweepRow, identify_machine, read_sweep
+from keras_nin.files import AnyPath
 from keras_nin.formatting import format_count
 from keras_nin.results import Result
-from keras_nin.workflows.progress import SILENT, Progress
+from keras_nin.workflows import SILENT, Progress
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,10 +27,8 @@ class SweepResult(Result):
 
     Attributes:
         rows: `keras_nin.benchmark.sweep_results.SweepRow` by point.
-        host: description of this machine.
         path: of the CSV file.
-        measured: number of points that this run measured.
-        reused: number of points of the grid that were in the file already.
+        measured, reused: number of points that this run measured, and that were in the file already.
     """
 
     rows: Mapping[SweepPoint, SweepRow]
@@ -57,12 +55,8 @@ class SweepResult(Result):
 
     def _rows(self) -> list[dict[str, Any]]:
         return [
-            {
-                **dataclasses.asdict(row.point.layer),
-                "scheme": row.point.scheme,
-                "threads": row.point.threads,
-                "us": row.us,
-            }
+            dataclasses.asdict(row.point.layer)
+            | {"scheme": row.point.scheme, "threads": row.point.threads, "us": row.us}
             for row in self.rows.values()
         ]
 
@@ -77,8 +71,8 @@ def sweep_convolutions(
     *,
     seconds: float = 0.5,
     seed: int = 0,
-    out: str | os.PathLike[str] = "sweep.csv",
-    plot: str | os.PathLike[str] | None = None,
+    out: AnyPath = "sweep.csv",
+    plot: AnyPath | None = None,
     force: bool = False,
     progress: Progress = SILENT,
 ) -> SweepResult:
@@ -87,16 +81,12 @@ def sweep_convolutions(
     The CSV file is complete after every group; a later call with the same or a larger grid continues it.
 
     Args:
-        size: heights and widths of the feature map.
-        cin: input channels.
-        cout: filters.
-        kernel: heights and widths of the kernel, odd.
-        scheme: float32 and int8.
-        threads: numbers of threads of the runtime.
+        size, cin, cout, kernel: heights and widths of the feature map, input channels, filters, and heights and widths
+            of the kernel, odd.
+        scheme, threads: float32 and int8; numbers of threads of the runtime.
         seconds: the longest that a point is measured, once it is warm.
         seed: of the order, the weights and the noise.
-        out: path of the CSV file.
-        plot: path for a PNG figure.
+        out, plot: paths of the CSV file and for a PNG figure.
         force: measure everything again, and replace the CSV file.
         progress: what reports the progress.
 
@@ -116,62 +106,36 @@ def sweep_convolutions(
     rows = {} if force else read_sweep(path, machine)
     missing = len(points) - sum(point in rows for point in points)
     if pending_sites(points, rows, seed):
-        rows = _measure(points, path, machine, rows, seed, seconds, missing, progress)
+        from keras_nin.workflows.inputs import start_keras
+
+        start_keras(progress)
+        points_text, done = format_count(missing, "point"), 0
+        with progress.task(f"Sweeping {points_text}") as update:
+
+            def advance(count: int) -> None:
+                nonlocal done
+                done += count
+                if update is not None:
+                    update(f"Sweeping: {done} of {points_text}")
+
+            rows = measure_sweep(
+                points,
+                path,
+                machine,
+                export_layer=export_layer,
+                rows=rows,
+                seed=seed,
+                seconds=seconds,
+                on_group=advance,
+            )
     result = SweepResult(rows, host, path, missing, len(points) - missing)
     if figure is not None:
         files.write_file(figure, figures.render_png(result.plot()))
     return result
 
 
-def _measure(
-    points: Sequence[SweepPoint],
-    path: pathlib.Path,
-    machine: Any,
-    rows: Mapping[SweepPoint, SweepRow],
-    seed: int,
-    seconds: float,
-    missing: int,
-    progress: Progress,
-) -> dict[SweepPoint, SweepRow]:
-    from keras_nin.workflows.models import start_keras
-
-    start_keras(progress)
-    with progress.task(f"Sweeping {format_count(missing, 'point')}") as update:
-        done = 0
-
-        def advance(count: int) -> None:
-            nonlocal done
-            done += count
-            if update is not None:
-                update(f"Sweeping: {done} of {format_count(missing, 'point')}")
-
-        return measure_sweep(
-            points,
-            path,
-            machine,
-            export_layer=export_layer,
-            rows=rows,
-            seed=seed,
-            seconds=seconds,
-            on_group=advance,
-        )
-
-
 def export_layer(layer: ConvLayer, schemes: Sequence[str], folder: pathlib.Path, seed: int) -> dict[str, pathlib.Path]:
-    """Export a convolution with random weights, and return the paths of its files by scheme.
-
-    int8 is calibrated with noise, all that a layer with random weights can be calibrated with: the files serve to
-    measure latency only.
-
-    Args:
-        layer: the convolution.
-        schemes: "float32" and "int8".
-        folder: where the files go.
-        seed: of weights and noise.
-
-    Raises:
-        InputError: the layer cannot be converted.
-    """
+    """Export a convolution with random weights, int8 calibrated with noise; return the paths of its files by scheme."""
     import keras
 
     from keras_nin.data.named_datasets import open_noise
@@ -180,13 +144,9 @@ def export_layer(layer: ConvLayer, schemes: Sequence[str], folder: pathlib.Path,
     shape = (layer.size, layer.size, layer.cin)
     keras.backend.clear_session()
     inputs = keras.Input(shape, name="input")
-    initializer = keras.initializers.GlorotUniform(seed)
+    initializer: Any = keras.initializers.GlorotUniform(seed)
     convolution = keras.layers.Conv2D(
-        layer.cout,
-        layer.kernel,
-        padding="same",
-        kernel_initializer=initializer,  # pyright: ignore[reportArgumentType]
-        name="conv",
+        layer.cout, layer.kernel, padding="same", kernel_initializer=initializer, name="conv"
     )
     model = keras.Model(inputs, convolution(inputs), name="single")
     calibration = load_calibration(open_noise(shape, seed), shape, count=_CALIBRATION_COUNT, seed=seed)

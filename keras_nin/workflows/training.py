@@ -5,24 +5,15 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from keras_nin import files
 from keras_nin.errors import InputError
+from keras_nin.files import AnyPath
 from keras_nin.formatting import format_count
 from keras_nin.results import Result
-from keras_nin.workflows import images
-from keras_nin.workflows.models import (
-    InputShape,
-    ModelLike,
-    check_model_name,
-    choose_preprocessing,
-    model_stem,
-    open_model,
-    start_keras,
-)
-from keras_nin.workflows.progress import SILENT, Progress
+from keras_nin.workflows import SILENT, Progress, inputs
+from keras_nin.workflows.inputs import ImageSource, ModelLike, ModelOptions
 
 if TYPE_CHECKING:
     from keras_nin.models.third_party import WeightImport
@@ -33,21 +24,18 @@ IMPORT_SCHEMA = "keras_nin.import_weights/1"
 
 def train_model(
     model: ModelLike,
-    data: images.ImageSource = None,
+    data: ImageSource = None,
     *,
-    weights: str | os.PathLike[str] | None = None,
-    input_shape: InputShape | None = None,
-    builder_arguments: Mapping[str, Any] | None = None,
-    seed: int = 0,
     labels: str | None = None,
     preprocessing: str | None = None,
     crop: float | None = None,
     epochs: int | None = None,
     batch_size: int | None = None,
     learning_rate: float | None = None,
-    out: str | os.PathLike[str] | None = None,
+    out: AnyPath | None = None,
     force: bool = False,
     progress: Progress = SILENT,
+    **options: Unpack[ModelOptions],
 ) -> TrainResult:
     """Train a model on labeled images, keep the weights of the best epoch, and test those.
 
@@ -56,15 +44,14 @@ def train_model(
     Args:
         model: zoo name, ``keras:NAME``, path of a .keras or .h5 file, or a keras.Model.
         data: images with a train split, as in `export_model`; None takes the model's own dataset.
-        weights: to start from; None takes random ones for a named model, and a saved model's own.
-        input_shape, builder_arguments: as in `export_model`.
-        seed: of the weights, the validation images, the order and the augmentation.
         labels, preprocessing, crop: as in `export_model`.
         epochs, batch_size, learning_rate: passes over the images, images in a step, and the rate at the start; None
             takes the recipe's.
         out: folder to write to; None takes ``runs/<model>``.
         force: start again, whatever the folder holds.
         progress: what reports the progress.
+        **options: `input_shape` and `builder_arguments` as in `export_model`; `weights` to start from, without which a
+            named model takes random ones; `seed` of the weights, the validation images, the order and the augmentation.
 
     Returns:
         `TrainResult`.
@@ -74,22 +61,17 @@ def train_model(
     """
     from keras_nin import train
     from keras_nin._compat.tensorflow import deterministic_ops
-    from keras_nin.export.calibration import image_input_shape
+    from keras_nin.export.conversion import image_input_shape
 
-    folder = pathlib.Path("runs") / model_stem(model) if out is None else pathlib.Path(out)
+    seed = options.get("seed", 0)
+    folder = pathlib.Path("runs") / inputs.model_stem(model) if out is None else pathlib.Path(out)
     files.check_output_folder(folder)
-    check_model_name(model)
-    sources = images.ImageSources(None, data, labels, seed)
-    start_keras(progress)
+    inputs.check_model_name(model)
+    sources = inputs.ImageSources(None, data, labels, seed)
+    inputs.start_keras(progress)
     with deterministic_ops():
-        loaded = open_model(
-            model,
-            weights=weights or _initial_weights(model),
-            input_shape=input_shape,
-            builder_arguments=builder_arguments,
-            seed=seed,
-            progress=progress,
-        )
+        weights = options.get("weights") or _initial_weights(model)
+        loaded = inputs.open_model(model, progress, **options | {"weights": weights})
         dataset = sources.test_set(loaded.dataset, image_input_shape(loaded.model))
         recipe = train.get_recipe(
             loaded.name, dataset.name, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate
@@ -100,7 +82,7 @@ def train_model(
             recipe,
             folder,
             name=loaded.name,
-            preprocessing=choose_preprocessing(loaded.preprocessing, dataset, preprocessing, crop),
+            preprocessing=inputs.choose_preprocessing(loaded.preprocessing, dataset, preprocessing, crop),
             seed=seed,
             force=force,
             on_epoch=progress.epochs(loaded.name, recipe.epochs),
@@ -118,11 +100,9 @@ class ImportResult(Result):
     """Third-party weights, imported into a model.
 
     Attributes:
-        model: name of the model.
-        file: path of the third-party file.
-        imported: `keras_nin.models.third_party.WeightImport`: what became of each tensor.
+        file, path: of the third-party file, and of the weight file that was written.
+        imported: what became of each tensor.
         weights_sha256: of the model's weights afterwards.
-        path: of the weight file that was written.
         state: ``"written"`` or ``"up to date"``.
     """
 
@@ -155,8 +135,7 @@ class ImportResult(Result):
         tensors = format_count(len(rows), "tensor")
         return f"{self.file}: {self.imported.convention} names, {tensors}, {placed} placed{skipped}"
 
-    def _summary(self) -> str:
-        return self.summary()
+    _summary = summary
 
     def _rows(self) -> list[dict[str, Any]]:
         return [dataclasses.asdict(row) for row in self.imported.rows]
@@ -164,13 +143,12 @@ class ImportResult(Result):
 
 def import_weights(
     model: ModelLike,
-    file: str | os.PathLike[str],
-    out: str | os.PathLike[str],
+    file: AnyPath,
+    out: AnyPath,
     *,
-    input_shape: InputShape | None = None,
-    builder_arguments: Mapping[str, Any] | None = None,
     force: bool = False,
     progress: Progress = SILENT,
+    **options: Unpack[ModelOptions],
 ) -> ImportResult:
     """Turn third-party weights into a Keras 3 weight file of a model.
 
@@ -178,9 +156,9 @@ def import_weights(
         model: zoo name, ``keras:NAME``, path of a saved model, or a keras.Model.
         file: a legacy Keras .h5, a .safetensors, or a PyTorch state dictionary (.pt or .pth).
         out: path of the weight file, ending in .weights.h5.
-        input_shape, builder_arguments: as in `export_model`.
         force: replace a file with different content.
         progress: what reports the progress.
+        **options: `input_shape` and `builder_arguments`, as in `export_model`.
 
     Returns:
         `ImportResult`.
@@ -193,13 +171,8 @@ def import_weights(
 
     source, target = pathlib.Path(file), pathlib.Path(out)
     _check_import_paths(source, target)
-    loaded = open_model(
-        model,
-        weights="random" if isinstance(model, str | os.PathLike) else None,
-        input_shape=input_shape,
-        builder_arguments=builder_arguments,
-        progress=progress,
-    )
+    weights = "random" if inputs.is_named(model) else None
+    loaded = inputs.open_model(model, progress, **options | {"weights": weights})
     spec = registry.REGISTRY.get(model) if isinstance(model, str) else None
     with progress.task(f"Reading {source.name}"):
         imported = models.load_weights(loaded.model, source, layer_names=spec.layer_names if spec else None)

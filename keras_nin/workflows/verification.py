@@ -4,22 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from keras_nin import files, schemas
 from keras_nin.errors import InputError
+from keras_nin.files import AnyPath
 from keras_nin.results import Result
-from keras_nin.workflows import images
-from keras_nin.workflows.models import (
-    InputShape,
-    ModelLike,
-    check_model_name,
-    choose_preprocessing,
-    input_shapes,
-    open_model,
-)
-from keras_nin.workflows.progress import SILENT, Progress
+from keras_nin.workflows import SILENT, Progress, inputs
+from keras_nin.workflows.inputs import ImageSource, ImageSources, ModelLike, ModelOptions, TestImages
 
 if TYPE_CHECKING:
     from keras_nin.data import Preprocessing
@@ -34,14 +26,10 @@ class VerifyResult(Result):
     """How a .tflite file compares with a model.
 
     Attributes:
-        model: name of the model.
-        weights: what its weights are.
-        random_weights: whether they are random, so that accuracies say nothing.
-        file: path of the file.
-        file_bytes: its size.
-        parity: `keras_nin.export.Parity`.
-        test: `keras_nin.workflows.images.TestImages` that both ran on.
-        layer_noise: `keras_nin.export.layer_noise.LayerNoiseTable`, where it was requested.
+        model, weights: names of the model and of its weights.
+        random_weights: whether accuracies say nothing.
+        test: images that both ran on.
+        layer_noise: quantization noise of every layer, where it was requested.
         preprocessing_mismatch: how the preprocessing of the file's record differs from the model's; None where it
             does not, or where somebody chose it.
         notes: what a reader should know of the file and its record.
@@ -53,7 +41,7 @@ class VerifyResult(Result):
     file: str
     file_bytes: int
     parity: Parity
-    test: images.TestImages
+    test: TestImages
     layer_noise: LayerNoiseTable | None = None
     preprocessing_mismatch: str | None = None
     notes: tuple[str, ...] = ()
@@ -92,13 +80,9 @@ class VerifyResult(Result):
 
 def verify_model(
     model: ModelLike,
-    file: str | os.PathLike[str],
-    test: images.ImageSource = None,
+    file: AnyPath,
+    test: ImageSource = None,
     *,
-    weights: str | os.PathLike[str] | None = None,
-    input_shape: InputShape | None = None,
-    builder_arguments: Mapping[str, Any] | None = None,
-    seed: int = 0,
     test_count: int | None = None,
     labels: str | None = None,
     preprocessing: str | None = None,
@@ -107,6 +91,7 @@ def verify_model(
     per_layer: bool = False,
     threads: int = 1,
     progress: Progress = SILENT,
+    **options: Unpack[ModelOptions],
 ) -> VerifyResult:
     """Run a model and a .tflite file on the same images and compare their outputs.
 
@@ -117,12 +102,12 @@ def verify_model(
         model: zoo name, ``keras:NAME``, path of a .keras or .h5 file, or a keras.Model.
         file: path of the .tflite file.
         test: images, as in `export_model`.
-        weights, input_shape, builder_arguments, seed: as in `export_model`.
         test_count, labels, preprocessing, crop: as in `export_model`.
         limits: what the parity is checked against; None takes the defaults.
         per_layer: whether to measure the quantization noise of every layer.
         threads: of the LiteRT runtime.
         progress: what reports the progress.
+        **options: `weights`, `input_shape`, `builder_arguments` and `seed`, as in `export_model`.
 
     Returns:
         `VerifyResult`.
@@ -133,24 +118,18 @@ def verify_model(
     from keras_nin.export import verify_files
     from keras_nin.tflite.runner import TFLiteRunner
 
-    check_model_name(model)
-    sources = images.ImageSources(None, test, labels, seed)
-    record = images.read_export_record(file)
+    inputs.check_model_name(model)
+    seed = options.get("seed", 0)
+    sources = ImageSources(None, test, labels, seed)
+    record = inputs.read_export_record(file)
     runner = TFLiteRunner(file, threads, batch=record.get("batch") or 1)
-    loaded = open_model(
-        model,
-        weights=weights,
-        input_shape=input_shape,
-        builder_arguments=builder_arguments,
-        seed=seed,
-        progress=progress,
-    )
-    shapes = input_shapes(loaded.model)
-    dataset = sources.test_set(images.recorded_test_source(record) or loaded.dataset, shapes)
+    loaded = inputs.open_model(model, progress, **options)
+    shapes = inputs.input_shapes(loaded.model)
+    dataset = sources.test_set(inputs.recorded_test_source(record) or loaded.dataset, shapes)
     known = record.get("preprocessing") or loaded.preprocessing
-    chosen = choose_preprocessing(known, dataset, preprocessing, crop)
+    chosen = inputs.choose_preprocessing(known, dataset, preprocessing, crop)
     calibrated_on, notes = _calibration_digests(record, sources, shapes)
-    test_images = images.select_test_images(
+    test_images = inputs.select_test_images(
         dataset, shapes, chosen, calibrated_on=calibrated_on, count=test_count, seed=seed
     )
     (parity,) = verify_files(
@@ -182,7 +161,7 @@ def verify_model(
 
 
 def _calibration_digests(
-    record: dict[str, Any], sources: images.ImageSources, shapes: images.Shapes
+    record: dict[str, Any], sources: ImageSources, shapes: inputs.Shapes
 ) -> tuple[set[str], tuple[str, ...]]:
     """Return the digests of the images that calibrated a file, and a note where they are not found."""
     calibration = record.get("calibration")
@@ -214,14 +193,14 @@ def _origin_notes(record: dict[str, Any], loaded: LoadedModel, runner: TFLiteRun
     return notes
 
 
-def _preprocessing_mismatch(record: dict[str, Any], loaded: LoadedModel, test: images.TestImages) -> str | None:
+def _preprocessing_mismatch(record: dict[str, Any], loaded: LoadedModel, test: TestImages) -> str | None:
     """Say how the record's preprocessing differs from the model's, such as by a swapped channel order."""
     options = record.get("options")
     options = options if isinstance(options, dict) else {}
     explicit = options.get("preprocessing") is not None or options.get("crop") is not None
     if loaded.preprocessing is None or not record.get("preprocessing") or explicit or test.preprocessing is None:
         return None
-    own = choose_preprocessing(loaded.preprocessing, test.dataset)
+    own = inputs.choose_preprocessing(loaded.preprocessing, test.dataset)
     if own == test.preprocessing:
         return None
     return f"the file's record has the preprocessing {_describe(test.preprocessing)}, the model takes {_describe(own)}"

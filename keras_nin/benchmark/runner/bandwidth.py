@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from keras_nin.child_runtime import read_sizes
+
 BANDWIDTH_SECONDS = 0.6
 _CACHES = pathlib.Path("/sys/devices/system/cpu/cpu0/cache")
 _UNKNOWN_CACHE = 32 * 2**20
@@ -82,10 +84,7 @@ def last_cache_bytes() -> int | None:
 
 def available_bytes() -> int:
     """Return the bytes of memory that are free or can be freed; half a GiB where the system does not report it."""
-    with contextlib.suppress(OSError, ValueError), open("/proc/meminfo") as lines:
-        for line in lines:
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 2**10
+    free = read_sizes("/proc/meminfo", "MemAvailable")["MemAvailable"]
     with contextlib.suppress(AttributeError, OSError, ValueError):
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+        return free or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
     return 2**29

@@ -1,0 +1,293 @@
+"""What workflows take: models by name, path or object, and images, of which none both calibrates and tests."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import os
+import pathlib
+import sys
+from collections.abc import Collection, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, Unpack, cast
+
+from keras_nin import files, models
+from keras_nin.errors import InputError
+from keras_nin.files import AnyPath
+from keras_nin.models.registry import MODEL_SUFFIXES
+from keras_nin.output_capture import capture_output
+from keras_nin.workflows import SILENT, Progress
+
+if TYPE_CHECKING:
+    import keras
+    import numpy as np
+
+    from keras_nin.data import Dataset, Preprocessing
+    from keras_nin.models import LoadedModel
+
+ModelLike: TypeAlias = "str | os.PathLike[str] | keras.Model | LoadedModel"
+FileOrModel: TypeAlias = ModelLike  # a path may be that of a .tflite file
+InputShape: TypeAlias = tuple[int, int, int]
+Shapes: TypeAlias = "tuple[int, ...] | dict[str, tuple[int, ...]]"  # of one image, or of each input by name
+# What `keras_nin.data.open_dataset` takes: a dataset name, folder, .npz, array, tf.data.Dataset, keras.utils.PyDataset.
+ImageSource: TypeAlias = Any
+BATCH = 32
+
+
+class ModelOptions(TypedDict, total=False):
+    """How a model is built and loaded: arguments of `export_model`."""
+
+    weights: AnyPath | None
+    input_shape: InputShape | None
+    builder_arguments: Mapping[str, Any] | None
+    seed: int
+
+
+def start_keras(progress: Progress = SILENT) -> None:
+    """Import Keras on TensorFlow without TensorFlow's log output; nothing happens where it is imported already."""
+    if "keras" in sys.modules:
+        files.remove_stale_temporaries(files.temporary_root())
+        return
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    files.redirect_temporaries()
+    with progress.task("Starting TensorFlow"), capture_output():
+        import keras  # noqa: F401
+        import tensorflow as tf
+
+        tf.get_logger().setLevel("ERROR")
+        tf.config.get_visible_devices()  # prints to the log on its first call
+    gc.freeze()  # the frameworks' million objects need not be walked in every collection
+
+
+def is_named(source: object) -> bool:
+    """Whether a model or image source is a name or a path, so that a record of it can be opened again."""
+    return isinstance(source, str | os.PathLike)
+
+
+def model_stem(model: ModelLike) -> str:
+    """Return what the files of a model are named after."""
+    if isinstance(model, str | os.PathLike):
+        return pathlib.Path(os.fspath(model).removeprefix("keras:")).stem
+    return model.name
+
+
+def check_model_name(model: ModelLike) -> None:
+    """Raise `InputError` for an unknown name of the zoo, before Keras starts."""
+    if isinstance(model, str | os.PathLike):
+        text = os.fspath(model)
+        if not text.startswith("keras:") and not text.endswith(MODEL_SUFFIXES) and not os.path.exists(text):
+            models.get_spec(text)
+
+
+def is_model(source: FileOrModel) -> bool:
+    """Whether `source` is a model, otherwise a .tflite file; `InputError` for a missing file or an unknown name."""
+    if not isinstance(source, str | os.PathLike):
+        return True
+    text = os.fspath(source)
+    if text.startswith("keras:"):
+        return True
+    if text.endswith(MODEL_SUFFIXES):
+        if not os.path.isfile(text):
+            raise InputError(f"Expected an existing file. Received: {text!r}", path=text)
+        return True
+    if os.path.isfile(text):
+        return False
+    if text.endswith(".tflite") or os.path.exists(text):
+        problem = "is a folder" if os.path.isdir(text) else "does not exist"
+        raise InputError(f"Expected a .tflite file or a model. Received: {text!r}, which {problem}", path=text)
+    models.get_spec(text)
+    return True
+
+
+def open_model(model: ModelLike, progress: Progress = SILENT, **options: Unpack[ModelOptions]) -> LoadedModel:
+    """Load a network by name or path, or wrap a keras.Model, which takes no options."""
+    check_model_name(model)
+    if isinstance(model, models.LoadedModel):
+        return model
+    start_keras(progress)
+    builder_arguments = options.pop("builder_arguments", None) or {}
+    if isinstance(model, str | os.PathLike):
+        return models.load_model(os.fspath(model), **options, **builder_arguments)
+    if builder_arguments or options.get("weights") is not None or options.get("input_shape") is not None:
+        raise InputError(
+            "Expected no `weights`, `input_shape` or `builder_arguments` for a keras.Model, which is built."
+        )
+    return models.LoadedModel(model=model, name=model.name, weights="as given", random=False)
+
+
+def input_shapes(model: keras.Model) -> Shapes:
+    """Return (height, width, channels) of a model on one image, otherwise the shape of each input by its name."""
+    from keras_nin.keras_graph import input_specs
+
+    specs = input_specs(model)
+    if len(specs) == 1 and len(specs[0].shape) == 3:
+        return cast(InputShape, specs[0].shape)
+    return {spec.name: cast(tuple[int, ...], spec.shape) for spec in specs}
+
+
+def choose_preprocessing(
+    known: str | dict[str, Any] | None, dataset: Dataset, preprocessing: str | None = None, crop: float | None = None
+) -> Any:
+    """Return the `Preprocessing` to use: the requested preset, else the known one of the model, else the dataset's.
+
+    None for arrays that are fed as they are; `InputError` where a preset was requested for these.
+    """
+    from keras_nin import data
+
+    if dataset.preprocessing is None:
+        if preprocessing is not None or crop is not None:
+            raise InputError("`preprocessing` and `crop` apply to images. Received: arrays that are fed as they are")
+        return None
+    chosen = preprocessing or known
+    if chosen is None:
+        record = dataset.preprocessing
+    elif isinstance(chosen, str):
+        record = data.get_preset(chosen)
+    else:
+        record = data.Preprocessing.from_json(chosen)
+    return record if crop is None else dataclasses.replace(record, crop_fraction=crop)
+
+
+class ImageSources:
+    """The images that a workflow calibrates and tests on, each source opened once.
+
+    Folders and .npz files are opened at once, for their errors. `own` is the model's own dataset, the default of both.
+    """
+
+    def __init__(self, calibration: ImageSource, test: ImageSource, labels: str | None = None, seed: int = 0) -> None:
+        self.calibration, self.test, self.labels, self.seed = calibration, test, labels, seed
+        self._opened: dict[object, Dataset] = {}
+        for source in (calibration, test):
+            if is_named(source) and not _is_dataset_name(source) and _holds_images(source):
+                self.open(source, None)
+
+    def calibration_source(self, own: str | None) -> ImageSource:
+        """Return what to calibrate on: `calibration`, else the model's own dataset, else what is tested on."""
+        return _first(self.calibration, own, self.test, argument="calibration", purpose="to calibrate on")
+
+    def test_source(self, own: str | None) -> ImageSource:
+        """Return what to test on: `test`, else the model's own dataset, else what is calibrated on."""
+        return _first(self.test, own, self.calibration, argument="test", purpose="to test on")
+
+    def calibration_set(self, own: str | None, shapes: Shapes) -> Dataset:
+        """Return the dataset to calibrate on."""
+        return self.open(self.calibration_source(own), shapes, "calibration")
+
+    def test_set(self, own: str | None, shapes: Shapes) -> Dataset:
+        """Return the dataset to test on."""
+        return self.open(self.test_source(own), shapes, "test")
+
+    def open(self, source: ImageSource, shapes: Shapes | None, split: str | None = None) -> Dataset:
+        """Return a dataset; one in memory that both calibrates and tests is split, otherwise it serves whole."""
+        from keras_nin import data
+
+        key = (os.fspath(source) if is_named(source) else id(source), isinstance(shapes, dict))
+        if key not in self._opened:
+            shared = self.calibration is None or self.test is None or self.calibration is self.test
+            # A labels file belongs to the folder that is tested on; named datasets have labels of their own.
+            tested = self.calibration if self.test is None else self.test
+            labels = self.labels if source is tested and not _is_dataset_name(source) else None
+            self._opened[key] = data.open_dataset(
+                source, split=None if shared else split, labels=labels, seed=self.seed, input_shape=shapes
+            )
+        return self._opened[key]
+
+
+def _is_dataset_name(source: ImageSource) -> bool:
+    """Whether `source` is the name of a dataset; some of them need Keras, so they are opened late."""
+    from keras_nin import data
+
+    return source in data.list_datasets() if isinstance(source, str) else False
+
+
+def _holds_images(source: str) -> bool:
+    """Whether a path holds images, as far as that is known before the model is."""
+    from keras_nin.data import npz_files
+
+    return not os.fspath(source).lower().endswith(".npz") or npz_files.holds_images(source)
+
+
+def _first(*sources: ImageSource, argument: str, purpose: str) -> ImageSource:
+    for source in sources:
+        if source is not None:
+            return source
+    raise InputError(
+        f"This model has no dataset of its own {purpose}. Pass `{argument}`: a dataset name, a folder of images, an "
+        ".npz file, or 'random' for noise",
+        argument=argument,
+    )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TestImages:
+    """The images of a test: their dataset and which of them, int64 (N,).
+
+    Attributes:
+        preprocessing: how pixels become input; None for arrays that are fed as they are.
+        shapes: the network's (height, width, channels), or the shapes of its inputs by name.
+        excluded: how many images of the test split were left out because they calibrated.
+    """
+
+    __test__ = False  # the name is no test of pytest's
+
+    dataset: Dataset
+    indices: np.ndarray
+    preprocessing: Preprocessing | None
+    shapes: Shapes
+    excluded: int = 0
+
+    def batches(self, message: str, progress: Progress = SILENT) -> Iterable[tuple[Any, Any]]:
+        """Yield (images, labels)."""
+        from keras_nin.data import split_image_shape
+
+        size, channels = split_image_shape(self.shapes)
+        batches = self.dataset.batches(self.indices, size, channels, preprocessing=self.preprocessing)
+        return progress.track(batches, message, -(-len(self.indices) // BATCH))
+
+
+def select_test_images(
+    dataset: Dataset,
+    shapes: Shapes,
+    preprocessing: Preprocessing | None,
+    *,
+    calibrated_on: Collection[str] = frozenset(),
+    count: int | None = None,
+    seed: int = 0,
+) -> TestImages:
+    """Draw images of a dataset's test split, all without a count, but none with a digest in `calibrated_on`."""
+    import numpy as np
+
+    chosen = kept = dataset.select("test", count, seed)
+    if calibrated_on:
+        is_kept = [not dataset.image_digests([index]) & set(calibrated_on) for index in chosen]
+        kept = np.asarray(chosen, np.int64)[is_kept]
+    if len(kept) == 0:
+        raise InputError(
+            f"Every test image of {dataset.name!r} was used for calibration. Pass other images as `test`",
+            argument="test",
+        )
+    return TestImages(dataset, kept, preprocessing, shapes, len(chosen) - len(kept))
+
+
+def read_export_record(file: AnyPath) -> dict[str, Any]:
+    """Return the record that an export wrote beside a .tflite file, or an empty dictionary."""
+    path = pathlib.Path(file).with_suffix(".json")
+    if not path.exists():
+        return {}
+    document = files.read_json(path)
+    if not isinstance(document, dict):
+        raise InputError(
+            f"Expected the record of an export beside {os.fspath(file)!r}. Received: {str(path)!r} with a "
+            f"{type(document).__name__}",
+            path=path,
+        )
+    return document
+
+
+def recorded_test_source(record: dict[str, Any]) -> str | None:
+    """Return the name or path of the images that a file was tested on when it was exported, or None."""
+    for part, key in (("options", "test"), ("parity", "source")):
+        entry = record.get(part)
+        if isinstance(entry, dict) and isinstance(entry.get(key), str):
+            return entry[key]
+    return None
