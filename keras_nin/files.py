@@ -161,7 +161,7 @@ def needs_writing(path: pathlib.Path, data: bytes, force: bool = False) -> bool:
 
 @contextlib.contextmanager
 def temporary_folder() -> Iterator[pathlib.Path]:
-    """Yield a new folder among the system's temporary files, which is removed at the end; after a kill, by the next call.
+    """Yield a new temporary folder, which is removed at the end; after a kill, by the next call.
 
     Raises:
         InputError: it cannot be created.
