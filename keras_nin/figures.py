@@ -2,6 +2,8 @@
 
 import contextlib
 import io
+import pathlib
+import tomllib
 import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -9,32 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-TEXT = "#1f2328"
-MUTED = "#59636e"
-GRID = "#d8dee4"
 NARROW = 4.4  # inches: readable on the width of a phone
-
-_STYLE: Any = {
-    "text.parse_math": False,  # names come from files: "$" is a character like any other
-    "font.family": "DejaVu Sans",  # comes with matplotlib
-    "font.size": 10,
-    "axes.titlesize": 12,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": MUTED,
-    "axes.labelcolor": TEXT,
-    "axes.axisbelow": True,
-    "grid.color": GRID,
-    "text.color": TEXT,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "legend.frameon": False,
-    "legend.fontsize": 9,
-    "svg.fonttype": "path",  # the same on a machine without the font
-    "svg.hashsalt": "keras-nin",
-}
+_STYLE: Any = tomllib.loads(pathlib.Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+TEXT, MUTED = _STYLE["text.color"], _STYLE["xtick.color"]
 
 
 @contextlib.contextmanager
@@ -48,11 +27,13 @@ def figure_style() -> Iterator[None]:
         yield
 
 
-def new_figure(width: float, height: float) -> "Figure":
-    """Return an empty figure of that size in inches, with constrained layout; call it inside `figure_style`."""
+@contextlib.contextmanager
+def new_figure(width: float, height: float) -> "Iterator[Figure]":
+    """Yield an empty figure of that size in inches, with constrained layout, to be drawn while the block runs."""
     from matplotlib.figure import Figure
 
-    return Figure((width, height), layout="constrained")
+    with figure_style():
+        yield Figure((width, height), layout="constrained")
 
 
 def render_png(figure: "Figure") -> bytes:

@@ -157,8 +157,8 @@ def test_the_seed_itself_is_measured(fuzz, seed, tmp_path):
 
 
 def test_damaged_files_are_measured_or_refused(fuzz, seed):
-    """Thirty of those that tools/fuzz_benchmark.py makes by the hundred."""
-    outcomes, left = fuzz.survey({"seed": seed}, 30)
+    """Some of those that tools/fuzz_benchmark.py makes by the hundred."""
+    outcomes, left = fuzz.survey({"seed": seed}, 18)
     assert [each for each in outcomes if fuzz.is_failure(each)] == []
     assert left == []
     assert {"measured", "refused by the reader", "refused by the runtime"} <= {each.kind for each in outcomes}

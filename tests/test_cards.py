@@ -32,6 +32,11 @@ def test_bundled_weights_come_with_their_accuracy():
     assert "not bundled" in (FOLDER / "nin_cifar10" / "README.md").read_text()
 
 
+def test_a_model_of_the_zoo_can_be_reported(cli, tmp_path):
+    assert cli("report", "nin_digits", "-o", "report.html").status == 0
+    assert "nin_digits" in (tmp_path / "report.html").read_text()
+
+
 @pytest.mark.slow
 def test_all_cards_are_up_to_date_and_can_be_written(tmp_path, capsys, monkeypatch):
     contents = format_cards()

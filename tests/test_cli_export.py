@@ -13,11 +13,12 @@ import click
 import keras
 import numpy as np
 import pytest
+import tracing
 from keras import layers as kl
 
 from keras_nin import data, models
 from keras_nin.cli import export, main
-from keras_nin.cli.options import load_command
+from keras_nin.cli.export import export_command
 from keras_nin.export.converted_model import package_versions
 from keras_nin.schemas import EXPORT_FILE
 from keras_nin.workflows import reproduction
@@ -56,6 +57,15 @@ def write_digits(path, start=0, count=60):
 
 
 # the main job
+
+# What other commands share with this one: loading a model and its images, and the benchmark that measures the latency.
+SHARED = "_compat/.*|benchmark/.*|child_process|data/.*|keras_graph|layers/.*|metrics|models/.*|output_capture"
+
+
+def test_an_export_passes_through_twelve_files_from_command_to_table(digits_export):
+    path = tracing.files(digits_export.parent / "trace", f"{tracing.INFRASTRUCTURE}|{SHARED}")
+    assert {"keras_nin/cli/export.py", "keras_nin/export/conversion.py", "keras_nin/report/accuracy.py"} <= set(path)
+    assert len(path) <= 12, "\n".join(path)
 
 
 def test_the_main_job(digits_export):
@@ -109,7 +119,7 @@ def test_images_that_calibrate_never_test(repeatable):
 
 
 def test_float32_of_a_name_and_of_a_saved_model(cli, monkeypatch):
-    monkeypatch.delattr("keras_nin.export.calibration.load_calibration")  # float32 needs none
+    monkeypatch.delattr("keras_nin.export.conversion.load_calibration")  # float32 needs none
     write_digits("test.npz")
     other = models.build_model("nin_digits", classes=10)
     other.save_weights("other.weights.h5")
@@ -476,7 +486,7 @@ def test_options_that_the_record_decides(cli, words, received):
 
 def test_what_is_recorded_can_be_repeated(copied):
     """Every recorded option is one of the command, and every other one decides nothing."""
-    options = {param.name for param in load_command("export").params if isinstance(param, click.Option)}
+    options = {param.name for param in export_command.params if isinstance(param, click.Option)}
     recorded = set(copied["options"]) - {"model"}
     assert recorded <= options
     trained = {"epochs", "learning_rate", "sparsity", "clusters"}

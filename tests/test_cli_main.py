@@ -177,7 +177,7 @@ OWN_DEFAULTS = {
 
 @pytest.mark.parametrize("name", LIBRARY)
 def test_defaults_are_those_of_the_library(name):
-    """A default in `commands.toml` is that of the function or record that takes the value."""
+    """A default of an option is that of the function or record that takes the value."""
     parameters = inspect.signature(getattr(keras_nin, LIBRARY[name])).parameters.values()
     defaults = {parameter.name: parameter.default for parameter in parameters}
     for record in (keras_nin.Tuning, keras_nin.ParityLimits):

@@ -9,7 +9,7 @@ import pytest
 import report_profiles
 import tflite_writer
 
-from keras_nin import files
+from keras_nin import figures, files
 from keras_nin.benchmark import comparison
 
 SIDECAR = {
@@ -52,7 +52,6 @@ def test_a_file_its_record_and_its_benchmark_are_one_section(cli, net, tmp_path)
         assert text in page
     names = sorted(path.name for path in (tmp_path / "plots").iterdir())
     assert names == [f"1_net_1t_{plot}.png" for plot in ("layers", "roofline", "shares")]
-    assert cli("report", net, "bench.json", "-o", "new/report.html").status == 0  # the same page again
 
 
 def test_another_page_is_replaced_with_force_alone(cli, net, tmp_path):
@@ -62,6 +61,7 @@ def test_another_page_is_replaced_with_force_alone(cli, net, tmp_path):
     assert "--force" in ran.err
     assert (tmp_path / "report.html").read_text() == "mine"
     assert cli("report", net, "-o", "report.html", "--force").status == 0
+    assert cli("report", net, "-o", "report.html").status == 0  # the same page again
 
 
 def test_a_record_of_another_file_is_not_taken_for_it(cli, net, tmp_path):
@@ -155,12 +155,8 @@ def test_help_and_files_need_neither_keras_nor_tensorflow(net):
     assert ran.returncode == 0, ran.stderr
 
 
-def test_a_model_of_the_zoo_is_audited(cli, tmp_path):
-    assert cli("report", "nin_digits", "-o", "report.html").status == 0
-    assert "nin_digits" in (tmp_path / "report.html").read_text()
-
-
-def test_profiles_that_differ_in_the_threads_have_plots_of_their_own(cli, tmp_path):
+def test_profiles_that_differ_in_the_threads_have_plots_of_their_own(cli, tmp_path, monkeypatch):
+    monkeypatch.setattr(figures, "render_png", lambda figure: b"a picture")  # drawn, but not written as PNG: it is slow
     first = report_profiles.profile()
     both = report_profiles.benchmark(first, dataclasses.replace(first, threads=2))
     (tmp_path / "b.json").write_text(json.dumps(both.to_json()))

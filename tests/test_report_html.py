@@ -14,14 +14,8 @@ import report_profiles
 
 from keras_nin.audit.records import Finding
 from keras_nin.benchmark import comparison
-from keras_nin.report.documents import (
-    CalibrationDocument,
-    CheckDocument,
-    ExportDocument,
-    NamedAudit,
-    ParityDocument,
-    RatiosDocument,
-)
+from keras_nin.export.parity import Parity, ParityCheck
+from keras_nin.report.documents import CalibrationDocument, ExportDocument, NamedAudit, RatiosDocument
 from keras_nin.report.html.page import group_by_file, render_page
 
 SHA = "ab" * 32
@@ -57,8 +51,8 @@ class Page(HTMLParser):
 
 
 def parity(passed=True):
-    check = CheckDocument("max_abs_diff_lsb", 0.01 if passed else 2.0, 0.06, passed)
-    return ParityDocument("digits", 360, 0.004, check.value, 0.001, 0.99, 0.98, 0.97, (check,), passed, snr_db=31.4)
+    check = ParityCheck("max_abs_diff_lsb", 0.01 if passed else 2.0, 0.06, passed)
+    return Parity("digits", 360, 0.004, check.value, 0.001, 0.99, 0.98, 0.97, None, None, (check,), snr_db=31.4)
 
 
 def export_record(**changes):

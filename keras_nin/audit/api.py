@@ -19,6 +19,7 @@ from keras_nin.tflite.records import TFLiteModel
 
 if TYPE_CHECKING:
     import keras
+    from matplotlib.figure import Figure
 
     # A built model, what `keras_nin.models.load_model` accepts, the path of a .tflite file, or that file as a record.
     NetworkSource = keras.Model | TFLiteModel | str | os.PathLike[str]
@@ -68,6 +69,12 @@ class Audit(Result):
 
     summary = print_summary
 
+    def plot(self) -> "Figure":
+        """Return a figure of the share of each kind of layer, 1x1 by role, of the parameters and of the MACs."""
+        from keras_nin.plots.latency import plot_cost_shares
+
+        return plot_cost_shares(self)
+
     def __str__(self) -> str:
         return self.to_text()
 
@@ -82,14 +89,13 @@ def audit_model(model_or_path: "NetworkSource", *, name: str | None = None) -> A
     """Return the `Audit` of a network: parameters, MACs and activation memory per layer and in total.
 
     Args:
-        model_or_path: a built Functional or Sequential `keras.Model` with a fixed input size, or what
-            `keras_nin.models.load_model` accepts; the batch counts as 1, whatever the model says. Or the path of a
-            .tflite file, which is read without Keras; see `keras_nin.audit.tflite_reader.read_tflite_graph`.
+        model_or_path: a built Functional or Sequential `keras.Model` with a fixed input size (the batch counts as 1),
+            what `keras_nin.models.load_model` accepts, or the path of a .tflite file, which is read without Keras as
+            `keras_nin.audit.tflite_reader.read_tflite_graph` says.
         name: what to call the network; None takes the model's own name, or the file's.
 
     Raises:
-        InputError: not such a model, not built, an input axis is open, a layer keeps channels first, or the file
-            cannot be read or is not a valid .tflite file.
+        InputError: no such model, an open input axis, a layer that keeps channels first, or no valid .tflite file.
     """
     return _audit_network(_read_network(model_or_path, name))
 
@@ -100,13 +106,11 @@ def compare_models(
     """Return the `ModelComparison` of two networks.
 
     A Keras model and a .tflite file are reconciled: every layer with the operators that compute it, or with the reason
-    why there are none, and every operator with its layer, or with the reason why it is there;
-    `ModelComparison.passed` says whether the MACs are equal. The model is `a` then, whichever comes first. Two models,
-    or two files, are compared by the names of their rows.
+    why there are none, and every operator with its layer, or with the reason why it is there; the model is `a` then,
+    whichever comes first. Two models, or two files, are compared by the names of their rows.
 
     Args:
-        a, b: the networks, as `audit_model` takes them. Two files are compared without Keras.
-        name_a, name_b: what to call them; None takes their own names.
+        a, b, name_a, name_b: the networks and what to call them, as for `audit_model`.
 
     Raises:
         InputError: as `audit_model` does.
@@ -121,14 +125,15 @@ def compare_models(
 
 
 def _read_network(source: "NetworkSource", name: str | None) -> LayerGraph | TFLiteNetwork:
-    if isinstance(source, TFLiteModel) or (
-        isinstance(source, str | os.PathLike) and os.fspath(source).endswith(".tflite")
-    ):
+    path = os.fspath(source) if isinstance(source, str | os.PathLike) else None
+    if isinstance(source, TFLiteModel):
         return read_tflite_network(source, name=name)
-    if isinstance(source, str | os.PathLike):
+    if path is not None and path.endswith(".tflite"):
+        return read_tflite_network(path, name=name)
+    if path is not None:
         from keras_nin import models
 
-        loaded = models.load_model(os.fspath(source))
+        loaded = models.load_model(path)
         source, name = loaded.model, name or loaded.name
     from keras_nin.audit.keras_reader import read_keras_graph
 

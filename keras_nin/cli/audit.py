@@ -23,9 +23,50 @@ def check_view(context: click.Context, param: click.Parameter, value: Any) -> An
     return value
 
 
+@click.command("audit", cls=options.Command, epilog="Example: keras-nin audit squeezenet_v1_1")
+@click.argument("model", metavar="MODEL|FILE.tflite")
+@options.model_options
+@click.option(
+    "--depth",
+    type=click.IntRange(0, 2),
+    is_eager=True,
+    default=2,
+    show_default=True,
+    help="0: totals only, 1: a row for each block, 2: for each layer.",
+)
+@click.option(
+    "--columns",
+    callback=check_view,
+    metavar="KEY,...",
+    help="Columns: keys of the rows in --json, share_of_params, share_of_macs.",
+)
+@click.option(
+    "--sort",
+    callback=check_view,
+    metavar="KEY",
+    help="Sort by one of these keys: numbers descending, words ascending, unknown last. [default: order of execution]",
+)
+@click.option(
+    "--only",
+    multiple=True,
+    callback=check_view,
+    metavar="KIND|ROLE,...",
+    help="Show only layers of these kinds and roles, such as pointwise or reduce,expand; the totals stay those of the "
+    "whole network. Repeatable.",
+)
+@options.require_option(help="Exit status 1 where a limit fails: x is at most, x.. at least, x..y both. Repeatable.")
+@click.option(
+    "--format", "form", type=click.Choice(["text", "markdown", "csv", "json"]), help="What to print. [default: text]"
+)
+@options.json_option
+@click.option("--csv", "as_csv", is_flag=True, help="The rows as CSV with raw numbers; all keys without --columns.")
+@click.option("--markdown", "as_markdown", is_flag=True, help="The table as Markdown.")
 def audit_command(
     model: str,
-    view: AuditView,
+    depth: int,
+    columns: str | None,
+    sort: str | None,
+    only: tuple[str, ...],
     require: str | None,
     form: str | None,
     as_json: bool,
@@ -33,8 +74,29 @@ def audit_command(
     as_markdown: bool,
     **model_options: Any,
 ) -> int:
-    """Run `keras-nin audit`."""
+    """Count parameters, MACs and activation memory of every layer of MODEL, and the share of 1x1 layers.
+
+    1 MAC = one multiply and one add; batch 1; bias, activation, pooling and BatchNormalization count 0. Bytes of
+    activations are at float32 for a Keras model, at the file's own types for a .tflite.
+
+    On a terminal the table fits its width, with bars; piped it is plain and complete. --json is always the whole audit.
+
+    \b
+    Items of --require:
+      params, trainable_params, macs       1300000, 1300k, 1.3M, 0.4G (thousands)
+      weights, peak, peak_int8, activations  500B, 64kB, 2MB (thousands), 64KiB, 1.3MiB (1,024)
+      pointwise_share (of MACs), pointwise_params_share  0.4 or 40%
+    A value that is not known, such as the MACs of a custom layer, fails its limit.
+
+    \b
+    More examples:
+      keras-nin audit nin_digits --depth 1
+      keras-nin audit nin_digits --only pointwise --sort macs --columns name,role,macs,share_of_macs
+      keras-nin audit nin_digits --csv
+      keras-nin audit nin_digits --require params=60k,macs=1M,pointwise_share=0.4..
+    """
     from keras_nin.audit.budget import check_audit_limits, parse_audit_limits
+    from keras_nin.audit.tables import AuditView
     from keras_nin.workflows.audit import audit_model
 
     flags = {"json": as_json, "csv": as_csv, "markdown": as_markdown}
@@ -42,6 +104,7 @@ def audit_command(
     if len(requested) > 1:
         raise click.UsageError(f"Expected one format. Received: {', '.join(requested)}.")
     form = requested[0] if requested else "text"
+    view = AuditView(depth, columns, sort, only)
     _check_view_options(form, view)
     limits = parse_audit_limits(require) if require else ()
     audit = audit_model(model, **model_options, progress=TerminalProgress())
@@ -76,8 +139,20 @@ def _print_audit(audit: Audit, form: str, view: AuditView) -> None:
     echo(getattr(tables, f"format_audit_{form}")(audit, view))
 
 
+@click.command(
+    "compare", cls=options.Command, epilog="Example: keras-nin compare nin_digits exported/nin_digits_int8.tflite"
+)
+@click.argument("first", metavar="A")
+@click.argument("second", metavar="B")
+@options.model_options
+@options.json_option
 def compare_command(first: str, second: str, as_json: bool, **model_options: Any) -> int:
-    """Run `keras-nin compare`."""
+    """Compare A with B: models, .tflite files, or a model and its file.
+
+    A model and a file are reconciled: which operators every layer maps to, why every operator exists, and whether the
+    MACs are equal. Exit status 1 where they are not. Two models, or two files, are compared row by row, by name.
+    --weights, --input-shape and --set are for A, or for the only model.
+    """
     from keras_nin.workflows.audit import compare_models
 
     comparison = compare_models(first, second, **model_options, progress=TerminalProgress())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import click
+
 from keras_nin.cli import options
 from keras_nin.cli.output import TerminalProgress, echo, note, print_json, print_result
 
@@ -12,10 +14,88 @@ if TYPE_CHECKING:
     from keras_nin.workflows.benchmark import BenchmarkRun
 
 
-def benchmark_command(view: LayerView, form: str | None, **arguments: Any) -> int:
-    """Run `keras-nin benchmark`."""
+@click.command("benchmark", cls=options.Command, epilog="Example: keras-nin benchmark nin_digits")
+@click.argument("models", nargs=-1, required=True, metavar="FILE.tflite|MODEL...")
+@click.option(
+    "--threads",
+    type=options.counts("1 or 1,2,4"),
+    default="1",
+    show_default=True,
+    metavar="N[,N...]",
+    help="Threads of the runtime.",
+)
+@click.option("--runs", type=options.COUNT, metavar="N", help="Exact number of runs. [default: until stable]")
+@click.option(
+    "--seconds",
+    type=options.Number(0, min_open=True),
+    default=5.0,
+    show_default=True,
+    metavar="S",
+    help="Longest time for each file and number of threads; with --compare for all together.",
+)
+@click.option("--layers/--no-layers", default=True, help="Whether to time every layer too.")
+@click.option(
+    "--method",
+    type=click.Choice(["profiler", "single"]),
+    default="profiler",
+    show_default=True,
+    help="Time layers with the runtime's profiler, or each operator in a file of its own.",
+)
+@click.option(
+    "--sort",
+    type=click.Choice(["us", "macs", "gmacs_per_s", "bytes"]),
+    help="Sort the layers, descending. [default: order of execution]",
+)
+@click.option("--top", type=options.COUNT, metavar="N", help="Show N layers; the others in one row.")
+@click.option(
+    "--only", multiple=True, callback=options.split_words, metavar="KIND|ROLE,...", help="Show only layers of these."
+)
+@click.option("--compare", is_flag=True, help="Measure the files interleaved, and show the ratios to the first.")
+@click.option("--roofline", is_flag=True, help="Also measure this machine's limits, and how close each layer gets.")
+@click.option("--on", "device", metavar="URL", help="A device: ssh://[user@]host[:port] or adb://SERIAL.")
+@click.option("--python", metavar="PATH", help="The interpreter on an ssh:// device. [default: python3]")
+@click.option(
+    "--benchmark-model",
+    metavar="PATH",
+    help="LiteRT's tool for an adb:// device, there or here. [default: /data/local/tmp/benchmark_model there]",
+)
+@click.option(
+    "--delegate",
+    metavar="PATH",
+    help="An external delegate on the device, such as libedgetpu.so.1; only whole files are timed.",
+)
+@click.option("--scheme", metavar="S[,S...]", help="Schemes of an exported MODEL. [default: float32,int8]")
+@options.temporary_export_options
+@click.option("--json", "form", flag_value="json", help="One JSON document on stdout, the rest on stderr.")
+@click.option("--csv", "form", flag_value="csv", help="A row for every layer, with raw numbers.")
+@click.option("--markdown", "form", flag_value="markdown", help="The tables as Markdown.")
+@click.option("--out", metavar="DIR", help="Also write <file>_<host>.json for each file there.")
+@options.force_option
+@click.option("--model-explorer", metavar="FILE.json", help="Also write the times as node data for Model Explorer.")
+def benchmark_command(
+    sort: str | None, top: int | None, only: tuple[str, ...], form: str | None, **arguments: Any
+) -> int:
+    """Measure the latency of .tflite files, and inside the runtime that of each of their layers.
+
+    A MODEL (a name of `keras-nin list`, keras:NAME, a .keras or .h5 file) is exported to a temporary folder first.
+    Latency needs no training: without weights it has random ones, and says so.
+
+    Batch 1, XNNPACK, warmed up; then runs until the 95% confidence interval of the median is within 1%. Layers are
+    timed separately, so that the latency of the whole file is that without a profiler. Exit status 2 where a file does
+    not run; the results of the others are shown.
+
+    \b
+    More examples:
+      keras-nin benchmark exported/nin_digits_int8.tflite --threads 1,2
+      keras-nin benchmark a.tflite b.tflite --compare --no-layers
+      keras-nin benchmark squeezenet_v1_1 --scheme int8 --roofline
+      keras-nin benchmark net.tflite --on ssh://pi@raspberrypi.local --out results
+      keras-nin benchmark net.tflite --model-explorer net_times.json
+    """
+    from keras_nin.report.latency import LayerView
     from keras_nin.workflows.benchmark import benchmark_models
 
+    view = LayerView(sort, top, only)
     run = benchmark_models(**arguments, progress=TerminalProgress())
     if run.benchmark.profiles:
         _print_run(run, form, view, arguments["roofline"])
@@ -47,8 +127,27 @@ def _print_run(run: BenchmarkRun, form: str | None, view: LayerView, roofline: b
             echo(f"\n{format_roofline(profile)}")
 
 
+@click.command(
+    "compare-runs",
+    cls=options.Command,
+    epilog="Example: keras-nin compare-runs before.json after.json --max-regression 5%",
+)
+@click.argument("before", metavar="A.json")
+@click.argument("after", metavar="B.json")
+@click.option(
+    "--max-regression", type=options.SHARE, metavar="SHARE", help="Exit status 1 where a file is slower by more."
+)
+@options.json_option
 def compare_runs_command(before: str, after: str, max_regression: float | None, as_json: bool) -> int:
-    """Run `keras-nin compare-runs`."""
+    """Compare two results of `keras-nin benchmark --json`: what became slower or faster, and by how much.
+
+    Results are matched by file name and number of threads. The ratio of the medians is B over A; its 95% interval
+    combines those of the two, which are independent runs. Layers are listed that changed by more than 5% and 1 us, or
+    that another kernel computes.
+
+    --max-regression fails only where a file is certainly slower by more than SHARE: the whole interval must lie above
+    it, so that noise does not fail. Where a result has no interval (too few runs) the medians decide.
+    """
     from keras_nin.report.comparisons import format_run_comparison
     from keras_nin.workflows.benchmark import compare_runs
 
@@ -60,8 +159,87 @@ def compare_runs_command(before: str, after: str, max_regression: float | None, 
     return 1 if slower else 0
 
 
+@click.command(
+    "sweep", cls=options.Command, epilog="Example: keras-nin sweep --size 7,14 --cin 64 --cout 63,64 --plot sweep.png"
+)
+@click.option(
+    "--size",
+    type=options.counts("7,14,28"),
+    default="7,14,28,56",
+    show_default=True,
+    metavar="N[,N...]",
+    help="Height and width of the feature map.",
+)
+@click.option(
+    "--cin",
+    type=options.counts("7,14,28"),
+    default="64,256",
+    show_default=True,
+    metavar="N[,N...]",
+    help="Input channels.",
+)
+@click.option(
+    "--cout",
+    type=options.counts("7,14,28"),
+    default="63,64,65",
+    show_default=True,
+    metavar="N[,N...]",
+    help="Output channels: the filters.",
+)
+@click.option(
+    "--kernel",
+    type=options.counts("7,14,28"),
+    default="1,3",
+    show_default=True,
+    metavar="N[,N...]",
+    help="Height and width of the kernel, odd.",
+)
+@click.option(
+    "--scheme",
+    multiple=True,
+    callback=options.split_words,
+    default=["float32,int8"],
+    show_default=True,
+    metavar="S,...",
+    help="float32, int8 or both.",
+)
+@click.option(
+    "--threads",
+    type=options.counts("7,14,28"),
+    default="1",
+    show_default=True,
+    metavar="N[,N...]",
+    help="Threads of the runtime.",
+)
+@click.option(
+    "--seconds",
+    type=options.Number(0.01, 600),
+    default=0.5,
+    show_default=True,
+    metavar="S",
+    help="Longest time for each point, once it is warm.",
+)
+@click.option(
+    "--seed", type=options.SEED, default=0, show_default=True, metavar="N", help="Seed of the order, weights, noise."
+)
+@click.option(
+    "--out", default="sweep.csv", show_default=True, metavar="FILE.csv", help="The rows; existing ones are kept."
+)
+@options.plot_option(help="Also write a figure of the rows.")
+@click.option("--force", is_flag=True, help="Measure everything again, and replace the CSV file.")
+@options.json_option
 def sweep_command(as_json: bool, **arguments: Any) -> None:
-    """Run `keras-nin sweep`."""
+    """Time single convolutions over a grid, inside the runtime: 1x1 against larger kernels, and odd channel counts.
+
+    Each is a layer with padding "same" and stride 1, built in Keras with random weights and exported; int8 is
+    calibrated on noise, so the files are for latency only. Layers that are compared, those that differ in their kernel
+    or have channel counts around one multiple of 8, take turns while they are measured; the order of these groups is
+    random.
+
+    The CSV file is complete after every group: interrupt the command and repeat it, or with a larger grid, and it
+    continues. Rows of another machine or other versions are not mixed with new ones: the command refuses such a file.
+    The table has all rows of the file.
+    """
     from keras_nin.report.comparisons import format_sweep
     from keras_nin.workflows.sweep import sweep_convolutions
 

@@ -41,8 +41,90 @@ def _describe_scheme(row: Mapping[Any, str]) -> str:
     )
 
 
+@click.command("export", cls=ExportCommand, epilog="Example: keras-nin export nin_digits --scheme float32,int8")
+@click.argument("model", default="nin_digits")
+@options.model_options
+@click.option(
+    "--scheme",
+    default="float32,int8",
+    show_default=True,
+    metavar="S[,S...]",
+    help="Schemes of the table below; all is every post-training scheme.",
+)
+@click.option(
+    "--calibration",
+    metavar="DATASET|DIR|FILE.npz|random",
+    help="Representative images for int8. [default: the calibration split of the model's own dataset]",
+)
+@click.option(
+    "--calibration-count",
+    type=options.COUNT,
+    metavar="N",
+    help="Number of calibration images. [default: 100, or 8 of noise]",
+)
+@options.tuning_options
+@click.option(
+    "--io",
+    type=click.Choice(["int8", "uint8", "float32"]),
+    help="Input and output type of the integer schemes. [default: int8; int16 for int16x8]",
+)
+@click.option("--batch", type=options.COUNT, default=1, show_default=True, metavar="N", help="Static batch size.")
+@click.option("--allow-float", is_flag=True, help="Let operators that int8 lacks compute in float; they are listed.")
+@click.option("--epochs", type=options.COUNT, metavar="N", help="Epochs of schemes that train. [default: 20]")
+@click.option(
+    "--learning-rate",
+    type=options.Number(0, min_open=True),
+    metavar="RATE",
+    help="Learning rate of schemes that train. [default: a fifth of the rate that trained the network]",
+)
+@click.option(
+    "--sparsity",
+    type=options.Number(0, 1, min_open=True, max_open=True),
+    default=0.5,
+    show_default=True,
+    metavar="SHARE",
+    help="Share of zero weights in each layer of the scheme pruned.",
+)
+@click.option(
+    "--clusters",
+    type=click.IntRange(2, 256),
+    default=16,
+    show_default=True,
+    metavar="N",
+    help="Distinct weights in each layer of the scheme clustered.",
+)
+@options.data_option
+@options.image_options
+@options.test_count_option
+@options.limit_options
+@options.threads_option
+@click.option(
+    "--runs", type=options.COUNT, metavar="N", help="Runs of the latency measurement. [default: until stable]"
+)
+@click.option("--out", default="exported", show_default=True, metavar="DIR", help="Where the files go.")
+@options.force_option
+@options.json_option
+@click.option(
+    "--from",
+    "record",
+    metavar="RECORD",
+    help="Repeat the export that wrote this JSON file: same model, images and options. Only --out, --force, --threads, "
+    "--runs and --json may be combined with it.",
+)
 def export_command(model: str, record: str | None, as_json: bool, **arguments: Any) -> int:
-    """Run `keras-nin export`."""
+    """Convert MODEL (default nin_digits) to .tflite files and verify them against it.
+
+    Writes <model>_<scheme>.tflite, static batch 1, and a JSON record of how it was made beside each; runs each with the
+    LiteRT runtime on test images that did not calibrate it; prints one table. Differences are in LSB, quantization
+    steps of the output: the file's scale, or for a float file 1/255 of the range of the model's outputs. A quantized
+    file is checked on its worst class or channel, before a final softmax or sigmoid.
+
+    Exit status 1 where a file fails (see --min-top1-match and --max-drop). With random weights only differences are
+    checked; a file calibrated on noise (--calibration random) is good for latency only.
+
+    --from compares the bytes with those of RECORD: exit status 1 where the same versions give others, 2 where the
+    weights or the calibration images are others. Paths in it are relative to the folder of that export.
+    """
     context = click.get_current_context()
     if record is None:
         from keras_nin.workflows.export import export_model
@@ -143,8 +225,25 @@ def _print_reproduction(reproduction: Reproduction, name: str, as_json: bool) ->
         note(f"Not reproduced: {other}, although all versions are the same. Was it made on another kind of processor?")
 
 
+@click.command(
+    "verify", cls=options.Command, epilog="Example: keras-nin verify nin_digits exported/nin_digits_int8.tflite"
+)
+@click.argument("model")
+@click.argument("file")
+@options.model_options
+@options.data_option
+@options.image_options
+@options.test_count_option
+@options.limit_options
+@click.option("--per-layer", is_flag=True, help="Also measure the quantization noise that each layer adds.")
+@options.threads_option
+@options.json_option
 def verify_command(as_json: bool, **arguments: Any) -> int:
-    """Run `keras-nin verify`."""
+    """Run MODEL and FILE (.tflite) on the same images and compare their outputs.
+
+    The images are the test split of --data; the record beside FILE has the default for images and preprocessing. Images
+    that calibrated FILE are left out. Exit status 1 where a check fails.
+    """
     from keras_nin.workflows.verification import verify_model
 
     result = verify_model(**arguments, progress=TerminalProgress())
@@ -167,8 +266,31 @@ def _verification_lines(result: VerifyResult) -> Iterator[str]:
         yield f"\n{accuracy.format_noise_table(result.layer_noise)}\n{accuracy.noise_conclusion(result.layer_noise)}"
 
 
+@click.command(
+    "evaluate", cls=options.Command, epilog="Example: keras-nin evaluate exported/nin_digits_int8.tflite --data digits"
+)
+@click.argument("model", metavar="FILE.tflite|MODEL")
+@options.data_option
+@options.image_options
+@options.test_count_option
+@click.option(
+    "--label-offset",
+    type=click.IntRange(0),
+    metavar="K",
+    help="Output of label 0, such as 1 where output 0 is a background class. [default: 0]",
+)
+@click.option("--output", type=click.IntRange(0), metavar="N", help="Index of the output, for a file with several.")
+@options.seed_option
+@options.threads_option
+@options.json_option
 def evaluate_command(as_json: bool, **arguments: Any) -> int:
-    """Run `keras-nin evaluate`."""
+    """Measure the accuracy of FILE (.tflite, .keras, .h5, or a model by name) on labeled images.
+
+    Top-1 and top-5 accuracy, precision and recall of every class, and the confusion matrix. The images are the test
+    split of --data. Images and preprocessing come from the options, else from the record beside FILE, else from the
+    model and its dataset. Images per second of a .tflite file are for the runtime at batch 1, with the conversion of
+    its input and output, without reading and preprocessing images.
+    """
     from keras_nin.workflows.evaluation import evaluate_model
 
     result = evaluate_model(**arguments, progress=TerminalProgress())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import signal
 import sys
 from collections.abc import Sequence
@@ -9,25 +10,48 @@ from collections.abc import Sequence
 import click
 
 import keras_nin
-from keras_nin.cli.options import COMMANDS, load_command
 from keras_nin.errors import InputError
 
 EPILOG = "Example: keras-nin export nin_digits"
 EX_SOFTWARE = 70  # of sysexits.h: an internal error
+# The module of each command, in the order of the help, and its line there; modules load when their command runs.
+COMMANDS = {
+    "list": ("models", "List the models of the zoo."),
+    "audit": ("audit", "Count parameters, MACs and memory of every layer."),
+    "compare": ("audit", "Compare models, files, or a model and its file."),
+    "export": ("export", "Convert a model to .tflite files and verify them."),
+    "verify": ("export", "Compare a .tflite file with its model."),
+    "evaluate": ("export", "Measure accuracy on labeled images."),
+    "train": ("models", "Train a model on labeled images."),
+    "benchmark": ("benchmark", "Measure the latency of files and of each layer."),
+    "compare-runs": ("benchmark", "Show what became slower between two benchmarks."),
+    "sweep": ("benchmark", "Time single convolutions over a grid."),
+    "edgetpu": ("edge", "Predict which operators run on the Edge TPU."),
+    "ethosu": ("edge", "Estimate every layer on an Ethos-U with Vela."),
+    "micro": ("edge", "Find the arena that a file needs with TFLite Micro."),
+    "fit": ("edge", "Show what files cost on every target."),
+    "import-weights": ("models", "Turn third-party weights into a file for a model."),
+    "claims": ("report", "Reproduce what well-known articles claim of 1x1 layers."),
+    "cards": ("models", "Write a card and an audit of every model."),
+    "report": ("report", "Write all that is known of files as one HTML page."),
+}
 
 
 class _Group(click.Group):
-    """The commands of the table, each built when it is needed."""
+    """The commands of the table, each imported when it is needed."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        return load_command(cmd_name) if cmd_name in COMMANDS else None
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"keras_nin.cli.{COMMANDS[cmd_name][0]}")
+        return getattr(module, f"{cmd_name.replace('-', '_')}_command")
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, command["summary"]) for name, command in COMMANDS.items()])
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
 
 
 @click.group(
@@ -46,7 +70,13 @@ def cli() -> None:
 
 
 def main(arguments: Sequence[str] | None = None, command: click.Command = cli, prog_name: str = "keras-nin") -> None:
-    """Run a command with the words of the command line, None for those of the process, and end with its status."""
+    """Run a command and leave the process with its exit status.
+
+    Args:
+        arguments: the words of the command line; None takes those of the process.
+        command: the click command.
+        prog_name: its name in messages.
+    """
     sys.exit(run(arguments, command, prog_name))
 
 

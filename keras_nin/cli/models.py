@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+import click
+
+from keras_nin.cli import options
 from keras_nin.cli.output import TerminalProgress, echo, print_json, print_notes, print_result
 
 
+@click.command("list", cls=options.Command, epilog="Example: keras-nin list")
+@options.json_option
 def list_command(as_json: bool) -> None:
-    """Run `keras-nin list`."""
+    """List the models of the zoo with their parameters and MACs.
+
+    1 MAC = one multiply and one add, for one image of the default size.
+    """
     from keras_nin import models, schemas
     from keras_nin.formatting import format_table
 
@@ -38,8 +46,24 @@ def list_command(as_json: bool) -> None:
     echo(format_table(columns, cells, right=("params", "MACs")))
 
 
+@click.command("train", cls=options.Command, epilog="Example: keras-nin train nin_digits")
+@click.argument("model")
+@options.model_options
+@click.option("--data", metavar="DATASET|DIR|FILE.npz", help="Images to train on. [default: the model's own dataset]")
+@options.image_options
+@click.option("--epochs", type=int, metavar="N", help="Passes over the images. [default: the recipe's]")
+@click.option("--batch-size", type=int, metavar="N", help="Batch size. [default: the recipe's]")
+@click.option("--learning-rate", type=float, metavar="RATE", help="Initial learning rate. [default: the recipe's]")
+@click.option("--out", metavar="DIR", help="Where the files go. [default: runs/<model>]")
+@click.option("--force", is_flag=True, help="Start over, whatever the folder holds.")
+@options.json_option
 def train_command(as_json: bool, **arguments: Any) -> None:
-    """Run `keras-nin train`."""
+    """Train MODEL on labeled images, from random weights or from --weights.
+
+    Keeps the weights of the best epoch on a validation split of the training images, and tests those on the test split.
+    Writes <model>.weights.h5, <model>.keras, <model>.json and history.json. An interrupted run resumes when the same
+    command is repeated.
+    """
     from keras_nin.workflows.training import train_model
 
     result = train_model(**arguments, progress=TerminalProgress())
@@ -58,8 +82,29 @@ def train_command(as_json: bool, **arguments: Any) -> None:
     echo(f"written: {result.folder / record['model']}.weights.h5, .keras and .json, and history.json")
 
 
+@click.command(
+    "import-weights",
+    cls=options.Command,
+    epilog="Example: keras-nin import-weights squeezenet_v1_1 squeezenet1_1.pth -o squeezenet_v1_1.weights.h5",
+)
+@click.argument("model")
+@click.argument("file")
+@click.option("-o", "--out", required=True, metavar="OUT.weights.h5", help="Where the weights go.")
+@options.input_shape_option
+@options.set_option
+@options.force_option
+@options.json_option
 def import_weights_command(as_json: bool, **arguments: Any) -> None:
-    """Run `keras-nin import-weights`."""
+    """Turn the third-party weights in FILE into a Keras 3 weight file of MODEL.
+
+    FILE is a legacy Keras .h5 (Keras 1 or 2; weights or a whole model), a .safetensors, or a PyTorch state dictionary
+    (.pt or .pth, which needs the extra keras-nin[torch]). Layers go by the names that MODEL declares for such files, or
+    by its own. Every weight must get a tensor and every tensor a weight; what does not fit is listed, and nothing is
+    written. Only tensors are read: a pickle that could execute code is refused.
+
+    Weights of torchvision assume its pooling: build with pool_rounding=ceil (SqueezeNet) or padded_pools=true
+    (Inception v3) where you use them.
+    """
     from keras_nin.formatting import format_table
     from keras_nin.workflows.training import import_weights
 
@@ -73,8 +118,12 @@ def import_weights_command(as_json: bool, **arguments: Any) -> None:
     print_result(result, as_json, lambda: f"{result.summary()}\n{table}\n{result.state}: {result.path}")
 
 
+@click.command("cards", cls=options.Command, epilog="Example: keras-nin cards --check")
+@click.option("--out", default="models", show_default=True, metavar="DIR", help="Where the cards are.")
+@click.option("--check", is_flag=True, help="Write nothing; exit status 1 where a card is out of date.")
+@options.json_option
 def cards_command(out: str, check: bool, as_json: bool) -> int:
-    """Run `keras-nin cards`."""
+    """Write a card and an audit.json for every model of the zoo, and the index, from the package's own records."""
     from keras_nin.workflows.reports import build_cards
 
     result = build_cards(out, check=check, progress=TerminalProgress())

@@ -1,4 +1,4 @@
-"""Commands as `commands.toml` declares them, the types of their options, and their Python arguments as flags."""
+"""Options that several commands share, and the command class that maps Python arguments to them."""
 
 from __future__ import annotations
 
@@ -7,18 +7,16 @@ import contextlib
 import functools
 import importlib
 import math
-import pathlib
-import tomllib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
 from keras_nin.errors import InputError, with_flags
+from keras_nin.export.schemes import RANGES, ROUNDING_REACH, ROUNDINGS, Tuning
 
-_TABLE = tomllib.loads(pathlib.Path(__file__).with_name("commands.toml").read_text(encoding="utf-8"))
-COMMANDS: dict[str, dict[str, Any]] = _TABLE["commands"]
-_BOUNDS = ("min", "max", "min_open", "max_open", "example")
+Function = TypeVar("Function", bound=Callable[..., Any])
+Decorator = Callable[[Function], Function]
 
 
 class Command(click.Command):
@@ -181,82 +179,128 @@ def check_preset(context: click.Context, param: click.Parameter, value: str | No
     return value
 
 
-_TYPES: dict[str, Callable[..., click.ParamType]] = {
-    "int": click.IntRange,
-    "count": functools.partial(click.IntRange, min=1),
-    "seed": functools.partial(click.IntRange, 0, 2**32 - 1),
-    "integer": lambda: click.INT,
-    "float": lambda: click.FLOAT,
-    "number": Number,
-    "unlimited number": lambda: ParsedText(_parse_number, "a number"),
-    "share": lambda: ParsedText(_parse_share, "a share such as 5% or 0.05"),
-    "shape": lambda: ParsedText(_parse_shape, "three positive numbers such as 224,224,3"),
-    "size": lambda: ParsedText(_parse_size, "a size"),
-    "counts": lambda example: ParsedText(_parse_different_counts, f"positive numbers such as {example}"),
-}
-_CALLBACKS = {"words": split_words, "limits": join_limits}
+def counts(example: str) -> ParsedText:
+    """Return the type of comma-separated positive integers, without repeats."""
+    return ParsedText(_parse_different_counts, f"positive numbers such as {example}")
 
 
-def load_command(name: str) -> Command:
-    """Return a command of the table; the function that runs it is imported when it is called."""
-    table = COMMANDS[name]
-    function = f"keras_nin.cli.{table['module']}:{name.replace('-', '_')}_command"
-    records: list[tuple[dict[str, Any], list[str]]] = []
-    params = [param for entry in table["params"] for param in _make_params(entry, records)]
+COUNT, SEED = click.IntRange(min=1), click.IntRange(0, 2**32 - 1)
+NUMBER = ParsedText(_parse_number, "a number")
+SHARE = ParsedText(_parse_share, "a share such as 5% or 0.05")
+SHAPE = ParsedText(_parse_shape, "three positive numbers such as 224,224,3")
+SIZE = ParsedText(_parse_size, "a size")
 
-    def call(**values: Any) -> Any:
-        for group, fields in records:
+
+def stack(*decorators: Decorator) -> Decorator:
+    """Return one decorator that adds several options, in this order."""
+
+    def decorate(function: Function) -> Function:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return decorate
+
+
+def fold(name: str, record: str, *decorators: Decorator, optional: bool = False) -> Decorator:
+    """Return a decorator that adds options and passes their values as one record.
+
+    Args:
+        name: of the argument that takes the record.
+        record: its class, as ``"module:Class"``; imported when the command runs.
+        decorators: the options, named like the fields.
+        optional: whether the argument is None, and the module is not imported, where none of the options is set.
+    """
+
+    def decorate(function: Function) -> Function:
+        params: list[click.Parameter] = getattr(stack(*decorators)(lambda: None), "__click_params__", [])
+        fields = [str(param.name) for param in params]
+
+        @functools.wraps(function)
+        def wrapper(*arguments: Any, **values: Any) -> Any:
             options = {field: values.pop(field) for field in fields if field in values}
-            is_needed = not group.get("optional") or any(
-                is_set(click.get_current_context(), field) for field in options
-            )
-            values[group["argument"]] = _resolve(group["record"])(**options) if is_needed else None
-        return _resolve(function)(**values)
+            context = click.get_current_context()
+            values[name] = None
+            if not optional or any(is_set(context, field) for field in options):
+                module, _, attribute = record.partition(":")
+                values[name] = getattr(importlib.import_module(module), attribute)(**options)
+            return function(*arguments, **values)
 
-    cls = _resolve(table["class"]) if "class" in table else Command
-    return cls(name, params=params, help=table["help"], epilog=f"Example: {table['example']}", callback=call)
+        return stack(*decorators)(wrapper)  # type: ignore[return-value]
 
-
-def _make_params(
-    entry: str | dict[str, Any], records: list[tuple[dict[str, Any], list[str]]]
-) -> Iterator[click.Parameter]:
-    """Yield the parameters of an entry of `params`; groups that make a record are added to `records`."""
-    if isinstance(entry, str) and entry in _TABLE["groups"]:
-        group = _TABLE["groups"][entry]
-        params = [param for part in group["params"] for param in _make_params(part, records)]
-        if "record" in group:
-            records.append((group, [param.name or "" for param in params]))
-        yield from params
-    else:
-        shared = entry if isinstance(entry, str) else entry.get("use")
-        own = {} if isinstance(entry, str) else entry
-        yield _make_param((_TABLE["options"][shared] if shared else {}) | own)
+    return decorate
 
 
-def _make_param(entry: dict[str, Any]) -> click.Parameter:
-    bounds = {key: entry[key] for key in _BOUNDS if key in entry}
-    keys: dict[str, Any] = {"show_default": "default" in entry}
-    keys |= {key: value for key, value in entry.items() if key not in bounds and key != "use"}
-    kind = keys.pop("type", None)
-    if "choices" in keys:
-        keys["type"] = click.Choice(keys.pop("choices"))
-    elif kind in _CALLBACKS:
-        keys |= {"multiple": True, "callback": _CALLBACKS[kind]}
-    elif kind is not None:
-        keys["type"] = _TYPES[kind](**bounds)
-    if isinstance(keys.get("callback"), str):
-        keys["callback"] = functools.partial(_call_back, keys["callback"])
-    if "argument" in keys:
-        del keys["show_default"]
-        return click.Argument([keys.pop("argument")], **keys)
-    return click.Option([*keys.pop("flags").split(), *keys.pop("name", "").split()], **keys)
-
-
-def _call_back(reference: str, *arguments: Any) -> Any:
-    return _resolve(reference)(*arguments)
-
-
-def _resolve(reference: str) -> Any:
-    """Return what ``"module:name"`` names."""
-    module, _, name = reference.partition(":")
-    return getattr(importlib.import_module(module), name)
+DATASET = "DATASET|DIR|FILE.npz"
+# fmt: off
+weights_option = click.option("--weights", metavar="NAME|PATH",
+                              help="Weights of the model. [default: bundled ones, else random]")
+input_shape_option = click.option("--input-shape", type=SHAPE, metavar="H,W,C",
+                                  help="Input size, where the network leaves it open.")
+set_option = click.option("--set", "builder_arguments", multiple=True, callback=parse_builder_arguments,
+                          metavar="KEY=VALUE", help="Argument of the model's builder, such as pool_rounding=ceil or "
+                          "classes=10. Repeatable.")
+seed_option = click.option("--seed", type=SEED, metavar="N", default=0, show_default=True,
+                           help="Seed of random weights, noise and draws.")
+model_options = stack(weights_option, input_shape_option, set_option, seed_option)
+temporary_export_options = fold(
+    "export", "keras_nin.workflows.conversion:ExportOptions", model_options,
+    click.option("--calibration", metavar=f"{DATASET}|random",
+                 help="Images that calibrate a MODEL. [default: those of its bundled weights, else noise]"),
+    click.option("--calibration-count", type=COUNT, metavar="N", help="Number of them. [default: 100, or 8 of noise]"),
+    click.option("--io", type=click.Choice(["int8", "uint8", "float32"]),
+                 help="Input and output type of an exported MODEL. [default: int8]"),
+    click.option("--allow-float", is_flag=True, help="Let operators of a MODEL that int8 lacks compute in float."),
+    optional=True,
+)
+labels_option = click.option("--labels", metavar="FILE", help="Labels of a flat folder of images: name,label per line.")
+preprocessing_option = click.option(
+    "--preprocessing", metavar="PRESET", callback=check_preset, help="How pixels become input: raw, unit, symmetric, "
+    "standardize, torch, caffe, keras_caffe. [default: the model's own]")
+crop_option = click.option("--crop", type=Number(0, 1, min_open=True), metavar="FRACTION",
+                           help="Share of the short side that the center crop keeps.")
+image_options = stack(labels_option, preprocessing_option, crop_option)
+data_option = click.option("--data", "test", metavar=DATASET,
+                           help="Labeled test images. [default: the model's own dataset]")
+test_count_option = click.option("--test-count", type=COUNT, metavar="N",
+                                 help="Number of test images, drawn by --seed. [default: all]")
+tuning_options = fold(
+    "tuning", "keras_nin.export.schemes:Tuning",
+    click.option("--ranges", type=click.Choice(RANGES), default=Tuning().ranges, show_default=True,
+                 help="int8 ranges of activations: minimum and maximum, or least mean squared error."),
+    click.option("--rounding", type=click.Choice(ROUNDINGS), default=Tuning().rounding, show_default=True,
+                 help="int8 weights: rounded to nearest, or so that outputs change least."),
+    click.option("--bias-correction/--no-bias-correction", default=Tuning().bias_correction, show_default=True,
+                 help="Compensate in int8 biases for the mean error of rounded weights."),
+)
+limit_options = fold(
+    "limits", "keras_nin.export.parity:ParityLimits",
+    click.option("--min-top1-match", type=Number(0, 1), metavar="SHARE", default=0.90, show_default=True,
+                 help="Smallest share of images with the model's top-1 class."),
+    click.option("--max-drop", type=Number(-100, 100), metavar="PP", default=2.5, show_default=True,
+                 help="Largest top-1 drop, in percentage points."),
+    click.option("--max-rms", type=Number(0), metavar="LSB",
+                 help="Largest RMS difference of a class or channel, in quantization steps of the output. [default: 8 "
+                 "times what rounding explains, from the file's operators]"),
+    click.option("--max-error", type=Number(0), metavar="LSB",
+                 help="Largest difference of an output. [default: 0.06 for float32, else not checked]"),
+    click.option("--max-closing", type=Number(0), metavar="LSB",
+                 help="Largest error of a final softmax or sigmoid itself. [default: what its table explains, 2 for 8 "
+                 "bits]"),
+    click.option("--max-weight", type=Number(0), metavar="LSB", default=ROUNDING_REACH + 1.0, show_default=True,
+                 help="Largest difference of a weight from the model's, in 8-bit steps of its channel."),
+    click.option("--min-snr", type=NUMBER, metavar="DB",
+                 help="Smallest signal-to-noise ratio of the outputs, in dB. [default: not checked]"),
+)
+require_option = functools.partial(click.option, "--require", multiple=True, callback=join_limits,
+                                   metavar="ITEM=LIMIT,...", help="Exit status 1 where a limit fails. Repeatable.")
+timeout_option = functools.partial(click.option, "--timeout", type=Number(0, min_open=True), metavar="SECONDS",
+                                   show_default=True)
+plot_option = functools.partial(click.option, "--plot", metavar="FILE.png")
+max_arena_option = click.option("--max-arena", type=SIZE, metavar="SIZE", default="2MiB", show_default=True,
+                                help="Largest arena to try.")
+threads_option = click.option("--threads", type=COUNT, metavar="N", default=1, show_default=True,
+                              help="Threads of the runtime.")
+force_option = click.option("--force", is_flag=True, help="Replace existing files with different content.")
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout, the rest on stderr.")
+# fmt: on

@@ -6,11 +6,43 @@ from typing import Any
 
 import click
 
+from keras_nin.cli import options
 from keras_nin.cli.output import TerminalProgress, note, print_result
 
 
+@click.command("claims", cls=options.Command, epilog="Example: keras-nin claims paperspace-params lecun-fc")
+@click.argument("ids", nargs=-1, metavar="[ID]...")
+@click.option("--train", is_flag=True, help="Include the trained figures of paperspace-head and paperspace-relu.")
+@click.option("--data", metavar="DATASET|DIR|FILE.npz", help="With --train: images of ten classes. [default: digits]")
+@click.option(
+    "--epochs", type=options.COUNT, metavar="N", help="With --train: passes over the images. [default: the claim's]"
+)
+@click.option("--seeds", type=options.COUNT, metavar="N", help="With --train: runs of each network. [default: 3]")
+@click.option(
+    "--activation",
+    type=click.Choice(["softmax", "sigmoid"]),
+    help="With --train: the last activation of the classifiers. [default: softmax; the article: sigmoid]",
+)
+@options.plot_option(help="Save the 32 maps, their weights and the mask of demystified-softconv as a figure.")
+@click.option("--image", metavar="FILE", help="With --plot: the photograph. [default: one of scikit-learn's]")
+@options.force_option
+@click.option("--markdown", is_flag=True, help="One Markdown table.")
+@options.json_option
 def claims_command(markdown: bool, as_json: bool, **arguments: Any) -> int:
-    """Run `keras-nin claims`."""
+    """Reproduce claims of well-known articles about 1x1 convolution: the article's figure, ours, and the verdict.
+
+    Without an ID, all claims. Our figures are computed from layers that are built, audited and run on the spot. The
+    verdict is on the article: holds, partly holds (another part does not hold or is not measured here), does not
+    hold, not measured. The weights are random and seeded, except with --train.
+
+    paperspace-speed is timed, in about 15 s: on a busy machine its intervals are wide.
+
+    --train resizes the images to the 28x28 of the articles' networks, and trains each network on the same images, in
+    the same order, for as many steps; it takes minutes.
+
+    Exit status: 1 where a figure differs from what the claim's definition declares. A refuted claim is a result, not a
+    failure; trained accuracies are measured, never declared.
+    """
     if as_json and markdown:
         raise click.UsageError("--json and --markdown exclude each other.")
     from keras_nin.report.claims import format_claims, format_claims_markdown
@@ -23,8 +55,28 @@ def claims_command(markdown: bool, as_json: bool, **arguments: Any) -> int:
     return 0 if result.passed else 1
 
 
+@click.command(
+    "report",
+    cls=options.Command,
+    epilog="Example: keras-nin report exported/nin_digits_int8.tflite benchmark.json -o report.html",
+)
+@click.argument("sources", nargs=-1, required=True, metavar="FILE|JSON|CSV|MODEL...")
+@click.option("-o", "--out", metavar="FILE.html", help="Where the page goes.")
+@click.option("--plot", metavar="DIR", help="Save the figures as PNG files in this folder.")
+@options.force_option
 def report_command(**arguments: Any) -> None:
-    """Run `keras-nin report`."""
+    """Write everything that is known of some files as one HTML page that needs no network and runs no script.
+
+    A .tflite file is audited and checked for the Edge TPU, without TensorFlow; the record that `keras-nin export` left
+    beside it adds how it was made and its parity. A MODEL is audited as built. JSON is what other commands print or
+    write: audit, export, evaluate, claims, compare-runs, fit and edgetpu, and benchmark, ethosu and micro, which are
+    joined to their .tflite file by the file's hash. CSV is that of `keras-nin sweep`.
+
+    \b
+    More examples:
+      keras-nin benchmark a.tflite --json > a_host.json
+      keras-nin report a.tflite a_host.json -o report.html --plot plots
+    """
     from keras_nin.workflows.reports import build_report
 
     for path in build_report(**arguments, progress=TerminalProgress()):

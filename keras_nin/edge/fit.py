@@ -32,14 +32,7 @@ FIT_LIMITS: dict[LimitItem, str | None] = {
 
 @dataclass(frozen=True)
 class FitSettings:
-    """Settings of the targets.
-
-    Attributes:
-        threads, seconds: threads, and longest measurement of a file, on this CPU.
-        accelerator: one of `keras_nin.edge.ethosu.ACCELERATORS`.
-        max_arena: largest arena of TFLite Micro to try, in bytes.
-        timeout: seconds after which Vela, or a runtime of TFLite Micro, is ended.
-    """
+    """Settings of the targets, as `keras_nin.check_fit` takes them; `max_arena` in bytes."""
 
     threads: int = 1
     seconds: float = 2.0
@@ -50,11 +43,9 @@ class FitSettings:
 
 @dataclass(frozen=True)
 class CPUFigures:
-    """Latency measured on this machine at batch 1; see `keras_nin.benchmark.Profile`.
+    """Latency measured on this machine at batch 1, with its 95% interval; see `keras_nin.benchmark.Profile`.
 
-    Attributes:
-        low_us, high_us: ends of the 95% interval of the median; None with too few runs.
-        pointwise_share: share of the median in 1x1 layers; None where the layers could not be timed.
+    The interval is None with too few runs, the share in 1x1 layers where the layers could not be timed.
     """
 
     median_us: float
@@ -73,7 +64,7 @@ class EdgeTPUFigures:
     Attributes:
         failure, fix: the compiler's message where it rejects the file, and how to get it compiled.
         why: the reason for the failure, or the blocking operators; None where all operators are mapped.
-        parameter_bytes, parameters: size of the mapped operators' parameters, and where they are kept.
+        parameters: where those of the mapped operators are kept.
     """
 
     compiles: bool
@@ -90,9 +81,7 @@ class EdgeTPUFigures:
 class EthosUFigures:
     """Vela's estimate, without the time of operators on the CPU; see `keras_nin.edge.ethosu.EthosUEstimate`.
 
-    Attributes:
-        vela: version of Vela.
-        on_npu, operators: number of operators without a part on the CPU, and of all.
+    `vela` is its version, `on_npu` the number of `operators` without a part on the CPU.
     """
 
     accelerator: str
@@ -113,11 +102,9 @@ class EthosUFigures:
 
 @dataclass(frozen=True)
 class MicroFigures:
-    """The smallest arena of TFLite Micro on this host; see `keras_nin.edge.micro.Arena`.
+    """The smallest arena of TFLite Micro on this host; see `keras_nin.edge.micro.Arena` and `MicroComparison`.
 
-    Attributes:
-        package: version of tflite-micro.
-        bit_exact: whether the outputs on noise equal those of LiteRT's reference kernels; None where not compared.
+    `package` is the version of tflite-micro; `bit_exact` is None where the outputs on noise were not compared.
     """
 
     arena_bytes: int
@@ -144,9 +131,7 @@ class MissingFigures:
 class FileFit:
     """One file on the chosen targets; a target without figures is None, and in `missing` if it was chosen.
 
-    Attributes:
-        params, macs, pointwise_macs: as the audit counts them; None for a file that the audit does not read.
-        macs_known: whether the MACs of every layer are known; `macs` leaves unknown ones out.
+    The counts are those of the audit, None for a file that it does not read; `macs` leaves unknown MACs out.
     """
 
     file: str
@@ -217,9 +202,6 @@ def check_fit(
         settings: settings of the targets.
         progress: is called with a line of text before each step.
 
-    Returns:
-        The figures of every file on every target, or why a target has none.
-
     Raises:
         InputError: no files, an unknown target or accelerator, an arena out of range, or a file that is not valid.
     """
@@ -242,7 +224,7 @@ def check_fit(
     return FitResult(chosen, settings, runner.host, tuple(results), tuple(runner.warnings.values()))
 
 
-def _check_arguments(paths: Sequence[str | os.PathLike[str]], targets: Iterable[str], settings: FitSettings) -> None:
+def _check_arguments(paths: Sequence[str | os.PathLike[str]], targets: Sequence[str], settings: FitSettings) -> None:
     if not paths:
         raise InputError("Expected `paths` to name at least one file. Received: none", argument="paths")
     if ETHOSU in parse_targets(targets):
@@ -314,17 +296,12 @@ class _TargetRunner:
         from keras_nin.edge.edgetpu.verdict import check_edgetpu
 
         result = check_edgetpu(model)
-        failure = result.failure
-        return EdgeTPUFigures(
-            compiles=result.compiles,
-            failure=failure.message if failure else None,
-            why=(failure.why if failure else "; ".join(result.blocking_operators)) or None,
-            fix=failure.fix if failure else None,
-            mapped=result.mapped,
-            operators=result.kept,
-            parameter_bytes=result.memory.parameter_bytes,
-            parameters=result.memory.state,
-        )
+        if result.failure:
+            reasons = {"failure": result.failure.message, "why": result.failure.why, "fix": result.failure.fix}
+        else:
+            reasons = {"failure": None, "why": "; ".join(result.blocking_operators) or None, "fix": None}
+        memory = {"parameter_bytes": result.memory.parameter_bytes, "parameters": result.memory.state}
+        return _pick_figures(EdgeTPUFigures, result, **reasons, **memory, operators=result.kept)
 
     def _estimate_ethosu(self, model: "TFLiteModel") -> EthosUFigures | MissingFigures:
         from keras_nin.edge.ethosu import estimate, vela
@@ -333,13 +310,11 @@ class _TargetRunner:
             self._vela = self._vela or vela.find_vela()
         except InputError as error:
             return MissingFigures(ETHOSU, "needs the extra ethosu", str(error))
-        result = estimate.estimate_ethosu(
-            model, (self.settings.accelerator,), timeout=self.settings.timeout, tool=self._vela
-        )
-        (estimated,) = result.estimates
-        on_cpu = sum(layer.index is not None for layer in estimated.cpu_layers)
-        counts = {"on_npu": estimated.operator_count - on_cpu, "operators": estimated.operator_count}
-        return _pick_figures(EthosUFigures, estimated, sram_bytes=estimated.used_bytes("SRAM"), **counts)
+        accelerators, timeout = (self.settings.accelerator,), self.settings.timeout
+        (found,) = estimate.estimate_ethosu(model, accelerators, timeout=timeout, tool=self._vela).estimates
+        on_cpu = sum(layer.index is not None for layer in found.cpu_layers)
+        counts = {"on_npu": found.operator_count - on_cpu, "operators": found.operator_count}
+        return _pick_figures(EthosUFigures, found, sram_bytes=found.used_bytes("SRAM"), **counts)
 
     def _measure_micro(self, model: "TFLiteModel") -> MicroFigures | MissingFigures:
         from keras_nin.edge.micro import measurement, records

@@ -4,18 +4,14 @@
 gray. The colors also differ in lightness, so that they can be told apart on paper and without color vision.
 """
 
+import pathlib
+import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING
 
-
-class KindAndRole(Protocol):
-    """A layer with the `kind` and 1x1 `role` of the audit."""
-
-    @property
-    def kind(self) -> str: ...
-    @property
-    def role(self) -> str | None: ...
+if TYPE_CHECKING:
+    from keras_nin.benchmark.records import LayerTime
 
 
 @dataclass(frozen=True)
@@ -29,24 +25,12 @@ class LayerStyle:
     marker: str
 
 
-_ROLE_STYLES = {
-    "reduce": LayerStyle("reduce", "1x1 reduce", "#08306b", "#7f9fd6", "v"),
-    "expand": LayerStyle("expand", "1x1 expand", "#2171b5", "#4292d8", "^"),
-    "mix": LayerStyle("mix", "1x1 mix", "#5ba8dd", "#9ccbf0", "D"),
-    "projection": LayerStyle("projection", "1x1 projection", "#12897b", "#3fb8a8", "P"),
-    "head": LayerStyle("head", "1x1 head", "#6a3d9a", "#b08fd8", "*"),
+_STYLES = {
+    group: {key: LayerStyle(key, *style) for key, style in styles.items()}
+    for group, styles in tomllib.loads(pathlib.Path(__file__).with_name("styles.toml").read_text("utf-8")).items()
 }
-_POINTWISE_STYLE = LayerStyle("pointwise", "1x1", "#2171b5", "#4292d8", "^")
-_KIND_STYLES = {
-    "spatial": LayerStyle("spatial", "spatial", "#e08214", "#f0a030", "o"),
-    "depthwise": LayerStyle("depthwise", "depthwise", "#8c510a", "#c98a45", "s"),
-    "dense": LayerStyle("dense", "dense", "#b2182b", "#e8707c", "X"),
-    "pool": LayerStyle("pool", "pool", "#595959", "#8e8e8e", "."),
-    "merge": LayerStyle("merge", "merge", "#808080", "#b0b0b0", "."),
-}
-_OTHER_STYLE = LayerStyle("other", "other", "#a6a6a6", "#d0d0d0", ".")
-OVERHEAD_STYLE = LayerStyle("overhead", "runtime overhead", "#c9c9c9", "#5c5c5c", ".")
-
+_ROLE_STYLES, _KIND_STYLES = _STYLES["roles"], _STYLES["kinds"]
+_POINTWISE_STYLE, _OTHER_STYLE, OVERHEAD_STYLE = _STYLES["others"].values()
 LAYER_STYLES = (*_ROLE_STYLES.values(), _POINTWISE_STYLE, *_KIND_STYLES.values(), _OTHER_STYLE, OVERHEAD_STYLE)
 
 
@@ -63,7 +47,7 @@ def group_style(label: str) -> LayerStyle:
     return next((style for style in LAYER_STYLES if style.label == label), fallback)
 
 
-def used_styles(layers: Iterable[KindAndRole]) -> list[LayerStyle]:
+def used_styles(layers: "Iterable[LayerTime]") -> list[LayerStyle]:
     """Return the styles that occur among `layers`, in a fixed order."""
     used = {layer_style(layer.kind, layer.role) for layer in layers}
     return [style for style in LAYER_STYLES if style in used]

@@ -1,4 +1,4 @@
-"""Figures of a profile: the time of its layers, the shares of kinds and 1x1 roles, and the roofline."""
+"""Figures of a profile and of an audit: times of layers, shares of kinds and 1x1 roles, and the roofline."""
 
 import itertools
 import math
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from keras_nin.audit.api import Audit
     from keras_nin.benchmark.layer_times import LatencySubtotal
     from keras_nin.benchmark.records import MachinePeak, Profile
     from keras_nin.benchmark.roofline import LayerEfficiency
 
 _MAX_BAR_NAME, _MAX_LEGEND_NAME, _MAX_HEADING = 34, 24, 400
-_BAR_INCHES = 0.19
-_NUMBERED_LAYERS = 5
+_BAR_INCHES, _NUMBERED_LAYERS = 0.19, 5
 
 
 def plot_layer_times(profile: "Profile") -> "Figure":
@@ -34,14 +34,19 @@ def plot_layer_times(profile: "Profile") -> "Figure":
     if profile.overhead_us is not None:
         bars.append((plots.OVERHEAD_STYLE.label, plots.OVERHEAD_STYLE, profile.overhead_us))
         styles.append(plots.OVERHEAD_STYLE)
-    with figures.figure_style():
-        figure = figures.new_figure(7, 1.7 + _BAR_INCHES * len(bars))
+    with figures.new_figure(7, 1.7 + _BAR_INCHES * len(bars)) as figure:
         axes = figure.subplots()
-        _draw_bars(axes, bars)
-        axes.set_ylim(len(bars) - 0.4, -0.6)
-        axes.set_xlabel("us (typical)")
+        widths = [us or 0.0 for *_, us in bars]
+        axes.barh(range(len(bars)), widths, color=[style.color for _, style, _ in bars], height=0.72)
+        axes.set_yticks(range(len(bars)), [shorten(name, _MAX_BAR_NAME) for name, *_ in bars], fontsize=8)
+        axes.tick_params(axis="y", length=0)
+        for position, (*_, us) in enumerate(bars):
+            text = " not measured" if us is None else f" {us:,.1f}"
+            axes.text(max(us or 0.0, 0.0), position, text, va="center", fontsize=7.5, color=figures.MUTED)
+        axes.xaxis.grid(True)
+        axes.set(ylim=(len(bars) - 0.4, -0.6), xlabel="us (typical)")
         axes.margins(x=0.12)
-        _add_heading(figure, f"{profile.file}: time of each layer", profile)
+        _add_heading(figure, f"{profile.file}: time of each layer", _describe_run(profile))
         patches = [Patch(color=style.color, label=style.label) for style in styles]
         axes.legend(
             handles=patches, loc="lower left", bbox_to_anchor=(0, 1), ncols=4, handlelength=1, borderaxespad=0.2
@@ -49,38 +54,43 @@ def plot_layer_times(profile: "Profile") -> "Figure":
     return figure
 
 
-def _draw_bars(axes: "Axes", bars: Sequence[tuple[str, plots.LayerStyle, float | None]]) -> None:
-    positions = range(len(bars))
-    axes.barh(positions, [us or 0.0 for *_, us in bars], color=[style.color for _, style, _ in bars], height=0.72)
-    axes.set_yticks(positions, [shorten(name, _MAX_BAR_NAME) for name, *_ in bars], fontsize=8)
-    axes.tick_params(axis="y", length=0)
-    for position, (*_, us) in enumerate(bars):
-        text = " not measured" if us is None else f" {us:,.1f}"
-        axes.text(max(us or 0.0, 0.0), position, text, va="center", fontsize=7.5, color=figures.MUTED)
-    axes.xaxis.grid(True)
-
-
 def plot_kind_shares(profile: "Profile", subtotals: "Sequence[LatencySubtotal]") -> "Figure":
     """Return a figure of the share of each kind, 1x1 by role, of the time and of the MACs; see `sum_by_role`."""
     macs = sum(subtotal.macs for subtotal in subtotals)
-    with figures.figure_style():
-        figure = figures.new_figure(figures.NARROW, 1.5 + 0.46 * len(subtotals))
+    shares = [(subtotal.name, subtotal.share, subtotal.macs / macs if macs else 0.0) for subtotal in subtotals]
+    label = "% of the run (solid), % of the MACs (pale)"
+    return _draw_shares(shares, label, "Time and MACs by kind", _describe_run(profile))
+
+
+def plot_cost_shares(audit: "Audit") -> "Figure":
+    """Return a figure of the share of each kind, 1x1 by role, of the parameters and of the MACs."""
+    total, shares = audit.total, []
+    for style in plots.used_styles(audit.rows):
+        rows = [row for row in audit.rows if plots.layer_style(row.kind, row.role) == style]
+        params, macs = sum(row.params for row in rows), sum(row.macs or 0 for row in rows)
+        if params or macs:
+            shares.append((style.label, params / max(total.params, 1), macs / max(total.macs, 1)))
+    label = "% of the params (solid), % of the MACs (pale)"
+    return _draw_shares(shares, label, audit.model, f"Total: {total.params:,} params, {total.macs:,} MACs")
+
+
+def _draw_shares(shares: Sequence[tuple[str, float, float]], label: str, title: str, foot: str) -> "Figure":
+    """Return a figure with two bars, solid and pale, for the shares of each group of layers."""
+    with figures.new_figure(figures.NARROW, 1.5 + 0.46 * len(shares)) as figure:
         axes = figure.subplots()
-        for position, subtotal in enumerate(subtotals):
-            color = plots.group_style(subtotal.name).color
-            macs_share = subtotal.macs / macs if macs else 0.0
-            for offset, share, alpha in ((-0.19, subtotal.share, 1.0), (0.19, macs_share, 0.45)):
+        for position, (name, *pair) in enumerate(shares):
+            color = plots.group_style(name).color
+            for offset, share, alpha in zip((-0.19, 0.19), pair, (1.0, 0.45), strict=True):
                 axes.barh(position + offset, 100 * share, height=0.36, color=color, alpha=alpha)
                 if share or alpha == 1.0:
-                    label = f" {format_percent(share)}"
-                    axes.text(100 * max(share, 0), position + offset, label, va="center", fontsize=8.5)
-        axes.set_yticks(range(len(subtotals)), [subtotal.name for subtotal in subtotals])
+                    text = f" {format_percent(share)}"
+                    axes.text(100 * max(share, 0), position + offset, text, va="center", fontsize=8.5)
+        axes.set_yticks(range(len(shares)), [name for name, *_ in shares])
         axes.tick_params(axis="y", length=0)
-        axes.set_ylim(len(subtotals) - 0.4, -0.6)
-        axes.set_xlabel("% of the run (solid), % of the MACs (pale)")
+        axes.set(ylim=(len(shares) - 0.4, -0.6), xlabel=label)
         axes.margins(x=0.15)
         axes.xaxis.grid(True)
-        _add_heading(figure, "Time and MACs by kind", profile)
+        _add_heading(figure, title, foot)
     return figure
 
 
@@ -90,9 +100,11 @@ def plot_roofline(profile: "Profile", efficiencies: "Sequence[LayerEfficiency]")
     The area of a marker grows with the layer's time; the slowest layers are numbered. `efficiencies`, at least one, are
     those that `keras_nin.benchmark.roofline.compute_efficiency` returns.
     """
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
     dtypes = {efficiency.layer.dtype for efficiency in efficiencies}
-    with figures.figure_style():
-        figure = figures.new_figure(figures.NARROW, 5.9)
+    slowest = sorted(efficiencies, key=lambda efficiency: -(efficiency.layer.share or 0.0))[:_NUMBERED_LAYERS]
+    with figures.new_figure(figures.NARROW, 5.9) as figure:
         axes = figure.subplots()
         axes.set(xscale="log", yscale="log", xlabel="MACs per byte moved", ylabel="GMAC/s")
         for efficiency in efficiencies:
@@ -102,19 +114,22 @@ def plot_roofline(profile: "Profile", efficiencies: "Sequence[LayerEfficiency]")
             size = 25 + 500 * (layer.share or 0.0)
             axes.scatter(efficiency.intensity, efficiency.gmacs_per_s, s=size, **look)
         _draw_roofs(axes, [peak for peak in profile.peaks if peak.dtype in dtypes])
-        _format_log_ticks(axes)
-        _draw_numbers(axes, efficiencies)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
+            axis.set_minor_formatter(NullFormatter())
+        _draw_numbers(axes, slowest)
         axes.grid(True)
-        _add_heading(figure, "Layers on the roofline", profile)
-        _draw_legends(axes, efficiencies)
+        _add_heading(figure, "Layers on the roofline", _describe_run(profile))
+        _draw_legends(axes, efficiencies, slowest)
     return figure
 
 
-def _draw_numbers(axes: "Axes", efficiencies: "Sequence[LayerEfficiency]") -> None:
+def _draw_numbers(axes: "Axes", slowest: "Sequence[LayerEfficiency]") -> None:
     """Number the slowest layers, one number above another where their markers are close."""
     width, height = (math.log(high / low) for low, high in (axes.get_xlim(), axes.get_ylim()))
     drawn: list[tuple[float, float]] = []
-    for number, efficiency in enumerate(_slowest_layers(efficiencies), 1):
+    for number, efficiency in enumerate(slowest, 1):
         point = (efficiency.intensity, efficiency.gmacs_per_s)
         x, y = math.log(point[0]) / width, math.log(point[1]) / height
         level = sum(abs(x - other[0]) < 0.04 and abs(y - other[1]) < 0.12 for other in drawn)
@@ -137,20 +152,9 @@ def _draw_roofs(axes: "Axes", peaks: "Sequence[MachinePeak]") -> None:
     axes.set_ylim(low, 1.6 * max(high / 1.2, *(peak.gmacs_per_s for peak in peaks)))
 
 
-def _format_log_ticks(axes: "Axes") -> None:
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
-        axis.set_minor_formatter(NullFormatter())
-
-
-def _slowest_layers(efficiencies: "Sequence[LayerEfficiency]") -> "list[LayerEfficiency]":
-    return sorted(efficiencies, key=lambda efficiency: -(efficiency.layer.share or 0.0))[:_NUMBERED_LAYERS]
-
-
-def _draw_legends(axes: "Axes", efficiencies: "Sequence[LayerEfficiency]") -> None:
+def _draw_legends(
+    axes: "Axes", efficiencies: "Sequence[LayerEfficiency]", slowest: "Sequence[LayerEfficiency]"
+) -> None:
     """Draw the markers' meaning and the names of the numbered layers below the axes."""
     from matplotlib.lines import Line2D
 
@@ -161,16 +165,20 @@ def _draw_legends(axes: "Axes", efficiencies: "Sequence[LayerEfficiency]") -> No
     ]
     axes.add_artist(axes.legend(handles=markers, bbox_to_anchor=(-0.12, -0.14), **common))
     handles = []
-    for number, layer in enumerate((efficiency.layer for efficiency in _slowest_layers(efficiencies)), 1):
-        name = f"{number}  {shorten(layer.name, _MAX_LEGEND_NAME)}, {format_percent(layer.share)}"
+    for number, efficiency in enumerate(slowest, 1):
+        name = f"{number}  {shorten(efficiency.layer.name, _MAX_LEGEND_NAME)}, {format_percent(efficiency.layer.share)}"
         handles.append(Line2D([], [], ls="none", label=name))
     axes.legend(handles=handles, bbox_to_anchor=(0.25, -0.14), handlelength=0, **common)
 
 
-def _add_heading(figure: "Figure", title: str, profile: "Profile") -> None:
-    """Add a title above a figure, and below it the conditions of the measurement."""
+def _add_heading(figure: "Figure", title: str, foot: str) -> None:
+    """Add a title above a figure, and a line below it, which is folded."""
     width = int(figure.get_figwidth() * 15)
     figure.suptitle(shorten(title, int(figure.get_figwidth() * 9)), x=0.01, ha="left", fontsize=12, weight="bold")
+    foot = textwrap.fill(shorten(foot, _MAX_HEADING), width)
+    figure.supxlabel(foot, x=0.01, ha="left", fontsize=8, color=figures.MUTED)
+
+
+def _describe_run(profile: "Profile") -> str:
     conditions = format_conditions(profile.host, profile.threads, profile.runs)
-    line = shorten(f"Whole run: {format_us(profile.total.median)}. {conditions}", _MAX_HEADING)
-    figure.supxlabel(textwrap.fill(line, width), x=0.01, ha="left", fontsize=8, color=figures.MUTED)
+    return f"Whole run: {format_us(profile.total.median)}. {conditions}"

@@ -37,8 +37,7 @@ def plot_layer_sweep(
     1x1 layer; dashed, the ratio of the MACs. Right: time per channel of layers whose number of channels is not a
     multiple of 8, relative to the layer with the next multiple. Both come from `keras_nin.benchmark.sweep_results`.
     """
-    with figures.figure_style():
-        figure = figures.new_figure(12, 5)
+    with figures.new_figure(12, 5) as figure:
         left, right = figure.subplots(1, 2)
         _draw_kernel_ratios(left, kernel_ratios)
         _draw_alignment_costs(right, alignment_costs)
@@ -49,14 +48,12 @@ def plot_layer_sweep(
 def _draw_kernel_ratios(axes: "Axes", kernel_ratios: "Sequence[KernelRatio]") -> None:
     from matplotlib.ticker import FixedLocator, NullLocator
 
-    axes.set_title("Larger kernels relative to 1x1")
-    axes.set_xlabel("MACs of the 1x1 layer")
+    axes.set(title="Larger kernels relative to 1x1", xlabel="MACs of the 1x1 layer")
     axes.set_ylabel("time relative to 1x1 (inside the kernels)")
     if not kernel_ratios:
         _draw_placeholder(axes, "no layer was measured with 1x1 and a larger kernel")
         return
-    axes.set_xscale("log")
-    axes.set_yscale("log")
+    axes.set(xscale="log", yscale="log")
     for macs in sorted({ratio.macs for ratio in kernel_ratios}):
         axes.axhline(macs, **_REFERENCE_LINE)
         axes.annotate(f"MACs: {macs} times", (1, macs), xycoords=("axes fraction", "data"), ha="right", va="bottom")
@@ -64,9 +61,9 @@ def _draw_kernel_ratios(axes: "Axes", kernel_ratios: "Sequence[KernelRatio]") ->
         macs_1x1 = [ratio.point.layer.macs / ratio.macs for ratio in members]
         axes.plot(macs_1x1, [ratio.time or ratio.whole for ratio in members], **_marker_style(*series))
     macs_1x1 = [ratio.point.layer.macs / ratio.macs for ratio in kernel_ratios]
-    axes.set_xlim(min(macs_1x1) / 3, max(macs_1x1) * 3)
     times = [ratio.time or ratio.whole for ratio in kernel_ratios]
-    axes.set_ylim(min(1, *times) / 1.2, max([*times, *(ratio.macs for ratio in kernel_ratios)]) * 2.5)
+    highest = max([*times, *(ratio.macs for ratio in kernel_ratios)])
+    axes.set(xlim=(min(macs_1x1) / 3, max(macs_1x1) * 3), ylim=(min(1, *times) / 1.2, highest * 2.5))
     axes.yaxis.set_major_locator(FixedLocator(_RATIO_TICKS))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter("{x:g}")
@@ -122,32 +119,26 @@ def plot_accelerators(result: "EthosUResult") -> "Figure":
     Operators that run on the CPU have no time in it; the text at the bar's end has their number.
     """
     estimates = result.estimates
-    with figures.figure_style():
-        figure = figures.new_figure(9, 1.5 + _BAR_INCHES * len(estimates))
+    with figures.new_figure(9, 1.5 + _BAR_INCHES * len(estimates)) as figure:
         axes = figure.subplots()
         _draw_accelerator_bars(axes, estimates)
         labels = [f"{estimate.accelerator}\n{estimate.clock_hz / 1e6:,.0f} MHz" for estimate in estimates]
         axes.set_yticks(range(len(estimates)), labels)
         axes.invert_yaxis()
+        axes.set(title=shorten(result.file, 80), xlabel="ms per run, estimated by Vela, batch 1")
         axes.set_xlim(0, _RIGHT_MARGIN * max(estimate.us for estimate in estimates) / 1000 or 1)
-        axes.set_xlabel("ms per run, estimated by Vela, batch 1")
-        axes.set_title(shorten(result.file, 80))
-        handles, _ = axes.get_legend_handles_labels()
-        if handles:
+        if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
 def _draw_accelerator_bars(axes: "Axes", estimates: "Sequence[EthosUEstimate]") -> None:
-    cycles = [{subtotal.group: subtotal.cycles for subtotal in estimate.subtotals} for estimate in estimates]
+    times = [{part.group: 1e3 * part.cycles / result.clock_hz for part in result.subtotals} for result in estimates]
     labels = [style.label for style in plots.LAYER_STYLES]
-    groups = {group for by_group in cycles for group, count in by_group.items() if count}
+    groups = {group for by_group in times for group, time in by_group.items() if time}
     starts = [0.0] * len(estimates)
     for group in sorted(groups, key=lambda group: (labels.index(group) if group in labels else len(labels), group)):
-        widths = [
-            1000 * by_group.get(group, 0) / estimate.clock_hz
-            for by_group, estimate in zip(cycles, estimates, strict=True)
-        ]
+        widths = [by_group.get(group, 0.0) for by_group in times]
         axes.barh(range(len(estimates)), widths, left=starts, label=group, color=plots.group_style(group).color)
         starts = [start + width for start, width in zip(starts, widths, strict=True)]
     for position, (end, estimate) in enumerate(zip(starts, estimates, strict=True)):
@@ -165,8 +156,7 @@ def plot_soft_mask(soft_mask: "SoftMask") -> "Figure":
     """
     order = np.argsort(-soft_mask.weights, kind="stable")
     height, width, _ = soft_mask.image.shape
-    with figures.figure_style():
-        figure = figures.new_figure(15, 5.6)
+    with figures.new_figure(15, 5.6) as figure:
         parts: Any = figure.subfigures(1, 3, width_ratios=(2.2, 8.4, 4.2))
         left, middle, right = parts
         top, below = left.subplots(2, 1)

@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from keras_nin.claims.claim import AtMost, ClaimFigure, ClaimResult, ClaimsResult, FigureValue
-from keras_nin.formatting import format_host, format_markdown_table, format_table
+from keras_nin.formatting import format_markdown_table
+from keras_nin.report.rendering import make_table, render_text
 
 _WIDTH = 100
-_MARKDOWN_COLUMNS = ("id", "claim", "article's figures", "our figures", "verdict", "why")
-_FIGURE_COLUMNS = ("figure", "article", "ours")
 
 
 def format_claims(result: ClaimsResult) -> str:
@@ -20,22 +19,14 @@ def format_claims(result: ClaimsResult) -> str:
 
 def format_claims_markdown(result: ClaimsResult) -> str:
     """Return reproduced claims as one Markdown table, a row per claim."""
-    rows = [
-        [
-            claim.id,
-            claim.text,
-            "; ".join(
-                f"{figure.name}: {format_figure(figure.article)}"
-                for figure in claim.figures
-                if figure.article is not None
-            ),
-            "; ".join(f"{figure.name}: {format_measured_figure(figure)}" for figure in claim.figures),
-            claim.verdict,
-            claim.why if claim.conditions is None else f"{claim.why} Measured: {conditions_line(claim.conditions)}",
-        ]
-        for claim in result.claims
-    ]
-    return f"{format_markdown_table(_MARKDOWN_COLUMNS, rows)}\n\n{result.summary}\n"
+    records = []
+    for claim in result.claims:
+        article = {figure.name: format_figure(figure.article) for figure in claim.figures if figure.article is not None}
+        ours = {figure.name: format_measured_figure(figure) for figure in claim.figures}
+        texts = ("; ".join(f"{name}: {value}" for name, value in figures.items()) for figures in (article, ours))
+        measured = "" if claim.conditions is None else f" Measured: {conditions_line(claim.conditions)}"
+        records.append(dict(zip(("article", "ours"), texts, strict=True), row=claim, why=f"{claim.why}{measured}"))
+    return f"{make_table('claims', records).format(format_markdown_table)}\n\n{result.summary}\n"
 
 
 def format_figure(value: FigureValue) -> str:
@@ -59,34 +50,35 @@ def format_measured_figure(figure: ClaimFigure) -> str:
 
 def conditions_line(conditions: Mapping[str, Any]) -> str:
     """Return how a claim's figures were timed in one line."""
-    state = conditions["host"].get("state")
-    load = state.get("load_average") if isinstance(state, Mapping) else None
-    busy = f", load average {load:.1f}" if isinstance(load, int | float) else ""
-    return (
-        f"{format_host(conditions['host'])}{busy}; {conditions['processes']:,} processes with {conditions['runs']:,} "
-        "warm, interleaved runs of every layer in each; in brackets, the 95% interval of the median over processes "
-        "(cold runs: smallest and largest)."
-    )
+    return render_text("claims.j2", "conditions", conditions)
+
+
+def figure_records(claim: ClaimResult) -> list[dict[str, Any]]:
+    """Return the rows of the table of a claim's figures."""
+    return [
+        {"row": figure, "article": format_figure(figure.article), "ours": format_measured_figure(figure)}
+        | {"is_limit": isinstance(figure.article, AtMost)}
+        for figure in claim.figures
+    ]
 
 
 def _format_claim(claim: ClaimResult) -> str:
-    rows = [[figure.name, _format_article_figure(figure), format_measured_figure(figure)] for figure in claim.figures]
-    table = format_table(_FIGURE_COLUMNS, rows, right=_FIGURE_COLUMNS[1:])
+    paragraphs = [f"Why: {claim.why}"]
+    if claim.conditions is not None:
+        paragraphs.append(f"Measured: {conditions_line(claim.conditions)}")
     return "\n".join(
         [
             f"{claim.id}: {claim.verdict}",
-            *_wrap(f"Claim: {claim.text}"),
-            *_wrap(f"Source: {claim.source}"),
-            *(f"  {line}" for line in table.splitlines()),
-            *_wrap(f"Why: {claim.why}"),
-            *([] if claim.conditions is None else _wrap(f"Measured: {conditions_line(claim.conditions)}")),
+            *_wrap(f"Claim: {claim.text}", f"Source: {claim.source}"),
+            *(f"  {line}" for line in make_table("claim_figures", figure_records(claim)).format().splitlines()),
+            *_wrap(*paragraphs),
         ]
     )
 
 
-def _format_article_figure(figure: ClaimFigure) -> str:
-    return "equal" if isinstance(figure.article, AtMost) else format_figure(figure.article)
-
-
-def _wrap(line: str) -> list[str]:
-    return textwrap.wrap(line, _WIDTH, initial_indent="  ", subsequent_indent="    ")
+def _wrap(*paragraphs: str) -> list[str]:
+    return [
+        line
+        for paragraph in paragraphs
+        for line in textwrap.wrap(paragraph, _WIDTH, initial_indent="  ", subsequent_indent="    ")
+    ]

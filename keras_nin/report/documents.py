@@ -5,13 +5,12 @@ import dataclasses
 import io
 import math
 import pathlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from keras_nin import files, schemas
 from keras_nin.audit.api import Audit
-from keras_nin.audit.records import AuditRow, AuditTotal, Finding
 from keras_nin.benchmark.comparison import LatencyRatio, RunComparison
 from keras_nin.benchmark.records import BenchmarkResult
 from keras_nin.benchmark.sweep import SweepPoint
@@ -22,6 +21,7 @@ from keras_nin.edge.ethosu.records import EthosUEstimate, EthosURefusal, EthosUR
 from keras_nin.edge.fit import TARGETS, FitResult
 from keras_nin.edge.micro.records import MicroResult
 from keras_nin.errors import InputError, check_choice
+from keras_nin.export.parity import Parity
 from keras_nin.report.accuracy import ClassificationScores
 from keras_nin.schemas import record_from_json, typed_value
 
@@ -41,14 +41,7 @@ class NamedAudit:
 
 @dataclass(frozen=True)
 class EdgeTPUPrediction:
-    """The Edge TPU verdict on a file by its name.
-
-    Attributes:
-        name: name of the file.
-        result: the verdict; None where there is none, for `reason`.
-        sha256: of the file; None where unknown.
-        reason: why there is no verdict.
-    """
+    """The Edge TPU verdict on a file by its name, or the `reason` why there is none."""
 
     name: str
     result: EdgeTPUResult | None
@@ -66,33 +59,6 @@ class CalibrationDocument:
 
 
 @dataclass(frozen=True)
-class CheckDocument:
-    """A check of an export record's parity; a value that is not finite is None."""
-
-    name: str
-    value: float | None
-    limit: float
-    passed: bool
-
-
-@dataclass(frozen=True)
-class ParityDocument:
-    """The parity in an export record: see `keras_nin.export.Parity`. Values that are not finite are None."""
-
-    source: str
-    images: int
-    lsb: float | None
-    max_abs_diff_lsb: float | None
-    rms_diff_lsb: float | None
-    top1_match: float | None
-    model_top1: float | None
-    file_top1: float | None
-    checks: tuple[CheckDocument, ...]
-    passed: bool
-    snr_db: float | None = None
-
-
-@dataclass(frozen=True)
 class ExportDocument:
     """The export record of a file: how it was made, and how it compares with its model."""
 
@@ -103,7 +69,7 @@ class ExportDocument:
     weights: str
     scheme: str
     calibration: CalibrationDocument | None
-    parity: ParityDocument | None
+    parity: Parity | None
 
 
 @dataclass(frozen=True)
@@ -237,9 +203,10 @@ def _read_json(path: pathlib.Path) -> tuple[Document, ...]:
             path=path,
         )
     try:
-        return reader(document)
+        documents = reader(document)
     except InputError as error:
         raise InputError(f"{str(path)!r} is a damaged document of {schema}: {error}", path=path) from None
+    return documents if isinstance(documents, tuple) else (documents,)
 
 
 def _schema_of(document: Any) -> str | None:
@@ -247,28 +214,9 @@ def _schema_of(document: Any) -> str | None:
     return schema if isinstance(schema, str) else None
 
 
-def _read_audit(document: Json) -> tuple[NamedAudit]:
-    model = typed_value(str, document.get("model"), "model")
-    rows = tuple(record_from_json(AuditRow, row) for row in _list_field(document, "rows"))
-    findings = tuple(_read_finding(finding) for finding in _list_field(document, "findings"))
-    return (NamedAudit(model, Audit(model, rows, record_from_json(AuditTotal, document.get("total")), findings)),)
-
-
-def _read_finding(document: Any) -> Finding:
-    if isinstance(document, dict) and "layers" not in document:
-        document = document | {"layers": [document.get("layer")]}
-    finding = record_from_json(Finding, document)
-    if not all(isinstance(value, int | float) for value in finding.saves.values()):
-        raise InputError(f"Expected numbers for what a finding saves. Received: {finding.saves!r:.80}")
-    return finding
-
-
-def _read_export_record(document: Json) -> tuple[ExportDocument]:
-    return (record_from_json(ExportDocument, document),)
-
-
-def _read_export(document: Json) -> tuple[ExportDocument, ...]:
-    return tuple(record_from_json(ExportDocument, record) for record in _list_field(document, "files"))
+def _read_audit(document: Json) -> NamedAudit:
+    audit = record_from_json(Audit, document)
+    return NamedAudit(audit.model, audit)
 
 
 def _read_benchmark(document: Json) -> tuple[Document, ...]:
@@ -277,21 +225,13 @@ def _read_benchmark(document: Json) -> tuple[Document, ...]:
     return (benchmark, RatiosDocument(benchmark, ratios)) if ratios else (benchmark,)
 
 
-def _read_run_comparison(document: Json) -> tuple[RunComparison]:
-    return (record_from_json(RunComparison, document),)
-
-
-def _read_edgetpu(document: Json) -> tuple[EdgeTPUPrediction]:
+def _read_edgetpu(document: Json) -> EdgeTPUPrediction:
     total = typed_value(dict[str, Any], document.get("total"), "total")
-    memory = {
-        "state": total.get("parameters"),
-        **{key: total.get(key) for key in ("parameter_bytes", "streamed_bytes")},
-    }
-    result = record_from_json(
-        EdgeTPUResult, {**_without_checks(document), "memory": memory, "subgraphs": total.get("subgraphs")}
-    )
+    memory = {"state": total.get("parameters")} | {key: total.get(key) for key in ("parameter_bytes", "streamed_bytes")}
+    fields = {"memory": memory, "subgraphs": total.get("subgraphs")}
+    result = record_from_json(EdgeTPUResult, _without_checks(document) | fields)
     name = base_name(result.model)
-    return (EdgeTPUPrediction(name, dataclasses.replace(result, model=name)),)
+    return EdgeTPUPrediction(name, dataclasses.replace(result, model=name))
 
 
 def _without_checks(document: Json) -> dict[str, Any]:
@@ -299,18 +239,18 @@ def _without_checks(document: Json) -> dict[str, Any]:
     return {key: value for key, value in document.items() if key not in ("checks", "compilation", "differences")}
 
 
-def _read_ethosu(document: Json) -> tuple[EthosUResult]:
-    estimates = tuple(_read_estimate(estimate) for estimate in _list_field(document, "results"))
-    refusals = tuple(record_from_json(EthosURefusal, refusal) for refusal in _list_field(document, "refusals"))
+def _read_ethosu(document: Json) -> EthosUResult:
+    results = typed_value(tuple[dict[str, Any], ...], document.get("results"), "results")
+    estimates = tuple(record_from_json(EthosUEstimate, result | {"compiled": b""}) for result in results)
+    refusals = typed_value(tuple[EthosURefusal, ...], document.get("refusals"), "refusals")
     if len({estimate.sha256 for estimate in estimates}) != 1:
         raise InputError("Expected results of one file, at least one. Received: others")
-    return (EthosUResult(estimates[0].file, estimates, refusals),)
+    for estimate in estimates:
+        _check_estimate(estimate)
+    return EthosUResult(estimates[0].file, estimates, refusals)
 
 
-def _read_estimate(document: Any) -> EthosUEstimate:
-    estimate = record_from_json(
-        EthosUEstimate, document | {"compiled": b""} if isinstance(document, dict) else document
-    )
+def _check_estimate(estimate: EthosUEstimate) -> None:
     parse_accelerators([estimate.accelerator])
     if estimate.clock_hz < 1 or estimate.macs_per_cycle < 1 or not 0 <= estimate.us < _MAX_US:
         raise InputError(
@@ -319,17 +259,16 @@ def _read_estimate(document: Any) -> EthosUEstimate:
     moved = [count for layer in estimate.layers for counts in (layer.read, layer.written) for count in counts.values()]
     if any(count < 0 for count in (estimate.cycles, *(layer.cycles for layer in estimate.layers), *moved)):
         raise InputError(f"Expected no negative cycles or bytes. Received: some, of {estimate.file!r:.80}")
-    return estimate
 
 
-def _read_micro(document: Json) -> tuple[MicroResult]:
+def _read_micro(document: Json) -> MicroResult:
     result = record_from_json(MicroResult, _without_checks(document))
     if result.arena is None and result.finding is None:
         raise InputError("Expected an arena, or a finding why there is none. Received: neither")
-    return (result,)
+    return result
 
 
-def _read_fit(document: Json) -> tuple[FitResult]:
+def _read_fit(document: Json) -> FitResult:
     fit = record_from_json(FitResult, _without_checks(document))
     for target in (*fit.targets, *(missing.target for result in fit.results for missing in result.missing)):
         check_choice("target", target, TARGETS)
@@ -338,55 +277,45 @@ def _read_fit(document: Json) -> tuple[FitResult]:
     verdicts = [result.edgetpu for result in fit.results if result.edgetpu]
     if any(verdict.failure is None for verdict in verdicts if not verdict.compiles):
         raise InputError("Expected the failure of a file that does not compile. Received: none")
-    return (fit,)
+    return fit
 
 
-def _read_evaluate(document: Json) -> tuple[EvaluateDocument]:
+def _read_evaluate(document: Json) -> EvaluateDocument:
     evaluation = record_from_json(EvaluateDocument, document)
     count, matrix = len(evaluation.confusion.classes), evaluation.confusion.matrix
     if any(len(line) != count for line in (matrix, evaluation.per_class, *matrix)):
         raise InputError(f"Expected a score, a row and a column for each of {count} classes. Received: others")
-    return (evaluation,)
+    return evaluation
 
 
-def _read_claims(document: Json) -> tuple[ClaimsResult]:
-    return (ClaimsResult(tuple(_read_claim(claim) for claim in _list_field(document, "claims"))),)
+def _read_claims(document: Json) -> ClaimsResult:
+    claims = typed_value(tuple[dict[str, Any], ...], document.get("claims"), "claims")
+    return ClaimsResult(tuple(map(_read_claim, claims)))
 
 
-def _read_claim(document: Any) -> ClaimResult:
-    claim = typed_value(dict[str, Any], document, "a claim")
-    texts = {key: typed_value(str, claim.get(key), f"{key} of a claim") for key in ("id", "source", "claim", "why")}
-    conditions = None
-    if claim.get("measured") is not None:
-        measured = typed_value(dict[str, Any], claim["measured"], "measured")
-        conditions = {
-            **measured,
-            "host": typed_value(dict[str, Any], measured.get("host"), "host"),
-            **{key: typed_value(int, measured.get(key), key) for key in ("processes", "runs")},
-        }
-    figures = tuple(_read_figure(figure) for figure in _list_field(claim, "figures"))
-    return ClaimResult(texts["id"], texts["source"], texts["claim"], texts["why"], figures, conditions)
+def _read_claim(claim: Json) -> ClaimResult:
+    id, source, text, why = (
+        typed_value(str, claim.get(key), f"{key} of a claim") for key in ("id", "source", "claim", "why")
+    )
+    figures = typed_value(tuple[dict[str, Any], ...], claim.get("figures"), "figures of a claim")
+    conditions = typed_value(dict[str, Any] | None, claim.get("measured"), "measured")
+    if conditions is not None:
+        for kind, key in ((dict[str, Any], "host"), (int, "processes"), (int, "runs")):
+            typed_value(kind, conditions.get(key), key)
+    return ClaimResult(id, source, text, why, tuple(map(_read_figure, figures)), conditions)
 
 
-def _read_figure(document: Any) -> ClaimFigure:
-    figure = typed_value(dict[str, Any], document, "a figure of a claim")
+def _read_figure(figure: Json) -> ClaimFigure:
     values = [value_from_json(figure.get(key)) for key in ("article", "declared", "ours")]
     return ClaimFigure(typed_value(str, figure.get("name"), "the name of a figure"), *values)
 
 
-def _list_field(document: Json, key: str) -> Iterable[Any]:
-    value = document.get(key)
-    if not isinstance(value, list):
-        raise InputError(f"Expected a list of {key}. Received: {type(value).__name__}")
-    return value
-
-
-_READERS: dict[str, Callable[[Json], tuple[Document, ...]]] = {
+_READERS: dict[str, Callable[[Json], Document | tuple[Document, ...]]] = {
     schemas.AUDIT: _read_audit,
-    schemas.EXPORT_FILE: _read_export_record,
-    schemas.EXPORT: _read_export,
+    schemas.EXPORT_FILE: lambda document: record_from_json(ExportDocument, document),
+    schemas.EXPORT: lambda document: typed_value(tuple[ExportDocument, ...], document.get("files"), "files"),
     schemas.BENCHMARK: _read_benchmark,
-    schemas.COMPARE_RUNS: _read_run_comparison,
+    schemas.COMPARE_RUNS: lambda document: record_from_json(RunComparison, document),
     schemas.EDGETPU: _read_edgetpu,
     schemas.ETHOSU: _read_ethosu,
     schemas.MICRO: _read_micro,

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from keras_nin.benchmark import layer_times
 from keras_nin.benchmark.comparison import LatencyRatio
-from keras_nin.benchmark.layer_times import LatencySubtotal
-from keras_nin.benchmark.records import PROFILER, SINGLE_OPERATORS, BenchmarkResult, LayerTime, Profile
+from keras_nin.benchmark.records import BenchmarkResult, LayerTime, Profile
 from keras_nin.errors import InputError, check_choice, check_whole_number
 from keras_nin.formatting import (
     escape_unprintable,
@@ -22,6 +21,7 @@ from keras_nin.formatting import (
     format_table,
     wrap,
 )
+from keras_nin.report.rendering import make_table, render_text
 
 if TYPE_CHECKING:
     from keras_nin.tflite.records import TFLiteModel, TFLiteOperator
@@ -29,10 +29,6 @@ if TYPE_CHECKING:
 FormatTable = Callable[..., str]
 FormatLines = Callable[[Sequence[str]], str]
 
-_LAYER_COLUMNS = ("layer", "us", "share", "MACs", "GMAC/s", "bytes", "kind", "role", "kernel")
-_SUBTOTAL_COLUMNS = ("rows", "us", "share", "MACs", "GMAC/s")
-_FILE_COLUMNS = ("file", "threads", "median us", "95% interval", "p90 us", "runs", "load ms", "peak MiB", "1x1")
-_RATIO_COLUMNS = ("file", "threads", "baseline", "ratio of medians", "95% interval")
 _SORT_KEYS: dict[str, Callable[[LayerTime], float | None]] = {
     "us": lambda layer: layer.us and layer.us.typical,
     "macs": lambda layer: layer.macs,
@@ -43,19 +39,6 @@ _CSV_COLUMNS = tuple(
     "file cpu threads runs name op operators kernel kind role block dtype us median_us mean_us p90_us share macs "
     "gmacs_per_s bytes joined note".split()
 )
-_UNITS = "Batch 1. 1 MAC = one multiply + one add. bytes: inputs, outputs and weights, once each."
-_METHODS = {
-    PROFILER: (
-        "Layer times are from the runtime's profiler. us: mean over the half of the runs nearest to the median, "
-        "without outliers, corrected for the resolution of the profiler's clock. Runtime overhead: the median minus "
-        "all rows; below zero, it is noise between runs with and without the profiler."
-    ),
-    SINGLE_OPERATORS: (
-        "Layer times are of single operators, without the profiler: each operator alone, its inputs just written, its "
-        "weights not in the caches. us: median, minus the time of an empty file. Runtime overhead: the median minus "
-        "all rows; below zero where the whole file fuses operators or finds more in the caches."
-    ),
-}
 _WIDTH = 110
 
 # Model Explorer's name of the first subgraph where the file has none.
@@ -138,128 +121,45 @@ def _format_document(benchmark: BenchmarkResult, view: LayerView, table: FormatT
     warnings = [escape_unprintable(f"Warning: {warning}") for warning in benchmark.warnings]
     parts = [lines([escape_unprintable(format_host(benchmark.host)), *warnings])]
     if len(benchmark.profiles) > 1:
-        parts.append(format_file_table(benchmark.profiles, table))
+        records = [{"row": profile, "pointwise": layer_times.sum_pointwise(profile)} for profile in benchmark.profiles]
+        parts.append(make_table("latency_files", records).format(table))
     for profile in benchmark.profiles:
-        parts.append(lines([escape_unprintable(line) for line in (latency_headline(profile), *profile.notes)]))
+        parts.append(lines([latency_headline(profile), *map(escape_unprintable, profile.notes)]))
         if profile.method is not None:
-            parts += _layer_parts(profile, view, table, lines)
+            pointwise, blocks = layer_times.sum_pointwise(profile), layer_times.sum_by_block(profile)
+            parts += [
+                format_layer_table(profile, view, table),
+                lines([render_text("latency.j2", "pointwise", pointwise)]),
+                make_table("latency_subtotals", layer_times.sum_by_role(profile)).format(table),
+            ]
+            if len(blocks) > 2:
+                parts.append(make_table("latency_subtotals", blocks, first="block").format(table))
     methods = dict.fromkeys(profile.method for profile in benchmark.profiles if profile.method)
-    notes = [_UNITS, *(_METHODS[method] for method in methods)]
+    notes = render_text("latency.j2", "notes", methods).splitlines()
     parts.append(lines([line for note in notes for line in wrap(note, _WIDTH, indent="")]))
     return "\n\n".join(parts) + "\n"
 
 
-def _layer_parts(profile: Profile, view: LayerView, table: FormatTable, lines: FormatLines) -> list[str]:
-    blocks, pointwise = layer_times.sum_by_block(profile), layer_times.sum_pointwise(profile)
-    share = f"{_format_us(pointwise.us)} us, {format_percent(pointwise.share)} of the run"
-    return [
-        format_layer_table(profile, view, table),
-        lines([f"1x1 layers: {format_count(pointwise.rows, 'row')}, {share}"]),
-        format_subtotal_table("kind", layer_times.sum_by_role(profile), table),
-        *([format_subtotal_table("block", blocks, table)] if len(blocks) > 2 else []),
-    ]
-
-
 def latency_headline(profile: Profile) -> str:
     """Return a file's latency in one line, with runs, threads and processor."""
-    total = profile.total
-    interval = "" if total.low is None else f" (95% interval {_format_us(total.low)} to {_format_us(total.high)})"
-    p90 = "" if total.p90 is None else f", p90 {_format_us(total.p90)} us"
-    return (
-        f"{profile.file}: median {_format_us(total.median)} us{interval}{p90}, {format_count(profile.runs, 'run')}, "
-        f"{format_count(profile.threads, 'thread')} on {profile.host['cpu']}"
-    )
-
-
-def format_file_table(profiles: Sequence[Profile], table: FormatTable = format_table) -> str:
-    """Return a table with a row for each profile."""
-    return table(_FILE_COLUMNS, [_file_cells(profile) for profile in profiles], right=_FILE_COLUMNS[1:])
-
-
-def _file_cells(profile: Profile) -> list[str]:
-    total = profile.total
-    return [
-        profile.file,
-        f"{profile.threads}",
-        _format_us(total.median),
-        "" if total.low is None else f"{_format_us(total.low)} to {_format_us(total.high)}",
-        _format_us(total.p90),
-        f"{profile.runs:,}",
-        f"{profile.load_us / 1000:,.1f}",
-        "" if profile.peak_bytes is None else f"{profile.peak_bytes / 2**20:,.1f}",
-        format_percent(layer_times.sum_pointwise(profile).share) if profile.method else "",
-    ]
+    return render_text("latency.j2", "headline", profile)
 
 
 def format_ratio_table(ratios: Sequence[LatencyRatio], table: FormatTable = format_table) -> str:
     """Return the table of latencies relative to a baseline."""
-    rows = [
-        [ratio.file, f"{ratio.threads}", ratio.base, f"{ratio.ratio:.3f}", format_ratio_interval(ratio.low, ratio.high)]
-        for ratio in ratios
-    ]
-    return table(_RATIO_COLUMNS, rows, right=("threads", *_RATIO_COLUMNS[3:]))
-
-
-def format_ratio_interval(low: float | None, high: float | None) -> str:
-    """Return the interval of a ratio as "0.500 to 0.525"; empty where there is none."""
-    return "" if low is None or high is None else f"{low:.3f} to {high:.3f}"
+    return make_table("latency_ratios", ratios).format(table)
 
 
 def format_layer_table(profile: Profile, view: LayerView = ALL_LAYERS, table: FormatTable = format_table) -> str:
     """Return the table of a profile's layers; the overhead is the last row but one, and all rows add up to the last."""
-    shown = view.select(profile.layers)
-    rows = [_layer_cells(layer) for layer in shown]
-    overhead_us = profile.overhead_us or 0.0
+    shown, overhead_us = view.select(profile.layers), profile.overhead_us or 0.0
+    totals = {layer_times.OVERHEAD: overhead_us, "total": profile.total.median}
     hidden = len(profile.layers) - len(shown)
     if hidden:
-        hidden_us = profile.total.median - overhead_us - sum(layer.us.typical for layer in shown if layer.us)
-        rows.append(_total_row(f"({hidden:,} other rows)", hidden_us, profile))
-    rows.append(_total_row(layer_times.OVERHEAD, overhead_us, profile))
-    rows.append(_total_row("total", profile.total.median, profile))
-    return table(_LAYER_COLUMNS, rows, right=_LAYER_COLUMNS[1:6])
-
-
-def _layer_cells(layer: LayerTime) -> list[str]:
-    kernel = layer.kernel or (f"({layer.note})" if layer.note else "")
-    return [
-        layer.name,
-        "" if layer.us is None else _format_us(layer.us.typical),
-        "" if layer.share is None else format_percent(layer.share),
-        _format_macs(layer.macs),
-        _format_us(layer.gmacs_per_s),
-        f"{layer.bytes:,}",
-        layer.kind,
-        layer.role or "",
-        kernel if layer.joined else f"{kernel} (not joined)",
-    ]
-
-
-def _total_row(name: str, us: float, profile: Profile) -> list[str]:
-    return [name, _format_us(us), format_percent(us / profile.total.median), *[""] * (len(_LAYER_COLUMNS) - 3)]
-
-
-def format_subtotal_table(what: str, subtotals: Sequence[LatencySubtotal], table: FormatTable = format_table) -> str:
-    """Return the table of sums over layers; `what` is the heading of their names."""
-    rows = [
-        [
-            subtotal.name,
-            f"{subtotal.rows:,}",
-            _format_us(subtotal.us),
-            format_percent(subtotal.share),
-            _format_macs(subtotal.macs),
-            _format_us(subtotal.gmacs_per_s),
-        ]
-        for subtotal in subtotals
-    ]
-    return table((what, *_SUBTOTAL_COLUMNS), rows, right=_SUBTOTAL_COLUMNS)
-
-
-def _format_us(value: float | None) -> str:
-    return "" if value is None else f"{value:,.1f}"
-
-
-def _format_macs(macs: int | None) -> str:
-    return "" if macs is None else f"{macs:,}"
+        shown_us = sum(layer.us.typical for layer in shown if layer.us)
+        totals = {f"({hidden:,} other rows)": profile.total.median - overhead_us - shown_us, **totals}
+    last = [[name, f"{us:,.1f}", format_percent(us / profile.total.median), *[""] * 6] for name, us in totals.items()]
+    return make_table("latency_layers", shown, last=last).format(table)
 
 
 def model_explorer_data(profile: Profile, model: "str | os.PathLike[str] | TFLiteModel") -> dict[str, Any]:

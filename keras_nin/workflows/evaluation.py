@@ -165,7 +165,7 @@ def _open_classifier(
         return _open_file(os.fspath(model), threads, output)
     if output is not None:
         raise InputError("`output` chooses one of the outputs of a .tflite file; pass such a file", argument="output")
-    from keras_nin.export.calibration import image_input_shape
+    from keras_nin.export.conversion import image_input_shape
 
     loaded = inputs.open_model(model, progress, seed=seed)
     return _Classifier(

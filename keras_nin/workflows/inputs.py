@@ -118,7 +118,7 @@ def open_model(model: ModelLike, progress: Progress = SILENT, **options: Unpack[
 
 def input_shapes(model: keras.Model) -> Shapes:
     """Return (height, width, channels) of a model on one image, otherwise the shape of each input by its name."""
-    from keras_nin.export.calibration import input_specs
+    from keras_nin.keras_graph import input_specs
 
     specs = input_specs(model)
     if len(specs) == 1 and len(specs[0].shape) == 3:

@@ -57,7 +57,7 @@ def train_model(
     """
     from keras_nin import train
     from keras_nin._compat.tensorflow import deterministic_ops
-    from keras_nin.export.calibration import image_input_shape
+    from keras_nin.export.conversion import image_input_shape
 
     seed = options.get("seed", 0)
     folder = pathlib.Path("runs") / inputs.model_stem(model) if out is None else pathlib.Path(out)

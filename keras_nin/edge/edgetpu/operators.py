@@ -1,13 +1,9 @@
-"""Operators with their tensors, and the constraints of the Edge TPU on single operators, which rules.toml names.
-
-A constraint is a function of a `BoundOperator`. It returns how the operator violates it, or None; rules.toml says what
-the limit is.
-"""
+"""Operators with their tensors, and the constraints of the Edge TPU on them; rules.toml says what each one is."""
 
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, TypeAlias
 
 from keras_nin.tflite.records import TFLiteModel, TFLiteOperator, TFLiteTensor
@@ -90,6 +86,116 @@ class BoundOperator:
         rank = len(self.data.shape)
         return sorted({int(axis) % rank for axis in values}) if rank else []
 
+    # The constraints: each returns how the operator violates it, or None.
+
+    def reads_float(self) -> Violation:
+        dtype = self.data.dtype if self.data else "nothing"
+        output = self.output.dtype if self.output else "nothing"
+        return None if dtype in EIGHT_BITS else f"it converts {dtype} to {output}"
+
+    def unsupported_dtype(self) -> Violation:
+        dtypes = {tensor.dtype for tensor in (self.data, *self.outputs) if tensor is not None}
+        others = sorted(dtypes - EIGHT_BITS)
+        return f"it computes with {', '.join(others)}" if others else None
+
+    def unsupported_rank(self) -> Violation:
+        for tensor in self.activations:
+            if math.prod(tensor.shape[:-3]) > 1:
+                return f"a tensor of shape {format_shape(tensor.shape)} has an outer dimension above 1"
+        return None
+
+    def uneven_dilation(self) -> Violation:
+        width, height = self.options["dilation_w"], self.options["dilation_h"]
+        return None if width == height else f"its dilation is {height}x{width}"
+
+    def computed_operand(self, position: int, words: str) -> Violation:
+        operand = self.input(position)
+        return None if operand is None or operand.is_constant else f"its {words} computed"
+
+    def shuffled_weights(self) -> Violation:
+        weights_format = self.options.get("weights_format", "DEFAULT")
+        return None if weights_format == "DEFAULT" else f"its weights have the format {weights_format}"
+
+    def several_rows(self, words: str) -> Violation:
+        shape = self.data_shape if words == "input" else self.output_shape
+        return f"its {words} is {format_shape(shape)}" if sum(size > 1 for size in shape) > 1 else None
+
+    def fused_activation(self) -> Violation:
+        activation = self.options.get("fused_activation", "NONE")
+        return None if activation == "NONE" else f"{activation} is fused into it"
+
+    def concatenated_constant(self) -> Violation:
+        constants = [position for position, tensor in enumerate(self.inputs) if tensor and tensor.is_constant]
+        if not constants:
+            return None
+        if len(self.inputs) != 2:
+            return f"{len(constants)} of its {len(self.inputs)} inputs are constant"
+        tensor = self.inputs[constants[0]]
+        zero_point = tensor.quantization.zero_points[0] if tensor and tensor.quantization else 0
+        values = self.constant_values(constants[0])
+        return None if values is not None and set(values) <= {zero_point} else "its constant input is not all zeros"
+
+    def reduced_first(self, ranks: Collection[int], words: str) -> Violation:
+        is_first = 0 in (self.axes(1) or ()) and len(self.data_shape) in ranks
+        return f"it reduces over the {words}" if is_first else None
+
+    def odd_channels(self) -> Violation:
+        axes, shape = self.axes(1), self.data_shape
+        if not axes or len(shape) < 2 or len(shape) - 1 not in axes:
+            return None
+        return f"it averages over {shape[-1]} channels" if shape[-1] % 4 else None
+
+    def large_mean(self, size: int) -> Violation:
+        shape, axes = self.data_shape, self.axes(1)
+        if len(shape) != 4 or axes is None or not {1, 2} <= set(axes):
+            return None
+        return f"it averages over {shape[1]}x{shape[2]}" if shape[1] * shape[2] >= size else None
+
+    def packed_first(self) -> Violation:
+        rank = len(self.output_shape)  # of four dimensions the rank is unsupported
+        is_first = rank in (1, 2, 3) and len(self.inputs) > 1 and self.options["axis"] % rank == 0
+        return "it packs along the first dimension" if is_first else None
+
+    def split_first(self) -> Violation:
+        is_first = self.axes(0) == [0] and len(self.outputs) > 1
+        return f"it splits {format_shape(self.data_shape)} along the first dimension" if is_first else None
+
+    def expanded_batch(self) -> Violation:
+        axes, rank = self.constant_values(1), len(self.output_shape)
+        return "it adds a batch dimension" if axes and rank >= 4 and axes[0] % rank == 0 else None
+
+    def squeezed_inner(self) -> Violation:
+        before, after = self.data_shape, self.output_shape
+        leading = len(before) - len(after)
+        return None if before[leading:] == after else f"it turns {format_shape(before)} into {format_shape(after)}"
+
+    def strided(self) -> Violation:
+        strides = self.constant_values(3)
+        return f"its strides are {format_shape(strides)}" if strides and set(strides) != {1} else None
+
+    def masked(self) -> Violation:
+        masks = [name for name in ("ellipsis_mask", "new_axis_mask") if self.options.get(name)]
+        return f"it has an {masks[0]}" if masks else None
+
+    def wide_alpha(self) -> Violation:
+        alpha = self.input(1)
+        if alpha is None or all(size == 1 for size in alpha.shape[:-1]):
+            return None
+        return f"its slopes are {format_shape(alpha.shape)}"
+
+    def large_softmax(self, size: int) -> Violation:
+        shape = self.data_shape
+        return f"it has {shape[-1]:,} elements" if shape and shape[-1] > size else None
+
+    def resized_point(self) -> Violation:
+        shape = self.data_shape
+        is_point = len(shape) == 4 and shape[1] == shape[2] == 1
+        return f"its input is {format_shape(shape)}, one position" if is_point else None
+
+    def large_resize(self, size: int) -> Violation:
+        output = self.output
+        return f"its output is {format_shape(output.shape)}" if output and output.elements >= size else None
+
 
 def bind_operators(model: TFLiteModel) -> tuple[BoundOperator, ...]:
     """Return every operator of the main subgraph with its tensors, in the file's order."""
@@ -104,156 +210,3 @@ def bind_operators(model: TFLiteModel) -> tuple[BoundOperator, ...]:
 def format_shape(shape: Sequence[int]) -> str:
     """Return a shape as ``"1x224x224x3"``, or ``"scalar"``."""
     return "x".join(map(str, shape)) or "scalar"
-
-
-def _count_wide(shape: tuple[int, ...]) -> int:
-    """Return the number of dimensions above 1."""
-    return sum(size > 1 for size in shape)
-
-
-def reads_float(operator: BoundOperator) -> Violation:
-    dtype = operator.data.dtype if operator.data else "nothing"
-    output = operator.output.dtype if operator.output else "nothing"
-    return None if dtype in EIGHT_BITS else f"it converts {dtype} to {output}"
-
-
-def unsupported_dtype(operator: BoundOperator) -> Violation:
-    dtypes = {tensor.dtype for tensor in (operator.data, *operator.outputs) if tensor is not None}
-    others = sorted(dtypes - EIGHT_BITS)
-    return f"it computes with {', '.join(others)}" if others else None
-
-
-def unsupported_rank(operator: BoundOperator) -> Violation:
-    for tensor in operator.activations:
-        if math.prod(tensor.shape[:-3]) > 1:
-            return f"a tensor of shape {format_shape(tensor.shape)} has an outer dimension above 1"
-    return None
-
-
-def uneven_dilation(operator: BoundOperator) -> Violation:
-    width, height = operator.options["dilation_w"], operator.options["dilation_h"]
-    return None if width == height else f"its dilation is {height}x{width}"
-
-
-def computed_weights(operator: BoundOperator) -> Violation:
-    weights = operator.input(1)
-    return None if weights is None or weights.is_constant else "its weights are computed"
-
-
-def computed_bias(operator: BoundOperator) -> Violation:
-    bias = operator.input(2)
-    return None if bias is None or bias.is_constant else "its bias is computed"
-
-
-def shuffled_weights(operator: BoundOperator) -> Violation:
-    weights_format = operator.options.get("weights_format", "DEFAULT")
-    return None if weights_format == "DEFAULT" else f"its weights have the format {weights_format}"
-
-
-def matrix_output(operator: BoundOperator) -> Violation:
-    shape = operator.output_shape
-    return f"its output is {format_shape(shape)}" if _count_wide(shape) > 1 else None
-
-
-def fused_activation(operator: BoundOperator) -> Violation:
-    activation = operator.options.get("fused_activation", "NONE")
-    return None if activation == "NONE" else f"{activation} is fused into it"
-
-
-def concatenated_constant(operator: BoundOperator) -> Violation:
-    constants = [position for position, tensor in enumerate(operator.inputs) if tensor and tensor.is_constant]
-    if not constants:
-        return None
-    if len(operator.inputs) != 2:
-        return f"{len(constants)} of its {len(operator.inputs)} inputs are constant"
-    tensor = operator.inputs[constants[0]]
-    zero_point = tensor.quantization.zero_points[0] if tensor and tensor.quantization else 0
-    values = operator.constant_values(constants[0])
-    return None if values is not None and set(values) <= {zero_point} else "its constant input is not all zeros"
-
-
-def _reduces_first_axis(operator: BoundOperator, ranks: tuple[int, ...]) -> bool:
-    axes = operator.axes(1)
-    return axes is not None and 0 in axes and len(operator.data_shape) in ranks
-
-
-def reduced_batch(operator: BoundOperator) -> Violation:
-    return "it reduces over the batch" if _reduces_first_axis(operator, (4,)) else None
-
-
-def reduced_first(operator: BoundOperator) -> Violation:
-    return "it reduces over the first dimension" if _reduces_first_axis(operator, (1, 2, 3)) else None
-
-
-def odd_channels(operator: BoundOperator) -> Violation:
-    axes, shape = operator.axes(1), operator.data_shape
-    if not axes or len(shape) < 2 or len(shape) - 1 not in axes:
-        return None
-    return f"it averages over {shape[-1]} channels" if shape[-1] % 4 else None
-
-
-def large_mean(operator: BoundOperator, size: int) -> Violation:
-    shape, axes = operator.data_shape, operator.axes(1)
-    if len(shape) != 4 or axes is None or not {1, 2} <= set(axes):
-        return None
-    return f"it averages over {shape[1]}x{shape[2]}" if shape[1] * shape[2] >= size else None
-
-
-def packed_first(operator: BoundOperator) -> Violation:
-    rank = len(operator.output_shape)  # of four dimensions the rank is unsupported
-    is_first = rank in (1, 2, 3) and len(operator.inputs) > 1 and operator.options["axis"] % rank == 0
-    return "it packs along the first dimension" if is_first else None
-
-
-def split_first(operator: BoundOperator) -> Violation:
-    is_first = operator.axes(0) == [0] and len(operator.outputs) > 1
-    return f"it splits {format_shape(operator.data_shape)} along the first dimension" if is_first else None
-
-
-def expanded_batch(operator: BoundOperator) -> Violation:
-    axes, rank = operator.constant_values(1), len(operator.output_shape)
-    return "it adds a batch dimension" if axes and rank >= 4 and axes[0] % rank == 0 else None
-
-
-def squeezed_inner(operator: BoundOperator) -> Violation:
-    before, after = operator.data_shape, operator.output_shape
-    leading = len(before) - len(after)
-    return None if before[leading:] == after else f"it turns {format_shape(before)} into {format_shape(after)}"
-
-
-def strided(operator: BoundOperator) -> Violation:
-    strides = operator.constant_values(3)
-    return f"its strides are {format_shape(strides)}" if strides and set(strides) != {1} else None
-
-
-def masked(operator: BoundOperator) -> Violation:
-    masks = [name for name in ("ellipsis_mask", "new_axis_mask") if operator.options.get(name)]
-    return f"it has an {masks[0]}" if masks else None
-
-
-def wide_alpha(operator: BoundOperator) -> Violation:
-    alpha = operator.input(1)
-    if alpha is None or all(size == 1 for size in alpha.shape[:-1]):
-        return None
-    return f"its slopes are {format_shape(alpha.shape)}"
-
-
-def softmax_of_rows(operator: BoundOperator) -> Violation:
-    shape = operator.data_shape
-    return f"its input is {format_shape(shape)}" if _count_wide(shape) > 1 else None
-
-
-def large_softmax(operator: BoundOperator, size: int) -> Violation:
-    shape = operator.data_shape
-    return f"it has {shape[-1]:,} elements" if shape and shape[-1] > size else None
-
-
-def resized_point(operator: BoundOperator) -> Violation:
-    shape = operator.data_shape
-    is_point = len(shape) == 4 and shape[1] == shape[2] == 1
-    return f"its input is {format_shape(shape)}, one position" if is_point else None
-
-
-def large_resize(operator: BoundOperator, size: int) -> Violation:
-    output = operator.output
-    return f"its output is {format_shape(output.shape)}" if output and output.elements >= size else None

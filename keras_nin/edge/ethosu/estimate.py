@@ -1,33 +1,15 @@
 """Estimates of a .tflite file on Ethos-U accelerators: Vela's operations, joined to the layers of the network."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from keras_nin.audit.api import Audit, audit_graph
 from keras_nin.audit.records import AuditRow
 from keras_nin.audit.tflite_reader import read_tflite_network
-from keras_nin.edge.ethosu import vela
-from keras_nin.edge.ethosu.records import (
-    ACCELERATORS,
-    BOTH,
-    CPU,
-    DEFAULT_ACCELERATOR,
-    MEMORIES,
-    NOWHERE,
-    NPU,
-    EthosUEstimate,
-    EthosUFinding,
-    EthosULayer,
-    EthosURefusal,
-    EthosUResult,
-    MemoryUsage,
-    VelaOperation,
-    accelerator_family,
-    macs_per_cycle,
-    parse_accelerators,
-)
+from keras_nin.edge.ethosu import records, vela
+from keras_nin.edge.ethosu.records import NPU, EthosUEstimate, EthosUFinding, EthosULayer, EthosUResult, VelaOperation
 from keras_nin.edge.ethosu.vela import VELA_SECONDS, VelaOptions, VelaTool
 from keras_nin.errors import InputError
 from keras_nin.formatting import format_count, format_percent
@@ -36,12 +18,17 @@ from keras_nin.tflite.records import TFLiteModel
 
 _SPLIT_OPERATIONS = 100  # operations of one operator: a softmax becomes about 30
 _SPLIT_SHARE = 0.05
-_FAMILIES = tuple(dict.fromkeys(map(accelerator_family, ACCELERATORS)))
+_SUMMARY_TEXTS = ("system_config", "memory_mode")
+_SUMMARY_NUMBERS = (
+    *("core_clock", "cycles_total", "cycles_npu", "nn_macs", "total_original_weights", "total_npu_encoded_weights"),
+    *(f"{name}_{column}" for _, name in records.MEMORIES.values() for column in ("memory_used", "total_bytes")),
+)
+_FAMILIES = tuple(dict.fromkeys(name.split("-")[1] for name in records.ACCELERATORS))  # such as "u55"
 
 
 def estimate_ethosu(
     file: ModelSource,
-    accelerators: Sequence[str] = (DEFAULT_ACCELERATOR,),
+    accelerators: Sequence[str] = (records.DEFAULT_ACCELERATOR,),
     *,
     options: VelaOptions | None = None,
     timeout: float = VELA_SECONDS,
@@ -60,7 +47,7 @@ def estimate_ethosu(
     Raises:
         InputError: Vela is not installed, the file is not valid, or Vela compiles it for none of the accelerators.
     """
-    parse_accelerators(accelerators)
+    records.parse_accelerators(accelerators)
     network = _read_network(file)
     tool = tool or vela.find_vela()
     estimates, refusals, first_error = [], [], None
@@ -69,7 +56,7 @@ def estimate_ethosu(
             estimates.append(_estimate_accelerator(network, accelerator, options or VelaOptions(), timeout, tool))
         except InputError as error:
             first_error = first_error or error
-            refusals.append(EthosURefusal(accelerator, str(error)))
+            refusals.append(records.EthosURefusal(accelerator, str(error)))
     if not estimates:
         raise first_error or InputError("Expected at least one accelerator", argument="accelerators")
     return EthosUResult(network.name, tuple(estimates), tuple(refusals))
@@ -100,32 +87,36 @@ def _estimate_accelerator(
     audit, model = network.audit, network.model
     output = vela.compile_with_vela(tool, model, accelerator, options, timeout)
     operations = vela.parse_operations(output.database, len(audit.rows))
-    summary = _Summary(output.summary)
-    memories = tuple(summary.memories())
-    _check_sums(summary, operations, memories)
+    totals = _parse_summary(output.summary)
+    memories = []
+    for memory, (_, name) in records.MEMORIES.items():
+        used, moved = round(totals[f"{name}_memory_used"] * 1024), round(totals[f"{name}_total_bytes"])  # used: in KiB
+        if used or moved:
+            memories.append(records.MemoryUsage(memory, used, moved))
+    _check_sums(totals, operations, memories)
     layers = join_layers(audit.rows, operations, accelerator)
     log_findings = vela.parse_log(output.log, network.layers_of_tensor)
-    system_config = summary.text("system_config")
-    cycles, clock_hz = summary.integer("cycles_total"), summary.number("core_clock")
+    system_config = output.summary["system_config"]
+    cycles, clock_hz = round(totals["cycles_total"]), totals["core_clock"]
     return EthosUEstimate(
         file=network.name,
         sha256=model.sha256,
         file_bytes=model.size_bytes,
         accelerator=accelerator,
-        macs_per_cycle=macs_per_cycle(accelerator),
+        macs_per_cycle=records.macs_per_cycle(accelerator),
         system_config=system_config,
-        memory_mode=summary.text("memory_mode"),
+        memory_mode=output.summary["memory_mode"],
         vela=tool.version,
         clock_hz=clock_hz,
         us=cycles / clock_hz * 1e6,
         cycles=cycles,
-        npu_cycles=summary.integer("cycles_npu"),
-        macs=summary.integer("nn_macs"),
+        npu_cycles=round(totals["cycles_npu"]),
+        macs=round(totals["nn_macs"]),
         network_macs=None if audit.unknown else audit.total.macs,
         npu_share=_npu_share(layers),
-        memories=memories,
-        weight_bytes=summary.integer("total_original_weights"),
-        encoded_weight_bytes=summary.integer("total_npu_encoded_weights"),
+        memories=tuple(memories),
+        weight_bytes=round(totals["total_original_weights"]),
+        encoded_weight_bytes=round(totals["total_npu_encoded_weights"]),
         compiled_bytes=len(output.compiled),
         layers=layers,
         findings=(*find_layer_findings(layers, accelerator, system_config, log_findings), *log_findings),
@@ -143,53 +134,34 @@ def _npu_share(layers: Sequence[EthosULayer]) -> float | None:
     return sum(layer.network_macs or 0 for layer in operators if layer.target == NPU) / total if total else None
 
 
-@dataclass(frozen=True)
-class _Summary:
-    """Vela's summary: one value per column."""
-
-    columns: dict[str, str]
-
-    def text(self, column: str) -> str:
-        """Return the text in a column."""
-        if not self.columns.get(column):
-            raise InputError(f"Expected a summary of Vela 5.2. Received: one without {column}")
-        return self.columns[column]
-
-    def number(self, column: str) -> float:
-        """Return the number in a column."""
-        text = self.text(column)
+def _parse_summary(columns: Mapping[str, str]) -> dict[str, float]:
+    """Return the numbers of Vela's summary by column; `InputError` where one of them, or a text, is missing."""
+    numbers = {}
+    for column in (*_SUMMARY_TEXTS, *_SUMMARY_NUMBERS):
+        text = columns.get(column)
         try:
-            return float(text)
+            numbers[column] = 0.0 if text and column in _SUMMARY_TEXTS else float(text or "")
         except ValueError:
-            raise InputError(f"Expected a summary of Vela 5.2. Received: {text!r} as {column}") from None
-
-    def integer(self, column: str) -> int:
-        """Return the number in a column, rounded."""
-        return round(self.number(column))
-
-    def memories(self) -> Iterator[MemoryUsage]:
-        """Yield the memories in use."""
-        for memory in MEMORIES:
-            used = round(self.number(f"{memory.summary}_memory_used") * 1024)  # from KiB
-            moved = self.integer(f"{memory.summary}_total_bytes")
-            if used or moved:
-                yield MemoryUsage(memory.name, used, moved)
+            received = f"{text!r} as {column}" if text else f"one without {column}"
+            raise InputError(f"Expected a summary of Vela 5.2. Received: {received}") from None
+    return numbers
 
 
-def _check_sums(summary: _Summary, operations: Sequence[VelaOperation], memories: Iterable[MemoryUsage]) -> None:
+def _check_sums(
+    totals: Mapping[str, float], operations: Sequence[VelaOperation], memories: Iterable[records.MemoryUsage]
+) -> None:
     """Raise `InputError` where the operations do not add up to Vela's own totals."""
-    sums = {
-        "cycles": (sum(operation.cycles for operation in operations), summary.integer("cycles_total")),
-        "NPU cycles": (sum(operation.npu_cycles for operation in operations), summary.integer("cycles_npu")),
-        "MACs": (sum(operation.macs for operation in operations), summary.integer("nn_macs")),
-    }
     moved = sum_by_memory([record for operation in operations for record in (operation.read, operation.written)])
-    sums |= {f"bytes of {memory.name}": (moved.get(memory.name, 0), memory.moved) for memory in memories}
+    sums = {
+        "cycles": (sum(operation.cycles for operation in operations), round(totals["cycles_total"])),
+        "NPU cycles": (sum(operation.npu_cycles for operation in operations), round(totals["cycles_npu"])),
+        "MACs": (sum(operation.macs for operation in operations), round(totals["nn_macs"])),
+        **{f"bytes of {memory.name}": (moved.get(memory.name, 0), memory.moved) for memory in memories},
+    }
     for name, (by_operation, total) in sums.items():
         if by_operation != total:
-            raise InputError(
-                f"Expected Vela's tables to agree. Received: {by_operation:,} {name} by operation, {total:,} in all"
-            )
+            received = f"{by_operation:,} {name} by operation, {total:,} in all"
+            raise InputError(f"Expected Vela's tables to agree. Received: {received}")
 
 
 def join_layers(
@@ -201,7 +173,7 @@ def join_layers(
     groups: dict[int | str, list[VelaOperation]] = defaultdict(list)
     for operation in operations:
         groups[operation.name if operation.source is None else operation.source].append(operation)
-    total_cycles, peak = sum(operation.cycles for operation in operations), macs_per_cycle(accelerator)
+    total_cycles, peak = sum(operation.cycles for operation in operations), records.macs_per_cycle(accelerator)
     joined = [
         _sum_layer(groups[index], total_cycles, peak, index=index, name=row.name, op=row.type, kind=row.kind,
                    role=row.role, block=row.block, network_macs=row.macs)
@@ -217,7 +189,8 @@ def join_layers(
 
 def _sum_layer(operations: Sequence[VelaOperation], total_cycles: int, peak: int, **identity: Any) -> EthosULayer:
     cycles, macs = sum(operation.cycles for operation in operations), sum(operation.macs for operation in operations)
-    on_cpu = {operation.on_cpu for operation in operations}
+    on_cpu = tuple(sorted({operation.on_cpu for operation in operations}))
+    targets = {(): records.NOWHERE, (False,): NPU, (True,): records.CPU, (False, True): records.BOTH}
     bounds: Counter[str] = Counter()  # by what the cycles are spent on: the NPU, or the memory that is slowest
     for operation in operations:
         waits = operation.cycles > operation.npu_cycles and operation.access_cycles
@@ -225,7 +198,7 @@ def _sum_layer(operations: Sequence[VelaOperation], total_cycles: int, peak: int
         bounds[slowest] += operation.cycles
     return EthosULayer(
         **identity,
-        target=NOWHERE if not on_cpu else BOTH if len(on_cpu) > 1 else CPU if True in on_cpu else NPU,
+        target=targets[on_cpu],
         operations=len(operations),
         cycles=cycles,
         npu_cycles=sum(operation.npu_cycles for operation in operations),
@@ -240,11 +213,11 @@ def _sum_layer(operations: Sequence[VelaOperation], total_cycles: int, peak: int
     )
 
 
-def sum_by_memory(records: Iterable[dict[str, int]]) -> dict[str, int]:
+def sum_by_memory(counts: Iterable[dict[str, int]]) -> dict[str, int]:
     """Return the sums of numbers by memory."""
     sums: Counter[str] = Counter()
-    for record in records:
-        sums.update(record)
+    for count in counts:
+        sums.update(count)
     return dict(sums)
 
 
@@ -256,7 +229,7 @@ def find_layer_findings(
     explained = {name for finding in log_findings for name in finding.layers}
     if unexplained := tuple(name for name in cpu if name not in explained):
         yield EthosUFinding("cpu", vela.NO_REASON, unexplained)
-    if cpu and any(layer.target in (NPU, BOTH) for layer in layers):
+    if cpu and any(layer.target in (NPU, records.BOTH) for layer in layers):
         left = f"{format_count(len(cpu), 'operator')} left to the CPU, for which Vela has no time"
         yield EthosUFinding("time-without-cpu", f"{left}: a run takes longer than the estimate")
     elif cpu:
@@ -275,6 +248,6 @@ def find_layer_findings(
     if differing := tuple(layer.name for layer in products if layer.product_macs != layer.network_macs):
         yield EthosUFinding("macs", "Vela counts other MACs than the audit", differing)
     families = [family for family in _FAMILIES if family in system_config.lower()]
-    if families and accelerator_family(accelerator) not in families:
+    if families and accelerator.split("-")[1] not in families:
         message = f"the system configuration {system_config} is for another family than {accelerator}, which may not"
         yield EthosUFinding("other-family", f"{message} have its clock and memories")

@@ -1,5 +1,6 @@
 """The measurement of a file on TFLite Micro: its smallest arena, and its outputs against LiteRT's reference kernels."""
 
+import bisect
 import dataclasses
 import importlib.util
 import pathlib
@@ -9,18 +10,10 @@ from collections.abc import Callable
 import numpy as np
 
 from keras_nin import files
+from keras_nin.edge.micro import runtime
 from keras_nin.edge.micro.cpp import format_resolver, list_operators
 from keras_nin.edge.micro.records import Arena, MicroComparison, MicroFinding, MicroResult
-from keras_nin.edge.micro.runtime import (
-    MICRO,
-    REFERENCE,
-    RuntimeJob,
-    RuntimeOutcome,
-    diagnose_outcome,
-    load_arrays,
-    parse_allocations,
-    run_job,
-)
+from keras_nin.edge.micro.runtime import MICRO, REFERENCE, RuntimeJob, RuntimeOutcome
 from keras_nin.errors import InputError, expected_error
 from keras_nin.tflite.quantization import quantize
 from keras_nin.tflite.reader import ModelSource, read_model
@@ -51,7 +44,7 @@ def measure_micro(
     inputs: MicroInputs | None = None,
     seconds: float = COMPARISON_SECONDS,
     timeout: float = 300.0,
-    run: Callable[[RuntimeJob, float], RuntimeOutcome] = run_job,
+    run: Callable[[RuntimeJob, float], RuntimeOutcome] = runtime.run_job,
 ) -> MicroResult:
     """Find the smallest arena in which TFLite Micro runs a .tflite file, and compare its outputs with LiteRT's.
 
@@ -146,12 +139,12 @@ def _find_arena(trial: _Trial, max_arena: int, seconds: float) -> tuple[Arena | 
     size = max_arena // ARENA_STEP * ARENA_STEP
     outcome = trial.run(MICRO, arena=size)
     if outcome.done:
-        head, tail, _ = parse_allocations(outcome.log)
+        head, tail, _ = runtime.parse_allocations(outcome.log)
         size = find_smallest_size(lambda arena: trial.run(MICRO, arena=arena).done, size, head + tail)
         outcome = trial.run(MICRO, seconds, size)
     if not outcome.done:
-        return None, diagnose_outcome(outcome, trial.timeout, size, trial.model)
-    head, tail, sections = parse_allocations(outcome.log)
+        return None, runtime.diagnose_outcome(outcome, trial.timeout, size, trial.model)
+    head, tail, sections = runtime.parse_allocations(outcome.log)
     return Arena(size, head, tail, sections, ARENA_STEP, trial.tries, 8 * struct.calcsize("P")), None
 
 
@@ -171,10 +164,8 @@ def find_smallest_size(works: Callable[[int], bool], largest: int, guess: int) -
             break
         size += reach if grows else -reach
         reach *= 2
-    while high - low > ARENA_STEP:
-        middle = (low + high) // 2 // ARENA_STEP * ARENA_STEP
-        low, high = (low, middle) if works(middle) else (middle, high)
-    return high
+    between = range(low + ARENA_STEP, high, ARENA_STEP)
+    return low + ARENA_STEP * (1 + bisect.bisect_left(between, True, key=works))
 
 
 def _peak_activation_bytes(model: TFLiteModel) -> int | None:
@@ -245,9 +236,9 @@ def _compare_outputs(trial: _Trial, inputs: MicroInputs, seconds: float) -> Micr
     """Return the comparison with the outputs of TFLite Micro in the trial's folder, or why there is none."""
     outcome = trial.run(REFERENCE, seconds)
     if not outcome.done:
-        finding = diagnose_outcome(outcome, trial.timeout)
+        finding = runtime.diagnose_outcome(outcome, trial.timeout)
         return MicroFinding(finding.kind, f"LiteRT's reference kernels do not run it: {finding.message}")
-    micro, reference = (load_arrays(trial.folder / f"{engine}.npz") for engine in (MICRO, REFERENCE))
+    micro, reference = (runtime.load_arrays(trial.folder / f"{engine}.npz") for engine in (MICRO, REFERENCE))
     samples = min((len(array) for array in (*micro, *reference)), default=0)
     pairs = [(one[:samples], other[:samples]) for one, other in zip(micro, reference, strict=True)]
     return MicroComparison(
@@ -264,9 +255,7 @@ def count_differing(one: np.ndarray, other: np.ndarray) -> int:
     """Return how many elements of two arrays differ in any bit; all of them where shape or dtype differ."""
     if one.shape != other.shape or one.dtype != other.dtype:
         return max(one.size, other.size)
-    first, second = (
-        np.ascontiguousarray(array).view(np.uint8).reshape(array.size, array.itemsize) for array in (one, other)
-    )
+    first, second = (np.ascontiguousarray(array).view(np.uint8).reshape(-1, one.itemsize) for array in (one, other))
     return int((first != second).any(axis=1).sum())
 
 

@@ -15,15 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from keras_nin.child_process import describe_status, python_command, run_process
 from keras_nin.child_runtime import claim_stdout, end_with_parent, one_line
-from keras_nin.edge.micro.records import (
-    ABORT,
-    MISSING_OPERATOR,
-    REFUSED,
-    TIME_LIMIT,
-    TOO_SMALL,
-    ArenaSection,
-    MicroFinding,
-)
+from keras_nin.edge.micro import records
+from keras_nin.edge.micro.records import ArenaSection, MicroFinding
 from keras_nin.errors import InputError
 
 if TYPE_CHECKING:
@@ -168,10 +161,9 @@ def parse_allocations(log: str) -> tuple[int, int, tuple[ArenaSection, ...]]:
     """Return the bytes of the head, the bytes of the tail and the sections that `print_allocations` printed."""
     totals = {name: int(count) for name, count in _TOTAL.findall(log)}
     if set(totals) != {"total", "head", "tail"} or totals["total"] != totals["head"] + totals["tail"]:
-        raise InputError(
-            "Expected tflite-micro to print its allocations as total, head and tail. Received: "
-            f"{totals or 'none of them'}. Use the version of the extra: pip install 'keras-nin[micro]'"
-        )
+        expected = "Expected tflite-micro to print its allocations as total, head and tail"
+        fix = "Use the version of the extra: pip install 'keras-nin[micro]'"
+        raise InputError(f"{expected}. Received: {totals or 'none of them'}. {fix}")
     sections = tuple(ArenaSection(name, int(count)) for name, count in _SECTION.findall(log))
     return totals["head"], totals["tail"], sections
 
@@ -181,21 +173,23 @@ def diagnose_outcome(
 ) -> MicroFinding:
     """Return what it means that a job was not completed: a larger arena would work, or none would."""
     if outcome.status is None:
-        return MicroFinding(TIME_LIMIT, f"not done after {timeout:g} s")
+        return MicroFinding(records.TIME_LIMIT, f"not done after {timeout:g} s")
     if absent := _NO_OPERATOR.search(outcome.log):
-        return MicroFinding(MISSING_OPERATOR, f"TFLite Micro has no operator {absent[1] or absent[2]}, at any size")
+        return MicroFinding(
+            records.MISSING_OPERATOR, f"TFLite Micro has no operator {absent[1] or absent[2]}, at any size"
+        )
     missing = None if arena is None else _MISSING.findall(outcome.log)
     if missing:  # also where a kernel then crashes on memory that it did not get
         more = f"at least {int(missing[-1]):,} more are needed"
-        return MicroFinding(TOO_SMALL, f"does not fit into {arena:,} bytes: {more}")
+        return MicroFinding(records.TOO_SMALL, f"does not fit into {arena:,} bytes: {more}")
     if outcome.status < 0:
         phase = outcome.answer.get("phase", "start")
         causes = "; ".join(_find_abort_causes(model, phase)) if model else ""
         ended = f"the runtime was {describe_status(outcome.status)} at '{phase}'"
-        return MicroFinding(ABORT, f"{ended}: {causes}" if causes else ended)
+        return MicroFinding(records.ABORT, f"{ended}: {causes}" if causes else ended)
     lines, error = [line.strip() for line in outcome.log.splitlines() if line.strip()], outcome.answer.get("error")
     parts = [*lines[-2:], error] if error else lines[-1:]
-    return MicroFinding(REFUSED, "; ".join(parts)[:_MAX_TEXT] or f"ended with status {outcome.status}")
+    return MicroFinding(records.REFUSED, "; ".join(parts)[:_MAX_TEXT] or f"ended with status {outcome.status}")
 
 
 def _find_abort_causes(model: "TFLiteModel", phase: str) -> Iterator[str]:

@@ -4,34 +4,27 @@ The page requests nothing from a network and runs no script, and says so in a Co
 are escaped by Jinja; characters that would move a cursor or reverse text are shown as escapes. Pictures are data URIs.
 """
 
-import collections
+import base64
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from keras_nin import figures
+from keras_nin import figures, plots
+from keras_nin.audit import tables
 from keras_nin.audit.api import Audit
-from keras_nin.benchmark import sweep_results
+from keras_nin.benchmark import layer_times, sweep_results
 from keras_nin.benchmark.comparison import RunComparison
-from keras_nin.benchmark.layer_times import sum_by_role
 from keras_nin.benchmark.records import BenchmarkResult, Profile
-from keras_nin.benchmark.roofline import compute_efficiency
+from keras_nin.benchmark.roofline import LayerEfficiency, compute_efficiency
 from keras_nin.claims.claim import ClaimsResult
 from keras_nin.edge.ethosu.records import EthosUResult
 from keras_nin.edge.fit import FitResult
 from keras_nin.edge.micro.records import MicroResult
-from keras_nin.formatting import (
-    escape_unprintable,
-    format_bytes,
-    format_count,
-    format_host,
-    format_percent,
-    format_us,
-)
-from keras_nin.plots import LAYER_STYLES, latency, sweeps
-from keras_nin.report.accuracy import parity_verdict
+from keras_nin.formatting import format_count, format_host, format_us
+from keras_nin.plots import latency, sweeps
+from keras_nin.report import accuracy, claims, edge, fit
 from keras_nin.report.documents import (
     Document,
     EdgeTPUPrediction,
@@ -40,22 +33,22 @@ from keras_nin.report.documents import (
     NamedAudit,
     RatiosDocument,
     SweepDocument,
+    base_name,
 )
-from keras_nin.report.html import HtmlTable, Section, file_sections, latency_sections, make_table
+from keras_nin.report.rendering import Table, environment, make_table
 
 if TYPE_CHECKING:
     import jinja2
+    from matplotlib.figure import Figure
 
-_TITLE = "keras-nin report"
-_OVERVIEW_COLUMNS = ("file", "size", "params", "MACs", "MACs in 1x1", "parity", "latency")
-_MISSING = "-"
-_OTHER_SECTIONS: dict[type, tuple[str, Callable[[Any, str], Section]]] = {
-    FitResult: ("targets", file_sections.fit_section),
-    RatiosDocument: ("ratios", latency_sections.ratios_section),
-    RunComparison: ("runs", latency_sections.run_comparison_section),
-    SweepDocument: ("sweep", latency_sections.sweep_section),
-    EvaluateDocument: ("accuracy", file_sections.evaluation_section),
-    ClaimsResult: ("claims", file_sections.claims_section),
+# The macro in documents.html.j2 of each kind of document that is not of one file alone, in the order of the page.
+_OTHER_KINDS: dict[type, str] = {
+    FitResult: "targets",
+    RatiosDocument: "ratios",
+    RunComparison: "runs",
+    SweepDocument: "sweep",
+    EvaluateDocument: "accuracy",
+    ClaimsResult: "claims",
 }
 
 
@@ -65,13 +58,7 @@ class FileReport:
 
     Attributes:
         title: name of the file or the model.
-        sha256, bytes: of the file.
-        audit: its audit.
-        export: its export record.
-        profiles: its measurements.
-        edgetpu: its Edge TPU verdict.
         ethosu: its Ethos-U estimates, one for each run of Vela.
-        micro: its memory on TFLite Micro.
     """
 
     title: str
@@ -101,41 +88,88 @@ def render_page(documents: Iterable[Document]) -> str:
     """Return the page as text, the same for the same documents: a section for each file, then for everything else."""
     documents = tuple(documents)
     reports = group_by_file(documents)
-    warnings = [
-        warning for document in documents if isinstance(document, BenchmarkResult) for warning in document.warnings
-    ]
-    hosts = (format_host(profile.host) for report in reports for profile in report.profiles)
+    benchmarks = [document for document in documents if isinstance(document, BenchmarkResult)]
+    others = []
+    for kind, macro in _OTHER_KINDS.items():
+        of_kind = (document for document in documents if type(document) is kind)
+        others += [(macro, f"{macro}-{number}", document) for number, document in enumerate(of_kind, 1)]
     return (
         _environment()
         .get_template("page.html.j2")
         .render(
-            title=_TITLE if len(reports) != 1 else f"{reports[0].title} - {_TITLE}",
-            overview=_overview_table(reports),
-            machines=tuple(dict.fromkeys(hosts)),
-            warnings=tuple(dict.fromkeys(warnings)),
-            sections=(*_file_sections(reports), *_other_sections(documents)),
-            styles=LAYER_STYLES,
+            reports=reports,
+            others=others,
+            overview=make_table("files_shown", map(_overview_record, reports)),
+            machines=[format_host(profile.host) for report in reports for profile in report.profiles],
+            warnings=[warning for benchmark in benchmarks for warning in benchmark.warnings],
+            styles=plots.LAYER_STYLES,
         )
     )
 
 
 @functools.cache
 def _environment() -> "jinja2.Environment":
-    import jinja2
-
-    return jinja2.Environment(
-        loader=jinja2.PackageLoader("keras_nin.report.html", "templates"),
-        autoescape=True,
-        finalize=_escape_text,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+    """Return the environment of the HTML templates, with the functions that they call."""
+    env = environment(autoescape=True)
+    env.filters |= {
+        "svg": lambda figure: _data_uri("svg+xml", figures.render_svg(figure)),
+        "png": lambda figure: _data_uri("png", figures.render_png(figure)),
+    }
+    functions = (
+        *(zip, base_name, compute_efficiency, plots.layer_style, plots.used_styles),
+        *(layer_times.sum_by_role, layer_times.sum_by_block, layer_times.sum_pointwise),
+        *(tables.list_totals, tables.list_conventions, accuracy.parity_verdict, accuracy.check_table),
+        *(accuracy.confusion_table, edge.edgetpu_reason_lines, edge.edgetpu_summary_lines, edge.ethosu_layer_table),
+        *(fit.fit_tables, fit.fit_reason_lines, fit.fit_note_lines, claims.figure_records, claims.conditions_line),
+        *(_audit_table, _latency_layer_table, _layer_changes_table, _plot_sweep, sweep_results.format_findings),
+        *(latency.plot_kind_shares, latency.plot_roofline, sweeps.plot_accelerators),
     )
+    env.globals |= {function.__name__.lstrip("_"): function for function in functions}
+    env.globals |= {"overhead_style": plots.OVERHEAD_STYLE, "max_matrix_classes": accuracy.MAX_MATRIX_CLASSES}
+    return env
 
 
-def _escape_text(value: object) -> object:
-    """Return text without unprintable characters; what Jinja made, which is markup, stays."""
-    return value if hasattr(value, "__html__") or not isinstance(value, str) else escape_unprintable(value)
+def _data_uri(kind: str, content: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _audit_table(audit: Audit, depth: int) -> Table:
+    view = tables.AuditView(depth)
+    columns = view.select_columns(tables.DEFAULT_COLUMNS[depth])
+    rows = (tuple(column.text(record, audit.total) for column in columns) for record in view.select_records(audit))
+    right = tuple(column.heading for column in columns if column.numeric)
+    return Table(tuple(column.heading for column in columns), right, tuple(rows))
+
+
+def _latency_layer_table(profile: Profile, efficiencies: Sequence[LayerEfficiency]) -> Table:
+    by_layer = {id(efficiency.layer): efficiency for efficiency in efficiencies}
+    records = [
+        {"layer": layer, "efficiency": by_layer.get(id(layer))}
+        | {"label": plots.layer_style(layer.kind, layer.role).label}
+        for layer in profile.layers
+    ]
+    return make_table("latency_layers_shown", records)
+
+
+def _layer_changes_table(comparison: RunComparison) -> Table:
+    changes = ((change.file, layer) for change in comparison.changes for layer in change.layers)
+    return make_table("layer_changes_shown", [{"file": file, "layer": layer} for file, layer in changes])
+
+
+def _plot_sweep(sweep: SweepDocument) -> "Figure":
+    ratios, costs = sweep_results.compute_kernel_ratios(sweep.rows), sweep_results.compute_alignment_costs(sweep.rows)
+    return sweeps.plot_layer_sweep(ratios, costs, sweep.host)
+
+
+def _overview_record(report: FileReport) -> dict[str, Any]:
+    latencies = (
+        f"{format_us(profile.total.median)} ({format_count(profile.threads, 'thread')}, "
+        f"{format_count(profile.runs, 'run')})"
+        for profile in report.profiles
+    )
+    parity = report.export.parity if report.export else None
+    verdict = accuracy.parity_verdict(parity) if parity else "-"
+    return {"row": report, "parity": verdict, "latencies": "; ".join(latencies)}
 
 
 def render_plots(documents: Iterable[Document]) -> dict[str, bytes]:
@@ -145,21 +179,18 @@ def render_plots(documents: Iterable[Document]) -> dict[str, bytes]:
     """
     documents = tuple(documents)
     profiles = [profile for report in group_by_file(documents) for profile in report.profiles if profile.layers]
-    contents = {}
+    plotted = {}
     for number, profile in enumerate(profiles, 1):
         prefix = f"{number}_{_safe_stem(profile.file)}_{profile.threads}t"
-        contents[f"{prefix}_layers.png"] = figures.render_png(latency.plot_layer_times(profile))
-        contents[f"{prefix}_shares.png"] = figures.render_png(latency.plot_kind_shares(profile, sum_by_role(profile)))
+        plotted[f"{prefix}_layers.png"] = latency.plot_layer_times(profile)
+        plotted[f"{prefix}_shares.png"] = latency.plot_kind_shares(profile, layer_times.sum_by_role(profile))
         efficiencies = compute_efficiency(profile)
         if efficiencies:
-            contents[f"{prefix}_roofline.png"] = figures.render_png(latency.plot_roofline(profile, efficiencies))
+            plotted[f"{prefix}_roofline.png"] = latency.plot_roofline(profile, efficiencies)
     sweep_documents = (document for document in documents if isinstance(document, SweepDocument))
     for number, sweep in enumerate(sweep_documents, 1):
-        ratios = sweep_results.compute_kernel_ratios(sweep.rows)
-        costs = sweep_results.compute_alignment_costs(sweep.rows)
-        figure = sweeps.plot_layer_sweep(ratios, costs, sweep.host)
-        contents[f"{number}_{_safe_stem(sweep.name)}_sweep.png"] = figures.render_png(figure)
-    return contents
+        plotted[f"{number}_{_safe_stem(sweep.name)}_sweep.png"] = _plot_sweep(sweep)
+    return {name: figures.render_png(figure) for name, figure in plotted.items()}
 
 
 def _safe_stem(name: str) -> str:
@@ -208,64 +239,3 @@ def _merge(report: FileReport, other: FileReport) -> FileReport:
         elif old is None:
             changes[field.name] = new
     return dataclasses.replace(report, **changes)
-
-
-def _overview_table(reports: Sequence[FileReport]) -> HtmlTable:
-    rows = [
-        (
-            report.title,
-            _MISSING if report.bytes is None else format_bytes(report.bytes),
-            *_audit_cells(report.audit),
-            parity_verdict(report.export.parity) if report.export and report.export.parity else _MISSING,
-            "; ".join(map(_latency_cell, report.profiles)) or _MISSING,
-        )
-        for report in reports
-    ]
-    return make_table("All files", _OVERVIEW_COLUMNS, rows, right=_OVERVIEW_COLUMNS[1:5])
-
-
-def _audit_cells(audit: Audit | None) -> tuple[str, str, str]:
-    if audit is None:
-        return _MISSING, _MISSING, _MISSING
-    total = audit.total
-    share = total.pointwise_macs / total.macs if total.macs else None
-    return f"{total.params:,}", f"{total.macs:,}", format_percent(share)
-
-
-def _latency_cell(profile: Profile) -> str:
-    conditions = f"{format_count(profile.threads, 'thread')}, {format_count(profile.runs, 'run')}"
-    return f"{format_us(profile.total.median)} ({conditions})"
-
-
-def _file_sections(reports: Iterable[FileReport]) -> Iterator[Section]:
-    for number, report in enumerate(reports, 1):
-        id = f"file-{number}"
-        yield Section(id, report.title, sections=tuple(_inner_sections(report, id)), labels=report.labels)
-
-
-def _inner_sections(report: FileReport, id: str) -> Iterator[Section]:
-    if report.audit is not None:
-        yield file_sections.audit_section(report.audit, id)
-        yield file_sections.findings_section(report.audit, id)
-    if report.export is not None:
-        yield file_sections.parity_section(report.export, id)
-    for number, profile in enumerate(report.profiles, 1):
-        yield latency_sections.latency_section(profile, f"{id}-run-{number}")
-    if report.edgetpu is not None:
-        yield file_sections.edgetpu_section(report.edgetpu, id)
-    for number, result in enumerate(report.ethosu, 1):
-        yield file_sections.ethosu_section(result, f"{id}-ethosu-{number}")
-    if report.micro is not None:
-        yield file_sections.micro_section(report.micro, id)
-
-
-def _other_sections(documents: Iterable[Document]) -> list[Section]:
-    """Return the sections of documents that are not of one file alone, by kind."""
-    by_kind = collections.defaultdict(list)
-    for document in documents:
-        by_kind[type(document)].append(document)
-    return [
-        make_section(document, f"{id}-{number}")
-        for kind, (id, make_section) in _OTHER_SECTIONS.items()
-        for number, document in enumerate(by_kind[kind], 1)
-    ]
