@@ -48,7 +48,12 @@ TARGETS = (
     Target(
         "classification", "keras_nin/audit/classification.py", ("test_audit_classification", "test_audit_findings"), 10
     ),
-    Target("classification", "keras_nin/audit/graph.py", ("test_audit_classification", "test_audit_arithmetic"), 6),
+    Target(
+        "classification",
+        "keras_nin/audit/graph.py",
+        ("test_audit_classification", "test_audit_arithmetic", "test_audit_findings"),
+        6,
+    ),
     Target("tolerances", "keras_nin/export/parity.py", ("test_export_verification",), 18),
     Target("kernel to layer", "keras_nin/benchmark/kernel_assignment.py", ("test_benchmark_kernel_assignment",), 12),
     Target("kernel to layer", "keras_nin/benchmark/layer_times.py", ("test_benchmark_layer_times",), 6),
