@@ -71,7 +71,7 @@ EXPLAINED = {
     "keras_nin/export/tuning.py: elements + size > _MAX_MOMENT_ELEMENTS -> elements + size >= _MAX_MOMENT_ELEMENTS": (
         "how many operators are measured at a time changes no result"
     ),
-    "keras_nin/export/tuning.py: histogram.maximum > 0 -> histogram.maximum >= 0": "any share of a largest value of 0 is 0",
+    "keras_nin/export/tuning.py: histogram.maximum > 0 -> histogram.maximum >= 0": "any share of 0 is 0",
     "keras_nin/tflite/quantization.py: 40 -> 41": "any power beyond every integer dtype gives the same",
 }
 
