@@ -30,9 +30,7 @@ def tool_command(name: str) -> list[str]:
         raise InputError(f"Expected a command in {variable}. Received: {text!r} ({error})") from None
 
 
-def run_tool(
-    name: str, arguments: list[str], *, stdin: bytes | None = None, timeout: float | None = None
-) -> ProcessResult:
+def run_tool(name: str, arguments: list[str], *, timeout: float | None, stdin: bytes | None = None) -> ProcessResult:
     """Run "ssh" or "adb" to its end."""
     command = [*tool_command(name), *arguments]
     try:
