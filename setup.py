@@ -42,7 +42,7 @@ setup(
     python_requires=">=3.11,<3.14",
     packages=find_packages(include=["keras_nin", "keras_nin.*"]),
     package_data={
-        "": ["*.j2", "*.pyi", "*.toml"],
+        "": ["*.j2", "*.json", "*.pyi", "*.toml"],
         "keras_nin": ["py.typed"],
         "keras_nin.models": ["weights/*"],
         "keras_nin.report": ["templates/*"],

@@ -23,12 +23,13 @@ from tunings import Equalized, Percentile
 
 from keras_nin import data, files, models
 from keras_nin.data.dataset import draw_indices
-from keras_nin.export import SCHEMES, tolerance
-from keras_nin.export.calibration import image_input_shape
-from keras_nin.export.conversion import ModelConverter
+from keras_nin.export import SCHEMES
+from keras_nin.export.conversion import ModelConverter, image_input_shape
 from keras_nin.export.converted_model import package_versions
+from keras_nin.export.parity import CLOSING
 from keras_nin.export.schemes import Tuning
 from keras_nin.export.tuning import tune_file
+from keras_nin.export.verification import with_first_output
 from keras_nin.formatting import format_markdown_table
 from keras_nin.metrics import top_k_accuracy
 from keras_nin.output_capture import capture_output
@@ -160,12 +161,11 @@ def quantized(content):
 def outputs(content, images):
     """Return what goes into the softmax that closes a file, else its outputs: (N, classes)."""
     tflite = read_model(content)
-    producers = {tensor: operator for operator in tflite.main.operators for tensor in operator.outputs}
-    closing = producers[tflite.main.outputs[0]]
+    closing = tflite.main.producers[tflite.main.outputs[0]]
     while closing.op in CASTS:
-        closing = producers[closing.inputs[0]]
-    if closing.op in tolerance.CLOSING:
-        tflite = tolerance.with_first_output(tflite, tflite.main.tensors[closing.inputs[0]])
+        closing = tflite.main.producers[closing.inputs[0]]
+    if closing.op in CLOSING:
+        tflite = with_first_output(tflite, tflite.main.tensors[closing.inputs[0]])
     return TFLiteRunner(tflite).predict(images)
 
 

@@ -4,9 +4,9 @@ import dataclasses
 
 import numpy as np
 
-from keras_nin.export import float_file, tuning
-from keras_nin.export.float_file import FloatFile
+from keras_nin.export import tuning
 from keras_nin.export.schemes import Tuning
+from keras_nin.tflite.float_file import FloatFile
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Percentile:
         """Return the file with other ranges."""
         file = FloatFile(content)
         histograms = tuning.build_histograms(file)
-        float_file.observe_activations(file, samples, histograms)
+        tuning.observe_activations(file, samples, histograms)
         tuning.set_activation_ranges(file, histograms, self.choose)
         return file.content()
 
@@ -49,14 +49,14 @@ class Equalized:
         """Return the file with other weights and ranges, tuned."""
         file = FloatFile(content)
         largest = Largest({layer.operator.outputs[0] for layer in file.weighted_operators})
-        float_file.observe_activations(file, samples, [largest])
+        tuning.observe_activations(file, samples, [largest])
         for layer in file.weighted_operators:
             readers = self._readers(file, layer)
             if readers:
                 self._scale(file, layer, readers, largest.values[layer.operator.outputs[0]])
         scaled = FloatFile(file.content())
         limits = Limits(scaled.ranges())
-        float_file.observe_activations(scaled, samples, [limits])
+        tuning.observe_activations(scaled, samples, [limits])
         for index, (least, most) in limits.values.items():
             scaled.set_range(index, least, most)
         return tuning.tune_file(scaled.content(), samples, self.then)

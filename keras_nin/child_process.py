@@ -1,8 +1,4 @@
-"""Run a program in a process group of its own, with a time limit, and leave nothing of it behind.
-
-A file that crashes or hangs a runtime, or a third-party tool, then takes nothing else along. `run_process` waits for a
-whole run, `JsonProcess` reads one JSON object per line while the process runs.
-"""
+"""Run a program in a process group of its own, with a time limit, and leave nothing of it behind."""
 
 import contextlib
 import dataclasses
@@ -14,7 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any, Self
 
 from keras_nin.errors import InputError
@@ -32,13 +28,7 @@ class ProcessStartError(InputError):
 
 @dataclasses.dataclass(frozen=True)
 class ProcessResult:
-    """A run that ended.
-
-    Attributes:
-        status: exit status, negative for the signal that ended the process; None where it reached the time limit.
-        stdout: what it wrote; of more than 16 MiB the beginning and the end.
-        stderr: the same of standard error.
-    """
+    """How a run ended, None at the time limit, and its output; of more than 16 MiB the beginning and the end."""
 
     status: int | None
     stdout: str
@@ -63,22 +53,17 @@ def run_process(
     folder: str | os.PathLike[str] | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> ProcessResult:
-    """Run a program to its end.
+    """Run a program to its end; `ProcessStartError` where it cannot be started.
 
     Args:
         command: the program and its arguments.
         timeout: seconds after which the program, and all that it started, is killed; None never does.
-        job: JSON-ready value that it gets on standard input, in one line; None for an empty input.
-        stdin: bytes that it gets on standard input instead.
-        folder: where it runs; None for the current folder.
-        environment: its environment; None for that of this process.
-
-    Raises:
-        ProcessStartError: the program cannot be started.
+        job, stdin: what it gets on standard input: a JSON-ready value in one line, or bytes.
+        folder, environment: where it runs; None for those of this process.
     """
-    with ChildProcess(command, job=job, stdin=stdin, folder=folder, environment=environment) as process:
+    with ChildProcess(command, job, stdin, cwd=folder, env=environment) as process:
         process.wait(timeout)
-    return ProcessResult(process.status, process.stdout, process.stderr)
+    return ProcessResult(process.status, process._stdout.text(), process.stderr)
 
 
 def python_command(module: str) -> tuple[list[str], dict[str, str]]:
@@ -91,72 +76,53 @@ def describe_status(status: int) -> str:
     """Return how a process ended: ``"killed by SIGSEGV"``, ``"ended with status 3"``."""
     if status >= 0:
         return f"ended with status {status}"
-    try:
-        return f"killed by {signal.Signals(-status).name}"
-    except ValueError:
-        return f"killed by signal {-status}"
+    names = {int(number): number.name for number in signal.Signals}
+    return f"killed by {names.get(-status, f'signal {-status}')}"
 
 
 class ChildProcess:
-    """A process that is killed, with all of its group, when the block ends; arguments as in `run_process`.
+    """A process that is killed, with all of its group, when the block ends; see `run_process`, and Popen for `options`.
 
     SIGINT and SIGTERM end the block with a `KeyboardInterrupt`, but never while the process starts or is cleaned up:
-    an interrupted start would leave it behind.
-
-    Attributes:
-        status: exit status once the process has ended by itself; None before, and where it was killed here.
+    an interrupted start would leave it behind. `status` is None until the process has ended by itself.
     """
 
-    def __init__(
-        self,
-        command: Sequence[str],
-        *,
-        job: Any = None,
-        stdin: bytes | None = None,
-        folder: str | os.PathLike[str] | None = None,
-        environment: Mapping[str, str] | None = None,
-    ) -> None:
+    def __init__(self, command: Sequence[str], job: Any = None, stdin: bytes | None = None, **options: Any) -> None:
         self.command = tuple(command)
         self.status: int | None = None
         self._input = stdin if job is None else json.dumps(job).encode() + b"\n"
-        self._folder, self._environment = folder, environment
+        self._options: dict[str, Any] = options | {
+            "stdin": subprocess.DEVNULL if self._input is None else subprocess.PIPE
+        }
         self._stdout, self._stderr = _BoundedOutput(), _BoundedOutput()
-        self._gate = _InterruptGate()
 
     def __enter__(self) -> Self:
-        self._gate.__enter__()
+        with contextlib.ExitStack() as stack:
+            gate = stack.enter_context(_InterruptGate())
+            pipe = subprocess.PIPE
+            try:
+                self._process = subprocess.Popen(
+                    self.command, stdout=pipe, stderr=pipe, text=False, start_new_session=True, **self._options
+                )
+            except OSError as error:
+                message = f"Expected a program that can be started. Received: {self.command[0]!r} ({error.strerror})"
+                raise ProcessStartError(message, path=self.command[0]) from error
+            targets = (self._write_stdin, self._read_stdout, lambda: self._stderr.read(self._process.stderr))
+            self._threads = [threading.Thread(target=target, daemon=True) for target in targets]
+            for thread in self._threads:
+                thread.start()
+            stack.callback(self._clean_up)
+            stack.callback(gate.close)
+            self._stack = stack.pop_all()
         try:
-            self._process = subprocess.Popen(
-                self.command,
-                stdin=subprocess.DEVNULL if self._input is None else subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                cwd=self._folder,
-                env=self._environment,
-                start_new_session=True,
-            )
-        except OSError as error:
-            self._gate.__exit__(None, None, None)
-            message = f"Expected a program that can be started. Received: {self.command[0]!r} ({error.strerror})"
-            raise ProcessStartError(message, path=self.command[0]) from error
-        self._threads = [
-            threading.Thread(target=target, daemon=True)
-            for target in (self._write_stdin, self._read_stdout, self._read_stderr)
-        ]
-        for thread in self._threads:
-            thread.start()
-        try:
-            self._gate.open()
-        except BaseException:
-            self._clean_up()
-            self._gate.__exit__(None, None, None)
+            gate.open()
+        except KeyboardInterrupt:
+            self._stack.close()
             raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
-        self._gate.close()
-        self._clean_up()
-        self._gate.__exit__(kind, *error)
+    def __exit__(self, *error: Any) -> None:
+        self._stack.__exit__(*error)
 
     def _clean_up(self) -> None:
         # Before the process is waited for: until then nothing else can have its number.
@@ -177,21 +143,13 @@ class ChildProcess:
                 self._process.stdin.close()
 
     def _read_stdout(self) -> None:
-        _read_chunks(self._process.stdout, self._stdout.add)
-
-    def _read_stderr(self) -> None:
-        _read_chunks(self._process.stderr, self._stderr.add)
+        self._stdout.read(self._process.stdout)
 
     def wait(self, timeout: float | None) -> int | None:
         """Wait for the end of the process; return its status, or None after `timeout` seconds."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.status = self._process.wait(timeout)
         return self.status
-
-    @property
-    def stdout(self) -> str:
-        """What the process wrote to standard output so far."""
-        return self._stdout.text()
 
     @property
     def stderr(self) -> str:
@@ -211,24 +169,17 @@ class JsonProcess(ChildProcess):
 
     def _read_stdout(self) -> None:
         parts: list[bytes] = []
-
-        def receive(chunk: bytes) -> None:
+        for chunk in _read_chunks(self._process.stdout):
             *lines, rest = chunk.split(b"\n")
             for line in lines:
                 self._lines.put(b"".join([*parts, line]))
                 parts.clear()
             parts.append(rest)
-
-        _read_chunks(self._process.stdout, receive)
         self._lines.put(b"".join(parts))
         self._lines.put(None)
 
     def documents(self, silence: float) -> Iterator[dict[str, Any]]:
-        """Yield the JSON objects on stdout as they come; other lines are skipped.
-
-        Ends where the process closes its stdout, which sets `status`, or after `silence` seconds without a line, which
-        sets `timed_out`.
-        """
+        """Yield the JSON objects on stdout as they come, to its end, or `timed_out` after `silence` seconds without."""
         try:
             while (line := self._lines.get(timeout=silence)) is not None:
                 document = _parse_object(line)
@@ -246,22 +197,23 @@ class _BoundedOutput:
     def __init__(self) -> None:
         self._head, self._tail = bytearray(), bytearray()
 
-    def add(self, chunk: bytes) -> None:
-        room = _HALF_OUTPUT - len(self._head)
-        self._head += chunk[:room]
-        self._tail += chunk[room:]
-        if len(self._tail) > 2 * _HALF_OUTPUT:
-            del self._tail[:-_HALF_OUTPUT]
+    def read(self, stream: IO[bytes] | None) -> None:
+        for chunk in _read_chunks(stream):
+            room = _HALF_OUTPUT - len(self._head)
+            self._head += chunk[:room]
+            self._tail += chunk[room:]
+            if len(self._tail) > 2 * _HALF_OUTPUT:
+                del self._tail[:-_HALF_OUTPUT]
 
     def text(self) -> str:
         return bytes(self._head + self._tail[-_HALF_OUTPUT:]).decode(errors="replace")
 
 
-def _read_chunks(stream: IO[bytes] | None, receive: Callable[[bytes], None]) -> None:
+def _read_chunks(stream: IO[bytes] | None) -> Iterator[bytes]:
     assert stream is not None
     with contextlib.suppress(OSError, ValueError):  # closed here while a grandchild keeps the other end open
         while chunk := os.read(stream.fileno(), _CHUNK):
-            receive(chunk)
+            yield chunk
 
 
 def _parse_object(line: str | bytes) -> dict[str, Any] | None:
@@ -273,27 +225,24 @@ def _parse_object(line: str | bytes) -> dict[str, Any] | None:
 
 
 class _InterruptGate:
-    """Turns SIGINT and SIGTERM into a `KeyboardInterrupt`, but only while it is open; what comes before waits.
-
-    Other threads than the main one get no signals: for them nothing changes.
-    """
+    """Turns SIGINT and SIGTERM into a `KeyboardInterrupt`, but only while it is open; what comes before waits."""
 
     def __init__(self) -> None:
         self._is_open = self._is_pending = False
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
+        if threading.current_thread() is threading.main_thread():  # others get no signals
             for number in (signal.SIGTERM, signal.SIGINT):
                 # None: handled outside Python.
                 if signal.getsignal(number) not in (signal.SIG_IGN, None):
                     self._previous[number] = signal.signal(number, self._interrupt)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, *error: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
-        if kind is None and self._is_pending:
+        if self._is_pending:
             raise KeyboardInterrupt
 
     def open(self) -> None:
@@ -303,7 +252,6 @@ class _InterruptGate:
             self._interrupt()
 
     def close(self) -> None:
-        """Hold signals back from now on."""
         self._is_open = False
 
     def _interrupt(self, *_: object) -> None:

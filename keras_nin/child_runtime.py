@@ -1,6 +1,6 @@
-"""The inside of a process that `keras_nin.child_process` starts: its output, its end, its core files.
+"""The inside of a process that `keras_nin.child_process` starts: its output, end, core files and memory.
 
-It needs the standard library of Python 3.10 and nothing else, because it is also sent to devices that lack keras-nin.
+It needs nothing but the standard library of Python 3.10, because it is also sent to devices that lack keras-nin.
 """
 
 import contextlib
@@ -44,3 +44,14 @@ def end_with_parent() -> None:
 def one_line(error: BaseException) -> str:
     """Return an exception's text in one line; the name of its type where it has none."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def read_sizes(path: str, *names: str) -> dict[str, int]:
+    """Return sizes in bytes from a file of /proc; 0 where it lacks them."""
+    sizes = dict.fromkeys(names, 0)
+    with contextlib.suppress(OSError), open(path) as file:
+        for line in file:
+            name, _, rest = line.partition(":")
+            if name in sizes:
+                sizes[name] = int(rest.split()[0]) * 1024
+    return sizes

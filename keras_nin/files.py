@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from keras_nin.errors import InputError
+from keras_nin.errors import InputError, input_error
 
 # The name of a temporary file starts with the process that made it, and ends with the file that it becomes.
 _TEMPORARY_NAME = re.compile(r"\.keras-nin-(?P<process>[0-9]+)@(?P<machine>[^@]*)@")
@@ -61,8 +61,8 @@ def make_folder(path: AnyPath) -> pathlib.Path:
         with tempfile.TemporaryFile(dir=folder, prefix=_name_temporary()):
             pass
     except OSError as error:
-        problem = f"Expected a folder that can be written to. Received: {str(path)!r} ({error.strerror})"
-        raise InputError(problem, path=path) from None
+        received = f"{str(path)!r} ({error.strerror})"
+        raise input_error("a folder that can be written to", received, path=path) from None
     return folder
 
 
@@ -79,8 +79,7 @@ def check_output_file(path: str | os.PathLike[str], suffix: str, *, argument: st
     """Return the path of an output file; `InputError` where it ends otherwise or its folder is not writable."""
     path = pathlib.Path(path)
     if path.suffix.lower() != suffix or path.is_dir():
-        problem = f"Expected `{argument}` to name a {suffix} file. Received: {str(path)!r}"
-        raise InputError(problem, argument=argument, path=path)
+        raise input_error(f"`{argument}` to name a {suffix} file", repr(str(path)), argument=argument, path=path)
     check_output_folder(path.parent)
     return path
 
@@ -162,7 +161,7 @@ def needs_writing(path: pathlib.Path, data: bytes, force: bool = False) -> bool:
 
 @contextlib.contextmanager
 def temporary_folder() -> Iterator[pathlib.Path]:
-    """Yield a new folder among the system's temporary files, which is removed at the end; after a kill, by the next call.
+    """Yield a new temporary folder, which is removed at the end; after a kill, by the next call.
 
     Raises:
         InputError: it cannot be created.

@@ -1,17 +1,21 @@
-"""The one walker of Keras graphs: a model as the list of its calls, nested models and blocks opened."""
+"""The one walker of Keras graphs: a model as the list of its calls, nested models and blocks opened; its inputs."""
 
 import dataclasses
 import functools
+import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from keras_nin._compat import keras as compat
 from keras_nin._compat.keras import count_uses as count_uses
 from keras_nin._compat.keras import producer_of as producer_of
+from keras_nin.errors import InputError
 
 if TYPE_CHECKING:
     import keras
+
+_OTHER_CHARACTERS = re.compile(r"[^A-Za-z0-9_]")  # than a signature accepts
 
 
 class TensorSlot:
@@ -83,6 +87,22 @@ def trace_model(model: "keras.Model") -> GraphTrace | None:
     return GraphTrace(model, inputs, tuple(calls), tuple(outputs))
 
 
+def trace_functional(model: "keras.Model") -> GraphTrace:
+    """Return the calls of a model; raise `InputError` where it is no graph of layers."""
+    trace = trace_model(model)
+    if trace is not None:
+        return trace
+    if type(model).__name__ == "Sequential":
+        problem = "Sequential without an Input. Add a keras.Input first"
+    else:
+        problem = (
+            f"a subclassed model ({type(model).__name__}). Make it Functional: inputs = keras.Input(shape); "
+            "model = keras.Model(inputs, model.call(inputs))"
+        )
+    name = getattr(model, "name", model)
+    raise InputError(f"Expected a Functional model, or a Sequential model with an Input. Received: {name!r}, {problem}")
+
+
 def graph_of(operation: "keras.Operation") -> "keras.Function | None":
     """Return the graph that a model, or a block of `keras_nin.layers`, runs; None for any other operation."""
     import keras
@@ -149,3 +169,70 @@ def child_layers(layer: "keras.Layer") -> list["keras.Layer"]:
 def iterate_layers(model: "keras.Model") -> Iterator["keras.Layer"]:
     """Yield the model itself, its layers, and the layers in those."""
     yield from compat.flatten_layers(model)
+
+
+# What a model takes and gives
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorSpec:
+    """An input or output of a model: its name in a signature, and its shape without the batch."""
+
+    name: str
+    shape: tuple[int | None, ...]
+
+
+def input_specs(model: "keras.Model") -> tuple[TensorSpec, ...]:
+    """Return the `TensorSpec` of every input, in the model's order.
+
+    Raises:
+        InputError: the model is not Functional, an input has an open size, or an input takes integers.
+    """
+    trace_functional(model)
+    specs = _tensor_specs(model.inputs, [tensor.name for tensor in model.inputs])
+    for spec, tensor in zip(specs, model.inputs, strict=True):
+        received = f"Received: {model.name!r} with input {spec.name!r}"
+        if None in spec.shape or not spec.shape:
+            hint = ". Pass `input_shape`" if len(spec.shape) == 3 else ""
+            raise InputError(
+                f"Expected a model whose input shapes are known. {received} {spec.shape}{hint}", received=spec.shape
+            )
+        if "float" not in str(tensor.dtype):
+            raise InputError(f"Expected a model with floating-point inputs. {received} of {tensor.dtype}")
+    return specs
+
+
+def output_specs(model: "keras.Model") -> tuple[TensorSpec, ...]:
+    """Return the `TensorSpec` of every output, in the model's order."""
+    trace_functional(model)
+    return _tensor_specs(model.outputs, [producer_of(tensor).name for tensor in model.outputs])
+
+
+def _tensor_specs(tensors: "Sequence[keras.KerasTensor]", names: Sequence[str]) -> tuple[TensorSpec, ...]:
+    """Return the specs of Keras tensors, under names that a signature accepts, each once."""
+    specs: dict[str, TensorSpec] = {}
+    for tensor, name in zip(tensors, names, strict=True):
+        legal = unique = _OTHER_CHARACTERS.sub("_", name)
+        number = 1
+        while unique in specs:
+            unique, number = f"{legal}_{number}", number + 1
+        specs[unique] = TensorSpec(unique, tuple(tensor.shape)[1:])
+    return tuple(specs.values())
+
+
+def pack_inputs(model: "keras.Model", arrays: Any) -> Any:
+    """Return what a model takes, in the structure that it was built with.
+
+    `arrays` is that of its only input; or arrays or Keras tensors in a dictionary by the names of `input_specs`, or in
+    a list in their order.
+    """
+    import keras
+
+    if isinstance(arrays, dict):
+        arrays = [arrays[spec.name] for spec in input_specs(model)]
+    elif not isinstance(arrays, list):
+        return arrays
+    structure = compat.input_structure(model)
+    if structure is None or len(arrays) == 1:
+        return arrays[0] if len(arrays) == 1 else arrays
+    return keras.tree.pack_sequence_as(structure, arrays)

@@ -12,7 +12,7 @@ from typing import Any
 class CapturedOutput:
     """What was printed in the block of a `capture_output`; empty until the block ends."""
 
-    text: str = ""
+    text = ""
 
 
 class _RedirectedStream:
@@ -37,11 +37,10 @@ def capture_output() -> Iterator[CapturedOutput]:
         text = io.TextIOWrapper(file, encoding="utf-8", errors="replace", write_through=True)
         real = (sys.stdout, sys.stderr)
         streams: tuple[Any, Any] = (_RedirectedStream(text), _RedirectedStream(text))
-        saved = []
-        for stream in real:
+        saved = {}
+        for descriptor, stream in enumerate(real, 1):
             stream.flush()
-        for descriptor in (1, 2):
-            saved.append(os.dup(descriptor))
+            saved[descriptor] = os.dup(descriptor)
             os.dup2(file.fileno(), descriptor)
         try:
             with contextlib.redirect_stdout(streams[0]), contextlib.redirect_stderr(streams[1]):
@@ -49,7 +48,7 @@ def capture_output() -> Iterator[CapturedOutput]:
         finally:
             for stream, target in zip(streams, real, strict=True):
                 stream.target = target
-            for descriptor, original in zip((1, 2), saved, strict=True):
+            for descriptor, original in saved.items():
                 os.dup2(original, descriptor)
                 os.close(original)
             file.seek(0)

@@ -1,12 +1,8 @@
 """Exact rewrites of Keras models: linear 1x1 layers collapsed or moved, and Dense layers as convolutions.
 
-Collapse: (x W1 + b1) W2 + b2 = x W + b with W = W1 W2 and b = b1 W2 + b2. A BatchNormalization after the first is the
-map z -> z s + t with s = gamma / sqrt(variance + epsilon) and t = beta - mean s; W1 becomes W1 diag(s) and b1 becomes
-b1 s + t first.
-
-Commute: the mean over positions of x W + b is (the mean of x) W + b.
-
-Dense to convolution: a Dense on a flattened map is a convolution with a kernel that covers the map.
+Collapse: (x W1 + b1) W2 + b2 = x W + b with W = W1 W2 and b = b1 W2 + b2. A BatchNormalization in between is the map
+z -> z s + t with s = gamma / sqrt(variance + epsilon) and t = beta - mean s. Commute: the mean over positions of
+x W + b is (the mean of x) W + b. A Dense on a flattened map is a convolution with a kernel that covers the map.
 """
 
 import functools
@@ -28,11 +24,8 @@ if TYPE_CHECKING:
     import keras
     import numpy as np
 
-
 # Relative to the largest output: float32 rounds at 6e-8, and the rewrites only change the order of its sums.
 SIMPLIFY_TOLERANCE = 1e-5
-_CHECK_BATCH = 2
-_CHECK_SEED = 0
 # Of the last layer's config; its initializers and regularizers matter if the result is trained further.
 _KEPT_CONFIG = frozenset(
     {"name", "trainable", "dtype", "activation", "activity_regularizer"}
@@ -46,8 +39,7 @@ class SimplifyResult(Result):
 
     Attributes:
         steps: the findings that were applied, in order.
-        max_rel_diff: largest difference between the outputs of the two models on random input, relative to the largest
-            output.
+        max_rel_diff: largest difference of the outputs on random input, relative to the largest output.
         params, macs: totals before and after.
     """
 
@@ -74,16 +66,9 @@ def simplify_model(model: "keras.Model") -> SimplifyResult:
     """Apply the two exact rewrites of 1x1 layers to `model`, and verify on random input that its outputs stay the same.
 
     Collapses 1x1 layers with nothing nonlinear between them (if that saves something), and moves a linear 1x1 layer
-    behind the average pooling that follows it. A site stays as it is if the rewrite is not exact or cannot be shown to
-    be: an activation in between, an output that is read elsewhere or leaves the network, shared layers, strides before
-    a pooling, layers inside nested models or of a user's own class, the half of a separable convolution, weights that
-    are not float32 or float64. Dropout between collapsed layers is removed: the outputs are equal at inference.
-
-    Args:
-        model: keras.Model, Functional or Sequential, with a fixed input size; it is not changed.
-
-    Returns:
-        `SimplifyResult`. Its model is Functional, and the layers that stay keep their names.
+    behind the average pooling that follows it, where that is exact: no activation in between, no output that is read
+    elsewhere or leaves the network, no shared, nested or user-defined layers, no strides before a pooling, weights in
+    float32 or float64. `model` is not changed; the result is Functional, and the layers that stay keep their names.
 
     Raises:
         InputError: the audit cannot read `model`, or one of its layers cannot be rebuilt from its config.
@@ -105,8 +90,7 @@ def _find_next_site(model: "keras.Model") -> RewriteSite | None:
     """Return the first site of `model` that can be rewritten."""
     from keras_nin.audit.keras_reader import read_keras_graph
 
-    network = FindingsNetwork(read_keras_graph(model))
-    layers = {layer.name: layer for layer in model.layers}
+    network, layers = FindingsNetwork(read_keras_graph(model)), {layer.name: layer for layer in model.layers}
     sites = (*linear.find_linear_runs(network), *linear.find_average_sites(network))
     return next((site for site in sites if all(_is_rewritable(part, layers) for part in site.parts)), None)
 
@@ -156,13 +140,14 @@ class _Collapse:
     """Puts one layer in the place of the last of the 1x1 layers in `parts`, and removes the others."""
 
     def __init__(self, graph: "keras.Model", parts: Sequence[LayerInfo]) -> None:
-        self.parts, self.use_bias = parts, linear.brings_bias(parts)
         *removed, self.last = (part.name for part in parts)
         self.removed = set(removed)
         kernel, bias = _multiply_layers([(part, graph.get_layer(part.name)) for part in parts])
-        self.is_sequence = len(parts[0].inputs[0].shape) == 3
-        shape = (1,) if self.is_sequence else (1, 1)
-        self.weights = {self.last: [kernel.reshape(*shape, *kernel.shape), *([bias] if self.use_bias else [])]}
+        steps = zip(*(part.strides for part in parts if part.kind == "pointwise"), strict=True)
+        self.rank = len(parts[0].inputs[0].shape) - 2
+        use_bias, strides = linear.brings_bias(parts), tuple(map(math.prod, steps))[-self.rank :]
+        self.config = {"filters": bias.size, "kernel_size": 1, "strides": strides, "use_bias": use_bias}
+        self.weights = {self.last: [kernel.reshape(*(1,) * self.rank, *kernel.shape), *([bias] if use_bias else [])]}
 
     def clone(self, layer: "keras.Layer") -> "keras.Layer":
         import keras
@@ -170,12 +155,7 @@ class _Collapse:
         if layer.name != self.last:
             return _copy_layer(layer)
         config = {key: value for key, value in layer.get_config().items() if key in _KEPT_CONFIG}
-        steps = zip(*(part.strides for part in self.parts if part.kind == "pointwise"), strict=True)
-        strides = tuple(map(math.prod, steps))
-        config |= {"filters": self.parts[-1].output_channels, "kernel_size": 1, "use_bias": self.use_bias}
-        if self.is_sequence:
-            return keras.layers.Conv1D(strides=strides[1], **config)
-        return keras.layers.Conv2D(strides=strides, **config)
+        return getattr(keras.layers, f"Conv{self.rank}D")(**self.config, **config)
 
     def call(self, layer: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         return args[0] if getattr(layer, "name", None) in self.removed else layer(*args, **kwargs)
@@ -232,10 +212,10 @@ def _verify_outputs(model: "keras.Model", simplified: "keras.Model") -> float:
     import keras
     import numpy as np
 
-    generator = np.random.default_rng(_CHECK_SEED)
+    generator = np.random.default_rng(0)
 
     def make_input(tensor: "keras.KerasTensor") -> np.ndarray:
-        shape = [_CHECK_BATCH if size is None else size for size in tensor.shape]
+        shape = [2 if size is None else size for size in tensor.shape]  # an open batch
         if "int" in str(tensor.dtype):
             return generator.integers(0, 2, shape)  # an index into a table has at least two rows
         return generator.standard_normal(shape).astype("float32")
@@ -275,16 +255,14 @@ def convert_dense_to_conv(model: "keras.Model", input_shape: tuple[int | None, .
     arXiv:1312.6229).
 
     Args:
-        model: keras.Model, Functional or Sequential, from (B, H, W, C) to (B, classes), H and W known.
+        model: Functional or Sequential, from (B, H, W, C) to (B, classes), H and W known.
         input_shape: (H, W, C) of the new model; None leaves height and width open.
 
     Returns:
-        keras.Model from (B, H', W', C) to (B, h, w, classes); h = w = 1 on the training size. Its layers have the names
-        and a copy of the weights of `model`.
+        Model from (B, H', W', C) to (B, h, w, classes), with the names and a copy of the weights of `model`.
 
     Raises:
-        InputError: `model` is not such a model, has no dense head or global pooling to convert, or has a Dense that
-            cannot be converted; the message names it and says why.
+        InputError: `model` is not such a model, has nothing to convert, or has a Dense that cannot be converted.
     """
     import keras
 
@@ -363,6 +341,5 @@ def _convert_layer(layer: Any, sizes: dict[str, _MapSize]) -> "keras.Layer":
     if layer_type in _POOL_COUNTERPARTS:
         pool = getattr(keras.layers, _POOL_COUNTERPARTS[layer_type])
         return pool(size, strides=1, padding="valid", name=layer.name)
-    config = layer.get_config()
-    kept = {key: config[key] for key in _DENSE_CONFIG}
-    return keras.layers.Conv2D(layer.units, size[:2], padding="valid", **kept)
+    config = {key: value for key, value in layer.get_config().items() if key in _DENSE_CONFIG}
+    return keras.layers.Conv2D(layer.units, size[:2], padding="valid", **config)

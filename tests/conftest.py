@@ -80,6 +80,15 @@ def make_once(tmp_path_factory):
     return make
 
 
+@pytest.fixture
+def structure_only():
+    """Models that the test builds have weights without values, which take most of the time of building a model."""
+    import keras
+
+    with keras.StatelessScope(initialize_variables=False):
+        yield
+
+
 @pytest.fixture(scope="session")
 def exported(build, make_once):
     """A function that returns the path of a model's file, made once for all workers: `exported("nin_digits", "int8")`.
@@ -108,26 +117,36 @@ def exported(build, make_once):
 
 
 @pytest.fixture(scope="session")
-def export_network():
-    """A function that returns an `export_networks.ExportNetwork` by name, each converted once a session."""
+def export_network(make_once):
+    """A function that returns an `export_networks.ExportNetwork` by name, each converted once for all workers."""
     import functools
+    import pickle
 
     from export_networks import NETWORKS
 
-    return functools.cache(lambda name: NETWORKS[name]())
+    @functools.cache
+    def convert_once(name):
+        network = NETWORKS[name]()
+        folder = make_once(f"network-{name}", lambda new: (new / "files").write_bytes(pickle.dumps(network.files)))
+        network.files = pickle.loads((folder / "files").read_bytes())
+        return network
+
+    return convert_once
 
 
 @pytest.fixture(scope="session")
 def digits_export(make_once):
     """The folder of `keras-nin export nin_digits`, both default schemes; a test that changes a file copies it first.
 
-    ``../printed.json`` is what it printed.
+    ``../printed.json`` is what it printed, ``../trace`` a log of `tracing`.
     """
 
     def export(folder):
+        import tracing
+
         from keras_nin.cli import main
 
-        with contextlib.redirect_stdout(io.StringIO()) as printed:
+        with contextlib.redirect_stdout(io.StringIO()) as printed, tracing.traced(folder / "trace"):
             words = ["export", "nin_digits", "--runs", "20", "--out", str(folder / "files"), "--json"]
             assert main.run(words) == 0
         (folder / "printed.json").write_text(printed.getvalue())

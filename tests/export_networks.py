@@ -23,19 +23,8 @@ class ExportNetwork:
 
     @functools.cached_property
     def files(self) -> dict[str, ConvertedModel]:
-        """The files in float32 and int8."""
-        return self._convert(("float32", "int8"))
-
-    @functools.cached_property
-    def all_files(self) -> dict[str, ConvertedModel]:
-        """The files of every scheme that was asked for."""
-        return self.files | self._convert(self.others)
-
-    def file(self, scheme) -> ConvertedModel:
-        """Return one file."""
-        return self.files[scheme] if scheme in self.files else self.all_files[scheme]
-
-    def _convert(self, schemes):
+        """The files in float32, int8 and the others that were asked for; traced and calibrated once."""
+        schemes = ("float32", "int8", *self.others)
         words = (name.split() for name in schemes)
         records = [SCHEMES[name].with_io(*io) if io else SCHEMES[name] for name, *io in words]
         return dict(zip(schemes, convert_schemes(self.model, records, self.calibration), strict=True))
@@ -65,7 +54,7 @@ def noise(count, shape, seed):
 def digits():
     """The trained network of the zoo."""
     source = data.open_dataset("digits")
-    parts = {split: source.select(split, 100) for split in ("calibration", "test")}
+    parts = {split: source.select(split, 60) for split in ("calibration", "test")}
     images = {split: source.load(indices, (8, 8), 1) for split, indices in parts.items()}
     model = models.build_model("nin_digits", weights="digits")
     labels = source.labels_of(parts["test"])

@@ -11,7 +11,7 @@ import pytest
 from keras import layers as kl
 from tflite_writer import operator, tensor, write
 
-from keras_nin import export
+from keras_nin import export, layers
 from keras_nin.audit import audit_model, compare_models
 
 pytestmark = pytest.mark.filterwarnings("ignore:Statistics for quantized inputs")
@@ -37,7 +37,7 @@ def sequential(*stack, shape=(8, 8, 3)):
 
 def converted(model, folder, scheme="float32"):
     images = np.random.default_rng(0).random((4, *model.input_shape[1:]), np.float32)
-    return export.convert_model(model, scheme, images, tuning=export.Tuning()).save(folder, force=True)
+    return export.convert_model(model, scheme, images, tuning=export.Tuning.plain()).save(folder, force=True)
 
 
 def check(comparison):
@@ -92,42 +92,30 @@ def test_every_layer_is_explained_by_record_and_by_name(scheme, tmp_path):
         assert len(document["rows"]) == len(comparison.rows)
         assert comparison.to_markdown().count("| ---") >= 2
         assert "folded into conv" in str(comparison)
+        conv, norm = comparison.rows[1:3]
+        assert (norm.params, norm.macs) == ((4 * 8, None), (0, None))
+        assert norm.note == "32 values folded into its weights and its bias of 8"
+        assert conv.note.startswith("bias of 8 added")
+        folded = {(change.cause, change.rows, change.params) for change in comparison.parameter_changes}
+        assert {("BatchNormalization folded", 1, -32), ("biases added by the conversion", 2, 8 + 8)} <= folded
+        if scheme == "int8":
+            assert (conv.params, conv.weight_bytes) == ((216, 216 + 8), (4 * 216, 216 + 4 * 8))
+            assert set(comparison.stored) == {"int8", "int32"}
     assert compare_models(path, model) == compare_models(model, path)
 
 
-def test_parameters_and_bytes_of_a_folded_normalization(tmp_path):
-    model = sequential(kl.Conv2D(8, 3, use_bias=False, name="conv"), kl.BatchNormalization(name="bn"))
-    result = compare_models(model, converted(model, tmp_path, "int8"))
-    check(result)
-    conv, norm = result.rows[:2]
-    assert (conv.params, conv.weight_bytes) == ((216, 216 + 8), (4 * 216, 216 + 4 * 8))
-    assert (norm.params, norm.macs) == ((4 * 8, None), (0, None))
-    assert conv.note == "bias of 8 added"
-    assert norm.note == "32 values folded into its weights and its bias of 8"
-    assert {(change.cause, change.rows, change.params) for change in result.parameter_changes} == {
-        ("BatchNormalization folded", 1, -32),
-        ("biases added by the conversion", 1, 8),
-    }
-    assert result.stored == {"int8": 216, "int32": 32}
-
-
-def test_equal_constants_are_stored_once(tmp_path):
-    model = sequential(kl.Conv2D(4, 1, name="a"), kl.Conv2D(4, 3, name="b"))
+def test_equal_constants_are_stored_once_and_a_bias_of_zeros_is_left_out(tmp_path):
+    stack = [kl.Conv2D(4, 1, name="a"), kl.Conv2D(4, 3, name="b"), kl.Flatten(name="flat"), kl.Dense(5, name="classes")]
+    model = sequential(*stack)
     for name in "ab":
         model.get_layer(name).bias.assign([1, 2, 3, 4])
-    result = compare_models(model, converted(model, tmp_path))
-    check(result)
-    (change,) = result.parameter_changes
-    assert (change.cause, change.params) == ("equal constants stored once", -4)
-
-
-def test_a_bias_of_zeros_is_left_out(tmp_path):
-    model = sequential(kl.Flatten(name="flat"), kl.Dense(5, name="classes"), shape=(2, 2, 3))
     model.get_layer("classes").bias.assign(np.zeros(5))
     result = compare_models(model, converted(model, tmp_path))
     check(result)
-    (change,) = result.parameter_changes
-    assert (change.cause, change.params) == ("biases left out by the conversion", -5)
+    assert {(change.cause, change.rows, change.params) for change in result.parameter_changes} == {
+        ("equal constants stored once", 1, -4),
+        ("biases left out by the conversion", 1, -5),
+    }
 
 
 def test_a_shared_layer_and_a_nested_model(tmp_path):
@@ -209,6 +197,7 @@ def test_files_of_other_networks(name, tmp_path):
 # Two networks
 
 
+@pytest.mark.slow
 def test_squeezenet_1_1_and_1_0(build):
     result = compare_models(build("squeezenet_v1_1"), build("squeezenet_v1_0"))
     assert (result.kind, result.a, result.b, result.passed) == ("networks", "squeezenet_v1_1", "squeezenet_v1_0", True)
@@ -221,6 +210,27 @@ def test_squeezenet_1_1_and_1_0(build):
     blocks = {row.block: row.macs for row in result.blocks}
     assert blocks["fire4"] == (32_845_824, 131_383_296)
     assert sum(row.params[0] or 0 for row in result.rows) == result.totals["params"][0]
+
+
+def test_rows_and_blocks_of_two_networks():
+    def network(side, squeeze, pools, name):
+        x = keras.Input((16, 16, 3))
+        y = kl.MaxPooling2D(2, name=pools[0])(kl.Conv2D(8, side, name="conv1", padding="same")(x))
+        y = layers.fire(y, squeeze=squeeze, expand1x1=8, expand3x3=8, name="fire4")
+        y = kl.Dropout(0.5, name="drop9")(kl.MaxPooling2D(2, name=pools[1])(y))
+        return keras.Model(x, y, name=name)
+
+    result = compare_models(network(3, 4, ("pool3", "pool9"), "one"), network(5, 6, ("pool4", "pool9"), "two"))
+    assert (result.kind, result.a, result.b, result.passed) == ("networks", "one", "two", True)
+    rows = {row.name: row for row in result.rows}
+    statuses = {"conv1": "changed", "pool3": "only in a", "pool4": "only in b", "pool9": "same", "drop9": "same"}
+    assert {name: rows[name].status for name in statuses} == statuses
+    assert rows["conv1"].note == "params, weight bytes, macs, kernel"
+    (fire,) = result.blocks
+    assert fire.block == "fire4"
+    assert fire.macs == tuple(8 * 8 * (8 * squeeze + squeeze * 8 + 9 * squeeze * 8) for squeeze in (4, 6))
+    for side, total in enumerate(result.totals["params"]):
+        assert sum(row.params[side] or 0 for row in result.rows) == total
 
 
 def test_1x1_and_3x3_by_name():

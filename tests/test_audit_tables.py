@@ -256,3 +256,11 @@ def test_bytes_of_a_file_are_those_of_its_own_types():
     plain = str(audits.audit([audits.row("a")]))
     assert "Peak activation memory: 0.8 KiB float32, 0.2 KiB int8" in plain
     assert "Bytes of activations are at float32" in plain
+
+
+def test_the_figure_has_the_shares_of_each_kind_and_role(small):
+    (axes,) = small.plot().axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["1x1 reduce", "1x1 head", "spatial"]
+    assert [round(bar.get_width(), 6) for bar in axes.patches] == [10, 10, 30, 30, 60, 60]
+    assert "Total: 100 params, 1,000 MACs" in small.plot().get_supxlabel()
+    assert audits.audit([audits.row("pool", kind="pool", role=None, params=0, macs=0)]).plot().axes

@@ -11,7 +11,7 @@ import pytest
 from keras import layers as kl
 from tflite_writer import custom, operator, tensor, write
 
-from keras_nin import InputError, export
+from keras_nin import InputError
 from keras_nin.audit import audit_model, tflite_reader
 
 # The converter's and the runtime's own remarks.
@@ -341,10 +341,14 @@ def test_a_record_of_another_file_names_nothing(digits, tmp_path, change):
 
 
 def test_operators_of_one_layer_have_their_type_behind_its_name(tmp_path):
-    keras.backend.clear_session()
-    stack = [keras.Input((4, 4, 3)), kl.Flatten(name="flat"), kl.Dense(5, activation="softmax", name="classes")]
-    path = export.convert_model(keras.Sequential(stack, name="net"), "float32").save(tmp_path)
-    assert [row.name for row in audit_model(path).rows][-2:] == ["classes", "classes/SOFTMAX"]
+    names = ("net/classes/MatMul", "net/classes/Softmax", "net/other/Relu")
+    tensors = [tensor("x", [1, 6]), tensor("w", [5, 6], data=1), *(tensor(name, [1, 5]) for name in names)]
+    made = [
+        operator("FULLY_CONNECTED", [0, 1], [2], "FullyConnectedOptions"),
+        *(operator("SOFTMAX", [2], [3]), operator("RELU", [3], [4])),
+    ]
+    path = write(tmp_path / "net.tflite", tensors, made)
+    assert [row.name for row in audit_model(path).rows] == ["classes", "classes/SOFTMAX", "other"]
 
 
 # Whole networks

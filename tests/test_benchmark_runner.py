@@ -133,7 +133,10 @@ def test_a_job_of_the_runner(add):
 
 
 def test_few_runs_are_profiled_often_enough_and_bandwidth_is_measured(add):
-    (result,) = run_job(job(add, runs=2, seconds=1, bandwidth=True)).results
+    small = "from keras_nin.benchmark.runner import bandwidth, main; bandwidth.last_cache_bytes = lambda: 1 << 16; "
+    command, environment = [sys.executable, "-c", small + "sys.exit(main.main())"], python_command(RUNNER_MODULE)[1]
+    command[-1] = "import sys; " + command[-1]
+    (result,) = run_job(job(add, runs=2, seconds=1, bandwidth=True), command=command, environment=environment).results
     assert result["runs"] == 2
     assert result["profile"]["runs"] >= main._MIN_PROFILED_RUNS
     assert result["bandwidth"]["gbytes_per_s"] == max(result["bandwidth"]["copy"], result["bandwidth"]["add"]) > 0
@@ -153,10 +156,8 @@ def test_without_the_c_api_the_interpreter_runs(add, monkeypatch):
 
 def test_a_single_operator_runs_after_the_primer_with_fresh_inputs(add):
     with contextlib.ExitStack() as stack:
-        primer, operator = (main.SingleOperator(stack, {"file": str(add), "threads": 1}) for _ in range(2))
         calls = []
-        primer._model.run = lambda: calls.append("primer")
-        operator = main.SingleOperator(stack, {"file": str(add), "threads": 1}, primer)
+        operator = main.SingleOperator(stack, {"file": str(add), "threads": 1}, lambda: calls.append("primer"))
         for name in ("write_inputs", "clear_outputs"):
             setattr(operator._model, name, lambda name=name: calls.append(name))
         operator.times.run_round(2)
@@ -187,7 +188,7 @@ def test_stdout_has_only_documents(add):
 def test_progress_is_reported_twice_a_second(monkeypatch):
     now, reports = [100.0], []
     monkeypatch.setattr(main.time, "perf_counter", lambda: now[0])
-    report = main.ProgressReporter(reports.append, [])
+    report = main.progress_reporter(reports.append, [])
     for _ in range(12):
         report()
         now[0] += 0.25

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import vela_stand_in
 
-from keras_nin.edge.ethosu import ACCELERATORS, vela
+from keras_nin.edge.ethosu import vela
 from keras_nin.workflows import conversion
 
 
@@ -66,12 +66,13 @@ def test_json_adds_up(cli, stand_in, digits):
 
 def test_a_sweep_and_its_picture(cli, stand_in, digits):
     calls = stand_in()
-    ran = cli("ethosu", digits, "--accelerator", "all", "--plot", "sweep.png")
+    names = ("ethos-u55-128", "ethos-u65-512", "ethos-u85-256")  # "all" is one of the tests of the parser
+    ran = cli("ethosu", digits, "--accelerator", ",".join(names), "--plot", "sweep.png")
     assert (ran.status, ran.err) == (0, "written: sweep.png\n")
     words = [json.loads(line) for line in calls.read_text().splitlines()]
-    assert [each[1] for each in words[1:]] == [f"--accelerator-config={name}" for name in ACCELERATORS]
+    assert [each[1] for each in words[1:]] == [f"--accelerator-config={name}" for name in names]
     lines = ran.out.splitlines()
-    assert [line.split()[0] for line in lines[3 : 3 + len(ACCELERATORS)]] == list(ACCELERATORS)
+    assert [line.split()[0] for line in lines[3:6]] == list(names)
     assert ran.out.count("assumed: ") == 1  # one line for all that share it
     assert pathlib.Path("sweep.png").read_bytes().startswith(b"\x89PNG")
     assert not any(name.startswith(".") for name in map(str, pathlib.Path().iterdir()))

@@ -13,7 +13,7 @@ from PIL import Image
 
 from keras_nin import data
 from keras_nin.data.image_folder import decode_image
-from keras_nin.export import Tuning, convert_model, convert_schemes
+from keras_nin.export import Tuning, convert_schemes
 from keras_nin.export.schemes import SCHEMES
 from keras_nin.tflite.quantization import quantize
 from keras_nin.tflite.runner import TFLiteRunner
@@ -79,7 +79,8 @@ def convert(model, *kinds, reach=3.0, **options):
     """Return the files of `model` by kind, with an input from -`reach` to `reach`."""
     noise = np.random.RandomState(1).uniform(-reach, reach, (16, *model.input_shape[1:]))
     schemes = [KINDS[kind] for kind in kinds]
-    converted = convert_schemes(model, schemes, noise, name="my net", **{"classes": CLASSES} | options)
+    options = {"classes": CLASSES, "tuning": Tuning.plain()} | options
+    converted = convert_schemes(model, schemes, noise, name="my net", **options)
     return dict(zip(kinds, converted, strict=True))
 
 
@@ -139,13 +140,11 @@ def test_every_preset_on_images_of_every_kind(photographs, tmp_path):
 
 @pytest.fixture(scope="module")
 def int8():
-    return convert(network(SHAPE), "int8", preprocessing=data.get_preset("torch"), tuning=Tuning.plain())["int8"]
+    return convert(network(SHAPE), "int8", preprocessing=data.get_preset("torch"))["int8"]
 
 
 def test_a_static_batch(int8, photographs, tmp_path):
-    three = convert(network(SHAPE), "int8", preprocessing=data.get_preset("torch"), batch=3, tuning=Tuning.plain())[
-        "int8"
-    ]
+    three = convert(network(SHAPE), "int8", preprocessing=data.get_preset("torch"), batch=3)["int8"]
     scripts = [made.save(tmp_path / str(made.batch)).with_suffix(".py") for made in (int8, three)]
     printed, _ = drive(scripts, photographs[:2], tmp_path)
     texts = list(printed.values())
@@ -179,14 +178,20 @@ def test_classes_without_names_and_a_name_that_could_end_the_script(int8, photog
     assert list(dataclasses.replace(int8, preprocessing=None).companion_files()) == ["my net_int8_labels.txt"]
 
 
-def test_networks_that_do_not_classify_images():
-    image = keras.Input((8, 8, 3), name="image")
-    for inputs, output, suffixes in [
-        (image, kl.Conv2D(2, 1, name="map")(image), []),
-        (image, kl.GlobalAveragePooling2D(name="pool")(kl.Conv2D(1, 1, name="one")(image)), []),
-        (channels := keras.Input((8, 8, 5)), kl.GlobalAveragePooling2D(name="pool")(channels), ["_labels.txt"]),
-    ]:
-        converted = convert_model(
-            keras.Model(inputs, output), "float32", preprocessing=data.get_preset("raw"), name="n"
-        )
-        assert [name.removeprefix("n_float32") for name in converted.companion_files()] == suffixes
+def test_networks_that_do_not_classify_images(int8):
+    def tensors(source, *outputs):
+        """The file as if it had this input and these outputs."""
+        main = int8.tflite.main
+        shapes = [source, *outputs]
+        made = tuple(dataclasses.replace(main.tensors[0], index=i, shape=shape) for i, shape in enumerate(shapes))
+        changed = dataclasses.replace(main, tensors=made, inputs=(0,), outputs=tuple(range(1, len(shapes))))
+        return dataclasses.replace(int8, tflite=dataclasses.replace(int8.tflite, subgraphs=(changed,)))
+
+    def suffixes(*shapes):
+        return [name.removeprefix("my net_int8") for name in tensors(*shapes).companion_files()]
+
+    assert suffixes((1, 8, 8, 3), (1, 2)) == ["_labels.txt", ".py"]
+    assert suffixes((1, 8, 8, 3), (1, 8, 8, 2)) == []  # a map
+    assert suffixes((1, 8, 8, 3), (1, 1)) == []  # one number
+    assert suffixes((1, 8, 8, 3), (1, 2), (1, 2)) == []
+    assert suffixes((1, 8, 8, 5), (1, 2)) == ["_labels.txt"]  # no image

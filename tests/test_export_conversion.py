@@ -6,8 +6,9 @@ import pytest
 from keras import layers as kl
 
 from keras_nin import InputError
-from keras_nin.export import convert_model, convert_schemes
-from keras_nin.export.calibration import check_samples, image_input_shape, input_specs, output_specs
+from keras_nin.export import Tuning, convert_model, convert_schemes
+from keras_nin.export.conversion import check_samples, image_input_shape
+from keras_nin.keras_graph import input_specs, output_specs
 from keras_nin.tflite.runner import TFLiteRunner
 
 
@@ -47,29 +48,31 @@ class LocalResponse(kl.Layer):
 def test_the_bytes_depend_on_nothing_but_the_model_and_the_images():
     model = sequential(kl.Conv2D(4, 3, name="a"), kl.ReLU(name="b"))
     images = samples(model)
-    first = convert_schemes(model, ["float32", "int8"], images)
+    first = convert_model(model, "int8", images)
+    check_batch(first, 1)
     sequential(kl.Conv2D(4, 3), name="another")
-    second = convert_schemes(model, ["float32", "int8"], [image.astype(np.float64) for image in images])
-    assert [made.data for made in first] == [made.data for made in second]
-    assert convert_model(model, "int8", images / 2).data != first[1].data
+    assert convert_model(model, "int8", [image.astype(np.float64) for image in images]).data == first.data
+    assert convert_model(model, "int8", images / 2).data != first.data
 
 
-@pytest.mark.parametrize("batch", [1, 4])
-def test_a_static_batch(batch):
+def check_batch(converted, batch):
+    main = converted.tflite.main
+    tensors = [main.tensors[index] for index in (*main.inputs, *main.outputs)]
+    assert [tensor.shape[0] for tensor in tensors] == [batch, batch]
+    assert not any(-1 in (tensor.shape_signature or ()) for tensor in tensors)
+    assert converted.export_record()["batch"] == batch
+
+
+def test_a_static_batch():
     model = sequential(kl.Conv2D(4, 3, activation="relu"), kl.Flatten(), kl.Dense(3))
     images = samples(model, 7)
-    for converted in convert_schemes(model, ["float32", "int8"], images, batch=batch):
-        main = converted.tflite.main
-        tensors = [main.tensors[index] for index in (*main.inputs, *main.outputs)]
-        assert [tensor.shape[0] for tensor in tensors] == [batch, batch]
-        assert not any(-1 in (tensor.shape_signature or ()) for tensor in tensors)
-        assert converted.export_record()["batch"] == batch
-        expected = model.predict(images, verbose=0)
+    expected = model.predict(images, verbose=0)
+    for converted in convert_schemes(model, ["float32", "int8"], images, batch=4):
+        check_batch(converted, 4)
         limit = 1e-5 if converted.scheme.name == "float32" else 0.02 * np.ptp(expected)
-        np.testing.assert_allclose(TFLiteRunner(converted.tflite, batch=batch).predict(images), expected, atol=limit)
-    if batch > 1:
-        with pytest.raises(InputError, match="its batch of 4 was resized to 1; export it at batch 1"):
-            TFLiteRunner(converted.tflite)
+        np.testing.assert_allclose(TFLiteRunner(converted.tflite, batch=4).predict(images), expected, atol=limit)
+    with pytest.raises(InputError, match="its batch of 4 was resized to 1; export it at batch 1"):
+        TFLiteRunner(converted.tflite)
 
 
 @pytest.mark.parametrize("batch", [0, -1, 1.0, "2", True])
@@ -100,7 +103,8 @@ def test_inputs_and_outputs_go_by_their_names(structure):
     expected = keras.tree.flatten(model({"picture": arrays["picture"], "a-history": arrays["a_history"]}))
     if structure is list:
         expected = model([arrays["picture"], arrays["a_history"]])
-    for converted in convert_schemes(model, ["float32", "int8"], arrays):
+    schemes = ["float32", "int8"] if structure is list else ["int8"]
+    for converted in convert_schemes(model, schemes, arrays, tuning=Tuning.plain()):
         (signature,) = converted.tflite.signatures
         outputs = dict(signature.outputs)
         assert {name for name, _ in signature.inputs} == set(arrays)
@@ -215,7 +219,7 @@ def test_a_subclassed_model_made_functional_as_the_message_says():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: two_by_two(list), r"Received: 'two' with 'picture' \(8, 8, 3\), 'a history' \(5,\)$"),
+        (lambda: two_by_two(list), r"Received: 'two' with 'picture' \(8, 8, 3\), 'a-history' \(5,\)$"),
         (
             lambda: sequential(kl.Dense(3), shape=(7,)),
             r"\(height, width, channels\). Received: 'net' with '.*' \(7,\)$",
@@ -242,9 +246,9 @@ def test_an_operator_that_int8_does_not_have():
     model = sequential(kl.Conv2D(4, 3), LocalResponse(name="lrn"), kl.Conv2D(4, 1))
     named = "LOCAL_RESPONSE_NORMALIZATION of layer 'lrn'"
     with pytest.raises(InputError, match=rf"floating point \({named}\). Allow them with `allow_float`$") as caught:
-        convert_model(model, "int8", samples(model))
+        convert_model(model, "int8", samples(model), tuning=Tuning.plain())
     assert caught.value.argument == "allow_float"
-    allowed = convert_model(model, "int8", samples(model), allow_float=True)
+    allowed = convert_model(model, "int8", samples(model), allow_float=True, tuning=Tuning.plain())
     assert allowed.float_operators == (named,)
     assert set(allowed.flags["supported_ops"]) == {"TFLITE_BUILTINS", "TFLITE_BUILTINS_INT8"}
 

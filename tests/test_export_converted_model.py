@@ -27,15 +27,9 @@ def made(model):
     calibration = load_calibration(digits, (8, 8, 1), count=20, seed=3)
     reference = np.eye(4, dtype=np.float32)
     parity = compare_outputs(reference, reference, np.arange(4), source="digits")
-    return {
-        scheme: dataclasses.replace(
-            export.convert_model(
-                model, scheme, calibration, weights="mine", preprocessing=data.get_preset("unit"), options={"seed": 3}
-            ),
-            parity=parity,
-        )
-        for scheme in ("float32", "int8")
-    }
+    details = {"weights": "mine", "preprocessing": data.get_preset("unit"), "options": {"seed": 3}}
+    converted = export.convert_schemes(model, ["float32", "int8"], calibration, **details)
+    return {each.scheme.name: dataclasses.replace(each, parity=parity) for each in converted}
 
 
 def listing(folder):

@@ -58,7 +58,7 @@ def nested():
 def digits(export_network):
     """The trained network, a function from a scheme to its file, and a few images."""
     network = export_network("digits")
-    return network.model, lambda scheme: network.file(scheme).tflite, network.test[:6]
+    return network.model, lambda scheme: network.files[scheme].tflite, network.test[:6]
 
 
 @pytest.fixture(scope="module")

@@ -23,8 +23,8 @@ def io_types(tflite):
 
 @pytest.mark.parametrize("name", POST_TRAINING)
 def test_a_file_holds_what_the_table_says(color, name):
-    scheme, main = SCHEMES[name], color.file(name).tflite.main
-    operators = zip(main.operators, color.file(name).layers, strict=True)
+    scheme, main = SCHEMES[name], color.files[name].tflite.main
+    operators = zip(main.operators, color.files[name].layers, strict=True)
     (convolution,) = (operator for operator, layer in operators if (operator.op, layer) == ("CONV_2D", "expand"))
     weights, output = main.tensors[convolution.inputs[1]], main.tensors[convolution.outputs[0]]
     producers = {tensor: operator for operator in main.operators for tensor in operator.outputs}
@@ -32,7 +32,7 @@ def test_a_file_holds_what_the_table_says(color, name):
         assert producers[weights.index].op == "DEQUANTIZE"
         weights = main.tensors[producers[weights.index].inputs[0]]
     assert (weights.dtype, output.dtype) == (scheme.weights, scheme.activations)
-    assert io_types(color.file(name).tflite) == {scheme.io_type}
+    assert io_types(color.files[name].tflite) == {scheme.io_type}
     assert not any(operator.is_custom for operator in main.operators)  # none of TensorFlow's own
 
 
@@ -40,41 +40,42 @@ def test_a_file_holds_what_the_table_says(color, name):
 def test_a_file_computes_what_the_model_does(color, name):
     expected = color.model.predict(color.test, verbose=0)
     limit = {"float32": 1e-5, "float16": 1e-3}.get(name, 0.04)
-    output = TFLiteRunner(color.file(name).tflite).predict(color.test)
+    output = TFLiteRunner(color.files[name].tflite).predict(color.test)
     assert abs(output - expected).max() < limit * (expected.max() - expected.min())
 
 
 @pytest.mark.parametrize("name", WITH_IO)
 def test_other_input_and_output_types(color, name):
-    converted = color.file(name)
+    converted = color.files[name]
     assert io_types(converted.tflite) == {WITH_IO[name]}
     assert converted.float_operators == ()
     assert converted.export_record()["scheme"] == name.split()[0]
 
 
-def test_without_tuning_the_bytes_are_those_of_the_bare_converter(color, monkeypatch):
-    ours = convert_schemes(color.model, ["int8", "int16x8"], color.calibration, tuning=Tuning.plain())
+def test_without_tuning_the_bytes_are_those_of_the_bare_converter(export_network, monkeypatch):
+    model, calibration = export_network("linear").model, export_network("linear").calibration[:4]
+    ours = convert_schemes(model, ["int8", "int16x8"], calibration, tuning=Tuning.plain())
     monkeypatch.setattr(
         Quantizer,
         "attach",
         lambda self, converter, _: setattr(converter, "representative_dataset", lambda: self.samples),
     )
-    with ModelConverter(color.model) as converter:
+    with ModelConverter(model) as converter:
         for converted in ours:
-            calibration = color.calibration if converted.scheme.calibrated else None
             assert converter.convert(converted.scheme, calibration)[0] == converted.data
 
 
-def test_several_schemes_are_traced_and_calibrated_once(color, monkeypatch):
+def test_several_schemes_are_traced_and_calibrated_once_and_tuned_once(export_network, monkeypatch):
     from keras_nin._compat import tensorflow as compat
 
-    calls = []
+    linear, calls = export_network("linear"), []
     write, calibrator = conversion.write_saved_model, compat.Calibrator
     monkeypatch.setattr(conversion, "write_saved_model", lambda *args: calls.append("trace") or write(*args))
     monkeypatch.setattr(compat, "Calibrator", lambda *args: calls.append("calibrate") or calibrator(*args))
+    monkeypatch.setattr(conversion, "tune_file", lambda content, *_, **__: calls.append("tune") or content)
     with capture_output():
-        convert_schemes(color.model, ["float32", "int8", SCHEMES["int8"].with_io("uint8")], color.calibration[:4])
-    assert calls == ["trace", "calibrate"]
+        convert_schemes(linear.model, ["float32", "int8", SCHEMES["int8"].with_io("uint8")], linear.calibration[:4])
+    assert calls == ["trace", "calibrate", "tune"]
 
 
 def test_types_that_a_scheme_does_not_choose():
@@ -126,5 +127,5 @@ def test_a_tuning_says_what_it_takes():
 
 
 def test_a_tuning_is_recorded_where_it_applies(color):
-    assert {name for name in POST_TRAINING if color.file(name).tuning} == {"int8"}
-    assert color.file("int8").export_record()["tuning"] == Tuning().to_json()
+    assert {name for name in POST_TRAINING if color.files[name].tuning} == {"int8"}
+    assert color.files["int8"].export_record()["tuning"] == Tuning().to_json()

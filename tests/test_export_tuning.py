@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 from keras import layers as kl
 
 from keras_nin._compat.tensorflow import mlir_quantize
-from keras_nin.export import SCHEMES, Tuning, convert_model, float_file, tuning
+from keras_nin.export import SCHEMES, Tuning, convert_model, tuning
 from keras_nin.export.conversion import ModelConverter
-from keras_nin.export.float_file import FloatFile, InputMoments, observe_activations
 from keras_nin.export.tuning import (
     ROUNDING_REACH,
     ActivationHistogram,
+    InputMoments,
     find_mse_range,
+    observe_activations,
     output_mse,
     range_mse,
     round_adaptively,
@@ -24,6 +25,7 @@ from keras_nin.export.tuning import (
     tune_file,
     weight_scales,
 )
+from keras_nin.tflite.float_file import FloatFile
 from keras_nin.tflite.reader import read_model
 from keras_nin.tflite.records import TFLiteOperator, TFLiteSubgraph, TFLiteTensor
 from keras_nin.tflite.runner import TFLiteRunner
@@ -149,7 +151,7 @@ def test_the_moments_of_the_terms_give_those_of_the_outputs(every_kind):
 
 
 def test_large_maps_are_sampled_at_the_same_positions(monkeypatch, every_kind):
-    monkeypatch.setattr(float_file, "POSITIONS_PER_IMAGE", 7)
+    monkeypatch.setattr(tuning, "POSITIONS_PER_IMAGE", 7)
     (_, first), (_, second) = moments_of(*every_kind), moments_of(*every_kind)
     for one, other in zip(first, second, strict=True):
         assert one._count in (6 * 7, 6)

@@ -72,7 +72,8 @@ def test_the_class_computes_what_the_function_does(cls, function, arguments):
 
 def test_all_classes_survive_saving(tmp_path):
     x = keras.Input(IMAGES.shape[1:])
-    blocks = {cls.__name__: cls(**arguments, name=cls.__name__) for cls, _, arguments in LIGHT}
+    last = {cls.__name__: (cls, arguments) for cls, _, arguments in LIGHT}
+    blocks = {name: cls(**arguments, name=name) for name, (cls, arguments) in last.items()}
     model = with_random_weights(keras.Model(x, [block(x) for block in blocks.values()]))
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")

@@ -73,7 +73,10 @@ def test_a_model_is_as_declared(name, build):
     assert getattr(scores.layers[-1], "activation", keras.activations.linear) is keras.activations.linear
 
 
-@pytest.mark.parametrize("name", SIZED)
+@pytest.mark.parametrize(
+    "name",
+    [name if name in ("nin_digits", "conv3x3_3to2") else pytest.param(name, marks=pytest.mark.slow) for name in NAMES],
+)
 def test_save_and_load(name, build, tmp_path):
     model = build(name)
     model.save(tmp_path / "model.keras")

@@ -7,7 +7,7 @@ import numpy as np
 generated = importlib.import_module("ai_edge_litert.schema_py_generated")
 flatbuffers = importlib.import_module("flatbuffers")
 
-BYTES = {"float32": 4, "float16": 2, "int8": 1}
+BYTES = {"float32": 4, "float16": 2, "int8": 1, "int32": 4}
 
 
 def edited(content, change):
@@ -32,11 +32,15 @@ def flipped(content, tensor, element):
 
 
 def reordered(content, tensor, axis, order):
-    """Return a file in which the positions of a constant along one axis changed places."""
+    """Return a file in which the positions of a constant along one axis changed places, with scales of their own."""
 
     def reorder(model, subgraph):
         values = _values(model, subgraph, tensor).reshape(*tensor.shape, BYTES[tensor.dtype])
         _buffer(model, subgraph, tensor).data = np.take(values, order, axis).ravel()
+        quantization = subgraph.tensors[tensor.index].quantization
+        scales = None if quantization is None else quantization.scale
+        if scales is not None and len(scales) == len(order) > 1 and quantization.quantizedDimension == axis:
+            quantization.scale = np.take(scales, order)
 
     return edited(content, reorder)
 

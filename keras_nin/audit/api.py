@@ -19,6 +19,7 @@ from keras_nin.tflite.records import TFLiteModel
 
 if TYPE_CHECKING:
     import keras
+    from matplotlib.figure import Figure
 
     # A built model, what `keras_nin.models.load_model` accepts, the path of a .tflite file, or that file as a record.
     NetworkSource = keras.Model | TFLiteModel | str | os.PathLike[str]
@@ -68,6 +69,12 @@ class Audit(Result):
 
     summary = print_summary
 
+    def plot(self) -> "Figure":
+        """Return a figure of the share of each kind of layer, 1x1 by role, of the parameters and of the MACs."""
+        from keras_nin.plots.latency import plot_cost_shares
+
+        return plot_cost_shares(self)
+
     def __str__(self) -> str:
         return self.to_text()
 
@@ -82,16 +89,15 @@ def audit_model(model_or_path: "NetworkSource", *, name: str | None = None) -> A
     """Return the `Audit` of a network: parameters, MACs and activation memory per layer and in total.
 
     Args:
-        model_or_path: a built Functional or Sequential `keras.Model` with a fixed input size, or what
-            `keras_nin.models.load_model` accepts; the batch counts as 1, whatever the model says. Or the path of a
-            .tflite file, which is read without Keras; see `keras_nin.audit.tflite_reader.read_tflite_graph`.
+        model_or_path: a built Functional or Sequential `keras.Model` with a fixed input size (the batch counts as 1),
+            what `keras_nin.models.load_model` accepts, or the path of a .tflite file, which is read without Keras as
+            `keras_nin.audit.tflite_reader.read_tflite_graph` says.
         name: what to call the network; None takes the model's own name, or the file's.
 
     Raises:
-        InputError: not such a model, not built, an input axis is open, a layer keeps channels first, or the file
-            cannot be read or is not a valid .tflite file.
+        InputError: no such model, an open input axis, a layer that keeps channels first, or no valid .tflite file.
     """
-    return _audit_network(_read_network(model_or_path, name))
+    return audit_graph(_read_network(model_or_path, name))
 
 
 def compare_models(
@@ -100,13 +106,11 @@ def compare_models(
     """Return the `ModelComparison` of two networks.
 
     A Keras model and a .tflite file are reconciled: every layer with the operators that compute it, or with the reason
-    why there are none, and every operator with its layer, or with the reason why it is there;
-    `ModelComparison.passed` says whether the MACs are equal. The model is `a` then, whichever comes first. Two models,
-    or two files, are compared by the names of their rows.
+    why there are none, and every operator with its layer, or with the reason why it is there; the model is `a` then,
+    whichever comes first. Two models, or two files, are compared by the names of their rows.
 
     Args:
-        a, b: the networks, as `audit_model` takes them. Two files are compared without Keras.
-        name_a, name_b: what to call them; None takes their own names.
+        a, b, name_a, name_b: the networks and what to call them, as for `audit_model`.
 
     Raises:
         InputError: as `audit_model` does.
@@ -114,33 +118,31 @@ def compare_models(
     first, second = _read_network(a, name_a), _read_network(b, name_b)
     if isinstance(first, TFLiteNetwork) and not isinstance(second, TFLiteNetwork):
         first, second = second, first
-    audits = _audit_network(first), _audit_network(second)
+    audits = audit_graph(first), audit_graph(second)
     if isinstance(second, TFLiteNetwork) and not isinstance(first, TFLiteNetwork):
         return reconcile_conversion(first, second, *audits)
     return compare_networks(*audits)
 
 
 def _read_network(source: "NetworkSource", name: str | None) -> LayerGraph | TFLiteNetwork:
-    if isinstance(source, TFLiteModel) or (
-        isinstance(source, str | os.PathLike) and os.fspath(source).endswith(".tflite")
-    ):
+    path = os.fspath(source) if isinstance(source, str | os.PathLike) else None
+    if isinstance(source, TFLiteModel):
         return read_tflite_network(source, name=name)
-    if isinstance(source, str | os.PathLike):
+    if path is not None and path.endswith(".tflite"):
+        return read_tflite_network(path, name=name)
+    if path is not None:
         from keras_nin import models
 
-        loaded = models.load_model(os.fspath(source))
+        loaded = models.load_model(path)
         source, name = loaded.model, name or loaded.name
     from keras_nin.audit.keras_reader import read_keras_graph
 
     return read_keras_graph(source, name=name)
 
 
-def _audit_network(network: LayerGraph | TFLiteNetwork) -> Audit:
-    return audit_graph(network.graph if isinstance(network, TFLiteNetwork) else network)
-
-
-def audit_graph(graph: LayerGraph) -> Audit:
+def audit_graph(network: LayerGraph | TFLiteNetwork) -> Audit:
     """Return the `Audit` of a `LayerGraph`, whichever reader it came from."""
+    graph = network.graph if isinstance(network, TFLiteNetwork) else network
     fields, blocks = arithmetic.compute_receptive_fields(graph), classification.find_blocks(graph)
     rows = tuple(_audit_layer(*parts, graph) for parts in zip(graph.layers, fields, blocks, strict=True))
     sums = sum_rows(rows)

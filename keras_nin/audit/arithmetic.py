@@ -116,7 +116,8 @@ def _find_buffers(graph: LayerGraph) -> dict[int, int]:
         is_view = layer.op in ops.VIEWS
         if not is_view:
             readers.update({sources[tensor.index] for tensor in layer.inputs})
-        sources |= {t.index: sources[layer.inputs[0].index] if is_view else t.index for t in layer.outputs}
+        viewed = sources[layer.inputs[0].index] if is_view else None
+        sources |= {tensor.index: tensor.index if viewed is None else viewed for tensor in layer.outputs}
     # The network's inputs have no producer to fuse with; its outputs are read from outside.
     kept = {sources[tensor.index] for tensor in (*graph.inputs, *graph.outputs)}
     buffers = {tensor.index: tensor.index for tensor in graph.inputs}

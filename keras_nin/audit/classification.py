@@ -17,8 +17,7 @@ _SCALING = ops.PASS_THROUGH | {"LayerScale"}
 def pointwise_role(layer: LayerInfo, graph: LayerGraph) -> str | None:
     """Return the role of a pointwise `layer` in `graph`; None for every other kind. The first that applies:
 
-    head: between its output and the network's outputs, which are vectors (classes, not maps), there are only
-    activations, poolings, dropout and reshapes.
+    head: only activations, poolings, dropout and reshapes follow, and the network's outputs are vectors.
     projection: every layer that reads its output, through norms, activations and dropout, is an addition.
     reduce, expand, mix: it has fewer, more, or as many output channels as input channels.
     """
@@ -35,21 +34,19 @@ def pointwise_role(layer: LayerInfo, graph: LayerGraph) -> str | None:
 
 def _is_head(layer: LayerInfo, graph: LayerGraph) -> bool:
     pending = [layer]
-    while pending:
-        current = pending.pop()
+    for current in pending:  # which grows meanwhile
         if any(tensor.index in graph.output_indices and len(tensor.shape) > 2 for tensor in current.outputs):
             return False
-        readers = graph.readers(current)
-        if any(r.kind not in ("activation", "pool", "reshape") and r.op not in ops.PASS_THROUGH for r in readers):
-            return False
-        pending += readers
+        for reader in graph.readers(current):
+            if reader.kind not in ("activation", "pool", "reshape") and reader.op not in ops.PASS_THROUGH:
+                return False
+            pending.append(reader)
     return True
 
 
 def _is_projection(layer: LayerInfo, graph: LayerGraph) -> bool:
     pending, reaches_addition = [layer], False
-    while pending:
-        current = pending.pop()
+    for current in pending:  # which grows meanwhile
         if graph.is_output(current):
             return False
         for reader in graph.readers(current):
@@ -93,12 +90,9 @@ class _NamedLayer(NamedTuple):
 def find_blocks(graph: LayerGraph) -> tuple[str | None, ...]:
     """Return the block ("fire2", "inception_4a", "conv2_block1"), or None, of every layer of `graph`, in its order.
 
-    The layers of a block share a prefix of their names, up to a "_". Where several prefixes are shared:
-
-    1. of those that end in a word with a number, the longest whose layers are more than one convolution with its norm
-       and activation: two layers with weights, or a merge; if there is none, the shortest whose layers are consecutive;
-    2. of the others, the shortest whose layers are consecutive ("stem_conv", "stem_bn").
-
+    The layers of a block share a prefix of their names, up to a "_": of those that end in a word with a number, the
+    longest whose layers are more than one convolution with its norm and activation (two layers with weights, or a
+    merge), else the shortest whose layers are consecutive; of the others, the shortest whose layers are consecutive.
     Names that Keras made from the class ("conv2d_7") are ignored. Blocks inside a nested model or an opened layer begin
     with its path; layers there that are in no block belong to the path itself.
     """
@@ -132,16 +126,17 @@ def _find_numbered_blocks(members: dict[str, _NamedLayer]) -> dict[str, str]:
                 groups[prefix].append(member)
     compound, simple = set(), set()
     for prefix, group in groups.items():
-        if len(group) > 1 and (any(m.is_merge for m in group) or sum(m.has_weights for m in group) > 1):
+        has_merge, with_weights = any(layer.is_merge for layer in group), sum(layer.has_weights for layer in group)
+        if len(group) > 1 and (has_merge or with_weights > 1):
             compound.add(prefix)
         elif len(group) > 1 and len(_runs(group)) == 1:
             simple.add(prefix)
     blocks = {}
     for name, member in members.items():
         prefixes = member.prefixes()
-        candidates = [*(p for p in reversed(prefixes) if p in compound), *(p for p in prefixes if p in simple)]
-        if candidates:
-            blocks[name] = "_".join(candidates[0])
+        longest_compound = next((prefix for prefix in reversed(prefixes) if prefix in compound), None)
+        if prefix := longest_compound or next((prefix for prefix in prefixes if prefix in simple), None):
+            blocks[name] = "_".join(prefix)
     return blocks
 
 
@@ -149,8 +144,7 @@ def _find_unnumbered_blocks(members: list[_NamedLayer]) -> dict[str, str]:
     """Find blocks by the shortest prefix with a single run of layers; "conv_pad_2" and "conv_pad_4" are no block."""
     blocks: dict[str, str] = {}
     pending = [(1, members)]
-    while pending:
-        depth, candidates = pending.pop()
+    for depth, candidates in pending:  # which grows meanwhile
         groups = defaultdict(list)
         for member in candidates:
             if len(member.words) >= depth:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from keras_nin import schemas
 from keras_nin.audit.records import AuditBlock, AuditRow, group_by_block
@@ -30,10 +30,8 @@ class ComparedRow:
     Attributes:
         a: name of the row of the first network.
         b, operators: names, and types, of the rows of the second network that correspond to it.
-        status: of two networks: same, changed, only in a, only in b. Of a model and its file: matched; folded, fused,
-            removed or absorbed for a layer without an operator of its own; inserted for an operator without a layer;
-            unexplained.
-        note: what changed and why.
+        status: of two networks: same, changed, only in a, only in b. Of a model and its file: matched, unexplained;
+            folded, fused, removed or absorbed: a layer without an operator; inserted: an operator without a layer.
         into: the operator that took over the work of the layer.
     """
 
@@ -194,19 +192,11 @@ def _compare_rows(name: str, left: AuditRow | AuditBlock | None, right: AuditRow
     return ComparedRow(name if left else None, (name,) if right else (), status, note, *costs, block)
 
 
-# Text
-
-
-@dataclass(frozen=True)
-class _Table:
+class _Table(NamedTuple):
     title: str
     columns: tuple[str, ...]
     rows: list[list[str]]
-    texts: int = 1  # the first columns, which are not numeric
-
-    @property
-    def numeric(self) -> tuple[str, ...]:
-        return self.columns[self.texts :]
+    numeric: tuple[str, ...]
 
 
 def _comparison_parts(comparison: ModelComparison) -> Iterator[_Table | list[str]]:
@@ -217,7 +207,7 @@ def _comparison_parts(comparison: ModelComparison) -> Iterator[_Table | list[str
             [row.name, _format_target(row), *_format_numbers(row.params[1], row.weight_bytes[1], row.macs[1])]
             for row in comparison.rows
         ]
-        yield _Table(f"{comparison.a} as {comparison.b} (figures of the file)", columns, cells, texts=2)
+        yield _Table(f"{comparison.a} as {comparison.b} (figures of the file)", columns, cells, numeric=columns[2:])
         yield _totals_table(comparison, f"{comparison.a} (a) and its file (b)")
         yield _conversion_lines(comparison)
         return
@@ -227,7 +217,7 @@ def _comparison_parts(comparison: ModelComparison) -> Iterator[_Table | list[str
         if rows:
             columns = ("name", "params a", "params b", "MACs a", "MACs b", "b / a")
             cells = [[row.name, *_format_numbers(*row.params, *row.macs), _format_ratio(*row.macs)] for row in rows]
-            yield _Table(title, columns, cells)
+            yield _Table(title, columns, cells, numeric=columns[1:])
     yield [f"{len(comparison.rows) - len(different)} of {len(comparison.rows)} rows are the same in both."]
 
 
@@ -237,7 +227,7 @@ def _totals_table(comparison: ModelComparison, title: str) -> _Table:
         a, b = comparison.totals[key]
         ratio = "" if form is format_percent else _format_ratio(a, b)
         rows.append([label, *("none" if value is None else form(value) for value in (a, b)), ratio])
-    return _Table(title, ("total", "a", "b", "b / a"), rows)
+    return _Table(title, ("total", "a", "b", "b / a"), rows, numeric=("a", "b", "b / a"))
 
 
 def _format_ratio(a: float | None, b: float | None) -> str:

@@ -27,19 +27,25 @@ def reconcile_conversion(
     """Return the `ModelComparison` of a model's `graph` with the file converted from it; the audits are theirs."""
     assignments = assign_operators(graph, network, model_audit.rows, file_audit.rows)
     conversion = ConversionMap(graph, network, assignments)
-    rows = []
-    for position, row in enumerate(model_audit.rows):
-        operators = [file_audit.rows[index] for index in conversion.operators_of.get(position, ())]
-        outcome = explain_layer(conversion, position)
-        note = "; ".join(filter(None, [outcome.note, *_explain_parameters(conversion, position)]))
-        rows.append(_compare_row(row, operators, outcome, note))
+    rows, changes = [], defaultdict(list)
+    for layer, row in zip(graph.layers, model_audit.rows, strict=True):
+        operators = [file_audit.rows[index] for index in conversion.operators_of.get(layer.path, ())]
+        outcome, notes = explain_layer(conversion, layer), []
+        for note, cause, params in _explain_parameters(conversion, layer, outcome.status):
+            notes.append(note)
+            changes[cause] += [params] if params else []
+        rows.append(_compare_row(row, operators, outcome, "; ".join(filter(None, [outcome.note, *notes]))))
     for index, row in enumerate(file_audit.rows):
-        if assignments[index].position is None:
+        if assignments[index].layer is None:
             outcome = explain_inserted_operator(conversion, index)
             rows.append(_compare_row(None, [row], outcome, outcome.note))
+            changes[_OTHER_CONSTANTS] += [row.params] if row.params else []
     stored = Counter()
     for dtype, size in (item for weights in network.weights for item in weights.stored):
         stored[dtype] += size
+    parameter_changes = (
+        ParameterChange(cause, len(params), sum(params)) for cause, params in changes.items() if params
+    )
     return ModelComparison(
         kind="conversion",
         a=model_audit.model,
@@ -47,53 +53,20 @@ def reconcile_conversion(
         rows=tuple(rows),
         blocks=(),
         totals=pair_totals(model_audit, file_audit),
-        parameter_changes=_parameter_changes(conversion, file_audit),
+        parameter_changes=tuple(parameter_changes),
         stored=dict(stored),
         problems=tuple(_mac_problems(rows, model_audit, file_audit)),
     )
 
 
 def _compare_row(row: AuditRow | None, operators: Sequence[AuditRow], outcome: "Outcome", note: str) -> ComparedRow:
-    costs = {
-        field: (row and getattr(row, field), sum_known(getattr(operator, field) for operator in operators))
+    params, weight_bytes, macs = (
+        (row and getattr(row, field), sum_known(getattr(operator, field) for operator in operators))
         for field in ("params", "weight_bytes", "macs")
-    }
-    return ComparedRow(
-        a=row and row.name,
-        b=tuple(operator.name for operator in operators),
-        status=outcome.status,
-        note=note,
-        **costs,
-        block=row and row.block,
-        operators=tuple(operator.type for operator in operators),
-        into=outcome.into,
     )
-
-
-def _parameter_changes(conversion: "ConversionMap", file_audit: "Audit") -> tuple[ParameterChange, ...]:
-    """Return the difference in parameters by cause; the sum of all is the difference of the totals."""
-    changes: dict[str, list[int]] = defaultdict(list)
-    for position in range(len(conversion.graph.layers)):
-        for cause, params in _layer_parameter_changes(conversion, position):
-            changes[cause] += [params] if params else []
-    for row, assignment in zip(file_audit.rows, conversion.assignments, strict=True):
-        if assignment.position is None and row.params:
-            changes[_OTHER_CONSTANTS].append(row.params)
-    return tuple(ParameterChange(cause, len(params), sum(params)) for cause, params in changes.items() if params)
-
-
-def _layer_parameter_changes(conversion: "ConversionMap", position: int) -> Iterator[tuple[str, int]]:
-    layer = conversion.graph.layers[position]
-    if position not in conversion.operators_of:
-        is_folded = explain_layer(conversion, position).status == "folded"
-        yield ("BatchNormalization folded" if is_folded else "layers without an operator"), -layer.params
-        return
-    held, shared, bias = conversion.count_weights(position)
-    if held == shared and not layer.params:  # also a later call of a layer, on both sides
-        return
-    yield ("biases added by the conversion" if bias > 0 else "biases left out by the conversion"), bias
-    yield _OTHER_CONSTANTS, held - layer.params - bias
-    yield "equal constants stored once", -shared
+    names, types = (tuple(getattr(operator, field) for operator in operators) for field in ("name", "type"))
+    sides = row and row.name, names, outcome.status, note, params, weight_bytes, macs
+    return ComparedRow(*sides, row and row.block, types, outcome.into)
 
 
 def _mac_problems(rows: Sequence[ComparedRow], model_audit: "Audit", file_audit: "Audit") -> Iterator[str]:
@@ -115,9 +88,9 @@ def _mac_problems(rows: Sequence[ComparedRow], model_audit: "Audit", file_audit:
 
 @dataclass(frozen=True)
 class OperatorAssignment:
-    """The layer that an operator computes: its position in the model (None: no layer), and whether it represents it."""
+    """The layer that an operator computes, None for no layer, and whether it represents that layer."""
 
-    position: int | None = None
+    layer: LayerInfo | None = None
     is_main: bool = False
 
 
@@ -145,26 +118,19 @@ class ConversionMap:
     assignments: tuple[OperatorAssignment, ...]
 
     @functools.cached_property
-    def operators_of(self) -> dict[int, list[int]]:
-        """Position of a layer -> indices of its operators, the main one first."""
+    def operators_of(self) -> dict[str, list[int]]:
+        """Path of a layer -> indices of its operators, the main one first."""
         operators = defaultdict(list)
-        for index, assignment in enumerate(self.assignments):
-            if assignment.position is not None:
-                operators[assignment.position].append(index)
-        return {
-            position: sorted(indices, key=lambda index: not self.assignments[index].is_main)
-            for position, indices in operators.items()
-        }
-
-    @functools.cached_property
-    def _positions(self) -> dict[int, int]:
-        return {id(layer): position for position, layer in enumerate(self.graph.layers)}
+        for index, assignment in sorted(enumerate(self.assignments), key=lambda item: not item[1].is_main):
+            if assignment.layer is not None:
+                operators[assignment.layer.path].append(index)
+        return dict(operators)
 
     def operator_before(self, layer: LayerInfo) -> LayerInfo | None:
         """Return the operator that computes the input of `layer`, through layers without one; None if there is none."""
         producer = self.graph.producers.get(layer.inputs[0].index) if layer.inputs else None
         while producer is not None:
-            if indices := self.operators_of.get(self._positions[id(producer)]):
+            if indices := self.operators_of.get(producer.path):
                 return self.network.graph.layers[max(indices)]
             producer = self.graph.producers.get(producer.inputs[0].index) if len(producer.inputs) == 1 else None
         return None
@@ -173,18 +139,15 @@ class ConversionMap:
         """Return the operator with a kernel that is the only reader of the output of `layer`; None otherwise."""
         readers = self.graph.readers(layer)
         while len(readers) == 1:
-            if indices := self.operators_of.get(self._positions[id(readers[0])]):
+            if indices := self.operators_of.get(readers[0].path):
                 operator = self.network.graph.layers[indices[0]]
                 return operator if operator.kernel or operator.op == "Dense" else None
             readers = self.graph.readers(readers[0])
         return None
 
-    def count_weights(self, position: int) -> tuple[int, int, int]:
-        """Return how many weights the operators of a layer compute with, and how many of these earlier ones have.
-
-        And how many more bias values the main operator has than the layer.
-        """
-        indices, layer = self.operators_of[position], self.graph.layers[position]
+    def count_weights(self, layer: LayerInfo) -> tuple[int, int, int]:
+        """Return the weights of a layer's operators, those of them that earlier ones have, and the added biases."""
+        indices = self.operators_of[layer.path]
         shared = sum(self.network.weights[index].shared_params for index in indices)
         held = shared + sum(self.network.weights[index].params for index in indices)
         operator = self.network.graph.layers[indices[0]]
@@ -192,10 +155,9 @@ class ConversionMap:
         return held, shared, (operator.use_bias - layer.use_bias) * operator.output_channels if is_linear else 0
 
 
-def explain_layer(conversion: ConversionMap, position: int) -> Outcome:
-    """Return what became of the layer at `position`."""
-    layer, indices = conversion.graph.layers[position], conversion.operators_of.get(position)
-    if indices:
+def explain_layer(conversion: ConversionMap, layer: LayerInfo) -> Outcome:
+    """Return what became of `layer`."""
+    if indices := conversion.operators_of.get(layer.path):
         types = [conversion.network.graph.layers[index].type for index in sorted(indices)]
         return Outcome("matched", f"maps to {len(types)} operators: {', '.join(types)}" if len(types) > 1 else "")
     if layer.is_identity:
@@ -236,23 +198,29 @@ def explain_inserted_operator(conversion: ConversionMap, index: int) -> Outcome:
     return Outcome("unexplained", "no layer of the model corresponds to it")
 
 
-def _explain_parameters(conversion: ConversionMap, position: int) -> Iterator[str]:
-    """Yield what changed in the parameters of a layer with operators."""
-    if position not in conversion.operators_of:
+def _explain_parameters(conversion: ConversionMap, layer: LayerInfo, status: str) -> Iterator[tuple[str, str, int]]:
+    """Yield what changed in the parameters of a layer: a note or "", the cause, and how many more the file has.
+
+    Over all layers, and operators without one, the changes sum up to the difference of the totals.
+    """
+    if layer.path not in conversion.operators_of:
+        yield "", "BatchNormalization folded" if status == "folded" else "layers without an operator", -layer.params
         return
-    layer, (held, shared, bias) = conversion.graph.layers[position], conversion.count_weights(position)
-    if not layer.params and shared and held == shared:
-        yield f"computes with the {shared:,} values of an earlier operator"
+    held, shared, bias = conversion.count_weights(layer)
+    if not layer.params and held == shared > 0:
+        yield f"computes with the {shared:,} values of an earlier operator", "", 0
         return
-    if bias:
-        yield f"bias of {abs(bias):,} {'added' if bias > 0 else 'left out'}"
-    if other := held - bias - layer.params:
-        yield f"{abs(other):,} values {'more' if other > 0 else 'fewer'} than the layer"
-    if shared:
-        yield f"{shared:,} values stored once with equal ones of an earlier operator"
-    operator = conversion.network.graph.layers[conversion.operators_of[position][0]]
+    if layer.params or held != shared:
+        end = "added" if bias > 0 else "left out"
+        yield f"bias of {abs(bias):,} {end}" if bias else "", f"biases {end} by the conversion", bias
+        other = held - bias - layer.params
+        difference = f"{abs(other):,} values {'more' if other > 0 else 'fewer'} than the layer"
+        yield difference if other else "", _OTHER_CONSTANTS, other
+        equal = f"{shared:,} values stored once with equal ones of an earlier operator"
+        yield equal if shared else "", "equal constants stored once", -shared
+    operator = conversion.network.graph.layers[conversion.operators_of[layer.path][0]]
     if not operator.is_linear and layer.is_linear:
-        yield f"{operator.activation} fused"
+        yield f"{operator.activation} fused", "", 0
 
 
 # Assignment
@@ -261,10 +229,9 @@ def _explain_parameters(conversion: ConversionMap, position: int) -> Iterator[st
 def assign_operators(
     graph: LayerGraph, network: TFLiteNetwork, rows: Sequence[AuditRow], operator_rows: Sequence[AuditRow]
 ) -> tuple[OperatorAssignment, ...]:
-    """Return the assignment of each operator of the file to a layer of the model.
+    """Return the assignment of each operator of the file to a layer of the model, which has at most one main operator.
 
-    The export record decides if there is one, else the names in the file if shapes and MACs match, else the order of
-    equal shapes and MACs. A layer has at most one main operator; others compute a part of it.
+    The export record decides if there is one, else the names in the file if shapes and MACs match, else their order.
     """
     operators = network.graph.layers
     signatures = [_cost_signature(*pair) for pair in zip(graph.layers, rows, strict=True)]
@@ -277,7 +244,7 @@ def assign_operators(
     def assign_main(index: int, positions: Iterable[int]) -> None:
         position = next((position for position in positions if position in free), None)
         if position is not None:
-            assignments[index] = OperatorAssignment(position, is_main=True)
+            assignments[index] = OperatorAssignment(graph.layers[position], is_main=True)
             free.remove(position)
 
     for index in assignable:  # by the record or by name, where shapes and MACs match
@@ -285,31 +252,29 @@ def assign_operators(
     by_signature = defaultdict(list)
     for position, signature in enumerate(signatures):
         by_signature[signature].append(position)
-    in_order = {signature: iter(positions) for signature, positions in by_signature.items()}
+    recorded = network.recorded_layers or [None] * len(operators)
     for index in assignable:  # in the order of equal shapes and MACs
-        is_recorded = network.recorded_layers is not None and network.recorded_layers[index] is not None
-        if index not in assignments and not is_recorded:
-            assign_main(index, in_order.get(targets[index], ()))
+        if index not in assignments and recorded[index] is None:
+            assign_main(index, by_signature[targets[index]])
     for index in assignable:  # the rest by the record or by name alone
         if index not in assignments and candidates[index]:
             if operator_rows[index].macs != 0:
                 assign_main(index, (position for position in candidates[index] if rows[position].macs != 0))
-            assignments.setdefault(index, OperatorAssignment(candidates[index][0]))
+            assignments.setdefault(index, OperatorAssignment(graph.layers[candidates[index][0]]))
     producers = {tensor.index: index for index, operator in enumerate(operators) for tensor in operator.outputs}
     for index, operator in enumerate(operators):  # an activation after the linear main operator of its layer
         inputs = {tensor.index for tensor in operator.inputs}
         if index not in assignments and operator_rows[index].kind == "activation" and len(inputs) == 1:
             before = producers.get(inputs.pop(), -1)
             main = assignments.get(before, OperatorAssignment())
-            is_split = main.is_main and operators[before].is_linear and not graph.layers[main.position or 0].is_linear
-            assignments[index] = OperatorAssignment(main.position if is_split else None)
+            is_split = main.is_main and operators[before].is_linear and main.layer and not main.layer.is_linear
+            assignments[index] = OperatorAssignment(main.layer if is_split else None)
     return tuple(assignments.get(index, OperatorAssignment()) for index in range(len(operators)))
 
 
 def _cost_signature(layer: LayerInfo, row: AuditRow) -> tuple[object, ...]:
     """Return what a layer and the operator that computes it have in common."""
-    shapes = tuple(tensor.shape for tensor in layer.outputs)
-    return (row.macs, layer.output_elements) if row.macs else (0, row.kind, shapes)
+    return (row.macs, layer.output_elements) if row.macs else (0, row.kind, *(tensor.shape for tensor in layer.outputs))
 
 
 def _candidate_layers(layers: Sequence[LayerInfo], network: TFLiteNetwork) -> list[list[int]]:

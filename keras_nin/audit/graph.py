@@ -18,12 +18,10 @@ class ActivationTensor:
 
     @property
     def elements(self) -> int:
-        """Number of elements."""
         return math.prod(self.shape)
 
     @property
     def nbytes(self) -> int:
-        """Size in memory."""
         return -(-self.elements * self.bits // 8)
 
     @property
@@ -47,8 +45,8 @@ class LayerInfo:
     """One call of one layer; a weight counts at its first call.
 
     Attributes:
-        op: Keras name of the standard operation that the layer performs. None if the reader cannot vouch for one, such
-            as for a user's own class that is called "Conv2D": its MACs are unknown, never guessed.
+        op: Keras name of the standard operation that the layer performs; None if the reader cannot vouch for one, such
+            as for a user's own class that is called "Conv2D".
         scope: path of the nested models around the layer.
         kernel, strides, dilation: (height, width).
         per_position: whether a normalization works on the channels of each position alone.
@@ -116,12 +114,10 @@ class LayerInfo:
 
     @property
     def input_channels(self) -> int:
-        """Channels of the first input."""
         return self.inputs[0].channels
 
     @property
     def output_channels(self) -> int:
-        """Channels of the first output."""
         return self.outputs[0].channels
 
     @property
@@ -131,7 +127,6 @@ class LayerInfo:
 
     @property
     def output_elements(self) -> int:
-        """Elements of all outputs."""
         return sum(tensor.elements for tensor in self.outputs)
 
     @property
@@ -170,7 +165,6 @@ class LayerGraph:
         return frozenset(tensor.index for tensor in self.outputs)
 
     def is_output(self, layer: LayerInfo) -> bool:
-        """Return whether an output of `layer` leaves the network."""
         return any(tensor.index in self.output_indices for tensor in layer.outputs)
 
     def readers(self, layer: LayerInfo) -> list[LayerInfo]:

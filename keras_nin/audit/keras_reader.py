@@ -16,7 +16,12 @@ if TYPE_CHECKING:
 
 WEIGHTS_OUTSIDE_GRAPH = "(weights outside the graph)"
 _SEPARABLE_HALVES = {f"SeparableConv{rank}D": (f"DepthwiseConv{rank}D", f"Conv{rank}D") for rank in (1, 2)}
-_KERNEL_OPERATIONS = ops.CONVOLUTIONS | ops.DEPTHWISE | ops.TRANSPOSED
+_SIZE_ATTRIBUTES = {
+    ops.CONVOLUTIONS | ops.DEPTHWISE | ops.TRANSPOSED: "kernel_size",
+    ops.WINDOW_POOLS: "pool_size",
+    ops.GLOBAL_POOLS: "",
+    ops.UPSAMPLING: "size",
+}
 _AXIS_NORMS = frozenset({"BatchNormalization", "LayerNormalization", "RMSNormalization", "UnitNormalization"})
 _EQUATION_ATTRIBUTES = {"EinsumDense": "equation", "Einsum": "subscripts"}
 
@@ -24,8 +29,8 @@ _EQUATION_ATTRIBUTES = {"EinsumDense": "equation", "Einsum": "subscripts"}
 def read_keras_graph(model: "keras.Model", *, name: str | None = None) -> LayerGraph:
     """Return the `LayerGraph` of a built Functional or Sequential `keras.Model`, at batch 1.
 
-    Nested models, and layers that hold their graph as the model `inner`, are opened; their layers carry the path.
-    A weight counts at its first use; weights that no layer of the graph owns go to a last row, `WEIGHTS_OUTSIDE_GRAPH`.
+    Nested models, and layers that hold their graph as the model `inner`, are opened. A weight counts at its first use;
+    weights that no layer of the graph owns go to a last row, `WEIGHTS_OUTSIDE_GRAPH`.
     """
     import keras
 
@@ -44,23 +49,6 @@ def read_keras_graph(model: "keras.Model", *, name: str | None = None) -> LayerG
     return _KerasGraphReader(trace).read(name or model.name)
 
 
-def _single_input(tensor: "keras.KerasTensor") -> "keras.KerasTensor":
-    """Return an input of the model at batch 1."""
-    import keras
-
-    axes = ("batch", "height", "width") if len(tensor.shape) == 4 else ("batch", "length")
-    open_axes = [axis for axis, size in enumerate(tensor.shape) if axis and size is None]
-    if open_axes:
-        named = ", ".join(f"axis {axis}" + (f" ({axes[axis]})" if axis < len(axes) else "") for axis in open_axes)
-        raise InputError(
-            f"Expected every axis of the model's input after the batch to have a fixed size. Received: input "
-            f"{tensor.name!r} of shape {tuple(tensor.shape)}, open at {named}. Build the model for one input_shape.",
-            argument="model",
-            received=tuple(tensor.shape),
-        )
-    return keras.KerasTensor((1, *tensor.shape[1:]), dtype=tensor.dtype)
-
-
 class _KerasGraphReader:
     """Runs the calls of a traced model on symbolic tensors, and records each layer with its inputs and outputs."""
 
@@ -74,9 +62,22 @@ class _KerasGraphReader:
         self.trainable = {id(weight) for weight in trace.model.trainable_weights}
 
     def read(self, name: str) -> LayerGraph:
+        import keras
+
         model, trace = self.trace.model, self.trace
         for slot, tensor in zip(trace.inputs, model.inputs or (), strict=True):
-            self._record(slot, _single_input(tensor))
+            shape: tuple[int | None, ...] = tuple(tensor.shape)
+            axes = {1: " (height)", 2: " (width)"} if len(shape) == 4 else {1: " (length)"}
+            open_axes = [f"axis {axis}{axes.get(axis, '')}" for axis, size in enumerate(shape) if axis and size is None]
+            if open_axes:
+                raise InputError(
+                    f"Expected every axis of the model's input after the batch to have a fixed size. Received: input "
+                    f"{tensor.name!r} of shape {shape}, open at {', '.join(open_axes)}. Build the model for one "
+                    "input_shape.",
+                    argument="model",
+                    received=shape,
+                )
+            self._record(slot, keras.KerasTensor((1, *shape[1:]), dtype=tensor.dtype))
         for call in trace.calls:
             self._run(call)
         rest = self._count_weights(model.weights)
@@ -88,10 +89,10 @@ class _KerasGraphReader:
     def _run(self, call: keras_graph.GraphCall) -> None:
         import keras
 
-        def fill_in(value: Any) -> Any:
-            return self.tensors[value] if isinstance(value, keras_graph.TensorSlot) else value
-
-        arguments: Any = keras.tree.map_structure(fill_in, {"args": call.args, "kwargs": call.kwargs})
+        arguments: Any = keras.tree.map_structure(
+            lambda value: self.tensors[value] if isinstance(value, keras_graph.TensorSlot) else value,
+            {"args": call.args, "kwargs": call.kwargs},
+        )
         results = call.operation.compute_output_spec(*arguments["args"], **arguments["kwargs"])
         *scope, name = call.unique_path
         for slot, tensor in zip(call.outputs, keras.tree.flatten(results), strict=True):
@@ -116,14 +117,17 @@ class _KerasGraphReader:
         module = type(operation).__module__
         # No other class vouches for what it does, whatever it is called.
         is_known = module.split(".")[0] == "keras" or module.startswith("keras_nin.layers.")
-        op = layer.type if is_known else None
+        op, function = layer.type if is_known else None, getattr(operation, "activation", None)
+        # A normalization works on the channels of one position if these are the only axis it is set to.
+        axis, rank = (operation.axis, len(layer.inputs[0].shape)) if op in _AXIS_NORMS else (-1, 1)
+        axes = axis if isinstance(axis, list | tuple) else [axis]
         layer = dataclasses.replace(
             layer,
             op=op,
-            activation=_activation_name(operation),
+            activation=getattr(function, "__name__", type(function).__name__) if callable(function) else None,
             use_bias=bool(getattr(operation, "use_bias", False)),
             equation=getattr(operation, _EQUATION_ATTRIBUTES[op]) if op in _EQUATION_ATTRIBUTES else None,
-            per_position=_normalizes_positions(operation, op, layer.inputs),
+            per_position=[axis % rank for axis in axes] == [rank - 1],
             **_geometry(operation, op),
         )
         if op not in _SEPARABLE_HALVES:
@@ -168,47 +172,29 @@ class _KerasGraphReader:
         }
 
 
-def _activation_name(operation: Any) -> str | None:
-    activation = getattr(operation, "activation", None)
-    return getattr(activation, "__name__", type(activation).__name__) if callable(activation) else None
-
-
-def _normalizes_positions(operation: Any, op: str | None, inputs: Sequence[ActivationTensor]) -> bool:
-    """Return whether a normalization works on the channels of one position, the last axis of its input."""
-    if op not in _AXIS_NORMS:
-        return True
-    axes = operation.axis if isinstance(operation.axis, (list, tuple)) else [operation.axis]
-    rank = len(inputs[0].shape)
-    return [axis % rank for axis in axes] == [rank - 1]
-
-
 def _geometry(operation: Any, op: str | None) -> dict[str, Any]:
     """Return kernel, strides, dilation, groups and padding of an operation on a map, sizes as (height, width)."""
+    size_attribute = next((name for operations, name in _SIZE_ATTRIBUTES.items() if op in operations), None)
     data_format = getattr(operation, "data_format", "channels_last")
-    if (
-        op in _KERNEL_OPERATIONS | ops.WINDOW_POOLS | ops.GLOBAL_POOLS | ops.UPSAMPLING
-        and data_format != "channels_last"
-    ):
+    if size_attribute is None:
+        return {}
+    if data_format != "channels_last":
         raise InputError(
             f"Expected every layer to keep channels last (NHWC). Received: layer {operation.name!r} with data_format "
             f"{data_format!r}. Build the model with data_format='channels_last'.",
             argument="model",
             received=data_format,
         )
-    if op in ops.UPSAMPLING:
-        interpolation = getattr(operation, "interpolation", "nearest")
-        return {"strides": _height_width(operation.size), "interpolation": interpolation}
-    if op not in _KERNEL_OPERATIONS | ops.WINDOW_POOLS:
+    if op in ops.GLOBAL_POOLS:
         return {}
-    window = {"strides": _height_width(operation.strides), "padding": operation.padding}
+    size = _height_width(getattr(operation, size_attribute))
+    if op in ops.UPSAMPLING:
+        return {"strides": size, "interpolation": getattr(operation, "interpolation", "nearest")}
+    fields = {"kernel": size, "strides": _height_width(operation.strides), "padding": operation.padding}
     if op in ops.WINDOW_POOLS:
-        return {"kernel": _height_width(operation.pool_size), **window}
-    return {
-        "kernel": _height_width(operation.kernel_size),
-        "dilation": _height_width(operation.dilation_rate),
-        "groups": getattr(operation, "groups", 1) if op in ops.CONVOLUTIONS else 1,
-        **window,
-    }
+        return fields
+    groups = getattr(operation, "groups", 1) if op in ops.CONVOLUTIONS else 1
+    return {**fields, "dilation": _height_width(operation.dilation_rate), "groups": groups}
 
 
 def _height_width(value: int | Sequence[int]) -> tuple[int, int]:

@@ -60,8 +60,16 @@ def print_summary(
     default = shutil.get_terminal_size().columns - _MARGIN if print_fn is None and sys.stdout.isatty() else _MAX_LINE
     length = line_length or min(_MAX_LINE, default)
     widths = _column_widths(headings, rows, length, positions, is_fixed=line_length is not None)
-    name = escape_unprintable(self.model)
-    text = "\n".join([f'Model: "{name}"', _draw_table(headings, rows, widths), *_total_lines(self)])
+    name, total = escape_unprintable(self.model), self.total
+    unknown = f", without {format_count(len(self.unknown), 'layer')} with unknown MACs" if self.unknown else ""
+    totals = (
+        f" Total params: {total.params:,} ({format_bytes(total.weight_bytes)})",
+        f" Trainable params: {total.trainable_params:,}",
+        f" Non-trainable params: {total.non_trainable_params:,}",
+        f" Total MACs: {total.macs:,}{unknown}",
+        f" {pointwise_line(total)}",
+    )
+    text = "\n".join([f'Model: "{name}"', _draw_table(headings, rows, widths), *totals])
     if print_fn is None:
         print_fn, text = print, fit_encoding(text, getattr(sys.stdout, "encoding", None) or "utf-8")
     for line in text.splitlines():
@@ -166,15 +174,3 @@ def _draw_table(headings: Sequence[str], rows: Sequence[Sequence[str]], widths: 
     out = io.StringIO()
     Console(file=out, width=sum(widths) + 3 * len(widths) + _FRAME, color_system=None).print(table)
     return out.getvalue().rstrip("\n")
-
-
-def _total_lines(audit: "Audit") -> list[str]:
-    total, unknown = audit.total, audit.unknown
-    return [
-        f" Total params: {total.params:,} ({format_bytes(total.weight_bytes)})",
-        f" Trainable params: {total.trainable_params:,}",
-        f" Non-trainable params: {total.non_trainable_params:,}",
-        f" Total MACs: {total.macs:,}"
-        + (f", without {format_count(len(unknown), 'layer')} with unknown MACs" if unknown else ""),
-        f" {pointwise_line(total)}",
-    ]

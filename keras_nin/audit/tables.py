@@ -1,10 +1,11 @@
 """An audit as text, Markdown and CSV: views, columns, and what is written below a table."""
 
 import csv
-import dataclasses
 import io
+import pathlib
+import tomllib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from keras_nin.audit.records import AuditBlock, AuditRow, AuditTotal, Finding, group_by_block
@@ -33,21 +34,11 @@ DEFAULT_COLUMNS = {
     BLOCKS: ("name", "layers", "params", "share_of_params", "macs", "share_of_macs"),
     LAYERS: ("name", "type", "kind", "role", "kernel", "output_shape", "params", "macs", "share_of_macs"),
 }
-COUNTING_RULES = (
-    "1 MAC = one multiply + one add; batch 1. Bias, activation, pooling, resizing, merges, normalization and "
-    "elementwise scaling count 0; a transposed convolution counts input positions x k x k x Cin x Cout.",
-    "1x1 layers: convolutions with a 1x1 kernel in one group, and Dense on a map.",
-)
-_PEAK_RULE = (
-    "Peak activation memory: the largest sum of live tensors in execution order. Activations and BatchNormalization "
-    "are fused into the layer before them, Flatten and Reshape share their input's memory, Concatenate and ZeroPadding "
-    "do not."
-)
+_CONVENTIONS = tomllib.loads(pathlib.Path(__file__).with_name("conventions.toml").read_text(encoding="utf-8"))
 _SHARES = {"share_of_params": "params", "share_of_macs": "macs"}
 _SHAPES = frozenset({"input_shape", "output_shape"})
 _NOT_NUMERIC = _SHAPES | {"name", "type", "kind", "role", "kernel", "receptive_field", "block", "folds", "scope"}
 _FOOT_WIDTH = 110
-_FLOAT32_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -129,20 +120,19 @@ class AuditView:
         object.__setattr__(self, "only", _split_words("only", self.only))
         if self.depth == TOTALS and (columns is not None or self.sort is not None):
             raise expected_error("depth", "to be 1 or 2 with `columns` or `sort`; 0 shows totals alone", self.depth)
-        sort = () if self.sort is None else (self.sort,)
-        for argument, words in (("columns", columns or ()), ("sort", sort), ("only", self.only)):
+        words = [("columns", key) for key in columns or ()] + [("sort", self.sort)] * (self.sort is not None)
+        for argument, word in [*words, *(("only", word) for word in self.only)]:
             known = (*KINDS, *ROLES) if argument == "only" else self.known_columns
-            for word in words:
-                if word not in known:
-                    raise unknown_name_error(argument, word, known)
+            if word not in known:
+                raise unknown_name_error(argument, word, known)
         if columns is not None and len(set(columns)) < max(len(columns), 1):
             raise expected_error("columns", "to name each column once", ", ".join(columns))
 
     @property
-    def known_columns(self) -> dict[str, AuditColumn]:
-        """The columns at this depth by key: the fields of its records, and the shares."""
-        fields = dataclasses.fields(AuditBlock if self.depth == BLOCKS else AuditRow)
-        return {key: AuditColumn(key) for key in (*(field.name for field in fields), *_SHARES)}
+    def known_columns(self) -> list[str]:
+        """The keys of the columns at this depth: the fields of its records, and the shares."""
+        record_class = AuditBlock if self.depth == BLOCKS else AuditRow
+        return [*(field.name for field in fields(record_class)), *_SHARES]
 
     def select_columns(self, default: Iterable[str]) -> list[AuditColumn]:
         """Return the columns to show; those of the keys `default` if the user chose none."""
@@ -161,9 +151,8 @@ class AuditView:
         if self.sort is None:
             return records
         keyed = [(_sort_key(AuditColumn(self.sort).value(record, audit.total)), record) for record in records]
-        known = [(key, record) for key, record in keyed if key is not None]
-        falls = any(not isinstance(key, str) for key, _ in known)
-        known.sort(key=lambda pair: pair[0], reverse=falls)
+        known = [pair for pair in keyed if pair[0] is not None]
+        known.sort(key=lambda pair: pair[0], reverse=any(not isinstance(key, str) for key, _ in known))
         return [record for _, record in known] + [record for key, record in keyed if key is None]
 
 
@@ -181,26 +170,24 @@ def _sort_key(value: Any) -> Any:
     return tuple(number for item in value for number in (item if isinstance(item, tuple) else (item,)))
 
 
+EVERYTHING = AuditView()
+
+
 # Formats
 
 
-def format_audit_text(audit: "Audit", view: AuditView | None = None) -> str:
+def format_audit_text(audit: "Audit", view: AuditView = EVERYTHING) -> str:
     """Return `audit` as a plain table with totals, findings and conventions, wide enough for every name and number."""
-    view = view or AuditView()
     table = _format_records(format_table, audit, view, title=audit.model) or escape_unprintable(audit.model)
     findings = [part for line in list_findings(audit.findings) for part in wrap(line, _FOOT_WIDTH)]
     conventions = [part for line in list_conventions(audit) for part in wrap(line, _FOOT_WIDTH, indent="")]
-    parts = (
-        map(escape_unprintable, list_totals(audit, view)),
-        ["Findings:", *findings] if findings else (),
-        conventions,
-    )
+    totals = map(escape_unprintable, list_totals(audit, view))
+    parts = (totals, ["Findings:", *findings] if findings else [], conventions)
     return "\n\n".join([table, *filter(None, map("\n".join, parts))])
 
 
-def format_audit_markdown(audit: "Audit", view: AuditView | None = None) -> str:
+def format_audit_markdown(audit: "Audit", view: AuditView = EVERYTHING) -> str:
     """Return `audit` as a Markdown table, with totals, findings and conventions below it."""
-    view = view or AuditView()
     totals, findings = (
         "\n".join("- " + escape_unprintable(line).replace("|", "\\|") for line in lines)
         for lines in (list_totals(audit, view), list_findings(audit.findings))
@@ -210,13 +197,12 @@ def format_audit_markdown(audit: "Audit", view: AuditView | None = None) -> str:
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
-def format_audit_csv(audit: "Audit", view: AuditView | None = None) -> str:
+def format_audit_csv(audit: "Audit", view: AuditView = EVERYTHING) -> str:
     """Return the rows of `audit` as CSV: raw numbers, shares as fractions, empty where a number is unknown.
 
     Without a choice of columns these are all keys of the JSON rows and both shares. Pairs read ``3x3``, shapes
     ``55x55x64`` (no batch); several shapes are separated by ", ".
     """
-    view = view or AuditView()
     if view.depth == TOTALS:
         raise expected_error("depth", "to be 1 or 2 for CSV, which holds rows; totals are in the JSON document", 0)
     columns = view.select_columns(view.known_columns)
@@ -240,11 +226,11 @@ def _format_records(build: Callable[..., str], audit: "Audit", view: AuditView, 
 # Below the table
 
 
-def list_totals(audit: "Audit", view: AuditView | None = None) -> list[str]:
+def list_totals(audit: "Audit", view: AuditView = EVERYTHING) -> list[str]:
     """Return the totals of `audit` as lines, after the sums over the rows that `view` shows if these are not all."""
     total = audit.total
     peak = f"{format_bytes(total.peak_activation_bytes)} at the file's own types"
-    if is_float32(audit):
+    if _is_float32(audit):
         float32, int8 = map(format_bytes, (total.peak_activation_bytes, total.peak_activation_bytes_int8))
         peak = f"{float32} float32, {int8} int8"
     lines = [
@@ -253,7 +239,7 @@ def list_totals(audit: "Audit", view: AuditView | None = None) -> list[str]:
         pointwise_line(total),
         f"Peak activation memory: {peak}",
     ]
-    if view and view.only:
+    if view.only:
         rows = view.select_rows(audit)
         params, macs = sum(row.params for row in rows), sum(row.macs or 0 for row in rows)
         shown = (
@@ -286,12 +272,10 @@ def list_findings(findings: Iterable[Finding]) -> list[str]:
 
 def list_conventions(audit: "Audit") -> list[str]:
     """Return what the figures of `audit` mean, as paragraphs."""
-    types = "Bytes are those of the file's own types."
-    if is_float32(audit):
-        types = "Bytes of activations are at float32, bytes of weights at the weights' own types."
-    return [*COUNTING_RULES, _PEAK_RULE, types]
+    names = ("counting", "pointwise", "peak", "float32" if _is_float32(audit) else "file")
+    return [_CONVENTIONS[name] for name in names]
 
 
-def is_float32(audit: "Audit") -> bool:
+def _is_float32(audit: "Audit") -> bool:
     """Return whether bytes of activations are at float32: for Keras models, and for files that are all float32."""
-    return all(row.activation_bytes == _FLOAT32_BYTES * row.activation_elements for row in audit.rows)
+    return all(row.activation_bytes == 4 * row.activation_elements for row in audit.rows)

@@ -4,17 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from keras_nin.audit.tables import (
-    BLOCKS,
-    DEFAULT_COLUMNS,
-    LAYERS,
-    TOTALS,
-    AuditColumn,
-    AuditView,
-    list_conventions,
-    list_findings,
-    list_totals,
-)
+from keras_nin.audit import tables
+from keras_nin.audit.tables import AuditColumn, AuditView
 from keras_nin.formatting import escape_unprintable, wrap
 
 if TYPE_CHECKING:
@@ -23,16 +14,10 @@ if TYPE_CHECKING:
     from keras_nin.audit.api import Audit
 
 # What a wide terminal shows, and what is dropped first if there is no room. Names and costs stay.
-_COLUMNS = {
-    TOTALS: (),
-    BLOCKS: DEFAULT_COLUMNS[BLOCKS],
-    LAYERS: (*DEFAULT_COLUMNS[LAYERS][:-2], "share_of_params", "macs", "share_of_macs"),
-}
+_LAYER_COLUMNS = (*tables.DEFAULT_COLUMNS[tables.LAYERS][:-2], "share_of_params", "macs", "share_of_macs")
+_COLUMNS = tables.DEFAULT_COLUMNS | {tables.LAYERS: _LAYER_COLUMNS}
 BARS = "bars"  # among the keys of columns in the order of what is dropped
-_DROPPED_FIRST = (
-    *("type", "share_of_params", "kernel", BARS, "kind"),
-    *("output_shape", "role", "layers", "share_of_macs"),
-)
+_DROPPED_FIRST = ("type", "share_of_params", "kernel", BARS, "kind", "output_shape", "role", "layers", "share_of_macs")
 _FULL, _EIGHTHS, _ASCII_FULL = "█", ("", *"▏▎▍▌▋▊▉"), "#"
 _MIN_FOOT = 20
 GAP = 1
@@ -42,7 +27,7 @@ _MIN_BAR, _MAX_BAR = 4, 16
 _Cells = dict[AuditColumn, str]  # the texts of a line
 
 
-def print_audit(audit: "Audit", console: "rich.console.Console", view: AuditView | None = None) -> None:
+def print_audit(audit: "Audit", console: "rich.console.Console", view: AuditView = tables.EVERYTHING) -> None:
     """Print `audit` on a console, no wider than it is (from 80 columns on), with no number cut.
 
     If there is no room, names fold and less important columns are dropped; the foot says which. A bar's length is the
@@ -50,7 +35,6 @@ def print_audit(audit: "Audit", console: "rich.console.Console", view: AuditView
     """
     from rich.text import Text
 
-    view = view or AuditView()
     encoding = console.encoding if console.options.ascii_only else "utf-8"
     columns = view.select_columns(_COLUMNS[view.depth])
     layout = None
@@ -117,14 +101,14 @@ def _foot_lines(audit: "Audit", view: AuditView, layout: "TableLayout | None", w
             notes.append(f"No room here for {keys}: widen the terminal, choose fewer columns, or pipe the output.")
         if layout.bar:
             notes.append("Bars are relative to the largest share shown.")
-    for line in (*notes, *list_totals(audit, view)):
+    for line in (*notes, *tables.list_totals(audit, view)):
         yield from wrap(line, width)
     if audit.findings:
         yield from ("", "Findings:")
-        for line in list_findings(audit.findings):
+        for line in tables.list_findings(audit.findings):
             yield from wrap(line, width)
     yield ""
-    for line in list_conventions(audit):
+    for line in tables.list_conventions(audit):
         yield from wrap(line, width, indent="")
 
 
@@ -156,13 +140,10 @@ def fit_columns(
         elif not column.numeric:  # numbers stay in one piece, and so do the words and shapes of other text
             least[column] = _column_width(column, [word for text in texts for word in text.split()])
     shown, bar = list(columns), _MIN_BAR if any(column.is_share for column in columns) else 0
-    spare = width - _table_width(shown, least, bar)
-    for key in order:
-        if spare >= 0:
-            break
+    keys = iter(order)
+    while (spare := width - _table_width(shown, least, bar)) < 0 and (key := next(keys, None)):
         shown = [column for column in shown if column.key != key]
         bar = 0 if key == BARS or not any(column.is_share for column in shown) else bar
-        spare = width - _table_width(shown, least, bar)
     widths = {}
     for column in shown:  # from the left to the right, each as wide as it wants
         if column.key == "name" and spare < 0:

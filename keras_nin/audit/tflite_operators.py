@@ -10,9 +10,9 @@ from keras_nin.audit.graph import ActivationTensor
 from keras_nin.errors import InputError
 from keras_nin.tflite.records import TFLiteModel, TFLiteOperator, TFLiteSubgraph, TFLiteTensor
 
-_TABLES: dict[str, Any] = tomllib.loads(pathlib.Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
-_KERAS_COUNTERPARTS = {op: name for name, operators in _TABLES["counterparts"].items() for op in operators}
-_SETTING_INPUTS = {op: {*map(int, digits)} for digits, ops in _TABLES["setting_inputs"].items() for op in ops}
+TABLES: dict[str, Any] = tomllib.loads(pathlib.Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+_KERAS_COUNTERPARTS = {op: name for name, operators in TABLES["counterparts"].items() for op in operators}
+_SETTING_INPUTS = {op: {*map(int, digits)} for digits, ops in TABLES["setting_inputs"].items() for op in ops}
 _INTEGER_TYPES = frozenset({"int32", "uint32", "int64", "uint64", "bool", "string"})
 # The Keras name of a convolution, and the position of its input.
 _CONVOLUTIONS = {
@@ -29,8 +29,8 @@ _Fields = dict[str, Any]
 class OperatorUse:
     """An operator with what it reads and writes: as tensors of the file, and (`activations`, `outputs`) of the audit.
 
-    None stands for an operand that is left out, or that is not computed. `read_integers` returns the values of a
-    constant tensor of integers, None for any other tensor; `error` makes the error that reports a problem.
+    None stands for an operand that is left out, also beyond the last one, or that is not computed. `settings` are the
+    values of the second operand if it is a constant of integers; `error` makes the error that reports a problem.
     """
 
     operator: TFLiteOperator
@@ -38,27 +38,14 @@ class OperatorUse:
     results: tuple[TFLiteTensor, ...]
     activations: tuple[ActivationTensor | None, ...]
     outputs: tuple[ActivationTensor, ...]
-    read_integers: Callable[[TFLiteTensor], tuple[int, ...] | None]
+    settings: tuple[int, ...] | None
     error: Callable[[str], InputError]
-
-    def activation(self, position: int) -> ActivationTensor | None:
-        """Return the tensor at `position`; None if it is constant or left out."""
-        return self.activations[position] if position < len(self.activations) else None
-
-    def operand(self, position: int) -> TFLiteTensor | None:
-        """Return the file's tensor at `position`; None if it is left out."""
-        return self.operands[position] if position < len(self.operands) else None
-
-    def integers(self, position: int) -> tuple[int, ...] | None:
-        """Return the values of the operand at `position` if it is a constant of integers."""
-        operand = self.operand(position)
-        return None if operand is None else self.read_integers(operand)
 
     def shapes(self, *positions: int) -> tuple[tuple[int, ...], ...]:
         """Return the shapes of the operands at `positions` and of the first result, all of 4 dimensions."""
         shapes = []
         for position in positions:
-            operand = self.operand(position)
+            operand = self.operands[position]
             if operand is None or len(operand.shape) != 4:
                 shape = "none" if operand is None else operand.shape
                 raise self.error(f"input {position} should have 4 dimensions, its shape is {shape}")
@@ -79,7 +66,7 @@ def describe_operator(use: OperatorUse) -> _Fields:
     else:
         fields["op"] = _KERAS_COUNTERPARTS.get(use.operator.op)
     if "fused_activation" in use.operator.options:
-        fields["activation"] = _TABLES["activations"][use.operator.options["fused_activation"]]
+        fields["activation"] = TABLES["activations"][use.operator.options["fused_activation"]]
     return fields
 
 
@@ -113,28 +100,28 @@ def _describe_convolution(use: OperatorUse) -> _Fields:
     }
     if not fits[op]:
         raise use.error(f"filters of shape {filters} do not lead from {channels} to {outputs} channels")
-    fields = _window_fields(use, (height, width)) | {"use_bias": use.operand(3 if data else 2) is not None}
+    fields = _window_fields(use, (height, width)) | {"use_bias": use.operands[3 if data else 2] is not None}
     groups = channels // inner if op == "Conv2D" else 1
-    return _product_fields(use, op, use.activation(data), groups=groups, **fields)
+    return _product_fields(use, op, use.activations[data], groups=groups, **fields)
 
 
 def _describe_fully_connected(use: OperatorUse) -> _Fields:
-    data, weights = use.operand(0), use.operand(1)
+    data, weights = use.operands[0], use.operands[1]
     if data is None or weights is None or not use.results or len(weights.shape) != 2:
         raise use.error("it needs an input, weights of 2 dimensions and an output")
     (units, depth), result = weights.shape, use.results[0]
     if not depth or data.elements % depth or result.elements != data.elements // depth * units:
         raise use.error(f"weights of shape {(units, depth)} do not lead from {data.shape} to {result.shape}")
-    use_bias, rows = use.operand(2) is not None, use.activation(0)
+    use_bias, rows = use.operands[2] is not None, use.activations[0]
     if rows is None:  # a product of constant rows with computed weights
-        return _product_fields(use, "Dense", use.activation(1), use_bias=use_bias)
+        return _product_fields(use, "Dense", use.activations[1], use_bias=use_bias)
     if rows.shape[-1] != depth or len(rows.shape) != len(result.shape):
         rows = _as_rows(rows, depth)
     return _product_fields(use, "Dense", rows, use_bias=use_bias)
 
 
 def _describe_batch_matmul(use: OperatorUse) -> _Fields:
-    first, second, options = use.operand(0), use.operand(1), use.operator.options
+    first, second, options = use.operands[0], use.operands[1], use.operator.options
     if first is None or second is None or min(len(first.shape), len(second.shape)) < 2:
         raise use.error("it needs two inputs of 2 dimensions or more")
     left, right = (
@@ -143,7 +130,7 @@ def _describe_batch_matmul(use: OperatorUse) -> _Fields:
     )
     if left[-1] != right[-2]:
         raise use.error(f"rows of {left[-1]} meet columns of {right[-2]}")
-    left_data, right_data = use.activation(0), use.activation(1)
+    left_data, right_data = use.activations[0], use.activations[1]
     if left_data is None:  # a constant on the left: the same product with both sides transposed
         return _product_fields(use, "Dense", right_data and _as_rows(right_data, right[-2]))
     if right_data is not None:
@@ -168,7 +155,7 @@ def _describe_pool(use: OperatorUse) -> _Fields:
 def _describe_reduction(use: OperatorUse) -> _Fields:
     """A mean or maximum over all positions is a global pooling."""
     pool, plain = {"MEAN": ("Average", "Mean"), "REDUCE_MAX": ("Max", "Max")}[use.operator.op]
-    data, axes = use.operand(0), use.integers(1)
+    data, axes = use.operands[0], use.settings
     rank = len(data.shape) if data else 0
     positions = {3: {1}, 4: {1, 2}}.get(rank)
     if axes is None or positions is None or {axis % rank for axis in axes} != positions:
@@ -178,7 +165,7 @@ def _describe_reduction(use: OperatorUse) -> _Fields:
 
 def _describe_pad(use: OperatorUse) -> _Fields:
     """Zeros (or a reflection) around the positions of a map; on other axes it is another operation."""
-    data, paddings = use.operand(0), use.integers(1)
+    data, paddings = use.operands[0], use.settings
     is_map = data is not None and len(data.shape) == 4
     return {"op": "ZeroPadding2D" if is_map and paddings and not any(paddings[:2] + paddings[6:]) else "Pad"}
 
@@ -200,7 +187,7 @@ _DESCRIPTIONS: dict[str, Callable[[OperatorUse], _Fields]] = {
     **dict.fromkeys(("MEAN", "REDUCE_MAX"), _describe_reduction),
     **dict.fromkeys(("PAD", "PADV2", "MIRROR_PAD"), _describe_pad),
     **dict.fromkeys(("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR"), _describe_resize),
-    "GATHER": lambda use: {"op": "GetItem" if use.activation(0) is not None else "Embedding"},
+    "GATHER": lambda use: {"op": "GetItem" if use.activations[0] is not None else "Embedding"},
 }
 
 
@@ -218,35 +205,31 @@ class OperatorWeights:
 
 
 class WeightConstants:
-    """The constants of a file's main subgraph. A buffer counts at its first use, however many tensors share it."""
+    """The constants of a file. A buffer counts at its first use, however many tensors share it."""
 
     def __init__(self, model: TFLiteModel) -> None:
-        self._model = model
-        self._converted = _find_converted_constants(model.main)
+        self._subgraphs = model.subgraphs
+        self._converted = [_find_converted_constants(subgraph) for subgraph in model.subgraphs]
         self._counted_buffers: set[int] = set()
         self._opened_subgraphs = {0}
 
     def holds(self, index: int) -> bool:
         """Return whether tensor `index` of the main subgraph is a constant, or a converted one."""
-        return index in self._converted or _is_constant(self._model.main, index)
+        return index in self._converted[0] or _is_constant(self._subgraphs[0], index)
 
-    def converts_constant(self, operator: TFLiteOperator) -> bool:
+    def converts_constant(self, operator: TFLiteOperator, subgraph: int = 0) -> bool:
         """Return whether `operator` only converts a constant."""
-        return bool(operator.outputs) and operator.outputs[0] in self._converted
+        return bool(operator.outputs) and operator.outputs[0] in self._converted[subgraph]
 
     def take(self, operator: TFLiteOperator) -> OperatorWeights:
         """Return the weights that `operator` brings, with those of the subgraphs that it calls, each opened once."""
-        tensors = _operator_constants(self._model.main, operator, self._converted)
-        pending = _called_subgraphs(operator)
-        while pending:
-            number = pending.pop()
-            if number not in self._opened_subgraphs:
-                self._opened_subgraphs.add(number)
-                subgraph = self._model.subgraphs[number]
-                converted = _find_converted_constants(subgraph)
-                for inner in subgraph.operators:
-                    tensors += _operator_constants(subgraph, inner, converted)
-                    pending += _called_subgraphs(inner)
+        tensors, pending = [], [(0, operator)]
+        for number, current in pending:  # which grows meanwhile
+            tensors += self._constants_of(number, current)
+            called = {value for option, value in current.options.items() if option.endswith("subgraph_index")}
+            for subgraph in sorted(called - self._opened_subgraphs):
+                pending += [(subgraph, inner) for inner in self._subgraphs[subgraph].operators]
+            self._opened_subgraphs |= called
         unique = {tensor.buffer: tensor for tensor in tensors}
         new = [tensor for buffer, tensor in unique.items() if buffer not in self._counted_buffers]
         params = sum(tensor.elements for tensor in new)
@@ -258,9 +241,21 @@ class WeightConstants:
             stored=tuple((tensor.dtype, tensor.buffer_bytes) for tensor in new),
         )
 
-
-def _called_subgraphs(operator: TFLiteOperator) -> list[int]:
-    return [value for option, value in operator.options.items() if option.endswith("subgraph_index")]
+    def _constants_of(self, number: int, operator: TFLiteOperator) -> list[TFLiteTensor]:
+        """Return the constants that an operator of a subgraph computes with; none if it only converts one."""
+        if self.converts_constant(operator, number):
+            return []
+        subgraph, converted = self._subgraphs[number], self._converted[number]
+        settings: Container[int] = () if operator.is_custom else _SETTING_INPUTS.get(operator.op, ())
+        constants = [
+            converted.get(index) or subgraph.tensors[index]
+            for position, index in enumerate(operator.inputs)
+            if index >= 0 and position not in settings and (index in converted or _is_constant(subgraph, index))
+        ]
+        if operator.op in TABLES["groups"]["with_bias"]:
+            return constants
+        # Integers other than a bias are sizes and positions, unless a scale makes them real numbers.
+        return [tensor for tensor in constants if tensor.quantization is not None or tensor.dtype not in _INTEGER_TYPES]
 
 
 def _is_constant(subgraph: TFLiteSubgraph, index: int) -> bool:
@@ -271,28 +266,10 @@ def _find_converted_constants(subgraph: TFLiteSubgraph) -> dict[int, TFLiteTenso
     """Return index of a tensor that is a converted constant -> that constant."""
     converted: dict[int, TFLiteTensor] = {}
     for operator in subgraph.operators:
-        if operator.op in _TABLES["groups"]["constant_conversions"] and not operator.is_custom and operator.inputs:
+        if operator.op in TABLES["groups"]["constant_conversions"] and not operator.is_custom and operator.inputs:
             index = operator.inputs[0]
             if index in converted:
                 converted |= dict.fromkeys(operator.outputs, converted[index])
             elif index >= 0 and _is_constant(subgraph, index):
                 converted |= dict.fromkeys(operator.outputs, subgraph.tensors[index])
     return converted
-
-
-def _operator_constants(
-    subgraph: TFLiteSubgraph, operator: TFLiteOperator, converted: dict[int, TFLiteTensor]
-) -> list[TFLiteTensor]:
-    """Return the constants that `operator` computes with; none if it only converts one."""
-    if operator.outputs and operator.outputs[0] in converted:
-        return []
-    settings: Container[int] = () if operator.is_custom else _SETTING_INPUTS.get(operator.op, ())
-    constants = [
-        converted.get(index) or subgraph.tensors[index]
-        for position, index in enumerate(operator.inputs)
-        if index >= 0 and position not in settings and (index in converted or _is_constant(subgraph, index))
-    ]
-    if operator.op in _TABLES["groups"]["with_bias"]:
-        return constants
-    # Integers other than a bias are sizes and positions, unless a scale makes them real numbers.
-    return [tensor for tensor in constants if tensor.quantization is not None or tensor.dtype not in _INTEGER_TYPES]

@@ -9,33 +9,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from keras_nin import schemas
+from keras_nin.audit import tflite_operators
 from keras_nin.audit.graph import ActivationTensor, LayerGraph, LayerInfo
-from keras_nin.audit.tflite_operators import (
-    KERNEL_OPERATORS,
-    OperatorUse,
-    OperatorWeights,
-    WeightConstants,
-    describe_operator,
-)
 from keras_nin.errors import InputError
 from keras_nin.tflite import reader, schema
-from keras_nin.tflite.records import TFLiteModel, TFLiteOperator, TFLiteSubgraph, TFLiteTensor
+from keras_nin.tflite.records import TFLiteModel, TFLiteOperator, TFLiteSubgraph
 
 _INTEGER_FORMATS = {"int32": "i", "int64": "q"}
 _MAX_CONSTANT_VALUES = 64
+_LEFT_OUT = (None,) * 4  # as many operands as any operator here has, if all are left out
 _MAX_TENSOR_BYTES = 1 << 63
 _MAX_NAME_LENGTH = 120
 _MAX_TENSOR_NAME_LENGTH = 4096
 _MAX_RECORD_BYTES = 1 << 26
 # The mark that our own export puts on layer names: "conv1.", or numbered "conv1._1".
 _LAYER_MARK = re.compile(r"^(.+)\.(_\d+)?$")
-# TensorFlow operations as they end the name of a tensor, after the layer's name.
 _OPERATION_NAME = re.compile(
-    r"(add|addv2|avgpool\w*|batch_?norm\w*|biasadd|concat(v2)?|conv2d\w*|convolution\w*|depthwise\w*|"
-    r"fusedbatchnorm\w*|identity|l2loss|leakyrelu|lrn|matmul|maxpool\w*|mean|mul|pad(v2)?|relu6?|reshape|"
-    r"separable_conv2d\w*|sigmoid|softmax|squeeze\d*|sub|tanh|transpose|act_quant|fakequant\w*|mulitply|"
-    r"resize\w*)(_\d+)?(:\d+)?",
-    re.IGNORECASE,
+    rf"({'|'.join(tflite_operators.TABLES['names']['operations'])})(_\d+)?(:\d+)?", re.IGNORECASE
 )
 _PRODUCT_NAME = re.compile(r"(conv|depthwise|separable_conv|matmul)", re.IGNORECASE)
 _ANONYMOUS_NAME = re.compile(r"(StatefulPartitionedCall|PartitionedCall|Identity)(_\d+)?(:\d+)?")
@@ -52,7 +42,7 @@ class TFLiteNetwork:
     operators: tuple[TFLiteOperator, ...]
     tensor_names: tuple[str, ...]
     recorded_layers: tuple[str | None, ...] | None
-    weights: tuple[OperatorWeights, ...]
+    weights: tuple[tflite_operators.OperatorWeights, ...]
 
 
 def read_tflite_graph(source: "str | os.PathLike[str] | TFLiteModel", *, name: str | None = None) -> LayerGraph:
@@ -78,9 +68,8 @@ def read_tflite_network(source: "str | os.PathLike[str] | TFLiteModel", *, name:
 
 class _TFLiteGraphReader:
     def __init__(self, model: TFLiteModel) -> None:
-        self.model = model
-        self.main = model.main
-        self.constants = WeightConstants(model)
+        self.model, self.main = model, model.main
+        self.constants = tflite_operators.WeightConstants(model)
         self.available: dict[int, ActivationTensor] = {}  # by tensor index, once it is an input or computed
 
     def error(self, problem: str) -> InputError:
@@ -90,8 +79,15 @@ class _TFLiteGraphReader:
     def read(self, name: str) -> TFLiteNetwork:
         operators, recorded_layers = self.main.operators, read_recorded_layers(self.model)
         inputs = tuple(self._record(index) for index in dict.fromkeys(self.main.inputs))
-        for index in self.main.inputs:
-            self._check_fixed_size(self.main.tensors[index])
+        for tensor in (self.main.tensors[index] for index in self.main.inputs):
+            open_axes = [str(axis) for axis, size in enumerate(tensor.shape_signature or ()) if axis and size < 0]
+            if open_axes:
+                raise InputError(
+                    f"Expected every axis of a file's input after the batch to have a fixed size. Received: "
+                    f"{self.model.source}, whose input {printable_name(tensor.name)!r} is open at axis "
+                    f"{', '.join(open_axes)}. Convert the model for one input size.",
+                    path=self.model.path,
+                )
         names = name_operators(self.model, recorded_layers)
         weights = tuple(self.constants.take(operator) for operator in operators)
         layers = tuple(self._describe(*parts) for parts in zip(operators, names, weights, strict=True))
@@ -101,30 +97,22 @@ class _TFLiteGraphReader:
         tensor_names = tuple(_first_output_name(self.main, operator) for operator in operators)
         return TFLiteNetwork(graph, operators, tensor_names, recorded_layers, weights)
 
-    def _check_fixed_size(self, tensor: TFLiteTensor) -> None:
-        open_axes = [axis for axis, size in enumerate(tensor.shape_signature or ()) if axis and size < 0]
-        if open_axes:
-            raise InputError(
-                f"Expected every axis of a file's input after the batch to have a fixed size. Received: "
-                f"{self.model.source}, whose input {printable_name(tensor.name)!r} is open at axis "
-                f"{', '.join(map(str, open_axes))}. Convert the model for one input size.",
-                path=self.model.path,
-            )
-
-    def _describe(self, operator: TFLiteOperator, path: tuple[str, str], weights: OperatorWeights) -> LayerInfo:
+    def _describe(
+        self, operator: TFLiteOperator, path: tuple[str, str], weights: tflite_operators.OperatorWeights
+    ) -> LayerInfo:
         owner = f"operator {operator.index} ({printable_name(operator.op)})"
         is_conversion = self.constants.converts_constant(operator)
-        use = OperatorUse(
+        use = tflite_operators.OperatorUse(
             operator=operator,
-            operands=tuple(self.main.tensors[index] if index >= 0 else None for index in operator.inputs),
+            operands=(*(self.main.tensors[index] if index >= 0 else None for index in operator.inputs), *_LEFT_OUT),
             results=tuple(self.main.tensors[index] for index in operator.outputs),
-            activations=tuple(None if index < 0 else self._read(index, owner) for index in operator.inputs),
+            activations=(*(self._read(index, owner) if index >= 0 else None for index in operator.inputs), *_LEFT_OUT),
             # An operator that only converts a constant gives weights, not activations.
-            outputs=() if is_conversion else tuple(self._write(index) for index in operator.outputs),
-            read_integers=self._read_integers,
+            outputs=() if is_conversion else tuple(self._record(index) for index in operator.outputs),
+            settings=self._read_integers(operator.inputs[1]) if len(operator.inputs) > 1 else None,
             error=lambda problem: self.error(f"{owner} cannot be: {problem}"),
         )
-        fields = describe_operator(use)
+        fields = tflite_operators.describe_operator(use)
         if is_conversion:
             fields["op"] = "Cast"
         fields |= {"scope": path[0], "params": weights.params, "weight_bytes": weights.weight_bytes}
@@ -139,12 +127,9 @@ class _TFLiteGraphReader:
             return None
         raise self.error(f"{owner} reads tensor {index}, which nothing before it computes")
 
-    def _write(self, index: int) -> ActivationTensor:
+    def _record(self, index: int) -> ActivationTensor:
         if index in self.available:
             raise self.error(f"tensor {index} is computed twice")
-        return self._record(index)
-
-    def _record(self, index: int) -> ActivationTensor:
         tensor = self.main.tensors[index]
         bits = schema.BITS[tensor.dtype] or 0  # strings and handles have no size of their own
         record = self.available[index] = ActivationTensor(index, tensor.shape, bits)
@@ -152,10 +137,12 @@ class _TFLiteGraphReader:
             raise self.error(f"tensor {index} of shape {tensor.shape} is larger than any memory")
         return record
 
-    def _read_integers(self, tensor: TFLiteTensor) -> tuple[int, ...] | None:
+    def _read_integers(self, index: int) -> tuple[int, ...] | None:
         """Return the values of a small constant tensor of integers, such as axes; None for any other tensor."""
+        tensor = self.main.tensors[index]
         code = _INTEGER_FORMATS.get(tensor.dtype)
-        if code is None or not tensor.is_constant or tensor.is_sparse or tensor.elements > _MAX_CONSTANT_VALUES:
+        is_small = tensor.is_constant and not tensor.is_sparse and tensor.elements <= _MAX_CONSTANT_VALUES
+        if index < 0 or code is None or not is_small:
             return None
         offset, _ = self.model.buffer_spans[tensor.buffer]
         return struct.unpack_from(f"<{tensor.elements}{code}", self.model.content, offset)
@@ -198,7 +185,9 @@ def name_operators(model: TFLiteModel, recorded_layers: Sequence[str | None] | N
     recorded = recorded_layers or (None,) * len(types)
     paths = [layer or guess for layer, guess in zip(recorded, _names_from_tensors(model.main), strict=True)]
     main_types: dict[str, str] = {}
-    for path, op in sorted(zip(paths, types, strict=True), key=lambda pair: pair[1] not in KERNEL_OPERATORS):
+    for path, op in sorted(
+        zip(paths, types, strict=True), key=lambda pair: pair[1] not in tflite_operators.KERNEL_OPERATORS
+    ):
         main_types.setdefault(path, op)
     uses: Counter[str] = Counter()
     names = []

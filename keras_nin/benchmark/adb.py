@@ -1,52 +1,44 @@
-"""An Android device: LiteRT's own `benchmark_model` runs the files there, and its output becomes a `JobResult`.
-
-Not verified on hardware: see docs/guides/devices.md.
-"""
+"""An Android device, where LiteRT's `benchmark_model` runs the files; not verified (docs/guides/devices.md)."""
 
 import contextlib
 import dataclasses
 import os
+import pathlib
 import re
 import secrets
 import shlex
 import statistics
+import tomllib
 from collections.abc import Iterator
 from typing import Any
 
-from keras_nin.benchmark.job import FileRefusedError, Job, JobResult, ModelEntry, ModelResult, Progress
+from keras_nin.benchmark.job import FileRefusedError, Job, JobResult, ModelResult, Progress
 from keras_nin.child_process import ProcessResult, ProcessStartError, run_process
-from keras_nin.errors import InputError
+from keras_nin.errors import InputError, expected_error
 
+DEVICE_TABLE = tomllib.loads((pathlib.Path(__file__).parent / "devices.toml").read_text())
 _TOOL_PACKAGES = {"ssh": "OpenSSH", "adb": "Android's platform tools"}
 
 
-def tool_variable(name: str) -> str:
-    """Return the environment variable that may hold another command for a program."""
-    return f"KERAS_NIN_{name.upper()}"
-
-
 def tool_command(name: str) -> list[str]:
-    """Return the words that start "ssh" or "adb": the program, or what the user's `tool_variable` holds."""
-    text = os.environ.get(tool_variable(name), "")
+    """Return the words that start "ssh" or "adb": the program, or what KERAS_NIN_SSH or KERAS_NIN_ADB holds."""
+    variable = f"KERAS_NIN_{name.upper()}"
+    text = os.environ.get(variable, "")
     try:
         return shlex.split(text) or [name]
     except ValueError as error:
-        raise InputError(f"Expected a command in {tool_variable(name)}. Received: {text!r} ({error})") from None
+        raise InputError(f"Expected a command in {variable}. Received: {text!r} ({error})") from None
 
 
-def run_tool(
-    name: str, arguments: list[str], *, stdin: bytes | None = None, timeout: float | None = None
-) -> ProcessResult:
+def run_tool(name: str, arguments: list[str], *, timeout: float | None, stdin: bytes | None = None) -> ProcessResult:
     """Run "ssh" or "adb" to its end."""
     command = [*tool_command(name), *arguments]
     try:
         result = run_process(command, stdin=stdin, timeout=timeout)
     except ProcessStartError as error:
-        raise InputError(
-            f"the program {command[0]!r} of {_TOOL_PACKAGES[name]} cannot be started. Install it, or set "
-            f"{tool_variable(name)} to its command",
-            path=command[0],
-        ) from error
+        what = f"the program {command[0]!r} of {_TOOL_PACKAGES[name]} cannot be started"
+        advice = f"Install it, or set KERAS_NIN_{name.upper()} to its command"
+        raise InputError(f"{what}. {advice}", path=command[0]) from error
     if result.timed_out:
         raise InputError(f"{name} did not end within {timeout:.0f} s")
     return result
@@ -54,56 +46,42 @@ def run_tool(
 
 # The output of benchmark_model: its log, and the profile of the operators as CSV.
 
-_REGULAR = "Operator-wise Profiling Info for Regular Benchmark Runs"
-_INITIAL = "Profiling Info for Benchmark Initialization"
-_RUN_ORDER = "Run Order"
-_DELEGATE = "Delegate/"
-# The columns in the middle; the first and last are text that may contain commas. Older versions have no `start`.
-_NUMBERS = ("start", "first", "avg_ms", "%", "cdf%", "mem KB", "times called")
-_HEADERS = (_NUMBERS, _NUMBERS[1:])
-_NUMBER = r"-?(?:[0-9.]+(?:e[+-]?[0-9]+)?|nan|inf)%?"
-_STATISTICS = re.compile(r"\bcount=(?P<count>\d+)\s+(?P<rest>\S.*)")
-_TIMES = re.compile(
-    r"Inference timings in us: Init: (?P<init>[\d.e+]+), First inference: (?P<first>[\d.e+]+), "
-    r"Warmup \(avg\): (?P<warm_up>[\d.e+]+), Inference \(avg\): (?P<average>[\d.e+]+)"
-)
-_MEMORY = re.compile(
-    r"Memory footprint delta from the start of the tool \(MB\): init=(?P<init>\S+) overall=(?P<all>\S+)"
-)
+_TOOL = DEVICE_TABLE["benchmark_model"]
+_GROUPS = {"avg_ms": "?P<average>", "times called": "?P<called>"}
 
 
 def parse_kernels(text: str) -> list[dict[str, Any]]:
-    """Return the kernels of `ModelResult.profile` from the text of ``--profiling_output_csv_file``.
-
-    The tool prints only means: median and 90th percentile are None.
-    """
+    """Return the kernels of `ModelResult.profile` from the text of ``--profiling_output_csv_file``, which has means."""
     rows = _profile_rows(text)
     if not rows:
         raise InputError("Expected a profile of benchmark_model as CSV. Received: one without operators")
+    kernels = [_parse_kernel(row) for row in rows]
     # The operator that stands for a delegate has the time of all its kernels: with both, the kernels say more.
-    has_kernels = any(row["name"].startswith(_DELEGATE) for row in rows)
-    return [
-        _parse_kernel(row)
-        for row in rows
-        if not has_kernels or row["name"].startswith(_DELEGATE) or "delegate" not in row["type"].lower()
-    ]
+    if any(kernel["kind"] == "delegate" for kernel in kernels):
+        return [
+            kernel for kernel in kernels if kernel["kind"] == "delegate" or "delegate" not in kernel["name"].lower()
+        ]
+    return kernels
 
 
 def _profile_rows(text: str) -> list[dict[str, str]]:
-    """Return the rows of the tables in order of execution, by column."""
-    if _REGULAR not in text:
-        raise InputError(f"Expected a profile of benchmark_model as CSV. Received: one without {_REGULAR!r}")
+    if _TOOL["regular"] not in text:
+        raise InputError(f"Expected a profile of benchmark_model as CSV. Received: one without {_TOOL['regular']!r}")
     rows: list[dict[str, str]] = []
     pattern: re.Pattern[str] | None = None
     is_inside = False
-    for line in text.split(_REGULAR, 1)[1].split(_INITIAL, 1)[0].splitlines():
+    for line in text.split(_TOOL["regular"], 1)[1].split(_TOOL["initial"], 1)[0].splitlines():
         line = line.strip()
         if line.startswith("="):
-            is_inside = _RUN_ORDER in line
+            is_inside = _TOOL["run_order"] in line
         elif not line:
             is_inside = False
         elif is_inside and line.startswith("node type"):
-            pattern = _row_pattern([word.strip() for word in line.split(",")])
+            columns = [word.strip() for word in line.split(",")][1:]
+            if columns not in (_TOOL["columns"], _TOOL["columns"][1:]):
+                raise InputError(f"Expected the columns of benchmark_model's profile. Received: {line[:200]!r}")
+            numbers = (f",\\s*({_GROUPS.get(column, '?:')}{_TOOL['number']})" for column in columns[:-1])
+            pattern = re.compile(f"(?P<type>.*?){''.join(numbers)},\\s*(?P<name>.*)")
         elif is_inside:
             match = pattern and pattern.fullmatch(line)
             if not match:
@@ -112,21 +90,11 @@ def _profile_rows(text: str) -> list[dict[str, str]]:
     return rows
 
 
-def _row_pattern(columns: list[str]) -> re.Pattern[str]:
-    """Return the regular expression of a row under the header with these columns."""
-    numbers = tuple(columns[1:-1])
-    if numbers not in _HEADERS or columns[-1] != "name":
-        raise InputError(f"Expected the columns of benchmark_model's profile. Received: {', '.join(columns)[:200]!r}")
-    groups = {"avg_ms": "?P<average>", "times called": "?P<called>"}
-    middle = "".join(f",\\s*({groups.get(column, '?:')}{_NUMBER})" for column in numbers)
-    return re.compile(f"(?P<type>.*?){middle},\\s*(?P<name>.*)")
-
-
 def _parse_kernel(row: dict[str, str]) -> dict[str, Any]:
     us = float(row["average"]) * 1000 * max(1, int(float(row["called"])))
-    is_delegated = row["name"].startswith(_DELEGATE)
+    is_delegated = row["name"].startswith(_TOOL["delegate"])
     # Commas in names may be tabs; the kernel's own name ends before the index.
-    name, _, index = row["name"].removeprefix(_DELEGATE).replace("\t", ",").rpartition(":")
+    name, _, index = row["name"].removeprefix(_TOOL["delegate"]).replace("\t", ",").rpartition(":")
     return {
         "kind": "delegate" if is_delegated else "operator",
         "name": name if is_delegated and name else row["type"],
@@ -150,78 +118,46 @@ class ToolLog:
 
 def parse_log(text: str) -> ToolLog:
     """Return the statistics of a run of `benchmark_model` from its log."""
-    statistics_lines = [match for match in map(_STATISTICS.search, text.splitlines()) if match]
-    times = _TIMES.search(text)
+    statistics_lines = list(re.finditer(_TOOL["statistics"], text))
+    times = re.search(_TOOL["times"], text)
     if not statistics_lines or not times:
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         raise InputError(f"Expected the log of benchmark_model. Received: {lines[-1][:300] if lines else 'nothing'!r}")
     pairs = (word.partition("=") for word in statistics_lines[-1]["rest"].split())
-    values = {name: float(value) for name, _, value in pairs if re.fullmatch(_NUMBER, value)}
+    values = {name: float(value) for name, _, value in pairs if re.fullmatch(_TOOL["number"], value)}
     runs = int(statistics_lines[-1]["count"])
     if "median" not in values and runs > 1:
         raise InputError(f"this benchmark_model does not print the median, only {', '.join(values)}. Use a newer one")
     only = values.get("curr", float(times["average"]))  # all that is printed of one run
-    memory = _MEMORY.search(text)
-    return ToolLog(
-        runs=runs,
-        median_us=values.get("median", only),
-        mean_us=values.get("avg", only),
-        min_us=values.get("min", only),
-        load_us=float(times["init"]),
-        first_us=float(times["first"]),
-        added_bytes=round(float(memory["all"]) * 2**20) if memory else None,
-    )
+    memory = re.search(_TOOL["memory"], text)
+    added_bytes = round(float(memory["all"]) * 2**20) if memory else None
+    median_us, mean_us, min_us = (values.get(name, only) for name in ("median", "avg", "min"))
+    return ToolLog(runs, median_us, mean_us, min_us, float(times["init"]), float(times["first"]), added_bytes)
 
 
 # The device.
 
 BENCHMARK_TOOL_PATH = "/data/local/tmp/benchmark_model"
-_URL = re.compile(r"adb://(?P<serial>[A-Za-z0-9._:-]*)/?")
+_URL = re.compile(r"adb://[A-Za-z0-9._:-]*/?")
 _DEVICE_FOLDER = "/data/local/tmp"
 _ROUNDS = 6  # processes per file: six medians are the fewest that have a 95% interval
 _MIN_SECONDS, _PROFILED_SECONDS, _PROFILED_RUNS = 0.2, 1.0, 50
 _STARTING_SECONDS = 60
-_HOST_COMMANDS = (
-    "getprop ro.product.manufacturer", "getprop ro.product.model", "getprop ro.soc.model",
-    "getprop ro.build.version.release", "uname -srm", "nproc", "cat /proc/loadavg",
-    "cat /sys/devices/system/cpu/cpu0/cpufreq/scaling_governor",
-)  # fmt: skip
-_ADB_PROBLEMS = {
-    "unauthorized": "it does not trust this computer. Unlock it and allow USB debugging",
-    "device offline": "it is offline. Plug it in again, or restart it",
-    "more than one device": "there are several devices. Add a serial number of `adb devices`: adb://SERIAL",
-    "no devices": "no device is attached. See `adb devices`",
-    "not found": "no such device is attached. See `adb devices`",
-}
 
 
 @dataclasses.dataclass(frozen=True)
 class AndroidDevice:
-    """An Android device that adb reaches.
-
-    Attributes:
-        url: ``adb://SERIAL``; without a serial number the only device there is.
-        benchmark_model: path of the tool on the device, or of a file here that is sent along.
-
-    Raises:
-        InputError: another form of URL.
-    """
+    """The device of ``adb://SERIAL``, or the only one; `benchmark_model` is a path there, or here to be sent."""
 
     url: str
     benchmark_model: str = BENCHMARK_TOOL_PATH
 
     def __post_init__(self) -> None:
         if not _URL.fullmatch(self.url):
-            raise InputError(
-                f"Expected `device` as adb://SERIAL. Received: {self.url!r}", argument="device", received=self.url
-            )
+            raise expected_error("device", "as adb://SERIAL", self.url)
 
     def run(self, job: Job, *, silence: float | None = None, progress: Progress | None = None) -> JobResult:
-        """Return the result of a job, as `keras_nin.benchmark.measurement.run_job` does.
-
-        The files take turns. The tool prints no percentiles but the median: those fields are None, and so is the
-        memory of the process. There is no progress.
-        """
+        """Return the result of a job like `run_job`: without percentiles, the memory of the process, and progress."""
         host = self._describe_host()
         with self._folder() as folder:
             tool = self._find_tool(folder)
@@ -233,16 +169,14 @@ class AndroidDevice:
                 _ToolRuns(self, [tool, f"--graph={remote[entry['file']]}"], index, job, silence)
                 for index, entry in enumerate(job["models"])
             ]
-            for _ in range(_ROUNDS):
-                for model in runs:
-                    model.run_round()
+            for model in [*runs] * _ROUNDS:  # in turns
+                model.run_round()
             return JobResult(host, tuple(model.result(folder) for model in runs))
 
     def _describe_host(self) -> dict[str, Any]:
-        """Return the machine as `keras_nin.tflite.host.describe_host` does, with its state."""
-        lines = self.shell("; ".join(f"{command} 2>/dev/null || echo" for command in _HOST_COMMANDS)).splitlines()
-        lines += [""] * len(_HOST_COMMANDS)
-        maker, model, chip, release, system, cores, load, governor = lines[: len(_HOST_COMMANDS)]
+        script = "; ".join(f"{command} 2>/dev/null || echo" for command in _TOOL["host"])
+        lines = [*self.adb("shell", script).splitlines(), *[""] * len(_TOOL["host"])]
+        maker, model, chip, release, system, cores, load, governor = lines[: len(_TOOL["host"])]
         return {
             "cpu": " ".join(filter(None, (maker, model, f"({chip})" if chip else ""))),
             "cores": int(cores) if cores.isdigit() else None,
@@ -255,30 +189,25 @@ class AndroidDevice:
     @contextlib.contextmanager
     def _folder(self) -> Iterator[str]:
         folder = f"{_DEVICE_FOLDER}/keras-nin-{secrets.token_hex(4)}"
-        self.shell(f"mkdir {folder}")
+        self.adb("shell", f"mkdir {folder}")
         try:
             yield folder
         finally:
             with contextlib.suppress(InputError):
-                self.shell(f"rm -rf {folder}")
+                self.adb("shell", f"rm -rf {folder}")
 
     def _find_tool(self, folder: str) -> str:
-        """Return the tool's path there."""
         if os.path.isfile(self.benchmark_model):
             self.adb("push", self.benchmark_model, f"{folder}/benchmark_model")
-            self.shell(f"chmod 755 {folder}/benchmark_model")
+            self.adb("shell", f"chmod 755 {folder}/benchmark_model")
             return f"{folder}/benchmark_model"
         path = shlex.quote(self.benchmark_model)
-        if self.shell(f"[ -x {path} ] && echo there || echo").strip() != "there":
+        if self.adb("shell", f"[ -x {path} ] && echo there || echo").strip() != "there":
             raise self._error(
                 f"it has no program {self.benchmark_model!r}. Push LiteRT's benchmark_model (adb push, chmod 755), or "
                 "set `benchmark_model` to its path"
             )
         return self.benchmark_model
-
-    def shell(self, script: str) -> str:
-        """Run a shell script there and return what it printed."""
-        return self.adb("shell", script)
 
     def adb(self, *arguments: str) -> str:
         """Run adb and return what it printed."""
@@ -289,19 +218,17 @@ class AndroidDevice:
 
     def try_adb(self, *arguments: str, timeout: float | None = _STARTING_SECONDS) -> tuple[int | None, str]:
         """Run adb and return its exit status and what it printed; `InputError` where it does not reach the device."""
-        match = _URL.fullmatch(self.url)
-        serial = match["serial"] if match else ""
+        serial = self.url.removeprefix("adb://").rstrip("/")
         result = run_tool("adb", [*(["-s", serial] if serial else []), *arguments], timeout=timeout)
         if result.status and result.stderr.startswith(("adb: ", "error: ")):
-            for words, meaning in _ADB_PROBLEMS.items():
+            for words, meaning in DEVICE_TABLE["adb"].items():
                 if words in result.stderr:
                     raise self._error(meaning)
         return result.status, result.stdout or (result.stderr if result.status else "")
 
     def _error(self, problem: str) -> InputError:
-        return InputError(
-            f"Expected an Android device that runs .tflite files. Received: {self.url}: {problem}", argument="device"
-        )
+        message = f"Expected an Android device that runs .tflite files. Received: {self.url}: {problem}"
+        return InputError(message, argument="device")
 
 
 class _ToolRuns:
@@ -309,7 +236,7 @@ class _ToolRuns:
 
     def __init__(self, device: AndroidDevice, command: list[str], index: int, job: Job, timeout: float | None) -> None:
         self._device, self._index, self._job, self._timeout = device, index, job, timeout
-        self._entry: ModelEntry = job["models"][index]
+        self._entry = job["models"][index]
         self._command = [*command, f"--num_threads={self._entry['threads']}"]
         if job.get("delegate"):
             self._command.append(f"--external_delegate_path={job.get('delegate')}")
@@ -317,7 +244,6 @@ class _ToolRuns:
         self._logs: list[ToolLog] = []
 
     def run_round(self) -> None:
-        """Run the tool once."""
         runs, seconds = self._job.get("runs"), self._seconds
         if runs is None:
             options = ["--num_runs=1", f"--min_secs={seconds:g}", f"--max_secs={seconds:g}"]
@@ -337,52 +263,33 @@ class _ToolRuns:
         status, text = self._device.try_adb("shell", f"{script} 2>&1", timeout=timeout)
         if status:
             why = f"killed by signal {status - 128}; is its memory full?" if status > 128 else f"exit status {status}"
-            raise FileRefusedError(
-                f"Expected a file that benchmark_model runs on {self._device.url}. Received: {self._entry['file']!r}: "
-                f"{why}: {_error_line(text)}",
-                model=self._index,
-                path=self._entry["file"],
-                status=status,
-            )
+            path = self._entry["file"]
+            message = f"Expected a file that benchmark_model runs on {self._device.url}. Received: {path!r}: {why}: "
+            raise FileRefusedError(message + _error_line(text), model=self._index, path=path, status=status)
         return text
 
     def result(self, folder: str) -> ModelResult:
-        """Return what was measured, as the runner does."""
         logs = self._logs
         medians = [log.median_us for log in logs]
         low, high = (min(medians), max(medians)) if len(medians) == _ROUNDS else (None, None)
         median, runs = statistics.median(medians), sum(log.runs for log in logs)
         converged = low is not None and high is not None and max(high - median, median - low) <= 0.01 * median
+        has_profile = self._job.get("profile") and not self._job.get("delegate")
+        us = {"median": median, "mean": sum(log.mean_us * log.runs for log in logs) / runs, "low": low, "high": high}
+        us |= {"min": min(log.min_us for log in logs), **dict.fromkeys(("p10", "p90", "p99"))}
         return {
-            "file": self._entry["file"],
-            "threads": self._entry["threads"],
-            "api": "benchmark_model",
-            "unavailable": None,
-            "signatures": 1,
-            "load_us": logs[0].load_us,
-            "first_us": logs[0].first_us,
-            "peak_bytes": None,
-            "added_bytes": logs[0].added_bytes,
-            "us": {
-                "median": median,
-                "mean": sum(log.mean_us * log.runs for log in logs) / runs,
-                **dict.fromkeys(("p10", "p90", "p99")),
-                "min": min(log.min_us for log in logs),
-                "low": low,
-                "high": high,
-            },
-            "runs": runs,
-            "converged": converged,
-            "rounds_us": medians,
-            "profile": self._profile(folder) if self._job.get("profile") and not self._job.get("delegate") else None,
-        }
+            "file": self._entry["file"], "threads": self._entry["threads"], "api": "benchmark_model",
+            "unavailable": None, "load_us": logs[0].load_us, "first_us": logs[0].first_us, "peak_bytes": None,
+            "added_bytes": logs[0].added_bytes, "us": us, "runs": runs, "converged": converged, "rounds_us": medians,
+            "profile": self._profile(folder) if has_profile else None,
+        }  # fmt: skip
 
     def _profile(self, folder: str) -> dict[str, Any]:
         """Run the tool once more with its profiler, which makes the run slower: its total does not count."""
         path = f"{folder}/profile.csv"
         options = ["--enable_op_profiling=true", f"--profiling_output_csv_file={path}"]
         text = self._run(*options, f"--num_runs={_PROFILED_RUNS}", "--min_secs=0", f"--max_secs={_PROFILED_SECONDS:g}")
-        kernels = parse_kernels(self._device.shell(f"cat {path}"))
+        kernels = parse_kernels(self._device.adb("shell", f"cat {path}"))
         total = sum(kernel["us"]["typical"] for kernel in kernels)
         invoke = {"median": None, "mean": total, "p90": None, "typical": total}
         return {"runs": parse_log(text).runs, "other_runs": 0, "invoke_us": invoke, "kernels": kernels}
@@ -391,4 +298,4 @@ class _ToolRuns:
 def _error_line(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line for line in lines if "ERROR" in line]
-    return ([*errors, *lines[-1:]] or ["nothing was printed"])[0][:300]
+    return next(iter([*errors, *lines[-1:]]), "nothing was printed")[:300]

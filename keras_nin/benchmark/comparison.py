@@ -2,12 +2,12 @@
 
 import collections
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from keras_nin import files, schemas
-from keras_nin.benchmark.records import BenchmarkResult, LatencyStatistics, LayerTime, Profile
+from keras_nin.benchmark.records import BenchmarkResult, LayerTime, Profile
 from keras_nin.errors import InputError
 from keras_nin.formatting import format_count
 from keras_nin.results import Result
@@ -33,10 +33,7 @@ class LatencyRatio:
 
 @dataclass(frozen=True)
 class LayerChange:
-    """A layer that became slower or faster, or that another kernel computes; us are `KernelTime.typical`.
-
-    A layer that is in one of the two runs only has None for the other.
-    """
+    """A layer whose `KernelTime.typical` or kernel changed; None for a run that lacks it."""
 
     name: str
     before_us: float | None
@@ -52,17 +49,10 @@ class LayerChange:
 
 @dataclass(frozen=True)
 class FileChange:
-    """One file on one number of threads, before and after.
+    """One file on one number of threads, before and after: medians, and the runs behind them where recorded.
 
-    Attributes:
-        file, threads: which.
-        same_content: whether the file has the same content.
-        before_us, after_us: the medians.
-        ratio: after over before.
-        low, high: its 95% interval; None where a result has too few runs.
-        verdict: `SLOWER` or `FASTER` where the interval excludes 1, `UNCHANGED` where it does not, `UNKNOWN` without.
-        layers: those that changed, largest change first.
-        before_runs, after_runs: runs behind the medians; None in documents that do not record them.
+    `ratio` is after over before, with the 95% interval `low` to `high`: `verdict` is `SLOWER` or `FASTER` where that
+    excludes 1, `UNCHANGED` where it does not, `UNKNOWN` without. `layers` are those that changed, largest change first.
     """
 
     file: str
@@ -79,10 +69,7 @@ class FileChange:
     after_runs: int | None = None
 
     def exceeds(self, limit: float) -> bool:
-        """Return whether it is slower by more than `limit` (0.05 is 5%), its whole interval above that.
-
-        So noise fails no build. Without an interval the medians decide.
-        """
+        """Return whether it is slower by more than `limit` (0.05 is 5%): its whole interval, so that noise does not."""
         return (self.ratio if self.low is None else self.low) > 1 + limit
 
 
@@ -90,12 +77,8 @@ class FileChange:
 class RunComparison(Result):
     """Two benchmarks compared.
 
-    Attributes:
-        changes: of every result in both, in the order of the second.
-        only_before, only_after: (file, threads) of results in one of them only.
-        hosts: differences between the machines, one line each.
-        warnings: of both benchmarks, one line each.
-        before_host, after_host: the machines; None in documents that do not record them.
+    `changes` are those of every result in both, `only_before` and `only_after` (file, threads) of results in one of
+    them; `hosts` has differences between the machines, and `warnings` those of both benchmarks, one line each.
     """
 
     changes: tuple[FileChange, ...]
@@ -126,11 +109,7 @@ class RunComparison(Result):
 
 
 def compute_ratios(profiles: Sequence[Profile]) -> tuple[LatencyRatio, ...]:
-    """Return the `LatencyRatio` of each profile to the first one with as many threads, of files measured in turns.
-
-    Rounds of two files measured in one turn are a pair; the ratio is the median of the pairs' ratios, see
-    `keras_nin.benchmark.runner.timing.paired_ratio`.
-    """
+    """Return the `LatencyRatio` of each profile to the first one with as many threads, of files measured in turns."""
     from keras_nin.benchmark.runner.timing import paired_ratio
 
     for profile in profiles:
@@ -151,105 +130,70 @@ def read_benchmark(path: str) -> BenchmarkResult:
     document = files.read_json(path)
     schema = document.get("schema") if isinstance(document, dict) else None
     if schema != schemas.BENCHMARK:
-        received = f"schema {schema!r}" if schema else "no schema"
-        raise InputError(
-            f"Expected a JSON file of `keras-nin benchmark` ({schemas.BENCHMARK}). Received: {str(path)!r}: {received}",
-            path=path,
-        )
+        received = f"{str(path)!r}: {f'schema {schema!r}' if schema else 'no schema'}"
+        message = f"Expected a JSON file of `keras-nin benchmark` ({schemas.BENCHMARK}). Received: {received}"
+        raise InputError(message, path=path)
     try:
         return BenchmarkResult.from_json(document)
     except InputError as error:
-        raise InputError(
-            f"{str(path)!r} is a damaged JSON file of `keras-nin benchmark`: {error}", path=path
-        ) from error
+        message = f"{str(path)!r} is a damaged JSON file of `keras-nin benchmark`: {error}"
+        raise InputError(message, path=path) from error
 
 
 def compare_runs(before: BenchmarkResult, after: BenchmarkResult) -> RunComparison:
-    """Return the `RunComparison` of two benchmarks, whose results are matched by file and number of threads.
-
-    The runs are independent: see `keras_nin.benchmark.runner.timing.independent_ratio_interval`.
-
-    Raises:
-        InputError: they have no result in common.
-    """
-    old, new = (_by_key(side.profiles, lambda profile: (profile.file, profile.threads)) for side in (before, after))
+    """Return the `RunComparison` of results with equal file and number of threads; `InputError` without any."""
+    old, new = (_by_key(side.profiles, "file", "threads") for side in (before, after))
     common = [key for key in new if key in old]
     if not common:
         names = [", ".join(dict.fromkeys(file for file, *_ in side)) or "none" for side in (old, new)]
-        raise InputError(
-            f"the benchmarks have no file and number of threads in common: {names[0]} before, {names[1]} after"
-        )
+        received = f"{names[0]} before, {names[1]} after"
+        raise InputError(f"the benchmarks have no file and number of threads in common: {received}")
+    fields = [(name, before.host.get(name), after.host.get(name)) for name in _HOST_FIELDS]
     return RunComparison(
         tuple(_file_change(old[key], new[key]) for key in common),
         tuple(key[:2] for key in old if key not in new),
         tuple(key[:2] for key in new if key not in old),
-        tuple(
-            f"{name}: {before.host.get(name)} before, {after.host.get(name)} after"
-            for name in _HOST_FIELDS
-            if before.host.get(name) != after.host.get(name)
-        ),
+        tuple(f"{name}: {then} before, {now} after" for name, then, now in fields if then != now),
         tuple(f"{name}: {line}" for name, side in (("before", before), ("after", after)) for line in side.warnings),
         before.host,
         after.host,
     )
 
 
-def _by_key(items: Iterable[_Item], key: Callable[[_Item], tuple[Any, ...]]) -> dict[tuple[Any, ...], _Item]:
-    """Return items by (*key, how many items with this key came before)."""
-    counts: collections.Counter[tuple[Any, ...]] = collections.Counter()
-    by_key = {}
+def _by_key(items: Iterable[_Item], *fields: str) -> dict[tuple[Any, ...], _Item]:
+    """Return items by (*values of their fields, how many items with these values came before)."""
+    by_key, counts = {}, collections.Counter()
     for item in items:
-        by_key[*key(item), counts[key(item)]] = item
-        counts[key(item)] += 1
+        key = tuple(getattr(item, name) for name in fields)
+        by_key[*key, counts[key]] = item
+        counts[key] += 1
     return by_key
 
 
 def _file_change(before: Profile, after: Profile) -> FileChange:
-    low, high = _ratio_interval(before.total, after.total)
-    verdict = UNKNOWN
-    if low is not None and high is not None:
+    old, new = before.total, after.total
+    low, high, verdict = None, None, UNKNOWN
+    if old.low is not None and old.high is not None and new.low is not None and new.high is not None:
+        from keras_nin.benchmark.runner.timing import independent_ratio_interval
+
+        low, high = independent_ratio_interval((new.median, new.low, new.high), (old.median, old.low, old.high))
         verdict = SLOWER if low > 1 else FASTER if high < 1 else UNCHANGED
-    return FileChange(
-        file=after.file,
-        threads=after.threads,
-        same_content=before.sha256 == after.sha256,
-        before_us=before.total.median,
-        after_us=after.total.median,
-        ratio=after.total.median / before.total.median,
-        low=low,
-        high=high,
-        verdict=verdict,
-        layers=tuple(_layer_changes(before.layers, after.layers)),
-        before_runs=before.runs,
-        after_runs=after.runs,
-    )
-
-
-def _ratio_interval(before: LatencyStatistics, after: LatencyStatistics) -> tuple[float | None, float | None]:
-    if before.low is None or before.high is None or after.low is None or after.high is None:
-        return None, None
-    from keras_nin.benchmark.runner.timing import independent_ratio_interval
-
-    return independent_ratio_interval((after.median, after.low, after.high), (before.median, before.low, before.high))
+    times = (old.median, new.median, new.median / old.median, low, high)
+    layers, is_same = tuple(_layer_changes(before.layers, after.layers)), before.sha256 == after.sha256
+    return FileChange(after.file, after.threads, is_same, *times, verdict, layers, before.runs, after.runs)
 
 
 def _layer_changes(before: Sequence[LayerTime], after: Sequence[LayerTime]) -> list[LayerChange]:
     """Return the changes of layers with the same name, largest first; none where one side has no layers."""
     if not before or not after:
         return []
-    old, new = (_by_key(layers, lambda layer: (layer.name,)) for layers in (before, after))
-    changes = [_layer_change(key[0], old.get(key), new.get(key)) for key in dict.fromkeys((*new, *old))]
+    sides = [_by_key(layers, "name") for layers in (before, after)]
+    changes = []
+    for key in dict.fromkeys((*sides[1], *sides[0])):
+        old, new = (side.get(key) for side in sides)
+        old_us, new_us = (layer.us.typical if layer and layer.us else None for layer in (old, new))
+        changes.append(LayerChange(key[0], old_us, new_us, old and old.kernel, new and new.kernel))
     return sorted(filter(_is_significant, changes), key=lambda change: -abs(change.added_us))
-
-
-def _layer_change(name: str, before: LayerTime | None, after: LayerTime | None) -> LayerChange:
-    return LayerChange(
-        name,
-        before.us.typical if before and before.us else None,
-        after.us.typical if after and after.us else None,
-        before and before.kernel,
-        after and after.kernel,
-    )
 
 
 def _is_significant(change: LayerChange) -> bool:

@@ -1,8 +1,7 @@
 """Which operators of a file each kernel computes that the runtime executed.
 
-TensorFlow Lite hands operators to the XNNPACK delegate in groups (`partition_operators`), which computes them with
-kernels of other names and in other numbers: some operators are fused, some kernels inserted. Per group, the cheapest
-explanation of the kernels by the operators is taken (`align_kernels`).
+TensorFlow Lite hands operators to the XNNPACK delegate in groups, which fuses some and inserts kernels: per group, the
+cheapest explanation of the kernels by the operators is taken.
 """
 
 import enum
@@ -36,31 +35,20 @@ def kernel_base_name(kernel: str) -> str:
     return kernel.partition("(")[0].strip()
 
 
-def kernel_computes(kernel: str, op: str) -> bool:
-    """Return whether a kernel of the delegate by this name may compute an operator `op` ("CONV_2D")."""
+def _may_compute(kernel: str, op: str) -> bool:
     return op in _OPERATORS_BY_KERNEL.get(kernel_base_name(kernel), ())
-
-
-def is_expected_variant(kernel: str, op: str, is_product: bool) -> bool:
-    """Return whether it is the variant that the delegate takes for a convolution that is, or is not, a matrix product.
-
-    A 1x1 convolution with stride 1 is a plain matrix product, others are indirect ones (IGEMM).
-    """
-    return op != "CONV_2D" or kernel.endswith("DWConv") or (kernel_base_name(kernel) == "Fully Connected") == is_product
 
 
 # The order of execution.
 
 _SIDE_EFFECTS = frozenset({"CALL_ONCE", "IF", "WHILE"})
-_STATE_DTYPE = "resource"
 
 
 def partition_operators(main: TFLiteSubgraph, alone: Collection[int]) -> list[tuple[bool, list[int]]]:
-    """Return the operators of a graph in order of execution, as the runtime groups them for a delegate.
+    """Return the operators of a graph in order of execution, in groups for the delegate and without it (`alone`).
 
     As in `PartitionGraphIntoIndependentNodeSubsets` of TensorFlow Lite: each group takes, in the file's order, every
-    operator of its kind whose inputs are computed, also past operators of the other kind, so that operators of parallel
-    branches may change places.
+    operator of its kind whose inputs are computed, so that operators of parallel branches may change places.
     """
     waiting = {tensor for operator in main.operators for tensor in operator.outputs}
     remaining = list(main.operators)
@@ -91,13 +79,11 @@ def partition_operators(main: TFLiteSubgraph, alone: Collection[int]) -> list[tu
 
 def _previous_side_effect(main: TFLiteSubgraph) -> dict[int, int]:
     """Return for each operator with side effects the index of the one before it, which must run first."""
+    states = {tensor.index for tensor in main.tensors if tensor.dtype == "resource"}
     indexes = [
         operator.index
         for operator in main.operators
-        if operator.op in _SIDE_EFFECTS
-        or any(
-            main.tensors[index].dtype == _STATE_DTYPE for index in (*operator.inputs, *operator.outputs) if index >= 0
-        )
+        if operator.op in _SIDE_EFFECTS or not states.isdisjoint((*operator.inputs, *operator.outputs))
     ]
     return dict(zip(indexes[1:], indexes, strict=False))
 
@@ -127,20 +113,17 @@ def group_kernels(
 
 # The kernels of a group.
 
-# Cost of taking another variant than the expected one, a kernel for an insertion, an operator for one without kernel;
-# and of leaving one without an explanation. Whole numbers, so that ties are ties.
+# Cost of another variant than the expected one, of an insertion, of an operator without kernel, and of leaving one
+# without an explanation. Whole numbers, so that ties are ties.
 _OTHER_VARIANT_COST, _INSERTED_COST, _NO_KERNEL_COST, _UNEXPLAINED_COST = 2, 1, 1, 8
-_ACTIVATION_KERNEL = "Clamp"
 _MAX_STATES = 500_000
 _State = tuple[int, int, bool]  # explained nodes, explained kernels, whether the last pair may be continued
+_Meaning = tuple[str, int, int]  # what a kernel is, or that there is none, for which node
 
 
 @dataclass(frozen=True)
 class OperatorNode:
-    """An operator: its type, and what its kernels depend on.
-
-    Whether it is a plain matrix product, has a fused activation, may have several kernels, reads only constants.
-    """
+    """An operator: a plain matrix product, with a fused activation, of several kernels, of nothing but constants."""
 
     op: str
     is_product: bool = False
@@ -149,128 +132,86 @@ class OperatorNode:
     is_constant: bool = False
 
 
-@dataclass(frozen=True)
-class KernelAlignment:
-    """What the kernels of a group are, by index; a kernel in neither dictionary is unexplained.
-
-    Attributes:
-        computed: the nodes that a kernel computes.
-        inserted: the node that a kernel was inserted for.
-    """
-
-    computed: dict[int, list[int]]
-    inserted: dict[int, int]
-
-
-def align_kernels(nodes: Sequence[OperatorNode], names: Sequence[str]) -> KernelAlignment:
+def align_kernels(nodes: Sequence[OperatorNode], names: Sequence[str]) -> tuple[dict[int, list[int]], dict[int, int]]:
     """Return the cheapest explanation of a group's kernels by its operators, both in order of execution.
 
-    Of equally cheap ones it is the one that matches earlier operators.
+    It is the nodes that each kernel computes, and the node that each inserted kernel is for; kernels in neither are
+    unexplained. Of equally cheap explanations it is the one that matches earlier operators.
     """
+    computed: dict[int, list[int]] = {}
+    inserted: dict[int, int] = {}
     start: _State = (0, 0, False)
     best: dict[_State, tuple[int, int]] = {start: (0, 0)}
-    previous: dict[_State, tuple[_State, str]] = {}
+    previous: dict[_State, tuple[_State, _Meaning]] = {}
     queue: list[tuple[int, int, _State]] = [(0, 0, start)]
-    while queue:
+    while queue and len(best) <= _MAX_STATES:
         cost, tie, state = heapq.heappop(queue)
         if state[:2] == (len(nodes), len(names)):
-            return _trace_back(previous, state)
+            while state in previous:
+                state, (step, kernel, node) = previous[state]
+                if step == "computes":
+                    computed.setdefault(kernel, []).insert(0, node)
+                elif step == "inserted":
+                    inserted[kernel] = min(node, len(nodes) - 1)
+            break
         if best[state] < (cost, tie):
             continue
-        if len(best) > _MAX_STATES:
-            break
-        for step, step_cost, reached in _next_steps(nodes, names, *state):
-            rank = (cost + step_cost, tie + (state[0] if step == "computes" else 0))
+        for step_cost, reached, meaning in _next_steps(nodes, names, *state):
+            is_match = reached[:2] == (state[0] + 1, state[1] + 1)
+            rank = (cost + step_cost, tie + state[0] * is_match)
             if reached not in best or rank < best[reached]:
                 best[reached] = rank
-                previous[reached] = (state, step)
+                previous[reached] = (state, meaning)
                 heapq.heappush(queue, (*rank, reached))
-    return KernelAlignment({}, {})
+    return computed, inserted
 
 
 def _next_steps(
     nodes: Sequence[OperatorNode], names: Sequence[str], node: int, kernel: int, is_open: bool
-) -> Iterator[tuple[str, int, _State]]:
-    """Yield (step, cost, state) from a state.
-
-    While the last pair is open, more kernels may belong to its node, or more nodes to its kernel.
-    """
+) -> Iterator[tuple[int, _State, _Meaning]]:
+    """Yield (cost, state, meaning); while `is_open`, the last pair may get more kernels for its node, or more nodes."""
     following = nodes[node] if node < len(nodes) else None
     if kernel < len(names):
         name = names[kernel]
         base = kernel_base_name(name)
-        if is_open and nodes[node - 1].is_divisible and kernel_computes(name, nodes[node - 1].op):
-            yield "part", 0, (node, kernel + 1, True)
-        if is_open and nodes[node - 1].is_activated and base == _ACTIVATION_KERNEL:
-            yield "activation", 0, (node, kernel + 1, False)
-        if following and kernel_computes(name, following.op):
-            is_other = following.is_constant or not is_expected_variant(name, following.op, following.is_product)
-            yield "computes", _OTHER_VARIANT_COST * is_other, (node + 1, kernel + 1, True)
+        if is_open and nodes[node - 1].is_divisible and _may_compute(name, nodes[node - 1].op):
+            yield 0, (node, kernel + 1, True), ("computes", kernel, node - 1)
+        if is_open and nodes[node - 1].is_activated and base == "Clamp":
+            yield 0, (node, kernel + 1, False), ("inserted", kernel, node - 1)
+        if following and _may_compute(name, following.op):
+            # A 1x1 convolution with stride 1 is a plain matrix product, others are indirect ones (IGEMM).
+            is_other_product = following.op == "CONV_2D" and (base == "Fully Connected") != following.is_product
+            is_other = following.is_constant or (is_other_product and not name.endswith("DWConv"))
+            yield _OTHER_VARIANT_COST * is_other, (node + 1, kernel + 1, True), ("computes", kernel, node)
         if base in _INSERTED_KERNELS:
             is_usual = following and following.op in _PREPARED_OPERATORS and base in _PREPARING_KERNELS
-            yield "inserted", 0 if is_usual else _INSERTED_COST, (node, kernel + 1, False)
+            yield 0 if is_usual else _INSERTED_COST, (node, kernel + 1, False), ("inserted", kernel, node)
         else:
-            yield "unexplained", _UNEXPLAINED_COST, (node, kernel + 1, False)
+            yield _UNEXPLAINED_COST, (node, kernel + 1, False), ("unexplained", kernel, node)
     if following:
         # The runtime folds element-wise operators in a row into one lookup table.
         last = names[kernel - 1] if is_open else ""
-        if kernel_base_name(last) in _LOOKUP_KERNELS and kernel_computes(last, following.op):
-            yield "folded", 0, (node + 1, kernel, True)
+        if kernel_base_name(last) in _LOOKUP_KERNELS and _may_compute(last, following.op):
+            yield 0, (node + 1, kernel, True), ("computes", kernel - 1, node)
         cost = _NO_KERNEL_COST if following.op in _NOTES_WITHOUT_KERNEL else _UNEXPLAINED_COST
-        yield "no kernel", 0 if following.is_constant else cost, (node + 1, kernel, False)
-
-
-def _trace_back(previous: dict[_State, tuple[_State, str]], state: _State) -> KernelAlignment:
-    computed: dict[int, list[int]] = {}
-    inserted: dict[int, int] = {}
-    count = state[0]
-    while state in previous:
-        (node, kernel, _), step = previous[state]
-        if step == "computes":
-            computed.setdefault(kernel, []).append(node)
-        elif step == "part":
-            computed[kernel] = [node - 1]
-        elif step == "folded":
-            computed.setdefault(kernel - 1, []).append(node)
-        elif step == "activation":
-            inserted[kernel] = node - 1
-        elif step == "inserted":
-            inserted[kernel] = min(node, count - 1)
-        state = previous[state][0]
-    return KernelAlignment({kernel: sorted(members) for kernel, members in computed.items()}, inserted)
+        yield 0 if following.is_constant else cost, (node + 1, kernel, False), ("no kernel", kernel, node)
 
 
 # All kernels and operators.
 
 _DIVISIBLE = frozenset({"CONCATENATION", "PACK", "SPLIT", "SPLIT_V", "UNPACK"})
-
-
-class Role(enum.Enum):
-    """What a kernel, or an operator without one, is."""
-
-    COMPUTES = "computes one or several operators"
-    PART = "computes a further part of an operator"
-    INSERTED = "inserted by the runtime"
-    UNKNOWN = "unknown"
-    NO_KERNEL = "an operator without a kernel"
+# What a kernel, or an operator without one, is; a PART is a further kernel of an operator that has one.
+Role = enum.Enum("Role", ["COMPUTES", "PART", "INSERTED", "UNKNOWN", "NO_KERNEL"])
 
 
 @dataclass(frozen=True)
 class KernelAssignment:
-    """A kernel and its operators, or an operator without a kernel.
-
-    Attributes:
-        role: what it is.
-        kernel: index in order of execution; None with `Role.NO_KERNEL`.
-        owner: index of the main operator, for an insertion that of the operator it was made for; None if unknown.
-        operators: indexes of the operators that it computes, in order of execution.
-        note: why there is no kernel.
-    """
+    """A kernel, by its index in order of execution, and its operators; or an operator without a kernel, and why."""
 
     role: Role
     kernel: int | None
-    owner: int | None = None
-    operators: tuple[int, ...] = ()
+    owner: int | None = None  # the main operator, or the one that an insertion was made for
+    operators: tuple[int, ...] = ()  # that it computes, in order of execution
     note: str | None = None
 
     @property
@@ -287,8 +228,7 @@ def assign_kernels(main: TFLiteSubgraph, kernels: Sequence[dict[str, Any]]) -> l
     assignments: list[KernelAssignment] = []
     for is_delegated, operators, indexes in groups:
         if is_delegated:
-            names = [kernels[index]["name"] for index in indexes]
-            assignments += _Partition(main, operators, names, indexes).assignments()
+            assignments += _assign_group(main, operators, {index: kernels[index]["name"] for index in indexes})
         else:
             assignments.append(KernelAssignment(Role.COMPUTES, indexes[0], operators[0], tuple(operators)))
     return assignments
@@ -303,91 +243,66 @@ def _assign_by_index(main: TFLiteSubgraph, kernels: Sequence[dict[str, Any]]) ->
         else KernelAssignment(Role.UNKNOWN, position)
         for position, kernel in enumerate(kernels)
     ]
-    owners = {assignment.owner for assignment in assignments}
-    return assignments + [
-        KernelAssignment(Role.NO_KERNEL, None, index, (index,), NOTE_NOT_FOUND)
-        for index in operators
-        if index not in owners
-    ]
+    missing = set(operators).difference(assignment.owner for assignment in assignments if assignment.owner is not None)
+    return assignments + [_without_kernel(index, NOTE_NOT_FOUND) for index in sorted(missing)]
 
 
-class _Partition:
-    """A partition of the delegate: its operators, and names and indexes of its kernels, in order of execution."""
+def _without_kernel(operator: int, note: str) -> KernelAssignment:
+    return KernelAssignment(Role.NO_KERNEL, None, operator, (operator,), note)
 
-    def __init__(
-        self, main: TFLiteSubgraph, operators: Sequence[int], names: Sequence[str], kernels: Sequence[int]
-    ) -> None:
-        self._operators = [main.operators[index] for index in operators]
-        self._kernels = kernels
-        self._nodes = [_operator_node(main, operator) for operator in self._operators]
-        self._alignment = align_kernels(self._nodes, names)
-        # The first kernel of each node; where kernels share a node, the others are parts.
-        computed = self._alignment.computed
-        self._kernel_of_node = {nodes[0]: kernel for kernel, nodes in sorted(computed.items(), reverse=True)}
-        self._fused = self._find_fused()
 
-    def _find_fused(self) -> dict[int, int]:
-        """Return the kernel of each node that became part of another node's kernel."""
-        fused = {node: kernel for kernel, nodes in self._alignment.computed.items() for node in nodes[1:]}
-        computed = {node for nodes in self._alignment.computed.values() for node in nodes}
-        for node, spec in enumerate(self._nodes):
-            other = None
-            if node not in computed and spec.op in _PADDINGS:
-                other = self._only_consumer(node)
-            elif node not in computed and spec.op in _ACTIVATIONS:
-                other = self._producer(node)
-            if other in self._kernel_of_node:
-                fused[node] = self._kernel_of_node[other]
-        return fused
+def _assign_group(main: TFLiteSubgraph, indexes: Sequence[int], names: dict[int, str]) -> list[KernelAssignment]:
+    """Return the kernels of a group of the delegate in order, operators without a kernel behind their predecessors."""
+    operators = [main.operators[index] for index in indexes]
+    nodes = [_operator_node(main, operator) for operator in operators]
+    computed, inserted = align_kernels(nodes, list(names.values()))
+    # The first kernel of each node; where kernels share a node, the others are parts.
+    first_kernel = {members[0]: kernel for kernel, members in sorted(computed.items(), reverse=True)}
+    fused = _find_fused(operators, computed, first_kernel)
+    rows: list[tuple[int, int, KernelAssignment]] = []
+    for kernel, position in enumerate(names):
+        assignment = KernelAssignment(Role.UNKNOWN, position)
+        if kernel in computed:
+            first, *others = computed[kernel]
+            others += [node for node, fused_kernel in fused.items() if fused_kernel == kernel]
+            role = Role.COMPUTES if first_kernel[first] == kernel else Role.PART
+            members = tuple(operators[node].index for node in sorted({first, *others}))
+            assignment = KernelAssignment(role, position, operators[first].index, members)
+        elif kernel in inserted and operators:
+            assignment = KernelAssignment(Role.INSERTED, position, operators[inserted[kernel]].index)
+        rows.append((kernel, 0, assignment))
+    last = -1
+    for node, spec in enumerate(nodes):
+        if node in first_kernel or node in fused:
+            last = max(last, first_kernel.get(node, -1))
+        else:
+            note = NOTE_CONSTANT if spec.is_constant else _NOTES_WITHOUT_KERNEL.get(spec.op, NOTE_NOT_FOUND)
+            rows.append((last, 1 + node, _without_kernel(operators[node].index, note)))
+    return [assignment for _, _, assignment in sorted(rows, key=lambda row: row[:2])]
 
-    def _only_consumer(self, node: int) -> int | None:
-        outputs = self._operators[node].outputs
-        consumers = [
-            index for index, operator in enumerate(self._operators) if not set(outputs).isdisjoint(operator.inputs)
-        ]
-        return consumers[0] if len(consumers) == 1 and self._nodes[consumers[0]].op in _CONVOLUTIONS else None
 
-    def _producer(self, node: int) -> int | None:
-        inputs = set(self._operators[node].inputs)
-        producers = (index for index, operator in enumerate(self._operators) if inputs & set(operator.outputs))
-        return next(producers, None)
-
-    def assignments(self) -> list[KernelAssignment]:
-        """Return the kernels in order, and operators without a kernel behind their predecessors."""
-        rows = [(kernel, 0, self._assign_kernel(kernel)) for kernel in range(len(self._kernels))]
-        last = -1
-        for node in range(len(self._nodes)):
-            if node in self._kernel_of_node or node in self._fused:
-                last = max(last, self._kernel_of_node.get(node, -1))
-            else:
-                rows.append((last, 1 + node, self._without_kernel(node)))
-        return [row for _, _, row in sorted(rows, key=lambda row: row[:2])]
-
-    def _assign_kernel(self, kernel: int) -> KernelAssignment:
-        position, nodes = self._kernels[kernel], self._alignment.computed.get(kernel)
-        if nodes:
-            fused = [node for node, fused_kernel in self._fused.items() if fused_kernel == kernel]
-            members = tuple(self._operators[node].index for node in sorted({*nodes, *fused}))
-            role = Role.COMPUTES if self._kernel_of_node[nodes[0]] == kernel else Role.PART
-            return KernelAssignment(role, position, self._operators[nodes[0]].index, members)
-        if kernel in self._alignment.inserted and self._operators:
-            owner = self._operators[self._alignment.inserted[kernel]]
-            return KernelAssignment(Role.INSERTED, position, owner.index)
-        return KernelAssignment(Role.UNKNOWN, position)
-
-    def _without_kernel(self, node: int) -> KernelAssignment:
-        index, spec = self._operators[node].index, self._nodes[node]
-        note = NOTE_CONSTANT if spec.is_constant else _NOTES_WITHOUT_KERNEL.get(spec.op, NOTE_NOT_FOUND)
-        return KernelAssignment(Role.NO_KERNEL, None, index, (index,), note)
+def _find_fused(
+    operators: Sequence[TFLiteOperator], computed: dict[int, list[int]], first_kernel: dict[int, int]
+) -> dict[int, int]:
+    """Return the kernel of each node that became part of another node's kernel."""
+    fused = {node: kernel for kernel, members in computed.items() for node in members[1:]}
+    done = set().union(*computed.values())
+    for node, operator in enumerate(operators):
+        neighbors: list[int] = []
+        if node not in done and operator.op in _PADDINGS:
+            readers = [index for index, reader in enumerate(operators) if {*operator.outputs} & {*reader.inputs}]
+            neighbors = [index for index in readers if len(readers) == 1 and operators[index].op in _CONVOLUTIONS]
+        elif node not in done and operator.op in _ACTIVATIONS:
+            neighbors = [index for index, writer in enumerate(operators) if {*operator.inputs} & {*writer.outputs}]
+        if neighbors and neighbors[0] in first_kernel:
+            fused[node] = first_kernel[neighbors[0]]
+    return fused
 
 
 def _operator_node(main: TFLiteSubgraph, operator: TFLiteOperator) -> OperatorNode:
     window = main.tensors[operator.inputs[1]].shape[1:3] if operator.op == "CONV_2D" else None
     strides = {operator.options.get("stride_h"), operator.options.get("stride_w")}
-    return OperatorNode(
-        op=operator.op,
-        is_product=window == (1, 1) and strides == {1},
-        is_activated=operator.options.get("fused_activation", "NONE") != "NONE",
-        is_divisible=operator.op in _DIVISIBLE,
-        is_constant=all(main.tensors[index].is_constant for index in operator.inputs if index >= 0),
-    )
+    is_product = window == (1, 1) and strides == {1}
+    is_activated = operator.options.get("fused_activation", "NONE") != "NONE"
+    is_constant = all(main.tensors[index].is_constant for index in operator.inputs if index >= 0)
+    return OperatorNode(operator.op, is_product, is_activated, operator.op in _DIVISIBLE, is_constant)

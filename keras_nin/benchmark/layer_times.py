@@ -1,16 +1,15 @@
 """The time of each layer: executed kernels joined to the operators of the file and their layers, and sums over them."""
 
-import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from keras_nin.benchmark import kernel_assignment
 from keras_nin.benchmark.kernel_assignment import KernelAssignment, Role, kernel_base_name
 from keras_nin.benchmark.records import KernelTime, LayerTime, Profile
 from keras_nin.errors import InputError
-from keras_nin.tflite.records import TFLiteModel, TFLiteOperator, TFLiteSubgraph
+from keras_nin.tflite.records import TFLiteModel, TFLiteSubgraph
 
 # The delegate's clock rounds down to whole microseconds: it loses half of one on average, for what takes longer.
 _CLOCK_LOSS_US = 0.5
@@ -21,9 +20,7 @@ _INTEGER_DTYPES = frozenset({"int32", "int64"})
 
 
 @dataclass(frozen=True)
-class LayerFacts:
-    """What the audit knows of an operator's layer; MACs None where unknown."""
-
+class _LayerFacts:
     name: str
     kind: str = "other"
     role: str | None = None
@@ -34,16 +31,10 @@ class LayerFacts:
 def join_layers(
     model: TFLiteModel, kernels: Sequence[dict[str, Any]], median_us: float
 ) -> tuple[tuple[LayerTime, ...], float]:
-    """Return the `LayerTime` of each kernel and operator of a profiled file, and the runtime's overhead in us.
+    """Return the `LayerTime` of each kernel and operator of a profiled file in order, and the runtime's overhead in us.
 
-    They are in order of execution. `typical` is corrected for the resolution of the profiler's clock (see
-    `correct_kernel_times`), the other times are as measured. The overhead is the median less the typical times:
-    dispatch, copies of inputs and outputs, and, below zero, noise between the runs with and without the profiler.
-
-    Args:
-        model: the file.
-        kernels: in order of execution, ``{"kind", "name", "index", "us"}`` as in `keras_nin.benchmark.job.ModelResult`.
-        median_us: of a whole run without the profiler.
+    That is the median of runs without the profiler less the typical times (see `correct_kernel_times`): dispatch,
+    copies of inputs and outputs, and, below zero, noise between the runs with and without the profiler.
     """
     times = correct_kernel_times(kernels, median_us)
     rows = [
@@ -58,10 +49,8 @@ def join_layers(
 def correct_kernel_times(kernels: Sequence[dict[str, Any]], median_us: float) -> list[KernelTime]:
     """Return the `KernelTime` of each kernel, with what the delegate's clock rounded off added to `typical`.
 
-    That clock rounds down to whole microseconds: it loses half of one per kernel on average, less for a kernel of less
-    than one. Each gets the same part of what the sum lacks to the median of a whole run, at most half a microsecond, so
-    that the sum does not exceed the median because of it. TensorFlow Lite's own operators are timed by differences of a
-    clock, which lose nothing on average; reshapes take no time.
+    Each kernel gets the same part of what the sum lacks to the median of a whole run, at most half a microsecond; not
+    TensorFlow Lite's own operators, timed by differences of a clock, which lose nothing on average, and no reshapes.
     """
     times = [KernelTime(**kernel["us"]) for kernel in kernels]
     is_rounded = [
@@ -69,21 +58,18 @@ def correct_kernel_times(kernels: Sequence[dict[str, Any]], median_us: float) ->
     ]
     missing_us = median_us - sum(us.typical for us in times)
     loss_us = min(max(missing_us / max(sum(is_rounded), 1), 0), _CLOCK_LOSS_US)
-    return [
-        dataclasses.replace(us, typical=us.typical + loss_us) if rounded else us
-        for us, rounded in zip(times, is_rounded, strict=True)
-    ]
+    return [replace(us, typical=us.typical + loss_us * rounded) for us, rounded in zip(times, is_rounded, strict=True)]
 
 
-def read_layer_facts(model: TFLiteModel) -> list[LayerFacts]:
-    """Return the `LayerFacts` of each operator of a file's main subgraph; its type alone where the audit refuses it."""
+def _read_layer_facts(model: TFLiteModel) -> list[_LayerFacts]:
+    """Return what the audit knows of each operator of a file; the type alone where the audit refuses the file."""
     from keras_nin.audit import api, tflite_reader
 
     try:
         rows = api.audit_graph(tflite_reader.read_tflite_graph(model)).rows
     except InputError:  # such as an input without a fixed size, which the runtime runs at size 1
-        return [LayerFacts(f"{operator.op.lower()} {operator.index}") for operator in model.main.operators]
-    return [LayerFacts(row.name, row.kind, row.role, row.block, row.macs) for row in rows]
+        return [_LayerFacts(f"{operator.op.lower()} {operator.index}") for operator in model.main.operators]
+    return [_LayerFacts(row.name, row.kind, row.role, row.block, row.macs) for row in rows]
 
 
 def build_layer_times(
@@ -92,7 +78,7 @@ def build_layer_times(
     median_us: float | None,
 ) -> tuple[LayerTime, ...]:
     """Return the `LayerTime` of each assignment with its kernel's name and time; names are made distinct."""
-    facts, main = read_layer_facts(model), model.main
+    facts, main = _read_layer_facts(model), model.main
     name_counts: Counter[str] = Counter()
     layers = []
     for assignment, kernel, us in rows:
@@ -112,7 +98,9 @@ def build_layer_times(
             counts = [facts[operator.index].macs for operator in operators]
             macs = None if None in counts or not counts else sum(count or 0 for count in counts)
             outputs = {tensor for operator in operators for tensor in operator.outputs}
-            inputs = {tensor for operator in operators for tensor in _data_inputs(main, operator, facts)}
+            inputs = {
+                tensor for index in assignment.operators for tensor in _data_inputs(main, index, facts[index].kind)
+            }
             # What passes between the operators of a kernel is neither read nor written.
             size = sum(main.tensors[index].nbytes or 0 for index in inputs ^ outputs)
         layers.append(
@@ -137,14 +125,11 @@ def build_layer_times(
     return tuple(layers)
 
 
-def _data_inputs(main: TFLiteSubgraph, operator: TFLiteOperator, facts: Sequence[LayerFacts]) -> Iterator[int]:
-    """Yield the tensors that an operator reads, without shapes, axes and paddings."""
-    with_bias = facts[operator.index].kind in _KINDS_WITH_BIAS
-    for index in operator.inputs:
-        if index >= 0:
-            tensor = main.tensors[index]
-            if with_bias or not (tensor.is_constant and tensor.dtype in _INTEGER_DTYPES):
-                yield index
+def _data_inputs(main: TFLiteSubgraph, operator: int, kind: str) -> list[int]:
+    """Return the tensors that an operator reads, without shapes, axes and paddings."""
+    tensors = (main.tensors[index] for index in main.operators[operator].inputs if index >= 0)
+    excluded = frozenset() if kind in _KINDS_WITH_BIAS else _INTEGER_DTYPES
+    return [tensor.index for tensor in tensors if not (tensor.is_constant and tensor.dtype in excluded)]
 
 
 # Sums over the layers of a profile.
@@ -157,16 +142,7 @@ _CONVOLUTION_KINDS = ("spatial", "depthwise", "dense")
 
 @dataclass(frozen=True)
 class LatencySubtotal:
-    """Sums over some rows of a profile.
-
-    Attributes:
-        name: "1x1 reduce", "spatial", the name of a block, or `OVERHEAD`, which has no rows.
-        rows: how many.
-        us: sum of their typical times, in microseconds.
-        share: of the median of a whole run.
-        macs: their sum; rows where they are unknown count 0.
-        gmacs_per_s: 10^9 MACs per second; None without MACs or time.
-    """
+    """Sums over `rows` rows of a profile, such as "1x1 reduce", "spatial" or a block; `OVERHEAD` has none."""
 
     name: str
     rows: int
@@ -177,13 +153,14 @@ class LatencySubtotal:
 
 
 def sum_by_role(profile: Profile) -> tuple[LatencySubtotal, ...]:
-    """Return a subtotal for each kind of layer in a profile, 1x1 layers by role, and last the overhead.
+    """Return the subtotals of a profile by kind of layer, 1x1 layers by role, and last the overhead."""
 
-    Together they are the median of a whole run. Kinds and roles without a row are left out; pooling, merges,
-    activations and inserted kernels are "other".
-    """
-    names = (*(f"1x1 {role}" for role in ROLES), *_CONVOLUTION_KINDS, OTHER)
-    return _sum_groups(profile, _role_or_kind, names)
+    def role_or_kind(layer: LayerTime) -> str:
+        if layer.kind == POINTWISE:
+            return f"1x1 {layer.role}"
+        return layer.kind if layer.kind in _CONVOLUTION_KINDS else OTHER
+
+    return _sum_groups(profile, role_or_kind, (*(f"1x1 {role}" for role in ROLES), *_CONVOLUTION_KINDS, OTHER))
 
 
 def sum_by_block(profile: Profile) -> tuple[LatencySubtotal, ...]:
@@ -194,12 +171,6 @@ def sum_by_block(profile: Profile) -> tuple[LatencySubtotal, ...]:
 def sum_pointwise(profile: Profile) -> LatencySubtotal:
     """Return the subtotal of all 1x1 layers of a profile, named "1x1"."""
     return _sum_layers(profile, "1x1", [layer for layer in profile.layers if layer.kind == POINTWISE])
-
-
-def _role_or_kind(layer: LayerTime) -> str:
-    if layer.kind == POINTWISE:
-        return f"1x1 {layer.role}"
-    return layer.kind if layer.kind in _CONVOLUTION_KINDS else OTHER
 
 
 def _sum_groups(profile: Profile, key: Callable[[LayerTime], str], order: Iterable[str]) -> tuple[LatencySubtotal, ...]:

@@ -1,12 +1,10 @@
 """From .tflite files to a `BenchmarkResult`: run them, here or on a device, and join what ran to the layers."""
 
 import contextlib
-import dataclasses
 import os
-import pathlib
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from keras_nin import files
@@ -16,13 +14,13 @@ from keras_nin.benchmark.job import (
     FileRefusedError,
     Job,
     JobResult,
-    ModelProgress,
+    ModelEntry,
     ModelResult,
     NoAnswerError,
     Progress,
     RunJob,
 )
-from keras_nin.benchmark.records import PROFILER, BenchmarkResult, LatencyStatistics, Profile
+from keras_nin.benchmark.records import PROFILER, SINGLE_OPERATORS, BenchmarkResult, LatencyStatistics, Profile
 from keras_nin.child_process import JsonProcess, describe_status, python_command
 from keras_nin.errors import InputError, check_choice
 from keras_nin.formatting import format_count, format_percent
@@ -37,6 +35,7 @@ _MAX_CHARACTERS = 300
 _OUT_OF_MEMORY = ("std::bad_alloc", "std::length_error", "MemoryError", "Unable to allocate")
 _LOGGED_ERRORS = ("ERROR:", "FATAL:", "Fatal:", "F0000")
 _BUSY_SHARE = 0.1
+_PROFILE_FIELDS = ("threads", "runs", "converged", "load_us", "first_us", "peak_bytes", "added_bytes", "api")
 
 
 def run_job(
@@ -49,23 +48,15 @@ def run_job(
 ) -> JobResult:
     """Run a job in a process of its own, so that a file that crashes the runtime takes nothing else along.
 
-    Args:
-        job: what to measure.
-        command, environment: of the process, which may start the runner elsewhere; None starts it here.
-        silence: seconds without output after which the process is killed.
-        progress: called with what is known of each model while the job runs.
-
-    Raises:
-        ProcessStartError: the command cannot be started.
-        NoAnswerError: the process ended, or was silent, before its first answer.
-        FileRefusedError: the runtime does not run a file, or crashed.
-        DelegateNotLoadedError: the external delegate does not load.
+    `command` may start the runner elsewhere; it is killed after `silence` seconds without output. The errors are
+    ProcessStartError, NoAnswerError before the first answer, FileRefusedError where the runtime does not run a file or
+    crashed, and DelegateNotLoadedError.
     """
     if command is None:
         command, environment = python_command(RUNNER_MODULE)
     host: dict[str, Any] | None = None
     results: list[ModelResult] = []
-    with JsonProcess(command, job=job, environment=environment) as process:
+    with JsonProcess(command, job=job, env=environment) as process:
         for document in process.documents(silence):
             host = document.get("host", host)
             if "error" in document:
@@ -80,33 +71,30 @@ def run_job(
 
 
 def _reported_error(job: Job, error: dict[str, Any], log: str) -> InputError:
-    """Return the error that the process reported."""
     reason = error["message"] + _logged_reason(log)
-    if error.get("kind") == "delegate":
-        return DelegateNotLoadedError(
-            f"Expected `delegate` to be a library that loads where the files run. Received: {reason}",
-            argument="delegate",
-            received=job.get("delegate"),
-        )
-    return _refused_error(job, error["model"], reason)
+    if error.get("kind") != "delegate":
+        return _refused_error(job, error["model"], reason)
+    return DelegateNotLoadedError(
+        f"Expected `delegate` to be a library that loads where the files run. Received: {reason}",
+        argument="delegate",
+        received=job.get("delegate"),
+    )
 
 
 def _ended_error(job: Job, process: JsonProcess, silence: float, answered: bool) -> InputError:
     """Return the error of a process that ended, or was silent, without all results."""
-    log = process.stderr
-    problem = f"no output for {silence:g} s" if process.status is None else describe_status(process.status)
+    status, log = process.status, process.stderr
+    problem = f"no output for {silence:g} s" if status is None else describe_status(status)
+    reason = _logged_reason(log)
     if answered:
         # The models run together: it is not known which of several it was.
-        model = 0 if len(job["models"]) == 1 else None
-        return _refused_error(job, model, problem + _logged_reason(log), process.status)
+        return _refused_error(job, 0 if len(job["models"]) == 1 else None, problem + reason, status)
     lines = [line.strip() for line in log.splitlines() if line.strip()]
-    reason = _logged_reason(log) or (f" ({lines[-1][:_MAX_CHARACTERS]})" if lines else "")
-    return NoAnswerError(
-        f"Expected an answer from the benchmark process {shlex.join(process.command)[:200]!r}. Received: "
-        f"{problem}{reason}",
-        status=process.status,
-        log=log,
-    )
+    if lines and not reason:
+        reason = f" ({lines[-1][:_MAX_CHARACTERS]})"
+    command = repr(shlex.join(process.command)[:200])
+    message = f"Expected an answer from the benchmark process {command}. Received: {problem}{reason}"
+    return NoAnswerError(message, status=status, log=log)
 
 
 def _refused_error(job: Job, model: int | None, problem: str, status: int | None = None) -> FileRefusedError:
@@ -119,22 +107,16 @@ def _refused_error(job: Job, model: int | None, problem: str, status: int | None
 
 def _logged_reason(log: str) -> str:
     """Return the first error that the runtime logged, which the others follow from, in brackets; else nothing."""
-    lines = [line.strip() for line in log.splitlines()]
-    if any(sign in line for sign in _OUT_OF_MEMORY for line in lines):
+    if any(sign in log for sign in _OUT_OF_MEMORY):
         return " (it asks for more memory than is free)"
-    errors = [line.partition(" ")[2] for line in lines if line.startswith(_LOGGED_ERRORS)]
-    return f" ({errors[0][:_MAX_CHARACTERS]})" if errors else ""
+    lines = (line.strip() for line in log.splitlines())
+    error = next((line.partition(" ")[2] for line in lines if line.startswith(_LOGGED_ERRORS)), None)
+    return "" if error is None else f" ({error[:_MAX_CHARACTERS]})"
 
 
 @dataclass(frozen=True)
 class BenchmarkFile:
-    """A file to measure.
-
-    Attributes:
-        source: its path, its content, or the record of it that `keras_nin.tflite.reader.read_model` returned.
-        name: what the result calls it; None takes the name of the file.
-        notes: what a reader of its latency must know.
-    """
+    """A file to measure: its path, content or record; what the result calls it; what a reader must know of it."""
 
     source: str | os.PathLike[str] | bytes | TFLiteModel
     name: str | None = None
@@ -146,37 +128,28 @@ FileSource = str | os.PathLike[str] | bytes | TFLiteModel | BenchmarkFile
 
 @dataclass(frozen=True)
 class _OpenFile:
-    """A file that is known to be valid: its record, where it lies for the runtime, and what errors call it."""
+    """A valid file: its record, where it lies for the runtime, and what the result calls it."""
 
     model: TFLiteModel
     path: str
     name: str
-    shown: str
     notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class _Options:
-    """What all files of a call are measured with; fields as the arguments of `measure_files`."""
+    """What all files of a call are measured with: a job without models, and arguments of `measure_files`."""
 
+    job: Job
     threads: Sequence[int]
-    runs: int | None
-    seconds: float
     layers: bool
-    method: str
     interleave: bool
-    delegate: str | None
     run: RunJob
     progress: Callable[[str], object] | None
 
 
-@dataclass(frozen=True)
-class _Measurement:
-    """A profile, the machine, and the share of its processor time that others took meanwhile."""
-
-    profile: Profile
-    host: dict[str, Any]
-    others_share: float
+# A profile, and the share of the machine's processor time that other processes took meanwhile.
+_Measurement = tuple[Profile, float]
 
 
 def measure_file(file: FileSource, threads: int = 1, **options: Any) -> Profile:
@@ -204,21 +177,16 @@ def measure_files(
     beside that, so that the latency of the whole is that without a profiler.
 
     Args:
-        sources: the files; each is read once.
-        threads: numbers of threads.
+        sources, threads: the files, and the numbers of threads.
         runs: exactly so many runs of each; None runs until the 95% confidence interval of the median is within 1%.
         seconds: the longest that one measurement, or with `interleave` all together, may take then.
         layers: whether to time every layer too; not with a `delegate`.
         method: "profiler", or "single" for each operator alone, which also serves where there is no profiler.
         interleave: whether all files take turns, so that changes of the machine affect all of them alike.
         delegate: path of an external delegate's library.
-        run: runs a job; `run` of an `open_device` for another machine.
-        progress: called with a line of text while it runs.
-        failures: gets the errors of files that are invalid or do not run, and the others are measured all the same;
-            None raises the first error.
-
-    Returns:
-        `BenchmarkResult`, without the files that failed.
+        run, progress: runs a job, by `open_device` on another machine; called with a line of text meanwhile.
+        failures: gets the errors of files that are invalid or do not run, which the result then lacks; None raises
+            the first error.
 
     Raises:
         InputError: no file or number of threads, or without `failures` a file is invalid or does not run.
@@ -228,7 +196,9 @@ def measure_files(
         if not values:
             raise InputError(f"Expected `{name}` to have at least one entry. Received: none", argument=name)
     layers = layers and delegate is None
-    options = _Options(threads, runs, seconds, layers, method, interleave, delegate, run, progress)
+    profile = layers and method == "profiler"
+    job: Job = {"models": [], "runs": runs, "seconds": seconds, "profile": profile, "delegate": delegate}
+    options = _Options(job, threads, layers, interleave, run, progress)
     measured: list[_Measurement] = []
     with contextlib.ExitStack() as stack:
         opened: list[_OpenFile] = []
@@ -240,9 +210,9 @@ def measure_files(
                 measured += _measure_group(group, options, failures)
     if not measured:
         return BenchmarkResult({}, ())
-    host = measured[0].host
-    profiles = tuple(dataclasses.replace(item.profile, host=host) for item in measured)
-    return BenchmarkResult(host, profiles, tuple(_machine_warnings(measured)))
+    host = measured[0][0].host
+    profiles = tuple(replace(profile, host=host) for profile, _ in measured)
+    return BenchmarkResult(host, profiles, tuple(_machine_warnings(profiles, max(share for _, share in measured))))
 
 
 @contextlib.contextmanager
@@ -268,59 +238,54 @@ def _open_file(source: FileSource, stack: contextlib.ExitStack) -> _OpenFile:
                 path=model.path,
             )
     if model.path is not None:
-        return _OpenFile(model, str(model.path), file.name or model.path.name, str(model.path), file.notes)
-    name = file.name or "model.tflite"
-    path = pathlib.Path(stack.enter_context(files.temporary_folder())) / "model.tflite"
+        return _OpenFile(model, str(model.path), file.name or model.path.name, file.notes)
+    path = stack.enter_context(files.temporary_folder()) / "model.tflite"
     path.write_bytes(model.content)
-    return _OpenFile(model, str(path), name, name, file.notes)
+    return _OpenFile(model, str(path), file.name or path.name, file.notes)
 
 
 def _measure_group(
     group: Sequence[_OpenFile], options: _Options, failures: list[InputError] | None
 ) -> list[_Measurement]:
     """Return the measurements of files that take turns, file by file; one that does not run is left out."""
-    if failures is None or len(group) == 1:
-        return _measure_together(group, options)
     try:
         return _measure_together(group, options)
     except InputError:
-        # The files run in one process: each alone shows which of them do not run.
-        once = dataclasses.replace(options, threads=options.threads[:1], runs=1, layers=False, progress=None)
-        good = []
-        for file in group:
-            with _collecting(failures):
-                _measure_together([file], once)
-                good.append(file)
-        return _measure_together(good, options) if good else []
+        if failures is None or len(group) == 1:
+            raise
+    # The files run in one process: each alone shows which of them do not run.
+    job: Job = {**options.job, "runs": 1, "profile": False}
+    once = replace(options, job=job, threads=options.threads[:1], layers=False, progress=None)
+    good = []
+    for file in group:
+        with _collecting(failures):
+            _measure_together([file], once)
+            good.append(file)
+    return _measure_together(good, options) if good else []
 
 
 def _measure_together(group: Sequence[_OpenFile], options: _Options) -> list[_Measurement]:
     pairs = [(file, threads) for file in group for threads in options.threads]
     measured = []
     for part in [pairs] if options.interleave else [[pair] for pair in pairs]:
-        result = _run_with_progress(part, options)
-        for (file, _), model_result in zip(part, result.results, strict=True):
-            profile = _build_profile(file, model_result, result.host, options)
-            measured.append(_Measurement(profile, result.host, model_result.get("others_share") or 0.0))
+        answer = _run_with_progress(part, options)
+        for (file, _), result in zip(part, answer.results, strict=True):
+            measured.append((_build_profile(file, result, answer.host, options), result.get("others_share") or 0.0))
     return measured
 
 
 def _run_with_progress(pairs: Sequence[tuple[_OpenFile, int]], options: _Options) -> JobResult:
     """Run a job of files on numbers of threads."""
-    job: Job = {
-        "models": [{"file": file.path, "threads": threads, "name": file.shown} for file, threads in pairs],
-        "runs": options.runs,
-        "seconds": options.seconds,
-        "profile": options.layers and options.method == "profiler",
-        "delegate": options.delegate,
-    }
-    report = options.progress
+    models: list[ModelEntry] = [
+        {"file": file.path, "threads": threads, "name": str(file.model.path or file.name)} for file, threads in pairs
+    ]
+    job, report = options.job | {"models": models}, options.progress
     if report is None:
         return options.run(job)
     names = [f"{file.name} on {format_count(threads, 'thread')}" for file, threads in pairs]
     report(", ".join(names))
 
-    def show(states: list[ModelProgress]) -> None:
+    def show(states: list[dict[str, Any]]) -> None:
         lines = []
         for name, state in zip(names, states, strict=True):
             within = "" if state["within"] is None else f" ± {format_percent(state['within'])}"
@@ -331,37 +296,33 @@ def _run_with_progress(pairs: Sequence[tuple[_OpenFile, int]], options: _Options
 
 
 def _build_profile(file: _OpenFile, result: ModelResult, host: dict[str, Any], options: _Options) -> Profile:
-    total = LatencyStatistics(**result["us"])
+    shared: dict[str, Any] = {name: value for name, value in result.items() if name in _PROFILE_FIELDS}
     profile = Profile(
         file=file.name,
         sha256=file.model.sha256,
         file_bytes=file.model.size_bytes,
         host=host,
-        threads=result["threads"],
-        runs=result["runs"],
-        converged=result["converged"],
-        total=total,
-        load_us=result["load_us"],
-        first_us=result["first_us"],
-        peak_bytes=result["peak_bytes"],
-        added_bytes=result["added_bytes"],
-        api=result["api"],
+        total=LatencyStatistics(**result["us"]),
         rounds_us=tuple(result["rounds_us"]),
-        notes=(*file.notes, *_profile_notes(file.model, result, options)),
+        notes=(*file.notes, *_profile_notes(file.model, result, options.job.get("delegate"))),
+        **shared,
     )
-    kernels = result["profile"]
+    kernels, median_us = result["profile"], profile.total.median
     if kernels is not None:
-        layers, overhead_us = layer_times.join_layers(file.model, kernels["kernels"], total.median)
-        fields: dict[str, Any] = {"method": PROFILER, "profiled_runs": kernels["runs"], "layers": layers}
-        return dataclasses.replace(profile, overhead_us=overhead_us, **fields)
-    if options.layers:
-        return single_operators.add_layers(profile, file.model, options.seconds, options.run)
-    return profile
+        method, runs = PROFILER, kernels["runs"]
+        layers, overhead_us = layer_times.join_layers(file.model, kernels["kernels"], median_us)
+    elif options.layers:
+        method, seconds = SINGLE_OPERATORS, options.job.get("seconds", 0.0)
+        layers, runs = single_operators.time_operators(file.model, profile.threads, seconds, options.run, median_us)
+        overhead_us = median_us - sum(layer.us.typical for layer in layers if layer.us)
+    else:
+        return profile
+    return replace(profile, method=method, profiled_runs=runs, layers=layers, overhead_us=overhead_us)
 
 
-def _profile_notes(model: TFLiteModel, result: ModelResult, options: _Options) -> Iterator[str]:
-    if options.delegate:
-        yield f"delegate {options.delegate}: only whole runs are timed"
+def _profile_notes(model: TFLiteModel, result: ModelResult, delegate: str | None) -> Iterator[str]:
+    if delegate:
+        yield f"delegate {delegate}: only whole runs are timed"
     if result["unavailable"]:
         yield result["unavailable"]
     if len(model.signatures) > 1 and result["api"] == "compiled_model":
@@ -369,19 +330,16 @@ def _profile_notes(model: TFLiteModel, result: ModelResult, options: _Options) -
         yield f"only the file's first signature ran, {first}; not {', '.join(others)}"
 
 
-def _machine_warnings(measured: Sequence[_Measurement]) -> Iterator[str]:
-    host = measured[0].host
+def _machine_warnings(profiles: Sequence[Profile], others_share: float) -> Iterator[str]:
+    host = profiles[0].host
     load, governor = host["state"]["load_average"], host["state"]["governor"]
-    others = max(item.others_share for item in measured)
-    if others > _BUSY_SHARE:
-        yield f"the machine is busy: other processes took {format_percent(others, 0)} of its processor time"
-    elif load is not None and load > host["cores"] / 2:
+    if others_share > _BUSY_SHARE:
+        yield f"the machine is busy: other processes took {format_percent(others_share, 0)} of its processor time"
+    elif load is not None and host["cores"] and load > host["cores"] / 2:
         yield f"the machine is busy: load average {load:.1f} on {format_count(host['cores'], 'core')} at the start"
     if governor not in (None, "performance"):
         yield f"the processor's frequency governor is {governor!r}: times may change with its clock"
-    for profile in (item.profile for item in measured):
+    for profile in profiles:
         if not profile.converged:
-            yield (
-                f"{profile.file} on {format_count(profile.threads, 'thread')}: the median is not known to 1% after "
-                f"{format_count(profile.runs, 'run')}"
-            )
+            threads, runs = format_count(profile.threads, "thread"), format_count(profile.runs, "run")
+            yield f"{profile.file} on {threads}: the median is not known to 1% after {runs}"

@@ -1,7 +1,6 @@
 """The records of a benchmark: a machine, and for each file its latency and the time of each layer."""
 
-import dataclasses
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from keras_nin import schemas
@@ -15,15 +14,12 @@ if TYPE_CHECKING:
 
 PROFILER = "profiler"
 SINGLE_OPERATORS = "single operators"
+_LAYER_COLUMNS = ("share", "macs", "gmacs_per_s", "bytes", "kind", "role", "block", "kernel")
 
 
 @dataclass(frozen=True)
 class LatencyStatistics:
-    """Times of a whole run in microseconds.
-
-    `low` to `high` is the 95% confidence interval of the median; None where there are too few runs for one. The
-    percentiles are None for Android devices, whose tool does not print them.
-    """
+    """Times of a whole run in us; `low` to `high` is the 95% interval of the median. Android has no percentiles."""
 
     median: float
     mean: float
@@ -37,11 +33,10 @@ class LatencyStatistics:
 
 @dataclass(frozen=True)
 class KernelTime:
-    """Times of one kernel in microseconds.
+    """Times of one kernel in us; `median` and `p90` are None for Android devices.
 
-    `typical` is the mean over the half of the runs whose total is nearest to the median, without the kernel's own
-    outliers. The profiler's clock has a resolution of 1 us, so only `typical` is meaningful for small kernels, and only
-    `typical` adds up over the rows. `median` and `p90` are None for Android devices.
+    `typical` is the mean over the half of the runs whose total is nearest to the median, without outliers. The clock
+    has a resolution of 1 us, so only `typical` is meaningful for small kernels, and only it adds up over the rows.
     """
 
     median: float | None
@@ -56,20 +51,14 @@ class LayerTime:
 
     Attributes:
         name: of the layer, unique in the file; the kernel's name where it belongs to no layer.
-        op: type of the main operator ("CONV_2D"); None for a kernel that the runtime inserted.
-        operators: indexes of the file's operators that the kernel computes: several where operators are fused into
-            it, none where the runtime inserted it or the kernel was not recognized.
-        kernel: the runtime's name for it, such as "Fully Connected (NC, QS8, QC8W) GEMM"; None for an operator
-            without a kernel.
+        op, dtype: type of the main operator ("CONV_2D") and of its output; None for a kernel that the runtime inserted.
+        operators: indexes of the file's operators that the kernel computes: several where they are fused, none where
+            the runtime inserted the kernel or it was not recognized.
+        kernel: its name in the runtime ("Fully Connected (NC, F32) GEMM"); None for an operator without a kernel.
         kind, role, block: of the layer, as in the audit; kind "other" for inserted kernels.
-        us: None without a kernel.
-        share: of the median of a whole run, 0 to 1; None without `us`.
-        macs: of the layer; None where unknown.
-        gmacs_per_s: 10^9 MACs per second; None without MACs or `us`.
+        share: of the median of a whole run, 0 to 1.
         bytes: inputs, outputs and weights of the operators, each counted once.
-        dtype: compute type, "int8" or "float32": the type of the main operator's output.
-        joined: whether it is known what the kernel computes.
-        note: why there is no kernel or no time.
+        joined, note: whether it is known what the kernel computes; why there is no kernel or no time.
     """
 
     name: str
@@ -91,10 +80,7 @@ class LayerTime:
 
 @dataclass(frozen=True)
 class MachinePeak:
-    """Measured limits of a machine for one data type and number of threads.
-
-    `gmacs_per_s` is the best rate of the runtime's own matrix product, `gbytes_per_s` the bandwidth of memory.
-    """
+    """Measured limits of a machine: the best rate of the runtime's matrix product, and the bandwidth of memory."""
 
     dtype: str
     threads: int
@@ -107,22 +93,13 @@ class Profile:
     """Latency of one file on one machine with one number of threads, at batch 1.
 
     Attributes:
-        file: its name.
-        sha256: of its content.
-        file_bytes: its size.
         host: the machine, as `keras_nin.tflite.host.describe_host` returns it, with its `state` at the start.
-        threads: of the runtime.
-        runs: number of runs behind `total`.
-        converged: whether the interval of the median is within 1% on either side.
-        total: of a whole run without the profiler.
+        runs, converged: of `total`, the times without the profiler; whether its interval is within 1% on either side.
         load_us, first_us: time to load the file, and of its first run.
-        peak_bytes: peak resident memory of the process; None where the device does not report it.
-        added_bytes: what loading and running the model added to it; None likewise.
+        peak_bytes, added_bytes: peak resident memory of the process, and what the model added to it; None if unknown.
         api: "compiled_model" (LiteRT), "interpreter" (TensorFlow Lite) or "benchmark_model" (Android).
-        method: how the layers were timed, `PROFILER` or `SINGLE_OPERATORS`; None without layers.
-        profiled_runs: number of runs behind the times of the layers.
-        layers: in order of execution.
-        overhead_us: the median less the typical times of all layers ("runtime overhead").
+        method: how the layers were timed, `PROFILER` or `SINGLE_OPERATORS`, in `profiled_runs` runs; None without.
+        layers, overhead_us: in order of execution; the median less their typical times ("runtime overhead").
         rounds_us: medians of the rounds, which alternate with those of the files measured together.
         notes: what a reader must know, such as noise as calibration data.
         peaks: limits of the machine in the data types of the layers, where they were measured.
@@ -151,21 +128,14 @@ class Profile:
 
     def to_json(self) -> dict[str, Any]:
         """Return the profile as a JSON-ready dictionary, without the host."""
-        document = dataclasses.asdict(self)
+        document = asdict(self)
         del document["host"]
-        document["total"] = {"us": document["total"]}
-        return document
+        return document | {"total": {"us": document["total"]}}
 
 
 @dataclass(frozen=True, repr=False)
 class BenchmarkResult(Result):
-    """Profiles of files measured on one machine, in the order of the files and numbers of threads.
-
-    Attributes:
-        host: the machine.
-        profiles: one per file and number of threads.
-        warnings: what makes the measurement worse than it could be, such as a busy machine.
-    """
+    """Profiles of files measured on one machine; `warnings` says what made the measurement worse."""
 
     host: dict[str, Any]
     profiles: tuple[Profile, ...]
@@ -173,12 +143,8 @@ class BenchmarkResult(Result):
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as a JSON-ready dictionary (schema ``keras_nin.benchmark/1``)."""
-        return {
-            "schema": schemas.BENCHMARK,
-            "host": self.host,
-            "results": [profile.to_json() for profile in self.profiles],
-            "warnings": list(self.warnings),
-        }
+        results = [profile.to_json() for profile in self.profiles]
+        return {"schema": schemas.BENCHMARK, "host": self.host, "results": results, "warnings": list(self.warnings)}
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> "BenchmarkResult":
@@ -192,10 +158,10 @@ class BenchmarkResult(Result):
         """Return the figure of the layer times of the first profile that has them; `InputError` where none has."""
         from keras_nin.plots.latency import plot_layer_times
 
-        profile = next((profile for profile in self.profiles if profile.layers), None)
-        if profile is None:
-            raise InputError("the benchmark has no layers to plot. Measure with `layers`", argument="layers")
-        return plot_layer_times(profile)
+        for profile in self.profiles:
+            if profile.layers:
+                return plot_layer_times(profile)
+        raise InputError("the benchmark has no layers to plot. Measure with `layers`", argument="layers")
 
     def _summary(self) -> str:
         return "; ".join(
@@ -205,16 +171,15 @@ class BenchmarkResult(Result):
 
     def _rows(self) -> list[dict[str, Any]]:
         """Return a row per layer, or per file where no layers were timed."""
-        layer_columns = ("share", "macs", "gmacs_per_s", "bytes", "kind", "role", "block", "kernel")
         if any(profile.layers for profile in self.profiles):
             return [
                 {"file": profile.file, "threads": profile.threads, "layer": layer.name}
-                | {"us": layer.us and layer.us.typical, **{name: getattr(layer, name) for name in layer_columns}}
+                | {"us": layer.us and layer.us.typical, **{name: getattr(layer, name) for name in _LAYER_COLUMNS}}
                 for profile in self.profiles
                 for layer in profile.layers
             ]
         return [
-            {"file": profile.file, "threads": profile.threads, **dataclasses.asdict(profile.total)}
+            {"file": profile.file, "threads": profile.threads, **asdict(profile.total)}
             | {"runs": profile.runs, "load_us": profile.load_us, "peak_bytes": profile.peak_bytes}
             for profile in self.profiles
         ]

@@ -12,13 +12,13 @@ from keras_nin.benchmark.layer_times import total_kernel_us
 from keras_nin.benchmark.measurement import measure_files, run_job
 from keras_nin.benchmark.records import Profile
 from keras_nin.benchmark.sweep_results import ConvLayer, SweepPoint, SweepRow, format_sweep_csv, nearest_aligned
-from keras_nin.errors import InputError, check_choice
+from keras_nin.errors import InputError, check_choice, expected_error
 
 SWEEP_SCHEMES = ("float32", "int8")
 SECONDS_PER_POINT = 0.5
 _MAXIMUM = {"size": 1024, "cin": 8192, "cout": 8192, "kernel": 15, "threads": 256}
 
-# Exports a layer in some schemes to files in a folder, with weights of a seed: (layer, schemes, folder, seed).
+# Exports (layer, schemes, folder, seed) to files in the folder, with weights of the seed; returns them by scheme.
 ExportLayer = Callable[[ConvLayer, Sequence[str], pathlib.Path, int], Mapping[str, pathlib.Path]]
 _Group = tuple[SweepPoint, ...]
 _Exported = dict[tuple[ConvLayer, str], pathlib.Path | InputError]
@@ -36,9 +36,8 @@ class SweepGrid:
     threads: tuple[int, ...] = (1,)
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            name = field.name
-            values = tuple(dict.fromkeys(getattr(self, name)))
+        for name, values in vars(self).copy().items():
+            values = tuple(dict.fromkeys(values))
             object.__setattr__(self, name, values)
             if not values:
                 raise InputError(f"Expected at least one `{name}`. Received: none", argument=name)
@@ -46,17 +45,9 @@ class SweepGrid:
                 if name == "scheme":
                     check_choice(name, value, SWEEP_SCHEMES)
                 elif not isinstance(value, int) or not 1 <= value <= _MAXIMUM[name]:
-                    raise InputError(
-                        f"Expected `{name}` from 1 to {_MAXIMUM[name]}. Received: {value!r}",
-                        argument=name,
-                        received=value,
-                    )
+                    raise expected_error(name, f"from 1 to {_MAXIMUM[name]}", value)
                 elif name == "kernel" and value % 2 == 0:
-                    raise InputError(
-                        f"Expected `kernel` to be odd, so that it has a center. Received: {value}",
-                        argument=name,
-                        received=value,
-                    )
+                    raise expected_error(name, "to be odd, so that it has a center", value)
 
     def points(self) -> list[SweepPoint]:
         """Return the points, sorted."""
@@ -64,16 +55,15 @@ class SweepGrid:
         return sorted(itertools.starmap(SweepPoint, itertools.product(layers, self.scheme, self.threads)))
 
 
-def order_sites(points: Iterable[SweepPoint], seed: int = 0) -> list[list[_Group]]:
+def pending_sites(
+    points: Iterable[SweepPoint], rows: Mapping[SweepPoint, SweepRow], seed: int = 0
+) -> list[list[_Group]]:
     """Return the points as they are measured: a shuffled list of sites, each a shuffled list of groups.
 
-    A group is a tuple of points that take turns while they are measured, because they are compared: layers on one map
-    in one scheme on one number of threads that differ in their kernel, or in channel counts around one multiple of
-    `CHANNEL_STEP`. The groups of a site are measured one after the other, from the same exported models.
-
-    Args:
-        points: in any order.
-        seed: of the order, so that drift of the machine does not follow one of the axes.
+    The points of a group take turns while they are measured, because they are compared: layers on one map in one scheme
+    on one number of threads that differ in their kernel, or in channel counts around one multiple of `CHANNEL_STEP`.
+    The groups of a site share exported models. By the random order, drift of the machine follows none of the axes.
+    Groups whose points are all in `rows` are left out; the others are measured whole.
     """
     rng = random.Random(seed)
     grouped: dict[tuple[int, int, int], dict[tuple[str, int], list[SweepPoint]]] = {}
@@ -85,18 +75,8 @@ def order_sites(points: Iterable[SweepPoint], seed: int = 0) -> list[list[_Group
     for groups in sites:
         rng.shuffle(groups)
     rng.shuffle(sites)
-    return sites
-
-
-def pending_sites(
-    points: Iterable[SweepPoint], rows: Mapping[SweepPoint, SweepRow], seed: int = 0
-) -> list[list[_Group]]:
-    """Return the sites (see `order_sites`), with only the groups that have a point which `rows` lacks.
-
-    A group is measured whole or not at all: its points are compared, so they belong to the same minutes.
-    """
-    sites = [[group for group in site if not set(group) <= set(rows)] for site in order_sites(points, seed)]
-    return [site for site in sites if site]
+    pending = ([group for group in site if not set(group) <= rows.keys()] for site in sites)
+    return [site for site in pending if site]
 
 
 def measure_sweep(
@@ -111,32 +91,17 @@ def measure_sweep(
     run: RunJob = run_job,
     on_group: Callable[[int], object] | None = None,
 ) -> dict[SweepPoint, SweepRow]:
-    """Measure the missing points of a grid, and keep the CSV file at `path` complete after every group.
+    """Measure the missing points of a grid, and return all rows: those of the CSV file at `path` (`rows`) and the new.
 
-    An interruption loses the group that was being measured, and nothing else.
-
-    Args:
-        points: of the grid.
-        path: of the CSV file.
-        machine: `keras_nin.benchmark.sweep_results.identify_machine` of this machine.
-        export_layer: exports a layer; an `InputError` of it becomes the error of its points.
-        rows: that are there already, as `read_sweep` returns them.
-        seed: of the order and the weights.
-        seconds: the longest that each point is measured, once it is warm.
-        run: runs a job; `run` of an `open_device` for another machine.
-        on_group: called with the number of points after each group.
-
-    Returns:
-        All rows by point.
-
-    Raises:
-        InputError: the file cannot be written.
+    The file is complete after every group: an interruption loses the group that was being measured. An `InputError` of
+    `export_layer` becomes the error of its points. `seed` is that of the order and the weights, `seconds` the longest
+    that each point is measured, once it is warm; `on_group` is called with the number of points after each group.
     """
     rows = dict(rows or {})
     turn = 1 + max((row.turn for row in rows.values()), default=-1)
     for site in pending_sites(points, rows, seed):
         with files.temporary_folder() as folder:
-            exported = _export_site(site, export_layer, pathlib.Path(folder), seed)
+            exported = _export_site(site, export_layer, folder, seed)
             for group in site:
                 for row in _measure_group(group, exported, seconds, run):
                     rows[row.point] = dataclasses.replace(row, turn=turn)
@@ -149,16 +114,16 @@ def measure_sweep(
 
 def _export_site(site: Iterable[_Group], export_layer: ExportLayer, folder: pathlib.Path, seed: int) -> _Exported:
     """Return by (layer, scheme) the exported file of each point of a site, or the error that prevented it."""
-    schemes: dict[ConvLayer, list[str]] = {}
+    schemes: dict[ConvLayer, dict[str, None]] = {}
     for point in sorted(itertools.chain.from_iterable(site)):
-        schemes.setdefault(point.layer, []).append(point.scheme)
+        schemes.setdefault(point.layer, {})[point.scheme] = None
     exported: _Exported = {}
     for layer, wanted in schemes.items():
-        wanted = list(dict.fromkeys(wanted))
         try:
-            exported |= {(layer, scheme): path for scheme, path in export_layer(layer, wanted, folder, seed).items()}
+            paths = export_layer(layer, list(wanted), folder, seed)
         except InputError as error:
-            exported |= {(layer, scheme): error for scheme in wanted}
+            paths = dict.fromkeys(wanted, error)
+        exported |= {(layer, scheme): path for scheme, path in paths.items()}
     return exported
 
 
@@ -173,14 +138,9 @@ def _measure_group(group: Iterable[SweepPoint], exported: _Exported, seconds: fl
             good[point] = file
     if not good:
         return rows
+    threads, total_seconds = (next(iter(good)).threads,), seconds * len(good)
     try:
-        result = measure_files(
-            list(good.values()),
-            threads=(next(iter(good)).threads,),
-            seconds=seconds * len(good),
-            interleave=True,
-            run=run,
-        )
+        result = measure_files(list(good.values()), threads=threads, seconds=total_seconds, interleave=True, run=run)
     except InputError as error:
         if len(good) == 1:
             return [*rows, *(SweepRow(point, error=str(error)) for point in good)]
@@ -192,14 +152,5 @@ def _measure_group(group: Iterable[SweepPoint], exported: _Exported, seconds: fl
 
 def _build_row(point: SweepPoint, profile: Profile, load: float | None) -> SweepRow:
     times = {layer.us.typical: layer.kernel for layer in profile.layers if layer.us and layer.kernel}
-    return SweepRow(
-        point=point,
-        us=profile.total.median,
-        low_us=profile.total.low,
-        high_us=profile.total.high,
-        kernel_us=total_kernel_us(profile),
-        kernel_name=times[max(times)] if times else None,
-        runs=profile.runs,
-        converged=profile.converged,
-        load=load,
-    )
+    us = (profile.total.median, profile.total.low, profile.total.high, total_kernel_us(profile))
+    return SweepRow(point, *us, times[max(times)] if times else None, profile.runs, profile.converged, load)

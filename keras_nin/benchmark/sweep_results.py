@@ -1,15 +1,12 @@
-"""The rows of a sweep, the CSV file that keeps them, and what they show.
-
-They show how time follows the MACs of a kernel, and what channel counts next to a multiple of 8 cost.
-"""
+"""The rows of a sweep, the CSV file that keeps them, and what they show of larger kernels and odd channel counts."""
 
 import csv
 import dataclasses
 import io
 import pathlib
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 from keras_nin import files
 from keras_nin.errors import InputError
@@ -44,18 +41,10 @@ class SweepPoint:
 
 @dataclasses.dataclass(frozen=True)
 class SweepRow:
-    """The measurement of a point.
+    """The measurement of a point: median of whole runs and its 95% interval, or an `error`.
 
-    Attributes:
-        point: where in the grid.
-        us, low_us, high_us: median of a whole run, and its 95% confidence interval where known.
-        kernel_us: typical time inside the runtime's kernels; None without a profiler.
-        kernel_name: of the longest of these kernels.
-        runs: behind the median.
-        converged: whether the interval is within 1%.
-        load: load average of the machine at the start of the group.
-        turn: which group of the sweep it was in, from 0; points of one turn were measured interleaved.
-        error: why there are no times; None where there are.
+    `kernel_us` is the typical time inside the kernels, None without a profiler, and `kernel_name` the longest of them;
+    `load` is the load average when the group began; points of one `turn` were measured interleaved.
     """
 
     point: SweepPoint
@@ -82,11 +71,9 @@ _VALUE_COLUMNS = tuple(field.name for field in dataclasses.fields(SweepRow) if f
 _MACHINE_COLUMNS = ("cpu", "cores", "litert", "keras_nin")
 CSV_COLUMNS = (*_POINT_COLUMNS, *_VALUE_COLUMNS, "macs", "gmacs_per_s", *_MACHINE_COLUMNS)
 _PARSERS: dict[str, Callable[[str], Any]] = {
-    "runs": int,
-    "turn": int,
+    **dict.fromkeys(("runs", "turn"), int),
     "converged": {"True": True, "False": False}.__getitem__,
-    "kernel_name": lambda text: text or None,
-    "error": lambda text: text or None,
+    **dict.fromkeys(("kernel_name", "error"), lambda text: text or None),
 }
 
 
@@ -123,13 +110,9 @@ def read_sweep(path: pathlib.Path, machine: Mapping[str, str]) -> dict[SweepPoin
         row = _parse_row(path, reader.line_num, record)
         other = {name: record[name] for name in _MACHINE_COLUMNS}
         if other != machine:
-            raise InputError(
-                f"{str(path)!r} has rows of another machine or other versions, which cannot be compared: "
-                f"{', '.join(other.values())}; here: {', '.join(machine.values())}. Use another `out`, or `force` to "
-                "start over",
-                argument="out",
-                path=path,
-            )
+            machines = f"{', '.join(other.values())}; here: {', '.join(machine.values())}"
+            what = f"{str(path)!r} has rows of another machine or other versions, which cannot be compared: {machines}"
+            raise InputError(f"{what}. Use another `out`, or `force` to start over", argument="out", path=path)
         rows[row.point] = row
     return rows
 
@@ -143,23 +126,13 @@ def _parse_row(path: pathlib.Path, line: int, record: Mapping[str, str]) -> Swee
         }
         return SweepRow(SweepPoint(layer, record["scheme"], int(record["threads"])), **values)
     except (ValueError, TypeError, KeyError):
-        raise InputError(
-            f"line {line} of {str(path)!r} is a damaged row of a sweep. Fix or delete the row, or use `force` to start "
-            "over",
-            path=path,
-        ) from None
+        what = f"line {line} of {str(path)!r} is a damaged row of a sweep"
+        raise InputError(f"{what}. Fix or delete the row, or use `force` to start over", path=path) from None
 
 
 @dataclasses.dataclass(frozen=True)
 class KernelRatio:
-    """A layer with a larger kernel over the same layer with 1x1, measured in the same turn.
-
-    Attributes:
-        point: the layer.
-        macs: ratio of the MACs, the kernel squared.
-        time: ratio of the times inside the kernels; None without a profiler.
-        whole: ratio of the times of whole runs.
-    """
+    """A layer over the same with 1x1, measured in the same turn: MACs, `time` inside the kernels, whole runs."""
 
     point: SweepPoint
     macs: int
@@ -169,31 +142,13 @@ class KernelRatio:
 
 @dataclasses.dataclass(frozen=True)
 class AlignmentCost:
-    """A layer whose number of channels is no multiple of 8 over the one with the nearest multiple.
-
-    Attributes:
-        point: the layer.
-        axis: "cin" or "cout".
-        channels, aligned: the two numbers.
-        cost: ratio of the times per channel, 1 where nothing is lost.
-    """
+    """Time per channel of a layer over that of the one with `aligned` channels, the nearest multiple of 8."""
 
     point: SweepPoint
     axis: str
     channels: int
     aligned: int
     cost: float
-
-
-@dataclasses.dataclass(frozen=True)
-class RatioSummary:
-    """Median, minimum and maximum of the `count` values that share `key`."""
-
-    key: Any
-    count: int
-    median: float
-    min: float
-    max: float
 
 
 def nearest_aligned(channels: int) -> int:
@@ -236,52 +191,37 @@ def _row_pairs(
             yield row, base, kernel_ratio, row.us / base.us
 
 
-_Item = TypeVar("_Item")
-
-
-def summarize_ratios(
-    items: Sequence[_Item], key: Callable[[_Item], Any], value: Callable[[_Item], float | None]
-) -> list[RatioSummary]:
-    """Return the `RatioSummary` of each key among the items, sorted by key; values that are None are left out."""
-    groups: dict[Any, list[float]] = {}
-    for item in items:
-        number = value(item)
-        if number is not None:
-            groups.setdefault(key(item), []).append(number)
-    return [
-        RatioSummary(key, len(values), statistics.median(values), min(values), max(values))
-        for key, values in sorted(groups.items())
-    ]
-
-
 def format_findings(rows: Mapping[SweepPoint, SweepRow]) -> Iterator[str]:
     """Yield what the rows show as lines of text, each with its number of layers and its range."""
-    ratios, costs = compute_kernel_ratios(rows), compute_alignment_costs(rows)
-    for what, value in (("inside the kernels", "time"), ("of a whole run", "whole")):
-        for summary in summarize_ratios(
-            ratios,
-            lambda ratio: (ratio.point.scheme, ratio.point.threads, ratio.point.layer.kernel, ratio.macs),
-            lambda ratio, value=value: getattr(ratio, value),
-        ):
-            scheme, threads, kernel, macs = summary.key
-            yield (
-                f"{scheme}, {format_count(threads, 'thread')}, {kernel}x{kernel} vs 1x1: {macs} times the MACs, "
-                f"{summary.median:.1f} times the time {what} (median of {format_count(summary.count, 'pair')}, "
-                f"{summary.min:.1f} to {summary.max:.1f})"
-            )
-    for summary in summarize_ratios(
-        costs,
-        lambda cost: (
-            *(cost.point.scheme, cost.point.threads, cost.point.layer.kernel),
-            *(cost.axis, cost.channels - cost.aligned),
-        ),
-        lambda cost: cost.cost,
-    ):
-        scheme, threads, kernel, axis, offset = summary.key
-        channels = "input channel" if axis == "cin" else "output channel"
-        yield (
-            f"{scheme}, {format_count(threads, 'thread')}, {kernel}x{kernel}: {format_count(abs(offset), channels)} "
-            f"{'more' if offset > 0 else 'fewer'} than a multiple of {CHANNEL_STEP}: {summary.median - 1:+.0%} time "
-            f"per channel (median of {format_count(summary.count, 'pair')}, {summary.min - 1:+.0%} to "
-            f"{summary.max - 1:+.0%})"
-        )
+    ratios = compute_kernel_ratios(rows)
+    for what, name in (("inside the kernels", "time"), ("of a whole run", "whole")):
+        pairs = (((*_series(ratio.point), ratio.macs), getattr(ratio, name)) for ratio in ratios)
+        for (*series, macs), median, spread in _summarize(pairs, ".1f"):
+            yield f"{_format_series(*series)} vs 1x1: {macs} times the MACs, {median} times the time {what} {spread}"
+    costs = (
+        ((*_series(cost.point), cost.axis, cost.channels - cost.aligned), cost.cost - 1)
+        for cost in compute_alignment_costs(rows)
+    )
+    for (*series, axis, offset), median, spread in _summarize(costs, "+.0%"):
+        channels = format_count(abs(offset), "input channel" if axis == "cin" else "output channel")
+        which = f"{channels} {'more' if offset > 0 else 'fewer'} than a multiple of {CHANNEL_STEP}"
+        yield f"{_format_series(*series)}: {which}: {median} time per channel {spread}"
+
+
+def _series(point: SweepPoint) -> tuple[str, int, int]:
+    return point.scheme, point.threads, point.layer.kernel
+
+
+def _format_series(scheme: str, threads: int, kernel: int) -> str:
+    return f"{scheme}, {format_count(threads, 'thread')}, {kernel}x{kernel}"
+
+
+def _summarize(pairs: Iterable[tuple[Any, float | None]], form: str) -> Iterator[tuple[Any, str, str]]:
+    """Yield each key among (key, value) pairs, sorted, the median of its values, and their number and range."""
+    groups: dict[Any, list[float]] = {}
+    for key, value in pairs:
+        if value is not None:
+            groups.setdefault(key, []).append(value)
+    for key, values in sorted(groups.items()):
+        median, low, high = (format(value, form) for value in (statistics.median(values), min(values), max(values)))
+        yield key, median, f"(median of {format_count(len(values), 'pair')}, {low} to {high})"

@@ -208,17 +208,14 @@ class ClaimsResult(Result):
         """Return the claims as a JSON-ready dictionary (schema ``keras_nin.claims/1``)."""
         return {"schema": schemas.CLAIMS, "claims": [claim.to_json() for claim in self.claims]}
 
-    @property
-    def summary(self) -> str:
-        """One line: how many claims have which verdict, and which are not reproduced."""
+    def _summary(self) -> str:
         counts = collections.Counter(claim.verdict for claim in self.claims)
         verdicts = ", ".join(f"{verdict}: {counts[verdict]}" for verdict in VERDICTS if counts[verdict])
         missed = [claim.id for claim in self.claims if not claim.reproduced]
         state = f"Not reproduced: {', '.join(missed)}" if missed else "Every declared figure is reproduced"
         return f"{format_count(len(self.claims), 'claim')} ({verdicts}). {state}."
 
-    def _summary(self) -> str:
-        return self.summary
+    summary = property(_summary, doc="One line: how many claims have which verdict, and which are not reproduced.")
 
     def _rows(self) -> Sequence[dict[str, Any]]:
         keys = ("id", "source", "claim", "verdict", "reproduced", "why")

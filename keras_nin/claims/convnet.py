@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from keras_nin import layers, models
 from keras_nin.claims import networks
 from keras_nin.claims.claim import Figures
 
@@ -37,8 +38,6 @@ def _measure_heads() -> Figures:
 
 
 def _train_heads(training: networks.ClaimTraining) -> Figures:
-    from keras_nin import models
-
     images = networks.load_training_images(training)
     figures, test_accuracy, gap = {}, {}, {}
     for head, name in HEADS.items():
@@ -62,8 +61,6 @@ def build_relu_classifier(third: str, classifier_activation: str | None = "softm
         classifier_activation: activation of the dense layer; None returns its scores.
     """
     import keras
-
-    from keras_nin import layers, models
 
     trunk = models.build_model("convnet_extra_relu", include_top=False)
     x: Any = trunk.output
@@ -93,8 +90,6 @@ def merge_into_previous_layer(model: "keras.Model", images: np.ndarray) -> float
 
     The pooling and the ReLU between the two then follow the merged layer.
     """
-    from keras_nin import models
-
     first, second, third = (model.get_layer(name).get_weights() for name in ("conv1", "conv2", "conv3_1x1"))
     merged = models.build_model("convnet_extra_relu", include_top=False)
     merged.get_layer("conv1").set_weights(first)
@@ -105,8 +100,6 @@ def merge_into_previous_layer(model: "keras.Model", images: np.ndarray) -> float
 
 def merge_adjacent_layers(model: "keras.Model", images: np.ndarray) -> float:
     """Return the relative difference when the third layer directly follows the 3x3 layer and is merged into it."""
-    from keras_nin import layers
-
     second, third = (model.get_layer(name).get_weights() for name in ("conv2", "conv3_1x1"))
     maps = networks.run_up_to(model, "relu1", images)
     conv3x3 = functools.partial(layers.conv2d, filters=8, kernel_size=3, activation=None, name="conv2")

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 import numpy as np
 from numpy.typing import ArrayLike
 
+from keras_nin import data, models
+from keras_nin.audit.api import audit_model
 from keras_nin.errors import InputError, check_choice, check_whole_number
 from keras_nin.metrics import top_k_accuracy
 
@@ -36,10 +38,7 @@ def build_network(
 
 def audit_zoo_model(name: str) -> "Audit":
     """Return the audit of the zoo model `name`, built with its defaults."""
-    from keras_nin.audit.api import audit_model
-    from keras_nin.models import build_model
-
-    return audit_model(build_model(name))
+    return audit_model(models.build_model(name))
 
 
 def convolution_rows(audit: "Audit") -> "list[AuditRow]":
@@ -183,8 +182,6 @@ class TrainedNetwork:
 
 def load_training_images(training: ClaimTraining) -> TrainingImages:
     """Return the images; `InputError` where the dataset has no train and test split with labels from 0 to 9."""
-    from keras_nin import data
-
     dataset = data.open_dataset(training.data)
     splits = []
     for split in ("train", "test"):
@@ -208,7 +205,6 @@ def train_over_seeds(
     Args:
         build: returns an untrained model (28, 28, 1) -> (10,).
         training: how to train.
-        images: the images.
         default_epochs: passes over the images where `training` has no number.
     """
     runs = []

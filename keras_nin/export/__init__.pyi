@@ -1,9 +1,9 @@
-from .calibration import Calibration as Calibration
-from .calibration import load_calibration as load_calibration
 from .compression import Compression as Compression
 from .compression import measure_compression as measure_compression
 from .conversion import convert_model as convert_model
 from .conversion import convert_schemes as convert_schemes
+from .conversion import load_calibration as load_calibration
+from .converted_model import Calibration as Calibration
 from .converted_model import ConvertedModel as ConvertedModel
 from .converted_model import ExportRecord as ExportRecord
 from .optimization.conversion import convert_optimized as convert_optimized

@@ -7,9 +7,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from keras_nin import schemas
-from keras_nin.export.tolerance import per_channel_parameters, stored_constant
 from keras_nin.tflite.reader import read_model
-from keras_nin.tflite.records import TFLiteModel, TFLiteOperator, TFLiteTensor
+from keras_nin.tflite.records import TFLiteModel
 
 _OPERATORS_WITH_KERNEL = ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED", "CONV_3D")
 
@@ -18,13 +17,7 @@ _OPERATORS_WITH_KERNEL = ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FUL
 class KernelCompression:
     """The weights of a convolution or dense layer; an operator that shares those of an earlier one is left out.
 
-    Attributes:
-        index, op: index and type of the operator.
-        layer: the Keras layer, or the tensor's name where nothing says it.
-        dtype: of the stored weights.
-        weights: how many there are.
-        zeros: how many of them are 0.
-        distinct: number of different stored values.
+    `layer` is the Keras layer, or the tensor's name where nothing says it; `distinct` the number of different values.
     """
 
     index: int
@@ -80,30 +73,17 @@ def measure_compression(
 
 
 def _kernels(tflite: TFLiteModel, layers: Sequence[str | None] | None) -> Iterator[KernelCompression]:
-    seen = set()
-    producers = {tensor: operator for operator in tflite.main.operators for tensor in operator.outputs}
-    for operator in tflite.main.operators:
-        if operator.op not in _OPERATORS_WITH_KERNEL:
-            continue
-        tensor = stored_constant(tflite.main, producers, operator.inputs[1])
-        if tensor is not None and tensor.buffer not in seen:
-            seen.add(tensor.buffer)
-            yield _kernel_compression(tflite, operator, tensor, layers[operator.index] if layers else None)
-
-
-def _kernel_compression(
-    tflite: TFLiteModel, operator: TFLiteOperator, tensor: TFLiteTensor, layer: str | None
-) -> KernelCompression:
     import numpy as np
 
-    values = tflite.data(tensor)
-    _, zero_points = per_channel_parameters(tensor)
-    return KernelCompression(
-        index=operator.index,
-        op=operator.op,
-        layer=layer or tensor.name,
-        dtype=tensor.dtype,
-        weights=values.size,
-        zeros=int((values == zero_points).sum()),
-        distinct=len(np.unique(values)),
-    )
+    from keras_nin.tflite.quantization import per_channel_parameters
+
+    seen = set()
+    for operator in tflite.main.operators:
+        tensor = tflite.main.stored_constant(operator.inputs[1]) if operator.op in _OPERATORS_WITH_KERNEL else None
+        if tensor is None or tensor.buffer in seen:
+            continue
+        seen.add(tensor.buffer)
+        layer, values = layers[operator.index] if layers else None, tflite.data(tensor)
+        zeros = int((values == per_channel_parameters(tensor)[1]).sum())
+        counts = values.size, zeros, len(np.unique(values))
+        yield KernelCompression(operator.index, operator.op, layer or tensor.name, tensor.dtype, *counts)

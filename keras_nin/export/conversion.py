@@ -1,41 +1,33 @@
-"""From a Keras model to .tflite: convert it to each scheme through TensorFlow's converter, and check the result."""
+"""From a Keras model to .tflite: the samples that calibrate it, and TensorFlow's converter for each scheme."""
 
 import contextlib
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from keras_nin import files
-from keras_nin.errors import InputError, check_whole_number
-from keras_nin.export.calibration import (
-    Calibration,
-    TensorSpec,
-    check_samples,
-    input_specs,
-    output_specs,
-    pack_inputs,
-    trace_functional,
-)
-from keras_nin.export.converted_model import ConvertedModel
+from keras_nin.data import split_image_shape
+from keras_nin.errors import InputError, check_whole_number, input_error
+from keras_nin.export.converted_model import Calibration, ConvertedModel, describe_conversion, describe_operator
 from keras_nin.export.operator_layers import layer_marks, map_operators, mark_layers, read_scope
 from keras_nin.export.schemes import Scheme, Tuning, get_scheme
 from keras_nin.export.tuning import tune_file
+from keras_nin.keras_graph import TensorSpec, input_specs, output_specs, pack_inputs, trace_functional
 from keras_nin.output_capture import capture_output
 from keras_nin.tflite.reader import read_model
-from keras_nin.tflite.records import float_operators
 
 if TYPE_CHECKING:
     import keras
     import tensorflow as tf
+    from numpy.typing import ArrayLike
 
-    from keras_nin.data import Preprocessing
-    from keras_nin.export.calibration import Samples
-    from keras_nin.tflite.records import TFLiteModel
+    from keras_nin.data import Dataset, Preprocessing
 
+    Samples = ArrayLike | Mapping[str, ArrayLike]
     # Changes a calibrated float file: (content, samples) -> content.
     TuneFile = Callable[[bytes, Iterable[Any]], bytes]
 
@@ -76,18 +68,16 @@ def convert_schemes(
 
     Args:
         model: Functional keras.Model, or Sequential with an Input.
-        schemes: names of schemes, or `Scheme` records; for those that train see `keras_nin.export.convert_optimized`.
+        schemes: names or `Scheme` records; for those that train see `keras_nin.export.convert_optimized`.
         calibration: `Calibration`, or float32 images (N, H, W, C) as the model takes them; for calibrated schemes.
         allow_float: let operators that a scheme lacks compute in floating point; `ConvertedModel.float_operators` has
             their names.
         batch: the static batch size of the files.
-        tuning: how ranges, weights and biases of a calibrated 8-bit scheme are chosen; None is `Tuning()`, and
-            `Tuning.plain()` the converter's own way.
-        weights: what the weights are, for the record.
-        preprocessing: `keras_nin.data.Preprocessing` that the network expects, for the record.
+        tuning: of calibrated 8-bit schemes; None is `Tuning()`, and `Tuning.plain()` the converter's own way.
         name: the model's name for files; the default is its own.
-        options: JSON values that say what else decided the content, for the record.
-        classes: a name for each class of the output, where they are known.
+        weights, preprocessing, options, classes: for the record: what the weights are, `keras_nin.data.Preprocessing`
+            that the network expects, JSON values that say what else decided the content, and a name for each class of
+            the output.
 
     Returns:
         A `ConvertedModel` per scheme; `keras_nin.export.verify_files` compares it with the model, `save` writes it.
@@ -103,7 +93,7 @@ def convert_schemes(
     check_finite_weights(model)
     tuning = tuning or Tuning()
     details: dict[str, Any] = {"allow_float": allow_float, "weights": weights, "preprocessing": preprocessing}
-    details |= {"name": name, "options": options, "classes": classes}
+    details |= {"name": name, "options": options, "classes": classes, "batch": batch}
     converted = []
     with ModelConverter(model, batch) as converter:
         for scheme in map(get_scheme, schemes):
@@ -111,115 +101,113 @@ def convert_schemes(
             content, flags = converter.convert(scheme, used.images if used else None, allow_float, tuning)
             tflite = read_model(content)
             mapped = map_operators(model, tflite)
-            made = describe_conversion(model, scheme, tflite, flags, mapped.layers, batch=batch, **details)
+            record = describe_conversion(model, scheme, tflite, flags, mapped.layers, **details)
             tuned = tuning if scheme.tunable else None
-            made = dataclasses.replace(made, calibration=used, output_layers=mapped.output_layers, tuning=tuned)
-            converted.append(made)
+            converted.append(
+                dataclasses.replace(record, calibration=used, output_layers=mapped.output_layers, tuning=tuned)
+            )
     return converted
-
-
-def describe_conversion(
-    model: "keras.Model", scheme: Scheme, tflite: "TFLiteModel", flags: dict[str, Any], layers: tuple[str | None, ...],
-    *, batch: int = 1, allow_float: bool = False, weights: str | None = None,
-    preprocessing: "Preprocessing | None" = None, name: str | None = None, options: dict[str, Any] | None = None,
-    classes: Sequence[str] = ()
-) -> ConvertedModel:  # fmt: skip
-    """Check a converted file and return its `ConvertedModel`; arguments as those of `convert_schemes`.
-
-    Args:
-        model: the keras.Model.
-        scheme, tflite, flags: what it was converted to, and how.
-        layers: for each operator the Keras layer that it computes, or None.
-    """
-    from keras_nin.models import hash_weights
-
-    return ConvertedModel(
-        model=name or model.name,
-        scheme=scheme,
-        tflite=tflite,
-        weights=weights or "as given",
-        weights_sha256=hash_weights(model),
-        calibration=None,
-        preprocessing=preprocessing.to_json() if preprocessing else None,
-        flags=flags,
-        layers=layers,
-        float_operators=check_integer_only(tflite, layers, scheme, allow_float),
-        batch=batch,
-        options=options,
-        classes=tuple(classes),
-    )
 
 
 def check_finite_weights(model: "keras.Model") -> None:
     """Raise `InputError` where a weight of a keras.Model is not finite."""
     for weight in model.weights:
         if not np.isfinite(weight.numpy()).all():
-            raise InputError(f"Expected finite weights. Received: NaN or infinity in {weight.path!r}")
+            raise input_error("finite weights", f"NaN or infinity in {weight.path!r}")
 
 
-def check_integer_only(
-    tflite: "TFLiteModel", layers: Sequence[str | None], scheme: Scheme, allow_float: bool = False
-) -> tuple[str, ...]:
-    """Return the operators that compute in floating point although `scheme` is integer, as text.
+# Samples that calibrate
+
+
+def image_input_shape(model: "keras.Model") -> tuple[int, int, int]:
+    """Return the (H, W, C) of a model whose only input is an image; `InputError` as `input_specs`, or for another."""
+    from keras_nin.train.training import get_image_shape
+
+    input_specs(model)
+    return get_image_shape(model)
+
+
+def load_calibration(
+    dataset: "Dataset",
+    input_shape: tuple[int, ...] | dict[str, tuple[int, ...]],
+    *,
+    count: int = 100,
+    seed: int = 0,
+    preprocessing: "Preprocessing | None" = None,
+) -> Calibration:
+    """Load calibration images from the calibration split of a dataset.
 
     Args:
-        tflite: the converted file.
-        layers: for each operator the Keras layer that it computes, or None.
-        scheme: `Scheme`.
-        allow_float: whether there may be such operators.
+        dataset: `keras_nin.data.Dataset`.
+        input_shape: the network's (H, W, C), or the shapes of its inputs by name.
+        count, seed: how many images, and of their choice; all of the split where it has fewer.
+        preprocessing: `keras_nin.data.Preprocessing`; None takes the dataset's own.
 
     Raises:
-        InputError: there are such operators and `allow_float` is not set, or the input or output has another type.
+        InputError: the split is empty, `count` is below 1, or an image cannot be read.
     """
-    if not scheme.integer_only:
-        return ()
-    blocking = _describe_float_operators(tflite, layers, scheme)
-    if blocking and not allow_float:
-        raise InputError(
-            f"Expected a network whose operators all exist in {scheme.name}. Received: operators that compute in "
-            f"floating point ({', '.join(blocking)}). Allow them with `allow_float`",
-            argument="allow_float",
-        )
-    main = tflite.main
-    for tensor in (main.tensors[index] for index in (*main.inputs, *main.outputs)):
-        if tensor.dtype != scheme.io_type:
-            raise InputError(
-                f"Expected a network that computes something, so that its input and output become {scheme.io_type}. "
-                f"Received: {tensor.dtype} and {len(main.operators)} operators"
-            )
-    return blocking
+    preprocessing = preprocessing or dataset.preprocessing
+    indices = dataset.select("calibration", count, seed)
+    return Calibration(
+        source=dataset.name,
+        images=dataset.load(indices, *split_image_shape(input_shape), preprocessing),
+        preprocessing=preprocessing.to_json() if preprocessing else None,
+        seed=seed,
+        sha256=dataset.digest(indices),
+        names=tuple(dataset.names_of(indices)),
+        noise=dataset.noise,
+    )
 
 
-def _describe_float_operators(tflite: "TFLiteModel", layers: Sequence[str | None], scheme: Scheme) -> tuple[str, ...]:
-    """Return the operators that compute in floating point, each type once per layer."""
-    operator_layers = dict(zip(((0, operator.index) for operator in tflite.main.operators), layers, strict=True))
-    operators = float_operators(tflite)
-    # The casts around an operator that stays float say nothing about it, and a float32 input or output needs casts.
-    computing = tuple(operator for operator in operators if operator.op not in ("QUANTIZE", "DEQUANTIZE"))
-    operators = computing if computing or scheme.io_type == "float32" else operators
-    described = ((operator.op, operator_layers.get((operator.subgraph, operator.index))) for operator in operators)
-    return tuple(_describe_operator(op, layer) for op, layer in dict.fromkeys(described))
+def check_samples(samples: "Samples | None", specs: Sequence[TensorSpec]) -> dict[str, np.ndarray]:
+    """Return calibration samples (N, ...), a dictionary of them for several inputs, as float32 by input name.
+
+    Raises:
+        InputError: no samples, other names, different numbers of samples, another shape, or NaN or infinity.
+    """
+    names = [spec.name for spec in specs]
+    if len(specs) > 1 and not isinstance(samples, Mapping):
+        raise _calibration_error(f"arrays by input name ({', '.join(map(repr, names))})", "one array")
+    by_name: dict[str, Any] = dict(samples) if isinstance(samples, Mapping) else {names[0]: samples}
+    if set(by_name) != set(names):
+        raise _calibration_error(f"arrays for the inputs {names}", list(by_name))
+    arrays = {spec.name: _check_sample_array(by_name[spec.name], spec) for spec in specs}
+    counts = {name: len(array) for name, array in arrays.items()}
+    if len(set(counts.values())) > 1:
+        raise input_error("the same number of calibration samples for each input", counts, argument="calibration")
+    return arrays
 
 
-def _describe_operator(op: str, layer: str | None) -> str:
-    return f"{op} of layer {layer!r}" if layer else op
+def _check_sample_array(samples: Any, spec: TensorSpec) -> np.ndarray:
+    kind = "images" if len(spec.shape) == 3 else f"samples of {spec.name!r}"
+    expected = f"{kind} ({', '.join(map(str, ('N', *spec.shape)))})"
+    if samples is None:
+        raise _calibration_error(expected, "none")
+    try:
+        array = np.asarray(samples, np.float32)
+    except (TypeError, ValueError):
+        raise _calibration_error(expected, f"{type(samples).__name__} of other things") from None
+    if array.ndim != 1 + len(spec.shape) or len(array) == 0 or array.shape[1:] != spec.shape:
+        raise _calibration_error(expected, f"shape {array.shape}")
+    not_finite = int((~np.isfinite(array).all(axis=tuple(range(1, array.ndim)))).sum())
+    if not_finite:
+        raise _calibration_error(f"{expected} of finite numbers", f"NaN or infinity in {not_finite} of them")
+    return array
+
+
+def _calibration_error(expected: str, received: object) -> InputError:
+    return input_error(f"calibration {expected}", received, argument="calibration")
+
+
+# TensorFlow's converter
 
 
 class ModelConverter:
-    """A model that is traced once, at a static batch, and converted to several schemes.
+    """A model that is traced once, at a static batch, and converted to several schemes; a context manager.
 
-    A model with `LocalResponseNormalization` is traced once more for the schemes that take its integer form.
-
-    Use it as a context manager: it keeps a SavedModel in a temporary folder. TensorFlow's converter does the same when
-    it is given a model, but hides why writing it fails.
-
-    Args:
-        model: Functional keras.Model, or Sequential with an Input; its inputs and outputs get the names of
-            `keras_nin.export.calibration.input_specs` and `output_specs`.
-        batch: the batch size of the files.
-
-    Raises:
-        InputError: Keras does not run on TensorFlow, a batch below 1, or a model that is not Functional.
+    Inputs and outputs get the names of `input_specs` and `output_specs`. A model with `LocalResponseNormalization` is
+    traced once more for the schemes that take its integer form. A SavedModel is kept in a temporary folder: that is
+    what TensorFlow's converter does with a model too, but it hides why writing it fails.
     """
 
     def __init__(self, model: "keras.Model", batch: int = 1) -> None:
@@ -228,7 +216,7 @@ class ModelConverter:
         from keras_nin.layers import LocalResponseNormalization
 
         if keras.backend.backend() != "tensorflow":
-            raise InputError(f"Expected Keras on the tensorflow backend. Received: {keras.backend.backend()!r}")
+            raise input_error("Keras on the tensorflow backend", repr(keras.backend.backend()))
         check_whole_number("batch", batch)
         self.model, self.batch = model, batch
         self.inputs, self.outputs = input_specs(model), output_specs(model)
@@ -255,13 +243,8 @@ class ModelConverter:
     ) -> tuple[bytes, dict[str, Any]]:
         """Return the bytes of a .tflite file and the flags that the converter was given.
 
-        Args:
-            scheme: `Scheme`.
-            calibration: samples as the model takes them, where the scheme is calibrated: an array (N, ...), for several
-                inputs a dictionary of them by input name.
-            allow_float: let operators that the scheme lacks compute in floating point. Without it an integer scheme
-                takes the integer form of `LocalResponseNormalization`.
-            tuning: `Tuning`, or another function that changes a calibrated float file; None is `Tuning()`.
+        Without `allow_float` an integer scheme takes the integer form of `LocalResponseNormalization`. The calibration
+        has samples for `check_samples`; the tuning may be a function that changes a calibrated float file.
 
         Raises:
             InputError: no or unfit calibration samples, or a network that the converter refuses.
@@ -279,7 +262,7 @@ class ModelConverter:
                 failure = error
         if failure is not None:
             reason = _failure_reason(failure, output.text, layer_marks(self.model))
-            raise InputError(f"Expected a network that converts to {scheme.name}. Received: {reason}") from failure
+            raise input_error(f"a network that converts to {scheme.name}", reason) from failure
         if integer_form:
             flags["integer_form"] = ["LocalResponseNormalization"]
         return content, flags
@@ -287,7 +270,7 @@ class ModelConverter:
     def _quantizer(self, calibration: "Samples | None", tuning: "Tuning | TuneFile") -> "Quantizer":
         key = (id(calibration), tuning)
         if key not in self._quantizers:
-            samples = RepresentativeDataset(check_samples(calibration, self.inputs), self.batch)
+            samples = split_samples(check_samples(calibration, self.inputs), self.batch)
             tune = functools.partial(tune_file, tuning=tuning) if isinstance(tuning, Tuning) else tuning
             # The key is valid as long as `calibration` lives.
             self._quantizers[key] = calibration, Quantizer(samples, tune)
@@ -308,22 +291,15 @@ class ModelConverter:
             write_saved_model(self.model, self.inputs, self.outputs, self.batch, folder)
 
 
-class RepresentativeDataset:
-    """Calibration arrays as the converter takes them, one batch at a time: a list for one input, else by name."""
-
-    def __init__(self, arrays: Mapping[str, np.ndarray], batch: int) -> None:
-        self.arrays, self.batch = arrays, batch
-        self.count = len(next(iter(arrays.values())))
-
-    def __len__(self) -> int:
-        return -(-self.count // self.batch)
-
-    def __iter__(self) -> Iterator[list[np.ndarray] | dict[str, np.ndarray]]:
-        for start in range(0, self.count, self.batch):
-            # The last batch is filled up with its own samples: repetition changes no range.
-            parts = {name: array[start : start + self.batch] for name, array in self.arrays.items()}
-            filled = {name: np.resize(part, (self.batch, *part.shape[1:])) for name, part in parts.items()}
-            yield filled if len(filled) > 1 else list(filled.values())
+def split_samples(arrays: Mapping[str, np.ndarray], batch: int) -> list[Any]:
+    """Return calibration arrays as the converter takes them, one batch at a time: lists for one input, else by name."""
+    batches = []
+    for start in range(0, len(next(iter(arrays.values()))), batch):
+        # The last batch is filled up with its own samples: repetition changes no range.
+        parts = {name: array[start : start + batch] for name, array in arrays.items()}
+        filled = {name: np.resize(part, (batch, *part.shape[1:])) for name, part in parts.items()}
+        batches.append(filled if len(filled) > 1 else list(filled.values()))
+    return batches
 
 
 class Quantizer:
@@ -331,50 +307,38 @@ class Quantizer:
 
     It takes the place of one step inside TensorFlow's converter, so that everything around that step (types of input
     and output, shared buffers, metadata) stays the converter's own: with `Tuning.plain()` the bytes are the bare
-    converter's.
-
-    Args:
-        samples: iterable, repeatedly, of lists of float32 inputs with their batch in the file's order; or of
-            dictionaries by the names of the signature's inputs.
-        tune: function of the calibrated float file and the samples that returns the file to quantize.
+    converter's. The samples are those of `split_samples`.
     """
 
     def __init__(self, samples: Iterable[Any], tune: "TuneFile") -> None:
         self.samples, self.tune = samples, tune
         self._calibrators: dict[bytes, Any] = {}
+        self._tuned: dict[bytes, bytes] = {}
 
     def attach(self, converter: "tf.lite.TFLiteConverter", per_channel: bool = True) -> None:
-        """Quantize in the place of `converter`, with one scale per output channel of the weights, or a single one."""
+        """Quantize in the place of `converter`, with one scale per output channel of the weights or a single one."""
         from keras_nin._compat.tensorflow import replace_quantize_step
 
         converter.representative_dataset = lambda: iter(self.samples)
         replace_quantize_step(converter, functools.partial(self._quantize, per_channel))
 
-    def _quantize(
-        self,
-        per_channel: bool,
-        content: bytes,
-        input_type: Any,
-        output_type: Any,
-        activations: Any,
-        bias: Any,
-        allow_float: bool,
-        variables: bool,
-        debug: Any,
-    ) -> bytes:
+    def _quantize(self, per_channel: bool, content: bytes, *arguments: Any) -> bytes:
         """Return the quantized file; the arguments from `content` on are those of TFLiteConverter._quantize."""
         import tensorflow as tf
 
         from keras_nin._compat import tensorflow as compat
 
+        input_type, output_type, activations, bias, allow_float, variables, debug = arguments
         content = bytes(content)
         if content not in self._calibrators:
             self._calibrators[content] = compat.Calibrator(content, self.samples)
         calibrator = self._calibrators[content]
         if activations == tf.int16:
             return calibrator.quantize_to_int16(input_type, output_type, allow_float, activations, bias)
+        if content not in self._tuned:
+            self._tuned[content] = self.tune(calibrator.calibrated, self.samples)
         return compat.mlir_quantize(
-            self.tune(calibrator.calibrated, self.samples),
+            self._tuned[content],
             disable_per_channel=not per_channel,
             input_data_type=input_type,
             output_data_type=output_type,
@@ -436,7 +400,7 @@ def _failure_reason(error: Exception, text: str, marks: dict[str, str]) -> str:
         (match["op"], "/".join(read_scope(match["name"], marks))) for match in _UNKNOWN_OPERATOR.finditer(str(error))
     }
     if unknown:
-        listed = ", ".join(_describe_operator(op, layer) for op, layer in sorted(unknown))
+        listed = ", ".join(describe_operator(op, layer) for op, layer in sorted(unknown))
         return f"TensorFlow operators that have no counterpart in TFLite ({listed})"
     lines = [line.strip() for line in _COLOR.sub("", f"{error}\n{text}").splitlines()]
     lines = [line for line in lines if line and not line.startswith(_LOCATION_LINES)]

@@ -1,26 +1,24 @@
 """Which layer of an exported file adds the most quantization noise: the signal-to-noise ratio of every operator."""
 
-import contextlib
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keras_nin.errors import InputError
-from keras_nin.export.operator_layers import CAST_OPERATORS, LayerIndex, map_operators
-from keras_nin.export.parity import round_floats
-from keras_nin.export.tolerance import is_quantized, tensor_scale
+from keras_nin.errors import input_error
+from keras_nin.export.operator_layers import LayerIndex, map_operators
+from keras_nin.export.parity import CAST_OPERATORS, round_floats
 from keras_nin.metrics import energy_ratio_db
-from keras_nin.tflite.records import FLOAT_DTYPES
+from keras_nin.tflite.records import FLOAT_DTYPES, TFLiteModel, TFLiteTensor
 from keras_nin.tflite.runner import TFLiteRunner
 
 if TYPE_CHECKING:
     import keras
 
     from keras_nin.export.verification import Batch
-    from keras_nin.tflite.records import TFLiteModel, TFLiteSubgraph, TFLiteTensor
 
 _NO_NOISE = 1e-10  # as a share of the signal: float32 sums in another order give less
 _IMAGES_AT_ONCE = 8  # images whose outputs of every layer are in memory
@@ -31,7 +29,6 @@ class LayerNoise:
     """How far the output of one operator is from that of the Keras layer it computes.
 
     Attributes:
-        index, op: index and type of the operator in the file.
         layer: path of the last Keras layer that was fused into it, or None.
         shape: of the operator's output.
         reason: why it is not compared, or None.
@@ -57,13 +54,10 @@ class LayerNoise:
 
 @dataclasses.dataclass(frozen=True)
 class LayerNoiseTable:
-    """The noise of every operator, in the file's order.
+    """The noise of every operator, in the file's order, over a number of images.
 
-    Attributes:
-        images: on how many images.
-        rows: `LayerNoise` of every operator.
-        delegate_diff_lsb: largest difference between the outputs with and without the runtime's delegate, in steps of
-            the output: the operators are compared without it.
+    `delegate_diff_lsb` is the largest difference between the outputs with and without the runtime's delegate, in steps
+    of the output: the operators are compared without it.
     """
 
     images: int
@@ -89,7 +83,7 @@ def measure_layer_noise(model: "keras.Model", runner: TFLiteRunner, batches: "It
     Args:
         model: keras.Model.
         runner: `keras_nin.tflite.runner.TFLiteRunner` of the file.
-        batches: iterable of (float32 images (N, H, W, C), labels or None).
+        batches: (float32 images (N, H, W, C), labels or None).
 
     Returns:
         `LayerNoiseTable`. An operator of no known layer, or of a layer that it does not compute alone, has a reason.
@@ -102,8 +96,10 @@ def measure_layer_noise(model: "keras.Model", runner: TFLiteRunner, batches: "It
         for start in range(0, len(images), _IMAGES_AT_ONCE):
             measurement.add(images[start : start + _IMAGES_AT_ONCE])
     if not measurement.images:
-        raise InputError("Expected at least one image to compare layers on. Received: none")
-    return measurement.result()
+        raise input_error("at least one image to compare layers on", "none")
+    output = measurement.main.tensors[measurement.main.outputs[0]]
+    delegate_diff = measurement.delegate_sums.largest / measurement.delegate_sums.lsb(output)
+    return LayerNoiseTable(measurement.images, tuple(measurement.rows()), delegate_diff)
 
 
 class _NoiseMeasurement:
@@ -137,14 +133,29 @@ class _NoiseMeasurement:
         self.delegate_sums.add(self.runner.predict(images), self.inner_runner.predict(images))
         self.images += len(images)
 
-    def result(self) -> LayerNoiseTable:
-        """Return the table."""
-        rows = tuple(_noise_rows(self.main, self.joined, self.reasons, self.sums))
-        output = self.main.tensors[self.main.outputs[0]]
-        return LayerNoiseTable(self.images, rows, self.delegate_sums.largest / self.delegate_sums.lsb(output))
+    def rows(self) -> Iterator[LayerNoise]:
+        """Yield the rows of all operators; one that is not compared passes on the noise of its inputs."""
+        noise = {self.entry.index: self.sums[self.entry.index].share}
+        for operator in self.main.operators:
+            output = self.main.tensors[operator.outputs[0]]
+            before = max((noise[index] for index in operator.inputs if index in noise), default=0.0)
+            row = LayerNoise(operator.index, operator.op, self.joined.get(operator.index), output.shape)
+            if operator.index in self.reasons:
+                noise |= dict.fromkeys(operator.outputs, before)
+                yield dataclasses.replace(row, reason=self.reasons[operator.index])
+                continue
+            sums = self.sums[output.index]
+            noise[output.index] = after = sums.share
+            yield dataclasses.replace(
+                row,
+                snr_db=energy_ratio_db(sums.signal, sums.noise),
+                snr_change_db=energy_ratio_db(before, after) if after and before > _NO_NOISE else None,
+                added_noise=after - before if math.isfinite(after - before) else None,
+                max_abs_diff_lsb=sums.largest / sums.lsb(output),
+            )
 
 
-def _join_operators(model: "keras.Model", tflite: "TFLiteModel") -> tuple[dict[int, str], dict[int, str]]:
+def _join_operators(model: "keras.Model", tflite: TFLiteModel) -> tuple[dict[int, str], dict[int, str]]:
     """Return why operators cannot be compared, by index, and the layer of those that can."""
     main = tflite.main
     layers = map_operators(model, tflite).output_layers
@@ -158,7 +169,7 @@ def _join_operators(model: "keras.Model", tflite: "TFLiteModel") -> tuple[dict[i
             reasons[operator.index] = "its name tells no layer"
         elif last[path] != operator.index:
             reasons[operator.index] = f"a part of {path}"
-        elif len(operator.outputs) > 1 or not (is_quantized(output) or output.dtype in FLOAT_DTYPES):
+        elif len(operator.outputs) > 1 or (output.scale is None and output.dtype not in FLOAT_DTYPES):
             reasons[operator.index] = "does not give real numbers in one tensor"
         else:
             joined[operator.index] = path
@@ -199,66 +210,27 @@ class _NoiseSums:
         """Noise energy as a share of the signal's."""
         return self.noise / self.signal if self.signal else math.inf if self.noise else 0.0
 
-    def lsb(self, tensor: "TFLiteTensor") -> float:
+    def lsb(self, tensor: TFLiteTensor) -> float:
         """Return the step in which differences at a tensor are counted."""
-        return tensor_scale(tensor) or max(self.high - self.low, float(np.finfo(np.float32).tiny)) / 255
-
-
-def _noise_rows(
-    main: "TFLiteSubgraph", joined: dict[int, str], reasons: dict[int, str], sums: dict[int, _NoiseSums]
-) -> Iterator[LayerNoise]:
-    """Yield the `LayerNoise` of every operator; an operator that is not compared passes on the noise of its inputs."""
-    noise = {main.inputs[0]: sums[main.inputs[0]].share}
-    for operator in main.operators:
-        output = main.tensors[operator.outputs[0]]
-        before = max((noise[index] for index in operator.inputs if index in noise), default=0.0)
-        row = LayerNoise(operator.index, operator.op, joined.get(operator.index), output.shape)
-        if operator.index in reasons:
-            noise |= dict.fromkeys(operator.outputs, before)
-            yield dataclasses.replace(row, reason=reasons[operator.index])
-            continue
-        operator_sums = sums[output.index]
-        noise[output.index] = after = operator_sums.share
-        yield dataclasses.replace(
-            row,
-            snr_db=energy_ratio_db(operator_sums.signal, operator_sums.noise),
-            snr_change_db=energy_ratio_db(before, after) if after and before > _NO_NOISE else None,
-            added_noise=after - before if math.isfinite(after - before) else None,
-            max_abs_diff_lsb=operator_sums.largest / operator_sums.lsb(output),
-        )
+        return tensor.scale or max(self.high - self.low, float(np.finfo(np.float32).tiny)) / 255
 
 
 def run_layers(model: "keras.Model", layers: "dict[str, keras.Layer]", images: np.ndarray) -> dict[str, list[Any]]:
-    """Run a model and return what some of its layers compute, also of those in nested models and blocks.
+    """Run a model on images (N, H, W, C) and return the outputs of some layers by key, one for each use of the layer.
 
-    Args:
-        model: keras.Model.
-        layers: the layers by any key.
-        images: float32 (N, H, W, C).
-
-    Returns:
-        The outputs of each layer by its key, one for each use of the layer.
+    The layers may lie in nested models and blocks.
     """
     outputs: dict[str, list[Any]] = {key: [] for key in layers}
-    with contextlib.ExitStack() as stack:
-        for key, layer in layers.items():
-            stack.enter_context(_recording(layer, outputs[key].append))
-        model(images, training=False)
-    return outputs
 
+    def record(call: Callable[..., Any], received: list[Any], *arguments: Any, **options: Any) -> Any:
+        received.append(call(*arguments, **options))
+        return received[-1]
 
-@contextlib.contextmanager
-def _recording(layer: "keras.Layer", receive: Callable[[Any], None]) -> Iterator[None]:
-    """Pass what `layer` returns to `receive` while the block runs: the instance gets its own `call`."""
-    call = layer.call
-
-    def recorded_call(*arguments: Any, **options: Any) -> Any:
-        output = call(*arguments, **options)
-        receive(output)
-        return output
-
-    layer.__dict__["call"] = recorded_call
     try:
-        yield
+        for key, layer in layers.items():  # the instance gets its own `call`
+            layer.__dict__["call"] = functools.partial(record, layer.call, outputs[key])
+        model(images, training=False)
     finally:
-        del layer.__dict__["call"]
+        for layer in layers.values():
+            layer.__dict__.pop("call", None)
+    return outputs

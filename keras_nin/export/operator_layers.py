@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from keras_nin import keras_graph
-from keras_nin.export.calibration import trace_functional
+from keras_nin.export.parity import CAST_OPERATORS
 
 if TYPE_CHECKING:
     import keras
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 # Names of the layers around a layer, from the outside in, and its own.
 Scope = tuple[str, ...]
 
-CAST_OPERATORS = ("QUANTIZE", "DEQUANTIZE")
 _MARK = re.compile(r"(?P<mark>.+\.)(_\d+)?")
 _NUMBER = re.compile(r"_\d+$")
 _OTHER_CHARACTERS = re.compile(r"[^A-Za-z0-9_.-]")
@@ -52,22 +51,19 @@ class OperatorLayers:
 def map_operators(model: "keras.Model", tflite: "TFLiteModel") -> OperatorLayers:
     """Return the Keras layers of each operator of a file.
 
-    Args:
-        model: Functional keras.Model, or Sequential with an Input.
-        tflite: the file. Its operators carry the marks of `mark_layers`; for a file that another tool converted, the
-            output layers are found by the names that TensorFlow gives: those of the layers, or with a number behind.
+    The operators carry the marks of `mark_layers`. In a file that another tool converted, the output layers are found
+    by the names that TensorFlow gives: those of the layers, or with a number behind.
     """
-    index, main = LayerIndex(model), tflite.main
-    marks = layer_marks(model)
+    index, main, marks = LayerIndex(model), tflite.main, layer_marks(model)
     names = {name for scope in index.by_scope for name in scope}
     readers: tuple[Callable[[str], Scope], ...] = (
         lambda name: read_scope(name, marks),
         lambda name: tuple(part for part in name.split("/") if part in names),
         lambda name: tuple(part for part in (_NUMBER.sub("", part) for part in name.split("/")) if part in names),
     )
-    scopes = [_operator_scopes(index, main, reader) for reader in readers]
-    layers = tuple(_choose_layer(index, operator_scopes) for operator_scopes in scopes[0])
-    return OperatorLayers(layers, _output_layers(index, main, scopes))
+    readings = [_operator_scopes(index, main, reader) for reader in readers]
+    layers = tuple(_choose_layer(index, scopes) for scopes in readings[0])
+    return OperatorLayers(layers, _output_layers(index, main, readings))
 
 
 # Marks in the names
@@ -83,21 +79,17 @@ def mark_layers(model: "keras.Model") -> Iterator[None]:
     """
     from keras_nin._compat.keras import renamed_variables, variable_graph_names
 
-    layers = list(keras_graph.iterate_layers(model))
-    names = [layer.name for layer in layers]
+    names = [(layer, layer.name) for layer in keras_graph.iterate_layers(model)]
     marks = {name: mark for mark, name in layer_marks(model).items()}
-    refused = {
-        position: f"variable_{position}"
-        for position, name in enumerate(variable_graph_names(model))
-        if not _SCOPE.fullmatch(name)
-    }
+    graph_names = enumerate(variable_graph_names(model))
+    refused = {position: f"variable_{position}" for position, name in graph_names if not _SCOPE.fullmatch(name)}
     try:
-        for layer, name in zip(layers, names, strict=True):
+        for layer, name in names:
             layer.name = marks[name] if layer is not model else legal_name(name).replace(".", "_")
         with renamed_variables(refused, model):
             yield
     finally:
-        for layer, name in zip(layers, names, strict=True):
+        for layer, name in names:
             layer.name = name
 
 
@@ -105,13 +97,10 @@ def layer_marks(model: "keras.Model") -> dict[str, str]:
     """Return the name of each layer by the mark that `mark_layers` puts in its place; other names, other marks."""
     marks: dict[str, str] = {}
     for layer in keras_graph.iterate_layers(model):
-        if layer is model:
-            continue
-        mark = unnumbered = f"{legal_name(layer.name)}."
-        number = 0
-        while marks.setdefault(mark, layer.name) != layer.name:
-            number += 1
-            mark = f"{unnumbered}{number}."
+        if layer is not model:
+            legal = f"{legal_name(layer.name)}."
+            candidates = itertools.chain([legal], (f"{legal}{number}." for number in itertools.count(1)))
+            next(mark for mark in candidates if marks.setdefault(mark, layer.name) == layer.name)
     return marks
 
 
@@ -140,10 +129,7 @@ class LayerPosition:
 
 
 class LayerIndex:
-    """The layers of a model, nested models and blocks opened.
-
-    Args:
-        model: Functional keras.Model, or Sequential with an Input.
+    """The layers of a Functional model, nested models and blocks opened.
 
     Attributes:
         by_scope: `LayerPosition` by the scope that TensorFlow names the layer's operators with.
@@ -168,7 +154,7 @@ class LayerIndex:
     @functools.cached_property
     def trace(self) -> keras_graph.GraphTrace:
         """The calls of the model."""
-        return trace_functional(self.model)
+        return keras_graph.trace_functional(self.model)
 
     @functools.cached_property
     def consumers(self) -> dict[str, list[LayerPosition | None]]:
@@ -177,8 +163,7 @@ class LayerIndex:
         consumers = defaultdict(list)
         for call in self.trace.calls:
             consumer = by_layer.get(id(call.operation)) if len(call.inputs) == 1 else None
-            for slot in call.inputs:
-                producer = self.trace.producers.get(slot)
+            for producer in map(self.trace.producers.get, call.inputs):
                 if producer is not None and id(producer.operation) in by_layer:
                     consumers[by_layer[id(producer.operation)].path].append(consumer)
         return consumers
@@ -199,17 +184,22 @@ class LayerIndex:
             position = self.next_layer(position.path)
         return None
 
+    def last_fused_layer(self, position: LayerPosition, taken: set[str]) -> str:
+        """Return the path of the last layer behind `position` with no operator in `taken`: it was fused or dropped."""
+        last, following = position, self.next_layer(position.path)
+        while following and following.path not in taken and type(following.layer).__name__ not in _RESHAPING:
+            last = last if is_inference_identity(following.layer) else following
+            following = self.next_layer(following.path)
+        return last.path
+
     def scopes_behind_output(self, named: set[Scope]) -> list[Scope]:
         """Return the scopes of the layers from the output back to the first one in `named`, or to a merge."""
-        chain = [scope for scope in self._scopes_from_output() if scope in self.by_scope]
-        chain = [scope for scope in chain if not is_inference_identity(self.by_scope[scope].layer)]
-        return list(itertools.takewhile(lambda scope: scope not in named, chain)) or chain[:1]
-
-    def _scopes_from_output(self) -> Iterator[Scope]:
-        call = self.trace.producers.get(self.trace.outputs[0])
+        chain, call = [], self.trace.producers.get(self.trace.outputs[0])
         while call is not None:
-            yield call.scope
+            if call.scope in self.by_scope and not is_inference_identity(self.by_scope[call.scope].layer):
+                chain.append(call.scope)
             call = self.trace.producers.get(call.inputs[0]) if len(call.inputs) == 1 else None
+        return list(itertools.takewhile(lambda scope: scope not in named, chain)) or chain[:1]
 
 
 def is_inference_identity(layer: "keras.Layer") -> bool:
@@ -235,24 +225,21 @@ def _operator_scopes(index: LayerIndex, main: "TFLiteSubgraph", read: Callable[[
 
 def find_closing_operator(main: "TFLiteSubgraph") -> int | None:
     """Return the index of the operator that computes the output, before casts; None where the output is an input."""
-    producers = {tensor: operator for operator in main.operators for tensor in operator.outputs}
-    operator = producers.get(main.outputs[0])
-    while operator is not None and operator.op in CAST_OPERATORS and operator.inputs[0] in producers:
-        operator = producers[operator.inputs[0]]
+    operator = main.producers.get(main.outputs[0])
+    while operator is not None and operator.op in CAST_OPERATORS and operator.inputs[0] in main.producers:
+        operator = main.producers[operator.inputs[0]]
     return None if operator is None else operator.index
 
 
 def _choose_layer(index: LayerIndex, scopes: list[Scope]) -> str | None:
     """Return the path of the layer that stands for all of `scopes`; None without scopes."""
+
+    def precedence(position: LayerPosition) -> tuple[bool, bool, int]:
+        has_kernel = any(len(weight.shape) > 1 for weight in position.layer.weights)
+        return not has_kernel, type(position.layer).__name__ in _RESHAPING, position.position
+
     known = [index.by_scope[scope] for scope in scopes if scope in index.by_scope]
-    if known:
-        return min(known, key=_precedence).path
-    return "/".join(scopes[0]) if scopes else None
-
-
-def _precedence(position: LayerPosition) -> tuple[bool, bool, int]:
-    has_kernel = any(len(weight.shape) > 1 for weight in position.layer.weights)
-    return not has_kernel, type(position.layer).__name__ in _RESHAPING, position.position
+    return min(known, key=precedence).path if known else "/".join(scopes[0]) if scopes else None
 
 
 def _output_layers(
@@ -267,28 +254,10 @@ def _output_layers(
     taken = {position.path for positions in named for position in positions}
     last = [max(positions, key=lambda position: position.position, default=None) for positions in named]
     # An operator without a name may compute the next layer itself: what feeds it is not followed any further.
-    unnamed = {
-        tensor
-        for operator, position in zip(main.operators, last, strict=True)
-        if position is None
-        for tensor in operator.inputs
-    }
+    operators = list(zip(main.operators, last, strict=True))
+    unnamed = {tensor for operator, position in operators if position is None for tensor in operator.inputs}
     return tuple(
-        None
-        if position is None
-        else _last_fused_layer(index, position, taken)
-        if unnamed.isdisjoint(operator.outputs)
-        else position.path
-        for operator, position in zip(main.operators, last, strict=True)
+        position
+        and (index.last_fused_layer(position, taken) if unnamed.isdisjoint(operator.outputs) else position.path)
+        for operator, position in operators
     )
-
-
-def _last_fused_layer(index: LayerIndex, position: LayerPosition, taken: set[str]) -> str:
-    """Return the path of the last layer behind `position` that names no operator: the converter fused or dropped it."""
-    last = position
-    following = index.next_layer(position.path)
-    while following is not None and following.path not in taken and type(following.layer).__name__ not in _RESHAPING:
-        if not is_inference_identity(following.layer):
-            last = following
-        following = index.next_layer(following.path)
-    return last.path

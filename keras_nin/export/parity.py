@@ -1,20 +1,20 @@
-"""How the outputs of an exported file compare with those of its model, and whether that is good enough."""
+"""How the outputs of an exported file compare with those of its model, and how far apart rounding alone brings them."""
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from keras_nin.errors import InputError
+from keras_nin.errors import input_error
 from keras_nin.export.schemes import ROUNDING_REACH
-from keras_nin.export.tolerance import ComparedTensor, closing_error, invert_closing, nominal_scale, worst_channel_rms
 from keras_nin.metrics import count_top_ties, snr_db, top_k_accuracy
+from keras_nin.tflite.records import TFLiteModel, TFLiteOperator, TFLiteSubgraph, TFLiteTensor
 
-if TYPE_CHECKING:
-    from keras_nin.export.verification import WeightDifference
-
+CAST_OPERATORS = ("QUANTIZE", "DEQUANTIZE")
+CLOSING = ("SOFTMAX", "LOGISTIC")
 # The same float32 sums in another order: an error of about sqrt(terms) * 2**-24 of the value in each layer. With 5,000
 # terms a sum and 26 layers that is 1e-4 of the range, which is 255 steps: 0.03. Twice that fails.
 FLOAT_LIMIT = 0.06
@@ -23,17 +23,36 @@ FLOAT_LIMIT = 0.06
 # one: no image is needed to see it, and on few of them it shows, since one weight of a thousand is lost in the rounding
 # of all.
 WEIGHT_LIMIT = ROUNDING_REACH + 1.0
+# The largest error of a closing softmax or sigmoid in steps of the output: its table and the rounding give up to one,
+# and 1 itself is stored as 255/256, one step less.
+CLOSING_LIMIT = 2.0
+# What an operator adds to the variance of the error, in squared steps of 8 bits over the range of its output. Rounding
+# a value to a whole step adds 1/12; weights of 8 bits add about as much again.
+_ROUNDING = 1 / 6
+_WEIGHT_ROUNDING = 1 / 12
+# Half precision keeps 11 bits of a weight: a relative error of at most 2**-11, 2**-11 / sqrt(3) * 0.74 = 2.1e-4 root
+# mean square, which the sum of products keeps. Six standard deviations being the range, one is 42 steps.
+_FLOAT16_ROUNDING = (255 / 6 * 2.1e-4) ** 2
+_INT16_STEPS = 65535 / 255  # steps of 16 bits in one step of 8 bits over the same range
+# Beyond these a float32 probability no longer says what went into the softmax or the sigmoid.
+_MIN_PROBABILITY = 1e-30
+_MAX_PROBABILITY = 1 - 1e-4
+# The error is one of the values and not of what differs between them: below this share of their size no range counts.
+_MIN_RANGE = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
 class ParityLimits:
     """What a file has to reach to pass. One LSB is one quantization step.
 
+    Top-1 match and drop are checked only where the weights are trained: the outputs of random weights lie closer
+    together than one LSB. None checks neither.
+
     Attributes:
         min_top1_match: smallest share of images on which file and model predict the same class.
         max_drop: largest drop of top-1 accuracy against the model, in percentage points.
         max_rms: largest root mean square difference of a class or channel of a file with rounded weights or values, in
-            LSB of the compared tensor; None takes what rounding explains (`keras_nin.export.tolerance`).
+            LSB of the compared tensor; None takes what rounding explains.
         max_error: largest difference of an output, in its LSB; None takes what rounding explains in a float32 file, and
             checks no other file.
         max_closing: largest error of a closing softmax or sigmoid, in LSB of the output; None takes what its table
@@ -41,9 +60,6 @@ class ParityLimits:
         min_snr: smallest signal-to-noise ratio of the outputs in dB; None checks none.
         max_weight: largest difference of a weight in the file from the model's, in LSB of 8 bits over its channel; None
             checks none, for files whose weights were changed on purpose.
-
-    Top-1 match and drop are checked only where the weights are trained: the outputs of random weights lie closer
-    together than one LSB. None checks neither.
     """
 
     min_top1_match: float | None = 0.90
@@ -74,16 +90,12 @@ class Parity:
     """How an exported file compares with its model on the same images.
 
     Attributes:
-        source: where the images come from.
-        images: how many.
         lsb: one quantization step of the output: the file's output scale, or for a float file the scale that an 8-bit
             output over the model's range would have.
-        max_abs_diff_lsb, mean_abs_diff_lsb, rms_diff_lsb: largest, mean and root mean square difference of the outputs,
-            in LSB.
-        cosine: cosine of the angle between all outputs of the file and all of the model, each as one vector and not
-            centered.
-        snr_db: signal-to-noise ratio of the outputs in dB: 10 log10 of the model's energy over that of the difference.
-            None where nothing differs.
+        max_abs_diff_lsb, mean_abs_diff_lsb, rms_diff_lsb: largest, mean and root mean square difference of the outputs.
+        cosine: of the angle between all outputs of the file and all of the model, each as one vector and not centered.
+        snr_db: signal-to-noise ratio of the outputs, the model's energy over that of the difference; None where nothing
+            differs.
         logits_snr_db: the same of what goes into a closing softmax (less each image's mean, which a softmax forgets) or
             sigmoid, where that is compared.
         top1_match: share of images on which file and model predict the same class; None where the output is no vector
@@ -128,6 +140,40 @@ class Parity:
         return round_floats({**dataclasses.asdict(self), "passed": self.passed})
 
 
+def round_floats(value: Any) -> Any:
+    """Return `value` with every float cut to five significant digits; JSON has no NaN or infinity, they become None."""
+    if isinstance(value, dict):
+        return {key: round_floats(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [round_floats(item) for item in value]
+    if isinstance(value, float):
+        return float(f"{value:.5g}") if math.isfinite(value) else None
+    return value
+
+
+@dataclasses.dataclass(frozen=True)
+class ComparedTensor:
+    """The tensor of a file with rounded weights or values that is compared with the model.
+
+    It is the output, except where a softmax or sigmoid closes the network: then it is what goes into that. Behind it,
+    steps of 1/256 hide most of a network with many classes or small outputs, and the errors of a few classes grow with
+    the probabilities.
+
+    Attributes:
+        closing: "SOFTMAX", "LOGISTIC", or None where the tensor is the output.
+        lsb: scale of the file's output; None where that is in floating point.
+        limit: largest root mean square difference of a channel, in steps of the tensor; for a tensor in floating point
+            in the steps that 8 bits over its range would have.
+        closing_limit: largest error of the closing function, in steps of the output.
+    """
+
+    tensor: TFLiteTensor
+    closing: str | None
+    lsb: float | None
+    limit: float
+    closing_limit: float
+
+
 def compare_outputs(
     reference: np.ndarray,
     output: np.ndarray,
@@ -141,24 +187,28 @@ def compare_outputs(
     """Compare the outputs of a file with those of the model.
 
     Args:
-        reference: the model's outputs (N, ...), float.
-        output: the file's outputs, same shape, dequantized.
+        reference, output: outputs (N, ...) of the model and of the file, dequantized.
         labels: (N,) true classes, or None.
         compared: the tensor of the file that is compared; None for a float32 file.
         values: the file's values of that tensor, same shape; None where it is the output.
         source: name of the images' source.
-        limits: `ParityLimits`; None takes the defaults for random weights.
+        limits: None takes the defaults for random weights.
 
     Raises:
         InputError: the shapes differ, or a label is beyond the classes.
     """
     if reference.shape != output.shape:
-        raise InputError(f"Expected outputs of shape {reference.shape[1:]}. Received: a file with {output.shape[1:]}")
+        raise input_error(f"outputs of shape {reference.shape[1:]}", f"a file with {output.shape[1:]}")
     classifies = reference.ndim == 2 and reference.shape[1] > 1
-    if labels is not None and classifies:
+    labels = labels if classifies else None
+    if labels is not None:
         check_labels(labels, reference.shape[1], source)
     values = output if values is None else values
-    limits = limits or ParityLimits().untrained()
+    accuracies: dict[str, Any] = {
+        f"{name}_top{k}": None if labels is None else top_k_accuracy(scores, labels, k)
+        for k in (1, 5)
+        for name, scores in (("model", reference), ("file", output))
+    }
     with np.errstate(all="ignore"):  # NaN and infinity are found by the checks
         parity = Parity(
             source=source,
@@ -166,23 +216,19 @@ def compare_outputs(
             **_differences(reference, output, compared),
             logits_snr_db=_logits_snr(reference, values, compared),
             **(_class_matches(reference, output) if classifies else {"top1_match": None}),
-            **_accuracies(reference, output, labels if classifies else None),
+            **accuracies,
             checks=(),
         )
-        checks = [
-            *_rounding_checks(parity, reference, output, compared, values, limits),
-            *_class_checks(parity, limits),
-            *_requested_checks(parity, reference, output, compared, limits),
-        ]
-    return dataclasses.replace(parity, checks=tuple(checks))
+        checks = _checks(parity, reference, output, compared, values, limits or ParityLimits().untrained())
+        return dataclasses.replace(parity, checks=tuple(checks))
 
 
-def with_weight_check(parity: Parity, worst: "WeightDifference | None", limits: ParityLimits) -> Parity:
-    """Return a `Parity` that also checks the weight furthest from the model's; None adds no check."""
-    if worst is None or limits.max_weight is None:
-        return parity
-    check = _at_most("weight_diff_lsb", worst.lsb, limits.max_weight)
-    return dataclasses.replace(parity, checks=(*parity.checks, check))
+def check_labels(labels: np.ndarray, classes: int, source: str) -> None:
+    """Raise `InputError` where a label is not below `classes`, the number of classes of a network."""
+    largest = int(np.max(labels))
+    if largest >= classes:
+        expected = f"labels from 0 to {classes - 1}, one for each output of the network"
+        raise input_error(expected, f"{largest} in {source!r}")
 
 
 def worst_parity(parities: Sequence[Parity]) -> Parity:
@@ -191,19 +237,9 @@ def worst_parity(parities: Sequence[Parity]) -> Parity:
     return dataclasses.replace(worst, checks=tuple(check for parity in parities for check in parity.checks))
 
 
-def check_labels(labels: np.ndarray, classes: int, source: str) -> None:
-    """Raise `InputError` where a label is not below `classes`, the number of classes of a network."""
-    largest = int(np.max(labels))
-    if largest >= classes:
-        raise InputError(
-            f"Expected labels from 0 to {classes - 1}, one for each output of the network. "
-            f"Received: {largest} in {source!r}"
-        )
-
-
 def _differences(reference: np.ndarray, output: np.ndarray, compared: ComparedTensor | None) -> dict[str, Any]:
     """Return the fields of `Parity` that say how far the outputs lie apart."""
-    lsb = compared.lsb if compared and compared.lsb else nominal_scale(reference)
+    lsb = compared.lsb if compared and compared.lsb else _nominal_scale(reference)
     expected, received = reference.astype(np.float64), output.astype(np.float64)
     difference = (received - expected) / lsb
     lengths = np.sqrt(np.sum(expected**2) * np.sum(received**2))
@@ -221,11 +257,10 @@ def _logits_snr(reference: np.ndarray, values: np.ndarray, compared: ComparedTen
     """Return the signal-to-noise ratio in dB before the closing function, None where that is not compared."""
     if compared is None or compared.closing is None:
         return None
-    expected, values = invert_closing(reference, values, compared.closing), values.astype(np.float64)
+    pair = _invert_closing(reference, values, compared.closing), values.astype(np.float64)
     if compared.closing == "SOFTMAX":
-        expected = expected - expected.mean(axis=-1, keepdims=True)
-        values = values - values.mean(axis=-1, keepdims=True)
-    return snr_db(expected, values)
+        pair = tuple(logits - logits.mean(axis=-1, keepdims=True) for logits in pair)
+    return snr_db(*pair)
 
 
 def _class_matches(reference: np.ndarray, output: np.ndarray) -> dict[str, Any]:
@@ -239,16 +274,7 @@ def _class_matches(reference: np.ndarray, output: np.ndarray) -> dict[str, Any]:
     }
 
 
-def _accuracies(reference: np.ndarray, output: np.ndarray, labels: np.ndarray | None) -> dict[str, Any]:
-    """Return the fields of `Parity` with the accuracies of the model and of the file; None without labels."""
-    return {
-        f"{name}_top{k}": None if labels is None else top_k_accuracy(scores, labels, k)
-        for k in (1, 5)
-        for name, scores in (("model", reference), ("file", output))
-    }
-
-
-def _rounding_checks(
+def _checks(
     parity: Parity,
     reference: np.ndarray,
     output: np.ndarray,
@@ -256,52 +282,163 @@ def _rounding_checks(
     values: np.ndarray,
     limits: ParityLimits,
 ) -> Iterator[ParityCheck]:
-    """Yield the checks whose limits are derived, unless others are given."""
+    """Yield first the checks whose limits are derived, unless others are given, last those that need a given limit."""
+
+    def derived(limit: float, given: float | None) -> float:
+        return limit if given is None else given
+
     if compared is None:
-        limit = FLOAT_LIMIT if limits.max_error is None else limits.max_error
-        yield _at_most("max_abs_diff_lsb", parity.max_abs_diff_lsb, limit)
-        return
-    limit = compared.limit if limits.max_rms is None else limits.max_rms
-    yield _at_most("channel_rms_lsb", worst_channel_rms(reference, values, compared), limit)
-    if compared.closing:
-        limit = compared.closing_limit if limits.max_closing is None else limits.max_closing
-        yield _at_most("closing_error_lsb", closing_error(output, values, compared), limit)
-
-
-def _class_checks(parity: Parity, limits: ParityLimits) -> Iterator[ParityCheck]:
+        yield check_value("max_abs_diff_lsb", parity.max_abs_diff_lsb, derived(FLOAT_LIMIT, limits.max_error))
+    else:
+        rms = worst_channel_rms(reference, values, compared)
+        yield check_value("channel_rms_lsb", rms, derived(compared.limit, limits.max_rms))
+        if compared.closing:
+            limit = derived(compared.closing_limit, limits.max_closing)
+            yield check_value("closing_error_lsb", closing_error(output, values, compared), limit)
     if parity.top1_match is not None and limits.min_top1_match is not None:
-        yield _at_least("top1_match", parity.top1_match, limits.min_top1_match)
+        yield check_value("top1_match", parity.top1_match, limits.min_top1_match, at_least=True)
     if parity.model_top1 is not None and parity.file_top1 is not None and limits.max_drop is not None:
-        yield _at_most("top1_drop_pp", round(100 * (parity.model_top1 - parity.file_top1), 6), limits.max_drop)
-
-
-def _requested_checks(
-    parity: Parity, reference: np.ndarray, output: np.ndarray, compared: ComparedTensor | None, limits: ParityLimits
-) -> Iterator[ParityCheck]:
-    """Yield the checks that are made only where their limit is given."""
+        yield check_value("top1_drop_pp", round(100 * (parity.model_top1 - parity.file_top1), 6), limits.max_drop)
     if compared is not None and limits.max_error is not None:
-        yield _at_most("max_abs_diff_lsb", parity.max_abs_diff_lsb, limits.max_error)
+        yield check_value("max_abs_diff_lsb", parity.max_abs_diff_lsb, limits.max_error)
     if limits.min_snr is not None:
         exact = np.array_equal(reference, output)
         value = parity.snr_db if parity.snr_db is not None else math.inf if exact else math.nan
-        yield _at_least("snr_db", value, limits.min_snr)
+        yield check_value("snr_db", value, limits.min_snr, at_least=True)
 
 
-def _at_most(name: str, value: float | None, limit: float) -> ParityCheck:
+def check_value(name: str, value: float | None, limit: float, *, at_least: bool = False) -> ParityCheck:
+    """Return the check of a value against its largest, or its least; None is a value that is not finite."""
     value = math.nan if value is None else float(value)
-    return ParityCheck(name, value, float(limit), bool(value <= limit))
+    return ParityCheck(name, value, float(limit), bool(value >= limit if at_least else value <= limit))
 
 
-def _at_least(name: str, value: float, limit: float) -> ParityCheck:
-    return ParityCheck(name, float(value), float(limit), bool(value >= limit))
+# What is compared, and what rounding explains
 
 
-def round_floats(value: Any) -> Any:
-    """Return `value` with every float cut to five significant digits; JSON has no NaN or infinity, they become None."""
-    if isinstance(value, dict):
-        return {key: round_floats(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [round_floats(item) for item in value]
-    if isinstance(value, float):
-        return float(f"{value:.5g}") if math.isfinite(value) else None
-    return value
+def find_compared_tensor(tflite: TFLiteModel, output: int = 0) -> ComparedTensor | None:
+    """Return the `ComparedTensor` of an output of a file, by its index; None where nothing in the file is rounded.
+
+    The limit of a softmax of 16 bits is wide: it cuts its table of exponentials off at exp(-10), which is stored as two
+    steps, so that every class further below the largest counts two steps into the sum, whatever it is (measured: 19
+    steps with 10 classes, 196 with 100, 1,884 with 1,000). Interpolation and rounding give up to 2.5 more with two.
+    """
+    main = tflite.main
+    tensor = _behind_casts(main, main.tensors[main.outputs[output]])
+    variance = _rounding_variance(main)
+    if tensor.scale is None and not variance:
+        return None
+    producer = main.producers.get(tensor.index)
+    closing, compared = None, tensor
+    if producer is not None and producer.op in CLOSING:
+        closing, compared = producer.op, _behind_casts(main, main.tensors[producer.inputs[0]])
+    has_wide_table = closing == "SOFTMAX" and tensor.dtype == "int16"
+    return ComparedTensor(
+        tensor=compared,
+        closing=closing,
+        lsb=tensor.scale,
+        limit=8 * math.sqrt(variance or _ROUNDING) * (_INT16_STEPS if compared.dtype == "int16" else 1),
+        closing_limit=2.0 * tensor.shape[-1] + 2 if has_wide_table else CLOSING_LIMIT,
+    )
+
+
+def _behind_casts(main: TFLiteSubgraph, tensor: TFLiteTensor) -> TFLiteTensor:
+    """Return the integer tensor that casts at the end of the file pass on, or `tensor` itself."""
+    producer = main.producers.get(tensor.index)
+    while producer is not None and producer.op in CAST_OPERATORS:
+        source = main.tensors[producer.inputs[0]]
+        if source.scale is None or source.is_constant:
+            break
+        tensor, producer = source, main.producers.get(source.index)
+    return tensor
+
+
+def _rounding_variance(main: TFLiteSubgraph) -> float:
+    """Return the variance that rounding adds up to over the file, in squared steps of 8 bits; 0 for a float32 file.
+
+    Later layers carry an error on at the scale of their own range: n operators give n / 6. The limit is eight times the
+    root of that; docs/concepts/parity.md has the measurements behind it.
+    """
+    return sum(_added_variance(main, operator) for operator in main.operators)
+
+
+def _added_variance(main: TFLiteSubgraph, operator: TFLiteOperator) -> float:
+    """Return what one operator adds.
+
+    Values of 16 bits are exact beside weights of 8 bits. Weights of 8 bits with values in floating point are multiplied
+    with an input that is rounded to 8 bits as it arrives.
+    """
+    output = main.tensors[operator.outputs[0]]
+    constants = (main.stored_constant(index) for index in operator.inputs)
+    stored = {tensor.dtype for tensor in constants if tensor is not None}
+    if output.scale is not None and output.dtype != "int16":
+        return _ROUNDING
+    if operator.op in CAST_OPERATORS or not stored & {"int8", "uint8", "float16"}:
+        return 0
+    if output.scale is not None:
+        return _WEIGHT_ROUNDING
+    return _ROUNDING if stored & {"int8", "uint8"} else _FLOAT16_ROUNDING
+
+
+# Differences of a tensor; `reference` are the model's outputs (N, ..., channels), `values` the file's at the tensor
+
+
+def worst_channel_rms(reference: np.ndarray, values: np.ndarray, compared: ComparedTensor) -> float:
+    """Return the largest root mean square difference of a channel (last axis) at a tensor, in its steps.
+
+    It is NaN where the reference or the values are not all finite.
+    """
+    expected = _invert_closing(reference, values, compared.closing)
+    scale = compared.tensor.scale
+    if scale is None:
+        scale = _nominal_scale(expected[_invertible(reference, compared.closing)])
+    squares = ((values - expected) / scale) ** 2
+    return float(np.sqrt(squares.mean(axis=tuple(range(squares.ndim - 1))).max()))
+
+
+def closing_error(output: np.ndarray, values: np.ndarray, compared: ComparedTensor) -> float:
+    """Return the largest difference of the file's closing softmax or sigmoid from the exact one, in output steps.
+
+    `output` has the file's outputs; those in floating point are measured in steps of 1/256.
+    """
+    values = values.astype(np.float64)
+    if compared.closing == "SOFTMAX":
+        powers = np.exp(values - values.max(axis=-1, keepdims=True))
+        exact = powers / powers.sum(axis=-1, keepdims=True)
+    else:
+        exact = 1 / (1 + np.exp(-values))
+    return float(np.abs(output - exact).max() / (compared.lsb or 1 / 256))
+
+
+def _nominal_scale(values: np.ndarray) -> float:
+    """Return the scale that 8 bits over the range of `values` would have."""
+    spread = float(values.max()) - float(values.min())
+    size = float(np.abs(values).max())
+    return float(np.maximum(np.maximum(spread, _MIN_RANGE * size), np.finfo(np.float32).tiny)) / 255
+
+
+def _invertible(outputs: np.ndarray, closing: str | None) -> np.ndarray:
+    """Return where outputs say what went into the closing function; everywhere if they do so nowhere."""
+    known = np.full(outputs.shape, True)
+    if closing:
+        known = (outputs >= _MIN_PROBABILITY) & ((outputs <= _MAX_PROBABILITY) | (closing == "SOFTMAX"))
+    return known if known.any() else ~known
+
+
+def _invert_closing(reference: np.ndarray, values: np.ndarray, closing: str | None) -> np.ndarray:
+    """Return what went into the closing function, float64; where the outputs do not say it, `values` if they may be."""
+    reference, values = reference.astype(np.float64), values.astype(np.float64)
+    if closing is None:
+        return reference
+    if closing == "LOGISTIC":
+        inside = np.clip(reference, _MIN_PROBABILITY, _MAX_PROBABILITY)
+        logits = np.log(inside) - np.log1p(-inside)
+        logits = np.where(reference < _MIN_PROBABILITY, np.minimum(logits, values), logits)
+        return np.where(reference > _MAX_PROBABILITY, np.maximum(logits, values), logits)
+    known = reference >= _MIN_PROBABILITY
+    logits = np.where(np.isnan(reference), np.nan, np.log(np.maximum(reference, _MIN_PROBABILITY)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a row of NaN gives NaN, and a warning
+        # A softmax forgets a constant of each row: the one that brings most of the row to `values`.
+        logits += np.nanmedian(np.where(known, values - logits, np.nan), axis=-1, keepdims=True)
+    return np.where(known | np.isnan(logits), logits, np.minimum(logits, values))

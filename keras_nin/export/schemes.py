@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from keras_nin.errors import InputError, check_choice
+from keras_nin.errors import check_choice, expected_error
 
 IO_TYPES = ("int8", "uint8", "float32")
 RANGES = ("minmax", "mse")
@@ -19,9 +19,8 @@ class Scheme:
 
     Attributes:
         name: the name on the command line and in file names.
-        weights: data type of the stored weights of convolutions and dense layers.
-        activations: data type of what flows between layers.
-        io_type: data type of the file's input and output.
+        weights, activations, io_type: data types of the stored weights of convolutions and dense layers, of what flows
+            between layers, and of the file's input and output.
         calibrated: whether the converter needs representative images.
         trained: what is trained before the conversion: None, "qat", "pruned" or "clustered".
         compute_type: in words, what kind of numbers are multiplied and added.
@@ -37,12 +36,6 @@ class Scheme:
     trained: str | None = None
     compute_type: str = "int8, sums in int32"
     per_channel: bool = True
-
-    @property
-    def needs(self) -> str:
-        """What the scheme needs in addition to the model, in words."""
-        needs = [*(["training"] if self.trained else []), *(["calibration"] if self.calibrated else [])]
-        return " and ".join(needs) or "-"
 
     @property
     def integer_only(self) -> bool:
@@ -68,6 +61,13 @@ class Scheme:
             return dataclasses.replace(self, io_type=io_type)
         return self
 
+    def table_row(self) -> tuple[str, ...]:
+        """Return the scheme as text in the order of `SCHEME_COLUMNS`."""
+        choices = dict.fromkeys([self.io_type, *(self.with_io(io_type).io_type for io_type in IO_TYPES)])
+        needs = [*(["training"] if self.trained else []), *(["calibration"] if self.calibrated else [])]
+        types = self.weights, self.activations, ", ".join(choices), self.compute_type
+        return (self.name, *types, " and ".join(needs) or "-")
+
 
 SCHEMES = {
     scheme.name: scheme
@@ -85,11 +85,7 @@ SCHEMES = {
 
 
 def get_scheme(scheme: str | Scheme) -> Scheme:
-    """Return a scheme by its name; a `Scheme` is returned as it is.
-
-    Raises:
-        InputError: unknown name.
-    """
+    """Return a scheme by its name, or as it is; raise `InputError` for an unknown name."""
     return scheme if isinstance(scheme, Scheme) else SCHEMES[check_choice("scheme", scheme, tuple(SCHEMES))]
 
 
@@ -106,25 +102,13 @@ def parse_schemes(text: str) -> list[Scheme]:
         position = names.index("all")
         names[position : position + 1] = [scheme.name for scheme in SCHEMES.values() if not scheme.trained]
     if not names or len(set(names)) != len(names):
-        raise InputError(
-            f"Expected `scheme` to list each scheme once ({', '.join(SCHEMES)}), or all. Received: {text!r}",
-            argument="scheme",
-            received=text,
-        )
+        raise expected_error("scheme", f"to list each scheme once ({', '.join(SCHEMES)}), or all", text)
     return [SCHEMES[name] for name in names]
 
 
 def scheme_table_rows() -> list[tuple[str, ...]]:
     """Return a row of text for each scheme, in the order of `SCHEME_COLUMNS`."""
-    return [
-        (scheme.name, scheme.weights, scheme.activations, _io_choices(scheme), scheme.compute_type, scheme.needs)
-        for scheme in SCHEMES.values()
-    ]
-
-
-def _io_choices(scheme: Scheme) -> str:
-    choices = (scheme.with_io(io_type).io_type for io_type in IO_TYPES)
-    return ", ".join(dict.fromkeys([scheme.io_type, *choices]))
+    return [scheme.table_row() for scheme in SCHEMES.values()]
 
 
 @dataclasses.dataclass(frozen=True)

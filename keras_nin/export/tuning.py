@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keras_nin.export.float_file import FloatFile, InputMoments, ReadTensor, observe_activations
 from keras_nin.export.schemes import ROUNDING_REACH, Tuning
+from keras_nin.tflite.float_file import FloatFile, WeightedOperator
 
 if TYPE_CHECKING:
     from keras_nin.tflite.records import TFLiteOperator, TFLiteSubgraph
 
+# Gives the values of a tensor, by its index, after an inference.
+ReadTensor = Callable[[int], np.ndarray]
 # Second moments kept at a time: 2**26 float64 are 512 MiB. More operators take more runs over the samples.
 _MAX_MOMENT_ELEMENTS = 2**26
 
@@ -35,6 +37,8 @@ WEIGHT_LEVELS = 127
 _DAMPING = 0.01
 _ON_GRID = 1e-5  # steps: what float32 makes of a weight on the grid
 _BLOCK = 128
+# Positions of a feature map per image: they resemble each other, and images are scarce.
+POSITIONS_PER_IMAGE = 256
 
 
 def tune_file(content: bytes, samples: Iterable[Any], tuning: Tuning) -> bytes:
@@ -59,7 +63,7 @@ def tune_file(content: bytes, samples: Iterable[Any], tuning: Tuning) -> bytes:
     return file.content()
 
 
-def _moment_batches(file: FloatFile, tuning: Tuning) -> Iterator[list[InputMoments]]:
+def _moment_batches(file: FloatFile, tuning: Tuning) -> "Iterator[list[InputMoments]]":
     """Yield the operators to round as lists of `InputMoments`, as many at a time as memory allows."""
     if tuning.rounding == "nearest" and not tuning.bias_correction:
         return
@@ -78,7 +82,7 @@ def _moment_batches(file: FloatFile, tuning: Tuning) -> Iterator[list[InputMomen
         yield batch
 
 
-def _round_operator(file: FloatFile, moments: InputMoments, tuning: Tuning) -> None:
+def _round_operator(file: FloatFile, moments: "InputMoments", tuning: Tuning) -> None:
     """Round the weights of an operator and correct its bias."""
     weighted, mean = moments.weighted, moments.mean()
     rows, bias = file.rows(weighted), weighted.bias if tuning.bias_correction else None
@@ -93,17 +97,118 @@ def _round_operator(file: FloatFile, moments: InputMoments, tuning: Tuning) -> N
         file.set_values(bias, file.values(bias) + ((rows - rounded) * mean).sum(axis=1))
 
 
-# Weights
+# What flows through the file
+
+
+def observe_activations(
+    file: FloatFile, samples: Iterable[Any], observers: Iterable[Callable[[ReadTensor], None]]
+) -> None:
+    """Run a float file as it came, without edits, on samples; call each observer with a `ReadTensor` after every one.
+
+    The samples are as `keras_nin.export.conversion.Quantizer` takes them.
+    """
+    from keras_nin._compat.litert import interpreter as open_interpreter
+    from keras_nin.output_capture import capture_output
+
+    observers, model = list(observers), file.model
+    with capture_output():
+        # One thread, so that sums are taken in one order.
+        interpreter = open_interpreter(model.content, threads=1, keep_tensors=True)
+        interpreter.allocate_tensors()
+    for sample in samples:
+        by_index = zip(model.main.inputs, sample, strict=True)
+        if isinstance(sample, dict):
+            indexes = dict(model.signatures[0].inputs)
+            by_index = ((indexes[name], values) for name, values in sample.items())
+        for index, values in by_index:
+            interpreter.set_tensor(index, np.asarray(values, np.float32))
+        interpreter.invoke()
+        for observe in observers:
+            observe(interpreter.get_tensor)
+
+
+class InputMoments:
+    """Observer of the mean and the second moment of what the weights of an operator are multiplied with.
+
+    A convolution or dense layer has one group of terms for all its outputs, a depthwise convolution one per output.
+    """
+
+    def __init__(self, weighted: WeightedOperator, second_moment: bool = True) -> None:
+        self.weighted = weighted
+        self.has_second_moment = second_moment
+        self._sum: Any = 0
+        self._products: Any = 0
+        self._count = 0
+
+    def __call__(self, read_tensor: ReadTensor) -> None:
+        """Add the values of the operator's input."""
+        columns = _input_columns(self.weighted, read_tensor(self.weighted.source))
+        self._sum = self._sum + columns.sum(axis=1, dtype=np.float64)
+        if self.has_second_moment:
+            self._products = self._products + (columns.transpose(0, 2, 1) @ columns).astype(np.float64)
+        self._count += columns.shape[1]
+
+    def mean(self) -> np.ndarray:
+        """Return the mean of each term: (groups, terms)."""
+        return self._per_output(self._sum / self._count)
+
+    def second_moment(self) -> np.ndarray:
+        """Return the mean of the product of every two terms: (groups, terms, terms)."""
+        return self._per_output(self._products / self._count)
+
+    def _per_output(self, moments: np.ndarray) -> np.ndarray:
+        if self.weighted.kind == "depthwise":  # each input channel makes `depth_multiplier` outputs
+            return np.repeat(moments, self.weighted.weights.shape[3] // len(moments), axis=0)
+        return moments
+
+
+def _input_columns(weighted: WeightedOperator, values: np.ndarray) -> np.ndarray:
+    """Return what the rows of an operator's weights are multiplied with: float32 (groups, positions, terms)."""
+    if weighted.kind == "dense":
+        return values.reshape(1, -1, weighted.weights.shape[1])
+    patches = np.concatenate([_patches(image, weighted) for image in values])
+    if weighted.kind == "depthwise":
+        return np.ascontiguousarray(np.moveaxis(patches, 2, 0))
+    return patches.reshape(1, len(patches), -1)
+
+
+def _patches(image: np.ndarray, weighted: WeightedOperator) -> np.ndarray:
+    """Return the windows of an image (H, W, C) that a convolution sees, at some positions: (positions, h * w, C)."""
+    options, (height, width) = weighted.operator.options, weighted.weights.shape[1:3]
+    rows = _window_starts(image.shape[0], height, options["stride_h"], options["dilation_h"], options["padding"])
+    columns = _window_starts(image.shape[1], width, options["stride_w"], options["dilation_w"], options["padding"])
+    count = len(rows) * len(columns)
+    chosen = np.arange(count)
+    if count > POSITIONS_PER_IMAGE:
+        # RandomState: its stream is the same in every NumPy.
+        chosen = np.sort(np.random.RandomState(0).permutation(count)[:POSITIONS_PER_IMAGE])
+    row = rows[chosen // len(columns), None, None] + options["dilation_h"] * np.arange(height)[:, None]
+    column = columns[chosen % len(columns), None, None] + options["dilation_w"] * np.arange(width)
+    inside = (row >= 0) & (row < image.shape[0]) & (column >= 0) & (column < image.shape[1])
+    patches = image[row.clip(0, image.shape[0] - 1), column.clip(0, image.shape[1] - 1)] * inside[..., None]
+    return patches.reshape(len(chosen), height * width, image.shape[2])
+
+
+def _window_starts(size: int, kernel: int, stride: int, dilation: int, padding: str) -> np.ndarray:
+    """Return where the windows along one side start; below 0 where zeros are padded in front."""
+    extent = (kernel - 1) * dilation + 1
+    if padding == "VALID":
+        return np.arange(0, size - extent + 1, stride)
+    count = -(-size // stride)
+    return np.arange(count) * stride - max((count - 1) * stride + extent - size, 0) // 2
+
+
+# Weights: rows are (O, terms); a moment is (1, terms, terms) for all rows, or (O, terms, terms)
 
 
 def weight_scales(rows: np.ndarray) -> np.ndarray:
-    """Return the scale of each row (O, terms) as the converter takes it, the largest weight being 127 steps: (O,)."""
+    """Return the scale of each row as the converter takes it, the largest weight being 127 steps: (O,)."""
     largest = np.abs(rows).max(axis=1)
     return np.where(largest > 0, largest, 1) / WEIGHT_LEVELS
 
 
 def round_to_nearest(rows: np.ndarray) -> np.ndarray:
-    """Return weights (O, terms) rounded to the grids of their rows."""
+    """Return weights rounded to the grids of their rows."""
     scale = weight_scales(rows)[:, None]
     return np.round(rows / scale) * scale
 
@@ -115,9 +220,7 @@ def round_adaptively(rows: np.ndarray, moment: np.ndarray) -> np.ndarray:
     terms are known in closed form: GPTQ (Frantar et al., arXiv:2210.17323). Here the largest weight of a row stays what
     it is, so that the grid stays the converter's, and a row for which the nearest integers do better takes those.
 
-    Args:
-        rows: (O, terms).
-        moment: second moment or covariance of the terms: (1, terms, terms) for all rows, or (O, terms, terms).
+    `moment` is the second moment or the covariance of the terms.
     """
     nearest = round_to_nearest(rows)
     compensated = _round_with_compensation(rows, np.stack([_inverse_cholesky(matrix) for matrix in moment]))
@@ -126,7 +229,7 @@ def round_adaptively(rows: np.ndarray, moment: np.ndarray) -> np.ndarray:
 
 
 def output_mse(difference: np.ndarray, moment: np.ndarray) -> np.ndarray:
-    """Return the mean squared change of each output for a difference of the weights (O, terms): (O,)."""
+    """Return the mean squared change of each output for a difference of the weights: (O,)."""
     return (_multiply(difference, moment) * difference).sum(axis=1)
 
 
@@ -185,12 +288,7 @@ def _multiply(rows: np.ndarray, matrices: np.ndarray) -> np.ndarray:
 
 
 class ActivationHistogram:
-    """Observer of how often the values of some tensors fall into each of `BINS` bins of one range.
-
-    Args:
-        tensors: indexes of the tensors.
-        minimum, maximum: the range; it contains 0.
-    """
+    """Observer of how often the values of some tensors, by index, fall into each of `BINS` bins of a range with 0."""
 
     def __init__(self, tensors: list[int], minimum: float, maximum: float) -> None:
         self.tensors, self.minimum, self.maximum = tensors, minimum, maximum

@@ -1,26 +1,47 @@
 """Is an exported file as good as its model? Both run on the same images, and their weights are compared."""
 
 import dataclasses
+import struct
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keras_nin.errors import InputError
-from keras_nin.export.calibration import TensorSpec, input_specs, output_specs, pack_inputs
+from keras_nin.errors import input_error
 from keras_nin.export.operator_layers import LayerIndex, map_operators
-from keras_nin.export.parity import Parity, ParityLimits, compare_outputs, with_weight_check, worst_parity
-from keras_nin.export.tolerance import find_compared_tensor, per_channel_parameters, stored_constant, with_first_output
-from keras_nin.tflite.records import FLOAT_DTYPES
+from keras_nin.export.parity import (
+    Parity,
+    ParityLimits,
+    check_value,
+    compare_outputs,
+    find_compared_tensor,
+    worst_parity,
+)
+from keras_nin.keras_graph import TensorSpec, input_specs, output_specs, pack_inputs
+from keras_nin.tflite import schema
+from keras_nin.tflite.flatbuffer import FlatbufferReader
+from keras_nin.tflite.quantization import per_channel_parameters
+from keras_nin.tflite.records import FLOAT_DTYPES, TFLiteModel, TFLiteTensor
 
 if TYPE_CHECKING:
     import keras
 
-    from keras_nin.tflite.records import TFLiteModel, TFLiteTensor
     from keras_nin.tflite.runner import IODetails, TFLiteRunner
 
     # Float32 images (N, H, W, C), for several inputs a dictionary of arrays by input name; and labels (N,) or None.
     Batch = tuple[Any, np.ndarray | None]
+
+_FUSIBLE_LAYERS = frozenset(
+    ("Activation", "ReLU", "LeakyReLU", "PReLU", "ELU", "Softmax", "Dropout", "SpatialDropout2D", "Identity")
+)
+# The axis of the output channels in the file, and the order of the axes of the Keras kernel there.
+_KERNEL_LAYOUTS = {
+    ("CONV_2D", "Conv2D"): (0, (3, 0, 1, 2)),
+    ("CONV_2D", "Dense"): (0, (1, 0)),
+    ("DEPTHWISE_CONV_2D", "DepthwiseConv2D"): (-1, (0, 1, 2, 3)),
+    ("FULLY_CONNECTED", "Dense"): (0, (1, 0)),
+    ("FULLY_CONNECTED", "Conv2D"): (0, (3, 0, 1, 2)),
+}
 
 
 def verify_files(
@@ -37,8 +58,8 @@ def verify_files(
     Args:
         model: keras.Model.
         runners: `keras_nin.tflite.runner.TFLiteRunner` of each file.
-        batches: iterable of (float32 images (N, H, W, C), labels (N,) or None), as `Dataset.batches` gives them; for
-            several inputs a dictionary of arrays by the names of `keras_nin.export.calibration.input_specs`.
+        batches: (float32 images (N, H, W, C), labels (N,) or None), as `Dataset.batches` gives them; for several inputs
+            a dictionary of arrays by the names of `keras_nin.keras_graph.input_specs`.
         source: name of the images' source, for the record.
         random_weights: whether top-1 match and accuracy mean nothing because the weights are random.
         limits: `ParityLimits`; None takes the defaults.
@@ -55,16 +76,20 @@ def verify_files(
     outputs = [[_FileOutput(runner, position) for position in _match_outputs(model, runner)] for runner in runners]
     references, labels = _run_model_and_files(model, [output for row in outputs for output in row], batches)
     specs = output_specs(model)
+    labels = labels if len(specs) == 1 else None  # nothing says which of several outputs the labels belong to
     parities = []
     for runner, row in zip(runners, outputs, strict=True):
-        compared = [
-            # Nothing says which of several outputs the labels belong to.
-            output.compare(reference, labels if len(specs) == 1 else None, source, limits, spec.name)
-            for output, reference, spec in zip(row, references, specs, strict=True)
-        ]
-        if len(specs) == 1:
-            compared = [dataclasses.replace(compared[0], output=None)]
-        parities.append(with_weight_check(worst_parity(compared), find_worst_weight(model, runner.model), limits))
+        parity = worst_parity(
+            [
+                output.compare(reference, labels, source, limits, spec.name if len(specs) > 1 else None)
+                for output, reference, spec in zip(row, references, specs, strict=True)
+            ]
+        )
+        worst = find_worst_weight(model, runner.model)
+        if worst is not None and limits.max_weight is not None:
+            check = check_value("weight_diff_lsb", worst.lsb, limits.max_weight)
+            parity = dataclasses.replace(parity, checks=(*parity.checks, check))
+        parities.append(parity)
     return parities
 
 
@@ -75,17 +100,13 @@ def _match_outputs(model: "keras.Model", runner: "TFLiteRunner") -> list[int]:
         InputError: the file's inputs or outputs have other shapes, or other names where there are several.
     """
     _check_shapes("input", model, runner, input_specs(model), runner.inputs)
-    specs = output_specs(model)
-    if len(specs) == 1 and len(runner.outputs) == 1:
-        positions = [0]
-    else:
+    specs, positions = output_specs(model), [0]
+    if len(specs) > 1 or len(runner.outputs) > 1:
         names = [details.signature for details in runner.outputs]
         expected = [spec.name for spec in specs]
         if sorted(names, key=str) != sorted(expected):
-            raise InputError(
-                f"Expected a file with the outputs {expected} of {model.name!r} in its signature. "
-                f"Received: {runner.model.source} with {names}"
-            )
+            problem = f"{runner.model.source} with {names}"
+            raise input_error(f"a file with the outputs {expected} of {model.name!r} in its signature", problem)
         positions = [names.index(name) for name in expected]
     _check_shapes("output", model, runner, specs, [runner.outputs[position] for position in positions])
     return positions
@@ -98,18 +119,14 @@ def _check_shapes(
         named = {entry.signature: entry for entry in details}
         details = [named[spec.name] for spec in specs] if set(named) == {spec.name for spec in specs} else []
     expected, received = [spec.shape for spec in specs], [entry.shape[1:] for entry in details]
-    if len(expected) != len(received) or not all(map(_shape_fits, expected, received)):
-        listed = [", ".join(map(str, shapes)) or "others" for shapes in (expected, received)]
-        raise InputError(
-            f"Expected a file with the {kind} {listed[0]} of {model.name!r}. "
-            f"Received: {runner.model.source} with {listed[1]}"
-        )
-
-
-def _shape_fits(expected: tuple[int | None, ...], received: tuple[int, ...]) -> bool:
-    return len(expected) == len(received) and all(
-        size in (None, other) for size, other in zip(expected, received, strict=True)
+    fits = (
+        len(shape) == len(other) and all(size in (None, found) for size, found in zip(shape, other, strict=True))
+        for shape, other in zip(expected, received, strict=False)
     )
+    if len(expected) != len(received) or not all(fits):
+        listed = [", ".join(map(str, shapes)) or "others" for shapes in (expected, received)]
+        problem = f"{runner.model.source} with {listed[1]}"
+        raise input_error(f"a file with the {kind} {listed[0]} of {model.name!r}", problem)
 
 
 class _FileOutput:
@@ -133,19 +150,25 @@ class _FileOutput:
             self.values.append(self.inner.predict(images))
 
     def compare(
-        self, reference: np.ndarray, labels: np.ndarray | None, source: str, limits: ParityLimits, name: str
+        self, reference: np.ndarray, labels: np.ndarray | None, source: str, limits: ParityLimits, name: str | None
     ) -> Parity:
         """Return the `Parity` with what the model computes."""
-        parity = compare_outputs(
-            reference,
-            np.concatenate(self.outputs),
-            labels,
-            compared=self.compared,
-            values=np.concatenate(self.values) if self.inner else None,
-            source=source,
-            limits=limits,
+        values = np.concatenate(self.values) if self.inner else None
+        options: dict[str, Any] = {"compared": self.compared, "values": values, "source": source, "limits": limits}
+        return dataclasses.replace(
+            compare_outputs(reference, np.concatenate(self.outputs), labels, **options), output=name
         )
-        return dataclasses.replace(parity, output=name)
+
+
+def with_first_output(tflite: TFLiteModel, tensor: TFLiteTensor) -> TFLiteModel:
+    """Return the same file with `tensor` as its first output."""
+    root = FlatbufferReader(tflite.content).root(schema.IDENTIFIER)
+    span = root.tables(schema.ModelSlots.SUBGRAPHS)[0].span(schema.SubgraphSlots.OUTPUTS)
+    assert span is not None  # a file that was read has outputs
+    content = bytearray(tflite.content)
+    struct.pack_into("<i", content, span[0], tensor.index)
+    main = dataclasses.replace(tflite.main, outputs=(tensor.index, *tflite.main.outputs[1:]))
+    return dataclasses.replace(tflite, content=bytes(content), subgraphs=(main, *tflite.subgraphs[1:]))
 
 
 def _run_model_and_files(
@@ -162,24 +185,9 @@ def _run_model_and_files(
             output.run(images)
         labels.append(batch_labels)
     if not references:
-        raise InputError("Expected at least one image to verify on. Received: none")
+        raise input_error("at least one image to verify on", "none")
     joined = [np.concatenate(parts) for parts in zip(*references, strict=True)]
     return joined, None if labels[0] is None else np.concatenate(labels)
-
-
-# Weights
-
-_FUSIBLE_LAYERS = frozenset(
-    ("Activation", "ReLU", "LeakyReLU", "PReLU", "ELU", "Softmax", "Dropout", "SpatialDropout2D", "Identity")
-)
-# The axis of the output channels in the file, and the order of the axes of the Keras kernel there.
-_KERNEL_LAYOUTS = {
-    ("CONV_2D", "Conv2D"): (0, (3, 0, 1, 2)),
-    ("CONV_2D", "Dense"): (0, (1, 0)),
-    ("DEPTHWISE_CONV_2D", "DepthwiseConv2D"): (-1, (0, 1, 2, 3)),
-    ("FULLY_CONNECTED", "Dense"): (0, (1, 0)),
-    ("FULLY_CONNECTED", "Conv2D"): (0, (3, 0, 1, 2)),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,28 +202,22 @@ class WeightDifference:
     compared: int
 
 
-def find_worst_weight(model: "keras.Model", tflite: "TFLiteModel") -> WeightDifference | None:
-    """Compare the kernels of a file with those of its model, BatchNormalization folded in.
-
-    Returns:
-        `WeightDifference`, or None where no kernel has a counterpart.
-    """
-    main = tflite.main
-    producers = {index: operator for operator in main.operators for index in operator.outputs}
+def find_worst_weight(model: "keras.Model", tflite: TFLiteModel) -> WeightDifference | None:
+    """Compare the kernels of a file with those of its model, BatchNormalization folded in; None without counterpart."""
     index, mapped = LayerIndex(model), map_operators(model, tflite)
     differences = []
-    for operator, path, last in zip(main.operators, mapped.layers, mapped.output_layers, strict=True):
-        layer = index.by_path[path].layer if path in index.by_path else None
+    for operator, path, last in zip(tflite.main.operators, mapped.layers, mapped.output_layers, strict=True):
+        if path is None or last is None or path not in index.by_path:
+            continue
+        layer: Any = index.by_path[path].layer
         layout = _KERNEL_LAYOUTS.get((operator.op, type(layer).__name__))
-        if path is None or last is None or layer is None or layout is None:
+        factor = _folded_factor(index.chain(path, last)) if layout else None
+        tensor = tflite.main.stored_constant(operator.inputs[1]) if layout else None
+        if layout is None or factor is None or tensor is None or tensor.is_sparse:
             continue
-        factor = _folded_factor(index.chain(path, last))
-        tensor = stored_constant(main, producers, operator.inputs[1])
-        if factor is None or tensor is None or not _has_comparable_values(tensor):
-            continue
-        lsb = _largest_difference(tflite, tensor, layer.kernel.numpy(), factor, *layout)
-        if lsb is not None:
-            differences.append((lsb, path))
+        if tensor.dtype in ("int8", "uint8", "float16", "float32"):
+            lsb = _largest_difference(tflite, tensor, layer.kernel.numpy(), factor, *layout)
+            differences += [] if lsb is None else [(lsb, path)]
     if not differences:
         return None
     lsb, path = max(differences, key=lambda difference: np.inf if np.isnan(difference[0]) else difference[0])
@@ -240,32 +242,23 @@ def _folded_factor(chain: "list[keras.Layer] | None") -> np.ndarray | None:
     return factor
 
 
-def _has_comparable_values(tensor: "TFLiteTensor") -> bool:
-    return tensor.dtype in ("int8", "uint8", "float16", "float32") and not tensor.is_sparse
-
-
 def _largest_difference(
-    tflite: "TFLiteModel",
-    tensor: "TFLiteTensor",
-    kernel: np.ndarray,
-    factor: np.ndarray,
-    axis: int,
-    order: tuple[int, ...],
+    tflite: TFLiteModel, tensor: TFLiteTensor, kernel: np.ndarray, factor: np.ndarray, axis: int, order: tuple[int, ...]
 ) -> float | None:
     """Return the largest difference of a weight in steps of 8 bits; None where the forms differ."""
     expected = kernel.astype(np.float64).transpose(order)
     if axis == -1:  # depthwise: the channels and their multiples are one axis
         expected = expected.reshape(1, *expected.shape[:2], -1)
     scales, zero_points = per_channel_parameters(tensor)
-    found = (tflite.data(tensor).astype(np.float64) - zero_points) * scales
-    if expected.shape[axis] != found.shape[axis] or expected.size != found.size:
+    stored = (tflite.data(tensor).astype(np.float64) - zero_points) * scales
+    if expected.shape[axis] != stored.shape[axis] or expected.size != stored.size:
         return None
     channels = expected.shape[axis]
-    expected, found = (np.moveaxis(values, axis, 0).reshape(channels, -1) for values in (expected, found))
+    expected, stored = (np.moveaxis(values, axis, 0).reshape(channels, -1) for values in (expected, stored))
     expected = expected * np.reshape(factor, (-1, 1))
     largest = np.abs(expected).max(axis=1, keepdims=True)
     if scales.size == 1 and tensor.dtype not in FLOAT_DTYPES:
         largest = largest.max()
     # A channel without any weight has the step of the others.
     step = np.where(largest > 0, largest, max(np.max(largest), np.finfo(np.float32).tiny)) / 127
-    return float((np.abs(found - expected) / step).max())
+    return float((np.abs(stored - expected) / step).max())

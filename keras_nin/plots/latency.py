@@ -1,4 +1,4 @@
-"""Figures of a profile: the time of its layers, the shares of kinds and 1x1 roles, and the roofline."""
+"""Figures of a profile and of an audit: times of layers, shares of kinds and 1x1 roles, and the roofline."""
 
 import itertools
 import math
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from keras_nin.audit.api import Audit
     from keras_nin.benchmark.layer_times import LatencySubtotal
     from keras_nin.benchmark.records import MachinePeak, Profile
     from keras_nin.benchmark.roofline import LayerEfficiency
@@ -45,7 +46,7 @@ def plot_layer_times(profile: "Profile") -> "Figure":
         axes.xaxis.grid(True)
         axes.set(ylim=(len(bars) - 0.4, -0.6), xlabel="us (typical)")
         axes.margins(x=0.12)
-        _add_heading(figure, f"{profile.file}: time of each layer", profile)
+        _add_heading(figure, f"{profile.file}: time of each layer", _describe_run(profile))
         patches = [Patch(color=style.color, label=style.label) for style in styles]
         axes.legend(
             handles=patches, loc="lower left", bbox_to_anchor=(0, 1), ncols=4, handlelength=1, borderaxespad=0.2
@@ -56,22 +57,40 @@ def plot_layer_times(profile: "Profile") -> "Figure":
 def plot_kind_shares(profile: "Profile", subtotals: "Sequence[LatencySubtotal]") -> "Figure":
     """Return a figure of the share of each kind, 1x1 by role, of the time and of the MACs; see `sum_by_role`."""
     macs = sum(subtotal.macs for subtotal in subtotals)
-    with figures.new_figure(figures.NARROW, 1.5 + 0.46 * len(subtotals)) as figure:
+    shares = [(subtotal.name, subtotal.share, subtotal.macs / macs if macs else 0.0) for subtotal in subtotals]
+    label = "% of the run (solid), % of the MACs (pale)"
+    return _draw_shares(shares, label, "Time and MACs by kind", _describe_run(profile))
+
+
+def plot_cost_shares(audit: "Audit") -> "Figure":
+    """Return a figure of the share of each kind, 1x1 by role, of the parameters and of the MACs."""
+    total, shares = audit.total, []
+    for style in plots.used_styles(audit.rows):
+        rows = [row for row in audit.rows if plots.layer_style(row.kind, row.role) == style]
+        params, macs = sum(row.params for row in rows), sum(row.macs or 0 for row in rows)
+        if params or macs:
+            shares.append((style.label, params / max(total.params, 1), macs / max(total.macs, 1)))
+    label = "% of the params (solid), % of the MACs (pale)"
+    return _draw_shares(shares, label, audit.model, f"Total: {total.params:,} params, {total.macs:,} MACs")
+
+
+def _draw_shares(shares: Sequence[tuple[str, float, float]], label: str, title: str, foot: str) -> "Figure":
+    """Return a figure with two bars, solid and pale, for the shares of each group of layers."""
+    with figures.new_figure(figures.NARROW, 1.5 + 0.46 * len(shares)) as figure:
         axes = figure.subplots()
-        for position, subtotal in enumerate(subtotals):
-            color = plots.group_style(subtotal.name).color
-            macs_share = subtotal.macs / macs if macs else 0.0
-            for offset, share, alpha in ((-0.19, subtotal.share, 1.0), (0.19, macs_share, 0.45)):
+        for position, (name, *pair) in enumerate(shares):
+            color = plots.group_style(name).color
+            for offset, share, alpha in zip((-0.19, 0.19), pair, (1.0, 0.45), strict=True):
                 axes.barh(position + offset, 100 * share, height=0.36, color=color, alpha=alpha)
                 if share or alpha == 1.0:
-                    label = f" {format_percent(share)}"
-                    axes.text(100 * max(share, 0), position + offset, label, va="center", fontsize=8.5)
-        axes.set_yticks(range(len(subtotals)), [subtotal.name for subtotal in subtotals])
+                    text = f" {format_percent(share)}"
+                    axes.text(100 * max(share, 0), position + offset, text, va="center", fontsize=8.5)
+        axes.set_yticks(range(len(shares)), [name for name, *_ in shares])
         axes.tick_params(axis="y", length=0)
-        axes.set(ylim=(len(subtotals) - 0.4, -0.6), xlabel="% of the run (solid), % of the MACs (pale)")
+        axes.set(ylim=(len(shares) - 0.4, -0.6), xlabel=label)
         axes.margins(x=0.15)
         axes.xaxis.grid(True)
-        _add_heading(figure, "Time and MACs by kind", profile)
+        _add_heading(figure, title, foot)
     return figure
 
 
@@ -101,7 +120,7 @@ def plot_roofline(profile: "Profile", efficiencies: "Sequence[LayerEfficiency]")
             axis.set_minor_formatter(NullFormatter())
         _draw_numbers(axes, slowest)
         axes.grid(True)
-        _add_heading(figure, "Layers on the roofline", profile)
+        _add_heading(figure, "Layers on the roofline", _describe_run(profile))
         _draw_legends(axes, efficiencies, slowest)
     return figure
 
@@ -152,10 +171,14 @@ def _draw_legends(
     axes.legend(handles=handles, bbox_to_anchor=(0.25, -0.14), handlelength=0, **common)
 
 
-def _add_heading(figure: "Figure", title: str, profile: "Profile") -> None:
-    """Add a title above a figure, and below it the conditions of the measurement."""
+def _add_heading(figure: "Figure", title: str, foot: str) -> None:
+    """Add a title above a figure, and a line below it, which is folded."""
     width = int(figure.get_figwidth() * 15)
     figure.suptitle(shorten(title, int(figure.get_figwidth() * 9)), x=0.01, ha="left", fontsize=12, weight="bold")
+    foot = textwrap.fill(shorten(foot, _MAX_HEADING), width)
+    figure.supxlabel(foot, x=0.01, ha="left", fontsize=8, color=figures.MUTED)
+
+
+def _describe_run(profile: "Profile") -> str:
     conditions = format_conditions(profile.host, profile.threads, profile.runs)
-    line = shorten(f"Whole run: {format_us(profile.total.median)}. {conditions}", _MAX_HEADING)
-    figure.supxlabel(textwrap.fill(line, width), x=0.01, ha="left", fontsize=8, color=figures.MUTED)
+    return f"Whole run: {format_us(profile.total.median)}. {conditions}"

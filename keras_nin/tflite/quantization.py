@@ -9,6 +9,8 @@ from keras_nin.errors import InputError
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
+    from keras_nin.tflite.records import TFLiteTensor
+
 _QUOTIENT_LIMIT = np.float32(2.0**40)  # far outside every integer dtype of up to 32 bits
 
 
@@ -44,6 +46,17 @@ def dequantize(integers: "ArrayLike", scale: float, zero_point: int) -> np.ndarr
     """
     difference = np.asarray(integers).astype(np.int64) - int(zero_point)
     return (difference * np.float64(_check_scale(scale))).astype(np.float32)
+
+
+def per_channel_parameters(tensor: "TFLiteTensor") -> tuple[np.ndarray, np.ndarray]:
+    """Return the scales and zero points of a tensor, shaped to broadcast against its values; 1 and 0 without any."""
+    quantization = tensor.quantization
+    if quantization is None or tensor.scale is None:
+        return np.ones(1), np.zeros(1)
+    shape = [1] * len(tensor.shape)
+    if len(quantization.scales) > 1:
+        shape[quantization.axis] = -1
+    return np.reshape(quantization.scales, shape), np.reshape(quantization.zero_points, shape)
 
 
 def _check_scale(scale: float) -> np.float32:

@@ -71,6 +71,11 @@ class TFLiteTensor:
         bits = schema.BITS[self.dtype]
         return None if bits is None else -(-self.elements * bits // 8)
 
+    @property
+    def scale(self) -> float | None:
+        """Scale of integers, the first of several; None for other values."""
+        return None if self.quantization is None or self.dtype in FLOAT_DTYPES else self.quantization.scales[0]
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class TFLiteOperator:
@@ -93,7 +98,7 @@ class TFLiteOperator:
     subgraph: int = 0
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True)
 class TFLiteSubgraph:
     """Tensors, operators in execution order, and the tensor indexes of inputs and outputs."""
 
@@ -102,6 +107,21 @@ class TFLiteSubgraph:
     operators: tuple[TFLiteOperator, ...]
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
+
+    @functools.cached_property
+    def producers(self) -> dict[int, TFLiteOperator]:
+        """The operator that computes each tensor, by the tensor's index."""
+        return {tensor: operator for operator in self.operators for tensor in operator.outputs}
+
+    def stored_constant(self, index: int) -> TFLiteTensor | None:
+        """Return the constant that an operator reads at a tensor index, as the file stores it; None for a computed one.
+
+        Weights stored as float16, and some stored as int8, pass through a DEQUANTIZE first.
+        """
+        cast = self.producers.get(index)
+        if cast is not None and cast.op == "DEQUANTIZE":
+            index = cast.inputs[0]
+        return self.tensors[index] if index >= 0 and self.tensors[index].is_constant else None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

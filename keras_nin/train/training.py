@@ -251,6 +251,7 @@ def _compile(model: keras.Model, recipe: Recipe, count: int, some_images: Any) -
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=outputs_logits(model, some_images)),
         metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
     )
+    model.optimizer.build(model.trainable_variables)  # else Keras traces the first step twice
 
 
 def _claim_folder(folder: pathlib.Path, identity: dict[str, Any], name: str, force: bool) -> None:

@@ -7,14 +7,7 @@ from fractions import Fraction
 from keras_nin.audit import operations as ops
 from keras_nin.audit.arithmetic import count_macs
 from keras_nin.audit.findings import network as costs
-from keras_nin.audit.findings.network import (
-    Cost,
-    FindingsNetwork,
-    layer_cost,
-    make_finding,
-    normalizes_channels,
-    owns_weights,
-)
+from keras_nin.audit.findings.network import Cost, FindingsNetwork, make_finding, normalizes_channels, owns_weights
 from keras_nin.audit.graph import LayerInfo
 from keras_nin.audit.records import Finding
 
@@ -40,7 +33,7 @@ def find_one_channel_pointwise(network: FindingsNetwork) -> Iterator[Finding]:
             outputs = f"all {width} outputs{before} are" if width > 1 else f"its output{before} is"
             readers, freed = _freed_channels(network, layer)
             after = f", and {len(readers)} after it read 1 channel instead of {width}" if freed.params else ""
-            savings = layer_cost(layer) + freed
+            savings = costs.layer_cost(layer) + freed
             yield make_finding("pointwise-on-one-channel", [layer], savings, outputs=outputs, after=after)
 
 
@@ -52,7 +45,7 @@ def _freed_channels(network: FindingsNetwork, layer: LayerInfo) -> tuple[Sequenc
     share = Fraction(layer.output_channels - 1, layer.output_channels)
     for reader in readers:
         weights, macs = costs.count_kernel_weights(reader) * share, (count_macs(reader) or 0) * share
-        freed += Cost(int(weights), int(macs), weights * costs.infer_item_sizes(reader).kernel)
+        freed += costs.weights_cost(reader, int(weights), 0, int(macs))
     return readers, freed
 
 
@@ -64,41 +57,37 @@ def find_linear_runs(network: FindingsNetwork) -> list[RewriteSite]:
     """
     following = {}
     for layer in network.layers:
-        if _is_changeable_pointwise(network, layer) and layer.is_linear:
+        if layer.kind == "pointwise" and layer.is_linear and _is_changeable(network, layer):
             between, reader = _linear_path(network, layer)
-            if reader is not None and _is_changeable_pointwise(network, reader):
+            if reader is not None and reader.kind == "pointwise" and _is_changeable(network, reader):
                 following[id(layer)] = (*between, reader)
-    runs, taken = [], set()
-    for layer in network.layers:
-        if id(layer) in following and id(layer) not in taken:
-            runs += [parts for parts in _grow_runs(layer, following, taken) if len(parts) > 1]
+    inner = {id(parts[-1]) for parts in following.values()}
+    starts = [layer for layer in network.layers if id(layer) in following and id(layer) not in inner]
+    runs = [parts for start in starts for parts in _grow_runs(start, following) if len(parts) > 1]
     return [RewriteSite(tuple(parts), _run_finding(parts)) for parts in runs]
 
 
-def _grow_runs(
-    layer: LayerInfo, following: dict[int, tuple[LayerInfo, ...]], taken: set[int]
-) -> Iterator[list[LayerInfo]]:
+def _grow_runs(layer: LayerInfo, following: dict[int, tuple[LayerInfo, ...]]) -> Iterator[list[LayerInfo]]:
     """Yield the parts of the longest linear sequence from `layer` on, each grown as long as that saves something."""
-    parts, cost, use_bias = [layer], layer_cost(layer), layer.use_bias
+    parts, cost, use_bias = [layer], costs.layer_cost(layer), layer.use_bias
     while more := following.get(id(layer)):
-        taken.add(id(layer))
         layer = more[-1]
         needs_bias = use_bias or brings_bias(more)
         collapsed = _collapsed_cost(parts[0], layer, needs_bias)
-        gain = cost + layer_cost(*more) - collapsed
+        gain = cost + costs.layer_cost(*more) - collapsed
         if gain.params >= 0 and gain.macs >= 0 and (gain.params or gain.macs):
             parts += more
             cost, use_bias = collapsed, needs_bias
         else:
             yield parts
-            parts, cost, use_bias = [layer], layer_cost(layer), layer.use_bias
+            parts, cost, use_bias = [layer], costs.layer_cost(layer), layer.use_bias
     yield parts
 
 
 def _collapsed_cost(first: LayerInfo, last: LayerInfo, use_bias: bool) -> Cost:
     """Return the `Cost` of the one layer that the layers from `first` to `last` collapse into."""
-    positions, sizes = last.outputs[0].positions, costs.infer_item_sizes(first)
-    return costs.convolution_cost(first.input_channels, last.output_channels, positions, sizes, use_bias=use_bias)
+    inputs, outputs, positions = first.input_channels, last.output_channels, last.outputs[0].positions
+    return costs.convolution_cost(first, inputs, outputs, positions, use_bias=use_bias)
 
 
 def brings_bias(parts: Iterable[LayerInfo]) -> bool:
@@ -108,7 +97,7 @@ def brings_bias(parts: Iterable[LayerInfo]) -> bool:
 
 def _run_finding(parts: Sequence[LayerInfo]) -> Finding:
     layers, first, last = [part for part in parts if part.kind == "pointwise"], parts[0], parts[-1]
-    savings = layer_cost(*parts) - _collapsed_cost(first, last, brings_bias(parts))
+    savings = costs.layer_cost(*parts) - _collapsed_cost(first, last, brings_bias(parts))
     values = {"count": len(layers), "inputs": first.input_channels, "outputs": last.output_channels}
     return make_finding("collapsible-pointwise", layers, savings, **values)
 
@@ -119,7 +108,8 @@ def find_average_sites(network: FindingsNetwork) -> Iterator[RewriteSite]:
     The mean of W x + b is W times the mean of x, plus b; padding that the pooling adds is not part of its mean.
     """
     for layer in network.layers:
-        if _is_changeable_pointwise(network, layer) and layer.is_linear and layer.strides == (1, 1):
+        is_plain = layer.kind == "pointwise" and layer.is_linear and layer.strides == (1, 1)
+        if is_plain and _is_changeable(network, layer):
             between, pool = _linear_path(network, layer)
             if pool is not None and pool.op in ops.AVERAGE_POOLS | {"AdaptiveAveragePooling2D"}:
                 positions, pooled = pool.inputs[0].positions, pool.outputs[0].positions
@@ -139,10 +129,6 @@ def _linear_path(network: FindingsNetwork, layer: LayerInfo) -> tuple[list[Layer
         between.append(reader)
         current = reader
     return between, None
-
-
-def _is_changeable_pointwise(network: FindingsNetwork, layer: LayerInfo) -> bool:
-    return layer.kind == "pointwise" and _is_changeable(network, layer)
 
 
 def _is_changeable(network: FindingsNetwork, layer: LayerInfo) -> bool:
@@ -215,10 +201,7 @@ def _can_absorb(network: FindingsNetwork, layer: LayerInfo, absorbed: set[int]) 
 
 
 def _is_transparent(layer: LayerInfo) -> bool:
-    """Return whether a scale and a shift may move past `layer`.
-
-    The mean of a scaled and shifted channel is its mean scaled and shifted; a maximum is not, under a negative scale.
-    """
+    """Return whether a scale and a shift may move past `layer`, as past a mean, but not a maximum."""
     return layer.is_identity or layer.op in ops.AVERAGE_POOLS or normalizes_channels(layer)
 
 

@@ -50,8 +50,8 @@ class FindingsNetwork:
     def effective_readers(self, layer: LayerInfo) -> list[LayerInfo]:
         """Return the layers that read the output of `layer`, directly or through layers that pass it on unchanged."""
         readers, pending = [], [layer]
-        while pending:
-            for reader in self.graph.readers(pending.pop()):
+        for current in pending:  # which grows meanwhile
+            for reader in self.graph.readers(current):
                 (pending if reader.is_identity else readers).append(reader)
         return readers
 
@@ -119,14 +119,6 @@ def make_finding(rule: str, layers: Iterable[LayerInfo], savings: Cost, **values
     return Finding(rule, paths, message, saves)
 
 
-@dataclass(frozen=True)
-class ItemSizes:
-    """Bytes of one weight of a layer's kernel, and of one of its bias."""
-
-    kernel: Fraction
-    bias: Fraction
-
-
 def layer_cost(*layers: LayerInfo) -> Cost:
     """Return the `Cost` of layers as they are; unknown MACs count 0."""
     return sum((Cost(layer.params, count_macs(layer) or 0, Fraction(layer.weight_bytes)) for layer in layers), Cost())
@@ -134,8 +126,6 @@ def layer_cost(*layers: LayerInfo) -> Cost:
 
 def count_kernel_weights(layer: LayerInfo) -> int:
     """Return the number of weights in the kernel of a convolution, a depthwise one or a Dense, from its shapes."""
-    if layer.op == "Dense":
-        return layer.input_channels * layer.output_channels
     if layer.op in ops.DEPTHWISE:
         return layer.kernel_size * layer.output_channels
     return layer.kernel_size * layer.input_channels // layer.groups * layer.output_channels
@@ -147,19 +137,28 @@ def owns_weights(layer: LayerInfo) -> bool:
     return is_known and layer.params == count_kernel_weights(layer) + layer.use_bias * layer.output_channels
 
 
-def infer_item_sizes(layer: LayerInfo) -> ItemSizes:
-    """Return the `ItemSizes` of a layer that owns its weights, from their total size."""
+def _infer_item_sizes(layer: LayerInfo) -> tuple[Fraction, Fraction]:
+    """Return the bytes of a weight of the kernel, and of one of the bias, of a layer that owns its weights."""
     kernel, bias = count_kernel_weights(layer), layer.use_bias * layer.output_channels
     for kernel_item, bias_item in _ITEM_SIZES:
         if math.ceil(kernel * kernel_item) + bias * bias_item == layer.weight_bytes:
-            return ItemSizes(Fraction(kernel_item), Fraction(bias_item))
+            return Fraction(kernel_item), Fraction(bias_item)
     average = Fraction(layer.weight_bytes, layer.params)
-    return ItemSizes(average, average)
+    return average, average
+
+
+def weights_cost(model: LayerInfo, weights: int, biases: int, macs: int) -> Cost:
+    """Return the `Cost` of so many weights in a kernel, of the types that the layer `model` has, and biases."""
+    kernel_item, bias_item = _infer_item_sizes(model)
+    return Cost(weights + biases, macs, weights * kernel_item + biases * bias_item)
 
 
 def convolution_cost(
-    inputs: int, outputs: int, positions: int, sizes: ItemSizes, *, taps: int = 1, use_bias: bool
+    model: LayerInfo, inputs: int, outputs: int, positions: int, *, taps: int = 1, use_bias: bool | None = None
 ) -> Cost:
-    """Return the `Cost` of a convolution with `taps` = kernel height times width, at `positions` output positions."""
-    weights, biases = taps * inputs * outputs, outputs if use_bias else 0
-    return Cost(weights + biases, weights * positions, weights * sizes.kernel + biases * sizes.bias)
+    """Return the `Cost` of a convolution with `taps` = kernel height times width, at `positions` output positions.
+
+    Its weights have the types of those of the layer `model`; it has a bias if that has one, unless `use_bias` says so.
+    """
+    biases = outputs if (model.use_bias if use_bias is None else use_bias) else 0
+    return weights_cost(model, taps * inputs * outputs, biases, taps * inputs * outputs * positions)

@@ -1,14 +1,14 @@
 """Layers with shapes that cost more than they need: unreduced convolutions, unaligned channels, heavy heads."""
 
-from collections import defaultdict
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 
 from keras_nin.audit import operations as ops
 from keras_nin.audit.arithmetic import count_macs
 from keras_nin.audit.findings import network as costs
 from keras_nin.audit.findings.network import Cost, FindingsNetwork, layer_cost, make_finding, owns_weights
-from keras_nin.audit.graph import ActivationTensor, LayerInfo
+from keras_nin.audit.graph import LayerInfo
 from keras_nin.audit.records import Finding
 
 # Expensive: a twentieth of the network's MACs, below which even a free layer would not be felt in the latency; and 64
@@ -22,7 +22,8 @@ _HALF_VECTOR = 4
 LARGE_HEAD = Fraction(1, 10)
 HEAVY_HEAD = Fraction(3, 10)
 
-_Branches = tuple[LayerInfo, LayerInfo, LayerInfo]
+_CHANNELWISE_KINDS = ("activation", "pool", "norm", "reshape")
+_INCEPTION_KERNELS = [(1, 1), (3, 3), (5, 5)]
 
 
 def find_unreduced_convolutions(network: FindingsNetwork) -> Iterator[Finding]:
@@ -35,24 +36,13 @@ def find_unreduced_convolutions(network: FindingsNetwork) -> Iterator[Finding]:
         cost, (source, result) = layer_cost(layer), (layer.inputs[0], layer.outputs[0])
         if cost.macs < _EXPENSIVE_SHARE * network.macs or source.index in reduced:
             continue
-        sizes, use_bias, narrow = costs.infer_item_sizes(layer), layer.use_bias, source.channels // _REDUCTION_FACTOR
-        less = costs.convolution_cost(
-            source.channels, narrow, source.positions, sizes, use_bias=use_bias
-        ) + costs.convolution_cost(
-            narrow, result.channels, result.positions, sizes, taps=layer.kernel_size, use_bias=use_bias
-        )
+        narrow = source.channels // _REDUCTION_FACTOR
+        less = costs.convolution_cost(layer, source.channels, narrow, source.positions)
+        less += costs.convolution_cost(layer, narrow, result.channels, result.positions, taps=layer.kernel_size)
         if less.params < cost.params and less.macs < cost.macs:
-            yield make_finding(
-                "unreduced-convolution",
-                [layer],
-                cost - less,
-                kernel="x".join(map(str, layer.kernel or ())),
-                channels=source.channels,
-                narrow=narrow,
-                share=cost.macs / network.macs,
-                cost=cost,
-                less=less,
-            )
+            values = {"kernel": "x".join(map(str, layer.kernel or ())), "channels": source.channels, "narrow": narrow}
+            values |= {"cost": cost, "less": less, "share": cost.macs / network.macs}
+            yield make_finding("unreduced-convolution", [layer], cost - less, **values)
 
 
 def _reduced_tensors(network: FindingsNetwork) -> set[int]:
@@ -69,14 +59,23 @@ def _reduced_tensors(network: FindingsNetwork) -> set[int]:
 
 def find_naive_inception(network: FindingsNetwork) -> Iterator[Finding]:
     """Find Inception v1 modules without reductions, at widths of the paper's table: what its reductions save."""
-    modules = _find_inception_branches(network)
-    reductions = _paper_reductions() if modules else {}
-    for source, branches in modules.items():
-        widths = (source.channels, *(layer.output_channels for layer in branches))
-        if widths in reductions:
-            yield _inception_finding(network, source, branches, reductions[widths])
+    for readers in network.graph.consumers.values():
+        branches = sorted(
+            (layer for layer in readers if layer.kernel in _INCEPTION_KERNELS and _is_plain_convolution(layer)),
+            key=lambda layer: layer.kernel or (),
+        )
+        if [layer.kernel for layer in branches] == _INCEPTION_KERNELS:
+            widths = (branches[0].input_channels, *(layer.output_channels for layer in branches))
+            if reductions := _paper_reductions().get(widths):
+                yield _inception_finding(network, branches, reductions)
 
 
+def _is_plain_convolution(layer: LayerInfo) -> bool:
+    is_dense = layer.groups == 1 and layer.strides == layer.dilation == (1, 1)
+    return layer.op == "Conv2D" and is_dense and owns_weights(layer)
+
+
+@functools.cache
 def _paper_reductions() -> dict[tuple[int, ...], tuple[int, int, int]]:
     """Return channels (input, 1x1, 3x3, 5x5) of GoogLeNet's modules -> (3x3 reduce, 5x5 reduce, pool projection)."""
     from keras_nin.models.googlenet import MODULES
@@ -88,38 +87,20 @@ def _paper_reductions() -> dict[tuple[int, ...], tuple[int, int, int]]:
     return reductions
 
 
-def _find_inception_branches(network: FindingsNetwork) -> dict[ActivationTensor, _Branches]:
-    """Return tensor -> the 1x1, 3x3 and 5x5 convolution that read it directly, where there is one of each."""
-    readers: dict[ActivationTensor, dict[int, list[LayerInfo]]] = defaultdict(lambda: defaultdict(list))
-    for layer in network.layers:
-        is_plain = layer.op == "Conv2D" and layer.groups == 1 and layer.strides == layer.dilation == (1, 1)
-        if is_plain and layer.kernel in ((1, 1), (3, 3), (5, 5)) and owns_weights(layer):
-            readers[layer.inputs[0]][layer.kernel[0]].append(layer)
-    return {
-        source: (by_side[1][0], by_side[3][0], by_side[5][0])
-        for source, by_side in readers.items()
-        if all(len(by_side[side]) == 1 for side in (1, 3, 5))
-    }
-
-
 def _inception_finding(
-    network: FindingsNetwork, source: ActivationTensor, branches: _Branches, reductions: tuple[int, int, int]
+    network: FindingsNetwork, branches: Sequence[LayerInfo], reductions: tuple[int, int, int]
 ) -> Finding:
-    channels, (reduce3x3, reduce5x5, projection) = source.channels, reductions
-    pointwise, conv3x3, conv5x5 = branches
+    (pointwise, conv3x3, conv5x5), (reduce3x3, reduce5x5, projection) = branches, reductions
+    source, channels = pointwise.inputs[0], pointwise.input_channels
     # The 1x1 layers after a pooling with stride 1 are the pool projections of a module.
     pools = [layer for layer in network.graph.consumers[source.index] if layer.op in ops.WINDOW_POOLS]
     readers = [reader for pool in pools if pool.strides == (1, 1) for reader in network.graph.readers(pool)]
     layers = (*branches, *(layer for layer in readers if layer.kind == "pointwise" and owns_weights(layer)))
-    cost, less, sizes = layer_cost(*layers), layer_cost(pointwise), costs.infer_item_sizes(conv3x3)
-    for inputs, outputs, taps in (
-        (channels, reduce3x3, 1),
-        (reduce3x3, conv3x3.output_channels, 9),
-        (channels, reduce5x5, 1),
-        (reduce5x5, conv5x5.output_channels, 25),
-        (channels, projection, 1),
-    ):
-        less += costs.convolution_cost(inputs, outputs, source.positions, sizes, taps=taps, use_bias=conv3x3.use_bias)
+    cost, less = layer_cost(*layers), layer_cost(pointwise)
+    chain3x3 = [(channels, reduce3x3, 1), (reduce3x3, conv3x3.output_channels, 3 * 3)]
+    chain5x5 = [(channels, reduce5x5, 1), (reduce5x5, conv5x5.output_channels, 5 * 5)]
+    for inputs, outputs, taps in (*chain3x3, *chain5x5, (channels, projection, 1)):
+        less += costs.convolution_cost(conv3x3, inputs, outputs, source.positions, taps=taps)
     values = {"reduce3x3": reduce3x3, "reduce5x5": reduce5x5, "projection": projection, "cost": cost, "less": less}
     weights = {"weights": sum(map(costs.count_kernel_weights, layers)), "less_weights": less.macs // source.positions}
     return make_finding("inception-without-reductions", layers, cost - less, **values, **weights)
@@ -140,10 +121,10 @@ def find_unaligned_channels(network: FindingsNetwork) -> Iterator[Finding]:
         if not is_convolution or layer.outputs[0].positions <= 1 or layer.output_channels % _VECTOR_WIDTH == 0:
             continue
         unaligned.append(layer)
-        missing, sizes = -layer.output_channels % _VECTOR_WIDTH, costs.infer_item_sizes(layer)
+        missing = -layer.output_channels % _VECTOR_WIDTH
         weights = costs.count_kernel_weights(layer) // layer.output_channels * missing
-        biases, macs = layer.use_bias * missing, (count_macs(layer) or 0) // layer.output_channels * missing
-        padding += Cost(weights + biases, macs, weights * sizes.kernel + biases * sizes.bias)
+        macs = (count_macs(layer) or 0) // layer.output_channels * missing
+        padding += costs.weights_cost(layer, weights, layer.use_bias * missing, macs)
     if unaligned:
         noun = "convolutions have a number" if len(unaligned) > 1 else "convolution has a number"
         yield make_finding(
@@ -162,12 +143,11 @@ def _task_layers(network: FindingsNetwork) -> set[int]:
     task_layers = {id(layer) for layer in network.head}
     for layer in reversed(network.layers):
         readers = network.graph.readers(layer)
-        keeps = [
-            id(reader) in task_layers
-            and (reader.kind in ("activation", "pool", "norm", "reshape") or reader.is_identity)
+        keep_channels = all(
+            id(reader) in task_layers and (reader.kind in _CHANNELWISE_KINDS or reader.is_identity)
             for reader in readers
-        ]
-        if network.graph.is_output(layer) or (readers and all(keeps)):
+        )
+        if network.graph.is_output(layer) or (readers and keep_channels):
             task_layers.add(id(layer))
     return task_layers
 
@@ -203,24 +183,20 @@ def find_flattened_heads(network: FindingsNetwork) -> Iterator[Finding]:
     """Find Dense heads on a flattened map with much of the network: what a 1x1 layer and an average would need."""
     head = {id(layer) for layer in network.head}
     for layer in network.layers:
-        dense, norms = _dense_chain(network, layer) if _flattens_a_map(layer) else ([], [])
+        shapes = [tensor.shape for tensor in (*layer.inputs, *layer.outputs)]
+        flattens = layer.kind == "reshape" and [*map(len, shapes)] == [4, 2] and layer.inputs[0].positions > 1
+        if not flattens or layer.inputs[0].elements != layer.output_elements:
+            continue
+        dense, norms = _dense_chain(network, layer)
         if not dense or not all(id(part) in head and owns_weights(part) for part in dense):
             continue
         cost = layer_cost(*dense, *norms)
-        (_, height, width, channels), last = layer.inputs[0].shape, dense[-1]
-        outputs, sizes = last.output_channels, costs.infer_item_sizes(last)
-        needed = costs.convolution_cost(channels, outputs, height * width, sizes, use_bias=last.use_bias)
+        (_, height, width, channels), last = shapes[0], dense[-1]
+        outputs = last.output_channels
+        needed = costs.convolution_cost(last, channels, outputs, height * width)
         if cost.params >= LARGE_HEAD * network.params and needed.params < cost.params:
             sides = {"height": height, "width": width, "channels": channels, "outputs": outputs}
             yield make_finding("flatten-dense-head", (layer, *dense), cost - needed, cost=cost, needed=needed, **sides)
-
-
-def _flattens_a_map(layer: LayerInfo) -> bool:
-    if layer.kind != "reshape" or len(layer.inputs) != 1 or len(layer.outputs) != 1:
-        return False
-    source, result = layer.inputs[0], layer.outputs[0]
-    is_flat = len(source.shape) == 4 and len(result.shape) == 2 and source.elements == result.elements
-    return is_flat and source.positions > 1
 
 
 def _dense_chain(network: FindingsNetwork, layer: LayerInfo) -> tuple[list[LayerInfo], list[LayerInfo]]:

@@ -10,22 +10,23 @@ from typing import Any
 
 import numpy as np
 
-BANDWIDTH_SECONDS = 0.6
+from keras_nin.child_runtime import read_sizes
+
+_SECONDS = 0.6
 _CACHES = pathlib.Path("/sys/devices/system/cpu/cpu0/cache")
 _UNKNOWN_CACHE = 32 * 2**20
 _CACHE_MULTIPLE = 4  # STREAM's rule: each array at least four times the last-level cache
 _MIN_PASSES = 3
 # Operation on slices (a, b, c), and the bytes it moves per byte of an array. As in STREAM, a cache line that is read
 # because a part of it is written does not count.
-_KERNELS: dict[str, tuple[Callable[[Any, Any, Any], object], int]] = {
+_Operation = Callable[[Any, Any, Any], object]
+_KERNELS: dict[str, tuple[_Operation, int]] = {
     "copy": (lambda a, b, c: np.copyto(a, b), 2),
     "add": (lambda a, b, c: np.add(b, c, out=a), 3),
 }
 
 
-def measure_bandwidth(
-    threads: int, seconds: float = BANDWIDTH_SECONDS, array_bytes: int | None = None
-) -> dict[str, Any]:
+def measure_bandwidth(threads: int, seconds: float = _SECONDS, array_bytes: int | None = None) -> dict[str, Any]:
     """Return the bandwidth of memory on `threads` threads as a JSON-ready dictionary."""
     cache = last_cache_bytes()
     if array_bytes is None:
@@ -39,9 +40,7 @@ def measure_bandwidth(
     return {**rates, "gbytes_per_s": max(rates.values()), "array_bytes": arrays[0].nbytes, "cache_bytes": cache}
 
 
-def _pass_ns(
-    operate: Callable[[Any, Any, Any], object], parts: Sequence[tuple[np.ndarray, ...]], seconds: float
-) -> float:
+def _pass_ns(operate: _Operation, parts: Sequence[tuple[np.ndarray, ...]], seconds: float) -> float:
     """Return the ns in which all threads have gone over their parts, in the fastest tenth of the passes."""
     times: list[int] = []
     barrier, is_last = threading.Barrier(len(parts) + 1), threading.Event()
@@ -82,10 +81,7 @@ def last_cache_bytes() -> int | None:
 
 def available_bytes() -> int:
     """Return the bytes of memory that are free or can be freed; half a GiB where the system does not report it."""
-    with contextlib.suppress(OSError, ValueError), open("/proc/meminfo") as lines:
-        for line in lines:
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 2**10
+    free = read_sizes("/proc/meminfo", "MemAvailable")["MemAvailable"]
     with contextlib.suppress(AttributeError, OSError, ValueError):
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+        return free or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
     return 2**29

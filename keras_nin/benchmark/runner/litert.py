@@ -1,62 +1,49 @@
 """A .tflite file in LiteRT: through the C functions of `libLiteRt.so`, or through TensorFlow Lite's interpreter.
 
-The Python modules of the ai-edge-litert wheel run compiled models but do not wrap the profiler; the library beside them
-exports both as plain C functions that return a status, 0 for success. Structures are laid out as on 64-bit systems. The
-ABI is not a promise, so `LiteRtLibrary` refuses other versions than `VERIFIED_VERSIONS`, and other word sizes.
+The wheel does not wrap the profiler, and the ABI is not a promise: versions beside `VERIFIED_VERSIONS` are refused.
 """
 
 import contextlib
 import ctypes
 import functools
+import json
 import os
 import pathlib
+import pkgutil
 import sys
 from typing import Any
 
 import numpy as np
 
 VERIFIED_VERSIONS = ("2.3.",)
-CPU = 1
-WRITE = 1
+CPU, WRITE = 1, 1
 HANDLE, INT, SIZE, TEXT = ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t, ctypes.c_char_p
-_OUT = ctypes.POINTER(HANDLE)  # where a function puts the handle of a new object
-_INT_OUT, _SIZE_OUT = ctypes.POINTER(INT), ctypes.POINTER(SIZE)
-_STATUSES = {
-    1: "ErrorInvalidArgument", 2: "ErrorMemoryAllocationFailure", 3: "ErrorRuntimeFailure",
-    4: "ErrorMissingInputTensor", 5: "ErrorUnsupported", 6: "ErrorNotFound", 7: "ErrorTimeoutExpired",
-    8: "ErrorWrongVersion", 9: "ErrorUnknown", 10: "ErrorAlreadyExists", 100: "Cancelled", 500: "ErrorFileIO",
-    501: "ErrorInvalidFlatbuffer", 502: "ErrorDynamicLoading", 503: "ErrorSerialization", 504: "ErrorCompilation",
-    1000: "ErrorIndexOOB", 1001: "ErrorInvalidIrType", 1002: "ErrorInvalidGraphInvariant",
-    1003: "ErrorGraphModification", 1500: "ErrorInvalidToolConfig", 2000: "LegalizeNoMatch",
-    2001: "ErrorInvalidLegalization", 3000: "PatternNoMatch", 3001: "InvalidTransformation",
-    4000: "ErrorUnsupportedRuntimeVersion", 4001: "ErrorUnsupportedCompilerVersion",
-    4002: "ErrorIncompatibleByteCodeVersion", 5000: "ErrorUnsupportedOpShapeInferer",
-    5001: "ErrorShapeInferenceFailed",
-}  # fmt: skip
+# The API's statuses by number, arguments of its functions, what has a destructor, and NumPy's names of element types:
+# those that an input can have here, and the others.
+_TABLE: dict[str, Any] = json.loads(pkgutil.get_data("keras_nin.benchmark.runner", "litert.json") or b"")
+_INPUT_DTYPES, _OTHER_DTYPES = _TABLE["input_dtypes"], _TABLE["other_dtypes"]
 
 
 class LiteRtError(Exception):
-    """A call of the C API returned a status other than 0; the message has the call and the name of the status."""
+    """A call of the C API returned a status other than 0."""
 
 
 class CApiUnavailable(Exception):
-    """The C API cannot be used on this machine or with this version of the runtime; the message says why."""
+    """The C API cannot be used on this machine or with this version of the runtime."""
 
 
 class DelegateError(Exception):
-    """An external delegate does not load; the message says why."""
+    """An external delegate does not load."""
 
 
-class TensorLayout(ctypes.Structure):
-    """Rank in the low 7 bits, sizes (-1 where open) and strides."""
-
+class _TensorLayout(ctypes.Structure):  # rank in the low 7 bits, sizes (-1 where open)
     _fields_ = [("rank_bits", ctypes.c_uint32), ("sizes", ctypes.c_int32 * 8), ("strides", ctypes.c_uint32 * 8)]
 
 
 class RankedTensorType(ctypes.Structure):
     """Element type and shape of a tensor."""
 
-    _fields_ = [("element_type", ctypes.c_int32), ("layout", TensorLayout)]
+    _fields_ = [("element_type", ctypes.c_int32), ("layout", _TensorLayout)]
     element_type: int
     layout: Any
 
@@ -84,32 +71,18 @@ class ProfilerEvent(ctypes.Structure):
 
 
 _STRUCT_SIZES = {RankedTensorType: 72, ProfilerEvent: 104}
-_TYPE_OUT, _EVENTS_OUT = ctypes.POINTER(RankedTensorType), ctypes.POINTER(ProfilerEvent)
+_TYPES = {"handle": HANDLE, "int": INT, "size": SIZE, "text": TEXT, "type": RankedTensorType, "event": ProfilerEvent}
 _PROTOTYPES = {
-    "CreateEnvironment": (INT, HANDLE, _OUT), "CreateModelFromFile": (HANDLE, TEXT, _OUT), "CreateOptions": (_OUT,),
-    "SetOptionsHardwareAccelerators": (HANDLE, INT), "CreateOpaqueOptions": (TEXT, HANDLE, HANDLE, _OUT),
-    "AddOpaqueOptions": (HANDLE, HANDLE), "CreateCompiledModel": (HANDLE, HANDLE, HANDLE, _OUT),
-    "GetNumModelSignatures": (HANDLE, _SIZE_OUT), "GetModelSignature": (HANDLE, SIZE, _OUT),
-    "GetNumSignatureInputs": (HANDLE, _SIZE_OUT), "GetNumSignatureOutputs": (HANDLE, _SIZE_OUT),
-    "GetSignatureInputTensorByIndex": (HANDLE, SIZE, _OUT), "GetSignatureOutputTensorByIndex": (HANDLE, SIZE, _OUT),
-    "GetRankedTensorType": (HANDLE, _TYPE_OUT), "GetQuantizationTypeId": (HANDLE, _INT_OUT),
-    "GetCompiledModelInputBufferRequirements": (HANDLE, SIZE, SIZE, _OUT),
-    "GetCompiledModelOutputBufferRequirements": (HANDLE, SIZE, SIZE, _OUT),
-    "CreateManagedTensorBufferFromRequirements": (HANDLE, _TYPE_OUT, HANDLE, _OUT),
-    "LockTensorBuffer": (HANDLE, _OUT, INT), "UnlockTensorBuffer": (HANDLE,),
-    "GetTensorBufferSize": (HANDLE, _SIZE_OUT), "RunCompiledModel": (HANDLE, SIZE, SIZE, HANDLE, SIZE, HANDLE),
-    "CompiledModelGetProfiler": (HANDLE, _OUT), "ResetProfiler": (HANDLE,), "StartProfiler": (HANDLE,),
-    "StopProfiler": (HANDLE,), "GetNumProfilerEvents": (HANDLE, _INT_OUT),
-    "GetProfilerEvents": (HANDLE, INT, _EVENTS_OUT),
-}  # fmt: skip
-_DESTROYERS = ("Environment", "Model", "Options", "OpaqueOptions", "CompiledModel", "TensorBuffer")
+    name: tuple(ctypes.POINTER(_TYPES[kind[:-1]]) if kind.endswith("*") else _TYPES[kind] for kind in kinds.split())
+    for name, kinds in _TABLE["functions"].items()
+}
 
 
 def check_status(name: str, status: int) -> None:
     """Raise `LiteRtError` where the status that the function `name` returned is not 0."""
     if status:
-        known = f"kLiteRtStatus{_STATUSES[status]}" if status in _STATUSES else f"the unknown status {status}"
-        raise LiteRtError(f"LiteRt{name} returned {known}")
+        returned = _TABLE["statuses"].get(str(status), f"the unknown status {status}")
+        raise LiteRtError(f"LiteRt{name} returned {returned}")
 
 
 class LiteRtLibrary:
@@ -123,16 +96,15 @@ class LiteRtLibrary:
             known = ", ".join(f"{prefix}x" for prefix in VERIFIED_VERSIONS)
             raise CApiUnavailable(f"the profiler is known in ai-edge-litert {known}, not in {version}")
         sizes = {kind.__name__: ctypes.sizeof(kind) for kind in _STRUCT_SIZES}
-        if sys.maxsize <= 2**32 or sizes != {kind.__name__: size for kind, size in _STRUCT_SIZES.items()}:
-            raise CApiUnavailable(
-                f"the profiler's records are laid out for 64-bit systems; here their sizes are {sizes}"
-            )
+        if sys.maxsize <= 2**32 or list(sizes.values()) != list(_STRUCT_SIZES.values()):
+            here = f"here their sizes are {sizes}"
+            raise CApiUnavailable(f"the profiler's records are laid out for 64-bit systems; {here}")
         path = pathlib.Path(str(ai_edge_litert.__file__)).parent / "libLiteRt.so"
         try:
             self._library = ctypes.CDLL(str(path))
             for name, arguments in _PROTOTYPES.items():
                 self.function(name).argtypes = arguments
-            for name in _DESTROYERS:
+            for name in _TABLE["destroyed"]:
                 destroy = self.function(f"Destroy{name}")
                 destroy.argtypes, destroy.restype = (HANDLE,), None
         except (OSError, AttributeError) as error:
@@ -171,57 +143,29 @@ class LiteRtLibrary:
             raise
 
 
-@functools.cache
-def load_library() -> LiteRtLibrary:
-    """Return the `LiteRtLibrary`, loaded once per process."""
-    return LiteRtLibrary()
+load_library = functools.cache(LiteRtLibrary)
 
 
-# NumPy's names of TensorFlow Lite's element types: those that an input can have here, and the others.
-INPUT_DTYPES = {
-    1: "float32", 2: "int32", 3: "uint8", 4: "int64", 6: "bool", 7: "int16", 8: "complex64", 9: "int8", 10: "float16",
-    11: "float64", 12: "complex128", 15: "uint64", 16: "uint32", 17: "uint16",
-}  # fmt: skip
-_OTHER_DTYPES = {5: "string", 13: "resource", 14: "variant", 18: "int4", 19: "bfloat16", 20: "int2", 21: "uint4"}
-
-
-class CompiledModel:
+class CompiledModel(contextlib.ExitStack):
     """A .tflite file compiled for the processor, with its buffers; a context manager that destroys all of it.
 
-    Open sizes of inputs become 1. Of a file with several signatures the first one runs.
-
-    Args:
-        path: of the file.
-        threads: of the delegate.
-        profiling: whether its profiler records.
-        kernel_mode: "delegate" for XNNPACK, "builtin" or "reference" for TensorFlow Lite's own kernels.
-
-    Attributes:
-        signatures: how many the file has; LiteRT makes one up where it has none.
-
-    Raises:
-        LiteRtError: the runtime does not take the file.
-        CApiUnavailable: see `LiteRtLibrary`.
-        ValueError: an input is of a type that cannot be filled.
+    Open sizes of inputs become 1. Of a file with several signatures the first one runs. `LiteRtError` where the runtime
+    does not take the file, `ValueError` where an input is of a type that cannot be filled.
     """
 
     api = "compiled_model"
 
-    def __init__(
-        self, path: str | os.PathLike[str], threads: int = 1, profiling: bool = False, kernel_mode: str = "delegate"
-    ) -> None:
+    def __init__(self, path: str | os.PathLike[str], threads: int = 1, profiling: bool = False) -> None:
+        super().__init__()
         self._library = library = load_library()
-        self._stack = contextlib.ExitStack()
         with contextlib.ExitStack() as stack:
             environment = library.create(stack, "Environment", 0, None)
             model = library.create(stack, "Model", environment, str(path).encode(), function="CreateModelFromFile")
-            self.signatures: int = library.get("GetNumModelSignatures", model, kind=SIZE)
             options = library.create(stack, "Options")
             library.call("SetOptionsHardwareAccelerators", options, CPU)
             if profiling:
                 library.add_options(options, b"runtime_options_string", b"enable_profiling = true\n")
-            settings = f'num_threads = {threads}\nkernel_mode = "{kernel_mode}"\n'
-            library.add_options(options, b"xnnpack", settings.encode())
+            library.add_options(options, b"xnnpack", f'num_threads = {threads}\nkernel_mode = "delegate"\n'.encode())
             self._handle = library.create(stack, "CompiledModel", environment, model, options)
             signature = library.get("GetModelSignature", model, 0)
             inputs = self._create_buffers(stack, environment, signature, "Input")
@@ -229,16 +173,10 @@ class CompiledModel:
             self._profiler = library.get("CompiledModelGetProfiler", self._handle) if profiling else None
             self._arguments = (self._handle, 0, len(inputs), inputs, len(outputs), outputs)
             self._run = library.function("RunCompiledModel")
-            self._stack = stack.pop_all()
-
-    def __enter__(self) -> "CompiledModel":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._stack.close()
+            self.enter_context(stack.pop_all())
 
     def _create_buffers(self, stack: contextlib.ExitStack, environment: Any, signature: Any, direction: str) -> Any:
-        """Return a C array of buffers for the inputs, filled, or for the outputs of a signature."""
+        """Return a C array of buffers for each "Input", filled, or "Output" of a signature."""
         library = self._library
         count = library.get(f"GetNumSignature{direction}s", signature, kind=SIZE)
         buffers = (HANDLE * count)()
@@ -246,7 +184,7 @@ class CompiledModel:
             tensor = library.get(f"GetSignature{direction}TensorByIndex", signature, index)
             tensor_type = library.get("GetRankedTensorType", tensor, kind=RankedTensorType)
             shape, code = tensor_type.close_shape(), tensor_type.element_type
-            dtype = INPUT_DTYPES.get(code) or _OTHER_DTYPES.get(code) or str(code)
+            dtype = {**_INPUT_DTYPES, **_OTHER_DTYPES}.get(str(code), str(code))
             requirements = library.get(f"GetCompiledModel{direction}BufferRequirements", self._handle, 0, index)
             try:
                 buffers[index] = library.create(
@@ -256,20 +194,14 @@ class CompiledModel:
             except LiteRtError as error:
                 raise LiteRtError(f"{error} for the {direction.lower()} {dtype} {shape}") from error
             if direction == "Input":
-                is_quantized = library.get("GetQuantizationTypeId", tensor, kind=INT) != 0
-                self._fill(buffers[index], generate_input(shape, dtype, is_quantized))
+                values = generate_input(shape, dtype, library.get("GetQuantizationTypeId", tensor, kind=INT) != 0)
+                size, address = library.get("GetTensorBufferSize", buffers[index], kind=SIZE), HANDLE()
+                if size < values.nbytes:
+                    raise ValueError(f"the runtime gives an input of {values.nbytes} bytes only {size}")
+                library.call("LockTensorBuffer", buffers[index], ctypes.byref(address), WRITE)
+                ctypes.memmove(address, values.ctypes.data, values.nbytes)
+                library.call("UnlockTensorBuffer", buffers[index])
         return buffers
-
-    def _fill(self, buffer: Any, values: np.ndarray) -> None:
-        size = self._library.get("GetTensorBufferSize", buffer, kind=SIZE)
-        if size < values.nbytes:
-            raise ValueError(f"the runtime gives an input of {values.nbytes} bytes only {size}")
-        address = HANDLE()
-        self._library.call("LockTensorBuffer", buffer, ctypes.byref(address), WRITE)
-        try:
-            ctypes.memmove(address, values.ctypes.data, values.nbytes)
-        finally:
-            self._library.call("UnlockTensorBuffer", buffer)
 
     def run(self) -> None:
         """Run the model once; `LiteRtError` where that fails."""
@@ -296,27 +228,14 @@ class CompiledModel:
         return events, names
 
 
-class InterpretedModel:
-    """A .tflite file in TensorFlow Lite's interpreter; a context manager like `CompiledModel`.
+class InterpretedModel(contextlib.AbstractContextManager["InterpretedModel"]):
+    """A .tflite file in TensorFlow Lite's interpreter, for want of the C API, and for external delegates.
 
-    It serves where the C API is not available, and for external delegates.
-
-    Args:
-        path: of the file.
-        threads: number of threads.
-        delegate: path of a delegate's shared library, such as libedgetpu.so.1; None for XNNPACK.
-
-    Attributes:
-        run: runs the model once.
-
-    Raises:
-        DelegateError: the delegate does not load.
-        RuntimeError, ValueError, OSError: the runtime does not take the file, or an input is of a type that cannot be
-            filled.
+    A context manager like `CompiledModel`; `run` runs the model once. `delegate` is the path of a library, such as
+    libedgetpu.so.1; None for XNNPACK.
     """
 
     api = "interpreter"
-    signatures = 1  # an invocation runs the main subgraph, whatever the signatures are
 
     def __init__(self, path: str | os.PathLike[str], threads: int = 1, delegate: str | None = None) -> None:
         from ai_edge_litert.interpreter import Interpreter, load_delegate
@@ -336,9 +255,6 @@ class InterpretedModel:
         self.write_inputs()
         self.run = self._interpreter.invoke
 
-    def __enter__(self) -> "InterpretedModel":
-        return self
-
     def __exit__(self, *error: object) -> None:
         del self.run, self._interpreter
 
@@ -354,11 +270,8 @@ class InterpretedModel:
 
 
 def generate_input(shape: tuple[int, ...], dtype: str, quantized: bool) -> np.ndarray:
-    """Return seeded values for an input: floats from 0 to 1, quantized integers over their range, otherwise zeros.
-
-    Integers without a scale may be indexes, for which 0 is safe.
-    """
-    if dtype not in INPUT_DTYPES.values():
+    """Return seeded values for an input: floats from 0 to 1, quantized integers over their range, otherwise zeros."""
+    if dtype not in _INPUT_DTYPES.values():
         raise ValueError(f"an input is of type {dtype}, which cannot be filled with numbers")
     rng = np.random.default_rng(0)
     if dtype.startswith("float"):
@@ -366,4 +279,4 @@ def generate_input(shape: tuple[int, ...], dtype: str, quantized: bool) -> np.nd
     if quantized:
         limits = np.iinfo(dtype)
         return rng.integers(limits.min, limits.max, shape, np.dtype(dtype), endpoint=True)
-    return np.zeros(shape, dtype)
+    return np.zeros(shape, dtype)  # integers without a scale may be indexes, for which 0 is safe

@@ -1,13 +1,9 @@
-"""Measure .tflite files: a job comes as a line of JSON on stdin, the results leave as lines of JSON on stdout.
+"""Measure .tflite files: a `Job` comes as a line of JSON on stdin, the results leave as lines of JSON on stdout::
 
-The job is a `keras_nin.benchmark.job.Job`. The lines are::
-
-    {"host": {...}}                                      first
-    {"progress": [{"runs", "us", "within"}, ...]}        twice a second, one entry per model
-    {"result": {...}}                                    for each model in order, a `ModelResult`
-    {"error": {"model": index or null, "message": text, "kind": "model" or "delegate"}}    in place of the results
-
-Messages of the runtime itself go to stderr.
+{"host": {...}}                                      first
+{"progress": [{"runs", "us", "within"}, ...]}        twice a second, one entry per model
+{"result": {...}}                                    for each model in order, a `ModelResult`
+{"error": {"model": index or null, "message": text, "kind": "model" or "delegate"}}    in place of the results
 """
 
 import contextlib
@@ -16,13 +12,13 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from keras_nin.benchmark.runner import bandwidth, litert, timing
-from keras_nin.child_runtime import claim_stdout, end_with_parent, one_line
+from keras_nin.child_runtime import claim_stdout, end_with_parent, one_line, read_sizes
 from keras_nin.tflite.host import cpu_busy_seconds, describe_host, describe_load
 
 if TYPE_CHECKING:
@@ -35,6 +31,7 @@ _PROGRESS_SECONDS = 0.5
 # Processors put wide vector units to sleep within a millisecond, and take tens of microseconds to wake them.
 _AWAKE_SECONDS = 1e-4
 _OPERATOR_WARM_UP_SECONDS = 0.02
+_Run = Callable[[], object]
 _RUNTIME_ERRORS = (litert.LiteRtError, litert.DelegateError, RuntimeError, ValueError, OSError, MemoryError)
 
 
@@ -49,21 +46,24 @@ def main() -> int:
     _limit_memory()
     with contextlib.ExitStack() as stack:
         subjects: list[MeasuredModel | SingleOperator] = []
-        primer: SingleOperator | None = None
+        seconds = job.get("seconds", timing.TimeBudget.seconds)
+        budget = timing.TimeBudget(job.get("runs"), seconds)
+        if job.get("single_operators"):
+            # One run per turn: until its turn comes again, an operator's weights leave the caches as in the network.
+            budget = timing.TimeBudget(None, seconds, 0, timing.MIN_ROUNDS, _OPERATOR_WARM_UP_SECONDS)
         try:
             for entry in job["models"]:
                 if job.get("single_operators"):
-                    operator = SingleOperator(stack, entry, primer)
-                    subjects.append(operator)
-                    primer = primer or operator
+                    subjects.append(SingleOperator(stack, entry, subjects[0].run if subjects else None))
                 else:
                     subjects.append(MeasuredModel(stack, entry, job))
             others = OtherProcesses()
-            budget = _time_budget(job)
-            timing.time_in_turns([subject.times for subject in subjects], budget, ProgressReporter(write, subjects))
+            times = [subject.times for subject in subjects]
+            timing.time_in_turns(times, budget, progress_reporter(write, times))
             results = [subject.result() for subject in subjects]
             share = others.share()
-            rates = _measure_bandwidth(job)
+            threads = sorted({entry["threads"] for entry in job["models"]} if job.get("bandwidth") else ())
+            rates = {count: bandwidth.measure_bandwidth(count) for count in threads}
         except _RUNTIME_ERRORS as error:
             model = len(subjects) if len(subjects) < len(job["models"]) else None
             kind = "delegate" if isinstance(error, litert.DelegateError) else "model"
@@ -74,23 +74,6 @@ def main() -> int:
     return 0
 
 
-def _time_budget(job: "Job") -> timing.TimeBudget:
-    seconds = job.get("seconds", timing.TimeBudget.seconds)
-    if job.get("single_operators"):
-        # One run per turn: until its turn comes again, an operator's weights leave the caches as in the network.
-        return timing.TimeBudget(
-            seconds=seconds, round_seconds=0, min_rounds=timing.MIN_ROUNDS, warm_up_seconds=_OPERATOR_WARM_UP_SECONDS
-        )
-    return timing.TimeBudget(job.get("runs"), seconds)
-
-
-def _measure_bandwidth(job: "Job") -> dict[int, dict[str, Any]]:
-    """Return the bandwidth of memory by number of threads, where the job asks for it."""
-    if not job.get("bandwidth"):
-        return {}
-    return {threads: bandwidth.measure_bandwidth(threads) for threads in sorted({e["threads"] for e in job["models"]})}
-
-
 class MeasuredModel:
     """A model that is run without a profiler for its latency, and beside that with one for its kernels."""
 
@@ -99,35 +82,34 @@ class MeasuredModel:
         self._unavailable: str | None = None
         self._profiled: list[timing.ProfiledRuns] = []
         self._events, self._profiled_ns = 0, 0.0
-        _reset_peak_memory()
+        # The peak of the resident memory starts at what is resident now (Linux).
+        with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as file:
+            file.write("5")
         memory_before = read_memory()["VmRSS"]
         start = time.perf_counter_ns()
         self._model = stack.enter_context(self._open())
         loaded = time.perf_counter_ns()
-        self._model.run()
+        self.run: _Run = self._model.run
+        self.run()
         self._first = {"load_us": (loaded - start) / 1000, "first_us": (time.perf_counter_ns() - loaded) / 1000}
         peak = read_memory()["VmHWM"]
         self._first |= {"peak_bytes": peak, "added_bytes": max(0, peak - memory_before)}
         self._profiler: litert.CompiledModel | None = None
         if job.get("profile") and isinstance(self._model, litert.CompiledModel):
-            self._profiler = stack.enter_context(self._compile(profiling=True))
+            self._profiler = stack.enter_context(litert.CompiledModel(entry["file"], entry["threads"], profiling=True))
             self._profile(1)
-        self.times = timing.TimedRuns(self._model.run, after_round=self._profile_round)
+        self.times = timing.TimedRuns(self.run, after_round=self._profile_round)
 
     def _open(self) -> "litert.CompiledModel | litert.InterpretedModel":
-        if not self._job.get("delegate") and self._job.get("api") != "interpreter":
+        path, threads, delegate = self._entry["file"], self._entry["threads"], self._job.get("delegate")
+        if not delegate:
             try:
-                return self._compile()
+                return litert.CompiledModel(path, threads)
             except litert.CApiUnavailable as error:
                 self._unavailable = str(error)
-        return litert.InterpretedModel(self._entry["file"], self._entry["threads"], self._job.get("delegate"))
-
-    def _compile(self, profiling: bool = False) -> litert.CompiledModel:
-        kernel_mode = self._job.get("kernel_mode", "delegate")
-        return litert.CompiledModel(self._entry["file"], self._entry["threads"], profiling, kernel_mode)
+        return litert.InterpretedModel(path, threads, delegate)
 
     def _profile_round(self, runs: int) -> None:
-        """Profile some runs beside a round of `runs` runs."""
         if self._profiler is not None and self._events < _MAX_EVENTS:
             self._profile(min(runs, timing.count_runs(self._profiled_ns, _PROFILED_SECONDS)))
 
@@ -139,23 +121,17 @@ class MeasuredModel:
         self._profiled += timing.split_runs(events, names)
         self._events += len(events)
 
-    def _complete_profile(self) -> None:
-        """Profile until the runs are enough for statistics, at most for the seconds of the job."""
+    def result(self) -> dict[str, Any]:
+        """Return what was measured as a JSON-ready dictionary, once there are enough profiled runs for statistics."""
         end = time.perf_counter() + self._job.get("seconds", timing.TimeBudget.seconds)
         while self._profiler is not None and time.perf_counter() < end:
             if sum(len(runs.total_us) for runs in self._profiled) >= _MIN_PROFILED_RUNS:
-                return
+                break
             self._profile(1)
-
-    def result(self) -> dict[str, Any]:
-        """Return what was measured as a JSON-ready dictionary."""
-        self._complete_profile()
         return {
-            "file": self._entry["file"],
-            "threads": self._entry["threads"],
+            **self._entry,
             "api": self._model.api,
             "unavailable": self._unavailable,
-            "signatures": self._model.signatures,
             **self._first,
             **self.times.summary(),
             "profile": timing.summarize_profile(self._profiled),
@@ -165,19 +141,18 @@ class MeasuredModel:
 class SingleOperator:
     """A file of one operator, timed as it runs inside its network.
 
-    There an operator reads what was written just before, writes to memory that was used just before, and finds the
-    vector units awake, while its weights were last read in the previous run. So before each run the inputs and outputs
-    are written and `primer` runs; that many operators take turns does the rest.
+    There it reads and writes memory that was used just before and finds the vector units awake, while its weights were
+    last read in the previous run. So before each run inputs and outputs are written and `prime` is called; that many
+    operators take turns does the rest.
     """
 
-    def __init__(
-        self, stack: contextlib.ExitStack, entry: "ModelEntry", primer: "SingleOperator | None" = None
-    ) -> None:
+    def __init__(self, stack: contextlib.ExitStack, entry: "ModelEntry", prime: "_Run | None" = None) -> None:
         self._entry = entry
         self._model = stack.enter_context(litert.InterpretedModel(entry["file"], entry["threads"]))
-        self._model.run()  # outputs whose size depends on the values exist only then
-        self._prime = (primer or self)._model.run
-        self.times = timing.TimedRuns(self._model.run, before_run=self._prepare)
+        self.run: _Run = self._model.run
+        self.run()  # outputs whose size depends on the values exist only then
+        self._prime = prime or self.run
+        self.times = timing.TimedRuns(self.run, before_run=self._prepare)
 
     def _prepare(self) -> None:
         self._model.write_inputs()
@@ -192,74 +167,46 @@ class SingleOperator:
         return {**self._entry, "us": summary["us"], "runs": summary["runs"]}
 
 
-class ProgressReporter:
-    """A function that reports the progress of the subjects each time it is called, twice a second at most."""
+def progress_reporter(write: Callable[[dict[str, Any]], None], subjects: list[timing.TimedRuns]) -> _Run:
+    """Return a function that reports the progress of the subjects each time it is called, twice a second at most."""
+    next_report = 0.0
 
-    def __init__(
-        self, write: Callable[[dict[str, Any]], None], subjects: "Sequence[MeasuredModel | SingleOperator]"
-    ) -> None:
-        self._write, self._subjects = write, subjects
-        self._next = 0.0
+    def report() -> None:
+        nonlocal next_report
+        if time.perf_counter() >= next_report:
+            states = []
+            for times in subjects:
+                us, within = float(np.median(times.medians)) / 1000, times.precision
+                states.append({"runs": times.runs, "us": us, "within": within if np.isfinite(within) else None})
+            write({"progress": states})
+            next_report = time.perf_counter() + _PROGRESS_SECONDS
 
-    def __call__(self) -> None:
-        """Report it, unless that was just done."""
-        if time.perf_counter() >= self._next:
-            self._write({"progress": [self._progress(subject.times) for subject in self._subjects]})
-            self._next = time.perf_counter() + _PROGRESS_SECONDS
-
-    @staticmethod
-    def _progress(times: timing.TimedRuns) -> dict[str, Any]:
-        within = times.precision
-        return {
-            "runs": times.runs,
-            "us": float(np.median(times.medians)) / 1000,
-            "within": within if np.isfinite(within) else None,
-        }
+    return report
 
 
 class OtherProcesses:
     """The processor time of the machine that other processes took since this object was made."""
 
     def __init__(self) -> None:
-        self._start = self._now()
-
-    @staticmethod
-    def _now() -> tuple[float, "float | None", float]:
-        return time.perf_counter(), cpu_busy_seconds(), sum(os.times()[:2])
+        self._start = time.perf_counter(), cpu_busy_seconds(), sum(os.times()[:2])
 
     def share(self) -> "float | None":
         """Return their share, 0 to 1, other guests of the hardware included; None where the system does not tell."""
-        (start, busy_then, own_then), (now, busy_now, own_now) = self._start, self._now()
+        (start, busy_then, own_then), busy_now = self._start, cpu_busy_seconds()
         if busy_then is None or busy_now is None:
             return None
-        others = busy_now - busy_then - (own_now - own_then)
-        return min(1.0, max(0.0, others / max((now - start) * (os.cpu_count() or 1), 1e-9)))
+        others = busy_now - busy_then - (sum(os.times()[:2]) - own_then)
+        return min(1.0, max(0.0, others / max((time.perf_counter() - start) * (os.cpu_count() or 1), 1e-9)))
 
 
 def read_memory() -> dict[str, int]:
     """Return resident, peak resident and writable bytes of this process (VmRSS, VmHWM, VmData); 0 without /proc."""
-    return _read_sizes("/proc/self/status", ("VmRSS", "VmHWM", "VmData"))
-
-
-def _read_sizes(path: str, names: Sequence[str]) -> dict[str, int]:
-    sizes = dict.fromkeys(names, 0)
-    with contextlib.suppress(OSError), open(path) as file:
-        for line in file:
-            name, _, rest = line.partition(":")
-            if name in sizes:
-                sizes[name] = int(rest.split()[0]) * 1024
-    return sizes
-
-
-def _reset_peak_memory() -> None:
-    """Let the peak of the resident memory start at what is resident now (Linux)."""
-    with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as file:
-        file.write("5")
+    return read_sizes("/proc/self/status", "VmRSS", "VmHWM", "VmData")
 
 
 def _limit_memory() -> None:
     """Let no model take more memory than is free now, so that nothing swaps."""
-    free = _read_sizes("/proc/meminfo", ("MemAvailable",))["MemAvailable"]
+    free = read_sizes("/proc/meminfo", "MemAvailable")["MemAvailable"]
     if free:
         _, hard = resource.getrlimit(resource.RLIMIT_DATA)
         limit = read_memory()["VmData"] + free

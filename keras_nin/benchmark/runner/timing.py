@@ -1,11 +1,9 @@
-"""The timing loop, and the statistics of what it and the profiler measured: the only ones of both in keras-nin.
-
-Whatever can be run again and again is warmed up until it is stable, then run in rounds until its median is known.
-"""
+"""The timing loop, and the statistics of what it and the profiler measured: the only ones of both in keras-nin."""
 
 import collections
 import dataclasses
 import functools
+import itertools
 import math
 import statistics
 import time
@@ -28,14 +26,9 @@ _EXACT_COUNT = 100
 
 @dataclasses.dataclass(frozen=True)
 class TimeBudget:
-    """How long to measure.
+    """How long to measure: exactly `runs` of each, or for None until every median is known to within 1%.
 
-    Attributes:
-        runs: exactly so many runs of each; None runs until every median is known to within 1%.
-        seconds: the longest that all of them together may take then.
-        round_seconds: length of a round; 0 is one run.
-        min_rounds: rounds of each even where the time is over.
-        warm_up_seconds: the longest warm-up of each.
+    All together take at most `seconds` then, but at least `min_rounds`; `round_seconds` of 0 makes rounds of one run.
     """
 
     runs: int | None = None
@@ -46,19 +39,7 @@ class TimeBudget:
 
 
 class TimedRuns:
-    """The times of something that can be run again and again, in rounds.
-
-    Args:
-        run: what is timed.
-        before_run: called before each run, outside its time.
-        after_round: called after each round with the number of its runs.
-        clock: returns nanoseconds.
-
-    Attributes:
-        rounds: nanoseconds of each run, one array per round.
-        medians: of the rounds, in nanoseconds.
-        runs: how many runs the rounds have together.
-    """
+    """The ns of something that can be run again and again, by round, the `medians` of the rounds, and all `runs`."""
 
     def __init__(
         self,
@@ -74,9 +55,8 @@ class TimedRuns:
 
     def run_round(self, runs: int) -> None:
         """Run `runs` times, and keep the times as one round."""
-        times = self._time(runs)
-        self.rounds.append(times)
-        self.medians.append(float(np.median(times)))
+        self.rounds.append(self._time(runs))
+        self.medians.append(float(np.median(self.rounds[-1])))
         self.runs += runs
         if self._after_round is not None:
             self._after_round(runs)
@@ -103,18 +83,11 @@ class TimedRuns:
                 return ns
             previous = ns
 
-    def interval(self) -> tuple[float, float]:
-        """Return the 95% confidence interval of the median in ns, from the medians of the rounds.
-
-        Consecutive runs are correlated on a machine whose clock changes or that others use; rounds, which lie further
-        apart, are closer to independent.
-        """
-        return median_interval(self.medians)
-
     @property
     def precision(self) -> float:
-        """The distance from the median to the further end of its interval, as a share of the median."""
-        low, high = self.interval()
+        """The distance from the median to the further end of its 95% interval, as a share of the median."""
+        # By rounds, which are closer to independent than runs on a machine whose clock changes or that others use.
+        low, high = median_interval(self.medians)
         median = float(np.median(self.medians))
         return max(high - median, median - low) / median if median else math.inf
 
@@ -127,19 +100,12 @@ class TimedRuns:
         """Return the statistics in us as a JSON-ready dictionary."""
         us = np.concatenate(self.rounds) / 1000
         p10, median, p90, p99 = map(float, np.percentile(us, [10, 50, 90, 99]))
+        low, high = median_interval(self.medians)
         # The interval is of the rounds' medians: with few runs the median of all runs may lie just beside it.
-        low, high = (None if math.isinf(bound) else bound / 1000 for bound in self.interval())
+        interval = {"low": min(low / 1000, median), "high": max(high / 1000, median)}
+        times = {"median": median, "mean": float(us.mean()), "p10": p10, "p90": p90, "p99": p99, "min": float(us.min())}
         return {
-            "us": {
-                "median": median,
-                "mean": float(us.mean()),
-                "p10": p10,
-                "p90": p90,
-                "p99": p99,
-                "min": float(us.min()),
-                "low": None if low is None else min(low, median),
-                "high": None if high is None else max(high, median),
-            },
+            "us": times | (interval if math.isfinite(low) else dict.fromkeys(interval)),
             "runs": self.runs,
             "converged": self.converged,
             "rounds_us": [ns / 1000 for ns in self.medians],
@@ -157,26 +123,21 @@ def time_in_turns(
     progress: Callable[[], object] | None = None,
     clock: Callable[[], float] = time.perf_counter_ns,
 ) -> None:
-    """Warm all subjects up, then run them in turns, one round each, until `budget` is used or all medians are known.
-
-    Args:
-        subjects: what to time.
-        budget: how long.
-        progress: called after each turn.
-        clock: returns nanoseconds.
-    """
+    """Warm all subjects up, then run them in turns, one round each, until `budget` is used or all medians are known."""
     # Checking the interval after every round would favor stopping when it is narrow by chance: checks get rarer.
     next_look = MIN_ROUNDS
     end = clock() + budget.seconds * 1e9
     warm_up_seconds = min(budget.warm_up_seconds, budget.seconds)
-    sizes = [_round_size(subject.warm_up(warm_up_seconds, budget.round_seconds), budget) for subject in subjects]
-    rounds = 0
-    while True:
+    sizes = [
+        count_runs(subject.warm_up(warm_up_seconds, budget.round_seconds), budget.round_seconds) for subject in subjects
+    ]
+    if budget.runs is not None:
+        sizes = [max(1, min(size, budget.runs // MIN_ROUNDS)) for size in sizes]
+    for rounds in itertools.count(1):
         for subject, size in zip(subjects, sizes, strict=True):
             runs = size if budget.runs is None else min(size, budget.runs - subject.runs)
             if runs > 0:
                 subject.run_round(runs)
-        rounds += 1
         if progress is not None:
             progress()
         if budget.runs is not None:
@@ -191,23 +152,12 @@ def time_in_turns(
             next_look = math.ceil(rounds * _LOOK_GROWTH)
 
 
-def _round_size(ns: float, budget: TimeBudget) -> int:
-    size = count_runs(ns, budget.round_seconds)
-    return size if budget.runs is None else max(1, min(size, budget.runs // MIN_ROUNDS))
-
-
 def median_interval(values: Sequence[float], independent: bool = False) -> tuple[float, float]:
     """Return the 95% confidence interval of the median of values in the order in which they were measured.
 
-    It lies between two of the sorted values, whatever their distribution. Where neighbors in time are correlated, many
-    values say only as much as fewer independent ones: the interval is wider by the root of their ratio.
-
-    Args:
-        values: numbers.
-        independent: whether they are known to be independent, such as those of separate processes.
-
-    Returns:
-        (low, high); infinite where the values are too few, fewer than six independent ones.
+    It lies between two of the sorted values, whatever their distribution; fewer than six independent values have an
+    infinite one. Where neighbors in time are correlated, many values say only as much as fewer independent ones: the
+    interval is wider by the root of their ratio, unless they are known to be independent, as of separate processes.
     """
     count = len(values)
     ordered = sorted(values)
@@ -219,18 +169,11 @@ def median_interval(values: Sequence[float], independent: bool = False) -> tuple
 
 @functools.cache
 def interval_rank(count: int) -> int:
-    """Return the largest k for which the median lies between the k-th of `count` values from either end, 95% sure.
-
-    0 where there is none. The number of values below the median is binomial with probability one half.
-    """
-    if count >= _EXACT_COUNT:
+    """Return the largest k for which the k-th values from either end hold the median, 95% sure; 0 without one."""
+    if count >= _EXACT_COUNT:  # the number of values below the median is binomial with probability one half
         return math.floor(count / 2 - 0.98 * math.sqrt(count))
-    outside, k = 0, 0
-    while True:
-        outside += math.comb(count, k)
-        if 40 * outside > 2**count:  # both sides together more than 5%
-            return k
-        k += 1
+    outside = itertools.accumulate(math.comb(count, below) for below in range(count + 1))
+    return next(k for k, ways in enumerate(outside) if 40 * ways > 2**count)  # both sides together more than 5%
 
 
 def _effective_count(values: Sequence[float]) -> float:
@@ -245,26 +188,18 @@ def _effective_count(values: Sequence[float]) -> float:
 
 
 def paired_ratio(values: Sequence[float], bases: Sequence[float]) -> tuple[float, float | None, float | None]:
-    """Return the median of the ratios of values to bases measured in turns, and its 95% interval, None where unknown.
-
-    What slows the machine down affects both of a pair alike and cancels out.
-    """
+    """Return the median of the ratios of values to bases measured in turns, and its 95% interval, or None."""
     pairs = [value / base for value, base in zip(values, bases, strict=False)]
     low, high = median_interval(pairs)
     median = statistics.median(pairs)
     return (median, low, high) if math.isfinite(low) else (median, None, None)
 
 
-def independent_ratio_interval(
-    value: tuple[float, float, float], base: tuple[float, float, float]
-) -> tuple[float, float]:
-    """Return the 95% interval of the ratio of two independent medians.
+def independent_ratio_interval(value: Sequence[float], base: Sequence[float]) -> tuple[float, float]:
+    """Return the 95% interval of the ratio of two independent medians, each (median, low, high).
 
     It combines their intervals on a logarithmic scale by the root of the sum of squares of their reaches (MOVER: Zou
     and Donner, Statistics in Medicine 27, 2008).
-
-    Args:
-        value, base: (median, low, high).
     """
 
     def reach(larger: float, smaller: float) -> float:
@@ -288,14 +223,10 @@ EVENT_KINDS = {_OPERATOR: "operator", _DELEGATE_KERNEL: "delegate"}
 
 @dataclasses.dataclass(frozen=True)
 class ProfiledRuns:
-    """Runs that executed the same kernels.
+    """Runs that executed the same kernels: `total_us` of shape (runs,), `kernel_us` of shape (runs, kernels).
 
-    Attributes:
-        kernels: (kind, name, index) in order of execution. The kind is "operator" for an operator that TensorFlow Lite
-            itself runs, with its index in the file's main subgraph, and "delegate" for a kernel of the delegate, whose
-            index counts from 0 in each partition.
-        total_us: of each run, shape (runs,).
-        kernel_us: of each kernel, shape (runs, kernels).
+    `kernels` are (kind, name, index) in order: "operator" for one that TensorFlow Lite itself runs, with its index in
+    the file, "delegate" for a kernel of the delegate, whose index counts from 0 in each partition.
     """
 
     kernels: tuple[tuple[str, str, int], ...]
@@ -309,9 +240,14 @@ def split_runs(events: np.ndarray, names: Mapping[int, str]) -> list[ProfiledRun
     invokes = (types == _DEFAULT) & np.isin(tags, [tag for tag, name in names.items() if name == INVOKE])
     run = np.cumsum(invokes) - 1
     is_kernel = np.isin(types, list(EVENT_KINDS)) & (run >= 0)
-    total_us = events["elapsed_us"][invokes].astype(np.float64)
-    run, kernel_us = run[is_kernel], events["elapsed_us"][is_kernel].astype(np.float64)
-    codes, kernels = _kernel_codes(events[is_kernel], names)
+    elapsed_us = events["elapsed_us"].astype(np.float64)
+    total_us, kernel_us, run = elapsed_us[invokes], elapsed_us[is_kernel], run[is_kernel]
+    # The kernel of each event as an index of the distinct ones.
+    keys = np.empty(len(run), [("type", np.int32), ("tag", np.uint64), ("index", np.uint64)])
+    for field in ("type", "tag", "index"):
+        keys[field] = events[field][is_kernel]
+    distinct, codes = np.unique(keys, return_inverse=True)
+    kernels = [(EVENT_KINDS[int(code)], names[int(tag)], int(index)) for code, tag, index in distinct]
     counts = np.bincount(run, minlength=len(total_us))
     found = []
     for count in np.unique(counts):
@@ -324,22 +260,13 @@ def split_runs(events: np.ndarray, names: Mapping[int, str]) -> list[ProfiledRun
     return found
 
 
-def _kernel_codes(events: np.ndarray, names: Mapping[int, str]) -> tuple[np.ndarray, list[tuple[str, str, int]]]:
-    """Return the kernel of each event as an index of the list that comes with it."""
-    keys = np.empty(len(events), [("type", np.int32), ("tag", np.uint64), ("index", np.uint64)])
-    for field in ("type", "tag", "index"):
-        keys[field] = events[field]
-    distinct, codes = np.unique(keys, return_inverse=True)
-    return codes, [(EVENT_KINDS[int(code)], names[int(tag)], int(index)) for code, tag, index in distinct]
-
-
 def summarize_profile(profiled: Sequence[ProfiledRuns]) -> dict[str, Any] | None:
     """Return the statistics of profiled runs as a JSON-ready dictionary; None without any.
 
     Durations are whole microseconds, rounded down. `typical` is the mean over the half of the runs whose total is
-    nearest to the median, without the kernel's own outliers: it has the resolution that a median of whole numbers
-    lacks, and on a busy machine most runs near the median were interrupted too, each in another kernel. Runs that
-    executed other kernels than most did are left out, and `other_runs` counts them.
+    nearest to the median: it has the resolution that a median of whole numbers lacks. The kernel's own outliers are
+    left out: on a busy machine most runs near the median were interrupted too, each in another kernel. So are runs
+    that executed other kernels than most did, which `other_runs` counts.
     """
     if not profiled:
         return None
@@ -366,9 +293,5 @@ def _kernel_statistics(us: np.ndarray, is_typical: np.ndarray) -> dict[str, floa
     q1, median, q3, p90 = np.percentile(us, [25, 50, 75, 90])
     reach = _FAR_OUT * (q3 - q1 + _RESOLUTION_US)
     typical = us[is_typical & (us >= q1 - reach) & (us <= q3 + reach)]
-    return {
-        "median": float(median),
-        "mean": float(us.mean()),
-        "p90": float(p90),
-        "typical": float(typical.mean() if len(typical) else median),
-    }
+    mean, typical_us = float(us.mean()), float(typical.mean() if len(typical) else median)
+    return {"median": float(median), "mean": mean, "p90": float(p90), "typical": typical_us}

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, TypeAlias
 
 from keras_nin.tflite.records import TFLiteModel, TFLiteOperator, TFLiteTensor
@@ -108,21 +108,17 @@ class BoundOperator:
         width, height = self.options["dilation_w"], self.options["dilation_h"]
         return None if width == height else f"its dilation is {height}x{width}"
 
-    def computed_weights(self) -> Violation:
-        weights = self.input(1)
-        return None if weights is None or weights.is_constant else "its weights are computed"
-
-    def computed_bias(self) -> Violation:
-        bias = self.input(2)
-        return None if bias is None or bias.is_constant else "its bias is computed"
+    def computed_operand(self, position: int, words: str) -> Violation:
+        operand = self.input(position)
+        return None if operand is None or operand.is_constant else f"its {words} computed"
 
     def shuffled_weights(self) -> Violation:
         weights_format = self.options.get("weights_format", "DEFAULT")
         return None if weights_format == "DEFAULT" else f"its weights have the format {weights_format}"
 
-    def matrix_output(self) -> Violation:
-        shape = self.output_shape
-        return f"its output is {format_shape(shape)}" if _count_wide(shape) > 1 else None
+    def several_rows(self, words: str) -> Violation:
+        shape = self.data_shape if words == "input" else self.output_shape
+        return f"its {words} is {format_shape(shape)}" if sum(size > 1 for size in shape) > 1 else None
 
     def fused_activation(self) -> Violation:
         activation = self.options.get("fused_activation", "NONE")
@@ -139,15 +135,9 @@ class BoundOperator:
         values = self.constant_values(constants[0])
         return None if values is not None and set(values) <= {zero_point} else "its constant input is not all zeros"
 
-    def _reduces_first_axis(self, ranks: tuple[int, ...]) -> bool:
-        axes = self.axes(1)
-        return axes is not None and 0 in axes and len(self.data_shape) in ranks
-
-    def reduced_batch(self) -> Violation:
-        return "it reduces over the batch" if self._reduces_first_axis((4,)) else None
-
-    def reduced_first(self) -> Violation:
-        return "it reduces over the first dimension" if self._reduces_first_axis((1, 2, 3)) else None
+    def reduced_first(self, ranks: Collection[int], words: str) -> Violation:
+        is_first = 0 in (self.axes(1) or ()) and len(self.data_shape) in ranks
+        return f"it reduces over the {words}" if is_first else None
 
     def odd_channels(self) -> Violation:
         axes, shape = self.axes(1), self.data_shape
@@ -193,10 +183,6 @@ class BoundOperator:
             return None
         return f"its slopes are {format_shape(alpha.shape)}"
 
-    def softmax_of_rows(self) -> Violation:
-        shape = self.data_shape
-        return f"its input is {format_shape(shape)}" if _count_wide(shape) > 1 else None
-
     def large_softmax(self, size: int) -> Violation:
         shape = self.data_shape
         return f"it has {shape[-1]:,} elements" if shape and shape[-1] > size else None
@@ -224,8 +210,3 @@ def bind_operators(model: TFLiteModel) -> tuple[BoundOperator, ...]:
 def format_shape(shape: Sequence[int]) -> str:
     """Return a shape as ``"1x224x224x3"``, or ``"scalar"``."""
     return "x".join(map(str, shape)) or "scalar"
-
-
-def _count_wide(shape: tuple[int, ...]) -> int:
-    """Return the number of dimensions above 1."""
-    return sum(size > 1 for size in shape)

@@ -70,17 +70,15 @@ def _unknown_operation(operator: BoundOperator) -> str | None:
 
 
 def _read_rule(entry: dict[str, Any]) -> OperatorRule:
-    name, size = entry["violation"], entry.get("size")
-    violation = _unknown_operation if name == "unknown_operation" else getattr(BoundOperator, name)
-    limit = entry["limit"]
+    name, size, arguments = entry["violation"], entry.get("size", ()), dict(entry.get("arguments", {}))
     if size:
-        violation = functools.partial(violation, size=math.prod(size))
-        limit = limit.format(size=format_shape(size) if len(size) > 1 else f"{size[0]:,}")
+        arguments["size"] = math.prod(size)
+    violation = _unknown_operation if name == "unknown_operation" else getattr(BoundOperator, name)
     return OperatorRule(
         name=entry["name"],
         operators=tuple(entry.get("operators", ())),
-        violation=violation,
-        limit=limit,
+        violation=functools.partial(violation, **arguments),
+        limit=entry["limit"].format(size=format_shape(size) if len(size) > 1 else f"{sum(size):,}"),
         status=Status[entry["status"]],
         fix=entry["fix"],
         source=record_from_json(RuleSource, entry["source"]),
@@ -112,6 +110,6 @@ def suggest_fix(rule: OperatorRule, operator: BoundOperator) -> str | None:
 def compile_failure(rule: str, operator: BoundOperator | None = None, **facts: object) -> CompileFailure:
     """Return why the compiler rejects a file, for an operator or for all of it; `facts` are named in rules.toml."""
     entry = _DATA["failures"][rule]
-    facts |= {"index": operator.index, "op": operator.op} if operator else {}
+    facts |= {"rejected": REJECTED_MAP} | ({"index": operator.index, "op": operator.op} if operator else {})
     message = FailureMessage[entry["message"]].format(**facts)
     return CompileFailure(message, entry["why"].format(**facts), entry["fix"], rule)

@@ -38,8 +38,12 @@ def check_edgetpu(file: ModelSource, *, multiple_subgraphs: bool = False, withou
         InputError: the file cannot be read, is not a valid .tflite file, has no operators, or is already compiled.
     """
     model = read_model(file)
-    _check_operators(model)
     operators = bind_operators(model)
+    if not operators:
+        raise InputError(f"{model.source} has no operators", path=model.path)
+    if any(operator.op == COMPILED_OPERATOR for operator in operators):
+        message = f"is already compiled for the Edge TPU (it has an {COMPILED_OPERATOR}); use the file from before"
+        raise InputError(f"{model.source} {message} the compilation", path=model.path)
     kept, repeats = drop_repeats(operators) if rules.REPEATS.applies(without) else (operators, {})
     refusals = {operator.index: rules.find_refusal(operator, without) for operator in kept}
     failure = find_failure(kept)
@@ -56,7 +60,7 @@ def check_edgetpu(file: ModelSource, *, multiple_subgraphs: bool = False, withou
         operators=tuple(map(verdicts.conclude, operators)),
         subgraphs=len(subgraphs),
         memory=place_parameters(kept, mapped),
-        doubts=(*_open_shape_doubts(model), *_large_operator_doubts(operators)),
+        doubts=tuple(_find_doubts(model, operators)),
     )
 
 
@@ -71,15 +75,6 @@ def check_edgetpu_limits(result: EdgeTPUResult, limits: Iterable[Limit]) -> tupl
     return tuple(check_limit(limit, share) for limit in limits)
 
 
-def _check_operators(model: TFLiteModel) -> None:
-    operators = model.main.operators
-    if not operators:
-        raise InputError(f"{model.source} has no operators", path=model.path)
-    if any(operator.op == COMPILED_OPERATOR for operator in operators):
-        message = f"is already compiled for the Edge TPU (it has an {COMPILED_OPERATOR}); use the file from before"
-        raise InputError(f"{model.source} {message} the compilation", path=model.path)
-
-
 @dataclasses.dataclass(frozen=True)
 class _Verdicts:
     """Combines what was found, by operator index, into the verdict on each operator."""
@@ -92,15 +87,14 @@ class _Verdicts:
 
     def conclude(self, operator: BoundOperator) -> OperatorVerdict:
         """Return the verdict on one operator."""
-        index, refusal = operator.index, self.refusals.get(operator.index)
-        verdict = functools.partial(
-            OperatorVerdict, index, operator.op, self.layers[index], is_custom=operator.record.is_custom
-        )
+        index, is_custom = operator.index, operator.record.is_custom
+        verdict = functools.partial(OperatorVerdict, index, operator.op, self.layers[index], is_custom=is_custom)
         if index in self.repeats:
             why = f"it repeats operator {self.repeats[index]} on the same data, and the compiler removes it"
             return verdict(False, None, why, rule="repeated")
         if index in self.mapped:
             return verdict(True, Status.MAPPED)
+        refusal = self.refusals[index]
         why, fix = (refusal[1], rules.suggest_fix(refusal[0], operator)) if refusal else (None, None)
         if self.failure:
             why, fix = why or "the compiler rejects the file", fix or self.failure.fix
@@ -113,7 +107,8 @@ class _Verdicts:
         return verdict(False, Status.SECOND_SUBGRAPH, why, "get the operators before it mapped", "one-part")
 
 
-def _open_shape_doubts(model: TFLiteModel) -> Iterator[str]:
+def _find_doubts(model: TFLiteModel, operators: Sequence[BoundOperator]) -> Iterator[str]:
+    """Yield inputs of open shape, and operators that are larger than any of their type known to be mapped."""
     for index in model.main.inputs:
         tensor = model.main.tensors[index]
         if any(size < 0 for size in (tensor.shape_signature or ())[1:]):
@@ -121,10 +116,6 @@ def _open_shape_doubts(model: TFLiteModel) -> Iterator[str]:
                 f"the input {escape_unprintable(tensor.name)!r} is open in more than the batch; the verdict is for "
                 f"{format_shape(tensor.shape)}, as the compiler takes it"
             )
-
-
-def _large_operator_doubts(operators: Sequence[BoundOperator]) -> Iterator[str]:
-    """Yield a doubt about operators that are larger than any of their type known to be mapped."""
     for op, limit in rules.LARGEST_MAPPED.items():
         outputs = {operator.index: operator.output for operator in operators if operator.op == op}
         sizes = {index: each.elements for index, each in outputs.items() if each and each.dtype in EIGHT_BITS}
@@ -137,10 +128,9 @@ def _large_operator_doubts(operators: Sequence[BoundOperator]) -> Iterator[str]:
 
 
 def drop_repeats(operators: Sequence[BoundOperator]) -> tuple[tuple[BoundOperator, ...], dict[int, int]]:
-    """Remove custom operators that repeat an earlier one on the same data, also through DEQUANTIZE.
+    """Return the operators without custom ones that repeat an earlier one on the same data, also through DEQUANTIZE.
 
-    Returns the operators that stay, reading the first occurrence in place of its repeats, and the index of the first
-    occurrence by the index of each removed operator.
+    The others read the first occurrence, whose index is returned by the index of each operator that was removed.
     """
     origins: dict[int, int] = {}
     renamed: dict[int, int] = {}
@@ -213,12 +203,8 @@ def find_failure(operators: Sequence[BoundOperator]) -> CompileFailure | None:
     for operator in operators:
         for tensor in operator.activations:
             if tensor.dtype in EIGHT_BITS and tensor.elements >= rules.REJECTED_MAP:
-                facts = {
-                    "shape": format_shape(tensor.shape),
-                    "elements": tensor.elements,
-                    "rejected": rules.REJECTED_MAP,
-                }
-                return compile_failure("large-map", operator, **facts)
+                shape = format_shape(tensor.shape)
+                return compile_failure("large-map", operator, shape=shape, elements=tensor.elements)
     return None
 
 

@@ -21,9 +21,9 @@ _SPLIT_SHARE = 0.05
 _SUMMARY_TEXTS = ("system_config", "memory_mode")
 _SUMMARY_NUMBERS = (
     *("core_clock", "cycles_total", "cycles_npu", "nn_macs", "total_original_weights", "total_npu_encoded_weights"),
-    *(f"{memory.summary}_{column}" for memory in records.MEMORIES for column in ("memory_used", "total_bytes")),
+    *(f"{name}_{column}" for _, name in records.MEMORIES.values() for column in ("memory_used", "total_bytes")),
 )
-_FAMILIES = tuple(dict.fromkeys(map(records.accelerator_family, records.ACCELERATORS)))
+_FAMILIES = tuple(dict.fromkeys(name.split("-")[1] for name in records.ACCELERATORS))  # such as "u55"
 
 
 def estimate_ethosu(
@@ -89,10 +89,10 @@ def _estimate_accelerator(
     operations = vela.parse_operations(output.database, len(audit.rows))
     totals = _parse_summary(output.summary)
     memories = []
-    for memory in records.MEMORIES:
-        used, moved = totals[f"{memory.summary}_memory_used"], totals[f"{memory.summary}_total_bytes"]
-        memories.append(records.MemoryUsage(memory.name, round(used * 1024), round(moved)))  # used: in KiB
-    memories = tuple(memory for memory in memories if memory.used or memory.moved)
+    for memory, (_, name) in records.MEMORIES.items():
+        used, moved = round(totals[f"{name}_memory_used"] * 1024), round(totals[f"{name}_total_bytes"])  # used: in KiB
+        if used or moved:
+            memories.append(records.MemoryUsage(memory, used, moved))
     _check_sums(totals, operations, memories)
     layers = join_layers(audit.rows, operations, accelerator)
     log_findings = vela.parse_log(output.log, network.layers_of_tensor)
@@ -114,7 +114,7 @@ def _estimate_accelerator(
         macs=round(totals["nn_macs"]),
         network_macs=None if audit.unknown else audit.total.macs,
         npu_share=_npu_share(layers),
-        memories=memories,
+        memories=tuple(memories),
         weight_bytes=round(totals["total_original_weights"]),
         encoded_weight_bytes=round(totals["total_npu_encoded_weights"]),
         compiled_bytes=len(output.compiled),
@@ -248,6 +248,6 @@ def find_layer_findings(
     if differing := tuple(layer.name for layer in products if layer.product_macs != layer.network_macs):
         yield EthosUFinding("macs", "Vela counts other MACs than the audit", differing)
     families = [family for family in _FAMILIES if family in system_config.lower()]
-    if families and records.accelerator_family(accelerator) not in families:
+    if families and accelerator.split("-")[1] not in families:
         message = f"the system configuration {system_config} is for another family than {accelerator}, which may not"
         yield EthosUFinding("other-family", f"{message} have its clock and memories")

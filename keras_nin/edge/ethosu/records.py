@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from keras_nin.errors import unknown_name_error
 from keras_nin.formatting import format_count, format_us
@@ -27,6 +27,14 @@ ETHOSU_LIMITS = (
     LimitItem("time", Unit.TIME),
     *(LimitItem(name, Unit.BYTES) for name in ("sram", "dram", "flash", "compiled")),
 )
+# The memories by our names, with those in Vela's debug database and in its summary. Without the accelerator's own ones
+# (SHRAM, LUT RAM), whose use Vela counts for look-up tables only.
+MEMORIES = {
+    "SRAM": ("Sram", "sram"),
+    "DRAM": ("Dram", "dram"),
+    "on-chip flash": ("OnChipFlash", "on_chip_flash"),
+    "off-chip flash": ("OffChipFlash", "off_chip_flash"),
+}
 NPU, CPU, BOTH, NOWHERE = "NPU", "CPU", "NPU+CPU", "none"
 _PRODUCTS = frozenset(["Conv2D", "DepthwiseConv2D", "TransposeConv2D", "FullyConnected", "MatMul"])
 
@@ -34,11 +42,6 @@ _PRODUCTS = frozenset(["Conv2D", "DepthwiseConv2D", "TransposeConv2D", "FullyCon
 def macs_per_cycle(accelerator: str) -> int:
     """Return the peak MACs of an accelerator in a cycle: the end of its name."""
     return int(accelerator.rpartition("-")[2])
-
-
-def accelerator_family(accelerator: str) -> str:
-    """Return the generation of an accelerator, such as ``"u55"``."""
-    return accelerator.split("-")[1]
 
 
 def parse_accelerators(names: Iterable[str]) -> tuple[str, ...]:
@@ -57,23 +60,6 @@ def parse_ethosu_limits(text: str, *, argument: str = "require") -> tuple[Limit,
     """
     parts = ["operators=full" if part.strip() == "full" else part for part in text.split(",")]
     return parse_limits(",".join(parts), ETHOSU_LIMITS, argument=argument, bare_item="npu")
-
-
-class VelaMemory(NamedTuple):
-    """A memory: our name, and the names in Vela's debug database and in its summary."""
-
-    name: str
-    database: str
-    summary: str
-
-
-# Without the accelerator's own memories (SHRAM, LUT RAM), whose use Vela counts for look-up tables only.
-MEMORIES = (
-    VelaMemory("SRAM", "Sram", "sram"),
-    VelaMemory("DRAM", "Dram", "dram"),
-    VelaMemory("on-chip flash", "OnChipFlash", "on_chip_flash"),
-    VelaMemory("off-chip flash", "OffChipFlash", "off_chip_flash"),
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,10 +99,9 @@ class EthosULayer:
 
     Attributes:
         index, op: position and type of the operator in the file; None without an operator.
-        name, kind, role, block: of the layer in the audit; kind "other" without an operator.
+        kind: as the audit has it, "other" without an operator.
         target: `NPU`, `CPU`, `BOTH`, or `NOWHERE` where Vela generates no operation, as for a concatenation whose
             inputs are written in place.
-        operations: number of operations that Vela generates.
         cycles, share: of the NPU, and as a share of all; 0 on the CPU, for which Vela has no time.
         npu_cycles: cycles in which the NPU computes; in the others it waits for memory.
         macs, product_macs, network_macs: MACs as Vela counts them, with the comparisons of pooling; those of the

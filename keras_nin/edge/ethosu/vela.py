@@ -175,7 +175,7 @@ def _parse_operation(row: _Row, source: int | None, details: _Row) -> VelaOperat
 
 def _by_memory(count: Callable[[str], int]) -> dict[str, int]:
     """Return a number for each memory, by its name, from that in the database; zeros are left out."""
-    return {memory.name: number for memory in MEMORIES if (number := count(memory.database))}
+    return {name: number for name, (database, _) in MEMORIES.items() if (number := count(database))}
 
 
 def _parse_number(row: _Row, column: str, default: int | None = None) -> int:

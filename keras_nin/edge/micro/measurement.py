@@ -1,5 +1,6 @@
 """The measurement of a file on TFLite Micro: its smallest arena, and its outputs against LiteRT's reference kernels."""
 
+import bisect
 import dataclasses
 import importlib.util
 import pathlib
@@ -163,10 +164,8 @@ def find_smallest_size(works: Callable[[int], bool], largest: int, guess: int) -
             break
         size += reach if grows else -reach
         reach *= 2
-    while high - low > ARENA_STEP:
-        middle = (low + high) // 2 // ARENA_STEP * ARENA_STEP
-        low, high = (low, middle) if works(middle) else (middle, high)
-    return high
+    between = range(low + ARENA_STEP, high, ARENA_STEP)
+    return low + ARENA_STEP * (1 + bisect.bisect_left(between, True, key=works))
 
 
 def _peak_activation_bytes(model: TFLiteModel) -> int | None:

@@ -12,11 +12,8 @@ from keras_nin.schemas import MICRO
 MICRO_LIMITS = (LimitItem("arena", Unit.BYTES), LimitItem("flash", Unit.BYTES))
 
 # Kinds of `MicroFinding`.
-ABORT = "abort"
-MISSING_OPERATOR = "missing operator"
-REFUSED = "refused"
-TIME_LIMIT = "time limit"
-TOO_SMALL = "too small"
+ABORT, MISSING_OPERATOR, REFUSED = "abort", "missing operator", "refused"
+TIME_LIMIT, TOO_SMALL = "time limit", "too small"
 
 
 @dataclass(frozen=True)
@@ -40,11 +37,9 @@ class Arena:
     """The smallest arena in which the runtime sets the network up and runs it, on this host.
 
     Attributes:
-        tensor_bytes: the non-persistent part (the runtime's "head"): activations and scratch buffers, which share
-            memory where their lifetimes allow.
-        persistent_bytes: the persistent part (the "tail"): structures, quantization parameters and kernel data. It
-            holds pointers, and so is smaller on a 32-bit microcontroller.
-        sections: the sections of the persistent part that the runtime itemizes; there are others.
+        tensor_bytes: the runtime's "head": activations and scratch buffers, which share memory where they can.
+        persistent_bytes: the "tail": structures, quantization parameters and kernel data. It holds pointers, and so is
+            smaller on a 32-bit microcontroller. The runtime itemizes some of its `sections`.
         step, tries: resolution of the size in bytes, and number of sizes tried.
     """
 
@@ -72,7 +67,6 @@ class MicroComparison:
     """Outputs of TFLite Micro compared with those of LiteRT's reference kernels on the same inputs.
 
     Attributes:
-        source, noise: what the inputs are, and whether they are random numbers.
         outputs, differing: number of output values compared, and of those that differ in any bit.
         max_abs_diff: largest absolute difference, in quantization steps (LSB) for integer outputs.
     """

@@ -3,9 +3,8 @@
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from keras_nin.export.calibration import Calibration, TensorSpec
-from keras_nin.export.conversion import ModelConverter, check_finite_weights, convert_schemes, describe_conversion
-from keras_nin.export.converted_model import ConvertedModel
+from keras_nin.export.conversion import ModelConverter, check_finite_weights, convert_schemes
+from keras_nin.export.converted_model import Calibration, ConvertedModel, describe_conversion
 from keras_nin.export.operator_layers import find_closing_operator, read_scope
 from keras_nin.export.optimization.tf_keras_model import FlatModel
 from keras_nin.export.schemes import Scheme, Tuning
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
     import keras
     import tf_keras
 
-    from keras_nin.export.calibration import Samples
+    from keras_nin.export.conversion import Samples
     from keras_nin.export.optimization.training import OptimizedModel
     from keras_nin.tflite.records import TFLiteModel
 
@@ -37,21 +36,16 @@ def convert_optimized(
 
     Args:
         optimized: `keras_nin.export.OptimizedModel`.
-        calibration: `Calibration`, or float32 images (N, H, W, C); for "pruned" and "clustered". A quantization-aware
-            training has learned its ranges.
+        calibration, tuning: for "pruned" and "clustered": `Calibration`, or float32 images (N, H, W, C), and `Tuning`;
+            None is `Tuning.plain()`, since adaptive rounding would give equal weights different values. A
+            quantization-aware training has learned its ranges.
         original: the keras.Model that was trained, whose hash goes into the record; None records that of the trained.
         scheme: `Scheme` with another type of input and output (`Scheme.with_io`); None takes the trained one.
-        tuning: of "pruned" and "clustered"; None is `Tuning.plain()`, since adaptive rounding would give equal weights
-            different values.
-        batch: the static batch size of the file.
-        **details: `allow_float`, `weights`, `preprocessing`, `name`, `options`, `classes`, as in
+        **details: `batch`, `allow_float`, `weights`, `preprocessing`, `name`, `options`, `classes`, as in
             `keras_nin.export.convert_schemes`.
 
     Returns:
-        `ConvertedModel` with the record of the training.
-
-    Raises:
-        InputError: as `keras_nin.export.convert_schemes`.
+        `ConvertedModel` with the record of the training; errors are those of `convert_schemes`.
     """
     from keras_nin.models import hash_weights
 
@@ -71,13 +65,7 @@ def convert_optimized(
 
 
 class QATConverter(ModelConverter):
-    """As `ModelConverter`, of a quantized tf_keras network.
-
-    Args:
-        network: trained tf_keras.Model with one image input and one output.
-        model: the keras.Model that it was made from.
-        batch: the batch size of the file.
-    """
+    """As `ModelConverter`, of a quantized tf_keras network with one input and one output, made from `model`."""
 
     def __init__(self, network: "tf_keras.Model", model: "keras.Model", batch: int = 1) -> None:
         super().__init__(model, batch)
@@ -94,67 +82,55 @@ class QATConverter(ModelConverter):
             name: f"{name}." if name.startswith(_PREFIX) else f"input_{position}" for position, name in enumerate(names)
         }
         with renamed_layers(marks, self.network):
-            _write_network(self.network, self.inputs[0], self.outputs[0], self.batch, folder)
+            self._write_network(folder)
 
+    def _write_network(self, folder: str) -> None:
+        """Write the network as a SavedModel with one signature, at a static batch."""
+        import tensorflow as tf
 
-def _write_network(network: "tf_keras.Model", source: TensorSpec, target: TensorSpec, batch: int, folder: str) -> None:
-    """Write a tf_keras network as a SavedModel with one signature, at a static batch, to a folder."""
-    import tensorflow as tf
+        network, source, target = self.network, self.inputs[0], self.outputs[0]
 
-    class Main(tf.Module):
-        """Holds the network's variables, and gives its operators a scope."""
+        class Main(tf.Module):
+            """Holds the network's variables, and gives its operators a scope."""
 
-        def __init__(self) -> None:
-            super().__init__(name="main")
-            self.network = network
+            def __init__(self) -> None:
+                super().__init__(name="main")
+                self.network = network
 
-        @tf.function(input_signature=[tf.TensorSpec((batch, *source.shape), tf.float32, name=source.name)])
-        def serve(self, x: "tf.Tensor") -> "dict[str, tf.Tensor]":
-            return {target.name: self.network(x, training=False)}
+            @tf.function(input_signature=[tf.TensorSpec((self.batch, *source.shape), tf.float32, name=source.name)])
+            def serve(self, x: "tf.Tensor") -> "dict[str, tf.Tensor]":
+                return {target.name: self.network(x, training=False)}
 
-    module = Main()
-    tf.saved_model.save(module, folder, signatures=module.serve)
-
-
-@dataclasses.dataclass(frozen=True, order=True)
-class _NetworkLayer:
-    """A layer of a quantized network: whether it lacks a kernel, its position, and its path in the Keras 3 model."""
-
-    without_kernel: bool
-    position: int
-    path: str
+        module = Main()
+        tf.saved_model.save(module, folder, signatures=module.serve)
 
 
 def map_qat_operators(tflite: "TFLiteModel", network: "tf_keras.Model", model: "keras.Model") -> tuple[str | None, ...]:
-    """Return for each operator of the file's main subgraph the path of the Keras 3 layer that it computes, or None."""
-    main, layers = tflite.main, _network_layers(network, model)
-    marks = {f"{name}.": name for name in layers}
-    named = []
-    for operator in main.operators:
-        scopes = [read_scope(part, marks) for part in main.tensors[operator.outputs[0]].name.split(";")]
-        named.append([layers[scope[-1]] for scope in scopes if scope])
-    paths = [min(found).path if found else None for found in named]
-    closing = find_closing_operator(main)
-    if closing is not None and paths[closing] is None:
-        # The converter names the output after the signature, whatever computes it: the first layer behind the others.
-        last = max((layer.position for found in named for layer in found), default=-1)
-        behind = [layer for layer in layers.values() if layer.position > last]
-        paths[closing] = min(behind).path if behind else None
-    return tuple(paths)
+    """Return for each operator of the file's main subgraph the path of the Keras 3 layer that it computes, or None.
 
-
-def _network_layers(network: "tf_keras.Model", model: "keras.Model") -> dict[str, _NetworkLayer]:
-    """Return the layers of a quantized network that compute one of the Keras 3 model, by their names."""
-    flat = FlatModel(model)
+    Of several layers that of a kernel stands for the operator, else the first.
+    """
+    main, flat = tflite.main, FlatModel(model)
     paths = {
         f"{_PREFIX}{flat.name(operation, part)}": "/".join(path)
         for operation, path in flat.operations()
         for part in ("", *_PARTS)
     }
-    return {
-        layer.name: _NetworkLayer(
-            not any(len(weight.shape) > 1 for weight in layer.weights), position, paths[layer.name]
-        )
+    layers = {  # whether it lacks a kernel, position and path
+        layer.name: (not any(len(weight.shape) > 1 for weight in layer.weights), position, paths[layer.name])
         for position, layer in enumerate(network.layers)
         if layer.name in paths
     }
+    marks = {f"{name}.": name for name in layers}
+    named = []
+    for operator in main.operators:
+        scopes = [read_scope(part, marks) for part in main.tensors[operator.outputs[0]].name.split(";")]
+        named.append([layers[scope[-1]] for scope in scopes if scope])
+    mapped = [min(candidates)[2] if candidates else None for candidates in named]
+    closing = find_closing_operator(main)
+    if closing is not None and mapped[closing] is None:
+        # The converter names the output after the signature, whatever computes it: the first layer behind the others.
+        last = max((position for candidates in named for _, position, _ in candidates), default=-1)
+        behind = [layer for layer in layers.values() if layer[1] > last]
+        mapped[closing] = min(behind)[2] if behind else None
+    return tuple(mapped)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keras_nin.errors import InputError
-from keras_nin.export.calibration import trace_functional
+from keras_nin.errors import input_error
+from keras_nin.keras_graph import trace_functional
 
 if TYPE_CHECKING:
     import keras
@@ -28,7 +28,6 @@ class PreparedNetwork:
     """A network that is ready to be trained.
 
     Attributes:
-        network: tf_keras.Model.
         finish: function from the trained network to one without wrappers, or to the quantized network itself.
         final_step: number of steps after which the network is as compressed as it will be.
         callback: a tf_keras callback that has to see the training and the end of every epoch, or None.
@@ -43,47 +42,37 @@ class PreparedNetwork:
 def prepare_network(
     method: str, network: "tf_keras.Model", settings: "OptimizationSettings", steps: int, images: np.ndarray
 ) -> PreparedNetwork:
-    """Prepare a network for a training; its layers become a part of the result.
+    """Prepare what `keras_nin.export.to_tf_keras` made for a training; its layers become a part of the result.
+
+    "pruned" prunes by magnitude, along the cubic schedule of arXiv:1710.01878 over the first half of the training.
+    "clustered" shares weights, k-means++ to begin with (Deep Compression, arXiv:1510.00149). "qat" is `quantize_model`.
 
     Args:
         method: "qat", "pruned" or "clustered".
-        network: what `keras_nin.export.to_tf_keras` made.
-        settings: `keras_nin.export.optimization.training.OptimizationSettings`.
-        steps: number of steps of the training.
+        network, settings, steps: the network, how it is trained, and in how many steps.
         images: some training images, float32 (N, H, W, C).
     """
+    import tensorflow_model_optimization as tfmot
+
     if method == "qat":
         quantized = quantize_model(network)
         initialize_ranges(quantized, images)
         return PreparedNetwork(quantized, lambda network: network)
-    if method == "pruned":
-        return _prepare_pruning(network, settings.sparsity, steps)
-    return _prepare_clustering(network, settings.clusters)
-
-
-def _prepare_pruning(network: "tf_keras.Model", sparsity: float, steps: int) -> PreparedNetwork:
-    """Prune by magnitude, along the cubic schedule of arXiv:1710.01878 over the first half of the training."""
-    import tensorflow_model_optimization as tfmot
-
-    api = tfmot.sparsity.keras
-    last = max(1, steps // 2)
+    if method == "clustered":
+        clustering = tfmot.clustering.keras
+        start = clustering.CentroidInitialization.KMEANS_PLUS_PLUS
+        clustered = clustering.cluster_weights(
+            network, number_of_clusters=settings.clusters, cluster_centroids_init=start
+        )
+        return PreparedNetwork(clustered, clustering.strip_clustering)
+    pruning, last = tfmot.sparsity.keras, max(1, steps // 2)
     # A layer that is called several times counts its steps several times.
     is_shared = any(len(layer.inbound_nodes) > 1 for layer in network.layers)
     frequency = 1 if is_shared else max(1, last // _PRUNING_UPDATES)
     last -= last % frequency  # the last update comes at the last step
-    schedule: Any = api.PolynomialDecay(0.0, sparsity, 0, last, frequency=frequency)
-    pruned = api.prune_low_magnitude(network, pruning_schedule=schedule)
-    return PreparedNetwork(pruned, api.strip_pruning, last, api.UpdatePruningStep())
-
-
-def _prepare_clustering(network: "tf_keras.Model", clusters: int) -> PreparedNetwork:
-    """Share weights, k-means++ to begin with (Deep Compression, arXiv:1510.00149)."""
-    import tensorflow_model_optimization as tfmot
-
-    api = tfmot.clustering.keras
-    start = api.CentroidInitialization.KMEANS_PLUS_PLUS
-    clustered = api.cluster_weights(network, number_of_clusters=clusters, cluster_centroids_init=start)
-    return PreparedNetwork(clustered, api.strip_clustering)
+    schedule: Any = pruning.PolynomialDecay(0.0, settings.sparsity, 0, last, frequency=frequency)
+    pruned = pruning.prune_low_magnitude(network, pruning_schedule=schedule)
+    return PreparedNetwork(pruned, pruning.strip_pruning, last, pruning.UpdatePruningStep())
 
 
 # Quantization-aware training
@@ -109,9 +98,7 @@ def quantize_model(network: "tf_keras.Model") -> "tf_keras.Model":
     from keras_nin._compat.tensorflow import default_8bit_scheme, is_graph_network
 
     if not isinstance(network, tf_keras.Model) or not is_graph_network(network):
-        raise InputError(
-            f"Expected a tf_keras model as keras_nin.export.to_tf_keras makes it. Received: {type(network).__name__}"
-        )
+        raise input_error("a tf_keras model as keras_nin.export.to_tf_keras makes it", type(network).__name__)
     api = tfmot.quantization.keras
     with api.quantize_scope():
         return api.quantize_apply(api.quantize_annotate_model(network), default_8bit_scheme(_choose_config))
@@ -129,14 +116,10 @@ def _choose_config(layer: Any, configs: Any, is_known: bool) -> Any:
 
 
 def initialize_ranges(network: "tf_keras.Model", images: np.ndarray) -> None:
-    """Set the ranges of a network that `quantize_model` made to the smallest and largest values on `images`.
+    """Set the ranges of a network that `quantize_model` made to the smallest and largest values on images (N, H, W, C).
 
     tfmot begins at -6 to 6 and moves by a thousandth of the way in each step: a short training would end with ranges
     far from those that the network needs.
-
-    Args:
-        network: tf_keras.Model.
-        images: float32 (N, H, W, C).
     """
     import tensorflow as tf
 
@@ -167,40 +150,31 @@ def initialize_ranges(network: "tf_keras.Model", images: np.ndarray) -> None:
 
 
 def fold_batch_norms(model: "keras.Model") -> list[str]:
-    """Let every BatchNormalization that follows a convolution or dense layer only add, and freeze it.
+    """Let every BatchNormalization that follows a convolution or dense layer only add, and freeze it, in place.
 
     The converter multiplies each channel of a kernel with the factor of its BatchNormalization: 16 distinct weights
     would become 16 per channel. Here the weights themselves are multiplied, before they are clustered; the outputs of
-    the model at inference stay the same.
-
-    Args:
-        model: keras.Model, changed in place.
-
-    Returns:
-        The paths of those BatchNormalization layers.
+    the model at inference stay the same. Returns the paths of those BatchNormalization layers.
     """
     trace = trace_functional(model)
     calls = collections.Counter(id(call.operation) for call in trace.calls)
     folded = []
     for call in trace.calls:
-        if type(call.operation).__name__ != "BatchNormalization":
+        norm: Any = call.operation
+        if type(norm).__name__ != "BatchNormalization":
             continue
         (source,) = call.inputs
         producer = trace.producers.get(source)
         uses = len(trace.consumers[source]) + trace.outputs.count(source)
-        if producer is None or not uses == calls[id(producer.operation)] == calls[id(call.operation)] == 1:
+        if producer is None or not uses == calls[id(producer.operation)] == calls[id(norm)] == 1:
             continue
-        if _scales_channels(producer.operation, call.operation):
-            _fold_into(producer.operation, call.operation)
+        layer: Any = producer.operation
+        is_linear = getattr(getattr(layer, "activation", None), "__name__", "") == "linear"
+        # The norm has to scale the last axis of the kernel.
+        if type(layer).__name__ in _FOLDED_KERNELS and is_linear and norm.axis in (-1, len(layer.output.shape) - 1):
+            _fold_into(layer, norm)
             folded.append("/".join(call.path))
     return folded
-
-
-def _scales_channels(layer: Any, norm: Any) -> bool:
-    """Return whether `norm` scales the last axis of a layer's kernel, with no activation between them."""
-    if type(layer).__name__ not in _FOLDED_KERNELS or getattr(layer.activation, "__name__", "") != "linear":
-        return False
-    return norm.axis in (-1, len(layer.output.shape) - 1)
 
 
 def _fold_into(layer: Any, norm: Any) -> None:

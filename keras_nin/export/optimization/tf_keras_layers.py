@@ -1,6 +1,7 @@
 """The layers of a Keras 3 model in tf_keras: for each operation one or more tf_keras layers."""
 
 import inspect
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,20 +21,11 @@ Names = Callable[[str], str]
 # Fused into a convolution or dense layer, tensorflow-model-optimization knows only these; the others become a layer.
 FUSED_ACTIVATIONS = ("linear", "relu", "softmax", "sigmoid", "tanh")
 # Functions of the same name that compute the same in both; hard_sigmoid, for one, does not.
-SAME_ACTIVATIONS = (
-    *FUSED_ACTIVATIONS,
-    *("elu", "exponential", "gelu", "mish", "selu", "silu", "softplus", "softsign", "swish"),
-)
-_MERGES = {
-    "Add": tf_keras.layers.Add,
-    "Subtract": tf_keras.layers.Subtract,
-    "Multiply": tf_keras.layers.Multiply,
-    "Maximum": tf_keras.layers.Maximum,
-    "Minimum": tf_keras.layers.Minimum,
-}
+_OTHER_ACTIVATIONS = ("elu", "exponential", "gelu", "mish", "selu", "silu", "softplus", "softsign", "swish")
+SAME_ACTIVATIONS = FUSED_ACTIVATIONS + _OTHER_ACTIVATIONS
+_MERGES = ("Add", "Subtract", "Multiply", "Maximum", "Minimum")
 _ACTIVATIONS = {"Sigmoid": "sigmoid", "Tanh": "tanh", "Softmax": "softmax", "Silu": "silu"}
 _RENAMED_ARGUMENTS = {"LeakyReLU": {"negative_slope": "alpha"}}
-_ARGUMENTS_OF_EVERY_LAYER = frozenset({"name", "trainable", "dtype", "activity_regularizer"})
 
 
 class UnsupportedLayerError(Exception):
@@ -41,12 +33,7 @@ class UnsupportedLayerError(Exception):
 
 
 def convert_operation(operation: keras.Operation, calls: Sequence[GraphCall], names: Names) -> list[Any]:
-    """Return the tf_keras layers that compute `operation`, one after the other.
-
-    Args:
-        operation: keras.Operation of a flat model.
-        calls: its calls.
-        names: function from a suffix to a legal name that nothing else has.
+    """Return the tf_keras layers that compute an operation of a flat model with its calls, one after the other.
 
     Raises:
         UnsupportedLayerError: tf_keras has none.
@@ -74,7 +61,13 @@ def _convert_layer(layer: Any, calls: Sequence[GraphCall], names: Names) -> list
         return _normalization(layer, names)
     if kind == "Activation":
         return _activation(layer.activation, layer, names, "")
-    activation = _separate_activation(layer)
+    activation = getattr(layer, "activation", None)
+    if (
+        isinstance(layer, keras.layers.RNN)
+        or not callable(activation)
+        or _activation_name(activation) in FUSED_ACTIVATIONS
+    ):
+        activation = None
     changes = {} if activation is None else {"activation": "linear"}
     if kind == "SeparableConv2D":
         layers = _separable(layer, names, changes)
@@ -84,14 +77,6 @@ def _convert_layer(layer: Any, calls: Sequence[GraphCall], names: Names) -> list
     if kind == "BatchNormalization":
         layers[0].fused = False  # the same sums as Keras 3, in the same order, also for a batch's variance
     return layers if activation is None else [*layers, *_activation(activation, layer, names, "activation")]
-
-
-def _separate_activation(layer: Any) -> Callable[..., Any] | None:
-    """Return the activation of a layer where it has to be a layer of its own; None where it need not."""
-    activation = getattr(layer, "activation", None)
-    if isinstance(layer, keras.layers.Activation | keras.layers.RNN) or not callable(activation):
-        return None
-    return None if _activation_name(activation) in FUSED_ACTIVATIONS else activation
 
 
 def _activation_name(activation: Callable[..., Any]) -> str | None:
@@ -139,23 +124,19 @@ def _normalization(layer: Any, names: Names) -> list[Any]:
 
 def _separable(layer: Any, names: Names, changes: dict[str, Any]) -> list[Any]:
     """Return a depthwise and a 1x1 convolution: tensorflow-model-optimization does the same, under other names."""
-    config = layer.get_config()
     if layer.strides[0] != layer.strides[1]:  # which tf_keras's DepthwiseConv2D does not compute
         raise UnsupportedLayerError(f"its strides are {layer.strides}")
-
-    def chosen(*keys: str) -> dict[str, Any]:
-        return {key: config[key] for key in keys}
-
-    shared = chosen("trainable", "dtype", "data_format")
-    window = chosen("kernel_size", "strides", "padding", "dilation_rate", "depth_multiplier")
-    depthwise = chosen(*(key for key in config if key.startswith("depthwise_"))) | {"use_bias": False}
+    config, shared = layer.get_config(), ("trainable", "dtype", "data_format")
+    window = ("kernel_size", "strides", "padding", "dilation_rate", "depth_multiplier")
+    rest = ("filters", "use_bias", "activation", "bias_regularizer", "bias_constraint")
+    depthwise = {key: config[key] for key in config if key in shared + window or key.startswith("depthwise_")}
     pointwise = {key.replace("pointwise", "kernel"): config[key] for key in config if "pointwise" in key}
-    rest = chosen("filters", "use_bias", "activation", "bias_regularizer", "bias_constraint") | {"kernel_size": 1}
+    pointwise |= {key: config[key] for key in shared + rest} | {"kernel_size": 1} | changes
     return [
         _layer_from_config(
-            tf_keras.layers.DepthwiseConv2D, type(layer), shared | window | depthwise, names("depthwise")
+            tf_keras.layers.DepthwiseConv2D, type(layer), depthwise | {"use_bias": False}, names("depthwise")
         ),
-        _layer_from_config(tf_keras.layers.Conv2D, type(layer), shared | pointwise | rest | changes, names("")),
+        _layer_from_config(tf_keras.layers.Conv2D, type(layer), pointwise, names("")),
     ]
 
 
@@ -165,7 +146,7 @@ def _convert_function(operation: keras.Operation, call: GraphCall, name: str) ->
     values = [*call.args, *call.kwargs.values()]
     tensors = [isinstance(value, TensorSlot) for value in values]
     if kind in _MERGES and tensors == [True, True]:
-        return _MERGES[kind](name=name)
+        return getattr(tf_keras.layers, kind)(name=name)
     if len(values) == 2 and sum(tensors) == 1 and (linear := _scale_and_offset(kind, values, tensors[0])):
         return PrunableRescaling(*linear, name=name)
     if tensors != [True]:
@@ -183,11 +164,8 @@ def _scale_and_offset(kind: str, values: Sequence[Any], tensor_first: bool) -> t
     if isinstance(number, bool) or not isinstance(number, int | float | np.integer | np.floating):
         return None
     number = float(number)
-    table = {
-        "Add": (1.0, number),
-        "Subtract": (1.0, -number) if tensor_first else (-1.0, number),
-        "Multiply": (number, 0.0),
-    }
+    subtract = (1.0, -number) if tensor_first else (-1.0, number)
+    table = {"Add": (1.0, number), "Subtract": subtract, "Multiply": (number, 0.0)}
     if tensor_first and number:
         table |= dict.fromkeys(("Divide", "TrueDivide"), (1 / number, 0.0))
     return table.get(kind)
@@ -210,7 +188,7 @@ def _layer_from_config(target: Any, source: Any, config: dict[str, Any], name: s
             continue  # the weights are copied
         if renamed.get(key, key) in accepted:
             arguments[renamed.get(key, key)] = _config_value(key, value)
-        elif key not in defaults or _tuple_as_list(value) != _tuple_as_list(defaults[key]):
+        elif key not in defaults or keras.tree.flatten(value) != keras.tree.flatten(defaults[key]):
             raise UnsupportedLayerError(f"tf_keras's {target.__name__} has no {key} = {value!r}")
     try:
         return target(**arguments | {"name": name})
@@ -220,7 +198,7 @@ def _layer_from_config(target: Any, source: Any, config: dict[str, Any], name: s
 
 def _accepted_arguments(kind: type) -> set[str]:
     """Return the names of the arguments that a class takes, its base classes' included where it passes them on."""
-    names = set(_ARGUMENTS_OF_EVERY_LAYER)
+    names = {"name", "trainable", "dtype", "activity_regularizer"}  # those of every layer
     for base in kind.__mro__:
         if "__init__" not in vars(base):
             continue
@@ -236,23 +214,19 @@ def _default_arguments(kind: type) -> dict[str, Any]:
     defaults: dict[str, Any] = {"autocast": True, "rms_scaling": False}
     for base in reversed(kind.__mro__):
         if "__init__" in vars(base):
-            parameters = inspect.signature(base.__init__).parameters.values()
-            defaults |= {
-                parameter.name: parameter.default
-                for parameter in parameters
-                if parameter.default is not parameter.empty
-            }
+            parameters = inspect.signature(base.__init__).parameters
+            defaults |= {name: given.default for name, given in parameters.items() if given.default is not given.empty}
     return defaults | {"data_format": "channels_last"}
-
-
-def _tuple_as_list(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
 
 
 def _config_value(key: str, value: Any) -> Any:
     """Return the tf_keras form of a value in a Keras 3 configuration."""
     if key == "dtype":
-        return _policy_name(value)
+        if not isinstance(value, dict):
+            return getattr(value, "name", value)
+        if value.get("class_name") != "DTypePolicy":
+            raise UnsupportedLayerError(f"its dtype is a {value.get('class_name')}")
+        return value["config"]["name"]
     if key.endswith("activation"):
         if value is not None and value not in SAME_ACTIVATIONS:
             described = value if isinstance(value, str) else "a function of its own"
@@ -265,15 +239,6 @@ def _config_value(key: str, value: Any) -> Any:
     if counterpart is None:
         raise UnsupportedLayerError(f"its {key} is a {value['class_name']}")
     return counterpart(**value["config"])
-
-
-def _policy_name(value: Any) -> str:
-    """Return the name of a dtype policy."""
-    if isinstance(value, dict):
-        if value.get("class_name") != "DTypePolicy":
-            raise UnsupportedLayerError(f"its dtype is a {value.get('class_name')}")
-        return value["config"]["name"]
-    return getattr(value, "name", value)
 
 
 # Layers that tf_keras or tensorflow-model-optimization does not have
@@ -310,12 +275,8 @@ class PrunableRescaling(_Weightless, tf_keras.layers.Rescaling):
 class Keras3Layer(_Weightless, tf_keras.layers.Layer):
     """A layer or operation of Keras 3 without weights, computed by Keras 3 itself.
 
-    Takes the tensors of the call in order, one or a list; returns one tensor or a list.
-
-    Args:
-        operation: the keras.Operation, or what `keras.saving.serialize_keras_object` makes of it.
-        arguments: (args, kwargs) of the call with `{"tensor": i}` for the i-th tensor, as Keras serializes them.
-        results: number of tensors that come out.
+    Takes the tensors of the call in order, one or a list; returns one tensor or a list of `results`. The operation may
+    be as Keras serializes it; so are `arguments`, (args, kwargs) with `{"tensor": i}` for the i-th tensor.
     """
 
     def __init__(self, operation: Any, arguments: Any, results: int = 1, **options: Any) -> None:
@@ -339,7 +300,11 @@ class Keras3Layer(_Weightless, tf_keras.layers.Layer):
 
     def _compute(self, inputs: Any) -> Any:
         tensors = list(inputs) if isinstance(inputs, list | tuple) else [inputs]
-        args, kwargs = _insert_tensors(self._call_arguments, tensors)
+
+        def insert(part: Any) -> Any:
+            return tensors[part["tensor"]] if isinstance(part, dict) and set(part) == {"tensor"} else None
+
+        args, kwargs = keras.tree.traverse(insert, self._call_arguments)
         outputs = keras.tree.flatten(self._operation[0](*args, **kwargs))
         return outputs[0] if self.results == 1 else outputs
 
@@ -354,7 +319,7 @@ def _wrap_in_keras3_layer(operation: Any, calls: Sequence[GraphCall], name: str)
     variables = getattr(operation, "variables", [])
     if variables:
         raise UnsupportedLayerError(f"tf_keras has no such layer, and it has {len(variables)} variables")
-    arguments = [_extract_tensors([list(call.args), call.kwargs], []) for call in calls] or [([{"tensor": 0}], {})]
+    arguments = [_number_tensors([list(call.args), call.kwargs]) for call in calls] or [[[{"tensor": 0}], {}]]
     if any(other != arguments[0] for other in arguments):
         raise UnsupportedLayerError("it is called in several ways")
     try:
@@ -365,24 +330,9 @@ def _wrap_in_keras3_layer(operation: Any, calls: Sequence[GraphCall], name: str)
         raise UnsupportedLayerError(f"Keras cannot serialize it ({first_line(error)})") from error
 
 
-def _insert_tensors(value: Any, tensors: list[Any]) -> Any:
-    """Return `value` (nested lists and dictionaries) with the tensor for every `{"tensor": i}`."""
-    if isinstance(value, dict):
-        if set(value) == {"tensor"}:
-            return tensors[value["tensor"]]
-        return {key: _insert_tensors(item, tensors) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_insert_tensors(item, tensors) for item in value)
-    return value
-
-
-def _extract_tensors(value: Any, slots: list[TensorSlot]) -> Any:
-    """Return `value` with `{"tensor": i}` for every `TensorSlot`, which is appended to the list `slots`."""
-    if isinstance(value, TensorSlot):
-        slots.append(value)
-        return {"tensor": len(slots) - 1}
-    if isinstance(value, dict):
-        return {key: _extract_tensors(item, slots) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_extract_tensors(item, slots) for item in value)
-    return value
+def _number_tensors(value: Any) -> Any:
+    """Return `value` with `{"tensor": i}` for the i-th `TensorSlot`."""
+    numbers = itertools.count()
+    return keras.tree.map_structure(
+        lambda leaf: {"tensor": next(numbers)} if isinstance(leaf, TensorSlot) else leaf, value
+    )

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from keras_nin._compat.keras import producer_of
-from keras_nin.errors import InputError
-from keras_nin.export.calibration import trace_functional
+from keras_nin.errors import input_error
 from keras_nin.export.operator_layers import legal_name
-from keras_nin.keras_graph import GraphCall, GraphTrace, TensorSlot
+from keras_nin.keras_graph import GraphTrace, TensorSlot, trace_functional
 
 if TYPE_CHECKING:
     import keras
@@ -21,7 +20,6 @@ TOLERANCE = 1e-5
 _OPEN_SIDE = 96  # side of a random input where the model leaves it open
 # The same weights under other names in tf_keras.
 _ALIASES = {"depthwise_kernel": "kernel", "kernel": "pointwise_kernel"}
-_PREFIXES = ("", "quant_")
 _UNSTRIPPED = {"PruneLowMagnitude": "strip_pruning", "ClusterWeights": "strip_clustering"}
 
 
@@ -30,30 +28,20 @@ def check_tfmot_installed() -> None:
     import keras
 
     if keras.backend.backend() != "tensorflow":
-        raise InputError(f"Expected Keras on the tensorflow backend. Received: {keras.backend.backend()!r}")
+        raise input_error("Keras on the tensorflow backend", repr(keras.backend.backend()))
     try:
         import tensorflow_model_optimization  # noqa: F401
         import tf_keras  # noqa: F401
     except ImportError as error:
-        raise InputError(
-            f"Expected tf_keras and tensorflow-model-optimization to be installed. Received: {error}. "
-            "Use pip install tf_keras tensorflow-model-optimization"
-        ) from None
+        hint = "Use pip install tf_keras tensorflow-model-optimization"
+        raise input_error("tf_keras and tensorflow-model-optimization to be installed", f"{error}. {hint}") from None
 
 
 class FlatModel:
-    """A model as a flat list of calls, nested models and blocks opened, with legal names.
+    """A Functional model as a flat list of calls, nested models and blocks opened.
 
-    Args:
-        model: Functional keras.Model, or Sequential with an Input.
-
-    Attributes:
-        trace: the calls.
-        input_names: the names of the model's inputs, as TensorFlow accepts them.
-        names: a name for each operation by its id: unique, and one that TensorFlow accepts.
-
-    Raises:
-        InputError: the model is no graph of layers.
+    `names` has a name for each operation by its id, `input_names` those of the inputs: unique, and as TensorFlow
+    accepts them.
     """
 
     def __init__(self, model: "keras.Model") -> None:
@@ -108,11 +96,9 @@ def to_tf_keras(model: "keras.Model", check: bool = True) -> "tf_keras.Model":
     keras.ops without weights that tf_keras lacks are computed by Keras 3 inside the model. Initializers are left out.
 
     Args:
-        model: keras.Model, Functional or Sequential with an Input; any number of inputs and outputs.
+        model: keras.Model, Functional or Sequential with an Input; any number of inputs and outputs, which become lists
+            in the same order, or one of each.
         check: compare the outputs of both on random input.
-
-    Returns:
-        tf_keras.Model with lists of inputs and outputs in the order of the model's, or one of each.
 
     Raises:
         InputError: layers without a counterpart, all of them named; a model that is no graph of layers; tf_keras or
@@ -125,10 +111,8 @@ def to_tf_keras(model: "keras.Model", check: bool = True) -> "tf_keras.Model":
     try:
         converted = _connect_layers(flat, layers)
     except RecursionError:
-        raise InputError(
-            f"Expected a model whose longest chain of layers tf_keras can follow. Received: {model.name!r} with "
-            f"{len(flat.trace.calls)} calls of layers. Raise sys.setrecursionlimit"
-        ) from None
+        received = f"{model.name!r} with {len(flat.trace.calls)} calls of layers. Raise sys.setrecursionlimit"
+        raise input_error("a model whose longest chain of layers tf_keras can follow", received) from None
     for operation, _ in flat.operations():
         if has_tf_keras_weights(operation):
             variables = [variable for layer in layers[id(operation)] for variable in layer.weights]
@@ -145,10 +129,7 @@ def from_tf_keras(trained: "tf_keras.Model", model: "keras.Model") -> "keras.Mod
     Args:
         trained: what `to_tf_keras` made, trained or not; also what `quantize_model` made of it, and what was pruned or
             clustered and then stripped (tfmot's `strip_pruning`, `strip_clustering`).
-        model: the keras.Model; its weights are replaced in place.
-
-    Returns:
-        `model`.
+        model: the keras.Model; its weights are replaced in place, and it is returned.
 
     Raises:
         InputError: `trained` was not made from `model`, or is not stripped.
@@ -157,7 +138,7 @@ def from_tf_keras(trained: "tf_keras.Model", model: "keras.Model") -> "keras.Mod
     for layer in trained.layers:
         if type(layer).__name__ in _UNSTRIPPED:
             strip = _UNSTRIPPED[type(layer).__name__]
-            raise InputError(f"Expected a model without wrappers. Received: {layer.name!r}. Use tfmot's {strip} first")
+            raise input_error("a model without wrappers", f"{layer.name!r}. Use tfmot's {strip} first")
     flat = FlatModel(model)
     variable_pairs = []
     for operation, path in flat.operations():
@@ -175,7 +156,7 @@ def from_tf_keras(trained: "tf_keras.Model", model: "keras.Model") -> "keras.Mod
 
 
 def _convert_layers(flat: FlatModel) -> dict[int, list[Any]]:
-    """Return the list of tf_keras layers of each operation by its id."""
+    """Return the tf_keras layers of each operation by its id."""
     from keras_nin.export.optimization.tf_keras_layers import UnsupportedLayerError, convert_operation
 
     calls = collections.defaultdict(list)
@@ -189,22 +170,30 @@ def _convert_layers(flat: FlatModel) -> dict[int, list[Any]]:
         except UnsupportedLayerError as reason:
             missing.append(f"{'/'.join(path)} ({type(operation).__name__}: {reason})")
     if missing:
-        raise InputError(
-            f"Expected layers that have a counterpart in tf_keras. Received: {len(missing)} without in "
-            f"{flat.model.name!r}: {'; '.join(missing)}"
-        )
+        received = f"{len(missing)} without in {flat.model.name!r}: {'; '.join(missing)}"
+        raise input_error("layers that have a counterpart in tf_keras", received)
     return layers
 
 
 def _connect_layers(flat: FlatModel, layers: dict[int, list[Any]]) -> "tf_keras.Model":
+    import keras
     import tf_keras
 
-    values = {}
+    from keras_nin.export.optimization.tf_keras_layers import is_standard_layer
+
+    values: dict[Any, Any] = {}
     for slot, tensor, name in zip(flat.trace.inputs, flat.model.inputs, flat.input_names, strict=True):
         values[slot] = tf_keras.Input(batch_shape=tuple(tensor.shape), dtype=tensor.dtype, name=name)
     for call in flat.trace.calls:
         first, *others = layers[id(call.operation)]
-        result = _call_layer(first, call, values)
+        if is_standard_layer(call.operation):  # called as the original was
+            filled: Any = keras.tree.map_structure(
+                lambda value: values[value] if isinstance(value, TensorSlot) else value, (call.args, call.kwargs)
+            )
+            result = first(*filled[0], **filled[1])
+        else:  # on all tensors in order
+            tensors = [values[slot] for slot in call.inputs]
+            result = first(tensors[0] if len(tensors) == 1 else tensors)
         for layer in others:
             result = layer(result)
         results = list(result) if isinstance(result, list | tuple) else [result]
@@ -214,51 +203,26 @@ def _connect_layers(flat: FlatModel, layers: dict[int, list[Any]]) -> "tf_keras.
     return tf_keras.Model(*single, name=legal_name(flat.model.name))
 
 
-def _call_layer(layer: Any, call: GraphCall, values: dict[TensorSlot, Any]) -> Any:
-    """Return what `layer` gives for the tensors of a call: called as the original was, or on all tensors in order."""
-    import keras
-
-    from keras_nin.export.optimization.tf_keras_layers import is_standard_layer
-
-    if is_standard_layer(call.operation):
-        filled: Any = keras.tree.map_structure(
-            lambda value: values[value] if isinstance(value, TensorSlot) else value, (call.args, call.kwargs)
-        )
-        args, kwargs = filled
-        return layer(*args, **kwargs)
-    tensors = [values[slot] for slot in call.inputs]
-    return layer(tensors[0] if len(tensors) == 1 else tensors)
-
-
 def _check_same_outputs(model: "keras.Model", converted: "tf_keras.Model") -> None:
     """Raise `InputError` where the outputs of both differ on random input."""
-    rng = np.random.default_rng(0)
-    arrays = [_random_input(tensor, rng) for tensor in model.inputs]
-    inputs = arrays[0] if len(arrays) == 1 else arrays
-    for tensor, expected, received in zip(
-        model.outputs, _run_model(model, inputs), _run_model(converted, inputs), strict=True
-    ):
-        difference, size = float(np.abs(received - expected).max()), float(np.abs(expected).max())
-        if not difference <= TOLERANCE * size:
-            raise InputError(
-                f"Expected a tf_keras model with the outputs of {model.name!r} to {TOLERANCE:g} of their size. "
-                f"Received: a largest difference of {difference:.3g} in {tensor.name!r}, whose largest value is "
-                f"{size:.3g}"
-            )
-
-
-def _random_input(tensor: "keras.KerasTensor", rng: np.random.Generator) -> np.ndarray:
-    shape = [2 if tensor.shape[0] is None else tensor.shape[0]]
-    shape += [_OPEN_SIDE if side is None else side for side in tensor.shape[1:]]
-    if "int" in tensor.dtype or tensor.dtype == "bool":
-        return rng.integers(0, 2, shape).astype(tensor.dtype)
-    return rng.uniform(0, 1, shape).astype(tensor.dtype)
-
-
-def _run_model(model: Any, inputs: Any) -> list[np.ndarray]:
     import keras
 
-    return [np.asarray(output, np.float64) for output in keras.tree.flatten(model(inputs, training=False))]
+    rng, arrays = np.random.default_rng(0), []
+    for tensor in model.inputs:
+        batch, *sides = tensor.shape
+        shape = [2 if batch is None else batch, *(_OPEN_SIDE if side is None else side for side in sides)]
+        takes_integers = "int" in tensor.dtype or tensor.dtype == "bool"
+        values = rng.integers(0, 2, shape) if takes_integers else rng.uniform(0, 1, shape)
+        arrays.append(values.astype(tensor.dtype))
+    inputs: Any = arrays[0] if len(arrays) == 1 else arrays
+    flat = [keras.tree.flatten(network(inputs, training=False)) for network in (model, converted)]
+    for tensor, *pair in zip(model.outputs, *flat, strict=True):
+        expected, received = (np.asarray(output, np.float64) for output in pair)
+        difference, size = float(np.abs(received - expected).max()), float(np.abs(expected).max())
+        if not difference <= TOLERANCE * size:
+            wanted = f"a tf_keras model with the outputs of {model.name!r} to {TOLERANCE:g} of their size"
+            found = f"a largest difference of {difference:.3g} in {tensor.name!r}, whose largest value is {size:.3g}"
+            raise input_error(wanted, found)
 
 
 # Weights
@@ -272,46 +236,32 @@ def has_tf_keras_weights(operation: "keras.Operation") -> bool:
 def pair_variables(layer: Any, variables: Sequence[Any]) -> list[tuple[Any, Any]]:
     """Return (Keras 3 variable, tf_keras variable) of a layer and its counterpart, without random seeds.
 
-    Args:
-        layer: keras.Layer.
-        variables: the counterpart's variables; more than the layer's are left out where the names say which.
-
-    Raises:
-        InputError: they do not fit.
+    More variables than the layer has are left out where the names say which; `InputError` where they do not fit.
     """
     own = list(layer.weights)
     names = [variable.name for variable in own]
-    candidates = [(_aliased(_variable_name(variable), names), variable) for variable in variables]
-    by_name, uses = dict(candidates), collections.Counter(name for name, _ in candidates)
-    if len(set(names)) == len(names) and all(uses[name] == 1 for name in names):
-        chosen = [by_name[name] for name in names]
-    else:
-        chosen = list(variables)  # parts of the same name, as in a Bidirectional: they come in the same order
+    by_name = collections.defaultdict(list)
+    for variable in variables:
+        name = variable.name.split(":")[0].rpartition("/")[2]  # conv1/kernel:0 is the kernel
+        alias = _ALIASES.get(name)
+        by_name[alias if name not in names and alias in names else name].append(variable)
+    chosen = list(variables)  # parts of the same name, as in a Bidirectional, come in the same order
+    if len(set(names)) == len(names) and all(len(by_name[name]) == 1 for name in names):
+        chosen = [by_name[name][0] for name in names]
     expected = [tuple(variable.shape) for variable in own]
     received = [tuple(variable.shape) for variable in chosen]
     if expected != received:
-        raise InputError(
-            f"Expected weights of shapes {expected} for {layer.name!r} ({type(layer).__name__}). Received: {received}"
-        )
+        raise input_error(f"weights of shapes {expected} for {layer.name!r} ({type(layer).__name__})", received)
     return list(zip(own, chosen, strict=True))
-
-
-def _variable_name(variable: Any) -> str:
-    """Return the last part of a tf_keras variable's name: ``conv1/kernel:0`` is the kernel."""
-    return variable.name.split(":")[0].rpartition("/")[2]
-
-
-def _aliased(name: str, names: Sequence[str]) -> str:
-    return _ALIASES[name] if name not in names and _ALIASES.get(name) in names else name
 
 
 def _layer_variables(layers: dict[str, Any], names: Sequence[str], path: str) -> list[Any]:
     """Return the variables of the layers called `names`, quantized or not."""
     variables = {}
     for name in names:
-        layer = next((layers[prefix + name] for prefix in _PREFIXES if prefix + name in layers), None)
+        layer = layers.get(name) or layers.get(f"quant_{name}")
         if layer is None:
-            raise InputError(f"Expected a tf_keras model with the layer {path!r}. Received: none called {name!r}")
+            raise input_error(f"a tf_keras model with the layer {path!r}", f"none called {name!r}")
         for variable in (*getattr(layer, "layer", layer).weights, *layer.weights):
             variables.setdefault(id(variable), variable)
     return list(variables.values())

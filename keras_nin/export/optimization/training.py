@@ -1,15 +1,14 @@
 """Train a Keras 3 model for a scheme with tensorflow-model-optimization, starting from the weights that it has."""
 
-import contextlib
 import dataclasses
 import importlib.metadata
 import numbers
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keras_nin.errors import InputError, check_choice, first_line
+from keras_nin.errors import check_choice, expected_error, first_line, input_error
 from keras_nin.export.schemes import SCHEMES, Scheme
 from keras_nin.train.training import Recipe, get_recipe
 
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
 
     from keras_nin.data import Dataset, Preprocessing
     from keras_nin.export.optimization.methods import PreparedNetwork
-    from keras_nin.train.batches import TrainingBatches
 
     Logs = dict[str, Any]
     OnEpoch = Callable[[int, Logs], None]
@@ -33,13 +31,10 @@ _RANGE_IMAGES = 100
 
 @dataclasses.dataclass(frozen=True)
 class OptimizationSettings:
-    """How a model is trained for a scheme.
+    """How a model is trained for a scheme; the warm-up and the weight decay of the recipe are not used.
 
-    Attributes:
-        recipe: `keras_nin.train.Recipe`; its warm-up and weight decay are not used.
-        seed: of the held-out choice, the order, the random changes and everything else that is random.
-        sparsity: share of the weights of each convolution and dense layer that "pruned" sets to zero.
-        clusters: number of distinct weights that "clustered" leaves in each convolution and dense layer.
+    `sparsity` is the share of the weights of each convolution and dense layer that "pruned" sets to zero, `clusters`
+    the number of distinct weights that "clustered" leaves there.
     """
 
     recipe: Recipe
@@ -54,9 +49,7 @@ class OptimizationSettings:
         ):
             value = getattr(self, argument)
             if not isinstance(value, kind) or isinstance(value, bool) or not is_valid(value):
-                raise InputError(
-                    f"Expected `{argument}` to be {expected}. Received: {value!r}", argument=argument, received=value
-                )
+                raise expected_error(argument, f"to be {expected}", value)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -64,7 +57,6 @@ class OptimizedModel:
     """A model that was trained for a scheme.
 
     Attributes:
-        scheme: `Scheme`.
         model: keras.Model, a clone of the original with the trained weights.
         network: the trained tf_keras network of a quantization-aware training, from which the file is made; None for
             the others, whose file is made from `model`.
@@ -110,8 +102,7 @@ def train_for_scheme(
         epochs, batch_size, learning_rate: of the training; None takes 20 epochs, and from the recipe of the model or
             of the dataset the batch size and a fifth of the learning rate.
         seed: of everything that is random.
-        sparsity: share of zeros in each pruned layer.
-        clusters: distinct weights in each clustered layer.
+        sparsity, clusters: share of zeros in each pruned layer, distinct weights in each clustered layer.
         on_epoch: called with (epoch from 1, logs) after each epoch, as `keras_nin.train.fit_model` does.
 
     Raises:
@@ -138,40 +129,64 @@ def _train_copy(
     settings: OptimizationSettings,
     on_epoch: "OnEpoch | None",
 ) -> OptimizedModel:
-    from keras_nin.export.optimization.methods import fold_batch_norms, prepare_network
-    from keras_nin.export.optimization.tf_keras_model import check_tfmot_installed, from_tf_keras, to_tf_keras
-    from keras_nin.train.training import check_classes, get_image_shape, outputs_logits, split_validation
-
-    check_tfmot_installed()
-    method = scheme.trained or ""
-    *size, channels = get_image_shape(model)
-    parts = split_validation(dataset, settings.recipe, settings.seed)
-    check_classes(model, dataset, np.concatenate(parts))
-    images: list[Any] = [dataset.load(part, size, channels, preprocessing) for part in parts]
-    labels = [dataset.labels_of(part) for part in parts]
-    steps = settings.recipe.epochs * -(-len(images[0]) // settings.recipe.batch_size)
-    with _deterministic(settings.seed):
-        copy = _clone_model(model)
-        folded = fold_batch_norms(copy) if method == "clustered" else []
-        prepared = prepare_network(method, to_tf_keras(copy), settings, steps, images[0][:_RANGE_IMAGES])
-        _compile(prepared.network, settings.recipe, steps, outputs_logits(model, images[0][:8]))
-        history, best = _fit_network(prepared, images, labels, settings, on_epoch)
-    finished = prepared.finish(prepared.network)
-    from_tf_keras(finished, copy)
-    record = _training_record(copy, scheme, dataset, preprocessing, settings, parts, best) | {"folded": folded}
-    return OptimizedModel(scheme, copy, finished if method == "qat" else None, record, tuple(history))
-
-
-@contextlib.contextmanager
-def _deterministic(seed: int) -> Iterator[None]:
-    """Let everything random depend on `seed`, and TensorFlow compute the same sums in the same order."""
     import keras
 
     from keras_nin._compat.tensorflow import deterministic_ops
+    from keras_nin.export.optimization.methods import fold_batch_norms, prepare_network
+    from keras_nin.export.optimization.tf_keras_model import check_tfmot_installed, from_tf_keras, to_tf_keras
+    from keras_nin.models import hash_weights
+    from keras_nin.train.training import check_classes, get_image_shape, outputs_logits, split_validation
 
-    keras.utils.set_random_seed(seed)
-    with deterministic_ops():
-        yield
+    check_tfmot_installed()
+    method, recipe = scheme.trained or "", settings.recipe
+    *size, channels = get_image_shape(model)
+    parts = split_validation(dataset, recipe, settings.seed)
+    check_classes(model, dataset, np.concatenate(parts))
+    images: list[Any] = [dataset.load(part, size, channels, preprocessing) for part in parts]
+    labels = [dataset.labels_of(part) for part in parts]
+    steps = recipe.epochs * -(-len(images[0]) // recipe.batch_size)
+    keras.utils.set_random_seed(settings.seed)
+    with deterministic_ops():  # TensorFlow computes the same sums in the same order
+        copy = _clone_model(model)
+        folded = fold_batch_norms(copy) if method == "clustered" else []
+        prepared = prepare_network(method, to_tf_keras(copy), settings, steps, images[0][:_RANGE_IMAGES])
+        _compile(prepared.network, recipe, steps, outputs_logits(model, images[0][:8]))
+        history, best = _fit_network(prepared, images, labels, settings, on_epoch)
+    finished = prepared.finish(prepared.network)
+    from_tf_keras(finished, copy)
+    record = {
+        "method": method,
+        "data": dataset.name,
+        "preprocessing": preprocessing.to_json() if preprocessing else None,
+        "images": len(parts[0]),
+        "held_out": len(parts[1]),
+        "epochs": recipe.epochs,
+        "batch_size": recipe.batch_size,
+        "learning_rate": recipe.learning_rate,
+        "shift": recipe.shift,
+        "flip": recipe.flip,
+        "seed": settings.seed,
+        **({"sparsity": settings.sparsity} if method == "pruned" else {}),
+        **({"clusters": settings.clusters} if method == "clustered" else {}),
+        "best_epoch": best["epoch"],
+        "val_accuracy": best["val_accuracy"],
+        "weights_sha256": hash_weights(copy),
+        "versions": {package: importlib.metadata.version(package) for package in PACKAGES},
+        "folded": folded,
+    }
+    return OptimizedModel(scheme, copy, finished if method == "qat" else None, record, tuple(history))
+
+
+def _clone_model(model: "keras.Model") -> "keras.Model":
+    import keras
+
+    try:
+        copy = keras.models.clone_model(model)
+    except Exception as error:  # many types, from the configurations of the layers
+        received = f"{model.name!r}: {first_line(error)}"
+        raise input_error("a model that keras.models.clone_model can copy", received) from error
+    copy.set_weights(model.get_weights())
+    return copy
 
 
 def _compile(network: "tf_keras.Model", recipe: Recipe, steps: int, from_logits: bool) -> None:
@@ -194,11 +209,7 @@ def _fit_network(
 ) -> "tuple[list[Logs], Logs]":
     """Train, and keep the weights of the best epoch that is as compressed as asked; return the history and that epoch.
 
-    Args:
-        prepared: the network.
-        images, labels: those to train on, and those held out.
-        settings: how to train.
-        on_epoch: called after each epoch.
+    `images` and `labels` are those to train on, and those held out.
     """
     from keras_nin.train.batches import TrainingBatches
     from keras_nin.train.checkpoints import find_best_epoch
@@ -210,16 +221,20 @@ def _fit_network(
         callback.on_train_begin()
     history, candidates, best_weights = [], [], None
     for epoch in range(1, recipe.epochs + 1):
-        logs = _train_epoch(network, batches, epoch - 1, callback)
+        batches.start_epoch(epoch - 1)
+        network.reset_metrics()
+        logs: Any = {}
+        for position in range(len(batches)):
+            logs = network.train_on_batch(*batches[position], reset_metrics=False, return_dict=True)
+        if callback:
+            callback.on_epoch_end(epoch - 1)
         held_out: Any = network.evaluate(images[1], labels[1], batch_size=256, verbose=0, return_dict=True)
-        entry = {"epoch": epoch} | logs | {f"val_{key}": float(value) for key, value in held_out.items()}
+        logs = logs | {f"val_{key}": value for key, value in held_out.items()}
+        entry = {"epoch": epoch} | {key: float(value) for key, value in logs.items()}
         history.append(entry)
         if not np.isfinite([entry["loss"], entry["val_loss"]]).all():
-            raise InputError(
-                f"Expected a training whose loss stays finite. Received: {entry['loss']} in epoch {epoch}. Pass a "
-                "smaller `learning_rate`",
-                argument="learning_rate",
-            )
+            received = f"{entry['loss']} in epoch {epoch}. Pass a smaller `learning_rate`"
+            raise input_error("a training whose loss stays finite", received, argument="learning_rate")
         if epoch * len(batches) > prepared.final_step:
             candidates.append(entry)
             if find_best_epoch(candidates) is entry:
@@ -228,63 +243,3 @@ def _fit_network(
             on_epoch(epoch, entry)
     network.set_weights(best_weights)
     return history, find_best_epoch(candidates)
-
-
-def _train_epoch(
-    network: "tf_keras.Model", batches: "TrainingBatches", number: int, callback: "tf_keras.callbacks.Callback | None"
-) -> "Logs":
-    """Train for one epoch (from 0) and return its loss and accuracy."""
-    batches.start_epoch(number)
-    network.reset_metrics()
-    logs: Any = {}
-    for position in range(len(batches)):
-        logs = network.train_on_batch(*batches[position], reset_metrics=False, return_dict=True)
-    if callback:
-        callback.on_epoch_end(number)
-    return {key: float(value) for key, value in logs.items()}
-
-
-def _clone_model(model: "keras.Model") -> "keras.Model":
-    import keras
-
-    try:
-        copy = keras.models.clone_model(model)
-    except Exception as error:  # many types, from the configurations of the layers
-        raise InputError(
-            f"Expected a model that keras.models.clone_model can copy. Received: {model.name!r}: {first_line(error)}"
-        ) from error
-    copy.set_weights(model.get_weights())
-    return copy
-
-
-def _training_record(
-    model: "keras.Model",
-    scheme: Scheme,
-    dataset: "Dataset",
-    preprocessing: "Preprocessing | None",
-    settings: OptimizationSettings,
-    parts: tuple[np.ndarray, np.ndarray],
-    best: "Logs",
-) -> dict[str, Any]:
-    from keras_nin.models import hash_weights
-
-    recipe = settings.recipe
-    own = {"pruned": {"sparsity": settings.sparsity}, "clustered": {"clusters": settings.clusters}}
-    return {
-        "method": scheme.trained,
-        "data": dataset.name,
-        "preprocessing": preprocessing.to_json() if preprocessing else None,
-        "images": len(parts[0]),
-        "held_out": len(parts[1]),
-        "epochs": recipe.epochs,
-        "batch_size": recipe.batch_size,
-        "learning_rate": recipe.learning_rate,
-        "shift": recipe.shift,
-        "flip": recipe.flip,
-        "seed": settings.seed,
-        **own.get(scheme.trained or "", {}),
-        "best_epoch": best["epoch"],
-        "val_accuracy": best["val_accuracy"],
-        "weights_sha256": hash_weights(model),
-        "versions": {package: importlib.metadata.version(package) for package in PACKAGES},
-    }
