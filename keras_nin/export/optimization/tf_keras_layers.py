@@ -62,9 +62,11 @@ def _convert_layer(layer: Any, calls: Sequence[GraphCall], names: Names) -> list
     if kind == "Activation":
         return _activation(layer.activation, layer, names, "")
     activation = getattr(layer, "activation", None)
-    if isinstance(layer, keras.layers.RNN) or not callable(activation):
-        activation = None
-    elif _activation_name(activation) in FUSED_ACTIVATIONS:
+    if (
+        isinstance(layer, keras.layers.RNN)
+        or not callable(activation)
+        or _activation_name(activation) in FUSED_ACTIVATIONS
+    ):
         activation = None
     changes = {} if activation is None else {"activation": "linear"}
     if kind == "SeparableConv2D":
