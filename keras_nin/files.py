@@ -110,10 +110,6 @@ def write_files(contents: Mapping[pathlib.Path, bytes], force: bool = False) -> 
     All of them are complete on disk before the first one is replaced. A JSON file is the record of the files beside it:
     it is removed before they change and written last, so that a killed process leaves no record of other files.
 
-    Args:
-        contents: content of each file by its path.
-        force: whether to replace files with different content.
-
     Raises:
         InputError: a file with different content exists and `force` is not set, a folder cannot be written to, or the
             disk is full.
@@ -142,11 +138,7 @@ def write_files(contents: Mapping[pathlib.Path, bytes], force: bool = False) -> 
 
 
 def needs_writing(path: pathlib.Path, data: bytes, force: bool = False) -> bool:
-    """Return whether `path` must be written to hold `data`.
-
-    Raises:
-        InputError: a file with different content exists and `force` is not set, or a folder.
-    """
+    """Return whether `path` must be written to hold `data`; `InputError` where it holds other data, without `force`."""
     if not path.exists():
         return True
     if not path.is_file():
@@ -161,11 +153,7 @@ def needs_writing(path: pathlib.Path, data: bytes, force: bool = False) -> bool:
 
 @contextlib.contextmanager
 def temporary_folder() -> Iterator[pathlib.Path]:
-    """Yield a new temporary folder, which is removed at the end; after a kill, by the next call.
-
-    Raises:
-        InputError: it cannot be created.
-    """
+    """Yield a new folder among the system's temporary files, removed at the end or, after a kill, by the next call."""
     root = pathlib.Path(tempfile.gettempdir())
     with _temporary(root / os.urandom(8).hex()) as folder:
         with _writable(folder):
@@ -177,9 +165,6 @@ def redirect_temporaries() -> None:
     """Send all temporary files of this process, also those of its libraries, to one folder that is removed at exit.
 
     TensorFlow removes some of its own only at exit. After a kill the next process that calls this removes them.
-
-    Raises:
-        InputError: the folder cannot be created.
     """
     if _process_folder:
         remove_stale_temporaries(_process_folder[0].parent)

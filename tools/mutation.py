@@ -68,6 +68,11 @@ TARGETS = (
 )
 # Survivors that no test can or should kill: by "module: change", why.
 EXPLAINED = {
+    "keras_nin/edge/micro/measurement.py: 300.0 -> 601.0": "a time limit that no test waits for",
+    "keras_nin/export/tuning.py: elements + size > _MAX_MOMENT_ELEMENTS -> elements + size >= _MAX_MOMENT_ELEMENTS": (
+        "how many operators are measured at a time changes no result"
+    ),
+    "keras_nin/export/tuning.py: histogram.maximum > 0 -> histogram.maximum >= 0": "any share of 0 is 0",
     "keras_nin/tflite/quantization.py: 40 -> 41": "any power beyond every integer dtype gives the same",
 }
 

@@ -64,15 +64,10 @@ class MeasuredFigures:
 
 @dataclasses.dataclass(frozen=True)
 class DeclaredFigure:
-    """A figure of a claim: what the article says, and what a reproduction must give.
+    """A figure of a claim: what is counted or measured, the article's figure, and what a reproduction must give.
 
-    Values are numbers, words, booleans, tuples (shapes), or a range such as `AtMost`.
-
-    Attributes:
-        name: what is counted or measured, with its unit.
-        article: the article's figure; None where it gives none.
-        ours: what our reproduction must give, by default the article's figure. None where nothing is promised: the
-            figure is not measured here, or it depends on training.
+    `article` is None where it gives none. `ours` is by default the article's figure, and None where nothing is
+    promised: the figure is not measured here, or it depends on training.
     """
 
     name: str
@@ -101,12 +96,11 @@ class Claim:
     """A claim of an article, and how it is reproduced.
 
     Attributes:
-        source: the article.
-        text: the claim, in one sentence.
+        source, text: the article, and the claim in one sentence.
         measure: returns our figures by name, as `MeasuredFigures` where it timed something. A figure that it leaves
             out is not measured.
         why: where the claim holds and where it does not.
-        trained: what training adds; None where there is nothing to train.
+        trained: what training adds.
     """
 
     id: str

@@ -56,9 +56,7 @@ def _train_heads(training: networks.ClaimTraining) -> Figures:
 def build_relu_classifier(third: str, classifier_activation: str | None = "softmax") -> "keras.Model":
     """Return the article's network with a dense layer to ten classes, so that it can be trained: (28, 28, 1) -> (10,).
 
-    Args:
-        third: `WITH_RELU`, `WITHOUT_RELU` or `NO_THIRD_LAYER`.
-        classifier_activation: activation of the dense layer; None returns its scores.
+    `third` is `WITH_RELU`, `WITHOUT_RELU` or `NO_THIRD_LAYER`.
     """
     import keras
 
@@ -72,12 +70,7 @@ def build_relu_classifier(third: str, classifier_activation: str | None = "softm
 
 
 def merge_into_next_layer(model: "keras.Model", images: np.ndarray) -> float:
-    """Return the relative difference of the scores when the linear third layer is merged into the dense layer.
-
-    Args:
-        model: `build_relu_classifier(WITHOUT_RELU)`, trained or not.
-        images: (N, 28, 28, 1).
-    """
+    """Return the relative difference of the scores when the linear third layer is merged into the dense layer."""
     third, dense = (model.get_layer(name).get_weights() for name in ("conv3_1x1", "dense"))
     maps = networks.run_up_to(model, "relu2", images)
     flat = networks.run_up_to(model, "flatten", images).astype(np.float64)

@@ -18,11 +18,7 @@ from keras_nin.tflite.records import FLOAT_DTYPES, TFLiteTensor
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class IODetails:
-    """An input or output of a file, at the batch that it runs at; without scale and zero point if not quantized.
-
-    Attributes:
-        signature: its name in the file's signature; None where the file has none.
-    """
+    """An input or output of a file at the runner's batch; `signature` is its name in the file's signature, if any."""
 
     name: str
     signature: str | None

@@ -10,7 +10,7 @@ import numpy as np
 from keras_nin._compat.keras import producer_of
 from keras_nin.errors import input_error
 from keras_nin.export.operator_layers import legal_name
-from keras_nin.keras_graph import GraphCall, GraphTrace, TensorSlot, trace_functional
+from keras_nin.keras_graph import GraphTrace, TensorSlot, trace_functional
 
 if TYPE_CHECKING:
     import keras
@@ -176,14 +176,24 @@ def _convert_layers(flat: FlatModel) -> dict[int, list[Any]]:
 
 
 def _connect_layers(flat: FlatModel, layers: dict[int, list[Any]]) -> "tf_keras.Model":
+    import keras
     import tf_keras
 
-    values = {}
+    from keras_nin.export.optimization.tf_keras_layers import is_standard_layer
+
+    values: dict[Any, Any] = {}
     for slot, tensor, name in zip(flat.trace.inputs, flat.model.inputs, flat.input_names, strict=True):
         values[slot] = tf_keras.Input(batch_shape=tuple(tensor.shape), dtype=tensor.dtype, name=name)
     for call in flat.trace.calls:
         first, *others = layers[id(call.operation)]
-        result = _call_layer(first, call, values)
+        if is_standard_layer(call.operation):  # called as the original was
+            filled: Any = keras.tree.map_structure(
+                lambda value: values[value] if isinstance(value, TensorSlot) else value, (call.args, call.kwargs)
+            )
+            result = first(*filled[0], **filled[1])
+        else:  # on all tensors in order
+            tensors = [values[slot] for slot in call.inputs]
+            result = first(tensors[0] if len(tensors) == 1 else tensors)
         for layer in others:
             result = layer(result)
         results = list(result) if isinstance(result, list | tuple) else [result]
@@ -191,22 +201,6 @@ def _connect_layers(flat: FlatModel, layers: dict[int, list[Any]]) -> "tf_keras.
     inputs, outputs = ([values[slot] for slot in slots] for slots in (flat.trace.inputs, flat.trace.outputs))
     single = [tensors[0] if len(tensors) == 1 else tensors for tensors in (inputs, outputs)]
     return tf_keras.Model(*single, name=legal_name(flat.model.name))
-
-
-def _call_layer(layer: Any, call: GraphCall, values: dict[TensorSlot, Any]) -> Any:
-    """Return what `layer` gives for the tensors of a call: called as the original was, or on all tensors in order."""
-    import keras
-
-    from keras_nin.export.optimization.tf_keras_layers import is_standard_layer
-
-    if is_standard_layer(call.operation):
-        filled: Any = keras.tree.map_structure(
-            lambda value: values[value] if isinstance(value, TensorSlot) else value, (call.args, call.kwargs)
-        )
-        args, kwargs = filled
-        return layer(*args, **kwargs)
-    tensors = [values[slot] for slot in call.inputs]
-    return layer(tensors[0] if len(tensors) == 1 else tensors)
 
 
 def _check_same_outputs(model: "keras.Model", converted: "tf_keras.Model") -> None:
