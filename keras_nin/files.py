@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from keras_nin.errors import InputError
+from keras_nin.errors import InputError, input_error
 
 # The name of a temporary file starts with the process that made it, and ends with the file that it becomes.
 _TEMPORARY_NAME = re.compile(r"\.keras-nin-(?P<process>[0-9]+)@(?P<machine>[^@]*)@")
@@ -61,8 +61,8 @@ def make_folder(path: AnyPath) -> pathlib.Path:
         with tempfile.TemporaryFile(dir=folder, prefix=_name_temporary()):
             pass
     except OSError as error:
-        problem = f"Expected a folder that can be written to. Received: {str(path)!r} ({error.strerror})"
-        raise InputError(problem, path=path) from None
+        received = f"{str(path)!r} ({error.strerror})"
+        raise input_error("a folder that can be written to", received, path=path) from None
     return folder
 
 
@@ -79,8 +79,7 @@ def check_output_file(path: str | os.PathLike[str], suffix: str, *, argument: st
     """Return the path of an output file; `InputError` where it ends otherwise or its folder is not writable."""
     path = pathlib.Path(path)
     if path.suffix.lower() != suffix or path.is_dir():
-        problem = f"Expected `{argument}` to name a {suffix} file. Received: {str(path)!r}"
-        raise InputError(problem, argument=argument, path=path)
+        raise input_error(f"`{argument}` to name a {suffix} file", repr(str(path)), argument=argument, path=path)
     check_output_folder(path.parent)
     return path
 
@@ -111,10 +110,6 @@ def write_files(contents: Mapping[pathlib.Path, bytes], force: bool = False) -> 
     All of them are complete on disk before the first one is replaced. A JSON file is the record of the files beside it:
     it is removed before they change and written last, so that a killed process leaves no record of other files.
 
-    Args:
-        contents: content of each file by its path.
-        force: whether to replace files with different content.
-
     Raises:
         InputError: a file with different content exists and `force` is not set, a folder cannot be written to, or the
             disk is full.
@@ -143,11 +138,7 @@ def write_files(contents: Mapping[pathlib.Path, bytes], force: bool = False) -> 
 
 
 def needs_writing(path: pathlib.Path, data: bytes, force: bool = False) -> bool:
-    """Return whether `path` must be written to hold `data`.
-
-    Raises:
-        InputError: a file with different content exists and `force` is not set, or a folder.
-    """
+    """Return whether `path` must be written to hold `data`; `InputError` where it holds other data, without `force`."""
     if not path.exists():
         return True
     if not path.is_file():
@@ -162,11 +153,7 @@ def needs_writing(path: pathlib.Path, data: bytes, force: bool = False) -> bool:
 
 @contextlib.contextmanager
 def temporary_folder() -> Iterator[pathlib.Path]:
-    """Yield a new folder among the system's temporary files, which is removed at the end; after a kill, by the next call.
-
-    Raises:
-        InputError: it cannot be created.
-    """
+    """Yield a new folder among the system's temporary files, removed at the end or, after a kill, by the next call."""
     root = pathlib.Path(tempfile.gettempdir())
     with _temporary(root / os.urandom(8).hex()) as folder:
         with _writable(folder):
@@ -178,9 +165,6 @@ def redirect_temporaries() -> None:
     """Send all temporary files of this process, also those of its libraries, to one folder that is removed at exit.
 
     TensorFlow removes some of its own only at exit. After a kill the next process that calls this removes them.
-
-    Raises:
-        InputError: the folder cannot be created.
     """
     if _process_folder:
         remove_stale_temporaries(_process_folder[0].parent)

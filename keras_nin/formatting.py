@@ -56,14 +56,7 @@ def format_conditions(host: Mapping[str, Any], threads: int, runs: int) -> str:
 def format_table(
     columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Collection[str] = (), title: str | None = None
 ) -> str:
-    """Return a table as plain text, never cut to a terminal's width.
-
-    Args:
-        columns: headings.
-        rows: one string for each column.
-        right: headings of the right-aligned columns.
-        title: line above the table.
-    """
+    """Return a table as plain text, never cut to a terminal's width; `right` has headings of right-aligned columns."""
     from rich.cells import cell_len
 
     lines = [[escape_unprintable(cell) for cell in line] for line in (columns, *rows)]

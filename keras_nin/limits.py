@@ -83,10 +83,8 @@ class Verdict(enum.Enum):
 class LimitCheck:
     """A limit, the value it was compared with, and the verdict.
 
-    Attributes:
-        value: in counts, bytes, microseconds or as a share of 1; None where there is none.
-        reason: why the value is missing, or not the whole of it.
-        subject: what was checked, such as a file or an accelerator; None where there is only one thing.
+    The value is in counts, bytes, us or a share of 1; `reason` says why it is missing, or not the whole of it.
+    `subject` is what was checked, such as a file or an accelerator; None where there is only one thing.
     """
 
     limit: Limit
@@ -126,10 +124,7 @@ def parse_limits(
 ) -> tuple[Limit, ...]:
     """Return the limits of a text such as ``"params=1.3M,pointwise_share=0.4.."``; see the module for the syntax.
 
-    Args:
-        text, argument: the text, and the name of the argument that it is the value of.
-        items: what can be limited.
-        bare_item: name of the item of a limit that is written without one, such as ``"95%"``.
+    `argument` names what the text is the value of, `bare_item` the item of a limit without one, such as ``"95%"``.
 
     Raises:
         InputError: an unknown item, a number or unit that its item does not take, or an empty range.
@@ -163,7 +158,6 @@ def _parse_limit(text: str, items: dict[str, LimitItem], argument: str, bare_ite
 
 
 def _parse_end(text: str, item: LimitItem, argument: str, limit: str) -> tuple[Fraction | None, str]:
-    """Return one end of a range in the item's plain unit, and the unit it was written in."""
     if not text:
         return None, ""
     value, unit = _parse_number(text, item.unit)
@@ -204,11 +198,9 @@ def check_limit(
     reason: str | None = None,
     subject: str | None = None,
 ) -> LimitCheck:
-    """Compare a value with a limit.
+    """Compare a value, in the unit of `LimitCheck.value`, with a limit.
 
     Args:
-        limit, subject: the limit, and what is checked.
-        value: in the unit of `LimitCheck.value`; None where there is none.
         bounds: the least and the greatest that the true value can be (None: no such end) where `value` is not the
             whole of it, such as MACs of which some are unknown.
         reason: why `value` is missing or not the whole of it; reported where that leaves the limit undecided.
@@ -241,7 +233,6 @@ def format_value(unit: Unit, value: float | Fraction) -> str:
 
 
 def _to_number(value: float | Fraction | None) -> int | float | None:
-    """Return a value as JSON holds it."""
     if isinstance(value, Fraction):
         return int(value) if value.denominator == 1 else float(value)
     return value

@@ -1,7 +1,7 @@
 """What every result of an entry point offers in a notebook."""
 
 import dataclasses
-import html
+import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -30,36 +30,30 @@ class Result:
         raise NotImplementedError
 
     def _summary(self) -> str:
-        """Return the result in one line, without its type's name."""
         raise NotImplementedError
 
     def _rows(self) -> Sequence[dict[str, Any]]:
-        """Return the rows of the result's main table."""
         raise NotImplementedError
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {self._summary()}>"
 
     def _repr_html_(self) -> str:
+        import jinja2
+
         rows = self._rows()
-        columns = list(rows[0]) if rows else []
-        head = "".join(f"<th>{html.escape(column)}</th>" for column in columns)
-        body = "".join(
-            f"<tr>{''.join(f'<td>{_format_cell(row[column])}</td>' for column in columns)}</tr>"
-            for row in rows[:_ROWS_SHOWN]
-        )
         hidden = len(rows) - _ROWS_SHOWN
-        more = f"<p>and {format_count(hidden, 'more row')}: see to_dataframe()</p>" if hidden > 0 else ""
-        caption = html.escape(f"{type(self).__name__}: {self._summary()}")
-        table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>" if rows else ""
-        return f"<p><b>{caption}</b></p>{table}{more}"
+        template = jinja2.Template(pathlib.Path(__file__).with_name("result.html.j2").read_text(), autoescape=True)
+        return template.render(
+            caption=f"{type(self).__name__}: {self._summary()}",
+            columns=list(rows[0]) if rows else [],
+            rows=rows[:_ROWS_SHOWN],
+            hidden=format_count(hidden, "more row") if hidden > 0 else "",
+            format_cell=_format_cell,
+        )
 
     def to_dataframe(self) -> "pandas.DataFrame":
-        """Return the result's main table as a pandas data frame, one row per layer, operator, file or class.
-
-        Raises:
-            InputError: pandas is not installed.
-        """
+        """Return the main table, one row per layer, operator, file or class; `InputError` where pandas is missing."""
         try:
             import pandas
         except ImportError:
@@ -76,19 +70,12 @@ def _format_cell(value: Any) -> str:
         return f"{value:,}"
     if isinstance(value, float):
         return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.1f}"
-    if isinstance(value, (tuple, list)):
-        return html.escape(" x ".join(str(part) for part in value))
-    return html.escape(str(value))
+    return " x ".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
 
 
 @dataclasses.dataclass(frozen=True, repr=False, kw_only=True)
 class CheckedResult(Result):
-    """A result with the limits that were checked on it, and remarks on how it came about.
-
-    Attributes:
-        checks: limits, each with the value it was compared with and the verdict.
-        notes: remarks, such as that the weights are random.
-    """
+    """A result with the limits that were checked on it, and notes, such as that the weights are random."""
 
     checks: tuple[LimitCheck, ...] = ()
     notes: tuple[str, ...] = ()
@@ -99,11 +86,9 @@ class CheckedResult(Result):
         return all_passed(self.checks)
 
     def _fields_to_json(self) -> dict[str, Any]:
-        """Return the other fields as a JSON-ready dictionary."""
         fields = dataclasses.asdict(dataclasses.replace(self, checks=(), notes=()))
         return {name: value for name, value in fields.items() if name not in ("checks", "notes")}
 
     def _checks_to_json(self) -> dict[str, Any]:
-        """Return the checks and the notes, where there are any, for `to_json`."""
         checks = {"checks": [check.to_json() for check in self.checks]} if self.checks else {}
         return checks | ({"notes": list(self.notes)} if self.notes else {})

@@ -80,6 +80,15 @@ def make_once(tmp_path_factory):
     return make
 
 
+@pytest.fixture
+def structure_only():
+    """Models that the test builds have weights without values, which take most of the time of building a model."""
+    import keras
+
+    with keras.StatelessScope(initialize_variables=False):
+        yield
+
+
 @pytest.fixture(scope="session")
 def exported(build, make_once):
     """A function that returns the path of a model's file, made once for all workers: `exported("nin_digits", "int8")`.

@@ -54,7 +54,7 @@ def noise(count, shape, seed):
 def digits():
     """The trained network of the zoo."""
     source = data.open_dataset("digits")
-    parts = {split: source.select(split, 100) for split in ("calibration", "test")}
+    parts = {split: source.select(split, 60) for split in ("calibration", "test")}
     images = {split: source.load(indices, (8, 8), 1) for split, indices in parts.items()}
     model = models.build_model("nin_digits", weights="digits")
     labels = source.labels_of(parts["test"])

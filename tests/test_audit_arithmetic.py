@@ -344,9 +344,9 @@ def test_the_field_is_what_an_all_ones_network_responds_to(layers):
 def test_growth_is_kernel_minus_one_times_the_strides_before():
     x = keras.Input((224, 224, 3))
     y = L.MaxPooling2D(3, 2)(L.Conv2D(64, 3, 2)(x))
-    y = L.Conv2D(64, 3, padding="same")(L.Conv2D(16, 1)(y))
+    y = L.Conv2D(64, 3, padding="same")(L.ReLU()(L.Conv2D(16, 1)(y)))
     conv, pool = 3, 3 + (3 - 1) * 2
-    assert fields(x, y) == [(conv, conv), (pool, pool), (pool, pool), (pool + (3 - 1) * 4,) * 2]
+    assert fields(x, y) == [(conv, conv), (pool, pool), (pool, pool), (pool, pool), (pool + (3 - 1) * 4,) * 2]
 
 
 def test_the_widest_branch_counts():

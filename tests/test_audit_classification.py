@@ -8,6 +8,7 @@ from keras_nin import layers
 from keras_nin.audit import audit_model
 
 L = keras.layers
+pytestmark = pytest.mark.usefixtures("structure_only")
 
 
 def rows(inputs, outputs):
@@ -217,6 +218,8 @@ def test_names_without_a_number_make_a_block_where_they_follow_one_another():
     assert set(block_names(x, "stem_a", "c", "stem_b").values()) == {None}
     found = block_names(x, "conv_up_a", "conv_up_b", "middle", "conv_down_a", "conv_down_b")
     assert list(dict.fromkeys(found.values())) == ["conv_up", None, "conv_down"]
+    found = block_names(x, "conv_up_a_one", "conv_up_b_two", "middle", "conv_down_a_one", "conv_down_b_two")
+    assert list(dict.fromkeys(found.values())) == ["conv_up", None, "conv_down"]
 
 
 def test_two_uses_and_two_halves_of_one_layer_are_no_block():
@@ -236,3 +239,11 @@ def test_blocks_inside_a_nested_model_carry_its_path():
         ("backbone", 1),
         ("fire4", 4),
     ]
+
+
+def test_a_block_that_is_the_whole_of_a_nested_model_goes_by_its_path():
+    x = keras.Input((16, 16, 4))
+    backbone = keras.Model(x, layers.fire(x, 2, 4, 4, name="fire2"), name="backbone")
+    image = keras.Input((16, 16, 4))
+    blocks = audit_model(keras.Model(image, backbone(image))).blocks
+    assert [(block.name, block.layers) for block in blocks] == [("backbone", 4)]

@@ -16,7 +16,7 @@ NONE = {"params": 0, "macs": 0, "bytes": 0}
 
 
 @pytest.fixture(autouse=True)
-def _fresh_names():
+def _fresh_names(structure_only):
     keras.backend.clear_session()
 
 

@@ -5,11 +5,13 @@ import io
 import re
 
 import audits
+import keras
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
+from keras_nin import models
 from keras_nin.audit import audit_model
 from keras_nin.audit.records import group_by_block
 from keras_nin.audit.tables import AuditView
@@ -17,8 +19,9 @@ from keras_nin.audit.terminal import format_bar, print_audit
 
 
 @pytest.fixture(scope="module")
-def squeezenet(build):
-    return audit_model(build("squeezenet_v1_1"), name="squeezenet_v1_1")
+def squeezenet():
+    with keras.StatelessScope(initialize_variables=False):
+        return audit_model(models.build_model("squeezenet_v1_1"), name="squeezenet_v1_1")
 
 
 @pytest.fixture

@@ -1,8 +1,6 @@
 """An Android device: files in the formats of benchmark_model, and a stand-in for adb that runs its scripts here."""
 
 import os
-import shlex
-import sys
 
 import pytest
 from tflite_writer import operator, tensor, write
@@ -130,53 +128,53 @@ class Android:
         self.folder = folder
         self.root = folder / "root"
         self.root.mkdir()
-        self.calls = folder / "calls"
-        self._script(folder / "adb", ADB.format(root=self.root, calls=self.calls))
+        self._script(folder / "adb", ADB)
         self.tool = self.root / "benchmark_model"
         self.answer(LOG, CSV)
 
     def _script(self, path, text):
-        path.write_text(f"#!{sys.executable} -IS\n{text}")
+        text = text.replace("FOLDER", str(self.folder))
+        path.write_text(
+            f"#!/bin/sh\n{{ printf {path.name}; printf '\\037%s' \"$@\"; echo; }} >> {self.folder}/calls\n{text}"
+        )
         path.chmod(0o755)
 
     def answer(self, log, csv="", status=0):
         """Let benchmark_model print a log, write a profile where it is asked for one, and end with a status."""
-        self._script(self.tool, TOOL.format(log=log, csv=csv, status=status, calls=self.calls))
+        (self.folder / "log").write_text(log)
+        (self.folder / "csv").write_text(csv)
+        self._script(self.tool, TOOL.replace("STATUS", str(status)))
 
     def commands(self):
         """Return what was run, in order."""
-        return [shlex.split(line) for line in self.calls.read_text().splitlines()]
+        return [line.split("\037") for line in (self.folder / "calls").read_text().splitlines()]
 
 
 ADB = """
-import os, shlex, shutil, subprocess, sys
-words = sys.argv[1:]
-open("{calls}", "a").write(shlex.join(["adb", *words]) + "\\n")
-if words[:1] == ["-s"]:
-    if words[1] != "emulator-5554":
-        sys.exit(f"adb: device '{{words[1]}}' not found" if words[1] != "new" else "error: device unauthorized.")
-    words = words[2:]
-there = lambda text: text.replace("/data/local/tmp", "{root}")
-if words[0] == "push":
-    shutil.copy(words[1], there(words[2]))
-elif words[0] == "shell":
-    script = there(" ".join(words[1:])).replace("getprop ro.product.model", "echo Pixel 9")
-    sys.exit(subprocess.run(["sh", "-c", script]).returncode % 256)
+there() { printf %s "$1" | sed 's#/data/local/tmp#FOLDER/root#g; s#getprop ro.product.model#echo Pixel 9#'; }
+case "$*" in
+  "-s emulator-5554 "*) shift 2 ;;
+  "-s new "*) echo "error: device unauthorized." >&2; exit 1 ;;
+  -s*) echo "adb: device '$2' not found" >&2; exit 1 ;;
+esac
+command=$1; shift
+case $command in
+  push) cp "$1" "$(there "$2")" ;;
+  shell) sh -c "$(there "$*")" ;;
+esac
 """
 TOOL = """
-import os, shlex, sys
-open("{calls}", "a").write(shlex.join(["benchmark_model", *sys.argv[1:]]) + "\\n")
-log = {log!r}
-for word in sys.argv:
-    if word.startswith("--num_runs=") and word != "--num_runs=1":
-        log = log.replace("count=1021", "count=" + word[11:])
-print(log)
-for word in sys.argv:
-    if word.startswith("--profiling_output_csv_file="):
-        open(word.split("=", 1)[1], "w").write({csv!r})
-    if word.startswith("--graph=") and not os.path.exists(word[8:]):
-        sys.exit("ERROR: no such file")
-sys.exit({status})
+count=1021
+for word; do
+  case $word in
+    --num_runs=1) ;;
+    --num_runs=*) count=${word#*=} ;;
+    --profiling_output_csv_file=*) cp FOLDER/csv "${word#*=}" ;;
+    --graph=*) [ -e "${word#*=}" ] || { echo "ERROR: no such file" >&2; exit 1; } ;;
+  esac
+done
+sed "s/count=1021/count=$count/" FOLDER/log
+exit STATUS
 """
 
 

@@ -4,8 +4,15 @@ import pytest
 from branched_net import branched_net, recorded
 
 from keras_nin.benchmark import kernel_assignment
+from keras_nin.benchmark.kernel_assignment import (
+    NOTE_NOT_FOUND,
+    align_kernels,
+    assign_kernels,
+    group_kernels,
+    kernel_base_name,
+    partition_operators,
+)
 from keras_nin.benchmark.kernel_assignment import OperatorNode as Node
-from keras_nin.benchmark.kernel_assignment import align_kernels, group_kernels, kernel_base_name, partition_operators
 from keras_nin.tflite import schema
 from keras_nin.tflite.reader import read_model
 from keras_nin.tflite.records import TFLiteOperator, TFLiteSubgraph, TFLiteTensor
@@ -108,6 +115,8 @@ def test_the_base_of_a_name():
         ([Node("ADD", is_activated=True), Node("ADD")], [ADD, CLAMP, ADD], {0: [0], 2: [1]}, {1: 0}),
         ([Node("SUB"), Node("LOGISTIC"), Node("MUL"), Node("DEQUANTIZE")], [LOOKUP, "Convert (NC)"],
          {0: [0, 1, 2], 1: [3]}, {}),
+        # Also one that might have no kernel: the table has it.
+        ([Node("LOGISTIC"), Node("RELU")], [LOOKUP], {0: [0, 1]}, {}),
         # Constants cost nothing, however many: not even less than one kernel of another variant.
         ([*[Node("DEQUANTIZE", is_constant=True)] * 9, SPATIAL], ["Convert (NC)", GEMM], {1: [9]}, {0: 9}),
         # A kernel that nothing explains stays so, and the others are found all the same.
@@ -126,3 +135,63 @@ def test_alignments(nodes, names, computed, inserted):
 def test_too_much_to_explain_is_left_unexplained(monkeypatch):
     monkeypatch.setattr(kernel_assignment, "_MAX_STATES", 10)
     assert align_kernels([POINTWISE] * 20, [ADD] * 20) == ({}, {})
+
+
+def assigned(main, *names):
+    """What `assign_kernels` says of kernels of the delegate by these names."""
+    kernels = [{"kind": "delegate", "name": name, "index": index} for index, name in enumerate(names)]
+    return [(row.role.name, row.kernel, row.owner, row.operators) for row in assign_kernels(main, kernels)]
+
+
+def test_every_kernel_and_operator_is_assigned_once(tmp_path):
+    main = read_model(branched_net(tmp_path / "net.tflite")).main
+    rows = assign_kernels(main, recorded())
+    assert [(row.role.name, row.owner, row.operators) for row in rows] == [
+        *[("COMPUTES", operator, (operator,)) for operator in (0, 2, 1)],
+        ("COMPUTES", 4, (3, 4)),  # the padding is part of the convolution
+        *[("COMPUTES", operator, (operator,)) for operator in (5, 6)],
+        ("INSERTED", 7, ()),
+        ("COMPUTES", 7, (7,)),
+    ]
+    assert [row.kernel for row in rows] == list(range(8))
+    assert all(row.is_joined for row in rows)
+
+
+def test_paddings_and_activations_become_part_of_their_neighbors():
+    chain = network(("PAD", (0, 50), (1,)), ("CONV_2D", (1, 51), (2,)), ("RELU6", (2,), (3,)))
+    assert assigned(chain, IGEMM) == [("COMPUTES", 0, 1, (0, 1, 2))]
+    more = network(("PAD", (0, 50), (1,)), ("CONV_2D", (1, 51), (2,)), ("RESHAPE", (2,), (3,)), ("ADD", (3, 3), (4,)))
+    assert assigned(more, IGEMM, ADD) == [
+        ("COMPUTES", 0, 1, (0, 1)), ("NO_KERNEL", None, 2, (2,)), ("COMPUTES", 1, 3, (3,)),
+    ]  # fmt: skip
+    # One that two convolutions read, or something else, is no part of either.
+    twice = network(("PAD", (0, 50), (1,)), ("CONV_2D", (1, 51), (2,)), ("CONV_2D", (1, 52), (3,)))
+    assert assigned(twice, IGEMM, IGEMM) == [
+        ("NO_KERNEL", None, 0, (0,)), ("COMPUTES", 0, 1, (1,)), ("COMPUTES", 1, 2, (2,)),
+    ]  # fmt: skip
+    added = network(("CONV_2D", (0, 50), (1,)), ("PAD", (1, 51), (2,)), ("ADD", (2, 2), (3,)))
+    assert assigned(added, IGEMM, ADD) == [
+        ("COMPUTES", 0, 0, (0,)), ("NO_KERNEL", None, 1, (1,)), ("COMPUTES", 1, 2, (2,)),
+    ]  # fmt: skip
+
+
+def test_parts_and_what_is_unknown():
+    joined = network(("CONCATENATION", (0, 1), (2,)), ("ADD", (2, 2), (3,)))
+    assert assigned(joined, COPY, COPY, "New Kernel (NC)", ADD) == [
+        ("COMPUTES", 0, 0, (0,)), ("PART", 1, 0, (0,)), ("UNKNOWN", 2, None, ()), ("COMPUTES", 3, 1, (1,)),
+    ]  # fmt: skip
+    # An operator that the kernels do not explain comes behind its predecessor.
+    lost = network(("ADD", (0, 0), (1,)), ("MUL", (1, 1), (2,)), ("ADD", (2, 2), (3,)))
+    kernels = [{"kind": "delegate", "name": ADD, "index": index} for index in range(2)]
+    rows = assign_kernels(lost, kernels)
+    assert [(row.kernel, row.owner, row.is_joined) for row in rows] == [(0, 0, True), (None, 1, False), (1, 2, True)]
+    assert [row.note for row in rows] == [None, NOTE_NOT_FOUND, None]
+
+
+def test_in_another_order_only_an_index_tells():
+    main = network(("ADD", (0, 0), (1,)), ("LRN", (1,), (2,)), ("ADD", (2, 2), (3,)))
+    kernels = [{"kind": "operator", "name": "LRN", "index": index} for index in (1, 99)]
+    rows = assign_kernels(main, [*kernels, {"kind": "delegate", "name": ADD, "index": 0}])
+    assert [(row.role.name, row.kernel, row.owner) for row in rows] == [
+        ("COMPUTES", 0, 1), ("UNKNOWN", 1, None), ("UNKNOWN", 2, None), ("NO_KERNEL", None, 0), ("NO_KERNEL", None, 2),
+    ]  # fmt: skip

@@ -8,7 +8,7 @@ from latency_records import profile as make_profile
 
 from keras_nin.benchmark import BenchmarkResult, sweep
 from keras_nin.benchmark import sweep_results as results
-from keras_nin.benchmark.sweep import SweepGrid, measure_sweep, order_sites, pending_sites
+from keras_nin.benchmark.sweep import SweepGrid, measure_sweep, pending_sites
 from keras_nin.benchmark.sweep_results import ConvLayer, SweepPoint, SweepRow, format_sweep_csv, read_sweep
 from keras_nin.errors import InputError
 from keras_nin.tflite.reader import read_model
@@ -57,7 +57,7 @@ def test_the_nearest_multiple_of_a_channel_count():
 
 def test_what_is_compared_is_in_one_group():
     points = GRID.points()
-    sites = order_sites(points, seed=1)
+    sites = pending_sites(points, {}, seed=1)
     groups = [group for site in sites for group in site]
     assert sorted(point for group in groups for point in group) == points
     # 7, 8 and 9 filters and both kernels together; the rest apart.
@@ -71,8 +71,8 @@ def test_what_is_compared_is_in_one_group():
 def test_the_order_is_random_and_reproducible():
     points = GRID.points()
     mixed = random.Random(3).sample(points, len(points))
-    assert order_sites(mixed, seed=1) == order_sites(points, seed=1) != order_sites(points, seed=2)
-    sizes = [site[0][0].layer.size for seed in range(8) for site in order_sites(points, seed)[:1]]
+    assert pending_sites(mixed, {}, seed=1) == pending_sites(points, {}, seed=1) != pending_sites(points, {}, seed=2)
+    sizes = [site[0][0].layer.size for seed in range(8) for site in pending_sites(points, {}, seed)[:1]]
     assert len(set(sizes)) == 2
 
 

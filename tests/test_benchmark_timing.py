@@ -166,6 +166,26 @@ def test_rounds_that_are_asked_for_take_longer_than_the_time():
     assert [len(times) for times in subject.rounds] == [1] * 7
 
 
+def test_a_round_has_as_many_runs_as_fit():
+    assert [timing.count_runs(ns, 1e-6) for ns in (1e12, 250, 1, 0)] == [1, 4, 1000, 1000]
+    assert timing.count_runs(1) == 10_000
+
+
+def test_an_interval_of_exactly_1_percent_is_narrow_enough(monkeypatch):
+    subject = timing.TimedRuns(lambda: None)
+    subject.rounds, subject.medians = [np.array([100.0])] * timing.MIN_ROUNDS, [100.0] * timing.MIN_ROUNDS
+    for high, converged in ((101.0, True), (101.1, False)):
+        monkeypatch.setattr(timing, "median_interval", lambda medians, high=high: (99.5, high))
+        assert subject.converged is converged
+
+
+def test_the_end_of_the_time_is_the_end():
+    """Two runs warm up, and the second one after these ends with the time."""
+    machine = Machine(lambda: 0.25e9)
+    assert machine.measure(machine.subject(), seconds=1.0, warm_up_seconds=0.0).runs == 2
+    assert machine.now == 1e9
+
+
 @pytest.mark.parametrize("runs", [1, 9, 10, 137, 1000])
 def test_as_many_runs_as_asked_for(runs):
     machine = Machine(skewed(np.random.default_rng(4)))

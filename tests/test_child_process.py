@@ -97,7 +97,7 @@ def test_a_program_that_is_missing(tmp_path):
 
 
 def test_at_the_time_limit_the_children_are_killed_too(tmp_path):
-    for timeout in (1, 4, 16, 64):  # on a busy machine it takes its time to start
+    for timeout in (0.2, 1, 4, 16, 64):  # on a busy machine it takes its time to start
         result = run_process(["sh", "-c", f"{STARTS}; wait"], folder=tmp_path, timeout=timeout)
         assert result.timed_out
         if result.stdout == "started\n":
@@ -168,9 +168,9 @@ def test_documents_come_while_the_process_runs():
 
 
 def test_silence_ends_the_documents_and_is_counted_anew_with_every_line():
-    code = "import time\nfor _ in range(3): print('{}', flush=True); time.sleep({})\ntime.sleep(600)"
-    with JsonProcess(python(code.replace("sleep({})", "sleep(0.5)"))) as process:
-        assert len(list(process.documents(silence=1.5))) == 3
+    code = "import time\nfor _ in range(4): print('{}', flush=True); time.sleep(0.3)\ntime.sleep(600)"
+    with JsonProcess([*python(code)[:1], "-S", "-c", code]) as process:
+        assert len(list(process.documents(silence=0.8))) == 4
         assert (process.status, process.timed_out) == (None, True)
 
 

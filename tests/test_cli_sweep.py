@@ -10,8 +10,9 @@ import time
 
 import pytest
 
-from keras_nin.benchmark import sweep_results
+from keras_nin.benchmark import single_operators, sweep_results
 from keras_nin.tflite.host import describe_host
+from keras_nin.workflows import sweep as workflow
 
 SMALL = ("sweep", "--size", "4", "--cin", "8", "--cout", "7,8", "--scheme", "float32", "--seconds", "0.02")
 
@@ -38,7 +39,21 @@ def test_a_sweep_from_grid_to_picture(cli, tmp_path):
     assert "GMAC/s" in again.out
 
 
-def test_the_next_call_goes_on(cli, tmp_path):
+@pytest.fixture
+def quick_export(monkeypatch):
+    """Let layers be written as files of one operator, without Keras and the converter."""
+
+    def export_layer(layer, schemes, folder, seed):
+        paths = {scheme: folder / f"{layer.kernel}_{layer.cin}_{layer.cout}_{scheme}.tflite" for scheme in schemes}
+        for path in paths.values():
+            path.write_bytes(single_operators.build_matmul(layer.size**2, layer.cin, layer.cout, "float32"))
+        return paths
+
+    monkeypatch.setattr(workflow, "export_layer", export_layer)
+    monkeypatch.setattr("keras_nin.workflows.inputs.start_keras", lambda progress: None)
+
+
+def test_the_next_call_goes_on(cli, tmp_path, quick_export):
     words = ("sweep", "--size", "4", "--cin", "8", "--cout", "8", "--kernel", "1", "--seconds", "0.02")
     assert cli(*words, "--scheme", "float32").status == 0
     first = sweep_results.read_sweep(tmp_path / "sweep.csv", sweep_results.identify_machine(describe_host()))
@@ -49,7 +64,7 @@ def test_the_next_call_goes_on(cli, tmp_path):
     assert rows.items() >= first.items()
 
 
-def test_rows_of_another_machine_are_not_mixed(cli, tmp_path):
+def test_rows_of_another_machine_are_not_mixed(cli, tmp_path, quick_export):
     path = tmp_path / "sweep.csv"
     words = ("sweep", "--size", "4", "--cin", "8", "--cout", "8", "--kernel", "1", "--scheme", "float32")
     content = (

@@ -88,6 +88,8 @@ def test_readme_is_short_and_shows_the_whole_job():
         ("rms diff: 1.541 (limit 11.78) pass", "rms diff: 1.541 (limit 12) pass", False),
         ("rms diff: 1.541 (limit 11.78) pass", "rms diff: 1.541 (limit 11.78) FAIL", False),
         ("top-1 99.2%", "top-1 99.1%", False),
+        ("max abs diff 0.0001 LSB", "max abs diff 0.0002 LSB", True),
+        ("max abs diff 23.6 LSB", "max abs diff 23.7 LSB", False),
         ("69,840 bytes", "69,856 bytes", False),
         (
             " layer   us   MACs\n ──────\n conv1  5.5     10\n",

@@ -7,8 +7,10 @@ from edge_networks import conv, quantized, unary
 from tflite_writer import custom, generated, operator, tensor, write
 
 from keras_nin.edge.edgetpu import Status, check_edgetpu
+from keras_nin.edge.edgetpu.operators import bind_operators
 from keras_nin.edge.edgetpu.rules import RULES, Origin, RuleSource
 from keras_nin.report.edge import format_edgetpu_rules
+from keras_nin.tflite.reader import read_model
 
 
 def whole(*values):
@@ -33,10 +35,10 @@ def concatenation(constant=None, count=2, activation="NONE", zero_point=0):
     return made, [operator("CONCATENATION", list(range(count)), [count], "ConcatenationOptions", **options)]
 
 
-def pack(rank):
+def pack(rank, axis=0):
     shape = [3] * (rank - 1)
-    made = [quantized("a", shape), quantized("b", shape), quantized("out", [2, *shape])]
-    return made, [operator("PACK", [0, 1], [2], "PackOptions", valuesCount=2, axis=0)]
+    made = [quantized("a", shape), quantized("b", shape), quantized("out", [*shape[:axis], 2, *shape[axis:]])]
+    return made, [operator("PACK", [0, 1], [2], "PackOptions", valuesCount=2, axis=axis)]
 
 
 def split(axis, shape):
@@ -118,7 +120,7 @@ CASES = {
 def verdict(tmp_path):
     """A function from (tensors, operators) to the verdict on that file; a LOGISTIC beside them keeps it quantised."""
 
-    def of(made):
+    def of(made, **options):
         tensors, operators = made
         first = quantized("first", [1, 4]), quantized("first_out", [1, 4])
         count = len(tensors)
@@ -126,7 +128,7 @@ def verdict(tmp_path):
         more = operator("LOGISTIC", [count], [count + 1])
         ends = [*operators[-1].outputs, count + 1]
         path = write(tmp_path / "net.tflite", whole_file, [*operators, more], inputs=[0, count], outputs=ends)
-        return check_edgetpu(path, multiple_subgraphs=True)
+        return check_edgetpu(path, multiple_subgraphs=True, **options)
 
     return of
 
@@ -145,8 +147,96 @@ def test_the_rule_refuses_what_breaks_it_alone(verdict, name):
     assert broken.operators[1].mapped
 
 
+RED_A_X, LIBR = "R-e-d-a-X/EdgeTPU-and-NCS", "ricardodeazambuja/LibrEdgeTPU"
+# Rules that files of a repository refute, which apply without these files.
+REFUTED = {
+    "vector-output": (RED_A_X, fully_connected(rows=3), fully_connected()),
+    "reduced-first": (RED_A_X, reduce("SUM", [4, 2, 1], [0], [2, 1]), reduce("SUM", [4, 2, 1], [1], [4, 1])),
+    "packed-first": (RED_A_X, pack(3), pack(3, axis=1)),
+    "softmax-documented": (LIBR, softmax(1, 16_001), softmax(1, 16_000)),
+}
+
+
+@pytest.mark.parametrize("name", REFUTED)
+def test_a_refuted_rule_applies_without_the_files_that_refute_it(verdict, name):
+    repository, broken, fine = REFUTED[name]
+    assert verdict(broken, without=repository).operators[0].rule == name
+    assert verdict(fine, without=repository).operators[0].mapped
+    assert verdict(broken).operators[0].mapped
+
+
+@pytest.mark.parametrize(
+    ("made", "rule"),
+    [
+        (reduce("MEAN", [1, 255, 128, 4], [1, 2], [1, 4]), None),
+        (reduce("MEAN", [1, 256, 128, 4], [1], [1, 128, 4]), None),
+        (reduce("MEAN", [1, 4, 4, 6], [1], [1, 4, 6]), None),
+        (reduce("MEAN", [1, 4, 4, 6], [-1], [1, 4, 4]), "mean-channels"),
+        (reduce("MEAN", [6], [0], [1]), None),
+        (reduce("MEAN", [1, 6], [1], [1]), "mean-channels"),
+        (resize((64, 64), (768, 1024)), "resized-size"),
+        (resize((64, 64), (767, 1024)), None),
+        (resize((1, 2), (33, 33)), None),
+        (resize((2, 1), (33, 33)), None),
+        (concatenation(constant=0, count=3), "concatenation-constant"),
+        (concatenation(constant=1, zero_point=1), None),
+        (expand(-4, [4, 4, 4], [1, 4, 4, 4]), "expanded-batch"),
+        (expand(1, [4, 4, 4], [4, 1, 4, 4]), "rank"),
+        (strided_slice(ellipsisMask=1), "slice-mask"),
+        (squeeze([1, 4, 1], [4, 1]), None),
+        (prelu(4), None),
+        (prelu(1, 4, 1), "prelu-alpha"),
+        (unary("TANH", [4], [4]), None),
+    ],
+)
+def test_the_border_of_a_rule(verdict, made, rule):
+    assert verdict(made).operators[0].rule == rule
+
+
+FIRST, SECOND = (
+    "SPLIT FILL TRANSPOSE_CONV",
+    (
+        "RESHAPE RESIZE_BILINEAR RESIZE_NEAREST_NEIGHBOR PAD PADV2 MIRROR_PAD EXPAND_DIMS TILE BROADCAST_TO TRANSPOSE "
+        "SPLIT_V MEAN SUM REDUCE_MAX REDUCE_MIN REDUCE_PROD REDUCE_ANY REDUCE_ALL"
+    ),
+)
+
+
+@pytest.mark.parametrize(
+    ("names", "shapes"),
+    [
+        (FIRST, [0]),
+        (SECOND, [1]),
+        ("SPACE_TO_BATCH_ND BATCH_TO_SPACE_ND SLICE", [1, 2]),
+        ("STRIDED_SLICE", [1, 2, 3]),
+        ("ADD CONV_2D", []),
+    ],
+)
+def test_which_inputs_are_data_and_which_are_shapes(tmp_path, names, shapes):
+    """As the kernels of TensorFlow Lite read them."""
+    tensors = [*(quantized(str(index), [1, 4]) for index in range(4)), quantized("out", [1, 4])]
+    windows = {"CONV_2D": "Conv2DOptions", "TRANSPOSE_CONV": "TransposeConvOptions"}
+    for op in names.split():
+        strides = {"options": windows[op], "strideH": 1, "strideW": 1} if op in windows else {}
+        path = write(tmp_path / "net.tflite", tensors, [operator(op, [0, 1, 2, 3], [4], **strides)], inputs=range(4))
+        (bound,) = bind_operators(read_model(path))
+        assert (bound.data.name, bound.output.name) == ({"SPLIT": "1", "TRANSPOSE_CONV": "2"}.get(op, "0"), "out")
+        assert [each.name for each in bound.shape_operands] == list(map(str, shapes)), op
+        assert (bound.input(4), bound.constant_values(0), bound.axes(0)) == (None, None, None)
+
+
+@pytest.mark.parametrize("dtype", ["INT8", "INT32", "FLOAT32"])
+def test_constants_are_read_in_every_type(tmp_path, dtype):
+    tensors = [quantized("in", [1, 4, 4]), tensor("c", [3], dtype, [-1, 0, 2]), quantized("out", [1, 4])]
+    path = write(tmp_path / "net.tflite", tensors, [operator("MEAN", [0, 1], [2])])
+    (bound,) = bind_operators(read_model(path))
+    assert bound.constant_values(1) == [-1, 0, 2]
+    assert bound.axes(1) == [0, 2]
+
+
 def test_every_rule_that_holds_has_a_case():
     assert set(CASES) == {rule.name for rule in RULES if rule.source.applies()}
+    assert set(REFUTED) == {rule.name for rule in RULES if not rule.source.applies()}
 
 
 def test_the_documentation_lists_every_rule():
@@ -195,12 +285,15 @@ def test_the_fix_names_what_may_stand_for_an_operation(verdict, op, words):
     assert words in verdict(unary(op, [1, 4], [1, 4])).operators[0].fix
 
 
+def test_a_float_operator_inside_is_to_be_quantized(verdict):
+    ends = [tensor("in", [1, 4], "FLOAT32"), tensor("mid", [1, 4], "FLOAT32"), quantized("out", [1, 4])]
+    found = verdict((ends, [operator("TANH", [0], [1]), operator("QUANTIZE", [1], [2])]))
+    assert found.operators[1].fix == "quantize the floating-point operator beside it"
+    ends = [quantized("in", [1, 4]), tensor("mid", [1, 4], "FLOAT32"), tensor("out", [1, 4], "FLOAT32")]
+    found = verdict((ends, [operator("DEQUANTIZE", [0], [1]), operator("TANH", [1], [2])]))
+    assert found.operators[0].fix == "quantize the floating-point operator beside it"
+
+
 @pytest.mark.parametrize("made", [pack(4), unary("PAD", [1, 4, 4, 4], [3, 4, 4, 4], constants=(whole(1, 1),))])
 def test_a_batch_that_comes_of_packing_or_padding_is_an_unsupported_rank(verdict, made):
     assert verdict(made).operators[0].status == Status.RANK
-
-
-def test_packing_and_reducing_the_first_of_three_dimensions_is_mapped(verdict):
-    assert verdict(pack(3)).operators[0].mapped
-    assert verdict(reduce("SUM", [4, 2, 1], [0], [2, 1])).operators[0].mapped
-    assert verdict(fully_connected(rows=3)).operators[0].mapped

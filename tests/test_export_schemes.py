@@ -52,15 +52,15 @@ def test_other_input_and_output_types(color, name):
     assert converted.export_record()["scheme"] == name.split()[0]
 
 
-def test_without_tuning_the_bytes_are_those_of_the_bare_converter(color, monkeypatch):
-    calibration = color.calibration[:4]
-    ours = convert_schemes(color.model, ["int8", "int16x8"], calibration, tuning=Tuning.plain())
+def test_without_tuning_the_bytes_are_those_of_the_bare_converter(export_network, monkeypatch):
+    model, calibration = export_network("linear").model, export_network("linear").calibration[:4]
+    ours = convert_schemes(model, ["int8", "int16x8"], calibration, tuning=Tuning.plain())
     monkeypatch.setattr(
         Quantizer,
         "attach",
         lambda self, converter, _: setattr(converter, "representative_dataset", lambda: self.samples),
     )
-    with ModelConverter(color.model) as converter:
+    with ModelConverter(model) as converter:
         for converted in ours:
             assert converter.convert(converted.scheme, calibration)[0] == converted.data
 

@@ -79,13 +79,14 @@ def test_the_record_of_trained_digits(trained):
     common = ["top1_match", "top1_drop_pp", "weight_diff_lsb"]
     assert [check.name for check in float32.checks] == ["max_abs_diff_lsb", *common]
     assert [check.name for check in int8.checks] == ["channel_rms_lsb", "closing_error_lsb", *common]
-    assert (int8.lsb, int8.images, int8.source) == (1 / 256, 100, "tests")
+    assert (int8.lsb, int8.images, int8.source) == (1 / 256, len(trained.test), "tests")
     assert int8.top1_match >= 0.98
     assert int8.model_top5 is not None
     assert 0 < int8.rms_diff_lsb <= int8.max_abs_diff_lsb
     assert trained.compare(content(trained, "int8"))[0].to_json() == int8.to_json()
 
 
+@pytest.mark.slow
 def test_tuning_brings_a_trained_network_nearer_to_float(trained):
     source = data.open_dataset("digits")
     images = source.load(source.splits["test"], (8, 8), 1)
@@ -216,7 +217,7 @@ def kernels(tflite):
 @pytest.mark.parametrize("scheme", POST_TRAINING)
 def test_one_flipped_bit_or_two_swapped_filters_fail_in_any_kernel(trained, color, scheme):
     generator = np.random.default_rng(0)
-    for network in (trained, color):
+    for network in (color, trained) if scheme == "int8" else (color,):
         tflite = network.files[scheme].tflite
         for tensor in kernels(tflite):
             axis = 3 if tensor.shape[0] == 1 else 0  # depthwise: the channels are the last axis
@@ -225,7 +226,7 @@ def test_one_flipped_bit_or_two_swapped_filters_fail_in_any_kernel(trained, colo
                 flipped(tflite.content, tensor, generator.integers(tensor.elements)),
                 reordered(tflite.content, tensor, axis, order),
             ):
-                assert find_worst_weight(network.model, read_model(wrong)).lsb > 4, tensor.name
+                assert not find_worst_weight(network.model, read_model(wrong)).lsb <= 4, tensor.name  # or NaN
 
 
 @pytest.mark.parametrize("scheme", POST_TRAINING)
@@ -319,7 +320,8 @@ def test_float_operators_inside_a_quantized_file():
     converted = convert_model(model, "int8", images, allow_float=True, tuning=Tuning.plain())
     assert len(converted.float_operators) > 1
     runner = TFLiteRunner(converted.tflite)
-    assert find_compared_tensor(runner.model).closing is None
+    compared = find_compared_tensor(runner.model)
+    assert (compared.closing, compared.tensor.dtype) == (None, "int8")
     (parity,) = verify_files(model, [runner], [(images, None)], source="tests", random_weights=True)
     assert [check.name for check in parity.checks] == ["channel_rms_lsb", "weight_diff_lsb"]
     assert parity.passed
@@ -353,6 +355,11 @@ def test_every_limit_can_be_set(trained):
     for parity in trained.compare(*sources, limits=ParityLimits(0, 100, 1e9, 1e9, 1e9, -1e9, None)):
         assert parity.passed
         assert "weight_diff_lsb" not in {check.name for check in parity.checks}
+
+
+def test_the_default_limits_are_those_of_the_documentation():
+    assert ParityLimits() == ParityLimits(0.9, 2.5, None, None, None, None, 4.0)
+    assert ParityLimits().untrained() == ParityLimits(None, None, None, None, None, None, 4.0)
 
 
 def test_limits_of_classes():

@@ -50,6 +50,11 @@ def test_a_file_that_runs(file):
     assert micro.to_json()["arena"]["bytes"] == 1328
 
 
+def test_a_model_without_a_file(file):
+    micro = measure_micro(read_model(file.read_bytes()), run=micro_stand_in.Engine())
+    assert (micro.file, micro.arena.bytes, micro.comparison.differing) == ("model", 1328, 0)
+
+
 @pytest.mark.parametrize("needs", [1200, 1409])
 def test_the_recorded_total_is_only_a_guess(file, needs):
     micro = measure_micro(file, max_arena=2000, run=micro_stand_in.Engine(needs))

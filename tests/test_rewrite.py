@@ -189,6 +189,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.usefixtures("structure_only")
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_is_not_exact_stays_as_it_is(case):
     x = keras.Input((8, 8, 6))
@@ -325,6 +326,7 @@ def two_inputs():
     return keras.Model([x, y], L.Dense(2)(L.Flatten()(L.Add()([x, y]))))
 
 
+@pytest.mark.usefixtures("structure_only")
 @pytest.mark.parametrize(
     ("make", "message"),
     [

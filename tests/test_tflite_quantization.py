@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keras_nin.errors import InputError
-from keras_nin.tflite.quantization import dequantize, quantize
+from keras_nin.tflite.quantization import dequantize, per_channel_parameters, quantize
+from keras_nin.tflite.records import QuantizationParameters, TFLiteTensor
 from keras_nin.tflite.runner import TFLiteRunner
 
 SCALES = {"int8": 1 / 256, "uint8": 0.02, "int16": 3e-5}
@@ -119,3 +120,17 @@ def test_quantize_and_dequantize_equal_the_runtimes_reference_kernels(tmp_path):
     integers, reals = TFLiteRunner(path, reference_kernels=True).run_raw([values])
     np.testing.assert_array_equal(quantize(values, scale, zero_point, "int8"), integers)
     np.testing.assert_array_equal(dequantize(integers, scale, zero_point), reals)
+
+
+@pytest.mark.parametrize(
+    ("quantization", "scales", "zero_points"),
+    [
+        (None, [1], [0]),
+        (QuantizationParameters((0.5,), (3,), 0), [[[0.5]]], [[[3]]]),
+        (QuantizationParameters((0.5, 0.25), (3, 4), 1), [[[0.5], [0.25]]], [[[3], [4]]]),
+    ],
+)
+def test_parameters_broadcast_against_the_tensors_values(quantization, scales, zero_points):
+    tensor = TFLiteTensor(0, "x", (5, 2, 3), None, "int8", quantization, 0, 0, False, False)
+    for values, expected in zip(per_channel_parameters(tensor), (scales, zero_points), strict=True):
+        np.testing.assert_array_equal(values, expected)

@@ -14,7 +14,8 @@ import tensorflow as tf
 
 import keras_nin
 from keras_nin import InputError, Tuning, data
-from keras_nin.workflows import conversion, inputs
+from keras_nin.export import SCHEMES
+from keras_nin.workflows import conversion, export, inputs
 from keras_nin.workflows.conversion import ExportOptions, export_temporarily, open_tflite
 from keras_nin.workflows.inputs import is_model, model_stem, open_model
 
@@ -80,18 +81,20 @@ def sources(images, labels):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", ["array", "tf.data.Dataset", "PyDataset", "set.npz"])
-def test_images_of_every_kind(small, digits, kind, tmp_path, monkeypatch):
+def test_images_of_every_kind(small, digits, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    calibration, test = sources(*digits)[kind]
-    result = keras_nin.export_model(small, "int8", test=test, preprocessing="unit", **FAST)
-    parity = result["int8"].parity
-    assert (parity.source, parity.images, result.test.excluded) == (kind, 32, 0)
-    assert result["int8"].converted.calibration.count == 8  # one source for both: every fifth calibrates
-    assert parity.model_top1 is not None
-    if kind == "tf.data.Dataset":
-        half = keras_nin.export_model(small, "int8", calibration, calibration_count=30, preprocessing="unit", **FAST)
-        assert half["int8"].converted.calibration.count == 8
+    for kind, (calibration, test) in sources(*digits).items():
+        options = ExportOptions(test=test, preprocessing="unit")
+        job, tested, _ = export.open_inputs(small, [SCHEMES["int8"]], options)
+        assert (tested.dataset.name, len(tested.indices), tested.excluded) == (kind, 32, 0)
+        assert job.calibration.count == 8  # one source for both: every fifth calibrates
+        (images, labels), *_ = tested.batches("")
+        assert images.dtype == np.float32
+        assert images.max() <= 1
+        assert labels is not None
+        options = ExportOptions(calibration=calibration, calibration_count=30, preprocessing="unit")
+        job, tested, _ = export.open_inputs(small, [SCHEMES["int8"]], options)
+        assert (job.calibration.count, len(tested.indices)) == (8, 32)
 
 
 def test_calibration_and_test_images_are_disjoint(small, digits):

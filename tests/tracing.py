@@ -10,7 +10,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 # What is shared by everything: reading files, printing, the command line's frame, and the audit of the network.
 INFRASTRUCTURE = (
     "__init__|errors|files|formatting|results|schemas|child_runtime|cli/(main|options|output)|workflows/__init__|"
-    "audit/.*|tflite/.*"
+    "report/rendering|audit/.*|tflite/.*"
 )
 
 

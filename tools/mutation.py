@@ -48,7 +48,12 @@ TARGETS = (
     Target(
         "classification", "keras_nin/audit/classification.py", ("test_audit_classification", "test_audit_findings"), 10
     ),
-    Target("classification", "keras_nin/audit/graph.py", ("test_audit_classification", "test_audit_arithmetic"), 6),
+    Target(
+        "classification",
+        "keras_nin/audit/graph.py",
+        ("test_audit_classification", "test_audit_arithmetic", "test_audit_findings"),
+        6,
+    ),
     Target("tolerances", "keras_nin/export/parity.py", ("test_export_verification",), 18),
     Target("kernel to layer", "keras_nin/benchmark/kernel_assignment.py", ("test_benchmark_kernel_assignment",), 12),
     Target("kernel to layer", "keras_nin/benchmark/layer_times.py", ("test_benchmark_layer_times",), 6),
@@ -63,6 +68,11 @@ TARGETS = (
 )
 # Survivors that no test can or should kill: by "module: change", why.
 EXPLAINED = {
+    "keras_nin/edge/micro/measurement.py: 300.0 -> 601.0": "a time limit that no test waits for",
+    "keras_nin/export/tuning.py: elements + size > _MAX_MOMENT_ELEMENTS -> elements + size >= _MAX_MOMENT_ELEMENTS": (
+        "how many operators are measured at a time changes no result"
+    ),
+    "keras_nin/export/tuning.py: histogram.maximum > 0 -> histogram.maximum >= 0": "any share of 0 is 0",
     "keras_nin/tflite/quantization.py: 40 -> 41": "any power beyond every integer dtype gives the same",
 }
 

@@ -101,7 +101,7 @@ def renamed_layers(names: Mapping[str, str], network: "tf_keras.Model") -> Itera
 def default_8bit_scheme(choose_config: Callable[[Any, Any, bool], Any]) -> Any:
     """Return tfmot's 8-bit quantization scheme with a configuration for every layer, so that none is refused.
 
-    `choose_config` takes a layer, the module of tfmot's configurations and whether tfmot's registry knows the layer, and
+    `choose_config` takes a layer, the module of tfmot's configurations and whether tfmot's registry knows the layer. It
     returns a `QuantizeConfig`, or None for that of the registry.
     """
     from tensorflow_model_optimization.python.core.quantization.keras.default_8bit import (

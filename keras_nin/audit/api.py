@@ -97,7 +97,7 @@ def audit_model(model_or_path: "NetworkSource", *, name: str | None = None) -> A
     Raises:
         InputError: no such model, an open input axis, a layer that keeps channels first, or no valid .tflite file.
     """
-    return _audit_network(_read_network(model_or_path, name))
+    return audit_graph(_read_network(model_or_path, name))
 
 
 def compare_models(
@@ -118,7 +118,7 @@ def compare_models(
     first, second = _read_network(a, name_a), _read_network(b, name_b)
     if isinstance(first, TFLiteNetwork) and not isinstance(second, TFLiteNetwork):
         first, second = second, first
-    audits = _audit_network(first), _audit_network(second)
+    audits = audit_graph(first), audit_graph(second)
     if isinstance(second, TFLiteNetwork) and not isinstance(first, TFLiteNetwork):
         return reconcile_conversion(first, second, *audits)
     return compare_networks(*audits)
@@ -140,12 +140,9 @@ def _read_network(source: "NetworkSource", name: str | None) -> LayerGraph | TFL
     return read_keras_graph(source, name=name)
 
 
-def _audit_network(network: LayerGraph | TFLiteNetwork) -> Audit:
-    return audit_graph(network.graph if isinstance(network, TFLiteNetwork) else network)
-
-
-def audit_graph(graph: LayerGraph) -> Audit:
+def audit_graph(network: LayerGraph | TFLiteNetwork) -> Audit:
     """Return the `Audit` of a `LayerGraph`, whichever reader it came from."""
+    graph = network.graph if isinstance(network, TFLiteNetwork) else network
     fields, blocks = arithmetic.compute_receptive_fields(graph), classification.find_blocks(graph)
     rows = tuple(_audit_layer(*parts, graph) for parts in zip(graph.layers, fields, blocks, strict=True))
     sums = sum_rows(rows)

@@ -118,13 +118,16 @@ class _KerasGraphReader:
         # No other class vouches for what it does, whatever it is called.
         is_known = module.split(".")[0] == "keras" or module.startswith("keras_nin.layers.")
         op, function = layer.type if is_known else None, getattr(operation, "activation", None)
+        # A normalization works on the channels of one position if these are the only axis it is set to.
+        axis, rank = (operation.axis, len(layer.inputs[0].shape)) if op in _AXIS_NORMS else (-1, 1)
+        axes = axis if isinstance(axis, list | tuple) else [axis]
         layer = dataclasses.replace(
             layer,
             op=op,
             activation=getattr(function, "__name__", type(function).__name__) if callable(function) else None,
             use_bias=bool(getattr(operation, "use_bias", False)),
             equation=getattr(operation, _EQUATION_ATTRIBUTES[op]) if op in _EQUATION_ATTRIBUTES else None,
-            per_position=_normalizes_positions(operation, op, layer.inputs),
+            per_position=[axis % rank for axis in axes] == [rank - 1],
             **_geometry(operation, op),
         )
         if op not in _SEPARABLE_HALVES:
@@ -167,15 +170,6 @@ class _KerasGraphReader:
             "trainable_params": sum(size for key, size in sizes.items() if key in self.trainable),
             "weight_bytes": sum(size * np.dtype(new[key].dtype).itemsize for key, size in sizes.items()),
         }
-
-
-def _normalizes_positions(operation: Any, op: str | None, inputs: Sequence[ActivationTensor]) -> bool:
-    """Return whether a normalization works on the channels of one position, the last axis of its input."""
-    if op not in _AXIS_NORMS:
-        return True
-    axes = operation.axis if isinstance(operation.axis, (list, tuple)) else [operation.axis]
-    rank = len(inputs[0].shape)
-    return [axis % rank for axis in axes] == [rank - 1]
 
 
 def _geometry(operation: Any, op: str | None) -> dict[str, Any]:

@@ -30,9 +30,7 @@ def tool_command(name: str) -> list[str]:
         raise InputError(f"Expected a command in {variable}. Received: {text!r} ({error})") from None
 
 
-def run_tool(
-    name: str, arguments: list[str], *, stdin: bytes | None = None, timeout: float | None = None
-) -> ProcessResult:
+def run_tool(name: str, arguments: list[str], *, timeout: float | None, stdin: bytes | None = None) -> ProcessResult:
     """Run "ssh" or "adb" to its end."""
     command = [*tool_command(name), *arguments]
     try:
@@ -70,22 +68,15 @@ def _profile_rows(text: str) -> list[dict[str, str]]:
     if _TOOL["regular"] not in text:
         raise InputError(f"Expected a profile of benchmark_model as CSV. Received: one without {_TOOL['regular']!r}")
     rows: list[dict[str, str]] = []
-    pattern: re.Pattern[str] | None = None
-    is_inside = False
-    for line in text.split(_TOOL["regular"], 1)[1].split(_TOOL["initial"], 1)[0].splitlines():
-        line = line.strip()
-        if line.startswith("="):
-            is_inside = _TOOL["run_order"] in line
-        elif not line:
-            is_inside = False
-        elif is_inside and line.startswith("node type"):
-            columns = [word.strip() for word in line.split(",")][1:]
-            if columns not in (_TOOL["columns"], _TOOL["columns"][1:]):
-                raise InputError(f"Expected the columns of benchmark_model's profile. Received: {line[:200]!r}")
-            numbers = (f",\\s*({_GROUPS.get(column, '?:')}{_TOOL['number']})" for column in columns[:-1])
-            pattern = re.compile(f"(?P<type>.*?){''.join(numbers)},\\s*(?P<name>.*)")
-        elif is_inside:
-            match = pattern and pattern.fullmatch(line)
+    regular_runs = text.split(_TOOL["regular"], 1)[1].split(_TOOL["initial"], 1)[0]
+    for header, lines in re.findall(_TOOL["table"], regular_runs, re.MULTILINE):
+        columns = [word.strip() for word in header.split(",")][1:]
+        if columns not in (_TOOL["columns"], _TOOL["columns"][1:]):
+            raise InputError(f"Expected the columns of benchmark_model's profile. Received: {header[:200]!r}")
+        numbers = (f",\\s*({_GROUPS.get(column, '?:')}{_TOOL['number']})" for column in columns[:-1])
+        pattern = f"(?P<type>.*?){''.join(numbers)},\\s*(?P<name>.*)"
+        for line in map(str.strip, lines.splitlines()):
+            match = re.fullmatch(pattern, line)
             if not match:
                 raise InputError(f"Expected rows of benchmark_model's profile. Received: {line[:200]!r}")
             rows.append(match.groupdict())

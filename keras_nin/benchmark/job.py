@@ -16,31 +16,24 @@ class ModelEntry(TypedDict):
 
 
 class Job(TypedDict):
-    """Files that are loaded together and measured in turns; `runs` and `seconds` as in `measure_files`.
-
-    With `single_operators` they are operators of one network, of which the first keeps the processor awake.
-    """
+    """Files that are loaded together and measured in turns; `runs` and `seconds` as in `measure_files`."""
 
     models: list[ModelEntry]
     runs: NotRequired[int | None]
     seconds: NotRequired[float]
     profile: NotRequired[bool]
-    single_operators: NotRequired[bool]
+    single_operators: NotRequired[bool]  # of one network; the first one keeps the processor awake
     delegate: NotRequired[str | None]
     bandwidth: NotRequired[bool]
 
 
 class ModelResult(TypedDict):
-    """What was measured of one model, as in `Profile`; `unavailable` says why there is no profiler.
-
-    `profile` has "runs", "other_runs", "invoke_us", and "kernels" with "kind", "name", "index", "us"; `others_share` is
-    that of the processor time which other processes took.
-    """
+    """What was measured of one model; fields as in `keras_nin.benchmark.records.Profile`."""
 
     file: str
     threads: int
     api: str
-    unavailable: str | None
+    unavailable: str | None  # why there is no profiler
     load_us: float
     first_us: float
     peak_bytes: int | None
@@ -49,8 +42,9 @@ class ModelResult(TypedDict):
     runs: int
     converged: bool
     rounds_us: list[float]
+    # "runs", "other_runs", "invoke_us", and of each of the "kernels" "kind", "name", "index" and "us".
     profile: dict[str, Any] | None
-    others_share: NotRequired[float | None]
+    others_share: NotRequired[float | None]  # of the processor time, which other processes took
     bandwidth: NotRequired[dict[str, Any] | None]
 
 

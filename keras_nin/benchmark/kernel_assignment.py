@@ -42,7 +42,6 @@ def _may_compute(kernel: str, op: str) -> bool:
 # The order of execution.
 
 _SIDE_EFFECTS = frozenset({"CALL_ONCE", "IF", "WHILE"})
-_STATE_DTYPE = "resource"
 
 
 def partition_operators(main: TFLiteSubgraph, alone: Collection[int]) -> list[tuple[bool, list[int]]]:
@@ -80,7 +79,7 @@ def partition_operators(main: TFLiteSubgraph, alone: Collection[int]) -> list[tu
 
 def _previous_side_effect(main: TFLiteSubgraph) -> dict[int, int]:
     """Return for each operator with side effects the index of the one before it, which must run first."""
-    states = {tensor.index for tensor in main.tensors if tensor.dtype == _STATE_DTYPE}
+    states = {tensor.index for tensor in main.tensors if tensor.dtype == "resource"}
     indexes = [
         operator.index
         for operator in main.operators
@@ -117,7 +116,6 @@ def group_kernels(
 # Cost of another variant than the expected one, of an insertion, of an operator without kernel, and of leaving one
 # without an explanation. Whole numbers, so that ties are ties.
 _OTHER_VARIANT_COST, _INSERTED_COST, _NO_KERNEL_COST, _UNEXPLAINED_COST = 2, 1, 1, 8
-_ACTIVATION_KERNEL = "Clamp"
 _MAX_STATES = 500_000
 _State = tuple[int, int, bool]  # explained nodes, explained kernels, whether the last pair may be continued
 _Meaning = tuple[str, int, int]  # what a kernel is, or that there is none, for which node
@@ -178,7 +176,7 @@ def _next_steps(
         base = kernel_base_name(name)
         if is_open and nodes[node - 1].is_divisible and _may_compute(name, nodes[node - 1].op):
             yield 0, (node, kernel + 1, True), ("computes", kernel, node - 1)
-        if is_open and nodes[node - 1].is_activated and base == _ACTIVATION_KERNEL:
+        if is_open and nodes[node - 1].is_activated and base == "Clamp":
             yield 0, (node, kernel + 1, False), ("inserted", kernel, node - 1)
         if following and _may_compute(name, following.op):
             # A 1x1 convolution with stride 1 is a plain matrix product, others are indirect ones (IGEMM).
@@ -208,17 +206,12 @@ Role = enum.Enum("Role", ["COMPUTES", "PART", "INSERTED", "UNKNOWN", "NO_KERNEL"
 
 @dataclass(frozen=True)
 class KernelAssignment:
-    """A kernel, by its index in order of execution, and its operators; or an operator without a kernel, and why.
-
-    Attributes:
-        owner: index of the main operator, for an insertion that of the operator it was made for; None if unknown.
-        operators: indexes of the operators that it computes, in order of execution.
-    """
+    """A kernel, by its index in order of execution, and its operators; or an operator without a kernel, and why."""
 
     role: Role
     kernel: int | None
-    owner: int | None = None
-    operators: tuple[int, ...] = ()
+    owner: int | None = None  # the main operator, or the one that an insertion was made for
+    operators: tuple[int, ...] = ()  # that it computes, in order of execution
     note: str | None = None
 
     @property

@@ -33,9 +33,8 @@ def join_layers(
 ) -> tuple[tuple[LayerTime, ...], float]:
     """Return the `LayerTime` of each kernel and operator of a profiled file in order, and the runtime's overhead in us.
 
-    `kernels` are those of a `ModelResult`, `median_us` is that of a whole run without the profiler. The overhead is
-    the median less the typical times (see `correct_kernel_times`): dispatch, copies of inputs and outputs, and, below
-    zero, noise between the runs with and without the profiler.
+    That is the median of runs without the profiler less the typical times (see `correct_kernel_times`): dispatch,
+    copies of inputs and outputs, and, below zero, noise between the runs with and without the profiler.
     """
     times = correct_kernel_times(kernels, median_us)
     rows = [
@@ -50,9 +49,8 @@ def join_layers(
 def correct_kernel_times(kernels: Sequence[dict[str, Any]], median_us: float) -> list[KernelTime]:
     """Return the `KernelTime` of each kernel, with what the delegate's clock rounded off added to `typical`.
 
-    That clock rounds down to whole us. Each kernel gets the same part of what the sum lacks to the median of a whole
-    run, at most half a microsecond. TensorFlow Lite's own operators are timed by differences of a clock, which lose
-    nothing on average; reshapes take no time.
+    Each kernel gets the same part of what the sum lacks to the median of a whole run, at most half a microsecond; not
+    TensorFlow Lite's own operators, timed by differences of a clock, which lose nothing on average, and no reshapes.
     """
     times = [KernelTime(**kernel["us"]) for kernel in kernels]
     is_rounded = [

@@ -20,7 +20,7 @@ from keras_nin.benchmark.job import (
     Progress,
     RunJob,
 )
-from keras_nin.benchmark.records import PROFILER, BenchmarkResult, LatencyStatistics, Profile
+from keras_nin.benchmark.records import PROFILER, SINGLE_OPERATORS, BenchmarkResult, LatencyStatistics, Profile
 from keras_nin.child_process import JsonProcess, describe_status, python_command
 from keras_nin.errors import InputError, check_choice
 from keras_nin.formatting import format_count, format_percent
@@ -307,14 +307,17 @@ def _build_profile(file: _OpenFile, result: ModelResult, host: dict[str, Any], o
         notes=(*file.notes, *_profile_notes(file.model, result, options.job.get("delegate"))),
         **shared,
     )
-    kernels = result["profile"]
+    kernels, median_us = result["profile"], profile.total.median
     if kernels is not None:
-        layers, overhead_us = layer_times.join_layers(file.model, kernels["kernels"], profile.total.median)
-        profiled_runs = kernels["runs"]
-        return replace(profile, method=PROFILER, profiled_runs=profiled_runs, layers=layers, overhead_us=overhead_us)
-    if options.layers:
-        return single_operators.add_layers(profile, file.model, options.job.get("seconds", 0.0), options.run)
-    return profile
+        method, runs = PROFILER, kernels["runs"]
+        layers, overhead_us = layer_times.join_layers(file.model, kernels["kernels"], median_us)
+    elif options.layers:
+        method, seconds = SINGLE_OPERATORS, options.job.get("seconds", 0.0)
+        layers, runs = single_operators.time_operators(file.model, profile.threads, seconds, options.run, median_us)
+        overhead_us = median_us - sum(layer.us.typical for layer in layers if layer.us)
+    else:
+        return profile
+    return replace(profile, method=method, profiled_runs=runs, layers=layers, overhead_us=overhead_us)
 
 
 def _profile_notes(model: TFLiteModel, result: ModelResult, delegate: str | None) -> Iterator[str]:

@@ -35,9 +35,8 @@ class LatencyStatistics:
 class KernelTime:
     """Times of one kernel in us; `median` and `p90` are None for Android devices.
 
-    `typical` is the mean over the half of the runs whose total is nearest to the median, without the kernel's own
-    outliers. The profiler's clock has a resolution of 1 us, so only `typical` is meaningful for small kernels, and only
-    `typical` adds up over the rows.
+    `typical` is the mean over the half of the runs whose total is nearest to the median, without outliers. The clock
+    has a resolution of 1 us, so only `typical` is meaningful for small kernels, and only it adds up over the rows.
     """
 
     median: float | None

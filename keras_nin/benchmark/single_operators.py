@@ -1,6 +1,5 @@
 """Files of one operator: each operator of a .tflite file cut out and timed alone, and a matrix product."""
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,9 +8,9 @@ from keras_nin import files
 from keras_nin.benchmark.job import FileRefusedError, ModelEntry, ModelResult, RunJob
 from keras_nin.benchmark.kernel_assignment import NOTE_CONSTANT, KernelAssignment, Role
 from keras_nin.benchmark.layer_times import build_layer_times
-from keras_nin.benchmark.records import SINGLE_OPERATORS, KernelTime, LayerTime, Profile
+from keras_nin.benchmark.records import KernelTime, LayerTime
 from keras_nin.errors import check_choice
-from keras_nin.tflite.records import TFLiteModel, TFLiteOperator, TFLiteTensor
+from keras_nin.tflite.records import TFLiteModel, TFLiteOperator
 
 MATMUL_DTYPES = ("float32", "int8")
 _MATMUL_SCALE = 1 / 128
@@ -124,28 +123,23 @@ class _OperatorCutter:
         computed = {-1, *(tensor for member in members for tensor in member.outputs)}
         read = [tensor for tensor in dict.fromkeys(operator.inputs) if tensor not in computed]
         inputs = [new_index[tensor] for tensor in read if not self._main.tensors[tensor].is_constant]
-        buffers = [_table("Buffer")]
-        tensors = [self._copy_tensor(self._main.tensors[tensor], buffers) for tensor in used]
-        old_operators = self._tables.subgraphs[0].operators
-        operators = []
+        subgraph = self._tables.subgraphs[0]
+        buffers, tensors, operators = [_table("Buffer")], [], []
+        for number in used:
+            tensor = _table("Tensor", **vars(subgraph.tensors[number]) | {"shapeSignature": None, "buffer": 0})
+            if self._main.tensors[number].is_constant:
+                first, size = self._model.buffer_spans[self._main.tensors[number].buffer]
+                tensor.buffer = len(buffers)
+                buffers.append(_buffer(self._model.content[first : first + size]))
+            tensors.append(tensor)
         for index, member in enumerate(members):
-            fields = vars(old_operators[member.index]) | {"opcodeIndex": index, "intermediates": None}
+            fields = vars(subgraph.operators[member.index]) | {"opcodeIndex": index, "intermediates": None}
             for side, numbers in {"inputs": member.inputs, "outputs": member.outputs}.items():
                 fields[side] = [new_index[tensor] for tensor in numbers]
             operators.append(_table("Operator", **fields))
-        codes = [self._tables.operatorCodes[old_operators[member.index].opcodeIndex] for member in members]
+        codes = [self._tables.operatorCodes[subgraph.operators[member.index].opcodeIndex] for member in members]
         outputs = [new_index[tensor] for tensor in operator.outputs]
         return _pack(codes, buffers, tensors=tensors, operators=operators, inputs=inputs, outputs=outputs)
-
-    def _copy_tensor(self, tensor: TFLiteTensor, buffers: list[Any]) -> Any:
-        """Return a tensor of the file; its values, where it has some, become the last of `buffers`."""
-        table = _table("Tensor", **vars(self._tables.subgraphs[0].tensors[tensor.index]))
-        table.shapeSignature, table.buffer = None, 0
-        if tensor.is_constant:
-            first, size = self._model.buffer_spans[tensor.buffer]
-            table.buffer = len(buffers)
-            buffers.append(_buffer(self._model.content[first : first + size]))
-        return table
 
 
 def _table(kind: str, **fields: Any) -> Any:
@@ -179,15 +173,6 @@ def _pack(codes: list[Any], buffers: list[Any], **fields: list[Any]) -> bytes:
     builder = flatbuffers.Builder(1024)
     builder.Finish(model.Pack(builder), b"TFL3")
     return bytes(builder.Output())
-
-
-def add_layers(profile: Profile, model: TFLiteModel, seconds: float, run: RunJob) -> Profile:
-    """Return the profile of a file with the layers that `time_operators` returns."""
-    layers, runs = time_operators(model, profile.threads, seconds, run, profile.total.median)
-    overhead_us = profile.total.median - sum(layer.us.typical for layer in layers if layer.us)
-    return dataclasses.replace(
-        profile, method=SINGLE_OPERATORS, profiled_runs=runs, layers=layers, overhead_us=overhead_us
-    )
 
 
 def time_operators(

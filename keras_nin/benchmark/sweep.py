@@ -55,12 +55,15 @@ class SweepGrid:
         return sorted(itertools.starmap(SweepPoint, itertools.product(layers, self.scheme, self.threads)))
 
 
-def order_sites(points: Iterable[SweepPoint], seed: int = 0) -> list[list[_Group]]:
+def pending_sites(
+    points: Iterable[SweepPoint], rows: Mapping[SweepPoint, SweepRow], seed: int = 0
+) -> list[list[_Group]]:
     """Return the points as they are measured: a shuffled list of sites, each a shuffled list of groups.
 
     The points of a group take turns while they are measured, because they are compared: layers on one map in one scheme
     on one number of threads that differ in their kernel, or in channel counts around one multiple of `CHANNEL_STEP`.
     The groups of a site share exported models. By the random order, drift of the machine follows none of the axes.
+    Groups whose points are all in `rows` are left out; the others are measured whole.
     """
     rng = random.Random(seed)
     grouped: dict[tuple[int, int, int], dict[tuple[str, int], list[SweepPoint]]] = {}
@@ -72,15 +75,8 @@ def order_sites(points: Iterable[SweepPoint], seed: int = 0) -> list[list[_Group
     for groups in sites:
         rng.shuffle(groups)
     rng.shuffle(sites)
-    return sites
-
-
-def pending_sites(
-    points: Iterable[SweepPoint], rows: Mapping[SweepPoint, SweepRow], seed: int = 0
-) -> list[list[_Group]]:
-    """Return the sites with only the groups that have a point which `rows` lacks: groups are measured whole."""
-    sites = [[group for group in site if not set(group) <= set(rows)] for site in order_sites(points, seed)]
-    return [site for site in sites if site]
+    pending = ([group for group in site if not set(group) <= rows.keys()] for site in sites)
+    return [site for site in pending if site]
 
 
 def measure_sweep(

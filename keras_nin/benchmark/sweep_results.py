@@ -41,14 +41,10 @@ class SweepPoint:
 
 @dataclasses.dataclass(frozen=True)
 class SweepRow:
-    """The measurement of a point; without times, `error` says why.
+    """The measurement of a point: median of whole runs and its 95% interval, or an `error`.
 
-    Attributes:
-        us, low_us, high_us: median of a whole run, and its 95% confidence interval where known.
-        kernel_us, kernel_name: typical time inside the runtime's kernels, None without a profiler; the longest kernel.
-        converged: whether the interval is within 1%.
-        load: load average of the machine at the start of the group.
-        turn: which group of the sweep it was in, from 0; points of one turn were measured interleaved.
+    `kernel_us` is the typical time inside the kernels, None without a profiler, and `kernel_name` the longest of them;
+    `load` is the load average when the group began; points of one `turn` were measured interleaved.
     """
 
     point: SweepPoint

@@ -64,15 +64,10 @@ class MeasuredFigures:
 
 @dataclasses.dataclass(frozen=True)
 class DeclaredFigure:
-    """A figure of a claim: what the article says, and what a reproduction must give.
+    """A figure of a claim: what is counted or measured, the article's figure, and what a reproduction must give.
 
-    Values are numbers, words, booleans, tuples (shapes), or a range such as `AtMost`.
-
-    Attributes:
-        name: what is counted or measured, with its unit.
-        article: the article's figure; None where it gives none.
-        ours: what our reproduction must give, by default the article's figure. None where nothing is promised: the
-            figure is not measured here, or it depends on training.
+    `article` is None where it gives none. `ours` is by default the article's figure, and None where nothing is
+    promised: the figure is not measured here, or it depends on training.
     """
 
     name: str
@@ -101,12 +96,11 @@ class Claim:
     """A claim of an article, and how it is reproduced.
 
     Attributes:
-        source: the article.
-        text: the claim, in one sentence.
+        source, text: the article, and the claim in one sentence.
         measure: returns our figures by name, as `MeasuredFigures` where it timed something. A figure that it leaves
             out is not measured.
         why: where the claim holds and where it does not.
-        trained: what training adds; None where there is nothing to train.
+        trained: what training adds.
     """
 
     id: str
@@ -208,17 +202,14 @@ class ClaimsResult(Result):
         """Return the claims as a JSON-ready dictionary (schema ``keras_nin.claims/1``)."""
         return {"schema": schemas.CLAIMS, "claims": [claim.to_json() for claim in self.claims]}
 
-    @property
-    def summary(self) -> str:
-        """One line: how many claims have which verdict, and which are not reproduced."""
+    def _summary(self) -> str:
         counts = collections.Counter(claim.verdict for claim in self.claims)
         verdicts = ", ".join(f"{verdict}: {counts[verdict]}" for verdict in VERDICTS if counts[verdict])
         missed = [claim.id for claim in self.claims if not claim.reproduced]
         state = f"Not reproduced: {', '.join(missed)}" if missed else "Every declared figure is reproduced"
         return f"{format_count(len(self.claims), 'claim')} ({verdicts}). {state}."
 
-    def _summary(self) -> str:
-        return self.summary
+    summary = property(_summary, doc="One line: how many claims have which verdict, and which are not reproduced.")
 
     def _rows(self) -> Sequence[dict[str, Any]]:
         keys = ("id", "source", "claim", "verdict", "reproduced", "why")

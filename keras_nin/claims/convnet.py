@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from keras_nin import layers, models
 from keras_nin.claims import networks
 from keras_nin.claims.claim import Figures
 
@@ -37,8 +38,6 @@ def _measure_heads() -> Figures:
 
 
 def _train_heads(training: networks.ClaimTraining) -> Figures:
-    from keras_nin import models
-
     images = networks.load_training_images(training)
     figures, test_accuracy, gap = {}, {}, {}
     for head, name in HEADS.items():
@@ -57,13 +56,9 @@ def _train_heads(training: networks.ClaimTraining) -> Figures:
 def build_relu_classifier(third: str, classifier_activation: str | None = "softmax") -> "keras.Model":
     """Return the article's network with a dense layer to ten classes, so that it can be trained: (28, 28, 1) -> (10,).
 
-    Args:
-        third: `WITH_RELU`, `WITHOUT_RELU` or `NO_THIRD_LAYER`.
-        classifier_activation: activation of the dense layer; None returns its scores.
+    `third` is `WITH_RELU`, `WITHOUT_RELU` or `NO_THIRD_LAYER`.
     """
     import keras
-
-    from keras_nin import layers, models
 
     trunk = models.build_model("convnet_extra_relu", include_top=False)
     x: Any = trunk.output
@@ -75,12 +70,7 @@ def build_relu_classifier(third: str, classifier_activation: str | None = "softm
 
 
 def merge_into_next_layer(model: "keras.Model", images: np.ndarray) -> float:
-    """Return the relative difference of the scores when the linear third layer is merged into the dense layer.
-
-    Args:
-        model: `build_relu_classifier(WITHOUT_RELU)`, trained or not.
-        images: (N, 28, 28, 1).
-    """
+    """Return the relative difference of the scores when the linear third layer is merged into the dense layer."""
     third, dense = (model.get_layer(name).get_weights() for name in ("conv3_1x1", "dense"))
     maps = networks.run_up_to(model, "relu2", images)
     flat = networks.run_up_to(model, "flatten", images).astype(np.float64)
@@ -93,8 +83,6 @@ def merge_into_previous_layer(model: "keras.Model", images: np.ndarray) -> float
 
     The pooling and the ReLU between the two then follow the merged layer.
     """
-    from keras_nin import models
-
     first, second, third = (model.get_layer(name).get_weights() for name in ("conv1", "conv2", "conv3_1x1"))
     merged = models.build_model("convnet_extra_relu", include_top=False)
     merged.get_layer("conv1").set_weights(first)
@@ -105,8 +93,6 @@ def merge_into_previous_layer(model: "keras.Model", images: np.ndarray) -> float
 
 def merge_adjacent_layers(model: "keras.Model", images: np.ndarray) -> float:
     """Return the relative difference when the third layer directly follows the 3x3 layer and is merged into it."""
-    from keras_nin import layers
-
     second, third = (model.get_layer(name).get_weights() for name in ("conv2", "conv3_1x1"))
     maps = networks.run_up_to(model, "relu1", images)
     conv3x3 = functools.partial(layers.conv2d, filters=8, kernel_size=3, activation=None, name="conv2")

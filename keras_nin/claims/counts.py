@@ -3,6 +3,8 @@
 import math
 from typing import Any
 
+from keras_nin import layers
+from keras_nin.audit.api import audit_model
 from keras_nin.claims.claim import Figures
 from keras_nin.claims.networks import (
     audit_zoo_model,
@@ -51,8 +53,6 @@ def _measure_robaita_params() -> Figures:
 def _measure_robaita_nonlinearity() -> Figures:
     import keras
 
-    from keras_nin.audit.api import audit_model
-
     padded = build_network(
         lambda x: keras.layers.Conv2D(2, 3, padding="same", activation="relu", name="conv1")(x), (6, 6, 3), "padded"
     )
@@ -68,9 +68,6 @@ def _measure_robaita_nonlinearity() -> Figures:
 
 
 def _measure_shapes() -> Figures:
-    from keras_nin import layers
-    from keras_nin.audit.api import audit_model
-
     figures, shape = {}, (12, 12, 64)
     for filters in (16, 32, 64, 128, 256):
         model = build_network(lambda x, filters=filters: layers.conv1x1(x, filters, name="conv1"), shape, "shape")
@@ -82,9 +79,6 @@ def _measure_shapes() -> Figures:
 
 def _measure_inception() -> Figures:
     """Build Inception 3a of GoogLeNet: 192 channels at 28x28 to 64 (1x1), 128 (3x3), 32 (5x5), 32 (after pooling)."""
-    from keras_nin import layers
-    from keras_nin.audit.api import audit_model
-
     variants: dict[str, dict[str, Any]] = {
         "with reductions": {"reduce3x3": 96, "reduce5x5": 16, "pool_projection": 32},
         "without, pooling unprojected": {},

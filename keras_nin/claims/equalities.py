@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from keras_nin import data, layers, models, rewrite
+from keras_nin.audit.api import audit_model
 from keras_nin.claims import networks
 from keras_nin.claims.claim import Figures
 from keras_nin.claims.networks import build_network, random_input, randomize_weights, relative_difference, run_model
@@ -19,8 +21,6 @@ SOFT_MASK_SEED = 0
 
 
 def _measure_weighting() -> Figures:
-    from keras_nin import layers
-
     image = random_input(1, 28, 28, 1)
     figures = {}
     for factor in (4.0, 0.1):
@@ -34,8 +34,6 @@ def _measure_weighting() -> Figures:
 
 
 def _measure_fully_connected() -> Figures:
-    from keras_nin import models, rewrite
-
     dense = randomize_weights(models.build_model("convnet_linear_head"))
     convolutional = rewrite.convert_dense_to_conv(dense)
     images = random_input(4, 28, 28, 1)
@@ -53,8 +51,6 @@ def _compare_every_position() -> float:
     """Run the convolutional head on a 9x10 map and compare each position with the dense head on that 7x7 crop."""
     import keras
 
-    from keras_nin import rewrite
-
     def graph(x: "keras.KerasTensor") -> "keras.KerasTensor":
         x = keras.layers.Flatten(name="flatten")(x)
         x = keras.layers.Dense(100, activation="relu", name="dense1")(x)
@@ -68,9 +64,6 @@ def _compare_every_position() -> float:
 
 
 def _measure_one_channel() -> Figures:
-    from keras_nin import models
-    from keras_nin.audit.api import audit_model
-
     image = random_input(1, 28, 28, 1)
     outputs, ranks = {}, {}
     for side in (1, 3):
@@ -126,8 +119,6 @@ def compute_soft_mask(path: str | pathlib.Path | None = None) -> SoftMask:
     Raises:
         InputError: the file is not a readable image.
     """
-    from keras_nin import data, models
-
     if path is None:
         from sklearn.datasets import load_sample_image
 

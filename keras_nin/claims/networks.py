@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 import numpy as np
 from numpy.typing import ArrayLike
 
+from keras_nin import data, models
+from keras_nin.audit.api import audit_model
 from keras_nin.errors import InputError, check_choice, check_whole_number
 from keras_nin.metrics import top_k_accuracy
 
@@ -36,10 +38,7 @@ def build_network(
 
 def audit_zoo_model(name: str) -> "Audit":
     """Return the audit of the zoo model `name`, built with its defaults."""
-    from keras_nin.audit.api import audit_model
-    from keras_nin.models import build_model
-
-    return audit_model(build_model(name))
+    return audit_model(models.build_model(name))
 
 
 def convolution_rows(audit: "Audit") -> "list[AuditRow]":
@@ -96,11 +95,8 @@ def relative_difference(values: np.ndarray, reference: np.ndarray) -> float:
 def compose_convolutions(first: Weights, second: Weights) -> tuple[np.ndarray, np.ndarray]:
     """Return the kernel and bias of the convolution that equals `first` followed by the 1x1 convolution `second`.
 
-    W = W1 . W2 at every position of the kernel, b = b1 . W2 + b2. Exact where nothing is between the two.
-
-    Args:
-        first: kernel (h, w, Cin, C) and bias (C,).
-        second: kernel (1, 1, C, Cout) and bias (Cout,).
+    W = W1 . W2 at every position of the kernel, b = b1 . W2 + b2. Exact where nothing is between the two. The kernels
+    are (h, w, Cin, C) and (1, 1, C, Cout).
     """
     (kernel1, bias1), (kernel2, bias2) = _as_float64(first), _as_float64(second)
     matrix = kernel2[0, 0]
@@ -110,10 +106,7 @@ def compose_convolutions(first: Weights, second: Weights) -> tuple[np.ndarray, n
 def compose_with_dense(first: Weights, dense: Weights, positions: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the kernel and bias of the dense layer that equals a 1x1 convolution, Flatten, and a dense layer.
 
-    Args:
-        first: kernel (1, 1, C, C') and bias (C',).
-        dense: kernel (positions * C', units) and bias (units,).
-        positions: number of positions of the map.
+    The kernels are (1, 1, C, C') and (positions * C', units), for the positions of the map.
     """
     (kernel1, bias1), (kernel2, bias2) = _as_float64(first), _as_float64(dense)
     matrix = kernel1[0, 0]
@@ -183,8 +176,6 @@ class TrainedNetwork:
 
 def load_training_images(training: ClaimTraining) -> TrainingImages:
     """Return the images; `InputError` where the dataset has no train and test split with labels from 0 to 9."""
-    from keras_nin import data
-
     dataset = data.open_dataset(training.data)
     splits = []
     for split in ("train", "test"):
@@ -203,14 +194,7 @@ def load_training_images(training: ClaimTraining) -> TrainingImages:
 def train_over_seeds(
     build: "Callable[[], keras.Model]", training: ClaimTraining, images: TrainingImages, default_epochs: int
 ) -> list[TrainedNetwork]:
-    """Return one trained network per seed; the same arguments give the same numbers on one machine.
-
-    Args:
-        build: returns an untrained model (28, 28, 1) -> (10,).
-        training: how to train.
-        images: the images.
-        default_epochs: passes over the images where `training` has no number.
-    """
+    """Return one trained network (28, 28, 1) -> (10,) per seed; the same numbers each time on one machine."""
     runs = []
     for seed in range(training.seeds):
         run = _train_once(build, images, seed, training.epochs or default_epochs, training.activation)

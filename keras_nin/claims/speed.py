@@ -5,14 +5,18 @@ import math
 import pathlib
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
+from keras_nin import files, models
+from keras_nin.audit.api import audit_model
+from keras_nin.benchmark.layer_times import total_kernel_us
+from keras_nin.benchmark.measurement import measure_files
+from keras_nin.benchmark.records import Profile
 from keras_nin.claims.claim import Figures, Interval, MeasuredFigures
 from keras_nin.claims.networks import audit_zoo_model, build_network
+from keras_nin.data.named_datasets import open_noise
 from keras_nin.formatting import format_count
-
-if TYPE_CHECKING:
-    from keras_nin.benchmark.records import Profile
+from keras_nin.tflite import host
 
 LAYER_1X1, LAYER_3X3 = "conv1x1_512to32", "conv3x3_512to32"
 SCHEMES, THREADS = ("float32", "int8"), (1, 2)
@@ -31,38 +35,21 @@ class ProcessSample:
     """What one process measured: the layer that was loaded first, and the profile of each configuration."""
 
     first: str
-    profiles: "Mapping[Configuration, Profile]"
+    profiles: Mapping[Configuration, Profile]
 
 
-def _kernel_us(profile: "Profile") -> float | None:
-    from keras_nin.benchmark.layer_times import total_kernel_us
-
-    return total_kernel_us(profile)
-
-
-_WARM_TIMES: "dict[str, Callable[[Profile], float | None]]" = {
-    INSIDE_KERNEL: _kernel_us,
+_WARM_TIMES: dict[str, Callable[[Profile], float | None]] = {
+    INSIDE_KERNEL: total_kernel_us,
     WHOLE_CALL: lambda profile: profile.total.median,
 }
-_COLD_TIMES: "dict[str, Callable[[Profile], float]]" = {
+_COLD_TIMES: dict[str, Callable[[Profile], float]] = {
     "first run": lambda profile: profile.first_us,
     "loading and first run": lambda profile: profile.load_us + profile.first_us,
 }
 
 
-def _warm_name(scheme: str, threads: int, what: str) -> str:
-    return f"time of 3x3 over 1x1, {scheme}, {format_count(threads, 'thread')}, {what}"
-
-
-def _cold_name(first: str, what: str) -> str:
-    return f"{what} of 3x3 over 1x1, float32, {'1x1' if first == LAYER_1X1 else '3x3'} loaded first"
-
-
 def _measure_speed() -> MeasuredFigures:
-    from keras_nin import files
-    from keras_nin.tflite.host import describe_host
-
-    threads = [count for count in THREADS if count <= describe_host()["cores"]]
+    threads = [count for count in THREADS if count <= host.describe_host()["cores"]]
     with files.temporary_folder() as folder:
         paths = {layer: _export_layer(layer, folder) for layer in (LAYER_1X1, LAYER_3X3)}
         samples = [_measure_in_process(paths, threads, turn) for turn in range(PROCESSES)]
@@ -71,8 +58,6 @@ def _measure_speed() -> MeasuredFigures:
 
 def _export_layer(layer: str, folder: pathlib.Path) -> dict[str, pathlib.Path]:
     """Write the files of a layer with random weights and return their paths by scheme."""
-    from keras_nin import models
-    from keras_nin.data.named_datasets import open_noise
     from keras_nin.export.conversion import convert_schemes, load_calibration
 
     model = models.build_model(layer)
@@ -89,8 +74,6 @@ def _measure_in_process(
     paths: Mapping[str, Mapping[str, pathlib.Path]], threads: Sequence[int], turn: int
 ) -> ProcessSample:
     """Measure all files interleaved in one process; which layer is loaded and run first alternates."""
-    from keras_nin.benchmark.measurement import measure_files
-
     layers = (LAYER_1X1, LAYER_3X3) if turn % 2 == 0 else (LAYER_3X3, LAYER_1X1)
     order = [(layer, scheme) for scheme in SCHEMES for layer in layers]
     benchmark = measure_files(
@@ -102,8 +85,6 @@ def _measure_in_process(
 
 def _mac_ratios() -> dict[str, float]:
     import keras
-
-    from keras_nin.audit.api import audit_model
 
     small, large = audit_zoo_model(LAYER_1X1).total.macs, audit_zoo_model(LAYER_3X3).total.macs
     unpadded = build_network(lambda x: keras.layers.Conv2D(32, 3, name="conv1")(x), (12, 12, 512), "unpadded")
@@ -122,7 +103,8 @@ def speed_figures(samples: Sequence[ProcessSample]) -> Figures:
             large = [time(sample.profiles[LAYER_3X3, scheme, threads]) for sample in samples]
             ratios = [b / a for a, b in zip(small, large, strict=True) if a is not None and b is not None]
             if len(ratios) == len(samples):
-                figures[_warm_name(scheme, threads, what)] = _median_interval(ratios)
+                name = f"time of 3x3 over 1x1, {scheme}, {format_count(threads, 'thread')}, {what}"
+                figures[name] = _median_interval(ratios)
     for first in (LAYER_1X1, LAYER_3X3):
         pairs = [
             (sample.profiles[LAYER_1X1, "float32", 1], sample.profiles[LAYER_3X3, "float32", 1])
@@ -131,7 +113,8 @@ def speed_figures(samples: Sequence[ProcessSample]) -> Figures:
         ]
         for what, cold_time in _COLD_TIMES.items():
             ratios = [cold_time(large) / cold_time(small) for small, large in pairs]
-            figures[_cold_name(first, what)] = Interval(statistics.median(ratios), min(ratios), max(ratios))
+            name = f"{what} of 3x3 over 1x1, float32, {'1x1' if first == LAYER_1X1 else '3x3'} loaded first"
+            figures[name] = Interval(statistics.median(ratios), min(ratios), max(ratios))
     return figures
 
 
@@ -159,11 +142,7 @@ def _timing_conditions(samples: Sequence[ProcessSample], threads: Sequence[int])
         times.append({"layer": layer, "scheme": scheme, "threads": count, "median_us": medians})
     return {
         "host": samples[0].profiles[LAYER_1X1, SCHEMES[0], threads[0]].host,
-        "threads": list(threads),
-        "processes": len(samples),
-        "runs": RUNS,
-        "interleaved": True,
-        "times": times,
+        **{"threads": list(threads), "processes": len(samples), "runs": RUNS, "interleaved": True, "times": times},
     }
 
 

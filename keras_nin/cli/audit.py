@@ -26,38 +26,19 @@ def check_view(context: click.Context, param: click.Parameter, value: Any) -> An
 @click.command("audit", cls=options.Command, epilog="Example: keras-nin audit squeezenet_v1_1")
 @click.argument("model", metavar="MODEL|FILE.tflite")
 @options.model_options
-@click.option(
-    "--depth",
-    type=click.IntRange(0, 2),
-    is_eager=True,
-    default=2,
-    show_default=True,
-    help="0: totals only, 1: a row for each block, 2: for each layer.",
-)
-@click.option(
-    "--columns",
-    callback=check_view,
-    metavar="KEY,...",
-    help="Columns: keys of the rows in --json, share_of_params, share_of_macs.",
-)
-@click.option(
-    "--sort",
-    callback=check_view,
-    metavar="KEY",
-    help="Sort by one of these keys: numbers descending, words ascending, unknown last. [default: order of execution]",
-)
-@click.option(
-    "--only",
-    multiple=True,
-    callback=check_view,
-    metavar="KIND|ROLE,...",
-    help="Show only layers of these kinds and roles, such as pointwise or reduce,expand; the totals stay those of the "
-    "whole network. Repeatable.",
-)
+@click.option("--depth", type=click.IntRange(0, 2), is_eager=True, default=2,
+              help="0: totals only, 1: a row for each block, 2: for each layer.")  # fmt: skip
+@click.option("--columns", callback=check_view, metavar="KEY,...",
+              help="Columns: keys of the rows in --json, share_of_params, share_of_macs.")  # fmt: skip
+@click.option("--sort", callback=check_view, metavar="KEY",
+              help="Sort by one of these keys: numbers descending, words ascending, unknown last. [default: order of "
+              "execution]")  # fmt: skip
+@click.option("--only", multiple=True, callback=check_view, metavar="KIND|ROLE,...",
+              help="Show only layers of these kinds and roles, such as pointwise or reduce,expand; the totals stay "
+              "those of the whole network. Repeatable.")  # fmt: skip
 @options.require_option(help="Exit status 1 where a limit fails: x is at most, x.. at least, x..y both. Repeatable.")
-@click.option(
-    "--format", "form", type=click.Choice(["text", "markdown", "csv", "json"]), help="What to print. [default: text]"
-)
+@click.option("--format", "form", type=click.Choice(["text", "markdown", "csv", "json"]),
+              help="What to print. [default: text]")  # fmt: skip
 @options.json_option
 @click.option("--csv", "as_csv", is_flag=True, help="The rows as CSV with raw numbers; all keys without --columns.")
 @click.option("--markdown", "as_markdown", is_flag=True, help="The table as Markdown.")

@@ -16,54 +16,29 @@ if TYPE_CHECKING:
 
 @click.command("benchmark", cls=options.Command, epilog="Example: keras-nin benchmark nin_digits")
 @click.argument("models", nargs=-1, required=True, metavar="FILE.tflite|MODEL...")
-@click.option(
-    "--threads",
-    type=options.counts("1 or 1,2,4"),
-    default="1",
-    show_default=True,
-    metavar="N[,N...]",
-    help="Threads of the runtime.",
-)
+@click.option("--threads", type=options.counts("1 or 1,2,4"), default="1", metavar="N[,N...]",
+              help="Threads of the runtime.")  # fmt: skip
 @click.option("--runs", type=options.COUNT, metavar="N", help="Exact number of runs. [default: until stable]")
-@click.option(
-    "--seconds",
-    type=options.Number(0, min_open=True),
-    default=5.0,
-    show_default=True,
-    metavar="S",
-    help="Longest time for each file and number of threads; with --compare for all together.",
-)
-@click.option("--layers/--no-layers", default=True, help="Whether to time every layer too.")
-@click.option(
-    "--method",
-    type=click.Choice(["profiler", "single"]),
-    default="profiler",
-    show_default=True,
-    help="Time layers with the runtime's profiler, or each operator in a file of its own.",
-)
-@click.option(
-    "--sort",
-    type=click.Choice(["us", "macs", "gmacs_per_s", "bytes"]),
-    help="Sort the layers, descending. [default: order of execution]",
-)
+@click.option("--seconds", type=options.Number(0, min_open=True), default=5.0, metavar="S",
+              help="Longest time for each file and number of threads; with --compare for all together.")  # fmt: skip
+@click.option("--layers/--no-layers", default=True, show_default=False, help="Whether to time every layer too.")
+@click.option("--method", type=click.Choice(["profiler", "single"]), default="profiler",
+              help="Time layers with the runtime's profiler, or each operator in a file of its own.")  # fmt: skip
+@click.option("--sort", type=click.Choice(["us", "macs", "gmacs_per_s", "bytes"]),
+              help="Sort the layers, descending. [default: order of execution]")  # fmt: skip
 @click.option("--top", type=options.COUNT, metavar="N", help="Show N layers; the others in one row.")
-@click.option(
-    "--only", multiple=True, callback=options.split_words, metavar="KIND|ROLE,...", help="Show only layers of these."
-)
+@click.option("--only", multiple=True, callback=options.split_words, metavar="KIND|ROLE,...",
+              help="Show only layers of these.")  # fmt: skip
 @click.option("--compare", is_flag=True, help="Measure the files interleaved, and show the ratios to the first.")
 @click.option("--roofline", is_flag=True, help="Also measure this machine's limits, and how close each layer gets.")
 @click.option("--on", "device", metavar="URL", help="A device: ssh://[user@]host[:port] or adb://SERIAL.")
 @click.option("--python", metavar="PATH", help="The interpreter on an ssh:// device. [default: python3]")
-@click.option(
-    "--benchmark-model",
-    metavar="PATH",
-    help="LiteRT's tool for an adb:// device, there or here. [default: /data/local/tmp/benchmark_model there]",
-)
-@click.option(
-    "--delegate",
-    metavar="PATH",
-    help="An external delegate on the device, such as libedgetpu.so.1; only whole files are timed.",
-)
+@click.option("--benchmark-model", metavar="PATH",
+              help="LiteRT's tool for an adb:// device, there or here. [default: /data/local/tmp/benchmark_model "
+              "there]")  # fmt: skip
+@click.option("--delegate", metavar="PATH",
+              help="An external delegate on the device, such as libedgetpu.so.1; only whole files are "
+              "timed.")  # fmt: skip
 @click.option("--scheme", metavar="S[,S...]", help="Schemes of an exported MODEL. [default: float32,int8]")
 @options.temporary_export_options
 @click.option("--json", "form", flag_value="json", help="One JSON document on stdout, the rest on stderr.")
@@ -134,9 +109,8 @@ def _print_run(run: BenchmarkRun, form: str | None, view: LayerView, roofline: b
 )
 @click.argument("before", metavar="A.json")
 @click.argument("after", metavar="B.json")
-@click.option(
-    "--max-regression", type=options.SHARE, metavar="SHARE", help="Exit status 1 where a file is slower by more."
-)
+@click.option("--max-regression", type=options.SHARE, metavar="SHARE",
+              help="Exit status 1 where a file is slower by more.")  # fmt: skip
 @options.json_option
 def compare_runs_command(before: str, after: str, max_regression: float | None, as_json: bool) -> int:
     """Compare two results of `keras-nin benchmark --json`: what became slower or faster, and by how much.
@@ -162,69 +136,21 @@ def compare_runs_command(before: str, after: str, max_regression: float | None, 
 @click.command(
     "sweep", cls=options.Command, epilog="Example: keras-nin sweep --size 7,14 --cin 64 --cout 63,64 --plot sweep.png"
 )
-@click.option(
-    "--size",
-    type=options.counts("7,14,28"),
-    default="7,14,28,56",
-    show_default=True,
-    metavar="N[,N...]",
-    help="Height and width of the feature map.",
-)
-@click.option(
-    "--cin",
-    type=options.counts("7,14,28"),
-    default="64,256",
-    show_default=True,
-    metavar="N[,N...]",
-    help="Input channels.",
-)
-@click.option(
-    "--cout",
-    type=options.counts("7,14,28"),
-    default="63,64,65",
-    show_default=True,
-    metavar="N[,N...]",
-    help="Output channels: the filters.",
-)
-@click.option(
-    "--kernel",
-    type=options.counts("7,14,28"),
-    default="1,3",
-    show_default=True,
-    metavar="N[,N...]",
-    help="Height and width of the kernel, odd.",
-)
-@click.option(
-    "--scheme",
-    multiple=True,
-    callback=options.split_words,
-    default=["float32,int8"],
-    show_default=True,
-    metavar="S,...",
-    help="float32, int8 or both.",
-)
-@click.option(
-    "--threads",
-    type=options.counts("7,14,28"),
-    default="1",
-    show_default=True,
-    metavar="N[,N...]",
-    help="Threads of the runtime.",
-)
-@click.option(
-    "--seconds",
-    type=options.Number(0.01, 600),
-    default=0.5,
-    show_default=True,
-    metavar="S",
-    help="Longest time for each point, once it is warm.",
-)
-@click.option(
-    "--seed", type=options.SEED, default=0, show_default=True, metavar="N", help="Seed of the order, weights, noise."
-)
-@click.option(
-    "--out", default="sweep.csv", show_default=True, metavar="FILE.csv", help="The rows; existing ones are kept."
-)
+@click.option("--size", type=options.counts("7,14,28"), default="7,14,28,56", metavar="N[,N...]",
+              help="Height and width of the feature map.")  # fmt: skip
+@click.option("--cin", type=options.counts("7,14,28"), default="64,256", metavar="N[,N...]", help="Input channels.")
+@click.option("--cout", type=options.counts("7,14,28"), default="63,64,65", metavar="N[,N...]",
+              help="Output channels: the filters.")  # fmt: skip
+@click.option("--kernel", type=options.counts("7,14,28"), default="1,3", metavar="N[,N...]",
+              help="Height and width of the kernel, odd.")  # fmt: skip
+@click.option("--scheme", multiple=True, callback=options.split_words, default=["float32,int8"], metavar="S,...",
+              help="float32, int8 or both.")  # fmt: skip
+@click.option("--threads", type=options.counts("7,14,28"), default="1", metavar="N[,N...]",
+              help="Threads of the runtime.")  # fmt: skip
+@click.option("--seconds", type=options.Number(0.01, 600), default=0.5, metavar="S",
+              help="Longest time for each point, once it is warm.")  # fmt: skip
+@click.option("--seed", type=options.SEED, default=0, metavar="N", help="Seed of the order, weights, noise.")
+@click.option("--out", default="sweep.csv", metavar="FILE.csv", help="The rows; existing ones are kept.")
 @options.plot_option(help="Also write a figure of the rows.")
 @click.option("--force", is_flag=True, help="Measure everything again, and replace the CSV file.")
 @options.json_option

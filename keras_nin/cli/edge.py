@@ -53,7 +53,10 @@ def edgetpu_command(as_json: bool, **arguments: Any) -> int:
 def export_edgetpu_command() -> click.Command:
     """Return `keras-nin export`, of int8 unless told otherwise, with the Edge TPU verdict on each file after it."""
     command = copy.copy(export_command)
-    command.context_settings = {"default_map": {"scheme": "int8"}, "obj": _print_edgetpu_verdicts}
+    command.context_settings = command.context_settings | {
+        "default_map": {"scheme": "int8"},
+        "obj": _print_edgetpu_verdicts,
+    }
     command.epilog = (
         "The verdict is predicted; see `keras-nin edgetpu`. Example: python export/to_edgetpu.py nin_digits"
     )
@@ -73,22 +76,14 @@ def _print_edgetpu_verdicts(result: ExportResult) -> None:
 
 @click.command("ethosu", cls=options.Command, epilog="Example: keras-nin ethosu exported/nin_digits_int8.tflite")
 @click.argument("model", metavar="FILE.tflite|MODEL")
-@click.option(
-    "--accelerator",
-    "accelerators",
-    multiple=True,
-    callback=options.split_words,
-    default=["ethos-u55-128"],
-    show_default=True,
-    metavar="NAME[,NAME...]|all",
-    help="Accelerators, of those below; several are compared. Repeatable.",
-)
+@click.option("--accelerator", "accelerators", multiple=True, callback=options.split_words, default=["ethos-u55-128"],
+              metavar="NAME[,NAME...]|all",
+              help="Accelerators, of those below; several are compared. Repeatable.")  # fmt: skip
 @click.option("--system-config", metavar="NAME", help="Clock and memories: a section of --config. [default: Vela's]")
 @click.option("--memory-mode", metavar="NAME", help="Placement in the memories: also a section. [default: Vela's]")
 @click.option("--config", multiple=True, metavar="FILE.ini", help="Vela's configuration. [default: its own]")
-@options.require_option(
-    metavar="full|N%|ITEM=LIMIT,...", help="Exit status 1 where a limit fails on an accelerator. Repeatable."
-)
+@options.require_option(metavar="full|N%|ITEM=LIMIT,...",
+                        help="Exit status 1 where a limit fails on an accelerator. Repeatable.")  # fmt: skip
 @click.option("-o", "--out", metavar="FILE.tflite", help="Save the compiled file, with one accelerator only.")
 @options.plot_option(help="Also write a figure of where the time goes on each accelerator.")
 @options.timeout_option(default=600.0, help="Time limit of Vela for each accelerator.")
@@ -147,22 +142,10 @@ def ethosu_command(as_json: bool, **arguments: Any) -> int:
 @click.option("--c-array", metavar="PATH", help="Write the file as PATH.cc and PATH.h: the array and its constants.")
 @options.data_option
 @options.image_options
-@click.option(
-    "--test-count",
-    type=options.COUNT,
-    default=100,
-    show_default=True,
-    metavar="N",
-    help="Compare at most N test images, drawn by --seed, within --seconds.",
-)
-@click.option(
-    "--seconds",
-    type=options.Number(0),
-    default=20.0,
-    show_default=True,
-    metavar="S",
-    help="Each runtime starts no further image after S seconds.",
-)
+@click.option("--test-count", type=options.COUNT, default=100, metavar="N",
+              help="Compare at most N test images, drawn by --seed, within --seconds.")  # fmt: skip
+@click.option("--seconds", type=options.Number(0), default=20.0, metavar="S",
+              help="Each runtime starts no further image after S seconds.")  # fmt: skip
 @options.timeout_option(default=300.0, help="Time limit of each run of a runtime.")
 @options.temporary_export_options
 @options.force_option
@@ -195,31 +178,13 @@ def micro_command(as_json: bool, **arguments: Any) -> int:
 
 @click.command("fit", cls=options.Command, epilog="Example: keras-nin fit exported/nin_digits_int8.tflite")
 @click.argument("models", nargs=-1, required=True, metavar="FILE.tflite|MODEL...")
-@click.option(
-    "--targets",
-    multiple=True,
-    callback=options.split_words,
-    default=["cpu,edgetpu,ethosu,micro"],
-    show_default=True,
-    metavar="TARGET[,TARGET...]",
-    help="Targets, of those below.",
-)
+@click.option("--targets", multiple=True, callback=options.split_words, default=["cpu,edgetpu,ethosu,micro"],
+              metavar="TARGET[,TARGET...]", help="Targets, of those below.")  # fmt: skip
 @options.threads_option
-@click.option(
-    "--seconds",
-    type=options.Number(0, min_open=True),
-    default=2.0,
-    show_default=True,
-    metavar="S",
-    help="Longest measurement of a file on this CPU.",
-)
-@click.option(
-    "--accelerator",
-    default="ethos-u55-128",
-    show_default=True,
-    metavar="NAME",
-    help="The Ethos-U; `keras-nin ethosu --help` lists all.",
-)
+@click.option("--seconds", type=options.Number(0, min_open=True), default=2.0, metavar="S",
+              help="Longest measurement of a file on this CPU.")  # fmt: skip
+@click.option("--accelerator", default="ethos-u55-128", metavar="NAME",
+              help="The Ethos-U; `keras-nin ethosu --help` lists all.")  # fmt: skip
 @options.max_arena_option
 @options.timeout_option(default=300.0, help="Time limit of Vela and of each run of TFLite Micro.")
 @options.require_option(help="Exit status 1 where a limit fails. Repeatable.")

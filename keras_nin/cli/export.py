@@ -44,73 +44,39 @@ def _describe_scheme(row: Mapping[Any, str]) -> str:
 @click.command("export", cls=ExportCommand, epilog="Example: keras-nin export nin_digits --scheme float32,int8")
 @click.argument("model", default="nin_digits")
 @options.model_options
-@click.option(
-    "--scheme",
-    default="float32,int8",
-    show_default=True,
-    metavar="S[,S...]",
-    help="Schemes of the table below; all is every post-training scheme.",
-)
-@click.option(
-    "--calibration",
-    metavar="DATASET|DIR|FILE.npz|random",
-    help="Representative images for int8. [default: the calibration split of the model's own dataset]",
-)
-@click.option(
-    "--calibration-count",
-    type=options.COUNT,
-    metavar="N",
-    help="Number of calibration images. [default: 100, or 8 of noise]",
-)
+@click.option("--scheme", default="float32,int8", metavar="S[,S...]",
+              help="Schemes of the table below; all is every post-training scheme.")  # fmt: skip
+@click.option("--calibration", metavar="DATASET|DIR|FILE.npz|random",
+              help="Representative images for int8. [default: the calibration split of the model's own "
+              "dataset]")  # fmt: skip
+@click.option("--calibration-count", type=options.COUNT, metavar="N",
+              help="Number of calibration images. [default: 100, or 8 of noise]")  # fmt: skip
 @options.tuning_options
-@click.option(
-    "--io",
-    type=click.Choice(["int8", "uint8", "float32"]),
-    help="Input and output type of the integer schemes. [default: int8; int16 for int16x8]",
-)
-@click.option("--batch", type=options.COUNT, default=1, show_default=True, metavar="N", help="Static batch size.")
+@click.option("--io", type=click.Choice(["int8", "uint8", "float32"]),
+              help="Input and output type of the integer schemes. [default: int8; int16 for int16x8]")  # fmt: skip
+@click.option("--batch", type=options.COUNT, default=1, metavar="N", help="Static batch size.")
 @click.option("--allow-float", is_flag=True, help="Let operators that int8 lacks compute in float; they are listed.")
 @click.option("--epochs", type=options.COUNT, metavar="N", help="Epochs of schemes that train. [default: 20]")
-@click.option(
-    "--learning-rate",
-    type=options.Number(0, min_open=True),
-    metavar="RATE",
-    help="Learning rate of schemes that train. [default: a fifth of the rate that trained the network]",
-)
-@click.option(
-    "--sparsity",
-    type=options.Number(0, 1, min_open=True, max_open=True),
-    default=0.5,
-    show_default=True,
-    metavar="SHARE",
-    help="Share of zero weights in each layer of the scheme pruned.",
-)
-@click.option(
-    "--clusters",
-    type=click.IntRange(2, 256),
-    default=16,
-    show_default=True,
-    metavar="N",
-    help="Distinct weights in each layer of the scheme clustered.",
-)
+@click.option("--learning-rate", type=options.Number(0, min_open=True), metavar="RATE",
+              help="Learning rate of schemes that train. [default: a fifth of the rate that trained the "
+              "network]")  # fmt: skip
+@click.option("--sparsity", type=options.Number(0, 1, min_open=True, max_open=True), default=0.5, metavar="SHARE",
+              help="Share of zero weights in each layer of the scheme pruned.")  # fmt: skip
+@click.option("--clusters", type=click.IntRange(2, 256), default=16, metavar="N",
+              help="Distinct weights in each layer of the scheme clustered.")  # fmt: skip
 @options.data_option
 @options.image_options
 @options.test_count_option
 @options.limit_options
 @options.threads_option
-@click.option(
-    "--runs", type=options.COUNT, metavar="N", help="Runs of the latency measurement. [default: until stable]"
-)
-@click.option("--out", default="exported", show_default=True, metavar="DIR", help="Where the files go.")
+@click.option("--runs", type=options.COUNT, metavar="N",
+              help="Runs of the latency measurement. [default: until stable]")  # fmt: skip
+@click.option("--out", default="exported", metavar="DIR", help="Where the files go.")
 @options.force_option
 @options.json_option
-@click.option(
-    "--from",
-    "record",
-    metavar="RECORD",
-    help="Repeat the export that wrote this JSON file: same model, images and options. Only --out, --force, --threads, "
-    "--runs and --json may be combined with it.",
-)
+@click.option("--from", "record", metavar="RECORD",
+              help="Repeat the export that wrote this JSON file: same model, images and options. Only --out, --force, "
+              "--threads, --runs and --json may be combined with it.")  # fmt: skip
 def export_command(model: str, record: str | None, as_json: bool, **arguments: Any) -> int:
     """Convert MODEL (default nin_digits) to .tflite files and verify them against it.
 
@@ -273,12 +239,8 @@ def _verification_lines(result: VerifyResult) -> Iterator[str]:
 @options.data_option
 @options.image_options
 @options.test_count_option
-@click.option(
-    "--label-offset",
-    type=click.IntRange(0),
-    metavar="K",
-    help="Output of label 0, such as 1 where output 0 is a background class. [default: 0]",
-)
+@click.option("--label-offset", type=click.IntRange(0), metavar="K",
+              help="Output of label 0, such as 1 where output 0 is a background class. [default: 0]")  # fmt: skip
 @click.option("--output", type=click.IntRange(0), metavar="N", help="Index of the output, for a file with several.")
 @options.seed_option
 @options.threads_option

@@ -70,13 +70,7 @@ def cli() -> None:
 
 
 def main(arguments: Sequence[str] | None = None, command: click.Command = cli, prog_name: str = "keras-nin") -> None:
-    """Run a command and leave the process with its exit status.
-
-    Args:
-        arguments: the words of the command line; None takes those of the process.
-        command: the click command.
-        prog_name: its name in messages.
-    """
+    """Run a command with the words of the command line, None for those of the process, and end with its status."""
     sys.exit(run(arguments, command, prog_name))
 
 

@@ -119,7 +119,7 @@ def import_weights_command(as_json: bool, **arguments: Any) -> None:
 
 
 @click.command("cards", cls=options.Command, epilog="Example: keras-nin cards --check")
-@click.option("--out", default="models", show_default=True, metavar="DIR", help="Where the cards are.")
+@click.option("--out", default="models", metavar="DIR", help="Where the cards are.")
 @click.option("--check", is_flag=True, help="Write nothing; exit status 1 where a card is out of date.")
 @options.json_option
 def cards_command(out: str, check: bool, as_json: bool) -> int:

@@ -24,6 +24,7 @@ class Command(click.Command):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
+        self.context_settings = {"show_default": True} | self.context_settings
         text = "Show the traceback of an unexpected error."
         self.params.append(click.Option(["--debug"], is_flag=True, expose_value=False, help=text))
 
@@ -240,7 +241,7 @@ input_shape_option = click.option("--input-shape", type=SHAPE, metavar="H,W,C",
 set_option = click.option("--set", "builder_arguments", multiple=True, callback=parse_builder_arguments,
                           metavar="KEY=VALUE", help="Argument of the model's builder, such as pool_rounding=ceil or "
                           "classes=10. Repeatable.")
-seed_option = click.option("--seed", type=SEED, metavar="N", default=0, show_default=True,
+seed_option = click.option("--seed", type=SEED, metavar="N", default=0,
                            help="Seed of random weights, noise and draws.")
 model_options = stack(weights_option, input_shape_option, set_option, seed_option)
 temporary_export_options = fold(
@@ -266,18 +267,18 @@ test_count_option = click.option("--test-count", type=COUNT, metavar="N",
                                  help="Number of test images, drawn by --seed. [default: all]")
 tuning_options = fold(
     "tuning", "keras_nin.export.schemes:Tuning",
-    click.option("--ranges", type=click.Choice(RANGES), default=Tuning().ranges, show_default=True,
+    click.option("--ranges", type=click.Choice(RANGES), default=Tuning().ranges,
                  help="int8 ranges of activations: minimum and maximum, or least mean squared error."),
-    click.option("--rounding", type=click.Choice(ROUNDINGS), default=Tuning().rounding, show_default=True,
+    click.option("--rounding", type=click.Choice(ROUNDINGS), default=Tuning().rounding,
                  help="int8 weights: rounded to nearest, or so that outputs change least."),
-    click.option("--bias-correction/--no-bias-correction", default=Tuning().bias_correction, show_default=True,
+    click.option("--bias-correction/--no-bias-correction", default=Tuning().bias_correction,
                  help="Compensate in int8 biases for the mean error of rounded weights."),
 )
 limit_options = fold(
     "limits", "keras_nin.export.parity:ParityLimits",
-    click.option("--min-top1-match", type=Number(0, 1), metavar="SHARE", default=0.90, show_default=True,
+    click.option("--min-top1-match", type=Number(0, 1), metavar="SHARE", default=0.90,
                  help="Smallest share of images with the model's top-1 class."),
-    click.option("--max-drop", type=Number(-100, 100), metavar="PP", default=2.5, show_default=True,
+    click.option("--max-drop", type=Number(-100, 100), metavar="PP", default=2.5,
                  help="Largest top-1 drop, in percentage points."),
     click.option("--max-rms", type=Number(0), metavar="LSB",
                  help="Largest RMS difference of a class or channel, in quantization steps of the output. [default: 8 "
@@ -287,19 +288,18 @@ limit_options = fold(
     click.option("--max-closing", type=Number(0), metavar="LSB",
                  help="Largest error of a final softmax or sigmoid itself. [default: what its table explains, 2 for 8 "
                  "bits]"),
-    click.option("--max-weight", type=Number(0), metavar="LSB", default=ROUNDING_REACH + 1.0, show_default=True,
+    click.option("--max-weight", type=Number(0), metavar="LSB", default=ROUNDING_REACH + 1.0,
                  help="Largest difference of a weight from the model's, in 8-bit steps of its channel."),
     click.option("--min-snr", type=NUMBER, metavar="DB",
                  help="Smallest signal-to-noise ratio of the outputs, in dB. [default: not checked]"),
 )
 require_option = functools.partial(click.option, "--require", multiple=True, callback=join_limits,
                                    metavar="ITEM=LIMIT,...", help="Exit status 1 where a limit fails. Repeatable.")
-timeout_option = functools.partial(click.option, "--timeout", type=Number(0, min_open=True), metavar="SECONDS",
-                                   show_default=True)
+timeout_option = functools.partial(click.option, "--timeout", type=Number(0, min_open=True), metavar="SECONDS")
 plot_option = functools.partial(click.option, "--plot", metavar="FILE.png")
-max_arena_option = click.option("--max-arena", type=SIZE, metavar="SIZE", default="2MiB", show_default=True,
+max_arena_option = click.option("--max-arena", type=SIZE, metavar="SIZE", default="2MiB",
                                 help="Largest arena to try.")
-threads_option = click.option("--threads", type=COUNT, metavar="N", default=1, show_default=True,
+threads_option = click.option("--threads", type=COUNT, metavar="N", default=1,
                               help="Threads of the runtime.")
 force_option = click.option("--force", is_flag=True, help="Replace existing files with different content.")
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout, the rest on stderr.")

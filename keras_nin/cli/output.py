@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from keras_nin import files
 from keras_nin.formatting import escape_unprintable, fit_encoding
 from keras_nin.workflows import Item, Progress
 
@@ -24,8 +25,6 @@ def echo(text: str) -> None:
 
 def print_json(document: dict[str, Any]) -> None:
     """Print a JSON document on stdout."""
-    from keras_nin import files
-
     click.echo(files.dump_json(document), nl=False)
 
 

@@ -14,15 +14,12 @@ from keras_nin.cli.output import TerminalProgress, note, print_result
 @click.argument("ids", nargs=-1, metavar="[ID]...")
 @click.option("--train", is_flag=True, help="Include the trained figures of paperspace-head and paperspace-relu.")
 @click.option("--data", metavar="DATASET|DIR|FILE.npz", help="With --train: images of ten classes. [default: digits]")
-@click.option(
-    "--epochs", type=options.COUNT, metavar="N", help="With --train: passes over the images. [default: the claim's]"
-)
+@click.option("--epochs", type=options.COUNT, metavar="N",
+              help="With --train: passes over the images. [default: the claim's]")  # fmt: skip
 @click.option("--seeds", type=options.COUNT, metavar="N", help="With --train: runs of each network. [default: 3]")
-@click.option(
-    "--activation",
-    type=click.Choice(["softmax", "sigmoid"]),
-    help="With --train: the last activation of the classifiers. [default: softmax; the article: sigmoid]",
-)
+@click.option("--activation", type=click.Choice(["softmax", "sigmoid"]),
+              help="With --train: the last activation of the classifiers. [default: softmax; the article: "
+              "sigmoid]")  # fmt: skip
 @options.plot_option(help="Save the 32 maps, their weights and the mask of demystified-softconv as a figure.")
 @click.option("--image", metavar="FILE", help="With --plot: the photograph. [default: one of scikit-learn's]")
 @options.force_option

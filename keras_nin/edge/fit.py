@@ -336,11 +336,7 @@ class _TargetRunner:
 
 
 def parse_fit_limits(text: str, targets: Sequence[str] = TARGETS, *, argument: str = "require") -> tuple[Limit, ...]:
-    """Return the limits of a text such as ``"cpu=5ms,edgetpu=full,ethosu=2ms,arena=256KiB"``; see `keras_nin.limits`.
-
-    Raises:
-        InputError: an unknown item, a number or unit that its item does not take, or a target that is not chosen.
-    """
+    """Return limits on chosen targets, such as ``"cpu=5ms,edgetpu=full,ethosu=2ms,arena=256KiB"``; see `limits`."""
     limits = parse_limits(text, FIT_LIMITS, argument=argument)
     for limit in limits:
         if (target := FIT_LIMITS[limit.item]) not in (None, *targets):

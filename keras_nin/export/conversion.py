@@ -11,7 +11,7 @@ import numpy as np
 
 from keras_nin import files
 from keras_nin.data import split_image_shape
-from keras_nin.errors import InputError, check_whole_number
+from keras_nin.errors import InputError, check_whole_number, input_error
 from keras_nin.export.converted_model import Calibration, ConvertedModel, describe_conversion, describe_operator
 from keras_nin.export.operator_layers import layer_marks, map_operators, mark_layers, read_scope
 from keras_nin.export.schemes import Scheme, Tuning, get_scheme
@@ -113,7 +113,7 @@ def check_finite_weights(model: "keras.Model") -> None:
     """Raise `InputError` where a weight of a keras.Model is not finite."""
     for weight in model.weights:
         if not np.isfinite(weight.numpy()).all():
-            raise InputError(f"Expected finite weights. Received: NaN or infinity in {weight.path!r}")
+            raise input_error("finite weights", f"NaN or infinity in {weight.path!r}")
 
 
 # Samples that calibrate
@@ -167,37 +167,36 @@ def check_samples(samples: "Samples | None", specs: Sequence[TensorSpec]) -> dic
     """
     names = [spec.name for spec in specs]
     if len(specs) > 1 and not isinstance(samples, Mapping):
-        listed = ", ".join(map(repr, names))
-        raise _calibration_error(f"Expected calibration arrays by input name ({listed}). Received: one array")
+        raise _calibration_error(f"arrays by input name ({', '.join(map(repr, names))})", "one array")
     by_name: dict[str, Any] = dict(samples) if isinstance(samples, Mapping) else {names[0]: samples}
     if set(by_name) != set(names):
-        raise _calibration_error(f"Expected calibration arrays for the inputs {names}. Received: {list(by_name)}")
+        raise _calibration_error(f"arrays for the inputs {names}", list(by_name))
     arrays = {spec.name: _check_sample_array(by_name[spec.name], spec) for spec in specs}
     counts = {name: len(array) for name, array in arrays.items()}
     if len(set(counts.values())) > 1:
-        raise _calibration_error(f"Expected the same number of calibration samples for each input. Received: {counts}")
+        raise input_error("the same number of calibration samples for each input", counts, argument="calibration")
     return arrays
 
 
 def _check_sample_array(samples: Any, spec: TensorSpec) -> np.ndarray:
     kind = "images" if len(spec.shape) == 3 else f"samples of {spec.name!r}"
-    expected = f"Expected calibration {kind} ({', '.join(map(str, ('N', *spec.shape)))})"
+    expected = f"{kind} ({', '.join(map(str, ('N', *spec.shape)))})"
     if samples is None:
-        raise _calibration_error(f"{expected}. Received: none")
+        raise _calibration_error(expected, "none")
     try:
         array = np.asarray(samples, np.float32)
     except (TypeError, ValueError):
-        raise _calibration_error(f"{expected}. Received: {type(samples).__name__} of other things") from None
+        raise _calibration_error(expected, f"{type(samples).__name__} of other things") from None
     if array.ndim != 1 + len(spec.shape) or len(array) == 0 or array.shape[1:] != spec.shape:
-        raise _calibration_error(f"{expected}. Received: shape {array.shape}")
+        raise _calibration_error(expected, f"shape {array.shape}")
     not_finite = int((~np.isfinite(array).all(axis=tuple(range(1, array.ndim)))).sum())
     if not_finite:
-        raise _calibration_error(f"{expected} of finite numbers. Received: NaN or infinity in {not_finite} of them")
+        raise _calibration_error(f"{expected} of finite numbers", f"NaN or infinity in {not_finite} of them")
     return array
 
 
-def _calibration_error(message: str) -> InputError:
-    return InputError(message, argument="calibration")
+def _calibration_error(expected: str, received: object) -> InputError:
+    return input_error(f"calibration {expected}", received, argument="calibration")
 
 
 # TensorFlow's converter
@@ -207,8 +206,8 @@ class ModelConverter:
     """A model that is traced once, at a static batch, and converted to several schemes; a context manager.
 
     Inputs and outputs get the names of `input_specs` and `output_specs`. A model with `LocalResponseNormalization` is
-    traced once more for the schemes that take its integer form. A SavedModel is kept in a temporary folder. TensorFlow's
-    converter does the same when it is given a model, but hides why writing it fails.
+    traced once more for the schemes that take its integer form. A SavedModel is kept in a temporary folder: that is
+    what TensorFlow's converter does with a model too, but it hides why writing it fails.
     """
 
     def __init__(self, model: "keras.Model", batch: int = 1) -> None:
@@ -217,7 +216,7 @@ class ModelConverter:
         from keras_nin.layers import LocalResponseNormalization
 
         if keras.backend.backend() != "tensorflow":
-            raise InputError(f"Expected Keras on the tensorflow backend. Received: {keras.backend.backend()!r}")
+            raise input_error("Keras on the tensorflow backend", repr(keras.backend.backend()))
         check_whole_number("batch", batch)
         self.model, self.batch = model, batch
         self.inputs, self.outputs = input_specs(model), output_specs(model)
@@ -263,7 +262,7 @@ class ModelConverter:
                 failure = error
         if failure is not None:
             reason = _failure_reason(failure, output.text, layer_marks(self.model))
-            raise InputError(f"Expected a network that converts to {scheme.name}. Received: {reason}") from failure
+            raise input_error(f"a network that converts to {scheme.name}", reason) from failure
         if integer_form:
             flags["integer_form"] = ["LocalResponseNormalization"]
         return content, flags

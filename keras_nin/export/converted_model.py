@@ -1,9 +1,4 @@
-"""A converted model with everything that made it: the export record that reproduces it, and what is written beside it.
-
-Beside an image classifier goes a script that classifies an image with NumPy, Pillow and LiteRT alone. It does what
-`keras_nin.data` and `keras_nin.tflite.quantization` do, in the few lines that one network needs of them; except for
-strips of more than 16 times the length that the network sees, whose ends `keras_nin.data` drops first.
-"""
+"""A converted model with everything that made it: its export record, and what else is written beside it."""
 
 import dataclasses
 import importlib.metadata
@@ -20,7 +15,7 @@ import numpy as np
 import keras_nin
 from keras_nin import files, schemas
 from keras_nin.data import Preprocessing
-from keras_nin.errors import InputError
+from keras_nin.errors import input_error
 from keras_nin.export.compression import Compression, measure_compression
 from keras_nin.export.parity import CAST_OPERATORS, Parity
 from keras_nin.export.schemes import Scheme, Tuning
@@ -39,7 +34,6 @@ class Calibration:
     """The samples that set the ranges of a quantized network.
 
     Attributes:
-        source: name of the dataset, folder or file that they come from.
         images: float32 (N, H, W, C), as the network takes them; for several inputs a dictionary of arrays (N, ...).
         preprocessing: how they were made from pixels, as a dictionary; None for arrays taken as they are.
         seed: of the choice among the images of the calibration split.
@@ -144,7 +138,6 @@ class ConvertedModel:
         flags: what the converter was told.
         layers: for each operator of the file the Keras layer that it computes, or None.
         float_operators: what computes in floating point although the scheme is integer, as "OPERATOR of layer 'name'".
-        batch: static batch size of the file.
         tuning: how ranges, weights and biases were chosen; None where the scheme is not calibrated to 8 bits.
         training: what was trained before the conversion, where the scheme trains.
         options: what else decided the content, such as the builder's arguments and the images; or None.
@@ -341,17 +334,12 @@ def _check_integer_only(
     named = ((operator.op, operator_layers.get((operator.subgraph, operator.index))) for operator in operators)
     blocking = tuple(describe_operator(op, layer) for op, layer in dict.fromkeys(named))
     if blocking and not allow_float:
-        raise InputError(
-            f"Expected a network whose operators all exist in {scheme.name}. Received: operators that compute in "
-            f"floating point ({', '.join(blocking)}). Allow them with `allow_float`",
-            argument="allow_float",
-        )
+        received = f"operators that compute in floating point ({', '.join(blocking)}). Allow them with `allow_float`"
+        raise input_error(f"a network whose operators all exist in {scheme.name}", received, argument="allow_float")
     for tensor in (main.tensors[index] for index in (*main.inputs, *main.outputs)):
         if tensor.dtype != scheme.io_type:
-            raise InputError(
-                f"Expected a network that computes something, so that its input and output become {scheme.io_type}. "
-                f"Received: {tensor.dtype} and {len(main.operators)} operators"
-            )
+            expected = f"a network that computes something, so that its input and output become {scheme.io_type}"
+            raise input_error(expected, f"{tensor.dtype} and {len(main.operators)} operators")
     return blocking
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keras_nin.errors import InputError
+from keras_nin.errors import input_error
 from keras_nin.export.operator_layers import LayerIndex, map_operators
 from keras_nin.export.parity import CAST_OPERATORS, round_floats
 from keras_nin.metrics import energy_ratio_db
@@ -96,7 +96,7 @@ def measure_layer_noise(model: "keras.Model", runner: TFLiteRunner, batches: "It
         for start in range(0, len(images), _IMAGES_AT_ONCE):
             measurement.add(images[start : start + _IMAGES_AT_ONCE])
     if not measurement.images:
-        raise InputError("Expected at least one image to compare layers on. Received: none")
+        raise input_error("at least one image to compare layers on", "none")
     output = measurement.main.tensors[measurement.main.outputs[0]]
     delegate_diff = measurement.delegate_sums.largest / measurement.delegate_sums.lsb(output)
     return LayerNoiseTable(measurement.images, tuple(measurement.rows()), delegate_diff)

@@ -233,15 +233,13 @@ def find_closing_operator(main: "TFLiteSubgraph") -> int | None:
 
 def _choose_layer(index: LayerIndex, scopes: list[Scope]) -> str | None:
     """Return the path of the layer that stands for all of `scopes`; None without scopes."""
+
+    def precedence(position: LayerPosition) -> tuple[bool, bool, int]:
+        has_kernel = any(len(weight.shape) > 1 for weight in position.layer.weights)
+        return not has_kernel, type(position.layer).__name__ in _RESHAPING, position.position
+
     known = [index.by_scope[scope] for scope in scopes if scope in index.by_scope]
-    if known:
-        return min(known, key=_precedence).path
-    return "/".join(scopes[0]) if scopes else None
-
-
-def _precedence(position: LayerPosition) -> tuple[bool, bool, int]:
-    has_kernel = any(len(weight.shape) > 1 for weight in position.layer.weights)
-    return not has_kernel, type(position.layer).__name__ in _RESHAPING, position.position
+    return min(known, key=precedence).path if known else "/".join(scopes[0]) if scopes else None
 
 
 def _output_layers(

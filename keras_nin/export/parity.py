@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_nin.errors import InputError
+from keras_nin.errors import input_error
 from keras_nin.export.schemes import ROUNDING_REACH
 from keras_nin.metrics import count_top_ties, snr_db, top_k_accuracy
 from keras_nin.tflite.records import TFLiteModel, TFLiteOperator, TFLiteSubgraph, TFLiteTensor
@@ -198,12 +198,17 @@ def compare_outputs(
         InputError: the shapes differ, or a label is beyond the classes.
     """
     if reference.shape != output.shape:
-        raise InputError(f"Expected outputs of shape {reference.shape[1:]}. Received: a file with {output.shape[1:]}")
+        raise input_error(f"outputs of shape {reference.shape[1:]}", f"a file with {output.shape[1:]}")
     classifies = reference.ndim == 2 and reference.shape[1] > 1
     labels = labels if classifies else None
     if labels is not None:
         check_labels(labels, reference.shape[1], source)
     values = output if values is None else values
+    accuracies: dict[str, Any] = {
+        f"{name}_top{k}": None if labels is None else top_k_accuracy(scores, labels, k)
+        for k in (1, 5)
+        for name, scores in (("model", reference), ("file", output))
+    }
     with np.errstate(all="ignore"):  # NaN and infinity are found by the checks
         parity = Parity(
             source=source,
@@ -211,11 +216,7 @@ def compare_outputs(
             **_differences(reference, output, compared),
             logits_snr_db=_logits_snr(reference, values, compared),
             **(_class_matches(reference, output) if classifies else {"top1_match": None}),
-            **{
-                f"{name}_top{k}": None if labels is None else top_k_accuracy(scores, labels, k)
-                for k in (1, 5)
-                for name, scores in (("model", reference), ("file", output))
-            },
+            **accuracies,
             checks=(),
         )
         checks = _checks(parity, reference, output, compared, values, limits or ParityLimits().untrained())
@@ -226,10 +227,8 @@ def check_labels(labels: np.ndarray, classes: int, source: str) -> None:
     """Raise `InputError` where a label is not below `classes`, the number of classes of a network."""
     largest = int(np.max(labels))
     if largest >= classes:
-        raise InputError(
-            f"Expected labels from 0 to {classes - 1}, one for each output of the network. "
-            f"Received: {largest} in {source!r}"
-        )
+        expected = f"labels from 0 to {classes - 1}, one for each output of the network"
+        raise input_error(expected, f"{largest} in {source!r}")
 
 
 def worst_parity(parities: Sequence[Parity]) -> Parity:
@@ -289,33 +288,29 @@ def _checks(
         return limit if given is None else given
 
     if compared is None:
-        yield check_at_most("max_abs_diff_lsb", parity.max_abs_diff_lsb, derived(FLOAT_LIMIT, limits.max_error))
+        yield check_value("max_abs_diff_lsb", parity.max_abs_diff_lsb, derived(FLOAT_LIMIT, limits.max_error))
     else:
         rms = worst_channel_rms(reference, values, compared)
-        yield check_at_most("channel_rms_lsb", rms, derived(compared.limit, limits.max_rms))
+        yield check_value("channel_rms_lsb", rms, derived(compared.limit, limits.max_rms))
         if compared.closing:
             limit = derived(compared.closing_limit, limits.max_closing)
-            yield check_at_most("closing_error_lsb", closing_error(output, values, compared), limit)
+            yield check_value("closing_error_lsb", closing_error(output, values, compared), limit)
     if parity.top1_match is not None and limits.min_top1_match is not None:
-        yield _check_at_least("top1_match", parity.top1_match, limits.min_top1_match)
+        yield check_value("top1_match", parity.top1_match, limits.min_top1_match, at_least=True)
     if parity.model_top1 is not None and parity.file_top1 is not None and limits.max_drop is not None:
-        yield check_at_most("top1_drop_pp", round(100 * (parity.model_top1 - parity.file_top1), 6), limits.max_drop)
+        yield check_value("top1_drop_pp", round(100 * (parity.model_top1 - parity.file_top1), 6), limits.max_drop)
     if compared is not None and limits.max_error is not None:
-        yield check_at_most("max_abs_diff_lsb", parity.max_abs_diff_lsb, limits.max_error)
+        yield check_value("max_abs_diff_lsb", parity.max_abs_diff_lsb, limits.max_error)
     if limits.min_snr is not None:
         exact = np.array_equal(reference, output)
         value = parity.snr_db if parity.snr_db is not None else math.inf if exact else math.nan
-        yield _check_at_least("snr_db", value, limits.min_snr)
+        yield check_value("snr_db", value, limits.min_snr, at_least=True)
 
 
-def check_at_most(name: str, value: float | None, limit: float) -> ParityCheck:
-    """Return the check of a value against its largest; None is a value that is not finite."""
+def check_value(name: str, value: float | None, limit: float, *, at_least: bool = False) -> ParityCheck:
+    """Return the check of a value against its largest, or its least; None is a value that is not finite."""
     value = math.nan if value is None else float(value)
-    return ParityCheck(name, value, float(limit), bool(value <= limit))
-
-
-def _check_at_least(name: str, value: float, limit: float) -> ParityCheck:
-    return ParityCheck(name, float(value), float(limit), bool(value >= limit))
+    return ParityCheck(name, value, float(limit), bool(value >= limit if at_least else value <= limit))
 
 
 # What is compared, and what rounding explains

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from keras_nin.errors import InputError, check_choice
+from keras_nin.errors import check_choice, expected_error
 
 IO_TYPES = ("int8", "uint8", "float32")
 RANGES = ("minmax", "mse")
@@ -102,11 +102,7 @@ def parse_schemes(text: str) -> list[Scheme]:
         position = names.index("all")
         names[position : position + 1] = [scheme.name for scheme in SCHEMES.values() if not scheme.trained]
     if not names or len(set(names)) != len(names):
-        raise InputError(
-            f"Expected `scheme` to list each scheme once ({', '.join(SCHEMES)}), or all. Received: {text!r}",
-            argument="scheme",
-            received=text,
-        )
+        raise expected_error("scheme", f"to list each scheme once ({', '.join(SCHEMES)}), or all", text)
     return [SCHEMES[name] for name in names]
 
 

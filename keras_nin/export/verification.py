@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keras_nin.errors import InputError
+from keras_nin.errors import input_error
 from keras_nin.export.operator_layers import LayerIndex, map_operators
 from keras_nin.export.parity import (
     Parity,
     ParityLimits,
-    check_at_most,
+    check_value,
     compare_outputs,
     find_compared_tensor,
     worst_parity,
@@ -87,7 +87,7 @@ def verify_files(
         )
         worst = find_worst_weight(model, runner.model)
         if worst is not None and limits.max_weight is not None:
-            check = check_at_most("weight_diff_lsb", worst.lsb, limits.max_weight)
+            check = check_value("weight_diff_lsb", worst.lsb, limits.max_weight)
             parity = dataclasses.replace(parity, checks=(*parity.checks, check))
         parities.append(parity)
     return parities
@@ -105,10 +105,8 @@ def _match_outputs(model: "keras.Model", runner: "TFLiteRunner") -> list[int]:
         names = [details.signature for details in runner.outputs]
         expected = [spec.name for spec in specs]
         if sorted(names, key=str) != sorted(expected):
-            raise InputError(
-                f"Expected a file with the outputs {expected} of {model.name!r} in its signature. "
-                f"Received: {runner.model.source} with {names}"
-            )
+            problem = f"{runner.model.source} with {names}"
+            raise input_error(f"a file with the outputs {expected} of {model.name!r} in its signature", problem)
         positions = [names.index(name) for name in expected]
     _check_shapes("output", model, runner, specs, [runner.outputs[position] for position in positions])
     return positions
@@ -121,18 +119,14 @@ def _check_shapes(
         named = {entry.signature: entry for entry in details}
         details = [named[spec.name] for spec in specs] if set(named) == {spec.name for spec in specs} else []
     expected, received = [spec.shape for spec in specs], [entry.shape[1:] for entry in details]
-    if len(expected) != len(received) or not all(map(_shape_fits, expected, received)):
-        listed = [", ".join(map(str, shapes)) or "others" for shapes in (expected, received)]
-        raise InputError(
-            f"Expected a file with the {kind} {listed[0]} of {model.name!r}. "
-            f"Received: {runner.model.source} with {listed[1]}"
-        )
-
-
-def _shape_fits(expected: tuple[int | None, ...], received: tuple[int, ...]) -> bool:
-    return len(expected) == len(received) and all(
-        size in (None, other) for size, other in zip(expected, received, strict=True)
+    fits = (
+        len(shape) == len(other) and all(size in (None, found) for size, found in zip(shape, other, strict=True))
+        for shape, other in zip(expected, received, strict=False)
     )
+    if len(expected) != len(received) or not all(fits):
+        listed = [", ".join(map(str, shapes)) or "others" for shapes in (expected, received)]
+        problem = f"{runner.model.source} with {listed[1]}"
+        raise input_error(f"a file with the {kind} {listed[0]} of {model.name!r}", problem)
 
 
 class _FileOutput:
@@ -191,7 +185,7 @@ def _run_model_and_files(
             output.run(images)
         labels.append(batch_labels)
     if not references:
-        raise InputError("Expected at least one image to verify on. Received: none")
+        raise input_error("at least one image to verify on", "none")
     joined = [np.concatenate(parts) for parts in zip(*references, strict=True)]
     return joined, None if labels[0] is None else np.concatenate(labels)
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from keras_nin.audit.records import AuditRow
     from keras_nin.benchmark.records import LayerTime
 
 
@@ -47,7 +48,7 @@ def group_style(label: str) -> LayerStyle:
     return next((style for style in LAYER_STYLES if style.label == label), fallback)
 
 
-def used_styles(layers: "Iterable[LayerTime]") -> list[LayerStyle]:
+def used_styles(layers: "Iterable[AuditRow | LayerTime]") -> list[LayerStyle]:
     """Return the styles that occur among `layers`, in a fixed order."""
     used = {layer_style(layer.kind, layer.role) for layer in layers}
     return [style for style in LAYER_STYLES if style in used]

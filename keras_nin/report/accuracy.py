@@ -66,8 +66,8 @@ def parity_lines(parity: "Parity") -> list[str]:
 
 def check_table(parity: "Parity") -> Table:
     """Return the checks of a parity with their values and limits."""
-    names = {check.name: _CHECK_NAMES.get(check.name, check.name) for check in parity.checks}
-    return make_table("parity_checks", [{"row": check, "name": names[check.name]} for check in parity.checks])
+    records = [{"row": check, "name": _CHECK_NAMES.get(check.name, check.name)} for check in parity.checks]
+    return make_table("parity_checks", records)
 
 
 def _check_lines(parity: "Parity") -> list[str]:

@@ -59,10 +59,15 @@ def make_table(
 @functools.cache
 def _read_table(name: str) -> tuple[tuple[str, ...], tuple[str, ...], Callable[..., Any]]:
     """Return the headings of a table, those of its right-aligned columns, and the function that formats a row."""
-    columns = tomllib.loads((_TEMPLATES / "tables.toml").read_text(encoding="utf-8"))[name]
+    columns = _read_tables()[name]
     right = tuple(heading for heading, cell in columns.items() if "right" in cell)
     cells = ", ".join(f"({expression})" for cell in columns.values() for expression in cell.values())
     return tuple(columns), right, environment(autoescape=False).compile_expression(f"[{cells}]")
+
+
+@functools.cache
+def _read_tables() -> dict[str, dict[str, dict[str, str]]]:
+    return tomllib.loads((_TEMPLATES / "tables.toml").read_text(encoding="utf-8"))
 
 
 def render_text(template: str, macro: str, *arguments: Any) -> str:

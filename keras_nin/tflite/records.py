@@ -39,9 +39,7 @@ class TFLiteTensor:
 
     Attributes:
         shape_signature: the shape with -1 for a dynamic dimension; None where the file has none.
-        dtype: name of its type, such as "int8".
-        buffer: number of the buffer with its values; 0 where it has none.
-        buffer_bytes: size of its values in the file; 0 for a tensor that is computed.
+        buffer, buffer_bytes: number of the buffer with its values, and their size; 0 for a tensor that is computed.
     """
 
     index: int

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from keras_nin._compat import litert
-from keras_nin.errors import InputError, check_whole_number, expected_error, first_line
+from keras_nin.errors import InputError, check_whole_number, expected_error, first_line, input_error
 from keras_nin.output_capture import capture_output
 from keras_nin.tflite.quantization import dequantize, quantize
 from keras_nin.tflite.reader import ModelSource, read_model
@@ -18,11 +18,7 @@ from keras_nin.tflite.records import FLOAT_DTYPES, TFLiteTensor
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class IODetails:
-    """An input or output of a file, at the batch that it runs at; without scale and zero point if not quantized.
-
-    Attributes:
-        signature: its name in the file's signature; None where the file has none.
-    """
+    """An input or output of a file at the runner's batch; `signature` is its name in the file's signature, if any."""
 
     name: str
     signature: str | None
@@ -38,8 +34,7 @@ class TFLiteRunner:
     A dynamic or other batch dimension is resized to `batch`, and images run so many at a time.
 
     Args:
-        source: path of the file, its content, or the `TFLiteModel` that was read of it.
-        threads: number of threads.
+        source, threads: path of the file, its content, or the `TFLiteModel` that was read of it; number of threads.
         output: index of the output that `output` and the predictions mean; needed where there are several.
         batch: images in one invocation; None for as many as the file has.
         keep_tensors: whether `tensor_values` can be asked; the file then runs without the delegate, which keeps none.
@@ -47,8 +42,7 @@ class TFLiteRunner:
 
     Attributes:
         model: the file.
-        inputs: `IODetails` of each, in the file's order.
-        outputs: the same.
+        inputs, outputs: `IODetails` of each, in the file's order.
 
     Raises:
         InputError: the file is not valid, or the runtime cannot run it.
@@ -103,8 +97,8 @@ class TFLiteRunner:
         except InputError:
             raise
         except (RuntimeError, ValueError) as error:
-            message = f"Expected a file that the LiteRT runtime runs. Received: {self.model.source}"
-            raise InputError(f"{message}: {first_line(error)}{hint}", path=self.model.path) from error
+            received = f"{self.model.source}: {first_line(error)}{hint}"
+            raise input_error("a file that the LiteRT runtime runs", received, path=self.model.path) from error
 
     def _describe(self, entries: Sequence[Mapping[str, Any]]) -> tuple[IODetails, ...]:
         """Return the details of what the interpreter lists."""
@@ -118,10 +112,8 @@ class TFLiteRunner:
         """The only input; `InputError` where there are several."""
         if len(self.inputs) != 1:
             names = ", ".join(repr(entry.name) for entry in self.inputs)
-            raise InputError(
-                f"Expected a file with one input. Received: {self.model.source} with {len(self.inputs)}: {names}",
-                path=self.model.path,
-            )
+            received = f"{self.model.source} with {len(self.inputs)}: {names}"
+            raise input_error("a file with one input", received, path=self.model.path)
         return self.inputs[0]
 
     @property
@@ -132,22 +124,16 @@ class TFLiteRunner:
     def _output_index(self) -> int:
         if self._output is None and len(self.outputs) != 1:
             names = ", ".join(f"{index} {entry.name!r}" for index, entry in enumerate(self.outputs))
-            raise InputError(
-                f"Expected `output` to choose one of the outputs of {self.model.source}: {names}. Received: none",
-                argument="output",
-                path=self.model.path,
-            )
+            expected = f"`output` to choose one of the outputs of {self.model.source}: {names}"
+            raise input_error(expected, "none", argument="output", path=self.model.path)
         return self._output or 0
 
     def predict(self, images: "np.ndarray | dict[str, np.ndarray]") -> np.ndarray:
-        """Return the float32 outputs for preprocessed images; integers are quantized and dequantized.
+        """Return the float32 outputs (N, ...) for preprocessed images; integers are quantized and dequantized.
 
         Args:
             images: array of shape ``(N, *input.shape[1:])``; for a file with several inputs a dictionary of such arrays
                 by their names in the file's signature, or by the tensors' names where it has none.
-
-        Returns:
-            Array of shape ``(N, ...)``.
 
         Raises:
             InputError: wrong shape or names, NaN or infinity, or an integer input or output without a scale.
@@ -157,10 +143,8 @@ class TFLiteRunner:
         if output.dtype in FLOAT_DTYPES:
             return raw.astype(np.float32, copy=False)
         if output.scale is None or output.zero_point is None:
-            raise InputError(
-                f"Expected a float or quantized output. Received: {output.dtype} without a scale; use predict_raw",
-                path=self.model.path,
-            )
+            received = f"{output.dtype} without a scale; use predict_raw"
+            raise input_error("a float or quantized output", received, path=self.model.path)
         return dequantize(raw, output.scale, output.zero_point)
 
     def predict_raw(self, images: "np.ndarray | dict[str, np.ndarray]") -> np.ndarray:
@@ -181,11 +165,7 @@ class TFLiteRunner:
         return np.concatenate(results)[: len(arrays[0])] if drop_batch else np.stack(results)
 
     def run_raw(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Run once on one array for each input, in the file's own types; return all outputs.
-
-        Raises:
-            InputError: the runtime refuses the arrays.
-        """
+        """Run once on one array for each input, in the file's own types; return all outputs."""
         with self._runtime_errors():
             for tensor, array in zip(self.model.main.inputs, arrays, strict=True):
                 self._interpreter.set_tensor(tensor, array)
@@ -193,17 +173,9 @@ class TFLiteRunner:
             return [self._interpreter.get_tensor(index) for index in self.model.main.outputs]
 
     def tensor_values(self, image: np.ndarray, tensors: Sequence[TFLiteTensor]) -> list[np.ndarray]:
-        """Run one image and return what some tensors then hold; the runner has to keep them (`keep_tensors`).
+        """Run one image and return what some tensors of the main subgraph then hold, float32, integers dequantized.
 
-        Args:
-            image: preprocessed, of shape ``input.shape[1:]``.
-            tensors: of the main subgraph.
-
-        Returns:
-            float32 arrays, integers dequantized.
-
-        Raises:
-            InputError: as `predict`.
+        The image is preprocessed, of shape ``input.shape[1:]``; the runner has to keep the tensors (`keep_tensors`).
         """
         self.run_raw(self._quantize_inputs(np.asarray(image)[None]))
         values = []
@@ -250,10 +222,8 @@ def _quantize_batch(images: Any, details: IODetails) -> np.ndarray:
 def _resized_shape(batch: int, tensor: TFLiteTensor) -> tuple[int, ...]:
     """Return the shape of an input with its batch dimension, dynamic or fixed, set to `batch`."""
     if -1 in (tensor.shape_signature or ())[1:]:
-        raise InputError(
-            f"Expected an input whose only dynamic dimension is the batch. Received: {tensor.name!r} of shape "
-            f"{tensor.shape_signature}; export it with a fixed input shape"
-        )
+        received = f"{tensor.name!r} of shape {tensor.shape_signature}; export it with a fixed input shape"
+        raise input_error("an input whose only dynamic dimension is the batch", received)
     return (batch, *tensor.shape[1:]) if len(tensor.shape) > 1 else tensor.shape
 
 
@@ -263,6 +233,5 @@ def io_details(tensor: TFLiteTensor, signature: str | None, shape: Sequence[int]
     if tensor.quantization is not None and tensor.dtype not in FLOAT_DTYPES:
         (scale, *others), (zero_point, *_) = tensor.quantization.scales, tensor.quantization.zero_points
         if others:
-            problem = f"{tensor.name!r} with {1 + len(others)}"
-            raise InputError(f"Expected one scale for an input or output. Received: {problem}")
+            raise input_error("one scale for an input or output", f"{tensor.name!r} with {1 + len(others)}")
     return IODetails(tensor.name, signature, tuple(int(size) for size in shape), tensor.dtype, scale, zero_point)

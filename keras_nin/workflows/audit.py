@@ -31,9 +31,6 @@ def audit_model(model: FileOrModel, *, progress: Progress = SILENT, **options: U
         progress: what reports the progress.
         **options: `weights`, `input_shape`, `builder_arguments` and `seed`, as in `export_model`.
 
-    Returns:
-        `keras_nin.audit.Audit`.
-
     Raises:
         InputError: an unknown name, an unreadable file, or a network that is not a graph of layers.
     """
@@ -59,9 +56,6 @@ def compare_models(
         progress: what reports the progress.
         **options: as in `audit_model`, for the first model; `seed` is for both.
 
-    Returns:
-        `keras_nin.audit.ModelComparison`.
-
     Raises:
         InputError: as `audit_model`.
     """
@@ -85,9 +79,6 @@ def simplify_model(model: AnyPath | keras.Model, **options: Unpack[ModelOptions]
     Args:
         model: as in `audit_model`, but no .tflite file.
         **options: as in `audit_model`.
-
-    Returns:
-        `keras_nin.rewrite.SimplifyResult`.
 
     Raises:
         InputError: as `audit_model`, or a layer that cannot be rebuilt from its config.

@@ -61,9 +61,6 @@ def benchmark_model(model: FileOrModel, **options: Any) -> BenchmarkResult:
         model: path of a .tflite file, or a model as in `export_model`.
         **options: those of `benchmark_models`.
 
-    Returns:
-        `keras_nin.benchmark.BenchmarkResult`.
-
     Raises:
         InputError: as `benchmark_models`, or the file does not run.
     """
@@ -180,9 +177,6 @@ def compare_runs(before: AnyPath | BenchmarkResult, after: AnyPath | BenchmarkRe
 
     Args:
         before, after: paths of JSON documents of benchmarks, or `BenchmarkResult`s.
-
-    Returns:
-        `keras_nin.benchmark.comparison.RunComparison`.
 
     Raises:
         InputError: not such a document, or no file in both.

@@ -21,6 +21,8 @@ from keras_nin.workflows import SILENT, Progress, inputs
 from keras_nin.workflows.inputs import FileOrModel, ImageSource, ImageSources, InputShape, ModelLike
 
 if TYPE_CHECKING:
+    import keras
+
     from keras_nin.data import Dataset, Preprocessing
     from keras_nin.export import Calibration, ConvertedModel, ParityLimits
     from keras_nin.models import LoadedModel
@@ -89,22 +91,28 @@ class ExportOptions:
             ]
         return [entry.with_io(self.io) if self.io else entry for entry in schemes]
 
-    def to_json(self, model: str, scheme: Scheme, sources: ImageSources, own_dataset: str | None) -> dict[str, Any]:
-        """Return the options that matter to one scheme, as the export record keeps them."""
+    def to_json(
+        self, model: ModelLike, scheme: Scheme, sources: ImageSources, own_dataset: str | None
+    ) -> dict[str, Any] | None:
+        """Return the options that matter to one scheme, for its record; None for a model or images in memory."""
         from keras_nin.export import ParityLimits
 
+        images = {"test": sources.source("test", own_dataset)}
+        if scheme.calibrated:
+            images["calibration"] = sources.source("calibration", own_dataset)
+        if not all(map(inputs.is_named, (model, *images.values()))):
+            return None
         document = {
-            "model": model,
+            "model": str(model),
             "weights": None if self.weights is None else os.fspath(self.weights),
             "input_shape": list(self.input_shape) if self.input_shape else None,
             "builder_arguments": dict(self.builder_arguments or {}),
-            "test": sources.test_source(own_dataset),
+            **images,
         }
         names = ["seed", "labels", "test_count", "preprocessing", "crop", "batch"]
         if scheme.integer_only:
             names += ["io", "allow_float"]
         if scheme.calibrated:
-            document["calibration"] = sources.calibration_source(own_dataset)
             names += ["calibration_count"]
         if scheme.trained:
             names += ["epochs", "learning_rate", *_TRAINING[scheme.trained]]
@@ -120,7 +128,6 @@ class Conversion:
 
     converted: ConvertedModel
     loaded: LoadedModel
-    trained: bool = False
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -149,16 +156,18 @@ def convert(
     source: ConversionInputs, schemes: Sequence[Scheme], options: ExportOptions, progress: Progress = SILENT
 ) -> list[Conversion]:
     """Convert a model to several schemes, in this order; those that train are trained on its dataset first."""
+    from keras_nin.data import get_class_names
     from keras_nin.export import convert_optimized, convert_schemes, train_for_scheme
 
     loaded, calibration = source.loaded, source.calibration
+    classes = count_classes(loaded.model)
     arguments: dict[str, Any] = {
         "allow_float": options.allow_float,
         "batch": options.batch,
         "weights": loaded.weights,
         "preprocessing": source.preprocessing,
         "name": loaded.name,
-        "classes": _class_names(loaded.model, source.dataset),
+        "classes": get_class_names(source.dataset, classes) if classes else (),
     }
     conversions = {}
     plain = [scheme for scheme in schemes if not scheme.trained]
@@ -186,28 +195,21 @@ def convert(
         images = calibration if scheme.calibrated else None
         with progress.task(f"Converting {loaded.name} to {scheme.name}"):
             file = convert_optimized(optimized, images, original=loaded.model, scheme=scheme, **arguments)
-        trained = dataclasses.replace(loaded, model=optimized.model, random=False)
-        conversions[scheme.name] = Conversion(file, trained, trained=True)
+        conversions[scheme.name] = Conversion(file, dataclasses.replace(loaded, model=optimized.model, random=False))
     return [conversions[scheme.name] for scheme in schemes]
 
 
-def _class_names(model: Any, dataset: Dataset) -> tuple[str, ...]:
-    """Return the names of the classes that a model predicts, as far as its dataset has them."""
-    from keras_nin.data import get_class_names
-
+def count_classes(model: keras.Model) -> int | None:
+    """Return the length of the one vector in which a network ends, otherwise None."""
     shapes = [tuple(tensor.shape) for tensor in model.outputs]
-    return get_class_names(dataset, shapes[0][1]) if len(shapes) == 1 and len(shapes[0]) == 2 else ()
+    return shapes[0][1] if len(shapes) == 1 and len(shapes[0]) == 2 else None
 
 
 @dataclasses.dataclass(frozen=True)
 class TFLiteSource:
     """A .tflite file that a workflow reads: the caller's own, or a temporary export of a model.
 
-    Attributes:
-        path: of the file; the record beside it names the layers.
-        name: what to call it.
-        notes: how it differs from the trained network: `RANDOM_WEIGHTS`, `NOISE_CALIBRATION`.
-        images: name or path of images like those that calibrated it; None for noise.
+    `notes` say how it differs from the trained network; `images` name those that calibrated it, None for noise.
     """
 
     path: str
@@ -273,7 +275,7 @@ def export_temporarily(
     shapes = inputs.input_shapes(loaded.model)
     own = loaded.dataset if not loaded.random and loaded.dataset in BUNDLED_DATASETS else None
     source = next((entry for entry in (options.calibration, own, options.test) if entry is not None), "random")
-    dataset = ImageSources(source, options.test, options.labels, options.seed).calibration_set(None, shapes)
+    dataset = ImageSources(source, options.test, options.labels, options.seed).dataset("calibration", None, shapes)
     job = ConversionInputs(loaded, dataset, options.choose_preprocessing(loaded, dataset))
     images = source if inputs.is_named(source) and not dataset.noise else None
     sources = []

@@ -49,9 +49,6 @@ def check_edgetpu(
         compile, timeout: whether to run edgetpu_compiler too and compare, and the seconds that it may take.
         progress: what reports the progress.
 
-    Returns:
-        `keras_nin.edge.edgetpu.EdgeTPUResult`.
-
     Raises:
         InputError: an unreadable file, an unknown model, or a compiler that is not installed.
     """
@@ -105,9 +102,6 @@ def estimate_ethosu(
         timeout: seconds that Vela may take for an accelerator.
         out, plot, force: paths for the compiled file, of one accelerator, and for a PNG figure of where the time goes
             on each; whether to replace files with different content.
-
-    Returns:
-        `keras_nin.edge.ethosu.EthosUResult`.
 
     Raises:
         InputError: Vela is not installed, refuses the file on every accelerator, or takes too long.
@@ -176,9 +170,6 @@ def measure_micro(
         timeout: seconds after which a runtime is ended.
         c_array, force: path without suffix for a .cc and a .h file that hold the model, and whether to replace them.
 
-    Returns:
-        `keras_nin.edge.micro.MicroResult`.
-
     Raises:
         InputError: TFLite Micro is not installed, an unreadable file, or images that do not fit.
     """
@@ -195,10 +186,10 @@ def measure_micro(
     )
     with open_tflite(model, options, ignored=_MICRO_IGNORED, progress=progress) as source:
         parsed = read_model(source.path)
-        inputs = _micro_inputs(source, parsed, options, test_count)
+        images = _micro_inputs(source, parsed, options, test_count)
         with progress.task(f"Searching the arena of {source.name}"):
             result = measurement.measure_micro(
-                source.path, max_arena=max_arena, inputs=inputs, seconds=seconds, timeout=timeout
+                source.path, max_arena=max_arena, inputs=images, seconds=seconds, timeout=timeout
             )
         if c_array is not None:
             contents = {path: text.encode() for path, text in format_c_array(result, parsed, c_array).items()}
@@ -233,7 +224,7 @@ def _micro_inputs(
             f"Expected a file with one image input for `test`. Received: inputs of shapes {shapes}", argument="test"
         )
     batch, *shape = shapes[0]
-    dataset = ImageSources(None, test, options.labels, options.seed).test_set(None, tuple(shape))
+    dataset = ImageSources(None, test, options.labels, options.seed).dataset("test", None, tuple(shape))
     known = record.get("preprocessing")
     preprocessing = inputs.choose_preprocessing(known, dataset, options.preprocessing, options.crop)
     indices = dataset.select("test", -(-test_count // batch) * batch, options.seed)

@@ -98,15 +98,10 @@ def evaluate_model(
 
     Args:
         model: path of a .tflite file, or a model as in `export_model`.
-        test: labeled images, as in `export_model`.
-        test_count, labels, preprocessing, crop, seed: as in `export_model`.
+        test, test_count, labels, preprocessing, crop, seed: as in `export_model`; the images have labels.
         label_offset: output of label 0, such as 1 where output 0 is a background class; None takes 0.
         output: index of the output, for a file with several.
-        threads: of the LiteRT runtime.
-        progress: what reports the progress.
-
-    Returns:
-        `EvaluateResult`.
+        threads, progress: of the LiteRT runtime; what reports the progress.
 
     Raises:
         InputError: no classifier of images, no labels, or labels that do not fit the outputs.
@@ -114,10 +109,11 @@ def evaluate_model(
     import numpy as np
 
     from keras_nin.report.accuracy import score_outputs
+    from keras_nin.tflite.host import describe_host
 
     sources = ImageSources(None, test, labels, seed)
     classifier = _open_classifier(model, threads, seed, output, progress)
-    dataset = sources.test_set(classifier.dataset, classifier.input_shape)
+    dataset = sources.dataset("test", classifier.dataset, classifier.input_shape)
     chosen = inputs.choose_preprocessing(classifier.preprocessing, dataset, preprocessing, crop)
     test_images = inputs.select_test_images(dataset, classifier.input_shape, chosen, count=test_count, seed=seed)
     offset, notes = _resolve_label_offset(label_offset, dataset, test_images, classifier.classes)
@@ -129,6 +125,11 @@ def evaluate_model(
         truth.append(batch_labels)
     names = ("",) * offset + tuple(dataset.class_names) if dataset.class_names else ()
     scores = score_outputs(np.concatenate(outputs), np.concatenate(truth) + offset, names)
+    speed = None
+    if classifier.threads is not None:  # a Keras model runs larger batches
+        rate = float(f"{scores.images / seconds:.4g}")
+        speed = {"images_per_second": rate, "batch": 1, "threads": classifier.threads, "runs": scores.images}
+        speed["host"] = describe_host()
     return EvaluateResult(
         classifier.name,
         scores,
@@ -137,7 +138,7 @@ def evaluate_model(
         classifier.weights,
         classifier.random_weights,
         offset,
-        _speed(classifier, scores.images, seconds),
+        speed,
         notes,
     )
 
@@ -230,18 +231,3 @@ def _resolve_label_offset(
     return offset, (
         f"{classes} outputs, but {known} classes in {dataset.name}: make sure that both number the classes alike.",
     )
-
-
-def _speed(classifier: _Classifier, count: int, seconds: float) -> dict[str, Any] | None:
-    """Return images per second at batch 1; None for a Keras model, which runs larger batches."""
-    if classifier.threads is None:
-        return None
-    from keras_nin.tflite.host import describe_host
-
-    return {
-        "images_per_second": float(f"{count / seconds:.4g}"),
-        "batch": 1,
-        "threads": classifier.threads,
-        "runs": count,
-        "host": describe_host(),
-    }

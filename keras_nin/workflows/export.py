@@ -12,8 +12,8 @@ from keras_nin.files import AnyPath
 from keras_nin.formatting import format_count, format_percent
 from keras_nin.results import Result
 from keras_nin.workflows import SILENT, Progress, inputs
-from keras_nin.workflows.conversion import Conversion, ConversionInputs, ExportOptions, convert
-from keras_nin.workflows.inputs import ImageSource, ImageSources, InputShape, ModelLike, TestImages, is_named
+from keras_nin.workflows.conversion import Conversion, ConversionInputs, ExportOptions, convert, count_classes
+from keras_nin.workflows.inputs import ImageSource, ImageSources, InputShape, ModelLike, TestImages
 
 if TYPE_CHECKING:
     from keras_nin.benchmark import Profile
@@ -233,9 +233,6 @@ def export_model(
         force: replace files with different content.
         progress: what reports the progress.
 
-    Returns:
-        `ExportResult`.
-
     Raises:
         InputError: an unknown model or scheme, images that are missing or do not fit, a network that does not convert,
             or an existing file with different content.
@@ -264,13 +261,14 @@ def run_export(
     schemes = options.resolve_schemes(scheme)
     if out is not None:
         files.check_output_folder(out)
-    job, test, sources = _open_inputs(model, schemes, options, progress)
+    job, test, sources = open_inputs(model, schemes, options, progress)
     if original:
         original.check_inputs(job)
-    conversions = [
-        _with_recorded_options(conversion, model, options, sources, job.loaded.dataset)
-        for conversion in convert(job, schemes, options, progress)
-    ]
+    conversions = convert(job, schemes, options, progress)
+    for position, conversion in enumerate(conversions):
+        recorded = options.to_json(model, conversion.converted.scheme, sources, job.loaded.dataset)
+        converted = dataclasses.replace(conversion.converted, options=recorded)
+        conversions[position] = dataclasses.replace(conversion, converted=converted)
     reproduction = original.compare(conversions[0].converted.data) if original else None
     for conversion in conversions if out is not None else ():
         converted = conversion.converted
@@ -293,39 +291,26 @@ def run_export(
     return result if out is None else result.save(out, force)
 
 
-def _open_inputs(
-    model: ModelLike, schemes: Sequence[Scheme], options: ExportOptions, progress: Progress
+def open_inputs(
+    model: ModelLike, schemes: Sequence[Scheme], options: ExportOptions, progress: Progress = SILENT
 ) -> tuple[ConversionInputs, TestImages, ImageSources]:
+    """Return the model with the images that calibrate it, the images of the test, and the sources of both."""
+    from keras_nin.export.parity import check_labels
+
     sources = ImageSources(options.calibration, options.test, options.labels, options.seed)
     loaded = options.load(model, progress)
     shapes = inputs.input_shapes(loaded.model)
-    dataset = sources.test_set(loaded.dataset, shapes)
+    dataset = sources.dataset("test", loaded.dataset, shapes)
     job = ConversionInputs(loaded, dataset, options.choose_preprocessing(loaded, dataset))
     if any(scheme.calibrated for scheme in schemes):
-        job = job.calibrate(sources.calibration_set(loaded.dataset, shapes), shapes, options)
+        job = job.calibrate(sources.dataset("calibration", loaded.dataset, shapes), shapes, options)
     test = inputs.select_test_images(
-        dataset,
-        shapes,
-        job.preprocessing,
-        calibrated_on=job.calibrated_on,
-        count=options.test_count,
-        seed=options.seed,
+        dataset, shapes, job.preprocessing, calibrated_on=job.calibrated_on, count=options.test_count, seed=options.seed
     )
+    classes = count_classes(loaded.model)
+    if dataset.labels is not None and classes and classes > 1:
+        check_labels(dataset.labels_of(test.indices), classes, dataset.name)  # before what takes long
     return job, test, sources
-
-
-def _with_recorded_options(
-    conversion: Conversion, model: ModelLike, options: ExportOptions, sources: ImageSources, own: str | None
-) -> Conversion:
-    """Add the options to the record of a file; none where a model or images in memory cannot be named."""
-    converted = conversion.converted
-    used = [model, sources.test_source(own)]
-    if converted.scheme.calibrated:
-        used.append(sources.calibration_source(own))
-    if not all(map(is_named, used)):
-        return conversion
-    document = options.to_json(str(model), converted.scheme, sources, own)
-    return dataclasses.replace(conversion, converted=dataclasses.replace(converted, options=document))
 
 
 def _verify(
@@ -351,12 +336,13 @@ def _verify(
         )
 
     runners = [TFLiteRunner(conversion.converted.tflite, threads, batch=options.batch) for conversion in conversions]
-    plain = [runner for conversion, runner in zip(conversions, runners, strict=True) if not conversion.trained]
+    pairs = list(zip(conversions, runners, strict=True))
+    plain = [runner for conversion, runner in pairs if not conversion.converted.scheme.trained]
     parities = iter(compare(loaded, plain) if plain else ())
     verified = []
-    for conversion, runner in zip(conversions, runners, strict=True):
+    for conversion, runner in pairs:
         converted = conversion.converted
-        if conversion.trained:  # compared with the model as trained, but in accuracy with the original one
+        if converted.scheme.trained:  # compared with the model as trained, but in accuracy with the original one
             (parity,), (original,) = compare(conversion.loaded, [runner]), compare(loaded, [runner])
             checks = [check for check in parity.checks if check.name != "top1_drop_pp"]
             checks += [check for check in original.checks if check.name == "top1_drop_pp"]
@@ -372,7 +358,7 @@ def _verify(
 def _contents(conversion: Conversion) -> dict[str, bytes]:
     """Return what belongs to a file by name: the file, what goes beside it, and weights that were trained for it."""
     contents = {path.name: data for path, data in conversion.converted.contents(pathlib.Path()).items()}
-    if conversion.trained:
+    if conversion.converted.scheme.trained:
         with files.temporary_folder() as folder:
             path = folder / "trained.weights.h5"
             conversion.loaded.model.save_weights(path)

@@ -8,7 +8,7 @@ import os
 import pathlib
 import sys
 from collections.abc import Collection, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, Unpack, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, Unpack, cast
 
 from keras_nin import files, models
 from keras_nin.errors import InputError
@@ -30,6 +30,7 @@ InputShape: TypeAlias = tuple[int, int, int]
 Shapes: TypeAlias = "tuple[int, ...] | dict[str, tuple[int, ...]]"  # of one image, or of each input by name
 # What `keras_nin.data.open_dataset` takes: a dataset name, folder, .npz, array, tf.data.Dataset, keras.utils.PyDataset.
 ImageSource: TypeAlias = Any
+Role: TypeAlias = Literal["calibration", "test"]
 BATCH = 32
 
 
@@ -161,21 +162,21 @@ class ImageSources:
             if is_named(source) and not _is_dataset_name(source) and _holds_images(source):
                 self.open(source, None)
 
-    def calibration_source(self, own: str | None) -> ImageSource:
-        """Return what to calibrate on: `calibration`, else the model's own dataset, else what is tested on."""
-        return _first(self.calibration, own, self.test, argument="calibration", purpose="to calibrate on")
+    def source(self, role: Role, own: str | None) -> ImageSource:
+        """Return what to calibrate or test on: what was given for it, else `own`, else what was given for the other."""
+        given, other = (self.test, self.calibration) if role == "test" else (self.calibration, self.test)
+        for source in (given, own, other):
+            if source is not None:
+                return source
+        raise InputError(
+            f"This model has no dataset of its own to {'test' if role == 'test' else 'calibrate'} on. Pass `{role}`: a "
+            "dataset name, a folder of images, an .npz file, or 'random' for noise",
+            argument=role,
+        )
 
-    def test_source(self, own: str | None) -> ImageSource:
-        """Return what to test on: `test`, else the model's own dataset, else what is calibrated on."""
-        return _first(self.test, own, self.calibration, argument="test", purpose="to test on")
-
-    def calibration_set(self, own: str | None, shapes: Shapes) -> Dataset:
-        """Return the dataset to calibrate on."""
-        return self.open(self.calibration_source(own), shapes, "calibration")
-
-    def test_set(self, own: str | None, shapes: Shapes) -> Dataset:
-        """Return the dataset to test on."""
-        return self.open(self.test_source(own), shapes, "test")
+    def dataset(self, role: Role, own: str | None, shapes: Shapes) -> Dataset:
+        """Return the dataset to calibrate or test on."""
+        return self.open(self.source(role, own), shapes, role)
 
     def open(self, source: ImageSource, shapes: Shapes | None, split: str | None = None) -> Dataset:
         """Return a dataset; one in memory that both calibrates and tests is split, otherwise it serves whole."""
@@ -205,17 +206,6 @@ def _holds_images(source: str) -> bool:
     from keras_nin.data import npz_files
 
     return not os.fspath(source).lower().endswith(".npz") or npz_files.holds_images(source)
-
-
-def _first(*sources: ImageSource, argument: str, purpose: str) -> ImageSource:
-    for source in sources:
-        if source is not None:
-            return source
-    raise InputError(
-        f"This model has no dataset of its own {purpose}. Pass `{argument}`: a dataset name, a folder of images, an "
-        ".npz file, or 'random' for noise",
-        argument=argument,
-    )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -18,7 +18,7 @@ from keras_nin.workflows.inputs import open_model, start_keras
 
 if TYPE_CHECKING:
     from keras_nin.audit import Audit
-    from keras_nin.claims.claim import Claim, ClaimsResult
+    from keras_nin.claims.claim import ClaimsResult
 
 _DOCUMENTS = (".tflite", ".json", ".csv")
 _HTML = (".html", ".htm")
@@ -131,9 +131,10 @@ def build_cards(folder: AnyPath = "models", *, check: bool = False, progress: Pr
     if not check:
         files.check_output_folder(folder)
     contents = format_cards(progress)
-    stale = [name for name, text in contents.items() if not _is_current(folder / name, text)]
+    paths = {name: folder / name for name in contents}
+    stale = [name for name, path in paths.items() if not path.is_file() or path.read_bytes() != contents[name].encode()]
     for name in () if check else stale:
-        files.write_file(folder / name, contents[name])
+        files.write_file(paths[name], contents[name])
     return CardsResult(folder, contents, tuple(stale), check)
 
 
@@ -169,10 +170,6 @@ def format_card(name: str) -> tuple[Audit, dict[str, str]]:
     return audit, texts
 
 
-def _is_current(path: pathlib.Path, text: str) -> bool:
-    return path.is_file() and path.read_bytes() == text.encode()
-
-
 def check_claims(
     ids: Sequence[str] = (),
     *,
@@ -199,53 +196,36 @@ def check_claims(
         force: replace a figure with different content.
         progress: what reports the progress.
 
-    Returns:
-        `ClaimsResult`.
-
     Raises:
         InputError: an unknown claim, or arguments that do not go together.
     """
-    from keras_nin.claims import catalog
+    from keras_nin.claims import catalog, compute_soft_mask
     from keras_nin.claims.claim import ClaimsResult
     from keras_nin.claims.networks import ClaimTraining
 
     chosen = [catalog.get_claim(id) for id in dict.fromkeys(ids)] or list(catalog.CLAIMS.values())
     training = {"data": data, "epochs": epochs, "seeds": seeds, "activation": activation}
     training = {name: value for name, value in training.items() if value is not None}
-    _check_training(chosen, train, training)
-    path = _check_soft_mask_plot(chosen, plot, image)
-    start_keras(progress)
-    settings = ClaimTraining(**training, on_run=progress.line) if train else None
-    figure = None if path is None else _draw_soft_mask(path, image, force)
-    tracked = progress.track(chosen, "Reproducing", len(chosen))
-    result = ClaimsResult(tuple(catalog.reproduce_claim(claim, settings) for claim in tracked))
-    if path is not None and figure is not None:
-        files.write_file(path, figure)
-    return result
-
-
-def _check_training(chosen: Sequence[Claim], train: bool, settings: Mapping[str, Any]) -> None:
-    if settings and not train:
-        name = next(iter(settings))
+    if training and not train:
+        name = next(iter(training))
         raise InputError(f"`{name}` is for the trained figures; add `train`", argument=name)
     if train and all(claim.trained is None for claim in chosen):
         raise InputError("`train` is for paperspace-head and paperspace-relu; choose one of them", argument="train")
-
-
-def _check_soft_mask_plot(chosen: Sequence[Claim], plot: AnyPath | None, image: object) -> pathlib.Path | None:
-    if plot is None:
-        if image is not None:
-            raise InputError("`image` is the photograph of the figure; add `plot`", argument="image")
-        return None
-    if SOFT_MASK_CLAIM not in [claim.id for claim in chosen]:
+    if image is not None and plot is None:
+        raise InputError("`image` is the photograph of the figure; add `plot`", argument="image")
+    if plot is not None and SOFT_MASK_CLAIM not in [claim.id for claim in chosen]:
         raise InputError(f"`plot` draws the claim {SOFT_MASK_CLAIM}; choose it", argument="plot")
-    return files.check_output_file(plot, ".png", argument="plot")
+    path = None if plot is None else files.check_output_file(plot, ".png", argument="plot")
+    start_keras(progress)
+    settings = ClaimTraining(**training, on_run=progress.line) if train else None
+    figures_to_write = {}
+    if path is not None:
+        from keras_nin import figures
 
-
-def _draw_soft_mask(path: pathlib.Path, image: AnyPath | None, force: bool) -> bytes:
-    from keras_nin import figures
-    from keras_nin.claims import compute_soft_mask
-
-    content = figures.render_png(compute_soft_mask(None if image is None else os.fspath(image)).plot())
-    files.needs_writing(path, content, force)
-    return content
+        mask = compute_soft_mask(None if image is None else os.fspath(image))
+        figures_to_write[path] = figures.render_png(mask.plot())
+        files.needs_writing(path, figures_to_write[path], force)
+    tracked = progress.track(chosen, "Reproducing", len(chosen))
+    result = ClaimsResult(tuple(catalog.reproduce_claim(claim, settings) for claim in tracked))
+    files.write_files(figures_to_write, force)
+    return result

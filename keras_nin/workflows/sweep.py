@@ -90,9 +90,6 @@ def sweep_convolutions(
         force: measure everything again, and replace the CSV file.
         progress: what reports the progress.
 
-    Returns:
-        `SweepResult`.
-
     Raises:
         InputError: a grid out of range, a path that cannot be written to, or rows of another machine in the CSV file.
     """

@@ -48,13 +48,9 @@ def train_model(
         epochs, batch_size, learning_rate: passes over the images, images in a step, and the rate at the start; None
             takes the recipe's.
         out: folder to write to; None takes ``runs/<model>``.
-        force: start again, whatever the folder holds.
-        progress: what reports the progress.
+        force, progress: start again, whatever the folder holds; what reports the progress.
         **options: `input_shape` and `builder_arguments` as in `export_model`; `weights` to start from, without which a
             named model takes random ones; `seed` of the weights, the validation images, the order and the augmentation.
-
-    Returns:
-        `TrainResult`.
 
     Raises:
         InputError: no labeled train split, labels that do not fit the model, or a finished or other run in the folder.
@@ -70,9 +66,11 @@ def train_model(
     sources = inputs.ImageSources(None, data, labels, seed)
     inputs.start_keras(progress)
     with deterministic_ops():
-        weights = options.get("weights") or _initial_weights(model)
+        # A model by name starts from random weights, even where some are bundled; a saved or built model has its own.
+        is_name = isinstance(model, str) and not model.endswith((".keras", ".h5"))
+        weights = options.get("weights") or ("random" if is_name else None)
         loaded = inputs.open_model(model, progress, **options | {"weights": weights})
-        dataset = sources.test_set(loaded.dataset, image_input_shape(loaded.model))
+        dataset = sources.dataset("test", loaded.dataset, image_input_shape(loaded.model))
         recipe = train.get_recipe(
             loaded.name, dataset.name, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate
         )
@@ -87,12 +85,6 @@ def train_model(
             force=force,
             on_epoch=progress.epochs(loaded.name, recipe.epochs),
         )
-
-
-def _initial_weights(model: ModelLike) -> str | None:
-    """Return random weights for a model by name, even where weights are bundled; a saved or built model has its own."""
-    is_name = isinstance(model, str) and not model.endswith((".keras", ".h5"))
-    return "random" if is_name else None
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -159,9 +151,6 @@ def import_weights(
         force: replace a file with different content.
         progress: what reports the progress.
         **options: `input_shape` and `builder_arguments`, as in `export_model`.
-
-    Returns:
-        `ImportResult`.
 
     Raises:
         InputError: not such a file, or weights that do not fit the model, all of them listed.

@@ -101,16 +101,11 @@ def verify_model(
     Args:
         model: zoo name, ``keras:NAME``, path of a .keras or .h5 file, or a keras.Model.
         file: path of the .tflite file.
-        test: images, as in `export_model`.
-        test_count, labels, preprocessing, crop: as in `export_model`.
+        test, test_count, labels, preprocessing, crop: as in `export_model`.
         limits: what the parity is checked against; None takes the defaults.
         per_layer: whether to measure the quantization noise of every layer.
-        threads: of the LiteRT runtime.
-        progress: what reports the progress.
+        threads, progress: of the LiteRT runtime; what reports the progress.
         **options: `weights`, `input_shape`, `builder_arguments` and `seed`, as in `export_model`.
-
-    Returns:
-        `VerifyResult`.
 
     Raises:
         InputError: an unknown model, a file that does not run or does not fit, or no images.
@@ -125,7 +120,7 @@ def verify_model(
     runner = TFLiteRunner(file, threads, batch=record.get("batch") or 1)
     loaded = inputs.open_model(model, progress, **options)
     shapes = inputs.input_shapes(loaded.model)
-    dataset = sources.test_set(inputs.recorded_test_source(record) or loaded.dataset, shapes)
+    dataset = sources.dataset("test", inputs.recorded_test_source(record) or loaded.dataset, shapes)
     known = record.get("preprocessing") or loaded.preprocessing
     chosen = inputs.choose_preprocessing(known, dataset, preprocessing, crop)
     calibrated_on, notes = _calibration_digests(record, sources, shapes)

@@ -57,9 +57,9 @@ def find_linear_runs(network: FindingsNetwork) -> list[RewriteSite]:
     """
     following = {}
     for layer in network.layers:
-        if _is_changeable_pointwise(network, layer) and layer.is_linear:
+        if layer.kind == "pointwise" and layer.is_linear and _is_changeable(network, layer):
             between, reader = _linear_path(network, layer)
-            if reader is not None and _is_changeable_pointwise(network, reader):
+            if reader is not None and reader.kind == "pointwise" and _is_changeable(network, reader):
                 following[id(layer)] = (*between, reader)
     inner = {id(parts[-1]) for parts in following.values()}
     starts = [layer for layer in network.layers if id(layer) in following and id(layer) not in inner]
@@ -108,7 +108,8 @@ def find_average_sites(network: FindingsNetwork) -> Iterator[RewriteSite]:
     The mean of W x + b is W times the mean of x, plus b; padding that the pooling adds is not part of its mean.
     """
     for layer in network.layers:
-        if _is_changeable_pointwise(network, layer) and layer.is_linear and layer.strides == (1, 1):
+        is_plain = layer.kind == "pointwise" and layer.is_linear and layer.strides == (1, 1)
+        if is_plain and _is_changeable(network, layer):
             between, pool = _linear_path(network, layer)
             if pool is not None and pool.op in ops.AVERAGE_POOLS | {"AdaptiveAveragePooling2D"}:
                 positions, pooled = pool.inputs[0].positions, pool.outputs[0].positions
@@ -128,10 +129,6 @@ def _linear_path(network: FindingsNetwork, layer: LayerInfo) -> tuple[list[Layer
         between.append(reader)
         current = reader
     return between, None
-
-
-def _is_changeable_pointwise(network: FindingsNetwork, layer: LayerInfo) -> bool:
-    return layer.kind == "pointwise" and _is_changeable(network, layer)
 
 
 def _is_changeable(network: FindingsNetwork, layer: LayerInfo) -> bool:

@@ -12,22 +12,21 @@ import numpy as np
 
 from keras_nin.child_runtime import read_sizes
 
-BANDWIDTH_SECONDS = 0.6
+_SECONDS = 0.6
 _CACHES = pathlib.Path("/sys/devices/system/cpu/cpu0/cache")
 _UNKNOWN_CACHE = 32 * 2**20
 _CACHE_MULTIPLE = 4  # STREAM's rule: each array at least four times the last-level cache
 _MIN_PASSES = 3
 # Operation on slices (a, b, c), and the bytes it moves per byte of an array. As in STREAM, a cache line that is read
 # because a part of it is written does not count.
-_KERNELS: dict[str, tuple[Callable[[Any, Any, Any], object], int]] = {
+_Operation = Callable[[Any, Any, Any], object]
+_KERNELS: dict[str, tuple[_Operation, int]] = {
     "copy": (lambda a, b, c: np.copyto(a, b), 2),
     "add": (lambda a, b, c: np.add(b, c, out=a), 3),
 }
 
 
-def measure_bandwidth(
-    threads: int, seconds: float = BANDWIDTH_SECONDS, array_bytes: int | None = None
-) -> dict[str, Any]:
+def measure_bandwidth(threads: int, seconds: float = _SECONDS, array_bytes: int | None = None) -> dict[str, Any]:
     """Return the bandwidth of memory on `threads` threads as a JSON-ready dictionary."""
     cache = last_cache_bytes()
     if array_bytes is None:
@@ -41,9 +40,7 @@ def measure_bandwidth(
     return {**rates, "gbytes_per_s": max(rates.values()), "array_bytes": arrays[0].nbytes, "cache_bytes": cache}
 
 
-def _pass_ns(
-    operate: Callable[[Any, Any, Any], object], parts: Sequence[tuple[np.ndarray, ...]], seconds: float
-) -> float:
+def _pass_ns(operate: _Operation, parts: Sequence[tuple[np.ndarray, ...]], seconds: float) -> float:
     """Return the ns in which all threads have gone over their parts, in the fastest tenth of the passes."""
     times: list[int] = []
     barrier, is_last = threading.Barrier(len(parts) + 1), threading.Event()

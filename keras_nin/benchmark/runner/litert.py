@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 
 VERIFIED_VERSIONS = ("2.3.",)
-CPU = 1
-WRITE = 1
+CPU, WRITE = 1, 1
 HANDLE, INT, SIZE, TEXT = ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t, ctypes.c_char_p
 # The API's statuses by number, arguments of its functions, what has a destructor, and NumPy's names of element types:
 # those that an input can have here, and the others.
@@ -37,16 +36,14 @@ class DelegateError(Exception):
     """An external delegate does not load."""
 
 
-class TensorLayout(ctypes.Structure):
-    """Rank in the low 7 bits, sizes (-1 where open) and strides."""
-
+class _TensorLayout(ctypes.Structure):  # rank in the low 7 bits, sizes (-1 where open)
     _fields_ = [("rank_bits", ctypes.c_uint32), ("sizes", ctypes.c_int32 * 8), ("strides", ctypes.c_uint32 * 8)]
 
 
 class RankedTensorType(ctypes.Structure):
     """Element type and shape of a tensor."""
 
-    _fields_ = [("element_type", ctypes.c_int32), ("layout", TensorLayout)]
+    _fields_ = [("element_type", ctypes.c_int32), ("layout", _TensorLayout)]
     element_type: int
     layout: Any
 

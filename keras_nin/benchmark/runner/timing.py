@@ -195,9 +195,7 @@ def paired_ratio(values: Sequence[float], bases: Sequence[float]) -> tuple[float
     return (median, low, high) if math.isfinite(low) else (median, None, None)
 
 
-def independent_ratio_interval(
-    value: tuple[float, float, float], base: tuple[float, float, float]
-) -> tuple[float, float]:
+def independent_ratio_interval(value: Sequence[float], base: Sequence[float]) -> tuple[float, float]:
     """Return the 95% interval of the ratio of two independent medians, each (median, low, high).
 
     It combines their intervals on a logarithmic scale by the root of the sum of squares of their reaches (MOVER: Zou

@@ -7,13 +7,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "cpp": ["format_c_array", "format_resolver", "list_operators"],
         "measurement": ["MicroInputs", "make_noise", "measure_micro", "prepare_images"],
-        "records": [
-            "Arena",
-            "MicroComparison",
-            "MicroFinding",
-            "MicroResult",
-            "check_micro_limits",
-            "parse_micro_limits",
-        ],
+        "records": "Arena MicroComparison MicroFinding MicroResult check_micro_limits parse_micro_limits".split(),
     },
 )

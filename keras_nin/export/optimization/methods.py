@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keras_nin.errors import InputError
+from keras_nin.errors import input_error
 from keras_nin.keras_graph import trace_functional
 
 if TYPE_CHECKING:
@@ -98,9 +98,7 @@ def quantize_model(network: "tf_keras.Model") -> "tf_keras.Model":
     from keras_nin._compat.tensorflow import default_8bit_scheme, is_graph_network
 
     if not isinstance(network, tf_keras.Model) or not is_graph_network(network):
-        raise InputError(
-            f"Expected a tf_keras model as keras_nin.export.to_tf_keras makes it. Received: {type(network).__name__}"
-        )
+        raise input_error("a tf_keras model as keras_nin.export.to_tf_keras makes it", type(network).__name__)
     api = tfmot.quantization.keras
     with api.quantize_scope():
         return api.quantize_apply(api.quantize_annotate_model(network), default_8bit_scheme(_choose_config))

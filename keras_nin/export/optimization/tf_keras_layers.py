@@ -21,14 +21,11 @@ Names = Callable[[str], str]
 # Fused into a convolution or dense layer, tensorflow-model-optimization knows only these; the others become a layer.
 FUSED_ACTIVATIONS = ("linear", "relu", "softmax", "sigmoid", "tanh")
 # Functions of the same name that compute the same in both; hard_sigmoid, for one, does not.
-SAME_ACTIVATIONS = (
-    *FUSED_ACTIVATIONS,
-    *("elu", "exponential", "gelu", "mish", "selu", "silu", "softplus", "softsign", "swish"),
-)
+_OTHER_ACTIVATIONS = ("elu", "exponential", "gelu", "mish", "selu", "silu", "softplus", "softsign", "swish")
+SAME_ACTIVATIONS = FUSED_ACTIVATIONS + _OTHER_ACTIVATIONS
 _MERGES = ("Add", "Subtract", "Multiply", "Maximum", "Minimum")
 _ACTIVATIONS = {"Sigmoid": "sigmoid", "Tanh": "tanh", "Softmax": "softmax", "Silu": "silu"}
 _RENAMED_ARGUMENTS = {"LeakyReLU": {"negative_slope": "alpha"}}
-_ARGUMENTS_OF_EVERY_LAYER = frozenset({"name", "trainable", "dtype", "activity_regularizer"})
 
 
 class UnsupportedLayerError(Exception):
@@ -65,9 +62,11 @@ def _convert_layer(layer: Any, calls: Sequence[GraphCall], names: Names) -> list
     if kind == "Activation":
         return _activation(layer.activation, layer, names, "")
     activation = getattr(layer, "activation", None)
-    if isinstance(layer, keras.layers.RNN) or not callable(activation):
-        activation = None
-    elif _activation_name(activation) in FUSED_ACTIVATIONS:
+    if (
+        isinstance(layer, keras.layers.RNN)
+        or not callable(activation)
+        or _activation_name(activation) in FUSED_ACTIVATIONS
+    ):
         activation = None
     changes = {} if activation is None else {"activation": "linear"}
     if kind == "SeparableConv2D":
@@ -189,7 +188,7 @@ def _layer_from_config(target: Any, source: Any, config: dict[str, Any], name: s
             continue  # the weights are copied
         if renamed.get(key, key) in accepted:
             arguments[renamed.get(key, key)] = _config_value(key, value)
-        elif key not in defaults or _tuple_as_list(value) != _tuple_as_list(defaults[key]):
+        elif key not in defaults or keras.tree.flatten(value) != keras.tree.flatten(defaults[key]):
             raise UnsupportedLayerError(f"tf_keras's {target.__name__} has no {key} = {value!r}")
     try:
         return target(**arguments | {"name": name})
@@ -199,7 +198,7 @@ def _layer_from_config(target: Any, source: Any, config: dict[str, Any], name: s
 
 def _accepted_arguments(kind: type) -> set[str]:
     """Return the names of the arguments that a class takes, its base classes' included where it passes them on."""
-    names = set(_ARGUMENTS_OF_EVERY_LAYER)
+    names = {"name", "trainable", "dtype", "activity_regularizer"}  # those of every layer
     for base in kind.__mro__:
         if "__init__" not in vars(base):
             continue
@@ -218,10 +217,6 @@ def _default_arguments(kind: type) -> dict[str, Any]:
             parameters = inspect.signature(base.__init__).parameters
             defaults |= {name: given.default for name, given in parameters.items() if given.default is not given.empty}
     return defaults | {"data_format": "channels_last"}
-
-
-def _tuple_as_list(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
 
 
 def _config_value(key: str, value: Any) -> Any:

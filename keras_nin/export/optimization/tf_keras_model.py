@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from keras_nin._compat.keras import producer_of
-from keras_nin.errors import InputError
+from keras_nin.errors import input_error
 from keras_nin.export.operator_layers import legal_name
-from keras_nin.keras_graph import GraphCall, GraphTrace, TensorSlot, trace_functional
+from keras_nin.keras_graph import GraphTrace, TensorSlot, trace_functional
 
 if TYPE_CHECKING:
     import keras
@@ -28,15 +28,13 @@ def check_tfmot_installed() -> None:
     import keras
 
     if keras.backend.backend() != "tensorflow":
-        raise InputError(f"Expected Keras on the tensorflow backend. Received: {keras.backend.backend()!r}")
+        raise input_error("Keras on the tensorflow backend", repr(keras.backend.backend()))
     try:
         import tensorflow_model_optimization  # noqa: F401
         import tf_keras  # noqa: F401
     except ImportError as error:
-        raise InputError(
-            f"Expected tf_keras and tensorflow-model-optimization to be installed. Received: {error}. "
-            "Use pip install tf_keras tensorflow-model-optimization"
-        ) from None
+        hint = "Use pip install tf_keras tensorflow-model-optimization"
+        raise input_error("tf_keras and tensorflow-model-optimization to be installed", f"{error}. {hint}") from None
 
 
 class FlatModel:
@@ -113,10 +111,8 @@ def to_tf_keras(model: "keras.Model", check: bool = True) -> "tf_keras.Model":
     try:
         converted = _connect_layers(flat, layers)
     except RecursionError:
-        raise InputError(
-            f"Expected a model whose longest chain of layers tf_keras can follow. Received: {model.name!r} with "
-            f"{len(flat.trace.calls)} calls of layers. Raise sys.setrecursionlimit"
-        ) from None
+        received = f"{model.name!r} with {len(flat.trace.calls)} calls of layers. Raise sys.setrecursionlimit"
+        raise input_error("a model whose longest chain of layers tf_keras can follow", received) from None
     for operation, _ in flat.operations():
         if has_tf_keras_weights(operation):
             variables = [variable for layer in layers[id(operation)] for variable in layer.weights]
@@ -142,7 +138,7 @@ def from_tf_keras(trained: "tf_keras.Model", model: "keras.Model") -> "keras.Mod
     for layer in trained.layers:
         if type(layer).__name__ in _UNSTRIPPED:
             strip = _UNSTRIPPED[type(layer).__name__]
-            raise InputError(f"Expected a model without wrappers. Received: {layer.name!r}. Use tfmot's {strip} first")
+            raise input_error("a model without wrappers", f"{layer.name!r}. Use tfmot's {strip} first")
     flat = FlatModel(model)
     variable_pairs = []
     for operation, path in flat.operations():
@@ -174,22 +170,30 @@ def _convert_layers(flat: FlatModel) -> dict[int, list[Any]]:
         except UnsupportedLayerError as reason:
             missing.append(f"{'/'.join(path)} ({type(operation).__name__}: {reason})")
     if missing:
-        raise InputError(
-            f"Expected layers that have a counterpart in tf_keras. Received: {len(missing)} without in "
-            f"{flat.model.name!r}: {'; '.join(missing)}"
-        )
+        received = f"{len(missing)} without in {flat.model.name!r}: {'; '.join(missing)}"
+        raise input_error("layers that have a counterpart in tf_keras", received)
     return layers
 
 
 def _connect_layers(flat: FlatModel, layers: dict[int, list[Any]]) -> "tf_keras.Model":
+    import keras
     import tf_keras
 
-    values = {}
+    from keras_nin.export.optimization.tf_keras_layers import is_standard_layer
+
+    values: dict[Any, Any] = {}
     for slot, tensor, name in zip(flat.trace.inputs, flat.model.inputs, flat.input_names, strict=True):
         values[slot] = tf_keras.Input(batch_shape=tuple(tensor.shape), dtype=tensor.dtype, name=name)
     for call in flat.trace.calls:
         first, *others = layers[id(call.operation)]
-        result = _call_layer(first, call, values)
+        if is_standard_layer(call.operation):  # called as the original was
+            filled: Any = keras.tree.map_structure(
+                lambda value: values[value] if isinstance(value, TensorSlot) else value, (call.args, call.kwargs)
+            )
+            result = first(*filled[0], **filled[1])
+        else:  # on all tensors in order
+            tensors = [values[slot] for slot in call.inputs]
+            result = first(tensors[0] if len(tensors) == 1 else tensors)
         for layer in others:
             result = layer(result)
         results = list(result) if isinstance(result, list | tuple) else [result]
@@ -197,22 +201,6 @@ def _connect_layers(flat: FlatModel, layers: dict[int, list[Any]]) -> "tf_keras.
     inputs, outputs = ([values[slot] for slot in slots] for slots in (flat.trace.inputs, flat.trace.outputs))
     single = [tensors[0] if len(tensors) == 1 else tensors for tensors in (inputs, outputs)]
     return tf_keras.Model(*single, name=legal_name(flat.model.name))
-
-
-def _call_layer(layer: Any, call: GraphCall, values: dict[TensorSlot, Any]) -> Any:
-    """Return what `layer` gives for the tensors of a call: called as the original was, or on all tensors in order."""
-    import keras
-
-    from keras_nin.export.optimization.tf_keras_layers import is_standard_layer
-
-    if is_standard_layer(call.operation):
-        filled: Any = keras.tree.map_structure(
-            lambda value: values[value] if isinstance(value, TensorSlot) else value, (call.args, call.kwargs)
-        )
-        args, kwargs = filled
-        return layer(*args, **kwargs)
-    tensors = [values[slot] for slot in call.inputs]
-    return layer(tensors[0] if len(tensors) == 1 else tensors)
 
 
 def _check_same_outputs(model: "keras.Model", converted: "tf_keras.Model") -> None:
@@ -232,11 +220,9 @@ def _check_same_outputs(model: "keras.Model", converted: "tf_keras.Model") -> No
         expected, received = (np.asarray(output, np.float64) for output in pair)
         difference, size = float(np.abs(received - expected).max()), float(np.abs(expected).max())
         if not difference <= TOLERANCE * size:
-            raise InputError(
-                f"Expected a tf_keras model with the outputs of {model.name!r} to {TOLERANCE:g} of their size. "
-                f"Received: a largest difference of {difference:.3g} in {tensor.name!r}, whose largest value is "
-                f"{size:.3g}"
-            )
+            wanted = f"a tf_keras model with the outputs of {model.name!r} to {TOLERANCE:g} of their size"
+            found = f"a largest difference of {difference:.3g} in {tensor.name!r}, whose largest value is {size:.3g}"
+            raise input_error(wanted, found)
 
 
 # Weights
@@ -265,9 +251,7 @@ def pair_variables(layer: Any, variables: Sequence[Any]) -> list[tuple[Any, Any]
     expected = [tuple(variable.shape) for variable in own]
     received = [tuple(variable.shape) for variable in chosen]
     if expected != received:
-        raise InputError(
-            f"Expected weights of shapes {expected} for {layer.name!r} ({type(layer).__name__}). Received: {received}"
-        )
+        raise input_error(f"weights of shapes {expected} for {layer.name!r} ({type(layer).__name__})", received)
     return list(zip(own, chosen, strict=True))
 
 
@@ -277,7 +261,7 @@ def _layer_variables(layers: dict[str, Any], names: Sequence[str], path: str) ->
     for name in names:
         layer = layers.get(name) or layers.get(f"quant_{name}")
         if layer is None:
-            raise InputError(f"Expected a tf_keras model with the layer {path!r}. Received: none called {name!r}")
+            raise input_error(f"a tf_keras model with the layer {path!r}", f"none called {name!r}")
         for variable in (*getattr(layer, "layer", layer).weights, *layer.weights):
             variables.setdefault(id(variable), variable)
     return list(variables.values())

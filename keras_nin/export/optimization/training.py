@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keras_nin.errors import InputError, check_choice, expected_error, first_line
+from keras_nin.errors import check_choice, expected_error, first_line, input_error
 from keras_nin.export.schemes import SCHEMES, Scheme
 from keras_nin.train.training import Recipe, get_recipe
 
@@ -183,9 +183,8 @@ def _clone_model(model: "keras.Model") -> "keras.Model":
     try:
         copy = keras.models.clone_model(model)
     except Exception as error:  # many types, from the configurations of the layers
-        raise InputError(
-            f"Expected a model that keras.models.clone_model can copy. Received: {model.name!r}: {first_line(error)}"
-        ) from error
+        received = f"{model.name!r}: {first_line(error)}"
+        raise input_error("a model that keras.models.clone_model can copy", received) from error
     copy.set_weights(model.get_weights())
     return copy
 
@@ -234,11 +233,8 @@ def _fit_network(
         entry = {"epoch": epoch} | {key: float(value) for key, value in logs.items()}
         history.append(entry)
         if not np.isfinite([entry["loss"], entry["val_loss"]]).all():
-            raise InputError(
-                f"Expected a training whose loss stays finite. Received: {entry['loss']} in epoch {epoch}. Pass a "
-                "smaller `learning_rate`",
-                argument="learning_rate",
-            )
+            received = f"{entry['loss']} in epoch {epoch}. Pass a smaller `learning_rate`"
+            raise input_error("a training whose loss stays finite", received, argument="learning_rate")
         if epoch * len(batches) > prepared.final_step:
             candidates.append(entry)
             if find_best_epoch(candidates) is entry:
