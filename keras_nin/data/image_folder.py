@@ -39,10 +39,7 @@ _FILE_NUMBER = re.compile(r"([0-9]{1,5})[ ._-]")
 
 
 def open_folder(path: str | os.PathLike[str], labels: str | os.PathLike[str] | None = None) -> Dataset:
-    """Return the images of the folder `path`; they decode when they are asked for, always to RGB.
-
-    `labels` is the path of a labels file, for images that lie directly in the folder.
-    """
+    """Return the images of a folder, decoded on demand, to RGB; `labels` is a labels file for images directly in it."""
     path = pathlib.Path(path)
     folders, images = list_folders(path), list_images(path)
     names = {folder.name for folder in folders}

@@ -1,7 +1,4 @@
-"""The registry: every model by name, and what a MODEL argument means.
-
-Each paper's module declares its rows; this is the one table of them.
-"""
+"""The registry: every model by name, and what a MODEL argument means."""
 
 from __future__ import annotations
 

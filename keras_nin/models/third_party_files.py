@@ -1,7 +1,6 @@
 """Weight files as named tensors: legacy Keras .h5, .npz, .safetensors, and PyTorch's .pt and .pth.
 
-Only tensors are read: nothing in a file is executed, and, except in .npz, an array is read when its values are asked
-for.
+Only tensors are read: nothing in a file is executed, and, except in .npz, an array is read on demand.
 """
 
 from __future__ import annotations

@@ -79,10 +79,7 @@ _DATASET_RECIPES = {
 
 
 def get_recipe(model: str, dataset: str, **changes: Any) -> Recipe:
-    """Return the recipe of a model, else of a dataset, else the general one, by their names.
-
-    `changes` are fields of `Recipe` to replace; None leaves a field as it is.
-    """
+    """Return the recipe of a model, else of a dataset, else the general one, with `changes` of fields that are not None."""
     recipe = _MODEL_RECIPES.get(model) or _DATASET_RECIPES.get(dataset) or Recipe()
     return dataclasses.replace(recipe, **{field: value for field, value in changes.items() if value is not None})
 
