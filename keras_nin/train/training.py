@@ -79,7 +79,7 @@ _DATASET_RECIPES = {
 
 
 def get_recipe(model: str, dataset: str, **changes: Any) -> Recipe:
-    """Return the recipe of a model, else of a dataset, else the general one; `changes` are fields, None for no change."""
+    """Return the recipe of a model, else of a dataset, else the general one; `changes` are fields that are not None."""
     recipe = _MODEL_RECIPES.get(model) or _DATASET_RECIPES.get(dataset) or Recipe()
     return dataclasses.replace(recipe, **{field: value for field, value in changes.items() if value is not None})
 
