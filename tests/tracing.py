@@ -44,7 +44,7 @@ def traced(log):
 
 def _is_import(frame):
     while frame:
-        if frame.f_code.co_name == "<module>" and frame.f_globals["__name__"] != "__main__":
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
             return True
         frame = frame.f_back
     return False
