@@ -91,7 +91,7 @@ def test_save_and_load(name, build, tmp_path):
 @pytest.mark.parametrize("name", NAMES)
 def test_int8_has_no_float_operator_and_the_edge_tpu_s_verdict_of_the_docs(name, build, tmp_path):
     model = build(name)
-    made = export.convert_model(model, "int8", noise(model, 2))
+    made = export.convert_model(model, "int8", noise(model, 2), tuning=export.Tuning.plain())
     verdict = dataclasses.replace(check_edgetpu(made.save(tmp_path / "net.tflite")), model=name)
     assert format_edgetpu_overview([verdict]).splitlines()[-1] in EDGETPU.read_text().splitlines()
     graph = made.tflite
