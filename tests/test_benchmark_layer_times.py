@@ -9,6 +9,7 @@ from branched_net import CHANNELS, SIZE, branched_net, recorded
 from latency_records import layer, profile
 from tflite_writer import operator, tensor, write
 
+from keras_nin.audit import tables
 from keras_nin.benchmark import layer_times
 from keras_nin.benchmark.job import FileRefusedError
 from keras_nin.benchmark.measurement import run_job
@@ -199,6 +200,15 @@ def test_sums_by_role(measured):
     assert pointwise.share == pytest.approx(35 / measured.total.median)
     assert layer_times.total_kernel_us(measured) == 71.0
     assert layer_times.sum_by_role(profile(overhead=None)) == ()
+
+
+def test_every_role_of_the_audit_has_its_sum():
+    rows = [layer(role, 1.0, "pointwise", role) for role in tables.ROLES]
+    sums = layer_times.sum_by_role(profile(*rows, overhead=0.0))
+    assert {(subtotal.name, subtotal.rows) for subtotal in sums} == {
+        *((f"1x1 {role}", 1) for role in tables.ROLES),
+        ("runtime overhead", 0),
+    }
 
 
 def test_sums_by_block_in_order_of_execution(measured):

@@ -53,10 +53,8 @@ def edgetpu_command(as_json: bool, **arguments: Any) -> int:
 def export_edgetpu_command() -> click.Command:
     """Return `keras-nin export`, of int8 unless told otherwise, with the Edge TPU verdict on each file after it."""
     command = copy.copy(export_command)
-    command.context_settings = command.context_settings | {
-        "default_map": {"scheme": "int8"},
-        "obj": _print_edgetpu_verdicts,
-    }
+    own = {"default_map": {"scheme": "int8"}, "obj": _print_edgetpu_verdicts}
+    command.context_settings = {**command.context_settings, **own}
     command.epilog = (
         "The verdict is predicted; see `keras-nin edgetpu`. Example: python export/to_edgetpu.py nin_digits"
     )

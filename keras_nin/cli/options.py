@@ -24,7 +24,7 @@ class Command(click.Command):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.context_settings = {"show_default": True} | self.context_settings
+        self.context_settings = {"show_default": True, **self.context_settings}
         text = "Show the traceback of an unexpected error."
         self.params.append(click.Option(["--debug"], is_flag=True, expose_value=False, help=text))
 
