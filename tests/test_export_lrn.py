@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_nin import InputError, data, export, layers, models
+from keras_nin import InputError, export, layers
 from keras_nin.export import conversion
 from keras_nin.layers import normalization
 from keras_nin.tflite.runner import TFLiteRunner
@@ -193,19 +193,3 @@ def test_the_operator_stays_where_float_is_allowed():
     made = export.convert_model(network(), "int8", images(4), allow_float=True)
     assert made.float_operators == ("LOCAL_RESPONSE_NORMALIZATION of layer 'norm'",)
     assert "integer_form" not in made.flags
-
-
-@pytest.mark.slow
-@pytest.mark.external
-def test_googlenet_in_integers_agrees_with_float(external_data):
-    model = models.GoogLeNet(weights=external_data / "weights" / "googlenet_imagenet.npz")
-    dataset = data.open_dataset(external_data / "images" / "imagenet_samples")
-    pictures = dataset.load(np.arange(0, 500, 4), (224, 224), 3, data.preprocessing.get_preset("caffe"))
-    calibration, scored = pictures[::5], np.delete(pictures, np.s_[::5], axis=0)
-    made = export.convert_model(model, "int8", calibration)
-    reference, found = model.predict(scored, batch_size=20, verbose=0), TFLiteRunner(made.data).predict(scored)
-    assert made.float_operators == ()
-    assert {"RESHAPE", "MUL", "CONV_2D", "DEPTHWISE_CONV_2D"} == set(operators_of(made, "norm2"))
-    assert len(scored) == 100
-    assert np.mean(reference.argmax(1) == found.argmax(1)) >= 0.93
-    assert decibels(reference, found) >= 22

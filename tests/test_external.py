@@ -95,13 +95,19 @@ def test_googlenet_agrees_in_int8_with_its_normalisation_in_integers_or_float(
         "--json",
     ]
     # The integer form is what ships; the other is checked in short.
-    words, images = (["--allow-float", "--rounding=nearest", "--test-count=100"], 100) if allow_float else ([], 400)
+    words = ["--allow-float", "--rounding=nearest", "--test-count=50"] if allow_float else ["--test-count=200"]
+    images = 50 if allow_float else 200
     assert main.run([*command, *words]) == 0
     (int8,) = json.loads(capsys.readouterr().out)["files"]
     assert int8["parity"]["images"] == images
     assert int8["parity"]["top1_match"] >= 0.95
     named = [f"LOCAL_RESPONSE_NORMALIZATION of layer 'norm{n}'" for n in (1, 2)]
     assert int8["float_operators"] == (named if allow_float else [])
+    norm2 = {operator["op"] for operator in int8["operators"] if operator["layer"] == "norm2"}
+    if allow_float:
+        assert "LOCAL_RESPONSE_NORMALIZATION" in norm2
+    else:
+        assert norm2 == {"RESHAPE", "MUL", "CONV_2D", "DEPTHWISE_CONV_2D"}
 
 
 def test_the_main_job_on_photographs(external_data, tmp_path, capsys):
