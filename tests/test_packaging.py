@@ -43,7 +43,7 @@ def test_the_templates_of_the_report_are_installed(wheel):
     assert {str(path.relative_to(ROOT)) for path in templates} <= set(wheel.namelist())
 
 
-def test_the_command_and_the_licence_are_installed(wheel):
+def test_the_command_and_the_license_are_installed(wheel):
     names = wheel.namelist()
     entry_points = next(name for name in names if name.endswith("entry_points.txt"))
     assert "keras-nin = keras_nin.cli.main:main" in wheel.read(entry_points).decode()

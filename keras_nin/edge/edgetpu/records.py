@@ -180,7 +180,11 @@ class EdgeTPUResult(CheckedResult):
 
         Operators that stay on the CPU only because they come after a blocking one are left out.
         """
-        counts = Counter((each.op, each.why) for each in self.operators if each.on_cpu and each.rule != "one-part")
+        counts = Counter(
+            (operator.op, operator.why)
+            for operator in self.operators
+            if operator.on_cpu and operator.rule != "one-part"
+        )
         return tuple(f"{count} {op} ({why})" if count > 1 else f"{op} ({why})" for (op, why), count in counts.items())
 
     def count_cpu_operators(self) -> Counter[str]:

@@ -211,7 +211,9 @@ def find_failure(operators: Sequence[BoundOperator]) -> CompileFailure | None:
 def _is_quantized(operator: BoundOperator) -> bool:
     if operator.op in _CONVERSIONS or operator.data is None or operator.output is None:
         return False
-    return all(each.dtype in EIGHT_BITS and each.quantization is not None for each in (operator.data, operator.output))
+    return all(
+        tensor.dtype in EIGHT_BITS and tensor.quantization is not None for tensor in (operator.data, operator.output)
+    )
 
 
 def place_parameters(operators: Sequence[BoundOperator], mapped: Collection[int]) -> ParameterMemory:
