@@ -77,6 +77,7 @@ class Verdict(enum.Enum):
     EXCEEDED = "exceeded"
     NOT_REACHED = "not reached"
     UNKNOWN = "unknown"
+    IDLE = "nothing runs"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +101,8 @@ class LimitCheck:
 
     def __str__(self) -> str:
         subject = f"{self.subject}: " if self.subject else ""
-        value = "unknown" if self.value is None else format_value(self.limit.item.unit, self.value)
+        missing = "none" if self.verdict is Verdict.IDLE else "unknown"
+        value = missing if self.value is None else format_value(self.limit.item.unit, self.value)
         verdict = "pass" if self.passed else f"FAIL, {self.verdict.value}"
         reason = f" ({self.reason})" if self.reason else ""
         return f"{subject}{self.limit.name} {value}, limit {self.limit}: {verdict}{reason}"
@@ -215,6 +217,11 @@ def check_limit(
     else:
         verdict = Verdict.PASS if low_kept and high_kept else Verdict.UNKNOWN
     return LimitCheck(limit, value, verdict, reason if verdict is Verdict.UNKNOWN else None, subject)
+
+
+def fail_idle(limit: Limit, reason: str, *, subject: str | None = None) -> LimitCheck:
+    """Return the failed check of a limit on a target that computes nothing: its figures would be 0 and mean nothing."""
+    return LimitCheck(limit, None, Verdict.IDLE, reason, subject)
 
 
 def all_passed(checks: Sequence[LimitCheck]) -> bool:

@@ -316,6 +316,23 @@ def test_each_operation_is_in_one_layer_and_sums_stay():
     assert (layers[3].kind, layers[3].op, layers[3].network_macs) == ("other", None, None)
 
 
+def test_a_limit_where_nothing_runs_on_the_npu_fails(estimate):
+    """As of an LSTM in floating point, whose operations Vela lists for the body of its WHILE alone."""
+    layers = join_layers(ROWS, [operation(None, "Passthrough", 0, 0, 0, name="body")], "ethos-u55-128", {0, 2})
+    assert [layer.target for layer in layers] == ["CPU", "none", "CPU", "CPU"]
+    idle = dataclasses.replace(estimate, layers=layers, cycles=0, us=0.0, memories=())
+    assert (idle.uses_npu, estimate.uses_npu) == (False, True)
+    limits = parse_ethosu_limits("full,npu=0%,time=1ms,sram=1MiB,dram=1MiB,flash=1MiB,compiled=1MiB")
+    checks = check_ethosu_limits(records.EthosUResult("net.tflite", (idle,)), limits)
+    assert not any(check.passed for check in checks)
+    assert str(checks[2]).endswith(
+        "time none, limit at most 1.000 ms: FAIL, nothing runs (no operator runs on the NPU)"
+    )
+    body_on_cpu = dataclasses.replace(estimate, layers=(*estimate.layers, layers[-1]))
+    (check,) = check_ethosu_limits(records.EthosUResult("net.tflite", (body_on_cpu,)), parse_ethosu_limits("full"))
+    assert (check.passed, check.value) == (False, pytest.approx(13 / 14))
+
+
 def test_a_layer_may_be_in_both_places():
     (layer,) = join_layers(ROWS[:1], [operation(0), operation(0, "Passthrough", 0, 0, 0)], "ethos-u55-128")
     assert layer.target == "NPU+CPU"

@@ -11,7 +11,7 @@ import pytest
 
 from keras_nin import InputError, export, models
 from keras_nin.child_process import run_process
-from keras_nin.edge import ethosu
+from keras_nin.edge import ethosu, fit
 from keras_nin.edge.ethosu import vela
 from keras_nin.report.edge import format_ethosu
 from keras_nin.tflite import reader
@@ -123,6 +123,19 @@ def test_a_network_in_floating_point_is_left_to_the_cpu(digits):
     assert "an int8 file" in rules["nothing-on-npu"].message
     assert set(rules["cpu"].layers) == {layer.name for layer in found.layers}
     assert "Float32" in rules["cpu"].message
+
+
+def test_a_loop_in_floating_point_is_left_to_the_cpu_and_keeps_no_limit(tmp_path):
+    inputs = keras.Input((6, 4))
+    model = keras.Model(inputs, keras.layers.Dense(3)(keras.layers.LSTM(4)(inputs)))
+    path = exported(model, tmp_path, "float32")
+    found = ethosu.estimate_ethosu(path)
+    (estimate,) = found.estimates
+    assert {layer.target for layer in estimate.layers if layer.index is not None} == {"CPU"}
+    (result,) = fit.check_fit([path], ["ethosu"]).results
+    assert (result.ethosu.on_npu, result.ethosu.operators) == (0, estimate.operator_count)
+    (check,) = ethosu.check_ethosu_limits(found, ethosu.parse_ethosu_limits("time=1ms"))
+    assert (check.passed, check.reason) == (False, "no operator runs on the NPU")
 
 
 def test_strides_above_3_are_cut_or_left_to_the_cpu(tmp_path):

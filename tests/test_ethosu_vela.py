@@ -168,3 +168,20 @@ def test_lines_that_differ_in_a_name_alone_are_one_finding_others_are_not():
     log = "Tensor 'a' is open.\nTensor 'b' is open.\nTensor 'a' is closed.\n"
     found = [each.message for each in vela.parse_log(log, {})]
     assert found == ["Tensor 'a' is open. (and 1 similar line)", "Tensor 'a' is closed."]
+
+
+def test_operators_on_the_cpu_of_a_file_with_several_subgraphs():
+    """As Vela lists them for the WHILE of an LSTM: operations of its body only, and numbers that begin again."""
+    sources = '1,"While",1,1,1,1,1,0\n2,"Conv2D",1,1,1,1,1,1\n3,"Less",1,1,1,1,1,0\n4,"Add",1,1,1,1,1,1\n'
+    optimised = '1,1,"Passthrough",1,1,1,1,1\n2,2,"Conv2D",1,1,1,1,1\n3,3,"Passthrough",1,1,1,1,1\n'
+    optimised += '4,4,"Passthrough",1,1,1,1,1\n5,9,"Passthrough",1,1,1,1,1\n'
+    columns = '"id","{}operator","kernel_w","kernel_h","ofm_w","ofm_h","ofm_d"{}'
+    text = "".join(
+        f'<table name="{name}">\n<![CDATA[\n{header}\n{rows}]]>\n</table>\n'
+        for name, header, rows in (
+            ("source", columns.format("", ',"ext_key"'), sources),
+            ("optimised", columns.format('"source_id",', ""), optimised),
+        )
+    )
+    assert vela.parse_cpu_operators(text, 2) == {0}
+    assert vela.parse_cpu_operators(TEXT, OPERATORS) == set()

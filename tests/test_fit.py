@@ -237,10 +237,20 @@ def test_a_limit_on_what_is_unknown_does_not_pass():
     assert [check.passed for check in checks] == [False] * 4
     assert [check.reason for check in checks] == [
         "does not run: Expected it to run. Received: a crash",
-        None,
-        "13 of 13 operators on the CPU, whose time is unknown",
+        "no operator runs on the Edge TPU",
+        "no operator runs on the NPU",
         "needs the extra micro: Expected the package tflite-micro",
     ]
+
+
+@pytest.mark.parametrize("text", ["ethosu=1s", "sram=1MiB", "sram=0B", "edgetpu=0%", "edgetpu=..50%"])
+def test_a_limit_where_nothing_runs_fails(text):
+    (check,) = check_fit_limits(made.fit(made.float_fit()), parse_fit_limits(text))
+    assert (check.passed, check.value) == (False, None)
+    assert "FAIL, nothing runs (no operator runs on the " in str(check)
+    partly = dataclasses.replace(made.float_fit(), ethosu=dataclasses.replace(made.float_fit().ethosu, on_npu=1))
+    (check,) = check_fit_limits(made.fit(partly), parse_fit_limits("ethosu=1s"))
+    assert check.reason == "12 of 13 operators on the CPU, whose time is unknown"
 
 
 @pytest.mark.parametrize("text", ["tpu=5ms", "cpu", "cpu=5", "cpu=nan", "cpu=full", "edgetpu=101%", "edgetpu=sram",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from keras_nin.errors import InputError, check_choice, unknown_name_error
 from keras_nin.formatting import format_bytes, format_count
-from keras_nin.limits import Limit, LimitCheck, LimitItem, Unit, check_limit, parse_limits
+from keras_nin.limits import Limit, LimitCheck, LimitItem, Unit, check_limit, fail_idle, parse_limits
 from keras_nin.results import CheckedResult
 from keras_nin.schemas import FIT
 
@@ -312,8 +312,8 @@ class _TargetRunner:
             return MissingFigures(ETHOSU, "needs the extra ethosu", str(error))
         accelerators, timeout = (self.settings.accelerator,), self.settings.timeout
         (found,) = estimate.estimate_ethosu(model, accelerators, timeout=timeout, tool=self._vela).estimates
-        on_cpu = sum(layer.index is not None for layer in found.cpu_layers)
-        counts = {"on_npu": found.operator_count - on_cpu, "operators": found.operator_count}
+        operators, on_cpu = found.operator_count, sum(layer.index is not None for layer in found.cpu_layers)
+        counts = {"on_npu": operators - on_cpu if found.uses_npu else 0, "operators": operators}
         return _pick_figures(EthosUFigures, found, sram_bytes=found.used_bytes("SRAM"), **counts)
 
     def _measure_micro(self, model: "TFLiteModel") -> MicroFigures | MissingFigures:
@@ -355,6 +355,8 @@ def _check_file(file: FileFit, limit: Limit) -> LimitCheck:
     if missing := file.find_missing(FIT_LIMITS[limit.item]):
         return check_limit(limit, None, reason=f"{missing.label}: {missing.reason}", subject=file.file)
     cpu, edgetpu, ethosu, micro = file.cpu, file.edgetpu, file.ethosu, file.micro
+    if (idle := _idle_reason(file, FIT_LIMITS[limit.item])) is not None:
+        return fail_idle(limit, idle, subject=file.file)
     mapped = edgetpu.mapped / edgetpu.operators if edgetpu and edgetpu.compiles and edgetpu.operators else 0.0
     value = {
         "cpu": cpu and cpu.median_us,
@@ -369,3 +371,13 @@ def _check_file(file: FileFit, limit: Limit) -> LimitCheck:
         operators = format_count(ethosu.operators, "operator")
         bounds, reason = (value, None), f"{ethosu.on_cpu:,} of {operators} on the CPU, whose time is unknown"
     return check_limit(limit, value, bounds=bounds, reason=reason, subject=file.file)
+
+
+def _idle_reason(file: FileFit, target: str | None) -> str | None:
+    """Return why nothing of a file runs on a target that has figures for it; None where something does."""
+    edgetpu, ethosu = file.edgetpu, file.ethosu
+    if target == EDGETPU and edgetpu and not (edgetpu.compiles and edgetpu.mapped):
+        return "no operator runs on the Edge TPU"
+    if target == ETHOSU and ethosu and not ethosu.on_npu:
+        return "no operator runs on the NPU"
+    return None

@@ -12,11 +12,12 @@ from keras_nin.edge.edgetpu.records import CompileFailure, EdgeTPUResult, Operat
 from keras_nin.edge.edgetpu.rules import OperatorRule, compile_failure
 from keras_nin.errors import InputError
 from keras_nin.formatting import escape_unprintable
-from keras_nin.limits import Limit, LimitCheck, LimitItem, Unit, check_limit, parse_limits
+from keras_nin.limits import Limit, LimitCheck, LimitItem, Unit, check_limit, fail_idle, parse_limits
 from keras_nin.tflite.reader import ModelSource, read_model
 from keras_nin.tflite.records import TFLiteModel
 
 EDGETPU_LIMITS = (LimitItem("edgetpu", Unit.SHARE, at_least=True),)
+NOTHING_ON_EDGETPU = "no operator runs on the Edge TPU"
 COMPILED_OPERATOR = "edgetpu-custom-op"
 _CONVERSIONS = frozenset(["QUANTIZE", "DEQUANTIZE", "CAST"])
 _MIB = 1 << 20
@@ -70,9 +71,10 @@ def parse_edgetpu_limits(text: str, *, argument: str = "require") -> tuple[Limit
 
 
 def check_edgetpu_limits(result: EdgeTPUResult, limits: Iterable[Limit]) -> tuple[LimitCheck, ...]:
-    """Compare the share of mapped operators with limits; a file that does not compile has none."""
-    share = 0.0 if result.failure else result.share
-    return tuple(check_limit(limit, share) for limit in limits)
+    """Compare the share of mapped operators with limits; where nothing is mapped, no limit is kept."""
+    if result.failure or not result.mapped:
+        return tuple(fail_idle(limit, NOTHING_ON_EDGETPU) for limit in limits)
+    return tuple(check_limit(limit, result.share) for limit in limits)
 
 
 @dataclasses.dataclass(frozen=True)

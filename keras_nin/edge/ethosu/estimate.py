@@ -1,7 +1,7 @@
 """Estimates of a .tflite file on Ethos-U accelerators: Vela's operations, joined to the layers of the network."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,7 +94,8 @@ def _estimate_accelerator(
         if used or moved:
             memories.append(records.MemoryUsage(memory, used, moved))
     _check_sums(totals, operations, memories)
-    layers = join_layers(audit.rows, operations, accelerator)
+    on_cpu = vela.parse_cpu_operators(output.database, len(audit.rows))
+    layers = join_layers(audit.rows, operations, accelerator, on_cpu)
     log_findings = vela.parse_log(output.log, network.layers_of_tensor)
     system_config = output.summary["system_config"]
     cycles, clock_hz = round(totals["cycles_total"]), totals["core_clock"]
@@ -165,18 +166,22 @@ def _check_sums(
 
 
 def join_layers(
-    rows: Sequence[AuditRow], operations: Sequence[VelaOperation], accelerator: str
+    rows: Sequence[AuditRow],
+    operations: Sequence[VelaOperation],
+    accelerator: str,
+    on_cpu: Collection[int] = frozenset(),
 ) -> tuple[EthosULayer, ...]:
     """Return the layers of a file: one per operator, in the file's order, then operations that belong to none.
 
-    Every operation is in exactly one layer, so sums over the layers are sums over the operations."""
+    Every operation is in exactly one layer, so sums over the layers are sums over the operations. `on_cpu` are indexes
+    of operators that are left to the CPU even where no operation is theirs."""
     groups: dict[int | str, list[VelaOperation]] = defaultdict(list)
     for operation in operations:
         groups[operation.name if operation.source is None else operation.source].append(operation)
     total_cycles, peak = sum(operation.cycles for operation in operations), records.macs_per_cycle(accelerator)
     joined = [
         _sum_layer(groups[index], total_cycles, peak, index=index, name=row.name, op=row.type, kind=row.kind,
-                   role=row.role, block=row.block, network_macs=row.macs)
+                   role=row.role, block=row.block, network_macs=row.macs, is_left=index in on_cpu)
         for index, row in enumerate(rows)
     ]  # fmt: skip
     unjoined = [
@@ -187,10 +192,17 @@ def join_layers(
     return (*joined, *unjoined)
 
 
-def _sum_layer(operations: Sequence[VelaOperation], total_cycles: int, peak: int, **identity: Any) -> EthosULayer:
+def _sum_layer(
+    operations: Sequence[VelaOperation], total_cycles: int, peak: int, is_left: bool = False, **identity: Any
+) -> EthosULayer:
     cycles, macs = sum(operation.cycles for operation in operations), sum(operation.macs for operation in operations)
     on_cpu = tuple(sorted({operation.on_cpu for operation in operations}))
-    targets = {(): records.NOWHERE, (False,): NPU, (True,): records.CPU, (False, True): records.BOTH}
+    targets = {
+        (): records.CPU if is_left else records.NOWHERE,
+        (False,): NPU,
+        (True,): records.CPU,
+        (False, True): records.BOTH,
+    }
     bounds: Counter[str] = Counter()  # by what the cycles are spent on: the NPU, or the memory that is slowest
     for operation in operations:
         waits = operation.cycles > operation.npu_cycles and operation.access_cycles

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from keras_nin.errors import unknown_name_error
 from keras_nin.formatting import format_count, format_us
-from keras_nin.limits import Limit, LimitCheck, LimitItem, Unit, check_limit, parse_limits
+from keras_nin.limits import Limit, LimitCheck, LimitItem, Unit, check_limit, fail_idle, parse_limits
 from keras_nin.results import CheckedResult
 from keras_nin.schemas import ETHOSU
 
@@ -36,6 +36,8 @@ MEMORIES = {
     "off-chip flash": ("OffChipFlash", "off_chip_flash"),
 }
 NPU, CPU, BOTH, NOWHERE = "NPU", "CPU", "NPU+CPU", "none"
+PASSTHROUGH = "Passthrough"  # Vela's name for an operation that it leaves to the CPU
+NOTHING_ON_NPU = "no operator runs on the NPU"
 _PRODUCTS = frozenset(["Conv2D", "DepthwiseConv2D", "TransposeConv2D", "FullyConnected", "MatMul"])
 
 
@@ -90,7 +92,7 @@ class VelaOperation:
     @property
     def on_cpu(self) -> bool:
         """Whether Vela leaves it to the CPU."""
-        return self.operator == "Passthrough"
+        return self.operator == PASSTHROUGH
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,6 +223,11 @@ class EthosUEstimate:
         return tuple(layer for layer in self.layers if layer.on_cpu)
 
     @property
+    def uses_npu(self) -> bool:
+        """Whether any operation runs on the NPU."""
+        return any(layer.target in (NPU, BOTH) for layer in self.layers)
+
+    @property
     def operator_count(self) -> int:
         """Number of operators of the file."""
         return sum(layer.index is not None for layer in self.layers)
@@ -311,7 +318,9 @@ def check_ethosu_limits(result: EthosUResult, limits: Sequence[Limit]) -> tuple[
 
 
 def _check_estimate(estimate: EthosUEstimate, limit: Limit) -> LimitCheck:
-    on_cpu, operators = len(estimate.cpu_layers), estimate.operator_count
+    on_cpu = len(estimate.cpu_layers)
+    # Operators of other subgraphs, such as the body of a WHILE, are layers without an index.
+    operators = estimate.operator_count + sum(layer.index is None for layer in estimate.cpu_layers)
     value = {
         "operators": 1 - on_cpu / operators if operators else None,
         "npu": estimate.npu_share,
@@ -321,6 +330,8 @@ def _check_estimate(estimate: EthosUEstimate, limit: Limit) -> LimitCheck:
         "flash": estimate.used_bytes("on-chip flash", "off-chip flash"),
         "compiled": estimate.compiled_bytes,
     }[limit.name]
+    if not estimate.uses_npu:
+        return fail_idle(limit, NOTHING_ON_NPU, subject=estimate.accelerator)
     bounds, reason = (value, value), "the MACs are unknown"
     if limit.name == "time" and on_cpu:
         bounds, reason = (value, None), f"{format_count(on_cpu, 'operator')} on the CPU, whose time is unknown"

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from keras_nin import files
 from keras_nin.child_process import ProcessResult, describe_status, run_process
-from keras_nin.edge.ethosu.records import MEMORIES, EthosUFinding, VelaOperation
+from keras_nin.edge.ethosu.records import MEMORIES, PASSTHROUGH, EthosUFinding, VelaOperation
 from keras_nin.errors import InputError
 from keras_nin.formatting import format_count
 from keras_nin.tflite.records import TFLiteModel
@@ -137,6 +137,7 @@ _FREE_TEXT_COLUMN = "name"  # may hold anything, including quotation marks
 _SOURCE_COLUMNS = ("id", "ext_key")
 _OPERATION_COLUMNS = ("id", "source_id", "operator", "name", "op_cycles", "npu_cycles", "mac_count")
 _DETAIL_COLUMNS = ("id",)
+_OPTIMISED_COLUMNS = ("source_id", "operator")
 _PURPOSES = ("Lut", "FeatureMap", "Weights", "Scales")
 _Row = dict[str, str]
 
@@ -153,6 +154,22 @@ def parse_operations(text: str, operator_count: int) -> tuple[VelaOperation, ...
     # Operators of other subgraphs are numbered from 0 again: an index counts where it belongs to one source only.
     known = {id_: index for id_, index in sources.items() if uses[index] == 1 and index < operator_count}
     return tuple(_parse_operation(row, known.get(row["source_id"]), details[row["id"]]) for row in rows)
+
+
+def parse_cpu_operators(text: str, operator_count: int) -> frozenset[int]:
+    """Return the indexes of the main subgraph's operators that Vela leaves to the CPU.
+
+    Its table of operations lacks those of a file with several subgraphs, such as the WHILE of an LSTM and its body."""
+    tables = {name: (header, body) for name, header, body in _TABLE.findall(text)}
+    indexes: dict[str, int] = {}
+    for row in _parse_rows(tables, "source", _SOURCE_COLUMNS):
+        index = _parse_number(row, "ext_key")
+        if indexes and index <= max(indexes.values()):
+            break  # the numbers begin again: the next subgraph
+        indexes[row["id"]] = index
+    optimised = _parse_rows(tables, "optimised", _OPTIMISED_COLUMNS)
+    on_cpu = {indexes.get(row["source_id"], operator_count) for row in optimised if row["operator"] == PASSTHROUGH}
+    return frozenset(index for index in on_cpu if index < operator_count)
 
 
 def _parse_operation(row: _Row, source: int | None, details: _Row) -> VelaOperation:
