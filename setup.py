@@ -22,7 +22,6 @@ EXTRAS = {
     ],
     "docs": ["mkdocs>=1.6", "mkdocs-material>=9.6", "mkdocstrings[python]>=0.29"],
     "notebook": ["pandas>=2.2"],
-    "torch": ["torch>=2.6"],
     "ethosu": ["ethos-u-vela>=5.2,<5.3"],
     # There are development releases alone, which pip takes where a bound names one, and for Linux on x86-64 alone.
     "micro": [
@@ -60,6 +59,7 @@ setup(
         "jinja2>=3.1",
         "lazy_loader>=0.4",
         "matplotlib>=3.9",
+        "ml_dtypes>=0.5",
         "pillow>=11",
         "rich>=13",
         "safetensors>=0.5",

@@ -7,6 +7,7 @@ import re
 import findings_snapshot
 import keras
 import pytest
+from tiers import WIDE, by_tier
 
 from keras_nin import layers, models, rewrite
 from keras_nin.audit import audit_model
@@ -18,10 +19,6 @@ WIDTH = 400
 # One of each family; the others differ in depth, width, norms or bypasses.
 FAMILIES = ("nin_digits", "squeezenet_v1_1", "convnet_pointwise_head", "conv1x1_1to16")
 SNAPSHOT = json.loads(findings_snapshot.PATH.read_text())
-
-
-def by_tier(names, default):
-    return [name if name in default else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
 zoo = pytest.mark.parametrize("name", by_tier(models.list_models(), FAMILIES))
@@ -251,7 +248,9 @@ APPLICATION_BLOCKS = {
 }
 
 
-@pytest.mark.parametrize("name", by_tier(APPLICATIONS, ()))
+@pytest.mark.parametrize(
+    "name", by_tier(APPLICATIONS, wide=("InceptionResNetV2", "NASNetMobile", "DenseNet121", "ResNet50V2", "VGG16"))
+)
 def test_macs_and_blocks_of_keras_applications(name):
     model = application(name, APPLICATIONS[name])
     audit = audit_model(model)
@@ -299,9 +298,8 @@ def test_published_totals_and_projections(name, side, params, macs, projections)
         assert {row.macs for row in audit.rows if row.type in ("LayerScale", "LayerNormalization")} == {0}
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("structure_only")
-@pytest.mark.parametrize("name", [name for name in findings_snapshot.APPLICATIONS if name not in DEEPER])
+@pytest.mark.parametrize("name", by_tier(findings_snapshot.APPLICATIONS, wide=DEEPER))
 def test_findings_of_keras_applications(name):
     check_findings(audit_model(findings_snapshot.build(name)), SNAPSHOT[name])
 
@@ -310,8 +308,10 @@ def test_the_snapshot_has_the_zoo_and_the_applications():
     assert list(SNAPSHOT) == [*models.list_models(), *findings_snapshot.APPLICATIONS]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("name", "steps"), [("DenseNet121", 3), ("MobileNetV3Small", 1)])
+@pytest.mark.parametrize(
+    ("name", "steps"),
+    [pytest.param("DenseNet121", 3, marks=WIDE), pytest.param("MobileNetV3Small", 1, marks=pytest.mark.slow)],
+)
 def test_simplified_applications_have_the_same_outputs(name, steps):
     result = rewrite.simplify_model(findings_snapshot.build(name))
     assert len(result.steps) == steps

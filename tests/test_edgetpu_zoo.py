@@ -5,6 +5,7 @@ import pathlib
 
 import numpy as np
 import pytest
+from tiers import by_tier
 
 from keras_nin import models
 
@@ -42,8 +43,7 @@ def test_what_is_not_fully_mapped_has_a_variant_that_is(zoo):
     assert all(columns[f"{name} --set relu_first=true"][3] == "0" for name in partial)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("name", by_tier(ROWS, wide=["keras:MobileNet"]))
 def test_rows_are_true(name, zoo):
     (subject,) = [subject for subject in zoo.subjects() if zoo.label(*subject) == name]
     assert rows(zoo.table([zoo.verdict(*subject)])) == {name: rows(zoo.shown())[name]}

@@ -8,6 +8,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+from tiers import WIDE
 
 from keras_nin import InputError, export, models
 from keras_nin.child_process import run_process
@@ -45,13 +46,10 @@ def digits(tmp_path_factory):
     [
         ("nin_digits", None, 9, ethosu.ACCELERATORS[:6]),
         ("squeezenet_cifar10", None, 26, ("ethos-u55-128", "ethos-u85-256", "ethos-u85-2048")),
-        (
-            "googlenet",
-            (96, 96, 3),
-            62,
-            ("ethos-u55-128", "ethos-u85-256"),
-        ),  # 4 of the LRN
-        ("keras:MobileNet", (64, 64, 3), 28, ("ethos-u55-64", "ethos-u65-512", "ethos-u85-256")),
+        pytest.param("googlenet", (96, 96, 3), 62, ("ethos-u55-128", "ethos-u85-256"), marks=WIDE),  # 4 of the LRN
+        pytest.param(
+            "keras:MobileNet", (64, 64, 3), 28, ("ethos-u55-64", "ethos-u65-512", "ethos-u85-256"), marks=WIDE
+        ),
     ],
 )
 def test_macs_equal_those_of_the_audit_row_by_row(name, shape, count, accelerators, tmp_path):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from keras import layers as kl
 from tflite_edits import flipped
+from tiers import by_tier
 
 from keras_nin import InputError, export, models
 from keras_nin.export.layer_noise import measure_layer_noise, run_layers
@@ -192,7 +193,7 @@ def test_a_file_of_another_network(digits):
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=pytest.mark.slow) for name in ("squeezenet_v1_0_complex_bypass", "nin_cifar10_bn")],
+    by_tier(("squeezenet_v1_0_complex_bypass", "nin_cifar10_bn"), wide=("squeezenet_v1_0_complex_bypass",)),
 )
 def test_zoo(name):
     keras.utils.set_random_seed(0)
@@ -202,8 +203,7 @@ def test_zoo(name):
     assert all(row.reason is None and (row.snr_db is None or row.snr_db > NO_NOISE) for row in noise.rows)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["EfficientNetB0"])
+@pytest.mark.parametrize("name", by_tier(["EfficientNetB0", "MobileNetV3Small"], wide=["EfficientNetB0"]))
 def test_keras_applications(name):
     keras.utils.set_random_seed(0)
     model = getattr(keras.applications, name)(weights=None, input_shape=(64, 64, 3), classes=7)

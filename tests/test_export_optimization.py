@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers as kl
+from tiers import by_tier
 
 from keras_nin import InputError, data
 from keras_nin.export import (
@@ -135,8 +136,7 @@ def test_zeros_and_few_values_compress_better(model, digits, converted):
     assert sizes["clustered"] < measure_compression(plain.tflite).gzip_bytes
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("scheme", ["qat", "clustered"])
+@pytest.mark.parametrize("scheme", by_tier(["qat", "clustered"], wide=["clustered"]))
 def test_the_same_seed_gives_the_same_file_and_another_seed_other_weights(scheme, model, digits, trained, converted):
     calibration = load_calibration(digits, (8, 8, 1), count=20)
     again = convert_optimized(train_for_scheme(model, scheme, digits, **SETTINGS), calibration, original=model)

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers as kl
+from tiers import by_tier
 
 from keras_nin import InputError, models
 from keras_nin import layers as nl
@@ -87,8 +88,9 @@ def test_a_model_of_the_zoo_is_converted(name):
     assert_same(model, to_tf_keras(model, check=False))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", STRUCTURES)
+@pytest.mark.parametrize(
+    "name", by_tier(STRUCTURES, wide=("inception_v3", "googlenet_bn", "googlenet", "squeezenet_v1_1", "nin_imagenet"))
+)
 def test_every_structure_of_the_zoo_is_converted_and_tfmot_takes_it(name):
     keras.backend.clear_session()
     # Layers and not positions are what a converted model is made of: a small input saves minutes.
@@ -99,16 +101,14 @@ def test_every_structure_of_the_zoo_is_converted_and_tfmot_takes_it(name):
         all_methods_take(model)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", APPLICATIONS)
+@pytest.mark.parametrize("name", by_tier(APPLICATIONS, wide=("DenseNet121", "ResNet50V2", "Xception", "MobileNetV2")))
 def test_an_application_is_converted(name):
     keras.backend.clear_session()
     model = application(name)
     assert_same(model, to_tf_keras(model))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["MobileNetV2", "MobileNetV3Small"])
+@pytest.mark.parametrize("name", by_tier(["MobileNetV2", "MobileNetV3Small"], wide=["MobileNetV3Small"]))
 def test_tfmot_takes_a_converted_application(name):
     keras.backend.clear_session()
     model = application(name)

@@ -80,7 +80,7 @@ def test_nin_reaches_its_accuracy_on_lossless_images(external_data):
     assert np.mean(outputs.argmax(1) == dataset.labels) >= 0.89
 
 
-@pytest.mark.parametrize("allow_float", [False, True])
+@pytest.mark.parametrize("allow_float", [False, pytest.param(True, marks=pytest.mark.wide)])
 def test_googlenet_agrees_in_int8_with_its_normalisation_in_integers_or_float(
     external_data, tmp_path, capsys, allow_float
 ):
@@ -110,6 +110,7 @@ def test_googlenet_agrees_in_int8_with_its_normalisation_in_integers_or_float(
         assert norm2 == {"RESHAPE", "MUL", "CONV_2D", "DEPTHWISE_CONV_2D"}
 
 
+@pytest.mark.wide  # docs/tutorials/squeezenet_latency.md shows the same export, and its test runs it
 def test_the_main_job_on_photographs(external_data, tmp_path, capsys):
     status = main.run(
         [

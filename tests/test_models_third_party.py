@@ -8,13 +8,14 @@ import pathlib
 import pickle
 import re
 import struct
-import sys
 import zipfile
 
 import h5py
 import keras
+import ml_dtypes
 import numpy as np
 import pytest
+import pytorch_networks
 import third_party_writers as writers
 
 from keras_nin import InputError, models
@@ -54,17 +55,9 @@ WRITERS = {
         folder / "w.safetensors", writers.keras_arrays(m, ".")
     ),
     "safetensors, PyTorch": lambda m, folder: writers.safetensors(folder / "w.safetensors", writers.pytorch_arrays(m)),
-    "PyTorch": lambda model, folder: save_torch(writers.pytorch_arrays(model), folder / "w.pt"),
-    "PyTorch, old": lambda model, folder: save_torch(
-        writers.pytorch_arrays(model), folder / "w.pth", _use_new_zipfile_serialization=False
-    ),
+    "PyTorch": lambda model, folder: writers.pytorch(folder / "w.pt", writers.pytorch_arrays(model)),
+    "PyTorch, old": lambda m, folder: writers.pytorch(folder / "w.pth", writers.pytorch_arrays(m), legacy=True),
 }
-
-
-def save_torch(arrays, path, wrap=lambda state: state, **options):
-    torch = pytest.importorskip("torch")
-    torch.save(wrap({name: torch.from_numpy(array.copy()) for name, array in arrays.items()}), path, **options)
-    return path
 
 
 def disturb(model, seed=0):
@@ -154,110 +147,66 @@ def test_weights_as_keras_3_stores_them_keep_their_ending(tmp_path):
     refused(model, tmp_path / "w.h5", "have the ending .weights.h5")
 
 
-def fires_of_squeezenet_1_1(torch):
-    class Fire(torch.nn.Module):
-        def __init__(self, channels, squeeze, expand):
-            super().__init__()
-            self.squeeze = torch.nn.Conv2d(channels, squeeze, 1)
-            self.expand1x1 = torch.nn.Conv2d(squeeze, expand, 1)
-            self.expand3x3 = torch.nn.Conv2d(squeeze, expand, 3, padding=1)
+@pytest.mark.parametrize("name", ["torch.pt", "torch_legacy.pth"])
+def test_files_that_pytorch_wrote(name):
+    """torch.save wrote them, from `pytorch_networks.checkpoint`."""
+    values = np.arange(24, dtype=np.float32).reshape(2, 3, 4) / np.float32(7)
+    with third_party_files.open_pytorch(pytorch_networks.FILES / name) as source:
+        tensors = {tensor.layer: (tensor.dtype, tensor.read()) for tensor in source.tensors}
+    expected = {
+        "plain": ("float32", values),
+        "permuted": ("float32", values.transpose(2, 0, 1)),
+        "part": ("float32", values[1]),
+        "parameter": ("float32", values[0, 0]),
+        "half": ("float16", values.astype(np.float16)),
+        "bfloat16": ("bfloat16", values.astype(ml_dtypes.bfloat16)),
+        "double": ("float64", values),
+        "counter": ("int64", np.array(7)),
+        "empty": ("float32", np.zeros((0, 3))),
+    }
+    assert tensors.keys() == expected.keys()
+    for layer, (dtype, array) in expected.items():
+        assert tensors[layer][0] == dtype
+        np.testing.assert_array_equal(tensors[layer][1], array.astype(np.float32))
 
-        def forward(self, x):
-            x = torch.relu(self.squeeze(x))
-            return torch.cat([torch.relu(self.expand1x1(x)), torch.relu(self.expand3x3(x))], 1)
 
-    def pool():
-        return torch.nn.MaxPool2d(3, 2, ceil_mode=True)
-
-    layers = [torch.nn.Conv2d(3, 64, 3, 2), torch.nn.ReLU(), pool(), Fire(64, 16, 64), Fire(128, 16, 64), pool()]
-    layers += [Fire(128, 32, 128), Fire(256, 32, 128), pool(), Fire(256, 48, 192), Fire(384, 48, 192)]
-    layers += [Fire(384, 64, 256), Fire(512, 64, 256)]
-    return layers
-
-
-def run_torch(network, model):
-    import torch
-
-    with torch.no_grad():
-        return network.eval()(torch.from_numpy(images(model).transpose(0, 3, 1, 2).copy())).numpy()
+def gives_pytorchs_outputs(model, name, key=None):
+    with np.load(pytorch_networks.OUTPUTS) as stored:
+        outputs = stored[key or name]
+    ours = np.asarray(model(pytorch_networks.images(name).transpose(0, 2, 3, 1)))
+    outputs = outputs.transpose(0, 2, 3, 1) if outputs.ndim == 4 else outputs
+    assert np.abs(ours - outputs).max() <= 1e-4 * np.abs(outputs).max()
+    assert np.ptp(outputs) > 0.01 * np.abs(outputs).max()
 
 
 def test_squeezenet_1_1_gives_pytorchs_outputs(tmp_path):
-    torch = pytest.importorskip("torch")
-    torch.manual_seed(0)
-    network = torch.nn.Sequential()
-    network.add_module("features", torch.nn.Sequential(*fires_of_squeezenet_1_1(torch)))
-    head = [torch.nn.Dropout(), torch.nn.Conv2d(512, 7, 1), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1)]
-    network.add_module("classifier", torch.nn.Sequential(*head, torch.nn.Flatten()))
-    torch.save(network.state_dict(), tmp_path / "s.pth")
-    assert {"features.3.squeeze.weight", "classifier.1.bias"} <= set(network.state_dict())
+    path = writers.pytorch(tmp_path / "s.pth", pytorch_networks.state("squeezenet"))
     model = models.SqueezeNet1_1(
-        weights=tmp_path / "s.pth",
-        input_shape=(79, 63, 3),
-        classes=7,
-        classifier_activation=None,
-        pool_rounding="ceil",
+        weights=path, input_shape=(79, 63, 3), classes=7, classifier_activation=None, pool_rounding="ceil"
     )
-    same_outputs(model, run_torch(network, model), 1e-4)
+    gives_pytorchs_outputs(model, "squeezenet")
 
 
 def test_a_flattened_map_gives_pytorchs_outputs(tmp_path):
-    torch = pytest.importorskip("torch")
-    nn = torch.nn
-    torch.manual_seed(0)
-    network = nn.Sequential()
-    parts = {
-        "conv1": nn.Conv2d(1, 3, 3, padding=1),
-        "pool1": nn.MaxPool2d(2),
-        "relu1": nn.ReLU(),
-        "conv2": nn.Conv2d(3, 64, 3, padding=1),
-        "pool2": nn.MaxPool2d(2),
-        "relu2": nn.ReLU(),
-        "flatten": nn.Flatten(),
-        "dense1": nn.Linear(3 * 5 * 64, 100),
-        "relu3": nn.ReLU(),
-        "dense2": nn.Linear(100, 10),
-    }
-    for name, module in parts.items():
-        network.add_module(name, module)
-    torch.save(network.state_dict(), tmp_path / "c.pt")
-    model = models.build_model(
-        "convnet_linear_head", input_shape=(12, 20, 1), weights=tmp_path / "c.pt", classifier_activation=None
-    )
-    same_outputs(model, run_torch(network, model), 1e-4)
-
-
-def mlpconv_in_torch(torch, bias):
-    network = torch.nn.Sequential()
-    for number, (channels, filters, size) in enumerate([(3, 8, 5), (8, 6, 1), (6, 4, 1)]):
-        network.add_module(f"c{number}", torch.nn.Conv2d(channels, filters, size, padding=size // 2, bias=bias))
-        network.add_module(f"n{number}", torch.nn.BatchNorm2d(filters, eps=0.001))
-        network.add_module(f"r{number}", torch.nn.ReLU())
-    for module in network:
-        if isinstance(module, torch.nn.BatchNorm2d):
-            for tensor in (module.weight, module.bias, module.running_mean):
-                torch.nn.init.uniform_(tensor.data, -1, 2)
-            torch.nn.init.uniform_(module.running_var, 0.001, 2)
-    return network
+    path = writers.pytorch(tmp_path / "c.pt", pytorch_networks.state("flattened"))
+    model = models.build_model("convnet_linear_head", input_shape=(12, 20, 1), weights=path, classifier_activation=None)
+    gives_pytorchs_outputs(model, "flattened")
 
 
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("scale", [True, False])
-def test_a_normalised_mlpconv_gives_pytorchs_outputs(scale, bias, tmp_path):
+def test_a_normalized_mlpconv_gives_pytorchs_outputs(scale, bias, tmp_path):
     """A bias or a gamma that the network has no variable for is taken up by those that it has."""
-    torch = pytest.importorskip("torch")
     from keras_nin import layers
 
-    torch.manual_seed(0)
-    network = mlpconv_in_torch(torch, bias)
-    torch.save(network.state_dict(), tmp_path / "n.pt")
-    x = y = keras.Input((9, 9, 3))
+    path = writers.pytorch(tmp_path / "n.pt", pytorch_networks.state("mlpconv", bias))
+    x = y = keras.Input((5, 5, 3))
     for number, (filters, size) in enumerate([(8, 5), (6, 1), (4, 1)]):
         y = layers.conv2d(y, filters, size, batch_norm=True, scale=scale, name=f"c{number}")
     model = keras.Model(x, y)
-    made = models.load_weights(model, tmp_path / "n.pt", layer_names={f"n{n}": f"c{n}_bn" for n in range(3)})
-    same_outputs(model, run_torch(network, model).transpose(0, 2, 3, 1), 1e-4)
-    changes = {row.tensor: row.change for row in made.rows}
+    placed = models.load_weights(model, path, layer_names={f"n{n}": f"c{n}_bn" for n in range(3)})
+    gives_pytorchs_outputs(model, "mlpconv", f"mlpconv_{'bias' if bias else 'nobias'}")
+    changes = {row.tensor: row.change for row in placed.rows}
     assert changes["n0.num_batches_tracked"] == "left out: a counter of training steps"
     assert changes.get("c0.bias", "subtracted from the moving_mean") == "subtracted from the moving_mean"
     assert changes["n0.weight"] == ("unchanged" if scale else "multiplied into kernel and moving_mean")
@@ -276,16 +225,14 @@ def test_a_gamma_is_taken_up_only_where_that_is_exact(change, tmp_path):
 
 
 def test_a_checkpoint_of_a_wrapped_network_in_halves(tmp_path):
-    torch = pytest.importorskip("torch")
     saved, other = saved_and_other("every_kind")
-    arrays = {f"module.{name}": array for name, array in writers.pytorch_arrays(saved).items()}
-
-    def checkpoint(state):
-        types = [torch.float16, torch.bfloat16, torch.float64]
-        halves = {name: tensor.to(types[n % 3]) for n, (name, tensor) in enumerate(state.items())}
-        return {"epoch": 3, "best": 0.5, "state_dict": halves}
-
-    made = models.load_weights(other, save_torch(arrays, tmp_path / "c.pt", wrap=checkpoint))
+    types = [np.float16, ml_dtypes.bfloat16, np.float64]
+    state = {
+        f"module.{name}": array.astype(types[number % 3])
+        for number, (name, array) in enumerate(writers.pytorch_arrays(saved).items())
+    }
+    path = writers.pytorch(tmp_path / "c.pt", {"epoch": 3, "best": 0.5, "state_dict": state})
+    made = models.load_weights(other, path)
     for ours, theirs in zip(other.get_weights(), saved.get_weights(), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=2**-8)
     assert "the prefix 'module.' of every name is removed" in made.notes
@@ -296,8 +243,6 @@ def test_a_checkpoint_of_a_wrapped_network_in_halves(tmp_path):
 
 
 def test_safetensors_in_bfloat16(tmp_path):
-    import ml_dtypes
-
     saved, other = saved_and_other("nin_digits")
     arrays = {name: array.astype(ml_dtypes.bfloat16) for name, array in writers.keras_arrays(saved).items()}
     models.load_weights(other, writers.safetensors(tmp_path / "w.safetensors", arrays))
@@ -560,38 +505,67 @@ class Evaluate(Touch):
 
 
 @pytest.mark.parametrize("attack", [Touch, Evaluate])
-@pytest.mark.parametrize("kind", ["pickle", "torch", "nested"])
+@pytest.mark.parametrize("kind", ["pickle", "torch", "legacy", "nested"])
 def test_a_pickle_that_would_execute_code(attack, kind, tmp_path):
-    torch = pytest.importorskip("torch")
     executed, path = tmp_path / "executed", tmp_path / "w.pth"
     attack = attack(executed)
     if kind == "pickle":
         path.write_bytes(pickle.dumps({"conv1.weight": attack}))
     else:
-        state = {"conv1.weight": torch.zeros(3), "extra": attack}
-        torch.save(state if kind == "torch" else {"state_dict": state}, path)
+        state = {"conv1.weight": np.zeros(3, np.float32), "extra": attack}
+        writers.pytorch(path, {"state_dict": state} if kind == "nested" else state, legacy=kind == "legacy")
     refused(built("nin_digits", "saved"), path, "could execute code; none was")
     assert not executed.exists()
     pickle.loads(pickle.dumps(attack))
     assert executed.exists()
 
 
-def test_a_state_dictionary_of_more_than_tensors(tmp_path):
-    torch = pytest.importorskip("torch")
+TENSOR = b"ctorch._utils\n_rebuild_tensor_v2\n("
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        b"ctorch._utils\n_rebuild_tensor_v2\nN}Vx\nVy\nsb.",  # sets an attribute of a function
+        b"ccollections\nOrderedDict\n}Vx\nVy\nsb.",  # of a class
+        b"ctorch\nFloatStorage\n}Vx\nVy\nsb.",
+        b"ckeras_nin.models.pytorch_files\n_Tensor\n.",
+        b"cbuiltins\ngetattr\n.",
+        b"I1\nr\xff\xff\xff\x7f.",  # 2**31 entries of the unpickler's memory
+        b"\x8d" + b"\xff" * 8 + b"x.",  # a string longer than the file
+        b"(" * 100_000 + b"l" * 100_000 + b".",
+        TENSOR + b"Nltp0\n0tR.",
+        b"\x80\x02}Vw.weight\n" + TENSOR + b"NI0\n(I9\nt(I-1\ntI00\n}tRs.",
+    ],
+)
+@pytest.mark.parametrize("archived", [False, True])
+def test_hostile_pickles(program, archived, tmp_path):
     path = tmp_path / "w.pt"
-    torch.save({"conv1.weight": torch.zeros(3), "lr": 0.1, "name": "x"}, path)
+    path.write_bytes(program)
+    if archived:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("archive/data.pkl", program)
+    refused(built("nin_digits", "saved"), path, "^Expected .*Received: ")
+
+
+def test_a_state_dictionary_of_more_than_tensors(tmp_path):
+    path, zeros = tmp_path / "w.pt", np.zeros(3, np.float32)
+    writers.pytorch(path, {"conv1.weight": zeros, "lr": 0.1, "name": "x"})
     refused(built("nin_digits", "saved"), path, r"only tensors. Received: lr \(float\), name \(str\)")
-    torch.save([torch.zeros(3)], path)
+    writers.pytorch(path, [zeros])
     refused(built("nin_digits", "saved"), path, "dictionary of named tensors. Received: list")
-    torch.save({"conv1.weight": torch.zeros(3).to_sparse()}, path)
+    writers.pytorch(path, {"conv1.weight": zeros}, function="_rebuild_sparse_tensor")
     refused(built("nin_digits", "saved"), path, "plain tensors .*conv1.weight")
 
 
 def test_sizes_that_only_claim_to_be_large(tmp_path):
-    torch = pytest.importorskip("torch")
     path = tmp_path / "w.pt"
-    torch.save({"mlpconv1_conv3x3.weight": torch.zeros(1).expand(1 << 40)}, path)
+    repeated = np.ndarray((1 << 40,), np.float32, np.zeros(1, np.float32), 0, (0,))
+    writers.pytorch(path, {"mlpconv1_conv3x3.weight": repeated})
     refused(built("nin_digits", "saved"), path, r"received \(1099511627776,\)")
+    bias = np.ndarray((48,), np.float32, np.zeros(1, np.float32), 0, (0,))
+    writers.pytorch(path, writers.pytorch_arrays(built("nin_digits", "saved")) | {"mlpconv1_conv3x3.bias": bias})
+    refused(built("nin_digits", "saved"), path, "all values of mlpconv1_conv3x3.bias")
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("w/data.pkl", b"\0" * 1_000_000)
     refused(built("nin_digits", "saved"), path, "a compressed archive")
@@ -601,12 +575,6 @@ def test_sizes_that_only_claim_to_be_large(tmp_path):
         del group["bias:0"]
         group.create_dataset("bias:0", (1 << 40,), "f4", chunks=(1 << 20,))
     refused(built("nin_digits", "saved"), path, r"expected \(48,\), received \(1099511627776,\)")
-
-
-def test_torch_is_an_extra(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch", None)
-    (tmp_path / "w.pt").write_bytes(b"x")
-    refused(built("nin_digits", "saved"), tmp_path / "w.pt", re.escape("Use: pip install 'keras-nin[torch]'"))
 
 
 def with_link(file, group, tmp_path):

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 import zoo_arithmetic
+from tiers import by_tier
 
 from keras_nin import InputError, export, models
 from keras_nin.audit import audit_model
@@ -87,8 +88,12 @@ def test_save_and_load(name, build, tmp_path):
     np.testing.assert_array_equal(loaded(image), model(image))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name",
+    by_tier(
+        NAMES, wide=[name for name in NAMES if name.startswith(("inception", "googlenet", "squeezenet_v1_0", "nin_"))]
+    ),
+)
 def test_int8_has_no_float_operator_and_the_edge_tpu_s_verdict_of_the_docs(name, build, tmp_path):
     model = build(name)
     made = export.convert_model(model, "int8", noise(model, 2), tuning=export.Tuning.plain())

@@ -61,7 +61,7 @@ CORE = {
     "tensorflow_model_optimization": "tensorflow-model-optimization",
 }
 # What is imported where it is needed, with an error that names the extra, and what comes with TensorFlow.
-OPTIONAL = {"pandas": "notebook", "torch": "torch", "tflite_micro": "micro"}
+OPTIONAL = {"pandas": "notebook", "tflite_micro": "micro"}
 WITH_TENSORFLOW = {"ml_dtypes"}
 
 

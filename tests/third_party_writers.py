@@ -1,6 +1,13 @@
 """Weight files as others write them, made of a model's own weights."""
 
+import io
+import itertools
 import json
+import pickle
+import sys
+import types
+import zipfile
+from unittest import mock
 
 import h5py
 import numpy as np
@@ -107,3 +114,78 @@ def _write(root, model, names, named):
         group.attrs["weight_names"] = [name.encode() for name in arrays.get(layer, {})]
         for name, array in arrays.get(layer, {}).items():
             group[name] = array
+
+
+class _TorchPickler(pickle._Pickler):
+    """Pickles NumPy arrays as PyTorch pickles its tensors, with the names of PyTorch's types and functions."""
+
+    def __init__(self, file, legacy, function):
+        super().__init__(file, protocol=2)
+        self.legacy, self.function, self.arrays = legacy, function, {}
+
+    def persistent_id(self, obj):
+        if not isinstance(obj, _Storage):
+            return None
+        key = self.arrays.setdefault(id(obj.array), (str(len(self.arrays)), obj.array))[0]
+        view = (None,) if self.legacy else ()
+        return ("storage", _torch_name("torch", _STORAGES[obj.array.dtype.name]), key, "cpu", obj.array.size, *view)
+
+    def reducer_override(self, obj):
+        if not isinstance(obj, np.ndarray):
+            return NotImplemented
+        base = obj if obj.base is None else obj.base
+        strides = tuple(step // obj.itemsize for step in obj.strides)
+        offset = (obj.ctypes.data - base.ctypes.data) // obj.itemsize
+        arguments = (_Storage(base), offset, obj.shape, strides, False, {})
+        return _torch_name("torch._utils", self.function), arguments
+
+
+class _Storage:
+    def __init__(self, array):
+        self.array = array
+
+
+_STORAGES = {
+    **{"float32": "FloatStorage", "float64": "DoubleStorage", "float16": "HalfStorage", "bfloat16": "BFloat16Storage"},
+    **{"int64": "LongStorage", "bool": "BoolStorage"},
+}
+
+
+def _torch_name(module, name):
+    """Return an object that pickle writes as a name of PyTorch."""
+    return getattr(sys.modules[module], name)
+
+
+def _modules():
+    torch, utils = types.ModuleType("torch"), types.ModuleType("torch._utils")
+    for module, name in [
+        *zip(itertools.repeat(torch), _STORAGES.values()),
+        (utils, "_rebuild_tensor_v2"),
+        (utils, "_rebuild_sparse_tensor"),
+    ]:
+        setattr(module, name, type(name, (), {"__module__": module.__name__}))
+    return {"torch": torch, "torch._utils": utils}
+
+
+def pytorch(path, state, legacy=False, function="_rebuild_tensor_v2"):
+    """Write `state`, whose tensors are NumPy arrays, as torch.save does, up to PyTorch 1.5 or since."""
+    file = io.BytesIO()
+    pickler = _TorchPickler(file, legacy, function)
+    with mock.patch.dict(sys.modules, _modules()):
+        if legacy:
+            for header in (0x1950A86A20F9469CFC6C, 1001, {"protocol_version": 1001, "little_endian": True}):
+                pickle.dump(header, file, protocol=2)
+        pickler.dump(state)
+    stored = sorted(pickler.arrays.values(), key=lambda item: int(item[0]))
+    if legacy:
+        pickle.dump([key for key, _ in stored], file, protocol=2)
+        for _, array in stored:
+            file.write(array.size.to_bytes(8, "little") + array.tobytes())
+        path.write_bytes(file.getvalue())
+        return path
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", file.getvalue())
+        archive.writestr("archive/byteorder", "little")
+        for key, array in stored:
+            archive.writestr(f"archive/data/{key}", array.tobytes())
+    return path

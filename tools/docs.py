@@ -167,6 +167,7 @@ _MEASURED = (
     (re.compile(r"^Warning: (the machine is busy: |the processor's frequency |.*: the median is not known to 1% ).*$",
                 re.MULTILINE), ""),
     (re.compile(r"(threads? on )\S.*"), r"\1<host>"),
+    (re.compile(r" \(95% interval [^)]* to [^)]*\)"), ""),  # short runs may be too few for one
     (re.compile(rf"{_NO_LIMIT}-?[\d,.]+(e-?\d+)?(?=( to -?[\d,.]+)? {_UNITS})"), "#"),
     (re.compile(rf"(?<= to )-?[\d,.]+(?= {_UNITS})"), "#"),
     (re.compile(r"(?<=# )(us|ms|s)\b"), "time"),

@@ -98,7 +98,7 @@ def import_weights_command(as_json: bool, **arguments: Any) -> None:
     """Turn the third-party weights in FILE into a Keras 3 weight file of MODEL.
 
     FILE is a legacy Keras .h5 (Keras 1 or 2; weights or a whole model), a .safetensors, or a PyTorch state dictionary
-    (.pt or .pth, which needs the extra keras-nin[torch]). Layers go by the names that MODEL declares for such files, or
+    (.pt or .pth, read without PyTorch). Layers go by the names that MODEL declares for such files, or
     by its own. Every weight must get a tensor and every tensor a weight; what does not fit is listed, and nothing is
     written. Only tensors are read: a pickle that could execute code is refused.
 

@@ -10,7 +10,6 @@ import dataclasses
 import functools
 import math
 import pathlib
-import pickle
 import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from keras_nin.errors import input_error
+from keras_nin.models.pytorch_files import open_state_dict
 
 if TYPE_CHECKING:
     import h5py
@@ -31,8 +31,6 @@ _KERAS_VARIABLES = frozenset(
 )
 # What torch puts before the names of a network that it wraps: DataParallel, torch.compile.
 _WRAPPERS = ("module.", "_orig_mod.")
-# Where training scripts keep the state dictionary in a checkpoint.
-_STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model")
 _SAFETENSORS_TYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
 # Keras 1's ending of an array's name. Its `running_std` holds a variance.
 _KERAS_1_VARIABLES = frozenset({"W", "b", "gamma", "beta", "running_mean", "running_std"})
@@ -99,47 +97,8 @@ def open_pytorch(path: pathlib.Path) -> Iterator[WeightSource]:
 
     A pickle that would execute code is an `InputError`, and is not executed.
     """
-    yield _identify_convention(path, [_torch_tensor(path, *item) for item in _read_state_dict(path).items()])
-
-
-def _read_state_dict(path: pathlib.Path) -> Mapping[str, Any]:
-    try:
-        import torch  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        received = "none. Use: pip install 'keras-nin[torch]'"
-        raise input_error(f"PyTorch to be installed to read {path.name!r}", received, path=path) from None
-    if zipfile.is_zipfile(path):  # torch.save writes no compressed archive, and a small one can hold any size
-        with zipfile.ZipFile(path) as archive:
-            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-                raise input_error(f"{path.name!r} as torch.save writes it", "a compressed archive", path=path)
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        received = "a damaged file, or one of another kind"
-        if any(word in str(error) for word in ("GLOBAL", "Unsupported", "unsupported")):
-            received = (
-                "a pickle of more than tensors, which could execute code; none was. Save model.state_dict() alone"
-            )
-        raise input_error(f"{str(path)!r} to be a PyTorch state dictionary", received, path=path) from None
-    for key in _STATE_DICT_KEYS:
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    if not isinstance(state, dict) or not state or not all(isinstance(name, str) for name in state):
-        received = f"{type(state).__name__}. Save model.state_dict()"
-        raise input_error(f"{path.name!r} to hold a dictionary of named tensors", received, path=path)
-    others = [f"{name} ({type(value).__name__})" for name, value in state.items() if not torch.is_tensor(value)]
-    if others:
-        raise input_error(f"{path.name!r} to hold only tensors", ", ".join(others), path=path)
-    return state
-
-
-def _torch_tensor(path: pathlib.Path, name: str, value: Any) -> StoredTensor:
-    import torch  # pyright: ignore[reportMissingImports]
-
-    if value.layout is not torch.strided or value.is_quantized or value.is_meta:
-        raise input_error(f"plain tensors in {path.name!r}", f"{name} (sparse, quantized or without values)", path=path)
-    dtype = str(value.dtype).removeprefix("torch.")
-    return StoredTensor(name, "", "", tuple(value.shape), dtype, lambda: value.detach().to(torch.float32).numpy())
+    with open_state_dict(path) as tensors:
+        yield _identify_convention(path, [StoredTensor(t.name, "", "", t.shape, t.dtype, t.read) for t in tensors])
 
 
 def _identify_convention(path: pathlib.Path, tensors: Sequence[StoredTensor]) -> WeightSource:
