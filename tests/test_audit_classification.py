@@ -1,11 +1,17 @@
 """Kinds, roles, norms that fold, and blocks."""
 
+import inspect
+
 import keras
+import numpy as np
 import pytest
 from keras.src.applications import convnext
 
 from keras_nin import layers
 from keras_nin.audit import audit_model
+from keras_nin.audit.classification import find_blocks
+from keras_nin.audit.graph import LayerGraph, LayerInfo
+from keras_nin.audit.operations import PASS_THROUGH
 
 L = keras.layers
 pytestmark = pytest.mark.usefixtures("structure_only")
@@ -247,3 +253,30 @@ def test_a_block_that_is_the_whole_of_a_nested_model_goes_by_its_path():
     image = keras.Input((16, 16, 4))
     blocks = audit_model(keras.Model(image, backbone(image))).blocks
     assert [(block.name, block.layers) for block in blocks] == [("backbone", 4)]
+
+
+def test_a_softmax_over_the_channels_of_a_map_makes_a_head():
+    x = keras.Input((8, 8, 16))
+    segmented = L.Conv2D(3, 1, activation="softmax", name="mask")(x)
+    assert rows(x, segmented)["mask"].role == "head"
+    assert rows(x, L.Softmax()(L.Conv2D(3, 1, name="mask")(x)))["mask"].role == "head"
+    attention = L.Conv2D(16, 1, activation="sigmoid", name="mask")(x)
+    assert rows(x, attention)["mask"].role == "mix"
+
+
+def test_names_that_keras_made_are_no_block_in_a_file_either():
+    operators = [("conv2d", "CONV_2D", "Conv2D"), ("conv2d_1", "CONV_2D", "Conv2D"), ("re_lu_3", "CONV_2D", "Conv2D")]
+    operators += [("conv1d_1", "CONV_2D", "Conv2D"), ("stem_a", "CONV_2D", "Conv2D"), ("stem_b", "CONV_2D", "Conv2D")]
+    graph = LayerGraph("net", (), (), tuple(LayerInfo(*operator) for operator in operators))
+    assert find_blocks(graph) == (None, None, None, None, "stem", "stem")
+
+
+@pytest.mark.parametrize(
+    "name", sorted(name for name in PASS_THROUGH if name.startswith("Random") and hasattr(L, name))
+)
+def test_augmentation_returns_its_input_at_inference(name):
+    parameters = inspect.signature(getattr(L, name)).parameters.values()
+    required = {parameter.name: 1 for parameter in parameters if parameter.default is parameter.empty}
+    required = {key: value for key, value in required.items() if key != "kwargs"}
+    images = np.random.default_rng(0).uniform(0, 255, (2, 8, 8, 3)).astype(np.float32)
+    np.testing.assert_array_equal(getattr(L, name)(**required)(images, training=False), images)

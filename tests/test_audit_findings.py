@@ -173,6 +173,11 @@ def test_dense_after_flatten_of_one_place():
     assert difference(pooled, network((8, 8, 6), *same)) == NONE
 
 
+def test_dense_after_a_pooled_sequence_is_told_in_its_words():
+    message = the(network((32, 6), L.GlobalAveragePooling1D(), L.Dense(5)), DISGUISE).message
+    assert message.endswith("written as Conv1D the network takes longer sequences too.")
+
+
 def test_dense_after_flatten_of_a_map_or_on_vectors_is_itself():
     assert not found(network((8, 8, 6), L.Flatten(), L.Dense(5)), DISGUISE)
     assert not found(network((6,), L.Dense(5)), DISGUISE)

@@ -12,12 +12,14 @@ from keras_nin.audit.graph import LayerGraph, LayerInfo
 
 _ADDITIONS = ops.SCALED_ADDITIONS | {"Add"}
 _SCALING = ops.PASS_THROUGH | {"LayerScale"}
+_AUTOMATIC_NAMES = {class_name.lower() for class_name in ops.LAYER_CLASSES}
 
 
 def pointwise_role(layer: LayerInfo, graph: LayerGraph) -> str | None:
     """Return the role of a pointwise `layer` in `graph`; None for every other kind. The first that applies:
 
-    head: only activations, poolings, dropout and reshapes follow, and the network's outputs are vectors.
+    head: only activations, poolings, dropout and reshapes follow, up to vectors or to a softmax over the channels of a
+        map, as in segmentation.
     projection: every layer that reads its output, through norms, activations and dropout, is an addition.
     reduce, expand, mix: it has fewer, more, or as many output channels as input channels.
     """
@@ -35,7 +37,8 @@ def pointwise_role(layer: LayerInfo, graph: LayerGraph) -> str | None:
 def _is_head(layer: LayerInfo, graph: LayerGraph) -> bool:
     pending = [layer]
     for current in pending:  # which grows meanwhile
-        if any(tensor.index in graph.output_indices and len(tensor.shape) > 2 for tensor in current.outputs):
+        is_map = any(tensor.index in graph.output_indices and len(tensor.shape) > 2 for tensor in current.outputs)
+        if is_map and current.op != "Softmax" and current.activation != "softmax":
             return False
         for reader in graph.readers(current):
             if reader.kind not in ("activation", "pool", "reshape") and reader.op not in ops.PASS_THROUGH:
@@ -93,7 +96,7 @@ def find_blocks(graph: LayerGraph) -> tuple[str | None, ...]:
     The layers of a block share a prefix of their names, up to a "_": of those that end in a word with a number, the
     longest whose layers are more than one convolution with its norm and activation (two layers with weights, or a
     merge), else the shortest whose layers are consecutive; of the others, the shortest whose layers are consecutive.
-    Names that Keras made from the class ("conv2d_7") are ignored. Blocks inside a nested model or an opened layer begin
+    Names that Keras made from the class ("conv2d_7") are ignored, also in a file. Blocks inside a nested model or an opened layer begin
     with its path; layers there that are in no block belong to the path itself.
     """
     models: dict[str, dict[str, list[LayerInfo]]] = defaultdict(lambda: defaultdict(list))
@@ -108,7 +111,8 @@ def _find_model_blocks(layers: dict[str, list[LayerInfo]], is_nested: bool) -> d
     """Return the block of each layer name of one model; layers in no block are left out."""
     members: dict[str, _NamedLayer] = {}
     for name, calls in layers.items():
-        if re.sub(r"_\d+$", "", name).replace("_", "") != calls[0].type.lower():  # Keras made "conv2d_7" from the class
+        class_name = re.sub(r"_\d+$", "", name).replace("_", "")  # "conv2d_7" is Keras's name for any Conv2D
+        if class_name != calls[0].type.lower() and class_name not in _AUTOMATIC_NAMES:
             has_weights = any(layer.op in ops.LINEAR or layer.op == "EinsumDense" for layer in calls)
             is_merge = any(layer.kind == "merge" for layer in calls)
             members[name] = _NamedLayer(len(members), tuple(name.split("_")), has_weights, is_merge)

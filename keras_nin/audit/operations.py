@@ -17,4 +17,5 @@ FOLDABLE_NORMS, CHANNEL_NORMS = _GROUPS["foldable_norms"], _GROUPS["channel_norm
 PASS_THROUGH = _GROUPS["pass_through"]
 WITHOUT_MACS = _GROUPS["without_macs"] | PASS_THROUGH
 VIEWS = _GROUPS["views"] | PASS_THROUGH  # a pass-through layer is dropped at conversion
+LAYER_CLASSES = frozenset().union(*_GROUPS.values(), KINDS, LINEAR, {"SeparableConv1D", "SeparableConv2D"})
 FIELD_PRESERVING = _GROUPS["field_preserving"] | PASS_THROUGH | PADDING

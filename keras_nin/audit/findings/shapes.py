@@ -165,7 +165,9 @@ def find_dense_as_pointwise(network: FindingsNetwork) -> Iterator[Finding]:
             dense += [layer] if layer.kind == "dense" else []
     if dense:
         verb = "is a 1x1 layer" if len(dense) == 1 else "are 1x1 layers"
-        yield make_finding("dense-is-pointwise", dense, Cost(), verb=verb)
+        takes_sequences = all(len(tensor.shape) < 4 for tensor in network.graph.inputs)
+        convolution, larger = ("Conv1D", "longer sequences") if takes_sequences else ("Conv2D", "larger images")
+        yield make_finding("dense-is-pointwise", dense, Cost(), verb=verb, convolution=convolution, larger=larger)
 
 
 def _outputs_single_position(layer: LayerInfo, single_position: set[int]) -> bool:
