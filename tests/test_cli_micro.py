@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import micro_stand_in
+import numpy as np
 import pytest
 import tflite_writer as writer
 
@@ -78,7 +79,7 @@ def test_outputs_that_differ_are_said(cli, monkeypatch):
 
 
 @pytest.mark.usefixtures("stand_in")
-def test_images_of_a_dataset(cli, tmp_path):
+def test_images_of_a_dataset(cli, tmp_path, monkeypatch):
     quantized = micro_stand_in.quantization(1 / 255, -128)
     ends = [writer.tensor(name, (1, 8, 8, 1), quantization=quantized) for name in "ab"]
     writer.write(tmp_path / FILE, ends, [writer.operator("RELU", [0], [1])])
@@ -88,8 +89,47 @@ def test_images_of_a_dataset(cli, tmp_path):
     assert (compared["samples"], compared["outputs"], compared["differing"]) == (3, 192, 0)
     (tmp_path / "net.json").write_text(json.dumps({"options": {"test": "digits"}}))
     assert cli("micro", FILE, "--test-count", 2, "--json").json["comparison"]["source"] == compared["source"]
-    (tmp_path / "net.json").write_text(json.dumps({"options": {"test": "cifar10"}}))
-    assert cli("micro", FILE, "--json").json["comparison"]["noise"] is True
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))  # nothing is downloaded
+    for test in ("cifar10", "gone.npz"):
+        (tmp_path / "net.json").write_text(json.dumps({"options": {"test": test}}))
+        ran = cli("micro", FILE, "--json")
+        assert ran.json["comparison"]["noise"] is True
+        assert f"on noise: the images that the export was tested on, '{test}', are not found. Pass others as" in ran.err
+        assert ran.json["notes"] == [ran.err.removeprefix("Note: ").strip().replace("--data", "`test`")]
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_images_of_the_export_and_one_measurement_for_fit(cli, tmp_path, monkeypatch):
+    micro_stand_in.install_engine(monkeypatch, wrong=1)
+    quantized = micro_stand_in.quantization(1 / 255, -128)
+    ends = [writer.tensor(name, (1, 4, 4, 1), quantization=quantized) for name in "ab"]
+    writer.write(tmp_path / FILE, ends, [writer.operator("RELU", [0], [1])])
+    np.savez(tmp_path / "mine.npz", images=np.zeros((10, 4, 4), np.uint8))
+    (tmp_path / "net.json").write_text(json.dumps({"options": {"test": "mine.npz"}, "preprocessing": {"mode": "raw"}}))
+    compared = cli("micro", FILE, "--json").json["comparison"]
+    assert (compared["source"], compared["samples"]) == ("test images of mine.npz, preprocessing raw", 8)
+    ran = cli("fit", FILE, "--targets", "micro", "--json")
+    (result,) = ran.json["results"]
+    assert (result["micro"]["bit_exact"], result["micro"]["compared_on"]) == (False, f"8 x {compared['source']}")
+    assert [result["micro"][key] for key in ("outputs", "differing")] == [8 * 16, 8] == [
+        compared[key] for key in ("outputs", "differing")
+    ]  # fmt: skip
+    shown = cli("fit", FILE, "--targets", "micro").out
+    assert "8 of 128 differ" in shown
+    assert "compared with LiteRT's reference kernels on 8 x test images of mine.npz" in shown
+    np.savez(tmp_path / "mine.npz", other=np.zeros(10))
+    ran = cli("fit", FILE, "--targets", "micro")
+    assert "Note: net.tflite was compared on noise: the images of the export, 'mine.npz', do not fit: " in ran.err
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_samples_of_several_inputs(cli, tmp_path):
+    tensors = [writer.tensor(name, (1, 4), quantization=micro_stand_in.quantization(0.1, 0)) for name in "abc"]
+    writer.write(tmp_path / FILE, tensors, [writer.operator("ADD", [0, 1], [2], "AddOptions")], inputs=(0, 1))
+    np.savez(tmp_path / "mine.npz", b=np.ones((5, 4), np.float32), a=np.zeros((5, 4), np.float32))
+    (tmp_path / "net.json").write_text(json.dumps({"options": {"test": "mine.npz"}}))
+    compared = cli("micro", FILE, "--json").json["comparison"]
+    assert (compared["source"], compared["samples"], compared["outputs"]) == ("test images of mine.npz", 4, 16)
 
 
 @pytest.mark.usefixtures("stand_in")
@@ -120,7 +160,7 @@ BAD = [
     ([FILE, "--c-array", "net.c"], "Expected a path that ends in .cc or .h"),
     (
         [FILE, "--data", "digits"],
-        "Expected a file with one image input for --data. Received: inputs of shapes [(1, 10)]",
+        "Expected an .npz file with an array for each input (logits (N, 10)), or 'random'. Received: 'digits'",
     ),
     ([FILE, "--preprocessing", "unit"], "--labels, --preprocessing and --crop apply to images; pass them as --data"),
     (["none.tflite"], "Expected a .tflite file or a model. Received: 'none.tflite', which does not exist"),
@@ -172,7 +212,7 @@ def test_nin_digits_with_the_real_package(cli):
     arena, compared = ran.json["arena"], ran.json["comparison"]
     # What the audit counts is what the runtime plans, and the search is exact to 16 bytes.
     assert arena["tensor_bytes"] == ran.json["peak_activation_bytes"] == 8 * 8 * 64 + 4 * 4 * 64
-    assert 0 <= arena["bytes"] - arena["tensor_bytes"] - arena["persistent_bytes"] < 32
+    assert 0 <= arena["setup_bytes"] < 32
     assert (compared["source"], compared["outputs"]) == ("test images of digits, preprocessing unit", 1000)
     assert compared["differing"] == 0
 

@@ -17,7 +17,7 @@ from keras_nin.edge.micro import (
     measure_micro,
     measurement,
     parse_micro_limits,
-    prepare_images,
+    prepare_samples,
 )
 from keras_nin.edge.micro.records import ArenaSection
 from keras_nin.edge.micro.runtime import RuntimeOutcome
@@ -42,7 +42,8 @@ def test_a_file_that_runs(file):
     assert micro.arena.bytes == 1328  # 1,328 bytes are needed and 1,312 are not enough
     assert (micro.arena.tensor_bytes, micro.arena.persistent_bytes) == (320, 1008)
     assert (micro.arena.tries, micro.arena.step, micro.arena.host_bits) == (4, 16, 64)
-    assert micro.arena.sections == (ArenaSection("Things", 24),)
+    assert micro.arena.sections == (ArenaSection("Things", 24), ArenaSection("not itemized by the runtime", 984))
+    assert micro.arena.setup_bytes == 0
     assert micro.comparison == MicroComparison("noise", True, 4, 40, 0, 0.0)
     assert (micro.finding, micro.comparison_finding, micro.package) == (None, None, "0.stand-in")
     assert (micro.file_bytes, micro.sha256) == (file.stat().st_size, files.sha256(file.read_bytes()))
@@ -59,6 +60,42 @@ def test_a_model_without_a_file(file):
 def test_the_recorded_total_is_only_a_guess(file, needs):
     micro = measure_micro(file, max_arena=2000, run=micro_stand_in.Engine(needs))
     assert micro.arena.bytes == -(-needs // 16) * 16
+
+
+def test_the_parts_of_an_arena_add_up(file):
+    """As of an unrolled LSTM, whose memory planner needs more than the tensors that it places."""
+    arena = measure_micro(file, run=micro_stand_in.Engine(needs=90_620)).arena
+    assert (arena.bytes, arena.setup_bytes) == (90_624, 90_624 - 320 - 1008)
+    assert arena.tensor_bytes + arena.persistent_bytes + arena.setup_bytes == arena.bytes
+    assert sum(section.bytes for section in arena.sections) == arena.persistent_bytes
+
+
+@pytest.mark.parametrize(
+    ("data", "number", "message"),
+    [
+        ("UINT8", 1, "CONV_2D (operator 1) has uint8 input and uint8 weights, for which TFLite Micro has no kernel. "
+         "Quantize the network to int8 (input and output may stay uint8)"),
+        ("FLOAT32", 1, "CONV_2D (operator 1) has float32 input and uint8 weights, for which TFLite Micro has no kernel: "
+         "dynamic-range quantization. Export the network to int8, or to float32"),
+        ("UINT8", 0, "conv_common.cc Hybrid models are not supported on TFLite Micro.; Node CONV_2D (number 0) failed "
+         "to prepare with status 1; it failed"),  # in another subgraph
+    ],
+)  # fmt: skip
+def test_types_without_a_kernel_are_named(tmp_path, data, number, message):
+    tensors = [writer.tensor(name, (1, 4, 4, 1), data) for name in "ab"]
+    tensors += [writer.tensor("weights", (1, 1, 1, 1), "UINT8", 1), writer.tensor("c", (1, 4, 4, 1), data)]
+    operators = [
+        writer.operator("RELU", [0], [1]),
+        writer.operator("CONV_2D", [1, 2], [3], "Conv2DOptions", strideH=1, strideW=1),
+    ]
+    path = writer.write(tmp_path / "net.tflite", tensors, operators)
+    log = (
+        "conv_common.cc Hybrid models are not supported on TFLite Micro.\n"
+        f"Node CONV_2D (number {number}) failed to prepare with status 1\n"
+    )
+    refused = RuntimeOutcome(1, log, {"phase": "set up", "error": "it failed"})
+    micro = measure_micro(path, run=micro_stand_in.Engine(micro=refused))
+    assert (micro.arena, micro.finding) == (None, MicroFinding("refused", message))
 
 
 def test_outputs_that_differ_are_counted(file):
@@ -118,12 +155,12 @@ def test_images_are_quantised_as_the_file_wants(tmp_path):
     ends = [writer.tensor(name, (2, 1, 1, 1), quantization=micro_stand_in.quantization(0.5, 3)) for name in "ab"]
     graph = read_model(writer.write(path, ends, [writer.operator("RELU", [0], [1])]))
     images = np.array([0, 1, -0.5, 1000], np.float32).reshape(4, 1, 1, 1)
-    made = prepare_images(graph, images, "four")
+    made = prepare_samples(graph, [images], "four")
     assert (made.source, made.noise) == ("four", False)
     assert [array.ravel().tolist() for array in made.arrays[0]] == [[3, 5], [2, 127]]
-    for wrong in (images[:3], images.reshape(2, 2, 1, 1)):
-        with pytest.raises(InputError, match="Expected images for inputs of shapes"):
-            prepare_images(graph, wrong, "wrong")
+    for wrong in ([images[:3]], [images.reshape(2, 2, 1, 1)], [images, images]):
+        with pytest.raises(InputError, match="Expected samples for inputs of shapes"):
+            prepare_samples(graph, wrong, "wrong")
 
 
 def test_noise_for_every_kind_of_input(tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 generated = importlib.import_module("ai_edge_litert.schema_py_generated")
 flatbuffers = importlib.import_module("flatbuffers")
 
-SIZES = {"INT8": np.int8, "INT32": np.int32, "FLOAT16": np.float16, "FLOAT32": np.float32}
+SIZES = {"UINT8": np.uint8, "INT8": np.int8, "INT32": np.int32, "FLOAT16": np.float16, "FLOAT32": np.float32}
 
 
 def _record(kind, **fields):

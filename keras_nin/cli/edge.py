@@ -154,7 +154,7 @@ def micro_command(as_json: bool, **arguments: Any) -> int:
     The smallest tensor arena in which it runs, searched with the runtime itself on this machine, each try in a process
     of its own; its tensor and persistent sections; flash; the operators to register; and whether the outputs are
     bit-exact with LiteRT's reference kernels: on --data, or on the test images that the export record names where they
-    are bundled, otherwise on noise.
+    are found without a download, otherwise on noise, with the reason.
 
     The persistent section measured on a 64-bit host is larger than on a microcontroller. What prevents any arena, a
     missing operator or a runtime that aborts, is reported, and fails --require arena=...
@@ -167,7 +167,7 @@ def micro_command(as_json: bool, **arguments: Any) -> int:
     if arguments["export"] is not None:
         arguments["seed"] = arguments["export"].seed  # the one --seed also draws the test images
     result = measure_micro(**arguments, progress=TerminalProgress())
-    print_notes(result.notes)
+    print_notes(map(options.with_own_flags, result.notes))
     status = _print_checked(result, as_json, lambda: format_micro(result))
     for suffix in (".cc", ".h") if arguments["c_array"] else ():
         note(f"written: {arguments['c_array']}{suffix}")
@@ -193,7 +193,8 @@ def fit_command(as_json: bool, **arguments: Any) -> int:
 
     This CPU: the latency, measured, and the share of it in 1x1 layers. Edge TPU: the operators that its compiler would
     map, predicted. Ethos-U: the time that Arm's compiler Vela estimates, with the extra ethosu. TFLite Micro: the
-    smallest arena, searched with the runtime on this machine, with the extra micro. A target without figures has the
+    smallest arena, searched with the runtime on this machine, and whether its outputs are those of LiteRT's reference
+    kernels, measured as `keras-nin micro` does, with the extra micro. A target without figures has the
     reason in their place.
 
     \b
@@ -217,6 +218,7 @@ def fit_command(as_json: bool, **arguments: Any) -> int:
     from keras_nin.workflows.edge import check_fit
 
     result = check_fit(**arguments, progress=TerminalProgress())
+    print_notes(result.notes)
     return _print_checked(result, as_json, lambda: format_fit(result))
 
 

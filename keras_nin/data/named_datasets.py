@@ -37,6 +37,11 @@ def list_datasets() -> list[str]:
     return sorted([*_KERAS_FILES, "digits", NOISE])
 
 
+def is_at_hand(name: str) -> bool:
+    """Whether the dataset `name` opens without a download."""
+    return all((_cache_folder() / file).exists() for file in _KERAS_FILES.get(name, {}).values())
+
+
 def open_digits() -> Dataset:
     """Return scikit-learn's digits: 1,797 images 8x8x1, ten classes, values 0 to 16 scaled to 0 to 255.
 

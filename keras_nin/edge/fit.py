@@ -14,6 +14,7 @@ from keras_nin.schemas import FIT
 
 if TYPE_CHECKING:
     from keras_nin.edge.ethosu.vela import VelaTool
+    from keras_nin.edge.micro.measurement import MicroInputs
     from keras_nin.tflite.records import TFLiteModel
 
 CPU, EDGETPU, ETHOSU, MICRO = "cpu", "edgetpu", "ethosu", "micro"
@@ -104,7 +105,11 @@ class EthosUFigures:
 class MicroFigures:
     """The smallest arena of TFLite Micro on this host; see `keras_nin.edge.micro.Arena` and `MicroComparison`.
 
-    `package` is the version of tflite-micro; `bit_exact` is None where the outputs on noise were not compared.
+    Attributes:
+        package: version of tflite-micro.
+        bit_exact: whether all outputs are those of LiteRT's reference kernels; None where they were not compared.
+        setup_bytes: the part of the arena that is needed while the runtime sets up alone.
+        outputs, differing, compared_on: number of outputs compared, and of those that differ; on which inputs.
     """
 
     arena_bytes: int
@@ -113,6 +118,10 @@ class MicroFigures:
     host_bits: int
     package: str
     bit_exact: bool | None
+    setup_bytes: int = 0
+    outputs: int | None = None
+    differing: int | None = None
+    compared_on: str | None = None
 
 
 _Figures = TypeVar("_Figures", CPUFigures, EdgeTPUFigures, EthosUFigures, MicroFigures)
@@ -193,6 +202,7 @@ def check_fit(
     targets: Sequence[str] = TARGETS,
     settings: FitSettings | None = None,
     progress: Callable[[str], object] | None = None,
+    micro_inputs: "Callable[[TFLiteModel], MicroInputs | None]" = lambda model: None,
 ) -> FitResult:
     """Show what .tflite files cost on several targets; all files are read before anything is measured.
 
@@ -201,6 +211,7 @@ def check_fit(
         targets: names from `TARGETS`; whatever their order, the CPU is measured first.
         settings: settings of the targets.
         progress: is called with a line of text before each step.
+        micro_inputs: returns what to run a file on with TFLite Micro; None is noise.
 
     Raises:
         InputError: no files, an unknown target or accelerator, an arena out of range, or a file that is not valid.
@@ -211,7 +222,7 @@ def check_fit(
     _check_arguments(paths, targets, settings)
     models = [read_model(path) for path in paths]
     results = [_read_file(model) for model in models]
-    runner = _TargetRunner(settings)
+    runner = _TargetRunner(settings, micro_inputs)
     chosen = tuple(target for target in TARGETS if target in targets)
     for target in chosen:
         for index, (model, result) in enumerate(zip(models, results, strict=True)):
@@ -261,8 +272,8 @@ def _pick_figures(figures: type[_Figures], result: object, **others: Any) -> _Fi
 class _TargetRunner:
     """Runs files on targets; what fails on one does not end the others. Keeps the host and warnings of measurements."""
 
-    def __init__(self, settings: FitSettings) -> None:
-        self.settings = settings
+    def __init__(self, settings: FitSettings, micro_inputs: "Callable[[TFLiteModel], MicroInputs | None]") -> None:
+        self.settings, self.micro_inputs = settings, micro_inputs
         self.host: dict[str, Any] | None = None
         self.warnings: dict[str, str] = {}  # of several about the machine that differ in a number only the last one
         self._vela: VelaTool | None = None
@@ -324,15 +335,17 @@ class _TargetRunner:
         except InputError as error:
             return MissingFigures(MICRO, "needs the extra micro", str(error))
         settings = self.settings
-        # One sample is compared: the reference kernels are slow.
-        result = measurement.measure_micro(model, max_arena=settings.max_arena, seconds=0, timeout=settings.timeout)
+        result = measurement.measure_micro(
+            model, max_arena=settings.max_arena, inputs=self.micro_inputs(model), timeout=settings.timeout
+        )
         if result.arena is None:
             kind, reason = (result.finding.kind, result.finding.message) if result.finding else ("no arena", "")
             label = f"over {format_bytes(settings.max_arena)}" if kind == records.TOO_SMALL else kind
             return MissingFigures(MICRO, label, reason)
-        bit_exact = result.comparison and result.comparison.bit_exact
-        others = {"arena_bytes": result.arena.bytes, "package": result.package, "bit_exact": bit_exact}
-        return _pick_figures(MicroFigures, result.arena, **others)
+        compared, names = result.comparison, ("bit_exact", "outputs", "differing")
+        others = {name: getattr(compared, name, None) for name in names}
+        others |= {"compared_on": compared and compared.inputs, "package": result.package}
+        return _pick_figures(MicroFigures, result.arena, arena_bytes=result.arena.bytes, **others)
 
 
 def parse_fit_limits(text: str, targets: Sequence[str] = TARGETS, *, argument: str = "require") -> tuple[Limit, ...]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
+import pathlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from keras_nin import files
 from keras_nin.errors import InputError
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from keras_nin.tflite.records import TFLiteModel
 
 MIB = 2**20
+MICRO_IMAGES = 100  # that `measure_micro` and `check_fit` compare at most
+NOISE = "random"
 _ETHOSU_NOTES = {
     RANDOM_WEIGHTS: "random weights: compressed sizes, and times that wait for weights, are not a trained network's",
     NOISE_CALIBRATION: "calibrated on noise: good for times only; pass images as `calibration`",
@@ -145,7 +149,7 @@ def measure_micro(
     *,
     max_arena: int = 2 * MIB,
     require: str | None = None,
-    test_count: int = 100,
+    test_count: int = MICRO_IMAGES,
     labels: str | None = None,
     preprocessing: str | None = None,
     crop: float | None = None,
@@ -161,8 +165,8 @@ def measure_micro(
 
     Args:
         model, export, progress: as in `check_edgetpu`.
-        test: images to compare on, as in `export_model`; None takes those that the export record names where they are
-            bundled, otherwise noise.
+        test: images to compare on, as in `export_model`; None takes those that calibrated the model, or that the
+            export record names, where they are found without a download, otherwise noise, and says why.
         max_arena: largest arena to try, in bytes.
         require: limits such as ``"arena=256KiB,flash=1MiB"``.
         test_count, labels, preprocessing, crop, seed: as in `export_model`.
@@ -186,7 +190,7 @@ def measure_micro(
     )
     with open_tflite(model, options, ignored=_MICRO_IGNORED, progress=progress) as source:
         parsed = read_model(source.path)
-        images = _micro_inputs(source, parsed, options, test_count)
+        images, noise_note = _load_micro_inputs(source, parsed, options, test_count)
         with progress.task(f"Searching the arena of {source.name}"):
             result = measurement.measure_micro(
                 source.path, max_arena=max_arena, inputs=images, seconds=seconds, timeout=timeout
@@ -195,43 +199,81 @@ def measure_micro(
             contents = {path: text.encode() for path, text in format_c_array(result, parsed, c_array).items()}
             files.write_files(contents, force)
     note = "the outputs say nothing about accuracy, and a trained network may use other operators"
-    notes = (f"{', '.join(source.notes)}: {note}",) if source.notes else ()
-    return dataclasses.replace(result, checks=records.check_micro_limits(result, limits), notes=notes)
+    notes = [f"{', '.join(source.notes)}: {note}"] * bool(source.notes) + (
+        [f"{noise_note}. Pass others as `test`"] if noise_note else []
+    )
+    return dataclasses.replace(result, notes=tuple(notes), checks=records.check_micro_limits(result, limits))
 
 
-def _micro_inputs(
-    source: conversion.TFLiteSource, model: TFLiteModel, options: ExportOptions, test_count: int
-) -> MicroInputs | None:
-    """Return test images in whole batches; None, for noise, where no images are at hand."""
-    import numpy as np
+@dataclasses.dataclass(frozen=True)
+class _MicroImages:
+    """Which samples a file is run on with TFLite Micro: `test` as in `export_model`, None is noise, and why it is."""
 
-    from keras_nin.edge.micro.measurement import prepare_images
+    test: ImageSource
+    note: str | None = None
 
-    record = inputs.read_export_record(source.path)
+    def load(self, model: TFLiteModel, record: dict[str, Any], options: ExportOptions, count: int) -> MicroInputs:
+        """Return at most `count` test samples in whole batches."""
+        import numpy as np
+
+        from keras_nin.edge.micro.measurement import prepare_samples
+
+        tensors = [model.main.tensors[index] for index in model.main.inputs]
+        names = {index: name for signature in model.signatures for name, index in signature.inputs}
+        if any(not tensor.shape or tensor.shape[0] < 1 for tensor in tensors) or not tensors:
+            received = [tensor.shape for tensor in tensors]
+            raise InputError(f"Expected inputs with a batch for `test`. Received: {received}", argument="test")
+        is_image = len(tensors) == 1 and len(tensors[0].shape) == 4
+        shapes: inputs.Shapes = {names.get(tensor.index, tensor.name): tensor.shape[1:] for tensor in tensors}
+        shapes = tensors[0].shape[1:] if is_image else shapes
+        dataset = ImageSources(None, self.test, options.labels, options.seed).dataset("test", None, shapes)
+        known = record.get("preprocessing")
+        preprocessing = inputs.choose_preprocessing(known, dataset, options.preprocessing, options.crop)
+        batch = tensors[0].shape[0]
+        indices = dataset.select("test", -(-count // batch) * batch, options.seed)
+        indices = indices[: max(len(indices) // batch, 1) * batch]
+        size, channels = (shapes[:2], shapes[2]) if isinstance(shapes, tuple) else (None, None)
+        loaded = dataset.load(indices, size, channels, preprocessing)
+        arrays = list(loaded.values()) if isinstance(loaded, dict) else [np.asarray(loaded)]
+        mode = f", preprocessing {preprocessing.mode}" if preprocessing else ""
+        return prepare_samples(model, arrays, f"test images of {dataset.name}{mode}")
+
+
+def _choose_micro_images(source: conversion.TFLiteSource, record: dict[str, Any], test: ImageSource) -> _MicroImages:
+    """Return what was asked for, else the images of the export, where they are found without a download."""
     recorded = inputs.recorded_test_source(record)
-    test = options.test if options.test is not None else source.images
-    if test is None and recorded in conversion.BUNDLED_DATASETS:
-        test = recorded
-    if test is None or (isinstance(test, str) and test == "random"):
-        if options.labels or options.preprocessing or options.crop is not None:
-            raise InputError(
-                "`labels`, `preprocessing` and `crop` apply to images; pass them as `test`", argument="test"
-            )
-        return None
-    shapes = [model.main.tensors[index].shape for index in model.main.inputs]
-    if len(shapes) != 1 or len(shapes[0]) != 4 or shapes[0][0] < 1:
-        raise InputError(
-            f"Expected a file with one image input for `test`. Received: inputs of shapes {shapes}", argument="test"
-        )
-    batch, *shape = shapes[0]
-    dataset = ImageSources(None, test, options.labels, options.seed).dataset("test", None, tuple(shape))
-    known = record.get("preprocessing")
-    preprocessing = inputs.choose_preprocessing(known, dataset, options.preprocessing, options.crop)
-    indices = dataset.select("test", -(-test_count // batch) * batch, options.seed)
-    indices = indices[: max(len(indices) // batch, 1) * batch]
-    pixels = dataset.load(indices, tuple(shape[:2]), shape[2], preprocessing)
-    mode = f", preprocessing {preprocessing.mode}" if preprocessing else ""
-    return prepare_images(model, np.asarray(pixels), f"test images of {dataset.name}{mode}")
+    chosen = next((entry for entry in (test, source.images, recorded) if entry is not None), None)
+    if chosen is None or (isinstance(chosen, str) and chosen == NOISE):
+        return _MicroImages(None)
+    if recorded is not None and chosen is recorded and not _is_at_hand(recorded):
+        return _MicroImages(None, f"the images that the export was tested on, {recorded!r}, are not found")
+    return _MicroImages(chosen)
+
+
+def _is_at_hand(source: str) -> bool:
+    from keras_nin.data import list_datasets
+    from keras_nin.data.named_datasets import is_at_hand
+
+    return is_at_hand(source) if source in list_datasets() else os.path.exists(source)
+
+
+def _load_micro_inputs(
+    source: conversion.TFLiteSource, model: TFLiteModel, options: ExportOptions, test_count: int
+) -> tuple[MicroInputs | None, str | None]:
+    """Return test samples in whole batches; None for noise, with a note where the export's own cannot be used."""
+    record = inputs.read_export_record(source.path)
+    images = _choose_micro_images(source, record, options.test)
+    note = images.note
+    if images.test is not None:
+        try:
+            return images.load(model, record, options, test_count), None
+        except InputError as error:
+            if options.test is not None:
+                raise
+            note = f"the images of the export, {images.test!r}, do not fit: {error}"
+    elif options.labels or options.preprocessing or options.crop is not None:
+        raise InputError("`labels`, `preprocessing` and `crop` apply to images; pass them as `test`", argument="test")
+    return None, note and f"{source.name} was compared on noise: {note}"
 
 
 def check_fit(
@@ -271,6 +313,15 @@ def check_fit(
     settings = fit.FitSettings(threads, seconds, accelerator, max_arena, timeout)
     with contextlib.ExitStack() as stack:
         sources = [stack.enter_context(open_tflite(model, export, progress=progress)) for model in models]
+        by_path = {pathlib.Path(source.path): source for source in sources}
+        notes: list[str] = []
+
+        def load_inputs(parsed: TFLiteModel) -> MicroInputs | None:
+            source = by_path[pathlib.Path(str(parsed.path))]
+            loaded, note = _load_micro_inputs(source, parsed, ExportOptions(), MICRO_IMAGES)
+            notes.extend([note] if note else [])
+            return loaded
+
         with progress.task("Starting") as update:
-            result = fit.check_fit([source.path for source in sources], chosen, settings, update)
-    return dataclasses.replace(result, checks=fit.check_fit_limits(result, limits))
+            result = fit.check_fit([source.path for source in sources], chosen, settings, update, load_inputs)
+    return dataclasses.replace(result, checks=fit.check_fit_limits(result, limits), notes=tuple(notes))

@@ -6,7 +6,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "cpp": ["format_c_array", "format_resolver", "list_operators"],
-        "measurement": ["MicroInputs", "make_noise", "measure_micro", "prepare_images"],
+        "measurement": ["MicroInputs", "make_noise", "measure_micro", "prepare_samples"],
         "records": "Arena MicroComparison MicroFinding MicroResult check_micro_limits parse_micro_limits".split(),
     },
 )

@@ -5,7 +5,7 @@ import dataclasses
 import importlib.util
 import pathlib
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -145,7 +145,8 @@ def _find_arena(trial: _Trial, max_arena: int, seconds: float) -> tuple[Arena | 
     if not outcome.done:
         return None, runtime.diagnose_outcome(outcome, trial.timeout, size, trial.model)
     head, tail, sections = runtime.parse_allocations(outcome.log)
-    return Arena(size, head, tail, sections, ARENA_STEP, trial.tries, 8 * struct.calcsize("P")), None
+    host_bits = 8 * struct.calcsize("P")
+    return Arena(size, head, tail, sections, ARENA_STEP, trial.tries, host_bits, size - head - tail), None
 
 
 def find_smallest_size(works: Callable[[int], bool], largest: int, guess: int) -> int:
@@ -203,25 +204,29 @@ def make_noise(model: TFLiteModel, samples: int, seed: int = 0) -> MicroInputs:
     return MicroInputs("noise", True, tuple(arrays))
 
 
-def prepare_images(model: TFLiteModel, images: np.ndarray, source: str) -> MicroInputs:
-    """Return preprocessed images, float32 of shape (N, H, W, C), as the file's only input takes them.
+def prepare_samples(model: TFLiteModel, samples: Sequence[np.ndarray], source: str) -> MicroInputs:
+    """Return test samples, a float32 array (N, ...) for each input in the file's order, as the inputs take them.
 
     Raises:
-        InputError: the file has another number of inputs, or an input of another shape or dtype; N is no multiple of
-            its batch.
+        InputError: another number of inputs, or an input of another shape or dtype; N is no multiple of the batch.
     """
     tensors = _input_tensors(model)
-    if len(tensors) != 1 or tensors[0].shape[1:] != images.shape[1:] or len(images) % tensors[0].shape[0]:
-        shapes = [tensor.shape for tensor in tensors]
-        raise InputError(f"Expected images for inputs of shapes {shapes}. Received: {images.shape}")
-    (tensor,) = tensors
-    images = images.reshape(-1, *tensor.shape)
+    shapes, received = [tensor.shape for tensor in tensors], [array.shape for array in samples]
+    if [shape[1:] for shape in shapes] != [shape[1:] for shape in received] or any(
+        shape[0] % tensor.shape[0] for shape, tensor in zip(received, tensors, strict=True)
+    ):
+        raise InputError(f"Expected samples for inputs of shapes {shapes}. Received: {received}")
+    arrays = tuple(_quantize_samples(tensor, array) for tensor, array in zip(tensors, samples, strict=True))
+    return MicroInputs(source, False, arrays)
+
+
+def _quantize_samples(tensor: TFLiteTensor, samples: np.ndarray) -> np.ndarray:
+    samples = samples.reshape(-1, *tensor.shape)
     if tensor.dtype in FLOAT_DTYPES:
-        return MicroInputs(source, False, (images.astype(tensor.dtype),))
+        return samples.astype(tensor.dtype)
     if tensor.quantization is None:
         raise InputError(f"Expected a float or quantized input. Received: {tensor.dtype} without a scale")
-    scale, zero_point = tensor.quantization.scales[0], tensor.quantization.zero_points[0]
-    return MicroInputs(source, False, (quantize(images, scale, zero_point, tensor.dtype),))
+    return quantize(samples, tensor.quantization.scales[0], tensor.quantization.zero_points[0], tensor.dtype)
 
 
 def _input_tensors(model: TFLiteModel) -> list[TFLiteTensor]:

@@ -37,10 +37,13 @@ class Arena:
     """The smallest arena in which the runtime sets the network up and runs it, on this host.
 
     Attributes:
-        tensor_bytes: the runtime's "head": activations and scratch buffers, which share memory where they can.
+        tensor_bytes: the runtime's "head", not persistent: activations and scratch buffers, which share memory where
+            they can.
         persistent_bytes: the "tail": structures, quantization parameters and kernel data. It holds pointers, and so is
-            smaller on a 32-bit microcontroller. The runtime itemizes some of its `sections`.
+            smaller on a 32-bit microcontroller. The runtime itemizes some of its `sections`; the last has the rest.
         step, tries: resolution of the size in bytes, and number of sizes tried.
+        setup_bytes: the rest of the arena. The memory planner needs it beside the tail while it plans, in the place
+            that tensors get after it; less than `step` is alignment.
     """
 
     bytes: int
@@ -50,6 +53,7 @@ class Arena:
     step: int
     tries: int
     host_bits: int
+    setup_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,11 @@ class MicroComparison:
     def bit_exact(self) -> bool:
         """Whether all outputs are equal."""
         return self.differing == 0
+
+    @property
+    def inputs(self) -> str:
+        """The inputs, such as ``"100 x test images of digits, preprocessing unit"``."""
+        return f"{self.samples} x {self.source}{' (random numbers)' if self.noise else ''}"
 
 
 @dataclass(frozen=True, repr=False)

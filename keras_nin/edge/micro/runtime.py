@@ -18,11 +18,12 @@ from keras_nin.child_runtime import claim_stdout, end_with_parent, one_line
 from keras_nin.edge.micro import records
 from keras_nin.edge.micro.records import ArenaSection, MicroFinding
 from keras_nin.errors import InputError
+from keras_nin.tflite.records import FLOAT_DTYPES
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from keras_nin.tflite.records import TFLiteModel
+    from keras_nin.tflite.records import TFLiteModel, TFLiteOperator
 
     Run = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
     Report = Callable[[dict[str, Any]], None]
@@ -150,6 +151,10 @@ _MISSING = re.compile(r"Failed to (?:allocate|resize)[^\n]*missing: (\d+)")
 _NO_OPERATOR = re.compile(
     r"Failed to get registration from op code\s+(\S+)|Didn't find op for builtin opcode '([^']+)'"
 )
+_FAILED_OPERATOR = re.compile(r"Node (\S+) \(number (\d+)\) failed")
+# What its kernels say of every combination of input and weights that they lack, also where both are uint8.
+_NO_KERNEL = "Hybrid models are not supported"
+NOT_ITEMIZED = "not itemized by the runtime"
 _MAX_TEXT = 400
 # The kernel of SOFTMAX requires beta * scale * 2**26 (31 bits less the 5 of its differences) to be above 1,
 _MIN_SOFTMAX_SCALE = 2.0**-26
@@ -164,8 +169,9 @@ def parse_allocations(log: str) -> tuple[int, int, tuple[ArenaSection, ...]]:
         expected = "Expected tflite-micro to print its allocations as total, head and tail"
         fix = "Use the version of the extra: pip install 'keras-nin[micro]'"
         raise InputError(f"{expected}. Received: {totals or 'none of them'}. {fix}")
-    sections = tuple(ArenaSection(name, int(count)) for name, count in _SECTION.findall(log))
-    return totals["head"], totals["tail"], sections
+    sections = [ArenaSection(name, int(count)) for name, count in _SECTION.findall(log)]
+    rest = totals["tail"] - sum(section.bytes for section in sections)
+    return totals["head"], totals["tail"], (*sections, ArenaSection(NOT_ITEMIZED, rest))
 
 
 def diagnose_outcome(
@@ -187,9 +193,30 @@ def diagnose_outcome(
         causes = "; ".join(_find_abort_causes(model, phase)) if model else ""
         ended = f"the runtime was {describe_status(outcome.status)} at '{phase}'"
         return MicroFinding(records.ABORT, f"{ended}: {causes}" if causes else ended)
+    if model is not None and _NO_KERNEL in outcome.log and (operator := _find_failed_operator(model, outcome.log)):
+        return MicroFinding(records.REFUSED, _describe_types(model, operator))
     lines, error = [line.strip() for line in outcome.log.splitlines() if line.strip()], outcome.answer.get("error")
     parts = [*lines[-2:], error] if error else lines[-1:]
     return MicroFinding(records.REFUSED, "; ".join(parts)[:_MAX_TEXT] or f"ended with status {outcome.status}")
+
+
+def _find_failed_operator(model: "TFLiteModel", log: str) -> "TFLiteOperator | None":
+    failed = _FAILED_OPERATOR.search(log)
+    if failed is None or int(failed[2]) >= len(model.main.operators):
+        return None
+    operator = model.main.operators[int(failed[2])]
+    return operator if operator.op == failed[1] else None  # else it belongs to another subgraph
+
+
+def _describe_types(model: "TFLiteModel", operator: "TFLiteOperator") -> str:
+    """Return which types of input and weights have no kernel, and what to do."""
+    tensors = [model.main.tensors[index] for index in operator.inputs if index >= 0]
+    data, weights = next(tensor for tensor in tensors if not tensor.is_constant).dtype, tensors[1].dtype
+    types = f"{data} input and {weights} weights"
+    subject = f"{operator.op} (operator {operator.index}) has {types}, for which TFLite Micro has no kernel"
+    if data in FLOAT_DTYPES:
+        return f"{subject}: dynamic-range quantization. Export the network to int8, or to float32"
+    return f"{subject}. Quantize the network to int8 (input and output may stay {data})"
 
 
 def _find_abort_causes(model: "TFLiteModel", phase: str) -> Iterator[str]:
