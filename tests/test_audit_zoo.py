@@ -236,6 +236,7 @@ DEEPER = {
     *("ConvNeXtSmall", "DenseNet169", "DenseNet201", "EfficientNetB1", "EfficientNetB2", "EfficientNetV2S"),
     *("MobileNetV3Large", "ResNet101", "ResNet101V2", "ResNet152", "ResNet152V2", "VGG19"),
 }
+LARGE = {"InceptionResNetV2", "InceptionV3", "NASNetMobile"}
 # Layers of some blocks. Two layers of a separable convolution are in two rows each.
 APPLICATION_BLOCKS = {
     "ResNet50": {"conv1": 4, "conv2_block1": 12, "conv2_block2": 10, "conv5_block3": 10},
@@ -248,9 +249,7 @@ APPLICATION_BLOCKS = {
 }
 
 
-@pytest.mark.parametrize(
-    "name", by_tier(APPLICATIONS, wide=("InceptionResNetV2", "NASNetMobile", "DenseNet121", "ResNet50V2", "VGG16"))
-)
+@pytest.mark.parametrize("name", by_tier(APPLICATIONS, wide=LARGE | {"DenseNet121", "ResNet50V2", "VGG16"}))
 def test_macs_and_blocks_of_keras_applications(name):
     model = application(name, APPLICATIONS[name])
     audit = audit_model(model)
@@ -277,7 +276,7 @@ def roles(audit):
         ("ResNet50", 224, 25_636_712, 3_857_973_248, 16 + 4),
         ("InceptionV3", 299, 23_851_784, 5_713_216_096, 0),
         # After a scale: `CustomScaleLayer` is an addition.
-        ("InceptionResNetV2", 299, 55_873_736, None, 10 + 20 + 10),
+        pytest.param("InceptionResNetV2", 299, 55_873_736, None, 10 + 20 + 10, marks=WIDE),
         # Dense on a map is a 1x1 layer; the second of each block ends in its addition, after a scale.
         ("ConvNeXtTiny", 32, 28_589_128, None, 3 + 3 + 9 + 3),
         ("Xception", 224, 22_910_480, None, None),
@@ -299,7 +298,7 @@ def test_published_totals_and_projections(name, side, params, macs, projections)
 
 
 @pytest.mark.usefixtures("structure_only")
-@pytest.mark.parametrize("name", by_tier(findings_snapshot.APPLICATIONS, wide=DEEPER))
+@pytest.mark.parametrize("name", by_tier(findings_snapshot.APPLICATIONS, wide=DEEPER | LARGE))
 def test_findings_of_keras_applications(name):
     check_findings(audit_model(findings_snapshot.build(name)), SNAPSHOT[name])
 

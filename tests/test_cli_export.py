@@ -118,6 +118,7 @@ def test_images_that_calibrate_never_test(repeatable):
     assert "Calibration: 12 images of photos.npz, none of them among the test images." in printed
 
 
+@pytest.mark.slow
 def test_float32_of_a_name_and_of_a_saved_model(cli, monkeypatch):
     monkeypatch.delattr("keras_nin.export.conversion.load_calibration")  # float32 needs none
     write_digits("test.npz")

@@ -17,6 +17,7 @@ from keras_nin.workflows import sweep as workflow
 SMALL = ("sweep", "--size", "4", "--cin", "8", "--cout", "7,8", "--scheme", "float32", "--seconds", "0.02")
 
 
+@pytest.mark.slow
 def test_a_sweep_from_grid_to_picture(cli, tmp_path):
     ran = cli(*SMALL, "--plot", "new/sweep.png", "--json")
     assert ran.status == 0

@@ -39,13 +39,8 @@ def check_page(name, folder, with_photos=False):
                 assert docs.mask_measurements(printed) == docs.mask_measurements(shown), f"{name}: {block.argument}"
 
 
-@pytest.mark.parametrize("name", [name for name in GENERATED if name == "README.md"])
-def test_readme_shows_what_is_printed(name, folder):
-    check_page(name, folder)
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in GENERATED if name != "README.md"])
+@pytest.mark.parametrize("name", GENERATED)
 def test_page_shows_what_is_printed(name, folder):
     check_page(name, folder)
 

@@ -120,6 +120,7 @@ def encoded(runner, prepared):
     return quantize(prepared, details.scale, details.zero_point, details.dtype)
 
 
+@pytest.mark.slow
 def test_every_preset_on_images_of_every_kind(photographs, tmp_path):
     """Files of every type, with every preset, one of them on images of one channel that it crops."""
     model = network(SHAPE)

@@ -34,6 +34,7 @@ def operators_of(model):
     return pairs(convert_model(model, "float32"))
 
 
+@pytest.mark.slow
 def test_a_network_with_everything():
     """Fused and shared layers, names that look numbered, branches, padding, nested models, blocks and an operation."""
     x = inputs = keras.Input((8, 8, 4))
@@ -105,6 +106,7 @@ def test_factors_belong_to_the_convolution_that_they_are_fused_into():
     assert operators_of(model) == [("CONV_2D", "c")]
 
 
+@pytest.mark.slow
 def test_names_that_tensorflow_does_not_accept():
     names = ["Größe 1", "Größe_1", "gr sse;x:1", "_under", "a.", "a", "a._1", "A", "-"]
     model = sequential(*(kl.Conv2D(4, 1, name=name) for name in names), name="ein Modell: ü")

@@ -136,6 +136,7 @@ def test_tfmot_takes_a_converted_model_and_the_weights_come_back():
     all_methods_take(graph(small_net))
 
 
+@pytest.mark.slow
 def test_weights_come_back_from_a_quantized_network():
     model = graph(lambda x: kl.Flatten(name="flat")(kl.BatchNormalization(name="bn")(kl.Conv2D(4, 3, name="conv")(x))))
     before = model.get_weights()
