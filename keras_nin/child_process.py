@@ -87,6 +87,8 @@ class ChildProcess:
     an interrupted start would leave it behind. `status` is None until the process has ended by itself.
     """
 
+    _keeps_stdin = False
+
     def __init__(self, command: Sequence[str], job: Any = None, stdin: bytes | None = None, **options: Any) -> None:
         self.command = tuple(command)
         self.status: int | None = None
@@ -140,7 +142,9 @@ class ChildProcess:
         if self._process.stdin is not None and self._input is not None:
             with contextlib.suppress(OSError):  # a process that ended already is told of by its status
                 self._process.stdin.write(self._input)
-                self._process.stdin.close()
+                self._process.stdin.flush()
+                if not self._keeps_stdin:
+                    self._process.stdin.close()
 
     def _read_stdout(self) -> None:
         self._stdout.read(self._process.stdout)
@@ -159,12 +163,16 @@ class ChildProcess:
 
 
 class JsonProcess(ChildProcess):
-    """A `ChildProcess` that writes one JSON object per line; `timed_out` tells that `documents` waited too long."""
+    """A `ChildProcess` that writes one JSON object per line; `timed_out` tells that `documents` waited too long.
+
+    With `keeps_stdin`, stdin stays open after the job, for `send`.
+    """
 
     timed_out = False
 
-    def __init__(self, command: Sequence[str], **options: Any) -> None:
+    def __init__(self, command: Sequence[str], *, keeps_stdin: bool = False, **options: Any) -> None:
         super().__init__(command, **options)
+        self._keeps_stdin = keeps_stdin
         self._lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
 
     def _read_stdout(self) -> None:
@@ -177,6 +185,14 @@ class JsonProcess(ChildProcess):
             parts.append(rest)
         self._lines.put(b"".join(parts))
         self._lines.put(None)
+
+    def send(self, document: dict[str, Any]) -> None:
+        """Write a further line to stdin; a process that has ended does not get it, and `documents` tells."""
+        self._threads[0].join()
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):
+            self._process.stdin.write(json.dumps(document).encode() + b"\n")
+            self._process.stdin.flush()
 
     def documents(self, silence: float) -> Iterator[dict[str, Any]]:
         """Yield the JSON objects on stdout as they come, to its end, or `timed_out` after `silence` seconds without."""

@@ -46,7 +46,7 @@ class Server:
             f"HostKey {self.folder}/host_key",
             f"AuthorizedKeysFile {self.folder}/authorized_keys",
             f"PidFile {self.folder}/pid",
-            f"SetEnv TMPDIR={self.folder}/temporary",
+            f"SetEnv TMPDIR={self.folder}/temporary XDG_CACHE_HOME={self.folder}/cache",
             "PermitRootLogin prohibit-password",
             "PasswordAuthentication no",
             "KbdInteractiveAuthentication no",
@@ -75,6 +75,11 @@ class Server:
         ]
         path.write_text("\n".join(lines) + "\n")
         return path
+
+    @property
+    def kept(self):
+        """The folder of files that are sent once."""
+        return self.folder / "cache" / "keras-nin"
 
     @property
     def temporary(self):

@@ -1,8 +1,11 @@
 """Which files and layers became slower, on made-up times."""
 
+import dataclasses
 import json
 import math
+import statistics
 
+import numpy as np
 import pytest
 from latency_records import HOST, layer
 from latency_records import profile as make_profile
@@ -12,7 +15,7 @@ from keras_nin.errors import InputError
 
 
 def profile(file="net.tflite", median=100.0, within=0.01, layers=(), **fields):
-    made = make_profile(*layers, file=file, median=median, within=within or 0.01, **fields)
+    made = make_profile(*layers, file=file, median=median, within=0.01 if within is None else within, **fields)
     if within is None:
         object.__setattr__(made.total, "low", None)
         object.__setattr__(made.total, "high", None)
@@ -44,11 +47,55 @@ def test_ratios_are_to_the_first_with_as_many_threads():
     ("median", "within", "verdict"),
     [
         (110, 0.01, "slower"), (90, 0.01, "faster"), (101, 0.01, "no significant change"),
-        (110, 0.2, "no significant change"), (110, None, "unknown"),
+        (110, 0.2, "no significant change"), (110, None, "unknown"), (100.2, 0.001, "no significant change"),
+        (102.5, 0.001, "no significant change"), (105, 0.001, "slower"), (95, 0.001, "faster"),
     ],
 )  # fmt: skip
 def test_verdicts(median, within, verdict):
     assert compare(profile(), profile(median=median, within=within)).verdict == verdict
+
+
+def test_one_process_has_the_drift_of_its_blocks_or_one_percent():
+    steady, drifting = [100.0] * 50, [value for value in (97, 103, 98, 104, 100) for _ in range(10)]
+    reach = math.log(1 + compare(profile(within=0), profile(within=0, rounds_us=steady)).drift)
+    assert reach == pytest.approx(1.96 * math.hypot(0.01, 0.01))
+    change = compare(profile(within=0), profile(median=104, within=0, rounds_us=drifting))
+    spread = statistics.stdev(map(math.log, (97, 103, 98, 104, 100)))
+    assert math.log(1 + change.drift) == pytest.approx(1.96 * math.hypot(0.01, spread))
+    assert change.verdict == "no significant change"
+    assert change.low == pytest.approx(1.04 / (1 + change.drift))
+
+
+def test_one_process_on_a_busy_machine_proves_little():
+    busy, quiet = (profile(median=80, within=0.001, others_share=share) for share in (0.7, 0.05))
+    assert compare(profile(within=0.001), busy).verdict == "no significant change"
+    assert compare(profile(within=0.001), quiet).verdict == "faster"
+
+
+def test_several_processes_tell_the_drift():
+    """Whatever the true spread of processes is, the interval excludes 1 for about 5% of equal files."""
+    rng = np.random.default_rng(0)
+
+    def measured(spread, count):
+        medians = sorted(100 * np.exp(spread * rng.standard_normal(count)))
+        return profile(median=medians[(count - 1) // 2], within=0.0001, processes_us=tuple(medians))
+
+    for spread, count in ((0.001, 3), (0.03, 3), (0.03, 9)):
+        changes = [compare(measured(spread, count), measured(spread, count)) for _ in range(400)]
+        assert 0.90 <= np.mean([change.low <= 1 <= change.high for change in changes]) <= 0.985
+    quiet = comparison.compare_runs(
+        benchmark(measured(0.0005, 5)), benchmark(dataclasses.replace(measured(0.0005, 5), sha256="2")), min_effect=0
+    )
+    assert quiet.changes[0].drift < 0.003
+
+
+@pytest.mark.parametrize(("min_effect", "verdict"), [(0.02, "slower"), (0.1, "no significant change"), (0, "slower")])
+def test_the_smallest_effect_of_interest(min_effect, verdict):
+    sides = benchmark(profile(within=0.001)), benchmark(profile(median=105, within=0.001))
+    compared = comparison.compare_runs(*sides, min_effect=min_effect)
+    assert (compared.changes[0].verdict, compared.min_effect) == (verdict, min_effect)
+    with pytest.raises(InputError, match="Expected `min_effect` to be a share"):
+        comparison.compare_runs(*sides, min_effect=-0.1)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +104,8 @@ def test_verdicts(median, within, verdict):
         (110, 0.005, 0.05, True),  # 10% slower, known to 1%
         (110, 0.08, 0.05, False),  # noise may explain it
         (104, 0.001, 0.05, False),  # slower for certain, by less than the limit
-        (106, 0.001, 0.05, True),
+        (107, 0.001, 0.05, False),  # run-to-run drift may explain it
+        (109, 0.001, 0.05, True),
         (90, 0.001, 0.0, False),
         (110, None, 0.05, True),  # only the medians to go by
         (104, None, 0.05, False),

@@ -1,6 +1,7 @@
 """Devices: the runner as one file, and a real OpenSSH server on loopback."""
 
 import ast
+import hashlib
 import io
 import json
 import os
@@ -13,13 +14,17 @@ import threading
 import time
 import zipfile
 
+import numpy as np
 import pytest
 import ssh_server
-from tflite_writer import operator, tensor, write
+from loop_net import UNITS, loop_net
+from tflite_writer import generated, operator, tensor, write
 
-from keras_nin.benchmark import measure_files
-from keras_nin.benchmark.devices import MIN_PYTHON, RUNNER_NAME, SshDevice, build_runner_archive
+from keras_nin.benchmark import devices, measure_files
+from keras_nin.benchmark.devices import MIN_PYTHON, RUNNER_NAME, DeviceSession, SshDevice, build_runner_archive
+from keras_nin.child_process import JsonProcess
 from keras_nin.errors import InputError
+from keras_nin.tflite.runner import TFLiteRunner
 
 # The runner as one file.
 
@@ -259,12 +264,138 @@ def test_what_is_wrong_with_python(server, use, network, interpreter, script, sa
 
 @needs_a_server
 def test_no_room(server, use, network):
-    server.temporary.rename(f"{server.temporary}-away")
+    kept = server.kept.parent
+    if kept.exists():
+        kept.rename(f"{kept}-away")
+    kept.write_text("a file where the folder should be")
     try:
         text = refused(SshDevice("ssh://board", sys.executable), network)
     finally:
-        os.rename(f"{server.temporary}-away", server.temporary)
-    assert "cannot be written to its temporary folder" in text
+        kept.unlink()
+        if os.path.exists(f"{kept}-away"):
+            os.rename(f"{kept}-away", kept)
+    assert "cannot be written to its folder ~/.cache/keras-nin" in text
+
+
+@pytest.fixture
+def sent(monkeypatch):
+    """The suffixes of the files that were sent, and the numbers of arrays."""
+    names = []
+    pack, send = devices._pack_files, JsonProcess.send
+
+    def record_files(contents):
+        names.extend(name.partition(".")[2] for name in contents)
+        return pack(contents)
+
+    def record_arrays(process, document):
+        if "put" in document:
+            names.append(len(document["put"]))
+        send(process, document)
+
+    monkeypatch.setattr(devices, "_pack_files", record_files)
+    monkeypatch.setattr(JsonProcess, "send", record_arrays)
+    return names
+
+
+@needs_a_server
+def test_files_are_sent_once_and_arrive_whole(server, use, network, sent, monkeypatch):
+    network.write_bytes(network.read_bytes() + b"only here")
+    device = SshDevice("ssh://board", sys.executable)
+    device.run(job(network))
+    assert sent[-1] == "tflite"
+    sent.clear()
+    assert device.run(job(network)).results[0]["runs"] == 5
+    assert sent == []
+    network.write_bytes(network.read_bytes() + b" and changed")
+    whole = devices._pack_files
+    monkeypatch.setattr(
+        devices, "_pack_files", lambda contents: whole({name: data[:-1] for name, data in contents.items()})
+    )
+    assert "the files arrived damaged. Try again" in refused(device, network)
+    kept = [path for path in server.kept.iterdir() if not path.name.endswith(".array")]
+    assert all(path.name.startswith(hashlib.sha256(path.read_bytes()).hexdigest()) for path in kept)
+
+
+@pytest.mark.slow
+@needs_a_server
+def test_a_device_computes_what_this_machine_computes(server, use, tmp_path, sent):
+    """A loop, several images of one batch, and an integer file with a batch that is filled up."""
+    images = np.random.default_rng(0).normal(size=(5, UNITS)).astype(np.float32)
+    scaled = generated.QuantizationParametersT()
+    scaled.scale, scaled.zeroPoint = [0.05], [3]
+    tensors = [tensor(name, [1, UNITS], "INT8", quantization=scaled) for name in "ab"]
+    files = [loop_net(tmp_path / "loop.tflite"), write(tmp_path / "int8.tflite", tensors, [operator("TANH", [0], [1])])]
+    device = SshDevice("ssh://board", sys.executable)
+    for repeat in range(2):
+        with DeviceSession(device) as session:
+            runner = session.runner_class()
+            for path, batch in zip(files, (1, 2), strict=True):
+                there, here = runner(path, batch=batch), TFLiteRunner(path, batch=batch)
+                np.testing.assert_array_equal(there.predict(images), here.predict(images))
+            assert session.seconds > 0
+            assert session.host["litert"]
+        assert [entry for entry in sent if entry != RUNNER_NAME] == ([] if repeat else ["tflite", 1, "tflite", 1])
+        sent.clear()
+
+
+@pytest.mark.slow
+@needs_a_server
+def test_a_session_that_ends_is_an_error(server, use, network):
+    with DeviceSession(SshDevice("ssh://board", sys.executable)) as session:
+        runner = session.runner_class()(network)
+        for pid in running(server.process.pid, "/python", RUNNER_NAME):
+            os.kill(pid, signal.SIGKILL)
+        with pytest.raises(InputError, match="on ssh://board: ended with status 137") as caught:
+            runner.predict(np.zeros((1, 8), np.float32))
+    assert "\n" not in str(caught.value)
+
+
+@needs_a_server
+def test_evaluate_on_a_device(use, cli, exported):
+    words = ["evaluate", exported("nin_digits", "int8"), "--data", "digits", "--test-count", "40", "--json"]
+    here = cli(*words).json
+    there = cli(*words, "--on", "ssh://board", "--python", sys.executable)
+    assert (there.status, there.err) == (0, "")
+    assert there.json["speed"]["host"]["cpu"] == here["speed"]["host"]["cpu"]
+    assert {**there.json, "speed": None} == {**here, "speed": None}
+
+
+@pytest.mark.slow
+@needs_a_server
+def test_verify_and_fit_on_a_device(use, cli, exported):
+    path = exported("nin_digits", "int8")
+    words = ["verify", "nin_digits", path, "--data", "digits", "--test-count", "40", "--json"]
+    on = ["--on", "ssh://board", "--python", sys.executable]
+    here, there = cli(*words), cli(*words, *on)
+    assert there.json["parity"] == here.json["parity"]
+    assert there.status == here.status
+    assert "The file ran on ssh://board: " in there.err
+    assert (here.json["device"], there.json["device"]["cpu"]) == (None, there.json["device"]["cpu"])
+    ran = cli("fit", path, "--targets", "cpu", "--seconds", "0.2", "--require", "cpu=10s", *on)
+    assert ran.status == 0
+    assert "CPU of ssh://board" in ran.out
+
+
+@needs_a_server
+@pytest.mark.parametrize("command", ["evaluate", "fit", "benchmark"])
+def test_a_device_that_is_not_there_is_one_line(server, use, cli, network, command):
+    use(server.client_config("nobody", port=1))
+    options = {"evaluate": ["--data", "digits"], "fit": ["--targets", "cpu"], "benchmark": []}[command]
+    ran = cli(command, network, *options, "--on", "ssh://board")
+    assert (ran.status, ran.out, ran.err.count("\n")) == (2, "", 1)
+    assert "ssh://board: the connection was refused. Check the port" in ran.err
+
+
+def test_a_device_needs_a_file_and_an_interpreter_a_device(cli, network):
+    for words, problem in (
+        (["evaluate", "nin_digits", "--on", "ssh://board"], "runs .tflite files"),
+        (["evaluate", network, "--on", "adb://x"], "ssh://[user@]host[:port]"),
+        (["evaluate", network, "--python", "python3"], "--python is for a --on ssh://"),
+        (["fit", network, "--targets", "edgetpu", "--on", "ssh://board"], "measures the target cpu"),
+    ):
+        ran = cli(*words)
+        assert (ran.status, ran.err.count("\n")) == (2, 1), ran.err
+        assert problem in ran.err
 
 
 @pytest.mark.slow

@@ -7,13 +7,15 @@ import pathlib
 import pytest
 from branched_net import CHANNELS, SIZE, branched_net, recorded
 from latency_records import layer, profile
+from loop_net import STEPS, loop_net
 from tflite_writer import operator, tensor, write
 from tiers import by_tier
 
 from keras_nin.audit import tables
-from keras_nin.benchmark import layer_times
+from keras_nin.benchmark import BenchmarkResult, layer_times, measure_file
 from keras_nin.benchmark.job import FileRefusedError
 from keras_nin.benchmark.measurement import run_job
+from keras_nin.benchmark.single_operators import cut_loops
 from keras_nin.errors import InputError
 from keras_nin.tflite.reader import read_model
 
@@ -139,6 +141,63 @@ def check(path):
 def test_what_runs_here_is_what_was_recorded(net):
     expected = [(kernel["name"], kernel["us"] is not None) for kernel in recorded()]
     assert [(row.kernel, row.us is not None) for row in check(net.path)] == expected
+
+
+def test_kernels_inside_a_loop_are_the_loops(tmp_path):
+    measured = measure_file(loop_net(tmp_path / "loop.tflite"), runs=50)
+    assert [(row.op, row.kernel is not None, row.joined) for row in measured.layers if row.op] == [
+        ("RELU", True, True), ("WHILE", True, True), ("FULLY_CONNECTED", True, True),
+    ]  # fmt: skip
+    loop = next(row for row in measured.layers if row.op == "WHILE")
+    assert loop.iterations == STEPS
+    inner = {(kernel.kernel, kernel.subgraph): kernel.executions for kernel in loop.inner}
+    assert {key: inner[key] for key in inner if key[0] != RESHAPE} == {
+        ("LESS", 1): STEPS + 1, ("ADD", 2): STEPS, (GEMM, 2): STEPS, ("TanH (NC)", 2): STEPS,
+    }  # fmt: skip
+    assert loop.note.startswith(f"{STEPS} iterations of {len(loop.inner)} kernels")
+    assert loop.note.endswith("timed alone")
+    assert 0.3 < loop.share < 1.7
+    assert sum(row.us.typical for row in measured.layers if row.us) + measured.overhead_us == pytest.approx(
+        measured.total.median
+    )
+    document = json.loads(json.dumps(BenchmarkResult({}, (measured,)).to_json()))
+    assert BenchmarkResult.from_json(document).profiles[0].layers == measured.layers
+
+
+def test_a_loop_that_depends_on_inputs_has_the_time_of_its_kernels(tmp_path):
+    model = read_model(loop_net(tmp_path / "loop.tflite", steps=None))
+    assert cut_loops(model) == {}
+    inner = [
+        {"subgraph": 2, "kind": "invoke", "name": "Invoke", "index": 0, "executions": 3, "us": 90.0},
+        {"subgraph": 2, "kind": "delegate", "name": GEMM, "index": 0, "executions": 3, "us": 21.0},
+        {"subgraph": 2, "kind": "operator", "name": "ADD", "index": 0, "executions": 3, "us": 1.0},
+    ]
+    kernels = [kernel("Clamp (NC)", 1.0), kernel("WHILE", 500.0, "operator", 1) | {"inner": inner}, kernel(GEMM, 2.0)]
+    rows, overhead = layer_times.join_layers(model, kernels, 40.0)
+    loop = next(row for row in rows if row.op == "WHILE")
+    assert (loop.us.typical, loop.iterations) == (22.0, 3)
+    assert loop.note == (
+        "3 iterations of 2 kernels, such as Fully Connected 21.0 us; the time of the kernels; what lies between them "
+        "is runtime overhead"
+    )
+    assert sum(row.us.typical for row in rows) + overhead == pytest.approx(40)
+
+
+@pytest.mark.slow
+def test_the_layers_of_an_lstm_and_a_gru(tmp_path):
+    import keras
+
+    from keras_nin.export import convert_model
+
+    layers = keras.layers
+    audio = keras.Input((12, 8), name="audio")
+    hidden = layers.GRU(16, name="gru")(layers.LSTM(24, return_sequences=True, name="lstm")(audio))
+    model = keras.Model(audio, layers.Dense(5, activation="softmax", name="classes")(hidden), name="rnn")
+    convert_model(model, "float32").save(tmp_path)
+    rows = check(tmp_path / "rnn_float32.tflite")
+    loops = [row for row in rows if row.op == "WHILE"]
+    assert [(row.name.split("/")[0], row.iterations) for row in loops] == [("lstm", 12), ("gru", 12)]
+    assert [row.kernel for row in rows if row.name.startswith("classes") and row.op] == [GEMM, "Softmax (NC, F32)"]
 
 
 @pytest.mark.parametrize("scheme", ["float32", "int8"])

@@ -145,6 +145,21 @@ class Place:
         return JobResult(self.host, tuple(results))
 
 
+def test_processes_are_merged_into_the_middle_one(add):
+    medians = iter([12.0, 10.0, 11.0, 14.0])
+
+    def place(job, progress=None):
+        median = next(medians)
+        assert job["seconds"] == 0.5
+        return JobResult(HOST, (result(us=US | {"median": median}, rounds_us=[median] * 2, runs=int(median)),))
+
+    profile = measure_file(add, seconds=2.0, processes=4, run=place, layers=False)
+    assert (profile.total.median, profile.runs, profile.processes_us) == (11.0, 11, (12.0, 10.0, 11.0, 14.0))
+    assert profile.rounds_us == (12.0, 12.0, 10.0, 10.0, 11.0, 11.0, 14.0, 14.0)
+    with pytest.raises(InputError, match="`processes`"):
+        measure_file(add, processes=0)
+
+
 @pytest.fixture
 def add(tmp_path):
     tensors = [writer.tensor(name, [1, 64], FLOAT) for name in "abc"]

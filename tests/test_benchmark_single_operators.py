@@ -5,6 +5,7 @@ import pathlib
 import numpy as np
 import pytest
 from branched_net import branched_net
+from loop_net import UNITS, loop_net
 from tflite_writer import custom, generated, operator, tensor, write
 
 from keras_nin.benchmark import FileRefusedError, measure_file
@@ -100,6 +101,21 @@ def test_why_an_operator_does_not_run_alone(tmp_path):
     reasons = [file.reason for file in cut_operators(read_model(path))]
     words = [reason.split()[1:3] for reason in reasons]
     assert words == [["custom", "operator"], ["keeps", "values"], ["runs", "other"]]
+
+
+def test_a_loop_goes_with_its_condition_and_body(tmp_path):
+    whole = read_model(loop_net(tmp_path / "loop.tflite"))
+    relu, loop, dense = (read_model(file.content) for file in cut_operators(whole))
+    assert [[record.op for record in subgraph.operators] for subgraph in loop.subgraphs] == [
+        ["WHILE"], ["LESS"], ["ADD", "FULLY_CONNECTED", "TANH"],
+    ]  # fmt: skip
+    image = np.random.default_rng(1).normal(size=(1, UNITS)).astype(np.float32)
+    state = TFLiteRunner(loop, output=2).predict_raw(np.maximum(image, 0))
+    np.testing.assert_allclose(
+        TFLiteRunner(dense).predict_raw(state), TFLiteRunner(whole).predict_raw(image), rtol=1e-5, atol=1e-5
+    )
+    unknown = read_model(loop_net(tmp_path / "loop.tflite", steps=None))
+    assert cut_operators(unknown)[1].reason == "it runs other subgraphs, which depends on its inputs"
 
 
 def test_the_file_that_does_nothing_runs():

@@ -269,16 +269,16 @@ def test_the_interval_holds_the_median_of_few_runs():
 
 # The profiler's events.
 
-NAMES = {1: "Invoke", 2: "Conv", 3: "Copy", 4: "LiteRT::Run[buffer sync]"}
-INVOKE, CONV, COPY, SYNC = NAMES
+NAMES = {1: "Invoke", 2: "Conv", 3: "Copy", 4: "LiteRT::Run[buffer sync]", 5: "WHILE"}
+INVOKE, CONV, COPY, SYNC, LOOP = NAMES
 DEFAULT, OPERATOR, DELEGATE, TELEMETRY = 1, 2, 8, 32
 
 
 def events(*rows):
-    """Events as the profiler records them, from (name, type, us, index)."""
+    """Events as the profiler records them, from (name, type, us, index) or (name, type, us, index, subgraph)."""
     recorded = np.zeros(len(rows), np.dtype(litert.ProfilerEvent))
     for index, row in enumerate(rows):
-        for field, value in zip(("tag", "type", "elapsed_us", "index"), row, strict=True):
+        for field, value in zip(("tag", "type", "elapsed_us", "index", "subgraph"), (*row, 0)[:5], strict=True):
             recorded[index][field] = value
     return recorded
 
@@ -304,6 +304,36 @@ def test_events_become_kernels_in_order():
     assert [run.kernels for run in runs] == [(("delegate", "Conv", 0), ("operator", "Copy", 7))]
     assert runs[0].total_us.tolist() == [30, 40]
     assert runs[0].kernel_us.tolist() == [[20, 5], [25, 6]]
+
+
+def a_loop(total, *iterations):
+    """A run of Conv, a loop whose body (subgraph 2) is Conv and Copy, and Copy."""
+    rows = [(INVOKE, DEFAULT, total, 0), (CONV, DELEGATE, 3, 0), (LOOP, OPERATOR, total - 9, 1)]
+    for conv, copy in iterations:
+        rows += [(INVOKE, DEFAULT, 20, 0, 1), (COPY, OPERATOR, 0, 0, 1), (INVOKE, DEFAULT, 30, 0, 2)]
+        rows += [(CONV, DELEGATE, conv, 0, 2), (COPY, OPERATOR, copy, 1, 2), (INVOKE, TELEMETRY, 2**32, 0, 2)]
+    return [*rows, (COPY, OPERATOR, 4, 7)]
+
+
+def test_kernels_inside_an_operator_are_summed_and_are_no_runs():
+    summary = summarize(*a_loop(100, (8, 1), (10, 1)), *a_loop(120, (9, 2), (11, 1)))
+    assert (summary["runs"], summary["other_runs"], summary["invoke_us"]["mean"]) == (2, 0, 110)
+    assert [(kernel["name"], kernel["index"]) for kernel in summary["kernels"]] == [
+        ("Conv", 0),
+        ("WHILE", 1),
+        ("Copy", 7),
+    ]
+    assert [("inner" in kernel) for kernel in summary["kernels"]] == [False, True, False]
+    inner = [tuple(entry.values()) for entry in summary["kernels"][1]["inner"]]
+    assert inner == [
+        (1, "invoke", "Invoke", 0, 2, 40), (1, "operator", "Copy", 0, 2, 0), (2, "invoke", "Invoke", 0, 2, 60),
+        (2, "delegate", "Conv", 0, 2, 19), (2, "operator", "Copy", 1, 2, 2.5),
+    ]  # fmt: skip
+
+
+def test_runs_with_other_numbers_of_iterations_are_kept_apart():
+    summary = summarize(*a_loop(100, (8, 1)), *a_loop(100, (8, 1), (8, 1)), *a_loop(100, (8, 1), (8, 1)))
+    assert (summary["runs"], summary["other_runs"]) == (2, 1)
 
 
 def test_runs_of_other_kernels_are_kept_apart():

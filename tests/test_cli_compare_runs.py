@@ -35,7 +35,7 @@ def test_what_became_slower_is_shown(compare):
     assert (ran.status, ran.err) == (0, "")
     assert "net.tflite" in ran.out
     assert "Before and after: batch 1; " in ran.out
-    assert ["1.200", "1.192", "to", "1.209", "100,", "100", "slower"] in [
+    assert ["1.200", "1.166", "to", "1.235", "±", "2.8%", "100,", "100", "slower"] in [
         line.split()[4:] for line in ran.out.splitlines()
     ]
     assert "squeeze1x1" in ran.out
@@ -50,6 +50,14 @@ def test_the_exit_status_is_that_of_the_limit(compare, median, limit, status):
     ran = compare(benchmark(), benchmark(median), "--max-regression", limit)
     assert ran.status == status
     assert ran.err.startswith("FAIL: net.tflite: 1.200 times as slow") == bool(status)
+
+
+def test_the_smallest_effect_is_an_option(compare):
+    ran = compare(benchmark(), benchmark(100.2, within=0.001))
+    assert "no significant change" in ran.out
+    assert "the ratio is 2.0% or more away from it" in ran.out
+    ran = compare(benchmark(), benchmark(120), "--min-effect", "25%", "--json")
+    assert (ran.json["min_effect"], ran.json["changes"][0]["verdict"]) == (0.25, "no significant change")
 
 
 def test_json_is_one_document(compare):

@@ -47,9 +47,12 @@ def custom(code, inputs, outputs):
 
 
 def write(path, tensors, operators, *, inputs=(0,), outputs=None, more=()):
-    """Write a file and return its path; the last tensor is the output, `more` is (tensors, operators) of subgraphs."""
+    """Write a file and return its path; the last tensor is the output.
+
+    `more` is (tensors, operators) of further subgraphs, or (tensors, operators, inputs, outputs).
+    """
     buffers, codes, subgraphs = [_record("Buffer")], [], []
-    for each_tensors, each_operators in ((tensors, operators), *more):
+    for each_tensors, each_operators, *own in ((tensors, operators), *more):
         for each in each_tensors:
             if each.values is not None:
                 each.buffer = len(buffers)
@@ -58,9 +61,9 @@ def write(path, tensors, operators, *, inputs=(0,), outputs=None, more=()):
             if each.code not in codes:
                 codes.append(each.code)
             each.opcodeIndex = codes.index(each.code)
-        ends = outputs if outputs is not None else [len(each_tensors) - 1]
+        starts, ends = own or (inputs, outputs if outputs is not None else [len(each_tensors) - 1])
         subgraphs.append(
-            _record("SubGraph", tensors=each_tensors, operators=each_operators, inputs=list(inputs), outputs=ends)
+            _record("SubGraph", tensors=each_tensors, operators=each_operators, inputs=list(starts), outputs=list(ends))
         )
     made = [
         _record("OperatorCode", builtinCode=code, deprecatedBuiltinCode=min(code, 127), customCode=name)

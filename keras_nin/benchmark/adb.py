@@ -152,6 +152,10 @@ class AndroidDevice:
     def run(self, job: Job, *, silence: float | None = None, progress: Progress | None = None) -> JobResult:
         """Return the result of a job like `run_job`: without percentiles, the memory of the process, and progress."""
         host = self._describe_host()
+        job = {
+            **job,
+            "models": [entry for entry in job["models"] if "inside" not in entry],
+        }  # the tool runs whole files
         with self._folder() as folder:
             tool = self._find_tool(folder)
             paths = dict.fromkeys(entry["file"] for entry in job["models"])

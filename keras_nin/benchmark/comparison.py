@@ -2,13 +2,15 @@
 
 import collections
 import dataclasses
+import math
+import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from keras_nin import files, schemas
-from keras_nin.benchmark.records import BenchmarkResult, LayerTime, Profile
-from keras_nin.errors import InputError
+from keras_nin.benchmark.records import BUSY_SHARE, BenchmarkResult, LayerTime, Profile
+from keras_nin.errors import InputError, expected_error
 from keras_nin.formatting import format_count
 from keras_nin.results import Result
 
@@ -16,6 +18,13 @@ SLOWER, FASTER, UNCHANGED, UNKNOWN = "slower", "faster", "no significant change"
 _HOST_FIELDS = ("cpu", "cores", "system", "python", "litert")
 # Smaller changes of a layer do not stand out from the profiler's resolution of 1 us and the varying clock.
 _LAYER_RATIO, _LAYER_US = 1.05, 1.0
+MIN_EFFECT = 0.02
+# Run-to-run drift, as standard deviations of the logarithm of a median (docs/concepts/latency.md): the least to expect
+# of files measured in one process each, on a quiet and on a busy machine, and the number of blocks that show more.
+_MIN_DRIFT, _MIN_BUSY_DRIFT, _BLOCKS = 0.01, 0.15, 5
+_MEDIAN_SPREAD = math.sqrt(math.pi / 2)  # how much more medians scatter than means
+# Student's t for the 95% interval by degrees of freedom from 1.
+_T_QUANTILES = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)
 _Item = TypeVar("_Item")
 
 
@@ -51,8 +60,10 @@ class LayerChange:
 class FileChange:
     """One file on one number of threads, before and after: medians, and the runs behind them where recorded.
 
-    `ratio` is after over before, with the 95% interval `low` to `high`: `verdict` is `SLOWER` or `FASTER` where that
-    excludes 1, `UNCHANGED` where it does not, `UNKNOWN` without. `layers` are those that changed, largest change first.
+    `ratio` is after over before, with the 95% interval `low` to `high`, which includes run-to-run drift of `drift`
+    either way. `verdict` is `SLOWER` or `FASTER` where the interval excludes 1 and the ratio is not within the smallest
+    effect of interest, else `UNCHANGED`; `UNKNOWN` without an interval. `layers` are those that changed, largest change
+    first.
     """
 
     file: str
@@ -67,6 +78,7 @@ class FileChange:
     layers: tuple[LayerChange, ...]
     before_runs: int | None = None
     after_runs: int | None = None
+    drift: float | None = None
 
     def exceeds(self, limit: float) -> bool:
         """Return whether it is slower by more than `limit` (0.05 is 5%): its whole interval, so that noise does not."""
@@ -79,6 +91,7 @@ class RunComparison(Result):
 
     `changes` are those of every result in both, `only_before` and `only_after` (file, threads) of results in one of
     them; `hosts` has differences between the machines, and `warnings` those of both benchmarks, one line each.
+    `min_effect` is the smallest change of interest, as a share.
     """
 
     changes: tuple[FileChange, ...]
@@ -88,6 +101,7 @@ class RunComparison(Result):
     warnings: tuple[str, ...]
     before_host: dict[str, Any] | None = None
     after_host: dict[str, Any] | None = None
+    min_effect: float = MIN_EFFECT
 
     def regressions(self, limit: float) -> tuple[FileChange, ...]:
         """Return the changes that `FileChange.exceeds` the limit."""
@@ -140,8 +154,10 @@ def read_benchmark(path: str) -> BenchmarkResult:
         raise InputError(message, path=path) from error
 
 
-def compare_runs(before: BenchmarkResult, after: BenchmarkResult) -> RunComparison:
+def compare_runs(before: BenchmarkResult, after: BenchmarkResult, min_effect: float = MIN_EFFECT) -> RunComparison:
     """Return the `RunComparison` of results with equal file and number of threads; `InputError` without any."""
+    if not 0 <= min_effect < math.inf:
+        raise expected_error("min_effect", "to be a share such as 0.02", min_effect)
     old, new = (_by_key(side.profiles, "file", "threads") for side in (before, after))
     common = [key for key in new if key in old]
     if not common:
@@ -150,13 +166,14 @@ def compare_runs(before: BenchmarkResult, after: BenchmarkResult) -> RunComparis
         raise InputError(f"the benchmarks have no file and number of threads in common: {received}")
     fields = [(name, before.host.get(name), after.host.get(name)) for name in _HOST_FIELDS]
     return RunComparison(
-        tuple(_file_change(old[key], new[key]) for key in common),
+        tuple(_file_change(old[key], new[key], min_effect) for key in common),
         tuple(key[:2] for key in old if key not in new),
         tuple(key[:2] for key in new if key not in old),
         tuple(f"{name}: {then} before, {now} after" for name, then, now in fields if then != now),
         tuple(f"{name}: {line}" for name, side in (("before", before), ("after", after)) for line in side.warnings),
         before.host,
         after.host,
+        min_effect,
     )
 
 
@@ -170,17 +187,48 @@ def _by_key(items: Iterable[_Item], *fields: str) -> dict[tuple[Any, ...], _Item
     return by_key
 
 
-def _file_change(before: Profile, after: Profile) -> FileChange:
+def _file_change(before: Profile, after: Profile, min_effect: float) -> FileChange:
     old, new = before.total, after.total
-    low, high, verdict = None, None, UNKNOWN
+    low, high, drift, verdict, ratio = None, None, None, UNKNOWN, new.median / old.median
     if old.low is not None and old.high is not None and new.low is not None and new.high is not None:
         from keras_nin.benchmark.runner.timing import independent_ratio_interval
 
         low, high = independent_ratio_interval((new.median, new.low, new.high), (old.median, old.low, old.high))
-        verdict = SLOWER if low > 1 else FASTER if high < 1 else UNCHANGED
-    times = (old.median, new.median, new.median / old.median, low, high)
+        reach = _drift_reach(before, after)
+        low = ratio * math.exp(-math.hypot(math.log(ratio / low), reach))
+        high = ratio * math.exp(math.hypot(math.log(high / ratio), reach))
+        drift = math.expm1(reach)
+        verdict = UNCHANGED
+        if low > 1 and ratio >= 1 + min_effect:
+            verdict = SLOWER
+        elif high < 1 and 1 / ratio >= 1 + min_effect:
+            verdict = FASTER
+    times = (old.median, new.median, ratio, low, high)
     layers, is_same = tuple(_layer_changes(before.layers, after.layers)), before.sha256 == after.sha256
-    return FileChange(after.file, after.threads, is_same, *times, verdict, layers, before.runs, after.runs)
+    return FileChange(after.file, after.threads, is_same, *times, verdict, layers, before.runs, after.runs, drift)
+
+
+def _drift_reach(before: Profile, after: Profile) -> float:
+    """Return how far drift between runs of one file may move the logarithm of the ratio of two, 95% sure.
+
+    Processes tell it where both were measured in several. One process does not know what another start of the program
+    or a later hour changes: then the blocks of each run stand for it, which see what the machine does meanwhile.
+    """
+    processes = [[math.log(us) for us in side.processes_us] for side in (before, after)]
+    if all(len(logs) > 1 for logs in processes):
+        freedom = sum(len(logs) - 1 for logs in processes)
+        variance = sum((len(logs) - 1) * statistics.variance(logs) for logs in processes) / freedom
+        quantile = _T_QUANTILES[freedom - 1] if freedom <= len(_T_QUANTILES) else 1.96 + 2.5 / freedom
+        return quantile * _MEDIAN_SPREAD * math.sqrt(variance * sum(1 / len(logs) for logs in processes))
+    return 1.96 * math.hypot(_block_drift(before), _block_drift(after))
+
+
+def _block_drift(profile: Profile) -> float:
+    """Return the standard deviation of the logarithms of the medians of successive blocks of a run, or the least."""
+    least = _MIN_BUSY_DRIFT if (profile.others_share or 0.0) > BUSY_SHARE else _MIN_DRIFT
+    size = len(profile.rounds_us) // _BLOCKS
+    blocks = [profile.rounds_us[index * size : (index + 1) * size] for index in range(_BLOCKS)]
+    return max(least, statistics.stdev(math.log(statistics.median(block)) for block in blocks)) if size > 1 else least
 
 
 def _layer_changes(before: Sequence[LayerTime], after: Sequence[LayerTime]) -> list[LayerChange]:

@@ -1,7 +1,9 @@
 """Where a benchmark runs: here, on an Android device, or on one that ssh reaches, which gets the runner as one file."""
 
+import base64
 import contextlib
 import dataclasses
+import hashlib
 import io
 import pathlib
 import re
@@ -9,19 +11,25 @@ import shlex
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
 
 from keras_nin.benchmark.adb import BENCHMARK_TOOL_PATH, DEVICE_TABLE, AndroidDevice, run_tool, tool_command
 from keras_nin.benchmark.job import FileRefusedError, Job, JobResult, ModelEntry, NoAnswerError, Progress, RunJob
 from keras_nin.benchmark.measurement import SILENCE_SECONDS, run_job
+from keras_nin.child_process import JsonProcess, describe_status
 from keras_nin.errors import InputError, expected_error
 from keras_nin.files import read_bytes
+from keras_nin.tflite.records import TFLiteModel
+from keras_nin.tflite.runner import TFLiteRunner
 
 DEVICE_URLS = ("ssh://[user@]host[:port]", "adb://SERIAL")
 
 
 def open_device(url: str | None = None, python: str = "python3", benchmark_model: str | None = None) -> RunJob:
-    """Return the function that runs jobs on a device and leaves nothing there, for the `run` of `measure_files`.
+    """Return the function that runs jobs on a device, for the `run` of `measure_files`.
 
     Args:
         url: ``ssh://[user@]host[:port]`` or ``adb://SERIAL``, else `InputError`; None for this machine.
@@ -71,16 +79,17 @@ _CONNECT_SECONDS = 20
 _SENDING_SECONDS = 600
 _SSH_FAILED = 255  # exit status of ssh itself where there is no connection
 _CONNECTION_LOST = "the connection was lost"
-_STATUSES = {"no_python": 91, "old_python": 92, "missing": 93, "no_room": 94}
-_FOLDER_MARK = "keras-nin-folder:"
+_STATUSES = {"no_python": 91, "old_python": 92, "missing": 93, "no_room": 94, "broken": 95}
+_FOLDER_MARK, _MISSING_MARK = "keras-nin-folder:", "keras-nin-missing:"
+_KEPT_DAYS = 30
 
 
 @dataclasses.dataclass(frozen=True)
 class SshDevice:
     """A machine that the user's own ssh configuration reaches without a question, as ``ssh://[user@]host[:port]``.
 
-    `python` is the interpreter there; a path that is relative, or starts with ~/, starts at the home folder. Every job
-    makes a temporary folder there and removes it, also when the connection is lost.
+    `python` is the interpreter there; a path that is relative, or starts with ~/, starts at the home folder. Files are
+    sent once and kept there under their SHA-256, until nothing has used them for 30 days.
     """
 
     url: str
@@ -91,24 +100,56 @@ class SshDevice:
 
     def run(self, job: Job, *, silence: float = SILENCE_SECONDS, progress: Progress | None = None) -> JobResult:
         """Return the result of a job; arguments as in `keras_nin.benchmark.measurement.run_job`."""
-        paths = dict.fromkeys(entry["file"] for entry in job["models"])
-        names = {path: f"{index}.tflite" for index, path in enumerate(paths)}
-        with tempfile.TemporaryDirectory(prefix="keras-nin-ssh-") as local, self._folder(names, local) as folder:
+        contents = {entry["file"]: read_bytes(entry["file"]) for entry in job["models"]}
+        with tempfile.TemporaryDirectory(prefix="keras-nin-ssh-") as local:
+            paths = self.store(dict.fromkeys(contents.values(), ".tflite"), local)
             entries: list[ModelEntry] = [
-                {**entry, "file": f"{folder}/{names[entry['file']]}", "name": entry.get("name", entry["file"])}
+                {**entry, "file": paths[contents[entry["file"]]], "name": entry.get("name", entry["file"])}
                 for entry in job["models"]
             ]
-            log = f"{local}/run"
-            script = self._script("run", folder=shlex.quote(folder), runner=RUNNER_NAME)
-            command = [*tool_command("ssh"), *self._ssh_arguments(script, log)]
+            command = self.runner_command(paths, local)
             try:
                 return run_job({**job, "models": entries}, command=command, silence=silence, progress=progress)
             except (NoAnswerError, FileRefusedError) as error:
-                if error.status == _SSH_FAILED:
-                    raise self._connection_error(log) or self._error(_CONNECTION_LOST) from error
-                if isinstance(error, NoAnswerError):
-                    raise self._error(f"the runner did not start: {_last_line(error.log)}") from error
-                raise
+                problem = self.connection_error(error.status, getattr(error, "log", None), local)
+                if problem is None:
+                    raise
+                raise problem from error
+
+    def store(self, contents: Mapping[bytes, str], local: str) -> dict[bytes, str]:
+        """Send the runner, and what is missing there of some contents; return their paths there.
+
+        Args:
+            contents: bytes, and the suffix of their file there.
+            local: a folder here for the log of ssh.
+        """
+        contents = {build_runner_archive(): f".{RUNNER_NAME}", **contents}
+        names = {content: f"{hashlib.sha256(content).hexdigest()}{suffix}" for content, suffix in contents.items()}
+        check = self._script("check", minimum=MIN_PYTHON, packages=list(REQUIRED_PACKAGES), **_STATUSES)
+        marks = {"folder_mark": _FOLDER_MARK, "missing_mark": _MISSING_MARK, "days": _KEPT_DAYS}
+        script = self._script("prepare", check=shlex.quote(check), names=list(names.values()), **marks, **_STATUSES)
+        lines = self._run_script(script, None, f"{local}/prepare")
+        folders = [line.removeprefix(_FOLDER_MARK) for line in lines if line.startswith(_FOLDER_MARK)]
+        if not folders:
+            raise self.error("it did not answer: does its login shell print or end?")
+        sent = {name: content for content, name in names.items() if f"{_MISSING_MARK}{name}" in lines}
+        if sent:
+            verify, folder = self._script("verify", **_STATUSES), shlex.quote(folders[0])
+            values = {"verify": shlex.quote(verify), "folder": folder, "names": list(sent)}
+            self._run_script(self._script("receive", **values, **_STATUSES), _pack_files(sent), f"{local}/receive")
+        return {content: f"{folders[0]}/{name}" for content, name in names.items()}
+
+    def runner_command(self, paths: Mapping[bytes, str], local: str) -> list[str]:
+        """Return the command that runs the runner there, after `store` returned `paths`."""
+        folder, _, runner = paths[build_runner_archive()].rpartition("/")
+        script = self._script("run", folder=shlex.quote(folder), runner=runner)
+        return [*tool_command("ssh"), *self._ssh_arguments(script, f"{local}/run")]
+
+    def connection_error(self, status: int | None, log: str | None, local: str) -> InputError | None:
+        """Return why the runner ended, where it is the connection or, before it answered (`log`), its start."""
+        if status == _SSH_FAILED:
+            return self._connection_error(f"{local}/run") or self.error(_CONNECTION_LOST)
+        return None if log is None else self.error(f"the runner did not start: {_last_line(log)}")
 
     def _script(self, name: str, **values: object) -> str:
         """Return a shell script of the table of devices; it starts in the home folder there."""
@@ -117,42 +158,27 @@ class SshDevice:
         python = f"./{self.python[2:]}" if self.python.startswith("~/") else self.python
         return jinja2.Template(DEVICE_TABLE["scripts"][name]).render(python=shlex.quote(python), **values)
 
-    @contextlib.contextmanager
-    def _folder(self, names: Mapping[str, str], local: str) -> Iterator[str]:
-        """Yield the path of a folder there with the runner and the files; the script of the runner removes it."""
-        folder = self._send(names, f"{local}/send")
-        try:
-            yield folder
-        except BaseException:  # the script may not have started
-            with contextlib.suppress(InputError):
-                arguments = self._ssh_arguments(f"rm -rf {shlex.quote(folder)}", f"{local}/remove")
-                run_tool("ssh", arguments, timeout=_CONNECT_SECONDS)
-            raise
-
     def _ssh_arguments(self, script: str, log: str) -> list[str]:
         """Return the arguments of ssh that run a shell script there, and send messages of ssh itself to a log."""
         parts = _URL.fullmatch(self.url)
         if parts is None:
             raise expected_error("device", f"as {DEVICE_URLS[0]}", self.url)
         arguments = ["-T", "-E", log, "-o", "BatchMode=yes", "-o", f"ConnectTimeout={_CONNECT_SECONDS}"]
+        arguments += ["-o", f"ServerAliveInterval={_CONNECT_SECONDS}"]  # or a dead device is waited for
         arguments += ["-p", parts["port"]] if parts["port"] else []
         arguments += ["-l", parts["user"]] if parts["user"] else []
         # The login shell may be another one; all of them pass a word in single quotes on as it is.
         return [*arguments, "--", parts["host"].strip("[]"), f"sh -c {shlex.quote(script)}"]
 
-    def _send(self, names: Mapping[str, str], log: str) -> str:
-        """Check the device, make a folder there with the runner and the files, and return its path."""
-        check = self._script("check", minimum=MIN_PYTHON, packages=list(REQUIRED_PACKAGES), **_STATUSES)
-        script = self._script("send", check=shlex.quote(check), mark=_FOLDER_MARK, **_STATUSES)
-        arguments = self._ssh_arguments(script, log)
-        result = run_tool("ssh", arguments, stdin=_pack_files(names), timeout=_SENDING_SECONDS)
+    def _run_script(self, script: str, stdin: bytes | None, log: str) -> list[str]:
+        """Run a script that checks the device or receives files, and return the lines that it printed."""
+        result = run_tool("ssh", self._ssh_arguments(script, log), stdin=stdin, timeout=_SENDING_SECONDS)
         if result.status == _SSH_FAILED:
             reason = _last_line(_read_text(log)) or "it printed nothing"
-            raise self._connection_error(log) or self._error(f"ssh ended: {reason}")
+            raise self._connection_error(log) or self.error(f"ssh ended: {reason}")
         lines = [line for line in result.stdout.splitlines() if line.strip()]
-        folder = next((line.removeprefix(_FOLDER_MARK) for line in lines if line.startswith(_FOLDER_MARK)), None)
-        if result.status == 0 and folder:
-            return folder
+        if result.status == 0:
+            return lines
         last = lines[-1] if lines else "Python"
         problem = next((name for name, status in _STATUSES.items() if status == result.status), "other")
         values = {
@@ -163,23 +189,120 @@ class SshDevice:
             "packages": " ".join(sorted(REQUIRED_PACKAGES.values())),
             "reason": " ".join(result.stderr.split())[-300:] or f"exit status {result.status}",
         }
-        raise self._error(DEVICE_TABLE["problems"][problem].format(**values))
+        raise self.error(DEVICE_TABLE["problems"][problem].format(**values))
 
     def _connection_error(self, log: str) -> InputError | None:
         """Return the problem of the connection that ssh wrote to its log, or None."""
         text = _read_text(log)
-        return next((self._error(meaning) for words, meaning in DEVICE_TABLE["ssh"].items() if words in text), None)
+        return next((self.error(meaning) for words, meaning in DEVICE_TABLE["ssh"].items() if words in text), None)
 
-    def _error(self, problem: str) -> InputError:
+    def error(self, problem: str) -> InputError:
+        """Return the error of a device that cannot be used."""
         message = f"Expected a device that runs .tflite files. Received: {self.url}: {problem}"
         return InputError(message, argument="device")
 
 
-def _pack_files(names: Mapping[str, str]) -> bytes:
-    """Return a tar file with the runner and the files, by their paths here and names there."""
+class DeviceSession(contextlib.AbstractContextManager["DeviceSession"]):
+    """A process on an ssh device that runs files on arrays, which are sent once and kept there like files.
+
+    `host` describes the device, `seconds` is the time that all runs took there so far.
+    """
+
+    def __init__(self, device: SshDevice) -> None:
+        self.device = device
+        self.host: dict[str, Any] = {}
+        self.seconds = 0.0
+        self._paths: dict[bytes, str] = {}
+
+    def __enter__(self) -> "DeviceSession":
+        with contextlib.ExitStack() as stack:
+            self._local = stack.enter_context(tempfile.TemporaryDirectory(prefix="keras-nin-ssh-"))
+            self._paths = self.device.store({}, self._local)
+            command = self.device.runner_command(self._paths, self._local)
+            folder = next(iter(self._paths.values())).rpartition("/")[0]
+            job: Job = {"models": [], "arrays": folder}
+            self._process = stack.enter_context(JsonProcess(command, job=job, keeps_stdin=True))
+            self._documents = self._process.documents(SILENCE_SECONDS)
+            self.host = self._receive("the runner")["host"]
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def runner_class(self) -> type[TFLiteRunner]:
+        """Return a `TFLiteRunner` that reads files here and runs them there."""
+        session = self
+
+        class DeviceRunner(TFLiteRunner):
+            def run_all(self, batches: Sequence[Sequence[np.ndarray]]) -> Iterator[list[np.ndarray]]:
+                return session.run(self.model, self.threads, batches)
+
+        return DeviceRunner
+
+    def run(
+        self, model: TFLiteModel, threads: int, batches: Sequence[Sequence[np.ndarray]]
+    ) -> Iterator[list[np.ndarray]]:
+        """Yield the outputs of each run of a file, in its own types; a batch has an array for each input.
+
+        Raises:
+            InputError: the file does not run there, or the device does not answer.
+        """
+        if not batches:
+            return
+        if model.content not in self._paths:
+            self._paths |= self.device.store({model.content: ".tflite"}, self._local)
+        arrays = {}
+        inputs = []
+        for tensor, parts in zip(model.main.inputs, zip(*batches, strict=True), strict=True):
+            stacked = np.stack(parts)
+            data = stacked.tobytes()
+            name = hashlib.sha256(data).hexdigest()
+            arrays[name] = data
+            facts = {"shape": stacked.shape[1:], "dtype": stacked.dtype.name, "runs": len(batches), "sha256": name}
+            inputs.append({"tensor": tensor, **facts})
+        request = {"file": self._paths[model.content], "threads": threads, "inputs": inputs}
+        request["outputs"] = list(model.main.outputs)
+        answer = self._ask(request, model.source)
+        if "missing" in answer:
+            self._ask(
+                {"put": {name: base64.b64encode(arrays[name]).decode() for name in answer["missing"]}}, model.source
+            )
+            answer = self._ask(request, model.source)
+        self.seconds += answer["seconds"]
+        outputs = [
+            np.frombuffer(base64.b64decode(output["data"]), output["dtype"]).reshape(output["shape"])
+            for output in answer["outputs"]
+        ]
+        yield from map(list, zip(*outputs, strict=True))
+
+    def _ask(self, request: dict[str, Any], source: str) -> dict[str, Any]:
+        self._process.send(request)
+        return self._receive(source)
+
+    def _receive(self, source: str) -> dict[str, Any]:
+        """Return the next answer about a file."""
+        for document in self._documents:
+            if "error" in document:
+                message, kind = document["error"]["message"], document["error"]["kind"]
+                raise self.device.error(message) if kind == "transfer" else self._refused(source, message)
+            if "progress" not in document:
+                return document
+        status, log = self._process.status, self._process.stderr
+        problem = f"no answer for {SILENCE_SECONDS:g} s" if status is None else describe_status(status)
+        raise self.device.connection_error(status, None if self.host else log, self._local) or self._refused(
+            source, f"{problem} ({_last_line(log)})" if log else problem
+        )
+
+    def _refused(self, source: str, problem: str) -> InputError:
+        message = f"Expected a file that the LiteRT runtime runs. Received: {source} on {self.device.url}: {problem}"
+        return InputError(message)
+
+
+def _pack_files(contents: Mapping[str, bytes]) -> bytes:
+    """Return a tar file of some files."""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as archive:
-        contents = {RUNNER_NAME: build_runner_archive()} | {name: read_bytes(path) for path, name in names.items()}
         for name, data in contents.items():
             entry = tarfile.TarInfo(name)
             entry.size = len(data)

@@ -13,6 +13,7 @@ class ModelEntry(TypedDict):
     file: str
     threads: int
     name: NotRequired[str]
+    inside: NotRequired[int]  # an operator of this model of the job, timed alone beside it
 
 
 class Job(TypedDict):
@@ -25,6 +26,7 @@ class Job(TypedDict):
     single_operators: NotRequired[bool]  # of one network; the first one keeps the processor awake
     delegate: NotRequired[str | None]
     bandwidth: NotRequired[bool]
+    arrays: NotRequired[str]  # instead of measuring: the folder of the arrays to run files on
 
 
 class ModelResult(TypedDict):

@@ -1,18 +1,21 @@
 """The time of each layer: executed kernels joined to the operators of the file and their layers, and sums over them."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from keras_nin.benchmark import kernel_assignment
 from keras_nin.benchmark.kernel_assignment import KernelAssignment, Role, kernel_base_name
-from keras_nin.benchmark.records import KernelTime, LayerTime, Profile
+from keras_nin.benchmark.records import InnerKernel, KernelTime, LayerTime, Profile
 from keras_nin.errors import InputError
-from keras_nin.tflite.records import TFLiteModel, TFLiteSubgraph
+from keras_nin.formatting import format_count
+from keras_nin.tflite.records import TFLiteModel, TFLiteOperator, TFLiteSubgraph
 
 # The delegate's clock rounds down to whole microseconds: it loses half of one on average, for what takes longer.
 _CLOCK_LOSS_US = 0.5
+_MAX_NAMED_KERNELS = 3
+_RESOLVED_US = 5  # shorter kernels take longer with the profiler than without
 _FREE_KERNELS = frozenset({"Static Reshape", "Static Expand Dims", "Split Dims", "Fuse Dims"})
 # Kinds whose integers (biases) are weights; elsewhere integers are shapes, axes and paddings.
 _KINDS_WITH_BIAS = frozenset({"pointwise", "spatial", "depthwise", "dense"})
@@ -29,18 +32,23 @@ class _LayerFacts:
 
 
 def join_layers(
-    model: TFLiteModel, kernels: Sequence[dict[str, Any]], median_us: float
+    model: TFLiteModel,
+    kernels: Sequence[dict[str, Any]],
+    median_us: float,
+    loops: Mapping[int, KernelTime] | None = None,
 ) -> tuple[tuple[LayerTime, ...], float]:
     """Return the `LayerTime` of each kernel and operator of a profiled file in order, and the runtime's overhead in us.
 
     That is the median of runs without the profiler less the typical times (see `correct_kernel_times`): dispatch,
-    copies of inputs and outputs, and, below zero, noise between the runs with and without the profiler.
+    copies of inputs and outputs, and, below zero, noise between the runs with and without the profiler. `loops` are
+    the times of operators that run other subgraphs, measured alone, by their indexes.
     """
+    kernels = [_with_call_time(model, kernel, loops or {}) if kernel.get("inner") else kernel for kernel in kernels]
     times = correct_kernel_times(kernels, median_us)
     rows = [
         (assignment, None, None)
         if assignment.kernel is None
-        else (assignment, kernels[assignment.kernel]["name"], times[assignment.kernel])
+        else (assignment, kernels[assignment.kernel], times[assignment.kernel])
         for assignment in kernel_assignment.assign_kernels(model.main, kernels)
     ]
     return build_layer_times(model, rows, median_us), median_us - sum(us.typical for us in times)
@@ -61,6 +69,49 @@ def correct_kernel_times(kernels: Sequence[dict[str, Any]], median_us: float) ->
     return [replace(us, typical=us.typical + loss_us * rounded) for us, rounded in zip(times, is_rounded, strict=True)]
 
 
+def _with_call_time(model: TFLiteModel, kernel: dict[str, Any], loops: Mapping[int, KernelTime]) -> dict[str, Any]:
+    """Return an operator that runs other subgraphs with its time measured alone, or else the sum of its kernels.
+
+    What the profiler recorded of it is too long: it adds about 20 us to each call of a subgraph.
+    """
+    us = sum(inner.us for inner in _inner_kernels(model, kernel))
+    return kernel | {"us": asdict(loops.get(kernel["index"]) or KernelTime(None, us, None, us))}
+
+
+def _inner_kernels(model: TFLiteModel, kernel: dict[str, Any]) -> tuple[InnerKernel, ...]:
+    """Return the kernels that an operator ran in other subgraphs, without those that stand for further subgraphs."""
+    return tuple(
+        InnerKernel(inner["subgraph"], inner["name"], inner["executions"], inner["us"])
+        for inner in kernel.get("inner", ())
+        if inner["kind"] == "delegate"
+        or (inner["kind"] == "operator" and not _operator_of(model, inner).called_subgraphs)
+    )
+
+
+def _operator_of(model: TFLiteModel, inner: dict[str, Any]) -> TFLiteOperator:
+    return model.subgraphs[inner["subgraph"]].operators[inner["index"]]
+
+
+def _count_iterations(operator: TFLiteOperator, kernel: dict[str, Any]) -> int | None:
+    """Return how often the body of a loop ran; None for another operator."""
+    body = operator.options.get("body_subgraph_index")
+    calls = (inner for inner in kernel["inner"] if inner["kind"] == "invoke" and inner["subgraph"] == body)
+    return None if body is None else sum(inner["executions"] for inner in calls)
+
+
+def _describe_call(iterations: int | None, inner: Sequence[InnerKernel], is_timed: bool) -> str:
+    """Return what an operator ran in other subgraphs: how often, and the kernels that the profiler's clock resolves."""
+    times: Counter[str] = Counter()
+    for kernel in inner:
+        if kernel.us >= _RESOLVED_US * kernel.executions:
+            times[kernel_base_name(kernel.kernel)] += kernel.us  # type: ignore[assignment]
+    text = format_count(len(inner), "kernel")
+    text = f"runs {text}" if iterations is None else f"{format_count(iterations, 'iteration')} of {text}"
+    slow = ", ".join(f"{name} {us:,.1f} us" for name, us in times.most_common(_MAX_NAMED_KERNELS))
+    how = "timed alone" if is_timed else "the time of the kernels; what lies between them is runtime overhead"
+    return f"{text}{f', such as {slow}' if slow else ''}; {how}"
+
+
 def _read_layer_facts(model: TFLiteModel) -> list[_LayerFacts]:
     """Return what the audit knows of each operator of a file; the type alone where the audit refuses the file."""
     from keras_nin.audit import api, tflite_reader
@@ -74,14 +125,15 @@ def _read_layer_facts(model: TFLiteModel) -> list[_LayerFacts]:
 
 def build_layer_times(
     model: TFLiteModel,
-    rows: Iterable[tuple[KernelAssignment, str | None, KernelTime | None]],
+    rows: Iterable[tuple[KernelAssignment, dict[str, Any] | None, KernelTime | None]],
     median_us: float | None,
 ) -> tuple[LayerTime, ...]:
-    """Return the `LayerTime` of each assignment with its kernel's name and time; names are made distinct."""
+    """Return the `LayerTime` of each assignment with its kernel and time; names are made distinct."""
     facts, main = _read_layer_facts(model), model.main
     name_counts: Counter[str] = Counter()
     layers = []
-    for assignment, kernel, us in rows:
+    for assignment, executed, us in rows:
+        kernel: str | None = executed["name"] if executed else None
         own = None if assignment.owner is None else facts[assignment.owner]
         operators = [main.operators[index] for index in assignment.operators]
         owner = main.operators[assignment.owner] if operators and assignment.owner is not None else None
@@ -103,6 +155,10 @@ def build_layer_times(
             }
             # What passes between the operators of a kernel is neither read nor written.
             size = sum(main.tensors[index].nbytes or 0 for index in inputs ^ outputs)
+        inner, iterations, note = (), None, assignment.note
+        if executed and owner and executed.get("inner"):
+            inner, iterations = _inner_kernels(model, executed), _count_iterations(owner, executed)
+            note = _describe_call(iterations, inner, executed["us"]["median"] is not None)
         layers.append(
             LayerTime(
                 name=name if name_counts[name] == 1 else f"{name} ({name_counts[name]})",
@@ -119,7 +175,9 @@ def build_layer_times(
                 bytes=size,
                 dtype=main.tensors[owner.outputs[0]].dtype if owner and owner.outputs else None,
                 joined=assignment.is_joined,
-                note=assignment.note,
+                note=note,
+                iterations=iterations,
+                inner=inner,
             )
         )
     return tuple(layers)

@@ -2,9 +2,10 @@
 
 import contextlib
 import os
+import pathlib
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from keras_nin import files
@@ -20,9 +21,17 @@ from keras_nin.benchmark.job import (
     Progress,
     RunJob,
 )
-from keras_nin.benchmark.records import PROFILER, SINGLE_OPERATORS, BenchmarkResult, LatencyStatistics, Profile
+from keras_nin.benchmark.records import (
+    BUSY_SHARE,
+    PROFILER,
+    SINGLE_OPERATORS,
+    BenchmarkResult,
+    KernelTime,
+    LatencyStatistics,
+    Profile,
+)
 from keras_nin.child_process import JsonProcess, describe_status, python_command
-from keras_nin.errors import InputError, check_choice
+from keras_nin.errors import InputError, check_choice, check_whole_number
 from keras_nin.formatting import format_count, format_percent
 from keras_nin.tflite.reader import read_model
 from keras_nin.tflite.records import TFLiteModel
@@ -34,8 +43,18 @@ LAYER_METHODS = ("profiler", "single")
 _MAX_CHARACTERS = 300
 _OUT_OF_MEMORY = ("std::bad_alloc", "std::length_error", "MemoryError", "Unable to allocate")
 _LOGGED_ERRORS = ("ERROR:", "FATAL:", "Fatal:", "F0000")
-_BUSY_SHARE = 0.1
-_PROFILE_FIELDS = ("threads", "runs", "converged", "load_us", "first_us", "peak_bytes", "added_bytes", "api")
+_EMPTY = -1  # in place of an operator's index: the file that does nothing
+_PROFILE_FIELDS = (
+    "threads",
+    "runs",
+    "converged",
+    "load_us",
+    "first_us",
+    "peak_bytes",
+    "added_bytes",
+    "api",
+    "others_share",
+)
 
 
 def run_job(
@@ -128,12 +147,16 @@ FileSource = str | os.PathLike[str] | bytes | TFLiteModel | BenchmarkFile
 
 @dataclass(frozen=True)
 class _OpenFile:
-    """A valid file: its record, where it lies for the runtime, and what the result calls it."""
+    """A valid file: its record, where it lies for the runtime, and what the result calls it.
+
+    `loops` are the paths of its loops as files of their own, by the operator's index, and of a file that does nothing.
+    """
 
     model: TFLiteModel
     path: str
     name: str
     notes: tuple[str, ...]
+    loops: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -144,12 +167,9 @@ class _Options:
     threads: Sequence[int]
     layers: bool
     interleave: bool
+    processes: int
     run: RunJob
     progress: Callable[[str], object] | None
-
-
-# A profile, and the share of the machine's processor time that other processes took meanwhile.
-_Measurement = tuple[Profile, float]
 
 
 def measure_file(file: FileSource, threads: int = 1, **options: Any) -> Profile:
@@ -166,6 +186,7 @@ def measure_files(
     layers: bool = True,
     method: str = LAYER_METHODS[0],
     interleave: bool = False,
+    processes: int = 1,
     delegate: str | None = None,
     run: RunJob = run_job,
     progress: Callable[[str], object] | None = None,
@@ -183,6 +204,7 @@ def measure_files(
         layers: whether to time every layer too; not with a `delegate`.
         method: "profiler", or "single" for each operator alone, which also serves where there is no profiler.
         interleave: whether all files take turns, so that changes of the machine affect all of them alike.
+        processes: how often to repeat each measurement, in a process of its own that gets its share of `seconds`.
         delegate: path of an external delegate's library.
         run, progress: runs a job, by `open_device` on another machine; called with a line of text meanwhile.
         failures: gets the errors of files that are invalid or do not run, which the result then lacks; None raises
@@ -197,22 +219,23 @@ def measure_files(
             raise InputError(f"Expected `{name}` to have at least one entry. Received: none", argument=name)
     layers = layers and delegate is None
     profile = layers and method == "profiler"
-    job: Job = {"models": [], "runs": runs, "seconds": seconds, "profile": profile, "delegate": delegate}
-    options = _Options(job, threads, layers, interleave, run, progress)
-    measured: list[_Measurement] = []
+    share = seconds / check_whole_number("processes", processes)
+    job: Job = {"models": [], "runs": runs, "seconds": share, "profile": profile, "delegate": delegate}
+    options = _Options(job, threads, layers, interleave, processes, run, progress)
+    measured: list[Profile] = []
     with contextlib.ExitStack() as stack:
         opened: list[_OpenFile] = []
         for source in sources:
             with _collecting(failures):
-                opened.append(_open_file(source, stack))
+                opened.append(_open_file(source, stack, with_loops=profile))
         for group in [opened] if interleave and opened else [[file] for file in opened]:
             with _collecting(failures):
                 measured += _measure_group(group, options, failures)
     if not measured:
         return BenchmarkResult({}, ())
-    host = measured[0][0].host
-    profiles = tuple(replace(profile, host=host) for profile, _ in measured)
-    return BenchmarkResult(host, profiles, tuple(_machine_warnings(profiles, max(share for _, share in measured))))
+    host = measured[0].host
+    profiles = tuple(replace(profile, host=host) for profile in measured)
+    return BenchmarkResult(host, profiles, tuple(_machine_warnings(profiles)))
 
 
 @contextlib.contextmanager
@@ -226,7 +249,7 @@ def _collecting(failures: list[InputError] | None) -> Iterator[None]:
         failures.append(error)
 
 
-def _open_file(source: FileSource, stack: contextlib.ExitStack) -> _OpenFile:
+def _open_file(source: FileSource, stack: contextlib.ExitStack, with_loops: bool) -> _OpenFile:
     file = source if isinstance(source, BenchmarkFile) else BenchmarkFile(source)
     model = read_model(file.source)
     for index in model.main.inputs:
@@ -237,16 +260,22 @@ def _open_file(source: FileSource, stack: contextlib.ExitStack) -> _OpenFile:
                 f"{tensor.name!r} has the shape {tensor.shape_signature}. Export it with a fixed input shape",
                 path=model.path,
             )
-    if model.path is not None:
-        return _OpenFile(model, str(model.path), file.name or model.path.name, file.notes)
-    path = stack.enter_context(files.temporary_folder()) / "model.tflite"
-    path.write_bytes(model.content)
-    return _OpenFile(model, str(path), file.name or path.name, file.notes)
+    with_loops = with_loops and any(operator.called_subgraphs for operator in model.main.operators)
+    path, loops = model.path, single_operators.cut_loops(model) if with_loops else {}
+    if loops:
+        loops[_EMPTY] = single_operators.build_empty_file()
+    folder = stack.enter_context(files.temporary_folder()) if loops or path is None else pathlib.Path()
+    if path is None:
+        path = folder / "model.tflite"
+        path.write_bytes(model.content)
+    loop_paths = {}
+    for index, content in loops.items():
+        (folder / f"operator_{index}.tflite").write_bytes(content)
+        loop_paths[index] = str(folder / f"operator_{index}.tflite")
+    return _OpenFile(model, str(path), file.name or path.name, file.notes, loop_paths)
 
 
-def _measure_group(
-    group: Sequence[_OpenFile], options: _Options, failures: list[InputError] | None
-) -> list[_Measurement]:
+def _measure_group(group: Sequence[_OpenFile], options: _Options, failures: list[InputError] | None) -> list[Profile]:
     """Return the measurements of files that take turns, file by file; one that does not run is left out."""
     try:
         return _measure_together(group, options)
@@ -255,7 +284,7 @@ def _measure_group(
             raise
     # The files run in one process: each alone shows which of them do not run.
     job: Job = {**options.job, "runs": 1, "profile": False}
-    once = replace(options, job=job, threads=options.threads[:1], layers=False, progress=None)
+    once = replace(options, job=job, threads=options.threads[:1], layers=False, processes=1, progress=None)
     good = []
     for file in group:
         with _collecting(failures):
@@ -264,22 +293,71 @@ def _measure_group(
     return _measure_together(good, options) if good else []
 
 
-def _measure_together(group: Sequence[_OpenFile], options: _Options) -> list[_Measurement]:
+def _measure_together(group: Sequence[_OpenFile], options: _Options) -> list[Profile]:
     pairs = [(file, threads) for file in group for threads in options.threads]
     measured = []
     for part in [pairs] if options.interleave else [[pair] for pair in pairs]:
-        answer = _run_with_progress(part, options)
-        for (file, _), result in zip(part, answer.results, strict=True):
-            measured.append((_build_profile(file, result, answer.host, options), result.get("others_share") or 0.0))
+        repeats = [_measure_once(part, options) for _ in range(options.processes)]
+        measured += [_merge_processes(profiles) for profiles in zip(*repeats, strict=True)]
     return measured
 
 
+def _measure_once(pairs: Sequence[tuple[_OpenFile, int]], options: _Options) -> list[Profile]:
+    """Return the measurement of each file on a number of threads, all in one process."""
+    try:
+        answer = _run_with_progress(pairs, options)
+    except FileRefusedError:
+        if not any(file.loops for file, _ in pairs):
+            raise
+        pairs = [(replace(file, loops={}), threads) for file, threads in pairs]
+        answer = _run_with_progress(pairs, options)
+    loops = iter(answer.results[len(pairs) :])
+    measured = []
+    for (file, _), result in zip(pairs, answer.results, strict=False):
+        times = _loop_times(dict(zip(file.loops, loops, strict=False)), result)
+        measured.append(_build_profile(file, result, answer.host, options, times))
+    return measured
+
+
+def _merge_processes(repeats: Sequence[Profile]) -> Profile:
+    """Return the profile of the process with the middle median, with what the others tell beside it."""
+    if len(repeats) == 1:
+        return repeats[0]
+    ordered = sorted(repeats, key=lambda profile: profile.total.median)
+    return replace(
+        ordered[(len(ordered) - 1) // 2],
+        processes_us=tuple(profile.total.median for profile in repeats),
+        rounds_us=tuple(us for profile in repeats for us in profile.rounds_us),
+        others_share=max(profile.others_share or 0.0 for profile in repeats),
+    )
+
+
+def _loop_times(loops: Mapping[int, ModelResult], whole: ModelResult) -> dict[int, KernelTime]:
+    """Return the times of loops that took turns with their file, so that changes of the machine affect both alike."""
+    if not loops:
+        return {}
+    from keras_nin.benchmark.runner import timing
+
+    times = {}
+    for index, loop in loops.items():
+        rounds_us = [us - empty for us, empty in zip(loop["rounds_us"], loops[_EMPTY]["rounds_us"], strict=False)]
+        ratio, _, _ = timing.paired_ratio(rounds_us, whole["rounds_us"])
+        us = [max(0.0, loop["us"][name] - loops[_EMPTY]["us"]["median"]) for name in ("median", "mean", "p90")]
+        times[index] = KernelTime(*us, typical=max(0.0, ratio * whole["us"]["median"]))
+    return times
+
+
 def _run_with_progress(pairs: Sequence[tuple[_OpenFile, int]], options: _Options) -> JobResult:
-    """Run a job of files on numbers of threads."""
+    """Run a job of files on numbers of threads, and of their loops behind them."""
     models: list[ModelEntry] = [
         {"file": file.path, "threads": threads, "name": str(file.model.path or file.name)} for file, threads in pairs
     ]
-    job, report = options.job | {"models": models}, options.progress
+    loops: list[ModelEntry] = [
+        {"file": path, "threads": threads, "name": f"operator {index} of {file.name}", "inside": position}
+        for position, (file, threads) in enumerate(pairs)
+        for index, path in file.loops.items()
+    ]
+    job, report = options.job | {"models": models + loops}, options.progress
     if report is None:
         return options.run(job)
     names = [f"{file.name} on {format_count(threads, 'thread')}" for file, threads in pairs]
@@ -287,7 +365,7 @@ def _run_with_progress(pairs: Sequence[tuple[_OpenFile, int]], options: _Options
 
     def show(states: list[dict[str, Any]]) -> None:
         lines = []
-        for name, state in zip(names, states, strict=True):
+        for name, state in zip(names, states, strict=False):  # loops come last
             within = "" if state["within"] is None else f" ± {format_percent(state['within'])}"
             lines.append(f"{name}: {state['us']:,.1f} us{within} after {format_count(state['runs'], 'run')}")
         report("; ".join(lines))
@@ -295,7 +373,9 @@ def _run_with_progress(pairs: Sequence[tuple[_OpenFile, int]], options: _Options
     return options.run(job, progress=show)
 
 
-def _build_profile(file: _OpenFile, result: ModelResult, host: dict[str, Any], options: _Options) -> Profile:
+def _build_profile(
+    file: _OpenFile, result: ModelResult, host: dict[str, Any], options: _Options, loops: Mapping[int, KernelTime]
+) -> Profile:
     shared: dict[str, Any] = {name: value for name, value in result.items() if name in _PROFILE_FIELDS}
     profile = Profile(
         file=file.name,
@@ -308,9 +388,12 @@ def _build_profile(file: _OpenFile, result: ModelResult, host: dict[str, Any], o
         **shared,
     )
     kernels, median_us = result["profile"], profile.total.median
+    calls = any(operator.called_subgraphs for operator in file.model.main.operators)
+    if kernels is not None and calls and profile.api == "benchmark_model":
+        return replace(profile, notes=(*profile.notes, "its layers are not timed: it has loops or branches"))
     if kernels is not None:
         method, runs = PROFILER, kernels["runs"]
-        layers, overhead_us = layer_times.join_layers(file.model, kernels["kernels"], median_us)
+        layers, overhead_us = layer_times.join_layers(file.model, kernels["kernels"], median_us, loops)
     elif options.layers:
         method, seconds = SINGLE_OPERATORS, options.job.get("seconds", 0.0)
         layers, runs = single_operators.time_operators(file.model, profile.threads, seconds, options.run, median_us)
@@ -330,10 +413,10 @@ def _profile_notes(model: TFLiteModel, result: ModelResult, delegate: str | None
         yield f"only the file's first signature ran, {first}; not {', '.join(others)}"
 
 
-def _machine_warnings(profiles: Sequence[Profile], others_share: float) -> Iterator[str]:
-    host = profiles[0].host
+def _machine_warnings(profiles: Sequence[Profile]) -> Iterator[str]:
+    host, others_share = profiles[0].host, max(profile.others_share or 0.0 for profile in profiles)
     load, governor = host["state"]["load_average"], host["state"]["governor"]
-    if others_share > _BUSY_SHARE:
+    if others_share > BUSY_SHARE:
         yield f"the machine is busy: other processes took {format_percent(others_share, 0)} of its processor time"
     elif load is not None and host["cores"] and load > host["cores"] / 2:
         yield f"the machine is busy: load average {load:.1f} on {format_count(host['cores'], 'core')} at the start"

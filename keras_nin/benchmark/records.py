@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 PROFILER = "profiler"
 SINGLE_OPERATORS = "single operators"
+BUSY_SHARE = 0.1  # of the processor time, from which on other processes disturb a measurement
 _LAYER_COLUMNS = ("share", "macs", "gmacs_per_s", "bytes", "kind", "role", "block", "kernel")
 
 
@@ -46,6 +47,19 @@ class KernelTime:
 
 
 @dataclass(frozen=True)
+class InnerKernel:
+    """A kernel of a subgraph that an operator runs, such as the body of a loop: executions in one run of the file.
+
+    `us` is the sum of their times, each a whole number of microseconds, rounded down.
+    """
+
+    subgraph: int
+    kernel: str
+    executions: int
+    us: float
+
+
+@dataclass(frozen=True)
 class LayerTime:
     """A kernel that the runtime executed, and the layer that it computes.
 
@@ -58,7 +72,8 @@ class LayerTime:
         kind, role, block: of the layer, as in the audit; kind "other" for inserted kernels.
         share: of the median of a whole run, 0 to 1.
         bytes: inputs, outputs and weights of the operators, each counted once.
-        joined, note: whether it is known what the kernel computes; why there is no kernel or no time.
+        joined, note: whether it is known what the kernel computes; why it has no kernel or no time, or what ran inside.
+        iterations, inner: of a loop (WHILE), and the kernels that an operator ran in other subgraphs.
     """
 
     name: str
@@ -76,6 +91,8 @@ class LayerTime:
     dtype: str | None = None
     joined: bool = True
     note: str | None = None
+    iterations: int | None = None
+    inner: tuple[InnerKernel, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -101,6 +118,9 @@ class Profile:
         method: how the layers were timed, `PROFILER` or `SINGLE_OPERATORS`, in `profiled_runs` runs; None without.
         layers, overhead_us: in order of execution; the median less their typical times ("runtime overhead").
         rounds_us: medians of the rounds, which alternate with those of the files measured together.
+        processes_us: medians of the processes, where the measurement was repeated in several; all other fields but
+            `rounds_us` are those of the process with the middle one.
+        others_share: share of the machine's processor time that other processes took, None if unknown.
         notes: what a reader must know, such as noise as calibration data.
         peaks: limits of the machine in the data types of the layers, where they were measured.
     """
@@ -123,6 +143,8 @@ class Profile:
     layers: tuple[LayerTime, ...] = ()
     overhead_us: float | None = None
     rounds_us: tuple[float, ...] = ()
+    processes_us: tuple[float, ...] = ()
+    others_share: float | None = None
     notes: tuple[str, ...] = ()
     peaks: tuple[MachinePeak, ...] = ()
 

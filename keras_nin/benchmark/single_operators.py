@@ -1,6 +1,6 @@
 """Files of one operator: each operator of a .tflite file cut out and timed alone, and a matrix product."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from keras_nin.benchmark.kernel_assignment import NOTE_CONSTANT, KernelAssignmen
 from keras_nin.benchmark.layer_times import build_layer_times
 from keras_nin.benchmark.records import KernelTime, LayerTime
 from keras_nin.errors import check_choice
-from keras_nin.tflite.records import TFLiteModel, TFLiteOperator
+from keras_nin.tflite.records import TFLiteModel, TFLiteOperator, TFLiteSubgraph
 
 MATMUL_DTYPES = ("float32", "int8")
 _MATMUL_SCALE = 1 / 128
@@ -27,11 +27,19 @@ class OperatorFile:
     reason: str | None = None
 
 
+def cut_loops(model: TFLiteModel) -> dict[int, bytes]:
+    """Return those operators of a file that run other subgraphs and can run alone, by index, as in `cut_operators`."""
+    cutter = _OperatorCutter(model)
+    loops = [operator for operator in model.main.operators if operator.called_subgraphs]
+    return {operator.index: cutter.build(operator) for operator in loops if not cutter.why_not_alone(operator)}
+
+
 def cut_operators(model: TFLiteModel) -> tuple[OperatorFile, ...]:
     """Return each operator of a file's main subgraph as a file of its own, in its order.
 
     It keeps its options, weights, quantization and shapes; what it reads from other operators becomes an input.
-    Operators that only convert constants (such as the DEQUANTIZE of float16 weights) go with those that read them.
+    Operators that only convert constants (such as the DEQUANTIZE of float16 weights) go with those that read them, and
+    the condition and body of a loop go with it, where the number of its iterations does not depend on its inputs.
     """
     cutter, cuts = _OperatorCutter(model), []
     for operator in model.main.operators:
@@ -94,18 +102,37 @@ class _OperatorCutter:
             if operator.outputs and constants.issuperset(operator.inputs):
                 self._constant.add(operator.index)
                 constants.update(operator.outputs)
+        self._known = frozenset(constants)
 
     def why_not_alone(self, operator: TFLiteOperator) -> str | None:
+        called = [self._model.subgraphs[index] for index in operator.called_subgraphs]
+        operators = [operator, *(inner for subgraph in called for inner in subgraph.operators)]
         tensors = [self._main.tensors[index] for index in (*operator.inputs, *operator.outputs) if index >= 0]
-        if operator.is_custom:
+        tensors += [tensor for subgraph in called for tensor in subgraph.tensors]
+        if called and not self._repeats_equally(operator):
+            return "it runs other subgraphs, which depends on its inputs"
+        if any(member.is_custom for member in operators):
             return "a custom operator does not run alone"
-        if any(name.endswith("subgraph_index") for name in operator.options):
-            return "it runs other subgraphs"
         if any(tensor.is_variable or tensor.dtype in _DTYPES_NOT_ALONE for tensor in tensors):
             return "it keeps values between runs, or reads text"
         if any(tensor.is_sparse for tensor in tensors):
             return "its weights are sparse"
         return NOTE_CONSTANT if operator.index in self._constant else None
+
+    def _repeats_equally(self, operator: TFLiteOperator) -> bool:
+        """Whether an operator is a loop whose number of iterations depends on constants alone."""
+        if operator.op != "WHILE":
+            return False
+        condition, body = (self._model.subgraphs[index] for index in operator.called_subgraphs)
+        if any(inner.called_subgraphs for inner in (*condition.operators, *body.operators)):
+            return False
+        # Which of the loop's variables the condition depends on, over any number of iterations.
+        pending = _positions_behind(condition, condition.outputs)
+        needed: set[int] = set()
+        while pending - needed:
+            needed |= pending
+            pending = _positions_behind(body, [body.outputs[position] for position in needed])
+        return self._known.issuperset(operator.inputs[position] for position in needed)
 
     def build(self, operator: TFLiteOperator) -> bytes:
         indexes, waiting = {operator.index}, [operator]
@@ -126,12 +153,8 @@ class _OperatorCutter:
         subgraph = self._tables.subgraphs[0]
         buffers, tensors, operators = [_table("Buffer")], [], []
         for number in used:
-            tensor = _table("Tensor", **vars(subgraph.tensors[number]) | {"shapeSignature": None, "buffer": 0})
-            if self._main.tensors[number].is_constant:
-                first, size = self._model.buffer_spans[self._main.tensors[number].buffer]
-                tensor.buffer = len(buffers)
-                buffers.append(_buffer(self._model.content[first : first + size]))
-            tensors.append(tensor)
+            tensors.append(self._copy_tensor(0, number, buffers))
+            tensors[-1].shapeSignature = None
         for index, member in enumerate(members):
             fields = vars(subgraph.operators[member.index]) | {"opcodeIndex": index, "intermediates": None}
             for side, numbers in {"inputs": member.inputs, "outputs": member.outputs}.items():
@@ -139,7 +162,41 @@ class _OperatorCutter:
             operators.append(_table("Operator", **fields))
         codes = [self._tables.operatorCodes[subgraph.operators[member.index].opcodeIndex] for member in members]
         outputs = [new_index[tensor] for tensor in operator.outputs]
-        return _pack(codes, buffers, tensors=tensors, operators=operators, inputs=inputs, outputs=outputs)
+        called = [self._copy_subgraph(number, buffers, codes) for number in operator.called_subgraphs]
+        if called:
+            operators[-1].builtinOptions = _table("WhileOptions", condSubgraphIndex=1, bodySubgraphIndex=2)
+        return _pack(codes, buffers, called, tensors=tensors, operators=operators, inputs=inputs, outputs=outputs)
+
+    def _copy_tensor(self, subgraph: int, number: int, buffers: list[Any]) -> Any:
+        """Return a tensor of a subgraph; the values of a constant are added to `buffers`."""
+        tensor = _table("Tensor", **vars(self._tables.subgraphs[subgraph].tensors[number]) | {"buffer": 0})
+        record = self._model.subgraphs[subgraph].tensors[number]
+        if record.is_constant:
+            first, size = self._model.buffer_spans[record.buffer]
+            tensor.buffer = len(buffers)
+            buffers.append(_buffer(self._model.content[first : first + size]))
+        return tensor
+
+    def _copy_subgraph(self, number: int, buffers: list[Any], codes: list[Any]) -> Any:
+        """Return a subgraph whose constants are added to `buffers`, and the codes of its operators to `codes`."""
+        table, operators = self._tables.subgraphs[number], []
+        tensors = [self._copy_tensor(number, index, buffers) for index in range(len(table.tensors))]
+        for operator in table.operators:
+            operators.append(_table("Operator", **vars(operator) | {"opcodeIndex": len(codes), "intermediates": None}))
+            codes.append(self._tables.operatorCodes[operator.opcodeIndex])
+        return _table("SubGraph", **vars(table) | {"tensors": tensors, "operators": operators})
+
+
+def _positions_behind(subgraph: TFLiteSubgraph, tensors: Iterable[int]) -> set[int]:
+    """Return the positions of the inputs of a subgraph that some of its tensors are computed from."""
+    pending, seen = list(tensors), set()
+    while pending:
+        tensor = pending.pop()
+        if tensor not in seen:
+            seen.add(tensor)
+            producer = subgraph.producers.get(tensor)
+            pending += producer.inputs if producer else ()
+    return {position for position, tensor in enumerate(subgraph.inputs) if tensor in seen}
 
 
 def _table(kind: str, **fields: Any) -> Any:
@@ -164,12 +221,12 @@ def _pack_operator(code: int, operator: Any, tensors: list[Any], *constants: byt
     return _pack(codes, buffers, tensors=tensors, operators=[operator], inputs=[0], outputs=[len(tensors) - 1])
 
 
-def _pack(codes: list[Any], buffers: list[Any], **fields: list[Any]) -> bytes:
-    """Return the file of a model with one subgraph with these fields."""
+def _pack(codes: list[Any], buffers: list[Any], called: Sequence[Any] = (), **fields: list[Any]) -> bytes:
+    """Return the file of a model whose main subgraph has these fields, and runs the subgraphs `called`."""
     import flatbuffers
 
     subgraph = _table("SubGraph", name="main", **fields)
-    model = _table("Model", version=3, operatorCodes=codes, subgraphs=[subgraph], buffers=buffers)
+    model = _table("Model", version=3, operatorCodes=codes, subgraphs=[subgraph, *called], buffers=buffers)
     builder = flatbuffers.Builder(1024)
     builder.Finish(model.Pack(builder), b"TFL3")
     return bytes(builder.Output())

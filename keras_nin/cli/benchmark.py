@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 @click.option("--only", multiple=True, callback=options.split_words, metavar="KIND|ROLE,...",
               help="Show only layers of these.")  # fmt: skip
 @click.option("--compare", is_flag=True, help="Measure the files interleaved, and show the ratios to the first.")
+@click.option("--processes", type=options.COUNT, default=1, metavar="N",
+              help="Repeat the measurement in N processes, for compare-runs; they share --seconds.")  # fmt: skip
 @click.option("--roofline", is_flag=True, help="Also measure this machine's limits, and how close each layer gets.")
 @click.option("--on", "device", metavar="URL", help="A device: ssh://[user@]host[:port] or adb://SERIAL.")
 @click.option("--python", metavar="PATH", help="The interpreter on an ssh:// device. [default: python3]")
@@ -109,15 +111,21 @@ def _print_run(run: BenchmarkRun, form: str | None, view: LayerView, roofline: b
 )
 @click.argument("before", metavar="A.json")
 @click.argument("after", metavar="B.json")
+@click.option("--min-effect", type=options.SHARE, default="2%", metavar="SHARE",
+              help="Smallest change that counts as slower or faster.")  # fmt: skip
 @click.option("--max-regression", type=options.SHARE, metavar="SHARE",
               help="Exit status 1 where a file is slower by more.")  # fmt: skip
 @options.json_option
-def compare_runs_command(before: str, after: str, max_regression: float | None, as_json: bool) -> int:
+def compare_runs_command(
+    before: str, after: str, min_effect: float, max_regression: float | None, as_json: bool
+) -> int:
     """Compare two results of `keras-nin benchmark --json`: what became slower or faster, and by how much.
 
-    Results are matched by file name and number of threads. The ratio of the medians is B over A; its 95% interval
-    combines those of the two, which are independent runs. Layers are listed that changed by more than 5% and 1 us, or
-    that another kernel computes.
+    Results are matched by file name and number of threads. The ratio of the medians is B over A. Its 95% interval
+    includes how much runs of one file differ: known where both were measured with `benchmark --processes N`, otherwise
+    taken from the blocks of each run, and at least 1%, or 15% on a busy machine. A file is slower or faster where the
+    interval excludes 1 and the ratio is at least --min-effect away from it. Layers are listed that changed by more than
+    5% and 1 us, or that another kernel computes.
 
     --max-regression fails only where a file is certainly slower by more than SHARE: the whole interval must lie above
     it, so that noise does not fail. Where a result has no interval (too few runs) the medians decide.
@@ -125,7 +133,7 @@ def compare_runs_command(before: str, after: str, max_regression: float | None, 
     from keras_nin.report.comparisons import format_run_comparison
     from keras_nin.workflows.benchmark import compare_runs
 
-    comparison = compare_runs(before, after)
+    comparison = compare_runs(before, after, min_effect)
     print_result(comparison, as_json, lambda: format_run_comparison(comparison))
     slower = () if max_regression is None else comparison.regressions(max_regression)
     for change in slower:

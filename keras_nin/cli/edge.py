@@ -184,6 +184,9 @@ def micro_command(as_json: bool, **arguments: Any) -> int:
 @click.option("--accelerator", default="ethos-u55-128", metavar="NAME",
               help="The Ethos-U; `keras-nin ethosu --help` lists all.")  # fmt: skip
 @options.max_arena_option
+@click.option("--on", "device", metavar="URL",
+              help="Measure the latency on a device: ssh://[user@]host[:port] or adb://SERIAL.")  # fmt: skip
+@click.option("--python", metavar="PATH", help="The interpreter on an ssh:// device. [default: python3]")
 @options.timeout_option(default=300.0, help="Time limit of Vela and of each run of TFLite Micro.")
 @options.require_option(help="Exit status 1 where a limit fails. Repeatable.")
 @options.temporary_export_options
@@ -191,11 +194,11 @@ def micro_command(as_json: bool, **arguments: Any) -> int:
 def fit_command(as_json: bool, **arguments: Any) -> int:
     """Show what each FILE costs on every target, in one table. A MODEL is exported to int8 first.
 
-    This CPU: the latency, measured, and the share of it in 1x1 layers. Edge TPU: the operators that its compiler would
-    map, predicted. Ethos-U: the time that Arm's compiler Vela estimates, with the extra ethosu. TFLite Micro: the
-    smallest arena, searched with the runtime on this machine, and whether its outputs are those of LiteRT's reference
-    kernels, measured as `keras-nin micro` does, with the extra micro. A target without figures has the
-    reason in their place.
+    This CPU, or that of the device of --on: the latency, measured, and the share of it in 1x1 layers. Edge TPU: the
+    operators that its compiler would map, predicted. Ethos-U: the time that Arm's compiler Vela estimates, with the
+    extra ethosu. TFLite Micro: the smallest arena, searched with the runtime on this machine, and whether its outputs
+    are those of LiteRT's reference kernels, measured as `keras-nin micro` does, with the extra micro. A target without
+    figures has the reason in their place.
 
     \b
     Targets: cpu, edgetpu, ethosu, micro

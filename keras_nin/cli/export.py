@@ -203,12 +203,14 @@ def _print_reproduction(reproduction: Reproduction, name: str, as_json: bool) ->
 @options.limit_options
 @click.option("--per-layer", is_flag=True, help="Also measure the quantization noise that each layer adds.")
 @options.threads_option
+@options.device_options
 @options.json_option
 def verify_command(as_json: bool, **arguments: Any) -> int:
     """Run MODEL and FILE (.tflite) on the same images and compare their outputs.
 
     The images are the test split of --data; the record beside FILE has the default for images and preprocessing. Images
-    that calibrated FILE are left out. Exit status 1 where a check fails.
+    that calibrated FILE are left out. Exit status 1 where a check fails. With --on, FILE runs on a device and MODEL
+    here.
     """
     from keras_nin.workflows.verification import verify_model
 
@@ -244,6 +246,7 @@ def _verification_lines(result: VerifyResult) -> Iterator[str]:
 @click.option("--output", type=click.IntRange(0), metavar="N", help="Index of the output, for a file with several.")
 @options.seed_option
 @options.threads_option
+@options.device_options
 @options.json_option
 def evaluate_command(as_json: bool, **arguments: Any) -> int:
     """Measure the accuracy of FILE (.tflite, .keras, .h5, or a model by name) on labeled images.

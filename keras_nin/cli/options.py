@@ -301,6 +301,11 @@ max_arena_option = click.option("--max-arena", type=SIZE, metavar="SIZE", defaul
                                 help="Largest arena to try.")
 threads_option = click.option("--threads", type=COUNT, metavar="N", default=1,
                               help="Threads of the runtime.")
+device_options = stack(
+    click.option("--on", "device", metavar="URL",
+                 help="Run the file on a device, ssh://[user@]host[:port]. [default: this machine]"),
+    click.option("--python", metavar="PATH", help="The interpreter on the device. [default: python3]"),
+)
 force_option = click.option("--force", is_flag=True, help="Replace existing files with different content.")
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout, the rest on stderr.")
 # fmt: on

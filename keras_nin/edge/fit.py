@@ -13,6 +13,7 @@ from keras_nin.results import CheckedResult
 from keras_nin.schemas import FIT
 
 if TYPE_CHECKING:
+    from keras_nin.benchmark.job import RunJob
     from keras_nin.edge.ethosu.vela import VelaTool
     from keras_nin.edge.micro.measurement import MicroInputs
     from keras_nin.tflite.records import TFLiteModel
@@ -33,13 +34,18 @@ FIT_LIMITS: dict[LimitItem, str | None] = {
 
 @dataclass(frozen=True)
 class FitSettings:
-    """Settings of the targets, as `keras_nin.check_fit` takes them; `max_arena` in bytes."""
+    """Settings of the targets, as `keras_nin.check_fit` takes them: `max_arena` in bytes, `device` for the CPU."""
 
     threads: int = 1
     seconds: float = 2.0
     accelerator: str = "ethos-u55-128"
     max_arena: int = 2 * 2**20
     timeout: float = 300.0
+    device: str | None = None
+
+    def title(self, target: str) -> str:
+        """Return what a target is called."""
+        return f"CPU of {self.device}" if target == CPU and self.device else TARGET_TITLES[target]
 
 
 @dataclass(frozen=True)
@@ -176,7 +182,7 @@ class FitResult(CheckedResult):
         return {"schema": FIT, **self._fields_to_json(), **self._checks_to_json()}
 
     def _summary(self) -> str:
-        titles = ", ".join(TARGET_TITLES[target] for target in self.targets)
+        titles = ", ".join(self.settings.title(target) for target in self.targets)
         return f"{format_count(len(self.results), 'file')} on {titles}"
 
     def _rows(self) -> list[dict[str, Any]]:
@@ -203,6 +209,7 @@ def check_fit(
     settings: FitSettings | None = None,
     progress: Callable[[str], object] | None = None,
     micro_inputs: "Callable[[TFLiteModel], MicroInputs | None]" = lambda model: None,
+    run: "RunJob | None" = None,
 ) -> FitResult:
     """Show what .tflite files cost on several targets; all files are read before anything is measured.
 
@@ -212,9 +219,11 @@ def check_fit(
         settings: settings of the targets.
         progress: is called with a line of text before each step.
         micro_inputs: returns what to run a file on with TFLite Micro; None is noise.
+        run: what runs the files on the device of the settings; None for this machine.
 
     Raises:
-        InputError: no files, an unknown target or accelerator, an arena out of range, or a file that is not valid.
+        InputError: no files, a device that cannot be used, an unknown target or accelerator, an arena out of range, or
+            a file that is not valid.
     """
     from keras_nin.tflite.reader import read_model
 
@@ -222,12 +231,12 @@ def check_fit(
     _check_arguments(paths, targets, settings)
     models = [read_model(path) for path in paths]
     results = [_read_file(model) for model in models]
-    runner = _TargetRunner(settings, micro_inputs)
+    runner = _TargetRunner(settings, micro_inputs, run)
     chosen = tuple(target for target in TARGETS if target in targets)
     for target in chosen:
         for index, (model, result) in enumerate(zip(models, results, strict=True)):
             if progress is not None:
-                progress(f"{result.file}: {TARGET_TITLES[target]}")
+                progress(f"{result.file}: {settings.title(target)}")
             figures = runner.run(target, model)
             is_missing = isinstance(figures, MissingFigures)
             changed = {"missing": (*result.missing, figures)} if is_missing else {target: figures}
@@ -272,8 +281,13 @@ def _pick_figures(figures: type[_Figures], result: object, **others: Any) -> _Fi
 class _TargetRunner:
     """Runs files on targets; what fails on one does not end the others. Keeps the host and warnings of measurements."""
 
-    def __init__(self, settings: FitSettings, micro_inputs: "Callable[[TFLiteModel], MicroInputs | None]") -> None:
-        self.settings, self.micro_inputs = settings, micro_inputs
+    def __init__(
+        self,
+        settings: FitSettings,
+        micro_inputs: "Callable[[TFLiteModel], MicroInputs | None]",
+        run: "RunJob | None",
+    ) -> None:
+        self.settings, self.micro_inputs, self._run = settings, micro_inputs, run
         self.host: dict[str, Any] | None = None
         self.warnings: dict[str, str] = {}  # of several about the machine that differ in a number only the last one
         self._vela: VelaTool | None = None
@@ -289,12 +303,16 @@ class _TargetRunner:
         try:
             return method(model)
         except InputError as error:
+            if error.argument == "device":
+                raise
             return MissingFigures(target, label, str(error))
 
     def _measure_cpu(self, model: "TFLiteModel") -> CPUFigures:
         from keras_nin.benchmark import layer_times, measure_files
+        from keras_nin.benchmark.measurement import run_job
 
-        result = measure_files([model], threads=(self.settings.threads,), seconds=self.settings.seconds)
+        settings, run = self.settings, self._run or run_job
+        result = measure_files([model], threads=(settings.threads,), seconds=settings.seconds, run=run)
         for warning in result.warnings:
             self.warnings[warning.split(":")[0] if warning.startswith("the machine") else warning] = warning
         self.host = self.host or result.host

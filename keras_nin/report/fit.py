@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from keras_nin.edge.fit import CPU, EDGETPU, ETHOSU, TARGET_TITLES, FileFit, FitResult
+from keras_nin.edge.fit import CPU, EDGETPU, ETHOSU, TARGET_TITLES, FileFit, FitResult, FitSettings
 from keras_nin.formatting import escape_unprintable, format_count
 from keras_nin.report.rendering import Table, make_table, render_text
 
@@ -48,7 +48,10 @@ def _fit_table(fit: FitResult, results: Sequence[FileFit], full_names: bool) -> 
 
 def _target_table(fit: FitResult, target: str, results: Sequence[FileFit]) -> Table:
     """Return the figures of a target, a row for each file; where there are none, the reason is in the first cell."""
-    labels = {CPU: f"this CPU, {format_count(fit.settings.threads, 'thread')}", ETHOSU: fit.settings.accelerator}
+    labels = {
+        CPU: f"{fit.settings.title(CPU)}, {format_count(fit.settings.threads, 'thread')}",
+        ETHOSU: fit.settings.accelerator,
+    }
     columns, rows = make_table(f"fit_{target}", [], first=labels.get(target)).columns, []
     for result in results:
         figures, missing = getattr(result, target), result.find_missing(target)
@@ -77,12 +80,12 @@ def fit_reason_lines(fit: FitResult) -> list[str]:
     """Return a line for every missing or incomplete figure with its reason, one for all files that share it."""
     reasons: dict[tuple[str, str], list[str]] = {}
     for result in fit.results:
-        for reason in _file_reasons(result):
+        for reason in _file_reasons(result, fit.settings):
             reasons.setdefault(reason, []).append(result.file)
     return render_text("fit.j2", "reasons", reasons, len(fit.results)).splitlines()
 
 
-def _file_reasons(file: FileFit) -> Iterator[tuple[str, str]]:
+def _file_reasons(file: FileFit, settings: FitSettings) -> Iterator[tuple[str, str]]:
     figures = file.edgetpu
     if figures is not None and not figures.compiles:
         fix = f". Fix: {figures.fix}" if figures.fix else ""
@@ -90,7 +93,7 @@ def _file_reasons(file: FileFit) -> Iterator[tuple[str, str]]:
     elif figures is not None and figures.why:
         yield TARGET_TITLES[EDGETPU], f"on the CPU: {figures.why}"
     for missing in file.missing:
-        yield TARGET_TITLES[missing.target], f"{missing.label}: {missing.reason}"
+        yield settings.title(missing.target), f"{missing.label}: {missing.reason}"
 
 
 def fit_note_lines(fit: FitResult) -> list[str]:

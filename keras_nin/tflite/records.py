@@ -95,6 +95,11 @@ class TFLiteOperator:
     is_custom: bool = False
     subgraph: int = 0
 
+    @property
+    def called_subgraphs(self) -> tuple[int, ...]:
+        """Numbers of the subgraphs that it runs: condition and body of a WHILE, branches of an IF."""
+        return tuple(value for name, value in self.options.items() if name.endswith("subgraph_index"))
+
 
 @dataclasses.dataclass(frozen=True)
 class TFLiteSubgraph:

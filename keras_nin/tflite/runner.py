@@ -154,15 +154,20 @@ class TFLiteRunner:
         drop_batch = self.output.shape[:1] == (self.batch,)
         if not drop_batch and self.batch > 1:
             raise InputError(f"Expected an output for each of {self.batch} images. Received: {self.output.shape}")
-        results = []
+        batches = []
         for start in range(0, len(arrays[0]), self.batch):
             parts = [array[start : start + self.batch] for array in arrays]
             if len(parts[0]) < self.batch:  # fill up the last batch by repetition
                 parts = [np.resize(part, (self.batch, *part.shape[1:])) for part in parts]
-            results.append(self.run_raw(parts)[index])
+            batches.append(parts)
+        results = [outputs[index] for outputs in self.run_all(batches)]
         if not results:
             return np.zeros((0, *self.output.shape[drop_batch:]), self.output.dtype)
         return np.concatenate(results)[: len(arrays[0])] if drop_batch else np.stack(results)
+
+    def run_all(self, batches: Sequence[Sequence[np.ndarray]]) -> Iterator[list[np.ndarray]]:
+        """Yield the outputs of `run_raw` on each batch; a subclass may run them elsewhere."""
+        return map(self.run_raw, batches)
 
     def run_raw(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Run once on one array for each input, in the file's own types; return all outputs."""

@@ -81,6 +81,7 @@ def benchmark_models(
     layers: bool = True,
     method: str = METHODS[0],
     compare: bool = False,
+    processes: int = 1,
     roofline: bool = False,
     device: str | None = None,
     python: str | None = None,
@@ -101,6 +102,8 @@ def benchmark_models(
         seconds: the longest that a measurement may take then; with `compare` for all files together.
         layers, method: whether to time every layer too, with the ``"profiler"`` or each operator alone: ``"single"``.
         compare: whether all files take turns, to give the ratios to the first.
+        processes: how often to repeat each measurement in a new process, which shows how much runs differ; all of them
+            share `seconds`.
         roofline: whether to measure the limits of the machine too.
         device: ``ssh://[user@]host[:port]`` or ``adb://SERIAL``; None is this machine.
         python, benchmark_model: the interpreter on an ssh device, None takes python3; path of LiteRT's
@@ -146,6 +149,7 @@ def benchmark_models(
             layers=layers,
             method=method,
             interleave=compare,
+            processes=processes,
             delegate=delegate,
             run=run,
             progress=update,
@@ -172,11 +176,16 @@ def benchmark_models(
     return BenchmarkRun(benchmark, ratios, tuple(failures), tuple(written))
 
 
-def compare_runs(before: AnyPath | BenchmarkResult, after: AnyPath | BenchmarkResult) -> RunComparison:
+def compare_runs(
+    before: AnyPath | BenchmarkResult,
+    after: AnyPath | BenchmarkResult,
+    min_effect: float = comparison.MIN_EFFECT,
+) -> RunComparison:
     """Compare two benchmarks: which files and layers became slower or faster, and by how much.
 
     Args:
         before, after: paths of JSON documents of benchmarks, or `BenchmarkResult`s.
+        min_effect: smallest change that counts, such as 0.02 for 2%; smaller ones are never "slower" or "faster".
 
     Raises:
         InputError: not such a document, or no file in both.
@@ -185,7 +194,7 @@ def compare_runs(before: AnyPath | BenchmarkResult, after: AnyPath | BenchmarkRe
         side if isinstance(side, BenchmarkResult) else comparison.read_benchmark(os.fspath(side))
         for side in (before, after)
     )
-    return comparison.compare_runs(*sides)
+    return comparison.compare_runs(*sides, min_effect=min_effect)
 
 
 def _check_combinations(

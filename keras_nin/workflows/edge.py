@@ -286,6 +286,8 @@ def check_fit(
     accelerator: str = "ethos-u55-128",
     max_arena: int = 2 * MIB,
     timeout: float = 300.0,
+    device: str | None = None,
+    python: str | None = None,
     export: ExportOptions | None = None,
     progress: Progress = SILENT,
 ) -> FitResult:
@@ -298,6 +300,7 @@ def check_fit(
         threads, seconds: of the runtime on this CPU, and the longest measurement of a file on it.
         accelerator, max_arena: the Ethos-U, and the largest arena of TFLite Micro to try, in bytes.
         timeout: seconds after which Vela, or a runtime of TFLite Micro, is ended.
+        device, python: as in `benchmark_models`: where the latency is measured instead of this CPU.
         progress: what reports the progress.
 
     Returns:
@@ -310,7 +313,16 @@ def check_fit(
 
     chosen = fit.parse_targets(targets.split(",") if isinstance(targets, str) else targets)
     limits = fit.parse_fit_limits(require, chosen) if require else ()
-    settings = fit.FitSettings(threads, seconds, accelerator, max_arena, timeout)
+    settings = fit.FitSettings(threads, seconds, accelerator, max_arena, timeout, device)
+    run = None
+    if device is not None:
+        from keras_nin.benchmark.devices import open_device
+
+        if fit.CPU not in chosen:
+            raise InputError("`device` measures the target cpu, which is not among `targets`", argument="device")
+        run = open_device(device, python or "python3")
+    elif python is not None:
+        raise InputError("`python` is for a `device` ssh://", argument="python")
     with contextlib.ExitStack() as stack:
         sources = [stack.enter_context(open_tflite(model, export, progress=progress)) for model in models]
         by_path = {pathlib.Path(source.path): source for source in sources}
@@ -323,5 +335,6 @@ def check_fit(
             return loaded
 
         with progress.task("Starting") as update:
-            result = fit.check_fit([source.path for source in sources], chosen, settings, update, load_inputs)
+            paths = [source.path for source in sources]
+            result = fit.check_fit(paths, chosen, settings, update, load_inputs, run)
     return dataclasses.replace(result, checks=fit.check_fit_limits(result, limits), notes=tuple(notes))

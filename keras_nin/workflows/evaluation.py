@@ -18,6 +18,7 @@ from keras_nin.workflows.inputs import FileOrModel, ImageSource, ImageSources, T
 if TYPE_CHECKING:
     import numpy as np
 
+    from keras_nin.benchmark.devices import DeviceSession
     from keras_nin.data import Dataset, Preprocessing
     from keras_nin.report.accuracy import ClassificationScores
 
@@ -90,6 +91,8 @@ def evaluate_model(
     output: int | None = None,
     seed: int = 0,
     threads: int = 1,
+    device: str | None = None,
+    python: str | None = None,
     progress: Progress = SILENT,
 ) -> EvaluateResult:
     """Measure the accuracy of a .tflite file or a model on labeled images.
@@ -102,17 +105,41 @@ def evaluate_model(
         label_offset: output of label 0, such as 1 where output 0 is a background class; None takes 0.
         output: index of the output, for a file with several.
         threads, progress: of the LiteRT runtime; what reports the progress.
+        device, python: ``ssh://[user@]host[:port]`` of a machine that runs the file, and its interpreter; None takes
+            this machine, and python3.
 
     Raises:
-        InputError: no classifier of images, no labels, or labels that do not fit the outputs.
+        InputError: no classifier of images, no labels, labels that do not fit the outputs, or a device that cannot be
+            used.
     """
+    if device is not None and not os.fspath(model if isinstance(model, str | os.PathLike) else "").endswith(".tflite"):
+        raise InputError("a `device` runs .tflite files; pass such a file", argument="device")
+    with inputs.open_session(device, python) as session:
+        image_options = (test, test_count, labels, preprocessing, crop, label_offset, seed)
+        return _evaluate(model, *image_options, output, threads, session, progress)
+
+
+def _evaluate(
+    model: FileOrModel,
+    test: ImageSource,
+    test_count: int | None,
+    labels: str | None,
+    preprocessing: str | None,
+    crop: float | None,
+    label_offset: int | None,
+    seed: int,
+    output: int | None,
+    threads: int,
+    session: DeviceSession | None,
+    progress: Progress,
+) -> EvaluateResult:
     import numpy as np
 
     from keras_nin.report.accuracy import score_outputs
     from keras_nin.tflite.host import describe_host
 
     sources = ImageSources(None, test, labels, seed)
-    classifier = _open_classifier(model, threads, seed, output, progress)
+    classifier = _open_classifier(model, threads, seed, output, session, progress)
     dataset = sources.dataset("test", classifier.dataset, classifier.input_shape)
     chosen = inputs.choose_preprocessing(classifier.preprocessing, dataset, preprocessing, crop)
     test_images = inputs.select_test_images(dataset, classifier.input_shape, chosen, count=test_count, seed=seed)
@@ -127,9 +154,9 @@ def evaluate_model(
     scores = score_outputs(np.concatenate(outputs), np.concatenate(truth) + offset, names)
     speed = None
     if classifier.threads is not None:  # a Keras model runs larger batches
-        rate = float(f"{scores.images / seconds:.4g}")
+        rate = float(f"{scores.images / (session.seconds if session else seconds):.4g}")
         speed = {"images_per_second": rate, "batch": 1, "threads": classifier.threads, "runs": scores.images}
-        speed["host"] = describe_host()
+        speed["host"] = session.host if session else describe_host()
     return EvaluateResult(
         classifier.name,
         scores,
@@ -159,10 +186,10 @@ class _Classifier:
 
 
 def _open_classifier(
-    model: FileOrModel, threads: int, seed: int, output: int | None, progress: Progress
+    model: FileOrModel, threads: int, seed: int, output: int | None, session: DeviceSession | None, progress: Progress
 ) -> _Classifier:
     if isinstance(model, str | os.PathLike) and os.fspath(model).endswith(".tflite"):
-        return _open_file(os.fspath(model), threads, output)
+        return _open_file(os.fspath(model), threads, output, session)
     if output is not None:
         raise InputError("`output` chooses one of the outputs of a .tflite file; pass such a file", argument="output")
     from keras_nin.export.conversion import image_input_shape
@@ -180,10 +207,10 @@ def _open_classifier(
     )
 
 
-def _open_file(path: str, threads: int, output: int | None) -> _Classifier:
+def _open_file(path: str, threads: int, output: int | None, session: DeviceSession | None) -> _Classifier:
     from keras_nin.tflite.runner import TFLiteRunner
 
-    runner = TFLiteRunner(path, threads, output)
+    runner = (session.runner_class() if session else TFLiteRunner)(path, threads, output)
     record = inputs.read_export_record(path)
     shape = runner.input.shape[1:]
     if len(shape) != 3:

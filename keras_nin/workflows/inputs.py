@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gc
 import os
 import pathlib
 import sys
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, Unpack, cast
 
 from keras_nin import files, models
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     import keras
     import numpy as np
 
+    from keras_nin.benchmark.devices import DeviceSession
     from keras_nin.data import Dataset, Preprocessing
     from keras_nin.models import LoadedModel
 
@@ -233,6 +236,17 @@ class TestImages:
         size, channels = split_image_shape(self.shapes)
         batches = self.dataset.batches(self.indices, size, channels, preprocessing=self.preprocessing)
         return progress.track(batches, message, -(-len(self.indices) // BATCH))
+
+
+def open_session(device: str | None, python: str | None) -> AbstractContextManager[DeviceSession | None]:
+    """Return a block in which files run on an ssh device; it has None where `device` is this machine."""
+    if device is None:
+        if python is not None:
+            raise InputError("`python` is for a `device` ssh://", argument="python")
+        return contextlib.nullcontext()
+    from keras_nin.benchmark.devices import DeviceSession, SshDevice
+
+    return DeviceSession(SshDevice(device, python or "python3"))
 
 
 def select_test_images(

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any, Unpack
 from keras_nin import files, schemas
 from keras_nin.errors import InputError
 from keras_nin.files import AnyPath
+from keras_nin.formatting import format_host
 from keras_nin.results import Result
 from keras_nin.workflows import SILENT, Progress, inputs
 from keras_nin.workflows.inputs import ImageSource, ImageSources, ModelLike, ModelOptions, TestImages
 
 if TYPE_CHECKING:
+    from keras_nin.benchmark.devices import DeviceSession
     from keras_nin.data import Preprocessing
     from keras_nin.export import Parity, ParityLimits
     from keras_nin.export.layer_noise import LayerNoiseTable
@@ -33,6 +35,7 @@ class VerifyResult(Result):
         preprocessing_mismatch: how the preprocessing of the file's record differs from the model's; None where it
             does not, or where somebody chose it.
         notes: what a reader should know of the file and its record.
+        device: the machine that ran the file, as `keras_nin.tflite.host.describe_host` returns it; None for this one.
     """
 
     model: str
@@ -45,6 +48,7 @@ class VerifyResult(Result):
     layer_noise: LayerNoiseTable | None = None
     preprocessing_mismatch: str | None = None
     notes: tuple[str, ...] = ()
+    device: dict[str, Any] | None = None
 
     @property
     def passed(self) -> bool:
@@ -61,6 +65,7 @@ class VerifyResult(Result):
             "parity": self.parity.to_json(),
             "preprocessing": self.test.preprocessing.to_json() if self.test.preprocessing else None,
             "same_preprocessing": self.preprocessing_mismatch is None,
+            "device": self.device,
         }
         if self.layer_noise is not None:
             worst = self.layer_noise.worst
@@ -90,6 +95,8 @@ def verify_model(
     limits: ParityLimits | None = None,
     per_layer: bool = False,
     threads: int = 1,
+    device: str | None = None,
+    python: str | None = None,
     progress: Progress = SILENT,
     **options: Unpack[ModelOptions],
 ) -> VerifyResult:
@@ -105,19 +112,43 @@ def verify_model(
         limits: what the parity is checked against; None takes the defaults.
         per_layer: whether to measure the quantization noise of every layer.
         threads, progress: of the LiteRT runtime; what reports the progress.
+        device, python: ``ssh://[user@]host[:port]`` of a machine that runs the file, and its interpreter; the model
+            runs here. None takes this machine, and python3.
         **options: `weights`, `input_shape`, `builder_arguments` and `seed`, as in `export_model`.
 
     Raises:
-        InputError: an unknown model, a file that does not run or does not fit, or no images.
+        InputError: an unknown model, a file that does not run or does not fit, no images, or a device that cannot be
+            used.
     """
+    inputs.check_model_name(model)
+    with inputs.open_session(device, python) as session:
+        image_options = (test, test_count, labels, preprocessing, crop)
+        return _verify(model, file, *image_options, limits, per_layer, threads, session, progress, options)
+
+
+def _verify(
+    model: ModelLike,
+    file: AnyPath,
+    test: ImageSource,
+    test_count: int | None,
+    labels: str | None,
+    preprocessing: str | None,
+    crop: float | None,
+    limits: ParityLimits | None,
+    per_layer: bool,
+    threads: int,
+    session: DeviceSession | None,
+    progress: Progress,
+    options: ModelOptions,
+) -> VerifyResult:
     from keras_nin.export import verify_files
     from keras_nin.tflite.runner import TFLiteRunner
 
-    inputs.check_model_name(model)
     seed = options.get("seed", 0)
     sources = ImageSources(None, test, labels, seed)
     record = inputs.read_export_record(file)
-    runner = TFLiteRunner(file, threads, batch=record.get("batch") or 1)
+    runner_class = session.runner_class() if session else TFLiteRunner
+    runner = runner_class(file, threads, batch=record.get("batch") or 1)
     loaded = inputs.open_model(model, progress, **options)
     shapes = inputs.input_shapes(loaded.model)
     dataset = sources.dataset("test", inputs.recorded_test_source(record) or loaded.dataset, shapes)
@@ -151,8 +182,14 @@ def verify_model(
         test_images,
         noise,
         None if explicit else _preprocessing_mismatch(record, loaded, test_images),
-        (*notes, *_origin_notes(record, loaded, runner)),
+        (*notes, *_origin_notes(record, loaded, runner), *_device_notes(session)),
+        session and session.host,
     )
+
+
+def _device_notes(session: DeviceSession | None) -> tuple[str, ...]:
+    """Return a note on where the file ran, unless it was here."""
+    return (f"The file ran on {session.device.url}: {format_host(session.host)}",) if session else ()
 
 
 def _calibration_digests(

@@ -4,6 +4,8 @@
 {"progress": [{"runs", "us", "within"}, ...]}        twice a second, one entry per model
 {"result": {...}}                                    for each model in order, a `ModelResult`
 {"error": {"model": index or null, "message": text, "kind": "model" or "delegate"}}    in place of the results
+
+A job {"arrays": folder} runs files on arrays instead: see `arrays`.
 """
 
 import contextlib
@@ -17,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keras_nin.benchmark.runner import bandwidth, litert, timing
+from keras_nin.benchmark.runner import arrays, bandwidth, litert, timing
 from keras_nin.child_runtime import claim_stdout, end_with_parent, one_line, read_sizes
 from keras_nin.tflite.host import cpu_busy_seconds, describe_host, describe_load
 
@@ -31,6 +33,7 @@ _PROGRESS_SECONDS = 0.5
 # Processors put wide vector units to sleep within a millisecond, and take tens of microseconds to wake them.
 _AWAKE_SECONDS = 1e-4
 _OPERATOR_WARM_UP_SECONDS = 0.02
+_MAX_OPERATOR_ROUND = 20
 _Run = Callable[[], object]
 _RUNTIME_ERRORS = (litert.LiteRtError, litert.DelegateError, RuntimeError, ValueError, OSError, MemoryError)
 
@@ -41,6 +44,10 @@ def main() -> int:
     end_with_parent()
     job: Job = json.loads(sys.stdin.readline())
     write({"host": describe_host() | {"state": describe_load()}})
+    folder = job.get("arrays")
+    if folder is not None:
+        arrays.serve(folder, write)
+        return 0
     with contextlib.suppress(litert.CApiUnavailable):
         litert.load_library()  # now, so that it counts in no model's time and memory
     _limit_memory()
@@ -53,8 +60,10 @@ def main() -> int:
             budget = timing.TimeBudget(None, seconds, 0, timing.MIN_ROUNDS, _OPERATOR_WARM_UP_SECONDS)
         try:
             for entry in job["models"]:
-                if job.get("single_operators"):
-                    subjects.append(SingleOperator(stack, entry, subjects[0].run if subjects else None))
+                inside = 0 if job.get("single_operators") and subjects else entry.get("inside")
+                if job.get("single_operators") or inside is not None:
+                    prime = None if inside is None else subjects[inside].run
+                    subjects.append(SingleOperator(stack, entry, prime))
                 else:
                     subjects.append(MeasuredModel(stack, entry, job))
             others = OtherProcesses()
@@ -152,7 +161,7 @@ class SingleOperator:
         self.run: _Run = self._model.run
         self.run()  # outputs whose size depends on the values exist only then
         self._prime = prime or self.run
-        self.times = timing.TimedRuns(self.run, before_run=self._prepare)
+        self.times = timing.TimedRuns(self.run, before_run=self._prepare, max_round=_MAX_OPERATOR_ROUND)
 
     def _prepare(self) -> None:
         self._model.write_inputs()
@@ -164,7 +173,7 @@ class SingleOperator:
     def result(self) -> dict[str, Any]:
         """Return what was measured as a JSON-ready dictionary."""
         summary = self.times.summary()
-        return {**self._entry, "us": summary["us"], "runs": summary["runs"]}
+        return {**self._entry, **{name: summary[name] for name in ("us", "runs", "rounds_us")}}
 
 
 def progress_reporter(write: Callable[[dict[str, Any]], None], subjects: list[timing.TimedRuns]) -> _Run:

@@ -47,8 +47,10 @@ class TimedRuns:
         before_run: Callable[[], object] | None = None,
         after_round: Callable[[int], object] | None = None,
         clock: Callable[[], float] = time.perf_counter_ns,
+        max_round: int = _MAX_RUNS_PER_ROUND,
     ) -> None:
         self._run, self._before_run, self._after_round, self._clock = run, before_run, after_round, clock
+        self.max_round = max_round  # runs, where what comes before each of them takes longer than the run
         self.rounds: list[np.ndarray] = []
         self.medians: list[float] = []
         self.runs = 0
@@ -77,7 +79,7 @@ class TimedRuns:
         ns, previous = float(self._time(1)[0]), math.inf
         while True:
             runs_left = max(1, math.ceil((end - self._clock()) / max(ns, 1)))
-            runs = min(max(_MIN_WARM_UP_RUNS, count_runs(ns, block_seconds)), runs_left)
+            runs = min(max(_MIN_WARM_UP_RUNS, count_runs(ns, block_seconds)), runs_left, self.max_round)
             ns = float(np.median(self._time(runs)))
             if abs(ns - previous) <= _STABLE * ns or self._clock() >= end:
                 return ns
@@ -129,7 +131,11 @@ def time_in_turns(
     end = clock() + budget.seconds * 1e9
     warm_up_seconds = min(budget.warm_up_seconds, budget.seconds)
     sizes = [
-        count_runs(subject.warm_up(warm_up_seconds, budget.round_seconds), budget.round_seconds) for subject in subjects
+        min(
+            subject.max_round,
+            count_runs(subject.warm_up(warm_up_seconds, budget.round_seconds), budget.round_seconds),
+        )
+        for subject in subjects
     ]
     if budget.runs is not None:
         sizes = [max(1, min(size, budget.runs // MIN_ROUNDS)) for size in sizes]
@@ -226,38 +232,74 @@ class ProfiledRuns:
     """Runs that executed the same kernels: `total_us` of shape (runs,), `kernel_us` of shape (runs, kernels).
 
     `kernels` are (kind, name, index) in order: "operator" for one that TensorFlow Lite itself runs, with its index in
-    the file, "delegate" for a kernel of the delegate, whose index counts from 0 in each partition.
+    the file, "delegate" for a kernel of the delegate, whose index counts from 0 in each partition. An operator that
+    runs other subgraphs (WHILE, IF) has `inner` kernels: (position of the operator in `kernels`, subgraph, kind, name,
+    index, executions in a run), also of kind "invoke" for the subgraph itself; `inner_us` is the sum of a run.
     """
 
     kernels: tuple[tuple[str, str, int], ...]
     total_us: np.ndarray
     kernel_us: np.ndarray
+    inner: tuple[tuple[int, int, str, str, int, int], ...]
+    inner_us: np.ndarray
 
 
 def split_runs(events: np.ndarray, names: Mapping[int, str]) -> list[ProfiledRuns]:
     """Return one `ProfiledRuns` per sequence of kernels in what `CompiledModel.profile` returned."""
     tags, types = events["tag"], events["type"]
     invokes = (types == _DEFAULT) & np.isin(tags, [tag for tag, name in names.items() if name == INVOKE])
-    run = np.cumsum(invokes) - 1
+    if not invokes.any():
+        return []
+    is_inner = events["subgraph"] != events["subgraph"][invokes][0]
+    run = np.cumsum(invokes & ~is_inner) - 1
     is_kernel = np.isin(types, list(EVENT_KINDS)) & (run >= 0)
-    elapsed_us = events["elapsed_us"].astype(np.float64)
-    total_us, kernel_us, run = elapsed_us[invokes], elapsed_us[is_kernel], run[is_kernel]
-    # The kernel of each event as an index of the distinct ones.
-    keys = np.empty(len(run), [("type", np.int32), ("tag", np.uint64), ("index", np.uint64)])
-    for field in ("type", "tag", "index"):
-        keys[field] = events[field][is_kernel]
+    # The kernel of each event as an index of the distinct ones; several addresses may have the same name.
+    texts = sorted(set(names.values()))
+    addresses, which = np.unique(tags, return_inverse=True)
+    keys = np.empty(len(events), [(field, np.uint64) for field in ("type", "name", "index", "subgraph")])
+    keys["name"] = np.array([texts.index(names[int(address)]) for address in addresses])[which]
+    for field in ("type", "index", "subgraph"):
+        keys[field] = events[field]
     distinct, codes = np.unique(keys, return_inverse=True)
-    kernels = [(EVENT_KINDS[int(code)], names[int(tag)], int(index)) for code, tag, index in distinct]
-    counts = np.bincount(run, minlength=len(total_us))
-    found = []
+    kernels = [(_kind_of(int(key["type"])), texts[int(key["name"])], int(key["index"])) for key in distinct]
+    elapsed_us, is_outer = events["elapsed_us"].astype(np.float64), is_kernel & ~is_inner
+    total_us, kernel_us, outer_run = elapsed_us[invokes & ~is_inner], elapsed_us[is_outer], run[is_outer]
+    inner: dict[int, list[tuple[tuple[int, int, str, str, int, int], float]]] = collections.defaultdict(list)
+    positions = np.cumsum(is_outer) - 1 - np.searchsorted(outer_run, run)
+    inside = np.flatnonzero((is_kernel | invokes) & is_inner & (run >= 0) & (positions >= 0))
+    if len(inside):
+        table = np.stack([run[inside], positions[inside], codes[inside]])
+        columns, first, inverse, executions = np.unique(
+            table, axis=1, return_index=True, return_inverse=True, return_counts=True
+        )
+        sums = np.bincount(inverse.ravel(), elapsed_us[inside])
+        for column in np.argsort(first):
+            number, position, code = map(int, columns[:, column])
+            entry = (position, int(distinct[code]["subgraph"]), *kernels[code], int(executions[column]))
+            inner[number].append((entry, float(sums[column])))
+    counts = np.bincount(outer_run, minlength=len(total_us))
+    found: dict[Any, list[tuple[int, np.ndarray]]] = collections.defaultdict(list)
     for count in np.unique(counts):
         members = np.flatnonzero(counts == count)
-        rows = np.flatnonzero(np.isin(run, members)).reshape(len(members), count)
-        for sequence in np.unique(codes[rows], axis=0):
-            same = (codes[rows] == sequence).all(axis=1)
-            executed = tuple(kernels[code] for code in sequence)
-            found.append(ProfiledRuns(executed, total_us[members[same]], kernel_us[rows[same]]))
-    return found
+        rows = np.flatnonzero(np.isin(outer_run, members)).reshape(len(members), count)
+        sequences = codes[is_outer][rows]
+        for member, row, sequence in zip(members, rows, sequences, strict=True):
+            entries = tuple(entry for entry, _ in inner.get(int(member), ()))
+            found[sequence.tobytes(), entries].append((int(member), row))
+    return [
+        ProfiledRuns(
+            tuple(kernels[code] for code in codes[is_outer][runs[0][1]]),
+            total_us[[member for member, _ in runs]],
+            kernel_us[np.stack([row for _, row in runs])],
+            entries,
+            np.array([[us for _, us in inner.get(member, ())] for member, _ in runs]),
+        )
+        for (_, entries), runs in found.items()
+    ]
+
+
+def _kind_of(event_type: int) -> str:
+    return EVENT_KINDS.get(event_type, "invoke")
 
 
 def summarize_profile(profiled: Sequence[ProfiledRuns]) -> dict[str, Any] | None:
@@ -270,22 +312,29 @@ def summarize_profile(profiled: Sequence[ProfiledRuns]) -> dict[str, Any] | None
     """
     if not profiled:
         return None
-    counts: collections.Counter[tuple[tuple[str, str, int], ...]] = collections.Counter()
+    counts: collections.Counter[Any] = collections.Counter()
     for runs in profiled:
-        counts[runs.kernels] += len(runs.total_us)
-    kernels, count = counts.most_common(1)[0]
-    total_us = np.concatenate([runs.total_us for runs in profiled if runs.kernels == kernels])
-    kernel_us = np.concatenate([runs.kernel_us for runs in profiled if runs.kernels == kernels])
+        counts[runs.kernels, runs.inner] += len(runs.total_us)
+    most, count = counts.most_common(1)[0]
+    members = [runs for runs in profiled if (runs.kernels, runs.inner) == most]
+    total_us, kernel_us, inner_us = (
+        np.concatenate([getattr(runs, name) for runs in members]) for name in ("total_us", "kernel_us", "inner_us")
+    )
     distance = np.abs(total_us - np.median(total_us))
     is_typical = distance <= np.percentile(distance, 50, method="inverted_cdf")
+    kernels: list[dict[str, Any]] = [
+        {"kind": kind, "name": name, "index": index, "us": _kernel_statistics(kernel_us[:, column], is_typical)}
+        for column, (kind, name, index) in enumerate(members[0].kernels)
+    ]
+    for column, (position, subgraph, kind, name, index, executions) in enumerate(members[0].inner):
+        us = _kernel_statistics(inner_us[:, column], is_typical)["typical"]
+        entry = {"subgraph": subgraph, "kind": kind, "name": name, "index": index, "executions": executions, "us": us}
+        kernels[position].setdefault("inner", []).append(entry)
     return {
         "runs": count,
         "other_runs": sum(counts.values()) - count,
         "invoke_us": _kernel_statistics(total_us, is_typical),
-        "kernels": [
-            {"kind": kind, "name": name, "index": index, "us": _kernel_statistics(kernel_us[:, column], is_typical)}
-            for column, (kind, name, index) in enumerate(kernels)
-        ],
+        "kernels": kernels,
     }
 
 
