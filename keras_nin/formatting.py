@@ -48,9 +48,10 @@ def format_host(host: Mapping[str, Any]) -> str:
     return ", ".join(str(part) for part in parts if part) or "unknown machine"
 
 
-def format_conditions(host: Mapping[str, Any], threads: int, runs: int) -> str:
+def format_conditions(host: Mapping[str, Any], threads: int, runs: int, batch: int = 1) -> str:
     """Return the conditions of a median latency, without which none is shown: runs, threads, batch and machine."""
-    return f"Median of {format_count(runs, 'run')} on {format_count(threads, 'thread')}, batch 1; {format_host(host)}"
+    counts = f"{format_count(runs, 'run')} on {format_count(threads, 'thread')}, batch {batch}"
+    return f"Median of {counts}; {format_host(host)}"
 
 
 def format_table(

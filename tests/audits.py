@@ -33,6 +33,7 @@ def audit(rows, findings=(), peak=800, model="small"):
         "peak_activation_bytes": peak,
         "peak_activation_bytes_int8": peak // 4,
         "weight_bytes": sum(one.weight_bytes for one in rows),
+        "macs_unknown": sum(one.macs is None for one in rows),
     }
     fields = [field.name for field in dataclasses.fields(AuditTotal)]
     return Audit(model, tuple(rows), AuditTotal(**{key: known.get(key) for key in fields}), tuple(findings))

@@ -40,6 +40,17 @@ def audited(layer, *input_shape):
         (L.BatchNormalization(), (4, 4, 6), 4 * 6, 0),
         (L.LayerNormalization(), (4, 4, 6), 2 * 6, 0),
         (L.GroupNormalization(3), (4, 4, 6), 2 * 6, 0),
+        (L.Conv3D(6, (2, 3, 3)), (5, 6, 7, 4), 18 * 4 * 6 + 6, 4 * 4 * 5 * 18 * 4 * 6),
+        (L.Conv3DTranspose(6, 2, strides=2), (3, 4, 5, 4), 8 * 4 * 6 + 6, 3 * 4 * 5 * 8 * 4 * 6),
+        (L.MaxPooling3D(2), (4, 4, 4, 3), 0, 0),
+        # Steps, gates, and products of the input and of the state.
+        (L.LSTM(5), (7, 3), 4 * 5 * (3 + 5 + 1), 7 * 4 * 5 * (3 + 5)),
+        (L.GRU(5, return_sequences=True), (7, 3), 3 * 5 * (3 + 5 + 2), 7 * 3 * 5 * (3 + 5)),
+        (L.SimpleRNN(5), (7, 3), 5 * (3 + 5 + 1), 7 * 5 * (3 + 5)),
+        (L.Bidirectional(L.LSTM(5)), (7, 3), 2 * 4 * 5 * (3 + 5 + 1), 2 * 7 * 4 * 5 * (3 + 5)),
+        (L.RNN([L.SimpleRNNCell(4), L.SimpleRNNCell(3)]), (7, 2), 4 * 7 + 3 * 8, 7 * (4 * 6 + 3 * 7)),
+        (L.ConvLSTM2D(4, 3, padding="same"), (3, 5, 5, 2), 9 * 16 * (2 + 4) + 16, 3 * 25 * 9 * 16 * (2 + 4)),
+        (L.TimeDistributed(L.Conv2D(6, 3)), (3, 5, 5, 2), 9 * 12 + 6, 3 * 9 * 9 * 12),
         (L.EinsumDense("...c,cnd->...nd", (3, 5), bias_axes="nd"), (7, 64), 64 * 15 + 15, 7 * 64 * 15),
         (L.PReLU(shared_axes=[1, 2]), (4, 4, 6), 6, 0),
         (L.MaxPooling2D(3), (9, 9, 6), 0, 0),
@@ -55,6 +66,22 @@ def test_parameters_and_macs(layer, input_shape, params, macs):
     assert result.total.params == params == layer.count_params()
     assert result.total.macs == macs
     assert result.unknown == ()
+
+
+def test_an_attention_projects_scores_and_sums():
+    query, source = keras.Input((6, 8)), keras.Input((9, 7))
+    layer = L.MultiHeadAttention(2, 3, value_dim=5)
+    projections = 6 * 8 * 2 * 3 + 9 * 7 * 2 * 3 + 9 * 7 * 2 * 5 + 6 * 2 * 5 * 8
+    result = audit_model(keras.Model([query, source], layer(query, value=source)))
+    assert (result.total.macs, result.total.params) == (projections + 2 * 6 * 9 * (3 + 5), layer.count_params())
+    image = keras.Input((4, 5, 8))
+    rows = L.MultiHeadAttention(2, 3, attention_axes=(2,))  # each position attends to the five of its row
+    projections = 4 * 20 * 8 * 2 * 3
+    assert audit_model(keras.Model(image, rows(image, image))).total.macs == projections + 2 * 20 * 5 * (3 + 3)
+    sequence = keras.Input((6, 8))
+    grouped = L.GroupQueryAttention(3, 4, 2)
+    projections = 6 * 8 * 3 * (4 + 4) + 2 * 6 * 8 * 2 * 3
+    assert audit_model(keras.Model(sequence, grouped(sequence, sequence))).total.macs == projections + 4 * 36 * (3 + 3)
 
 
 def test_a_separable_convolution_is_two_rows_and_its_second_half_counts_as_1x1():
@@ -161,14 +188,14 @@ def test_counts_are_for_one_input_whatever_batch_the_model_states(batch):
     "layer",
     [
         L.Lambda(lambda x: x, name="odd"),
-        L.MultiHeadAttention(1, 2, name="odd"),
-        L.TimeDistributed(L.Dense(3), name="odd"),
+        L.AdditiveAttention(name="odd"),
+        L.TimeDistributed(L.Lambda(lambda x: x), name="odd"),
     ],
 )
 def test_what_the_table_does_not_hold_is_null_and_never_zero(layer):
     x = keras.Input((4, 4, 6))
     y = L.Conv2D(6, 1, name="known")(x)
-    model = keras.Model(x, layer(y, y) if isinstance(layer, L.MultiHeadAttention) else layer(y))
+    model = keras.Model(x, layer([y, y]) if isinstance(layer, L.AdditiveAttention) else layer(y))
     result = audit_model(model)
     assert result.unknown == ("odd",)
     assert result.rows[1].macs is None

@@ -131,6 +131,92 @@ def test_a_shared_layer_and_a_nested_model(tmp_path):
     assert result.rows[2].note == "computes with the 20 values of an earlier operator"
 
 
+@pytest.mark.parametrize("scheme", [pytest.param("float32", marks=pytest.mark.slow), "int8"])
+def test_a_shared_model_is_counted_at_each_call(scheme, tmp_path):
+    image = keras.Input((8, 8, 3))
+    y = kl.ReLU(name="relu")(kl.BatchNormalization(name="bn")(kl.Conv2D(4, 3, use_bias=False, name="conv")(image)))
+    encoder = keras.Model(image, kl.Dense(4, name="code")(kl.GlobalAveragePooling2D(name="gap")(y)), name="encoder")
+    pair = keras.Input((8, 8, 6), name="pair")
+    ends = [encoder(pair[..., :3]), encoder(pair[..., 3:])]
+    model = randomized(keras.Model(pair, kl.Dense(1, name="same")(kl.Concatenate(name="join")(ends)), name="net"))
+    path = converted(model, tmp_path, scheme)
+    for has_record in (True, False):
+        if not has_record:
+            path.with_suffix(".json").unlink()
+        result = compare_models(model, path)
+        check(result)
+        rows = {row.a: row for row in result.rows}
+        for name in ("conv", "gap", "code"):
+            assert rows[f"encoder/{name}"].operators == rows[f"encoder (2)/{name}"].operators
+            assert rows[f"encoder/{name}"].macs == rows[f"encoder (2)/{name}"].macs
+        assert rows["encoder (2)/bn"].status == "folded"
+        causes = {change.cause: change.params for change in result.parameter_changes}
+        # The bias of the second "code" has a scale of its own: that of its input.
+        assert causes.get("weights of shared layers stored again", 0) == (4 if scheme == "int8" else 0)
+
+
+def test_batch_normalization_after_an_activation(tmp_path):
+    stack = [
+        *(kl.Conv1D(4, 3, activation="relu", name="conv"), kl.BatchNormalization(name="bn")),
+        *(kl.MaxPooling1D(name="pool"), kl.Conv1D(4, 3, name="last"), kl.Flatten(name="flat")),
+    ]
+    model = sequential(*stack, kl.Dense(3, name="classes"), shape=(16, 2))
+    path = converted(model, tmp_path)
+    for has_record in (True, False):
+        if not has_record:
+            path.with_suffix(".json").unlink()
+        result = compare_models(model, path)
+        check(result)
+        rows = {row.a: row for row in result.rows}
+        assert rows["bn"].operators == ("MUL", "ADD")
+        assert rows["bn"].note.endswith("a scale and a shift of 8 values")
+        assert rows["bn"].params == (16, 8)
+        assert "MUL" not in rows["conv"].operators
+        causes = {change.cause: change.params for change in result.parameter_changes}
+        assert causes["BatchNormalization reduced to a scale and a shift"] == -8
+
+
+def test_the_file_of_a_batch_has_the_macs_of_its_model_per_sample(tmp_path):
+    model = sequential(kl.Conv2D(4, 3, name="conv"), kl.GlobalAveragePooling2D(name="gap"), kl.Dense(3, name="classes"))
+    path = export.convert_model(model, "float32", batch=4).save(tmp_path)
+    result = compare_models(model, path)
+    check(result)
+    assert result.batch == (1, 4)
+    assert "batch 4: MACs per sample" in str(result)
+    assert result.to_json()["batch"] == [1, 4]
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "left_out"),
+    [
+        # The first state is zeros, so the converter leaves out what multiplies it.
+        (lambda: kl.LSTM(4, unroll=True), (5, 3), 4 * 4 * 4),
+        pytest.param(lambda: kl.LSTM(4), (5, 3), 0, marks=pytest.mark.slow),
+        pytest.param(lambda: kl.Bidirectional(kl.GRU(4)), (5, 3), 0, marks=pytest.mark.slow),
+        pytest.param(lambda: kl.Conv3D(4, 3), (5, 6, 7, 2), 0, marks=pytest.mark.slow),
+        pytest.param(lambda: kl.Conv3DTranspose(4, 2, 2), (2, 3, 4, 2), 0, marks=pytest.mark.slow),
+    ],
+)
+def test_the_macs_of_a_file_are_those_of_its_layers(layer, shape, left_out, tmp_path):
+    model = sequential(layer(), kl.Flatten(name="flat"), kl.Dense(2, name="out"), shape=shape)
+    result = compare_models(model, converted(model, tmp_path))
+    assert result.passed, result.problems
+    in_model, in_file = result.totals["macs"]
+    assert in_model - in_file == left_out
+    assert result.totals["macs_unknown"] == (0, 0)
+    assert ("MACs of its first state" in result.rows[0].note) == (left_out > 0)
+
+
+@pytest.mark.slow
+def test_the_macs_of_the_file_of_an_attention(tmp_path):
+    image = keras.Input((6, 8))
+    y = kl.MultiHeadAttention(2, 3, value_dim=5, name="attention")(image, image)
+    model = randomized(keras.Model(image, kl.Dense(4, name="out")(kl.LayerNormalization(name="norm")(y)), name="net"))
+    result = compare_models(model, converted(model, tmp_path))
+    assert result.passed, result.problems
+    assert result.totals["macs_unknown"] == (0, 0)
+
+
 def test_casts_are_inserted(tmp_path):
     tensors = [
         *(tensor("x", [1, 6], "FLOAT32"), tensor("x8", [1, 6]), tensor("w", [5, 6], data=1), tensor("y8", [1, 5])),

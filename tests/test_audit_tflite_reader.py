@@ -103,7 +103,7 @@ def test_constant_rows_times_computed_weights(file):
         ((1, 7, 6), (5, 6), (1, 7, 5), (False, True), "dense", 7 * 30),
         ((1, 6, 7), (6, 5), (1, 7, 5), (True, False), "dense", 7 * 30),
         ((1, 2, 2, 6), (6, 5), (1, 2, 2, 5), (False, False), "pointwise", 4 * 30),
-        ((3, 7, 6), (3, 6, 5), (3, 7, 5), (False, False), "dense", 3 * 7 * 30),
+        ((3, 7, 6), (3, 6, 5), (3, 7, 5), (False, False), "dense", 7 * 30),  # of one of three samples
     ],
 )
 def test_a_product_with_a_constant(file, x, w, out, adj, kind, macs):
@@ -187,9 +187,86 @@ def test_an_open_size_is_no_reason_to_guess(file):
         audit_model(file(tensors, [custom("Cut", [0], [1]), made]))
 
 
-def test_a_batch_counts_as_the_file_stores_it(file):
-    tensors = [tensor("x", [16, 6]), tensor("w", [5, 6], data=1), tensor("y", [16, 5])]
-    assert only_row(file(tensors, [operator("FULLY_CONNECTED", [0, 1], [2], "FullyConnectedOptions")])).macs == 16 * 30
+def test_macs_are_those_of_one_sample_of_the_batch(file):
+    def audit_batch(first, last):
+        tensors = [tensor("x", [first, 6]), tensor("w", [5, 6], data=1), tensor("y", [last, 5])]
+        if first != last:
+            tensors += [tensor("r", [last, 1, 5])]
+        made = [operator("FULLY_CONNECTED", [0, 1], [2], "FullyConnectedOptions")]
+        return audit_model(file(tensors, made + [operator("RESHAPE", [2], [3])] * (first != last)))
+
+    sixteen, one = audit_batch(16, 16), audit_batch(1, 1)
+    assert (sixteen.batch, one.batch) == (16, 1)
+    assert sixteen.total.macs == sixteen.rows[0].macs == one.total.macs == 30
+    assert (sixteen.total.peak_activation_bytes, one.total.peak_activation_bytes) == (16 * 11, 11)
+    assert sixteen.rows[0].arithmetic_intensity == 16 * 30 / (16 * 11 + 30)
+    assert "30 MACs per sample (batch 16)" in str(sixteen)
+    assert "A run takes 16 samples at once" in str(sixteen)
+    assert "per sample" not in str(one)
+    assert sixteen.to_json()["batch"] == 16
+
+
+# Layers of several products, and products of volumes
+
+
+def test_volumes(file):
+    shapes = {"x": [1, 6, 7, 8, 4], "w": [2, 3, 3, 4, 5], "y": [1, 5, 5, 6, 5]}
+    tensors = [*(tensor(name, shapes[name], data=1 if name == "w" else None) for name in ("x", "w", "y"))]
+    row = only_row(file(tensors, [operator("CONV_3D", [0, 1], [2], "Conv3DOptions", strideD=1, strideW=1, strideH=1)]))
+    assert (row.kind, row.kernel, row.macs) == ("spatial", (2, 3, 3), 5 * 5 * 6 * 5 * 18 * 4)
+    shapes = {"size": [5], "w": [2, 2, 2, 5, 4], "x": [1, 3, 3, 3, 4], "y": [1, 6, 6, 6, 5]}
+    tensors = [
+        tensor("size", [5], "INT32", data=[1, 6, 6, 6, 5]), tensor("w", shapes["w"], data=1),
+        tensor("x", shapes["x"]), tensor("y", shapes["y"]),
+    ]  # fmt: skip
+    made = operator("CONV_3D_TRANSPOSE", [0, 1, 2], [3], "Conv3DOptions", strideD=2, strideW=2, strideH=2)
+    row = only_row(file(tensors, [made], inputs=(2,)))
+    assert (row.kind, row.macs, row.params) == ("spatial", 27 * 4 * 8 * 5, 160)
+
+
+def test_a_recurrent_operator_multiplies_every_step_with_all_its_matrices(file):
+    steps, width, units = 7, 3, 5
+    weights = [tensor(f"w{gate}", [units, width], data=1) for gate in range(4)]
+    weights += [tensor(f"r{gate}", [units, units], data=1) for gate in range(4)]
+    biases = [tensor(f"b{gate}", [units], "INT32", data=1) for gate in range(4)]
+    states = [tensor(name, [1, units], isVariable=True) for name in ("output", "cell")]
+    tensors = [tensor("x", [1, steps, width]), *weights, *biases, *states, tensor("y", [1, steps, units])]
+    inputs = [*range(9), -1, -1, -1, *range(9, 13), -1, -1, 13, 14]
+    row = only_row(file(tensors, [operator("UNIDIRECTIONAL_SEQUENCE_LSTM", inputs, [15])]))
+    assert row.macs == steps * 4 * units * (width + units)
+
+
+def loop(file, limit=6, step=2, start=1, condition="LESS", kept=True):
+    """A WHILE that counts from `start` to `limit` in steps and computes a product of 4 x 4 each time."""
+    scalars = [tensor("start", [], "INT32", data=start), tensor("limit", [], "INT32", data=limit)]
+    main = [*scalars, tensor("x", [1, 4]), tensor("n", [], "INT32"), tensor("m", [], "INT32"), tensor("y", [1, 4])]
+    test = [*(tensor(name, [], "INT32") for name in "ij"), tensor("v", [1, 4]), tensor("go", [], "INT32")]
+    body = [
+        *(tensor(name, [], "INT32") for name in "ij"), tensor("v", [1, 4]), tensor("one", [], "INT32", data=step),
+        tensor("w", [4, 4], data=1), tensor("next", [], "INT32"), tensor("out", [1, 4]), tensor("k", [], "INT32"),
+    ]  # fmt: skip
+    body_operators = [
+        *(operator("ADD", [0, 3], [5]), operator("FULLY_CONNECTED", [2, 4], [6], "FullyConnectedOptions")),
+        operator("ABS", [1], [7]),
+    ]
+    made = operator("WHILE", [0, 1, 2], [3, 4, 5], "WhileOptions", condSubgraphIndex=1, bodySubgraphIndex=2)
+    more = [
+        (test, [operator(condition, [0, 1], [3])], [0, 1, 2], [3]),
+        (body, body_operators, [0, 1, 2], [5, 1 if kept else 7, 6]),
+    ]
+    return audit_model(file(main, [made], inputs=[2], outputs=[5], more=more))
+
+
+def test_a_loop_of_a_fixed_number_of_steps_is_counted(file):
+    result = loop(file)
+    assert (result.total.macs, result.total.params, result.unknown) == (3 * 16, 16, ())  # at 1, 3 and 5
+
+
+@pytest.mark.parametrize("change", [{"condition": "GREATER"}, {"step": 0}, {"kept": False}])
+def test_a_loop_that_may_end_at_any_step_is_not(file, change):
+    result = loop(file, **change)
+    assert result.unknown == (result.rows[0].name,)
+    assert result.total.macs_unknown == 1
 
 
 # Weights
@@ -269,6 +346,58 @@ def test_contradictions_are_refused_in_one_line(file, make, message):
 
 
 # Names
+
+
+def convolutions(file, names, ops=None):
+    """Return the names of convolutions whose outputs and kernels are called `names`."""
+    tensors = [tensor("x", [1, 4, 4, 4])]
+    made = []
+    for (output, kernel), op in zip(names, ops or ["CONV_2D"] * len(names), strict=True):
+        before = len(tensors) - 1
+        tensors += [tensor(kernel, [1, 1, 1, 4] if "DEPTH" in op else [4, 1, 1, 4], data=len(tensors) % 8)]
+        tensors += [tensor(output, [1, 4, 4, 4])]
+        options = {
+            "options": "DepthwiseConv2DOptions" if "DEPTH" in op else "Conv2DOptions",
+            "strideW": 1,
+            "strideH": 1,
+        }
+        made.append(operator(op, [before, before + 1], [before + 2], **options))
+    return [row.name for row in audit_model(file(tensors, made)).rows]
+
+
+def test_a_constant_that_operators_share_does_not_name_them(file):
+    """As in DeepLab and MobileNet of TensorFlow 1: the zeros of one layer's bias stand in the names of all others."""
+    names = [
+        (
+            "net/Conv/Relu6;net/Conv/add_fold;net/block_5/project/Conv2D_Fold;net/Conv/Conv2D_Fold",
+            "net/Conv/Conv2D_Fold",
+        ),
+        ("net/block/depthwise/Relu6;net/block_5/project/Conv2D_Fold;net/block/depthwise/depthwise_Fold", "w"),
+        ("net/block_5/project/add_fold;net/block_5/project/Conv2D_Fold", "net/block_5/project/Conv2D_Fold;quant"),
+    ]
+    ops = ["CONV_2D", "DEPTHWISE_CONV_2D", "CONV_2D"]
+    assert convolutions(file, names, ops) == ["Conv", "block/depthwise", "block_5/project"]
+    norm = "BatchNorm/batchnorm_1/add_1"
+    names = [
+        (f"net/conv_0/Relu6;net/conv_0/{norm};net/last/{norm}/conv;net/conv_0/{norm}/conv", f"net/conv_0/{norm}/conv"),
+        (f"net/last/{norm};net/last/{norm}/conv", f"net/last/{norm}/conv"),
+    ]
+    assert convolutions(file, names) == ["conv_0", "last"]
+    names = [("StatefulPartitionedCall:0", "net/size_1/Conv2D"), ("net/dense/Tensordot/MatMul1", "w")]
+    assert convolutions(file, names) == ["size_1", "dense"]
+    names = [("net/act/Relu", "net/conv/Conv2D/ReadVariableOp"), ("net/act_1/Relu", "net/Conv/weights_quant/FakeQuant")]
+    assert convolutions(file, names) == ["conv", "Conv"]
+
+
+def test_casts_and_activations_are_named_for_what_they_follow(file):
+    tensors = [tensor("x", [1, 6]), tensor("w", [5, 6], data=1), *(tensor(name, [1, 5]) for name in (
+        "net/classes/MatMul1", "StatefulPartitionedCall:0", "StatefulPartitionedCall:01"))]  # fmt: skip
+    made = [
+        operator("FULLY_CONNECTED", [0, 1], [2], "FullyConnectedOptions"),
+        *(operator("SOFTMAX", [2], [3]), operator("QUANTIZE", [3], [4])),
+    ]
+    rows = audit_model(file(tensors, made)).rows
+    assert [row.name for row in rows] == ["classes", "classes/SOFTMAX", "classes/QUANTIZE"]
 
 
 def named(file, names, layers=None):

@@ -210,15 +210,22 @@ def test_text_markdown_and_json():
     assert ["time", "2.5", "not", "measured"] in lines
     assert text.endswith("2 claims (partly holds: 2). Every declared figure is reproduced.")
     table = format_claims_markdown(result).splitlines()
-    assert table[0] == "| id | claim | article's figures | our figures | verdict | why |"
+    assert table[0] == "| id | source | claim | article's figures | our figures | verdict | why |"
     assert table[2] == table[3]
-    assert table[2].startswith("| x | a claim | count: 16,416; shape: 1x2; time: 2.5 | count: 16,416; shape: 3x4;")
+    assert table[2].startswith(
+        "| x | an article | a claim | count: 16,416; shape: 1x2; time: 2.5 | count: 16,416; shape: 3x4;"
+    )
     document = json.loads(json.dumps(result.to_json()))
     assert document["schema"] == "keras_nin.claims/1"
     assert document["claims"][0]["figures"][1] == {
         **{"name": "shape", "article": [1, 2], "declared": [3, 4], "ours": [3, 4]},
         **{"matches_article": False, "reproduced": True},
     }
+    linked = dataclasses.replace(result_of(*figures), url="https://example.org/a")
+    linked = ClaimsResult((linked,))
+    assert "| [an article](https://example.org/a) |" in format_claims_markdown(linked)
+    assert "  Source: an article\n    https://example.org/a\n" in format_claims(linked)
+    assert (linked.to_json()["claims"][0]["url"], document["claims"][0]["url"]) == ("https://example.org/a", None)
     assert repr(result).startswith("<ClaimsResult: 2 claims (partly holds: 2)")
     assert "<td>partly holds</td>" in result._repr_html_()
 

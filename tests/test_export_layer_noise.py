@@ -75,13 +75,17 @@ def compared(model, source, test):
 def test_every_operator_finds_the_last_layer_that_was_fused(nested):
     content = export.convert_model(nested, "float32").data
     noise = compared(nested, content, images())
-    joined = [row.layer.partition("/") for row in noise.rows if row.reason is None]
+    joined = [row.compared_with.partition("/") for row in noise.rows if row.reason is None]
     inside = ["fire"] * 4  # whose own layers are numbered
     assert [first for first, _, _ in joined] == ["pad", "relu1", "block", "relu2", *inside, "pool", "classes"]
     assert joined[2] == ("block", "/", "inner_norm")
     assert all(row.snr_db is None or row.snr_db > NO_NOISE for row in noise.rows if row.reason is None)
     (other,) = (row for row in noise.rows if row.reason)
-    assert (other.op, other.reason) == ("FULLY_CONNECTED", "a part of classes")
+    assert (other.op, other.layer, other.reason) == ("FULLY_CONNECTED", "classes", "a part of classes")
+    layers = [row.layer for row in noise.rows]  # as every other command calls them
+    assert layers[:2] == ["pad", "conv1"]
+    assert layers[-2:] == ["classes", "classes/SOFTMAX"]
+    assert (noise.rows[1].compared_with, other.compared_with) == ("relu1", None)
 
 
 def test_the_model_is_left_as_it_was(nested):

@@ -189,3 +189,11 @@ def test_the_soft_mask_is_shown_from_photograph_to_mask(soft_mask):
     weighted_sum = soft_mask.maps @ soft_mask.weights + soft_mask.bias
     np.testing.assert_allclose(shown, 1 / (1 + np.exp(-weighted_sum)), rtol=1e-5)
     assert "not trained: its weights are random (seed 0)" in " ".join(figure.get_supxlabel().split())
+
+
+@pytest.mark.slow
+def test_a_mask_that_is_trained_by_a_pulse_finds_the_skin():
+    trained = claims.compute_soft_mask(train=True)
+    assert trained.skin_auc > 0.7
+    note = " ".join(trained.plot().get_supxlabel().split())
+    assert note.startswith(f"Trained here, for {trained.steps} steps (seed 0), to find a pulse in synthetic frames")

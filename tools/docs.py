@@ -235,7 +235,22 @@ def _schemes_table() -> str:
     return format_markdown_table(schemes.SCHEME_COLUMNS, schemes.scheme_table_rows())
 
 
-TABLES: dict[str, Callable[[], str]] = {"models": _models_table, "schemes": _schemes_table}
+def _claims_table() -> str:
+    from keras_nin.claims import CLAIMS
+    from keras_nin.formatting import format_markdown_table
+
+    rows = [
+        [f"[{claim.source}]({claim.url})" if claim.url else claim.source, claim.text, f"`keras-nin claims {claim.id}`"]
+        for claim in CLAIMS.values()
+    ]
+    return format_markdown_table(("article", "claim", "command"), rows)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "models": _models_table,
+    "schemes": _schemes_table,
+    "claims": _claims_table,
+}
 
 
 def write_page(page: pathlib.Path) -> None:

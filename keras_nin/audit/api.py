@@ -12,7 +12,7 @@ from keras_nin.audit.findings import find_findings
 from keras_nin.audit.graph import LayerGraph, LayerInfo
 from keras_nin.audit.records import AuditBlock, AuditRow, AuditTotal, Finding, group_by_block, sum_rows
 from keras_nin.audit.summary import print_summary
-from keras_nin.audit.tables import AuditView, format_audit_csv, format_audit_markdown, format_audit_text
+from keras_nin.audit.tables import AuditView, format_audit_csv, format_audit_markdown, format_audit_text, format_macs
 from keras_nin.audit.tflite_reader import TFLiteNetwork, read_tflite_network
 from keras_nin.results import Result
 from keras_nin.tflite.records import TFLiteModel
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 class Audit(Result):
     """The audit of the network called `model`: a row for each call of a layer, in execution order, and what they say.
 
+    MACs are those of one sample; tensors and their bytes those of a run, which takes `batch` samples at once.
+
     ``print(audit)`` shows a table.
     """
 
@@ -36,6 +38,7 @@ class Audit(Result):
     rows: tuple[AuditRow, ...]
     total: AuditTotal
     findings: tuple[Finding, ...] = ()
+    batch: int = 1
 
     @property
     def unknown(self) -> tuple[str, ...]:
@@ -50,7 +53,8 @@ class Audit(Result):
     def to_json(self) -> dict[str, Any]:
         """Return the audit as a JSON-ready dictionary (schema ``keras_nin.audit/1``)."""
         return {
-            **{"schema": schemas.AUDIT, "model": self.model, "rows": self._rows(), "total": asdict(self.total)},
+            **{"schema": schemas.AUDIT, "model": self.model, "batch": self.batch},
+            **{"rows": self._rows(), "total": asdict(self.total)},
             "blocks": [asdict(block) for block in self.blocks],
             "findings": [finding.to_json() for finding in self.findings],
         }
@@ -79,7 +83,7 @@ class Audit(Result):
         return self.to_text()
 
     def _summary(self) -> str:
-        return f"{self.model}, {len(self.rows)} layers, {self.total.params:,} params, {self.total.macs:,} MACs"
+        return f"{self.model}, {len(self.rows)} layers, {self.total.params:,} params, {format_macs(self.total)}"
 
     def _rows(self) -> list[dict[str, Any]]:
         return [row.to_json() for row in self.rows]
@@ -153,9 +157,11 @@ def audit_graph(network: LayerGraph | TFLiteNetwork) -> Audit:
         activation_evaluations=sum(row.activation_evaluations for row in rows),
         peak_activation_bytes=arithmetic.compute_peak_bytes(graph),
         peak_activation_bytes_int8=arithmetic.compute_peak_bytes(graph, bits=8),
-        arithmetic_intensity=arithmetic.compute_intensity(macs, arithmetic.count_moved_bytes(graph)),
+        arithmetic_intensity=arithmetic.compute_intensity(
+            None if macs is None else macs * graph.batch, arithmetic.count_moved_bytes(graph)
+        ),
     )
-    return Audit(graph.name, rows, total, find_findings(graph))
+    return Audit(graph.name, rows, total, find_findings(graph), graph.batch)
 
 
 def _audit_layer(
@@ -177,6 +183,8 @@ def _audit_layer(
         activation_evaluations=arithmetic.count_activation_evaluations(layer),
         receptive_field=receptive_field,
         block=block,
-        arithmetic_intensity=arithmetic.compute_intensity(macs, layer.moved_bytes),
+        arithmetic_intensity=arithmetic.compute_intensity(
+            None if macs is None else macs * layer.batch, layer.moved_bytes
+        ),
         folds=classification.is_foldable_norm(layer, graph),
     )

@@ -22,12 +22,17 @@ _WINDOW_OPERATIONS = ops.CONVOLUTIONS | ops.DEPTHWISE | ops.WINDOW_POOLS
 
 
 def count_macs(layer: LayerInfo) -> int | None:
-    """Return the MACs of `layer` for one input (batch 1): a multiply and an add to a running sum; None if unknown."""
-    if layer.op in ops.CONVOLUTIONS:
+    """Return the MACs of `layer` for one sample: a multiply and an add to a running sum; None if unknown."""
+    macs = _count_run_macs(layer) if layer.own_macs is None else layer.own_macs
+    return None if macs is None else -(-macs // layer.batch)
+
+
+def _count_run_macs(layer: LayerInfo) -> int | None:
+    if layer.op in ops.CONVOLUTIONS or layer.op == "Conv3D":
         return layer.output_elements * layer.kernel_size * (layer.input_channels // layer.groups)
     if layer.op in ops.DEPTHWISE:
         return layer.output_elements * layer.kernel_size
-    if layer.op in ops.TRANSPOSED:
+    if layer.op in ops.TRANSPOSED or layer.op == "Conv3DTranspose":
         # Every input element is multiplied by one kernel window for every output channel.
         return layer.inputs[0].elements * layer.kernel_size * layer.output_channels
     if layer.op == "Dense":
@@ -60,9 +65,9 @@ def _count_einsum_macs(layer: LayerInfo) -> int | None:
 
 
 def count_activation_evaluations(layer: LayerInfo) -> int:
-    """Return how often `layer` applies a nonlinearity: its number of output elements, or 0 if it applies none."""
+    """Return how often `layer` applies a nonlinearity to one sample: once per output element, or 0 times."""
     is_applied = layer.kind == "activation" if layer.activation is None else layer.activation != "linear"
-    return layer.output_elements if is_applied else 0
+    return -(-layer.output_elements // layer.batch) if is_applied else 0
 
 
 def compute_intensity(macs: int | None, moved_bytes: int) -> float | None:
@@ -166,7 +171,7 @@ def _axis_fields(graph: LayerGraph, axis: int) -> Iterator[int | None]:
 def _layer_field(layer: LayerInfo, axis: int, field: _Field | None, whole: _Field | None) -> _Field | None:
     if layer.op in ops.GLOBAL_POOLS or layer.op == "GroupNormalization":
         return whole
-    if field is None:
+    if field is None or layer.op in ops.VOLUMETRIC:
         return None
     stride = layer.strides[axis]
     # The positions from the first to the last that a kernel covers, gaps of the dilation included.

@@ -1,5 +1,6 @@
 """Two networks row by row, or a model and the file that was converted from it: the records and how they print."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,6 +13,7 @@ from keras_nin.results import Result
 if TYPE_CHECKING:
     from keras_nin.audit.api import Audit
 
+_TYPES_SHOWN = 4  # before equal ones are counted
 _Pair = tuple[int | None, int | None]
 _TOTALS: dict[str, tuple[str, Callable[[float], str]]] = {
     "params": ("params", "{:,}".format),
@@ -76,6 +78,7 @@ class ModelComparison(Result):
         totals: (a, b) pairs by name; the shares of 1x1 layers are fractions.
         parameter_changes, stored, problems: of a conversion: why the parameters differ, the bytes of the file's weights
             by data type, and where the MACs differ.
+        batch: samples in a run of `a` and of `b`; MACs are those of one, activations those of all.
     """
 
     kind: str
@@ -87,6 +90,7 @@ class ModelComparison(Result):
     parameter_changes: tuple[ParameterChange, ...] = ()
     stored: dict[str, int] | None = None
     problems: tuple[str, ...] = ()
+    batch: tuple[int, int] = (1, 1)
 
     @property
     def passed(self) -> bool:
@@ -101,6 +105,7 @@ class ModelComparison(Result):
             "totals": {name: list(pair) for name, pair in self.totals.items()},
             "parameter_changes": [asdict(change) for change in self.parameter_changes],
             **{"stored": self.stored, "passed": self.passed, "problems": list(self.problems)},
+            "batch": list(self.batch),
         }
 
     def to_markdown(self) -> str:
@@ -137,7 +142,15 @@ def pair_totals(a: "Audit", b: "Audit") -> dict[str, tuple[Any, Any]]:
     for total in totals:
         for name in ("params", "macs"):
             total[f"pointwise_{name}_share"] = total[f"pointwise_{name}"] / total[name] if total[name] else None
-    names = ("params", "macs", "pointwise_params", "pointwise_macs", "peak_activation_bytes", "weight_bytes")
+    names = (
+        "params",
+        "macs",
+        "macs_unknown",
+        "pointwise_params",
+        "pointwise_macs",
+        "peak_activation_bytes",
+        "weight_bytes",
+    )
     names += ("pointwise_params_share", "pointwise_macs_share")
     return {name: (totals[0][name], totals[1][name]) for name in names}
 
@@ -149,14 +162,14 @@ def compare_networks(a: "Audit", b: "Audit") -> ModelComparison:
     left, right = (_sum_blocks(audit.rows) for audit in (a, b))
     names = _merge_names(left, right) if left and right else ()
     blocks = tuple(_compare_rows(name, left.get(name), right.get(name)) for name in names)
-    return ModelComparison("networks", a.model, b.model, rows, blocks, pair_totals(a, b))
+    batch = (a.batch, b.batch)
+    return ModelComparison("networks", a.model, b.model, rows, blocks, pair_totals(a, b), batch=batch)
 
 
 def _sum_blocks(rows: Sequence[AuditRow]) -> dict[str, AuditBlock]:
     """Return the sums by block, with MACs None if those of a row are unknown."""
-    unknown = {row.block for row in rows if row.macs is None}
     blocks = {block.name: block for block in group_by_block(rows) if block.name}
-    return {name: replace(block, macs=None) if name in unknown else block for name, block in blocks.items()}
+    return {name: replace(block, macs=None) if block.macs_unknown else block for name, block in blocks.items()}
 
 
 def sum_known(values: Iterable[int | None]) -> int | None:
@@ -207,7 +220,9 @@ def _comparison_parts(comparison: ModelComparison) -> Iterator[_Table | list[str
             [row.name, _format_target(row), *_format_numbers(row.params[1], row.weight_bytes[1], row.macs[1])]
             for row in comparison.rows
         ]
-        yield _Table(f"{comparison.a} as {comparison.b} (figures of the file)", columns, cells, numeric=columns[2:])
+        batch = comparison.batch[1]
+        figures = f"figures of the file, batch {batch}: MACs per sample" if batch > 1 else "figures of the file"
+        yield _Table(f"{comparison.a} as {comparison.b} ({figures})", columns, cells, numeric=columns[2:])
         yield _totals_table(comparison, f"{comparison.a} (a) and its file (b)")
         yield _conversion_lines(comparison)
         return
@@ -224,9 +239,14 @@ def _comparison_parts(comparison: ModelComparison) -> Iterator[_Table | list[str
 def _totals_table(comparison: ModelComparison, title: str) -> _Table:
     rows = []
     for key, (label, form) in _TOTALS.items():
-        a, b = comparison.totals[key]
-        ratio = "" if form is format_percent else _format_ratio(a, b)
-        rows.append([label, *("none" if value is None else form(value) for value in (a, b)), ratio])
+        pair, unknown = comparison.totals[key], comparison.totals["macs_unknown"] if "macs" in key else (0, 0)
+        bound = "<= " if form is format_percent else ">= "
+        cells = [
+            "none" if value is None else f"{bound if rows_unknown and value else ''}{form(value)}"
+            for value, rows_unknown in zip(pair, unknown, strict=True)
+        ]
+        ratio = "" if form is format_percent or any(unknown) else _format_ratio(*pair)
+        rows.append([label, *cells, ratio])
     return _Table(title, ("total", "a", "b", "b / a"), rows, numeric=("a", "b", "b / a"))
 
 
@@ -238,9 +258,16 @@ def _format_numbers(*values: int | None) -> list[str]:
     return ["" if value is None else f"{value:,}" for value in values]
 
 
+def join_types(types: Sequence[str], separator: str) -> str:
+    """Return types of operators as text; of more than a few, each once with its number."""
+    if len(types) > _TYPES_SHOWN:
+        types = [f"{count} x {op}" if count > 1 else op for op, count in Counter(types).items()]
+    return separator.join(types)
+
+
 def _format_target(row: ComparedRow) -> str:
     if row.status == "matched":
-        return " + ".join(row.operators)
+        return join_types(row.operators, " + ")
     if row.status == "inserted":
         return f"{row.operators[0]} (inserted)"
     if row.status == "unexplained":

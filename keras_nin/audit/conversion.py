@@ -3,21 +3,28 @@
 import functools
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from keras_nin.audit import operations as ops
-from keras_nin.audit.comparison import ComparedRow, ModelComparison, ParameterChange, pair_totals, sum_known
+from keras_nin.audit.classification import is_foldable_norm
+from keras_nin.audit.comparison import (
+    ComparedRow,
+    ModelComparison,
+    ParameterChange,
+    join_types,
+    pair_totals,
+    sum_known,
+)
 from keras_nin.audit.graph import LayerGraph, LayerInfo
 from keras_nin.audit.records import AuditRow
-from keras_nin.audit.tflite_reader import TFLiteNetwork, split_tensor_name
+from keras_nin.audit.tflite_reader import TFLiteNetwork
+from keras_nin.tflite.layer_names import FORMAT_CHANGES, KERNEL_OPERATORS, split_tensor_name
 
 if TYPE_CHECKING:
     from keras_nin.audit.api import Audit
 
-# These change how values are stored, not which values they are: no layer corresponds to one.
-FORMAT_CHANGES = frozenset({"QUANTIZE", "DEQUANTIZE"})
 _OTHER_CONSTANTS = "constants that are not weights of a layer"
 
 
@@ -34,6 +41,8 @@ def reconcile_conversion(
         for note, cause, params in _explain_parameters(conversion, layer, outcome.status):
             notes.append(note)
             changes[cause] += [params] if params else []
+        if _leaves_out_state(layer, row.macs, sum_known(operator.macs for operator in operators)):
+            notes.append(f"without the {layer.state_macs:,} MACs of its first state, which is zeros")
         rows.append(_compare_row(row, operators, outcome, "; ".join(filter(None, [outcome.note, *notes]))))
     for index, row in enumerate(file_audit.rows):
         if assignments[index].layer is None:
@@ -55,7 +64,8 @@ def reconcile_conversion(
         totals=pair_totals(model_audit, file_audit),
         parameter_changes=tuple(parameter_changes),
         stored=dict(stored),
-        problems=tuple(_mac_problems(rows, model_audit, file_audit)),
+        problems=tuple(_mac_problems(rows, model_audit, file_audit, {layer.path: layer for layer in graph.layers})),
+        batch=(model_audit.batch, file_audit.batch),
     )
 
 
@@ -69,18 +79,31 @@ def _compare_row(row: AuditRow | None, operators: Sequence[AuditRow], outcome: "
     return ComparedRow(*sides, row and row.block, types, outcome.into)
 
 
-def _mac_problems(rows: Sequence[ComparedRow], model_audit: "Audit", file_audit: "Audit") -> Iterator[str]:
+def _mac_problems(
+    rows: Sequence[ComparedRow], model_audit: "Audit", file_audit: "Audit", layers: Mapping[str, LayerInfo]
+) -> Iterator[str]:
     model_macs, file_macs = model_audit.total.macs, file_audit.total.macs
-    if model_macs != file_macs:
+    left_out = {
+        row.a: layers[row.a].state_macs for row in rows if row.a and _leaves_out_state(layers[row.a], *row.macs)
+    }
+    model_macs -= sum(left_out.values())
+    if model_macs != file_macs and not (model_audit.unknown or file_audit.unknown):
         yield f"MACs in total: {model_macs:,} in {model_audit.model}, {file_macs:,} in {file_audit.model}"
     for row in rows:
         in_model, in_file = row.macs
+        if row.a in left_out:
+            continue
         if row.status == "matched" and in_model is not None and in_model != (in_file or 0):
             received = "unknown" if in_file is None else f"{in_file:,}"
             yield f"MACs of {row.a}: {in_model:,} in the model, {received} in the file"
         elif row.status == "unexplained" and (in_model or in_file):
             side = "layer" if row.a else "operator"
             yield f"MACs of {side} {row.name}: {in_model or in_file:,} on one side, nothing on the other"
+
+
+def _leaves_out_state(layer: LayerInfo, in_model: int | None, in_file: int | None) -> bool:
+    """Return whether the converter left out the products of the first state of a recurrent layer, which is zeros."""
+    return bool(layer.state_macs and in_model and in_file and in_model - in_file == layer.state_macs)
 
 
 # Explanations
@@ -96,7 +119,7 @@ class OperatorAssignment:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a layer, or why an operator is there; `into` is the operator that took over the layer's work."""
+    """What became of a layer, or why an operator is there; `into` is the layer whose operator took over its work."""
 
     status: str
     note: str = ""
@@ -145,6 +168,11 @@ class ConversionMap:
             readers = self.graph.readers(readers[0])
         return None
 
+    def layer_of(self, operator: LayerInfo) -> str:
+        """Return the path of the layer that an operator computes; the operator's own where it computes none."""
+        layer = self.assignments[self.network.graph.layers.index(operator)].layer
+        return operator.path if layer is None else layer.path
+
     def count_weights(self, layer: LayerInfo) -> tuple[int, int, int]:
         """Return the weights of a layer's operators, those of them that earlier ones have, and the added biases."""
         indices = self.operators_of[layer.path]
@@ -159,20 +187,22 @@ def explain_layer(conversion: ConversionMap, layer: LayerInfo) -> Outcome:
     """Return what became of `layer`."""
     if indices := conversion.operators_of.get(layer.path):
         types = [conversion.network.graph.layers[index].type for index in sorted(indices)]
-        return Outcome("matched", f"maps to {len(types)} operators: {', '.join(types)}" if len(types) > 1 else "")
+        note = f"maps to {len(types)} operators: {join_types(types, ', ')}" if len(types) > 1 else ""
+        return Outcome("matched", note)
     if layer.is_identity:
         return Outcome("removed", "does nothing at inference")
     before, after = conversion.operator_before(layer), conversion.operator_after(layer)
     if layer.op in ops.FOLDABLE_NORMS:
-        for operator in (before, after):
+        # What follows a nonlinearity cannot be folded into the layer before that.
+        for operator in (before if is_foldable_norm(layer, conversion.graph) is not False else None, after):
             if operator is not None and operator.op in ops.LINEAR and operator.use_bias:
                 channels = operator.output_channels
                 note = f"{layer.params:,} values folded into its weights and its bias of {channels:,}"
-                return Outcome("folded", note, operator.path)
+                return Outcome("folded", note, conversion.layer_of(operator))
     elif layer.kind == "activation" and before is not None and not before.is_linear:
-        return Outcome("fused", f"computed as its activation, {before.activation}", before.path)
+        return Outcome("fused", f"computed as its activation, {before.activation}", conversion.layer_of(before))
     elif layer.op in ops.PADDING and after is not None and after.padding == "same":
-        return Outcome("fused", "done by its own padding", after.path)
+        return Outcome("fused", "done by its own padding", conversion.layer_of(after))
     elif layer.inputs and layer.inputs[0].elements == layer.output_elements and layer.kind in _ABSORBED:
         return Outcome("absorbed", _ABSORBED[layer.kind])
     return Outcome("unexplained", "no operator of the file computes it")
@@ -207,8 +237,15 @@ def _explain_parameters(conversion: ConversionMap, layer: LayerInfo, status: str
         yield "", "BatchNormalization folded" if status == "folded" else "layers without an operator", -layer.params
         return
     held, shared, bias = conversion.count_weights(layer)
-    if not layer.params and held == shared > 0:
-        yield f"computes with the {shared:,} values of an earlier operator", "", 0
+    if not layer.params and held and (held == shared or _path_of_calls(layer.path) != layer.path):
+        note = f"computes with the {shared:,} values of an earlier operator"
+        if held != shared:
+            note = f"{held - shared:,} of {held:,} values stored again: the scales of a shared layer differ by call"
+        yield note, "weights of shared layers stored again", held - shared
+        return
+    if layer.op == "BatchNormalization":
+        note = f"a scale and a shift of {held:,} values"
+        yield note, "BatchNormalization reduced to a scale and a shift", held - shared - layer.params
         return
     if layer.params or held != shared:
         end = "added" if bias > 0 else "left out"
@@ -239,10 +276,32 @@ def assign_operators(
     candidates = _candidate_layers(graph.layers, network)
     assignable = [index for index, operator in enumerate(network.operators) if operator.op not in FORMAT_CHANGES]
     assignments: dict[int, OperatorAssignment] = {}
+    producers = {tensor.index: index for index, operator in enumerate(operators) for tensor in operator.outputs}
+    ancestors = functools.cache(lambda position: _ancestor_paths(graph, graph.layers[position]))
     free = set(range(len(rows)))  # positions of the layers without a main operator
 
+    def find_sources(index: int) -> set[str]:
+        """Return the layers of the operators before an operator, through those that have none yet."""
+        pending, sources = [index], set()
+        for current in pending:  # which grows meanwhile
+            for before in (producers.get(tensor.index) for tensor in operators[current].inputs):
+                layer = assignments[before].layer if before in assignments else None
+                if layer is not None:
+                    sources.add(layer.path)
+                elif before is not None and before not in pending:
+                    pending.append(before)
+        return sources
+
+    def choose_call(index: int, positions: Iterable[int]) -> int | None:
+        """Return the first of `positions` that depends on the layers before an operator, else the first."""
+        positions = list(positions)
+        if len(positions) > 1:  # such as the calls of a shared layer
+            sources = find_sources(index)
+            positions.sort(key=lambda position: not sources <= ancestors(position))
+        return positions[0] if positions else None
+
     def assign_main(index: int, positions: Iterable[int]) -> None:
-        position = next((position for position in positions if position in free), None)
+        position = choose_call(index, (position for position in positions if position in free))
         if position is not None:
             assignments[index] = OperatorAssignment(graph.layers[position], is_main=True)
             free.remove(position)
@@ -260,8 +319,8 @@ def assign_operators(
         if index not in assignments and candidates[index]:
             if operator_rows[index].macs != 0:
                 assign_main(index, (position for position in candidates[index] if rows[position].macs != 0))
-            assignments.setdefault(index, OperatorAssignment(graph.layers[candidates[index][0]]))
-    producers = {tensor.index: index for index, operator in enumerate(operators) for tensor in operator.outputs}
+            position = choose_call(index, candidates[index])
+            assignments.setdefault(index, OperatorAssignment(None if position is None else graph.layers[position]))
     for index, operator in enumerate(operators):  # an activation after the linear main operator of its layer
         inputs = {tensor.index for tensor in operator.inputs}
         if index not in assignments and operator_rows[index].kind == "activation" and len(inputs) == 1:
@@ -273,26 +332,58 @@ def assign_operators(
 
 
 def _cost_signature(layer: LayerInfo, row: AuditRow) -> tuple[object, ...]:
-    """Return what a layer and the operator that computes it have in common."""
-    return (row.macs, layer.output_elements) if row.macs else (0, row.kind, *(tensor.shape for tensor in layer.outputs))
+    """Return what a layer and the operator that computes it have in common, for one sample."""
+    if row.macs:
+        return row.macs, layer.output_elements // layer.batch
+    shapes = (tensor.shape for tensor in layer.outputs)
+    return 0, row.kind, *((max(1, shape[0] // layer.batch), *shape[1:]) if shape else () for shape in shapes)
+
+
+def _ancestor_paths(graph: LayerGraph, layer: LayerInfo) -> set[str]:
+    """Return the paths of a layer and of all layers that it depends on."""
+    pending, paths = [layer], {layer.path}
+    for current in pending:  # which grows meanwhile
+        for producer in filter(None, (graph.producers.get(tensor.index) for tensor in current.inputs)):
+            if producer.path not in paths:
+                paths.add(producer.path)
+                pending.append(producer)
+    return paths
+
+
+def _known_path(path: str, known: Container[str]) -> str:
+    """Return a path, or that of the layer around it which the graph has: a cell or a projection is a part of one."""
+    while path and path not in known:
+        path = path.rpartition("/")[0]
+    return path
+
+
+def _path_of_calls(path: str) -> str:
+    """Return the path that all calls of a layer have in common: without the numbers behind names."""
+    return re.sub(r" \(\d+\)(?=/|$)", "", path)
 
 
 def _candidate_layers(layers: Sequence[LayerInfo], network: TFLiteNetwork) -> list[list[int]]:
     """Return for each operator the positions of the layers that its record or its name mentions."""
     positions = defaultdict(list)
     for position, layer in enumerate(layers):
-        positions[f"{layer.scope}/{layer.base_name}" if layer.scope else layer.base_name].append(position)
+        path = f"{layer.scope}/{layer.base_name}" if layer.scope else layer.base_name
+        positions[_path_of_calls(path)].append(position)
     if network.recorded_layers is not None:
-        return [positions.get(layer or "", []) for layer in network.recorded_layers]
+        return [positions.get(_known_path(layer or "", positions), []) for layer in network.recorded_layers]
     paths_by_name = defaultdict(list)
     for path in positions:
         paths_by_name[path.rpartition("/")[2]].append(path)
     candidates = []
-    for tensor_name in network.tensor_names:
+    for operator, tensor_name in zip(network.operators, network.tensor_names, strict=True):
         paths: list[str] = []
         for scopes in split_tensor_name(tensor_name):
             names = (*scopes, *(re.sub(r"_\d+$", "", scope) for scope in scopes))
             named = (path for name in names for path in paths_by_name.get(name, ()))
             paths += [path for path in named if set(names).issuperset(path.split("/"))]
-        candidates.append([position for path in dict.fromkeys(paths) for position in positions[path]])
+        named_positions = [position for path in dict.fromkeys(paths) for position in positions[path]]
+        # Of what is fused, the layer with a kernel is computed by the operator with one.
+        has_kernel = operator.op in KERNEL_OPERATORS
+        candidates.append(
+            sorted(named_positions, key=lambda at, kernel=has_kernel: (layers[at].op in ops.LINEAR) != kernel)
+        )
     return candidates

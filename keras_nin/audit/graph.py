@@ -10,7 +10,7 @@ from keras_nin.audit import operations as ops
 
 @dataclass(frozen=True)
 class ActivationTensor:
-    """An activation tensor of batch 1, channels last; elements of a Keras model have 32 bits, whatever its policy."""
+    """An activation tensor, channels last; elements of a Keras model have 32 bits, whatever its policy."""
 
     index: int
     shape: tuple[int, ...]
@@ -36,8 +36,8 @@ class ActivationTensor:
 
     @property
     def positions(self) -> int:
-        """Number of positions of a map or a sequence; 1 for a vector."""
-        return math.prod(self.spatial or ())
+        """Number of positions of a map, a volume or a sequence; 1 for a vector."""
+        return math.prod(self.shape[1:-1])
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,11 @@ class LayerInfo:
         op: Keras name of the standard operation that the layer performs; None if the reader cannot vouch for one, such
             as for a user's own class that is called "Conv2D".
         scope: path of the nested models around the layer.
-        kernel, strides, dilation: (height, width).
+        kernel, strides, dilation: (height, width); (depth, height, width) of a volume.
         per_position: whether a normalization works on the channels of each position alone.
+        own_macs: MACs of a layer of several products, such as a recurrent one, which its reader has counted.
+        state_macs: those of them that multiply a recurrent layer's first state, zeros unless it is given another.
+        batch: samples in its tensors; MACs are those of one.
     """
 
     name: str
@@ -58,9 +61,9 @@ class LayerInfo:
     scope: str = ""
     inputs: tuple[ActivationTensor, ...] = ()
     outputs: tuple[ActivationTensor, ...] = ()
-    kernel: tuple[int, int] | None = None
-    strides: tuple[int, int] = (1, 1)
-    dilation: tuple[int, int] = (1, 1)
+    kernel: tuple[int, ...] | None = None
+    strides: tuple[int, ...] = (1, 1)
+    dilation: tuple[int, ...] = (1, 1)
     groups: int = 1
     padding: str | None = None
     use_bias: bool = False
@@ -71,19 +74,22 @@ class LayerInfo:
     params: int = 0
     trainable_params: int = 0
     weight_bytes: int = 0
+    own_macs: int | None = None
+    state_macs: int = 0
+    batch: int = 1
 
     @functools.cached_property
     def kind(self) -> str:
         """Kind of the layer; pointwise is a 1x1 kernel in one group, at any stride, and a Dense on a map (rank 4)."""
         if self.op in ops.DEPTHWISE:
             return "depthwise"
-        if self.op in ops.TRANSPOSED:
+        if self.op in ops.TRANSPOSED or self.op == "Conv3DTranspose":
             return "spatial"
         if self.op == "Dense":
             return "pointwise" if len(self.inputs[0].shape) == 4 else "dense"
         if self.op == "EinsumDense":
             return "dense"
-        if self.op in ops.CONVOLUTIONS:
+        if self.op in ops.CONVOLUTIONS or self.op == "Conv3D":
             if 1 < self.groups == self.input_channels:
                 return "depthwise"
             # A 1x1 kernel in groups mixes only some of the channels: it is neither pointwise nor spatial.
@@ -122,7 +128,7 @@ class LayerInfo:
 
     @property
     def kernel_size(self) -> int:
-        """Height times width of the kernel; 1 if there is none."""
+        """Positions that the kernel covers; 1 if there is none."""
         return math.prod(self.kernel or ())
 
     @property
@@ -138,12 +144,13 @@ class LayerInfo:
 
 @dataclass(frozen=True)
 class LayerGraph:
-    """A network: its layers in execution order, and the tensors that enter and leave it."""
+    """A network: its layers in execution order, the tensors that enter and leave it, and the samples in these."""
 
     name: str
     inputs: tuple[ActivationTensor, ...]
     outputs: tuple[ActivationTensor, ...]
     layers: tuple[LayerInfo, ...]
+    batch: int = 1
 
     @functools.cached_property
     def consumers(self) -> dict[int, tuple[LayerInfo, ...]]:

@@ -1,6 +1,7 @@
 """A built Keras model as a `LayerGraph`. No other module of the audit touches Keras."""
 
 import dataclasses
+import inspect
 import itertools
 import math
 from collections.abc import Iterable, Sequence
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from keras_nin import keras_graph
 from keras_nin.audit import operations as ops
+from keras_nin.audit.arithmetic import count_macs
 from keras_nin.audit.graph import ActivationTensor, LayerGraph, LayerInfo
 from keras_nin.errors import InputError
 
@@ -17,12 +19,13 @@ if TYPE_CHECKING:
 WEIGHTS_OUTSIDE_GRAPH = "(weights outside the graph)"
 _SEPARABLE_HALVES = {f"SeparableConv{rank}D": (f"DepthwiseConv{rank}D", f"Conv{rank}D") for rank in (1, 2)}
 _SIZE_ATTRIBUTES = {
-    ops.CONVOLUTIONS | ops.DEPTHWISE | ops.TRANSPOSED: "kernel_size",
+    ops.CONVOLUTIONS | ops.DEPTHWISE | ops.TRANSPOSED | ops.VOLUMETRIC: "kernel_size",
     ops.WINDOW_POOLS: "pool_size",
     ops.GLOBAL_POOLS: "",
     ops.UPSAMPLING: "size",
 }
 _AXIS_NORMS = frozenset({"BatchNormalization", "LayerNormalization", "RMSNormalization", "UnitNormalization"})
+_ATTENTION = frozenset({"MultiHeadAttention", "GroupedQueryAttention"})
 _EQUATION_ATTRIBUTES = {"EinsumDense": "equation", "Einsum": "subscripts"}
 
 
@@ -99,6 +102,8 @@ class _KerasGraphReader:
             self._record(slot, tensor, name)
         inputs, outputs = (tuple(self.records[slot] for slot in slots) for slots in (call.inputs, call.outputs))
         layer = LayerInfo(name, type(call.operation).__name__, None, "/".join(scope), inputs, outputs)
+        if _is_known(call.operation) and layer.type in _ATTENTION:
+            layer = dataclasses.replace(layer, own_macs=self._count_attention_macs(call))
         self.layers += self._describe(call.operation, layer)
 
     def _record(self, slot: keras_graph.TensorSlot, tensor: "keras.KerasTensor", layer: str | None = None) -> None:
@@ -114,10 +119,7 @@ class _KerasGraphReader:
 
     def _describe(self, operation: Any, layer: LayerInfo) -> list[LayerInfo]:
         """Return `layer`, which has its names and tensors, with the rest of its fields; as two if it is separable."""
-        module = type(operation).__module__
-        # No other class vouches for what it does, whatever it is called.
-        is_known = module.split(".")[0] == "keras" or module.startswith("keras_nin.layers.")
-        op, function = layer.type if is_known else None, getattr(operation, "activation", None)
+        op, function = layer.type if _is_known(operation) else None, getattr(operation, "activation", None)
         # A normalization works on the channels of one position if these are the only axis it is set to.
         axis, rank = (operation.axis, len(layer.inputs[0].shape)) if op in _AXIS_NORMS else (-1, 1)
         axes = axis if isinstance(axis, list | tuple) else [axis]
@@ -130,6 +132,10 @@ class _KerasGraphReader:
             per_position=[axis % rank for axis in axes] == [rank - 1],
             **_geometry(operation, op),
         )
+        if op == "TimeDistributed":
+            layer = dataclasses.replace(layer, own_macs=self._count_distributed_macs(operation, layer))
+        elif op is not None and layer.own_macs is None:
+            layer = dataclasses.replace(layer, **_count_recurrent_macs(operation, layer))
         if op not in _SEPARABLE_HALVES:
             return [dataclasses.replace(layer, **self._count_weights(getattr(operation, "weights", ())))]
         # The bias and the activation belong to the second convolution.
@@ -157,6 +163,45 @@ class _KerasGraphReader:
         )
         return [depthwise, pointwise]
 
+    def _count_attention_macs(self, call: keras_graph.GraphCall) -> int:
+        """Return the MACs of an attention over one or more axes: four projections, the scores and the weighted sum."""
+        attention: Any = call.operation
+        arguments = inspect.signature(attention.call).bind(*call.args, **call.kwargs).arguments
+        query, value, key = (
+            self.records[arguments.get(name) or arguments["value"]] for name in ("query", "value", "key")
+        )
+        if type(attention).__name__ == "MultiHeadAttention":
+            heads = key_heads = attention.num_heads
+            key_size, value_size, axes = attention.key_dim, attention.value_dim, attention.attention_axes
+        else:
+            heads, key_heads = attention.num_query_heads, attention.num_key_value_heads
+            key_size, value_size, axes = attention.head_dim, attention.head_dim, None
+        axes = range(1, len(key.shape) - 1) if axes is None else [axes] if isinstance(axes, int) else axes
+        attended = math.prod(key.shape[axis] for axis in axes)
+        (output,) = (self.records[slot] for slot in call.outputs[:1])
+        return (
+            query.elements * heads * key_size
+            + key.elements * key_heads * key_size
+            + value.elements * key_heads * value_size
+            + query.positions * attended * heads * (key_size + value_size)
+            + query.positions * heads * value_size * output.channels
+        )
+
+    def _count_distributed_macs(self, wrapper: Any, layer: LayerInfo) -> int | None:
+        """Return the MACs of a layer at each step of a sequence; None where those of one are unknown."""
+
+        def without_steps(tensors: tuple[ActivationTensor, ...]) -> tuple[ActivationTensor, ...]:
+            shapes = ((tensor.shape[0], *tensor.shape[2:]) for tensor in tensors)
+            return tuple(ActivationTensor(next(self.indices), shape) for shape in shapes)
+
+        inner = LayerInfo(layer.name, type(wrapper.layer).__name__, None)
+        ends = {"inputs": without_steps(layer.inputs[:1]), "outputs": without_steps(layer.outputs)}
+        counted = set(self.counted_weights)
+        macs = [count_macs(part) for part in self._describe(wrapper.layer, dataclasses.replace(inner, **ends))]
+        self.counted_weights = counted  # the weights are those of the wrapper
+        known = [count for count in macs if count is not None]
+        return layer.inputs[0].shape[1] * sum(known) if len(known) == len(macs) else None
+
     def _count_weights(self, weights: "Iterable[keras.Variable]") -> dict[str, Any]:
         """Return the fields of `LayerInfo` about those of `weights` that were not counted before."""
         import ml_dtypes  # noqa: F401 - NumPy knows bfloat16 and float8 by name only once this is imported
@@ -170,6 +215,31 @@ class _KerasGraphReader:
             "trainable_params": sum(size for key, size in sizes.items() if key in self.trainable),
             "weight_bytes": sum(size * np.dtype(new[key].dtype).itemsize for key, size in sizes.items()),
         }
+
+
+def _is_known(operation: Any) -> bool:
+    """Return whether a class vouches for what it does by its name: no class of others does, whatever it is called."""
+    module = type(operation).__module__
+    return module.split(".")[0] == "keras" or module.startswith("keras_nin.layers.")
+
+
+def _count_recurrent_macs(layer: Any, info: LayerInfo) -> dict[str, int]:
+    """Return the fields for the MACs of all steps of a recurrent or bidirectional layer; none for any other."""
+    directions = [getattr(layer, name, layer) for name in ("forward_layer", "backward_layer")]
+    if directions[0] is layer:
+        directions = directions[:1]
+    own_cells = [getattr(direction, "cell", None) for direction in directions]
+    cells = [cell for own in own_cells if own is not None for cell in getattr(own, "cells", [own])]
+    kernels = [(getattr(cell, "kernel", None), getattr(cell, "recurrent_kernel", None)) for cell in cells]
+    if not kernels or not all(map(_is_known, cells)) or any(kernel is None for pair in kernels for kernel in pair):
+        return {}
+    spatial_rank = len(kernels[0][0].shape) - 2  # of a convolutional one
+    positions = math.prod(info.outputs[0].shape[-1 - spatial_rank : -1])
+    macs_of_input, macs_of_state = (
+        positions * sum(math.prod(kernel.shape) for kernel in operand) for operand in zip(*kernels, strict=True)
+    )
+    steps = info.inputs[0].shape[1]
+    return {"own_macs": steps * (macs_of_input + macs_of_state), "state_macs": macs_of_state}
 
 
 def _geometry(operation: Any, op: str | None) -> dict[str, Any]:
@@ -193,11 +263,14 @@ def _geometry(operation: Any, op: str | None) -> dict[str, Any]:
     fields = {"kernel": size, "strides": _height_width(operation.strides), "padding": operation.padding}
     if op in ops.WINDOW_POOLS:
         return fields
-    groups = getattr(operation, "groups", 1) if op in ops.CONVOLUTIONS else 1
+    groups = getattr(operation, "groups", 1) if op in ops.CONVOLUTIONS or op == "Conv3D" else 1
     return {**fields, "dilation": _height_width(operation.dilation_rate), "groups": groups}
 
 
-def _height_width(value: int | Sequence[int]) -> tuple[int, int]:
-    """Return (height, width) of a setting that may be one number; height is 1 where there is only one axis."""
+def _height_width(value: int | Sequence[int]) -> tuple[int, ...]:
+    """Return (height, width) of a setting that may be one number; height is 1 where there is only one axis.
+
+    A volume has (depth, height, width).
+    """
     sizes = (value,) if isinstance(value, int) else tuple(int(size) for size in value)
-    return (1, sizes[0]) if len(sizes) == 1 else (sizes[0], sizes[1])
+    return (1, sizes[0]) if len(sizes) == 1 else sizes

@@ -13,6 +13,7 @@ LINEAR = CONVOLUTIONS | DEPTHWISE | TRANSPOSED | {"Dense"}
 GLOBAL_POOLS, WINDOW_POOLS = _GROUPS["global_pools"], _GROUPS["window_pools"]
 AVERAGE_POOLS = frozenset(pool for pool in GLOBAL_POOLS | WINDOW_POOLS if "Average" in pool)
 UPSAMPLING, PADDING, SCALED_ADDITIONS = (_GROUPS[name] for name in ("upsampling", "padding", "scaled_additions"))
+VOLUMETRIC = _GROUPS["volumetric"]
 FOLDABLE_NORMS, CHANNEL_NORMS = _GROUPS["foldable_norms"], _GROUPS["channel_norms"]
 PASS_THROUGH = _GROUPS["pass_through"]
 WITHOUT_MACS = _GROUPS["without_macs"] | PASS_THROUGH

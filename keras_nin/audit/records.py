@@ -10,21 +10,22 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class AuditRow:
-    """The cost of one call of one layer, for one input (batch 1, channels last; shapes include the batch).
+    """The cost of one call of one layer, channels last; shapes include the batch, MACs are those of one sample.
 
     Attributes:
         name: name of the layer, after the path of the nested models around it, which is `scope`.
         type: class of the layer, or type of the operator.
         kind: pointwise, spatial, depthwise, dense, pool, norm, activation, merge, reshape or other.
         role: of a pointwise layer: head, projection, reduce, expand or mix.
-        kernel, receptive_field: (height, width), the latter in input pixels; None if there is none, or unknown.
+        kernel: (height, width), of a volume (depth, height, width); None if there is none.
+        receptive_field: (height, width) in input pixels; None if unknown.
         input_shape, output_shape: a shape; a tuple of shapes for several tensors; None for weights outside the graph.
         params, trainable_params, weight_bytes: of the weights, at their own types; each counts where it is first used.
-        macs, arithmetic_intensity: multiply-accumulates, and how many per byte of inputs, outputs and weights; None if
-            unknown.
-        activation_elements, activation_bytes: of the outputs; float32 (4 bytes per element) for a Keras model, the
-            tensors' own types for a file.
-        activation_evaluations: how often a nonlinearity is applied.
+        macs, arithmetic_intensity: multiply-accumulates of one sample, and how many per byte of inputs, outputs and
+            weights; None if unknown.
+        activation_elements, activation_bytes: of the outputs of a run, all samples of the batch; float32 (4 bytes per
+            element) for a Keras model, the tensors' own types for a file.
+        activation_evaluations: how often a nonlinearity is applied to one sample.
         block: name of the block that the layer belongs to.
         folds: whether a BatchNormalization folds into the layer before it; None for every other layer.
     """
@@ -33,7 +34,7 @@ class AuditRow:
     type: str
     kind: str
     role: str | None
-    kernel: tuple[int, int] | None
+    kernel: tuple[int, ...] | None
     input_shape: Shape | tuple[Shape, ...] | None
     output_shape: Shape | tuple[Shape, ...] | None
     params: int
@@ -56,7 +57,10 @@ class AuditRow:
 
 @dataclass(frozen=True)
 class AuditBlock:
-    """Sums over the `layers` rows of one block; `name` is None for the rows that are in no block."""
+    """Sums over the `layers` rows of one block; `name` is None for the rows that are in no block.
+
+    `macs` leaves out `macs_unknown` rows.
+    """
 
     name: str | None
     layers: int
@@ -67,11 +71,12 @@ class AuditBlock:
     pointwise_macs: int
     weight_bytes: int
     activation_bytes: int
+    macs_unknown: int = 0
 
 
 @dataclass(frozen=True)
 class AuditTotal:
-    """Sums over all rows; `macs` leaves out rows with unknown MACs.
+    """Sums over all rows; `macs` is partial if the MACs of `macs_unknown` rows are unknown, and shares are at most.
 
     Attributes:
         peak_activation_bytes, peak_activation_bytes_int8: float32 for a Keras model, the tensors' own types for a file;
@@ -91,6 +96,7 @@ class AuditTotal:
     activation_evaluations: int = 0
     peak_activation_bytes_int8: int = 0
     arithmetic_intensity: float | None = None
+    macs_unknown: int = 0
 
 
 @dataclass(frozen=True)
@@ -124,6 +130,7 @@ def sum_rows(rows: Iterable[AuditRow]) -> dict[str, int]:
         field: sum(getattr(row, field) or 0 for row in rows)
         for field in ("params", "trainable_params", "macs", "weight_bytes", "activation_bytes")
     }
+    sums["macs_unknown"] = sum(row.macs is None for row in rows)
     return sums | {
         f"pointwise_{field}": sum(getattr(row, field) or 0 for row in pointwise) for field in ("params", "macs")
     }

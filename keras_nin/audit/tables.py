@@ -66,6 +66,8 @@ class AuditColumn:
         """Return the value of `record`; None if it is unknown, or a share of nothing."""
         if not self.is_share:
             return getattr(record, self.key)
+        if self._is_bound(total) and getattr(record, "macs_unknown", 0):
+            return None  # neither the part nor the whole is known
         part, whole = getattr(record, _SHARES[self.key]), getattr(total, _SHARES[self.key])
         return part / whole if part is not None and whole else None
 
@@ -75,7 +77,9 @@ class AuditColumn:
         if value is None:
             return {"macs": "unknown", "name": "(no block)"}.get(self.key, "")
         if self.is_share:
-            return format_percent(value)
+            return ("<= " if self._is_bound(total) and value else "") + format_percent(value)
+        if self.key == "macs" and isinstance(record, AuditBlock) and record.macs_unknown:
+            return f">= {value:,}" if value else "unknown"
         if isinstance(value, tuple):
             return "x".join(map(str, value)) if self.key not in _SHAPES else format_shape(value)
         if isinstance(value, bool):
@@ -83,11 +87,20 @@ class AuditColumn:
         return f"{value:,}" if isinstance(value, int) else f"{value:,.2f}" if isinstance(value, float) else value
 
     def raw(self, record: AuditRecord, total: AuditTotal) -> Any:
-        """Return the value for a program: numbers as they are, shares to six places, pairs and shapes as in `text`."""
+        """Return the value for a program: numbers as they are, shares to six places, pairs and shapes as in `text`.
+
+        None for a share of a total that leaves out layers.
+        """
         value = self.value(record, total)
         if isinstance(value, tuple):
             return self.text(record, total)
-        return round(value, 6) if self.is_share and value is not None else value
+        if self.is_share and value is not None:
+            return None if self._is_bound(total) else round(value, 6)
+        return value
+
+    def _is_bound(self, total: AuditTotal) -> bool:
+        """Whether a share is an upper bound: the MACs of some layers are unknown."""
+        return _SHARES[self.key] == "macs" and total.macs_unknown > 0
 
 
 def format_shape(shape: Any) -> str:
@@ -233,9 +246,10 @@ def list_totals(audit: "Audit", view: AuditView = EVERYTHING) -> list[str]:
     if _is_float32(audit):
         float32, int8 = map(format_bytes, (total.peak_activation_bytes, total.peak_activation_bytes_int8))
         peak = f"{float32} float32, {int8} int8"
+    per_sample = f" per sample (batch {audit.batch})" if audit.batch > 1 else ""
     lines = [
         f"Total: {total.params:,} params ({total.trainable_params:,} trainable, {total.non_trainable_params:,} not), "
-        f"{total.macs:,} MACs",
+        f"{format_macs(total)}{per_sample}",
         pointwise_line(total),
         f"Peak activation memory: {peak}",
     ]
@@ -245,7 +259,7 @@ def list_totals(audit: "Audit", view: AuditView = EVERYTHING) -> list[str]:
         shown = (
             f"Shown: {len(rows):,} of {len(audit.rows):,} layers, "
             f"{params:,} params ({format_ratio_percent(params, total.params)}), "
-            f"{macs:,} MACs ({format_ratio_percent(macs, total.macs)})"
+            f"{macs:,} MACs ({format_macs_share(macs, total)})"
         )
         lines.insert(0, shown)
     if audit.unknown:
@@ -256,7 +270,17 @@ def list_totals(audit: "Audit", view: AuditView = EVERYTHING) -> list[str]:
 def pointwise_line(total: AuditTotal) -> str:
     """Return the share of the 1x1 layers as a line."""
     params = format_ratio_percent(total.pointwise_params, total.params)
-    return f"In 1x1 layers: {params} of params, {format_ratio_percent(total.pointwise_macs, total.macs)} of MACs"
+    return f"In 1x1 layers: {params} of params, {format_macs_share(total.pointwise_macs, total)} of MACs"
+
+
+def format_macs(total: AuditTotal) -> str:
+    """Return the MACs of a network: ``"1,792 MACs"``, ``"at least 1,792 MACs"`` if those of a layer are unknown."""
+    return f"{'at least ' if total.macs_unknown else ''}{total.macs:,} MACs"
+
+
+def format_macs_share(macs: int, total: AuditTotal) -> str:
+    """Return a share of the MACs of a network, which is at most that of those that are known."""
+    return ("at most " if total.macs_unknown and macs else "") + format_ratio_percent(macs, total.macs)
 
 
 def list_findings(findings: Iterable[Finding]) -> list[str]:
@@ -272,8 +296,9 @@ def list_findings(findings: Iterable[Finding]) -> list[str]:
 
 def list_conventions(audit: "Audit") -> list[str]:
     """Return what the figures of `audit` mean, as paragraphs."""
-    names = ("counting", "pointwise", "peak", "float32" if _is_float32(audit) else "file")
-    return [_CONVENTIONS[name] for name in names]
+    names = ["counting", "pointwise", "peak", "float32" if _is_float32(audit) else "file"]
+    texts = [_CONVENTIONS[name] for name in [*names, *["batch"] * (audit.batch > 1)]]
+    return [text.format(batch=audit.batch) for text in texts]
 
 
 def _is_float32(audit: "Audit") -> bool:

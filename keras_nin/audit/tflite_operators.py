@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import struct
 import tomllib
 from collections.abc import Callable, Container
 from typing import Any
@@ -20,7 +21,9 @@ _CONVOLUTIONS = {
     "DEPTHWISE_CONV_2D": ("DepthwiseConv2D", 0),
     "TRANSPOSE_CONV": ("Conv2DTranspose", 2),
 }
-KERNEL_OPERATORS = frozenset({*_CONVOLUTIONS, "FULLY_CONNECTED", "BATCH_MATMUL"})
+_VOLUME_CONVOLUTIONS = {"CONV_3D": ("Conv3D", 0), "CONV_3D_TRANSPOSE": ("Conv3DTranspose", 2)}
+_INTEGER_FORMATS = {"int32": "i", "int64": "q"}
+_MAX_CONSTANT_VALUES = 64
 
 _Fields = dict[str, Any]
 
@@ -59,6 +62,8 @@ def describe_operator(use: OperatorUse) -> _Fields:
     """Return the fields of `LayerInfo` that say what an operator does; `op` is None if nothing here vouches for it."""
     computed = tuple(tensor for tensor in use.activations if tensor is not None)
     fields: _Fields = {"op": None, "inputs": computed, "outputs": use.outputs}
+    if not use.operator.is_custom and _KERAS_COUNTERPARTS.get(use.operator.op) in ("Shape", "Fill"):
+        fields["op"] = _KERAS_COUNTERPARTS[use.operator.op]
     if use.operator.is_custom or not computed:
         return fields
     if describe := _DESCRIPTIONS.get(use.operator.op):
@@ -103,6 +108,35 @@ def _describe_convolution(use: OperatorUse) -> _Fields:
     fields = _window_fields(use, (height, width)) | {"use_bias": use.operands[3 if data else 2] is not None}
     groups = channels // inner if op == "Conv2D" else 1
     return _product_fields(use, op, use.activations[data], groups=groups, **fields)
+
+
+def _describe_volume_convolution(use: OperatorUse) -> _Fields:
+    op, data = _VOLUME_CONVOLUTIONS[use.operator.op]
+    volume, filters = use.operands[data], use.operands[1]
+    if volume is None or filters is None or not use.results:
+        raise use.error("it needs an input, filters and an output")
+    shapes = volume.shape, filters.shape, use.results[0].shape
+    if any(len(shape) != 5 for shape in shapes):
+        raise use.error(f"its tensors should have 5 dimensions, their shapes are {', '.join(map(str, shapes))}")
+    channels, outputs = volume.shape[4], use.results[0].shape[4]
+    inner, outer = filters.shape[3:] if op == "Conv3D" else filters.shape[:2:-1]
+    if outer != outputs or not inner or (channels % inner if op == "Conv3D" else channels != inner):
+        raise use.error(f"filters of shape {filters.shape} do not lead from {channels} to {outputs} channels")
+    groups = channels // inner
+    return _product_fields(use, op, use.activations[data], kernel=filters.shape[:3], groups=groups)
+
+
+def _describe_recurrent(use: OperatorUse) -> _Fields:
+    """Every row of the input, or of the state, is multiplied with each matrix of weights once."""
+    rows = use.activations[0]
+    matrices = [
+        tensor
+        for tensor, computed in zip(use.operands, use.activations, strict=True)
+        if tensor is not None and computed is None and not tensor.is_variable and len(tensor.shape) == 2
+    ]
+    if rows is None or not rows.elements or not matrices:
+        return {}
+    return {"own_macs": rows.elements // rows.channels * sum(matrix.elements for matrix in matrices)}
 
 
 def _describe_fully_connected(use: OperatorUse) -> _Fields:
@@ -181,6 +215,8 @@ def _describe_resize(use: OperatorUse) -> _Fields:
 
 _DESCRIPTIONS: dict[str, Callable[[OperatorUse], _Fields]] = {
     **dict.fromkeys(_CONVOLUTIONS, _describe_convolution),
+    **dict.fromkeys(_VOLUME_CONVOLUTIONS, _describe_volume_convolution),
+    **dict.fromkeys(TABLES["groups"]["recurrent"], _describe_recurrent),
     "FULLY_CONNECTED": _describe_fully_connected,
     "BATCH_MATMUL": _describe_batch_matmul,
     **dict.fromkeys(("AVERAGE_POOL_2D", "MAX_POOL_2D", "L2_POOL_2D"), _describe_pool),
@@ -189,6 +225,62 @@ _DESCRIPTIONS: dict[str, Callable[[OperatorUse], _Fields]] = {
     **dict.fromkeys(("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR"), _describe_resize),
     "GATHER": lambda use: {"op": "GetItem" if use.activations[0] is not None else "Embedding"},
 }
+
+
+# Loops
+
+
+def read_integers(model: TFLiteModel, tensor: TFLiteTensor) -> tuple[int, ...] | None:
+    """Return the values of a small constant tensor of integers, such as axes; None for any other tensor."""
+    code = _INTEGER_FORMATS.get(tensor.dtype)
+    is_small = tensor.is_constant and not tensor.is_sparse and tensor.elements <= _MAX_CONSTANT_VALUES
+    if code is None or not is_small:
+        return None
+    offset, _ = model.buffer_spans[tensor.buffer]
+    return struct.unpack_from(f"<{tensor.elements}{code}", model.content, offset)
+
+
+def count_loop_steps(model: TFLiteModel, loop: TFLiteOperator) -> int | None:
+    """Return how often a WHILE runs its body; None unless it counts in constant steps up to constants."""
+    condition = model.subgraphs[loop.options["cond_subgraph_index"]]
+    body, caller = model.subgraphs[loop.options["body_subgraph_index"]], model.subgraphs[loop.subgraph]
+    if not len(loop.inputs) == len(condition.inputs) == len(body.inputs) == len(body.outputs) or not condition.outputs:
+        return None
+
+    def read_number(subgraph: TFLiteSubgraph, index: int) -> int | None:
+        values = read_integers(model, subgraph.tensors[index]) if index >= 0 else None
+        return values[0] if values is not None and len(values) == 1 else None
+
+    def read_limit(index: int) -> int | None:
+        """Return a constant of the condition, or one that the loop passes on from step to step."""
+        if index not in condition.inputs:
+            return read_number(condition, index)
+        position = condition.inputs.index(index)
+        is_kept = body.outputs[position] == body.inputs[position]
+        return read_number(caller, loop.inputs[position]) if is_kept else None
+
+    def count_steps(index: int) -> int | None:
+        """Return how often the condition `index < limit` holds."""
+        operator = condition.producers.get(index)
+        if operator is None or operator.op != "LESS" or operator.inputs[0] not in condition.inputs:
+            return None
+        position, limit = condition.inputs.index(operator.inputs[0]), read_limit(operator.inputs[1])
+        start, addition = read_number(caller, loop.inputs[position]), body.producers.get(body.outputs[position])
+        if limit is None or start is None or addition is None or addition.op != "ADD":
+            return None
+        others = [number for number in addition.inputs if number != body.inputs[position]]
+        step = read_number(body, others[0]) if len(others) == 1 else None
+        return max(0, -(-(limit - start) // step)) if step and step > 0 else None
+
+    pending = [condition.outputs[0]]
+    for index in pending:  # which grows meanwhile
+        operator = condition.producers.get(index)
+        if operator is not None and operator.op == "LOGICAL_AND" and len(pending) < _MAX_CONSTANT_VALUES:
+            pending += operator.inputs
+    leaves = [index for index in pending if getattr(condition.producers.get(index), "op", None) != "LOGICAL_AND"]
+    steps = [count_steps(index) for index in leaves]
+    known = [count for count in steps if count is not None]
+    return min(known) if len(known) == len(steps) else None
 
 
 # Weights
@@ -213,9 +305,9 @@ class WeightConstants:
         self._counted_buffers: set[int] = set()
         self._opened_subgraphs = {0}
 
-    def holds(self, index: int) -> bool:
-        """Return whether tensor `index` of the main subgraph is a constant, or a converted one."""
-        return index in self._converted[0] or _is_constant(self._subgraphs[0], index)
+    def holds(self, index: int, subgraph: int = 0) -> bool:
+        """Return whether tensor `index` of a subgraph is a constant, or a converted one."""
+        return index in self._converted[subgraph] or _is_constant(self._subgraphs[subgraph], index)
 
     def converts_constant(self, operator: TFLiteOperator, subgraph: int = 0) -> bool:
         """Return whether `operator` only converts a constant."""

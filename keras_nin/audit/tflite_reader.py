@@ -1,34 +1,20 @@
-"""A .tflite file as a `LayerGraph`, from the flatbuffer alone, and readable names for its operators."""
+"""A .tflite file as a `LayerGraph`, from the flatbuffer alone."""
 
-import json
 import os
-import re
-import struct
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from keras_nin import schemas
 from keras_nin.audit import tflite_operators
+from keras_nin.audit.arithmetic import count_macs
 from keras_nin.audit.graph import ActivationTensor, LayerGraph, LayerInfo
 from keras_nin.errors import InputError
 from keras_nin.tflite import reader, schema
-from keras_nin.tflite.records import TFLiteModel, TFLiteOperator, TFLiteSubgraph
+from keras_nin.tflite.layer_names import first_output_name, name_operators, printable_name, read_recorded_layers
+from keras_nin.tflite.records import TFLiteModel, TFLiteOperator
 
-_INTEGER_FORMATS = {"int32": "i", "int64": "q"}
-_MAX_CONSTANT_VALUES = 64
 _LEFT_OUT = (None,) * 4  # as many operands as any operator here has, if all are left out
 _MAX_TENSOR_BYTES = 1 << 63
-_MAX_NAME_LENGTH = 120
-_MAX_TENSOR_NAME_LENGTH = 4096
-_MAX_RECORD_BYTES = 1 << 26
-# The mark that our own export puts on layer names: "conv1.", or numbered "conv1._1".
-_LAYER_MARK = re.compile(r"^(.+)\.(_\d+)?$")
-_OPERATION_NAME = re.compile(
-    rf"({'|'.join(tflite_operators.TABLES['names']['operations'])})(_\d+)?(:\d+)?", re.IGNORECASE
-)
-_PRODUCT_NAME = re.compile(r"(conv|depthwise|separable_conv|matmul)", re.IGNORECASE)
-_ANONYMOUS_NAME = re.compile(r"(StatefulPartitionedCall|PartitionedCall|Identity)(_\d+)?(:\d+)?")
 
 
 @dataclass(frozen=True)
@@ -48,11 +34,11 @@ class TFLiteNetwork:
 def read_tflite_graph(source: "str | os.PathLike[str] | TFLiteModel", *, name: str | None = None) -> LayerGraph:
     """Return the `LayerGraph` of a .tflite file: one layer for each operator of the main subgraph, in its order.
 
-    Shapes are those that the file stores: an open batch counts as 1, and a file made for a batch of N costs N times
-    one input. MACs are unknown for custom operators, for those that call other subgraphs (whose weights count all the
-    same), and for products over an open axis other than the batch. A constant counts at its first use, in the form in
-    which the file stores it; shapes, axes and paddings are not weights. Nothing is trainable. An export record beside
-    the file names the layers; without one the tensors' names do.
+    Shapes are those that the file stores: an open batch counts as 1, and of a file made for a batch of N the MACs are
+    those of one sample. MACs are unknown for custom operators, for those that call other subgraphs except loops of a
+    fixed number of steps (the weights count all the same), and for products over an open axis other than the batch. A
+    constant counts at its first use, in the form in which the file stores it; shapes, axes and paddings are not
+    weights. Nothing is trainable. An export record beside the file names the layers; without one the tensors' names do.
 
     Raises:
         InputError: the file cannot be read or contradicts itself, or an input's axis after the batch is open.
@@ -71,6 +57,7 @@ class _TFLiteGraphReader:
         self.model, self.main = model, model.main
         self.constants = tflite_operators.WeightConstants(model)
         self.available: dict[int, ActivationTensor] = {}  # by tensor index, once it is an input or computed
+        self.open_bodies: set[int] = set()  # subgraphs of the loops that are being counted
 
     def error(self, problem: str) -> InputError:
         source, path = self.model.source, self.model.path
@@ -93,30 +80,75 @@ class _TFLiteGraphReader:
         layers = tuple(self._describe(*parts) for parts in zip(operators, names, weights, strict=True))
         computed = (index for index in self.main.outputs if not self.constants.holds(index))
         outputs = tuple(filter(None, [self._read(index, "the network") for index in computed]))
-        graph = LayerGraph(printable_name(name), inputs, outputs, layers)
-        tensor_names = tuple(_first_output_name(self.main, operator) for operator in operators)
+        graph = LayerGraph(printable_name(name), inputs, outputs, layers, self.model.batch)
+        tensor_names = tuple(first_output_name(self.main, operator) for operator in operators)
         return TFLiteNetwork(graph, operators, tensor_names, recorded_layers, weights)
 
     def _describe(
         self, operator: TFLiteOperator, path: tuple[str, str], weights: tflite_operators.OperatorWeights
     ) -> LayerInfo:
         owner = f"operator {operator.index} ({printable_name(operator.op)})"
+        activations = [self._read(index, owner) if index >= 0 else None for index in operator.inputs]
+        # An operator that only converts a constant gives weights, not activations.
         is_conversion = self.constants.converts_constant(operator)
+        outputs = [] if is_conversion else [self._record(index) for index in operator.outputs]
+        fields = self._describe_use(operator, activations, outputs)
+        fields |= {"scope": path[0], "params": weights.params, "weight_bytes": weights.weight_bytes}
+        return LayerInfo(path[1], printable_name(operator.op), batch=self.model.batch, **fields)
+
+    def _describe_use(
+        self,
+        operator: TFLiteOperator,
+        activations: Sequence[ActivationTensor | None],
+        outputs: Sequence[ActivationTensor],
+    ) -> dict[str, Any]:
+        """Return the fields of `LayerInfo` that say what an operator of any subgraph does with its activations."""
+        tensors = self.model.subgraphs[operator.subgraph].tensors
+        owner = f"operator {operator.index} ({printable_name(operator.op)})"
+        operands = [tensors[index] if index >= 0 else None for index in operator.inputs]
+        setting = operands[1] if len(operands) > 1 else None
         use = tflite_operators.OperatorUse(
             operator=operator,
-            operands=(*(self.main.tensors[index] if index >= 0 else None for index in operator.inputs), *_LEFT_OUT),
-            results=tuple(self.main.tensors[index] for index in operator.outputs),
-            activations=(*(self._read(index, owner) if index >= 0 else None for index in operator.inputs), *_LEFT_OUT),
-            # An operator that only converts a constant gives weights, not activations.
-            outputs=() if is_conversion else tuple(self._record(index) for index in operator.outputs),
-            settings=self._read_integers(operator.inputs[1]) if len(operator.inputs) > 1 else None,
+            operands=(*operands, *_LEFT_OUT),
+            results=tuple(tensors[index] for index in operator.outputs),
+            activations=(*activations, *_LEFT_OUT),
+            outputs=tuple(outputs),
+            settings=None if setting is None else tflite_operators.read_integers(self.model, setting),
             error=lambda problem: self.error(f"{owner} cannot be: {problem}"),
         )
         fields = tflite_operators.describe_operator(use)
-        if is_conversion:
+        if self.constants.converts_constant(operator, operator.subgraph):
             fields["op"] = "Cast"
-        fields |= {"scope": path[0], "params": weights.params, "weight_bytes": weights.weight_bytes}
-        return LayerInfo(path[1], printable_name(operator.op), **fields)
+        if operator.op == "WHILE" and not operator.is_custom:
+            fields["own_macs"] = self._count_loop_macs(operator)
+        return fields
+
+    def _count_loop_macs(self, operator: TFLiteOperator) -> int | None:
+        """Return the MACs of all steps of a loop; None where the number of steps or the MACs of one are unknown."""
+        steps = tflite_operators.count_loop_steps(self.model, operator)
+        number = operator.options["body_subgraph_index"]
+        if steps is None or number in self.open_bodies:  # a loop that calls itself
+            return None
+        self.open_bodies.add(number)
+        counts = []
+        try:
+            for inner in self.model.subgraphs[number].operators:
+                activations = [self._inner_activation(number, index) for index in inner.inputs]
+                outputs = [record for index in inner.outputs if (record := self._inner_activation(number, index))]
+                counts.append(count_macs(LayerInfo("", inner.op, **self._describe_use(inner, activations, outputs))))
+        except InputError:  # shapes of a body may be open, where those of the main subgraph are not
+            return None
+        finally:
+            self.open_bodies.remove(number)
+        known = [count for count in counts if count is not None]
+        return steps * sum(known) if len(known) == len(counts) else None
+
+    def _inner_activation(self, subgraph: int, index: int) -> ActivationTensor | None:
+        """Return a tensor of a called subgraph; None for a constant and for an operand that is left out."""
+        if index < 0 or self.constants.holds(index, subgraph):
+            return None
+        tensor = self.model.subgraphs[subgraph].tensors[index]
+        return ActivationTensor(index, tensor.shape, schema.BITS[tensor.dtype] or 0)
 
     def _read(self, index: int, owner: str) -> ActivationTensor | None:
         """Return a computed tensor; None for a constant, for state kept between runs, and for an empty tensor."""
@@ -136,101 +168,3 @@ class _TFLiteGraphReader:
         if record.elements >= _MAX_TENSOR_BYTES or record.nbytes >= _MAX_TENSOR_BYTES:
             raise self.error(f"tensor {index} of shape {tensor.shape} is larger than any memory")
         return record
-
-    def _read_integers(self, index: int) -> tuple[int, ...] | None:
-        """Return the values of a small constant tensor of integers, such as axes; None for any other tensor."""
-        tensor = self.main.tensors[index]
-        code = _INTEGER_FORMATS.get(tensor.dtype)
-        is_small = tensor.is_constant and not tensor.is_sparse and tensor.elements <= _MAX_CONSTANT_VALUES
-        if index < 0 or code is None or not is_small:
-            return None
-        offset, _ = self.model.buffer_spans[tensor.buffer]
-        return struct.unpack_from(f"<{tensor.elements}{code}", self.model.content, offset)
-
-
-# Names
-
-
-def read_recorded_layers(model: TFLiteModel) -> tuple[str | None, ...] | None:
-    """Return the layer of each operator of the main subgraph as the export recorded it, or None without a record.
-
-    The export record is the JSON file beside the .tflite file. It counts only if its size and hash are the file's.
-    """
-    if model.path is None:
-        return None
-    path = model.path.with_suffix(".json")
-    try:
-        document = json.loads(path.read_bytes()) if path.stat().st_size <= _MAX_RECORD_BYTES else None
-    except (OSError, ValueError, RecursionError):  # not a record of ours, whatever it is
-        return None
-    expected = {"schema": schemas.EXPORT_FILE, "bytes": model.size_bytes, "sha256": model.sha256}
-    if not isinstance(document, dict) or any(document.get(key) != value for key, value in expected.items()):
-        return None
-    entries = document.get("operators")
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        return None
-    if [entry.get("op") for entry in entries] != [operator.op for operator in model.main.operators]:
-        return None
-    layers = tuple(entry.get("layer") for entry in entries)
-    return layers if all(layer is None or isinstance(layer, str) for layer in layers) else None
-
-
-def name_operators(model: TFLiteModel, recorded_layers: Sequence[str | None] | None) -> list[tuple[str, str]]:
-    """Return a distinct path, as (scope, name), for each operator of the main subgraph.
-
-    An operator has the name of its layer. If a layer maps to several operators, the first one with a kernel, or else
-    the first, has it, and the others have their type after it.
-    """
-    types = [operator.op for operator in model.main.operators]
-    recorded = recorded_layers or (None,) * len(types)
-    paths = [layer or guess for layer, guess in zip(recorded, _names_from_tensors(model.main), strict=True)]
-    main_types: dict[str, str] = {}
-    for path, op in sorted(
-        zip(paths, types, strict=True), key=lambda pair: pair[1] not in tflite_operators.KERNEL_OPERATORS
-    ):
-        main_types.setdefault(path, op)
-    uses: Counter[str] = Counter()
-    names = []
-    for path, op in zip(paths, types, strict=True):
-        suffix = "" if op == main_types[path] else f"/{op}"
-        uses[path + suffix] += 1
-        use = uses[path + suffix]
-        scope, _, name = printable_name(path).rpartition("/")
-        names.append((scope, name + printable_name(suffix) + (f" ({use})" if use > 1 else "")))
-    return names
-
-
-def printable_name(text: str) -> str:
-    """Return `text` on one line, control characters escaped and the middle of a very long name left out."""
-    text = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text[: 4 * _MAX_NAME_LENGTH])
-    half = _MAX_NAME_LENGTH // 2
-    return text if len(text) <= _MAX_NAME_LENGTH else f"{text[:half]}...{text[-half:]}"
-
-
-def split_tensor_name(name: str) -> list[list[str]]:
-    """Return the names that the converter joined into a tensor's name, each as scopes without the export's marks."""
-    parts = name[:_MAX_TENSOR_NAME_LENGTH].split(";")
-    return [[_LAYER_MARK.sub(r"\1", scope) for scope in part.split("/")] for part in parts if part]
-
-
-def _names_from_tensors(main: TFLiteSubgraph) -> list[str]:
-    chosen = [_most_telling_scopes(_first_output_name(main, operator)) for operator in main.operators]
-    prefix = os.path.commonprefix([scopes[:-2] for scopes in chosen if len(scopes) > 1])
-    names = []
-    for scopes, operator in zip(chosen, main.operators, strict=True):
-        own = scopes[len(prefix) :] if scopes[: len(prefix)] == prefix else scopes
-        if len(own) > 1 and _OPERATION_NAME.fullmatch(own[-1]):
-            own = own[:-1]
-        names.append("/".join(own) or operator.op.lower())
-    return names
-
-
-def _first_output_name(main: TFLiteSubgraph, operator: TFLiteOperator) -> str:
-    return main.tensors[operator.outputs[0]].name if operator.outputs else ""
-
-
-def _most_telling_scopes(tensor_name: str) -> list[str]:
-    """Return the scopes of the part that names a product, such as a convolution; without one, of the first part."""
-    parts = [scopes for scopes in split_tensor_name(tensor_name) if not _ANONYMOUS_NAME.fullmatch(scopes[-1])]
-    products = [scopes for scopes in parts if len(scopes) > 1 and _PRODUCT_NAME.match(scopes[-1])]
-    return next(iter(products or parts), [])

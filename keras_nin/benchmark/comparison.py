@@ -79,6 +79,7 @@ class FileChange:
     before_runs: int | None = None
     after_runs: int | None = None
     drift: float | None = None
+    batch: int = 1
 
     def exceeds(self, limit: float) -> bool:
         """Return whether it is slower by more than `limit` (0.05 is 5%): its whole interval, so that noise does not."""
@@ -205,7 +206,8 @@ def _file_change(before: Profile, after: Profile, min_effect: float) -> FileChan
             verdict = FASTER
     times = (old.median, new.median, ratio, low, high)
     layers, is_same = tuple(_layer_changes(before.layers, after.layers)), before.sha256 == after.sha256
-    return FileChange(after.file, after.threads, is_same, *times, verdict, layers, before.runs, after.runs, drift)
+    runs = before.runs, after.runs
+    return FileChange(after.file, after.threads, is_same, *times, verdict, layers, *runs, drift, after.batch)
 
 
 def _drift_reach(before: Profile, after: Profile) -> float:

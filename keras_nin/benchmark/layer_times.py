@@ -10,6 +10,7 @@ from keras_nin.benchmark.kernel_assignment import KernelAssignment, Role, kernel
 from keras_nin.benchmark.records import InnerKernel, KernelTime, LayerTime, Profile
 from keras_nin.errors import InputError
 from keras_nin.formatting import format_count
+from keras_nin.tflite.layer_names import operator_paths
 from keras_nin.tflite.records import TFLiteModel, TFLiteOperator, TFLiteSubgraph
 
 # The delegate's clock rounds down to whole microseconds: it loses half of one on average, for what takes longer.
@@ -113,13 +114,13 @@ def _describe_call(iterations: int | None, inner: Sequence[InnerKernel], is_time
 
 
 def _read_layer_facts(model: TFLiteModel) -> list[_LayerFacts]:
-    """Return what the audit knows of each operator of a file; the type alone where the audit refuses the file."""
+    """Return what the audit knows of each operator of a file; the name alone where the audit refuses the file."""
     from keras_nin.audit import api, tflite_reader
 
     try:
         rows = api.audit_graph(tflite_reader.read_tflite_graph(model)).rows
     except InputError:  # such as an input without a fixed size, which the runtime runs at size 1
-        return [_LayerFacts(f"{operator.op.lower()} {operator.index}") for operator in model.main.operators]
+        return [_LayerFacts(path) for path in operator_paths(model)]
     return [_LayerFacts(row.name, row.kind, row.role, row.block, row.macs) for row in rows]
 
 
@@ -171,7 +172,7 @@ def build_layer_times(
                 us=us,
                 share=us.typical / median_us if us and median_us else None,
                 macs=macs,
-                gmacs_per_s=macs / us.typical / 1000 if macs and us and us.typical else None,
+                gmacs_per_s=model.batch * macs / us.typical / 1000 if macs and us and us.typical else None,
                 bytes=size,
                 dtype=main.tensors[owner.outputs[0]].dtype if owner and owner.outputs else None,
                 joined=assignment.is_joined,
@@ -245,7 +246,7 @@ def _sum_groups(profile: Profile, key: Callable[[LayerTime], str], order: Iterab
 def _sum_layers(profile: Profile, name: str, layers: Sequence[LayerTime]) -> LatencySubtotal:
     us = sum(layer.us.typical for layer in layers if layer.us)
     macs = sum(layer.macs or 0 for layer in layers)
-    rate = macs / us / 1000 if macs and us else None
+    rate = profile.batch * macs / us / 1000 if macs and us else None
     return LatencySubtotal(name, len(layers), us, us / profile.total.median, macs, rate)
 
 

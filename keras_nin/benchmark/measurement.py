@@ -382,6 +382,7 @@ def _build_profile(
         sha256=file.model.sha256,
         file_bytes=file.model.size_bytes,
         host=host,
+        batch=file.model.batch,
         total=LatencyStatistics(**result["us"]),
         rounds_us=tuple(result["rounds_us"]),
         notes=(*file.notes, *_profile_notes(file.model, result, options.job.get("delegate"))),

@@ -71,6 +71,7 @@ class LayerTime:
         kernel: its name in the runtime ("Fully Connected (NC, F32) GEMM"); None for an operator without a kernel.
         kind, role, block: of the layer, as in the audit; kind "other" for inserted kernels.
         share: of the median of a whole run, 0 to 1.
+        macs, gmacs_per_s: of one sample, and of all samples of a run by their time.
         bytes: inputs, outputs and weights of the operators, each counted once.
         joined, note: whether it is known what the kernel computes; why it has no kernel or no time, or what ran inside.
         iterations, inner: of a loop (WHILE), and the kernels that an operator ran in other subgraphs.
@@ -107,7 +108,7 @@ class MachinePeak:
 
 @dataclass(frozen=True)
 class Profile:
-    """Latency of one file on one machine with one number of threads, at batch 1.
+    """Latency of one file on one machine with one number of threads: times of a run, which takes `batch` samples.
 
     Attributes:
         host: the machine, as `keras_nin.tflite.host.describe_host` returns it, with its `state` at the start.
@@ -147,6 +148,7 @@ class Profile:
     others_share: float | None = None
     notes: tuple[str, ...] = ()
     peaks: tuple[MachinePeak, ...] = ()
+    batch: int = 1
 
     def to_json(self) -> dict[str, Any]:
         """Return the profile as a JSON-ready dictionary, without the host."""

@@ -25,6 +25,7 @@ class LayerEfficiency:
         intensity: MACs per byte of inputs, outputs and weights.
         attainable_gmacs_per_s: the roof: the lower of the compute peak, and the intensity times the bandwidth.
         efficiency, peak_share: the layer's rate over the roof (above 1 by the caches), and over the compute peak.
+        macs: of a run.
         bound: `COMPUTE` or `MEMORY`, whichever roof is lower; `CACHE` for a layer that is faster than memory's roof.
     """
 
@@ -106,13 +107,12 @@ def compute_efficiency(profile: Profile) -> tuple[LayerEfficiency, ...]:
     for layer in profile.layers:
         peak = peaks.get(layer.dtype or "")
         if peak and layer.macs and layer.bytes and layer.us and layer.us.typical > 0:
-            intensity, us = layer.macs / layer.bytes, layer.us.typical
-            memory_roof, rate = intensity * peak.gbytes_per_s, layer.macs / us / 1000
+            macs, us = layer.macs * profile.batch, layer.us.typical
+            intensity, rate = macs / layer.bytes, macs / us / 1000
+            memory_roof = intensity * peak.gbytes_per_s
             roof, peak_share = min(peak.gmacs_per_s, memory_roof), rate / peak.gmacs_per_s
             bound = COMPUTE if memory_roof >= peak.gmacs_per_s else MEMORY if rate <= memory_roof else CACHE
-            efficiencies.append(
-                LayerEfficiency(layer, intensity, roof, rate, rate / roof, peak_share, bound, layer.macs, us)
-            )
+            efficiencies.append(LayerEfficiency(layer, intensity, roof, rate, rate / roof, peak_share, bound, macs, us))
     return tuple(efficiencies)
 
 

@@ -27,7 +27,7 @@ def _read_claim(entry: Mapping[str, Any]) -> Claim:
     if part is not None:
         trained = TrainedPart(_read_figures(part), convnet.TRAINED_MEASURES[id], _unwrap(part["why"]))
     text, why = _unwrap(entry["text"]), _unwrap(entry["why"])
-    return Claim(id, entry["source"], text, _read_figures(entry), _MEASURES[id], why, trained)
+    return Claim(id, entry["source"], text, _read_figures(entry), _MEASURES[id], why, trained, entry.get("url"))
 
 
 def _read_figures(entry: Mapping[str, Any]) -> tuple[DeclaredFigure, ...]:
@@ -83,7 +83,7 @@ def reproduce_claim(claim: Claim, training: ClaimTraining | None = None) -> Clai
     if training is not None and claim.trained is not None:
         figures += _pair_figures(claim.id, claim.trained.figures, claim.trained.measure(training))
         why = f"{why} {claim.trained.why}"
-    return ClaimResult(claim.id, claim.source, claim.text, why, figures, conditions)
+    return ClaimResult(claim.id, claim.source, claim.text, why, figures, conditions, claim.url)
 
 
 def _pair_figures(id: str, declared: Iterable[DeclaredFigure], measured: Figures) -> tuple[ClaimFigure, ...]:

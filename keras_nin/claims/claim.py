@@ -97,6 +97,7 @@ class Claim:
 
     Attributes:
         source, text: the article, and the claim in one sentence.
+        url: address of the article, or of its author's page; None where we know none.
         measure: returns our figures by name, as `MeasuredFigures` where it timed something. A figure that it leaves
             out is not measured.
         why: where the claim holds and where it does not.
@@ -110,6 +111,7 @@ class Claim:
     measure: Callable[[], Figures | MeasuredFigures]
     why: str
     trained: TrainedPart | None = None
+    url: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,6 +153,7 @@ class ClaimResult(Result):
     why: str
     figures: tuple[ClaimFigure, ...]
     conditions: Mapping[str, Any] | None = None
+    url: str | None = None
 
     @property
     def verdict(self) -> str:
@@ -174,7 +177,7 @@ class ClaimResult(Result):
     def to_json(self) -> dict[str, Any]:
         """Return the claim as a JSON-ready dictionary."""
         return {
-            **{"id": self.id, "source": self.source, "claim": self.text},
+            **{"id": self.id, "source": self.source, "url": self.url, "claim": self.text},
             **{"verdict": self.verdict, "reproduced": self.reproduced, "why": self.why},
             "figures": self._rows(),
             **({} if self.conditions is None else {"measured": dict(self.conditions)}),
@@ -212,7 +215,7 @@ class ClaimsResult(Result):
     summary = property(_summary, doc="One line: how many claims have which verdict, and which are not reproduced.")
 
     def _rows(self) -> Sequence[dict[str, Any]]:
-        keys = ("id", "source", "claim", "verdict", "reproduced", "why")
+        keys = ("id", "source", "url", "claim", "verdict", "reproduced", "why")
         return [{key: claim.to_json()[key] for key in keys} for claim in self.claims]
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 SOFT_MASK_SIZE, _PHOTOGRAPH_SIZE = (36, 36), (288, 288)
 SOFT_MASK_SEED = 0
+_MASK_STEPS, _MASK_BATCH, _MASK_TEST_FRAMES = 400, 32, 64
+# How strongly a pulse changes red, green and blue of skin, relative to green.
+_PULSE_COLOR = (0.35, 1.0, 0.55)
 
 
 def _measure_weighting() -> Figures:
@@ -91,7 +94,10 @@ class SoftMask:
         mask: the projected map, float32 (36, 36), 0 to 1.
         weights, bias: of the 1x1 layer; the weights (32,).
         name: the image's name.
-        seed: seed of the network's random weights.
+        seed: seed of the weights, and of the training.
+        steps: training steps; 0 for random weights.
+        skin_auc: on synthetic frames that it was not trained on, how often a pixel of skin has a larger mask than one
+            of the background; None for random weights.
     """
 
     photograph: np.ndarray
@@ -102,6 +108,8 @@ class SoftMask:
     bias: float
     name: str
     seed: int = SOFT_MASK_SEED
+    steps: int = 0
+    skin_auc: float | None = None
 
     def plot(self) -> "Figure":
         """Return a figure of the image, the 32 maps with their weights, and the mask."""
@@ -110,11 +118,12 @@ class SoftMask:
         return plot_soft_mask(self)
 
 
-def compute_soft_mask(path: str | pathlib.Path | None = None) -> SoftMask:
-    """Run the soft mask network with seeded random weights: the maps show what the layers do, nothing learned.
+def compute_soft_mask(path: str | pathlib.Path | None = None, *, train: bool = False) -> SoftMask:
+    """Run the soft mask network with seeded random weights, or trained as `train_soft_mask` does.
 
     Args:
         path: a photograph; None takes the sample photograph of scikit-learn.
+        train: whether to train it first, which takes some seconds.
 
     Raises:
         InputError: the file is not a readable image.
@@ -130,10 +139,70 @@ def compute_soft_mask(path: str | pathlib.Path | None = None) -> SoftMask:
     photograph, image = (
         data.get_preset("unit").apply([pixels], size, 3) for size in (_PHOTOGRAPH_SIZE, SOFT_MASK_SIZE)
     )
-    model = randomize_weights(models.build_model("deepphys_softconv"), SOFT_MASK_SEED)
+    model, trained = randomize_weights(models.build_model("deepphys_softconv"), SOFT_MASK_SEED), {}
+    if train:
+        model, skin_auc = train_soft_mask()
+        trained = {"steps": _MASK_STEPS, "skin_auc": skin_auc}
     maps, mask = (networks.run_up_to(model, layer, image)[0] for layer in ("conv1", "mask_1x1"))
     weights, bias = model.get_layer("mask_1x1").get_weights()
-    return SoftMask(photograph[0], image[0], maps, mask[..., 0], weights.reshape(-1), float(bias[0]), name)
+    sums = weights.reshape(-1), float(bias[0])
+    return SoftMask(photograph[0], image[0], maps, mask[..., 0], *sums, name, **trained)
+
+
+def train_soft_mask(seed: int = SOFT_MASK_SEED) -> "tuple[keras.Model, float]":
+    """Train the soft mask as DeepPhys (arXiv:1805.07888) does: by a pulse that it must find, not by masks.
+
+    The network sees synthetic frames of skin on a background, and beside each the change to the next frame. The pulse
+    is predicted from the changes, averaged with the mask as weights: what the mask does not weight adds no noise.
+
+    Returns:
+        The model (36, 36, 3) -> (36, 36, 1), and `SoftMask.skin_auc`.
+    """
+    import keras
+    import tensorflow as tf
+
+    tf.config.experimental.enable_op_determinism()
+    keras.utils.set_random_seed(seed)
+    rng = np.random.default_rng(seed)
+    model = models.build_model("deepphys_softconv")
+    changes: Any = keras.Input((*SOFT_MASK_SIZE, 3), name="changes")
+    mask: Any = model.output
+    weighted = keras.ops.sum(changes * mask, (1, 2)) / keras.ops.sum(mask, (1, 2))
+    pulse: Any = keras.layers.Dense(1, name="pulse")(weighted)
+    trainer = keras.Model([model.input, changes], pulse)
+    # Compiling with XLA takes longer than this short run.
+    trainer.compile(keras.optimizers.Adam(3e-3), loss="mse", jit_compile=False)  # pyright: ignore
+    for _ in range(_MASK_STEPS):
+        frames, frame_changes, pulses, _ = _synthetic_frames(rng, _MASK_BATCH)
+        trainer.train_on_batch([frames, frame_changes], pulses)
+    frames, _, _, skin = _synthetic_frames(np.random.default_rng(seed + 1), _MASK_TEST_FRAMES)
+    values = run_model(model, frames)[..., 0]
+    inside, outside = np.sort(values[skin]), np.sort(values[~skin])
+    below = np.searchsorted(outside, inside, "left") + np.searchsorted(outside, inside, "right")
+    return model, float(below.mean() / (2 * outside.size))
+
+
+def _synthetic_frames(rng: np.random.Generator, count: int) -> tuple[np.ndarray, ...]:
+    """Return frames of skin on a background, their changes to the next frame, the pulses, and where there is skin.
+
+    Frames and changes are float32 (N, 36, 36, 3), pulses float32 (N, 1), the skin bool (N, 36, 36). Skin has any of the
+    colors of skin, under any light, and changes with the pulse; the background has any color, and flickers.
+    """
+    height, width = SOFT_MASK_SIZE
+    rows, columns = np.mgrid[:height, :width]
+    blocks = rng.random((count, 6, 6, 3)).repeat(height // 6, 1).repeat(width // 6, 2)
+    flicker = rng.standard_normal((count, 6, 6, 3)).repeat(height // 6, 1).repeat(width // 6, 2)
+    center, radius = rng.uniform(10, 26, (2, count, 1, 1)), rng.uniform(6, 12, (2, count, 1, 1))
+    skin = ((rows - center[0]) / radius[0]) ** 2 + ((columns - center[1]) / radius[1]) ** 2 < 1
+    tone = rng.uniform(0, 1, (count, 1))  # from dark to light
+    color = (1 - tone) * (0.35, 0.22, 0.16) + tone * (0.95, 0.76, 0.67)
+    shade = rng.uniform(0.7, 1.1, (count, 1, 1, 1)) * (1 + 0.15 * np.cos(columns / width * 3))[None, :, :, None]
+    frames = np.where(skin[..., None], color[:, None, None] * shade, blocks)
+    frames = np.clip(frames + 0.02 * rng.standard_normal(frames.shape), 0, 1)
+    pulses = rng.standard_normal((count, 1))
+    beats = pulses[:, None, None] * np.array(_PULSE_COLOR)
+    changes = np.where(skin[..., None], beats, 2 * flicker) + rng.standard_normal(frames.shape)
+    return (*(values.astype(np.float32) for values in (frames, changes, pulses)), skin)
 
 
 def _measure_soft_mask() -> Figures:

@@ -57,7 +57,7 @@ def audit_command(
 ) -> int:
     """Count parameters, MACs and activation memory of every layer of MODEL, and the share of 1x1 layers.
 
-    1 MAC = one multiply and one add; batch 1; bias, activation, pooling and BatchNormalization count 0. Bytes of
+    1 MAC = one multiply and one add, for one sample; bias, activation, pooling and BatchNormalization count 0. Bytes of
     activations are at float32 for a Keras model, at the file's own types for a .tflite.
 
     On a terminal the table fits its width, with bars; piped it is plain and complete. --json is always the whole audit.

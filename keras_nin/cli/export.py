@@ -145,7 +145,9 @@ def _result_lines(result: ExportResult) -> Iterator[str]:
     yield from _test_lines(result)
     profiles = [file.latency for file in result.files]
     runs = ", ".join(f"{profile.runs:,}" for profile in profiles)
-    yield f"Latency: median of {runs} runs on {format_count(profiles[0].threads, 'thread')}; {format_host(result.host)}"
+    batch = f", batch {profiles[0].batch}" if profiles[0].batch > 1 else ""
+    threads = format_count(profiles[0].threads, "thread")
+    yield f"Latency: median of {runs} runs on {threads}{batch}; {format_host(result.host)}"
     calibration = next((file.converted.calibration for file in result.files if file.converted.calibration), None)
     if calibration is not None and calibration.noise:
         yield "Calibration: noise. Files calibrated on noise are good for measuring latency, and for nothing else."

@@ -20,7 +20,7 @@ from keras_nin.cli.output import TerminalProgress, note, print_result
 @click.option("--activation", type=click.Choice(["softmax", "sigmoid"]),
               help="With --train: the last activation of the classifiers. [default: softmax; the article: "
               "sigmoid]")  # fmt: skip
-@options.plot_option(help="Save the 32 maps, their weights and the mask of demystified-softconv as a figure.")
+@options.plot_option(help="Train the mask of demystified-softconv; save its 32 maps, their weights and it as a figure.")
 @click.option("--image", metavar="FILE", help="With --plot: the photograph. [default: one of scikit-learn's]")
 @options.force_option
 @click.option("--markdown", is_flag=True, help="One Markdown table.")
@@ -30,7 +30,7 @@ def claims_command(markdown: bool, as_json: bool, **arguments: Any) -> int:
 
     Without an ID, all claims. Our figures are computed from layers that are built, audited and run on the spot. The
     verdict is on the article: holds, partly holds (another part does not hold or is not measured here), does not
-    hold, not measured. The weights are random and seeded, except with --train.
+    hold, not measured. The weights are random and seeded, except with --train and --plot.
 
     paperspace-speed is timed, in about 15 s: on a busy machine its intervals are wide.
 

@@ -50,7 +50,7 @@ class FitSettings:
 
 @dataclass(frozen=True)
 class CPUFigures:
-    """Latency measured on this machine at batch 1, with its 95% interval; see `keras_nin.benchmark.Profile`.
+    """Latency measured on this machine, with its 95% interval; see `keras_nin.benchmark.Profile`.
 
     The interval is None with too few runs or drifting times, the share in 1x1 layers where the layers could not be timed.
     """
@@ -146,7 +146,8 @@ class MissingFigures:
 class FileFit:
     """One file on the chosen targets; a target without figures is None, and in `missing` if it was chosen.
 
-    The counts are those of the audit, None for a file that it does not read; `macs` leaves unknown MACs out.
+    The counts are those of the audit, None for a file that it does not read; `macs` are those of one sample and leave
+    unknown MACs out. Latencies and memory are those of a run, which takes `batch` samples.
     """
 
     file: str
@@ -161,6 +162,7 @@ class FileFit:
     ethosu: EthosUFigures | None = None
     micro: MicroFigures | None = None
     missing: tuple[MissingFigures, ...] = ()
+    batch: int = 1
 
     def find_missing(self, target: str | None) -> MissingFigures | None:
         """Return why a target has no figures; None where it has some or was not chosen."""
@@ -267,9 +269,10 @@ def _read_file(model: "TFLiteModel") -> FileFit:
     try:
         audit = audit_graph(read_tflite_graph(model))
     except InputError:  # a valid file with an open axis has no MACs
-        return FileFit(name, model.sha256, model.size_bytes, None, None, None, macs_known=False)
+        return FileFit(name, model.sha256, model.size_bytes, None, None, None, macs_known=False, batch=model.batch)
     counts = (audit.total.params, audit.total.macs, audit.total.pointwise_macs)
-    return FileFit(name, model.sha256, model.size_bytes, *counts, macs_known=not audit.unknown)
+    is_known = not audit.unknown
+    return FileFit(name, model.sha256, model.size_bytes, *counts, macs_known=is_known, batch=model.batch)
 
 
 def _pick_figures(figures: type[_Figures], result: object, **others: Any) -> _Figures:

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +12,8 @@ from keras_nin.errors import input_error
 from keras_nin.export.operator_layers import LayerIndex, map_operators
 from keras_nin.export.parity import CAST_OPERATORS, round_floats
 from keras_nin.metrics import energy_ratio_db
-from keras_nin.tflite.records import FLOAT_DTYPES, TFLiteModel, TFLiteTensor
+from keras_nin.tflite.layer_names import operator_paths
+from keras_nin.tflite.records import FLOAT_DTYPES, TFLiteSubgraph, TFLiteTensor
 from keras_nin.tflite.runner import TFLiteRunner
 
 if TYPE_CHECKING:
@@ -29,7 +30,8 @@ class LayerNoise:
     """How far the output of one operator is from that of the Keras layer it computes.
 
     Attributes:
-        layer: path of the last Keras layer that was fused into it, or None.
+        layer: name of the operator, as in every command.
+        compared_with: path of the last Keras layer that was fused into it, whose output it has; None if not compared.
         shape: of the operator's output.
         reason: why it is not compared, or None.
         snr_db: signal-to-noise ratio in dB, over all images; None where nothing differs or nothing was compared.
@@ -43,8 +45,9 @@ class LayerNoise:
 
     index: int
     op: str
-    layer: str | None
+    layer: str
     shape: tuple[int, ...]
+    compared_with: str | None = None
     reason: str | None = None
     snr_db: float | None = None
     snr_change_db: float | None = None
@@ -109,7 +112,9 @@ class _NoiseMeasurement:
         self.runner = runner
         self.inner_runner = TFLiteRunner(runner.model, runner.threads, keep_tensors=True)
         self.main = main = runner.model.main
-        self.reasons, self.joined = _join_operators(model, runner.model)
+        mapped = map_operators(model, runner.model)
+        self.names = operator_paths(runner.model, mapped.layers)
+        self.reasons, self.joined = _join_operators(main, mapped.output_layers)
         by_path = LayerIndex(model).by_path
         self.model, self.layers = model, {path: by_path[path].layer for path in self.joined.values()}
         self.entry = main.tensors[main.inputs[0]]
@@ -139,7 +144,7 @@ class _NoiseMeasurement:
         for operator in self.main.operators:
             output = self.main.tensors[operator.outputs[0]]
             before = max((noise[index] for index in operator.inputs if index in noise), default=0.0)
-            row = LayerNoise(operator.index, operator.op, self.joined.get(operator.index), output.shape)
+            row = LayerNoise(operator.index, operator.op, self.names[operator.index], output.shape)
             if operator.index in self.reasons:
                 noise |= dict.fromkeys(operator.outputs, before)
                 yield dataclasses.replace(row, reason=self.reasons[operator.index])
@@ -148,6 +153,7 @@ class _NoiseMeasurement:
             noise[output.index] = after = sums.share
             yield dataclasses.replace(
                 row,
+                compared_with=self.joined[operator.index],
                 snr_db=energy_ratio_db(sums.signal, sums.noise),
                 snr_change_db=energy_ratio_db(before, after) if after and before > _NO_NOISE else None,
                 added_noise=after - before if math.isfinite(after - before) else None,
@@ -155,10 +161,8 @@ class _NoiseMeasurement:
             )
 
 
-def _join_operators(model: "keras.Model", tflite: TFLiteModel) -> tuple[dict[int, str], dict[int, str]]:
-    """Return why operators cannot be compared, by index, and the layer of those that can."""
-    main = tflite.main
-    layers = map_operators(model, tflite).output_layers
+def _join_operators(main: TFLiteSubgraph, layers: Sequence[str | None]) -> tuple[dict[int, str], dict[int, str]]:
+    """Return why operators cannot be compared, by index, and the last fused layer of those that can."""
     last = {path: index for index, path in enumerate(layers) if path and main.operators[index].op not in CAST_OPERATORS}
     reasons, joined = {}, {}
     for operator, path in zip(main.operators, layers, strict=True):

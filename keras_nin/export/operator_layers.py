@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from keras_nin import keras_graph
 from keras_nin.export.parity import CAST_OPERATORS
+from keras_nin.tflite.layer_names import KERNEL_OPERATORS
 
 if TYPE_CHECKING:
     import keras
@@ -62,7 +63,10 @@ def map_operators(model: "keras.Model", tflite: "TFLiteModel") -> OperatorLayers
         lambda name: tuple(part for part in (_NUMBER.sub("", part) for part in name.split("/")) if part in names),
     )
     readings = [_operator_scopes(index, main, reader) for reader in readers]
-    layers = tuple(_choose_layer(index, scopes) for scopes in readings[0])
+    layers = tuple(
+        _choose_layer(index, scopes, operator.op in KERNEL_OPERATORS)
+        for operator, scopes in zip(main.operators, readings[0], strict=True)
+    )
     return OperatorLayers(layers, _output_layers(index, main, readings))
 
 
@@ -231,12 +235,16 @@ def find_closing_operator(main: "TFLiteSubgraph") -> int | None:
     return None if operator is None else operator.index
 
 
-def _choose_layer(index: LayerIndex, scopes: list[Scope]) -> str | None:
-    """Return the path of the layer that stands for all of `scopes`; None without scopes."""
+def _choose_layer(index: LayerIndex, scopes: list[Scope], is_product: bool) -> str | None:
+    """Return the path of the layer that stands for all of `scopes`; None without scopes.
+
+    An operator that is a product computes the layer with a kernel. Any other has that layer's name by chance, such as
+    what scales the output of a Conv1D after its activation.
+    """
 
     def precedence(position: LayerPosition) -> tuple[bool, bool, int]:
         has_kernel = any(len(weight.shape) > 1 for weight in position.layer.weights)
-        return not has_kernel, type(position.layer).__name__ in _RESHAPING, position.position
+        return has_kernel != is_product, type(position.layer).__name__ in _RESHAPING, position.position
 
     known = [index.by_scope[scope] for scope in scopes if scope in index.by_scope]
     return min(known, key=precedence).path if known else "/".join(scopes[0]) if scopes else None

@@ -70,8 +70,9 @@ def plot_cost_shares(audit: "Audit") -> "Figure":
         params, macs = sum(row.params for row in rows), sum(row.macs or 0 for row in rows)
         if params or macs:
             shares.append((style.label, params / max(total.params, 1), macs / max(total.macs, 1)))
-    label = "% of the params (solid), % of the MACs (pale)"
-    return _draw_shares(shares, label, audit.model, f"Total: {total.params:,} params, {total.macs:,} MACs")
+    least = "at least " if total.macs_unknown else ""
+    label = f"% of the params (solid), % of the {'known ' if total.macs_unknown else ''}MACs (pale)"
+    return _draw_shares(shares, label, audit.model, f"Total: {total.params:,} params, {least}{total.macs:,} MACs")
 
 
 def _draw_shares(shares: Sequence[tuple[str, float, float]], label: str, title: str, foot: str) -> "Figure":
@@ -180,5 +181,5 @@ def _add_heading(figure: "Figure", title: str, foot: str) -> None:
 
 
 def _describe_run(profile: "Profile") -> str:
-    conditions = format_conditions(profile.host, profile.threads, profile.runs)
+    conditions = format_conditions(profile.host, profile.threads, profile.runs, profile.batch)
     return f"Whole run: {format_us(profile.total.median)}. {conditions}"

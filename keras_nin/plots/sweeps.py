@@ -125,7 +125,9 @@ def plot_accelerators(result: "EthosUResult") -> "Figure":
         labels = [f"{estimate.accelerator}\n{estimate.clock_hz / 1e6:,.0f} MHz" for estimate in estimates]
         axes.set_yticks(range(len(estimates)), labels)
         axes.invert_yaxis()
-        axes.set(title=shorten(result.file, 80), xlabel="ms per run, estimated by Vela, batch 1")
+        axes.set(
+            title=shorten(result.file, 80), xlabel=f"ms per run, estimated by Vela, batch {result.estimates[0].batch}"
+        )
         axes.set_xlim(0, _RIGHT_MARGIN * max(estimate.us for estimate in estimates) / 1000 or 1)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
@@ -179,6 +181,14 @@ def plot_soft_mask(soft_mask: "SoftMask") -> "Figure":
             f"The network is not trained: its weights are random (seed {soft_mask.seed}). Where the mask is bright is "
             "chance; that one weighted sum pools 32 maps into one that can be viewed is not."
         )
+        if soft_mask.skin_auc is not None:
+            share = format_percent(soft_mask.skin_auc)
+            note = (
+                f"Trained here, for {soft_mask.steps} steps (seed {soft_mask.seed}), to find a pulse in synthetic "
+                "frames of skin on a flickering background, without being told where skin is. In frames that it was "
+                f"not trained on, a pixel of skin has a larger mask than one of the background in {share} of all "
+                "pairs. On a photograph the mask is bright where the colors are those of skin."
+            )
         figure.supxlabel(textwrap.fill(note, 200), fontsize=11, color=figures.TEXT)
     return figure
 

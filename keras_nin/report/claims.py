@@ -70,6 +70,7 @@ def _format_claim(claim: ClaimResult) -> str:
         [
             f"{claim.id}: {claim.verdict}",
             *_wrap(f"Claim: {claim.text}", f"Source: {claim.source}"),
+            *([f"    {claim.url}"] if claim.url else []),
             *(f"  {line}" for line in make_table("claim_figures", figure_records(claim)).format().splitlines()),
             *_wrap(*paragraphs),
         ]

@@ -302,7 +302,8 @@ def _read_claim(claim: Json) -> ClaimResult:
     if conditions is not None:
         for kind, key in ((dict[str, Any], "host"), (int, "processes"), (int, "runs")):
             typed_value(kind, conditions.get(key), key)
-    return ClaimResult(id, source, text, why, tuple(map(_read_figure, figures)), conditions)
+    url = typed_value(str | None, claim.get("url"), "the url of a claim")
+    return ClaimResult(id, source, text, why, tuple(map(_read_figure, figures)), conditions, url)
 
 
 def _read_figure(figure: Json) -> ClaimFigure:

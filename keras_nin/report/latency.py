@@ -135,7 +135,8 @@ def _format_document(benchmark: BenchmarkResult, view: LayerView, table: FormatT
             if len(blocks) > 2:
                 parts.append(make_table("latency_subtotals", blocks, first="block").format(table))
     methods = dict.fromkeys(profile.method for profile in benchmark.profiles if profile.method)
-    notes = render_text("latency.j2", "notes", methods).splitlines()
+    batches = sorted({profile.batch for profile in benchmark.profiles})
+    notes = render_text("latency.j2", "notes", methods, batches).splitlines()
     parts.append(lines([line for note in notes for line in wrap(note, _WIDTH, indent="")]))
     return "\n\n".join(parts) + "\n"
 

@@ -108,7 +108,9 @@ def environment(*, autoescape: bool) -> "jinja2.Environment":
         "count": formatting.format_count,
         "names": formatting.format_names,
         "host": formatting.format_host,
-        "conditions": lambda profile: formatting.format_conditions(profile.host, profile.threads, profile.runs),
+        "conditions": lambda profile: formatting.format_conditions(
+            profile.host, profile.threads, profile.runs, profile.batch
+        ),
         "shorten": formatting.shorten,
     }
     return env

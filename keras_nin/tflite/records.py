@@ -164,6 +164,14 @@ class TFLiteModel:
         return self.subgraphs[0]
 
     @property
+    def batch(self) -> int:
+        """Samples that a run takes: the size of the first axis that all inputs and outputs share, otherwise 1."""
+        shapes = [(self.main.tensors[index].shape, 2) for index in self.main.inputs]
+        shapes += [(self.main.tensors[index].shape, 1) for index in self.main.outputs]
+        sizes = {shape[0] if len(shape) >= rank else 1 for shape, rank in shapes}
+        return max(sizes.pop(), 1) if len(sizes) == 1 else 1
+
+    @property
     def source(self) -> str:
         """The file in messages: its path in quotes."""
         return "the bytes given" if self.path is None else repr(str(self.path))

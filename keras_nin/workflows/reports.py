@@ -222,7 +222,8 @@ def check_claims(
     if path is not None:
         from keras_nin import figures
 
-        mask = compute_soft_mask(None if image is None else os.fspath(image))
+        with progress.task("Training the mask"):
+            mask = compute_soft_mask(None if image is None else os.fspath(image), train=True)
         figures_to_write[path] = figures.render_png(mask.plot())
         files.needs_writing(path, figures_to_write[path], force)
     tracked = progress.track(chosen, "Reproducing", len(chosen))

@@ -5,7 +5,6 @@ import dataclasses
 import functools
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
-from keras_nin.audit.tflite_reader import name_operators, read_recorded_layers
 from keras_nin.edge.edgetpu import rules
 from keras_nin.edge.edgetpu.operators import EIGHT_BITS, BoundOperator, bind_operators, format_shape
 from keras_nin.edge.edgetpu.records import CompileFailure, EdgeTPUResult, OperatorVerdict, ParameterMemory, Status
@@ -13,6 +12,7 @@ from keras_nin.edge.edgetpu.rules import OperatorRule, compile_failure
 from keras_nin.errors import InputError
 from keras_nin.formatting import escape_unprintable
 from keras_nin.limits import Limit, LimitCheck, LimitItem, Unit, check_limit, fail_idle, parse_limits
+from keras_nin.tflite.layer_names import operator_paths
 from keras_nin.tflite.reader import ModelSource, read_model
 from keras_nin.tflite.records import TFLiteModel
 
@@ -52,8 +52,7 @@ def check_edgetpu(file: ModelSource, *, multiple_subgraphs: bool = False, withou
     if not multiple_subgraphs:
         subgraphs = subgraphs[:1]
     mapped = frozenset(index for subgraph in subgraphs for index in subgraph)
-    layers = ["/".join(filter(None, path)) for path in name_operators(model, read_recorded_layers(model))]
-    verdicts = _Verdicts(layers, repeats, refusals, mapped, failure)
+    verdicts = _Verdicts(operator_paths(model), repeats, refusals, mapped, failure)
     return EdgeTPUResult(
         model=str(model.path or "model"),
         multiple_subgraphs=multiple_subgraphs,

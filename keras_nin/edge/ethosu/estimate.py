@@ -120,9 +120,13 @@ def _estimate_accelerator(
         encoded_weight_bytes=round(totals["total_npu_encoded_weights"]),
         compiled_bytes=len(output.compiled),
         layers=layers,
-        findings=(*find_layer_findings(layers, accelerator, system_config, log_findings), *log_findings),
+        findings=(
+            *find_layer_findings(layers, accelerator, system_config, log_findings, audit.batch),
+            *log_findings,
+        ),
         log=output.log,
         compiled=output.compiled,
+        batch=audit.batch,
     )
 
 
@@ -234,7 +238,11 @@ def sum_by_memory(counts: Iterable[dict[str, int]]) -> dict[str, int]:
 
 
 def find_layer_findings(
-    layers: Sequence[EthosULayer], accelerator: str, system_config: str, log_findings: Sequence[EthosUFinding]
+    layers: Sequence[EthosULayer],
+    accelerator: str,
+    system_config: str,
+    log_findings: Sequence[EthosUFinding],
+    batch: int = 1,
 ) -> Iterator[EthosUFinding]:
     """Yield what a reader of the layers must know, beyond what Vela says itself."""
     cpu = [layer.name for layer in layers if layer.on_cpu]
@@ -257,7 +265,7 @@ def find_layer_findings(
             )
             yield EthosUFinding("split", message, (layer.name,))
     products = [layer for layer in layers if layer.target == NPU and layer.network_macs]
-    if differing := tuple(layer.name for layer in products if layer.product_macs != layer.network_macs):
+    if differing := tuple(layer.name for layer in products if layer.product_macs != (layer.network_macs or 0) * batch):
         yield EthosUFinding("macs", "Vela counts other MACs than the audit", differing)
     families = [family for family in _FAMILIES if family in system_config.lower()]
     if families and accelerator.split("-")[1] not in families:

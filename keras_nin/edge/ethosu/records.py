@@ -106,8 +106,8 @@ class EthosULayer:
             inputs are written in place.
         cycles, share: of the NPU, and as a share of all; 0 on the CPU, for which Vela has no time.
         npu_cycles: cycles in which the NPU computes; in the others it waits for memory.
-        macs, product_macs, network_macs: MACs as Vela counts them, with the comparisons of pooling; those of the
-            convolutions and matrix products alone; as the audit counts them, None where unknown.
+        macs, product_macs, network_macs: MACs of a run as Vela counts them, with the comparisons of pooling; those of
+            the convolutions and matrix products alone; of a sample as the audit counts them, None where unknown.
         utilization: `macs` as a share of the accelerator's peak in `cycles`; None without cycles.
         bound: what most cycles are spent on: `NPU`, or the memory that it waits for; None without cycles.
         access_cycles, read, written: cycles, bytes read and bytes written, by memory and without zeros.
@@ -176,13 +176,14 @@ class EthosUSubtotal:
 
 @dataclasses.dataclass(frozen=True)
 class EthosUEstimate:
-    """What Vela estimates for one file on one accelerator, at batch 1. Nothing is measured.
+    """What Vela estimates for one run of a file, of `batch` samples, on one accelerator. Nothing is measured.
 
     Attributes:
         macs_per_cycle: peak MACs of the accelerator in a cycle.
         vela: version of Vela.
         us: time of a run, `cycles` at the clock; without operators on the CPU.
-        network_macs, npu_share: MACs as the audit counts them, and their share on the NPU; None where unknown.
+        macs: of a run, as Vela counts them.
+        network_macs, npu_share: MACs of a sample as the audit counts them, their share on the NPU; None where unknown.
         weight_bytes, encoded_weight_bytes: size of the NPU's weights in the file, and as Vela encodes them.
         layers: in the file's order, then operations that belong to no operator.
         log, compiled: everything that Vela printed, and the compiled file.
@@ -211,6 +212,7 @@ class EthosUEstimate:
     findings: tuple[EthosUFinding, ...]
     log: str
     compiled: bytes = dataclasses.field(repr=False)
+    batch: int = 1
 
     @property
     def utilization(self) -> float | None:

@@ -87,6 +87,7 @@ def measure_micro(
         peak_activation_bytes=_peak_activation_bytes(model),
         float_operators=len(float_operators(model)),
         package=trial.package,
+        batch=model.batch,
     )
 
 

@@ -105,6 +105,7 @@ class MicroResult(CheckedResult):
         peak_activation_bytes: the audit's peak, to compare with `Arena.tensor_bytes`; None where it reads no such file.
         float_operators: number of operators that read or write floating point.
         package: version of tflite-micro.
+        batch: samples in a run, all of which are in the arena at once.
     """
 
     file: str
@@ -121,6 +122,7 @@ class MicroResult(CheckedResult):
     peak_activation_bytes: int | None
     float_operators: int
     package: str
+    batch: int = 1
 
     def to_json(self) -> dict[str, Any]:
         """Return the document of schema ``keras_nin.micro/1``."""
