@@ -37,6 +37,13 @@ class InputError(ValueError):
         self.status = status
         self.received = received
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as a JSON-ready dictionary, without the message."""
+        received = self.received
+        if received is not None and not isinstance(received, str | int | float):
+            received = str(received)
+        return {"argument": self.argument, "path": self.path, "status": self.status, "received": received}
+
 
 class WeightsMismatchError(InputError):
     """Weights that do not fit the network."""
@@ -54,12 +61,17 @@ def with_flags(message: str, flags: Mapping[str, str]) -> str:
 
 def unknown_name_error(argument: str, received: object, known: Iterable[str]) -> InputError:
     """Return the `InputError` for a name that is not in `known`, with the nearest known names."""
+    hint = suggest_names(received, known)
+    message = f"Expected `{argument}` to be a known name. Received: {received!r}. {hint}"
+    return InputError(message, argument=argument, received=received)
+
+
+def suggest_names(received: object, known: Iterable[str]) -> str:
+    """Return the sentence that names the known names nearest to an unknown one, or all where none is near."""
     names = sorted(known)
     by_lower = {name.lower(): name for name in names}
     near = difflib.get_close_matches(str(received).lower(), by_lower, n=4, cutoff=0.5)
-    hint = f"Did you mean {', '.join(by_lower[name] for name in near)}?" if near else f"Known: {', '.join(names)}."
-    message = f"Expected `{argument}` to be a known name. Received: {received!r}. {hint}"
-    return InputError(message, argument=argument, received=received)
+    return f"Did you mean {', '.join(by_lower[name] for name in near)}?" if near else f"Known: {', '.join(names)}."
 
 
 def expected_error(argument: str, expected: str, received: object) -> InputError:

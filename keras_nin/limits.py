@@ -4,11 +4,12 @@ A limit is ``ITEM=RANGE``; several are separated by commas: ``"params=1.3M,peak=
 ``x..`` means at least x, ``..x`` at most x and ``x..y`` both; ``x`` alone means at most x, or at least x for an item
 that is better the larger it is. Units are read as written, capitals included: counts are plain or in k, M, G
 (thousands); bytes need B, kB, MB, GB (thousands) or KiB, MiB, GiB (1,024); times need us, ms or s; shares are 0 to 1,
-or in %, or ``full`` for 100%.
+or in %, or ``full`` for 100%. Of a comparison, dB, LSB (quantization steps) and pp (percentage points) may be left out.
 """
 
 import dataclasses
 import enum
+import math
 import re
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
@@ -27,6 +28,9 @@ class Unit(enum.Enum):
     BYTES = "size in bytes"
     TIME = "time"
     SHARE = "share"
+    DECIBELS = "ratio in dB"
+    STEPS = "number of quantization steps"
+    POINTS = "number of percentage points"
 
 
 _FACTORS: dict[Unit, dict[str, int | Fraction]] = {
@@ -34,12 +38,18 @@ _FACTORS: dict[Unit, dict[str, int | Fraction]] = {
     Unit.BYTES: {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30},
     Unit.TIME: {"us": 1, "ms": 10**3, "s": 10**6},
     Unit.SHARE: {"": 1, "%": Fraction(1, 100)},
+    Unit.DECIBELS: {"": 1, "dB": 1},
+    Unit.STEPS: {"": 1, "LSB": 1},
+    Unit.POINTS: {"": 1, "pp": 1},
 }
 _EXAMPLES = {
     Unit.COUNT: "1300000, 1300k or 1.3M",
     Unit.BYTES: "500B, 64KiB, 1.3MiB or 2MB",
     Unit.TIME: "500us, 20ms or 1.5s",
     Unit.SHARE: "0.4, 40% or full",
+    Unit.DECIBELS: "30dB",
+    Unit.STEPS: "8LSB",
+    Unit.POINTS: "2.5pp",
 }
 
 
@@ -224,6 +234,27 @@ def fail_idle(limit: Limit, reason: str, *, subject: str | None = None) -> Limit
     return LimitCheck(limit, None, Verdict.IDLE, reason, subject)
 
 
+def check_result(
+    limit: Limit, value: float | Fraction | None, passed: bool, *, subject: str | None = None
+) -> LimitCheck:
+    """Return the check of a limit whose verdict was found elsewhere."""
+    failure = Verdict.NOT_REACHED if limit.item.at_least else Verdict.EXCEEDED
+    return LimitCheck(limit, value, Verdict.PASS if passed else failure, None, subject)
+
+
+def single_end(limit: Limit, *, argument: str) -> Fraction:
+    """Return the end of a range that has one, low where the item is better the larger it is, else high.
+
+    Raises:
+        InputError: the range has the other end.
+    """
+    end, other = (limit.low, limit.high) if limit.item.at_least else (limit.high, limit.low)
+    if end is None or other is not None:
+        kept = "at least" if limit.item.at_least else "at most"
+        raise expected_error(argument, f"to give what {limit.name} is {kept}", str(limit))
+    return end
+
+
 def all_passed(checks: Sequence[LimitCheck]) -> bool:
     """Whether every limit is known to be kept."""
     return all(check.passed for check in checks)
@@ -235,6 +266,8 @@ def format_value(unit: Unit, value: float | Fraction) -> str:
         return format_us(float(value))
     if unit is Unit.SHARE:
         return f"{100 * float(value):.6g}%"
+    if unit in (Unit.DECIBELS, Unit.STEPS, Unit.POINTS):
+        return f"{float(value):.6g} {list(_FACTORS[unit])[-1]}"
     number = _to_number(value)
     return f"{number:,} bytes ({format_bytes(float(value))})" if unit is Unit.BYTES else f"{number:,}"
 
@@ -242,4 +275,4 @@ def format_value(unit: Unit, value: float | Fraction) -> str:
 def _to_number(value: float | Fraction | None) -> int | float | None:
     if isinstance(value, Fraction):
         return int(value) if value.denominator == 1 else float(value)
-    return value
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -12,8 +12,10 @@ from keras_nin import files, schemas
 from keras_nin.benchmark.records import BUSY_SHARE, BenchmarkResult, LayerTime, Profile
 from keras_nin.errors import InputError, expected_error
 from keras_nin.formatting import format_count
+from keras_nin.limits import Limit, LimitCheck, LimitItem, Unit, check_result, parse_limits, single_end
 from keras_nin.results import Result
 
+COMPARISON_LIMITS = (LimitItem("regression", Unit.SHARE),)
 SLOWER, FASTER, UNCHANGED, UNKNOWN = "slower", "faster", "no significant change", "unknown"
 _HOST_FIELDS = ("cpu", "cores", "system", "python", "litert")
 # Smaller changes of a layer do not stand out from the profiler's resolution of 1 us and the varying clock.
@@ -253,3 +255,22 @@ def _is_significant(change: LayerChange) -> bool:
         return change.before_us != change.after_us
     low, high = sorted((change.before_us, change.after_us))
     return high - low > _LAYER_US and high > _LAYER_RATIO * low
+
+
+def parse_comparison_limits(text: str, *, argument: str = "require") -> tuple[Limit, ...]:
+    """Return limits such as ``"regression=5%"``: by how much a file may be slower; see `keras_nin.limits`."""
+    return parse_limits(text, COMPARISON_LIMITS, argument=argument)
+
+
+def check_comparison_limits(comparison: RunComparison, limits: Iterable[Limit]) -> tuple[LimitCheck, ...]:
+    """Compare every change with limits; it fails one that it certainly exceeds, see `FileChange.exceeds`."""
+    return tuple(
+        check_result(
+            limit,
+            change.ratio - 1,
+            not change.exceeds(float(single_end(limit, argument="require"))),
+            subject=f"{change.file} on {format_count(change.threads, 'thread')}",
+        )
+        for change in comparison.changes
+        for limit in limits
+    )

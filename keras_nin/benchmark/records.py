@@ -1,11 +1,13 @@
 """The records of a benchmark: a machine, and for each file its latency and the time of each layer."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from keras_nin import schemas
 from keras_nin.errors import InputError
 from keras_nin.formatting import format_count, format_us
+from keras_nin.limits import Limit, LimitCheck, LimitItem, Unit, check_limit, parse_limits
 from keras_nin.results import Result
 from keras_nin.schemas import record_from_json, typed_value
 
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
 
 PROFILER = "profiler"
 SINGLE_OPERATORS = "single operators"
+BENCHMARK_LIMITS = (LimitItem("latency", Unit.TIME), LimitItem("p90", Unit.TIME))
 BUSY_SHARE = 0.1  # of the processor time, from which on other processes disturb a measurement
 _LAYER_COLUMNS = ("share", "macs", "gmacs_per_s", "bytes", "kind", "role", "block", "kernel")
 
@@ -220,3 +223,21 @@ def _read_profile(document: dict[str, Any], host: dict[str, Any]) -> Profile:
     if not profile.total.median or not all(peak.gmacs_per_s and peak.gbytes_per_s for peak in profile.peaks):
         raise InputError(f"Expected a median and peaks above 0. Received: 0 in {profile.file!r:.80}")
     return profile
+
+
+def parse_benchmark_limits(text: str, *, argument: str = "require") -> tuple[Limit, ...]:
+    """Return limits on the median and the 90th percentile: ``"latency=5ms,p90=6ms"``; see `keras_nin.limits`."""
+    return parse_limits(text, BENCHMARK_LIMITS, argument=argument)
+
+
+def check_benchmark_limits(result: BenchmarkResult, limits: Sequence[Limit]) -> tuple[LimitCheck, ...]:
+    """Compare every profile with limits on `BENCHMARK_LIMITS`."""
+    return tuple(
+        check_limit(
+            limit,
+            profile.total.median if limit.name == "latency" else profile.total.p90,
+            subject=f"{profile.file} on {format_count(profile.threads, 'thread')}",
+        )
+        for profile in result.profiles
+        for limit in limits
+    )

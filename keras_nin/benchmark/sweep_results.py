@@ -3,15 +3,18 @@
 import csv
 import dataclasses
 import io
+import math
 import pathlib
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from keras_nin import files
 from keras_nin.errors import InputError
 from keras_nin.formatting import format_count
+from keras_nin.limits import Limit, LimitCheck, LimitItem, Unit, check_limit, parse_limits
 
+SWEEP_LIMITS = (LimitItem("latency", Unit.TIME),)
 CHANNEL_STEP = 8  # channels that the runtime's kernels process at once, or a divisor of that
 
 
@@ -37,6 +40,11 @@ class SweepPoint:
     layer: ConvLayer
     scheme: str
     threads: int
+
+    def __str__(self) -> str:
+        size, kernel = (f"{side}x{side}" for side in (self.layer.size, self.layer.kernel))
+        channels = f"{self.layer.cin} to {self.layer.cout} channels"
+        return f"{kernel} on {size}, {channels}, {self.scheme}, {format_count(self.threads, 'thread')}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,3 +233,14 @@ def _summarize(pairs: Iterable[tuple[Any, float | None]], form: str) -> Iterator
     for key, values in sorted(groups.items()):
         median, low, high = (format(value, form) for value in (statistics.median(values), min(values), max(values)))
         yield key, median, f"(median of {format_count(len(values), 'pair')}, {low} to {high})"
+
+
+def parse_sweep_limits(text: str, *, argument: str = "require") -> tuple[Limit, ...]:
+    """Return limits on the latency of the slowest point: ``"latency=500us"``; see `keras_nin.limits`."""
+    return parse_limits(text, SWEEP_LIMITS, argument=argument)
+
+
+def check_sweep_limits(rows: Iterable[SweepRow], limits: Sequence[Limit]) -> tuple[LimitCheck, ...]:
+    """Compare the slowest row with limits; a row without a time does not pass."""
+    slowest = max(rows, key=lambda row: math.inf if row.us is None else row.us)
+    return tuple(check_limit(limit, slowest.us, reason=slowest.error, subject=str(slowest.point)) for limit in limits)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from keras_nin.cli import options
-from keras_nin.cli.output import TerminalProgress, echo, note, print_checks, print_json, print_result
+from keras_nin.cli.output import TerminalProgress, echo, is_quiet, note, print_checks, print_json, print_result, remark
 
 if TYPE_CHECKING:
     from keras_nin.audit import Audit
@@ -104,13 +104,13 @@ def _check_view_options(form: str, view: AuditView) -> None:
     context = click.get_current_context()
     chosen = [name for name in ("depth", "columns", "sort", "only") if options.is_set(context, name)]
     if form == "json" and chosen:
-        note(f"Note: JSON is always the whole audit; --{', --'.join(chosen)} change nothing in it.")
+        remark(f"Note: JSON is always the whole audit; --{', --'.join(chosen)} change nothing in it.")
 
 
 def _print_audit(audit: Audit, form: str, view: AuditView) -> None:
     from keras_nin.audit import tables
 
-    if form == "text" and sys.stdout.isatty():
+    if form == "text" and sys.stdout.isatty() and not is_quiet():
         from rich.console import Console
 
         from keras_nin.audit import terminal

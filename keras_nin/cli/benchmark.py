@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from keras_nin.cli import options
-from keras_nin.cli.output import TerminalProgress, echo, note, print_json, print_result
+from keras_nin.cli.output import TerminalProgress, echo, note, print_checks, print_result, remark
+from keras_nin.limits import all_passed
 
 if TYPE_CHECKING:
     from keras_nin.report.latency import LayerView
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
               help="An external delegate on the device, such as libedgetpu.so.1; only whole files are "
               "timed.")  # fmt: skip
 @click.option("--scheme", metavar="S[,S...]", help="Schemes of an exported MODEL. [default: float32,int8]")
+@options.require_option(help="Exit status 1 where a limit fails, such as latency=5ms,p90=6ms. Repeatable.")
 @options.temporary_export_options
 @click.option("--json", "form", flag_value="json", help="One JSON document on stdout, the rest on stderr.")
 @click.option("--csv", "form", flag_value="csv", help="A row for every layer, with raw numbers.")
@@ -50,7 +52,7 @@ if TYPE_CHECKING:
 @options.force_option
 @click.option("--model-explorer", metavar="FILE.json", help="Also write the times as node data for Model Explorer.")
 def benchmark_command(
-    sort: str | None, top: int | None, only: tuple[str, ...], form: str | None, **arguments: Any
+    sort: str | None, top: int | None, only: tuple[str, ...], form: str | None, require: str | None, **arguments: Any
 ) -> int:
     """Measure the latency of .tflite files, and inside the runtime that of each of their layers.
 
@@ -59,7 +61,8 @@ def benchmark_command(
 
     Batch 1, XNNPACK, warmed up; then runs until the 95% confidence interval of the median is within 1%. Layers are
     timed separately, so that the latency of the whole file is that without a profiler. Exit status 2 where a file does
-    not run; the results of the others are shown.
+    not run; the results of the others are shown. --require limits the median (latency) and the 90th percentile (p90) of
+    each file on each number of threads, in us, ms or s.
 
     \b
     More examples:
@@ -69,24 +72,29 @@ def benchmark_command(
       keras-nin benchmark net.tflite --on ssh://pi@raspberrypi.local --out results
       keras-nin benchmark net.tflite --model-explorer net_times.json
     """
+    from keras_nin.benchmark.records import check_benchmark_limits, parse_benchmark_limits
     from keras_nin.report.latency import LayerView
     from keras_nin.workflows.benchmark import benchmark_models
 
     view = LayerView(sort, top, only)
+    limits = parse_benchmark_limits(require) if require else ()
     run = benchmark_models(**arguments, progress=TerminalProgress())
-    if run.benchmark.profiles:
+    if form == "json" and run.failures and not run.benchmark.profiles:
+        raise run.failures[0]
+    checks = check_benchmark_limits(run.benchmark, limits)
+    if form == "json":
+        print_result(run, True, str, checks)
+    elif run.benchmark.profiles:
         _print_run(run, form, view, arguments["roofline"])
+        print_checks(checks, failed_only=form is not None)
     for path in run.written:
-        note(f"written: {path}")
+        remark(f"written: {path}")
     for failure in run.failures:
         note(f"Error: {' '.join(options.with_own_flags(failure).split())}")
-    return 2 if run.failures else 0
+    return 2 if run.failures else 0 if all_passed(checks) else 1
 
 
 def _print_run(run: BenchmarkRun, form: str | None, view: LayerView, roofline: bool) -> None:
-    if form == "json":
-        print_json(run.to_json())
-        return
     from keras_nin.formatting import format_markdown_table, format_table
     from keras_nin.report import latency
 
@@ -115,9 +123,10 @@ def _print_run(run: BenchmarkRun, form: str | None, view: LayerView, roofline: b
               help="Smallest change that counts as slower or faster.")  # fmt: skip
 @click.option("--max-regression", type=options.SHARE, metavar="SHARE",
               help="Exit status 1 where a file is slower by more.")  # fmt: skip
+@options.require_option(help="Exit status 1 where a limit fails: regression=5% is --max-regression 5%.")
 @options.json_option
 def compare_runs_command(
-    before: str, after: str, min_effect: float, max_regression: float | None, as_json: bool
+    before: str, after: str, min_effect: float, max_regression: float | None, require: str | None, as_json: bool
 ) -> int:
     """Compare two results of `keras-nin benchmark --json`: what became slower or faster, and by how much.
 
@@ -130,15 +139,18 @@ def compare_runs_command(
     --max-regression fails only where a file is certainly slower by more than SHARE: the whole interval must lie above
     it, so that noise does not fail. Where a result has no interval (too few runs) the medians decide.
     """
+    from keras_nin.benchmark.comparison import check_comparison_limits, parse_comparison_limits
     from keras_nin.report.comparisons import format_run_comparison
     from keras_nin.workflows.benchmark import compare_runs
 
+    limits = parse_comparison_limits(require) if require else ()
     comparison = compare_runs(before, after, min_effect)
-    print_result(comparison, as_json, lambda: format_run_comparison(comparison))
+    checks = check_comparison_limits(comparison, limits)
+    print_result(comparison, as_json, lambda: format_run_comparison(comparison), checks)
     slower = () if max_regression is None else comparison.regressions(max_regression)
     for change in slower:
         note(f"FAIL: {change.file}: {change.ratio:.3f} times as slow, limit {1 + (max_regression or 0):g}")
-    return 1 if slower else 0
+    return 1 if slower or not all_passed(checks) else 0
 
 
 @click.command(
@@ -161,8 +173,9 @@ def compare_runs_command(
 @click.option("--out", default="sweep.csv", metavar="FILE.csv", help="The rows; existing ones are kept.")
 @options.plot_option(help="Also write a figure of the rows.")
 @click.option("--force", is_flag=True, help="Measure everything again, and replace the CSV file.")
+@options.require_option(help="Exit status 1 where the slowest point fails a limit: latency=500us. Repeatable.")
 @options.json_option
-def sweep_command(as_json: bool, **arguments: Any) -> None:
+def sweep_command(as_json: bool, require: str | None, **arguments: Any) -> int:
     """Time single convolutions over a grid, inside the runtime: 1x1 against larger kernels, and odd channel counts.
 
     Each is a layer with padding "same" and stride 1, built in Keras with random weights and exported; int8 is
@@ -174,17 +187,21 @@ def sweep_command(as_json: bool, **arguments: Any) -> None:
     continues. Rows of another machine or other versions are not mixed with new ones: the command refuses such a file.
     The table has all rows of the file.
     """
+    from keras_nin.benchmark.sweep_results import check_sweep_limits, parse_sweep_limits
     from keras_nin.report.comparisons import format_sweep
     from keras_nin.workflows.sweep import sweep_convolutions
 
+    limits = parse_sweep_limits(require) if require else ()
     try:
         result = sweep_convolutions(**arguments, progress=TerminalProgress())
     except KeyboardInterrupt:
         note(f"interrupted: repeat the command to continue {arguments['out']}")
         raise
-    print_result(result, as_json, lambda: format_sweep(result.rows, result.host))
+    checks = check_sweep_limits(result.rows.values(), limits)
+    print_result(result, as_json, lambda: format_sweep(result.rows, result.host), checks)
     if result.measured and result.reused:
-        note(f"continued: {result.reused} of {result.measured + result.reused} points were in {result.path}")
-    note(f"written: {result.path}" if result.measured else f"nothing to do: all points are in {result.path}")
+        remark(f"continued: {result.reused} of {result.measured + result.reused} points were in {result.path}")
+    remark(f"written: {result.path}" if result.measured else f"nothing to do: all points are in {result.path}")
     if arguments["plot"] is not None:
-        note(f"written: {arguments['plot']}")
+        remark(f"written: {arguments['plot']}")
+    return 0 if all_passed(checks) else 1

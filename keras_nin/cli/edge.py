@@ -10,7 +10,7 @@ import click
 
 from keras_nin.cli import options
 from keras_nin.cli.export import export_command
-from keras_nin.cli.output import TerminalProgress, echo, note, print_checks, print_notes, print_result
+from keras_nin.cli.output import TerminalProgress, echo, print_checks, print_notes, print_result, remark
 
 if TYPE_CHECKING:
     from keras_nin.workflows.export import ExportResult
@@ -124,7 +124,7 @@ def ethosu_command(as_json: bool, **arguments: Any) -> int:
 
     status = _print_checked(result, as_json, format_result)
     for path in filter(None, (arguments["out"], arguments["plot"])):
-        note(f"written: {path}")
+        remark(f"written: {path}")
     print_notes(result.notes)
     return status
 
@@ -170,7 +170,7 @@ def micro_command(as_json: bool, **arguments: Any) -> int:
     print_notes(map(options.with_own_flags, result.notes))
     status = _print_checked(result, as_json, lambda: format_micro(result))
     for suffix in (".cc", ".h") if arguments["c_array"] else ():
-        note(f"written: {arguments['c_array']}{suffix}")
+        remark(f"written: {arguments['c_array']}{suffix}")
     return status
 
 

@@ -9,6 +9,7 @@ import click
 
 from keras_nin.cli import options
 from keras_nin.cli.output import TerminalProgress, echo, note, print_notes, print_result
+from keras_nin.limits import all_passed
 
 if TYPE_CHECKING:
     from keras_nin.export import Parity
@@ -68,6 +69,7 @@ def _describe_scheme(row: Mapping[Any, str]) -> str:
 @options.image_options
 @options.test_count_option
 @options.limit_options
+@options.require_option()
 @options.threads_option
 @click.option("--runs", type=options.COUNT, metavar="N",
               help="Runs of the latency measurement. [default: until stable]")  # fmt: skip
@@ -77,7 +79,7 @@ def _describe_scheme(row: Mapping[Any, str]) -> str:
 @click.option("--from", "record", metavar="RECORD",
               help="Repeat the export that wrote this JSON file: same model, images and options. Only --out, --force, "
               "--threads, --runs and --json may be combined with it.")  # fmt: skip
-def export_command(model: str, record: str | None, as_json: bool, **arguments: Any) -> int:
+def export_command(model: str, record: str | None, as_json: bool, require: str | None, **arguments: Any) -> int:
     """Convert MODEL (default nin_digits) to .tflite files and verify them against it.
 
     Writes <model>_<scheme>.tflite, static batch 1, and a JSON record of how it was made beside each; runs each with the
@@ -88,13 +90,22 @@ def export_command(model: str, record: str | None, as_json: bool, **arguments: A
     Exit status 1 where a file fails (see --min-top1-match and --max-drop). With random weights only differences are
     checked; a file calibrated on noise (--calibration random) is good for latency only.
 
+    \b
+    Items of --require, for each file:
+      top1_match=95%  top1_drop=1pp  snr=30dB  rms, max_error, closing, weight=8LSB  as the options --min-... and
+                      --max-..., and failed where they are not measured, such as with random weights
+      flash=100KiB    the file's size at most, in B, kB, MB (thousands), KiB, MiB (1,024)
+      latency=1ms     the median on this machine at most, in us, ms or s
+
     --from compares the bytes with those of RECORD: exit status 1 where the same versions give others, 2 where the
     weights or the calibration images are others. Paths in it are relative to the folder of that export.
     """
-    context = click.get_current_context()
-    if record is None:
-        from keras_nin.workflows.export import export_model
+    from keras_nin.workflows.export import check_export_limits, export_model, parse_export_limits
 
+    context = click.get_current_context()
+    limits = parse_export_limits(require) if require and record is None else ()
+    arguments["limits"] = arguments["limits"].with_required(limits)
+    if record is None:
         result = export_model(model, **arguments, progress=TerminalProgress())
     else:
         from keras_nin.workflows.reproduction import reproduce_export
@@ -104,12 +115,13 @@ def export_command(model: str, record: str | None, as_json: bool, **arguments: A
         result = reproduce_export(record, **kept, progress=TerminalProgress())
     if result.reproduction is not None:
         _print_reproduction(result.reproduction, result.files[0].name, as_json)
-    print_result(result, as_json, lambda: "\n".join(_result_lines(result)))
+    checks = check_export_limits(result, limits)
+    print_result(result, as_json, lambda: "\n".join(_result_lines(result)), checks)
     for file in result.files:
         _print_failures(file.name, file.parity)
     if context.obj is not None and not as_json:
         context.obj(result)  # what `export_edgetpu_command` prints after it
-    return 0 if result.passed else 1
+    return 0 if result.passed and all_passed(checks) else 1
 
 
 def _check_beside_record(context: click.Context) -> None:
@@ -118,6 +130,7 @@ def _check_beside_record(context: click.Context) -> None:
             *BESIDE_RECORD,
             "record",
             "as_json",
+            "quiet",
             "debug",
         ):
             flag = param.opts[-1] if isinstance(param, click.Option) else "MODEL"
@@ -203,26 +216,33 @@ def _print_reproduction(reproduction: Reproduction, name: str, as_json: bool) ->
 @options.image_options
 @options.test_count_option
 @options.limit_options
+@options.require_option()
 @click.option("--per-layer", is_flag=True, help="Also measure the quantization noise that each layer adds.")
 @options.threads_option
 @options.device_options
 @options.json_option
-def verify_command(as_json: bool, **arguments: Any) -> int:
+def verify_command(as_json: bool, require: str | None, **arguments: Any) -> int:
     """Run MODEL and FILE (.tflite) on the same images and compare their outputs.
 
     The images are the test split of --data; the record beside FILE has the default for images and preprocessing. Images
     that calibrated FILE are left out. Exit status 1 where a check fails. With --on, FILE runs on a device and MODEL
     here.
-    """
-    from keras_nin.workflows.verification import verify_model
 
+    Items of --require: top1_match=95%, top1_drop=1pp, snr=30dB, and rms, max_error, closing, weight=8LSB, as the
+    options --min-... and --max-..., and failed where they are not measured; flash=100KiB, the file's size at most.
+    """
+    from keras_nin.workflows.verification import check_verification_limits, parse_verification_limits, verify_model
+
+    limits = parse_verification_limits(require) if require else ()
+    arguments["limits"] = arguments["limits"].with_required(limits)
     result = verify_model(**arguments, progress=TerminalProgress())
+    checks = check_verification_limits(result, limits)
     print_notes(result.notes)
-    print_result(result, as_json, lambda: "\n".join(_verification_lines(result)))
+    print_result(result, as_json, lambda: "\n".join(_verification_lines(result)), checks)
     _print_failures(result.file, result.parity)
     if result.preprocessing_mismatch is not None:
         note(f"FAIL: {result.preprocessing_mismatch}. Accept it with --preprocessing")
-    return 0 if result.passed else 1
+    return 0 if result.passed and all_passed(checks) else 1
 
 
 def _verification_lines(result: VerifyResult) -> Iterator[str]:
@@ -246,24 +266,29 @@ def _verification_lines(result: VerifyResult) -> Iterator[str]:
 @click.option("--label-offset", type=click.IntRange(0), metavar="K",
               help="Output of label 0, such as 1 where output 0 is a background class. [default: 0]")  # fmt: skip
 @click.option("--output", type=click.IntRange(0), metavar="N", help="Index of the output, for a file with several.")
+@options.require_option()
 @options.seed_option
 @options.threads_option
 @options.device_options
 @options.json_option
-def evaluate_command(as_json: bool, **arguments: Any) -> int:
+def evaluate_command(as_json: bool, require: str | None, **arguments: Any) -> int:
     """Measure the accuracy of FILE (.tflite, .keras, .h5, or a model by name) on labeled images.
 
     Top-1 and top-5 accuracy, precision and recall of every class, and the confusion matrix. The images are the test
     split of --data. Images and preprocessing come from the options, else from the record beside FILE, else from the
     model and its dataset. Images per second of a .tflite file are for the runtime at batch 1, with the conversion of
     its input and output, without reading and preprocessing images.
-    """
-    from keras_nin.workflows.evaluation import evaluate_model
 
+    Items of --require: top1=95%, top5=99%, at least.
+    """
+    from keras_nin.workflows.evaluation import check_evaluation_limits, evaluate_model, parse_evaluation_limits
+
+    limits = parse_evaluation_limits(require) if require else ()
     result = evaluate_model(**arguments, progress=TerminalProgress())
     print_notes(result.notes)
-    print_result(result, as_json, lambda: "\n".join(_evaluation_lines(result)))
-    return 0
+    checks = check_evaluation_limits(result, limits)
+    print_result(result, as_json, lambda: "\n".join(_evaluation_lines(result)), checks)
+    return 0 if all_passed(checks) else 1
 
 
 def _evaluation_lines(result: EvaluateResult) -> Iterator[str]:

@@ -6,6 +6,7 @@ import importlib
 import signal
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import click
 
@@ -14,6 +15,8 @@ from keras_nin.errors import InputError
 
 EPILOG = "Example: keras-nin export nin_digits"
 EX_SOFTWARE = 70  # of sysexits.h: an internal error
+CONFIG_KEY = "keras_nin.config"  # of the contexts' `meta`: the path that --config names
+_FORMAT_JSON = "--format json"  # of `keras-nin audit`
 # The module of each command, in the order of the help, and its line there; modules load when their command runs.
 COMMANDS = {
     "list": ("models", "List the models of the zoo."),
@@ -59,13 +62,17 @@ class _Group(click.Group):
 )
 @click.version_option(keras_nin.__version__, prog_name="keras-nin")
 @click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an unexpected error.")
+@click.option("--config", metavar="FILE.toml", expose_value=False, is_eager=True, callback=lambda ctx, param, value:
+              ctx.meta.update({CONFIG_KEY: value}), help="Options of the commands: a table for each. [default: "
+              "[tool.keras-nin] in the nearest pyproject.toml]")  # fmt: skip
 def cli() -> None:
     """Keras models around 1x1 convolutions: audited, quantized, and verified against the original.
 
     A MODEL is a name that `keras-nin list` shows, keras:NAME for a model of keras.applications, or a path to a .keras
     or .h5 file.
 
-    Exit status: 0 success, 1 a check failed, 2 bad input or usage, 70 an unexpected error.
+    Exit status: 0 success, 1 a check failed, 2 bad input or usage, 70 an unexpected error. With --json a command that
+    ends with 2 or 70 prints {"error": {"message", ...}}.
     """
 
 
@@ -84,24 +91,42 @@ def run(arguments: Sequence[str] | None = None, command: click.Command = cli, pr
         return 2
     except click.UsageError as error:
         path = error.ctx.command_path if error.ctx else prog_name
-        return _fail(f"{error.format_message()} (see {path} --help)", error.exit_code)
+        failure = error, f"{error.format_message()} (see {path} --help)", error.exit_code
     except click.ClickException as error:
-        return _fail(error.format_message(), 2)
+        failure = error, error.format_message(), 2
     except InputError as error:
-        return _fail(str(error), 2)
-    except (click.Abort, KeyboardInterrupt):
-        return _fail("interrupted", 128 + signal.SIGINT)
-    except SystemExit:  # click's answer to a reader that closed the pipe, as `head` does
-        return 128 + signal.SIGPIPE
+        failure = error, str(error), 2
+    except (click.Abort, KeyboardInterrupt) as error:
+        failure = error, "interrupted", 128 + signal.SIGINT
+    except SystemExit as error:  # click's end of a shell completion, or its answer to a reader that closed the pipe
+        return 128 + signal.SIGPIPE if error.code else 0
     except Exception as error:
         hint = "" if "--debug" in words else ". Run it again with --debug for the traceback"
         if not hint:
             import traceback
 
             traceback.print_exc()
-        return _fail(f"unexpected {type(error).__name__}: {error}{hint}", EX_SOFTWARE)
+        failure = error, f"unexpected {type(error).__name__}: {error}{hint}", EX_SOFTWARE
+    return _fail(*failure, as_json="--json" in words or _FORMAT_JSON in " ".join(words).replace("=", " "))
 
 
-def _fail(message: str, status: int) -> int:
-    click.echo(f"Error: {' '.join(message.split())}", err=True)
+def _fail(error: BaseException, message: str, status: int, as_json: bool) -> int:
+    """Print an error as one line on stderr, and as a document on stdout where JSON was asked for."""
+    message = " ".join(message.split())
+    click.echo(f"Error: {message}", err=True)
+    if as_json:
+        from keras_nin import files
+
+        click.echo(files.dump_json({"error": _describe_error(error, message, status)}), nl=False)
     return status
+
+
+def _describe_error(error: BaseException, message: str, status: int) -> dict[str, Any]:
+    """Return the fields of an error: those of an `InputError`, and what the command line knows of a usage error."""
+    source = error.__cause__ if isinstance(error, click.ClickException) and error.__cause__ else error
+    fields: dict[str, Any] = dict.fromkeys(("argument", "path", "status", "received"))
+    if isinstance(source, InputError):
+        fields = source.to_json()
+    elif isinstance(param := getattr(error, "param", None), click.Parameter):
+        fields["argument"] = param.name
+    return {"message": message, "type": type(source).__name__, **fields, "exit_status": status}

@@ -12,9 +12,11 @@ from typing import Any, TypeVar
 
 import click
 
+from keras_nin.cli.main import CONFIG_KEY
 from keras_nin.errors import InputError, with_flags
 from keras_nin.export.schemes import RANGES, ROUNDING_REACH, ROUNDINGS, Tuning
 
+QUIET_KEY, SOURCE_KEY = "keras_nin.quiet", "keras_nin.config_source"  # of the contexts' `meta`
 Function = TypeVar("Function", bound=Callable[..., Any])
 Decorator = Callable[[Function], Function]
 
@@ -25,25 +27,41 @@ class Command(click.Command):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.context_settings = {"show_default": True, **self.context_settings}
+        text = "Print errors, failed checks and --json alone."
+        quiet = click.Option(["--quiet", "-q"], is_flag=True, is_eager=True, expose_value=False, help=text)
+        quiet.callback = lambda ctx, param, value: ctx.meta.update({QUIET_KEY: value})
+        self.params.append(quiet)
         text = "Show the traceback of an unexpected error."
         self.params.append(click.Option(["--debug"], is_flag=True, expose_value=False, help=text))
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse the words of the command line."""
-        with self._naming_options():
+        """Parse the words of the command line; what they leave open is from the config, else the default."""
+        with self._naming_options(ctx):
+            if not ctx.resilient_parsing and not set(ctx.help_option_names) & set(args):
+                from keras_nin.cli.config import find_config
+
+                config = find_config(ctx.meta.get(CONFIG_KEY))
+                if config is not None:
+                    ctx.default_map = {**(ctx.default_map or {}), **config.defaults(self)}
+                    ctx.meta[SOURCE_KEY] = config.source
             return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
-        with self._naming_options():
+        with self._naming_options(ctx):
             return super().invoke(ctx)
 
     @contextlib.contextmanager
-    def _naming_options(self) -> Iterator[None]:
+    def _naming_options(self, ctx: click.Context) -> Iterator[None]:
         try:
             yield
         except InputError as error:
-            raise click.ClickException(self.with_flags(error)) from error
+            raise click.ClickException(self.with_flags(error) + _describe_source(ctx, error.argument)) from error
+        except click.BadParameter as error:
+            source = _describe_source(ctx, error.param and error.param.name)
+            if not source:
+                raise
+            raise click.BadParameter(error.message + source, error.ctx, error.param, error.param_hint) from error
 
     def with_flags(self, text: object) -> str:
         """Return a text with Python arguments in backticks as the command line calls them."""
@@ -54,6 +72,12 @@ class Command(click.Command):
         })  # fmt: skip
 
 
+def _describe_source(ctx: click.Context, name: str | None) -> str:
+    """Return where the value of a parameter is from, where that is a config file."""
+    from_config = name is not None and ctx.get_parameter_source(name) is click.core.ParameterSource.DEFAULT_MAP
+    return f" ({ctx.meta[SOURCE_KEY]})" if from_config and SOURCE_KEY in ctx.meta else ""
+
+
 def with_own_flags(text: object) -> str:
     """Return a text with Python arguments in backticks as the running command calls them."""
     command = click.get_current_context().command
@@ -62,7 +86,7 @@ def with_own_flags(text: object) -> str:
 
 
 def is_set(context: click.Context, name: str) -> bool:
-    """Whether the user gave a parameter."""
+    """Whether the command line gave a parameter."""
     sources = click.core.ParameterSource
     return context.get_parameter_source(name) not in (sources.DEFAULT, sources.DEFAULT_MAP)
 
@@ -222,7 +246,13 @@ def fold(name: str, record: str, *decorators: Decorator, optional: bool = False)
             options = {field: values.pop(field) for field in fields if field in values}
             context = click.get_current_context()
             values[name] = None
-            if not optional or any(is_set(context, field) for field in options):
+            is_file = str(values.get("model", "")).endswith(".tflite") or all(
+                str(model).endswith(".tflite") for model in values.get("models", [""])
+            )
+            default = click.core.ParameterSource.DEFAULT
+            configured = any(context.get_parameter_source(field) is not default for field in options)
+            # What a config says of exports does not apply to files; on the command line it is a mistake.
+            if not optional or any(is_set(context, field) for field in options) or (configured and not is_file):
                 module, _, attribute = record.partition(":")
                 values[name] = getattr(importlib.import_module(module), attribute)(**options)
             return function(*arguments, **values)

@@ -8,18 +8,30 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from keras_nin import files
+from keras_nin.cli.options import QUIET_KEY
 from keras_nin.formatting import escape_unprintable, fit_encoding
 from keras_nin.workflows import Item, Progress
 
+if TYPE_CHECKING:
+    from keras_nin.limits import LimitCheck
+
+
+def is_quiet() -> bool:
+    """Whether the running command has --quiet."""
+    context = click.get_current_context(silent=True)
+    return context is not None and context.meta.get(QUIET_KEY, False)
+
 
 def echo(text: str) -> None:
-    """Print a result, in what stdout's encoding can express."""
+    """Print a result, in what stdout's encoding can express; not with --quiet."""
+    if is_quiet():
+        return
     click.echo(fit_encoding(text.rstrip("\n"), getattr(sys.stdout, "encoding", None) or "utf-8"))
 
 
@@ -28,29 +40,36 @@ def print_json(document: dict[str, Any]) -> None:
     click.echo(files.dump_json(document), nl=False)
 
 
-def print_result(result: Any, as_json: bool, format_text: Callable[[], str]) -> None:
-    """Print a result as the JSON document that it has, or as text."""
+def print_result(result: Any, as_json: bool, format_text: Callable[[], str], checks: Sequence[LimitCheck] = ()) -> None:
+    """Print a result as the JSON document that it has, or as text, with limits that it does not hold itself."""
     if as_json:
-        print_json(result.to_json())
+        print_json(result.to_json() | ({"checks": [check.to_json() for check in checks]} if checks else {}))
     else:
         echo(format_text())
+    print_checks(checks, failed_only=as_json)
 
 
 def note(message: str) -> None:
-    """Print a line on stderr, so that stdout holds results alone."""
+    """Print a line on stderr, such as a failed check, so that stdout holds results alone."""
     click.echo(escape_unprintable(message), err=True)
+
+
+def remark(message: str) -> None:
+    """Print a line on stderr that --quiet leaves out."""
+    if not is_quiet():
+        note(message)
 
 
 def print_notes(notes: Iterable[str]) -> None:
     """Print what a reader should know of a result."""
     for text in notes:
-        note(f"Note: {text}")
+        remark(f"Note: {text}")
 
 
 def print_checks(checks: Iterable[Any], *, failed_only: bool = False) -> None:
     """Print the limits that were checked: below a table, or only failed ones on stderr beside other formats."""
     checks = list(checks)
-    if failed_only:
+    if failed_only or is_quiet():
         for check in checks:
             if not check.passed:
                 note(str(check))
@@ -64,10 +83,13 @@ class TerminalProgress(Progress):
     A plain line, once a second without news: drawing more, or loading more, would disturb a measurement.
     """
 
+    def __init__(self) -> None:
+        self._quiet = is_quiet()
+
     @contextlib.contextmanager
     def task(self, message: str) -> Iterator[Callable[[str], None] | None]:
         """Show `message` and the seconds while the block runs; yields a function that shows another message."""
-        if not sys.stderr.isatty():
+        if self._quiet or not sys.stderr.isatty():
             yield None
             return
         line = _StatusLine(message)
@@ -87,7 +109,7 @@ class TerminalProgress(Progress):
 
     def line(self, text: str) -> None:
         """Print a line that stays, on a terminal."""
-        if sys.stderr.isatty():
+        if not self._quiet and sys.stderr.isatty():
             note(text)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from keras_nin.cli import options
-from keras_nin.cli.output import TerminalProgress, note, print_result
+from keras_nin.cli.output import TerminalProgress, print_result, remark
 
 
 @click.command("claims", cls=options.Command, epilog="Example: keras-nin claims paperspace-params lecun-fc")
@@ -47,7 +47,7 @@ def claims_command(markdown: bool, as_json: bool, **arguments: Any) -> int:
 
     result = check_claims(**arguments, progress=TerminalProgress())
     if arguments["plot"] is not None:
-        note(f"written: {arguments['plot']}")
+        remark(f"written: {arguments['plot']}")
     print_result(result, as_json, lambda: (format_claims_markdown if markdown else format_claims)(result))
     return 0 if result.passed else 1
 
@@ -77,4 +77,4 @@ def report_command(**arguments: Any) -> None:
     from keras_nin.workflows.reports import build_report
 
     for path in build_report(**arguments, progress=TerminalProgress()):
-        note(f"written: {path}")
+        remark(f"written: {path}")

@@ -3,13 +3,14 @@
 import dataclasses
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from keras_nin.errors import input_error
 from keras_nin.export.schemes import ROUNDING_REACH
+from keras_nin.limits import Limit, LimitCheck, LimitItem, Unit, check_limit, check_result, single_end
 from keras_nin.metrics import count_top_ties, snr_db, top_k_accuracy
 from keras_nin.tflite.records import TFLiteModel, TFLiteOperator, TFLiteSubgraph, TFLiteTensor
 
@@ -70,9 +71,28 @@ class ParityLimits:
     min_snr: float | None = None
     max_weight: float | None = WEIGHT_LIMIT
 
+    def with_required(self, limits: Iterable[Limit]) -> "ParityLimits":
+        """Return the limits with those of `PARITY_LIMITS` that are required in place of the defaults."""
+        ends = {
+            limit.item: float(single_end(limit, argument="require")) for limit in limits if limit.item in PARITY_LIMITS
+        }
+        return dataclasses.replace(self, **{PARITY_LIMITS[item][0]: end for item, end in ends.items()})
+
     def untrained(self) -> "ParityLimits":
         """Return the limits for random weights."""
         return dataclasses.replace(self, min_top1_match=None, max_drop=None)
+
+
+# What `--require` calls the limits: the field, and the name of its check.
+PARITY_LIMITS: dict[LimitItem, tuple[str, str]] = {
+    LimitItem("top1_match", Unit.SHARE, at_least=True): ("min_top1_match", "top1_match"),
+    LimitItem("top1_drop", Unit.POINTS): ("max_drop", "top1_drop_pp"),
+    LimitItem("rms", Unit.STEPS): ("max_rms", "channel_rms_lsb"),
+    LimitItem("max_error", Unit.STEPS): ("max_error", "max_abs_diff_lsb"),
+    LimitItem("closing", Unit.STEPS): ("max_closing", "closing_error_lsb"),
+    LimitItem("weight", Unit.STEPS): ("max_weight", "weight_diff_lsb"),
+    LimitItem("snr", Unit.DECIBELS, at_least=True): ("min_snr", "snr_db"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -442,3 +462,13 @@ def _invert_closing(reference: np.ndarray, values: np.ndarray, closing: str | No
         # A softmax forgets a constant of each row: the one that brings most of the row to `values`.
         logits += np.nanmedian(np.where(known, values - logits, np.nan), axis=-1, keepdims=True)
     return np.where(known | np.isnan(logits), logits, np.minimum(logits, values))
+
+
+def check_parity_limit(parity: Parity, limit: Limit, *, subject: str) -> LimitCheck:
+    """Return the check of a limit on one of `PARITY_LIMITS`; what was not measured does not pass."""
+    name = PARITY_LIMITS[limit.item][1]
+    check = next((check for check in parity.checks if check.name == name), None)
+    if check is None:
+        reason = "not checked: it needs trained weights and labels, or another kind of file"
+        return check_limit(limit, None, reason=reason, subject=subject)
+    return check_result(limit, check.value, check.passed, subject=subject)

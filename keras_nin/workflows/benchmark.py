@@ -43,9 +43,10 @@ class BenchmarkRun(Result):
     written: tuple[pathlib.Path, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Return the benchmark as a JSON-ready dictionary, with the ratios where files took turns."""
+        """Return the benchmark as a JSON-ready dictionary, with the ratios where files took turns, and failures."""
         ratios = {"ratios": [dataclasses.asdict(ratio) for ratio in self.ratios]} if self.ratios else {}
-        return self.benchmark.to_json() | ratios
+        failures = [{"message": str(failure), **failure.to_json()} for failure in self.failures]
+        return self.benchmark.to_json() | ratios | ({"failures": failures} if failures else {})
 
     def _summary(self) -> str:
         return self.benchmark._summary()

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from keras_nin import schemas
 from keras_nin.errors import InputError
 from keras_nin.formatting import format_count, format_percent
+from keras_nin.limits import Limit, LimitCheck, LimitItem, Unit, check_limit, parse_limits
 from keras_nin.results import Result
 from keras_nin.workflows import SILENT, Progress, inputs
 from keras_nin.workflows.inputs import FileOrModel, ImageSource, ImageSources, TestImages
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from keras_nin.report.accuracy import ClassificationScores
 
 _IMAGENET_WITH_BACKGROUND = 1001
+EVALUATION_LIMITS = tuple(LimitItem(name, Unit.SHARE, at_least=True) for name in ("top1", "top5"))
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -258,3 +260,15 @@ def _resolve_label_offset(
     return offset, (
         f"{classes} outputs, but {known} classes in {dataset.name}: make sure that both number the classes alike.",
     )
+
+
+def parse_evaluation_limits(text: str, *, argument: str = "require") -> tuple[Limit, ...]:
+    """Return limits such as ``"top1=95%,top5=99%"``; see `keras_nin.limits`."""
+    return parse_limits(text, EVALUATION_LIMITS, argument=argument)
+
+
+def check_evaluation_limits(result: EvaluateResult, limits: Sequence[Limit]) -> tuple[LimitCheck, ...]:
+    """Compare accuracies with limits on `EVALUATION_LIMITS`; what was not measured does not pass."""
+    values = {"top1": result.top1, "top5": result.top5}
+    reason = "measured for a vector of classes, top 5 with more than 5"
+    return tuple(check_limit(limit, values[limit.name], reason=reason, subject=result.file) for limit in limits)

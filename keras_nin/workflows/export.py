@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from keras_nin import files, schemas
 from keras_nin.files import AnyPath
 from keras_nin.formatting import format_count, format_percent
+from keras_nin.limits import Limit, LimitCheck, LimitItem, Unit, check_limit, parse_limits
 from keras_nin.results import Result
 from keras_nin.workflows import SILENT, Progress, inputs
 from keras_nin.workflows.conversion import Conversion, ConversionInputs, ExportOptions, convert, count_classes
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from keras_nin.workflows.reproduction import OriginalExport, Reproduction
 
 _LATENCY_SECONDS = 1.0
+_FILE_LIMITS = (LimitItem("flash", Unit.BYTES), LimitItem("latency", Unit.TIME))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -364,3 +366,24 @@ def _contents(conversion: Conversion) -> dict[str, bytes]:
             conversion.loaded.model.save_weights(path)
             contents[f"{conversion.converted.stem}.weights.h5"] = path.read_bytes()
     return contents
+
+
+def parse_export_limits(text: str, *, argument: str = "require") -> tuple[Limit, ...]:
+    """Return limits such as ``"top1_match=95%,snr=30dB,flash=100KiB,latency=1ms"``; see `keras_nin.limits`."""
+    from keras_nin.export.parity import PARITY_LIMITS
+
+    return parse_limits(text, (*PARITY_LIMITS, *_FILE_LIMITS), argument=argument)
+
+
+def check_export_limits(result: ExportResult, limits: Sequence[Limit]) -> tuple[LimitCheck, ...]:
+    """Compare every file with limits on its parity, its size and its latency on this machine."""
+    return tuple(_check_file_limit(file, limit) for file in result.files for limit in limits)
+
+
+def _check_file_limit(file: ExportedFile, limit: Limit) -> LimitCheck:
+    from keras_nin.export.parity import check_parity_limit
+
+    if limit.item not in _FILE_LIMITS:
+        return check_parity_limit(file.parity, limit, subject=file.name)
+    value = len(file.data) if limit.name == "flash" else file.latency.total.median
+    return check_limit(limit, value, subject=file.name)

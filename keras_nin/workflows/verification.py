@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Unpack
 
 from keras_nin import files, schemas
 from keras_nin.errors import InputError
 from keras_nin.files import AnyPath
 from keras_nin.formatting import format_host
+from keras_nin.limits import Limit, LimitCheck, LimitItem, Unit, check_limit, parse_limits
 from keras_nin.results import Result
 from keras_nin.workflows import SILENT, Progress, inputs
 from keras_nin.workflows.inputs import ImageSource, ImageSources, ModelLike, ModelOptions, TestImages
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from keras_nin.export.layer_noise import LayerNoiseTable
     from keras_nin.models import LoadedModel
     from keras_nin.tflite.runner import TFLiteRunner
+
+_FLASH = LimitItem("flash", Unit.BYTES)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -242,3 +246,22 @@ def _describe(preprocessing: Preprocessing) -> str:
     """Return a `Preprocessing` on one line, without what it does not set."""
     values = (f"{key} {value}" for key, value in preprocessing.to_json().items() if value is not None and key != "mode")
     return f"{preprocessing.mode} ({', '.join(values)})"
+
+
+def parse_verification_limits(text: str, *, argument: str = "require") -> tuple[Limit, ...]:
+    """Return limits such as ``"top1_match=95%,snr=30dB,flash=100KiB"``; see `keras_nin.limits`."""
+    from keras_nin.export.parity import PARITY_LIMITS
+
+    return parse_limits(text, (*PARITY_LIMITS, _FLASH), argument=argument)
+
+
+def check_verification_limits(result: VerifyResult, limits: Sequence[Limit]) -> tuple[LimitCheck, ...]:
+    """Compare a file with limits on its parity and its size."""
+    from keras_nin.export.parity import check_parity_limit
+
+    return tuple(
+        check_limit(limit, result.file_bytes, subject=result.file)
+        if limit.item == _FLASH
+        else check_parity_limit(result.parity, limit, subject=result.file)
+        for limit in limits
+    )
