@@ -135,6 +135,31 @@ def test_a_version_that_the_compiler_does_not_know(tmp_path):
     assert check_edgetpu(path).failure.message == "Didn't find op for builtin opcode 'CONV_2D' version '6'"
 
 
+@pytest.mark.parametrize(
+    ("scheme", "fix"),
+    [
+        ("dynamic", "export with full-integer quantization (scheme int8)"),
+        ("int8", "the activation that is fused into it raised the version: use UpSampling2D and a convolution, or "
+                    "PReLU, which is not fused"),
+    ],
+)  # fmt: skip
+def test_the_fix_names_what_is_wrong(scheme, fix):
+    """A fused activation raises the version of TRANSPOSE_CONV; a dynamic-range file lacks integers."""
+    import keras
+    import numpy as np
+    from keras import layers as kl
+
+    from keras_nin.export import Tuning, convert_model
+
+    keras.utils.set_random_seed(0)
+    up = kl.Conv2DTranspose(4, 2, strides=2, activation="relu", bias_initializer="normal")
+    model = keras.Sequential([keras.Input((8, 8, 3)), up, kl.Conv2D(2, 1)], name="up")
+    images = np.random.default_rng(0).random((4, 8, 8, 3), np.float32)
+    file = convert_model(model, scheme, images if scheme == "int8" else None, tuning=Tuning.plain())
+    failure = check_edgetpu(file.tflite).failure
+    assert failure.fix == fix
+
+
 def _set_version(model, version):
     model.operatorCodes[0].version = version
 

@@ -7,8 +7,10 @@ from keras import layers as kl
 
 from keras_nin import InputError
 from keras_nin.export import Tuning, convert_model, convert_schemes
-from keras_nin.export.conversion import check_samples, image_input_shape
+from keras_nin.export.conversion import check_samples, find_loops, image_input_shape
+from keras_nin.export.float_rewrites import rewrite_for_integers
 from keras_nin.keras_graph import input_specs, output_specs
+from keras_nin.tflite.reader import read_model
 from keras_nin.tflite.runner import TFLiteRunner
 
 
@@ -240,6 +242,90 @@ def test_an_operator_that_tflite_does_not_have(capfd):
         "TFLite (Erf of layer 'odd one')"
     )
     assert capfd.readouterr() == ("", "")
+
+
+def recurrent(*stack, shape=(3, 2)):
+    return sequential(*stack, kl.Dense(3, activation="softmax", name="classes"), shape=shape, name="recurrent")
+
+
+@pytest.mark.parametrize(
+    "stack",
+    [
+        lambda: [kl.LSTM(4, name="lstm")],
+        pytest.param(lambda: [kl.GRU(4, name="gru"), kl.Dropout(0.1)], marks=pytest.mark.slow),
+        pytest.param(
+            lambda: [kl.Bidirectional(kl.LSTM(4, return_sequences=True)), kl.GlobalAveragePooling1D()],
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_recurrent_layers_are_unrolled_for_int8(stack):
+    model = recurrent(*stack())
+    images = samples(model, 40)
+    float32, int8 = convert_schemes(model, ["float32", "int8"], images)
+    assert "WHILE" in {operator.op for operator in float32.tflite.main.operators}
+    assert not int8.float_operators
+    assert {tensor.dtype for tensor in int8.tflite.main.tensors} == {"int8", "int32"}
+    loops = find_loops(model)
+    assert int8.flags["unrolled"] == [layer.name for layer in loops]
+    assert "unrolled" not in float32.flags
+    assert not any(layer.unroll for layer in loops)  # the model is as it was
+    expected = model.predict(images, verbose=0)
+    np.testing.assert_allclose(TFLiteRunner(float32.tflite).predict(images), expected, atol=1e-5)
+    np.testing.assert_allclose(TFLiteRunner(int8.tflite).predict(images), expected, atol=0.03)
+    noise = expected - TFLiteRunner(int8.tflite).predict(images)
+    assert noise.std() < 0.3 * expected.std(axis=0).mean()
+
+
+@pytest.mark.slow
+def test_a_loop_on_which_the_calibrator_crashes(monkeypatch):
+    monkeypatch.setattr("keras_nin.export.conversion._MAX_UNROLLED_STEPS", 2)
+    model = recurrent(kl.LSTM(4, name="long"))
+    with pytest.raises(InputError) as caught:
+        convert_model(model, "int8", samples(model))
+    assert str(caught.value) == (
+        "Expected a network that can be calibrated. Received: WHILE of layer 'long', on which TensorFlow's calibrator "
+        "was killed by SIGSEGV. Build recurrent layers with unroll=True"
+    )
+    assert caught.value.status == -11
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class NegativeSquare(kl.Layer):
+    """Operators that int8 lacks, and a split of which one part is not read."""
+
+    def call(self, inputs):
+        first, _, third = keras.ops.split(inputs, 3, axis=-1)
+        return keras.ops.relu(-first) + keras.ops.square(third)
+
+
+def test_operators_that_int8_lacks_are_rewritten_exactly():
+    model = sequential(kl.Conv2D(6, 3, name="conv"), NegativeSquare(name="odd"), kl.Conv2D(4, 1, name="last"))
+    images = samples(model)
+    float32, int8 = convert_schemes(model, ["float32", "int8"], images, tuning=Tuning.plain())
+    assert {"NEG", "SQUARE", "SPLIT"} <= {operator.op for operator in float32.tflite.main.operators}
+    content, replaced = rewrite_for_integers(float32.data)
+    assert replaced == int8.flags["rewritten"] == {"NEG": "MUL", "SPLIT": "SLICE", "SQUARE": "MUL"}
+    rewritten = read_model(content)
+    assert {"CONV_2D", "MUL", "SLICE"} <= {operator.op for operator in rewritten.main.operators} <= {
+        *("ADD", "CONV_2D", "MUL", "RELU", "SLICE")
+    }  # fmt: skip
+    np.testing.assert_array_equal(TFLiteRunner(rewritten).predict(images), TFLiteRunner(float32.tflite).predict(images))
+    assert rewrite_for_integers(content) == (content, {})
+    assert not int8.float_operators
+    assert [layer for layer in int8.layers if layer == "odd"]
+    expected = model.predict(images, verbose=0)
+    assert np.abs(TFLiteRunner(int8.tflite).predict(images) - expected).max() < 0.05 * np.ptp(expected)
+
+
+def test_what_int8_cannot_have_is_refused_before_the_tuning(monkeypatch):
+    def tune(*_, **__):
+        raise AssertionError("tuned")
+
+    monkeypatch.setattr("keras_nin.export.conversion.tune_file", tune)
+    model = sequential(kl.Conv2D(4, 3), kl.ELU(name="elu"))
+    with pytest.raises(InputError, match=r"floating point \(ELU of layer 'elu'\). Allow them with `allow_float`$"):
+        convert_model(model, "int8", samples(model))
 
 
 def test_an_operator_that_int8_does_not_have():

@@ -226,6 +226,34 @@ def test_a_loss_that_is_not_finite(model, digits):
         train_for_scheme(model, "clustered", digits, epochs=2, learning_rate=1e30)
 
 
+@pytest.mark.slow
+def test_norms_whose_statistics_are_far_from_those_of_a_batch():
+    """As in a MobileNetV2 (momentum 0.999) after a few epochs: maps of one step, and gradients that overflow."""
+    import tensorflow as tf
+
+    from keras_nin.export.optimization import methods
+
+    keras.utils.set_random_seed(0)
+    x = inputs = keras.Input((4, 4, 2))
+    for _ in range(32):
+        x = kl.BatchNormalization(moving_variance_initializer=keras.initializers.Constant(30))(kl.Conv2D(2, 1)(x))
+        x = kl.ReLU(6)(x)
+    model = keras.Model(inputs, kl.Dense(3)(kl.GlobalAveragePooling2D()(x)))
+    network = methods.quantize_model(to_tf_keras(model, check=False))
+    images = np.random.default_rng(0).random((8, 4, 4, 2), np.float32)
+    methods.initialize_ranges(network, images)
+
+    def gradients_are_finite():
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(network(images, training=True) ** 2)
+        gradients = tape.gradient(loss, network.trainable_variables)
+        return all(np.isfinite(gradient.numpy()).all() for gradient in gradients if gradient is not None)
+
+    assert not gradients_are_finite()
+    methods.freeze_batch_norms(network)
+    assert gradients_are_finite()
+
+
 @pytest.mark.parametrize("scheme", ["float16", "int8"])
 def test_compression_is_what_the_file_says(scheme, digits, tmp_path):
     images = digits.load(digits.select("calibration"), (8, 8), 1, digits.preprocessing)

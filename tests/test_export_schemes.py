@@ -58,7 +58,7 @@ def test_without_tuning_the_bytes_are_those_of_the_bare_converter(export_network
     monkeypatch.setattr(
         Quantizer,
         "attach",
-        lambda self, converter, _: setattr(converter, "representative_dataset", lambda: self.samples),
+        lambda self, converter, *_: setattr(converter, "representative_dataset", lambda: self.samples),
     )
     with ModelConverter(model) as converter:
         for converted in ours:

@@ -291,3 +291,23 @@ def test_a_saved_model_of_every_layer_of_ours_loads_in_a_new_process(tmp_path):
     code = f"from keras_nin import models; print(models.load_model({str(tmp_path / 'ours.keras')!r}).model.name)"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert ran.stdout.splitlines() == ["ours"], ran.stderr[-500:]
+
+
+def test_half_precision_is_cast_to_float32():
+    inner = keras.Sequential(
+        [keras.Input((6, 6, 3)), keras.layers.Conv2D(4, 3, dtype="mixed_float16", name="conv")], name="inner"
+    )
+    x = keras.Input((6, 6, 3))
+    head = keras.layers.Bidirectional(keras.layers.GRU(3, dtype="mixed_float16"), name="both")
+    y = head(keras.layers.Reshape((16, 4), dtype="mixed_float16")(inner(x)))
+    model = keras.Model(x, keras.layers.Dense(2, dtype="float16", name="last")(y), name="half")
+    loaded = models.LoadedModel(model, "half", "as given", False)
+    cast = models.cast_to_float32(loaded)
+    assert cast.weights == "as given, cast from float16 and mixed_float16 to float32"
+    assert {layer.compute_dtype for layer in cast.model.layers} == {"float32"}
+    assert cast.model.get_layer("both").forward_layer.compute_dtype == "float32"
+    images = np.random.default_rng(0).random((3, 6, 6, 3), np.float32)
+    expected = model.predict(images, verbose=0)
+    np.testing.assert_allclose(cast.model.predict(images, verbose=0), expected, atol=5e-3)
+    assert {layer.compute_dtype for layer in model.layers} > {"float32"}  # the model is as it was
+    assert models.cast_to_float32(cast) is cast

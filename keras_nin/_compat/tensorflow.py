@@ -4,8 +4,12 @@ Verified on TensorFlow 2.21.0, tf_keras 2.21.0 and tfmot 0.8.1.
 """
 
 import contextlib
+import pathlib
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -52,6 +56,25 @@ class Calibrator:
         types = (input_type, output_type, allow_float, activations, bias)
         numbers = [kind if isinstance(kind, bool) else kind.as_numpy_dtype().dtype.num for kind in types]
         return self._calibrator._calibrator.QuantizeModel(*numbers, False, False)
+
+
+_JOB_FILES = "float.tflite", "sample.npz"
+
+
+def write_calibration_job(folder: pathlib.Path, content: bytes, sample: Any) -> None:
+    """Write what `run_calibration_job` calibrates: a float file and a sample, as `Calibrator` takes them."""
+    file, arrays = (folder / name for name in _JOB_FILES)
+    file.write_bytes(content)
+    np.savez(arrays, **sample) if isinstance(sample, dict) else np.savez(arrays, *sample)
+
+
+def run_calibration_job(folder: pathlib.Path) -> None:
+    """Calibrate a file, in a process of its own because TensorFlow's calibrator may crash."""
+    file, arrays = (folder / name for name in _JOB_FILES)
+    with np.load(arrays) as stored:
+        sample: Any = dict(stored)
+    positions = [f"arr_{position}" for position in range(len(sample))]
+    Calibrator(file.read_bytes(), [[sample[name] for name in positions] if set(positions) == set(sample) else sample])
 
 
 def mlir_quantize(calibrated: bytes, **options: Any) -> bytes:
@@ -144,3 +167,10 @@ def replaced_quantizers(activation: Callable[..., Any], weight: Callable[..., An
     finally:
         for kind, original in originals.items():
             kind.__call__ = original
+
+
+if __name__ == "__main__":
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # no core file of a crash
+    run_calibration_job(pathlib.Path(sys.argv[1]))

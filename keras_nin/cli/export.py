@@ -171,6 +171,11 @@ def _result_lines(result: ExportResult) -> Iterator[str]:
             yield f"{file.name}: in floating point: {', '.join(file.converted.float_operators)}"
         if file.converted.flags.get("integer_form"):
             yield f"{file.name}: in integer form: {', '.join(file.converted.flags['integer_form'])}"
+        if file.converted.flags.get("rewritten"):
+            pairs = file.converted.flags["rewritten"].items()
+            yield f"{file.name}: rewritten without a change of values: {', '.join(f'{a} as {b}' for a, b in pairs)}"
+        if file.converted.flags.get("unrolled"):
+            yield f"{file.name}: recurrent layers unrolled: {', '.join(file.converted.flags['unrolled'])}"
     for file in result.files:
         compression = file.converted.compression()
         if compression:

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,11 +12,24 @@ import numpy as np
 from keras_nin import files
 from keras_nin.data import split_image_shape
 from keras_nin.errors import InputError, check_whole_number, input_error
-from keras_nin.export.converted_model import Calibration, ConvertedModel, describe_conversion, describe_operator
+from keras_nin.export.converted_model import (
+    Calibration,
+    ConvertedModel,
+    check_integer_operators,
+    describe_conversion,
+    describe_operator,
+)
 from keras_nin.export.operator_layers import layer_marks, map_operators, mark_layers, read_scope
 from keras_nin.export.schemes import Scheme, Tuning, get_scheme
 from keras_nin.export.tuning import tune_file
-from keras_nin.keras_graph import TensorSpec, input_specs, output_specs, pack_inputs, trace_functional
+from keras_nin.keras_graph import (
+    TensorSpec,
+    input_specs,
+    iterate_layers,
+    output_specs,
+    pack_inputs,
+    trace_functional,
+)
 from keras_nin.output_capture import capture_output
 from keras_nin.tflite.reader import read_model
 
@@ -26,12 +39,31 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from keras_nin.data import Dataset, Preprocessing
+    from keras_nin.tflite.records import TFLiteModel
 
     Samples = ArrayLike | Mapping[str, ArrayLike]
     # Changes a calibrated float file: (content, samples) -> content.
     TuneFile = Callable[[bytes, Iterable[Any]], bytes]
+    # Gives the Keras layer of each operator of a file.
+    NameLayers = Callable[[TFLiteModel], Sequence[str | None]]
 
 _OPS_SETS = {"int8": "TFLITE_BUILTINS_INT8", "int16": "EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8"}
+# Operators that TensorFlow's converter is known to quantize to int8; whether it quantizes another one is tried out. See
+# https://ai.google.dev/edge/litert/conversion/tensorflow/quantization/quantization_spec
+_INT8_OPERATORS = frozenset(
+    ("ADD", "AVERAGE_POOL_2D", "BATCH_TO_SPACE_ND", "CONCATENATION", "CONV_2D", "DEPTHWISE_CONV_2D", "DEPTH_TO_SPACE")
+    + ("FULLY_CONNECTED", "GATHER", "GELU", "HARD_SWISH", "L2_NORMALIZATION", "LEAKY_RELU", "LOGISTIC", "LOG_SOFTMAX")
+    + ("MAXIMUM", "MAX_POOL_2D", "MEAN", "MINIMUM", "MIRROR_PAD", "MUL", "PACK", "PAD", "PADV2", "PRELU", "RELU")
+    + ("RELU6", "RESHAPE", "RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR", "RSQRT", "SHAPE", "SLICE", "SOFTMAX")
+    + ("SPACE_TO_BATCH_ND", "SPACE_TO_DEPTH", "SPLIT", "SQUARED_DIFFERENCE", "SQUEEZE", "STRIDED_SLICE", "SUB", "SUM")
+    + ("TANH", "TRANSPOSE", "TRANSPOSE_CONV", "UNPACK")
+)
+_REWRITTEN_OPERATORS = frozenset(("NEG", "SPLIT", "SQUARE"))
+# The largest number of time steps that is unrolled: the converter takes about 0.1 s and the file about 6 KB for each.
+_MAX_UNROLLED_STEPS = 1024
+_UNROLL_TOLERANCE = 1e-5  # of the largest output: the steps are the same, but their sums may be in another order
+_CALIBRATION_SECONDS = 600.0
+_LOOP_OPERATORS = ("WHILE", "IF", "CALL_ONCE")
 # What TensorFlow 2.21 says when a conversion fails.
 _UNKNOWN_OPERATOR = re.compile(r'"(?P<name>[^"@]*)@[^\n]*\'tf\.(?P<op>\w+)\' op is neither a custom op nor a flex op')
 _REASON_LINE = re.compile(r"(\b\w+Error|\berror): ")
@@ -206,8 +238,9 @@ class ModelConverter:
     """A model that is traced once, at a static batch, and converted to several schemes; a context manager.
 
     Inputs and outputs get the names of `input_specs` and `output_specs`. A model with `LocalResponseNormalization` is
-    traced once more for the schemes that take its integer form. A SavedModel is kept in a temporary folder: that is
-    what TensorFlow's converter does with a model too, but it hides why writing it fails.
+    traced once more for the schemes that take its integer form, one with recurrent layers for those that calibrate,
+    with the layers unrolled: TensorFlow's calibrator crashes on their loops. A SavedModel is kept in a temporary
+    folder: that is what TensorFlow's converter does with a model too, but it hides why writing it fails.
     """
 
     def __init__(self, model: "keras.Model", batch: int = 1) -> None:
@@ -223,8 +256,9 @@ class ModelConverter:
         self._has_integer_form = any(
             isinstance(call.operation, LocalResponseNormalization) for call in trace_functional(model).calls
         )
+        self._loops = find_loops(model)
         self._stack = contextlib.ExitStack()
-        self._folders: dict[bool, str] = {}
+        self._folders: dict[tuple[bool, bool], str] = {}
         self._quantizers: dict[tuple[int, Any], tuple[Any, Quantizer]] = {}
 
     def __enter__(self) -> "ModelConverter":
@@ -251,20 +285,27 @@ class ModelConverter:
         """
         quantizer = self._quantizer(calibration, tuning or Tuning()) if scheme.calibrated else None
         integer_form = self._has_integer_form and scheme.integer_only and not allow_float
+        unrolled = bool(self._loops) and scheme.calibrated
         content, flags, failure = b"", {}, None
         with capture_output() as output:
             try:
-                converter, flags = _configure_converter(self._saved_model(integer_form), scheme, allow_float)
+                converter, flags = _configure_converter(self._saved_model(integer_form, unrolled), scheme, allow_float)
                 if quantizer:
-                    quantizer.attach(converter, scheme.per_channel)
+                    quantizer.attach(converter, scheme, allow_float)
                 content = bytes(converter.convert())
             except Exception as error:  # many types, from Keras, TensorFlow and the network's own layers
                 failure = error
+        if isinstance(failure, InputError):
+            raise failure
         if failure is not None:
             reason = _failure_reason(failure, output.text, layer_marks(self.model))
             raise input_error(f"a network that converts to {scheme.name}", reason) from failure
         if integer_form:
             flags["integer_form"] = ["LocalResponseNormalization"]
+        if quantizer and quantizer.replaced:
+            flags["rewritten"] = quantizer.replaced
+        if unrolled:
+            flags["unrolled"] = [layer.name for layer in self._loops]
         return content, flags
 
     def _quantizer(self, calibration: "Samples | None", tuning: "Tuning | TuneFile") -> "Quantizer":
@@ -273,22 +314,73 @@ class ModelConverter:
             samples = split_samples(check_samples(calibration, self.inputs), self.batch)
             tune = functools.partial(tune_file, tuning=tuning) if isinstance(tuning, Tuning) else tuning
             # The key is valid as long as `calibration` lives.
-            self._quantizers[key] = calibration, Quantizer(samples, tune)
+            self._quantizers[key] = calibration, Quantizer(samples, tune, self._name_layers)
         return self._quantizers[key][1]
 
-    def _saved_model(self, integer_form: bool) -> str:
-        """Return the folder of the SavedModel, with or without integer forms."""
-        if integer_form not in self._folders:
+    def _name_layers(self, tflite: "TFLiteModel") -> Sequence[str | None]:
+        return map_operators(self.model, tflite).layers
+
+    def _saved_model(self, integer_form: bool, unrolled: bool) -> str:
+        """Return the folder of the SavedModel, with or without integer forms and loops."""
+        key = integer_form, unrolled
+        if key not in self._folders:
             folder = str(self._stack.enter_context(files.temporary_folder()))
-            self._write_saved_model(integer_form, folder)
-            self._folders[integer_form] = folder
-        return self._folders[integer_form]
+            with unroll_loops(self.model, self._loops if unrolled else ()):
+                self._write_saved_model(integer_form, folder)
+            self._folders[key] = folder
+        return self._folders[key]
 
     def _write_saved_model(self, integer_form: bool, folder: str) -> None:
         from keras_nin import layers
 
         with mark_layers(self.model), layers.use_integer_form(integer_form):
             write_saved_model(self.model, self.inputs, self.outputs, self.batch, folder)
+
+
+def find_loops(model: "keras.Model") -> "tuple[keras.layers.RNN, ...]":
+    """Return the recurrent layers of a model that are loops and can be unrolled: their number of steps is known."""
+    import keras
+
+    layers: list[Any] = [layer for layer in iterate_layers(model) if isinstance(layer, keras.layers.RNN)]
+    loops = [layer for layer in layers if layer.built and not layer.unroll]
+    configs = [layer.get_build_config() for layer in loops]
+    shapes = [config.get("input_shape") or config["shapes_dict"]["sequences_shape"] for config in configs]
+    steps = [shape[1] for shape in shapes]
+    fits = None not in steps and sum(filter(None, steps)) <= _MAX_UNROLLED_STEPS
+    return tuple(loops) if fits else ()
+
+
+@contextlib.contextmanager
+def unroll_loops(model: "keras.Model", loops: "Sequence[keras.layers.RNN]") -> Iterator[None]:
+    """Let recurrent layers of a model compute step after step instead of in a loop while the block runs.
+
+    Raises:
+        RuntimeError: the outputs on random input are not the same, which is an error of this function.
+    """
+    import keras
+
+    if not loops:
+        yield
+        return
+    generator = np.random.default_rng(0)
+    arrays = [generator.standard_normal((2, *spec.shape)).astype(np.float32) for spec in input_specs(model)]
+
+    def outputs() -> list[np.ndarray]:
+        return [np.asarray(value) for value in keras.tree.flatten(model(pack_inputs(model, arrays), training=False))]
+
+    expected = outputs()
+    for layer in loops:
+        layer.unroll = True
+    try:
+        for before, after in zip(expected, outputs(), strict=True):
+            if not np.abs(after - before).max() <= _UNROLL_TOLERANCE * np.abs(before).max():
+                raise RuntimeError(
+                    f"The unrolled {model.name!r} has other outputs. This is an error, please report it."
+                )
+        yield
+    finally:
+        for layer in loops:
+            layer.unroll = False
 
 
 def split_samples(arrays: Mapping[str, np.ndarray], batch: int) -> list[Any]:
@@ -310,40 +402,77 @@ class Quantizer:
     converter's. The samples are those of `split_samples`.
     """
 
-    def __init__(self, samples: Iterable[Any], tune: "TuneFile") -> None:
-        self.samples, self.tune = samples, tune
+    def __init__(self, samples: Sequence[Any], tune: "TuneFile", name_layers: "NameLayers") -> None:
+        self.samples, self.tune, self.name_layers = samples, tune, name_layers
+        self.replaced: dict[str, str] = {}  # by `rewrite_for_integers` in the last file
         self._calibrators: dict[bytes, Any] = {}
         self._tuned: dict[bytes, bytes] = {}
 
-    def attach(self, converter: "tf.lite.TFLiteConverter", per_channel: bool = True) -> None:
-        """Quantize in the place of `converter`, with one scale per output channel of the weights or a single one."""
+    def attach(self, converter: "tf.lite.TFLiteConverter", scheme: Scheme, allow_float: bool) -> None:
+        """Quantize in the place of `converter`."""
         from keras_nin._compat.tensorflow import replace_quantize_step
 
         converter.representative_dataset = lambda: iter(self.samples)
-        replace_quantize_step(converter, functools.partial(self._quantize, per_channel))
+        replace_quantize_step(converter, functools.partial(self._quantize, scheme, allow_float))
 
-    def _quantize(self, per_channel: bool, content: bytes, *arguments: Any) -> bytes:
+    def _quantize(self, scheme: Scheme, allow_float: bool, content: bytes, *arguments: Any) -> bytes:
         """Return the quantized file; the arguments from `content` on are those of TFLiteConverter._quantize."""
         import tensorflow as tf
 
         from keras_nin._compat import tensorflow as compat
 
-        input_type, output_type, activations, bias, allow_float, variables, debug = arguments
-        content = bytes(content)
+        input_type, output_type, activations, bias, float_fallback, variables, debug = arguments
+        content, self.replaced = bytes(content), {}
+        if not _REWRITTEN_OPERATORS.isdisjoint(operator.op for operator in read_model(content).main.operators):
+            from keras_nin.export.float_rewrites import rewrite_for_integers
+
+            content, self.replaced = rewrite_for_integers(content)
+
+        def quantize(calibrated: bytes) -> bytes:
+            return compat.mlir_quantize(
+                calibrated,
+                disable_per_channel=not scheme.per_channel,
+                input_data_type=input_type,
+                output_data_type=output_type,
+                enable_variable_quantization=variables,
+                debug_options_str=debug.SerializeToString(),
+            )
+
         if content not in self._calibrators:
+            model = read_model(content)
+            if len(model.subgraphs) > 1:
+                self._check_calibration(model)
+            unknown = {operator.op for operator in model.main.operators} - _INT8_OPERATORS
+            if not allow_float and activations != tf.int16 and unknown:
+                # Tuning takes minutes: whether everything can be an integer is tried out on one sample before.
+                trial = read_model(quantize(compat.Calibrator(content, self.samples[:1]).calibrated))
+                check_integer_operators(trial, self.name_layers(trial), scheme)
             self._calibrators[content] = compat.Calibrator(content, self.samples)
         calibrator = self._calibrators[content]
         if activations == tf.int16:
-            return calibrator.quantize_to_int16(input_type, output_type, allow_float, activations, bias)
+            return calibrator.quantize_to_int16(input_type, output_type, float_fallback, activations, bias)
         if content not in self._tuned:
             self._tuned[content] = self.tune(calibrator.calibrated, self.samples)
-        return compat.mlir_quantize(
-            self._tuned[content],
-            disable_per_channel=not per_channel,
-            input_data_type=input_type,
-            output_data_type=output_type,
-            enable_variable_quantization=variables,
-            debug_options_str=debug.SerializeToString(),
+        return quantize(self._tuned[content])
+
+    def _check_calibration(self, model: "TFLiteModel") -> None:
+        """Raise `InputError` where TensorFlow's calibrator crashes on a file with loops, tried out in a process."""
+        from keras_nin._compat import tensorflow as compat
+        from keras_nin.child_process import describe_status, python_command, run_process
+
+        with files.temporary_folder() as folder:
+            compat.write_calibration_job(folder, model.content, self.samples[0])
+            command, environment = python_command(compat.__name__)
+            result = run_process([*command, str(folder)], timeout=_CALIBRATION_SECONDS, environment=environment)
+        if result.status == 0:
+            return
+        layers = zip(model.main.operators, self.name_layers(model), strict=True)
+        loops = [describe_operator(operator.op, layer) for operator, layer in layers if operator.op in _LOOP_OPERATORS]
+        ended = "timed out" if result.status is None else f"was {describe_status(result.status)}"
+        received = f"{', '.join(loops) or 'several subgraphs'}, on which TensorFlow's calibrator {ended}"
+        raise InputError(
+            f"Expected a network that can be calibrated. Received: {received}. Build recurrent layers with unroll=True",
+            status=result.status,
         )
 
 

@@ -321,10 +321,26 @@ def describe_conversion(
 def _check_integer_only(
     tflite: TFLiteModel, layers: Sequence[str | None], scheme: Scheme, allow_float: bool
 ) -> tuple[str, ...]:
+    """Return the operators that compute in floating point, as `check_integer_operators`.
+
+    Raises:
+        InputError: as `check_integer_operators`, or the input or output has another type.
+    """
+    main, blocking = tflite.main, check_integer_operators(tflite, layers, scheme, allow_float)
+    for tensor in (main.tensors[index] for index in (*main.inputs, *main.outputs)):
+        if tensor.dtype != scheme.io_type:
+            expected = f"a network that computes something, so that its input and output become {scheme.io_type}"
+            raise input_error(expected, f"{tensor.dtype} and {len(main.operators)} operators")
+    return blocking
+
+
+def check_integer_operators(
+    tflite: TFLiteModel, layers: Sequence[str | None], scheme: Scheme, allow_float: bool = False
+) -> tuple[str, ...]:
     """Return the operators that compute in floating point although `scheme` is integer, each type once per layer.
 
     Raises:
-        InputError: there are such operators and `allow_float` is not set, or the input or output has another type.
+        InputError: there are such operators and `allow_float` is not set.
     """
     main, operators = tflite.main, float_operators(tflite)
     # The casts around an operator that stays float say nothing about it, and a float32 input or output needs casts.
@@ -336,10 +352,6 @@ def _check_integer_only(
     if blocking and not allow_float:
         received = f"operators that compute in floating point ({', '.join(blocking)}). Allow them with `allow_float`"
         raise input_error(f"a network whose operators all exist in {scheme.name}", received, argument="allow_float")
-    for tensor in (main.tensors[index] for index in (*main.inputs, *main.outputs)):
-        if tensor.dtype != scheme.io_type:
-            expected = f"a network that computes something, so that its input and output become {scheme.io_type}"
-            raise input_error(expected, f"{tensor.dtype} and {len(main.operators)} operators")
     return blocking
 
 

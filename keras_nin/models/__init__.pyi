@@ -6,6 +6,7 @@ from .articles import SingleConvolution as SingleConvolution
 from .googlenet import GoogLeNet as GoogLeNet
 from .googlenet import GoogLeNetBN as GoogLeNetBN
 from .googlenet import GoogLeNetCIFAR10 as GoogLeNetCIFAR10
+from .he_weights import initialize_he as initialize_he
 from .inception_v3 import InceptionV3 as InceptionV3
 from .model_spec import ModelSpec as ModelSpec
 from .nin import NiNCIFAR10 as NiNCIFAR10
@@ -15,6 +16,7 @@ from .nin import NiNDigits as NiNDigits
 from .nin import NiNImageNet as NiNImageNet
 from .registry import LoadedModel as LoadedModel
 from .registry import build_model as build_model
+from .registry import cast_to_float32 as cast_to_float32
 from .registry import get_spec as get_spec
 from .registry import list_models as list_models
 from .registry import load_model as load_model

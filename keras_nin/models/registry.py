@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 _SPECS = (*nin.SPECS, *squeezenet.SPECS, *googlenet.SPECS, *inception_v3.SPECS, *articles.SPECS)
 REGISTRY = {spec.name: spec for spec in _SPECS}
 MODEL_SUFFIXES = (".keras", ".h5")
-RANDOM = "random"
+_HALF_PRECISION = ("mixed_float16", "mixed_bfloat16", "float16", "bfloat16")
+RANDOM, HE = "random", "he"
 
 
 def list_models() -> list[str]:
@@ -65,7 +66,8 @@ class LoadedModel:
 
     Attributes:
         model, name: the keras.Model, and its short name for files and tables.
-        weights, random: the name of bundled weights, a path, or "random (seed N)"; whether they are random.
+        weights, random: the name of bundled weights, a path, "random (seed N)" or "he (seed N)"; whether they are
+            random.
         preprocessing: what the model expects: the name of a preset, or a dictionary that
             `keras_nin.data.Preprocessing.from_json` takes; None where it is not known.
         dataset: name of the model's own dataset, or None.
@@ -79,6 +81,37 @@ class LoadedModel:
     dataset: str | None = None
 
 
+def cast_to_float32(loaded: LoadedModel) -> LoadedModel:
+    """Return a model that computes in float32, as TFLite does, with the same weights; the label says where it did not.
+
+    Raises:
+        InputError: a model with half-precision layers that cannot be rebuilt from their configs.
+    """
+    import keras
+
+    from keras_nin.keras_graph import iterate_layers
+
+    kinds = sorted({layer.dtype_policy.name for layer in iterate_layers(loaded.model)} & set(_HALF_PRECISION))
+    if not kinds:
+        return loaded
+
+    def replace(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: replace(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return type(value)(map(replace, value))
+        return "float32" if isinstance(value, str) and value in _HALF_PRECISION else value
+
+    try:
+        copy = keras.saving.deserialize_keras_object(replace(keras.saving.serialize_keras_object(loaded.model)))
+        copy.set_weights(loaded.model.get_weights())
+    except Exception as error:  # many types, from the configurations of the layers
+        expected = f"a {kinds[0]} model that can be rebuilt in float32 from its config"
+        raise input_error(expected, f"{loaded.name!r}: {first_line(error)}", argument="model") from error
+    label = f"{loaded.weights}, cast from {' and '.join(kinds)} to float32"
+    return dataclasses.replace(loaded, model=copy, weights=label)
+
+
 @dataclasses.dataclass(frozen=True)
 class _Request:
     """The arguments of `load_model` beside the model."""
@@ -88,15 +121,32 @@ class _Request:
     seed: int
     arguments: dict[str, Any]
 
-    def set_seed(self) -> str:
-        """Seed the initializers, so that the same call gives the same network; return the label of random weights."""
+    @property
+    def is_random(self) -> bool:
+        """Whether the caller asks for random weights."""
+        return self.weights in (RANDOM, HE)
+
+    @property
+    def label(self) -> str:
+        """What random weights are called."""
+        return f"{HE if self.weights == HE else RANDOM} (seed {self.seed})"
+
+    def set_seed(self) -> None:
+        """Seed the initializers, so that the same call gives the same network."""
         import keras
 
         try:
             keras.utils.set_random_seed(self.seed)
         except ValueError:
             raise expected_error("seed", "to be a whole number from 0 to 4294967295", self.seed) from None
-        return f"random (seed {self.seed})"
+
+    def finish(self, loaded: LoadedModel) -> LoadedModel:
+        """Return a loaded model with the weights of `initialize_he` where the caller asks for them."""
+        if self.weights == HE:
+            from keras_nin.models.he_weights import initialize_he
+
+            initialize_he(loaded.model, self.seed, loaded.preprocessing)
+        return loaded
 
 
 def load_model(
@@ -115,7 +165,7 @@ def load_model(
             and dataset from the JSON file beside it.
         weights: for a zoo name or ``keras:NAME``, the name of bundled weights or a path. None takes those of the saved
             model, or the bundled ones where they fit the layers, else random ones; ``"random"`` always takes random
-            ones.
+            ones, ``"he"`` random ones that behave numerically like trained ones (`keras_nin.models.initialize_he`).
         input_shape: (H, W, C), where the network leaves it open or can change it.
         seed: of random weights.
         **arguments: of the builder, e.g. ``classes``; a saved model takes none.
@@ -126,18 +176,18 @@ def load_model(
     text = os.fspath(model) if isinstance(model, os.PathLike) else str(model)
     request = _Request(weights, input_shape, seed, arguments)
     if text.startswith("keras:"):
-        return _load_application(text, request)
+        return request.finish(_load_application(text, request))
     if text not in REGISTRY and (text.endswith(MODEL_SUFFIXES) or os.path.exists(text)):
-        return _load_saved_model(pathlib.Path(text), request)
-    return _load_zoo_model(get_spec(text), request)
+        return request.finish(_load_saved_model(pathlib.Path(text), request))
+    return request.finish(_load_zoo_model(get_spec(text), request))
 
 
 def _load_zoo_model(spec: ModelSpec, request: _Request) -> LoadedModel:
     arguments, weights = request.arguments, request.weights
     if "name" in arguments:
         raise input_error(f"no `name` for {spec.name}, which has one", repr(arguments["name"]), argument="name")
-    label = request.set_seed()
-    path = None if weights is None or weights == RANDOM else weight_files.find_weights(spec.name, weights)
+    request.set_seed()
+    path = None if weights is None or request.is_random else weight_files.find_weights(spec.name, weights)
     model = build_model(spec.name, weights=path, input_shape=request.input_shape, **arguments)
     if weights is None and spec.bundled_weights:
         bundled = spec.bundled_weights[0]
@@ -147,7 +197,7 @@ def _load_zoo_model(spec: ModelSpec, request: _Request) -> LoadedModel:
             weights = bundled
         except WeightsMismatchError:  # the arguments made other layers
             path = None
-    label = label if path is None else str(weights)
+    label = request.label if path is None else str(weights)
     return LoadedModel(model, spec.name, label, path is None, spec.preprocessing, spec.dataset)
 
 
@@ -160,12 +210,12 @@ def _load_application(text: str, request: _Request) -> LoadedModel:
         raise unknown_name_error("model", text, [f"keras:{key}" for key in builders])
     accepted = set(inspect.signature(builders[name]).parameters) - {"weights", "input_tensor"}
     _check_arguments(text, accepted, arguments)
-    label = request.set_seed()
+    request.set_seed()
     try:
         model = builders[name](weights=None, input_shape=request.input_shape, **arguments)
     except (TypeError, ValueError) as error:
         raise input_error(f"arguments that {text} accepts", first_line(error)) from error
-    is_random = request.weights is None or request.weights == RANDOM
+    label, is_random = request.label, request.weights is None or request.is_random
     if request.weights is not None and not is_random:
         weight_files.load_weights(model, request.weights)
         label = str(request.weights)
@@ -181,16 +231,17 @@ def application_preprocessing(name: str) -> str | None:
 
 def _load_saved_model(path: pathlib.Path, request: _Request) -> LoadedModel:
     _check_saved_model(path)
-    if request.weights not in (None, RANDOM):
+    if request.weights is not None and not request.is_random:
         expected = "no `weights` beside a saved model, which has its own"
         raise input_error(expected, repr(str(request.weights)), argument="weights")
     if request.arguments:
         raise input_error("no arguments of a builder beside a saved model", ", ".join(request.arguments))
     record = _read_training_record(path)
-    is_random = request.weights == RANDOM
-    label = request.set_seed() if is_random else str(path)
-    model = _rebuild_model(_read_model(path), path, request.input_shape, is_random)
-    return LoadedModel(model, path.stem, label, is_random, record.get("preprocessing"), record.get("dataset"))
+    if request.is_random:
+        request.set_seed()
+    label = request.label if request.is_random else str(path)
+    model = _rebuild_model(_read_model(path), path, request.input_shape, request.is_random)
+    return LoadedModel(model, path.stem, label, request.is_random, record.get("preprocessing"), record.get("dataset"))
 
 
 def _check_saved_model(path: pathlib.Path) -> None:

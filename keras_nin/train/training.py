@@ -212,7 +212,9 @@ def check_classes(model: keras.Model, dataset: Dataset, indices: Indices) -> Non
     labels = dataset.labels_of(indices)
     smallest, largest = int(labels.min()), int(labels.max())
     if smallest < 0 or largest >= classes:
-        hint = f". Build the model with classes={largest + 1}" if smallest >= 0 else ""
+        hint = f". Build the model with classes={largest + 1}" if smallest >= 0 and classes > 1 else ""
+        if classes == 1:
+            hint = ". A model with one output is a regression, or tells two classes apart"
         received = f"{smallest if smallest < 0 else largest} in {dataset.name!r}{hint}"
         raise input_error(f"labels from 0 to {classes - 1} for {model.name!r}", received, argument="data")
 

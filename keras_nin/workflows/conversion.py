@@ -13,7 +13,7 @@ import pathlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from keras_nin import files
+from keras_nin import files, models
 from keras_nin.errors import InputError, check_choice
 from keras_nin.export.schemes import SCHEMES, Scheme, Tuning, parse_schemes
 from keras_nin.files import AnyPath
@@ -71,9 +71,10 @@ class ExportOptions:
         ]
 
     def load(self, model: ModelLike, progress: Progress = SILENT) -> LoadedModel:
-        """Load the model with the options that concern it."""
+        """Load the model with the options that concern it; one in half precision is cast to float32."""
         names = inputs.ModelOptions.__annotations__
-        return inputs.open_model(model, progress, **{name: getattr(self, name) for name in names})
+        loaded = inputs.open_model(model, progress, **{name: getattr(self, name) for name in names})
+        return models.cast_to_float32(loaded)
 
     def choose_preprocessing(self, loaded: LoadedModel, dataset: Dataset) -> Preprocessing | None:
         """Return the requested preprocessing, else the model's."""

@@ -188,7 +188,7 @@ def _check_paths(original: OriginalExport) -> None:
     zoo = models.list_models()
     known: dict[str, set[str]] = {
         "model": set(zoo),
-        "weights": {"random", *(name for model in zoo for name in models.get_spec(model).bundled_weights)},
+        "weights": {"random", "he", *(name for model in zoo for name in models.get_spec(model).bundled_weights)},
         "test": datasets,
         "calibration": datasets,
         "labels": set(),

@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Unpack
 
-from keras_nin import files, schemas
+from keras_nin import files, models, schemas
 from keras_nin.errors import InputError
 from keras_nin.files import AnyPath
 from keras_nin.formatting import format_host
@@ -153,7 +153,7 @@ def _verify(
     record = inputs.read_export_record(file)
     runner_class = session.runner_class() if session else TFLiteRunner
     runner = runner_class(file, threads, batch=record.get("batch") or 1)
-    loaded = inputs.open_model(model, progress, **options)
+    loaded = models.cast_to_float32(inputs.open_model(model, progress, **options))  # as the export did
     shapes = inputs.input_shapes(loaded.model)
     dataset = sources.dataset("test", inputs.recorded_test_source(record) or loaded.dataset, shapes)
     known = record.get("preprocessing") or loaded.preprocessing

@@ -110,6 +110,9 @@ def suggest_fix(rule: OperatorRule, operator: BoundOperator) -> str | None:
 def compile_failure(rule: str, operator: BoundOperator | None = None, **facts: object) -> CompileFailure:
     """Return why the compiler rejects a file, for an operator or for all of it; `facts` are named in rules.toml."""
     entry = _DATA["failures"][rule]
+    fix = entry["fix"]
+    if operator and rule == "operator-version":
+        fix = _DATA["version_fixes"].get(operator.op, fix)
     facts |= {"rejected": REJECTED_MAP} | ({"index": operator.index, "op": operator.op} if operator else {})
     message = FailureMessage[entry["message"]].format(**facts)
-    return CompileFailure(message, entry["why"].format(**facts), entry["fix"], rule)
+    return CompileFailure(message, entry["why"].format(**facts), fix, rule)

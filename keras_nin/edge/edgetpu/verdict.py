@@ -188,19 +188,23 @@ def partition_graph(operators: Sequence[BoundOperator], mappable: Collection[int
 
 def find_failure(operators: Sequence[BoundOperator]) -> CompileFailure | None:
     """Return the first reason why the compiler rejects a file, None where it compiles."""
+    dtypes = ", ".join(sorted({operator.output.dtype for operator in operators if operator.output is not None}))
+    not_quantized = compile_failure("not-quantized", dtypes=dtypes or "empty")
+    is_quantized = any(map(_is_quantized, operators))
     for operator in operators:
         version, highest = operator.record.version, rules.HIGHEST_VERSIONS.get(operator.op)
         if highest is not None and version > highest:
-            return compile_failure("operator-version", operator, version=version, highest=highest)
+            failure = compile_failure("operator-version", operator, version=version, highest=highest)
+            # A dynamic-range file has high versions too, but they are not what is wrong with it.
+            return failure if is_quantized else dataclasses.replace(failure, fix=not_quantized.fix)
     for operator in operators:
         if operator.record.is_custom and operator.op.startswith("Flex"):
             return compile_failure("flex", operator)
     for operator in operators:
         if operator.op in rules.DYNAMIC_OUTPUTS or not all(tensor.is_constant for tensor in operator.shape_operands):
             return compile_failure("dynamic", operator)
-    if not any(map(_is_quantized, operators)):
-        dtypes = ", ".join(sorted({operator.output.dtype for operator in operators if operator.output is not None}))
-        return compile_failure("not-quantized", dtypes=dtypes or "empty")
+    if not is_quantized:
+        return not_quantized
     for operator in operators:
         for tensor in operator.activations:
             if tensor.dtype in EIGHT_BITS and tensor.elements >= rules.REJECTED_MAP:

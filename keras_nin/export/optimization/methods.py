@@ -56,6 +56,7 @@ def prepare_network(
 
     if method == "qat":
         quantized = quantize_model(network)
+        freeze_batch_norms(quantized)
         initialize_ranges(quantized, images)
         return PreparedNetwork(quantized, lambda network: network)
     if method == "clustered":
@@ -144,6 +145,21 @@ def initialize_ranges(network: "tf_keras.Model", images: np.ndarray) -> None:
     for minimum, maximum, weights in ranges.values():
         weights["min_var"].assign(minimum)
         weights["max_var"].assign(maximum)
+
+
+def freeze_batch_norms(network: "tf_keras.Model") -> None:
+    """Let every BatchNormalization of a network that `quantize_model` made compute in training as it does in a file.
+
+    With the statistics of each batch the values would leave the ranges where the moving ones are still far from those
+    (a momentum of 0.999 and a short training): activations of one step, whose gradients grow by 1 / sqrt(epsilon) in
+    each layer until they overflow. Freezing the statistics: arXiv:1806.08342, section 3.2.3.
+    """
+    import tf_keras
+
+    for layer in network.layers:
+        norm = getattr(layer, "layer", layer)
+        if isinstance(norm, tf_keras.layers.BatchNormalization):
+            norm.trainable = False
 
 
 # Clustering

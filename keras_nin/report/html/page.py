@@ -76,7 +76,7 @@ class FileReport:
         """What a reader must know before any number: what was random, and the notes of the measurements."""
         labels = []
         if self.export is not None:
-            if self.export.weights.startswith("random"):
+            if self.export.weights.startswith(("random", "he (seed")):
                 labels.append(f"weights: {self.export.weights}")
             calibration = self.export.calibration
             if calibration is not None and (calibration.latency_only or calibration.source == "random"):
