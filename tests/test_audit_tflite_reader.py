@@ -556,3 +556,16 @@ def test_third_party_files(external_data):
         assert all(row.macs for row in products), path
         counted += len(products)
     assert counted == 544 + 317 + 1875
+
+
+@pytest.mark.external
+def test_layers_of_a_third_party_file_have_their_own_names(external_data):
+    """DeepLab, where the zeros of one layer's bias stand in the names of others."""
+    rows = audit_model(external_data / "edgetpu" / "0470d2a782aa.tflite").rows
+    kernels = [row.name for row in rows if row.kind in ("pointwise", "spatial", "depthwise")]
+    assert kernels[:4] == [
+        *("MobilenetV2/Conv", "MobilenetV2/expanded_conv/depthwise", "MobilenetV2/expanded_conv/project"),
+        "MobilenetV2/expanded_conv_1/expand",
+    ]
+    assert len([name for name in kernels if name.endswith("/depthwise")]) == 17
+    assert not [name for name in kernels if "(2)" in name]

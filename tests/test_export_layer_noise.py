@@ -14,6 +14,8 @@ from keras_nin import InputError, export, models
 from keras_nin.export.layer_noise import measure_layer_noise, run_layers
 from keras_nin.export.operator_layers import map_operators
 from keras_nin.layers import Fire
+from keras_nin.tflite.layer_names import operator_paths
+from keras_nin.tflite.reader import read_model
 from keras_nin.tflite.runner import TFLiteRunner
 
 SHAPE = (12, 12, 3)
@@ -138,6 +140,11 @@ def test_the_last_row_is_the_output(digits):
     assert noise.rows[-1].snr_db == pytest.approx(
         10 * math.log10((reference**2).sum() / ((reference - output) ** 2).sum()), abs=0.01
     )
+
+
+def test_operators_are_called_what_every_command_calls_them(digits, int8_noise):
+    _, file, _ = digits  # without a record: by the names in the file
+    assert [row.layer for row in int8_noise.rows] == list(operator_paths(read_model(file("int8"))))
 
 
 def test_changes_are_against_the_noisiest_input(int8_noise):

@@ -230,7 +230,9 @@ def _count_recurrent_macs(layer: Any, info: LayerInfo) -> dict[str, int]:
         directions = directions[:1]
     own_cells = [getattr(direction, "cell", None) for direction in directions]
     cells = [cell for own in own_cells if own is not None for cell in getattr(own, "cells", [own])]
-    kernels = [(getattr(cell, "kernel", None), getattr(cell, "recurrent_kernel", None)) for cell in cells]
+    kernels: list[tuple[Any, Any]] = [
+        (getattr(cell, "kernel", None), getattr(cell, "recurrent_kernel", None)) for cell in cells
+    ]
     if not kernels or not all(map(_is_known, cells)) or any(kernel is None for pair in kernels for kernel in pair):
         return {}
     spatial_rank = len(kernels[0][0].shape) - 2  # of a convolutional one

@@ -167,8 +167,9 @@ def train_soft_mask(seed: int = SOFT_MASK_SEED) -> "tuple[keras.Model, float]":
     model = models.build_model("deepphys_softconv")
     changes: Any = keras.Input((*SOFT_MASK_SIZE, 3), name="changes")
     mask: Any = model.output
-    weighted = keras.ops.sum(changes * mask, (1, 2)) / keras.ops.sum(mask, (1, 2))
-    pulse: Any = keras.layers.Dense(1, name="pulse")(weighted)
+    weighted: Any = keras.ops.sum(changes * mask, (1, 2))
+    total_weight: Any = keras.ops.sum(mask, (1, 2))
+    pulse: Any = keras.layers.Dense(1, name="pulse")(weighted / total_weight)
     trainer = keras.Model([model.input, changes], pulse)
     # Compiling with XLA takes longer than this short run.
     trainer.compile(keras.optimizers.Adam(3e-3), loss="mse", jit_compile=False)  # pyright: ignore
