@@ -148,6 +148,17 @@ def test_layers_that_changed_most_come_first():
         ("faster", -40), ("slower", 10), ("new", 7), ("gone", -5)
     ]  # fmt: skip
     assert compare(profile(), profile(layers=[layer("a", 5)])).layers == ()
+    drifting = [100.0] * 30 + [130.0] * 30
+    names = [
+        change.name for change in compare(profile(layers=before), profile(layers=after, rounds_us=drifting)).layers
+    ]
+    assert names == ["faster", "slower", "new", "gone"]
+    assert [
+        change.name
+        for change in compare(
+            profile(layers=before[:2]), profile(layers=[layer("same", 50), layer("slower", 24)], rounds_us=drifting)
+        ).layers
+    ] == []
 
 
 def test_another_kernel_is_shown_whatever_its_time():

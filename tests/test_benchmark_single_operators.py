@@ -118,6 +118,13 @@ def test_a_loop_goes_with_its_condition_and_body(tmp_path):
     assert cut_operators(unknown)[1].reason == "it runs other subgraphs, which depends on its inputs"
 
 
+def test_the_overhead_says_what_it_includes(tmp_path):
+    measured = measure_file(loop_net(tmp_path / "loop.tflite", steps=None), runs=20, seconds=0.1, method="single")
+    (untimed,) = [row for row in measured.layers if row.us is None]
+    assert untimed.op == "WHILE"
+    assert f"runtime overhead includes rows that do not run alone: {untimed.name}" in measured.notes
+
+
 def test_the_file_that_does_nothing_runs():
     np.testing.assert_array_equal(TFLiteRunner(build_empty_file()).predict_raw(np.float32([[5]])).ravel(), [5])
 

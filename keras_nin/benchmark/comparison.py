@@ -207,8 +207,8 @@ def _file_change(before: Profile, after: Profile, min_effect: float) -> FileChan
         elif high < 1 and 1 / ratio >= 1 + min_effect:
             verdict = FASTER
     times = (old.median, new.median, ratio, low, high)
-    layers, is_same = tuple(_layer_changes(before.layers, after.layers)), before.sha256 == after.sha256
-    runs = before.runs, after.runs
+    layers = tuple(_layer_changes(before.layers, after.layers, max(_LAYER_RATIO, 1 + (drift or 0))))
+    is_same, runs = before.sha256 == after.sha256, (before.runs, after.runs)
     return FileChange(after.file, after.threads, is_same, *times, verdict, layers, *runs, drift, after.batch)
 
 
@@ -235,7 +235,7 @@ def _block_drift(profile: Profile) -> float:
     return max(least, statistics.stdev(math.log(statistics.median(block)) for block in blocks)) if size > 1 else least
 
 
-def _layer_changes(before: Sequence[LayerTime], after: Sequence[LayerTime]) -> list[LayerChange]:
+def _layer_changes(before: Sequence[LayerTime], after: Sequence[LayerTime], min_ratio: float) -> list[LayerChange]:
     """Return the changes of layers with the same name, largest first; none where one side has no layers."""
     if not before or not after:
         return []
@@ -245,16 +245,17 @@ def _layer_changes(before: Sequence[LayerTime], after: Sequence[LayerTime]) -> l
         old, new = (side.get(key) for side in sides)
         old_us, new_us = (layer.us.typical if layer and layer.us else None for layer in (old, new))
         changes.append(LayerChange(key[0], old_us, new_us, old and old.kernel, new and new.kernel))
-    return sorted(filter(_is_significant, changes), key=lambda change: -abs(change.added_us))
+    significant = (change for change in changes if _is_significant(change, min_ratio))
+    return sorted(significant, key=lambda change: -abs(change.added_us))
 
 
-def _is_significant(change: LayerChange) -> bool:
+def _is_significant(change: LayerChange, min_ratio: float) -> bool:
     if change.before_kernel != change.after_kernel:
         return True
     if change.before_us is None or change.after_us is None:
         return change.before_us != change.after_us
     low, high = sorted((change.before_us, change.after_us))
-    return high - low > _LAYER_US and high > _LAYER_RATIO * low
+    return high - low > _LAYER_US and high > min_ratio * low
 
 
 def parse_comparison_limits(text: str, *, argument: str = "require") -> tuple[Limit, ...]:

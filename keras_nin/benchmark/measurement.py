@@ -21,6 +21,7 @@ from keras_nin.benchmark.job import (
     Progress,
     RunJob,
 )
+from keras_nin.benchmark.kernel_assignment import NOTE_CONSTANT
 from keras_nin.benchmark.records import (
     BUSY_SHARE,
     PROFILER,
@@ -399,6 +400,10 @@ def _build_profile(
         method, seconds = SINGLE_OPERATORS, options.job.get("seconds", 0.0)
         layers, runs = single_operators.time_operators(file.model, profile.threads, seconds, options.run, median_us)
         overhead_us = median_us - sum(layer.us.typical for layer in layers if layer.us)
+        untimed = [layer.name for layer in layers if layer.us is None and layer.note != NOTE_CONSTANT]
+        if untimed:
+            notes = (*profile.notes, f"runtime overhead includes rows that do not run alone: {', '.join(untimed)}")
+            profile = replace(profile, notes=notes)
     else:
         return profile
     return replace(profile, method=method, profiled_runs=runs, layers=layers, overhead_us=overhead_us)

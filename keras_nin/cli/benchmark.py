@@ -134,7 +134,7 @@ def compare_runs_command(
     includes how much runs of one file differ: known where both were measured with `benchmark --processes N`, otherwise
     taken from the blocks of each run, and at least 1%, or 15% on a busy machine. A file is slower or faster where the
     interval excludes 1 and the ratio is at least --min-effect away from it. Layers are listed that changed by more than
-    5% and 1 us, or that another kernel computes.
+    5%, 1 us and the drift, or that another kernel computes.
 
     --max-regression fails only where a file is certainly slower by more than SHARE: the whole interval must lie above
     it, so that noise does not fail. Where a result has no interval (too few runs) the medians decide.
