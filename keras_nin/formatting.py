@@ -115,3 +115,10 @@ def shorten(name: str, length: int) -> str:
 def wrap(line: str, width: int, indent: str = "  ") -> list[str]:
     """Return `line` as printable lines of at most `width` characters, all but the first indented."""
     return textwrap.wrap(escape_unprintable(line), width, subsequent_indent=indent, break_on_hyphens=False)
+
+
+def format_duration(seconds: float) -> str:
+    """Return a duration as "40 s", "12 min" or "1.5 h"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

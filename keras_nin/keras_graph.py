@@ -16,6 +16,12 @@ if TYPE_CHECKING:
     import keras
 
 _OTHER_CHARACTERS = re.compile(r"[^A-Za-z0-9_]")  # than a signature accepts
+# Layers and operations behind an activation that leave its meaning: they move values, resize a map or do nothing.
+_MOVING = frozenset(
+    ("ActivityRegularization", "Cropping2D", "Dropout", "Flatten", "Identity", "Permute", "Reshape", "Resizing")
+    + ("Resize", "Squeeze", "Transpose", "UpSampling2D", "ExpandDims")
+)
+_ACTIVATIONS = frozenset(("softmax", "sigmoid", "tanh", "relu", "relu6", "softplus", "elu", "leakyrelu", "hardsigmoid"))
 
 
 class TensorSlot:
@@ -206,6 +212,29 @@ def output_specs(model: "keras.Model") -> tuple[TensorSpec, ...]:
     """Return the `TensorSpec` of every output, in the model's order."""
     trace_functional(model)
     return _tensor_specs(model.outputs, [producer_of(tensor).name for tensor in model.outputs])
+
+
+def output_activations(model: "keras.Model") -> tuple[str | None, ...]:
+    """Return the activation that closes each output, in lower case such as "softmax"; None where there is none.
+
+    Layers that only move values, or resize a map, are passed over.
+    """
+    trace = trace_functional(model)
+    activations = []
+    for slot in trace.outputs:
+        call = trace.producers.get(slot)
+        while call is not None and type(call.operation).__name__ in _MOVING and call.inputs:
+            call = trace.producers.get(call.inputs[0])
+        activations.append(None if call is None else _activation_of(call.operation))
+    return tuple(activations)
+
+
+def _activation_of(operation: "keras.Operation") -> str | None:
+    kind = type(operation).__name__.lower()
+    if kind in _ACTIVATIONS:
+        return kind
+    name = getattr(getattr(operation, "activation", None), "__name__", "linear")
+    return None if name == "linear" else name
 
 
 def _tensor_specs(tensors: "Sequence[keras.KerasTensor]", names: Sequence[str]) -> tuple[TensorSpec, ...]:

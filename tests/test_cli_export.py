@@ -59,13 +59,16 @@ def write_digits(path, start=0, count=60):
 # the main job
 
 # What other commands share with this one: loading a model and its images, and the benchmark that measures the latency.
-SHARED = "_compat/.*|benchmark/.*|child_process|data/.*|keras_graph|layers/.*|metrics|models/.*|output_capture"
+SHARED = (
+    "_compat/.*|benchmark/.*|child_process|cli/config|data/.*|heads|keras_graph|layers/.*|limits|metrics|models/.*|"
+    "output_capture"
+)
 
 
-def test_an_export_passes_through_twelve_files_from_command_to_table(digits_export):
+def test_an_export_passes_through_thirteen_files_from_command_to_table(digits_export):
     path = tracing.files(digits_export.parent / "trace", f"{tracing.INFRASTRUCTURE}|{SHARED}")
     assert {"keras_nin/cli/export.py", "keras_nin/export/conversion.py", "keras_nin/report/accuracy.py"} <= set(path)
-    assert len(path) <= 12, "\n".join(path)
+    assert len(path) <= 13, "\n".join(path)
 
 
 def test_the_main_job(digits_export):
@@ -491,6 +494,8 @@ def test_what_is_recorded_can_be_repeated(copied):
     recorded = set(copied["options"]) - {"model"}
     assert recorded <= options
     trained = {"epochs", "learning_rate", "sparsity", "clusters"}
-    assert options - recorded == {*export.BESIDE_RECORD, "record", "as_json", "debug"} | trained | {"scheme"}
+    assert options - recorded == {*export.BESIDE_RECORD, "record", "as_json", "debug", "quiet", "require"} | trained | {
+        "scheme"
+    }
     assert set(reproduction._REQUIRED + reproduction._REQUIRED_CALIBRATED) <= set(copied["options"])
     assert set(copied["options"]) | trained == set(reproduction._OPTION_TYPES)

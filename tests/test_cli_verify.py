@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import numpy as np
+import own_networks
 import pytest
 from tflite_edits import flipped
 
@@ -155,9 +156,9 @@ def test_random_weights_are_said(cli):
     assert ran.out.splitlines()[0].endswith(expected)
 
 
-def classifier(path, classes, outputs=1, batch=1):
+def classifier(path, classes, outputs=1, batch=1, dense=None):
     """A file from 8x8 images to classes: the first output classes count pixels."""
-    dense = np.random.default_rng(0).normal(0, 1, (classes, 64))
+    dense = np.random.default_rng(0).normal(0, 1, (classes, 64)) if dense is None else dense
     tensors = [
         writer.tensor("image", (batch, 8, 8, 1), "FLOAT32"),
         writer.tensor("weights", (classes, 64), "FLOAT32", dense),
@@ -202,6 +203,92 @@ def test_scikit_learn_counts_the_same():
     labels, predicted = np.random.default_rng(0).integers(0, 9, (2, 400))
     expected = sklearn.confusion_matrix(labels, predicted, labels=range(9))
     assert np.array_equal(metrics.confusion_matrix(labels, predicted, 9), expected)
+
+
+# other heads
+
+
+@pytest.mark.slow
+def test_a_network_with_several_outputs_from_its_file_to_its_scores(cli):
+    """A mask and a number: every command scores each by what it is, and names it."""
+    network = own_networks.unet()
+    network.model.save("unet.keras")
+    labels = {f"labels_{name}": values for name, values in network.labels.items()}
+    np.savez("set.npz", images=np.round(network.test * 255).astype(np.uint8), **labels)
+    np.savez("pixels.npz", images=np.round(network.calibration * 255).astype(np.uint8))
+    words = ("--data", "set.npz", "--calibration", "pixels.npz", "--preprocessing", "unit")
+    ran = cli("export", "unet.keras", *words, "--runs", 1, "--rounding", "nearest", "--max-drop", 25)
+    assert (ran.status, ran.err) == (0, "")
+    assert "mean IoU 9" in ran.out
+    verified = cli("verify", "unet.keras", "exported/unet_int8.tflite", *words[:2], "--json").json
+    assert {check["output"] for check in verified["parity"]["checks"]} == {"mask", "age", None}
+    assert [output["task"] for output in verified["parity"]["outputs"]] == ["segmentation", "regression"]
+    text = cli("verify", "unet.keras", "exported/unet_int8.tflite", *words[:2]).out
+    assert "output 'mask': match of pixels: " in text
+    assert "output 'age': RMSE rise (% of the labels' standard deviation): " in text
+    for source in ("exported/unet_int8.tflite", "unet.keras"):
+        scored = cli("evaluate", source, *words[:2], *words[4:], "--json")
+        assert (scored.status, scored.err, scored.json["top1"]) == (0, "", None)
+        mask, age = scored.json["outputs"]
+        assert mask["scores"]["mean_iou"] > 0.9
+        assert age["scores"]["r2"] > 0.5
+        recorded = verified["parity"]["outputs"][0]["scores"]["model" if source.endswith("keras") else "file"]
+        assert mask["scores"] == pytest.approx(recorded, abs=1e-4)
+    assert "output 'age' (regression): MAE 0." in cli("evaluate", source, *words[:2], *words[4:]).out
+    pair = [f"exported/unet_{scheme}.tflite" for scheme in ("float32", "int8")]
+    compared = cli("compare", *pair, *words[:2], "--json").json["outputs"]
+    assert [output["output"] for output in compared] == ["mask", "age"]
+    assert compared[0]["match"] > 0.9
+    assert compared[1]["scores"]["b"] == pytest.approx(scored_file(cli, pair[1], words)[1]["scores"])
+    assert (
+        "Outputs of exported/unet_float32.tflite (a) and exported/unet_int8.tflite (b) on 1"
+        in cli("compare", *pair, *words[:2]).out
+    )
+    refused = cli("compare", "unet.keras", pair[0], *words[:2])
+    assert (refused.status, refused.out) == (2, "")
+    assert "--data compares the outputs of two .tflite files" in refused.err
+    wrong = cli("verify", "unet.keras", pair[1], "--data", "set.npz", "--task", "age=mask")
+    assert (wrong.status, wrong.out) == (2, "")
+    np.savez("wrong.npz", images=np.zeros((9, 16, 16, 3), np.uint8), labels_face=np.zeros(9))
+    unknown = cli("verify", "unet.keras", pair[1], "--data", "wrong.npz")
+    assert (unknown.status, unknown.err.count("labels of the outputs 'mask', 'age'. Received: 'face'")) == (2, 1)
+
+
+def scored_file(cli, path, words):
+    return cli("evaluate", path, *words[:2], *words[4:], "--json").json["outputs"]
+
+
+def test_a_file_whose_outputs_are_nan_or_constant_has_no_scores(cli, tmp_path):
+    values = np.full((6, 64), np.nan), np.zeros((6, 64))
+    np.savez(
+        "set.npz", images=np.random.default_rng(0).integers(0, 255, (30, 8, 8, 1), np.uint8), labels=np.arange(30) % 6
+    )
+    for kernel, reason in zip(values, ("NaN", "the same"), strict=True):
+        file = classifier(tmp_path / "dead.tflite", 6, dense=kernel)
+        ran = cli("evaluate", file, "--data", "set.npz")
+        assert ran.status == 1
+        assert "0.0%" not in ran.out
+        assert f"NO VERDICT: {file}: the output carries no information: it is {reason} for all 24 images" in ran.err
+        document = cli("evaluate", file, "--data", "set.npz", "--json").json
+        assert (document["top1"], document["outputs"][0]["scores"]) == (None, {})
+    compared = cli("compare", file, file, "--data", "set.npz")
+    assert "No verdict on the output, which carries no information in a: it is the same for all" in compared.out
+
+
+def test_a_file_on_16_bit_values_is_scored_on_a_sample(cli, digits_export, monkeypatch):
+    from keras_nin.workflows import inputs
+
+    monkeypatch.setattr(inputs, "count_slow_macs", lambda file: 10**9)
+    file = digits_export / "nin_digits_int8.tflite"
+    ran = cli("verify", "nin_digits", file)
+    assert (ran.status, ran.err) == (0, "")
+    assert "Compared on 100 of 359 test images of digits." in ran.out
+    assert "--test-count all takes all images." in ran.out
+    assert "Compared on 359 test images of digits." in cli("verify", "nin_digits", file, "--test-count", "all").out
+    scored = cli("evaluate", file)
+    assert "on 100 images of digits" in scored.out
+    assert "Note: int16 operators run in slow kernels: scored on 100 of 359 test images; --test-count all" in scored.err
+    assert cli("evaluate", file, "--test-count", "some").status == 2
 
 
 # train

@@ -187,6 +187,26 @@ def test_what_is_not_finite_is_named(digits):
     json.dumps(noise.to_json(), allow_nan=False)
 
 
+def test_several_inputs_and_outputs_and_a_scale_that_was_folded():
+    """The scale between the convolutions is folded into the second, so that the first still gives its own output."""
+    keras.utils.set_random_seed(0)
+    image, sensor = keras.Input(SHAPE, name="image"), keras.Input((5,), name="sensor")
+    x = kl.Conv2D(6, 3, activation="relu", name="conv1")(image)
+    x = kl.Rescaling(0.25, 0.1, name="scale")(x)
+    x = kl.Conv2D(6, 3, activation="relu", name="conv2")(x)
+    x = kl.Concatenate(name="join")([kl.GlobalAveragePooling2D(name="pool")(x), kl.Dense(4, name="dense")(sensor)])
+    classes = kl.Dense(3, activation="softmax", name="classes")(x)
+    model = keras.Model([image, sensor], [classes, kl.Dense(1, name="age")(x)], name="two")
+    samples = {"image": images(6), "sensor": images(6, shape=(5,))}
+    file = export.convert_model(model, "int8", samples, tuning=export.Tuning.plain()).tflite
+    noise = measure_layer_noise(model, TFLiteRunner(file), [(samples, None)])
+    joined = {row.layer: row.snr_db for row in noise.rows if row.reason is None}
+    names = {name.partition("/")[0] for name in joined}
+    assert names == {"conv1", "conv2", "pool", "dense", "join", "classes", "age"}
+    assert min(joined.values()) > 20  # the pooling has the scale of what it is joined with
+    assert (noise.images, noise.delegate_diff_lsb < 3) == (6, True)
+
+
 def test_no_images(digits):
     model, file, _ = digits
     with pytest.raises(InputError, match="at least one image"):

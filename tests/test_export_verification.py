@@ -1,6 +1,7 @@
 """Parity: right files pass with room to spare, and damage to any part of a file or of its model is found."""
 
 import dataclasses
+import importlib
 import json
 import math
 
@@ -22,11 +23,13 @@ from keras_nin.export.parity import (
     find_compared_tensor,
     worst_channel_rms,
 )
-from keras_nin.export.verification import find_worst_weight, verify_files, with_first_output
+from keras_nin.export.verification import verify_files, with_first_output
+from keras_nin.export.weight_difference import find_worst_weight
 from keras_nin.tflite.reader import read_model
 from keras_nin.tflite.records import QuantizationParameters, TFLiteTensor
 from keras_nin.tflite.runner import TFLiteRunner
 
+tflite_writer = importlib.import_module("tflite_writer")
 ALL = ("digits", "color", "wide", "mask", "linear")
 
 
@@ -346,6 +349,39 @@ def test_the_limits_are_arithmetic(trained):
     assert {compared.closing for compared in limits.values() if compared} == {"SOFTMAX"}
 
 
+def test_a_file_of_4_bit_weights_and_one_with_a_loop_have_the_limits_of_what_they_are(tmp_path):
+    """Neither is a float32 file: the weights are rounded, of the second inside a loop."""
+    kernel = np.random.default_rng(0).normal(0, 1, (8, 4)).astype(np.float32)
+    model = keras.Sequential([keras.Input((8,), name="x"), kl.Dense(4, use_bias=False, name="dense")])
+    model.layers[-1].kernel.assign(kernel)
+    scales = np.abs(kernel).max(0) / 7
+    levels = np.round(kernel / scales).T.astype(np.int8).reshape(-1, 2)
+    quantization = tflite_writer.quantization(scales.tolist())
+    weights = tflite_writer.tensor("w", (4, 8), data=(levels[:, 0] & 15 | levels[:, 1] << 4), quantization=quantization)
+    weights.type = tflite_writer.generated.TensorType.INT4
+    ends = [tflite_writer.tensor("x", (1, 8), "FLOAT32"), weights, tflite_writer.tensor("y", (1, 4), "FLOAT32")]
+    dense = tflite_writer.operator("FULLY_CONNECTED", [0, 1, -1], [2], "FullyConnectedOptions")
+    tflite = read_model(tflite_writer.write(tmp_path / "int4.tflite", ends, [dense]))
+    np.testing.assert_array_equal(tflite.data(tflite.main.tensors[1]), levels.reshape(4, 8))
+    samples = np.random.default_rng(1).normal(0, 1, (40, 8)).astype(np.float32)
+    (parity,) = verify_files(model, [TFLiteRunner(tflite)], [(samples, None)], source="tests", random_weights=True)
+    assert [(check.name, check.passed) for check in parity.checks] == [
+        ("channel_rms_lsb", True),
+        ("weight_diff_lsb", True),
+    ]
+    assert parity.checks[1].value == pytest.approx(0.5, abs=0.2)  # of a step of 4 bits
+    assert parity.checks[0].limit == pytest.approx(8 * math.sqrt(1 / 6 + (127 / 7) ** 2 / 12))
+    assert parity.checks[0].value > 1  # far beyond the limit of float32
+    body = [tflite_writer.tensor("x", (1, 8), "FLOAT32"),
+            tflite_writer.tensor("w", (8, 8), data=1, quantization=tflite_writer.quantization([0.1])),
+            tflite_writer.tensor("y", (1, 8), "FLOAT32")]  # fmt: skip
+    loop = tflite_writer.operator("WHILE", [0], [1], "WhileOptions", condSubgraphIndex=1, bodySubgraphIndex=1)
+    main = [tflite_writer.tensor("x", (1, 8), "FLOAT32"), tflite_writer.tensor("y", (1, 8), "FLOAT32")]
+    more = ((body, [tflite_writer.operator("FULLY_CONNECTED", [0, 1, -1], [2], "FullyConnectedOptions")]),)
+    looped = read_model(tflite_writer.write(tmp_path / "loop.tflite", main, [loop], more=more))
+    assert find_compared_tensor(looped).limit == pytest.approx(8 * math.sqrt(1 / 6))
+
+
 def test_every_limit_can_be_set(trained):
     sources = [trained.files[scheme].tflite for scheme in POST_TRAINING]
     strict = ParityLimits(max_error=0.0, min_snr=500.0, max_weight=-1.0, max_rms=0.0, max_closing=0.0)
@@ -410,14 +446,18 @@ def test_what_is_not_finite_never_passes(trained, value, side, quantized, recwar
     assert not recwarn.list
 
 
-@pytest.mark.parametrize("value", [0.0, 1e-3, -7.0])
-def test_constant_outputs(value):
+@pytest.mark.parametrize("value", [0.0, 1e-3, -7.0, np.nan])
+def test_constant_outputs_get_no_verdict(value):
     reference = np.full((5, 1), value, np.float32)
     parity = compare_outputs(reference, reference, limits=ParityLimits())
-    assert parity.passed
+    assert (parity.passed, parity.checks) == (False, ())
+    assert parity.no_verdict.endswith(" for all 5 images")
     assert parity.top1_match is None  # one output is no vector of classes
-    assert compare_outputs(reference, np.nextafter(reference, np.float32(1))).passed  # the last bit is rounding
-    assert not compare_outputs(reference, reference + 1e-3).passed
+    alone = compare_outputs(reference[:1], reference[:1], limits=ParityLimits())
+    assert alone.passed == np.isfinite(value)  # one image may have any output
+    nearly = reference + np.float32([0, 0, 0, 0, 1e-2])[:, None]
+    assert compare_outputs(nearly, np.nextafter(nearly, np.float32(1))).passed == np.isfinite(value)
+    assert not compare_outputs(nearly, nearly + 1e-3).passed
 
 
 def test_labels():

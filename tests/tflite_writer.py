@@ -29,6 +29,11 @@ def tensor(name, shape, dtype="INT8", data=None, **fields):
     return made
 
 
+def quantization(scales):
+    """Return the quantization of weights: one scale, or one for each position along the first axis."""
+    return _record("QuantizationParameters", scale=scales, zeroPoint=[0] * len(scales), quantizedDimension=0)
+
+
 def operator(op, inputs, outputs, options=None, **values):
     """Return a builtin operator by its name."""
     made = _record("Operator", inputs=inputs, outputs=outputs)

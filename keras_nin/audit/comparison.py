@@ -67,6 +67,31 @@ class ParameterChange:
     params: int
 
 
+@dataclass(frozen=True)
+class OutputDifference:
+    """How one output of two files differs on the same images.
+
+    Attributes:
+        output: its name; None where the files have only one.
+        task: what it means, as `keras_nin.heads.Head` has it.
+        match: share of images, labels or pixels on which both decide the same; None of a regression.
+        max_abs_diff, rms_diff: largest and root mean square difference, in the units of the output.
+        snr_db: energy of a's output over that of the difference, in dB; None where nothing differs.
+        scores: of a and of b by name; None without labels.
+        no_information: what the outputs of a or b lack, so that they say nothing; None where they have it.
+    """
+
+    output: str | None
+    task: str
+    images: int
+    match: float | None
+    max_abs_diff: float
+    rms_diff: float
+    snr_db: float | None
+    scores: dict[str, dict[str, float | None]] | None = None
+    no_information: str | None = None
+
+
 @dataclass(frozen=True, repr=False)
 class ModelComparison(Result):
     """Two audits side by side. ``print(comparison)`` shows a table.
@@ -78,6 +103,7 @@ class ModelComparison(Result):
         totals: (a, b) pairs by name; the shares of 1x1 layers are fractions.
         parameter_changes, stored, problems: of a conversion: why the parameters differ, the bytes of the file's weights
             by data type, and where the MACs differ.
+        outputs: of two files that ran on the same images, how each output differs.
         batch: samples in a run of `a` and of `b`; MACs are those of one, activations those of all.
     """
 
@@ -90,6 +116,7 @@ class ModelComparison(Result):
     parameter_changes: tuple[ParameterChange, ...] = ()
     stored: dict[str, int] | None = None
     problems: tuple[str, ...] = ()
+    outputs: tuple[OutputDifference, ...] = ()
     batch: tuple[int, int] = (1, 1)
 
     @property
@@ -105,6 +132,7 @@ class ModelComparison(Result):
             "totals": {name: list(pair) for name, pair in self.totals.items()},
             "parameter_changes": [asdict(change) for change in self.parameter_changes],
             **{"stored": self.stored, "passed": self.passed, "problems": list(self.problems)},
+            **({"outputs": [asdict(output) for output in self.outputs]} if self.outputs else {}),
             "batch": list(self.batch),
         }
 

@@ -126,18 +126,29 @@ def _print_audit(audit: Audit, form: str, view: AuditView) -> None:
 @click.argument("first", metavar="A")
 @click.argument("second", metavar="B")
 @options.model_options
+@click.option("--data", "test", metavar=options.DATASET,
+              help="Images to run two .tflite files on, to compare and score their outputs.")  # fmt: skip
+@options.image_options
+@options.test_count_option
+@options.task_option
+@options.threads_option
 @options.json_option
-def compare_command(first: str, second: str, as_json: bool, **model_options: Any) -> int:
+def compare_command(first: str, second: str, as_json: bool, **arguments: Any) -> int:
     """Compare A with B: models, .tflite files, or a model and its file.
 
     A model and a file are reconciled: which operators every layer maps to, why every operator exists, and whether the
     MACs are equal. Exit status 1 where they are not. Two models, or two files, are compared row by row, by name.
-    --weights, --input-shape and --set are for A, or for the only model.
+    --weights, --input-shape and --set are for A, or for the only model. With --data two files, whoever made them, also
+    run on the same images; each has the preprocessing of its own record, unless --preprocessing chooses one.
     """
     from keras_nin.workflows.audit import compare_models
 
-    comparison = compare_models(first, second, **model_options, progress=TerminalProgress())
+    comparison = compare_models(first, second, **arguments, progress=TerminalProgress())
     print_result(comparison, as_json, lambda: str(comparison))
+    if comparison.outputs and not as_json:
+        from keras_nin.report.accuracy import format_output_differences
+
+        echo(f"\n{format_output_differences(comparison.outputs, (first, second))}")
     for problem in comparison.problems:
         note(f"FAIL: {problem}")
     return 0 if comparison.passed else 1

@@ -68,6 +68,7 @@ def _describe_scheme(row: Mapping[Any, str]) -> str:
 @options.data_option
 @options.image_options
 @options.test_count_option
+@options.task_option
 @options.limit_options
 @options.require_option()
 @options.threads_option
@@ -139,10 +140,13 @@ def _check_beside_record(context: click.Context) -> None:
 
 
 def _print_failures(name: str, parity: Parity) -> None:
-    from keras_nin.report.accuracy import failed_checks
+    from keras_nin.report.accuracy import failed_checks, missing_verdict
 
     for line in failed_checks(name, parity):
         note(f"FAIL: {line}")
+    silent = missing_verdict(name, parity)
+    if silent is not None:
+        note(f"NO VERDICT: {silent}")
 
 
 def _result_lines(result: ExportResult) -> Iterator[str]:
@@ -156,6 +160,12 @@ def _result_lines(result: ExportResult) -> Iterator[str]:
         trained={file.name: file.converted.scheme.trained for file in result.files if file.converted.scheme.trained},
     )
     yield from _test_lines(result)
+    for file in result.files:
+        if file.parity.images != len(result.test.indices):
+            yield (
+                f"{file.name}: compared on {file.parity.images:,} of them, because its int16 operators run in slow "
+                "kernels; --test-count all takes all."
+            )
     profiles = [file.latency for file in result.files]
     runs = ", ".join(f"{profile.runs:,}" for profile in profiles)
     batch = f", batch {profiles[0].batch}" if profiles[0].batch > 1 else ""
@@ -193,7 +203,10 @@ def _headline(result: ExportResult | VerifyResult) -> str:
 def _test_lines(result: ExportResult | VerifyResult) -> Iterator[str]:
     test = result.test
     excluded = f" ({test.excluded} more were used for calibration and left out)" if test.excluded else ""
-    yield f"Compared on {len(test.indices):,} test images of {test.dataset.name}{excluded}."
+    drawn = f" of {test.drawn_from:,}" if test.drawn_from else ""
+    yield f"Compared on {len(test.indices):,}{drawn} test images of {test.dataset.name}{excluded}."
+    if drawn:
+        yield "The int16 operators of the file run in slow kernels; --test-count all takes all images."
     if result.random_weights:
         yield "The weights are random: top-1 match and accuracy say nothing and are not checked."
 
@@ -220,6 +233,7 @@ def _print_reproduction(reproduction: Reproduction, name: str, as_json: bool) ->
 @options.data_option
 @options.image_options
 @options.test_count_option
+@options.task_option
 @options.limit_options
 @options.require_option()
 @click.option("--per-layer", is_flag=True, help="Also measure the quantization noise that each layer adds.")
@@ -268,6 +282,7 @@ def _verification_lines(result: VerifyResult) -> Iterator[str]:
 @options.data_option
 @options.image_options
 @options.test_count_option
+@options.task_option
 @click.option("--label-offset", type=click.IntRange(0), metavar="K",
               help="Output of label 0, such as 1 where output 0 is a background class. [default: 0]")  # fmt: skip
 @click.option("--output", type=click.IntRange(0), metavar="N", help="Index of the output, for a file with several.")
@@ -279,33 +294,43 @@ def _verification_lines(result: VerifyResult) -> Iterator[str]:
 def evaluate_command(as_json: bool, require: str | None, **arguments: Any) -> int:
     """Measure the accuracy of FILE (.tflite, .keras, .h5, or a model by name) on labeled images.
 
-    Top-1 and top-5 accuracy, precision and recall of every class, and the confusion matrix. The images are the test
-    split of --data. Images and preprocessing come from the options, else from the record beside FILE, else from the
-    model and its dataset. Images per second of a .tflite file are for the runtime at batch 1, with the conversion of
-    its input and output, without reading and preprocessing images.
+    Classes: top-1 and top-5 accuracy, precision and recall of every class, and the confusion matrix. Binary and
+    multi-label outputs: accuracy and F1. Numbers: MAE, RMSE, R2. Masks: mean IoU and pixel accuracy. Outputs that carry
+    no information, NaN or the same for all images, have no scores: exit status 1. The images are the test split of
+    --data, the labels those in it (labels_NAME for each of several outputs). Images and preprocessing come from the
+    options, else from the record beside FILE, else from the model and its dataset. Images per second of a .tflite file
+    are for the runtime at batch 1, with the conversion of its input and output, without reading and preprocessing
+    images.
 
-    Items of --require: top1=95%, top5=99%, at least.
+    Items of --require: top1=95%, top5, accuracy, f1, mean_iou, pixel_accuracy, at least.
     """
     from keras_nin.workflows.evaluation import check_evaluation_limits, evaluate_model, parse_evaluation_limits
 
     limits = parse_evaluation_limits(require) if require else ()
     result = evaluate_model(**arguments, progress=TerminalProgress())
-    print_notes(result.notes)
+    print_notes(map(options.with_own_flags, result.notes))
     checks = check_evaluation_limits(result, limits)
     print_result(result, as_json, lambda: "\n".join(_evaluation_lines(result)), checks)
-    return 0 if all_passed(checks) else 1
+    for output in result.outputs:
+        if output.no_information:
+            name = "" if output.output is None else f" {output.output!r}"
+            note(f"NO VERDICT: {result.file}: the output{name} carries no information: {output.no_information}")
+    return 0 if result.passed and all_passed(checks) else 1
 
 
 def _evaluation_lines(result: EvaluateResult) -> Iterator[str]:
-    from keras_nin.formatting import format_percent
-    from keras_nin.report.accuracy import format_scores, inference_speed_line
+    from keras_nin.report.accuracy import format_output_scores, format_scores, inference_speed_line
 
-    top5 = "" if result.top5 is None else f", top-5 {format_percent(result.top5)}"
     weights = f"; weights: {result.weights}" if result.random_weights else ""
-    yield (
-        f"{result.file}: top-1 {format_percent(result.top1)}{top5} on {result.scores.images} images of {result.data}, "
-        f"preprocessing: {result.preprocessing.mode}{weights}"
-    )
-    yield format_scores(result.scores)
+    mode = f", preprocessing: {result.preprocessing.mode}" if result.preprocessing else ""
+    conditions = f"on {result.outputs[0].images} images of {result.data}{mode}{weights}"
+    if len(result.outputs) == 1:
+        yield f"{result.file}: {format_output_scores(result.outputs[0])} {conditions}"
+    else:
+        yield f"{result.file}: {conditions}"
+        yield from map(format_output_scores, result.outputs)
+    for output in result.outputs:
+        if output.classification:
+            yield format_scores(output.classification)
     if result.speed is not None:
         yield inference_speed_line(result.speed)

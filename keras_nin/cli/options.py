@@ -134,6 +134,11 @@ def _parse_share(text: str) -> float | None:
     return share / 100 if text.strip().endswith("%") else share
 
 
+def _parse_count_or_all(text: str) -> int | str | None:
+    counts = _parse_counts(text)
+    return "all" if text == "all" else counts[0] if counts and len(counts) == 1 else None
+
+
 def _parse_counts(text: str) -> tuple[int, ...] | None:
     """Return comma-separated positive integers."""
     parts = [part.strip() for part in text.split(",")]
@@ -204,11 +209,22 @@ def check_preset(context: click.Context, param: click.Parameter, value: str | No
     return value
 
 
+def check_task(context: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """Refuse an unknown task before the slow part of a command starts."""
+    from keras_nin.heads import TASKS
+
+    for part in value.split(",") if value else ():
+        if part.rpartition("=")[2].strip() not in TASKS:
+            raise click.BadParameter(f"expected one of {', '.join(TASKS)}, received {part!r}", context, param)
+    return value
+
+
 def counts(example: str) -> ParsedText:
     """Return the type of comma-separated positive integers, without repeats."""
     return ParsedText(_parse_different_counts, f"positive numbers such as {example}")
 
 
+COUNT_OR_ALL = ParsedText(_parse_count_or_all, "a positive number, or all")
 COUNT, SEED = click.IntRange(min=1), click.IntRange(0, 2**32 - 1)
 NUMBER = ParsedText(_parse_number, "a number")
 SHARE = ParsedText(_parse_share, "a share such as 5% or 0.05")
@@ -294,8 +310,12 @@ crop_option = click.option("--crop", type=Number(0, 1, min_open=True), metavar="
 image_options = stack(labels_option, preprocessing_option, crop_option)
 data_option = click.option("--data", "test", metavar=DATASET,
                            help="Labeled test images. [default: the model's own dataset]")
-test_count_option = click.option("--test-count", type=COUNT, metavar="N",
-                                 help="Number of test images, drawn by --seed. [default: all]")
+test_count_option = click.option("--test-count", type=COUNT_OR_ALL, metavar="N|all",
+                                 help="Number of test images, drawn by --seed. [default: all; int16 files, which run "
+                                 "in slow kernels, a sample]")
+task_option = click.option("--task", metavar="[OUTPUT=]TASK,...", callback=check_task, help="What an output means: "
+                           "classification, binary, multilabel, regression, segmentation. [default: from its shape, "
+                           "activation and labels]")
 tuning_options = fold(
     "tuning", "keras_nin.export.schemes:Tuning",
     click.option("--ranges", type=click.Choice(RANGES), default=Tuning().ranges,
@@ -308,9 +328,9 @@ tuning_options = fold(
 limit_options = fold(
     "limits", "keras_nin.export.parity:ParityLimits",
     click.option("--min-top1-match", type=Number(0, 1), metavar="SHARE", default=0.90,
-                 help="Smallest share of images with the model's top-1 class."),
+                 help="Smallest share of images with the model's top-1 class; of other outputs, of equal decisions."),
     click.option("--max-drop", type=Number(-100, 100), metavar="PP", default=2.5,
-                 help="Largest top-1 drop, in percentage points."),
+                 help="Largest top-1 drop, in percentage points; of other outputs, of their score."),
     click.option("--max-rms", type=Number(0), metavar="LSB",
                  help="Largest RMS difference of a class or channel, in quantization steps of the output. [default: 8 "
                  "times what rounding explains, from the file's operators]"),

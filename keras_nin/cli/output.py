@@ -15,7 +15,7 @@ import click
 
 from keras_nin import files
 from keras_nin.cli.options import QUIET_KEY
-from keras_nin.formatting import escape_unprintable, fit_encoding
+from keras_nin.formatting import escape_unprintable, fit_encoding, format_duration
 from keras_nin.workflows import Item, Progress
 
 if TYPE_CHECKING:
@@ -77,6 +77,9 @@ def print_checks(checks: Iterable[Any], *, failed_only: bool = False) -> None:
         echo("\n" + "\n".join(map(str, checks)))
 
 
+_LONG_SECONDS = 20
+
+
 class TerminalProgress(Progress):
     """Shows progress as one line on stderr, where that is a terminal.
 
@@ -100,9 +103,12 @@ class TerminalProgress(Progress):
             line.end()
 
     def track(self, items: Iterable[Item], message: str, total: int) -> Iterable[Item]:
-        """Yield `items` and show how many are done."""
+        """Yield `items` and show how many are done; what takes long is said after the first, in any kind of output."""
         with self.task(message) as update:
+            start = time.monotonic()
             for number, item in enumerate(items, 1):
+                if number == 2 and (seconds := (time.monotonic() - start) * (total - 1)) >= _LONG_SECONDS:
+                    remark(f"{message}: about {format_duration(seconds)}")
                 if update is not None:
                     update(f"{message}: {number} of {total}")
                 yield item

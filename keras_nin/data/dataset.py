@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import collections
+import copy
 import dataclasses
 import hashlib
 import numbers
 import pathlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,8 @@ Indices: TypeAlias = npt.NDArray[np.int64]
 Samples: TypeAlias = npt.NDArray[Any] | dict[str, npt.NDArray[Any]]
 Arrays: TypeAlias = Mapping[str, npt.NDArray[np.float32]]
 Splits: TypeAlias = Mapping[str, Indices]
+# Labels (N, ...) that are no class indices, by the name of the network's output; "" stands for the only one.
+Targets: TypeAlias = Mapping[str, npt.NDArray[Any]]
 # (H, W, C), or the shapes without the batch by the name of the input.
 InputShape: TypeAlias = Sequence[int] | Mapping[str, Sequence[int]]
 IndexSequence: TypeAlias = Sequence[int] | Indices
@@ -67,6 +70,7 @@ class Dataset:
         splits: index arrays by name, among train, calibration and test.
         names: what each image is called, such as its path in a folder; None where they have only numbers.
         noise: whether the images are random numbers, which say nothing about a network's accuracy.
+        targets: labels that are no class indices, such as numbers and masks; see `with_targets`.
 
     Raises:
         ValueError: splits that overlap, repeat or leave the images; another number of labels or names than of images (a
@@ -81,6 +85,7 @@ class Dataset:
     splits: Splits
     names: tuple[str, ...] | None = None
     noise: bool = False
+    targets: Targets | None = None
 
     def __post_init__(self) -> None:
         if self.labels is not None:
@@ -130,6 +135,23 @@ class Dataset:
         """Return what the images of `indices` are called: their names, else their indices."""
         return [int(index) if self.names is None else self.names[index] for index in indices]
 
+    def with_targets(self, targets: Targets | None) -> Self:
+        """Return the same images with labels that are no class indices: numbers, rows of them, or masks.
+
+        Args:
+            targets: arrays (N, ...) by the name of the network's output; "" stands for the only one.
+        """
+        dataset = copy.copy(self)
+        object.__setattr__(dataset, "targets", targets or None)
+        return dataset
+
+    def answers_of(self, indices: npt.ArrayLike) -> Indices | dict[str, npt.NDArray[Any]] | None:
+        """Return the labels of `indices`, those by the name of an output as a dictionary; None without labels."""
+        part = np.asarray(indices, np.int64)
+        if self.targets is not None:
+            return {name: values[part] for name, values in self.targets.items()}
+        return None if self.labels is None else self.labels[part]
+
     def labels_of(self, indices: npt.ArrayLike) -> Indices:
         """Return the labels of `indices`, int64; `InputError` where the dataset has none."""
         if self.labels is None:
@@ -143,7 +165,7 @@ class Dataset:
         channels: int | None,
         batch: int = 32,
         preprocessing: Preprocessing | None = None,
-    ) -> Iterator[tuple[Samples, Indices | None]]:
+    ) -> Iterator[tuple[Samples, Any]]:
         """Yield (images, labels) for `indices` in their order, `batch` at a time; the last batch may be smaller.
 
         Args:
@@ -152,13 +174,12 @@ class Dataset:
             batch, preprocessing: images at a time; a `Preprocessing`, the dataset's own where None.
 
         Yields:
-            float32 (n, H, W, channels), and int64 (n,) or None for a dataset without labels. An image that cannot be
+            float32 (n, H, W, channels), and the labels as `answers_of` returns them. An image that cannot be
             read, or that does not fit the preprocessing, is an `InputError`.
         """
         for start in range(0, len(indices), _check_count("batch", batch)):
             part = np.asarray(indices[start : start + batch], np.int64)
-            labels = None if self.labels is None else self.labels[part]
-            yield self.load(part, size, channels, preprocessing), labels
+            yield self.load(part, size, channels, preprocessing), self.answers_of(part)
 
     def load(
         self, indices: IndexSequence, size: ImageSize, channels: int | None, preprocessing: Preprocessing | None = None
@@ -259,6 +280,23 @@ def check_samples(
     if not np.isfinite(samples).all():
         raise input_error(f"{what} to be finite numbers", "NaN or infinity", **fields)
     return samples
+
+
+def is_class_indices(labels: npt.NDArray[Any], count: int) -> bool:
+    """Whether labels are one class index, a whole number from 0, for each of `count` samples."""
+    fits = labels.shape in ((count,), (count, 1)) and labels.dtype.kind in "iu"
+    return fits and (count == 0 or int(labels.min()) >= 0)
+
+
+def check_targets(what: str, array: npt.ArrayLike, count: int, **fields: Any) -> npt.NDArray[Any]:
+    """Return labels (count, ...) of an output as an array of finite numbers; `fields` are those of the `InputError`."""
+    targets = np.asarray(array)
+    if targets.dtype.kind not in "fiub" or targets.ndim == 0 or len(targets) != count:
+        expected = f"{what} to be numbers, class indices, rows or masks of {count} samples"
+        raise input_error(expected, f"{targets.dtype} {targets.shape}", **fields)
+    if targets.dtype.kind == "f" and not np.isfinite(targets).all():
+        raise input_error(f"{what} to be finite numbers", "NaN or infinity", **fields)
+    return targets
 
 
 def split_image_shape(shape: InputShape) -> tuple[tuple[int, ...], int] | tuple[None, None]:

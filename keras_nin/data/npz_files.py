@@ -1,12 +1,15 @@
 """An ``.npz`` file as a `Dataset`. The layouts of images:
 
-- ``images`` uint8 (N, H, W) or (N, H, W, C), and where known ``labels`` (N,): every fifth image (positions 0, 5, 10,
+- ``images`` uint8 (N, H, W) or (N, H, W, C), and where known ``labels``: every fifth image (positions 0, 5, 10,
   ...) is for calibration, the others for tests, none for training.
 - ``x_train``, ``y_train``, ``x_test``, ``y_test``, as Keras keeps MNIST: every tenth training image, at most 500, is
   for calibration, the others for training; x_test is for tests.
 
 Both may have ``class_names`` (strings, one per class). For a network that takes something else than one image, an array
 (N, ...) for each input by its name, and where known ``labels``. Pickled objects are refused.
+
+``labels`` are class indices (N,); or for other outputs 0 and 1 (N,) or (N, labels), numbers (N,) or (N, values), or
+masks of class indices (N, H, W), where 255 is unknown. A network with several outputs has ``labels_NAME`` for each.
 """
 
 from __future__ import annotations
@@ -21,7 +24,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from keras_nin.data.dataset import Dataset, Indices, NamedArrays, check_samples, split_calibration, take_every
+from keras_nin.data.dataset import (
+    Dataset,
+    Indices,
+    NamedArrays,
+    Targets,
+    check_samples,
+    check_targets,
+    is_class_indices,
+    split_calibration,
+    take_every,
+)
 from keras_nin.data.preprocessing import Pixels, get_preset
 from keras_nin.errors import InputError, input_error
 
@@ -37,15 +50,17 @@ def open_npz(path: str | os.PathLike[str]) -> Dataset:
     with _Archive(path) as archive:
         if "images" in archive.names:
             images = archive.read_images("images")
-            labels = archive.read_labels("labels", len(images)) if "labels" in archive.names else None
+            labels, targets = archive.read_answers(len(images))
             splits = split_calibration(len(images))
         elif set(_TRAINING_KEYS) <= set(archive.names):
-            images, labels, splits = _read_train_and_test(archive)
+            (images, labels, splits), targets = _read_train_and_test(archive), None
         else:
             expected = f"{str(path)!r} to hold `images` (and `labels`), or {', '.join(_TRAINING_KEYS)}"
             raise input_error(expected, ", ".join(archive.names) or "nothing", path=path)
         class_names = archive.read_class_names(labels) if "class_names" in archive.names else ()
-    return Dataset(os.path.basename(path), images, labels, class_names, get_preset("unit"), splits)
+    return Dataset(os.path.basename(path), images, labels, class_names, get_preset("unit"), splits).with_targets(
+        targets
+    )
 
 
 def holds_images(path: str | os.PathLike[str]) -> bool:
@@ -62,8 +77,8 @@ def open_named_arrays(path: str | os.PathLike[str], inputs: Mapping[str, Sequenc
         if len(set(counts.values())) > 1:
             raise input_error(f"as many samples for each input in {str(path)!r}", counts, path=path)
         count = next(iter(counts.values()))
-        labels = archive.read_labels("labels", count) if "labels" in archive.names else None
-    return NamedArrays(os.path.basename(path), arrays, labels, split_calibration(count))
+        labels, targets = archive.read_answers(count)
+    return NamedArrays(os.path.basename(path), arrays, labels, split_calibration(count)).with_targets(targets)
 
 
 def describe_inputs(inputs: Mapping[str, Sequence[int]]) -> str:
@@ -115,6 +130,23 @@ class _Archive:
             expected = "shape (N, height, width) or (N, height, width, channels 1, 3 or 4)"
             raise self.mismatch(name, expected, images.shape)
         return images.reshape(shape)
+
+    def read_answers(self, count: int) -> tuple[Indices | None, Targets | None]:
+        """Return (class indices, None), or labels of another kind by the name of the network's output."""
+        keys = {name: name.removeprefix("labels_") for name in self.names if name.startswith("labels_")}
+        if "labels" in self.names and not keys:
+            labels = self.read("labels")
+            if is_class_indices(labels, count):
+                return labels.reshape(-1).astype(np.int64), None
+            keys = {"labels": ""}
+        elif "labels" in self.names:
+            raise self.mismatch("labels", "alone, or `labels_NAME` for each output", ", ".join(self.names))
+        where = {"path": self.path}
+        targets = {
+            output: check_targets(f"`{name}` in {str(self.path)!r}", self.read(name), count, **where)
+            for name, output in keys.items()
+        }
+        return None, targets or None
 
     def read_labels(self, name: str, count: int) -> Indices:
         labels = self.read(name)

@@ -10,7 +10,18 @@ import numpy as np
 import numpy.typing as npt
 
 from keras_nin.data import named_datasets
-from keras_nin.data.dataset import SPLITS, Dataset, Indices, InputShape, NamedArrays, check_samples, split_calibration
+from keras_nin.data.dataset import (
+    SPLITS,
+    Dataset,
+    Indices,
+    InputShape,
+    NamedArrays,
+    Targets,
+    check_samples,
+    check_targets,
+    is_class_indices,
+    split_calibration,
+)
 from keras_nin.data.preprocessing import get_preset
 from keras_nin.errors import InputError, check_choice, input_error, unknown_name_error
 
@@ -48,7 +59,9 @@ def open_dataset(
             name are what the network takes, and stay as they are.
         split: for arrays and datasets in memory, the split that takes all of them: "train", "calibration" or "test".
             None makes every fifth sample one for calibration, the others for tests, as in an .npz of images.
-        labels: class indices (N,) for arrays; path of a labels file for a folder whose images lie in it directly.
+        labels: for arrays class indices (N,), one-hot rows, or the labels of another output: numbers, rows, masks; for
+            several outputs a dictionary of them by name. Path of a labels file for a folder whose images lie in it
+            directly.
         seed: of "random" noise. The splits of the other datasets are fixed.
         input_shape: what the model takes: (H, W, C), or a dictionary from the name of an input to its shape without the
             batch. Needed for "random" and for a network with other inputs than one image.
@@ -123,7 +136,8 @@ def _from_arrays(name: str, source: object, labels: Any, split: str | None, inpu
             expected = "uint8 images of shape (N, height, width) or (N, height, width, channels)"
             raise input_error(expected, images.shape, argument="data")
         splits = split_calibration(len(images)) if split is None else {split: np.arange(len(images))}
-        return Dataset(name, images, _check_labels(labels, len(images)), (), get_preset("unit"), splits)
+        indices, targets = _read_answers(labels, len(images))
+        return Dataset(name, images, indices, (), get_preset("unit"), splits).with_targets(targets)
     if isinstance(source, np.ndarray):
         shape = None if isinstance(input_shape, Mapping) else input_shape
         arrays = {"input": check_samples("`data`", source, shape, argument="data")}
@@ -147,21 +161,24 @@ def _from_arrays(name: str, source: object, labels: Any, split: str | None, inpu
     if len(set(counts.values())) > 1:
         raise input_error("as many samples for each input", counts, argument="data")
     splits = split_calibration(count) if split is None else {split: np.arange(count)}
-    return NamedArrays(name, arrays, _check_labels(labels, count), splits)
+    indices, targets = _read_answers(labels, count)
+    return NamedArrays(name, arrays, indices, splits).with_targets(targets)
 
 
-def _check_labels(labels: npt.ArrayLike | None, count: int) -> Indices | None:
-    """Return class indices (N,), also from one-hot rows (N, classes)."""
+def _read_answers(labels: Any, count: int) -> tuple[Indices | None, Targets | None]:
+    """Return (class indices, None), also from one-hot rows, or labels of another kind by the name of the output."""
     if labels is None:
-        return None
-    indices = np.asarray(labels)
+        return None, None
+    if isinstance(labels, Mapping):
+        named = {name: check_targets(f"`{name}`", values, count, argument="labels") for name, values in labels.items()}
+        return None, named
+    indices = check_targets("`labels`", labels, count, argument="labels")
     if indices.ndim == 2 and indices.shape[1] > 1:
         one_hot = np.isin(indices, (0, 1)).all() and (indices.sum(axis=1) == 1).all()
         indices = indices.argmax(axis=1) if one_hot else indices
-    if indices.shape not in ((count,), (count, 1)) or indices.dtype.kind not in "iu" or indices.min() < 0:
-        expected = f"labels of {count} samples as class indices, whole numbers from 0, or one-hot rows"
-        raise input_error(expected, f"{indices.dtype} {indices.shape}", argument="labels")
-    return indices.reshape(-1).astype(np.int64)
+    if not is_class_indices(indices, count):
+        return None, {"": indices}
+    return indices.reshape(-1).astype(np.int64), None
 
 
 def _read_tf_dataset(dataset: tf.data.Dataset, labels: Any, input_shape: InputShape | None) -> tuple[Any, Any]:
@@ -182,11 +199,16 @@ def _concatenate(batches: Iterable[Any], labels: Any) -> tuple[Any, Any]:
     for batch in batches:
         parts = batch if isinstance(batch, tuple) else (batch,)  # inputs, (inputs, labels) or with sample weights
         inputs.append(parts[0])
-        targets += [np.asarray(parts[1])] if len(parts) > 1 else []
+        targets += [parts[1]] if len(parts) > 1 else []
     if not inputs:
         raise input_error("a dataset with samples", "an empty one", argument="data")
     if targets and labels is None:
-        labels = np.concatenate(targets)
-    if isinstance(inputs[0], Mapping):
-        return {name: np.concatenate([np.asarray(part[name]) for part in inputs]) for name in inputs[0]}, labels
-    return np.concatenate([np.asarray(part) for part in inputs]), labels
+        labels = _join(targets)
+    return _join(inputs), labels
+
+
+def _join(parts: list[Any]) -> Any:
+    """Return the arrays of all batches as one; as a dictionary where they are dictionaries."""
+    if isinstance(parts[0], Mapping):
+        return {name: np.concatenate([np.asarray(part[name]) for part in parts]) for name in parts[0]}
+    return np.concatenate([np.asarray(part) for part in parts])

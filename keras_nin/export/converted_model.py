@@ -177,7 +177,8 @@ class ConvertedModel:
     def with_parity(self, parity: Parity) -> "ConvertedModel":
         """Return the same with its comparison; where noise set the ranges, without the scores."""
         if self.calibration is not None and self.calibration.noise:
-            parity = dataclasses.replace(parity, top1_match=None, file_top1=None, file_top5=None, checks=())
+            unknown = dict.fromkeys(("top1_match", "match", "file_top1", "file_top5", "scores", "no_verdict"))
+            parity = dataclasses.replace(parity, **unknown, checks=(), outputs=())
         return dataclasses.replace(self, parity=parity)
 
     def compression(self) -> Compression | None:

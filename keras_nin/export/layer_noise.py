@@ -11,6 +11,7 @@ import numpy as np
 from keras_nin.errors import input_error
 from keras_nin.export.operator_layers import LayerIndex, map_operators
 from keras_nin.export.parity import CAST_OPERATORS, round_floats
+from keras_nin.keras_graph import pack_inputs
 from keras_nin.metrics import energy_ratio_db
 from keras_nin.tflite.layer_names import operator_paths
 from keras_nin.tflite.records import FLOAT_DTYPES, TFLiteSubgraph, TFLiteTensor
@@ -86,7 +87,7 @@ def measure_layer_noise(model: "keras.Model", runner: TFLiteRunner, batches: "It
     Args:
         model: keras.Model.
         runner: `keras_nin.tflite.runner.TFLiteRunner` of the file.
-        batches: (float32 images (N, H, W, C), labels or None).
+        batches: (float32 images (N, H, W, C), labels or None); for several inputs a dictionary of arrays by name.
 
     Returns:
         `LayerNoiseTable`. An operator of no known layer, or of a layer that it does not compute alone, has a reason.
@@ -96,13 +97,11 @@ def measure_layer_noise(model: "keras.Model", runner: TFLiteRunner, batches: "It
     """
     measurement = _NoiseMeasurement(model, runner)
     for images, _ in batches:
-        for start in range(0, len(images), _IMAGES_AT_ONCE):
-            measurement.add(images[start : start + _IMAGES_AT_ONCE])
+        for start in range(0, count_samples(images), _IMAGES_AT_ONCE):
+            measurement.add(take_samples(images, slice(start, start + _IMAGES_AT_ONCE)))
     if not measurement.images:
         raise input_error("at least one image to compare layers on", "none")
-    output = measurement.main.tensors[measurement.main.outputs[0]]
-    delegate_diff = measurement.delegate_sums.largest / measurement.delegate_sums.lsb(output)
-    return LayerNoiseTable(measurement.images, tuple(measurement.rows()), delegate_diff)
+    return LayerNoiseTable(measurement.images, tuple(measurement.rows()), measurement.delegate_diff_lsb())
 
 
 class _NoiseMeasurement:
@@ -117,30 +116,42 @@ class _NoiseMeasurement:
         self.reasons, self.joined = _join_operators(main, mapped.output_layers)
         by_path = LayerIndex(model).by_path
         self.model, self.layers = model, {path: by_path[path].layer for path in self.joined.values()}
-        self.entry = main.tensors[main.inputs[0]]
+        self.inputs = [main.tensors[index] for index in main.inputs]
         self.tensors = [main.tensors[main.operators[index].outputs[0]] for index in self.joined]
-        self.sums = {tensor.index: _NoiseSums() for tensor in (self.entry, *self.tensors)}
-        self.delegate_sums = _NoiseSums()
+        self.sums = {tensor.index: _NoiseSums() for tensor in (*self.inputs, *self.tensors)}
+        self.delegate_sums = [_NoiseSums() for _ in main.outputs]
         self.images = 0
 
-    def add(self, images: np.ndarray) -> None:
+    def add(self, images: Any) -> None:
         """Add what every operator and its layer compute for some images."""
         references = run_layers(self.model, self.layers, images)
-        for position, image in enumerate(images):
-            entry, *values = self.inner_runner.tensor_values(image, (self.entry, *self.tensors))
-            self.sums[self.entry.index].add(image, entry)
+        names = [entry.signature or entry.name for entry in self.runner.inputs]
+        count = count_samples(images)
+        for position in range(count):
+            image = take_samples(images, slice(position, position + 1))
+            received = self.inner_runner.tensor_values(image, (*self.inputs, *self.tensors))
+            for name, tensor, value in zip(names, self.inputs, received, strict=False):
+                self.sums[tensor.index].add(image[name] if isinstance(image, dict) else image, value)
+            values = received[len(self.inputs) :]
             for (index, path), tensor, value in zip(self.joined.items(), self.tensors, values, strict=True):
                 reason, reference = _layer_reference(references[path], position, value)
                 if reason:
                     self.reasons[index] = reason
                 elif reference is not None:
                     self.sums[tensor.index].add(reference, value)
-        self.delegate_sums.add(self.runner.predict(images), self.inner_runner.predict(images))
-        self.images += len(images)
+        pairs = zip(self.runner.predict_outputs(images), self.inner_runner.predict_outputs(images), strict=True)
+        for sums, (output, inner_output) in zip(self.delegate_sums, pairs, strict=True):
+            sums.add(output, inner_output)
+        self.images += count
+
+    def delegate_diff_lsb(self) -> float:
+        """Return the largest difference of an output with and without the delegate, in its steps."""
+        outputs = [self.main.tensors[index] for index in self.main.outputs]
+        return max(sums.largest / sums.lsb(output) for sums, output in zip(self.delegate_sums, outputs, strict=True))
 
     def rows(self) -> Iterator[LayerNoise]:
         """Yield the rows of all operators; one that is not compared passes on the noise of its inputs."""
-        noise = {self.entry.index: self.sums[self.entry.index].share}
+        noise = {tensor.index: self.sums[tensor.index].share for tensor in self.inputs}
         for operator in self.main.operators:
             output = self.main.tensors[operator.outputs[0]]
             before = max((noise[index] for index in operator.inputs if index in noise), default=0.0)
@@ -219,10 +230,20 @@ class _NoiseSums:
         return tensor.scale or max(self.high - self.low, float(np.finfo(np.float32).tiny)) / 255
 
 
-def run_layers(model: "keras.Model", layers: "dict[str, keras.Layer]", images: np.ndarray) -> dict[str, list[Any]]:
+def count_samples(images: Any) -> int:
+    """Return the number of samples of an array (N, ...), or of a dictionary of arrays by the name of the input."""
+    return len(next(iter(images.values())) if isinstance(images, dict) else images)
+
+
+def take_samples(images: Any, part: slice) -> Any:
+    """Return some samples of an array, or of each array of a dictionary."""
+    return {name: array[part] for name, array in images.items()} if isinstance(images, dict) else images[part]
+
+
+def run_layers(model: "keras.Model", layers: "dict[str, keras.Layer]", images: Any) -> dict[str, list[Any]]:
     """Run a model on images (N, H, W, C) and return the outputs of some layers by key, one for each use of the layer.
 
-    The layers may lie in nested models and blocks.
+    The layers may lie in nested models and blocks. For several inputs `images` is a dictionary of arrays by name.
     """
     outputs: dict[str, list[Any]] = {key: [] for key in layers}
 
@@ -233,7 +254,7 @@ def run_layers(model: "keras.Model", layers: "dict[str, keras.Layer]", images: n
     try:
         for key, layer in layers.items():  # the instance gets its own `call`
             layer.__dict__["call"] = functools.partial(record, layer.call, outputs[key])
-        model(images, training=False)
+        model(pack_inputs(model, images), training=False)
     finally:
         for layer in layers.values():
             layer.__dict__.pop("call", None)

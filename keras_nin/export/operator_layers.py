@@ -31,6 +31,7 @@ _INFERENCE_IDENTITIES = frozenset(
     ("ActivityRegularization", "AlphaDropout", "Dropout", "GaussianDropout", "GaussianNoise", "Identity", "InputLayer")
     + ("SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D")
 )
+_AFFINE = ("BatchNormalization", "Normalization", "Rescaling")
 _RESHAPING = ("Flatten", "Permute", "Reshape", "ZeroPadding1D", "ZeroPadding2D", "ZeroPadding3D")
 
 
@@ -62,7 +63,8 @@ def map_operators(model: "keras.Model", tflite: "TFLiteModel") -> OperatorLayers
         lambda name: tuple(part for part in name.split("/") if part in names),
         lambda name: tuple(part for part in (_NUMBER.sub("", part) for part in name.split("/")) if part in names),
     )
-    readings = [_operator_scopes(index, main, reader) for reader in readers]
+    closing = _closing_operators(index, tflite)
+    readings = [_operator_scopes(index, main, closing, reader) for reader in readers]
     layers = tuple(
         _choose_layer(index, scopes, operator.op in KERNEL_OPERATORS)
         for operator, scopes in zip(main.operators, readings[0], strict=True)
@@ -192,13 +194,15 @@ class LayerIndex:
         """Return the path of the last layer behind `position` with no operator in `taken`: it was fused or dropped."""
         last, following = position, self.next_layer(position.path)
         while following and following.path not in taken and type(following.layer).__name__ not in _RESHAPING:
+            if type(following.layer).__name__ in _AFFINE and not absorbs_scale(last.layer):
+                break  # it is folded into the layer behind it
             last = last if is_inference_identity(following.layer) else following
             following = self.next_layer(following.path)
         return last.path
 
-    def scopes_behind_output(self, named: set[Scope]) -> list[Scope]:
-        """Return the scopes of the layers from the output back to the first one in `named`, or to a merge."""
-        chain, call = [], self.trace.producers.get(self.trace.outputs[0])
+    def scopes_behind_output(self, output: keras_graph.TensorSlot, named: set[Scope]) -> list[Scope]:
+        """Return the scopes of the layers from an output back to the first one in `named`, or to a merge."""
+        chain, call = [], self.trace.producers.get(output)
         while call is not None:
             if call.scope in self.by_scope and not is_inference_identity(self.by_scope[call.scope].layer):
                 chain.append(call.scope)
@@ -213,23 +217,44 @@ def is_inference_identity(layer: "keras.Layer") -> bool:
     return kind in _INFERENCE_IDENTITIES or is_linear
 
 
+def absorbs_scale(layer: "keras.Layer") -> bool:
+    """Whether a scale behind a layer can be folded into its weights: it has some, and no activation follows them."""
+    activation = getattr(getattr(layer, "activation", None), "__name__", "linear")
+    has_kernel = any(len(weight.shape) > 1 for weight in layer.weights) and type(layer).__name__ != "PReLU"
+    return activation == "linear" and (has_kernel or type(layer).__name__ in _AFFINE)
+
+
 # From scopes to layers
 
 
-def _operator_scopes(index: LayerIndex, main: "TFLiteSubgraph", read: Callable[[str], Scope]) -> list[list[Scope]]:
+def _operator_scopes(
+    index: LayerIndex, main: "TFLiteSubgraph", closing: dict[int, keras_graph.TensorSlot], read: Callable[[str], Scope]
+) -> list[list[Scope]]:
     """Return the scopes of the layers in the name of each operator; the converter joins fused names with ";"."""
     names = [main.tensors[operator.outputs[0]].name if operator.outputs else "" for operator in main.operators]
     scopes = [[scope for scope in map(read, name.split(";")) if scope] for name in names]
-    closing = find_closing_operator(main)
-    if closing is not None and not scopes[closing]:
-        # The converter names the output after the signature, whatever computes it.
-        scopes[closing] = index.scopes_behind_output(set(itertools.chain(*scopes)))
+    for operator, output in closing.items():
+        if not scopes[operator]:  # the converter names an output after the signature, whatever computes it
+            scopes[operator] = index.scopes_behind_output(output, set(itertools.chain(*scopes)))
     return scopes
 
 
-def find_closing_operator(main: "TFLiteSubgraph") -> int | None:
-    """Return the index of the operator that computes the output, before casts; None where the output is an input."""
-    operator = main.producers.get(main.outputs[0])
+def _closing_operators(index: LayerIndex, tflite: "TFLiteModel") -> dict[int, keras_graph.TensorSlot]:
+    """Return the operators that compute the outputs of a file, with what they stand for in the model."""
+    main, names = tflite.main, [spec.name for spec in keras_graph.output_specs(index.model)]
+    named = dict(tflite.signatures[0].outputs) if tflite.signatures else {}
+    tensors = [named.get(name) for name in names] if set(named) == set(names) else main.outputs
+    pairs = zip(tensors, index.trace.outputs, strict=False)  # a file of another network may have fewer
+    closing = ((find_closing_operator(main, tensor), output) for tensor, output in pairs if tensor is not None)
+    return {operator: output for operator, output in closing if operator is not None}
+
+
+def find_closing_operator(main: "TFLiteSubgraph", tensor: int | None = None) -> int | None:
+    """Return the index of the operator that computes an output (the first one by default), before casts.
+
+    None where the output is an input.
+    """
+    operator = main.producers.get(main.outputs[0] if tensor is None else tensor)
     while operator is not None and operator.op in CAST_OPERATORS and operator.inputs[0] in main.producers:
         operator = main.producers[operator.inputs[0]]
     return None if operator is None else operator.index

@@ -10,10 +10,12 @@ import numpy as np
 
 from keras_nin.errors import input_error
 from keras_nin.export.schemes import ROUNDING_REACH
+from keras_nin.heads import MATCHES, Head, describe_missing_information, drop_check, score_drop
 from keras_nin.limits import Limit, LimitCheck, LimitItem, Unit, check_limit, check_result, single_end
 from keras_nin.metrics import count_top_ties, snr_db, top_k_accuracy
-from keras_nin.tflite.records import TFLiteModel, TFLiteOperator, TFLiteSubgraph, TFLiteTensor
+from keras_nin.tflite.records import FLOAT_DTYPES, TFLiteModel, TFLiteOperator, TFLiteSubgraph, TFLiteTensor
 
+DROP_ENDINGS = ("_drop_pp", "_rise_pp")  # of checks that compare a score with that of the model
 CAST_OPERATORS = ("QUANTIZE", "DEQUANTIZE")
 CLOSING = ("SOFTMAX", "LOGISTIC")
 # The same float32 sums in another order: an error of about sqrt(terms) * 2**-24 of the value in each layer. With 5,000
@@ -31,6 +33,8 @@ CLOSING_LIMIT = 2.0
 # a value to a whole step adds 1/12; weights of 8 bits add about as much again.
 _ROUNDING = 1 / 6
 _WEIGHT_ROUNDING = 1 / 12
+# Weights of 4 bits have 7 levels on a side where 8 bits have 127.
+_INT4_WEIGHT_ROUNDING = (127 / 7) ** 2 / 12
 # Half precision keeps 11 bits of a weight: a relative error of at most 2**-11, 2**-11 / sqrt(3) * 0.74 = 2.1e-4 root
 # mean square, which the sum of products keeps. Six standard deviations being the range, one is 42 steps.
 _FLOAT16_ROUNDING = (255 / 6 * 2.1e-4) ** 2
@@ -46,12 +50,14 @@ _MIN_RANGE = 0.1
 class ParityLimits:
     """What a file has to reach to pass. One LSB is one quantization step.
 
-    Top-1 match and drop are checked only where the weights are trained: the outputs of random weights lie closer
-    together than one LSB. None checks neither.
+    Match and drop are checked only where the weights are trained: the outputs of random weights lie closer together
+    than one LSB. None checks neither.
 
     Attributes:
-        min_top1_match: smallest share of images on which file and model predict the same class.
-        max_drop: largest drop of top-1 accuracy against the model, in percentage points.
+        min_top1_match: smallest share of images, labels or pixels on which file and model predict the same.
+        max_drop: largest drop of the score against the model, in percentage points: of top-1 accuracy, of the accuracy
+            of a binary output, of the F1 of a multi-label one, of the mean IoU of a mask; of a regression the largest
+            rise of the root mean square error, in % of the standard deviation of the labels.
         max_rms: largest root mean square difference of a class or channel of a file with rounded weights or values, in
             LSB of the compared tensor; None takes what rounding explains.
         max_error: largest difference of an output, in its LSB; None takes what rounding explains in a float32 file, and
@@ -97,12 +103,16 @@ PARITY_LIMITS: dict[LimitItem, tuple[str, str]] = {
 
 @dataclasses.dataclass(frozen=True)
 class ParityCheck:
-    """A measured value against its limit; None stands for a value that is not finite, in a record read back."""
+    """A measured value against its limit; None stands for a value that is not finite, in a record read back.
+
+    `output` is the name of the output that was checked, where the model has several.
+    """
 
     name: str
     value: float | None
     limit: float
     passed: bool
+    output: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,10 +134,16 @@ class Parity:
         ties: images with several equal outputs at the top of the file's; the lowest class counts as its prediction.
         model_top1, file_top1, model_top5, file_top5: accuracies; None without labels (top 5: with 5 classes or fewer).
         output: name of the output, where the model has several.
+        task: what the output means, as `keras_nin.heads.Head` has it.
+        match: share of images, labels or pixels on which file and model decide the same; None of a regression.
+        scores: the scores of the model and of the file by name, as `Head.scores` returns them; None without labels.
+        no_verdict: why nothing can be said of the file: the model's outputs carry no information; else None.
+        outputs: the `Parity` of each output, where the model has several; this one is then that of the worst.
         checks: values against their limits. For a float32 file "max_abs_diff_lsb". For other files "channel_rms_lsb",
             the worst channel of the output or of what goes into a closing softmax or sigmoid, in LSB of that tensor,
             and "closing_error_lsb", the error of the closing function itself. With trained weights also "top1_match"
-            and "top1_drop_pp". "max_abs_diff_lsb" and "snr_db" where a limit was given. "weight_diff_lsb", the weight
+            ("decision_match", "pixel_match") and "top1_drop_pp" ("accuracy_drop_pp", "f1_drop_pp", "mean_iou_drop_pp",
+            "rmse_rise_pp"). "max_abs_diff_lsb" and "snr_db" where a limit was given. "weight_diff_lsb", the weight
             of the file that is furthest from the model's.
     """
 
@@ -149,11 +165,16 @@ class Parity:
     top1_in_top5: float | None = None
     ties: int | None = None
     output: str | None = None
+    task: str | None = None
+    match: float | None = None
+    scores: dict[str, dict[str, float | None]] | None = None
+    no_verdict: str | None = None
+    outputs: tuple["Parity", ...] = ()
 
     @property
     def passed(self) -> bool:
-        """Whether every check passes."""
-        return all(check.passed for check in self.checks)
+        """Whether every check passes, on outputs that carry information."""
+        return self.no_verdict is None and all(check.passed for check in self.checks)
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as a dictionary; rounded, so that the same command writes the same bytes again."""
@@ -203,58 +224,67 @@ def compare_outputs(
     values: np.ndarray | None = None,
     source: str = "",
     limits: ParityLimits | None = None,
+    head: Head | None = None,
 ) -> Parity:
     """Compare the outputs of a file with those of the model.
 
     Args:
         reference, output: outputs (N, ...) of the model and of the file, dequantized.
-        labels: (N,) true classes, or None.
+        labels: labels (N, ...) of the output, or None.
         compared: the tensor of the file that is compared; None for a float32 file.
         values: the file's values of that tensor, same shape; None where it is the output.
         source: name of the images' source.
         limits: None takes the defaults for random weights.
+        head: what the output means; None takes several values for classes, and others for a regression.
 
     Raises:
-        InputError: the shapes differ, or a label is beyond the classes.
+        InputError: the shapes differ, or the labels do not fit the output.
     """
     if reference.shape != output.shape:
         raise input_error(f"outputs of shape {reference.shape[1:]}", f"a file with {output.shape[1:]}")
-    classifies = reference.ndim == 2 and reference.shape[1] > 1
-    labels = labels if classifies else None
-    if labels is not None:
-        check_labels(labels, reference.shape[1], source)
+    if head is None:
+        is_vector = reference.ndim == 2 and reference.shape[1] > 1
+        head = Head(None, "classification" if is_vector else "regression", reference.shape[1:])
+    targets = None if labels is None else head.check_targets(labels, source)
     values = output if values is None else values
-    accuracies: dict[str, Any] = {
-        f"{name}_top{k}": None if labels is None else top_k_accuracy(scores, labels, k)
-        for k in (1, 5)
-        for name, scores in (("model", reference), ("file", output))
-    }
     with np.errstate(all="ignore"):  # NaN and infinity are found by the checks
+        scores = targets is not None and {
+            name: head.scores(outputs, targets) for name, outputs in (("model", reference), ("file", output))
+        }
+        accuracies: dict[str, Any] = {
+            f"{name}_{top}": scores[name].get(top) if scores else None
+            for top in ("top1", "top5")
+            for name in ("model", "file")
+        }
         parity = Parity(
             source=source,
             images=len(reference),
             **_differences(reference, output, compared),
             logits_snr_db=_logits_snr(reference, values, compared),
-            **(_class_matches(reference, output) if classifies else {"top1_match": None}),
+            **_decision_matches(reference, output, head),
             **accuracies,
             checks=(),
+            output=head.name,
+            task=head.task,
+            scores=scores or None,
+            no_verdict=describe_missing_information(reference),
+        )  # fmt: skip
+        spread = 0.0 if targets is None else float(np.std(targets))
+        checks = _checks(
+            parity, reference, output, compared, values, limits or ParityLimits().untrained(), head, spread
         )
-        checks = _checks(parity, reference, output, compared, values, limits or ParityLimits().untrained())
-        return dataclasses.replace(parity, checks=tuple(checks))
-
-
-def check_labels(labels: np.ndarray, classes: int, source: str) -> None:
-    """Raise `InputError` where a label is not below `classes`, the number of classes of a network."""
-    largest = int(np.max(labels))
-    if largest >= classes:
-        expected = f"labels from 0 to {classes - 1}, one for each output of the network"
-        raise input_error(expected, f"{largest} in {source!r}")
+        named = (dataclasses.replace(check, output=head.name) for check in checks)
+        return dataclasses.replace(parity, checks=() if parity.no_verdict else tuple(named))
 
 
 def worst_parity(parities: Sequence[Parity]) -> Parity:
     """Return the `Parity` of the worst of several outputs (one that fails, else the noisiest), with all checks."""
+    if len(parities) == 1:
+        return parities[0]
     worst = min(parities, key=lambda parity: (parity.passed, math.inf if parity.snr_db is None else parity.snr_db))
-    return dataclasses.replace(worst, checks=tuple(check for parity in parities for check in parity.checks))
+    silent = [f"output {parity.output!r}: {parity.no_verdict}" for parity in parities if parity.no_verdict]
+    checks = tuple(check for parity in parities for check in parity.checks)
+    return dataclasses.replace(worst, checks=checks, no_verdict="; ".join(silent) or None, outputs=tuple(parities))
 
 
 def _differences(reference: np.ndarray, output: np.ndarray, compared: ComparedTensor | None) -> dict[str, Any]:
@@ -283,14 +313,21 @@ def _logits_snr(reference: np.ndarray, values: np.ndarray, compared: ComparedTen
     return snr_db(*pair)
 
 
-def _class_matches(reference: np.ndarray, output: np.ndarray) -> dict[str, Any]:
-    """Return the fields of `Parity` about the predicted classes; a row with NaN matches nothing."""
-    finite = np.isfinite(reference).all(1) & np.isfinite(output).all(1)
-    predicted = np.where(finite, reference.argmax(1), -1)
+def _decision_matches(reference: np.ndarray, output: np.ndarray, head: Head) -> dict[str, Any]:
+    """Return the fields of `Parity` about what the outputs decide; what is not finite matches nothing."""
+    expected = head.decisions(np.where(np.isfinite(reference), reference, np.nan))
+    received = head.decisions(np.where(np.isfinite(output), output, np.nan))
+    if expected is None or received is None:
+        return {"top1_match": None}
+    match = float(np.mean((expected == received) & (expected >= 0)))
+    if head.task != "classification":
+        return {"top1_match": None, "match": match}
+    flat = output.reshape(len(output), -1)
     return {
-        "top1_match": float(np.mean(finite & (predicted == output.argmax(1)))),
-        "top1_in_top5": top_k_accuracy(output, predicted, 5),
-        "ties": count_top_ties(output),
+        "top1_match": match,
+        "match": match,
+        "top1_in_top5": top_k_accuracy(flat, expected, 5),
+        "ties": count_top_ties(flat),
     }
 
 
@@ -301,6 +338,8 @@ def _checks(
     compared: ComparedTensor | None,
     values: np.ndarray,
     limits: ParityLimits,
+    head: Head,
+    spread: float,
 ) -> Iterator[ParityCheck]:
     """Yield first the checks whose limits are derived, unless others are given, last those that need a given limit."""
 
@@ -315,10 +354,12 @@ def _checks(
         if compared.closing:
             limit = derived(compared.closing_limit, limits.max_closing)
             yield check_value("closing_error_lsb", closing_error(output, values, compared), limit)
-    if parity.top1_match is not None and limits.min_top1_match is not None:
-        yield check_value("top1_match", parity.top1_match, limits.min_top1_match, at_least=True)
-    if parity.model_top1 is not None and parity.file_top1 is not None and limits.max_drop is not None:
-        yield check_value("top1_drop_pp", round(100 * (parity.model_top1 - parity.file_top1), 6), limits.max_drop)
+    if parity.match is not None and limits.min_top1_match is not None:
+        yield check_value(MATCHES[head.task], parity.match, limits.min_top1_match, at_least=True)
+    if parity.scores is not None and limits.max_drop is not None:
+        drop = score_drop(head, parity.scores["model"], parity.scores["file"], spread)
+        if drop is not None:
+            yield check_value(drop_check(head), drop, limits.max_drop)
     if compared is not None and limits.max_error is not None:
         yield check_value("max_abs_diff_lsb", parity.max_abs_diff_lsb, limits.max_error)
     if limits.min_snr is not None:
@@ -345,7 +386,7 @@ def find_compared_tensor(tflite: TFLiteModel, output: int = 0) -> ComparedTensor
     """
     main = tflite.main
     tensor = _behind_casts(main, main.tensors[main.outputs[output]])
-    variance = _rounding_variance(main)
+    variance = sum(map(_rounding_variance, tflite.subgraphs))
     if tensor.scale is None and not variance:
         return None
     producer = main.producers.get(tensor.index)
@@ -374,30 +415,51 @@ def _behind_casts(main: TFLiteSubgraph, tensor: TFLiteTensor) -> TFLiteTensor:
 
 
 def _rounding_variance(main: TFLiteSubgraph) -> float:
-    """Return the variance that rounding adds up to over the file, in squared steps of 8 bits; 0 for a float32 file.
+    """Return the variance that rounding adds up to over a subgraph, in squared steps of 8 bits; 0 for a float32 one.
 
     Later layers carry an error on at the scale of their own range: n operators give n / 6. The limit is eight times the
     root of that; docs/concepts/parity.md has the measurements behind it.
     """
-    return sum(_added_variance(main, operator) for operator in main.operators)
+    constants = _constant_dtypes(main)
+    return sum(
+        _added_variance(main, operator, set().union(*(constants.get(index, ()) for index in operator.inputs)))
+        for operator in main.operators
+        if operator.outputs and not all(index in constants for index in operator.outputs)
+    )
 
 
-def _added_variance(main: TFLiteSubgraph, operator: TFLiteOperator) -> float:
-    """Return what one operator adds.
+def _added_variance(main: TFLiteSubgraph, operator: TFLiteOperator, stored: set[str]) -> float:
+    """Return what one operator adds, whose constants have the data types `stored`.
 
     Values of 16 bits are exact beside weights of 8 bits. Weights of 8 bits with values in floating point are multiplied
     with an input that is rounded to 8 bits as it arrives.
     """
     output = main.tensors[operator.outputs[0]]
-    constants = (main.stored_constant(index) for index in operator.inputs)
-    stored = {tensor.dtype for tensor in constants if tensor is not None}
+    coarse = _INT4_WEIGHT_ROUNDING if "int4" in stored else 0.0
     if output.scale is not None and output.dtype != "int16":
-        return _ROUNDING
-    if operator.op in CAST_OPERATORS or not stored & {"int8", "uint8", "float16"}:
+        return _ROUNDING + coarse
+    if operator.op in CAST_OPERATORS or not stored & {"int4", "int8", "uint8", "float16"}:
         return 0
     if output.scale is not None:
-        return _WEIGHT_ROUNDING
-    return _ROUNDING if stored & {"int8", "uint8"} else _FLOAT16_ROUNDING
+        return _WEIGHT_ROUNDING + coarse
+    return _ROUNDING + coarse if stored & {"int4", "int8", "uint8"} else _FLOAT16_ROUNDING
+
+
+def _constant_dtypes(main: TFLiteSubgraph) -> dict[int, set[str]]:
+    """Return the data types in which a file stores the constant that arrives at a tensor, through any operators.
+
+    Of integers only those that stand for real numbers count. A tensor that depends on the input is not in the result.
+    """
+    dtypes = {
+        tensor.index: {tensor.dtype} if tensor.dtype in FLOAT_DTYPES or tensor.scale is not None else set()
+        for tensor in main.tensors
+        if tensor.is_constant
+    }
+    for operator in main.operators:
+        sources = [index for index in operator.inputs if index >= 0]
+        if sources and all(index in dtypes for index in sources):
+            dtypes |= dict.fromkeys(operator.outputs, set().union(*(dtypes[index] for index in sources)))
+    return dtypes
 
 
 # Differences of a tensor; `reference` are the model's outputs (N, ..., channels), `values` the file's at the tensor
@@ -465,9 +527,17 @@ def _invert_closing(reference: np.ndarray, values: np.ndarray, closing: str | No
 
 
 def check_parity_limit(parity: Parity, limit: Limit, *, subject: str) -> LimitCheck:
-    """Return the check of a limit on one of `PARITY_LIMITS`; what was not measured does not pass."""
+    """Return the check of a limit on one of `PARITY_LIMITS`, of several outputs one that fails.
+
+    What was not measured does not pass. The limits on top-1 match and drop are those of other tasks too.
+    """
     name = PARITY_LIMITS[limit.item][1]
-    check = next((check for check in parity.checks if check.name == name), None)
+    names = MATCHES.values() if name == "top1_match" else (name,)
+    is_drop = name.endswith(DROP_ENDINGS)
+    checks = [
+        check for check in parity.checks if check.name in names or (is_drop and check.name.endswith(DROP_ENDINGS))
+    ]
+    check = min(checks, key=lambda check: check.passed, default=None)
     if check is None:
         reason = "not checked: it needs trained weights and labels, or another kind of file"
         return check_limit(limit, None, reason=reason, subject=subject)

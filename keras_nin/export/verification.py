@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from keras_nin.errors import input_error
-from keras_nin.export.operator_layers import LayerIndex, map_operators
 from keras_nin.export.parity import (
     Parity,
     ParityLimits,
@@ -17,31 +16,21 @@ from keras_nin.export.parity import (
     find_compared_tensor,
     worst_parity,
 )
-from keras_nin.keras_graph import TensorSpec, input_specs, output_specs, pack_inputs
+from keras_nin.export.weight_difference import find_worst_weight
+from keras_nin.heads import Head, fitting_targets, make_heads, targets_of
+from keras_nin.keras_graph import TensorSpec, input_specs, output_activations, output_specs, pack_inputs
 from keras_nin.tflite import schema
 from keras_nin.tflite.flatbuffer import FlatbufferReader
-from keras_nin.tflite.quantization import per_channel_parameters
-from keras_nin.tflite.records import FLOAT_DTYPES, TFLiteModel, TFLiteTensor
+from keras_nin.tflite.records import TFLiteModel, TFLiteTensor
 
 if TYPE_CHECKING:
     import keras
 
     from keras_nin.tflite.runner import IODetails, TFLiteRunner
 
-    # Float32 images (N, H, W, C), for several inputs a dictionary of arrays by input name; and labels (N,) or None.
-    Batch = tuple[Any, np.ndarray | None]
-
-_FUSIBLE_LAYERS = frozenset(
-    ("Activation", "ReLU", "LeakyReLU", "PReLU", "ELU", "Softmax", "Dropout", "SpatialDropout2D", "Identity")
-)
-# The axis of the output channels in the file, and the order of the axes of the Keras kernel there.
-_KERNEL_LAYOUTS = {
-    ("CONV_2D", "Conv2D"): (0, (3, 0, 1, 2)),
-    ("CONV_2D", "Dense"): (0, (1, 0)),
-    ("DEPTHWISE_CONV_2D", "DepthwiseConv2D"): (-1, (0, 1, 2, 3)),
-    ("FULLY_CONNECTED", "Dense"): (0, (1, 0)),
-    ("FULLY_CONNECTED", "Conv2D"): (0, (3, 0, 1, 2)),
-}
+    # Float32 images (N, H, W, C), for several inputs a dictionary of arrays by input name; and labels (N, ...), for
+    # several outputs a dictionary of them by output name, or None.
+    Batch = tuple[Any, Any]
 
 
 def verify_files(
@@ -52,17 +41,20 @@ def verify_files(
     source: str,
     random_weights: bool = False,
     limits: ParityLimits | None = None,
+    task: str | None = None,
 ) -> list[Parity]:
     """Run a model and its exported files on the same images and compare the outputs.
 
     Args:
         model: keras.Model.
         runners: `keras_nin.tflite.runner.TFLiteRunner` of each file.
-        batches: (float32 images (N, H, W, C), labels (N,) or None), as `Dataset.batches` gives them; for several inputs
-            a dictionary of arrays by the names of `keras_nin.keras_graph.input_specs`.
+        batches: (float32 images (N, H, W, C), labels or None), as `Dataset.batches` gives them; for several inputs a
+            dictionary of arrays by the names of `keras_nin.keras_graph.input_specs`. Labels (N, ...) are those of the
+            only output, or a dictionary of them by the names of `output_specs`.
         source: name of the images' source, for the record.
         random_weights: whether top-1 match and accuracy mean nothing because the weights are random.
         limits: `ParityLimits`; None takes the defaults.
+        task: what the outputs mean, as in `keras_nin.heads.make_heads`; None infers it.
 
     Returns:
         A `Parity` per runner; of several outputs that of the worst, with the checks of all.
@@ -75,22 +67,28 @@ def verify_files(
     limits = limits.untrained() if random_weights else limits
     outputs = [[_FileOutput(runner, position) for position in _match_outputs(model, runner)] for runner in runners]
     references, labels = _run_model_and_files(model, [output for row in outputs for output in row], batches)
-    specs = output_specs(model)
-    labels = labels if len(specs) == 1 else None  # nothing says which of several outputs the labels belong to
+    names = [spec.name for spec in output_specs(model)]
+    heads = model_heads(model, task, labels)
+    targets = [fitting_targets(head, targets_of(labels, name, names)) for head, name in zip(heads, names, strict=True)]
     parities = []
     for runner, row in zip(runners, outputs, strict=True):
-        parity = worst_parity(
-            [
-                output.compare(reference, labels, source, limits, spec.name if len(specs) > 1 else None)
-                for output, reference, spec in zip(row, references, specs, strict=True)
-            ]
-        )
+        compared = [
+            output.compare(reference, target, source, limits, head)
+            for output, reference, target, head in zip(row, references, targets, heads, strict=True)
+        ]
+        parity = worst_parity(compared)
         worst = find_worst_weight(model, runner.model)
         if worst is not None and limits.max_weight is not None:
             check = check_value("weight_diff_lsb", worst.lsb, limits.max_weight)
             parity = dataclasses.replace(parity, checks=(*parity.checks, check))
         parities.append(parity)
     return parities
+
+
+def model_heads(model: "keras.Model", task: str | None = None, labels: Any = None) -> tuple[Head, ...]:
+    """Return what the outputs of a model mean, in their order; `task` and `labels` as in `make_heads`."""
+    specs = zip(output_specs(model), output_activations(model), strict=True)
+    return make_heads([(spec.name, spec.shape, activation) for spec, activation in specs], task, labels)
 
 
 def _match_outputs(model: "keras.Model", runner: "TFLiteRunner") -> list[int]:
@@ -150,14 +148,12 @@ class _FileOutput:
             self.values.append(self.inner.predict(images))
 
     def compare(
-        self, reference: np.ndarray, labels: np.ndarray | None, source: str, limits: ParityLimits, name: str | None
+        self, reference: np.ndarray, labels: np.ndarray | None, source: str, limits: ParityLimits, head: Head
     ) -> Parity:
         """Return the `Parity` with what the model computes."""
         values = np.concatenate(self.values) if self.inner else None
         options: dict[str, Any] = {"compared": self.compared, "values": values, "source": source, "limits": limits}
-        return dataclasses.replace(
-            compare_outputs(reference, np.concatenate(self.outputs), labels, **options), output=name
-        )
+        return compare_outputs(reference, np.concatenate(self.outputs), labels, head=head, **options)
 
 
 def with_first_output(tflite: TFLiteModel, tensor: TFLiteTensor) -> TFLiteModel:
@@ -173,7 +169,7 @@ def with_first_output(tflite: TFLiteModel, tensor: TFLiteTensor) -> TFLiteModel:
 
 def _run_model_and_files(
     model: "keras.Model", outputs: Sequence[_FileOutput], batches: "Iterable[Batch]"
-) -> tuple[list[np.ndarray], np.ndarray | None]:
+) -> tuple[list[np.ndarray], Any]:
     """Run the model and the files; return the model's outputs, in their order, and the labels or None."""
     import keras
 
@@ -187,78 +183,12 @@ def _run_model_and_files(
     if not references:
         raise input_error("at least one image to verify on", "none")
     joined = [np.concatenate(parts) for parts in zip(*references, strict=True)]
-    return joined, None if labels[0] is None else np.concatenate(labels)
+    return joined, join_labels(labels)
 
 
-@dataclasses.dataclass(frozen=True)
-class WeightDifference:
-    """The weight that differs most from the model's: by how many `lsb` of 8 bits over its channel, in which `layer`.
-
-    `compared` is how many kernels were compared; the others have no counterpart of the same form.
-    """
-
-    lsb: float
-    layer: str
-    compared: int
-
-
-def find_worst_weight(model: "keras.Model", tflite: TFLiteModel) -> WeightDifference | None:
-    """Compare the kernels of a file with those of its model, BatchNormalization folded in; None without counterpart."""
-    index, mapped = LayerIndex(model), map_operators(model, tflite)
-    differences = []
-    for operator, path, last in zip(tflite.main.operators, mapped.layers, mapped.output_layers, strict=True):
-        if path is None or last is None or path not in index.by_path:
-            continue
-        layer: Any = index.by_path[path].layer
-        layout = _KERNEL_LAYOUTS.get((operator.op, type(layer).__name__))
-        factor = _folded_factor(index.chain(path, last)) if layout else None
-        tensor = tflite.main.stored_constant(operator.inputs[1]) if layout else None
-        if layout is None or factor is None or tensor is None or tensor.is_sparse:
-            continue
-        if tensor.dtype in ("int8", "uint8", "float16", "float32"):
-            lsb = _largest_difference(tflite, tensor, layer.kernel.numpy(), factor, *layout)
-            differences += [] if lsb is None else [(lsb, path)]
-    if not differences:
-        return None
-    lsb, path = max(differences, key=lambda difference: np.inf if np.isnan(difference[0]) else difference[0])
-    return WeightDifference(lsb, path, len(differences))
-
-
-def _folded_factor(chain: "list[keras.Layer] | None") -> np.ndarray | None:
-    """Return what the converter multiplies the channels of a kernel with; None where that is not known.
-
-    `chain` has the layers from that of the kernel to the last one that was fused, or is None.
-    """
-    if chain is None:
-        return None
-    factor = np.ones(1)
-    for layer in chain[1:]:
-        norm: Any = layer
-        if type(layer).__name__ == "BatchNormalization" and norm.axis in (-1, len(norm.input.shape) - 1):
-            gamma = norm.gamma.numpy() if norm.scale else 1
-            factor = factor * gamma / np.sqrt(norm.moving_variance.numpy().astype(np.float64) + norm.epsilon)
-        elif type(layer).__name__ not in _FUSIBLE_LAYERS:
-            return None
-    return factor
-
-
-def _largest_difference(
-    tflite: TFLiteModel, tensor: TFLiteTensor, kernel: np.ndarray, factor: np.ndarray, axis: int, order: tuple[int, ...]
-) -> float | None:
-    """Return the largest difference of a weight in steps of 8 bits; None where the forms differ."""
-    expected = kernel.astype(np.float64).transpose(order)
-    if axis == -1:  # depthwise: the channels and their multiples are one axis
-        expected = expected.reshape(1, *expected.shape[:2], -1)
-    scales, zero_points = per_channel_parameters(tensor)
-    stored = (tflite.data(tensor).astype(np.float64) - zero_points) * scales
-    if expected.shape[axis] != stored.shape[axis] or expected.size != stored.size:
-        return None
-    channels = expected.shape[axis]
-    expected, stored = (np.moveaxis(values, axis, 0).reshape(channels, -1) for values in (expected, stored))
-    expected = expected * np.reshape(factor, (-1, 1))
-    largest = np.abs(expected).max(axis=1, keepdims=True)
-    if scales.size == 1 and tensor.dtype not in FLOAT_DTYPES:
-        largest = largest.max()
-    # A channel without any weight has the step of the others.
-    step = np.where(largest > 0, largest, max(np.max(largest), np.finfo(np.float32).tiny)) / 127
-    return float((np.abs(stored - expected) / step).max())
+def join_labels(batches: Sequence[Any]) -> Any:
+    """Return the labels of all batches: an array, a dictionary of arrays by the name of the output, or None."""
+    first = batches[0]
+    if first is None or not isinstance(first, dict):
+        return None if first is None else np.concatenate(batches)
+    return {name: np.concatenate([labels[name] for labels in batches]) for name in first}

@@ -22,7 +22,7 @@ from keras_nin.edge.fit import TARGETS, FitResult
 from keras_nin.edge.micro.records import MicroResult
 from keras_nin.errors import InputError, check_choice
 from keras_nin.export.parity import Parity
-from keras_nin.report.accuracy import ClassificationScores
+from keras_nin.report.accuracy import ClassificationScores, OutputScores
 from keras_nin.schemas import record_from_json, typed_value
 
 Json: TypeAlias = Mapping[str, Any]
@@ -106,8 +106,9 @@ class EvaluateDocument(ClassificationScores):
 
     file: str
     data: str
-    preprocessing: dict[str, Any]
+    preprocessing: dict[str, Any] | None
     weights: str | None = None
+    outputs: tuple[OutputScores, ...] = ()
     speed: SpeedDocument | None = None
 
 

@@ -14,11 +14,20 @@ if TYPE_CHECKING:
     import numpy as np
 
 FLOAT_DTYPES = frozenset(name for name, _ in schema.DTYPES if name.startswith(("float", "bfloat", "complex")))
-# What `TFLiteModel.data` returns as arrays. Strings, bfloat16 and values of less than a byte have no NumPy counterpart.
+# What `TFLiteModel.data` returns as arrays of the same type; int4 comes as int8. Strings and bfloat16 have no NumPy
+# counterpart.
 _NUMPY_DTYPES = frozenset(
     ["float16", "float32", "float64", "complex64", "complex128", "bool"]
     + [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
 )
+# Operators behind an activation that leave its meaning, and activations by the names that Keras has for them.
+_MOVING = frozenset(
+    ("QUANTIZE", "DEQUANTIZE", "RESHAPE", "SQUEEZE", "EXPAND_DIMS", "TRANSPOSE")
+    + ("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR")
+)
+_ACTIVATIONS = {"SOFTMAX": "softmax", "LOGISTIC": "sigmoid"} | {
+    op: op.lower() for op in ("TANH", "RELU", "RELU6", "ELU", "LEAKY_RELU", "PRELU", "HARD_SWISH")
+}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -116,6 +125,21 @@ class TFLiteSubgraph:
         """The operator that computes each tensor, by the tensor's index."""
         return {tensor: operator for operator in self.operators for tensor in operator.outputs}
 
+    def activation_of(self, index: int) -> str | None:
+        """Return the activation behind which a tensor lies, in lower case such as "softmax"; None for none.
+
+        Casts and operators that only move values, or resize a map, are passed over.
+        """
+        operator = self.producers.get(index)
+        while operator is not None and operator.op in _MOVING:
+            operator = self.producers.get(operator.inputs[0])
+        if operator is None:
+            return None
+        if operator.op in _ACTIVATIONS:
+            return _ACTIVATIONS[operator.op]
+        fused = operator.options.get("fused_activation", "NONE")
+        return None if fused == "NONE" else str(fused).lower()
+
     def stored_constant(self, index: int) -> TFLiteTensor | None:
         """Return the constant that an operator reads at a tensor index, as the file stores it; None for a computed one.
 
@@ -189,6 +213,10 @@ class TFLiteModel:
         """
         import numpy as np
 
+        if tensor.dtype == "int4" and tensor.is_constant and not tensor.is_sparse:  # two in a byte, the first one low
+            packed = np.frombuffer(self.content, np.int8, -(-tensor.elements // 2), self.buffer_spans[tensor.buffer][0])
+            pairs = np.stack([np.left_shift(packed, 4) >> 4, packed >> 4], axis=1)
+            return pairs.ravel()[: tensor.elements].reshape(tensor.shape)
         if tensor.dtype not in _NUMPY_DTYPES or tensor.is_sparse:
             kind = f"sparse {tensor.dtype}" if tensor.is_sparse else tensor.dtype
             raise InputError(f"Expected a dense tensor of a NumPy dtype. Received: {tensor.name!r}, which is {kind}")

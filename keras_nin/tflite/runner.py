@@ -138,8 +138,18 @@ class TFLiteRunner:
         Raises:
             InputError: wrong shape or names, NaN or infinity, or an integer input or output without a scale.
         """
-        output = self.output
-        raw = self.predict_raw(images)
+        return self._dequantize(self.predict_raw(images), self.output)
+
+    def predict_outputs(self, images: "np.ndarray | dict[str, np.ndarray]") -> list[np.ndarray]:
+        """Return the float32 values of every output, in the file's order; otherwise the same as `predict`."""
+        raw = self._run_batches(images, range(len(self.outputs)))
+        return [self._dequantize(values, details) for values, details in zip(raw, self.outputs, strict=True)]
+
+    def predict_raw(self, images: "np.ndarray | dict[str, np.ndarray]") -> np.ndarray:
+        """Return the outputs in the file's own type; otherwise the same as `predict`."""
+        return self._run_batches(images, [self._output_index()])[0]
+
+    def _dequantize(self, raw: np.ndarray, output: IODetails) -> np.ndarray:
         if output.dtype in FLOAT_DTYPES:
             return raw.astype(np.float32, copy=False)
         if output.scale is None or output.zero_point is None:
@@ -147,23 +157,34 @@ class TFLiteRunner:
             raise input_error("a float or quantized output", received, path=self.model.path)
         return dequantize(raw, output.scale, output.zero_point)
 
-    def predict_raw(self, images: "np.ndarray | dict[str, np.ndarray]") -> np.ndarray:
-        """Return the outputs in the file's own type; otherwise the same as `predict`."""
+    def _run_batches(self, images: "np.ndarray | dict[str, np.ndarray]", indexes: Sequence[int]) -> list[np.ndarray]:
+        """Return the raw values (N, ...) of the outputs with these indexes."""
         arrays = self._quantize_inputs(images)
-        index = self._output_index()
-        drop_batch = self.output.shape[:1] == (self.batch,)
-        if not drop_batch and self.batch > 1:
-            raise InputError(f"Expected an output for each of {self.batch} images. Received: {self.output.shape}")
+        drop_batch = [self.outputs[index].shape[:1] == (self.batch,) for index in indexes]
+        if self.batch > 1 and not all(drop_batch):
+            shapes = [self.outputs[index].shape for index in indexes]
+            raise InputError(
+                f"Expected an output for each of {self.batch} images. Received: {shapes[drop_batch.index(False)]}"
+            )
+        results: list[list[np.ndarray]] = [[] for _ in indexes]
         batches = []
         for start in range(0, len(arrays[0]), self.batch):
             parts = [array[start : start + self.batch] for array in arrays]
             if len(parts[0]) < self.batch:  # fill up the last batch by repetition
                 parts = [np.resize(part, (self.batch, *part.shape[1:])) for part in parts]
             batches.append(parts)
-        results = [outputs[index] for outputs in self.run_all(batches)]
-        if not results:
-            return np.zeros((0, *self.output.shape[drop_batch:]), self.output.dtype)
-        return np.concatenate(results)[: len(arrays[0])] if drop_batch else np.stack(results)
+        for values in self.run_all(batches):
+            for position, index in enumerate(indexes):
+                results[position].append(values[index])
+        if not results[0]:
+            details = [self.outputs[index] for index in indexes]
+            return [
+                np.zeros((0, *entry.shape[drop:]), entry.dtype) for entry, drop in zip(details, drop_batch, strict=True)
+            ]
+        return [
+            np.concatenate(values)[: len(arrays[0])] if drop else np.stack(values)
+            for values, drop in zip(results, drop_batch, strict=True)
+        ]
 
     def run_all(self, batches: Sequence[Sequence[np.ndarray]]) -> Iterator[list[np.ndarray]]:
         """Yield the outputs of `run_raw` on each batch; a subclass may run them elsewhere."""
@@ -177,12 +198,15 @@ class TFLiteRunner:
             self._interpreter.invoke()
             return [self._interpreter.get_tensor(index) for index in self.model.main.outputs]
 
-    def tensor_values(self, image: np.ndarray, tensors: Sequence[TFLiteTensor]) -> list[np.ndarray]:
+    def tensor_values(
+        self, image: "np.ndarray | dict[str, np.ndarray]", tensors: Sequence[TFLiteTensor]
+    ) -> list[np.ndarray]:
         """Run one image and return what some tensors of the main subgraph then hold, float32, integers dequantized.
 
-        The image is preprocessed, of shape ``input.shape[1:]``; the runner has to keep the tensors (`keep_tensors`).
+        The image is preprocessed, of shape ``(1, *input.shape[1:])``, for several inputs a dictionary as in `predict`;
+        the runner has to keep the tensors (`keep_tensors`).
         """
-        self.run_raw(self._quantize_inputs(np.asarray(image)[None]))
+        self.run_raw(self._quantize_inputs(image))
         values = []
         for tensor in tensors:
             value, quantization = self._interpreter.get_tensor(tensor.index), tensor.quantization

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from keras_nin.errors import InputError
 from keras_nin.files import AnyPath
 from keras_nin.workflows import SILENT, Progress
-from keras_nin.workflows.inputs import FileOrModel, ModelOptions, check_model_name, open_model
+from keras_nin.workflows.inputs import FileOrModel, ImageSource, ModelOptions, check_model_name, open_model
 
 if TYPE_CHECKING:
     import keras
@@ -47,13 +48,27 @@ def audit_model(model: FileOrModel, *, progress: Progress = SILENT, **options: U
 
 
 def compare_models(
-    first: FileOrModel, second: FileOrModel, *, progress: Progress = SILENT, **options: Unpack[ModelOptions]
+    first: FileOrModel,
+    second: FileOrModel,
+    test: ImageSource = None,
+    *,
+    test_count: int | Literal["all"] | None = None,
+    labels: str | None = None,
+    preprocessing: Any = None,
+    crop: float | None = None,
+    task: str | None = None,
+    threads: int = 1,
+    progress: Progress = SILENT,
+    **options: Unpack[ModelOptions],
 ) -> ModelComparison:
     """Compare two models, two .tflite files, or a model and the file that was made from it.
 
+    With `test`, two .tflite files also run on the same images, and their outputs are compared.
+
     Args:
         first, second: as in `audit_model`.
-        progress: what reports the progress.
+        test, test_count, labels, preprocessing, crop, task: as in `export_model`, with or without labels.
+        threads, progress: of the LiteRT runtime; what reports the progress.
         **options: as in `audit_model`, for the first model; `seed` is for both.
 
     Raises:
@@ -61,6 +76,11 @@ def compare_models(
     """
     from keras_nin.audit.api import compare_models as compare_networks
 
+    if test is not None and not (is_tflite(first) and is_tflite(second)):
+        raise InputError(
+            "`test` compares the outputs of two .tflite files. `keras-nin verify` compares a model with its file",
+            argument="test",
+        )
     sides: list[Any] = [first, second]
     names: list[str | None] = [None, None]
     to_open = [position for position, side in enumerate(sides) if not is_tflite(side)]
@@ -70,7 +90,25 @@ def compare_models(
         loaded = open_model(sides[position], progress, **options)
         sides[position], names[position] = loaded.model, loaded.name
         options = {"seed": options.get("seed", 0)}
-    return compare_networks(*sides, name_a=names[0], name_b=names[1])
+    comparison = compare_networks(*sides, name_a=names[0], name_b=names[1])
+    if test is None:
+        return comparison
+    from keras_nin.workflows.evaluation import compare_file_outputs
+
+    outputs = compare_file_outputs(
+        os.fspath(first),  # type: ignore[arg-type]
+        os.fspath(second),  # type: ignore[arg-type]
+        test,
+        test_count=test_count,
+        labels=labels,
+        preprocessing=preprocessing,
+        crop=crop,
+        task=task,
+        seed=options.get("seed", 0),
+        threads=threads,
+        progress=progress,
+    )
+    return dataclasses.replace(comparison, outputs=outputs)
 
 
 def simplify_model(model: AnyPath | keras.Model, **options: Unpack[ModelOptions]) -> SimplifyResult:

@@ -11,7 +11,7 @@ import dataclasses
 import os
 import pathlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from keras_nin import files, models
 from keras_nin.errors import InputError, check_choice
@@ -47,10 +47,11 @@ class ExportOptions:
     calibration: ImageSource = None
     calibration_count: int | None = None
     test: ImageSource = None
-    test_count: int | None = None
+    test_count: int | Literal["all"] | None = None
     labels: str | None = None
     preprocessing: str | None = None
     crop: float | None = None
+    task: str | None = None
     limits: ParityLimits | None = None
     io: str | None = None
     batch: int = 1
@@ -110,7 +111,7 @@ class ExportOptions:
             "builder_arguments": dict(self.builder_arguments or {}),
             **images,
         }
-        names = ["seed", "labels", "test_count", "preprocessing", "crop", "batch"]
+        names = ["seed", "labels", "test_count", "task", "preprocessing", "crop", "batch"]
         if scheme.integer_only:
             names += ["io", "allow_float"]
         if scheme.calibrated:

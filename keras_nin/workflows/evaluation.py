@@ -1,16 +1,17 @@
-"""Evaluation: the accuracy of a .tflite file or a model on labeled images."""
+"""Evaluation: the scores of a .tflite file or a model on labeled images."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from keras_nin import schemas
 from keras_nin.errors import InputError
-from keras_nin.formatting import format_count, format_percent
+from keras_nin.formatting import format_count
 from keras_nin.limits import Limit, LimitCheck, LimitItem, Unit, check_limit, parse_limits
 from keras_nin.results import Result
 from keras_nin.workflows import SILENT, Progress, inputs
@@ -19,30 +20,35 @@ from keras_nin.workflows.inputs import FileOrModel, ImageSource, ImageSources, T
 if TYPE_CHECKING:
     import numpy as np
 
+    from keras_nin.audit.comparison import OutputDifference
     from keras_nin.benchmark.devices import DeviceSession
     from keras_nin.data import Dataset, Preprocessing
-    from keras_nin.report.accuracy import ClassificationScores
+    from keras_nin.heads import Head
+    from keras_nin.report.accuracy import ClassificationScores, OutputScores
+    from keras_nin.tflite.records import TFLiteModel
 
 _IMAGENET_WITH_BACKGROUND = 1001
-EVALUATION_LIMITS = tuple(LimitItem(name, Unit.SHARE, at_least=True) for name in ("top1", "top5"))
+_LIMITED_SCORES = ("top1", "top5", "accuracy", "f1", "mean_iou", "pixel_accuracy")
+EVALUATION_LIMITS = tuple(LimitItem(name, Unit.SHARE, at_least=True) for name in _LIMITED_SCORES)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class EvaluateResult(Result):
-    """Accuracy of a .tflite file or a model.
+    """Scores of a .tflite file or a model.
 
     Attributes:
         file, data, weights: path of the file or name of the model; names of the images, and of the weights if known.
-        scores: top-1, top-5, and the confusion matrix.
+        outputs: the scores of each output.
+        preprocessing: None for arrays that are fed as they are.
         label_offset: output of label 0.
         speed: images per second with batch, threads, runs and host; None for a Keras model.
         notes: what a reader should know.
     """
 
     file: str
-    scores: ClassificationScores
+    outputs: tuple[OutputScores, ...]
     data: str
-    preprocessing: Preprocessing
+    preprocessing: Preprocessing | None
     weights: str | None
     random_weights: bool
     label_offset: int
@@ -50,45 +56,62 @@ class EvaluateResult(Result):
     notes: tuple[str, ...] = ()
 
     @property
-    def top1(self) -> float:
-        """Top-1 accuracy, 0 to 1."""
-        return self.scores.top1
+    def scores(self) -> ClassificationScores | None:
+        """Top-1, top-5 and the confusion matrix of the first output; None where that holds no classes."""
+        return self.outputs[0].classification
+
+    @property
+    def top1(self) -> float | None:
+        """Top-1 accuracy, 0 to 1; None for another task, and where the outputs carry no information."""
+        return self.scores.top1 if self.scores else None
 
     @property
     def top5(self) -> float | None:
         """Top-5 accuracy, 0 to 1; None with 5 classes or fewer."""
-        return self.scores.top5
+        return self.scores.top5 if self.scores else None
+
+    @property
+    def passed(self) -> bool:
+        """Whether the outputs carry information, without which there are no scores."""
+        return all(output.no_information is None for output in self.outputs)
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as a JSON-ready dictionary (schema ``keras_nin.evaluate/1``)."""
+        none = {"images": self.outputs[0].images, "top1": None, "top5": None, "per_class": []}
+        none["confusion"] = {"classes": [], "matrix": []}
         return {
             "schema": schemas.EVALUATE,
             "file": self.file,
-            **self.scores.to_json(),
+            **(self.scores.to_json() if self.scores else none),
             "data": self.data,
-            "preprocessing": self.preprocessing.to_json(),
+            "preprocessing": self.preprocessing.to_json() if self.preprocessing else None,
             "weights": self.weights,
             "label_offset": self.label_offset,
             "speed": self.speed,
+            "outputs": [output.to_json() for output in self.outputs],
         }
 
     def _summary(self) -> str:
-        top5 = "" if self.top5 is None else f", top-5 {format_percent(self.top5)}"
-        count = format_count(self.scores.images, "image")
-        return f"{self.file}: top-1 {format_percent(self.top1)}{top5} on {count} of {self.data}"
+        from keras_nin.report.accuracy import format_output_scores
+
+        scores = "; ".join(map(format_output_scores, self.outputs))
+        return f"{self.file}: {scores} on {format_count(self.outputs[0].images, 'image')} of {self.data}"
 
     def _rows(self) -> list[dict[str, Any]]:
-        return self.scores.to_json()["per_class"]
+        if self.scores:
+            return self.scores.to_json()["per_class"]
+        return [{"output": output.output, "task": output.task, **output.scores} for output in self.outputs]
 
 
 def evaluate_model(
     model: FileOrModel,
     test: ImageSource = None,
     *,
-    test_count: int | None = None,
+    test_count: int | Literal["all"] | None = None,
     labels: str | None = None,
     preprocessing: str | None = None,
     crop: float | None = None,
+    task: str | None = None,
     label_offset: int | None = None,
     output: int | None = None,
     seed: int = 0,
@@ -97,37 +120,37 @@ def evaluate_model(
     python: str | None = None,
     progress: Progress = SILENT,
 ) -> EvaluateResult:
-    """Measure the accuracy of a .tflite file or a model on labeled images.
+    """Measure the scores of a .tflite file or a model on labeled images.
 
     Images and preprocessing come from the arguments, else from the export record beside the file, else from the model.
 
     Args:
         model: path of a .tflite file, or a model as in `export_model`.
-        test, test_count, labels, preprocessing, crop, seed: as in `export_model`; the images have labels.
+        test, test_count, labels, preprocessing, crop, task, seed: as in `export_model`; the images have labels.
         label_offset: output of label 0, such as 1 where output 0 is a background class; None takes 0.
-        output: index of the output, for a file with several.
+        output: index of the output, for a file with several and labels that do not name theirs.
         threads, progress: of the LiteRT runtime; what reports the progress.
         device, python: ``ssh://[user@]host[:port]`` of a machine that runs the file, and its interpreter; None takes
             this machine, and python3.
 
     Raises:
-        InputError: no classifier of images, no labels, labels that do not fit the outputs, or a device that cannot be
-            used.
+        InputError: no labels, labels that do not fit the outputs, or a device that cannot be used.
     """
     if device is not None and not os.fspath(model if isinstance(model, str | os.PathLike) else "").endswith(".tflite"):
         raise InputError("a `device` runs .tflite files; pass such a file", argument="device")
     with inputs.open_session(device, python) as session:
-        image_options = (test, test_count, labels, preprocessing, crop, label_offset, seed)
+        image_options = (test, test_count, labels, preprocessing, crop, task, label_offset, seed)
         return _evaluate(model, *image_options, output, threads, session, progress)
 
 
 def _evaluate(
     model: FileOrModel,
     test: ImageSource,
-    test_count: int | None,
+    test_count: int | Literal["all"] | None,
     labels: str | None,
     preprocessing: str | None,
     crop: float | None,
+    task: str | None,
     label_offset: int | None,
     seed: int,
     output: int | None,
@@ -137,71 +160,231 @@ def _evaluate(
 ) -> EvaluateResult:
     import numpy as np
 
-    from keras_nin.report.accuracy import score_outputs
+    from keras_nin.heads import make_heads, require_labels, targets_of
     from keras_nin.tflite.host import describe_host
 
     sources = ImageSources(None, test, labels, seed)
-    classifier = _open_classifier(model, threads, seed, output, session, progress)
-    dataset = sources.dataset("test", classifier.dataset, classifier.input_shape)
-    chosen = inputs.choose_preprocessing(classifier.preprocessing, dataset, preprocessing, crop)
-    test_images = inputs.select_test_images(dataset, classifier.input_shape, chosen, count=test_count, seed=seed)
-    offset, notes = _resolve_label_offset(label_offset, dataset, test_images, classifier.classes)
-    outputs, truth, seconds = [], [], 0.0
-    for batch, batch_labels in test_images.batches("Evaluating", progress):
+    network = _open_network(model, threads, seed, output, session, progress)
+    dataset = sources.dataset("test", network.dataset, network.shapes)
+    chosen = inputs.choose_preprocessing(network.preprocessing, dataset, preprocessing, crop)
+    test_images = inputs.select_test_images(dataset, network.shapes, chosen, count=test_count, seed=seed)
+    if network.tflite is not None:
+        test_images = test_images.sample_for(network.tflite, test_count, seed)
+    answers = dataset.answers_of(test_images.indices)
+    if answers is None:
+        answers = dataset.labels_of(test_images.indices)  # says what is missing
+    names = [name for name, _, _ in network.outputs]
+    if output is not None and isinstance(answers, dict):
+        answers = {name: values for name, values in answers.items() if name in ("", *names)}
+    if len(names) > 1 and not isinstance(answers, dict):
+        listed = ", ".join(f"{index} {name!r}" for index, name in enumerate(names))
+        raise InputError(
+            f"Expected `output` to choose one of the outputs of {network.name}: {listed}; or labels_NAME for each in "
+            "the .npz. Received: none",
+            argument="output",
+        )
+    heads = make_heads(network.outputs, task, answers)
+    scored = [
+        (position, head, targets_of(answers, names[position], names))
+        for position, head in enumerate(heads)
+        if not isinstance(answers, dict) or {names[position], ""} & set(answers)
+    ]
+    offset, notes = 0, ()
+    if heads[0].task == "classification" and not isinstance(answers, dict):
+        offset, notes = _resolve_label_offset(label_offset, dataset, test_images, network.classes)
+    targets = [head.check_targets(require_labels(own, head) + offset, dataset.name) for _, head, own in scored]
+    received: list[list[np.ndarray]] = [[] for _ in scored]
+    seconds = 0.0
+    for batch, _ in test_images.batches(f"Evaluating {os.path.basename(network.name)}", progress):
         start = time.perf_counter()
-        outputs.append(np.asarray(classifier.predict(batch)))
+        values = network.predict(batch)
         seconds += time.perf_counter() - start
-        truth.append(batch_labels)
-    names = ("",) * offset + tuple(dataset.class_names) if dataset.class_names else ()
-    scores = score_outputs(np.concatenate(outputs), np.concatenate(truth) + offset, names)
+        for part, (position, _, _) in zip(received, scored, strict=True):
+            part.append(np.asarray(values[position]))
+    class_names = ("",) * offset + tuple(dataset.class_names) if dataset.class_names else ()
+    outputs = tuple(
+        _score(head, np.concatenate(part), truth, class_names)
+        for part, (_, head, _), truth in zip(received, scored, targets, strict=True)
+    )
     speed = None
-    if classifier.threads is not None:  # a Keras model runs larger batches
-        rate = float(f"{scores.images / (session.seconds if session else seconds):.4g}")
-        speed = {"images_per_second": rate, "batch": 1, "threads": classifier.threads, "runs": scores.images}
+    if network.threads is not None:  # a Keras model runs larger batches
+        images = len(test_images.indices)
+        rate = float(f"{images / (session.seconds if session else seconds):.4g}")
+        speed = {"images_per_second": rate, "batch": 1, "threads": network.threads, "runs": images}
         speed["host"] = session.host if session else describe_host()
+    if test_images.drawn_from:
+        drawn = f"{len(test_images.indices):,} of {test_images.drawn_from:,} test images"
+        notes = (*notes, f"int16 operators run in slow kernels: scored on {drawn}; `test_count` all takes all.")
     return EvaluateResult(
-        classifier.name,
-        scores,
+        network.name,
+        outputs,
         dataset.name,
         chosen,
-        classifier.weights,
-        classifier.random_weights,
+        network.weights,
+        network.random_weights,
         offset,
         speed,
         notes,
     )
 
 
+def compare_file_outputs(
+    first: str,
+    second: str,
+    test: ImageSource,
+    *,
+    test_count: int | Literal["all"] | None = None,
+    labels: str | None = None,
+    preprocessing: Any = None,
+    crop: float | None = None,
+    task: str | None = None,
+    seed: int = 0,
+    threads: int = 1,
+    progress: Progress = SILENT,
+) -> tuple[OutputDifference, ...]:
+    """Run two .tflite files on the same images and return how each of their outputs differs.
+
+    Each file gets its own input size and the preprocessing of its record, unless one is chosen. Outputs are paired by
+    name, else in their order. Arguments are those of `keras_nin.compare_models`.
+
+    Raises:
+        InputError: images that do not fit, or outputs that cannot be compared.
+    """
+    import numpy as np
+
+    from keras_nin.heads import fitting_targets, make_heads, targets_of
+
+    sources = ImageSources(None, test, labels, seed)
+    networks = [_open_file(path, threads, None, None) for path in (first, second)]
+    order = _pair_outputs(*networks)
+    images = []
+    for network in networks:
+        dataset = sources.dataset("test", None, network.shapes)
+        chosen = inputs.choose_preprocessing(network.preprocessing, dataset, preprocessing, crop)
+        selected = inputs.select_test_images(dataset, network.shapes, chosen, count=test_count, seed=seed)
+        images.append(selected.sample_for(network.tflite, test_count, seed) if network.tflite else selected)
+    indices = min((selected.indices for selected in images), key=len)
+    images = [dataclasses.replace(selected, indices=indices) for selected in images]
+    received = []
+    for network, selected in zip(networks, images, strict=True):
+        message = f"Running {os.path.basename(network.name)}"
+        parts = [network.predict(batch) for batch, _ in selected.batches(message, progress)]
+        received.append([np.concatenate(values) for values in zip(*parts, strict=True)])
+    answers = images[0].dataset.answers_of(indices)
+    names = [name for name, _, _ in networks[0].outputs]
+    differences = []
+    for position, head in enumerate(make_heads(networks[0].outputs, task, answers)):
+        a, b = received[0][position], received[1][order[position]].reshape(received[0][position].shape)
+        targets = fitting_targets(head, targets_of(answers, names[position], names))
+        targets = None if targets is None else head.check_targets(targets, images[0].dataset.name)
+        differences.append(_compare_output(head, a, b, targets))
+    return tuple(differences)
+
+
+def _pair_outputs(first: _Network, second: _Network) -> list[int]:
+    """Return for each output of the first network the position of the second's that it is compared with."""
+    names, others = ([name for name, _, _ in network.outputs] for network in (first, second))
+    order = list(range(len(names)))
+    if len(names) > 1 and set(names) == set(others):
+        order = [others.index(name) for name in names]
+    shapes = [[[size for size in shape if size != 1] for _, shape, _ in network.outputs] for network in (first, second)]
+    if len(names) != len(others) or shapes[0] != [shapes[1][position] for position in order]:
+        listed = [", ".join(f"{name!r} {shape}" for name, shape, _ in network.outputs) for network in (first, second)]
+        raise InputError(
+            f"Expected files with the same outputs: {listed[0]}. Received: {second.name!r} with {listed[1]}"
+        )
+    return order
+
+
+def _compare_output(head: Head, a: np.ndarray, b: np.ndarray, targets: np.ndarray | None) -> OutputDifference:
+    import numpy as np
+
+    from keras_nin.audit.comparison import OutputDifference
+    from keras_nin.heads import describe_missing_information
+    from keras_nin.metrics import snr_db
+
+    silent = [f"{side}: {reason}" for side, reason in (
+        (side, describe_missing_information(values)) for side, values in (("a", a), ("b", b))) if reason]  # fmt: skip
+    decided = head.decisions(a), head.decisions(b)
+    known = [decisions for decisions in decided if decisions is not None]
+    with np.errstate(all="ignore"):
+        difference = b.astype(np.float64) - a
+        return OutputDifference(
+            head.name,
+            head.task,
+            len(a),
+            float(np.mean((known[0] == known[1]) & (known[0] >= 0))) if known and not silent else None,
+            float(np.abs(difference).max()),
+            float(np.sqrt(np.mean(difference**2))),
+            snr_db(a, b),
+            None if targets is None else {side: head.scores(values, targets) for side, values in (("a", a), ("b", b))},
+            "; ".join(silent) or None,
+        )
+
+
+def _score(head: Head, outputs: np.ndarray, targets: np.ndarray, class_names: Sequence[str]) -> OutputScores:
+    """Return the scores of one output, none where it carries no information."""
+    from keras_nin.heads import describe_missing_information
+    from keras_nin.report.accuracy import OutputScores, score_outputs
+
+    silent = describe_missing_information(outputs)
+    if silent:
+        return OutputScores(head.name, head.task, len(outputs), {}, silent)
+    classification = None
+    if head.task == "classification":
+        classification = score_outputs(outputs.reshape(len(outputs), -1), targets, class_names)
+    return OutputScores(
+        head.name, head.task, len(outputs), head.scores(outputs, targets), classification=classification
+    )
+
+
 @dataclasses.dataclass(frozen=True)
-class _Classifier:
-    """A network from images to classes, and what is known of its images and weights; a .tflite file has `threads`."""
+class _Network:
+    """A network whose outputs are scored, and what is known of its images and weights; a .tflite file has `threads`.
+
+    `outputs` has (name, shape without the batch, activation) of each, in the order of what `predict` returns.
+    """
 
     name: str
-    predict: Callable[[np.ndarray], np.ndarray]
-    input_shape: tuple[int, ...]
-    classes: int
+    predict: Callable[[Any], Sequence[Any]]
+    shapes: inputs.Shapes
+    outputs: tuple[tuple[str, tuple[int | None, ...], str | None], ...]
     preprocessing: str | dict[str, Any] | None
     dataset: str | None
     weights: str | None
     random_weights: bool = False
     threads: int | None = None
+    tflite: TFLiteModel | None = None
+
+    @property
+    def classes(self) -> int:
+        """Number of values of the first output."""
+        return math.prod(size or 1 for size in self.outputs[0][1])
 
 
-def _open_classifier(
+def _open_network(
     model: FileOrModel, threads: int, seed: int, output: int | None, session: DeviceSession | None, progress: Progress
-) -> _Classifier:
+) -> _Network:
     if isinstance(model, str | os.PathLike) and os.fspath(model).endswith(".tflite"):
         return _open_file(os.fspath(model), threads, output, session)
     if output is not None:
         raise InputError("`output` chooses one of the outputs of a .tflite file; pass such a file", argument="output")
-    from keras_nin.export.conversion import image_input_shape
-
     loaded = inputs.open_model(model, progress, seed=seed)
-    return _Classifier(
+    from keras_nin import keras_graph
+
+    network = loaded.model
+    specs = zip(keras_graph.output_specs(network), keras_graph.output_activations(network), strict=True)
+
+    def predict(batch: Any) -> list[Any]:
+        import keras
+
+        return keras.tree.flatten(network.predict_on_batch(keras_graph.pack_inputs(network, batch)))
+
+    return _Network(
         os.fspath(model) if isinstance(model, str | os.PathLike) else loaded.name,
-        loaded.model.predict_on_batch,
-        image_input_shape(loaded.model),
-        _count_classes(tuple(loaded.model.outputs[0].shape)[1:]),
+        predict,
+        inputs.input_shapes(network),
+        tuple((spec.name, spec.shape, activation) for spec, activation in specs),
         loaded.preprocessing,
         loaded.dataset,
         loaded.weights,
@@ -209,39 +392,38 @@ def _open_classifier(
     )
 
 
-def _open_file(path: str, threads: int, output: int | None, session: DeviceSession | None) -> _Classifier:
+def _open_file(path: str, threads: int, output: int | None, session: DeviceSession | None) -> _Network:
     from keras_nin.tflite.runner import TFLiteRunner
 
     runner = (session.runner_class() if session else TFLiteRunner)(path, threads, output)
     record = inputs.read_export_record(path)
-    shape = runner.input.shape[1:]
-    if len(shape) != 3:
-        raise InputError(f"Expected a network on images (height, width, channels). Received: input {shape}", path=path)
-    classes = _count_classes(runner.output.shape[1:])
-    return _Classifier(
+    shapes: inputs.Shapes = {entry.signature or entry.name: entry.shape[1:] for entry in runner.inputs}
+    if len(runner.inputs) == 1 and len(runner.input.shape) == 4:
+        shapes = runner.input.shape[1:]
+    main = runner.model.main
+    positions = range(len(runner.outputs)) if output is None else [output]
+    outputs = [
+        (details.signature or details.name, details.shape[1:], main.activation_of(main.outputs[position]))
+        for position, details in ((position, runner.outputs[position]) for position in positions)
+    ]
+    return _Network(
         path,
-        lambda batch: runner.predict(batch).reshape(len(batch), classes),
-        shape,
-        classes,
+        runner.predict_outputs if output is None else lambda batch: [runner.predict(batch)],
+        shapes,
+        tuple(outputs),
         record.get("preprocessing"),
         inputs.recorded_test_source(record),
         record.get("weights"),
         threads=threads,
+        tflite=runner.model,
     )
-
-
-def _count_classes(shape: tuple[int | None, ...]) -> int:
-    """Return the number of classes of an output of shape (classes,) or (1, 1, classes)."""
-    if not shape or shape[-1] in (None, 1) or any(size != 1 for size in shape[:-1]):
-        raise InputError(f"Expected a network that ends in classes. Received: output {shape}")
-    return shape[-1]  # type: ignore[return-value]
 
 
 def _resolve_label_offset(
     requested: int | None, dataset: Dataset, test: TestImages, classes: int
 ) -> tuple[int, tuple[str, ...]]:
     """Return the output of label 0, and a note where outputs and classes differ in number."""
-    from keras_nin.export.parity import check_labels
+    from keras_nin.heads import check_labels
 
     labels = dataset.labels_of(test.indices)
     known = len(dataset.class_names) or None
@@ -268,7 +450,13 @@ def parse_evaluation_limits(text: str, *, argument: str = "require") -> tuple[Li
 
 
 def check_evaluation_limits(result: EvaluateResult, limits: Sequence[Limit]) -> tuple[LimitCheck, ...]:
-    """Compare accuracies with limits on `EVALUATION_LIMITS`; what was not measured does not pass."""
-    values = {"top1": result.top1, "top5": result.top5}
-    reason = "measured for a vector of classes, top 5 with more than 5"
-    return tuple(check_limit(limit, values[limit.name], reason=reason, subject=result.file) for limit in limits)
+    """Compare scores with limits on `EVALUATION_LIMITS`, of several outputs the worst; unmeasured ones do not pass."""
+    values = {
+        name: [output.scores[name] for output in result.outputs if name in output.scores] for name in _LIMITED_SCORES
+    }
+    reason = "measured for outputs of another task, top 5 with more than 5 classes"
+    known = {name: [score for score in scores if score is not None] for name, scores in values.items()}
+    worst = {
+        name: min(scores) if scores and len(scores) == len(values[name]) else None for name, scores in known.items()
+    }
+    return tuple(check_limit(limit, worst[limit.name], reason=reason, subject=result.file) for limit in limits)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from keras_nin import files, schemas
 from keras_nin.files import AnyPath
@@ -13,7 +13,7 @@ from keras_nin.formatting import format_count, format_percent
 from keras_nin.limits import Limit, LimitCheck, LimitItem, Unit, check_limit, parse_limits
 from keras_nin.results import Result
 from keras_nin.workflows import SILENT, Progress, inputs
-from keras_nin.workflows.conversion import Conversion, ConversionInputs, ExportOptions, convert, count_classes
+from keras_nin.workflows.conversion import Conversion, ConversionInputs, ExportOptions, convert
 from keras_nin.workflows.inputs import ImageSource, ImageSources, InputShape, ModelLike, TestImages
 
 if TYPE_CHECKING:
@@ -152,7 +152,8 @@ class ExportResult(Result):
         }
 
     def _summary(self) -> str:
-        verdict = "pass" if self.passed else "FAIL"
+        silent = any(file.parity.no_verdict for file in self.files)
+        verdict = "no verdict" if silent else "pass" if self.passed else "FAIL"
         return f"{self.model} ({self.weights}): {format_count(len(self.files), 'file')}, parity {verdict}"
 
     def _rows(self) -> list[dict[str, Any]]:
@@ -185,7 +186,7 @@ def export_model(
     builder_arguments: Mapping[str, Any] | None = None,
     seed: int = 0,
     calibration_count: int | None = None,
-    test_count: int | None = None,
+    test_count: int | Literal["all"] | None = None,
     labels: str | None = None,
     preprocessing: str | None = None,
     crop: float | None = None,
@@ -197,6 +198,7 @@ def export_model(
     learning_rate: float | None = None,
     sparsity: float = 0.5,
     clusters: int = 16,
+    task: str | None = None,
     limits: ParityLimits | None = None,
     threads: int = 1,
     runs: int | None = None,
@@ -219,7 +221,8 @@ def export_model(
         input_shape: (height, width, channels), where the network leaves it open.
         builder_arguments: further arguments of the model's builder.
         seed: of whatever is random: weights, noise, and which images are drawn.
-        calibration_count, test_count: number of images; None takes 100 to calibrate, or 8 of noise, and all to test.
+        calibration_count, test_count: number of images; None takes 100 to calibrate, or 8 of noise, and all to test,
+            except that files in slow kernels (int16x8) are compared on a sample, unless `test_count` is "all".
         labels: path of a labels file, for a folder of images.
         preprocessing: preset that turns pixels into input; None takes the model's own.
         crop: share of the short side that the center crop keeps.
@@ -229,6 +232,8 @@ def export_model(
         allow_float: whether operators without an integer kernel may compute in floating point.
         epochs, learning_rate: of a scheme that trains; None takes 20, and a fifth of the rate that trained the network.
         sparsity, clusters: share of zero weights in a layer of the scheme pruned; distinct weights of clustered.
+        task: what the outputs mean: classification, binary, multilabel, regression or segmentation; for several
+            outputs ``"mask=segmentation,age=regression"``. None infers it from shape, activation and labels.
         limits: what the parity is checked against; None takes the defaults.
         threads, runs: of the latency measurement; None measures until the median is stable.
         out: folder to write to; None writes nothing, see `ExportResult.save`.
@@ -297,7 +302,9 @@ def open_inputs(
     model: ModelLike, schemes: Sequence[Scheme], options: ExportOptions, progress: Progress = SILENT
 ) -> tuple[ConversionInputs, TestImages, ImageSources]:
     """Return the model with the images that calibrate it, the images of the test, and the sources of both."""
-    from keras_nin.export.parity import check_labels
+    from keras_nin.export.verification import model_heads
+    from keras_nin.heads import fitting_targets, targets_of
+    from keras_nin.keras_graph import output_specs
 
     sources = ImageSources(options.calibration, options.test, options.labels, options.seed)
     loaded = options.load(model, progress)
@@ -309,9 +316,12 @@ def open_inputs(
     test = inputs.select_test_images(
         dataset, shapes, job.preprocessing, calibrated_on=job.calibrated_on, count=options.test_count, seed=options.seed
     )
-    classes = count_classes(loaded.model)
-    if dataset.labels is not None and classes and classes > 1:
-        check_labels(dataset.labels_of(test.indices), classes, dataset.name)  # before what takes long
+    answers = dataset.answers_of(test.indices)
+    names = [spec.name for spec in output_specs(loaded.model)]
+    for name, head in zip(names, model_heads(loaded.model, options.task, answers), strict=True):
+        targets = fitting_targets(head, targets_of(answers, name, names))
+        if targets is not None:
+            head.check_targets(targets, dataset.name)  # before what takes long
     return job, test, sources
 
 
@@ -323,36 +333,47 @@ def _verify(
     threads: int,
     progress: Progress,
 ) -> list[Conversion]:
-    """Return the conversions with their parity; all that compute one model in one pass over the images."""
+    """Return the conversions with their parity; those that compute one model on the same images in one pass."""
     from keras_nin.export import verify_files
+    from keras_nin.export.parity import DROP_ENDINGS
     from keras_nin.tflite.runner import TFLiteRunner
 
-    def compare(original: LoadedModel, runners: Sequence[TFLiteRunner]) -> list[Parity]:
-        return verify_files(
-            original.model,
-            runners,
-            test.batches("Comparing", progress),
-            source=test.dataset.name,
-            random_weights=original.random,
-            limits=options.limits,
-        )
+    def compare(original: LoadedModel, runners: Sequence[TFLiteRunner]) -> dict[TFLiteRunner, Parity]:
+        groups: dict[int, tuple[TestImages, list[TFLiteRunner]]] = {}
+        for runner in runners:  # those in slow kernels on a sample
+            images = test.sample_for(runner.model, options.test_count, options.seed)
+            groups.setdefault(len(images.indices), (images, []))[1].append(runner)
+        parities = {}
+        for images, group in groups.values():
+            message = f"Comparing {format_count(len(group), 'file')} with {original.name}"
+            compared = verify_files(
+                original.model,
+                group,
+                images.batches(message, progress),
+                source=test.dataset.name,
+                random_weights=original.random,
+                limits=options.limits,
+                task=options.task,
+            )
+            parities |= zip(group, compared, strict=True)
+        return parities
 
     runners = [TFLiteRunner(conversion.converted.tflite, threads, batch=options.batch) for conversion in conversions]
     pairs = list(zip(conversions, runners, strict=True))
     plain = [runner for conversion, runner in pairs if not conversion.converted.scheme.trained]
-    parities = iter(compare(loaded, plain) if plain else ())
+    parities = compare(loaded, plain)
     verified = []
     for conversion, runner in pairs:
         converted = conversion.converted
         if converted.scheme.trained:  # compared with the model as trained, but in accuracy with the original one
-            (parity,), (original,) = compare(conversion.loaded, [runner]), compare(loaded, [runner])
-            checks = [check for check in parity.checks if check.name != "top1_drop_pp"]
-            checks += [check for check in original.checks if check.name == "top1_drop_pp"]
+            parity, original = compare(conversion.loaded, [runner])[runner], compare(loaded, [runner])[runner]
+            checks = [check for check in parity.checks if not check.name.endswith(DROP_ENDINGS)]
+            checks += [check for check in original.checks if check.name.endswith(DROP_ENDINGS)]
             parity = dataclasses.replace(parity, checks=tuple(checks))
             training = {"original_top1": original.model_top1, "top1_match_with_original": original.top1_match}
             converted = dataclasses.replace(converted, training=(converted.training or {}) | training)
         else:
-            parity = next(parities)
+            parity = parities[runner]
         verified.append(dataclasses.replace(conversion, converted=converted.with_parity(parity)))
     return verified
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from keras_nin.benchmark.devices import DeviceSession
     from keras_nin.data import Dataset, Preprocessing
     from keras_nin.models import LoadedModel
+    from keras_nin.tflite.records import TFLiteModel
 
 ModelLike: TypeAlias = "str | os.PathLike[str] | keras.Model | LoadedModel"
 FileOrModel: TypeAlias = ModelLike  # a path may be that of a .tflite file
@@ -35,6 +36,10 @@ Shapes: TypeAlias = "tuple[int, ...] | dict[str, tuple[int, ...]]"  # of one ima
 ImageSource: TypeAlias = Any
 Role: TypeAlias = Literal["calibration", "test"]
 BATCH = 32
+_WEIGHTED_OPERATORS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
+# A file in reference kernels is scored on so many images that they take two minutes or so, at 1e9 MACs a second; on 100
+# images an accuracy is known to about 5 points.
+_SLOW_MACS, _SLOW_IMAGES = 100_000_000_000, 100
 
 
 class ModelOptions(TypedDict, total=False):
@@ -219,6 +224,7 @@ class TestImages:
         preprocessing: how pixels become input; None for arrays that are fed as they are.
         shapes: the network's (height, width, channels), or the shapes of its inputs by name.
         excluded: how many images of the test split were left out because they calibrated.
+        drawn_from: from how many the images were drawn, because a file is slow; 0 where all are there.
     """
 
     __test__ = False  # the name is no test of pytest's
@@ -228,6 +234,21 @@ class TestImages:
     preprocessing: Preprocessing | None
     shapes: Shapes
     excluded: int = 0
+    drawn_from: int = 0
+
+    def sample_for(self, file: TFLiteModel, count: int | Literal["all"] | None, seed: int = 0) -> TestImages:
+        """Return a sample of the images for a file that runs in slow kernels, all where a `count` was chosen.
+
+        How many depends on the file alone, so that the same command gives the same figures on every machine.
+        """
+        from keras_nin.data.dataset import draw_indices
+
+        macs = count_slow_macs(file)
+        size = max(_SLOW_IMAGES, _SLOW_MACS // macs) if macs else len(self.indices)
+        if count is not None or size >= len(self.indices):
+            return self
+        drawn, _ = draw_indices(len(self.indices), size, seed)
+        return dataclasses.replace(self, indices=self.indices[drawn], drawn_from=len(self.indices))
 
     def batches(self, message: str, progress: Progress = SILENT) -> Iterable[tuple[Any, Any]]:
         """Yield (images, labels)."""
@@ -235,6 +256,8 @@ class TestImages:
 
         size, channels = split_image_shape(self.shapes)
         batches = self.dataset.batches(self.indices, size, channels, preprocessing=self.preprocessing)
+        total = f" of {self.drawn_from:,}" if self.drawn_from else ""
+        message = f"{message} on {len(self.indices):,}{total} images"
         return progress.track(batches, message, -(-len(self.indices) // BATCH))
 
 
@@ -255,13 +278,13 @@ def select_test_images(
     preprocessing: Preprocessing | None,
     *,
     calibrated_on: Collection[str] = frozenset(),
-    count: int | None = None,
+    count: int | Literal["all"] | None = None,
     seed: int = 0,
 ) -> TestImages:
     """Draw images of a dataset's test split, all without a count, but none with a digest in `calibrated_on`."""
     import numpy as np
 
-    chosen = kept = dataset.select("test", count, seed)
+    chosen = kept = dataset.select("test", None if count == "all" else count, seed)
     if calibrated_on:
         is_kept = [not dataset.image_digests([index]) & set(calibrated_on) for index in chosen]
         kept = np.asarray(chosen, np.int64)[is_kept]
@@ -271,6 +294,17 @@ def select_test_images(
             argument="test",
         )
     return TestImages(dataset, kept, preprocessing, shapes, len(chosen) - len(kept))
+
+
+def count_slow_macs(file: TFLiteModel) -> int:
+    """Return the MACs of layers on 16-bit values, for which LiteRT has reference kernels only."""
+    macs = 0
+    for operator in file.main.operators:
+        output = file.main.tensors[operator.outputs[0]] if operator.outputs else None
+        weights = file.main.stored_constant(operator.inputs[1]) if len(operator.inputs) > 1 else None
+        if output and weights and output.dtype == "int16" and operator.op in _WEIGHTED_OPERATORS and output.shape:
+            macs += output.elements * weights.elements // output.shape[-1]
+    return macs
 
 
 def read_export_record(file: AnyPath) -> dict[str, Any]:

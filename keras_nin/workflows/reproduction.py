@@ -26,8 +26,9 @@ _NUMBER, _TEXT = (int, float), (str,)
 # What each option of a record may be; all but the first may be null.
 _OPTION_TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("model", "weights", "test", "calibration", "labels", "preprocessing", "io"), _TEXT),
-    **dict.fromkeys(("ranges", "rounding"), _TEXT),
-    **dict.fromkeys(("seed", "test_count", "calibration_count", "batch", "epochs", "clusters"), (int,)),
+    **dict.fromkeys(("ranges", "rounding", "task"), _TEXT),
+    **dict.fromkeys(("seed", "calibration_count", "batch", "epochs", "clusters"), (int,)),
+    "test_count": (int, str),  # or "all"
     **dict.fromkeys(("crop", "learning_rate", "sparsity"), _NUMBER),
     **dict.fromkeys((field.name for field in dataclasses.fields(ParityLimits)), _NUMBER),
     **dict.fromkeys(("allow_float", "bias_correction"), (bool,)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from keras_nin import files, models, schemas
 from keras_nin.errors import InputError
@@ -81,7 +81,8 @@ class VerifyResult(Result):
         return document
 
     def _summary(self) -> str:
-        return f"{self.file} against {self.model}: parity {'pass' if self.passed else 'FAIL'}"
+        verdict = "no verdict" if self.parity.no_verdict else "pass" if self.passed else "FAIL"
+        return f"{self.file} against {self.model}: parity {verdict}"
 
     def _rows(self) -> list[dict[str, Any]]:
         return [dataclasses.asdict(check) for check in self.parity.checks]
@@ -92,10 +93,11 @@ def verify_model(
     file: AnyPath,
     test: ImageSource = None,
     *,
-    test_count: int | None = None,
+    test_count: int | Literal["all"] | None = None,
     labels: str | None = None,
     preprocessing: str | None = None,
     crop: float | None = None,
+    task: str | None = None,
     limits: ParityLimits | None = None,
     per_layer: bool = False,
     threads: int = 1,
@@ -112,7 +114,7 @@ def verify_model(
     Args:
         model: zoo name, ``keras:NAME``, path of a .keras or .h5 file, or a keras.Model.
         file: path of the .tflite file.
-        test, test_count, labels, preprocessing, crop: as in `export_model`.
+        test, test_count, labels, preprocessing, crop, task: as in `export_model`.
         limits: what the parity is checked against; None takes the defaults.
         per_layer: whether to measure the quantization noise of every layer.
         threads, progress: of the LiteRT runtime; what reports the progress.
@@ -126,7 +128,7 @@ def verify_model(
     """
     inputs.check_model_name(model)
     with inputs.open_session(device, python) as session:
-        image_options = (test, test_count, labels, preprocessing, crop)
+        image_options = (test, test_count, labels, preprocessing, crop, task)
         return _verify(model, file, *image_options, limits, per_layer, threads, session, progress, options)
 
 
@@ -134,10 +136,11 @@ def _verify(
     model: ModelLike,
     file: AnyPath,
     test: ImageSource,
-    test_count: int | None,
+    test_count: int | Literal["all"] | None,
     labels: str | None,
     preprocessing: str | None,
     crop: float | None,
+    task: str | None,
     limits: ParityLimits | None,
     per_layer: bool,
     threads: int,
@@ -162,19 +165,23 @@ def _verify(
     test_images = inputs.select_test_images(
         dataset, shapes, chosen, calibrated_on=calibrated_on, count=test_count, seed=seed
     )
+    test_images = test_images.sample_for(runner.model, test_count, seed)
     (parity,) = verify_files(
         loaded.model,
         [runner],
-        test_images.batches("Comparing", progress),
+        test_images.batches(f"Comparing {os.path.basename(file)} with {loaded.name}", progress),
         source=dataset.name,
         random_weights=loaded.random,
         limits=limits,
+        task=task,
     )
     noise = None
     if per_layer:
         from keras_nin.export.layer_noise import measure_layer_noise
 
-        noise = measure_layer_noise(loaded.model, runner, test_images.batches("Comparing layers", progress))
+        noise = measure_layer_noise(
+            loaded.model, runner, test_images.batches(f"Comparing the layers of {loaded.name}", progress)
+        )
     explicit = preprocessing is not None or crop is not None
     return VerifyResult(
         loaded.name,

@@ -1,0 +1,73 @@
+"""Weights of files compared with the model's, where the converter folds scales before and behind them."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers as kl
+from tflite_edits import flipped
+
+from keras_nin.export import Tuning, convert_model
+from keras_nin.export.weight_difference import find_worst_weight
+from keras_nin.tflite.reader import read_model
+
+KERNELS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
+
+
+def scaled_network():
+    """Pixels from 0 to 255, and a scale before or behind every kind of kernel."""
+    keras.utils.set_random_seed(0)
+    image = keras.Input((16, 16, 1), name="image")
+    x = kl.RandomFlip("horizontal", name="flip")(image)
+    x = kl.Normalization(mean=[120.0], variance=[4000.0], name="normalization")(x)
+    x = kl.DepthwiseConv2D(3, depth_multiplier=4, activation="relu", name="depthwise")(x)
+    x = kl.Rescaling(0.25, 1, name="behind_relu")(x)
+    x = kl.Conv2D(6, 3, name="conv1")(x)
+    x = keras.ops.multiply(x, 0.125)
+    x = kl.Conv2D(6, 3, padding="same", name="conv2")(x)
+    x = kl.Rescaling(4.0, -1, name="behind_linear")(x)
+    x = kl.Conv2D(5, 3, activation="relu", name="conv3")(x)
+    x = keras.ops.subtract(keras.ops.divide(x, 127.5), 1.0)
+    x = kl.SeparableConv2D(6, 3, activation="relu", name="separable")(x)
+    x = kl.Conv2DTranspose(4, 3, strides=2, name="up")(x)
+    x = kl.GlobalAveragePooling2D(name="pool")(x)
+    x = kl.Rescaling(0.5, name="behind_pool")(x)
+    x = kl.Dense(3, name="dense")(x)
+    return keras.Model(image, kl.Rescaling(100.0, 5, name="degrees")(x), name="scaled")
+
+
+@pytest.fixture(scope="module")
+def scaled():
+    """The network and its int8 file."""
+    model = scaled_network()
+    images = np.random.default_rng(0).uniform(0, 255, (4, 16, 16, 1)).astype(np.float32)
+    return model, convert_model(model, "int8", images, tuning=Tuning.plain()).tflite
+
+
+def test_scales_are_derived_from_the_graph(scaled):
+    worst = find_worst_weight(*scaled)
+    assert worst.compared == 8
+    assert worst.lsb < 0.501, worst
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["normalization", "behind_relu", "behind_linear", "behind_pool", "degrees"])
+def test_another_scale_is_another_weight(scaled, name):
+    model, tflite = scaled
+    other = keras.models.clone_model(model)
+    other.set_weights(model.get_weights())
+    layer = other.get_layer(name)
+    if name == "normalization":
+        layer.variance = layer.variance * 1.3
+    else:
+        layer.scale = layer.scale * 1.3
+    assert find_worst_weight(other, tflite).lsb > 10
+
+
+@pytest.mark.slow
+def test_a_flipped_byte_is_found_in_every_kernel(scaled):
+    model, tflite = scaled
+    kernels = [tflite.main.stored_constant(op.inputs[1]) for op in tflite.main.operators if op.op in KERNELS]
+    assert len(kernels) == 8
+    for tensor in kernels:
+        wrong = read_model(flipped(tflite.content, tensor, tensor.elements // 2))
+        assert find_worst_weight(model, wrong).lsb > 4, tensor.name
