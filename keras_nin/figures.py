@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-NARROW = 4.4  # inches: readable on the width of a phone
 _STYLE: Any = tomllib.loads(pathlib.Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
-TEXT, MUTED = _STYLE["text.color"], _STYLE["xtick.color"]
+TEXT, MUTED, GRID = _STYLE["text.color"], _STYLE["xtick.color"], _STYLE["grid.color"]
 
 
 @contextlib.contextmanager
@@ -38,17 +37,18 @@ def new_figure(width: float, height: float) -> "Iterator[Figure]":
 
 def render_png(figure: "Figure") -> bytes:
     """Return a figure as a PNG file."""
-    return _render(figure, format="png", dpi=160, metadata={"Software": None})
+    return _render(figure, format="png", dpi=160, facecolor="white", metadata={"Software": None})
 
 
-def render_svg(figure: "Figure") -> bytes:
-    """Return a figure as an SVG file, text as paths."""
-    return _render(figure, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+def render_svg(figure: "Figure") -> str:
+    """Return a figure as an SVG file without background, text as text."""
+    metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    return _render(figure, format="svg", facecolor="none", metadata=metadata).decode()
 
 
 def _render(figure: "Figure", **options: Any) -> bytes:
     out = io.BytesIO()
     with figure_style(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a name in a script that the font lacks
-        figure.savefig(out, facecolor="white", **options)
+        figure.savefig(out, **options)
     return out.getvalue()

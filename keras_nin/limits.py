@@ -217,7 +217,7 @@ def check_limit(
             whole of it, such as MACs of which some are unknown.
         reason: why `value` is missing or not the whole of it; reported where that leaves the limit undecided.
     """
-    least, most = bounds if bounds is not None else (value, value)
+    least, most = map(_exact, bounds if bounds is not None else (value, value))
     low_kept = limit.low is None or (least is not None and least >= limit.low)
     high_kept = limit.high is None or (most is not None and most <= limit.high)
     if limit.high is not None and least is not None and least > limit.high:
@@ -227,6 +227,11 @@ def check_limit(
     else:
         verdict = Verdict.PASS if low_kept and high_kept else Verdict.UNKNOWN
     return LimitCheck(limit, value, verdict, reason if verdict is Verdict.UNKNOWN else None, subject)
+
+
+def _exact(value: float | Fraction | None) -> float | Fraction | None:
+    """Return a float as the decimal that it stands for: 19 of 20 are at least 95%, though 0.95 is stored as less."""
+    return Fraction(repr(value)) if isinstance(value, float) and math.isfinite(value) else value
 
 
 def fail_idle(limit: Limit, reason: str, *, subject: str | None = None) -> LimitCheck:

@@ -47,11 +47,32 @@ def test_a_file_its_record_and_its_benchmark_are_one_section(cli, net, tmp_path)
     ran = cli("report", net, "bench.json", "-o", "new/report.html", "--plot", "plots")
     assert (ran.status, ran.out) == (0, "")
     page = (tmp_path / "new" / "report.html").read_text()
-    assert page.count("<h2") == 3  # contents, overview, the file
-    for text in ("pointwise", "Parity: FAIL", "not finite", "weights: random (seed 0)", "the machine is busy"):
+    assert page.count("<h2") == 2  # all files, the file
+    for text in (
+        "pointwise",
+        '<span class="outcome bad">FAIL',
+        "not finite",
+        "weights: random (seed 0)",
+        "the machine is busy",
+    ):
         assert text in page
     names = sorted(path.name for path in (tmp_path / "plots").iterdir())
     assert names == [f"1_net_1t_{plot}.png" for plot in ("layers", "roofline", "shares")]
+
+
+def test_limits_decide_the_exit_status_and_the_page_is_written(cli, net, tmp_path):
+    words = ("report", net, "bench.json", "-o", "report.html", "--title", "Gate <camera>", "--force")
+    ran = cli(*words, "--require", "cpu=1s", "--require", "flash=1MiB")
+    assert (ran.status, ran.out, ran.err) == (0, "", "written: report.html\n")
+    page = (tmp_path / "report.html").read_text()
+    assert "<title>Gate &lt;camera&gt;</title>" in page
+    assert "<h1>Gate &lt;camera&gt;</h1>" in page
+    assert "1 of 1 file within all limits" in page
+    ran = cli(*words, "--require", "cpu=1us,top1=90%")
+    assert ran.status == 1
+    assert "net.tflite (1 thread, Test CPU): cpu" in ran.err
+    assert "net.tflite: top1 unknown, limit at least 90%: FAIL, unknown (not measured" in ran.err
+    assert "0 of 1 file within all limits" in (tmp_path / "report.html").read_text()
 
 
 def test_another_page_is_replaced_with_force_alone(cli, net, tmp_path):
@@ -132,6 +153,8 @@ def test_what_is_no_result_is_refused_in_one_line(cli, tmp_path, content, messag
         (["file.csv", "-o", "file.csv/a.html"], "is not writable"),
         (["file.csv", "--plot", "file.csv"], "is not writable"),
         (["audit.json", "--plot", "plots"], "--plot needs a benchmark with layers"),
+        (["audit.json", "-o", "a.html", "--require", "cpu=1ms"], "--require limits files, and the report has none"),
+        (["audit.json", "-o", "a.html", "--require", "time=1ms"], "Expected --require"),
     ],
 )
 def test_bad_use_is_refused_in_one_line(cli, tmp_path, words, message):

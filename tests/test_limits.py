@@ -122,6 +122,14 @@ def test_a_known_value_passes_where_it_lies_in_the_range(low, high, value):
     }  # fmt: skip
 
 
+def test_a_share_at_its_limit_passes():
+    """19 of 20 as a float is a little less than 95%."""
+    (limit,) = parse("npu=95%")
+    assert 19 / 20 < Fraction(95, 100)
+    assert check_limit(limit, 19 / 20).passed
+    assert not check_limit(limit, 0.9499999).passed
+
+
 @given(bounds=st.tuples(numbers, numbers).map(sorted), limit=numbers, at_least=st.booleans())
 def test_what_is_known_in_part_passes_only_where_all_that_it_can_be_passes(bounds, limit, at_least):
     least, most = bounds

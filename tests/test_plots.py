@@ -101,7 +101,7 @@ def test_every_figure_has_its_conditions_and_takes_names_as_they_are():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for figure in draw_all(profile):
-            assert b"<script" not in figures.render_svg(figure)
+            assert "<script" not in figures.render_svg(figure)
             line = " ".join(figure.get_supxlabel().split())
             assert "500 runs on 1 thread, batch 1; Test CPU, 2 cores" in line
 
@@ -142,13 +142,34 @@ def test_a_sweep_shows_every_ratio():
     figure = sweeps.plot_layer_sweep(ratios, costs, host)
     shown = [line.get_ydata()[0] for axes in figure.axes for line in axes.lines if line.get_linestyle() == "None"]
     assert shown == [8.0, 24.0, 1.1]
-    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == [
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
         "int8, 1 thread",
         "int8, 2 threads",
     ]
     assert figure.get_suptitle() == "a processor, 2 cores"
     empty = sweeps.plot_layer_sweep([], [], host)
     assert [len(axes.lines) for axes in empty.axes] == [0, 0]
+    assert not empty.legends
+
+
+def test_a_legend_covers_neither_points_nor_text():
+    ratios = [KernelRatio(point(kernel=kernel), kernel**2, time, time) for kernel, time in ((3, 8.0), (5, 24.0))]
+    sweep = sweeps.plot_layer_sweep(
+        ratios, [AlignmentCost(point(cout=63), "cout", 63, 64, 1.1)], {"cpu": "a processor"}
+    )
+    rows = report_profiles.audit(names=("n" * 60, "m" * 60)).rows
+    profile = report_profiles.profile(rows=rows, peaks=report_profiles.PEAKS)
+    for figure in (sweep, *draw_all(profile), sweeps.plot_accelerators(target_documents.sweep())):
+        figure.draw_without_rendering()
+        legends = [*figure.legends, *(axes.get_legend() for axes in figure.axes if axes.get_legend())]
+        for legend in legends:
+            box, inside = legend.get_window_extent(), legend.findobj(Text)
+            texts = [text for text in figure.findobj(Text) if text.get_text() and text not in inside]
+            shown = [text for text in texts if text.get_visible() and text.get_window_extent().width]
+            overlapping = [text.get_text() for text in shown if box.overlaps(text.get_window_extent())]
+            assert overlapping == []
+            assert figure.bbox.x0 <= box.x0
+            assert box.x1 <= figure.bbox.x1 + 1
 
 
 def test_each_accelerator_has_a_bar_split_by_group():

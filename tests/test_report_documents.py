@@ -10,9 +10,8 @@ import tflite_writer
 from edge_networks import chain
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_report_html import HOSTILE, Page, seen
+from test_report_html import HOSTILE, Page, rows
 
-from keras_nin import figures
 from keras_nin.benchmark import comparison
 from keras_nin.errors import InputError
 from keras_nin.report import documents
@@ -21,9 +20,8 @@ from keras_nin.report.html.page import render_page
 
 
 @pytest.fixture
-def page(tmp_path, monkeypatch):
-    """A function that returns the `Page` of documents; its pictures are drawn, but empty."""
-    monkeypatch.setattr(figures, "render_png", lambda figure: b"")
+def page(tmp_path):
+    """A function that returns the `Page` of documents."""
 
     def render(*sources):
         found = []
@@ -38,10 +36,10 @@ def page(tmp_path, monkeypatch):
 def test_every_kind_has_its_section(page):
     shown = page(*made.documents().values())
     for title in (
-        "Targets", "Edge TPU: 1 of 3 operators mapped", "Ethos-U, estimated by Vela", "Accuracy: net_int8", "Claims",
-        "TFLite Micro: arena of 11.6 KiB", "counted: holds", "timed: does not hold",
+        "Targets", "Edge TPU 1 of 3 operators mapped", "Ethos-U 0.000 ms + CPU on ethos-u55-128, estimated by Vela",
+        "Accuracy: net_int8", "Claims", "TFLite Micro arena of 11.6 KiB", "counted: holds", "timed: does not hold",
     ):  # fmt: skip
-        assert title in shown.text
+        assert title in " ".join(shown.text.split())
     assert "some/where" not in shown.text
     ids = shown.attributes("id")
     assert len(ids) == len(set(ids))
@@ -50,8 +48,33 @@ def test_every_kind_has_its_section(page):
 
 def test_what_has_the_hash_of_a_file_is_of_that_file(page):
     shown = page(made.sweep().to_json(), made.micro().to_json(), made.sweep().to_json())
-    assert shown.headings.count(2) == 3  # contents, overview, one file
-    assert shown.text.count("Ethos-U, estimated by Vela") == 2  # contents and section: the same again is no other
+    assert shown.headings.count(2) == 2  # all files, one file
+    assert shown.text.count("on ethos-u55-128, estimated by Vela") == 1  # the same again is no other
+
+
+def test_an_edge_tpu_verdict_is_joined_to_its_file_by_hash(cli, tmp_path):
+    chain(tmp_path / "net.tflite", "RELU", "ELU")
+    (tmp_path / "net.json").write_text(cli("edgetpu", tmp_path / "net.tflite", "--json").out)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "net.tflite").rename(tmp_path / "elsewhere" / "renamed.tflite")
+    assert cli("report", "elsewhere/renamed.tflite", "net.json", "-o", "report.html").status == 0
+    text = (tmp_path / "report.html").read_text()
+    head, row = rows(text)
+    assert head[:3] == ["File", "Size", "Edge TPU operators, predicted"]
+    assert (row[0], row[2]) == ("renamed", "1 of 2 on-chip")
+    assert text.count("<h3>Edge TPU</h3>") == 1
+    old = json.loads((tmp_path / "net.json").read_text())
+    del old["sha256"]  # a document of version 0.2.0
+    (tmp_path / "net.json").write_text(json.dumps(old))
+    assert cli("report", "elsewhere/renamed.tflite", "net.json", "-o", "old.html").status == 0
+    assert "not joined to a file: the JSON has no hash" in (tmp_path / "old.html").read_text()
+
+
+def test_scores_with_a_hash_are_of_their_file(page):
+    scores = made.evaluate() | {"sha256": made.SHA}
+    shown = page(made.micro().to_json(), scores)
+    assert shown.headings.count(2) == 2
+    assert "Accuracy on insects top-1 91.7%" in " ".join(shown.text.split())
 
 
 def test_the_table_of_targets_has_a_column_for_each_file_and_every_reason(page):
@@ -80,7 +103,7 @@ def test_an_estimate_says_what_is_on_the_cpu_and_who_expects_it(page):
 
 def test_an_arena_that_does_not_exist_has_its_reason(page):
     text = page(made.micro_abort().to_json()).text
-    assert "TFLite Micro: no arena works: abort" in text
+    assert "no arena works: abort" in text
     assert "No arena up to 2.00 MiB works: the runtime ends with SIGABRT" in text
 
 
@@ -112,8 +135,8 @@ def test_a_comparison_of_runs_names_hosts_and_runs(page):
 def test_a_file_has_its_verdict_without_being_asked(cli, tmp_path):
     chain(tmp_path / "net.tflite", "RELU", "ELU")
     assert cli("report", tmp_path / "net.tflite", "-o", "report.html").status == 0
-    text = Page((tmp_path / "report.html").read_text()).text
-    assert "Edge TPU: 1 of 2 operators mapped" in text
+    text = " ".join(Page((tmp_path / "report.html").read_text()).text.split())
+    assert "Edge TPU 1 of 2 operators mapped" in text
     assert "net.tflite: 1 of 2 operators on the Edge TPU" in text
     assert str(tmp_path) not in text
 
@@ -122,8 +145,8 @@ def test_a_file_with_nothing_to_judge_says_so(cli, tmp_path):
     tensors = [tflite_writer.tensor(name, (1, 8)) for name in "ab"]
     tflite_writer.write(tmp_path / "net.tflite", tensors, [tflite_writer.custom("edgetpu-custom-op", [0], [1])])
     assert cli("report", tmp_path / "net.tflite", "-o", "report.html").status == 0
-    text = (tmp_path / "report.html").read_text()
-    assert "Edge TPU: no verdict" in text
+    text = " ".join(Page((tmp_path / "report.html").read_text()).text.split())
+    assert "Edge TPU no verdict" in text
     assert str(tmp_path) not in text
 
 
@@ -143,7 +166,7 @@ def test_names_that_are_attacks_are_text(page):
     for document in json.loads(json.dumps(made.documents())).values():
         shown = page(attack(document))
         assert not {"script", "link", "iframe"} & {tag for tag, _ in shown.tags}
-        assert all(source.startswith("data:") for source in shown.attributes("src"))
+        assert shown.attributes("src") == []
         assert "alert(1)" in shown.text
 
 
@@ -221,10 +244,8 @@ OTHER_VALUES = (None, -1, 0, 10**400, float("nan"), "<b>", [], {}, [None], True)
 @given(data=st.data())
 def test_any_other_value_anywhere_is_refused_or_shown(tmp_path, monkeypatch, valid_documents, data):
     """Nothing but `InputError` leaves a document that someone has changed: what is read can be made a page."""
-    for name in ("render_png", "render_svg"):
-        monkeypatch.setattr(figures, name, lambda figure: b"")
-    for name in ("plot_kind_shares", "plot_roofline", "plot_accelerators"):
-        monkeypatch.setitem(html._environment().globals, name, lambda *records: None)
+    for name in ("plot_bare_roofline", "plot_sweep", "themed_svg"):
+        monkeypatch.setitem(html._environment().globals, name, lambda *records: "")
     document = valid_documents[data.draw(st.sampled_from(sorted(valid_documents)))]
     path = data.draw(st.sampled_from(list(paths(document))))
     changed = replace(document, path, data.draw(st.sampled_from(OTHER_VALUES)))
@@ -234,18 +255,3 @@ def test_any_other_value_anywhere_is_refused_or_shown(tmp_path, monkeypatch, val
     except InputError:
         return
     assert "<b>" not in render_page(found)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("width", [360, 1280])
-def test_a_browser_shows_targets_without_scrolling_sideways(tmp_path, width):
-    found = []
-    for kind, document in made.documents().items():
-        (tmp_path / f"{kind}.json").write_text(json.dumps(document))
-        found += documents.read_documents(tmp_path / f"{kind}.json")
-    shown = seen(tmp_path, render_page(found), width)
-    assert shown["needed"] <= width, shown["wide"]
-    assert (shown["wide"], shown["scripts"], shown["requests"]) == ([], 0, [])
-    assert min(shown["pictures"]) > 100
-    for title in ("Targets", "Ethos-U, estimated by Vela", "Edge TPU", "TFLite Micro", "Accuracy", "Claims"):
-        assert title in shown["text"]

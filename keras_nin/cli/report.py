@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from keras_nin.cli import options
-from keras_nin.cli.output import TerminalProgress, print_result, remark
+from keras_nin.cli.output import TerminalProgress, print_checks, print_result, remark
 
 
 @click.command("claims", cls=options.Command, epilog="Example: keras-nin claims paperspace-params lecun-fc")
@@ -59,22 +59,43 @@ def claims_command(markdown: bool, as_json: bool, **arguments: Any) -> int:
 )
 @click.argument("sources", nargs=-1, required=True, metavar="FILE|JSON|CSV|MODEL...")
 @click.option("-o", "--out", metavar="FILE.html", help="Where the page goes.")
+@click.option("--title", metavar="TEXT", help="Heading of the page. [default: keras-nin report]")
+@options.require_option(help="Limits on every file. Exit status 1 where one fails. Repeatable.")
 @click.option("--plot", metavar="DIR", help="Save the figures as PNG files in this folder.")
 @options.force_option
-def report_command(**arguments: Any) -> None:
+def report_command(**arguments: Any) -> int:
     """Write everything that is known of some files as one HTML page that needs no network and runs no script.
 
     A .tflite file is audited and checked for the Edge TPU, without TensorFlow; the record that `keras-nin export` left
     beside it adds how it was made and its parity. A MODEL is audited as built. JSON is what other commands print or
-    write: audit, export, evaluate, claims, compare-runs, fit and edgetpu, and benchmark, ethosu and micro, which are
+    write: audit, export, claims, compare-runs and fit, and benchmark, edgetpu, ethosu, evaluate and micro, which are
     joined to their .tflite file by the file's hash. CSV is that of `keras-nin sweep`.
+
+    The page begins with one table of all files and the time of each by layer role; --require adds pass or FAIL to
+    every figure. A latency limit is checked on every machine and number of threads, an Ethos-U limit on every
+    accelerator in the report.
+
+    \b
+    Items of --require:
+      cpu=5ms             the median latency at most, in us, ms or s
+      edgetpu=full|95%    at least this share of the operators is mapped
+      ethosu=2ms          Vela's time at most, with nothing on the CPU
+      sram=64KiB          used on the Ethos-U at most, in B, kB, MB (thousands), KiB, MiB (1,024)
+      arena=256KiB        of TFLite Micro at most
+      flash=1MiB          the file's size at most
+      top1=95%            top-1 accuracy at least
+    An unknown value fails its limit.
 
     \b
     More examples:
       keras-nin benchmark a.tflite --json > a_host.json
       keras-nin report a.tflite a_host.json -o report.html --plot plots
+      keras-nin report a.tflite a_host.json -o report.html --title "Gate camera" --require cpu=5ms,flash=1MiB
     """
     from keras_nin.workflows.reports import build_report
 
-    for path in build_report(**arguments, progress=TerminalProgress()):
+    result = build_report(**arguments, progress=TerminalProgress())
+    print_checks(result.checks, failed_only=True)
+    for path in result.paths:
         remark(f"written: {path}")
+    return 0 if result.passed else 1

@@ -14,8 +14,12 @@ from keras_nin.schemas import FIT
 
 if TYPE_CHECKING:
     from keras_nin.benchmark.job import RunJob
+    from keras_nin.benchmark.records import Profile
+    from keras_nin.edge.edgetpu.records import EdgeTPUResult
+    from keras_nin.edge.ethosu.records import EthosUEstimate
     from keras_nin.edge.ethosu.vela import VelaTool
     from keras_nin.edge.micro.measurement import MicroInputs
+    from keras_nin.edge.micro.records import MicroResult
     from keras_nin.tflite.records import TFLiteModel
 
 CPU, EDGETPU, ETHOSU, MICRO = "cpu", "edgetpu", "ethosu", "micro"
@@ -281,6 +285,46 @@ def _pick_figures(figures: type[_Figures], result: object, **others: Any) -> _Fi
     return figures(**{name: getattr(result, name) for name in names}, **others)
 
 
+def cpu_figures(profile: "Profile") -> CPUFigures:
+    """Return the figures of a measured profile."""
+    from keras_nin.benchmark import layer_times
+
+    times = {"median_us": profile.total.median, "low_us": profile.total.low, "high_us": profile.total.high}
+    share = layer_times.sum_pointwise(profile).share if profile.layers else None
+    return _pick_figures(CPUFigures, profile, **times, pointwise_share=share)
+
+
+def edgetpu_figures(result: "EdgeTPUResult") -> EdgeTPUFigures:
+    """Return the figures of a verdict."""
+    if result.failure:
+        reasons = {"failure": result.failure.message, "why": result.failure.why, "fix": result.failure.fix}
+    else:
+        reasons = {"failure": None, "why": "; ".join(result.blocking_operators) or None, "fix": None}
+    memory = {"parameter_bytes": result.memory.parameter_bytes, "parameters": result.memory.state}
+    return _pick_figures(EdgeTPUFigures, result, **reasons, **memory, operators=result.kept)
+
+
+def ethosu_figures(estimate: "EthosUEstimate") -> EthosUFigures:
+    """Return the figures of an estimate."""
+    operators, on_cpu = estimate.operator_count, sum(layer.index is not None for layer in estimate.cpu_layers)
+    counts = {"on_npu": operators - on_cpu if estimate.uses_npu else 0, "operators": operators}
+    return _pick_figures(EthosUFigures, estimate, sram_bytes=estimate.used_bytes("SRAM"), **counts)
+
+
+def micro_figures(result: "MicroResult") -> MicroFigures | MissingFigures:
+    """Return the figures of a file on TFLite Micro, or why no arena works."""
+    from keras_nin.edge.micro import records
+
+    if result.arena is None:
+        kind, reason = (result.finding.kind, result.finding.message) if result.finding else ("no arena", "")
+        label = f"over {format_bytes(result.max_arena)}" if kind == records.TOO_SMALL else kind
+        return MissingFigures(MICRO, label, reason)
+    compared, names = result.comparison, ("bit_exact", "outputs", "differing")
+    others = {name: getattr(compared, name, None) for name in names}
+    others |= {"compared_on": compared and compared.inputs, "package": result.package}
+    return _pick_figures(MicroFigures, result.arena, arena_bytes=result.arena.bytes, **others)
+
+
 class _TargetRunner:
     """Runs files on targets; what fails on one does not end the others. Keeps the host and warnings of measurements."""
 
@@ -311,7 +355,7 @@ class _TargetRunner:
             return MissingFigures(target, label, str(error))
 
     def _measure_cpu(self, model: "TFLiteModel") -> CPUFigures:
-        from keras_nin.benchmark import layer_times, measure_files
+        from keras_nin.benchmark import measure_files
         from keras_nin.benchmark.measurement import run_job
 
         settings, run = self.settings, self._run or run_job
@@ -320,20 +364,12 @@ class _TargetRunner:
             self.warnings[warning.split(":")[0] if warning.startswith("the machine") else warning] = warning
         self.host = self.host or result.host
         (profile,) = result.profiles
-        times = {"median_us": profile.total.median, "low_us": profile.total.low, "high_us": profile.total.high}
-        share = layer_times.sum_pointwise(profile).share if profile.layers else None
-        return _pick_figures(CPUFigures, profile, **times, pointwise_share=share)
+        return cpu_figures(profile)
 
     def _predict_edgetpu(self, model: "TFLiteModel") -> EdgeTPUFigures:
         from keras_nin.edge.edgetpu.verdict import check_edgetpu
 
-        result = check_edgetpu(model)
-        if result.failure:
-            reasons = {"failure": result.failure.message, "why": result.failure.why, "fix": result.failure.fix}
-        else:
-            reasons = {"failure": None, "why": "; ".join(result.blocking_operators) or None, "fix": None}
-        memory = {"parameter_bytes": result.memory.parameter_bytes, "parameters": result.memory.state}
-        return _pick_figures(EdgeTPUFigures, result, **reasons, **memory, operators=result.kept)
+        return edgetpu_figures(check_edgetpu(model))
 
     def _estimate_ethosu(self, model: "TFLiteModel") -> EthosUFigures | MissingFigures:
         from keras_nin.edge.ethosu import estimate, vela
@@ -344,29 +380,20 @@ class _TargetRunner:
             return MissingFigures(ETHOSU, "needs the extra ethosu", str(error))
         accelerators, timeout = (self.settings.accelerator,), self.settings.timeout
         (found,) = estimate.estimate_ethosu(model, accelerators, timeout=timeout, tool=self._vela).estimates
-        operators, on_cpu = found.operator_count, sum(layer.index is not None for layer in found.cpu_layers)
-        counts = {"on_npu": operators - on_cpu if found.uses_npu else 0, "operators": operators}
-        return _pick_figures(EthosUFigures, found, sram_bytes=found.used_bytes("SRAM"), **counts)
+        return ethosu_figures(found)
 
     def _measure_micro(self, model: "TFLiteModel") -> MicroFigures | MissingFigures:
-        from keras_nin.edge.micro import measurement, records
+        from keras_nin.edge.micro import measurement
 
         try:
             measurement.require_tflite_micro()
         except InputError as error:
             return MissingFigures(MICRO, "needs the extra micro", str(error))
         settings = self.settings
-        result = measurement.measure_micro(
-            model, max_arena=settings.max_arena, inputs=self.micro_inputs(model), timeout=settings.timeout
+        inputs = self.micro_inputs(model)
+        return micro_figures(
+            measurement.measure_micro(model, max_arena=settings.max_arena, inputs=inputs, timeout=settings.timeout)
         )
-        if result.arena is None:
-            kind, reason = (result.finding.kind, result.finding.message) if result.finding else ("no arena", "")
-            label = f"over {format_bytes(settings.max_arena)}" if kind == records.TOO_SMALL else kind
-            return MissingFigures(MICRO, label, reason)
-        compared, names = result.comparison, ("bit_exact", "outputs", "differing")
-        others = {name: getattr(compared, name, None) for name in names}
-        others |= {"compared_on": compared and compared.inputs, "package": result.package}
-        return _pick_figures(MicroFigures, result.arena, arena_bytes=result.arena.bytes, **others)
 
 
 def parse_fit_limits(text: str, targets: Sequence[str] = TARGETS, *, argument: str = "require") -> tuple[Limit, ...]:
@@ -382,10 +409,11 @@ def parse_fit_limits(text: str, targets: Sequence[str] = TARGETS, *, argument: s
 def check_fit_limits(result: FitResult, limits: Iterable[Limit]) -> tuple[LimitCheck, ...]:
     """Compare every file with limits on `FIT_LIMITS`."""
     limits = tuple(limits)
-    return tuple(_check_file(file, limit) for file in result.results for limit in limits)
+    return tuple(check_file(file, limit) for file in result.results for limit in limits)
 
 
-def _check_file(file: FileFit, limit: Limit) -> LimitCheck:
+def check_file(file: FileFit, limit: Limit) -> LimitCheck:
+    """Compare one file with a limit on one of `FIT_LIMITS`."""
     if missing := file.find_missing(FIT_LIMITS[limit.item]):
         return check_limit(limit, None, reason=f"{missing.label}: {missing.reason}", subject=file.file)
     cpu, edgetpu, ethosu, micro = file.cpu, file.edgetpu, file.ethosu, file.micro

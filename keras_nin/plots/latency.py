@@ -10,6 +10,7 @@ from keras_nin import figures, plots
 from keras_nin.formatting import format_conditions, format_percent, format_us, shorten
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from keras_nin.benchmark.records import MachinePeak, Profile
     from keras_nin.benchmark.roofline import LayerEfficiency
 
-_MAX_BAR_NAME, _MAX_LEGEND_NAME, _MAX_HEADING = 34, 24, 400
+_MAX_BAR_NAME, _MAX_LEGEND_NAME, _MAX_HEADING, _WIDTH = 34, 34, 400, 6.4
 _BAR_INCHES, _NUMBERED_LAYERS = 0.19, 5
 
 
@@ -48,9 +49,7 @@ def plot_layer_times(profile: "Profile") -> "Figure":
         axes.margins(x=0.12)
         _add_heading(figure, f"{profile.file}: time of each layer", _describe_run(profile))
         patches = [Patch(color=style.color, label=style.label) for style in styles]
-        axes.legend(
-            handles=patches, loc="lower left", bbox_to_anchor=(0, 1), ncols=4, handlelength=1, borderaxespad=0.2
-        )
+        _add_legend(axes, patches, 4)
     return figure
 
 
@@ -77,7 +76,7 @@ def plot_cost_shares(audit: "Audit") -> "Figure":
 
 def _draw_shares(shares: Sequence[tuple[str, float, float]], label: str, title: str, foot: str) -> "Figure":
     """Return a figure with two bars, solid and pale, for the shares of each group of layers."""
-    with figures.new_figure(figures.NARROW, 1.5 + 0.46 * len(shares)) as figure:
+    with figures.new_figure(_WIDTH, 1.5 + 0.46 * len(shares)) as figure:
         axes = figure.subplots()
         for position, (name, *pair) in enumerate(shares):
             color = plots.group_style(name).color
@@ -101,29 +100,48 @@ def plot_roofline(profile: "Profile", efficiencies: "Sequence[LayerEfficiency]")
     The area of a marker grows with the layer's time; the slowest layers are numbered. `efficiencies`, at least one, are
     those that `keras_nin.benchmark.roofline.compute_efficiency` returns.
     """
+    from matplotlib.lines import Line2D
+
+    markers = [
+        Line2D([], [], ls="none", marker=style.marker, ms=8, color=style.color, label=style.label)
+        for style in plots.used_styles(efficiency.layer for efficiency in efficiencies)
+    ]
+    with figures.new_figure(_WIDTH, 5.4) as figure:
+        axes = figure.subplots()
+        draw_roofline(axes, profile, efficiencies)
+        names = ", ".join(
+            f"{number} {shorten(efficiency.layer.name, _MAX_LEGEND_NAME)} {format_percent(efficiency.layer.share)}"
+            for number, efficiency in enumerate(slowest_layers(efficiencies), 1)
+        )
+        _add_heading(figure, "Layers on the roofline", f"Slowest: {names}. {_describe_run(profile)}")
+        _add_legend(axes, markers, 3)
+    return figure
+
+
+def draw_roofline(axes: "Axes", profile: "Profile", efficiencies: "Sequence[LayerEfficiency]") -> None:
+    """Draw a roofline on empty axes, as in `plot_roofline`."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     dtypes = {efficiency.layer.dtype for efficiency in efficiencies}
-    slowest = sorted(efficiencies, key=lambda efficiency: -(efficiency.layer.share or 0.0))[:_NUMBERED_LAYERS]
-    with figures.new_figure(figures.NARROW, 5.9) as figure:
-        axes = figure.subplots()
-        axes.set(xscale="log", yscale="log", xlabel="MACs per byte moved", ylabel="GMAC/s")
-        for efficiency in efficiencies:
-            layer = efficiency.layer
-            style = plots.layer_style(layer.kind, layer.role)
-            look = {"marker": style.marker, "color": style.color, "edgecolors": "white", "linewidths": 0.6, "zorder": 3}
-            size = 25 + 500 * (layer.share or 0.0)
-            axes.scatter(efficiency.intensity, efficiency.gmacs_per_s, s=size, **look)
-        _draw_roofs(axes, [peak for peak in profile.peaks if peak.dtype in dtypes])
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
-            axis.set_minor_formatter(NullFormatter())
-        _draw_numbers(axes, slowest)
-        axes.grid(True)
-        _add_heading(figure, "Layers on the roofline", _describe_run(profile))
-        _draw_legends(axes, efficiencies, slowest)
-    return figure
+    axes.set(xscale="log", yscale="log", xlabel="MACs per byte moved", ylabel="GMAC/s")
+    for efficiency in efficiencies:
+        layer = efficiency.layer
+        style = plots.layer_style(layer.kind, layer.role)
+        look = {"marker": style.marker, "color": style.color, "edgecolors": "white", "linewidths": 0.6, "zorder": 3}
+        size = 25 + 500 * (layer.share or 0.0)
+        axes.scatter(efficiency.intensity, efficiency.gmacs_per_s, s=size, **look)
+    _draw_roofs(axes, [peak for peak in profile.peaks if peak.dtype in dtypes])
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
+        axis.set_minor_formatter(NullFormatter())
+    _draw_numbers(axes, slowest_layers(efficiencies))
+    axes.grid(True)
+
+
+def slowest_layers(efficiencies: "Sequence[LayerEfficiency]") -> "list[LayerEfficiency]":
+    """Return the layers that a roofline numbers, the slowest first."""
+    return sorted(efficiencies, key=lambda efficiency: -(efficiency.layer.share or 0.0))[:_NUMBERED_LAYERS]
 
 
 def _draw_numbers(axes: "Axes", slowest: "Sequence[LayerEfficiency]") -> None:
@@ -153,23 +171,15 @@ def _draw_roofs(axes: "Axes", peaks: "Sequence[MachinePeak]") -> None:
     axes.set_ylim(low, 1.6 * max(high / 1.2, *(peak.gmacs_per_s for peak in peaks)))
 
 
-def _draw_legends(
-    axes: "Axes", efficiencies: "Sequence[LayerEfficiency]", slowest: "Sequence[LayerEfficiency]"
-) -> None:
-    """Draw the markers' meaning and the names of the numbered layers below the axes."""
-    from matplotlib.lines import Line2D
+def _add_legend(axes: "Axes", handles: "Sequence[Artist]", columns: int) -> None:
+    """Add a legend above the axes, from the left edge of the figure on: names of layers can take much of its width."""
+    from matplotlib.transforms import blended_transform_factory
 
-    common = {"loc": "upper left", "borderaxespad": 0, "handletextpad": 0.4}
-    markers = [
-        Line2D([], [], ls="none", marker=style.marker, ms=8, color=style.color, label=style.label)
-        for style in plots.used_styles(efficiency.layer for efficiency in efficiencies)
-    ]
-    axes.add_artist(axes.legend(handles=markers, bbox_to_anchor=(-0.12, -0.14), **common))
-    handles = []
-    for number, efficiency in enumerate(slowest, 1):
-        name = f"{number}  {shorten(efficiency.layer.name, _MAX_LEGEND_NAME)}, {format_percent(efficiency.layer.share)}"
-        handles.append(Line2D([], [], ls="none", label=name))
-    axes.legend(handles=handles, bbox_to_anchor=(0.25, -0.14), handlelength=0, **common)
+    transform = blended_transform_factory(axes.figure.transFigure, axes.transAxes)
+    axes.legend(
+        handles=handles, loc="lower left", bbox_to_anchor=(0.01, 1), bbox_transform=transform, ncols=columns,
+        handlelength=1, borderaxespad=0.2,
+    )  # fmt: skip
 
 
 def _add_heading(figure: "Figure", title: str, foot: str) -> None:

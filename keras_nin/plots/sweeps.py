@@ -42,6 +42,13 @@ def plot_layer_sweep(
         _draw_kernel_ratios(left, kernel_ratios)
         _draw_alignment_costs(right, alignment_costs)
         figure.suptitle(format_host(host), fontsize=10)
+        handles = {
+            label: handle
+            for axes in (left, right)
+            for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+        }
+        if handles:
+            figure.legend(handles=list(handles.values()), loc="outside lower center", ncols=len(handles))
     return figure
 
 
@@ -67,7 +74,6 @@ def _draw_kernel_ratios(axes: "Axes", kernel_ratios: "Sequence[KernelRatio]") ->
     axes.yaxis.set_major_locator(FixedLocator(_RATIO_TICKS))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter("{x:g}")
-    axes.legend()
 
 
 def _draw_alignment_costs(axes: "Axes", alignment_costs: "Sequence[AlignmentCost]") -> None:
@@ -86,7 +92,6 @@ def _draw_alignment_costs(axes: "Axes", alignment_costs: "Sequence[AlignmentCost
     ]
     axes.set_xticks(range(len(positions)), labels)
     axes.set_ylim(0, 1.1 * max(1.2, *(cost.cost for cost in alignment_costs)))
-    axes.legend()
 
 
 def _alignment_key(cost: "AlignmentCost") -> tuple[str, int, int, int]:

@@ -48,6 +48,11 @@ class EdgeTPUPrediction:
     sha256: str | None = None
     reason: str | None = None
 
+    @property
+    def multiple_subgraphs(self) -> bool:
+        """Whether the verdict allows several subgraphs on the Edge TPU."""
+        return self.result is not None and self.result.multiple_subgraphs
+
 
 @dataclass(frozen=True)
 class CalibrationDocument:
@@ -110,6 +115,7 @@ class EvaluateDocument(ClassificationScores):
     weights: str | None = None
     outputs: tuple[OutputScores, ...] = ()
     speed: SpeedDocument | None = None
+    sha256: str | None = None
 
 
 Document: TypeAlias = (
@@ -232,7 +238,7 @@ def _read_edgetpu(document: Json) -> EdgeTPUPrediction:
     fields = {"memory": memory, "subgraphs": total.get("subgraphs")}
     result = record_from_json(EdgeTPUResult, _without_checks(document) | fields)
     name = base_name(result.model)
-    return EdgeTPUPrediction(name, dataclasses.replace(result, model=name))
+    return EdgeTPUPrediction(name, dataclasses.replace(result, model=name, notes=()), result.sha256)
 
 
 def _without_checks(document: Json) -> dict[str, Any]:

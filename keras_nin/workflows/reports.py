@@ -12,7 +12,7 @@ from keras_nin import files, schemas
 from keras_nin.errors import InputError
 from keras_nin.files import AnyPath
 from keras_nin.formatting import format_count
-from keras_nin.results import Result
+from keras_nin.results import CheckedResult, Result
 from keras_nin.workflows import SILENT, Progress
 from keras_nin.workflows.inputs import open_model, start_keras
 
@@ -25,29 +25,43 @@ _HTML = (".html", ".htm")
 SOFT_MASK_CLAIM = "demystified-softconv"
 
 
+@dataclasses.dataclass(frozen=True, repr=False)
+class ReportResult(CheckedResult):
+    """The paths of the files that were written; `checks` are the limits on the files of the report."""
+
+    paths: tuple[pathlib.Path, ...]
+
+    def _summary(self) -> str:
+        return ", ".join(map(str, self.paths))
+
+    def _rows(self) -> list[dict[str, Any]]:
+        return [{"path": str(path)} for path in self.paths]
+
+
 def build_report(
     sources: Sequence[AnyPath],
     *,
     out: AnyPath | None = None,
+    title: str | None = None,
+    require: str | None = None,
     plot: AnyPath | None = None,
     force: bool = False,
     progress: Progress = SILENT,
-) -> list[pathlib.Path]:
+) -> ReportResult:
     """Write everything that is known of some files as one HTML page, and the figures as PNG files.
 
     Args:
         sources: .tflite files, JSON documents and CSV files of other commands, and models.
-        out, plot: path of the HTML page, and folder for the figures.
+        out, title, plot: path of the HTML page, its heading, and folder for the figures.
+        require: limits on every file, such as ``"cpu=5ms,edgetpu=full,arena=256KiB,top1=95%"``.
         force: replace files with different content.
         progress: what reports the progress.
 
-    Returns:
-        Paths of the files that were written.
-
     Raises:
-        InputError: neither `out` nor `plot`, a source that cannot be read, or nothing to plot.
+        InputError: neither `out` nor `plot`, a source that cannot be read, limits without files, or nothing to plot.
     """
-    from keras_nin.report.html.page import render_page, render_plots
+    from keras_nin.report.html import comparison
+    from keras_nin.report.html.page import DEFAULT_TITLE, render_page, render_plots
 
     if out is None and plot is None:
         raise InputError("Pass `out` for an HTML page, `plot` for a folder of figures, or both", argument="out")
@@ -55,17 +69,21 @@ def build_report(
     if page is not None and (page.suffix.lower() not in _HTML or page.is_dir()):
         raise InputError(f"Expected `out` to name a .html file. Received: {str(page)!r}", argument="out", path=page)
     files.check_output_folder(page.parent if page else pathlib.Path(plot or ""))
+    limits = comparison.parse_report_limits(require) if require else ()
     documents = [document for source in sources for document in _read_source(source, progress)]
+    compared = comparison.compare_files(comparison.group_by_file(documents), limits)
+    if limits and not compared.rows:
+        raise InputError("`require` limits files, and the report has none", argument="require")
     contents: dict[pathlib.Path, bytes] = {}
     with progress.task("Drawing"):
         if page is not None:
-            contents[page] = render_page(documents).encode()
+            contents[page] = render_page(documents, title=title or DEFAULT_TITLE, comparison=compared).encode()
         if plot is not None:
             plots = render_plots(documents)
             if not plots:
                 raise InputError("`plot` needs a benchmark with layers, or a sweep", argument="plot")
             contents |= {pathlib.Path(plot) / name: content for name, content in plots.items()}
-    return files.write_files(contents, force)
+    return ReportResult(tuple(files.write_files(contents, force)), checks=compared.checks)
 
 
 def _read_source(source: AnyPath, progress: Progress) -> Sequence[Any]:

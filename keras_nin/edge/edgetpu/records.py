@@ -137,6 +137,7 @@ class EdgeTPUResult(CheckedResult):
         subgraphs: number of mapped subgraphs.
         doubts: what the verdict cannot decide.
         compilation, differences: what the compiler printed, where it was run, and the rows that differ from it.
+        sha256: hash of the file; None in documents of version 0.2.0.
     """
 
     model: str
@@ -148,6 +149,7 @@ class EdgeTPUResult(CheckedResult):
     doubts: tuple[str, ...] = ()
     compilation: EdgeTPUCompilation | None = None
     differences: tuple[CompilerDifference, ...] = ()
+    sha256: str | None = None
 
     @property
     def compiles(self) -> bool:
@@ -203,6 +205,7 @@ class EdgeTPUResult(CheckedResult):
         return {
             "schema": EDGETPU,
             "model": self.model,
+            "sha256": self.sha256,
             "multiple_subgraphs": self.multiple_subgraphs,
             "compiles": self.compiles,
             "failure": fields["failure"],

@@ -61,6 +61,7 @@ def check_edgetpu(file: ModelSource, *, multiple_subgraphs: bool = False, withou
         subgraphs=len(subgraphs),
         memory=place_parameters(kept, mapped),
         doubts=tuple(_find_doubts(model, operators)),
+        sha256=model.sha256,
     )
 
 

@@ -1,15 +1,13 @@
 """One self-contained HTML page of everything that is known of some files, and its figures as PNG files.
 
 The page requests nothing from a network and runs no script, and says so in a Content-Security-Policy. Names from files
-are escaped by Jinja; characters that would move a cursor or reverse text are shown as escapes. Pictures are data URIs.
+are escaped by Jinja; characters that would move a cursor or reverse text are shown as escapes.
 """
 
-import base64
-import dataclasses
 import functools
 import pathlib
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from keras_nin import figures, plots
 from keras_nin.audit import tables
@@ -19,28 +17,20 @@ from keras_nin.benchmark.comparison import RunComparison
 from keras_nin.benchmark.records import BenchmarkResult, Profile
 from keras_nin.benchmark.roofline import LayerEfficiency, compute_efficiency
 from keras_nin.claims.claim import ClaimsResult
-from keras_nin.edge.ethosu.records import EthosUResult
 from keras_nin.edge.fit import FitResult
-from keras_nin.edge.micro.records import MicroResult
-from keras_nin.formatting import format_count, format_host, format_us
+from keras_nin.formatting import format_host
 from keras_nin.plots import latency, sweeps
 from keras_nin.report import accuracy, claims, edge, fit
-from keras_nin.report.documents import (
-    Document,
-    EdgeTPUPrediction,
-    EvaluateDocument,
-    ExportDocument,
-    NamedAudit,
-    RatiosDocument,
-    SweepDocument,
-    base_name,
-)
+from keras_nin.report.documents import Document, EvaluateDocument, RatiosDocument, SweepDocument, base_name
+from keras_nin.report.html import charts
+from keras_nin.report.html.comparison import Comparison, compare_files, group_by_file
 from keras_nin.report.rendering import Table, environment, make_table
 
 if TYPE_CHECKING:
     import jinja2
     from matplotlib.figure import Figure
 
+DEFAULT_TITLE = "keras-nin report"
 # The macro in documents.html.j2 of each kind of document that is not of one file alone, in the order of the page.
 _OTHER_KINDS: dict[type, str] = {
     FitResult: "targets",
@@ -52,85 +42,62 @@ _OTHER_KINDS: dict[type, str] = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class FileReport:
-    """What is known of one file or network; the rest is None or empty.
+def render_page(
+    documents: Iterable[Document], *, title: str = DEFAULT_TITLE, comparison: Comparison | None = None
+) -> str:
+    """Return the page as text, the same for the same documents: all files, a section for each, then everything else.
 
-    Attributes:
-        title: name of the file or the model.
-        ethosu: its Ethos-U estimates, one for each run of Vela.
+    Args:
+        title: the heading.
+        comparison: all files side by side; None compares them without limits.
     """
-
-    title: str
-    sha256: str | None = None
-    bytes: int | None = None
-    audit: Audit | None = None
-    export: ExportDocument | None = None
-    profiles: tuple[Profile, ...] = ()
-    edgetpu: EdgeTPUPrediction | None = None
-    ethosu: tuple[EthosUResult, ...] = ()
-    micro: MicroResult | None = None
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """What a reader must know before any number: what was random, and the notes of the measurements."""
-        labels = []
-        if self.export is not None:
-            if self.export.weights.startswith(("random", "he (seed")):
-                labels.append(f"weights: {self.export.weights}")
-            calibration = self.export.calibration
-            if calibration is not None and (calibration.latency_only or calibration.source == "random"):
-                labels.append("random calibration: for latency only")
-        return tuple(dict.fromkeys([*labels, *(note for profile in self.profiles for note in profile.notes)]))
-
-
-def render_page(documents: Iterable[Document]) -> str:
-    """Return the page as text, the same for the same documents: a section for each file, then for everything else."""
     documents = tuple(documents)
     reports = group_by_file(documents)
-    benchmarks = [document for document in documents if isinstance(document, BenchmarkResult)]
-    others = []
+    comparison = comparison or compare_files(reports)
+    others: list[tuple[str, str, Document]] = []
     for kind, macro in _OTHER_KINDS.items():
-        of_kind = (document for document in documents if type(document) is kind)
+        of_kind = [document for document in documents if type(document) is kind and not _is_of_file(document)]
         others += [(macro, f"{macro}-{number}", document) for number, document in enumerate(of_kind, 1)]
+    benchmarks = [document for document in documents if isinstance(document, BenchmarkResult)]
+    profiles = [(report.name, profile) for report in reports for profile in report.profiles]
     return (
         _environment()
         .get_template("page.html.j2")
         .render(
+            title=title,
             reports=reports,
             others=others,
-            overview=make_table("files_shown", map(_overview_record, reports)),
-            machines=[format_host(profile.host) for report in reports for profile in report.profiles],
+            comparison=comparison,
+            times=charts.chart_times(profiles),
+            machines=[f"batch {profile.batch}, on {format_host(profile.host)}" for _, profile in profiles],
             warnings=[warning for benchmark in benchmarks for warning in benchmark.warnings],
             styles=plots.LAYER_STYLES,
         )
     )
 
 
+def _is_of_file(document: Document) -> bool:
+    """Whether a document that can stand alone is shown with its file."""
+    return isinstance(document, EvaluateDocument) and document.sha256 is not None
+
+
 @functools.cache
 def _environment() -> "jinja2.Environment":
     """Return the environment of the HTML templates, with the functions that they call."""
     env = environment(autoescape=True)
-    env.filters |= {
-        "svg": lambda figure: _data_uri("svg+xml", figures.render_svg(figure)),
-        "png": lambda figure: _data_uri("png", figures.render_png(figure)),
-    }
+    env.filters["ink"] = charts.ink
     functions = (
-        *(zip, base_name, compute_efficiency, plots.layer_style, plots.used_styles),
+        *(zip, base_name, compute_efficiency, plots.layer_style, plots.used_styles, latency.slowest_layers),
         *(layer_times.sum_by_role, layer_times.sum_by_block, layer_times.sum_pointwise),
         *(tables.list_totals, tables.list_conventions, accuracy.parity_verdict, accuracy.check_table),
         *(accuracy.confusion_table, edge.edgetpu_reason_lines, edge.edgetpu_summary_lines, edge.ethosu_layer_table),
         *(fit.fit_tables, fit.fit_reason_lines, fit.fit_note_lines, claims.figure_records, claims.conditions_line),
         *(_audit_table, _latency_layer_table, _layer_changes_table, _plot_sweep, sweep_results.format_findings),
-        *(latency.plot_kind_shares, latency.plot_roofline, sweeps.plot_accelerators),
+        *(charts.chart_shares, charts.chart_accelerators, charts.plot_bare_roofline, charts.themed_svg),
     )
     env.globals |= {function.__name__.lstrip("_"): function for function in functions}
     env.globals |= {"overhead_style": plots.OVERHEAD_STYLE, "max_matrix_classes": accuracy.MAX_MATRIX_CLASSES}
     return env
-
-
-def _data_uri(kind: str, content: bytes) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def _audit_table(audit: Audit, depth: int) -> Table:
@@ -161,17 +128,6 @@ def _plot_sweep(sweep: SweepDocument) -> "Figure":
     return sweeps.plot_layer_sweep(ratios, costs, sweep.host)
 
 
-def _overview_record(report: FileReport) -> dict[str, Any]:
-    latencies = (
-        f"{format_us(profile.total.median)} ({format_count(profile.threads, 'thread')}, "
-        f"{format_count(profile.runs, 'run')})"
-        for profile in report.profiles
-    )
-    parity = report.export.parity if report.export else None
-    verdict = accuracy.parity_verdict(parity) if parity else "-"
-    return {"row": report, "parity": verdict, "latencies": "; ".join(latencies)}
-
-
 def render_plots(documents: Iterable[Document]) -> dict[str, bytes]:
     """Return the figures of all profiles with layers and all sweeps as PNG files, by file name.
 
@@ -196,46 +152,3 @@ def render_plots(documents: Iterable[Document]) -> dict[str, bytes]:
 def _safe_stem(name: str) -> str:
     """Return a file name without its suffix and without characters that a file system refuses."""
     return "".join(char if char.isalnum() or char in "._-" else "_" for char in pathlib.PurePath(name).stem)[:80]
-
-
-def group_by_file(documents: Iterable[Document]) -> tuple[FileReport, ...]:
-    """Return what is known of each file, in the order in which the documents mention them.
-
-    Documents with the same hash are of the same file, whatever its name; an audit of a model stands alone.
-    """
-    reports: dict[object, FileReport] = {}
-    for number, document in enumerate(documents):
-        for report in _parts_of_reports(document):
-            key = report.sha256 or (number, report.title)
-            reports[key] = _merge(reports[key], report) if key in reports else report
-    return tuple(reports.values())
-
-
-def _parts_of_reports(document: Document) -> Iterator[FileReport]:
-    """Yield what a document says of single files."""
-    if isinstance(document, BenchmarkResult):
-        for profile in document.profiles:
-            yield FileReport(profile.file, profile.sha256, profile.file_bytes, profiles=(profile,))
-    elif isinstance(document, ExportDocument):
-        yield FileReport(document.file, document.sha256, document.bytes, export=document)
-    elif isinstance(document, NamedAudit):
-        yield FileReport(document.name, document.sha256, document.bytes, audit=document.audit)
-    elif isinstance(document, EdgeTPUPrediction):
-        yield FileReport(document.name, document.sha256, edgetpu=document)
-    elif isinstance(document, EthosUResult):
-        estimate = document.estimates[0]
-        yield FileReport(document.file, estimate.sha256, estimate.file_bytes, ethosu=(document,))
-    elif isinstance(document, MicroResult):
-        yield FileReport(document.file, document.sha256, document.file_bytes, micro=document)
-
-
-def _merge(report: FileReport, other: FileReport) -> FileReport:
-    """Return a report with what another adds: new items of tuples, and values that were missing."""
-    changes = {}
-    for field in dataclasses.fields(FileReport):
-        old, new = getattr(report, field.name), getattr(other, field.name)
-        if isinstance(old, tuple):
-            changes[field.name] = (*old, *(item for item in new if item not in old))
-        elif old is None:
-            changes[field.name] = new
-    return dataclasses.replace(report, **changes)
