@@ -77,6 +77,16 @@ def test_scores_with_a_hash_are_of_their_file(page):
     assert "Accuracy on insects top-1 91.7%" in " ".join(shown.text.split())
 
 
+def test_scores_of_another_task_stand_in_the_first_table(tmp_path):
+    output = {"output": None, "task": "regression", "images": 12, "scores": {"mae": 0.5, "rmse": 0.75, "r2": None}}
+    none = {"top1": None, "top5": None, "per_class": [], "confusion": {"classes": [], "matrix": []}}
+    scores = made.evaluate() | none | {"sha256": made.SHA, "outputs": [output]}
+    (tmp_path / "scores.json").write_text(json.dumps(scores))
+    head, row = rows(text := render_page(documents.read_documents(tmp_path / "scores.json")))
+    assert (head, row[2]) == (["File", "Size", "Scores"], "MAE 0.5")
+    assert "MAE 0.5, RMSE 0.75 (regression)" in text
+
+
 def test_the_table_of_targets_has_a_column_for_each_file_and_every_reason(page):
     text = " ".join(page(made.fit().to_json()).text.split())
     for cells in (

@@ -96,7 +96,7 @@ def _output_cells(parity: "Parity", side: str) -> dict[str, Any]:
 def format_score_values(scores: Mapping[str, float | None], count: int | None = None) -> str:
     """Return scores such as ``"MAE 0.12, RMSE 0.2, R2 0.95"``, at most `count`, without what is not defined."""
     known = [
-        f"{_SCORE_NAMES[name]} {value:.4g}" if name in _NUMBERS else f"{_SCORE_NAMES[name]} {format_percent(value)}"
+        f"{_SCORE_NAMES.get(name, name)} {f'{value:.4g}' if name in _NUMBERS else format_percent(value)}"
         for name, value in scores.items()
         if value is not None
     ]

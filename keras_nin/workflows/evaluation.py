@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from keras_nin import schemas
+from keras_nin import files, schemas
 from keras_nin.errors import InputError
 from keras_nin.formatting import format_count
 from keras_nin.limits import Limit, LimitCheck, LimitItem, Unit, check_limit, parse_limits
@@ -43,6 +43,7 @@ class EvaluateResult(Result):
         label_offset: output of label 0.
         speed: images per second with batch, threads, runs and host; None for a Keras model.
         notes: what a reader should know.
+        sha256: hash of the file; None for a Keras model.
     """
 
     file: str
@@ -54,6 +55,7 @@ class EvaluateResult(Result):
     label_offset: int
     speed: dict[str, Any] | None
     notes: tuple[str, ...] = ()
+    sha256: str | None = None
 
     @property
     def scores(self) -> ClassificationScores | None:
@@ -82,6 +84,7 @@ class EvaluateResult(Result):
         return {
             "schema": schemas.EVALUATE,
             "file": self.file,
+            "sha256": self.sha256,
             **(self.scores.to_json() if self.scores else none),
             "data": self.data,
             "preprocessing": self.preprocessing.to_json() if self.preprocessing else None,
@@ -225,6 +228,7 @@ def _evaluate(
         offset,
         speed,
         notes,
+        sha256=None if network.threads is None else files.sha256(files.read_bytes(os.fspath(model))),
     )
 
 

@@ -31,6 +31,10 @@ class ReportResult(CheckedResult):
 
     paths: tuple[pathlib.Path, ...]
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the result as a JSON-ready dictionary (schema ``keras_nin.report/1``)."""
+        return {"schema": schemas.REPORT, "paths": list(map(str, self.paths)), **self._checks_to_json()}
+
     def _summary(self) -> str:
         return ", ".join(map(str, self.paths))
 

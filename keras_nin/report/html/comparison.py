@@ -26,6 +26,7 @@ from keras_nin.edge.fit import (
 from keras_nin.edge.micro.records import MicroResult
 from keras_nin.formatting import format_bytes, format_count, format_percent, format_us
 from keras_nin.limits import Limit, LimitCheck, LimitItem, Unit, check_limit, format_value, parse_limits
+from keras_nin.report.accuracy import format_score_values, parity_verdict
 from keras_nin.report.documents import (
     Document,
     EdgeTPUPrediction,
@@ -101,6 +102,22 @@ class FileReport:
         if self.evaluations:
             return self.evaluations[0].top1
         return self.export.parity.file_top1 if self.export and self.export.parity else None
+
+    @property
+    def is_no_classifier(self) -> bool:
+        """Whether it has scores of another task, such as the error of a regression."""
+        return self.top1 is None and bool(self.scores()[0])
+
+    def scores(self) -> tuple[str, str]:
+        """Return what the file and its model score: top-1, or the first score of another task; "" where unknown."""
+        parity = self.export.parity if self.export else None
+        first = self.evaluations[0].outputs[:1] if self.evaluations else ()
+        by_side = {} if parity is None or parity.task in (None, "classification") else parity.scores or {}
+        of_file = format_score_values(first[0].scores if first else by_side.get("file", {}), 1)
+        of_model = format_score_values(by_side.get("model", {}), 1)
+        if parity is not None and parity.model_top1 is not None:
+            of_model = format_percent(parity.model_top1)
+        return of_file if self.top1 is None else format_percent(self.top1), of_model
 
     def figures(self) -> dict[ColumnKey, Figures]:
         """Return the figures by column; those of `fit` where no other document has any."""
@@ -261,7 +278,7 @@ def compare_files(reports: Iterable[FileReport], limits: Sequence[Limit] = ()) -
     for target in (CPU, EDGETPU, MICRO, ETHOSU):  # the accelerators, which may be many, come last
         measured = [key for key in keys if key[0] == target]
         columns += measured or [(target, "")] * bool(on_target[target])
-    if not on_target[TOP1] and all(report.top1 is None for report in files):
+    if not on_target[TOP1] and not any(report.scores()[0] for report in files):
         columns.remove((TOP1, ""))
     rows = []
     for report, found in zip(files, figures, strict=True):
@@ -274,7 +291,7 @@ def compare_files(reports: Iterable[FileReport], limits: Sequence[Limit] = ()) -
         rows.append(ComparisonRow(report, tuple(cells), tuple(checks)))
     heads = (
         ComparisonColumn(
-            _HEADINGS[target],
+            "Scores" if target == TOP1 and any(report.is_no_classifier for report in files) else _HEADINGS[target],
             condition if target in (CPU, ETHOSU) else ", ".join(filter(None, (_CONDITIONS.get(target), condition))),
             tuple(map(_format_limit, on_target[target])),
         )
@@ -325,11 +342,13 @@ def _cell_lines(
             total = report.audit.total
             yield CellLine(f"{'>= ' if total.macs_unknown else ''}{total.macs:,} MACs")
     elif target == TOP1:
-        missing = "not measured" if checks else "-"
-        yield CellLine(missing if report.top1 is None else format_percent(report.top1), verdicts.get("top1"))
+        of_file, of_model = report.scores()
+        yield CellLine(of_file or ("not measured" if checks else "-"), verdicts.get("top1"))
         if parity is not None:
-            model = "" if parity.model_top1 is None else f"model {format_percent(parity.model_top1)}, "
-            yield CellLine(f"{model}parity", parity.passed if parity.checks else None)
+            verdict = parity_verdict(parity)
+            is_plain = verdict not in ("pass", "FAIL")
+            text = f"{f'model {of_model}, ' if of_model else ''}{verdict if is_plain else 'parity'}"
+            yield CellLine(text, None if is_plain else parity.passed)
     elif figures is None:
         yield CellLine("not measured" if checks else "-", False if checks else None)
     elif isinstance(figures, MissingFigures):

@@ -85,7 +85,7 @@ def _is_of_file(document: Document) -> bool:
 def _environment() -> "jinja2.Environment":
     """Return the environment of the HTML templates, with the functions that they call."""
     env = environment(autoescape=True)
-    env.filters["ink"] = charts.ink
+    env.filters |= {"ink": charts.ink, "output_scores": accuracy.format_output_scores}
     functions = (
         *(zip, base_name, compute_efficiency, plots.layer_style, plots.used_styles, latency.slowest_layers),
         *(layer_times.sum_by_role, layer_times.sum_by_block, layer_times.sum_pointwise),
