@@ -69,6 +69,8 @@ class Head:
         """Return labels (N, ...) in the form that the scores take; `InputError` where they do not fit the output."""
         targets = np.asarray(targets)
         count, sizes = len(targets), [size or 1 for size in self.shape]
+        if self.task != "regression" and targets.dtype.kind == "f" and (targets == np.round(targets)).all():
+            targets = targets.astype(np.int64)  # 0.0 and 1.0 are decisions too
         is_whole = targets.dtype.kind in "iub"
         received = f"{targets.dtype} {targets.shape} in {source!r}"
         if self.task == "regression":

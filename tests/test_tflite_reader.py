@@ -178,7 +178,6 @@ def test_a_tensor_of_no_elements_is_an_empty_array():
     ("made", "message"),
     [
         (tensor("computed", "INT8", [4]), "'computed', which has no values in the file"),
-        (tensor("packed", "INT4", [24], 1), "'packed', which is int4"),
         (tensor("brain", "BFLOAT16", [6], 1), "'brain', which is bfloat16"),
         (tensor("words", "STRING", [1], 1), "'words', which is string"),
         (tensor("few", "INT8", [99], 1, sparsity=record("SparsityParameters")), "'few', which is sparse int8"),
