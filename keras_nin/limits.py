@@ -31,6 +31,7 @@ class Unit(enum.Enum):
     DECIBELS = "ratio in dB"
     STEPS = "number of quantization steps"
     POINTS = "number of percentage points"
+    NUMBER = "number"
 
 
 _FACTORS: dict[Unit, dict[str, int | Fraction]] = {
@@ -41,6 +42,7 @@ _FACTORS: dict[Unit, dict[str, int | Fraction]] = {
     Unit.DECIBELS: {"": 1, "dB": 1},
     Unit.STEPS: {"": 1, "LSB": 1},
     Unit.POINTS: {"": 1, "pp": 1},
+    Unit.NUMBER: {"": 1},
 }
 _EXAMPLES = {
     Unit.COUNT: "1300000, 1300k or 1.3M",
@@ -50,6 +52,7 @@ _EXAMPLES = {
     Unit.DECIBELS: "30dB",
     Unit.STEPS: "8LSB",
     Unit.POINTS: "2.5pp",
+    Unit.NUMBER: "0.5",
 }
 
 
@@ -191,7 +194,7 @@ def _parse_number(text: str, unit: Unit) -> tuple[Fraction | None, str]:
 
 def _describe(unit: Unit) -> str:
     units = ", ".join(name for name in _FACTORS[unit] if name)
-    return f"{unit.value} such as {_EXAMPLES[unit]} (units as written: {units})"
+    return f"{unit.value} such as {_EXAMPLES[unit]}" + (f" (units as written: {units})" if units else "")
 
 
 def parse_byte_count(text: str, *, argument: str) -> int:
@@ -273,6 +276,8 @@ def format_value(unit: Unit, value: float | Fraction) -> str:
         return f"{100 * float(value):.6g}%"
     if unit in (Unit.DECIBELS, Unit.STEPS, Unit.POINTS):
         return f"{float(value):.6g} {list(_FACTORS[unit])[-1]}"
+    if unit is Unit.NUMBER:
+        return f"{float(value):.6g}"
     number = _to_number(value)
     return f"{number:,} bytes ({format_bytes(float(value))})" if unit is Unit.BYTES else f"{number:,}"
 

@@ -80,7 +80,7 @@ def check(cli, words, *fragments):
 CASES = {
     # MODEL
     "audit squeezenet": ("Received: 'squeezenet'. Did you mean squeezenet_",),
-    "audit nin_digit --json": ("Did you mean nin_digits",),
+    "audit nin_digit": ("Did you mean nin_digits",),
     "export qqq": ("Received: 'qqq'. Known: ",),
     "train nin_digitz": ("Did you mean nin_digits",),
     "verify nin_digitz digits.tflite": ("Did you mean nin_digits",),
@@ -209,7 +209,7 @@ def test_cifar10_without_a_network(cli, tmp_path, monkeypatch, command):
 
 
 def test_a_message_of_several_lines_becomes_one(capsys):
-    assert main._fail("Expected this.\n  Received: that.", 2) == 2
+    assert main._fail(ValueError(), "Expected this.\n  Received: that.", 2) == 2
     assert capsys.readouterr().err == "Error: Expected this. Received: that.\n"
 
 

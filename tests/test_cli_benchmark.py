@@ -103,7 +103,7 @@ def test_what_does_not_run_does_not_stop_the_others(cli, network, other, tmp_pat
 def test_nothing_runs(cli, tmp_path):
     (tmp_path / "broken.tflite").write_bytes(b"no")
     ran = cli("benchmark", "broken.tflite", *FEW, "--json", "--out", "results")
-    assert (ran.status, ran.out, ran.err.count("\n")) == (2, "", 1)
+    assert (ran.status, ran.json["error"]["path"], ran.err.count("\n")) == (2, "broken.tflite", 1)
     assert not (tmp_path / "results").exists()
 
 
@@ -118,7 +118,7 @@ def test_files_of_results(cli, network, tmp_path):
     assert document == ran.json
     before = path.read_bytes()
     again = cli(*words)
-    assert (again.status, again.out) == (2, "")
+    assert (again.status, again.json["error"]["argument"]) == (2, "force")
     assert "--force" in again.err
     assert path.read_bytes() == before
     assert cli(*words, "--force").status == 0

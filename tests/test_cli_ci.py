@@ -214,12 +214,13 @@ def test_bash_completes_commands_and_options(tmp_path):
     script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m keras_nin "$@"\n')
     script.chmod(0o755)
     lines = ['eval "$(_KERAS_NIN_COMPLETE=bash_source keras-nin)"']
-    for words in ("keras-nin bench", "keras-nin fit --req", "keras-nin export --io in"):
+    for words in ("keras-nin bench", "keras-nin fit --req", "keras-nin export --io in", "keras-nin audit nin_d"):
         count = len(words.split()) - 1
         lines += [
             f"COMP_WORDS=({words}); COMP_CWORD={count}; COMPREPLY=(); _keras_nin_completion keras-nin",
             'echo "${COMPREPLY[@]}"',
         ]
+    lines.append("COMP_WORDS='keras-nin fit some/f' COMP_CWORD=2 _KERAS_NIN_COMPLETE=bash_complete keras-nin")
     environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
     ran = subprocess.run(["bash", "-c", "\n".join(lines)], capture_output=True, text=True, env=environment)
-    assert ran.stdout.split("\n")[:3] == ["benchmark", "--require", "int8"], ran.stderr
+    assert ran.stdout.splitlines() == ["benchmark", "--require", "int8", "nin_digits", "file,some/f"], ran.stderr

@@ -18,6 +18,8 @@ from keras_nin.limits import (
     parse_byte_count,
     parse_limits,
 )
+from keras_nin.report.accuracy import OutputScores
+from keras_nin.workflows.evaluation import EvaluateResult, check_evaluation_limits, parse_evaluation_limits
 
 PARAMS = LimitItem("params", Unit.COUNT)
 PEAK = LimitItem("peak", Unit.BYTES)
@@ -179,3 +181,17 @@ def test_a_check_as_text(text, value, line):
 def test_shares_keep_their_digits():
     assert format_value(Unit.SHARE, Fraction(999, 1000)) == "99.9%"
     assert format_value(Unit.SHARE, Fraction(2, 3)) == "66.6667%"
+
+
+def test_scores_of_an_evaluation():
+    """The worst of several outputs counts, in the direction of each score."""
+    outputs = [
+        OutputScores(name, "regression", 4, {"mae": mae, "r2": r2})
+        for name, mae, r2 in (("a", 0.5, 0.9), ("b", 2.0, -1.0))
+    ]
+    result = EvaluateResult("net.tflite", tuple(outputs), "data", None, None, False, 0, None)
+    checks = check_evaluation_limits(result, parse_evaluation_limits("mae=2,mae=1.5,r2=0.5,rmse=1,top1=0%"))
+    assert [(check.value, check.passed) for check in checks] == [
+        (2.0, True), (2.0, False), (-1.0, False), (None, False), (None, False),
+    ]  # fmt: skip
+    assert str(checks[1]) == "net.tflite: mae 2, limit at most 1.5: FAIL, exceeded"

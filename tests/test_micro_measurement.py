@@ -75,8 +75,8 @@ def test_the_parts_of_an_arena_add_up(file):
     [
         ("UINT8", 1, "CONV_2D (operator 1) has uint8 input and uint8 weights, for which TFLite Micro has no kernel. "
          "Quantize the network to int8 (input and output may stay uint8)"),
-        ("FLOAT32", 1, "CONV_2D (operator 1) has float32 input and uint8 weights, for which TFLite Micro has no kernel: "
-         "dynamic-range quantization. Export the network to int8, or to float32"),
+        ("FLOAT32", 1, "CONV_2D (operator 1) has float32 input and uint8 weights, for which TFLite Micro has no kernel"
+         ": dynamic-range quantization. Export the network to int8, or to float32"),
         ("UINT8", 0, "conv_common.cc Hybrid models are not supported on TFLite Micro.; Node CONV_2D (number 0) failed "
          "to prepare with status 1; it failed"),  # in another subgraph
     ],

@@ -302,7 +302,8 @@ def evaluate_command(as_json: bool, require: str | None, **arguments: Any) -> in
     are for the runtime at batch 1, with the conversion of its input and output, without reading and preprocessing
     images.
 
-    Items of --require: top1=95%, top5, accuracy, f1, mean_iou, pixel_accuracy, at least.
+    Items of --require: top1=95%, top5, accuracy, f1, mean_iou, pixel_accuracy and r2=0.9 at least, mae=0.5 and rmse at
+    most; of several outputs the worst.
     """
     from keras_nin.workflows.evaluation import check_evaluation_limits, evaluate_model, parse_evaluation_limits
 

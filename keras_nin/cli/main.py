@@ -110,7 +110,7 @@ def run(arguments: Sequence[str] | None = None, command: click.Command = cli, pr
     return _fail(*failure, as_json="--json" in words or _FORMAT_JSON in " ".join(words).replace("=", " "))
 
 
-def _fail(error: BaseException, message: str, status: int, as_json: bool) -> int:
+def _fail(error: BaseException, message: str, status: int, as_json: bool = False) -> int:
     """Print an error as one line on stderr, and as a document on stdout where JSON was asked for."""
     message = " ".join(message.split())
     click.echo(f"Error: {message}", err=True)

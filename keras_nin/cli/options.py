@@ -7,8 +7,9 @@ import contextlib
 import functools
 import importlib
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -16,7 +17,11 @@ from keras_nin.cli.main import CONFIG_KEY
 from keras_nin.errors import InputError, with_flags
 from keras_nin.export.schemes import RANGES, ROUNDING_REACH, ROUNDINGS, Tuning
 
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
 QUIET_KEY, SOURCE_KEY = "keras_nin.quiet", "keras_nin.config_source"  # of the contexts' `meta`
+_PATHS = re.compile(r"MODEL|FILE|DIR|PATH|json|^[AB]$")  # metavariables and names of paths
 Function = TypeVar("Function", bound=Callable[..., Any])
 Decorator = Callable[[Function], Function]
 
@@ -27,6 +32,9 @@ class Command(click.Command):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.context_settings = {"show_default": True, **self.context_settings}
+        for param in self.params:
+            if param.type is click.STRING and _PATHS.search(param.metavar or str(param.name).upper()):
+                param.type = PathOrName()
         text = "Print errors, failed checks and --json alone."
         quiet = click.Option(["--quiet", "-q"], is_flag=True, is_eager=True, expose_value=False, help=text)
         quiet.callback = lambda ctx, param, value: ctx.meta.update({QUIET_KEY: value})
@@ -89,6 +97,24 @@ def is_set(context: click.Context, name: str) -> bool:
     """Whether the command line gave a parameter."""
     sources = click.core.ParameterSource
     return context.get_parameter_source(name) not in (sources.DEFAULT, sources.DEFAULT_MAP)
+
+
+class PathOrName(click.ParamType):
+    """A path, or for an argument a model's name: text that a shell completes."""
+
+    name = "text"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Return what stands for files, and the models that begin with what is there."""
+        from click.shell_completion import CompletionItem
+
+        from keras_nin import models
+
+        names = models.list_models() if isinstance(param, click.Argument) and incomplete else []
+        return [
+            CompletionItem(incomplete, type="file"),  # first: in bash it drops what comes before
+            *(CompletionItem(name) for name in names if name.startswith(incomplete)),
+        ]
 
 
 class Number(click.FloatRange):

@@ -28,8 +28,12 @@ if TYPE_CHECKING:
     from keras_nin.tflite.records import TFLiteModel
 
 _IMAGENET_WITH_BACKGROUND = 1001
-_LIMITED_SCORES = ("top1", "top5", "accuracy", "f1", "mean_iou", "pixel_accuracy")
-EVALUATION_LIMITS = tuple(LimitItem(name, Unit.SHARE, at_least=True) for name in _LIMITED_SCORES)
+_SHARES = ("top1", "top5", "accuracy", "f1", "mean_iou", "pixel_accuracy")
+EVALUATION_LIMITS = (
+    *(LimitItem(name, Unit.SHARE, at_least=True) for name in _SHARES),
+    LimitItem("r2", Unit.NUMBER, at_least=True),
+    *(LimitItem(name, Unit.NUMBER) for name in ("mae", "rmse")),
+)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -455,12 +459,11 @@ def parse_evaluation_limits(text: str, *, argument: str = "require") -> tuple[Li
 
 def check_evaluation_limits(result: EvaluateResult, limits: Sequence[Limit]) -> tuple[LimitCheck, ...]:
     """Compare scores with limits on `EVALUATION_LIMITS`, of several outputs the worst; unmeasured ones do not pass."""
-    values = {
-        name: [output.scores[name] for output in result.outputs if name in output.scores] for name in _LIMITED_SCORES
-    }
-    reason = "measured for outputs of another task, top 5 with more than 5 classes"
-    known = {name: [score for score in scores if score is not None] for name, scores in values.items()}
-    worst = {
-        name: min(scores) if scores and len(scores) == len(values[name]) else None for name, scores in known.items()
-    }
-    return tuple(check_limit(limit, worst[limit.name], reason=reason, subject=result.file) for limit in limits)
+    checks = []
+    for limit in limits:
+        scores = [output.scores[limit.name] for output in result.outputs if limit.name in output.scores]
+        known = [score for score in scores if score is not None]
+        worst = (min if limit.item.at_least else max)(known) if known and len(known) == len(scores) else None
+        reason = "measured for outputs of another task, top 5 with more than 5 classes"
+        checks.append(check_limit(limit, worst, reason=reason, subject=result.file))
+    return tuple(checks)
