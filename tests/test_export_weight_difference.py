@@ -49,6 +49,14 @@ def test_scales_are_derived_from_the_graph(scaled):
     assert worst.lsb < 0.501, worst
 
 
+def test_a_scale_passes_through_a_padding_with_zeros():
+    """The stem of EfficientNet: the converter makes one convolution of the padding and the scale before it."""
+    keras.utils.set_random_seed(0)
+    stem = [kl.Rescaling(1 / 255), kl.ZeroPadding2D(((0, 1), (0, 1))), kl.Conv2D(4, 3, strides=2, name="stem")]
+    model = keras.Sequential([keras.Input((8, 8, 3)), *stem])
+    assert find_worst_weight(model, convert_model(model, "float32").tflite).lsb < 0.001
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["normalization", "behind_relu", "behind_linear", "behind_pool", "degrees"])
 def test_another_scale_is_another_weight(scaled, name):

@@ -93,3 +93,11 @@ def test_networks_of_keras_applications_pass_in_float32_and_int8(name):
     assert float(row["int8 SNR"].split()[0]) > 6
     assert name in applications.NETWORKS
     assert len(set(applications.NETWORKS)) == 20
+
+
+def test_the_guide_shows_all_twenty():
+    text = (SCRIPT.parents[1] / "docs" / "guides" / "he_weights.md").read_text()
+    rows = [line.split(" | ")[0].lstrip("| ") for line in text.splitlines() if line.startswith("| ")]
+    names = SCRIPT.read_text()
+    assert len(rows[2:]) == 20
+    assert all(f'"{name}"' in names for name in rows[2:])

@@ -363,7 +363,8 @@ def unroll_loops(model: "keras.Model", loops: "Sequence[keras.layers.RNN]") -> I
         yield
         return
     generator = np.random.default_rng(0)
-    arrays = [generator.standard_normal((2, *spec.shape)).astype(np.float32) for spec in input_specs(model)]
+    shapes: list[Any] = [(2, *spec.shape) for spec in input_specs(model)]
+    arrays = [generator.standard_normal(shape).astype(np.float32) for shape in shapes]
 
     def outputs() -> list[np.ndarray]:
         return [np.asarray(value) for value in keras.tree.flatten(model(pack_inputs(model, arrays), training=False))]

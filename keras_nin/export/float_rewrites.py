@@ -48,8 +48,8 @@ class _Editor:
         from ai_edge_litert import schema_py_generated as schema
 
         self.schema: Any = schema
-        self.model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
-        self.graph = self.model.subgraphs[0]
+        self.model: Any = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
+        self.graph: Any = self.model.subgraphs[0]
 
     def rewrite(self, chosen: list[int]) -> bytes:
         """Return the bytes with the operators of these indexes replaced."""

@@ -145,6 +145,8 @@ def _factor_before(index: LayerIndex, path: str, producer: tuple[bool, str | Non
         if position is not None and boundary is not None and position.path == boundary:
             is_folded_back = any(_operations_behind(index, boundary))
             return np.ones(1) if is_folded_back else factor
+        if type(call.operation).__name__.startswith("ZeroPadding"):  # 0 s = 0
+            continue
         scale = _affine_scale(
             call.operation, functools.partial(_fill_in, call), call.kwargs, (*[1] * (rank - 1), channels)
         )

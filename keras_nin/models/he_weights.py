@@ -147,7 +147,7 @@ def _scale_outputs(layer: Any, kernel: Any, filled: Any, role: _Role) -> None:
     layer.activation = activation
 
 
-def _along_outputs(factor: np.ndarray, kernel: Any, layer_type: str) -> np.ndarray:
+def _along_outputs(factor: Any, kernel: Any, layer_type: str) -> np.ndarray:
     """Return a factor for each output of a layer in the shape that multiplies its kernel."""
     if factor.ndim and "Depthwise" in layer_type:  # (h, w, inputs, outputs of each)
         return factor.reshape(kernel.shape[-2:])
