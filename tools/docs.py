@@ -24,6 +24,7 @@ import shlex
 import shutil
 import sys
 import tempfile
+import tomllib
 from collections.abc import Callable, Iterator
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -235,6 +236,18 @@ def _schemes_table() -> str:
     return format_markdown_table(schemes.SCHEME_COLUMNS, schemes.scheme_table_rows())
 
 
+def _own_models_table() -> str:
+    from keras_nin.formatting import format_markdown_table
+
+    expected = tomllib.loads((ROOT / "tests" / "own_models" / "expected.toml").read_text())
+    columns = [key for key in next(iter(expected.values())) if key not in ("what", "options")]
+    rows = [
+        [network["what"], network.get("options", ""), *(network[column] for column in columns)]
+        for network in expected.values()
+    ]
+    return format_markdown_table(["network", "options", *columns], rows)
+
+
 def _claims_table() -> str:
     from keras_nin.claims import CLAIMS
     from keras_nin.formatting import format_markdown_table
@@ -249,6 +262,7 @@ def _claims_table() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "models": _models_table,
     "schemes": _schemes_table,
+    "own models": _own_models_table,
     "claims": _claims_table,
 }
 

@@ -1,4 +1,4 @@
-"""Layers and a model that a user wrote, in a file of her own: `keras-nin audit tests/own_models/... --import custom.py`."""
+"""Layers and a model that a user wrote, in a file of her own, as `--import custom.py` takes it."""
 
 import keras
 from keras import ops
