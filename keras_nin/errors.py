@@ -49,6 +49,10 @@ class WeightsMismatchError(InputError):
     """Weights that do not fit the network."""
 
 
+class DatasetUnavailableError(InputError):
+    """A dataset that is neither on this machine nor can be fetched."""
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of an exception's message that is not blank, or the name of its type."""
     return next((line for line in map(str.strip, str(error).splitlines()) if line), type(error).__name__)

@@ -15,6 +15,13 @@ from keras_nin.errors import InputError
 if TYPE_CHECKING:
     import keras
 
+# Layers that leave the range of pixels as it is.
+_AUGMENTATIONS = ("Random", "RandAugment", "AugMix", "CutMix", "MixUp")
+_KEEP_VALUES = frozenset(
+    {"Resizing", "CenterCrop", "Cropping2D", "ZeroPadding2D", "Identity", "Dropout", "GaussianNoise", "Cast"}
+)
+_UNIT_LIMIT = 1.5  # a mean or deviation of pixels from 0 to 1 is below
+_LARGEST_RESCALED = 16.0  # what 255 becomes where a network scales pixels itself; mostly 1 or 2
 _OTHER_CHARACTERS = re.compile(r"[^A-Za-z0-9_]")  # than a signature accepts
 # Layers and operations behind an activation that leave its meaning: they move values, resize a map or do nothing.
 _MOVING = frozenset(
@@ -206,6 +213,61 @@ def input_specs(model: "keras.Model") -> tuple[TensorSpec, ...]:
         if "float" not in str(tensor.dtype):
             raise InputError(f"Expected a model with floating-point inputs. {received} of {tensor.dtype}")
     return specs
+
+
+@dataclasses.dataclass(frozen=True)
+class InputScaling:
+    """A layer at the start of a model that scales pixels: what it is, and the preset of the pixels that it expects."""
+
+    layer: str
+    preset: str
+
+
+def find_input_scaling(model: "keras.Model") -> InputScaling | None:
+    """Return the Rescaling or Normalization, or the division, that is the first to compute with an image.
+
+    Augmentation and layers that only move values may come before it. Its constants say which pixels it expects: a
+    Rescaling of 1/255 or a Normalization around 120 those from 0 to 255, a Rescaling of 2 those from 0 to 1. None where
+    there is no such layer or its constants are of neither.
+    """
+    trace = trace_model(model)
+    if trace is None or len(trace.inputs) != 1 or len(model.inputs[0].shape) != 4:
+        return None
+    slot = trace.inputs[0]
+    while len(calls := trace.consumers[slot]) == 1 and len(calls[0].outputs) == 1:
+        name = type(calls[0].operation).__name__
+        if not name.startswith(_AUGMENTATIONS) and name not in _KEEP_VALUES:
+            preset = _expected_pixels(calls[0])
+            return InputScaling(f"{name} {'/'.join(calls[0].path)!r}", preset) if preset else None
+        slot = calls[0].outputs[0]
+    return None
+
+
+def _expected_pixels(call: GraphCall) -> str | None:
+    """Return "raw" where a call scales pixels from 0 to 255, "unit" where from 0 to 1, None where it says neither."""
+    import numpy as np
+
+    operation: Any = call.operation
+    name = type(operation).__name__
+    if name == "Normalization" and not operation.invert and operation.mean is not None:
+        import keras
+
+        mean, variance = (keras.ops.convert_to_numpy(value) for value in (operation.mean, operation.variance))
+        if mean.max() > _UNIT_LIMIT or variance.max() > _UNIT_LIMIT**2:
+            return "raw"
+        return "unit" if 0 < mean.min() <= mean.max() < 1 else None
+    constant = next((value for value in call.args if isinstance(value, int | float)), None)
+    if name == "Rescaling":
+        factor = float(np.max(np.abs(operation.scale)))
+    elif name == "Multiply" and constant:
+        factor = abs(constant)
+    elif name in ("TrueDivide", "Divide") and constant and isinstance(call.args[0], TensorSlot):
+        factor = abs(1 / constant)
+    else:
+        return None
+    if factor > 1:
+        return "unit"
+    return "raw" if 255 * factor <= _LARGEST_RESCALED else None
 
 
 def output_specs(model: "keras.Model") -> tuple[TensorSpec, ...]:

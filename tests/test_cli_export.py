@@ -97,7 +97,7 @@ def test_the_table_and_the_same_file_from_one_scheme(cli):
     ran = cli("export", "conv1x1_3to2", *QUICK, "--test-count", 5)
     assert (ran.status, ran.err) == (0, "")
     lines = ran.out.splitlines()
-    assert lines[0] == "conv1x1_3to2, weights: random (seed 0); preprocessing: unit"
+    assert lines[0] == "conv1x1_3to2, weights: random (seed 0); preprocessing: unit, [0, 1]"
     assert [line.split()[0] for line in lines[3:6]] == [
         "(Keras",
         "conv1x1_3to2_float32.tflite",
@@ -117,7 +117,7 @@ def test_the_table_and_the_same_file_from_one_scheme(cli):
 
 def test_images_that_calibrate_never_test(repeatable):
     printed = (repeatable / "printed.txt").read_text()
-    assert "Compared on 18 test images of shifted.npz (6 more were used for calibration and left out)." in printed
+    assert "Compared on 22 test images of shifted.npz (2 more were used for calibration and left out)." in printed
     assert "Calibration: 12 images of photos.npz, none of them among the test images." in printed
 
 
@@ -140,7 +140,7 @@ def test_float32_of_a_name_and_of_a_saved_model(cli, monkeypatch):
     assert recorded["weights_sha256"] == saved["weights_sha256"]
     assert recorded["sha256"] == saved["sha256"]
     # Later commands find the images again.
-    assert "on 48 images of test.npz" in cli("evaluate", "exported/nin_digits_float32.tflite").out
+    assert "on 60 images of test.npz" in cli("evaluate", "exported/nin_digits_float32.tflite").out
 
 
 def test_a_file_that_fails(cli):
@@ -239,7 +239,7 @@ def test_two_inputs_and_two_outputs(cli, two):
     model, samples = two / "two.keras", two / "samples.npz"
     ran = cli("export", model, "--data", samples, "--scheme", "int8,int16x8", *QUICK)
     assert (ran.status, ran.err) == (0, "")
-    assert ran.out.splitlines()[0] == f"two, weights: {model}"
+    assert ran.out.splitlines()[0] == f"two, weights: {model}; preprocessing: none, arrays as they are"
     entry = record("exported/two_int8.json")
     assert {port["signature"] for port in entry["inputs"]} == {"picture", "history"}
     assert {port["signature"] for port in entry["outputs"]} == {"classes", "amount"}
@@ -346,8 +346,8 @@ def repeatable(build, tmp_path_factory):
         *QUICK,
     )
     with contextlib.chdir(folder):
-        write_digits("photos.npz")  # 0, 5, ..., 55 calibrate
-        write_digits("shifted.npz", 1, 30)  # 4, 9, ..., 29 of these are 5, 10, ..., 30
+        write_digits("photos.npz")
+        write_digits("shifted.npz", 1, 30)  # images 1 to 30 of the others; the draws have two in common
         build("nin_digits", weights="digits").save_weights("own.weights.h5")
         with contextlib.redirect_stdout(io.StringIO()) as printed:
             assert main.run(list(map(str, words))) == 0
@@ -495,7 +495,7 @@ def test_what_is_recorded_can_be_repeated(copied):
     assert recorded <= options
     trained = {"epochs", "learning_rate", "sparsity", "clusters"}
     assert options - recorded == {*export.BESIDE_RECORD, "record", "as_json", "debug", "quiet", "require"} | trained | {
-        "scheme"
+        *("scheme", "scale", "mean", "std", "channels")  # constants of the preprocessing
     }
     assert set(reproduction._REQUIRED + reproduction._REQUIRED_CALIBRATED) <= set(copied["options"])
     assert set(copied["options"]) | trained == set(reproduction._OPTION_TYPES)

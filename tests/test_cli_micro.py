@@ -85,7 +85,7 @@ def test_images_of_a_dataset(cli, tmp_path, monkeypatch):
     writer.write(tmp_path / FILE, ends, [writer.operator("RELU", [0], [1])])
     ran = cli("micro", FILE, "--data", "digits", "--test-count", 3, "--json")
     compared = ran.json["comparison"]
-    assert (compared["source"], compared["noise"]) == ("test images of digits, preprocessing unit", False)
+    assert (compared["source"], compared["noise"]) == ("test images of digits, preprocessing: unit, [0, 1]", False)
     assert (compared["samples"], compared["outputs"], compared["differing"]) == (3, 192, 0)
     (tmp_path / "net.json").write_text(json.dumps({"options": {"test": "digits"}}))
     assert cli("micro", FILE, "--test-count", 2, "--json").json["comparison"]["source"] == compared["source"]
@@ -107,16 +107,16 @@ def test_images_of_the_export_and_one_measurement_for_fit(cli, tmp_path, monkeyp
     np.savez(tmp_path / "mine.npz", images=np.zeros((10, 4, 4), np.uint8))
     (tmp_path / "net.json").write_text(json.dumps({"options": {"test": "mine.npz"}, "preprocessing": {"mode": "raw"}}))
     compared = cli("micro", FILE, "--json").json["comparison"]
-    assert (compared["source"], compared["samples"]) == ("test images of mine.npz, preprocessing raw", 8)
+    assert (compared["source"], compared["samples"]) == ("test images of mine.npz, preprocessing: raw, [0, 255]", 10)
     ran = cli("fit", FILE, "--targets", "micro", "--json")
     (result,) = ran.json["results"]
-    assert (result["micro"]["bit_exact"], result["micro"]["compared_on"]) == (False, f"8 x {compared['source']}")
-    assert [result["micro"][key] for key in ("outputs", "differing")] == [8 * 16, 8] == [
+    assert (result["micro"]["bit_exact"], result["micro"]["compared_on"]) == (False, f"10 x {compared['source']}")
+    assert [result["micro"][key] for key in ("outputs", "differing")] == [10 * 16, 10] == [
         compared[key] for key in ("outputs", "differing")
     ]  # fmt: skip
     shown = cli("fit", FILE, "--targets", "micro").out
-    assert "8 of 128 differ" in shown
-    assert "compared with LiteRT's reference kernels on 8 x test images of mine.npz" in shown
+    assert "10 of 160 differ" in shown
+    assert "compared with LiteRT's reference kernels on 10 x test images of mine.npz" in shown
     np.savez(tmp_path / "mine.npz", other=np.zeros(10))
     ran = cli("fit", FILE, "--targets", "micro")
     assert "Note: net.tflite was compared on noise: the images of the export, 'mine.npz', do not fit: " in ran.err
@@ -129,7 +129,7 @@ def test_samples_of_several_inputs(cli, tmp_path):
     np.savez(tmp_path / "mine.npz", b=np.ones((5, 4), np.float32), a=np.zeros((5, 4), np.float32))
     (tmp_path / "net.json").write_text(json.dumps({"options": {"test": "mine.npz"}}))
     compared = cli("micro", FILE, "--json").json["comparison"]
-    assert (compared["source"], compared["samples"], compared["outputs"]) == ("test images of mine.npz", 4, 16)
+    assert (compared["source"], compared["samples"], compared["outputs"]) == ("test images of mine.npz", 5, 20)
 
 
 @pytest.mark.usefixtures("stand_in")
@@ -213,7 +213,7 @@ def test_nin_digits_with_the_real_package(cli):
     # What the audit counts is what the runtime plans, and the search is exact to 16 bytes.
     assert arena["tensor_bytes"] == ran.json["peak_activation_bytes"] == 8 * 8 * 64 + 4 * 4 * 64
     assert 0 <= arena["setup_bytes"] < 32
-    assert (compared["source"], compared["outputs"]) == ("test images of digits, preprocessing unit", 1000)
+    assert (compared["source"], compared["outputs"]) == ("test images of digits, preprocessing: unit, [0, 1]", 1000)
     assert compared["differing"] == 0
 
 

@@ -42,7 +42,7 @@ def test_verify_shows_everything_of_one_file_and_its_layers(cli, file):
     ran, document = cli(*words), cli(*words, "--json").json
     assert (ran.status, ran.err) == (0, "")
     lines = ran.out.splitlines()
-    assert lines[0] == "nin_digits, weights: digits; preprocessing: unit"
+    assert lines[0] == "nin_digits, weights: digits; preprocessing: unit, [0, 1]"
     assert "latency" not in lines[1]
     assert "Compared on 30 test images of digits." in lines
     assert document["schema"] == "keras_nin.verify/1"
@@ -90,7 +90,7 @@ def test_a_record_with_another_preprocessing(cli, file):
     words = ("verify", "nin_digits", file, "--test-count", 10)
     ran = cli(*words, "--json")
     assert (ran.status, ran.json["same_preprocessing"]) == (1, False)
-    assert "the file's record has the preprocessing raw (crop_fraction 1.0), the model takes unit" in ran.err
+    assert "the file's record has the preprocessing raw, [0, 255]; the model takes unit, [0, 1]" in ran.err
     accepted = cli(*words, "--preprocessing", "unit")
     assert (accepted.status, accepted.err) == (0, "")
 
@@ -138,7 +138,7 @@ def test_the_confusion_matrix(cli, digits_export):
     assert (speed["threads"], speed["runs"], speed["batch"]) == (1, 359, 1)
     first = ran.out.splitlines()[0]
     assert first.startswith(f"{file}: top-1 99.")
-    assert first.endswith(" on 359 images of digits, preprocessing: unit")
+    assert first.endswith(" on 359 images of digits, preprocessing: unit, [0, 1]")
 
 
 def test_a_model_and_its_float_file_have_the_same_scores(cli, digits_export):
@@ -152,7 +152,7 @@ def test_a_model_and_its_float_file_have_the_same_scores(cli, digits_export):
 
 def test_random_weights_are_said(cli):
     ran = cli("evaluate", "convnet_pointwise_head", "--data", "digits", "--test-count", 20)
-    expected = "on 20 images of digits, preprocessing: unit; weights: random (seed 0)"
+    expected = "on 20 images of digits, preprocessing: unit, [0, 1]; weights: random (seed 0)"
     assert ran.out.splitlines()[0].endswith(expected)
 
 
@@ -193,7 +193,7 @@ def test_several_outputs_and_a_batch(cli, tmp_path):
     ran = cli("evaluate", file, "--data", "set.npz")
     assert ran.status == 2
     assert "--output" in ran.err
-    assert cli("evaluate", file, "--data", "set.npz", "--output", 1, "--json").json["images"] == 48
+    assert cli("evaluate", file, "--data", "set.npz", "--output", 1, "--json").json["images"] == 60
     assert cli("evaluate", file, "--data", "set.npz", "--output", 2).status == 2
     assert "--output chooses one of the outputs" in cli("evaluate", "nin_digits", "--output", 0).err
 
@@ -265,7 +265,7 @@ def test_a_file_whose_outputs_are_nan_or_constant_has_no_scores(cli, tmp_path):
         ran = cli("evaluate", file, "--data", "set.npz")
         assert ran.status == 1
         assert "0.0%" not in ran.out
-        assert f"NO VERDICT: {file}: the output carries no information: it is {reason} for all 24 images" in ran.err
+        assert f"NO VERDICT: {file}: the output carries no information: it is {reason} for all 30 images" in ran.err
         document = cli("evaluate", file, "--data", "set.npz", "--json").json
         assert (document["top1"], document["outputs"][0]["scores"]) == (None, {})
     compared = cli("compare", file, file, "--data", "set.npz")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_nin.data.preprocessing import MODES, PRESETS, Preprocessing, fit_image, get_preset
+from keras_nin.data.preprocessing import MODES, PRESETS, Preprocessing, fit_image, get_preset, parse_preprocessing
 from keras_nin.errors import InputError
 
 PIXEL = np.array([[[255, 102, 0]]], np.uint8)  # red, green, blue
@@ -32,7 +32,7 @@ def test_the_arithmetic_of_every_preset(name, expected):
 
 
 def test_every_mode_has_a_preset():
-    assert {record.mode for record in PRESETS.values()} == set(MODES)
+    assert {record.mode for record in PRESETS.values()} == set(MODES) - {"affine"}
 
 
 def test_standardize_is_per_image_and_takes_a_uniform_image_to_zero():
@@ -76,7 +76,10 @@ def test_images_are_left_as_they_were():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"mode": "tf"}, "Expected `mode` to be one of raw, unit, symmetric, bgr_mean, standardize. Received: 'tf'"),
+        (
+            {"mode": "tf"},
+            "Expected `mode` to be one of raw, unit, symmetric, bgr_mean, standardize, affine. Received: 'tf'",
+        ),
         ({"mode": "raw", "mean": (1,)}, "Expected no `mean` for mode 'raw'"),
         ({"mode": "bgr_mean"}, "Expected `mean`"),
         ({"mode": "bgr_mean", "mean": (1, 2, 3), "std": (1, 1, 1)}, "Expected no `std`"),
@@ -113,10 +116,75 @@ def test_what_does_not_fit_the_model_is_refused(record, size, channels, message)
         record.apply([PIXEL], size, channels)
 
 
-@pytest.mark.parametrize("document", [{}, {"mode": "raw", "scale": 2}, "raw", None])
+@pytest.mark.parametrize("document", [{}, {"mode": "raw", "factor": 2}, "raw", None])
 def test_json_that_is_no_preprocessing_is_refused(document):
-    with pytest.raises(InputError, match="Expected preprocessing as an object with the keys crop_fraction, mean"):
+    with pytest.raises(InputError, match="Expected preprocessing as an object with the keys channels, crop_fraction"):
         Preprocessing.from_json(document)
+
+
+TORCH = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected", "described"),
+    [
+        ({"mean": 127.5, "std": 127.5}, [1, -0.2, -1], "custom, (x - 127.5) / 127.5"),
+        ({"scale": 1 / 127.5, "mean": 1}, [1, -0.2, -1], "symmetric, [-1, 1]"),
+        ({"std": (255.0,), "channels": "bgr"}, [0, 0.4, 1], "custom, x / 255, BGR"),
+        (
+            {"scale": 1 / 255, **TORCH},
+            [(1 - 0.485) / 0.229, (0.4 - 0.456) / 0.224, -0.406 / 0.225],
+            "torch, (x / 255 - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)",
+        ),
+        (
+            {"preprocessing": "torch", "channels": "bgr"},  # each constant goes with its color
+            [-0.406 / 0.225, (0.4 - 0.456) / 0.224, (1 - 0.485) / 0.229],
+            "custom, (x / 255 - (0.406, 0.456, 0.485)) / (0.225, 0.224, 0.229), BGR, crop 0.875",
+        ),
+        ({"preprocessing": "caffe", "channels": "rgb"}, [255 - 123, 102 - 117, 0 - 104],
+         "custom, x - (123, 117, 104), crop 0.875"),
+        ({"preprocessing": {"preset": "unit", "channels": "bgr"}}, [0, 0.4, 1], "unit, [0, 1], BGR"),
+        ({"preprocessing": "standardize", "channels": "bgr"},
+         np.array([-119, -17, 136]) / np.sqrt((136**2 + 17**2 + 119**2) / 3),
+         "standardize, (x - mean of the image) / its deviation, BGR"),
+    ],
+)  # fmt: skip
+def test_constants(arguments, expected, described):
+    record = parse_preprocessing(**arguments)
+    np.testing.assert_allclose(record.normalize(PIXEL[np.newaxis]).ravel(), expected, rtol=1e-5, atol=1e-6)
+    assert str(record) == described
+    assert Preprocessing.from_json(json.loads(json.dumps(record.to_json()))) == record
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (TORCH, "`mean` for pixels from 0 to 255, which `scale` changes: 1/255 gives 0 to 1"),
+        ({"std": 0.5}, "`std` for pixels from 0 to 255"),
+        ({"preprocessing": "unit", "mean": 127.5}, "`mean` for pixels from 0 to 1,"),
+        ({"preprocessing": "none", "mean": 1}, "no constants for arrays that are fed as they are"),
+        ({"preprocessing": "standardize", "std": 1}, "no constants for mode 'standardize'. Received: `std`"),
+        ({"scale": 0}, "`scale` to be a finite number above 0"),
+        ({"channels": "grb"}, "`channels` to be one of rgb, bgr"),
+        ({"preprocessing": {"scale": 1, "offset": 3}}, "an object with the keys"),
+    ],
+)
+def test_constants_that_make_no_sense(arguments, message):
+    with pytest.raises(InputError, match=message):
+        parse_preprocessing(**arguments)
+
+
+def test_constants_from_a_file_and_from_a_record(tmp_path):
+    (tmp_path / "constants.json").write_text('{"scale": 0.00784313725, "mean": [1.0], "crop_fraction": 0.9}')
+    record = parse_preprocessing(tmp_path / "constants.json")
+    assert (record.mean, record.crop_fraction) == ((1.0,), 0.9)
+    (tmp_path / "export.json").write_text(json.dumps({"schema": "any", "preprocessing": record.to_json()}))
+    assert parse_preprocessing(str(tmp_path / "export.json"), channels="bgr") == record.with_constants(channels="bgr")
+    (tmp_path / "export.json").write_text(json.dumps({"schema": "any", "preprocessing": None}))
+    with pytest.raises(InputError, match=r"export.json': Expected preprocessing as an object .*Received: None"):
+        parse_preprocessing(tmp_path / "export.json")
+    assert parse_preprocessing("none") == "none"
+    assert parse_preprocessing() is None
 
 
 def test_an_unknown_preset_names_the_nearest():

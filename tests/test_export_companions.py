@@ -131,7 +131,12 @@ def test_every_preset_on_images_of_every_kind(photographs, tmp_path):
             for chosen in map(data.get_preset, names):
                 with_preset = dataclasses.replace(converted, preprocessing=chosen.to_json())
                 files.append((with_preset.save(tmp_path / str(len(files))), chosen))
-    assert {chosen for _, chosen in files} == {data.get_preset(name) for name in data.PRESETS}
+    assert {chosen for _, chosen in files} == set(data.PRESETS.values())
+    constants = [{"scale": 1 / 64, "mean": (1.5, 2.0, 1.0), "std": (0.9,)}, {"preset": "torch", "channels": "bgr"}]
+    (converted,) = convert(model, "int8").values()
+    for chosen in map(data.Preprocessing.from_json, constants):
+        with_constants = dataclasses.replace(converted, preprocessing=chosen.to_json())
+        files.append((with_constants.save(tmp_path / str(len(files))), chosen))
     cropping = data.Preprocessing("unit", (0.1307,), (0.3081,), 0.6)
     for converted in convert(network((9, 7, 1)), "int8", preprocessing=cropping).values():
         files.append((converted.save(tmp_path / str(len(files))), cropping))

@@ -117,6 +117,7 @@ def export_command(model: str, record: str | None, as_json: bool, require: str |
     if result.reproduction is not None:
         _print_reproduction(result.reproduction, result.files[0].name, as_json)
     checks = check_export_limits(result, limits)
+    print_notes(result.notes)
     print_result(result, as_json, lambda: "\n".join(_result_lines(result)), checks)
     for file in result.files:
         _print_failures(file.name, file.parity)
@@ -195,14 +196,15 @@ def _result_lines(result: ExportResult) -> Iterator[str]:
 
 
 def _headline(result: ExportResult | VerifyResult) -> str:
-    preprocessing = result.test.preprocessing
-    mode = f"; preprocessing: {preprocessing.mode}" if preprocessing else ""
-    return f"{result.model}, weights: {result.weights}{mode}"
+    described = result.test.preprocessing or "none, arrays as they are"
+    return f"{result.model}, weights: {result.weights}; preprocessing: {described}"
 
 
 def _test_lines(result: ExportResult | VerifyResult) -> Iterator[str]:
     test = result.test
     excluded = f" ({test.excluded} more were used for calibration and left out)" if test.excluded else ""
+    if test.dataset.divided and not test.dataset.noise:
+        yield test.dataset.describe_division()
     drawn = f" of {test.drawn_from:,}" if test.drawn_from else ""
     yield f"Compared on {len(test.indices):,}{drawn} test images of {test.dataset.name}{excluded}."
     if drawn:
@@ -288,6 +290,7 @@ def _verification_lines(result: VerifyResult) -> Iterator[str]:
 @click.option("--output", type=click.IntRange(0), metavar="N", help="Index of the output, for a file with several.")
 @options.require_option()
 @options.seed_option
+@options.import_option
 @options.threads_option
 @options.device_options
 @options.json_option
@@ -323,13 +326,15 @@ def _evaluation_lines(result: EvaluateResult) -> Iterator[str]:
     from keras_nin.report.accuracy import format_output_scores, format_scores, inference_speed_line
 
     weights = f"; weights: {result.weights}" if result.random_weights else ""
-    mode = f", preprocessing: {result.preprocessing.mode}" if result.preprocessing else ""
+    mode = f", preprocessing: {result.preprocessing or 'none, arrays as they are'}"
     conditions = f"on {result.outputs[0].images} images of {result.data}{mode}{weights}"
     if len(result.outputs) == 1:
         yield f"{result.file}: {format_output_scores(result.outputs[0])} {conditions}"
     else:
         yield f"{result.file}: {conditions}"
         yield from map(format_output_scores, result.outputs)
+    if result.division is not None:
+        yield result.division
     for output in result.outputs:
         if output.classification:
             yield format_scores(output.classification)

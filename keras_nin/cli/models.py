@@ -92,6 +92,7 @@ def train_command(as_json: bool, **arguments: Any) -> None:
 @click.option("-o", "--out", required=True, metavar="OUT.weights.h5", help="Where the weights go.")
 @options.input_shape_option
 @options.set_option
+@options.import_option
 @options.force_option
 @options.json_option
 def import_weights_command(as_json: bool, **arguments: Any) -> None:

@@ -152,6 +152,19 @@ def _parse_number(text: str) -> float | None:
     return None if math.isnan(number) else number
 
 
+def _parse_scale(text: str) -> float | None:
+    """Return a factor such as 1/255 or 0.0039."""
+    dividend, _, divisor = text.partition("/")
+    numbers = _parse_number(dividend), _parse_number(divisor or "1")
+    return numbers[0] / numbers[1] if numbers[0] and numbers[1] else None
+
+
+def _parse_constants(text: str) -> tuple[float, ...] | None:
+    """Return comma-separated numbers."""
+    numbers = [_parse_number(part) for part in text.split(",")]
+    return None if None in numbers else tuple(number for number in numbers if number is not None)
+
+
 def _parse_share(text: str) -> float | None:
     """Return a share such as 5% or 0.05."""
     share = _parse_number(text.strip().removesuffix("%"))
@@ -226,15 +239,6 @@ def _parse_literal(text: str) -> Any:
         return text.split(",") if "," in text else text
 
 
-def check_preset(context: click.Context, param: click.Parameter, value: str | None) -> str | None:
-    """Refuse an unknown preset before the slow part of a command starts."""
-    if value is not None:
-        from keras_nin import data
-
-        data.get_preset(value)
-    return value
-
-
 def check_task(context: click.Context, param: click.Parameter, value: str | None) -> str | None:
     """Refuse an unknown task before the slow part of a command starts."""
     from keras_nin.heads import TASKS
@@ -254,6 +258,8 @@ COUNT_OR_ALL = ParsedText(_parse_count_or_all, "a positive number, or all")
 COUNT, SEED = click.IntRange(min=1), click.IntRange(0, 2**32 - 1)
 NUMBER = ParsedText(_parse_number, "a number")
 SHARE = ParsedText(_parse_share, "a share such as 5% or 0.05")
+SCALE = ParsedText(_parse_scale, "a factor such as 1/255 or 0.0078")
+CONSTANTS = ParsedText(_parse_constants, "a number, or one per channel such as 0.485,0.456,0.406")
 SHAPE = ParsedText(_parse_shape, "three positive numbers such as 224,224,3")
 SIZE = ParsedText(_parse_size, "a size")
 
@@ -316,7 +322,9 @@ set_option = click.option("--set", "builder_arguments", multiple=True, callback=
                           "classes=10. Repeatable.")
 seed_option = click.option("--seed", type=SEED, metavar="N", default=0,
                            help="Seed of random weights, noise and draws.")
-model_options = stack(weights_option, input_shape_option, set_option, seed_option)
+import_option = click.option("--import", "imports", multiple=True, metavar="MODULE|FILE.py",
+                             help="Python code that defines the custom layers of a saved model; it is run. Repeatable.")
+model_options = stack(weights_option, input_shape_option, set_option, seed_option, import_option)
 temporary_export_options = fold(
     "export", "keras_nin.workflows.conversion:ExportOptions", model_options,
     click.option("--calibration", metavar=f"{DATASET}|random",
@@ -328,12 +336,24 @@ temporary_export_options = fold(
     optional=True,
 )
 labels_option = click.option("--labels", metavar="FILE", help="Labels of a flat folder of images: name,label per line.")
-preprocessing_option = click.option(
-    "--preprocessing", metavar="PRESET", callback=check_preset, help="How pixels become input: raw, unit, symmetric, "
-    "standardize, torch, caffe, keras_caffe. [default: the model's own]")
+preprocessing_options = fold(
+    "preprocessing", "keras_nin.data.preprocessing:parse_preprocessing",
+    click.option("--preprocessing", metavar="PRESET|FILE.json|none", help="How pixels become input: raw, unit, "
+                 "symmetric, standardize, torch, caffe, keras_caffe; constants in a file; or none, for arrays as they "
+                 "are. [default: the model's own]"),
+    click.option("--scale", type=SCALE, metavar="FACTOR", help="Multiply pixels, 0 to 255, by this first, such as "
+                 "1/255. [default: the preset's, else 1]"),
+    click.option("--mean", type=CONSTANTS, metavar="X[,X,X]", help="Then subtract this, one number or one per channel. "
+                 "[default: the preset's, else 0]"),
+    click.option("--std", type=CONSTANTS, metavar="X[,X,X]", help="Then divide by this. [default: the preset's, else "
+                 "1]"),
+    click.option("--channels", type=click.Choice(["rgb", "bgr"]), help="Order in which the network takes the channels, "
+                 "and --mean and --std have them. [default: the preset's, else rgb]"),
+    optional=True,
+)
 crop_option = click.option("--crop", type=Number(0, 1, min_open=True), metavar="FRACTION",
                            help="Share of the short side that the center crop keeps.")
-image_options = stack(labels_option, preprocessing_option, crop_option)
+image_options = stack(labels_option, preprocessing_options, crop_option)
 data_option = click.option("--data", "test", metavar=DATASET,
                            help="Labeled test images. [default: the model's own dataset]")
 test_count_option = click.option("--test-count", type=COUNT_OR_ALL, metavar="N|all",

@@ -4,6 +4,7 @@ from .dataset import NamedArrays as NamedArrays
 from .dataset import get_class_names as get_class_names
 from .dataset import split_image_shape as split_image_shape
 from .named_datasets import list_datasets as list_datasets
+from .preprocessing import AS_ARRAYS as AS_ARRAYS
 from .preprocessing import PRESETS as PRESETS
 from .preprocessing import Preprocessing as Preprocessing
 from .preprocessing import get_preset as get_preset

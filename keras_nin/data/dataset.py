@@ -70,6 +70,7 @@ class Dataset:
         splits: index arrays by name, among train, calibration and test.
         names: what each image is called, such as its path in a folder; None where they have only numbers.
         noise: whether the images are random numbers, which say nothing about a network's accuracy.
+        divided: whether the splits are those of `split_calibration`, because the source has none of its own.
         targets: labels that are no class indices, such as numbers and masks; see `with_targets`.
 
     Raises:
@@ -85,6 +86,7 @@ class Dataset:
     splits: Splits
     names: tuple[str, ...] | None = None
     noise: bool = False
+    divided: bool = False
     targets: Targets | None = None
 
     def __post_init__(self) -> None:
@@ -112,6 +114,12 @@ class Dataset:
 
     def _describe_splits(self) -> str:
         return ", ".join(f"{name} {len(indices)}" for name, indices in self.splits.items()) or "no splits"
+
+    def describe_division(self) -> str:
+        """Return how one source was divided between calibration and tests: "Split: every fifth of the 12 images..."."""
+        calibration, test = (len(self.splits.get(name, ())) for name in ("calibration", "test"))
+        total = f"{calibration + test:,} images of {self.name}"
+        return f"Split: every fifth of the {total} is for calibration ({calibration:,}), the others test ({test:,})."
 
     def select(self, split: str, count: int | None = None, seed: int = 0) -> Indices:
         """Return the indices of `count` images of `split`: a seeded draw without repetition, sorted.
@@ -204,8 +212,16 @@ class NamedArrays(Dataset):
 
     images: _FlatSamples
 
-    def __init__(self, name: str, arrays: Arrays, labels: Indices | None, splits: Splits, noise: bool = False) -> None:
-        super().__init__(name, _FlatSamples(arrays), labels, (), None, splits, noise=noise)
+    def __init__(
+        self,
+        name: str,
+        arrays: Arrays,
+        labels: Indices | None,
+        splits: Splits,
+        noise: bool = False,
+        divided: bool = False,
+    ) -> None:
+        super().__init__(name, _FlatSamples(arrays), labels, (), None, splits, noise=noise, divided=divided)
 
     def load(self, indices, size=None, channels=None, preprocessing=None) -> Samples:
         """Return the samples of `indices`: a dictionary of arrays, or the array where there is one input."""
@@ -322,8 +338,13 @@ def take_every(count: int, step: int, limit: int | None = None) -> tuple[Indices
     return taken, np.setdiff1d(indices, taken)
 
 
-def split_calibration(count: int) -> dict[str, Indices]:
-    """Return the splits of `count` images without training: every fifth for calibration, the others for tests."""
+def split_calibration(count: int, split: str | None = None) -> dict[str, Indices]:
+    """Return the splits of `count` images without training: every fifth for calibration, the others for tests.
+
+    A `split` takes all of them.
+    """
+    if split is not None:
+        return {split: np.arange(count, dtype=np.int64)}
     calibration, test = take_every(count, 5)
     return {"calibration": calibration, "test": test}
 

@@ -8,8 +8,9 @@
   comes from a labels file (``labels.csv`` or ``labels.txt`` in the folder, or the one that is passed). Without
   either the images have no labels.
 
-In the last two every fifth image of the sorted list (positions 0, 5, 10, ...) is for calibration, the others for
-tests, and none for training. Other files, hidden ones, and folders inside class folders are not read.
+In the last two, where nothing else is there to calibrate or to test on, every fifth image of the sorted list (positions
+0, 5, 10, ...) is for calibration, the others for tests; none is for training. Other files, hidden ones, and folders
+inside class folders are not read.
 """
 
 from __future__ import annotations
@@ -38,8 +39,13 @@ _FOLDER_NUMBER = re.compile(r"[0-9]{1,5}(?![0-9])")
 _FILE_NUMBER = re.compile(r"([0-9]{1,5})[ ._-]")
 
 
-def open_folder(path: str | os.PathLike[str], labels: str | os.PathLike[str] | None = None) -> Dataset:
-    """Return the images of a folder, decoded on demand, to RGB; `labels` is a labels file for images directly in it."""
+def open_folder(
+    path: str | os.PathLike[str], labels: str | os.PathLike[str] | None = None, split: str | None = None
+) -> Dataset:
+    """Return the images of a folder, decoded on demand, to RGB.
+
+    `labels` is a labels file for images directly in it; `split` takes all images of a folder without train/.
+    """
     path = pathlib.Path(path)
     folders, images = list_folders(path), list_images(path)
     names = {folder.name for folder in folders}
@@ -52,7 +58,7 @@ def open_folder(path: str | os.PathLike[str], labels: str | os.PathLike[str] | N
         indices, class_names = labels_from_file_names(image_names), ()
         if labels is not None:
             indices, class_names = read_labels_file(labels, image_names)
-        return _make_dataset(path, images, indices, class_names, split_calibration(len(images)))
+        return _make_dataset(path, images, indices, class_names, split)
     if not folders:
         raise _no_images(f"in {str(path)!r}, directly or in class folders", path)
     if labels is not None:
@@ -65,7 +71,7 @@ def open_folder(path: str | os.PathLike[str], labels: str | os.PathLike[str] | N
         # Most likely the folder above the images: as a class, all of them would be class 0.
         received = f"one. Pass {str(folders[0])!r}?"
         raise input_error(f"several class folders in {str(path)!r}", received, path=path)
-    return _make_dataset(path, images, indices, class_names, split_calibration(len(images)))
+    return _make_dataset(path, images, indices, class_names, split)
 
 
 def _open_train_and_test(path: pathlib.Path, names: set[str]) -> Dataset:
@@ -100,13 +106,21 @@ def _label_by_folder(
 
 
 def _make_dataset(
-    path: pathlib.Path, images: list[pathlib.Path], labels: Indices | None, class_names: tuple[str, ...], splits: Splits
+    path: pathlib.Path,
+    images: list[pathlib.Path],
+    labels: Indices | None,
+    class_names: tuple[str, ...],
+    splits: Splits | str | None,
 ) -> Dataset:
+    """Return the `Dataset` of image files; `splits` may name the one that takes all, None divides them."""
     name = os.path.basename(os.path.abspath(path))
     # A file system may hold names that are no text; records do not.
     relative = (image.relative_to(path).as_posix() for image in images)
     names = tuple(text.encode("utf-8", "backslashreplace").decode() for text in relative)
-    return Dataset(name, ImageFiles(images), labels, class_names, _PREPROCESSING, splits, names)
+    divided = splits is None
+    if splits is None or isinstance(splits, str):
+        splits = split_calibration(len(images), splits)
+    return Dataset(name, ImageFiles(images), labels, class_names, _PREPROCESSING, splits, names, divided=divided)
 
 
 def _no_images(where: str, path: pathlib.Path) -> InputError:

@@ -17,7 +17,7 @@ import numpy as np
 
 from keras_nin.data.dataset import Dataset, Indices, NamedArrays, draw_indices, seeded_generator, split_calibration
 from keras_nin.data.preprocessing import Pixels, get_preset
-from keras_nin.errors import InputError, expected_error
+from keras_nin.errors import DatasetUnavailableError, expected_error
 from keras_nin.output_capture import capture_output
 
 _SPLIT_SEED = 0
@@ -99,7 +99,7 @@ def _download(name: str) -> Any:
         reason = " ".join(str(error).split()) or type(error).__name__
         problem = f"Expected dataset {name!r} in Keras's cache or a network to fetch it. Received: {state} ({reason})."
         hint = f"Save {targets}, or pass a folder of images or an .npz instead."
-        raise InputError(f"{problem} {hint}", received=name) from error
+        raise DatasetUnavailableError(f"{problem} {hint}", received=name) from error
 
 
 def _cache_folder() -> pathlib.Path:

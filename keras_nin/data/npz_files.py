@@ -1,12 +1,16 @@
 """An ``.npz`` file as a `Dataset`. The layouts of images:
 
-- ``images`` uint8 (N, H, W) or (N, H, W, C), and where known ``labels``: every fifth image (positions 0, 5, 10,
-  ...) is for calibration, the others for tests, none for training.
+- ``images`` uint8 (N, H, W) or (N, H, W, C), and where known ``labels`` (N,): where nothing else is there to calibrate
+  or to test on, every fifth image (positions 0, 5, 10, ...) is for calibration, the others for tests; none is for
+  training.
 - ``x_train``, ``y_train``, ``x_test``, ``y_test``, as Keras keeps MNIST: every tenth training image, at most 500, is
   for calibration, the others for training; x_test is for tests.
 
-Both may have ``class_names`` (strings, one per class). For a network that takes something else than one image, an array
-(N, ...) for each input by its name, and where known ``labels``. Pickled objects are refused.
+Both may have ``class_names`` (strings, one per class). For a network that takes something else than one image, and for
+images that are fed as they are (preprocessing none), the arrays are what the network takes, in numbers of any type: an
+array (N, ...) for each input by its name, and where known ``labels`` or ``y``. Where there is one input, its array may
+also be called ``images``, ``inputs`` or ``x``, or be in the layout with ``x_train``; a last axis of length 1 may be
+missing. Pickled objects are refused.
 
 ``labels`` are class indices (N,); or for other outputs 0 and 1 (N,) or (N, labels), numbers (N,) or (N, values), or
 masks of class indices (N, H, W), where 255 is unknown. A network with several outputs has ``labels_NAME`` for each.
@@ -18,7 +22,7 @@ import os
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,45 +44,63 @@ from keras_nin.errors import InputError, input_error
 
 _TRAINING_KEYS = ("x_train", "y_train", "x_test", "y_test")
 _CALIBRATION_LIMIT = 500
+_SAMPLE_KEYS, _LABEL_KEYS = ("images", "inputs", "x"), ("labels", "y")
 # What NumPy and zipfile raise for damaged members: header, compression, checksum, encryption.
 _DAMAGED = (tokenize.TokenError, zlib.error, zipfile.BadZipFile)
 _UNREADABLE = (ValueError, SyntaxError, EOFError, OSError, MemoryError, RuntimeError, *_DAMAGED)
 
 
-def open_npz(path: str | os.PathLike[str]) -> Dataset:
-    """Return the images of the .npz file at `path`."""
+def open_npz(path: str | os.PathLike[str], split: str | None = None) -> Dataset:
+    """Return the images of the .npz file at `path`; `split` takes all of a file without training images."""
+    divided = False
     with _Archive(path) as archive:
         if "images" in archive.names:
             images = archive.read_images("images")
             labels, targets = archive.read_answers(len(images))
-            splits = split_calibration(len(images))
+            splits, divided = split_calibration(len(images), split), split is None
         elif set(_TRAINING_KEYS) <= set(archive.names):
-            (images, labels, splits), targets = _read_train_and_test(archive), None
+            (images, labels, splits), targets = _read_train_and_test(archive, archive.read_images), None
         else:
             expected = f"{str(path)!r} to hold `images` (and `labels`), or {', '.join(_TRAINING_KEYS)}"
             raise input_error(expected, ", ".join(archive.names) or "nothing", path=path)
         class_names = archive.read_class_names(labels) if "class_names" in archive.names else ()
-    return Dataset(os.path.basename(path), images, labels, class_names, get_preset("unit"), splits).with_targets(
-        targets
-    )
+    return Dataset(
+        os.path.basename(path), images, labels, class_names, get_preset("unit"), splits, divided=divided
+    ).with_targets(targets)
 
 
-def holds_images(path: str | os.PathLike[str]) -> bool:
-    """Return whether the .npz file at `path` has the names of one of the layouts; `InputError` where it is none."""
+def check_npz(path: str | os.PathLike[str]) -> None:
+    """Raise `InputError` where there is no .npz file at `path`."""
+    with _Archive(path):
+        pass
+
+
+def open_named_arrays(
+    path: str | os.PathLike[str], inputs: Mapping[str, Sequence[int]], split: str | None = None
+) -> NamedArrays:
+    """Return the samples of the .npz file at `path` for a network with `inputs` of these shapes without the batch.
+
+    `split` takes all of a file without training samples.
+    """
     with _Archive(path) as archive:
-        return "images" in archive.names or set(_TRAINING_KEYS) <= set(archive.names)
-
-
-def open_named_arrays(path: str | os.PathLike[str], inputs: Mapping[str, Sequence[int]]) -> NamedArrays:
-    """Return the samples of the .npz file at `path` for a network with `inputs` of these shapes without the batch."""
-    with _Archive(path) as archive:
-        arrays = {name: archive.read_input(name, shape) for name, shape in inputs.items()}
+        name, shape = next(iter(inputs.items()))
+        if len(inputs) == 1 and name not in archive.names and set(_TRAINING_KEYS) <= set(archive.names):
+            samples, labels, splits = _read_train_and_test(archive, lambda key: archive.read_input(key, shape))
+            return NamedArrays(os.path.basename(path), {name: samples}, labels, splits)
+        if len(inputs) == 1:
+            key = next((key for key in (name, *_SAMPLE_KEYS) if key in archive.names), name)
+            arrays = {name: archive.read_input(key, shape)}
+        else:
+            arrays = {name: archive.read_input(name, shape) for name, shape in inputs.items()}
         counts = {name: len(array) for name, array in arrays.items()}
         if len(set(counts.values())) > 1:
             raise input_error(f"as many samples for each input in {str(path)!r}", counts, path=path)
         count = next(iter(counts.values()))
-        labels, targets = archive.read_answers(count)
-    return NamedArrays(os.path.basename(path), arrays, labels, split_calibration(count)).with_targets(targets)
+        label = next((key for key in _LABEL_KEYS if key in archive.names and key not in inputs), "labels")
+        labels, targets = archive.read_answers(count, label)
+    splits = split_calibration(count, split)
+    samples = NamedArrays(os.path.basename(path), arrays, labels, splits, divided=split is None)
+    return samples.with_targets(targets)
 
 
 def describe_inputs(inputs: Mapping[str, Sequence[int]]) -> str:
@@ -123,7 +145,7 @@ class _Archive:
     def read_images(self, name: str) -> Pixels:
         images = self.read(name)
         if images.dtype != np.uint8:
-            expected = "uint8, 0 to 255 (scale floating-point images by 255 and round)"
+            expected = "uint8, 0 to 255 (pass `preprocessing` none to feed other numbers as they are)"
             raise self.mismatch(name, expected, images.dtype)
         shape = images.shape if images.ndim == 4 else (*images.shape, 1)
         if len(shape) != 4 or shape[3] not in (1, 3, 4) or 0 in shape:
@@ -131,16 +153,16 @@ class _Archive:
             raise self.mismatch(name, expected, images.shape)
         return images.reshape(shape)
 
-    def read_answers(self, count: int) -> tuple[Indices | None, Targets | None]:
+    def read_answers(self, count: int, label: str = "labels") -> tuple[Indices | None, Targets | None]:
         """Return (class indices, None), or labels of another kind by the name of the network's output."""
         keys = {name: name.removeprefix("labels_") for name in self.names if name.startswith("labels_")}
-        if "labels" in self.names and not keys:
-            labels = self.read("labels")
+        if label in self.names and not keys:
+            labels = self.read(label)
             if is_class_indices(labels, count):
                 return labels.reshape(-1).astype(np.int64), None
-            keys = {"labels": ""}
-        elif "labels" in self.names:
-            raise self.mismatch("labels", "alone, or `labels_NAME` for each output", ", ".join(self.names))
+            keys = {label: ""}
+        elif label in self.names:
+            raise self.mismatch(label, "alone, or `labels_NAME` for each output", ", ".join(self.names))
         where = {"path": self.path}
         targets = {
             output: check_targets(f"`{name}` in {str(self.path)!r}", self.read(name), count, **where)
@@ -170,11 +192,16 @@ class _Archive:
         if name not in self.names:
             expected = f"{str(self.path)!r} to hold {describe_inputs({name: shape})}"
             raise input_error(expected, ", ".join(self.names) or "nothing", path=self.path)
-        return check_samples(f"`{name}` in {str(self.path)!r}", self.read(name), shape, path=self.path)
+        array = self.read(name)
+        if (*array.shape[1:], 1) == tuple(shape):
+            array = array[..., np.newaxis]
+        return check_samples(f"`{name}` in {str(self.path)!r}", array, shape, path=self.path)
 
 
-def _read_train_and_test(archive: _Archive) -> tuple[Pixels, Indices, dict[str, Indices]]:
-    x_train, x_test = archive.read_images("x_train"), archive.read_images("x_test")
+def _read_train_and_test(
+    archive: _Archive, read: Callable[[str], npt.NDArray[Any]]
+) -> tuple[npt.NDArray[Any], Indices, dict[str, Indices]]:
+    x_train, x_test = read("x_train"), read("x_test")
     if x_train.shape[1:] != x_test.shape[1:]:
         expected = f"images of shape {x_train.shape[1:]}, as in `x_train`"
         raise archive.mismatch("x_test", expected, x_test.shape[1:])

@@ -42,6 +42,7 @@ def open_dataset(
     labels: npt.ArrayLike | os.PathLike[str] | str | None = None,
     seed: int = 0,
     input_shape: InputShape | None = None,
+    as_arrays: bool = False,
 ) -> Dataset:
     """Return the `Dataset` of any source of images or samples.
 
@@ -57,14 +58,17 @@ def open_dataset(
 
             uint8 images (N, H, W, C) go through the preprocessing of the model. Arrays of floating point and arrays by
             name are what the network takes, and stay as they are.
-        split: for arrays and datasets in memory, the split that takes all of them: "train", "calibration" or "test".
-            None makes every fifth sample one for calibration, the others for tests, as in an .npz of images.
+        split: the split that takes all samples of a source that has no splits of its own (arrays, a folder or an .npz
+            without training images): "train", "calibration" or "test". None makes every fifth sample one for
+            calibration, the others for tests.
         labels: for arrays class indices (N,), one-hot rows, or the labels of another output: numbers, rows, masks; for
             several outputs a dictionary of them by name. Path of a labels file for a folder whose images lie in it
             directly.
         seed: of "random" noise. The splits of the other datasets are fixed.
         input_shape: what the model takes: (H, W, C), or a dictionary from the name of an input to its shape without the
             batch. Needed for "random" and for a network with other inputs than one image.
+        as_arrays: whether images are what the network takes, like arrays of floating point: those of an .npz or of an
+            array, in its shape.
 
     Returns:
         `Dataset`.
@@ -77,7 +81,7 @@ def open_dataset(
     if isinstance(source, Dataset):
         return source
     if isinstance(source, str | os.PathLike):
-        return _open_named(os.fspath(source), labels, seed, input_shape)
+        return _open_named(os.fspath(source), labels, seed, input_shape, split, as_arrays)
     if isinstance(source, tuple) and len(source) == 2 and labels is None:
         source, labels = source
     name = "array"
@@ -90,10 +94,12 @@ def open_dataset(
         if batches.num_batches is None:
             raise input_error("a finite PyDataset", "one without a length", argument="data")
         source, labels = _concatenate((batches[index] for index in range(batches.num_batches)), labels)
-    return _from_arrays(name, source, labels, split, input_shape)
+    return _from_arrays(name, source, labels, split, input_shape, as_arrays)
 
 
-def _open_named(path: str, labels: Any, seed: int, input_shape: InputShape | None) -> Dataset:
+def _open_named(
+    path: str, labels: Any, seed: int, input_shape: InputShape | None, split: str | None, as_arrays: bool
+) -> Dataset:
     """Return the `Dataset` of a name or a path."""
     names = named_datasets.list_datasets()
     is_name = path in names
@@ -101,13 +107,15 @@ def _open_named(path: str, labels: Any, seed: int, input_shape: InputShape | Non
     if labels is not None and not is_folder:
         received = f"{str(labels)!r} with {path!r}"
         raise input_error("a labels file only with a folder of images", received, argument="labels")
+    if as_arrays and input_shape is not None and not isinstance(input_shape, Mapping):
+        input_shape = {"images": input_shape}
     if isinstance(input_shape, Mapping):
         from keras_nin.data.npz_files import describe_inputs, open_named_arrays
 
         if path == named_datasets.NOISE:
             return named_datasets.open_named_noise(input_shape, seed)
         if path.lower().endswith(".npz"):
-            return open_named_arrays(path, input_shape)
+            return open_named_arrays(path, input_shape, split)
         expected = f"an .npz file with an array for each input ({describe_inputs(input_shape)}), or 'random'"
         raise input_error(expected, repr(path), argument="data")
     if path == named_datasets.NOISE:
@@ -117,27 +125,30 @@ def _open_named(path: str, labels: Any, seed: int, input_shape: InputShape | Non
     if is_folder:
         from keras_nin.data.image_folder import open_folder
 
-        return open_folder(path, labels)
+        return open_folder(path, labels, split)
     if path.lower().endswith(".npz"):
         from keras_nin.data.npz_files import open_npz
 
-        return open_npz(path)
+        return open_npz(path, split)
     hint = f"Datasets: {', '.join(names)}; an existing folder of images and an .npz file work too."
     raise InputError(f"{unknown_name_error('data', path, names)} {hint}", argument="data")
 
 
-def _from_arrays(name: str, source: object, labels: Any, split: str | None, input_shape: InputShape | None) -> Dataset:
+def _from_arrays(
+    name: str, source: object, labels: Any, split: str | None, input_shape: InputShape | None, as_arrays: bool
+) -> Dataset:
     """Return the `Dataset` of arrays in memory."""
     if isinstance(source, np.ndarray) and isinstance(input_shape, Mapping) and len(input_shape) == 1:
         source = {next(iter(input_shape)): source}
-    if isinstance(source, np.ndarray) and source.dtype == np.uint8:
+    if isinstance(source, np.ndarray) and source.dtype == np.uint8 and not as_arrays:
         images = source[..., np.newaxis] if source.ndim == 3 else source
         if images.ndim != 4 or images.size == 0:
             expected = "uint8 images of shape (N, height, width) or (N, height, width, channels)"
             raise input_error(expected, images.shape, argument="data")
-        splits = split_calibration(len(images)) if split is None else {split: np.arange(len(images))}
+        splits = split_calibration(len(images), split)
         indices, targets = _read_answers(labels, len(images))
-        return Dataset(name, images, indices, (), get_preset("unit"), splits).with_targets(targets)
+        dataset = Dataset(name, images, indices, (), get_preset("unit"), splits, divided=split is None)
+        return dataset.with_targets(targets)
     if isinstance(source, np.ndarray):
         shape = None if isinstance(input_shape, Mapping) else input_shape
         arrays = {"input": check_samples("`data`", source, shape, argument="data")}
@@ -160,9 +171,9 @@ def _from_arrays(name: str, source: object, labels: Any, split: str | None, inpu
     count = next(iter(counts.values()))
     if len(set(counts.values())) > 1:
         raise input_error("as many samples for each input", counts, argument="data")
-    splits = split_calibration(count) if split is None else {split: np.arange(count)}
+    splits = split_calibration(count, split)
     indices, targets = _read_answers(labels, count)
-    return NamedArrays(name, arrays, indices, splits).with_targets(targets)
+    return NamedArrays(name, arrays, indices, splits, divided=split is None).with_targets(targets)
 
 
 def _read_answers(labels: Any, count: int) -> tuple[Indices | None, Targets | None]:

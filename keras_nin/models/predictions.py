@@ -30,7 +30,7 @@ def family_functions(specs: Sequence[ModelSpec]):
             images: array (B, H, W, C) with values from 0 to 255, RGB or grayscale.
             variant: the model's name; may be omitted where all models of this family expect the same.
         """
-        return get_preset(_single("preprocessing", select(variant))).scale(images)
+        return get_preset(_single("preprocessing", select(variant))).normalize(images)
 
     def decode_predictions(
         predictions: npt.ArrayLike, top: int = 5, variant: str | None = None

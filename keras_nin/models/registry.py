@@ -7,12 +7,12 @@ import inspect
 import os
 import pathlib
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from keras_nin import files, schemas
+from keras_nin import files, keras_graph, schemas
 from keras_nin.errors import WeightsMismatchError, expected_error, first_line, input_error, unknown_name_error
-from keras_nin.models import articles, googlenet, inception_v3, nin, squeezenet, weight_files
+from keras_nin.models import articles, custom_layers, googlenet, inception_v3, nin, squeezenet, weight_files
 from keras_nin.models.model_spec import ModelSpec, Weights, read_table
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ class LoadedModel:
         preprocessing: what the model expects: the name of a preset, or a dictionary that
             `keras_nin.data.Preprocessing.from_json` takes; None where it is not known.
         dataset: name of the model's own dataset, or None.
+        input_scaling: the layer that says `preprocessing`, where nothing else does.
     """
 
     model: keras.Model
@@ -79,6 +80,17 @@ class LoadedModel:
     random: bool
     preprocessing: str | dict[str, Any] | None = None
     dataset: str | None = None
+    input_scaling: keras_graph.InputScaling | None = None
+
+    def recognize_scaling(self) -> LoadedModel:
+        """Return the same with the preprocessing that a Rescaling or Normalization at the start of the model expects.
+
+        What is known of the model goes before it.
+        """
+        scaling = None if self.preprocessing is not None else keras_graph.find_input_scaling(self.model)
+        return (
+            self if scaling is None else dataclasses.replace(self, preprocessing=scaling.preset, input_scaling=scaling)
+        )
 
 
 def cast_to_float32(loaded: LoadedModel) -> LoadedModel:
@@ -120,6 +132,7 @@ class _Request:
     input_shape: tuple[int, ...] | None
     seed: int
     arguments: dict[str, Any]
+    custom_objects: dict[str, Any]
 
     @property
     def is_random(self) -> bool:
@@ -155,6 +168,7 @@ def load_model(
     weights: Weights = None,
     input_shape: tuple[int, ...] | None = None,
     seed: int = 0,
+    imports: Sequence[str | os.PathLike[str]] = (),
     **arguments: Any,
 ) -> LoadedModel:
     """Build or load the network that `model` names.
@@ -168,13 +182,14 @@ def load_model(
             ones, ``"he"`` random ones that behave numerically like trained ones (`keras_nin.models.initialize_he`).
         input_shape: (H, W, C), where the network leaves it open or can change it.
         seed: of random weights.
+        imports: modules or .py files that define the custom layers of a saved model; their code is run.
         **arguments: of the builder, e.g. ``classes``; a saved model takes none.
 
     Raises:
         InputError: an unknown name, a file that cannot be read, or weights or arguments that do not fit.
     """
     text = os.fspath(model) if isinstance(model, os.PathLike) else str(model)
-    request = _Request(weights, input_shape, seed, arguments)
+    request = _Request(weights, input_shape, seed, arguments, custom_layers.import_objects(imports))
     if text.startswith("keras:"):
         return request.finish(_load_application(text, request))
     if text not in REGISTRY and (text.endswith(MODEL_SUFFIXES) or os.path.exists(text)):
@@ -240,7 +255,10 @@ def _load_saved_model(path: pathlib.Path, request: _Request) -> LoadedModel:
     if request.is_random:
         request.set_seed()
     label = request.label if request.is_random else str(path)
-    model = _rebuild_model(_read_model(path), path, request.input_shape, request.is_random)
+    model = _read_model(path, request.custom_objects)
+    if keras_graph.graph_of(model) is None:
+        model = custom_layers.make_functional(model, request.input_shape)
+    model = custom_layers.make_functional(_rebuild_model(model, path, request.input_shape, request.is_random))
     return LoadedModel(model, path.stem, label, request.is_random, record.get("preprocessing"), record.get("dataset"))
 
 
@@ -260,7 +278,7 @@ def _check_saved_model(path: pathlib.Path) -> None:
     raise input_error(expected, received, argument="model", path=path)
 
 
-def _read_model(path: pathlib.Path) -> keras.Model:
+def _read_model(path: pathlib.Path, custom_objects: dict[str, Any]) -> keras.Model:
     import keras
 
     # They register our layers, which a saved model may hold.
@@ -268,11 +286,15 @@ def _read_model(path: pathlib.Path) -> keras.Model:
     import keras_nin.layers.normalization  # noqa: F401
 
     try:
-        model = keras.saving.load_model(path, compile=False, safe_mode=True)
+        model = keras.saving.load_model(path, custom_objects, compile=False, safe_mode=True)
         received, cause = f"a {type(model).__name__}", None
     except Exception as error:  # zipfile, h5py and Keras each raise their own kinds on a damaged file
         model, received, cause = None, first_line(error), error
-        if "safe_mode" in received:
+        missing = custom_layers.find_missing_name(error)
+        if missing is not None:
+            place = "which the imported code does not define" if custom_objects else "which is not one of Keras"
+            received = f"the custom class {missing!r}, {place}. Pass the module or .py file of the class as `imports`"
+        elif "safe_mode" in received:
             received = "a Lambda layer, whose Python code is not run. Use Keras operations or a registered layer"
         elif "No model config" in received:
             received = "only weights, or another HDF5 file. Pass the name of a model, and the file as `weights`"

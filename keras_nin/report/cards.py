@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from keras_nin.data import get_preset
 from keras_nin.formatting import format_markdown_table, format_ratio_percent
 from keras_nin.report.rendering import make_table, render_text
 
@@ -30,7 +31,7 @@ def format_card(spec: "ModelSpec", audit: "Audit", metrics: Mapping[str, Mapping
     macs = format_ratio_percent(total.pointwise_macs, total.macs)
     facts = {
         "Source": spec.paper,
-        "Input": f"{shape}, preprocessing: `{spec.preprocessing}`",
+        "Input": f"{shape}, preprocessing: {get_preset(spec.preprocessing)}",
         "Classes": "none: the output is a map" if spec.classes is None else str(spec.classes),
         "Dataset": spec.dataset or "not bundled: pass `--data`",
         "Parameters": f"{total.params:,} ({params} in 1x1 layers)",

@@ -16,6 +16,7 @@ from keras_nin.benchmark.records import BenchmarkResult
 from keras_nin.benchmark.sweep import SweepPoint
 from keras_nin.benchmark.sweep_results import SweepRow
 from keras_nin.claims.claim import ClaimFigure, ClaimResult, ClaimsResult, value_from_json
+from keras_nin.data import Preprocessing
 from keras_nin.edge.edgetpu.records import EdgeTPUResult
 from keras_nin.edge.ethosu.records import EthosUEstimate, EthosURefusal, EthosUResult, parse_accelerators
 from keras_nin.edge.fit import TARGETS, FitResult
@@ -116,6 +117,16 @@ class EvaluateDocument(ClassificationScores):
     outputs: tuple[OutputScores, ...] = ()
     speed: SpeedDocument | None = None
     sha256: str | None = None
+
+    @property
+    def preprocessing_text(self) -> str:
+        """The preset and its constants; "unknown" where the document does not say them."""
+        if self.preprocessing is None:
+            return "none"
+        try:
+            return str(Preprocessing.from_json(self.preprocessing))
+        except InputError:
+            return "unknown"
 
 
 Document: TypeAlias = (

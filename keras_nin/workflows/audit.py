@@ -30,7 +30,7 @@ def audit_model(model: FileOrModel, *, progress: Progress = SILENT, **options: U
         model: zoo name, ``keras:NAME``, path of a .keras, .h5 or .tflite file, or a keras.Model. A .tflite file is read
             without Keras.
         progress: what reports the progress.
-        **options: `weights`, `input_shape`, `builder_arguments` and `seed`, as in `export_model`.
+        **options: `weights`, `input_shape`, `builder_arguments`, `seed` and `imports`, as in `export_model`.
 
     Raises:
         InputError: an unknown name, an unreadable file, or a network that is not a graph of layers.
@@ -38,7 +38,7 @@ def audit_model(model: FileOrModel, *, progress: Progress = SILENT, **options: U
     from keras_nin.audit.api import audit_model as audit_network
 
     if is_tflite(model):
-        if any(value for name, value in options.items() if name != "seed"):
+        if any(value for name, value in options.items() if name not in ("seed", "imports")):
             raise InputError(
                 "A .tflite file holds its whole network: `weights`, `input_shape` and `builder_arguments` do not apply"
             )
@@ -89,7 +89,7 @@ def compare_models(
     for position in to_open:
         loaded = open_model(sides[position], progress, **options)
         sides[position], names[position] = loaded.model, loaded.name
-        options = {"seed": options.get("seed", 0)}
+        options = {"seed": options.get("seed", 0), "imports": options.get("imports", ())}
     comparison = compare_networks(*sides, name_a=names[0], name_b=names[1])
     if test is None:
         return comparison

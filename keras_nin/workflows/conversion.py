@@ -18,7 +18,14 @@ from keras_nin.errors import InputError, check_choice
 from keras_nin.export.schemes import SCHEMES, Scheme, Tuning, parse_schemes
 from keras_nin.files import AnyPath
 from keras_nin.workflows import SILENT, Progress, inputs
-from keras_nin.workflows.inputs import FileOrModel, ImageSource, ImageSources, InputShape, ModelLike
+from keras_nin.workflows.inputs import (
+    FileOrModel,
+    ImageSource,
+    ImageSources,
+    InputShape,
+    ModelLike,
+    PreprocessingLike,
+)
 
 if TYPE_CHECKING:
     import keras
@@ -38,18 +45,22 @@ class ExportOptions:
     """What decides the content of an exported file and of its record, besides the model and the scheme.
 
     The fields are the arguments of `keras_nin.export_model` with the same names and defaults.
+
+    Raises:
+        InputError: a preprocessing that there is not.
     """
 
     weights: AnyPath | None = None
     input_shape: InputShape | None = None
     builder_arguments: Mapping[str, Any] | None = None
     seed: int = 0
+    imports: Sequence[AnyPath] = ()
     calibration: ImageSource = None
     calibration_count: int | None = None
     test: ImageSource = None
     test_count: int | Literal["all"] | None = None
     labels: str | None = None
-    preprocessing: str | None = None
+    preprocessing: PreprocessingLike | None = None
     crop: float | None = None
     task: str | None = None
     limits: ParityLimits | None = None
@@ -61,6 +72,12 @@ class ExportOptions:
     learning_rate: float | None = None
     sparsity: float = 0.5
     clusters: int = 16
+
+    def __post_init__(self) -> None:
+        if self.preprocessing is not None:
+            from keras_nin.data.preprocessing import parse_preprocessing
+
+            object.__setattr__(self, "preprocessing", parse_preprocessing(self.preprocessing))
 
     def changed(self, ignored: Collection[str] = ()) -> list[str]:
         """Return the names of the options that differ from their defaults."""
@@ -97,11 +114,13 @@ class ExportOptions:
         self, model: ModelLike, scheme: Scheme, sources: ImageSources, own_dataset: str | None
     ) -> dict[str, Any] | None:
         """Return the options that matter to one scheme, for its record; None for a model or images in memory."""
+        from keras_nin.data import Preprocessing
         from keras_nin.export import ParityLimits
 
         images = {"test": sources.source("test", own_dataset)}
-        if scheme.calibrated:
-            images["calibration"] = sources.source("calibration", own_dataset)
+        calibration = sources.source("calibration", own_dataset)
+        if scheme.calibrated or inputs.is_named(calibration):  # with it the test images are chosen again
+            images["calibration"] = calibration
         if not all(map(inputs.is_named, (model, *images.values()))):
             return None
         document = {
@@ -109,7 +128,8 @@ class ExportOptions:
             "weights": None if self.weights is None else os.fspath(self.weights),
             "input_shape": list(self.input_shape) if self.input_shape else None,
             "builder_arguments": dict(self.builder_arguments or {}),
-            **images,
+            "imports": [os.fspath(source) for source in self.imports],
+            **{role: os.fspath(source) for role, source in images.items()},
         }
         names = ["seed", "labels", "test_count", "task", "preprocessing", "crop", "batch"]
         if scheme.integer_only:
@@ -119,6 +139,8 @@ class ExportOptions:
         if scheme.trained:
             names += ["epochs", "learning_rate", *_TRAINING[scheme.trained]]
         document |= {name: getattr(self, name) for name in names}
+        if isinstance(self.preprocessing, Preprocessing):
+            document["preprocessing"] = self.preprocessing.to_json()
         if scheme.name == "int8":
             document |= dataclasses.asdict(self.tuning or Tuning())
         return document | dataclasses.asdict(self.limits or ParityLimits())
@@ -265,6 +287,8 @@ def export_temporarily(
     Raises:
         InputError: the model does not load or convert, a scheme trains, or the images do not fit.
     """
+    from keras_nin.data import named_datasets
+
     options = options or ExportOptions()
     chosen = options.resolve_schemes(schemes)
     trained = [scheme.name for scheme in chosen if scheme.trained]
@@ -277,7 +301,11 @@ def export_temporarily(
     shapes = inputs.input_shapes(loaded.model)
     own = loaded.dataset if not loaded.random and loaded.dataset in BUNDLED_DATASETS else None
     source = next((entry for entry in (options.calibration, own, options.test) if entry is not None), "random")
-    dataset = ImageSources(source, options.test, options.labels, options.seed).dataset("calibration", None, shapes)
+    # An export tests on the model's own dataset, so that other images all calibrate.
+    tested = loaded.dataset if loaded.dataset and named_datasets.is_at_hand(loaded.dataset) else None
+    test = tested if options.test is None else options.test
+    sources = ImageSources(source, test, options.labels, options.seed, preprocessing=options.preprocessing)
+    dataset = sources.dataset("calibration", None, shapes)
     job = ConversionInputs(loaded, dataset, options.choose_preprocessing(loaded, dataset))
     images = source if inputs.is_named(source) and not dataset.noise else None
     sources = []

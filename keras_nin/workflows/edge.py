@@ -14,7 +14,7 @@ from keras_nin.errors import InputError
 from keras_nin.files import AnyPath
 from keras_nin.workflows import SILENT, Progress, conversion, inputs
 from keras_nin.workflows.conversion import NOISE_CALIBRATION, RANDOM_WEIGHTS, ExportOptions, open_tflite
-from keras_nin.workflows.inputs import FileOrModel, ImageSource, ImageSources
+from keras_nin.workflows.inputs import FileOrModel, ImageSource, ImageSources, PreprocessingLike
 
 if TYPE_CHECKING:
     from keras_nin.edge.edgetpu.records import EdgeTPUResult
@@ -151,7 +151,7 @@ def measure_micro(
     require: str | None = None,
     test_count: int = MICRO_IMAGES,
     labels: str | None = None,
-    preprocessing: str | None = None,
+    preprocessing: PreprocessingLike | None = None,
     crop: float | None = None,
     seed: int = 0,
     seconds: float = 20.0,
@@ -207,10 +207,14 @@ def measure_micro(
 
 @dataclasses.dataclass(frozen=True)
 class _MicroImages:
-    """Which samples a file is run on with TFLite Micro: `test` as in `export_model`, None is noise, and why it is."""
+    """Which samples a file is run on with TFLite Micro: `test` as in `export_model`, None is noise, and why it is.
+
+    `calibration` names what calibrated the file, or is None.
+    """
 
     test: ImageSource
     note: str | None = None
+    calibration: ImageSource = None
 
     def load(self, model: TFLiteModel, record: dict[str, Any], options: ExportOptions, count: int) -> MicroInputs:
         """Return at most `count` test samples in whole batches."""
@@ -226,16 +230,20 @@ class _MicroImages:
         is_image = len(tensors) == 1 and len(tensors[0].shape) == 4
         shapes: inputs.Shapes = {names.get(tensor.index, tensor.name): tensor.shape[1:] for tensor in tensors}
         shapes = tensors[0].shape[1:] if is_image else shapes
-        dataset = ImageSources(None, self.test, options.labels, options.seed).dataset("test", None, shapes)
+        requested = options.preprocessing or inputs.recorded_preprocessing(record)
+        sources = ImageSources(
+            self.calibration, self.test, options.labels, options.seed, preprocessing=requested, recorded=True
+        )
+        dataset = sources.dataset("test", None, shapes)
         known = record.get("preprocessing")
-        preprocessing = inputs.choose_preprocessing(known, dataset, options.preprocessing, options.crop)
+        preprocessing = inputs.choose_preprocessing(known, dataset, requested, options.crop)
         batch = tensors[0].shape[0]
         indices = dataset.select("test", -(-count // batch) * batch, options.seed)
         indices = indices[: max(len(indices) // batch, 1) * batch]
         size, channels = (shapes[:2], shapes[2]) if isinstance(shapes, tuple) else (None, None)
         loaded = dataset.load(indices, size, channels, preprocessing)
         arrays = list(loaded.values()) if isinstance(loaded, dict) else [np.asarray(loaded)]
-        mode = f", preprocessing {preprocessing.mode}" if preprocessing else ""
+        mode = f", preprocessing: {preprocessing}" if preprocessing else ""
         return prepare_samples(model, arrays, f"test images of {dataset.name}{mode}")
 
 
@@ -247,7 +255,7 @@ def _choose_micro_images(source: conversion.TFLiteSource, record: dict[str, Any]
         return _MicroImages(None)
     if recorded is not None and chosen is recorded and not _is_at_hand(recorded):
         return _MicroImages(None, f"the images that the export was tested on, {recorded!r}, are not found")
-    return _MicroImages(chosen)
+    return _MicroImages(chosen, calibration=source.images or inputs.recorded_calibration_source(record))
 
 
 def _is_at_hand(source: str) -> bool:

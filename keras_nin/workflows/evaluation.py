@@ -7,15 +7,16 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 
 from keras_nin import files, schemas
 from keras_nin.errors import InputError
+from keras_nin.files import AnyPath
 from keras_nin.formatting import format_count
 from keras_nin.limits import Limit, LimitCheck, LimitItem, Unit, check_limit, parse_limits
 from keras_nin.results import Result
 from keras_nin.workflows import SILENT, Progress, inputs
-from keras_nin.workflows.inputs import FileOrModel, ImageSource, ImageSources, TestImages
+from keras_nin.workflows.inputs import FileOrModel, ImageSource, ImageSources, PreprocessingLike, TestImages
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from keras_nin.benchmark.devices import DeviceSession
     from keras_nin.data import Dataset, Preprocessing
     from keras_nin.heads import Head
+    from keras_nin.keras_graph import InputScaling
     from keras_nin.report.accuracy import ClassificationScores, OutputScores
     from keras_nin.tflite.records import TFLiteModel
 
@@ -47,6 +49,8 @@ class EvaluateResult(Result):
         label_offset: output of label 0.
         speed: images per second with batch, threads, runs and host; None for a Keras model.
         notes: what a reader should know.
+        division: how the source was divided between calibration and tests; None where all of it tested, or its own test
+            split.
         sha256: hash of the file; None for a Keras model.
     """
 
@@ -59,6 +63,7 @@ class EvaluateResult(Result):
     label_offset: int
     speed: dict[str, Any] | None
     notes: tuple[str, ...] = ()
+    division: str | None = None
     sha256: str | None = None
 
     @property
@@ -116,12 +121,13 @@ def evaluate_model(
     *,
     test_count: int | Literal["all"] | None = None,
     labels: str | None = None,
-    preprocessing: str | None = None,
+    preprocessing: PreprocessingLike | None = None,
     crop: float | None = None,
     task: str | None = None,
     label_offset: int | None = None,
     output: int | None = None,
     seed: int = 0,
+    imports: Sequence[AnyPath] = (),
     threads: int = 1,
     device: str | None = None,
     python: str | None = None,
@@ -133,7 +139,8 @@ def evaluate_model(
 
     Args:
         model: path of a .tflite file, or a model as in `export_model`.
-        test, test_count, labels, preprocessing, crop, task, seed: as in `export_model`; the images have labels.
+        test, test_count, labels, preprocessing, crop, task, seed, imports: as in `export_model`; the images have
+            labels.
         label_offset: output of label 0, such as 1 where output 0 is a background class; None takes 0.
         output: index of the output, for a file with several and labels that do not name theirs.
         threads, progress: of the LiteRT runtime; what reports the progress.
@@ -146,7 +153,7 @@ def evaluate_model(
     if device is not None and not os.fspath(model if isinstance(model, str | os.PathLike) else "").endswith(".tflite"):
         raise InputError("a `device` runs .tflite files; pass such a file", argument="device")
     with inputs.open_session(device, python) as session:
-        image_options = (test, test_count, labels, preprocessing, crop, task, label_offset, seed)
+        image_options = (test, test_count, labels, preprocessing, crop, task, label_offset, seed, imports)
         return _evaluate(model, *image_options, output, threads, session, progress)
 
 
@@ -155,11 +162,12 @@ def _evaluate(
     test: ImageSource,
     test_count: int | Literal["all"] | None,
     labels: str | None,
-    preprocessing: str | None,
+    preprocessing: PreprocessingLike | None,
     crop: float | None,
     task: str | None,
     label_offset: int | None,
     seed: int,
+    imports: Sequence[AnyPath],
     output: int | None,
     threads: int,
     session: DeviceSession | None,
@@ -170,10 +178,13 @@ def _evaluate(
     from keras_nin.heads import make_heads, require_labels, targets_of
     from keras_nin.tflite.host import describe_host
 
-    sources = ImageSources(None, test, labels, seed)
-    network = _open_network(model, threads, seed, output, session, progress)
+    network = _open_network(model, threads, seed, imports, output, session, progress)
+    record = inputs.read_export_record(model) if _is_file(model) else {}
+    calibration = inputs.recorded_calibration_source(record)
+    requested = inputs.recorded_preprocessing(record) if preprocessing is None else preprocessing
+    sources = ImageSources(calibration, test, labels, seed, preprocessing=requested, recorded=True)
     dataset = sources.dataset("test", network.dataset, network.shapes)
-    chosen = inputs.choose_preprocessing(network.preprocessing, dataset, preprocessing, crop)
+    chosen = inputs.choose_preprocessing(network.preprocessing, dataset, requested, crop)
     test_images = inputs.select_test_images(dataset, network.shapes, chosen, count=test_count, seed=seed)
     if network.tflite is not None:
         test_images = test_images.sample_for(network.tflite, test_count, seed)
@@ -231,7 +242,8 @@ def _evaluate(
         network.random_weights,
         offset,
         speed,
-        notes,
+        (*inputs.scaling_notes(network.input_scaling, chosen), *notes),
+        dataset.describe_division() if dataset.divided else None,
         sha256=None if network.threads is None else files.sha256(files.read_bytes(os.fspath(model))),
     )
 
@@ -262,7 +274,7 @@ def compare_file_outputs(
 
     from keras_nin.heads import fitting_targets, make_heads, targets_of
 
-    sources = ImageSources(None, test, labels, seed)
+    sources = ImageSources(None, test, labels, seed, preprocessing=preprocessing, recorded=True)
     networks = [_open_file(path, threads, None, None) for path in (first, second)]
     order = _pair_outputs(*networks)
     images = []
@@ -363,6 +375,7 @@ class _Network:
     random_weights: bool = False
     threads: int | None = None
     tflite: TFLiteModel | None = None
+    input_scaling: InputScaling | None = None
 
     @property
     def classes(self) -> int:
@@ -370,14 +383,24 @@ class _Network:
         return math.prod(size or 1 for size in self.outputs[0][1])
 
 
+def _is_file(model: FileOrModel) -> TypeGuard[AnyPath]:
+    return isinstance(model, str | os.PathLike) and os.fspath(model).endswith(".tflite")
+
+
 def _open_network(
-    model: FileOrModel, threads: int, seed: int, output: int | None, session: DeviceSession | None, progress: Progress
+    model: FileOrModel,
+    threads: int,
+    seed: int,
+    imports: Sequence[AnyPath],
+    output: int | None,
+    session: DeviceSession | None,
+    progress: Progress,
 ) -> _Network:
-    if isinstance(model, str | os.PathLike) and os.fspath(model).endswith(".tflite"):
+    if _is_file(model):
         return _open_file(os.fspath(model), threads, output, session)
     if output is not None:
         raise InputError("`output` chooses one of the outputs of a .tflite file; pass such a file", argument="output")
-    loaded = inputs.open_model(model, progress, seed=seed)
+    loaded = inputs.open_model(model, progress, seed=seed, imports=imports)
     from keras_nin import keras_graph
 
     network = loaded.model
@@ -397,6 +420,7 @@ def _open_network(
         loaded.dataset,
         loaded.weights,
         loaded.random,
+        input_scaling=loaded.input_scaling,
     )
 
 

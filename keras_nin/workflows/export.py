@@ -14,7 +14,7 @@ from keras_nin.limits import Limit, LimitCheck, LimitItem, Unit, check_limit, pa
 from keras_nin.results import Result
 from keras_nin.workflows import SILENT, Progress, inputs
 from keras_nin.workflows.conversion import Conversion, ConversionInputs, ExportOptions, convert
-from keras_nin.workflows.inputs import ImageSource, ImageSources, InputShape, ModelLike, TestImages
+from keras_nin.workflows.inputs import ImageSource, ImageSources, InputShape, ModelLike, PreprocessingLike, TestImages
 
 if TYPE_CHECKING:
     from keras_nin.benchmark import Profile
@@ -90,6 +90,7 @@ class ExportResult(Result):
         files: an `ExportedFile` for each scheme.
         test: images that the files were verified on.
         reproduction: how the file compares with the one that is reproduced, or None.
+        notes: what a reader should know of the model and its images.
     """
 
     model: str
@@ -99,6 +100,7 @@ class ExportResult(Result):
     test: TestImages
     host: dict[str, Any]
     reproduction: Reproduction | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -185,10 +187,11 @@ def export_model(
     input_shape: InputShape | None = None,
     builder_arguments: Mapping[str, Any] | None = None,
     seed: int = 0,
+    imports: Sequence[AnyPath] = (),
     calibration_count: int | None = None,
     test_count: int | Literal["all"] | None = None,
     labels: str | None = None,
-    preprocessing: str | None = None,
+    preprocessing: PreprocessingLike | None = None,
     crop: float | None = None,
     tuning: Tuning | None = None,
     io: str | None = None,
@@ -216,15 +219,20 @@ def export_model(
             tf.data.Dataset or keras.utils.PyDataset, or ``"random"``. uint8 images are preprocessed, floats are fed as
             they are. None takes the calibration split of the model's own dataset.
         test: images to verify on, with or without labels: as `calibration`, or (images, labels). None takes the test
-            split of the model's own dataset. One source for both is split: every fifth image calibrates.
+            split of the model's own dataset. One source for both is split: every fifth image calibrates. Two are used
+            whole.
         weights: name of bundled weights, ``"random"``, or a path; None takes the bundled ones, or random ones.
         input_shape: (height, width, channels), where the network leaves it open.
         builder_arguments: further arguments of the model's builder.
         seed: of whatever is random: weights, noise, and which images are drawn.
+        imports: names of modules or paths of .py files that define the custom layers of a saved model; their code runs.
         calibration_count, test_count: number of images; None takes 100 to calibrate, or 8 of noise, and all to test,
             except that files in slow kernels (int16x8) are compared on a sample, unless `test_count` is "all".
         labels: path of a labels file, for a folder of images.
-        preprocessing: preset that turns pixels into input; None takes the model's own.
+        preprocessing: how pixels become input: name of a preset, a `keras_nin.data.Preprocessing`, a dictionary of
+            constants such as ``{"scale": 1 / 255, "mean": (0.5,), "channels": "bgr"}``, or the path of a JSON file with
+            them; ``"none"`` feeds arrays as they are. None takes the model's own; a model that starts with Rescaling
+            or Normalization gets the pixels that this layer takes.
         crop: share of the short side that the center crop keeps.
         tuning: how int8 ranges, weights and biases are chosen; None takes `Tuning()`.
         io: input and output type of the integer schemes: int8, uint8 or float32.
@@ -294,7 +302,10 @@ def run_export(
         for conversion, profile in zip(conversions, profiles, strict=True)
     )
     loaded = job.loaded
-    result = ExportResult(loaded.name, loaded.weights, loaded.random, exported, test, describe_host(), reproduction)
+    notes = (*inputs.scaling_notes(loaded.input_scaling, job.preprocessing), *sources.notes)
+    result = ExportResult(
+        loaded.name, loaded.weights, loaded.random, exported, test, describe_host(), reproduction, notes
+    )
     return result if out is None else result.save(out, force)
 
 
@@ -306,12 +317,20 @@ def open_inputs(
     from keras_nin.heads import fitting_targets, targets_of
     from keras_nin.keras_graph import output_specs
 
-    sources = ImageSources(options.calibration, options.test, options.labels, options.seed)
+    sources = ImageSources(
+        options.calibration,
+        options.test,
+        options.labels,
+        options.seed,
+        preprocessing=options.preprocessing,
+    )
     loaded = options.load(model, progress)
     shapes = inputs.input_shapes(loaded.model)
+    calibrates = any(scheme.calibrated for scheme in schemes)
+    sources.check_own(loaded.dataset, shapes, [options.test, *([options.calibration] if calibrates else [])])
     dataset = sources.dataset("test", loaded.dataset, shapes)
     job = ConversionInputs(loaded, dataset, options.choose_preprocessing(loaded, dataset))
-    if any(scheme.calibrated for scheme in schemes):
+    if calibrates:
         job = job.calibrate(sources.dataset("calibration", loaded.dataset, shapes), shapes, options)
     test = inputs.select_test_images(
         dataset, shapes, job.preprocessing, calibrated_on=job.calibrated_on, count=options.test_count, seed=options.seed

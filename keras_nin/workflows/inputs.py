@@ -8,12 +8,12 @@ import gc
 import os
 import pathlib
 import sys
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, Unpack, cast
 
 from keras_nin import files, models
-from keras_nin.errors import InputError
+from keras_nin.errors import DatasetUnavailableError, InputError
 from keras_nin.files import AnyPath
 from keras_nin.models.registry import MODEL_SUFFIXES
 from keras_nin.output_capture import capture_output
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from keras_nin.benchmark.devices import DeviceSession
     from keras_nin.data import Dataset, Preprocessing
+    from keras_nin.keras_graph import InputScaling
     from keras_nin.models import LoadedModel
     from keras_nin.tflite.records import TFLiteModel
 
@@ -34,6 +35,8 @@ InputShape: TypeAlias = tuple[int, int, int]
 Shapes: TypeAlias = "tuple[int, ...] | dict[str, tuple[int, ...]]"  # of one image, or of each input by name
 # What `keras_nin.data.open_dataset` takes: a dataset name, folder, .npz, array, tf.data.Dataset, keras.utils.PyDataset.
 ImageSource: TypeAlias = Any
+# Name of a preset, "none", path of a JSON file, record, or dictionary of constants: see `parse_preprocessing`.
+PreprocessingLike: TypeAlias = "str | os.PathLike[str] | Preprocessing | Mapping[str, Any]"
 Role: TypeAlias = Literal["calibration", "test"]
 BATCH = 32
 _WEIGHTED_OPERATORS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
@@ -49,6 +52,7 @@ class ModelOptions(TypedDict, total=False):
     input_shape: InputShape | None
     builder_arguments: Mapping[str, Any] | None
     seed: int
+    imports: Sequence[AnyPath]
 
 
 def start_keras(progress: Progress = SILENT) -> None:
@@ -112,16 +116,22 @@ def open_model(model: ModelLike, progress: Progress = SILENT, **options: Unpack[
     """Load a network by name or path, or wrap a keras.Model, which takes no options."""
     check_model_name(model)
     if isinstance(model, models.LoadedModel):
-        return model
+        return model.recognize_scaling()
     start_keras(progress)
     builder_arguments = options.pop("builder_arguments", None) or {}
     if isinstance(model, str | os.PathLike):
-        return models.load_model(os.fspath(model), **options, **builder_arguments)
-    if builder_arguments or options.get("weights") is not None or options.get("input_shape") is not None:
+        return models.load_model(os.fspath(model), **options, **builder_arguments).recognize_scaling()
+    from keras_nin import keras_graph
+    from keras_nin.models import custom_layers
+
+    is_changed = options.get("input_shape") is not None and keras_graph.graph_of(model) is not None
+    if builder_arguments or options.get("weights") is not None or is_changed:
         raise InputError(
             "Expected no `weights`, `input_shape` or `builder_arguments` for a keras.Model, which is built."
         )
-    return models.LoadedModel(model=model, name=model.name, weights="as given", random=False)
+    model = custom_layers.make_functional(model, options.get("input_shape"))
+    loaded = models.LoadedModel(model=model, name=model.name, weights="as given", random=False)
+    return loaded.recognize_scaling()
 
 
 def input_shapes(model: keras.Model) -> Shapes:
@@ -135,45 +145,94 @@ def input_shapes(model: keras.Model) -> Shapes:
 
 
 def choose_preprocessing(
-    known: str | dict[str, Any] | None, dataset: Dataset, preprocessing: str | None = None, crop: float | None = None
+    known: str | dict[str, Any] | None,
+    dataset: Dataset,
+    preprocessing: PreprocessingLike | None = None,
+    crop: float | None = None,
 ) -> Any:
-    """Return the `Preprocessing` to use: the requested preset, else the known one of the model, else the dataset's.
+    """Return the `Preprocessing` to use: the requested one, else the known one of the model, else the dataset's.
 
-    None for arrays that are fed as they are; `InputError` where a preset was requested for these.
+    None for arrays that are fed as they are; `InputError` where another one was requested for these.
     """
     from keras_nin import data
+    from keras_nin.data.preprocessing import parse_preprocessing
 
+    requested = parse_preprocessing(preprocessing)
     if dataset.preprocessing is None:
-        if preprocessing is not None or crop is not None:
+        if requested not in (None, data.AS_ARRAYS) or crop is not None:
             raise InputError("`preprocessing` and `crop` apply to images. Received: arrays that are fed as they are")
         return None
-    chosen = preprocessing or known
-    if chosen is None:
+    if requested == data.AS_ARRAYS:
+        expected = f"arrays that are what the network takes, for preprocessing {data.AS_ARRAYS!r}"
+        received = f"{dataset.name!r}, which holds images; preprocessing 'raw' feeds them from 0 to 255"
+        raise InputError(f"Expected {expected}. Received: {received}", argument="preprocessing")
+    if isinstance(requested, data.Preprocessing):
+        record = requested
+    elif known is None:
         record = dataset.preprocessing
-    elif isinstance(chosen, str):
-        record = data.get_preset(chosen)
     else:
-        record = data.Preprocessing.from_json(chosen)
+        record = data.get_preset(known) if isinstance(known, str) else data.Preprocessing.from_json(known)
+    if isinstance(requested, dict):
+        record = record.with_constants(**requested)
     return record if crop is None else dataclasses.replace(record, crop_fraction=crop)
+
+
+def scaling_notes(scaling: InputScaling | None, preprocessing: Preprocessing | None) -> tuple[str, ...]:
+    """Return what a layer that scales the pixels means for a preprocessing."""
+    from keras_nin import data
+
+    if scaling is None or preprocessing is None:
+        return ()
+    layer, expected = f"The model starts with {scaling.layer}", data.get_preset(scaling.preset)
+    if preprocessing.preset == scaling.preset:
+        return (f"{layer}, so it gets pixels as {expected}.",)
+    return (f"{layer}, which expects pixels as {expected}. Received: {preprocessing}.",)
 
 
 class ImageSources:
     """The images that a workflow calibrates and tests on, each source opened once.
 
-    Folders and .npz files are opened at once, for their errors. `own` is the model's own dataset, the default of both.
+    A source that serves for both is divided between them, where it has no splits of its own; otherwise it serves whole.
+    `own` is the model's own dataset, the default of both; what was given for the other role takes its place where it is
+    not available. Folders and .npz files are opened or checked at once, for their errors.
+
+    Args:
+        calibration, test: what was given for each; None where nothing was.
+        labels, seed: labels file of a folder that is tested on, and seed of noise.
+        preprocessing: with "none" arrays of images are what the network takes.
+        recorded: whether `calibration` is what an export record names: it may be missing, and where the record names
+            nothing, all of a source tests.
     """
 
-    def __init__(self, calibration: ImageSource, test: ImageSource, labels: str | None = None, seed: int = 0) -> None:
+    def __init__(
+        self,
+        calibration: ImageSource,
+        test: ImageSource,
+        labels: str | None = None,
+        seed: int = 0,
+        *,
+        preprocessing: PreprocessingLike | None = None,
+        recorded: bool = False,
+    ) -> None:
+        from keras_nin.data import AS_ARRAYS, npz_files
+
         self.calibration, self.test, self.labels, self.seed = calibration, test, labels, seed
+        self.as_arrays = isinstance(preprocessing, str) and preprocessing == AS_ARRAYS
+        self.recorded = recorded
+        self.notes: tuple[str, ...] = ()
+        self._unavailable: str | None = None
         self._opened: dict[object, Dataset] = {}
-        for source in (calibration, test):
-            if is_named(source) and not _is_dataset_name(source) and _holds_images(source):
-                self.open(source, None)
+        for source in (None if recorded else calibration, test):
+            if isinstance(source, str | os.PathLike) and not _is_dataset_name(source):
+                if os.fspath(source).lower().endswith(".npz"):
+                    npz_files.check_npz(source)
+                elif not self.as_arrays:
+                    self.open(source, None)
 
     def source(self, role: Role, own: str | None) -> ImageSource:
         """Return what to calibrate or test on: what was given for it, else `own`, else what was given for the other."""
         given, other = (self.test, self.calibration) if role == "test" else (self.calibration, self.test)
-        for source in (given, own, other):
+        for source in (given, None if own == self._unavailable else own, other):
             if source is not None:
                 return source
         raise InputError(
@@ -184,22 +243,42 @@ class ImageSources:
 
     def dataset(self, role: Role, own: str | None, shapes: Shapes) -> Dataset:
         """Return the dataset to calibrate or test on."""
-        return self.open(self.source(role, own), shapes, role)
+        source = self.source(role, own)
+        calibrates = not self.recorded or self.calibration is not None
+        shared = calibrates and _identity(self.source("calibration", own)) == _identity(self.source("test", own))
+        return self.open(source, shapes, None if shared else role)
+
+    def check_own(self, own: str | None, shapes: Shapes, given: Sequence[ImageSource]) -> None:
+        """Replace the model's own dataset where it is needed but not available; `given` has None for what needs it."""
+        if own is None or None not in given or self.calibration is self.test is None:
+            return
+        try:
+            self.open(own, shapes)
+        except DatasetUnavailableError as error:
+            self._unavailable = own
+            self.notes = (f"{error} What was given serves for calibration and tests.",)
 
     def open(self, source: ImageSource, shapes: Shapes | None, split: str | None = None) -> Dataset:
-        """Return a dataset; one in memory that both calibrates and tests is split, otherwise it serves whole."""
+        """Return the dataset of a source; `split` takes all of one that has no splits of its own."""
         from keras_nin import data
 
-        key = (os.fspath(source) if is_named(source) else id(source), isinstance(shapes, dict))
+        split = None if _is_dataset_name(source) else split
+        key = (_identity(source), isinstance(shapes, dict), split)
         if key not in self._opened:
-            shared = self.calibration is None or self.test is None or self.calibration is self.test
             # A labels file belongs to the folder that is tested on; named datasets have labels of their own.
             tested = self.calibration if self.test is None else self.test
-            labels = self.labels if source is tested and not _is_dataset_name(source) else None
+            labels = self.labels if _identity(source) == _identity(tested) and not _is_dataset_name(source) else None
             self._opened[key] = data.open_dataset(
-                source, split=None if shared else split, labels=labels, seed=self.seed, input_shape=shapes
+                source, split=split, labels=labels, seed=self.seed, input_shape=shapes, as_arrays=self.as_arrays
             )
         return self._opened[key]
+
+
+def _identity(source: ImageSource) -> tuple[str, object]:
+    """Return what is equal for two sources that are one: the same dataset name, path or object."""
+    if _is_dataset_name(source):
+        return "name", source
+    return ("path", os.path.realpath(source)) if is_named(source) else ("object", id(source))
 
 
 def _is_dataset_name(source: ImageSource) -> bool:
@@ -207,13 +286,6 @@ def _is_dataset_name(source: ImageSource) -> bool:
     from keras_nin import data
 
     return source in data.list_datasets() if isinstance(source, str) else False
-
-
-def _holds_images(source: str) -> bool:
-    """Whether a path holds images, as far as that is known before the model is."""
-    from keras_nin.data import npz_files
-
-    return not os.fspath(source).lower().endswith(".npz") or npz_files.holds_images(source)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -320,6 +392,21 @@ def read_export_record(file: AnyPath) -> dict[str, Any]:
             path=path,
         )
     return document
+
+
+def recorded_preprocessing(record: dict[str, Any]) -> str | None:
+    """Return "none" where a file was exported with arrays that are fed as they are."""
+    from keras_nin.data import AS_ARRAYS
+
+    options = record.get("options")
+    return AS_ARRAYS if isinstance(options, dict) and options.get("preprocessing") == AS_ARRAYS else None
+
+
+def recorded_calibration_source(record: dict[str, Any]) -> str | None:
+    """Return the name or path of the images that calibrated a file when it was exported, or None."""
+    options = record.get("options")
+    source = options.get("calibration") if isinstance(options, dict) else None
+    return source if isinstance(source, str) else None
 
 
 def recorded_test_source(record: dict[str, Any]) -> str | None:

@@ -25,7 +25,8 @@ _FIELDS = {"scheme": str, "sha256": str, "weights_sha256": str, "options": dict,
 _NUMBER, _TEXT = (int, float), (str,)
 # What each option of a record may be; all but the first may be null.
 _OPTION_TYPES: dict[str, tuple[type, ...]] = {
-    **dict.fromkeys(("model", "weights", "test", "calibration", "labels", "preprocessing", "io"), _TEXT),
+    **dict.fromkeys(("model", "weights", "test", "calibration", "labels", "io"), _TEXT),
+    "preprocessing": (str, dict),
     **dict.fromkeys(("ranges", "rounding", "task"), _TEXT),
     **dict.fromkeys(("seed", "calibration_count", "batch", "epochs", "clusters"), (int,)),
     "test_count": (int, str),  # or "all"
@@ -33,6 +34,7 @@ _OPTION_TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys((field.name for field in dataclasses.fields(ParityLimits)), _NUMBER),
     **dict.fromkeys(("allow_float", "bias_correction"), (bool,)),
     "input_shape": (list,),
+    "imports": (list,),
     "builder_arguments": (dict,),
 }
 _REQUIRED = ("model", "weights", "input_shape", "builder_arguments", "seed", "test", "labels", "test_count",
@@ -69,6 +71,7 @@ class OriginalExport:
     def export_options(self) -> ExportOptions:
         """Return the options as `run_export` takes them."""
         values = {name: value for name, value in self.options.items() if name != "model"}
+        values["imports"] = tuple(map(str, values.get("imports") or ()))
         if values.get("input_shape") is not None:
             values["input_shape"] = tuple(values["input_shape"])
         for name, record in {"limits": ParityLimits, "tuning": Tuning}.items():

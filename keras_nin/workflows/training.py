@@ -13,7 +13,7 @@ from keras_nin.files import AnyPath
 from keras_nin.formatting import format_count
 from keras_nin.results import Result
 from keras_nin.workflows import SILENT, Progress, inputs
-from keras_nin.workflows.inputs import ImageSource, ModelLike, ModelOptions
+from keras_nin.workflows.inputs import ImageSource, ModelLike, ModelOptions, PreprocessingLike
 
 if TYPE_CHECKING:
     from keras_nin.models.third_party import WeightImport
@@ -27,7 +27,7 @@ def train_model(
     data: ImageSource = None,
     *,
     labels: str | None = None,
-    preprocessing: str | None = None,
+    preprocessing: PreprocessingLike | None = None,
     crop: float | None = None,
     epochs: int | None = None,
     batch_size: int | None = None,
@@ -49,8 +49,9 @@ def train_model(
             takes the recipe's.
         out: folder to write to; None takes ``runs/<model>``.
         force, progress: start again, whatever the folder holds; what reports the progress.
-        **options: `input_shape` and `builder_arguments` as in `export_model`; `weights` to start from, without which a
-            named model takes random ones; `seed` of the weights, the validation images, the order and the augmentation.
+        **options: `input_shape`, `builder_arguments` and `imports` as in `export_model`; `weights` to start from,
+            without which a named model takes random ones; `seed` of the weights, the validation images, the order and
+            the augmentation.
 
     Raises:
         InputError: no labeled train split, labels that do not fit the model, or a finished or other run in the folder.
@@ -63,7 +64,7 @@ def train_model(
     folder = pathlib.Path("runs") / inputs.model_stem(model) if out is None else pathlib.Path(out)
     files.check_output_folder(folder)
     inputs.check_model_name(model)
-    sources = inputs.ImageSources(None, data, labels, seed)
+    sources = inputs.ImageSources(None, data, labels, seed, preprocessing=preprocessing)
     inputs.start_keras(progress)
     with deterministic_ops():
         # A model by name starts from random weights, even where some are bundled; a saved or built model has its own.
@@ -150,7 +151,7 @@ def import_weights(
         out: path of the weight file, ending in .weights.h5.
         force: replace a file with different content.
         progress: what reports the progress.
-        **options: `input_shape` and `builder_arguments`, as in `export_model`.
+        **options: `input_shape`, `builder_arguments` and `imports`, as in `export_model`.
 
     Raises:
         InputError: not such a file, or weights that do not fit the model, all of them listed.

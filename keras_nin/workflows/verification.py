@@ -14,11 +14,17 @@ from keras_nin.formatting import format_host
 from keras_nin.limits import Limit, LimitCheck, LimitItem, Unit, check_limit, parse_limits
 from keras_nin.results import Result
 from keras_nin.workflows import SILENT, Progress, inputs
-from keras_nin.workflows.inputs import ImageSource, ImageSources, ModelLike, ModelOptions, TestImages
+from keras_nin.workflows.inputs import (
+    ImageSource,
+    ImageSources,
+    ModelLike,
+    ModelOptions,
+    PreprocessingLike,
+    TestImages,
+)
 
 if TYPE_CHECKING:
     from keras_nin.benchmark.devices import DeviceSession
-    from keras_nin.data import Preprocessing
     from keras_nin.export import Parity, ParityLimits
     from keras_nin.export.layer_noise import LayerNoiseTable
     from keras_nin.models import LoadedModel
@@ -95,7 +101,7 @@ def verify_model(
     *,
     test_count: int | Literal["all"] | None = None,
     labels: str | None = None,
-    preprocessing: str | None = None,
+    preprocessing: PreprocessingLike | None = None,
     crop: float | None = None,
     task: str | None = None,
     limits: ParityLimits | None = None,
@@ -120,7 +126,7 @@ def verify_model(
         threads, progress: of the LiteRT runtime; what reports the progress.
         device, python: ``ssh://[user@]host[:port]`` of a machine that runs the file, and its interpreter; the model
             runs here. None takes this machine, and python3.
-        **options: `weights`, `input_shape`, `builder_arguments` and `seed`, as in `export_model`.
+        **options: `weights`, `input_shape`, `builder_arguments`, `seed` and `imports`, as in `export_model`.
 
     Raises:
         InputError: an unknown model, a file that does not run or does not fit, no images, or a device that cannot be
@@ -138,7 +144,7 @@ def _verify(
     test: ImageSource,
     test_count: int | Literal["all"] | None,
     labels: str | None,
-    preprocessing: str | None,
+    preprocessing: PreprocessingLike | None,
     crop: float | None,
     task: str | None,
     limits: ParityLimits | None,
@@ -152,15 +158,17 @@ def _verify(
     from keras_nin.tflite.runner import TFLiteRunner
 
     seed = options.get("seed", 0)
-    sources = ImageSources(None, test, labels, seed)
     record = inputs.read_export_record(file)
+    requested = inputs.recorded_preprocessing(record) if preprocessing is None else preprocessing
+    calibration = inputs.recorded_calibration_source(record)
+    sources = ImageSources(calibration, test, labels, seed, preprocessing=requested, recorded=True)
     runner_class = session.runner_class() if session else TFLiteRunner
     runner = runner_class(file, threads, batch=record.get("batch") or 1)
     loaded = models.cast_to_float32(inputs.open_model(model, progress, **options))  # as the export did
     shapes = inputs.input_shapes(loaded.model)
     dataset = sources.dataset("test", inputs.recorded_test_source(record) or loaded.dataset, shapes)
     known = record.get("preprocessing") or loaded.preprocessing
-    chosen = inputs.choose_preprocessing(known, dataset, preprocessing, crop)
+    chosen = inputs.choose_preprocessing(known, dataset, requested, crop)
     calibrated_on, notes = _calibration_digests(record, sources, shapes)
     test_images = inputs.select_test_images(
         dataset, shapes, chosen, calibrated_on=calibrated_on, count=test_count, seed=seed
@@ -193,7 +201,12 @@ def _verify(
         test_images,
         noise,
         None if explicit else _preprocessing_mismatch(record, loaded, test_images),
-        (*notes, *_origin_notes(record, loaded, runner), *_device_notes(session)),
+        (
+            *inputs.scaling_notes(loaded.input_scaling, chosen),
+            *notes,
+            *_origin_notes(record, loaded, runner),
+            *_device_notes(session),
+        ),
         session and session.host,
     )
 
@@ -211,12 +224,12 @@ def _calibration_digests(
     if not isinstance(calibration, dict):
         return set(), ()
     try:
-        options = record.get("options")
-        source = options.get("calibration") if isinstance(options, dict) else None
-        dataset = sources.open(source or calibration["source"], shapes)
-        indices = dataset.select("calibration", calibration["count"], calibration["seed"])
-        if dataset.digest(indices) == calibration["sha256"]:
-            return dataset.image_digests(indices), ()
+        source = inputs.recorded_calibration_source(record) or calibration["source"]
+        for split in ("calibration", None):  # all of it, or the part of one that tested too
+            dataset = sources.open(source, shapes, split)
+            indices = dataset.select("calibration", calibration["count"], calibration["seed"])
+            if dataset.digest(indices) == calibration["sha256"]:
+                return dataset.image_digests(indices), ()
         problem = "the images there are others now"
     except (InputError, KeyError) as error:
         problem = str(error)
@@ -246,13 +259,7 @@ def _preprocessing_mismatch(record: dict[str, Any], loaded: LoadedModel, test: T
     own = inputs.choose_preprocessing(loaded.preprocessing, test.dataset)
     if own == test.preprocessing:
         return None
-    return f"the file's record has the preprocessing {_describe(test.preprocessing)}, the model takes {_describe(own)}"
-
-
-def _describe(preprocessing: Preprocessing) -> str:
-    """Return a `Preprocessing` on one line, without what it does not set."""
-    values = (f"{key} {value}" for key, value in preprocessing.to_json().items() if value is not None and key != "mode")
-    return f"{preprocessing.mode} ({', '.join(values)})"
+    return f"the file's record has the preprocessing {test.preprocessing}; the model takes {own}"
 
 
 def parse_verification_limits(text: str, *, argument: str = "require") -> tuple[Limit, ...]:

@@ -89,7 +89,7 @@ class MicroComparison:
 
     @property
     def inputs(self) -> str:
-        """The inputs, such as ``"100 x test images of digits, preprocessing unit"``."""
+        """The inputs, such as ``"100 x test images of digits, preprocessing: unit, [0, 1]"``."""
         return f"{self.samples} x {self.source}{' (random numbers)' if self.noise else ''}"
 
 
