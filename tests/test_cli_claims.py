@@ -111,7 +111,7 @@ def test_bad_input(cli, tmp_path, words, message):
     (tmp_path / "file").write_text("no folder, no image")
     ran = cli(*words)
     assert ran.status == 2
-    assert message in (ran.json["error"]["message"] if "--json" in words else ran.err)
+    assert message in (json.loads(ran.out)["error"]["message"] if "--json" in words else ran.err)
     assert "--json" in words or (ran.out, ran.err.count("\n")) == ("", 1)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
