@@ -314,6 +314,6 @@ def drop_check(head: Head) -> str:
 def require_labels(targets: Any, head: Head) -> np.ndarray:
     """Return the labels of a head; `InputError` where there are none."""
     if targets is None:
-        key = "`labels`" if head.name is None else f"`labels_{head.name}`"
+        key = "labels" if head.name is None else f"labels_{head.name}"
         raise InputError(f"Expected labels of {head.label} ({head.task}). Received: none. Put {key} into the .npz")
     return targets
