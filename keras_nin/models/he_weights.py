@@ -200,9 +200,9 @@ def _sample_input(
     pixels = sample_images(count, known, generator)
     record = get_preset(preprocessing or "unit") if not isinstance(preprocessing, dict) else None
     record = record or Preprocessing.from_json(preprocessing)
-    if any(len(channels) != known[2] for channels in (record.mean, record.std) if channels):
+    if any(len(channels) not in (1, known[2]) for channels in (record.mean, record.std) if channels):
         record = get_preset("unit")
-    return record.scale(pixels)
+    return record.normalize(pixels)
 
 
 def sample_images(count: int, shape: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:
