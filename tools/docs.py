@@ -242,7 +242,7 @@ def _own_models_table() -> str:
     expected = tomllib.loads((ROOT / "tests" / "own_models" / "expected.toml").read_text())
     columns = [key for key in next(iter(expected.values())) if key not in ("what", "options")]
     rows = [
-        [network["what"], network.get("options", ""), *(network[column] for column in columns)]
+        [network["what"], network.get("options", ""), *(network.get(column, "-") for column in columns)]
         for network in expected.values()
     ]
     return format_markdown_table(["network", "options", *columns], rows)
