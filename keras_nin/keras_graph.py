@@ -250,9 +250,7 @@ def _expected_pixels(call: GraphCall) -> str | None:
     operation: Any = call.operation
     name = type(operation).__name__
     if name == "Normalization" and not operation.invert and operation.mean is not None:
-        import keras
-
-        mean, variance = (keras.ops.convert_to_numpy(value) for value in (operation.mean, operation.variance))
+        mean, variance = (np.asarray(value) for value in (operation.mean, operation.variance))
         if mean.max() > _UNIT_LIMIT or variance.max() > _UNIT_LIMIT**2:
             return "raw"
         return "unit" if 0 < mean.min() <= mean.max() < 1 else None

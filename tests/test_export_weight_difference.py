@@ -7,7 +7,7 @@ from keras import layers as kl
 from tflite_edits import flipped
 
 from keras_nin.export import Tuning, convert_model
-from keras_nin.export.weight_difference import find_worst_weight
+from keras_nin.export.verification import find_worst_weight
 from keras_nin.tflite.reader import read_model
 
 KERNELS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")

@@ -127,7 +127,7 @@ def test_a_known_value_passes_where_it_lies_in_the_range(low, high, value):
 def test_a_share_at_its_limit_passes():
     """19 of 20 as a float is a little less than 95%."""
     (limit,) = parse("npu=95%")
-    assert 19 / 20 < Fraction(95, 100)
+    assert Fraction(95, 100) > 19 / 20
     assert check_limit(limit, 19 / 20).passed
     assert not check_limit(limit, 0.9499999).passed
 

@@ -96,8 +96,8 @@ def find_blocks(graph: LayerGraph) -> tuple[str | None, ...]:
     The layers of a block share a prefix of their names, up to a "_": of those that end in a word with a number, the
     longest whose layers are more than one convolution with its norm and activation (two layers with weights, or a
     merge), else the shortest whose layers are consecutive; of the others, the shortest whose layers are consecutive.
-    Names that Keras made from the class ("conv2d_7") are ignored, also in a file. Blocks inside a nested model or an opened layer begin
-    with its path; layers there that are in no block belong to the path itself.
+    Names that Keras made from the class ("conv2d_7") are ignored, also in a file. Blocks inside a nested model or an
+    opened layer begin with its path; layers there that are in no block belong to the path itself.
     """
     models: dict[str, dict[str, list[LayerInfo]]] = defaultdict(lambda: defaultdict(list))
     for layer in graph.layers:

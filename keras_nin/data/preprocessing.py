@@ -142,8 +142,8 @@ class Preprocessing:
         channels: str | None = None,
     ) -> Preprocessing:
         """Return the same with other constants; one that stays belongs to its color, whatever the order of channels."""
-        changes = {"scale": scale, "mean": mean, "std": std, "channels": channels}
-        changes = {name: value for name, value in changes.items() if value is not None}
+        given: dict[str, Any] = {"scale": scale, "mean": mean, "std": std, "channels": channels}
+        changes = {name: value for name, value in given.items() if value is not None}
         if not changes:
             return self
         if set(changes) == {"channels"} and not self._channel_values():
@@ -151,7 +151,7 @@ class Preprocessing:
         if self.mode == "standardize":
             received = ", ".join(f"`{name}`" for name in changes)
             raise input_error("no constants for mode 'standardize'", received, argument=next(iter(changes)))
-        own = dict(zip(("scale", "mean", "std", "channels"), self._constants(), strict=True))
+        own: dict[str, Any] = dict(zip(("scale", "mean", "std", "channels"), self._constants(), strict=True))
         if channels is not None and channels != own["channels"]:
             own |= {name: own[name] and own[name][::-1] for name in ("mean", "std")}
         return Preprocessing("affine", crop_fraction=self.crop_fraction, **own | changes)

@@ -56,7 +56,7 @@ class FitSettings:
 class CPUFigures:
     """Latency measured on this machine, with its 95% interval; see `keras_nin.benchmark.Profile`.
 
-    The interval is None with too few runs or drifting times, the share in 1x1 layers where the layers could not be timed.
+    The interval is None with too few runs or drifting times, the share in 1x1 layers where no layers could be timed.
     """
 
     median_us: float

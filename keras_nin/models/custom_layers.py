@@ -204,7 +204,8 @@ def _trace_layer(layer: keras.Layer, arguments: Any, options: dict[str, Any]) ->
             return inputs[-1]
         return value
 
-    arguments, options = keras.tree.map_structure(replace, (arguments, options))
+    traced: Any = keras.tree.map_structure(replace, (arguments, options))
+    arguments, options = traced
     if "training" in inspect.signature(layer.call).parameters:
         options["training"] = False
     try:
