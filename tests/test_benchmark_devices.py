@@ -297,6 +297,7 @@ def sent(monkeypatch):
     return names
 
 
+@pytest.mark.slow
 @needs_a_server
 def test_files_are_sent_once_and_arrive_whole(server, use, network, sent, monkeypatch):
     network.write_bytes(network.read_bytes() + b"only here")
@@ -350,6 +351,7 @@ def test_a_session_that_ends_is_an_error(server, use, network):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 @needs_a_server
 def test_evaluate_on_a_device(use, cli, exported):
     words = ["evaluate", exported("nin_digits", "int8"), "--data", "digits", "--test-count", "40", "--json"]

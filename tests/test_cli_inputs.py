@@ -107,6 +107,7 @@ def test_a_temporary_export_has_the_bytes_of_an_export(cli, own, tmp_path):
 # preprocessing
 
 
+@pytest.mark.slow
 def test_constants_go_into_the_record_the_script_and_later_commands(cli, own):
     ran = cli("export", "net.keras", "--data", "b.npz", *CONSTANTS, *INT8)
     assert ran.out.splitlines()[0] == f"net, weights: net.keras; preprocessing: {DESCRIBED}"

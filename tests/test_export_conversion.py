@@ -248,6 +248,7 @@ def recurrent(*stack, shape=(3, 2)):
     return sequential(*stack, kl.Dense(3, activation="softmax", name="classes"), shape=shape, name="recurrent")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "stack",
     [

@@ -112,6 +112,7 @@ def save_networks(module):
     return net
 
 
+@pytest.mark.slow
 def test_a_subclassed_model_is_exported_and_audited_layer_by_layer(cli, mine):
     net = save_networks(mine)
     missing = cli("export", "net.keras", *QUICK)

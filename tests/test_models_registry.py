@@ -293,6 +293,7 @@ def test_a_saved_model_of_every_layer_of_ours_loads_in_a_new_process(tmp_path):
     assert ran.stdout.splitlines() == ["ours"], ran.stderr[-500:]
 
 
+@pytest.mark.slow
 def test_half_precision_is_cast_to_float32():
     inner = keras.Sequential(
         [keras.Input((6, 6, 3)), keras.layers.Conv2D(4, 3, dtype="mixed_float16", name="conv")], name="inner"

@@ -107,6 +107,7 @@ def test_calibration_and_test_images_are_disjoint(small, digits):
     assert caught.value.argument == "test"
 
 
+@pytest.mark.slow
 def test_a_result_in_a_notebook(small, digits, tmp_path):
     pictures = digits[0] / np.float32(255)
     result = keras_nin.export_model(small, ["float32", "int8"], pictures[9:], pictures[:9],

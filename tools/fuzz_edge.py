@@ -49,7 +49,8 @@ def outcome(command, path, number, mutation):
 def _kind(command, status, out, errors):
     if status == 0:
         return f"reported: {_words(command, json.loads(out))}" if not errors else "FAILED: a report and more"
-    if status != 2 or out or errors.count("\n") != 1 or not errors.startswith("Error: "):
+    is_one_line = errors.count("\n") == 1 and errors.startswith("Error: ")
+    if status != 2 or not is_one_line or json.loads(out).keys() != {"error"}:
         return f"FAILED: exit status {status}, {errors.count(chr(10))} lines"
     if "Vela does not compile" in errors:
         return f"refused by Vela{' (a crash)' if 'was killed by' in errors else ''}"

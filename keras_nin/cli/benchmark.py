@@ -81,7 +81,7 @@ def benchmark_command(
     run = benchmark_models(**arguments, progress=TerminalProgress())
     if form == "json" and run.failures and not run.benchmark.profiles:
         raise run.failures[0]
-    checks = check_benchmark_limits(run.benchmark, limits)
+    checks = check_benchmark_limits(run.benchmark, limits) if limits else ()
     if form == "json":
         print_result(run, True, str, checks)
     elif run.benchmark.profiles:
