@@ -173,6 +173,8 @@ def test_a_network_of_keras_applications(cli):
     ran = cli(
         "export",
         "keras:MobileNet",
+        "--weights",
+        "he",
         "--input-shape",
         "32,32,3",
         "--scheme",

@@ -80,7 +80,8 @@ def test_nin_reaches_its_accuracy_on_lossless_images(external_data):
     assert np.mean(outputs.argmax(1) == dataset.labels) >= 0.89
 
 
-@pytest.mark.parametrize("allow_float", [False, pytest.param(True, marks=pytest.mark.wide)])
+@pytest.mark.wide  # minutes
+@pytest.mark.parametrize("allow_float", [False, True])
 def test_googlenet_agrees_in_int8_with_its_normalisation_in_integers_or_float(
     external_data, tmp_path, capsys, allow_float
 ):
