@@ -272,7 +272,7 @@ def test_files_of_the_zoo_have_the_macs_and_roles_of_their_model(name, build, ex
         check(compare_models(model, shutil.copy(path, tmp_path)))  # without the record beside it
 
 
-@pytest.mark.parametrize("name", by_tier(["MobileNetV2", "MobileNetV3Small"], wide=["MobileNetV2"]))
+@pytest.mark.parametrize("name", by_tier(["MobileNetV2", "MobileNetV3Small"], wide=["MobileNetV2", "MobileNetV3Small"]))
 def test_files_of_other_networks(name, tmp_path):
     model = getattr(keras.applications, name)(weights=None, input_shape=(64, 64, 3))
     result = compare_models(model, converted(model, tmp_path))

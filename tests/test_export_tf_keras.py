@@ -108,7 +108,7 @@ def test_an_application_is_converted(name):
     assert_same(model, to_tf_keras(model))
 
 
-@pytest.mark.parametrize("name", by_tier(["MobileNetV2", "MobileNetV3Small"], wide=["MobileNetV3Small"]))
+@pytest.mark.parametrize("name", by_tier(["MobileNetV2", "MobileNetV3Small"], wide=["MobileNetV2", "MobileNetV3Small"]))
 def test_tfmot_takes_a_converted_application(name):
     keras.backend.clear_session()
     model = application(name)

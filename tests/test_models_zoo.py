@@ -77,7 +77,7 @@ def test_a_model_is_as_declared(name, build):
 
 @pytest.mark.parametrize(
     "name",
-    [name if name in ("nin_digits", "conv3x3_3to2") else pytest.param(name, marks=pytest.mark.slow) for name in NAMES],
+    by_tier(NAMES, default=("nin_digits", "conv3x3_3to2"), wide=("inception_v3", "googlenet", "googlenet_bn")),
 )
 def test_save_and_load(name, build, tmp_path):
     model = build(name)
