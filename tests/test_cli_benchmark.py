@@ -144,6 +144,7 @@ def test_what_cannot_be_written_loses_no_result(cli, network, tmp_path, monkeypa
     assert len(ran.json["results"]) == 1
 
 
+@pytest.mark.slow
 def test_a_model_is_exported_for_it(cli, tmp_path):
     ran = cli("benchmark", "conv1x1_3to2", *FEW, "--json", "--no-layers", "--out", "results")
     assert ran.status == 0, ran.err

@@ -150,6 +150,7 @@ def test_a_file_that_fails(cli):
     assert record("exported/nin_digits_float32.json")["parity"]["passed"] is False
 
 
+@pytest.mark.slow
 def test_other_files_stay_without_force(cli, monkeypatch):
     words = ("conv1x1_3to2", "--scheme", "float32", "--runs", 1, "--test-count", 5)
     pathlib.Path("exported").mkdir()

@@ -51,6 +51,7 @@ def record(path):
 # which images calibrate and test
 
 
+@pytest.mark.slow
 def test_calibration_and_test_data_are_each_used_whole(cli, own):
     ran = cli("export", "net.keras", "--calibration", "a.npz", "--data", "b.npz", *INT8)
     assert "Compared on 30 test images of b.npz." in ran.out

@@ -43,6 +43,7 @@ def net(tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_a_file_its_record_and_its_benchmark_are_one_section(cli, net, tmp_path):
     ran = cli("report", net, "bench.json", "-o", "new/report.html", "--plot", "plots")
     assert (ran.status, ran.out) == (0, "")

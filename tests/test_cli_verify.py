@@ -114,6 +114,7 @@ def test_images_that_calibrated_are_left_out(cli, file):
 # evaluate
 
 
+@pytest.mark.slow
 def test_evaluate_loads_neither_keras_nor_tensorflow(digits_export):
     code = (
         "import sys; from keras_nin.cli import main\n"

@@ -300,6 +300,7 @@ class NegativeSquare(kl.Layer):
         return keras.ops.relu(-first) + keras.ops.square(third)
 
 
+@pytest.mark.slow
 def test_operators_that_int8_lacks_are_rewritten_exactly():
     model = sequential(kl.Conv2D(6, 3, name="conv"), NegativeSquare(name="odd"), kl.Conv2D(4, 1, name="last"))
     images = samples(model)
@@ -329,6 +330,7 @@ def test_what_int8_cannot_have_is_refused_before_the_tuning(monkeypatch):
         convert_model(model, "int8", samples(model))
 
 
+@pytest.mark.slow
 def test_an_operator_that_int8_does_not_have():
     model = sequential(kl.Conv2D(4, 3), LocalResponse(name="lrn"), kl.Conv2D(4, 1))
     named = "LOCAL_RESPONSE_NORMALIZATION of layer 'lrn'"

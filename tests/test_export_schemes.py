@@ -52,6 +52,7 @@ def test_other_input_and_output_types(color, name):
     assert converted.export_record()["scheme"] == name.split()[0]
 
 
+@pytest.mark.slow
 def test_without_tuning_the_bytes_are_those_of_the_bare_converter(export_network, monkeypatch):
     model, calibration = export_network("linear").model, export_network("linear").calibration[:4]
     ours = convert_schemes(model, ["int8", "int16x8"], calibration, tuning=Tuning.plain())
@@ -65,6 +66,7 @@ def test_without_tuning_the_bytes_are_those_of_the_bare_converter(export_network
             assert converter.convert(converted.scheme, calibration)[0] == converted.data
 
 
+@pytest.mark.slow
 def test_several_schemes_are_traced_and_calibrated_once_and_tuned_once(export_network, monkeypatch):
     from keras_nin._compat import tensorflow as compat
 

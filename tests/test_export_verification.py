@@ -11,6 +11,7 @@ import pytest
 from export_networks import POST_TRAINING, noise
 from keras import layers as kl
 from tflite_edits import edited, flipped, reordered, shifted
+from tiers import by_tier
 
 from keras_nin import InputError, data
 from keras_nin.export import SCHEMES, ParityLimits, Tuning, convert_model
@@ -53,7 +54,7 @@ def content(network, scheme):
 # Right files
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", by_tier(ALL, default=("digits",)))
 def test_right_files_pass_with_room(export_network, name):
     network = export_network(name)
     schemes = [scheme for scheme in network.files if scheme in (*POST_TRAINING, "int8 uint8")]
@@ -312,6 +313,7 @@ def test_weights_without_a_counterpart_are_not_checked(color):
     assert find_worst_weight(other, color.files["int8"].tflite) is None
 
 
+@pytest.mark.slow
 def test_float_operators_inside_a_quantized_file():
     """In the middle, and at the end: the output is quantized again after the last of them, and compared there."""
     stack = [kl.Conv2D(4, 3, name="conv1"), kl.Conv2D(4, 1, name="conv2")]

@@ -70,6 +70,7 @@ def test_the_class_computes_what_the_function_does(cls, function, arguments):
     assert layer.compute_output_shape((None, *IMAGES.shape[1:])) == model.output_shape
 
 
+@pytest.mark.slow
 def test_all_classes_survive_saving(tmp_path):
     x = keras.Input(IMAGES.shape[1:])
     last = {cls.__name__: (cls, arguments) for cls, _, arguments in LIGHT}

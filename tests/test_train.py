@@ -201,6 +201,7 @@ def broken(interrupted, tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on(finished, broken):
     """To exactly the same weights: optimizer, learning rate, batches and dropout are where they were."""
     assert len(json.loads((broken / "history.json").read_text())) == 2
