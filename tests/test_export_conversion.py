@@ -7,9 +7,9 @@ from keras import layers as kl
 
 from keras_nin import InputError
 from keras_nin.export import Tuning, convert_model, convert_schemes
-from keras_nin.export.conversion import check_samples, find_loops, image_input_shape
+from keras_nin.export.conversion import check_samples, image_input_shape
 from keras_nin.export.float_rewrites import rewrite_for_integers
-from keras_nin.keras_graph import input_specs, output_specs
+from keras_nin.keras_graph import find_loops, input_specs, output_specs
 from keras_nin.tflite.reader import read_model
 from keras_nin.tflite.runner import TFLiteRunner
 
@@ -280,7 +280,7 @@ def test_recurrent_layers_are_unrolled_for_int8(stack):
 
 @pytest.mark.slow
 def test_a_loop_on_which_the_calibrator_crashes(monkeypatch):
-    monkeypatch.setattr("keras_nin.export.conversion._MAX_UNROLLED_STEPS", 2)
+    monkeypatch.setattr("keras_nin.keras_graph._MAX_UNROLLED_STEPS", 2)
     model = recurrent(kl.LSTM(4, name="long"))
     with pytest.raises(InputError) as caught:
         convert_model(model, "int8", samples(model))

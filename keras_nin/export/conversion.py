@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,11 +24,12 @@ from keras_nin.export.schemes import Scheme, Tuning, get_scheme
 from keras_nin.export.tuning import tune_file
 from keras_nin.keras_graph import (
     TensorSpec,
+    find_loops,
     input_specs,
-    iterate_layers,
     output_specs,
     pack_inputs,
     trace_functional,
+    unroll_loops,
 )
 from keras_nin.output_capture import capture_output
 from keras_nin.tflite.reader import read_model
@@ -59,9 +60,6 @@ _INT8_OPERATORS = frozenset(
     + ("TANH", "TRANSPOSE", "TRANSPOSE_CONV", "UNPACK")
 )
 _REWRITTEN_OPERATORS = frozenset(("NEG", "SPLIT", "SQUARE"))
-# The largest number of time steps that is unrolled: the converter takes about 0.1 s and the file about 6 KB for each.
-_MAX_UNROLLED_STEPS = 1024
-_UNROLL_TOLERANCE = 1e-5  # of the largest output: the steps are the same, but their sums may be in another order
 _CALIBRATION_SECONDS = 600.0
 _LOOP_OPERATORS = ("WHILE", "IF", "CALL_ONCE")
 # What TensorFlow 2.21 says when a conversion fails.
@@ -335,53 +333,6 @@ class ModelConverter:
 
         with mark_layers(self.model), layers.use_integer_form(integer_form):
             write_saved_model(self.model, self.inputs, self.outputs, self.batch, folder)
-
-
-def find_loops(model: "keras.Model") -> "tuple[keras.layers.RNN, ...]":
-    """Return the recurrent layers of a model that are loops and can be unrolled: their number of steps is known."""
-    import keras
-
-    layers: list[Any] = [layer for layer in iterate_layers(model) if isinstance(layer, keras.layers.RNN)]
-    loops = [layer for layer in layers if layer.built and not layer.unroll]
-    configs = [layer.get_build_config() for layer in loops]
-    shapes = [config.get("input_shape") or config["shapes_dict"]["sequences_shape"] for config in configs]
-    steps = [shape[1] for shape in shapes]
-    fits = None not in steps and sum(filter(None, steps)) <= _MAX_UNROLLED_STEPS
-    return tuple(loops) if fits else ()
-
-
-@contextlib.contextmanager
-def unroll_loops(model: "keras.Model", loops: "Sequence[keras.layers.RNN]") -> Iterator[None]:
-    """Let recurrent layers of a model compute step after step instead of in a loop while the block runs.
-
-    Raises:
-        RuntimeError: the outputs on random input are not the same, which is an error of this function.
-    """
-    import keras
-
-    if not loops:
-        yield
-        return
-    generator = np.random.default_rng(0)
-    shapes: list[Any] = [(2, *spec.shape) for spec in input_specs(model)]
-    arrays = [generator.standard_normal(shape).astype(np.float32) for shape in shapes]
-
-    def outputs() -> list[np.ndarray]:
-        return [np.asarray(value) for value in keras.tree.flatten(model(pack_inputs(model, arrays), training=False))]
-
-    expected = outputs()
-    for layer in loops:
-        layer.unroll = True
-    try:
-        for before, after in zip(expected, outputs(), strict=True):
-            if not np.abs(after - before).max() <= _UNROLL_TOLERANCE * np.abs(before).max():
-                raise RuntimeError(
-                    f"The unrolled {model.name!r} has other outputs. This is an error, please report it."
-                )
-        yield
-    finally:
-        for layer in loops:
-            layer.unroll = False
 
 
 def split_samples(arrays: Mapping[str, np.ndarray], batch: int) -> list[Any]:

@@ -153,99 +153,79 @@ def evaluate_model(
     if device is not None and not os.fspath(model if isinstance(model, str | os.PathLike) else "").endswith(".tflite"):
         raise InputError("a `device` runs .tflite files; pass such a file", argument="device")
     with inputs.open_session(device, python) as session:
-        image_options = (test, test_count, labels, preprocessing, crop, task, label_offset, seed, imports)
-        return _evaluate(model, *image_options, output, threads, session, progress)
+        import numpy as np
 
+        from keras_nin.heads import make_heads, require_labels, targets_of
+        from keras_nin.tflite.host import describe_host
 
-def _evaluate(
-    model: FileOrModel,
-    test: ImageSource,
-    test_count: int | Literal["all"] | None,
-    labels: str | None,
-    preprocessing: PreprocessingLike | None,
-    crop: float | None,
-    task: str | None,
-    label_offset: int | None,
-    seed: int,
-    imports: Sequence[AnyPath],
-    output: int | None,
-    threads: int,
-    session: DeviceSession | None,
-    progress: Progress,
-) -> EvaluateResult:
-    import numpy as np
-
-    from keras_nin.heads import make_heads, require_labels, targets_of
-    from keras_nin.tflite.host import describe_host
-
-    network = _open_network(model, threads, seed, imports, output, session, progress)
-    record = inputs.read_export_record(model) if _is_file(model) else {}
-    calibration = inputs.recorded_calibration_source(record)
-    requested = inputs.recorded_preprocessing(record) if preprocessing is None else preprocessing
-    sources = ImageSources(calibration, test, labels, seed, preprocessing=requested, recorded=True)
-    dataset = sources.dataset("test", network.dataset, network.shapes)
-    chosen = inputs.choose_preprocessing(network.preprocessing, dataset, requested, crop)
-    test_images = inputs.select_test_images(dataset, network.shapes, chosen, count=test_count, seed=seed)
-    if network.tflite is not None:
-        test_images = test_images.sample_for(network.tflite, test_count, seed)
-    answers = dataset.answers_of(test_images.indices)
-    if answers is None:
-        answers = dataset.labels_of(test_images.indices)  # says what is missing
-    names = [name for name, _, _ in network.outputs]
-    if output is not None and isinstance(answers, dict):
-        answers = {name: values for name, values in answers.items() if name in ("", *names)}
-    if len(names) > 1 and not isinstance(answers, dict):
-        listed = ", ".join(f"{index} {name!r}" for index, name in enumerate(names))
-        raise InputError(
-            f"Expected `output` to choose one of the outputs of {network.name}: {listed}; or labels_NAME for each in "
-            "the .npz. Received: none",
-            argument="output",
+        network = _open_network(model, threads, seed, imports, output, session, progress)
+        record = inputs.read_export_record(model) if _is_file(model) else {}
+        calibration = inputs.recorded_calibration_source(record)
+        requested = inputs.recorded_preprocessing(record) if preprocessing is None else preprocessing
+        sources = ImageSources(calibration, test, labels, seed, preprocessing=requested, recorded=True)
+        dataset = sources.dataset("test", network.dataset, network.shapes)
+        chosen = inputs.choose_preprocessing(network.preprocessing, dataset, requested, crop)
+        test_images = inputs.select_test_images(dataset, network.shapes, chosen, count=test_count, seed=seed)
+        if network.tflite is not None:
+            test_images = test_images.sample_for(network.tflite, test_count, seed)
+        answers = dataset.answers_of(test_images.indices)
+        if answers is None:
+            answers = dataset.labels_of(test_images.indices)  # says what is missing
+        names = [name for name, _, _ in network.outputs]
+        if output is not None and isinstance(answers, dict):
+            answers = {name: values for name, values in answers.items() if name in ("", *names)}
+        if len(names) > 1 and not isinstance(answers, dict):
+            listed = ", ".join(f"{index} {name!r}" for index, name in enumerate(names))
+            raise InputError(
+                f"Expected `output` to choose one of the outputs of {network.name}: {listed}; or labels_NAME for each "
+                "in the .npz. Received: none",
+                argument="output",
+            )
+        heads = make_heads(network.outputs, task, answers)
+        scored = [
+            (position, head, targets_of(answers, names[position], names))
+            for position, head in enumerate(heads)
+            if not isinstance(answers, dict) or {names[position], ""} & set(answers)
+        ]
+        offset, notes = 0, ()
+        if heads[0].task == "classification" and not isinstance(answers, dict):
+            offset, notes = _resolve_label_offset(label_offset, dataset, test_images, network.classes)
+        targets = [head.check_targets(require_labels(own, head) + offset, dataset.name) for _, head, own in scored]
+        received: list[list[np.ndarray]] = [[] for _ in scored]
+        seconds = 0.0
+        for batch, _ in test_images.batches(f"Evaluating {os.path.basename(network.name)}", progress):
+            start = time.perf_counter()
+            values = network.predict(batch)
+            seconds += time.perf_counter() - start
+            for part, (position, _, _) in zip(received, scored, strict=True):
+                part.append(np.asarray(values[position]))
+        class_names = ("",) * offset + tuple(dataset.class_names) if dataset.class_names else ()
+        outputs = tuple(
+            _score(head, np.concatenate(part), truth, class_names)
+            for part, (_, head, _), truth in zip(received, scored, targets, strict=True)
         )
-    heads = make_heads(network.outputs, task, answers)
-    scored = [
-        (position, head, targets_of(answers, names[position], names))
-        for position, head in enumerate(heads)
-        if not isinstance(answers, dict) or {names[position], ""} & set(answers)
-    ]
-    offset, notes = 0, ()
-    if heads[0].task == "classification" and not isinstance(answers, dict):
-        offset, notes = _resolve_label_offset(label_offset, dataset, test_images, network.classes)
-    targets = [head.check_targets(require_labels(own, head) + offset, dataset.name) for _, head, own in scored]
-    received: list[list[np.ndarray]] = [[] for _ in scored]
-    seconds = 0.0
-    for batch, _ in test_images.batches(f"Evaluating {os.path.basename(network.name)}", progress):
-        start = time.perf_counter()
-        values = network.predict(batch)
-        seconds += time.perf_counter() - start
-        for part, (position, _, _) in zip(received, scored, strict=True):
-            part.append(np.asarray(values[position]))
-    class_names = ("",) * offset + tuple(dataset.class_names) if dataset.class_names else ()
-    outputs = tuple(
-        _score(head, np.concatenate(part), truth, class_names)
-        for part, (_, head, _), truth in zip(received, scored, targets, strict=True)
-    )
-    speed = None
-    if network.threads is not None:  # a Keras model runs larger batches
-        images = len(test_images.indices)
-        rate = float(f"{images / (session.seconds if session else seconds):.4g}")
-        speed = {"images_per_second": rate, "batch": 1, "threads": network.threads, "runs": images}
-        speed["host"] = session.host if session else describe_host()
-    if test_images.drawn_from:
-        drawn = f"{len(test_images.indices):,} of {test_images.drawn_from:,} test images"
-        notes = (*notes, f"int16 operators run in slow kernels: scored on {drawn}; `test_count` all takes all.")
-    return EvaluateResult(
-        network.name,
-        outputs,
-        dataset.name,
-        chosen,
-        network.weights,
-        network.random_weights,
-        offset,
-        speed,
-        (*inputs.scaling_notes(network.input_scaling, chosen), *notes),
-        dataset.describe_division() if dataset.divided else None,
-        sha256=None if network.threads is None else files.sha256(files.read_bytes(os.fspath(model))),
-    )
+        speed = None
+        if network.threads is not None:  # a Keras model runs larger batches
+            images = len(test_images.indices)
+            rate = float(f"{images / (session.seconds if session else seconds):.4g}")
+            speed = {"images_per_second": rate, "batch": 1, "threads": network.threads, "runs": images}
+            speed["host"] = session.host if session else describe_host()
+        if test_images.drawn_from:
+            drawn = f"{len(test_images.indices):,} of {test_images.drawn_from:,} test images"
+            notes = (*notes, f"int16 operators run in slow kernels: scored on {drawn}; `test_count` all takes all.")
+        return EvaluateResult(
+            network.name,
+            outputs,
+            dataset.name,
+            chosen,
+            network.weights,
+            network.random_weights,
+            offset,
+            speed,
+            (*inputs.scaling_notes(network.input_scaling, chosen), *notes),
+            dataset.describe_division() if dataset.divided else None,
+            sha256=None if network.threads is None else files.sha256(files.read_bytes(os.fspath(model))),
+        )
 
 
 def compare_file_outputs(

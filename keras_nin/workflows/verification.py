@@ -134,81 +134,61 @@ def verify_model(
     """
     inputs.check_model_name(model)
     with inputs.open_session(device, python) as session:
-        image_options = (test, test_count, labels, preprocessing, crop, task)
-        return _verify(model, file, *image_options, limits, per_layer, threads, session, progress, options)
+        from keras_nin.export import verify_files
+        from keras_nin.tflite.runner import TFLiteRunner
 
-
-def _verify(
-    model: ModelLike,
-    file: AnyPath,
-    test: ImageSource,
-    test_count: int | Literal["all"] | None,
-    labels: str | None,
-    preprocessing: PreprocessingLike | None,
-    crop: float | None,
-    task: str | None,
-    limits: ParityLimits | None,
-    per_layer: bool,
-    threads: int,
-    session: DeviceSession | None,
-    progress: Progress,
-    options: ModelOptions,
-) -> VerifyResult:
-    from keras_nin.export import verify_files
-    from keras_nin.tflite.runner import TFLiteRunner
-
-    seed = options.get("seed", 0)
-    record = inputs.read_export_record(file)
-    requested = inputs.recorded_preprocessing(record) if preprocessing is None else preprocessing
-    calibration = inputs.recorded_calibration_source(record)
-    sources = ImageSources(calibration, test, labels, seed, preprocessing=requested, recorded=True)
-    runner_class = session.runner_class() if session else TFLiteRunner
-    runner = runner_class(file, threads, batch=record.get("batch") or 1)
-    loaded = models.cast_to_float32(inputs.open_model(model, progress, **options))  # as the export did
-    shapes = inputs.input_shapes(loaded.model)
-    dataset = sources.dataset("test", inputs.recorded_test_source(record) or loaded.dataset, shapes)
-    known = record.get("preprocessing") or loaded.preprocessing
-    chosen = inputs.choose_preprocessing(known, dataset, requested, crop)
-    calibrated_on, notes = _calibration_digests(record, sources, shapes)
-    test_images = inputs.select_test_images(
-        dataset, shapes, chosen, calibrated_on=calibrated_on, count=test_count, seed=seed
-    )
-    test_images = test_images.sample_for(runner.model, test_count, seed)
-    (parity,) = verify_files(
-        loaded.model,
-        [runner],
-        test_images.batches(f"Comparing {os.path.basename(file)} with {loaded.name}", progress),
-        source=dataset.name,
-        random_weights=loaded.random,
-        limits=limits,
-        task=task,
-    )
-    noise = None
-    if per_layer:
-        from keras_nin.export.layer_noise import measure_layer_noise
-
-        noise = measure_layer_noise(
-            loaded.model, runner, test_images.batches(f"Comparing the layers of {loaded.name}", progress)
+        seed = options.get("seed", 0)
+        record = inputs.read_export_record(file)
+        requested = inputs.recorded_preprocessing(record) if preprocessing is None else preprocessing
+        calibration = inputs.recorded_calibration_source(record)
+        sources = ImageSources(calibration, test, labels, seed, preprocessing=requested, recorded=True)
+        runner_class = session.runner_class() if session else TFLiteRunner
+        runner = runner_class(file, threads, batch=record.get("batch") or 1)
+        loaded = models.cast_to_float32(inputs.open_model(model, progress, **options))  # as the export did
+        shapes = inputs.input_shapes(loaded.model)
+        dataset = sources.dataset("test", inputs.recorded_test_source(record) or loaded.dataset, shapes)
+        known = record.get("preprocessing") or loaded.preprocessing
+        chosen = inputs.choose_preprocessing(known, dataset, requested, crop)
+        calibrated_on, notes = _calibration_digests(record, sources, shapes)
+        test_images = inputs.select_test_images(
+            dataset, shapes, chosen, calibrated_on=calibrated_on, count=test_count, seed=seed
         )
-    explicit = preprocessing is not None or crop is not None
-    return VerifyResult(
-        loaded.name,
-        loaded.weights,
-        loaded.random,
-        os.fspath(file),
-        os.path.getsize(file),
-        parity,
-        test_images,
-        noise,
-        None if explicit else _preprocessing_mismatch(record, loaded, test_images),
-        (
-            *inputs.scaling_notes(loaded.input_scaling, chosen),
-            *notes,
-            *_origin_notes(record, loaded, runner),
-            *_device_notes(session),
-        ),
-        session and session.host,
-    )
+        test_images = test_images.sample_for(runner.model, test_count, seed)
+        (parity,) = verify_files(
+            loaded.model,
+            [runner],
+            test_images.batches(f"Comparing {os.path.basename(file)} with {loaded.name}", progress),
+            source=dataset.name,
+            random_weights=loaded.random,
+            limits=limits,
+            task=task,
+        )
+        noise = None
+        if per_layer:
+            from keras_nin.export.layer_noise import measure_layer_noise
+
+            noise = measure_layer_noise(
+                loaded.model, runner, test_images.batches(f"Comparing the layers of {loaded.name}", progress)
+            )
+        explicit = preprocessing is not None or crop is not None
+        return VerifyResult(
+            loaded.name,
+            loaded.weights,
+            loaded.random,
+            os.fspath(file),
+            os.path.getsize(file),
+            parity,
+            test_images,
+            noise,
+            None if explicit else _preprocessing_mismatch(record, loaded, test_images),
+            (
+                *inputs.scaling_notes(loaded.input_scaling, chosen),
+                *notes,
+                *_origin_notes(record, loaded, runner),
+                *_device_notes(session),
+            ),
+            session and session.host,
+        )
 
 
 def _device_notes(session: DeviceSession | None) -> tuple[str, ...]:
