@@ -7,7 +7,8 @@ import pytest
 
 COMMANDS = ("audit", "export", "verify", "benchmark", "edgetpu", "ethosu", "micro", "fit", "report")
 EXPECTED = tomllib.loads(pathlib.Path(__file__).with_name("expected.toml").read_text())
-QUICK = {"audio"}  # also in the default tier
+QUICK = {"audio"}  # also in the default tier, but for the commands that need an extra
+EXTRAS = {"ethosu", "micro", "report"}
 FOLDED = pytest.mark.xfail(
     strict=True, reason="the factor of a custom layer, folded into the kernel before it, is taken for weight damage"
 )
@@ -17,7 +18,7 @@ MARKS = {("custom_layers", "export"): FOLDED, ("custom_layers", "verify"): FOLDE
 def marks_of(name, command=None):
     """Return the pytest marks of a case."""
     return [
-        *([] if name in QUICK else [pytest.mark.slow]),
+        *([] if name in QUICK and command not in EXTRAS else [pytest.mark.slow]),
         *([MARKS[name, command]] if (name, command) in MARKS else []),
     ]
 
