@@ -92,8 +92,6 @@ def describe_fit(model):
 
 
 def describe_report(model):
-    for command in ("benchmark", "edgetpu", "ethosu", "micro", "fit"):
-        model.run(command)
     status, _, err = model.run("report")
     assert status == 0, err
     page = (model.folder / "report.html").read_text()
