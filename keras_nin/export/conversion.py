@@ -22,6 +22,7 @@ from keras_nin.export.converted_model import (
 from keras_nin.export.operator_layers import layer_marks, map_operators, mark_layers, read_scope
 from keras_nin.export.schemes import Scheme, Tuning, get_scheme
 from keras_nin.export.tuning import tune_file
+from keras_nin.export.verification import map_fused_layers
 from keras_nin.keras_graph import (
     TensorSpec,
     find_loops,
@@ -130,7 +131,7 @@ def convert_schemes(
             used = calibration if scheme.calibrated else None
             content, flags = converter.convert(scheme, used.images if used else None, allow_float, tuning)
             tflite = read_model(content)
-            mapped = map_operators(model, tflite)
+            mapped = map_fused_layers(model, tflite)
             record = describe_conversion(model, scheme, tflite, flags, mapped.layers, **details)
             tuned = tuning if scheme.tunable else None
             converted.append(

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from keras_nin.errors import input_error
-from keras_nin.export.operator_layers import LayerIndex, map_operators
+from keras_nin.export.operator_layers import LayerIndex
 from keras_nin.export.parity import CAST_OPERATORS, round_floats
+from keras_nin.export.verification import map_fused_layers
 from keras_nin.keras_graph import pack_inputs
 from keras_nin.metrics import energy_ratio_db
 from keras_nin.tflite.layer_names import operator_paths
@@ -111,7 +112,7 @@ class _NoiseMeasurement:
         self.runner = runner
         self.inner_runner = TFLiteRunner(runner.model, runner.threads, keep_tensors=True)
         self.main = main = runner.model.main
-        mapped = map_operators(model, runner.model)
+        mapped = map_fused_layers(model, runner.model)
         self.names = operator_paths(runner.model, mapped.layers)
         self.reasons, self.joined = _join_operators(main, mapped.output_layers)
         by_path = LayerIndex(model).by_path
@@ -181,7 +182,7 @@ def _join_operators(main: TFLiteSubgraph, layers: Sequence[str | None]) -> tuple
         if operator.op in CAST_OPERATORS:
             reasons[operator.index] = "changes the type alone"
         elif path is None:
-            reasons[operator.index] = "its name tells no layer"
+            reasons[operator.index] = "its output is that of no layer"
         elif last[path] != operator.index:
             reasons[operator.index] = f"a part of {path}"
         elif len(operator.outputs) > 1 or (output.scale is None and output.dtype not in FLOAT_DTYPES):

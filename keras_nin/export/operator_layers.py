@@ -179,17 +179,6 @@ class LayerIndex:
         consumers = self.consumers[path]
         return consumers[0] if len(consumers) == 1 else None
 
-    def chain(self, first: str, last: str) -> "list[keras.Layer] | None":
-        """Return the layers from one path to another, each the only consumer of the one before; None without chain."""
-        position: LayerPosition | None = self.by_path[first]
-        layers = []
-        while position is not None:
-            layers.append(position.layer)
-            if position.path == last:
-                return layers
-            position = self.next_layer(position.path)
-        return None
-
     def last_fused_layer(self, position: LayerPosition, taken: set[str]) -> str:
         """Return the path of the last layer behind `position` with no operator in `taken`: it was fused or dropped."""
         last, following = position, self.next_layer(position.path)

@@ -9,18 +9,11 @@ COMMANDS = ("audit", "export", "verify", "benchmark", "edgetpu", "ethosu", "micr
 EXPECTED = tomllib.loads(pathlib.Path(__file__).with_name("expected.toml").read_text())
 QUICK = {"audio"}  # also in the default tier, but for the commands that need an extra
 EXTRAS = {"ethosu", "micro", "report"}
-FOLDED = pytest.mark.xfail(
-    strict=True, reason="the factor of a custom layer, folded into the kernel before it, is taken for weight damage"
-)
-MARKS = {("custom_layers", "export"): FOLDED, ("custom_layers", "verify"): FOLDED}
 
 
 def marks_of(name, command=None):
     """Return the pytest marks of a case."""
-    return [
-        *([] if name in QUICK and command not in EXTRAS else [pytest.mark.slow]),
-        *([MARKS[name, command]] if (name, command) in MARKS else []),
-    ]
+    return () if name in QUICK and command not in EXTRAS else pytest.mark.slow
 
 
 def describe(command, model):
