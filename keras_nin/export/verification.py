@@ -244,7 +244,7 @@ def find_worst_weight(model: "keras.Model", tflite: TFLiteModel) -> WeightDiffer
     Rescaling, where the file has no operator for it. A scale between two kernels is in the one or in the other.
     """
     kernels = _KernelMatcher(model, tflite).kernels.values()
-    differences = [(float(kernel.differences(kernel.kept).max()), kernel.path) for kernel in kernels]
+    differences = [(kernel.largest, kernel.path) for kernel in kernels]
     if not differences:
         return None
     lsb, path = max(differences, key=lambda difference: np.inf if np.isnan(difference[0]) else difference[0])
@@ -272,7 +272,9 @@ class _Kernel:
         levels: steps of the stored type on one side of zero.
         is_per_tensor: whether all channels have one step.
         fused: the calls behind the layer that the operator computes too.
-        kept: of how many of them the scale is in the weights; the kernel that follows has those of the others.
+        sure: how many of them it does compute; it may compute the others.
+        kept: of how many the scale is in the weights; the kernel that follows has those of the other sure ones.
+        largest: the largest difference of a weight in steps, once it is settled.
     """
 
     path: str
@@ -283,6 +285,7 @@ class _Kernel:
     fused: list[_ScaledCall] = dataclasses.field(default_factory=list)
     sure: int = 0
     kept: int = 0
+    largest: float = 0.0
 
     def differences(self, kept: int) -> np.ndarray:
         """Return the difference of every weight in steps over its channel, with the first `kept` scales folded in."""
@@ -305,10 +308,18 @@ class _Kernel:
 
     def pass_on_scales(self) -> np.ndarray:
         """Return the scales behind the kernel that its weights lack: the kernel that follows must have them."""
-        sure = self.fused[: self.sure]
-        movable = len(list(itertools.takewhile(lambda fused: fused[1] is not None, reversed(sure))))
-        self.choose_kept(range(self.sure, self.sure - movable - 1, -1))
-        return _product(sure[self.kept :])
+        self.choose_kept(range(self.sure, self.sure - self.movable - 1, -1))
+        return _product(self.fused[self.kept : self.sure])
+
+    @property
+    def movable(self) -> int:
+        """Of how many sure calls the scale may be in the kernel that follows: those behind the last activation."""
+        return len(list(itertools.takewhile(lambda fused: fused[1] is not None, reversed(self.fused[: self.sure]))))
+
+    def settle(self) -> None:
+        """Set `largest` and drop the weights, which are as large as the model in twice its precision."""
+        self.largest = float(self.differences(self.kept).max())
+        self.stored = self.expected = np.empty(0)
 
 
 def _product(fused: Sequence[_ScaledCall]) -> np.ndarray:
@@ -331,7 +342,11 @@ class _KernelMatcher:
             kernel = self._match(operator)
             if kernel is not None:
                 self.kernels[operator.index] = kernel
+                if not kernel.movable:
+                    kernel.settle()
         for index, kernel in self.kernels.items():
+            if kernel.movable:
+                kernel.settle()
             if kernel.sure:  # the operator computes the last call whose scale it has, which may be of no layer
                 kept = min(kernel.kept, kernel.sure)
                 last = (
