@@ -253,7 +253,7 @@ def test_the_file_of_another_network_does_not_pass(build, exported):
         "nin_digits",
         *(
             pytest.param(name, marks=pytest.mark.slow)
-            for name in ("convnet_linear_head", "convnet_pointwise_head", "deepphys_softconv", "squeezenet_v1_1")
+            for name in ("convnet_linear_head", "convnet_pointwise_head", "deepphys_softconv", "squeezenet_cifar10")
         ),
     ],
 )

@@ -249,7 +249,9 @@ APPLICATION_BLOCKS = {
 }
 
 
-@pytest.mark.parametrize("name", by_tier(APPLICATIONS, wide=LARGE | {"DenseNet121", "ResNet50V2", "VGG16"}))
+@pytest.mark.parametrize(
+    "name", by_tier(APPLICATIONS, wide=LARGE | {"DenseNet121", "EfficientNetB0", "ResNet50V2", "VGG16"})
+)
 def test_macs_and_blocks_of_keras_applications(name):
     model = application(name, APPLICATIONS[name])
     audit = audit_model(model)
@@ -266,6 +268,7 @@ def roles(audit):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("structure_only")
 @pytest.mark.parametrize(
     ("name", "side", "params", "macs", "projections"),
     [

@@ -219,7 +219,7 @@ def test_every_convolution_of_an_export_is_its_layer(exported, name, scheme):
 
 
 @pytest.mark.external
-@pytest.mark.parametrize("step", [6, pytest.param(1, marks=pytest.mark.wide)])
+@pytest.mark.parametrize("step", [12, pytest.param(1, marks=pytest.mark.wide)])
 def test_third_party_files_are_joined_completely(external_data, step):
     joined, refused = 0, []
     paths = sorted(pathlib.Path(external_data, "edgetpu").glob("*.tflite"))[::step]

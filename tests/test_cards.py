@@ -38,6 +38,7 @@ def test_a_model_of_the_zoo_can_be_reported(cli, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("structure_only")
 def test_all_cards_are_up_to_date_and_can_be_written(tmp_path, capsys, monkeypatch):
     contents = format_cards()
     assert {str(path.relative_to(FOLDER)) for path in FOLDER.rglob("*") if path.is_file()} == contents.keys()

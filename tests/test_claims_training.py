@@ -1,5 +1,6 @@
 """The trained part of the claims, on few images."""
 
+import dataclasses
 import functools
 
 import numpy as np
@@ -51,7 +52,7 @@ def test_the_same_seed_trains_the_same_network(few):
     pictures = networks.load_training_images(given)
     build = functools.partial(models.build_model, "convnet_pointwise_head")
     first, second = networks.train_over_seeds(build, given, pictures, 9)
-    again, _ = networks.train_over_seeds(build, given, pictures, 9)
+    (again,) = networks.train_over_seeds(build, dataclasses.replace(given, seeds=1), pictures, 9)
     assert all(np.array_equal(a, b) for a, b in zip(first.model.get_weights(), again.model.get_weights(), strict=True))
     assert any(
         not np.array_equal(a, b) for a, b in zip(first.model.get_weights(), second.model.get_weights(), strict=True)
@@ -112,12 +113,12 @@ def test_data_that_does_not_fit(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("id", "activation"),
-    list(zip(["paperspace-head", "paperspace-relu"], networks.CLASSIFIER_ACTIVATIONS, strict=True)),
+    ("id", "activation", "seeds"),
+    zip(["paperspace-head", "paperspace-relu"], networks.CLASSIFIER_ACTIVATIONS, [2, 1], strict=True),
 )
-def test_trained_claims(id, activation, few):
+def test_trained_claims(id, activation, seeds, few):
     result = claims.reproduce_claim(
-        claims.get_claim(id), claims.ClaimTraining(data=few, epochs=3, seeds=2, activation=activation)
+        claims.get_claim(id), claims.ClaimTraining(data=few, epochs=3, seeds=seeds, activation=activation)
     )
     assert result.reproduced
     assert result.verdict == "partly holds" or id == "paperspace-head"
@@ -131,10 +132,10 @@ def test_mnist(external_data, tmp_path):
         pictures, labels = (archive[key] for key in archive.files)
     np.savez(
         tmp_path / "mnist.npz",
-        x_train=pictures[:8000],
-        y_train=labels[:8000],
-        x_test=pictures[8000:],
-        y_test=labels[8000:],
+        x_train=pictures[:3000],
+        y_train=labels[:3000],
+        x_test=pictures[9000:],
+        y_test=labels[9000:],
     )
     given = claims.ClaimTraining(data=str(tmp_path / "mnist.npz"), epochs=1, seeds=1)
     pictures = networks.load_training_images(given)

@@ -178,6 +178,8 @@ def test_a_network_of_keras_applications(cli):
         "he",
         "--input-shape",
         "32,32,3",
+        "--set",
+        "alpha=0.25",
         "--scheme",
         "float32",
         "--calibration",
@@ -208,7 +210,8 @@ def test_files_calibrated_on_noise_are_for_latency_only(cli):
     for key in ("top1_match", "file_top1", "file_top5"):
         assert int8["parity"][key] is None
         assert float32["parity"][key] is not None
-    row = next(line for line in cli("export", "nin_digits", *words).out.splitlines() if "int8.tflite" in line)
+    table = cli("export", "nin_digits", "--scheme", "int8", *words).out
+    row = next(line for line in table.splitlines() if "int8.tflite" in line)
     assert row.endswith("latency only")
 
 

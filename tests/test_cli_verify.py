@@ -292,12 +292,17 @@ def test_a_file_on_16_bit_values_is_scored_on_a_sample(cli, digits_export, monke
 # train
 
 
+def write_digits(path, count):
+    """Write an .npz of so many digits to train on and as many to test with."""
+    source = data.open_dataset("digits")
+    train, test = source.select("train", count), source.select("test", count)
+    np.savez(path, x_train=source.images[train], y_train=source.labels[train],
+             x_test=source.images[test], y_test=source.labels[test])  # fmt: skip
+
+
 @pytest.mark.slow
 def test_train_then_evaluate(cli):
-    source = data.open_dataset("digits")
-    train, test = source.select("train", 80), source.select("test", 80)
-    np.savez("set.npz", x_train=source.images[train], y_train=source.labels[train],
-             x_test=source.images[test], y_test=source.labels[test])  # fmt: skip
+    write_digits("set.npz", 80)
     words = ("train", "nin_digits", "--data", "set.npz", "--epochs", 2, "--batch-size", 32, "--out", "run")
     ran = cli(*words)
     assert (ran.status, ran.err) == (0, "")
@@ -316,7 +321,8 @@ def test_train_then_evaluate(cli):
 
 @pytest.mark.slow
 def test_a_model_trained_for_a_scheme(cli):
-    words = ("--epochs", 1, "--test-count", 50, "--runs", 1, "--max-drop", 100, "--min-top1-match", 0)
+    write_digits("set.npz", 80)
+    words = ("--data", "set.npz", "--epochs", 1, "--runs", 1, "--max-drop", 100, "--min-top1-match", 0)
     ran = cli("export", "nin_digits", "--scheme", "pruned", *words)
     assert ran.status in (0, 1)
     assert "(trained: pruned)" in ran.out

@@ -21,7 +21,7 @@ def short_measurements(monkeypatch):
     """Times are masked, so they need not be good ones."""
     measure = measurement.measure_files
     monkeypatch.setattr(
-        measurement, "measure_files", lambda *files, **options: measure(*files, **options | {"seconds": 1})
+        measurement, "measure_files", lambda *files, **options: measure(*files, **options | {"seconds": 0.3})
     )
 
 
@@ -46,6 +46,7 @@ def test_page_shows_what_is_printed(name, folder):
 
 
 @pytest.mark.external
+@pytest.mark.wide  # a minute; tests/test_external.py exports on photographs
 @pytest.mark.parametrize(
     "name", [name for name in GENERATED if any(block.needs_photos for block in docs.read_blocks(PAGES[name]))]
 )

@@ -125,17 +125,16 @@ def test_every_preset_on_images_of_every_kind(photographs, tmp_path):
     """Files of every type, with every preset, one of them on images of one channel that it crops."""
     model = network(SHAPE)
     presets = {3: ("unit", "symmetric", "standardize", "torch"), 255: ("raw", "caffe", "keras_caffe")}
-    files = []
+    files, made = [], {reach: convert(model, *(KINDS if reach == 3 else ["int8"]), reach=reach) for reach in presets}
     for reach, names in presets.items():
-        for converted in convert(model, *(KINDS if reach == 3 else ["int8"]), reach=reach).values():
+        for converted in made[reach].values():
             for chosen in map(data.get_preset, names):
                 with_preset = dataclasses.replace(converted, preprocessing=chosen.to_json())
                 files.append((with_preset.save(tmp_path / str(len(files))), chosen))
     assert {chosen for _, chosen in files} == set(data.PRESETS.values())
     constants = [{"scale": 1 / 64, "mean": (1.5, 2.0, 1.0), "std": (0.9,)}, {"preset": "torch", "channels": "bgr"}]
-    (converted,) = convert(model, "int8").values()
     for chosen in map(data.Preprocessing.from_json, constants):
-        with_constants = dataclasses.replace(converted, preprocessing=chosen.to_json())
+        with_constants = dataclasses.replace(made[3]["int8"], preprocessing=chosen.to_json())
         files.append((with_constants.save(tmp_path / str(len(files))), chosen))
     cropping = data.Preprocessing("unit", (0.1307,), (0.3081,), 0.6)
     for converted in convert(network((9, 7, 1)), "int8", preprocessing=cropping).values():

@@ -101,7 +101,9 @@ def test_every_structure_of_the_zoo_is_converted_and_tfmot_takes_it(name):
         all_methods_take(model)
 
 
-@pytest.mark.parametrize("name", by_tier(APPLICATIONS, wide=("DenseNet121", "ResNet50V2", "Xception", "MobileNetV2")))
+@pytest.mark.parametrize(
+    "name", by_tier(APPLICATIONS, wide=("DenseNet121", "ResNet50V2", "Xception", "MobileNetV2", "EfficientNetB0"))
+)
 def test_an_application_is_converted(name):
     keras.backend.clear_session()
     model = application(name)

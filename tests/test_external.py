@@ -111,7 +111,18 @@ def test_googlenet_agrees_in_int8_with_its_normalisation_in_integers_or_float(
         assert norm2 == {"RESHAPE", "MUL", "CONV_2D", "DEPTHWISE_CONV_2D"}
 
 
-@pytest.mark.wide  # docs/tutorials/squeezenet_latency.md shows the same export, and its test runs it
+def test_an_export_on_photographs(external_data, tmp_path, capsys):
+    words = (f"--weights={external_data}/weights/squeezenet_v1_1_imagenet.npz", f"--out={tmp_path}", "--runs=1")
+    images = (f"--calibration={external_data}/images/imagenet_samples", "--calibration-count=32", "--test-count=60")
+    quick = ("--scheme=int8", "--rounding=nearest", "--json")
+    assert main.run(["export", "squeezenet_v1_1", *words, *images, *quick]) == 0
+    (int8,) = json.loads(capsys.readouterr().out)["files"]
+    assert (int8["parity"]["images"], int8["calibration"]["count"]) == (60, 32)
+    assert int8["parity"]["top1_match"] >= 0.9
+    assert int8["parity"]["model_top1"] == pytest.approx(0.59, abs=0.15)  # of the 400 photographs
+
+
+@pytest.mark.wide  # minutes
 def test_the_main_job_on_photographs(external_data, tmp_path, capsys):
     status = main.run(
         [

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers as kl
+from tiers import by_tier
 
 from keras_nin import InputError, models
 from keras_nin.models.he_weights import sample_images
@@ -80,8 +81,7 @@ def test_a_model_that_is_no_graph():
         models.initialize_he(keras.Sequential([kl.Dense(2)]))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["MobileNet", "MobileNetV3Small"])
+@pytest.mark.parametrize("name", by_tier(["MobileNet", "MobileNetV3Small"], wide=["MobileNetV3Small"]))
 def test_networks_of_keras_applications_pass_in_float32_and_int8(name):
     """Two rows of the table in docs/guides/he_weights.md, on smaller images."""
     spec = importlib.util.spec_from_file_location("applications", SCRIPT)

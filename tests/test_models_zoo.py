@@ -67,10 +67,11 @@ def test_a_model_is_as_declared(name, build):
     if spec.classes is None:
         return
     assert model.output_shape == (None, spec.classes)
-    trunk = models.build_model(name, include_top=False)
+    with keras.StatelessScope(initialize_variables=False):  # of these only the structure is looked at
+        trunk = models.build_model(name, include_top=False)
+        scores = models.build_model(name, classes=7, classifier_activation=None)
     assert len(trunk.output_shape) == 4
     assert trunk.count_params() < spec.params
-    scores = models.build_model(name, classes=7, classifier_activation=None)
     assert scores.output_shape == (None, 7)
     assert getattr(scores.layers[-1], "activation", keras.activations.linear) is keras.activations.linear
 
@@ -91,7 +92,7 @@ def test_save_and_load(name, build, tmp_path):
 @pytest.mark.parametrize(
     "name",
     by_tier(
-        NAMES, wide=[name for name in NAMES if name.startswith(("inception", "googlenet", "squeezenet_v1_0", "nin_"))]
+        NAMES, wide=[name for name in NAMES if name.startswith(("inception", "googlenet", "squeezenet_v", "nin_"))]
     ),
 )
 def test_int8_has_no_float_operator_and_the_edge_tpu_s_verdict_of_the_docs(name, build, tmp_path):

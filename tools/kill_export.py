@@ -28,6 +28,7 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
 STEM = "nin_digits_int8"
 EXPORT = ("export", "nin_digits", "--scheme", "int8", "--test-count", "5", "--runs", "1", "--out", "out")
+EXPORT += ("--ranges", "minmax", "--rounding", "nearest", "--no-bias-correction")  # quick: tuning writes no file
 OTHER = ("--weights", "random", "--seed", "1")
 
 
