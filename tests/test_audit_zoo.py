@@ -301,7 +301,9 @@ def test_published_totals_and_projections(name, side, params, macs, projections)
 
 
 @pytest.mark.usefixtures("structure_only")
-@pytest.mark.parametrize("name", by_tier(findings_snapshot.APPLICATIONS, wide=DEEPER | LARGE))
+@pytest.mark.parametrize(
+    "name", by_tier(findings_snapshot.APPLICATIONS, wide=DEEPER | LARGE | {"EfficientNetB0", "ResNet50V2"})
+)
 def test_findings_of_keras_applications(name):
     check_findings(audit_model(findings_snapshot.build(name)), SNAPSHOT[name])
 
