@@ -130,13 +130,14 @@ def augmented_cnn() -> tuple[keras.Model, Samples]:
 
 
 def nested_mobilenet() -> tuple[keras.Model, Samples]:
-    samples = image_samples(*colored_digits(32, 5, 380), count=60)
+    samples = image_samples(*colored_digits(32, 5, 570), count=250)  # 50 of them calibrate
     base = keras.applications.MobileNetV2((32, 32, 3), alpha=0.35, include_top=False, weights=None)
     settle(base)
     inputs = keras.Input((32, 32, 3))
     x = base(kl.Rescaling(1 / 127.5, -1)(inputs))
     outputs = kl.Dense(5, activation="softmax")(kl.Dropout(0.2)(kl.GlobalAveragePooling2D()(x)))
-    return train(keras.Model(inputs, outputs, name="nested_mobilenet"), samples, CROSS_ENTROPY, rate=0.05), samples
+    model = keras.Model(inputs, outputs, name="nested_mobilenet")
+    return train(model, samples, CROSS_ENTROPY, rate=0.05), samples
 
 
 def settle(base: keras.Model) -> None:

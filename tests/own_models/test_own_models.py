@@ -2,17 +2,26 @@
 
 import pathlib
 import tomllib
+from html.parser import HTMLParser
 
 import pytest
+from tiers import WIDE
+
+from keras_nin.formatting import format_bytes, format_percent, format_us
 
 COMMANDS = ("audit", "export", "verify", "benchmark", "edgetpu", "ethosu", "micro", "fit", "report")
 EXPECTED = tomllib.loads(pathlib.Path(__file__).with_name("expected.toml").read_text())
 QUICK = {"audio"}  # also in the default tier, but for the commands that need an extra
 EXTRAS = {"ethosu", "micro", "report"}
+LARGE = {"nested_mobilenet", "mobilenet_96"}  # almost half of the time of all; small nested models are tested elsewhere
+# The extras are wide: files with the operators of other networks, and one whose 251 operators take longest.
+FEW_COMMANDS = {"augmented_cnn", "regression", "subclassed", "custom_layers", "recurrent"}
 
 
 def marks_of(name, command=None):
     """Return the pytest marks of a case."""
+    if name in LARGE or (name in FEW_COMMANDS and command in EXTRAS):
+        return WIDE
     return () if name in QUICK and command not in EXTRAS else pytest.mark.slow
 
 
@@ -84,12 +93,68 @@ def describe_fit(model):
     return f"FAIL: {', '.join(failed)}" if failed else "pass"
 
 
+class FirstTable(HTMLParser):
+    """The table of all files of a report: its rows of cells, each a list of lines; the first row are the headings."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.rows, self.inside = [], False
+        self.feed(page)
+
+    def handle_starttag(self, tag, attributes):
+        self.inside = ("class", "comparison") in attributes if tag == "table" else self.inside
+        if self.inside and tag == "tr":
+            self.rows.append([])
+        elif self.inside and tag in ("th", "td"):
+            self.rows[-1].append([])
+        if self.inside and tag in ("th", "td", "span", "small"):
+            self.rows[-1][-1].append("")
+
+    def handle_endtag(self, tag):
+        self.inside = self.inside and tag != "table"
+
+    def handle_data(self, text):
+        if self.inside and self.rows and self.rows[-1] and text.strip():
+            self.rows[-1][-1][-1] = f"{self.rows[-1][-1][-1]} {' '.join(text.split())}".strip()
+
+    def cells(self):
+        """The lines of each cell of the only file by the heading of the column."""
+        headings, row = self.rows
+        return {heading[0]: [line for line in lines if line] for heading, lines in zip(headings, row, strict=True)}
+
+
+def figures_of_report(model):
+    """Return what the other commands print of a file, as the first table of the report has it."""
+    commands = ("export", "benchmark", "edgetpu", "ethosu", "micro", "fit")
+    export, benchmark, edgetpu, ethosu, micro, fit = map(model.document, commands)
+    verdicts = {
+        check["item"]: "pass" if check["passed"] else "FAIL"
+        for document in (fit, micro, ethosu)
+        for check in document["checks"]
+    }
+    parity = export["files"][1]["parity"]
+    top1 = parity["file_top1"]
+    mapped = describe_edgetpu(model) if edgetpu["failure"] is None else "does not compile"
+    return {
+        "File": f"{model.name}_int8",
+        "Size": f"{verdicts['flash']} {format_bytes(fit['results'][0]['file_bytes'])}",
+        **({} if top1 is None else {"Top-1": format_percent(top1)}),
+        "Latency": format_us(benchmark["results"][0]["total"]["us"]["median"]),
+        "Edge TPU": f"{verdicts['edgetpu']} {mapped}",
+        "Arena": f"{verdicts['arena']} {format_bytes(micro['arena']['bytes'])}",
+        "Ethos-U": f"{verdicts['time']} {ethosu['results'][0]['us'] / 1000:,.3f} ms",
+    }
+
+
 def describe_report(model):
-    status, _, err = model.run("report")
-    assert status == 0, err
-    page = (model.folder / "report.html").read_text()
-    assert f"{model.name}_int8" in page
-    return "one page"
+    figures, (status, _, err) = figures_of_report(model), model.run("report")
+    cells = FirstTable((model.folder / "report.html").read_text()).cells()
+    assert {heading: cells[heading][0] for heading in figures} == figures, err
+    parity = model.document("export")["files"][1]["parity"]
+    assert cells["Top-1" if "Top-1" in cells else "Scores"][1].endswith(f"parity {describe_parity(parity)[:4]}")
+    verdict = cells["File"][1]
+    assert verdict.startswith("FAIL" if status else "pass")
+    return verdict
 
 
 @pytest.mark.parametrize(
