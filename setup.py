@@ -64,6 +64,7 @@ setup(
         "rich>=13",
         "safetensors>=0.5",
         "scikit-learn>=1.6",
+        "scipy>=1.11",
     ],
     extras_require=EXTRAS | {"all": sorted({package for extra in EXTRAS.values() for package in extra})},
     entry_points={"console_scripts": ["keras-nin = keras_nin.cli.main:main"]},

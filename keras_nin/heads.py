@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from keras_nin.errors import InputError, check_choice, input_error
+from keras_nin.formatting import format_percent
 from keras_nin.metrics import top_k_accuracy
 
 TASKS = ("classification", "binary", "multilabel", "regression", "segmentation")
@@ -28,6 +29,7 @@ MATCHES = {
 }
 # Below this share of its size a value does not vary: float32 keeps 2**-24 of it, and a few operations lose some.
 _CONSTANT = 2e-6
+_GUESSING = 0.01  # level of the test whether decisions match labels better than guesses do
 
 
 @dataclasses.dataclass(frozen=True)
@@ -238,6 +240,40 @@ def describe_missing_information(outputs: np.ndarray) -> str | None:
         return None
     spread = float(np.ptp(flat, axis=0).max())
     return f"it is the same for all {images}" if spread <= _CONSTANT * float(np.abs(flat).max()) else None
+
+
+def describe_guessing(head: Head, outputs: np.ndarray, targets: np.ndarray) -> str | None:
+    """Say that what outputs (N, ...) decide matches labels no better than guesses do; else None.
+
+    Guesses are decisions as often as the network makes each, but without regard to the image. The test is binomial, of
+    one side; None too where the decisions are too few: where not even half-way between guesses and all right counts;
+    and where the outputs carry no information.
+
+    Args:
+        targets: as `Head.check_targets` returns them.
+    """
+    from scipy.special import bdtrc
+
+    decisions = head.decisions(outputs)
+    if decisions is None or describe_missing_information(outputs):
+        return None
+    known = np.full(decisions.shape, True) if head.task != "segmentation" else targets != IGNORED_LABEL
+    columns = targets.shape[-1] if head.task == "multilabel" else 1
+    decided, true = (values[known].reshape(-1, columns).astype(np.int64) for values in (decisions, targets))
+    if not len(true):
+        return None
+    classes = int(max(decided.max(), true.max())) + 1
+    shares = [
+        [np.bincount(part + 1, minlength=classes + 1) / len(part) for part in values.T] for values in (decided, true)
+    ]
+    chance = float(np.mean([a @ b for a, b in zip(*shares, strict=True)]))
+    hits, count = int((decided == true).sum()), true.size
+    half_way = math.ceil(count * (1 + chance) / 2)
+    # The probabilities that guesses are right so often or more.
+    if bdtrc(half_way - 1, count, chance) > _GUESSING or bdtrc(hits - 1, count, chance) <= _GUESSING:
+        return None
+    name = {"classification": "top-1", "segmentation": "pixel accuracy"}.get(head.task, "accuracy")
+    return f"{name} is {format_percent(hits / count)}, no better than guessing"
 
 
 # Scores

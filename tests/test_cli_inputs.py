@@ -105,6 +105,39 @@ def test_a_temporary_export_has_the_bytes_of_an_export(cli, own, tmp_path):
         shutil.rmtree("new")
 
 
+@pytest.mark.slow
+def test_a_temporary_export_takes_the_preprocessing_of_an_export(cli, own, monkeypatch):
+    from keras_nin.edge.edgetpu import verdict
+
+    words = ("net.keras", "--calibration", "a.npz", *CONSTANTS, "--crop", 0.8)
+    ran = cli("export", *words, "--scheme", "int8", "--runs", 1, *FAST[-4:])
+    exported = pathlib.Path("exported/net_int8.tflite").read_bytes()
+    check, seen = verdict.check_edgetpu, []
+
+    def keep(path, **options):
+        seen.append(pathlib.Path(path).read_bytes())
+        return check(path, **options)
+
+    monkeypatch.setattr(verdict, "check_edgetpu", keep)
+    assert cli("edgetpu", *words).status == 0
+    assert seen == [exported]
+    assert f"{DESCRIBED}, crop 0.8" in ran.out
+    with np.load("a.npz") as file:
+        np.savez("float.npz", images=file["images"] / np.float32(255))
+    arrays = ("--calibration", "float.npz", "--preprocessing", "none", "--targets", "micro", "--json")
+    assert (
+        cli("fit", "net.keras", *arrays).json["results"][0]["micro"]["compared_on"] == "32 x test images of float.npz"
+    )
+
+
+@pytest.mark.parametrize("command", ["benchmark", "edgetpu", "ethosu", "fit"])
+def test_preprocessing_does_not_go_with_a_file(cli, exported, command):
+    for words in (("--scale", "1/255"), ("--channels", "bgr"), ("--preprocessing", "torch")):
+        ran = cli(command, exported("conv1x1_3to2"), *words)
+        assert (ran.status, ran.out, ran.err.count("\n")) == (2, "", 1)
+        assert "is exported already, so --preprocessing cannot apply to it" in ran.err
+
+
 # preprocessing
 
 
@@ -160,7 +193,10 @@ def test_a_model_that_starts_with_rescaling_gets_raw_pixels(cli, own):
     network(augmentation, kl.Rescaling(1 / 127.5, offset=-1, name="scaled"), name="scaling").save("scaling.keras")
     ran = cli("evaluate", "scaling.keras", "--data", "a.npz")
     assert "preprocessing: raw, [0, 255]" in ran.out
-    assert ran.err == "Note: The model starts with Rescaling 'scaled', so it gets pixels as raw, [0, 255].\n"
+    assert ran.err.splitlines() == [
+        "Note: The model starts with Rescaling 'scaled', so it gets pixels as raw, [0, 255].",
+        "Note: The top-1 is 25.0%, no better than guessing: check --preprocessing and the labels.",
+    ]
     job, test, _ = export.open_inputs("scaling.keras", [SCHEMES["int8"]], ExportOptions(test="a.npz"))
     assert job.calibration.images.max() == 255
     assert test.preprocessing == data.get_preset("raw")
@@ -214,6 +250,12 @@ def test_arrays_as_they_are(cli, own):
     assert (recorded["preprocessing"], recorded["options"]["preprocessing"]) == (None, "none")
     assert cli("export", "--from", "exported/net_int8.json", "--out", "new", "--runs", 1).out.startswith("Reproduced: ")
     assert "Compared on 32 test images" in cli("verify", "net.keras", "exported/net_int8.tflite").out
+    shutil.copy("exported/net_int8.tflite", "bare.tflite")  # without a record
+    for other in ("new/net_int8.tflite", "bare.tflite"):
+        compared = cli("compare", "exported/net_int8.tflite", other, "--data", "float.npz", "--json")
+        assert (compared.status, compared.err) == (0, "")
+        (output,) = compared.json["outputs"]
+        assert (output["images"], output["max_abs_diff"]) == (40, 0)
     trained = cli("evaluate", "exported/net_int8.tflite", "--data", "train.npz", "--preprocessing", "none")
     assert "on 10 images of train.npz, preprocessing: none, arrays as they are" in trained.out
     pixels = cli("evaluate", "exported/net_int8.tflite", "--data", "digits", "--preprocessing", "none")

@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 
 from keras_nin import InputError
-from keras_nin.heads import Head, describe_missing_information, infer_task, make_heads, score_drop, targets_of
+from keras_nin.heads import (
+    Head,
+    describe_guessing,
+    describe_missing_information,
+    infer_task,
+    make_heads,
+    score_drop,
+    targets_of,
+)
 
 generator = np.random.default_rng(0)
 
@@ -131,3 +139,36 @@ def test_the_rise_of_an_error_is_in_shares_of_the_deviation():
     assert score_drop(head, before, after, 10.0) == 5
     assert score_drop(head, before, after, 0.0) is None
     assert math.isnan(score_drop(head, before, {"rmse": None}, 10.0))
+
+
+def test_scores_that_are_no_better_than_guessing():
+    classes, count = 10, 200
+    head = Head(None, "classification", (classes,))
+    labels = np.arange(count) % classes
+    right, wrong = np.eye(classes)[labels], np.eye(classes)[generator.permutation(labels)]
+    assert describe_guessing(head, wrong, labels) == f"top-1 is {head.scores(wrong, labels)['top1']:.1%}, " \
+        "no better than guessing"  # fmt: skip
+    assert describe_guessing(head, right, labels) is None
+    better = np.where((np.arange(count) < 60)[:, np.newaxis], right, wrong)  # 30% or more
+    assert describe_guessing(head, better, labels) is None
+    assert describe_guessing(head, np.roll(right, 1, axis=1), labels).startswith("top-1 is 0.0%")  # other numbering
+    constant = np.zeros((count, classes)) + np.arange(count)[:, np.newaxis]  # class 0 for each
+    assert describe_guessing(head, constant, np.where(labels < 7, 0, labels)) is not None  # 70%, as often as the label
+    assert describe_guessing(head, constant, np.zeros(count, int)) is None  # images of one class say nothing
+    assert describe_guessing(head, wrong[:3], labels[:3]) is None  # nor do three
+    assert describe_guessing(head, np.full_like(right, np.nan), labels) is None  # said elsewhere
+    yes = generator.random((count, 1)) > 0.9
+    binary = Head(None, "binary", (1,))
+    assert describe_guessing(binary, generator.permutation(yes) * 1.0, yes[:, 0].astype(int)).startswith("accuracy is ")
+    assert describe_guessing(binary, yes * 1.0, yes[:, 0].astype(int)) is None
+    marks = (generator.random((count, 3)) > [0.1, 0.5, 0.9]).astype(int)
+    multilabel = Head(None, "multilabel", (3,))
+    assert describe_guessing(multilabel, marks[generator.permutation(count)] * 1.0, marks) is not None
+    assert describe_guessing(multilabel, marks * 1.0, marks) is None
+    masks = generator.integers(0, 3, (9, 8, 8))
+    masks[:, 0] = 255
+    segmentation = Head(None, "segmentation", (8, 8, 3))
+    assert describe_guessing(segmentation, np.eye(3)[generator.permutation(masks[masks < 3]).reshape(9, 7, 8)],
+                             masks[:, 1:]) is not None  # fmt: skip
+    assert describe_guessing(segmentation, np.eye(3)[masks % 3], masks) is None
+    assert describe_guessing(Head(None, "regression", (3,)), right[:, :3], right[:, :3]) is None

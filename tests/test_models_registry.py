@@ -312,3 +312,78 @@ def test_half_precision_is_cast_to_float32():
     np.testing.assert_allclose(cast.model.predict(images, verbose=0), expected, atol=5e-3)
     assert {layer.compute_dtype for layer in model.layers} > {"float32"}  # the model is as it was
     assert models.cast_to_float32(cast) is cast
+
+
+class Gain(keras.layers.Layer):
+    """A custom layer that nobody registered, with a layer and a weight of its own."""
+
+    def __init__(self, act=None, **kwargs):
+        super().__init__(**kwargs)
+        self.act, self.dense = act, keras.layers.Dense(4)
+
+    def build(self, input_shape):
+        self.dense.build(input_shape)
+        self.gain = self.add_weight(shape=(), initializer="ones", name="gain")
+
+    def call(self, inputs):
+        return self.dense(inputs) * self.gain
+
+
+class Documented(Gain):
+    def get_config(self):
+        return super().get_config() | {"act": self.act}
+
+
+class Closed(Gain):
+    def __init__(self):
+        super().__init__()
+
+
+class Stubborn(Gain):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = keras.layers.Dense(4, dtype="mixed_float16")
+
+
+def double(values):
+    return values * 2
+
+
+@pytest.fixture
+def half():
+    """A model of the given layers under the policy mixed_float16, which stays."""
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_float16")
+    yield lambda *layers: keras.Sequential([keras.Input((4,)), *layers, keras.layers.Dense(2)], name="half")
+    keras.config.set_dtype_policy(policy)
+
+
+@pytest.mark.slow
+def test_custom_layers_in_half_precision_need_not_be_registered(half):
+    import keras_nin
+
+    model = half(Gain(name="a"), Documented("x", name="b"), keras.layers.Activation(double))
+    model.get_layer("a").gain.assign(3)
+    samples = np.random.default_rng(0).random((20, 4), np.float32)
+    result = keras_nin.export_model(model, "float32", samples, runs=1)
+    assert result.passed
+    assert result.weights == "as given, cast from mixed_float16 to float32"
+    cast = models.cast_to_float32(models.LoadedModel(model, "half", "as given", False)).model
+    np.testing.assert_allclose(cast.predict(samples, verbose=0), model.predict(samples, verbose=0), atol=0.05)
+    assert keras.config.dtype_policy().name == "mixed_float16"
+
+
+def test_half_precision_that_cannot_be_cast(half):
+    twin = type("Gain", (Gain,), {})
+    for layers, problem in [
+        ((Gain(act=double),), "Object Gain was created by passing non-serializable argument values"),
+        ((Closed(),), r"Closed.__init__\(\) got an unexpected keyword argument 'trainable'"),
+        ((keras.layers.Lambda(lambda values: values + 1),), "a lambda. Name the function"),
+        ((Stubborn(),), "layers that compute in mixed_float16 whatever their config says"),
+        ((Gain(), twin()), "two of the name 'Gain' in 'half'"),
+    ]:
+        with pytest.raises(InputError, match=problem) as caught:
+            models.cast_to_float32(models.LoadedModel(half(*layers), "half", "as given", False))
+        assert "\n" not in str(caught.value)
+        if layers[1:] == ():
+            assert "A custom layer needs get_config, and an __init__ that passes **kwargs" in str(caught.value)

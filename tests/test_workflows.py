@@ -142,6 +142,8 @@ def test_every_way_to_export_gives_the_same_bytes(tmp_path):
 def test_without_weights_and_images_it_is_noise_and_says_so(tmp_path):
     float32, int8 = export_temporarily("conv1x1_3to2", tmp_path, schemes="float32,int8")
     assert (float32.notes, int8.notes) == (("random weights",), ("random weights", "calibrated on noise"))
+    (he,) = export_temporarily("conv1x1_3to2", tmp_path / "he", ExportOptions(weights="he"), schemes="float32")
+    assert he.notes == ("he weights",)
     assert (pathlib.Path(int8.path).name, int8.images) == ("conv1x1_3to2_int8.tflite", None)
     record = inputs.read_export_record(int8.path)
     assert (record["calibration"]["count"], record["operators"][0]["layer"]) == (conversion.NOISE_COUNT, "conv1")

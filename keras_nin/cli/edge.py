@@ -145,7 +145,7 @@ def ethosu_command(as_json: bool, **arguments: Any) -> int:
 @click.option("--seconds", type=options.Number(0), default=20.0, metavar="S",
               help="Each runtime starts no further image after S seconds.")  # fmt: skip
 @options.timeout_option(default=300.0, help="Time limit of each run of a runtime.")
-@options.temporary_export_options
+@options.micro_export_options
 @options.force_option
 @options.json_option
 def micro_command(as_json: bool, **arguments: Any) -> int:
@@ -164,8 +164,6 @@ def micro_command(as_json: bool, **arguments: Any) -> int:
     from keras_nin.report.edge import format_micro
     from keras_nin.workflows.edge import measure_micro
 
-    if arguments["export"] is not None:
-        arguments["seed"] = arguments["export"].seed  # the one --seed also draws the test images
     result = measure_micro(**arguments, progress=TerminalProgress())
     print_notes(map(options.with_own_flags, result.notes))
     status = _print_checked(result, as_json, lambda: format_micro(result))

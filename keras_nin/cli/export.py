@@ -117,7 +117,7 @@ def export_command(model: str, record: str | None, as_json: bool, require: str |
     if result.reproduction is not None:
         _print_reproduction(result.reproduction, result.files[0].name, as_json)
     checks = check_export_limits(result, limits)
-    print_notes(result.notes)
+    print_notes(map(options.with_own_flags, result.notes))
     print_result(result, as_json, lambda: "\n".join(_result_lines(result)), checks)
     for file in result.files:
         _print_failures(file.name, file.parity)
@@ -201,6 +201,8 @@ def _headline(result: ExportResult | VerifyResult) -> str:
 
 
 def _test_lines(result: ExportResult | VerifyResult) -> Iterator[str]:
+    from keras_nin.models.registry import HE, random_kind
+
     test = result.test
     excluded = f" ({test.excluded} more were used for calibration and left out)" if test.excluded else ""
     if test.dataset.divided and not test.dataset.noise:
@@ -210,7 +212,8 @@ def _test_lines(result: ExportResult | VerifyResult) -> Iterator[str]:
     if drawn:
         yield "The int16 operators of the file run in slow kernels; --test-count all takes all images."
     if result.random_weights:
-        yield "The weights are random: top-1 match and accuracy say nothing and are not checked."
+        kind = " (he)" if random_kind(result.weights) == HE else ""
+        yield f"The weights are random{kind}: top-1 match and accuracy say nothing and are not checked."
 
 
 def _print_reproduction(reproduction: Reproduction, name: str, as_json: bool) -> None:
@@ -258,7 +261,7 @@ def verify_command(as_json: bool, require: str | None, **arguments: Any) -> int:
     arguments["limits"] = arguments["limits"].with_required(limits)
     result = verify_model(**arguments, progress=TerminalProgress())
     checks = check_verification_limits(result, limits)
-    print_notes(result.notes)
+    print_notes(map(options.with_own_flags, result.notes))
     print_result(result, as_json, lambda: "\n".join(_verification_lines(result)), checks)
     _print_failures(result.file, result.parity)
     if result.preprocessing_mismatch is not None:

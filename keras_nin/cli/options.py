@@ -298,9 +298,9 @@ def fold(name: str, record: str, *decorators: Decorator, optional: bool = False)
                 str(model).endswith(".tflite") for model in values.get("models", [""])
             )
             default = click.core.ParameterSource.DEFAULT
-            configured = any(context.get_parameter_source(field) is not default for field in options)
+            configured = any(context.get_parameter_source(field) is not default for field in fields)
             # What a config says of exports does not apply to files; on the command line it is a mistake.
-            if not optional or any(is_set(context, field) for field in options) or (configured and not is_file):
+            if not optional or any(is_set(context, field) for field in fields) or (configured and not is_file):
                 module, _, attribute = record.partition(":")
                 values[name] = getattr(importlib.import_module(module), attribute)(**options)
             return function(*arguments, **values)
@@ -325,16 +325,6 @@ seed_option = click.option("--seed", type=SEED, metavar="N", default=0,
 import_option = click.option("--import", "imports", multiple=True, metavar="MODULE|FILE.py",
                              help="Python code that defines the custom layers of a saved model; it is run. Repeatable.")
 model_options = stack(weights_option, input_shape_option, set_option, seed_option, import_option)
-temporary_export_options = fold(
-    "export", "keras_nin.workflows.conversion:ExportOptions", model_options,
-    click.option("--calibration", metavar=f"{DATASET}|random",
-                 help="Images that calibrate a MODEL. [default: those of its bundled weights, else noise]"),
-    click.option("--calibration-count", type=COUNT, metavar="N", help="Number of them. [default: 100, or 8 of noise]"),
-    click.option("--io", type=click.Choice(["int8", "uint8", "float32"]),
-                 help="Input and output type of an exported MODEL. [default: int8]"),
-    click.option("--allow-float", is_flag=True, help="Let operators of a MODEL that int8 lacks compute in float."),
-    optional=True,
-)
 labels_option = click.option("--labels", metavar="FILE", help="Labels of a flat folder of images: name,label per line.")
 preprocessing_options = fold(
     "preprocessing", "keras_nin.data.preprocessing:parse_preprocessing",
@@ -354,6 +344,18 @@ preprocessing_options = fold(
 crop_option = click.option("--crop", type=Number(0, 1, min_open=True), metavar="FRACTION",
                            help="Share of the short side that the center crop keeps.")
 image_options = stack(labels_option, preprocessing_options, crop_option)
+_temporary_export = functools.partial(
+    fold, "export", "keras_nin.workflows.conversion:ExportOptions", model_options,
+    click.option("--calibration", metavar=f"{DATASET}|random",
+                 help="Images that calibrate a MODEL. [default: those of its bundled weights, else noise]"),
+    click.option("--calibration-count", type=COUNT, metavar="N", help="Number of them. [default: 100, or 8 of noise]"),
+    click.option("--io", type=click.Choice(["int8", "uint8", "float32"]),
+                 help="Input and output type of an exported MODEL. [default: int8]"),
+    click.option("--allow-float", is_flag=True, help="Let operators of a MODEL that int8 lacks compute in float."),
+    optional=True,
+)
+temporary_export_options = _temporary_export(preprocessing_options, crop_option)
+micro_export_options = _temporary_export()  # its preprocessing is that of a file's test images too
 data_option = click.option("--data", "test", metavar=DATASET,
                            help="Labeled test images. [default: the model's own dataset]")
 test_count_option = click.option("--test-count", type=COUNT_OR_ALL, metavar="N|all",

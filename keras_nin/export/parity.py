@@ -138,6 +138,7 @@ class Parity:
         match: share of images, labels or pixels on which file and model decide the same; None of a regression.
         scores: the scores of the model and of the file by name, as `Head.scores` returns them; None without labels.
         no_verdict: why nothing can be said of the file: the model's outputs carry no information; else None.
+        guessing: the model's own score, where its weights are trained and it is no better than guessing; else None.
         outputs: the `Parity` of each output, where the model has several; this one is then that of the worst.
         checks: values against their limits. For a float32 file "max_abs_diff_lsb". For other files "channel_rms_lsb",
             the worst channel of the output or of what goes into a closing softmax or sigmoid, in LSB of that tensor,
@@ -169,6 +170,7 @@ class Parity:
     match: float | None = None
     scores: dict[str, dict[str, float | None]] | None = None
     no_verdict: str | None = None
+    guessing: str | None = None
     outputs: tuple["Parity", ...] = ()
 
     @property

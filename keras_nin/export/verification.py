@@ -20,7 +20,7 @@ from keras_nin.export.parity import (
     find_compared_tensor,
     worst_parity,
 )
-from keras_nin.heads import Head, fitting_targets, make_heads, targets_of
+from keras_nin.heads import Head, describe_guessing, fitting_targets, make_heads, targets_of
 from keras_nin.keras_graph import TensorSpec, input_specs, output_activations, output_specs, pack_inputs, trace_model
 from keras_nin.tflite import schema
 from keras_nin.tflite.flatbuffer import FlatbufferReader
@@ -97,11 +97,17 @@ def verify_files(
     names = [spec.name for spec in output_specs(model)]
     heads = model_heads(model, task, labels)
     targets = [fitting_targets(head, targets_of(labels, name, names)) for head, name in zip(heads, names, strict=True)]
+    guessing = [
+        describe_guessing(head, reference, head.check_targets(target, source))
+        if target is not None and not random_weights
+        else None
+        for head, reference, target in zip(heads, references, targets, strict=True)
+    ]
     parities = []
     for runner, row in zip(runners, outputs, strict=True):
         compared = [
-            output.compare(reference, target, source, limits, head)
-            for output, reference, target, head in zip(row, references, targets, heads, strict=True)
+            dataclasses.replace(output.compare(reference, target, source, limits, head), guessing=guess)
+            for output, reference, target, head, guess in zip(row, references, targets, heads, guessing, strict=True)
         ]
         parity = worst_parity(compared)
         worst = find_worst_weight(model, runner.model)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from keras_nin import keras_graph
-from keras_nin.errors import InputError, first_line
+from keras_nin.errors import InputError, first_line, input_error
 
 if TYPE_CHECKING:
     import keras
@@ -91,6 +91,29 @@ def find_missing_name(error: BaseException) -> str | None:
     """Return the class or function that a saved model needs and Keras does not know, from what Keras says."""
     match = _MISSING.search(str(error))
     return match["name"].rpartition(">")[2] if match else None
+
+
+def find_code(model: keras.Model) -> dict[str, Any]:
+    """Return the user's own classes and functions that the layers of a model are made of, by name.
+
+    Raises:
+        InputError: two of one name.
+    """
+    objects: dict[str, Any] = {}
+    for layer in keras_graph.iterate_layers(model):
+        # Keras keeps wrapped methods in a layer.
+        held = [
+            value for name, value in vars(layer).items() if not inspect.isfunction(getattr(type(layer), name, None))
+        ]
+        for value in (layer, *held):
+            code: Any = value if inspect.isfunction(value) else type(value)
+            is_code = inspect.isfunction(code) or hasattr(code, "get_config")
+            if not is_code or code.__module__.split(".")[0] in _FRAMEWORKS:
+                continue
+            if objects.setdefault(code.__name__, code) is not code:
+                expected = "custom classes and functions of different names"
+                raise input_error(expected, f"two of the name {code.__name__!r} in {model.name!r}", argument="model")
+    return objects
 
 
 def make_functional(model: keras.Model, input_shape: Sequence[int] | None = None) -> keras.Model:

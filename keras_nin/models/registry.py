@@ -11,7 +11,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from keras_nin import files, keras_graph, schemas
-from keras_nin.errors import WeightsMismatchError, expected_error, first_line, input_error, unknown_name_error
+from keras_nin.errors import (
+    InputError,
+    WeightsMismatchError,
+    expected_error,
+    first_line,
+    input_error,
+    unknown_name_error,
+)
 from keras_nin.models import articles, custom_layers, googlenet, inception_v3, nin, squeezenet, weight_files
 from keras_nin.models.model_spec import ModelSpec, Weights, read_table
 
@@ -23,6 +30,12 @@ REGISTRY = {spec.name: spec for spec in _SPECS}
 MODEL_SUFFIXES = (".keras", ".h5")
 _HALF_PRECISION = ("mixed_float16", "mixed_bfloat16", "float16", "bfloat16")
 RANDOM, HE = "random", "he"
+
+
+def random_kind(label: str) -> str | None:
+    """Return "random" or "he" for the label of random weights, such as "he (seed 0)"; None for other weights."""
+    kind, separator, _ = label.partition(" (seed ")
+    return kind if separator and kind in (RANDOM, HE) else None
 
 
 def list_models() -> list[str]:
@@ -96,14 +109,14 @@ class LoadedModel:
 def cast_to_float32(loaded: LoadedModel) -> LoadedModel:
     """Return a model that computes in float32, as TFLite does, with the same weights; the label says where it did not.
 
+    Custom layers need not be registered: their classes are those of the layers.
+
     Raises:
         InputError: a model with half-precision layers that cannot be rebuilt from their configs.
     """
     import keras
 
-    from keras_nin.keras_graph import iterate_layers
-
-    kinds = sorted({layer.dtype_policy.name for layer in iterate_layers(loaded.model)} & set(_HALF_PRECISION))
+    kinds = _half_precision(loaded.model)
     if not kinds:
         return loaded
 
@@ -114,14 +127,35 @@ def cast_to_float32(loaded: LoadedModel) -> LoadedModel:
             return type(value)(map(replace, value))
         return "float32" if isinstance(value, str) and value in _HALF_PRECISION else value
 
+    code, policy = custom_layers.find_code(loaded.model), keras.config.dtype_policy()
+
+    def refuse(problem: str) -> InputError:
+        expected = f"a {kinds[0]} model that can be rebuilt in float32 from its config"
+        hint = "A custom layer needs get_config, and an __init__ that passes **kwargs, such as dtype, to the base class"
+        return input_error(expected, f"{loaded.name!r}: {problem}. {hint}", argument="model")
+
     try:
-        copy = keras.saving.deserialize_keras_object(replace(keras.saving.serialize_keras_object(loaded.model)))
+        keras.config.set_dtype_policy("float32")  # of the layers that a custom layer makes itself
+        config = replace(keras.saving.serialize_keras_object(loaded.model))
+        copy = keras.saving.deserialize_keras_object(config, custom_objects=code)
         copy.set_weights(loaded.model.get_weights())
     except Exception as error:  # many types, from the configurations of the layers
-        expected = f"a {kinds[0]} model that can be rebuilt in float32 from its config"
-        raise input_error(expected, f"{loaded.name!r}: {first_line(error)}", argument="model") from error
+        # Keras says last which layer it was.
+        reason = str(error).rpartition("Exception encountered:")[2].strip().partition("\n\n")[0]
+        problem = "a lambda. Name the function" if "safe_mode" in reason else " ".join(reason.split())
+        raise refuse(problem.rstrip(".") or type(error).__name__) from error
+    finally:
+        keras.config.set_dtype_policy(policy)
+    remaining = _half_precision(copy)
+    if remaining:
+        raise refuse(f"layers that compute in {remaining[0]} whatever their config says")
     label = f"{loaded.weights}, cast from {' and '.join(kinds)} to float32"
     return dataclasses.replace(loaded, model=copy, weights=label)
+
+
+def _half_precision(model: keras.Model) -> list[str]:
+    """Return the names of the policies of the layers of a model that compute in half precision."""
+    return sorted({layer.dtype_policy.name for layer in keras_graph.iterate_layers(model)} & set(_HALF_PRECISION))
 
 
 @dataclasses.dataclass(frozen=True)

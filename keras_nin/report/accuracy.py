@@ -234,6 +234,7 @@ class OutputScores:
         task, scores: what it means, and its scores by name, as `keras_nin.heads.Head` has them.
         no_information: why there are no scores, or None.
         classification: the scores of classes, with the confusion matrix; None for another task.
+        guessing: the score, where the weights are trained and it is no better than guessing; else None.
     """
 
     output: str | None
@@ -242,6 +243,7 @@ class OutputScores:
     scores: dict[str, float | None]
     no_information: str | None = None
     classification: "ClassificationScores | None" = None
+    guessing: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the scores as a JSON-ready dictionary, without those of single classes."""

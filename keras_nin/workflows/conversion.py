@@ -17,6 +17,7 @@ from keras_nin import files, models
 from keras_nin.errors import InputError, check_choice
 from keras_nin.export.schemes import SCHEMES, Scheme, Tuning, parse_schemes
 from keras_nin.files import AnyPath
+from keras_nin.models.registry import RANDOM, random_kind
 from keras_nin.workflows import SILENT, Progress, inputs
 from keras_nin.workflows.inputs import (
     FileOrModel,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from keras_nin.export import Calibration, ConvertedModel, ParityLimits
     from keras_nin.models import LoadedModel
 
-RANDOM_WEIGHTS, NOISE_CALIBRATION = "random weights", "calibrated on noise"
+NOISE_CALIBRATION = "calibrated on noise"
 BUNDLED_DATASETS = frozenset({"digits"})  # read without Keras and without a download
 CALIBRATION_COUNT, NOISE_COUNT = 100, 8  # more noise changes neither the latency nor the operators
 _TRAINING = {"qat": (), "pruned": ("sparsity",), "clustered": ("clusters",)}
@@ -233,13 +234,15 @@ def count_classes(model: keras.Model) -> int | None:
 class TFLiteSource:
     """A .tflite file that a workflow reads: the caller's own, or a temporary export of a model.
 
-    `notes` say how it differs from the trained network; `images` name those that calibrated it, None for noise.
+    `notes` say how it differs from the trained network; `images` name those that calibrated it, None for noise;
+    `temporary` says whether it is an export.
     """
 
     path: str
     name: str
     notes: tuple[str, ...] = ()
     images: str | None = None
+    temporary: bool = False
 
 
 def check_no_export_options(source: object, options: ExportOptions | None, ignored: Collection[str] = ()) -> None:
@@ -313,6 +316,7 @@ def export_temporarily(
         scheme = conversion.converted.scheme
         path = folder / f"{inputs.model_stem(model)}_{scheme.name}.tflite"
         files.write_files(conversion.converted.contents(path))
-        notes = [RANDOM_WEIGHTS] * loaded.random + [NOISE_CALIBRATION] * (scheme.calibrated and dataset.noise)
-        sources.append(TFLiteSource(str(path), path.name, tuple(notes), images))
+        notes = [f"{random_kind(loaded.weights) or RANDOM} weights"] * loaded.random
+        notes += [NOISE_CALIBRATION] * (scheme.calibrated and dataset.noise)
+        sources.append(TFLiteSource(str(path), path.name, tuple(notes), images, temporary=True))
     return sources

@@ -13,7 +13,7 @@ from keras_nin import files
 from keras_nin.errors import InputError
 from keras_nin.files import AnyPath
 from keras_nin.workflows import SILENT, Progress, conversion, inputs
-from keras_nin.workflows.conversion import NOISE_CALIBRATION, RANDOM_WEIGHTS, ExportOptions, open_tflite
+from keras_nin.workflows.conversion import NOISE_CALIBRATION, ExportOptions, open_tflite
 from keras_nin.workflows.inputs import FileOrModel, ImageSource, ImageSources, PreprocessingLike
 
 if TYPE_CHECKING:
@@ -27,10 +27,6 @@ if TYPE_CHECKING:
 MIB = 2**20
 MICRO_IMAGES = 100  # that `measure_micro` and `check_fit` compare at most
 NOISE = "random"
-_ETHOSU_NOTES = {
-    RANDOM_WEIGHTS: "random weights: compressed sizes, and times that wait for weights, are not a trained network's",
-    NOISE_CALIBRATION: "calibrated on noise: good for times only; pass images as `calibration`",
-}
 _MICRO_IGNORED = ("seed", "test", "test_count", "labels", "preprocessing", "crop")
 
 
@@ -139,8 +135,15 @@ def estimate_ethosu(
     return dataclasses.replace(
         result,
         checks=records.check_ethosu_limits(result, limits),
-        notes=tuple(_ETHOSU_NOTES[note] for note in source.notes),
+        notes=tuple(map(_ethosu_note, source.notes)),
     )
+
+
+def _ethosu_note(note: str) -> str:
+    """Return a note of a temporary export with what it means for the figures."""
+    if note == NOISE_CALIBRATION:
+        return f"{note}: good for times only; pass images as `calibration`"
+    return f"{note}: compressed sizes, and times that wait for weights, are not a trained network's"
 
 
 def measure_micro(
@@ -169,7 +172,7 @@ def measure_micro(
             export record names, where they are found without a download, otherwise noise, and says why.
         max_arena: largest arena to try, in bytes.
         require: limits such as ``"arena=256KiB,flash=1MiB"``.
-        test_count, labels, preprocessing, crop, seed: as in `export_model`.
+        test_count, labels, preprocessing, crop, seed: as in `export_model`; what is not given is that of `export`.
         seconds: each runtime starts no further image after so many seconds.
         timeout: seconds after which a runtime is ended.
         c_array, force: path without suffix for a .cc and a .h file that hold the model, and whether to replace them.
@@ -185,9 +188,9 @@ def measure_micro(
     limits = records.parse_micro_limits(require) if require else ()
     for path in () if c_array is None else c_array_paths(c_array):
         files.check_output_folder(path.parent)
-    options = dataclasses.replace(
-        export or ExportOptions(), seed=seed, test=test, labels=labels, preprocessing=preprocessing, crop=crop
-    )
+    given: dict[str, Any] = {"test": test, "labels": labels, "preprocessing": preprocessing, "crop": crop}
+    given = {name: value for name, value in (given | {"seed": seed or None}).items() if value is not None}
+    options = dataclasses.replace(export or ExportOptions(), **given)
     with open_tflite(model, options, ignored=_MICRO_IGNORED, progress=progress) as source:
         parsed = read_model(source.path)
         images, noise_note = _load_micro_inputs(source, parsed, options, test_count)
@@ -279,7 +282,7 @@ def _load_micro_inputs(
             if options.test is not None:
                 raise
             note = f"the images of the export, {images.test!r}, do not fit: {error}"
-    elif options.labels or options.preprocessing or options.crop is not None:
+    elif not source.temporary and (options.labels or options.preprocessing or options.crop is not None):
         raise InputError("`labels`, `preprocessing` and `crop` apply to images; pass them as `test`", argument="test")
     return None, note and f"{source.name} was compared on noise: {note}"
 
@@ -338,7 +341,7 @@ def check_fit(
 
         def load_inputs(parsed: TFLiteModel) -> MicroInputs | None:
             source = by_path[pathlib.Path(str(parsed.path))]
-            loaded, note = _load_micro_inputs(source, parsed, ExportOptions(), MICRO_IMAGES)
+            loaded, note = _load_micro_inputs(source, parsed, export or ExportOptions(), MICRO_IMAGES)
             notes.extend([note] if note else [])
             return loaded
 

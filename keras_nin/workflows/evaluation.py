@@ -14,6 +14,7 @@ from keras_nin.errors import InputError
 from keras_nin.files import AnyPath
 from keras_nin.formatting import format_count
 from keras_nin.limits import Limit, LimitCheck, LimitItem, Unit, check_limit, parse_limits
+from keras_nin.models.registry import random_kind
 from keras_nin.results import Result
 from keras_nin.workflows import SILENT, Progress, inputs
 from keras_nin.workflows.inputs import FileOrModel, ImageSource, ImageSources, PreprocessingLike, TestImages
@@ -200,8 +201,9 @@ def evaluate_model(
             for part, (position, _, _) in zip(received, scored, strict=True):
                 part.append(np.asarray(values[position]))
         class_names = ("",) * offset + tuple(dataset.class_names) if dataset.class_names else ()
+        is_trained = not network.random_weights and random_kind(network.weights or "") is None
         outputs = tuple(
-            _score(head, np.concatenate(part), truth, class_names)
+            _score(head, np.concatenate(part), truth, class_names, is_trained)
             for part, (_, head, _), truth in zip(received, scored, targets, strict=True)
         )
         speed = None
@@ -222,7 +224,11 @@ def evaluate_model(
             network.random_weights,
             offset,
             speed,
-            (*inputs.scaling_notes(network.input_scaling, chosen), *notes),
+            (
+                *inputs.scaling_notes(network.input_scaling, chosen),
+                *notes,
+                *inputs.guessing_notes("The", outputs),
+            ),
             dataset.describe_division() if dataset.divided else None,
             sha256=None if network.threads is None else files.sha256(files.read_bytes(os.fspath(model))),
         )
@@ -244,8 +250,9 @@ def compare_file_outputs(
 ) -> tuple[OutputDifference, ...]:
     """Run two .tflite files on the same images and return how each of their outputs differs.
 
-    Each file gets its own input size and the preprocessing of its record, unless one is chosen. Outputs are paired by
-    name, else in their order. Arguments are those of `keras_nin.compare_models`.
+    Each file gets its own input size and the preprocessing of its record, unless one is chosen; where one was exported
+    with arrays as they are, so does a file without a record. Outputs are paired by name, else in their order. Arguments
+    are those of `keras_nin.compare_models`.
 
     Raises:
         InputError: images that do not fit, or outputs that cannot be compared.
@@ -254,13 +261,18 @@ def compare_file_outputs(
 
     from keras_nin.heads import fitting_targets, make_heads, targets_of
 
-    sources = ImageSources(None, test, labels, seed, preprocessing=preprocessing, recorded=True)
+    records = [inputs.read_export_record(path) for path in (first, second)]
+    recorded = [inputs.recorded_preprocessing(record) for record in records]
+    if preprocessing is None and not all(records):  # arrays that are fed as they are can be fed in no other way
+        preprocessing = next(filter(None, recorded), None)
     networks = [_open_file(path, threads, None, None) for path in (first, second)]
     order = _pair_outputs(*networks)
     images = []
-    for network in networks:
+    for network, own in zip(networks, recorded, strict=True):
+        requested = own if preprocessing is None else preprocessing
+        sources = ImageSources(None, test, labels, seed, preprocessing=requested, recorded=True)
         dataset = sources.dataset("test", None, network.shapes)
-        chosen = inputs.choose_preprocessing(network.preprocessing, dataset, preprocessing, crop)
+        chosen = inputs.choose_preprocessing(network.preprocessing, dataset, requested, crop)
         selected = inputs.select_test_images(dataset, network.shapes, chosen, count=test_count, seed=seed)
         images.append(selected.sample_for(network.tflite, test_count, seed) if network.tflite else selected)
     indices = min((selected.indices for selected in images), key=len)
@@ -322,9 +334,11 @@ def _compare_output(head: Head, a: np.ndarray, b: np.ndarray, targets: np.ndarra
         )
 
 
-def _score(head: Head, outputs: np.ndarray, targets: np.ndarray, class_names: Sequence[str]) -> OutputScores:
+def _score(
+    head: Head, outputs: np.ndarray, targets: np.ndarray, class_names: Sequence[str], is_trained: bool
+) -> OutputScores:
     """Return the scores of one output, none where it carries no information."""
-    from keras_nin.heads import describe_missing_information
+    from keras_nin.heads import describe_guessing, describe_missing_information
     from keras_nin.report.accuracy import OutputScores, score_outputs
 
     silent = describe_missing_information(outputs)
@@ -334,7 +348,12 @@ def _score(head: Head, outputs: np.ndarray, targets: np.ndarray, class_names: Se
     if head.task == "classification":
         classification = score_outputs(outputs.reshape(len(outputs), -1), targets, class_names)
     return OutputScores(
-        head.name, head.task, len(outputs), head.scores(outputs, targets), classification=classification
+        head.name,
+        head.task,
+        len(outputs),
+        head.scores(outputs, targets),
+        classification=classification,
+        guessing=describe_guessing(head, outputs, targets) if is_trained else None,
     )
 
 

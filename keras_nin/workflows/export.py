@@ -302,7 +302,12 @@ def run_export(
         for conversion, profile in zip(conversions, profiles, strict=True)
     )
     loaded = job.loaded
-    notes = (*inputs.scaling_notes(loaded.input_scaling, job.preprocessing), *sources.notes)
+    own = conversions[0].converted.parity
+    notes = (
+        *inputs.scaling_notes(loaded.input_scaling, job.preprocessing),
+        *sources.notes,
+        *inputs.guessing_notes("The model's own", (own.outputs or (own,)) if own else ()),
+    )
     result = ExportResult(
         loaded.name, loaded.weights, loaded.random, exported, test, describe_host(), reproduction, notes
     )

@@ -25,8 +25,10 @@ if TYPE_CHECKING:
 
     from keras_nin.benchmark.devices import DeviceSession
     from keras_nin.data import Dataset, Preprocessing
+    from keras_nin.export import Parity
     from keras_nin.keras_graph import InputScaling
     from keras_nin.models import LoadedModel
+    from keras_nin.report.accuracy import OutputScores
     from keras_nin.tflite.records import TFLiteModel
 
 ModelLike: TypeAlias = "str | os.PathLike[str] | keras.Model | LoadedModel"
@@ -187,6 +189,16 @@ def scaling_notes(scaling: InputScaling | None, preprocessing: Preprocessing | N
     if preprocessing.preset == scaling.preset:
         return (f"{layer}, so it gets pixels as {expected}.",)
     return (f"{layer}, which expects pixels as {expected}. Received: {preprocessing}.",)
+
+
+def guessing_notes(subject: str, outputs: Iterable[Parity | OutputScores]) -> tuple[str, ...]:
+    """Return what it most likely means that an output matches the labels no better than guesses do."""
+    return tuple(
+        f"{subject} {output.guessing}{'' if output.output is None else f' (output {output.output!r})'}: check "
+        "`preprocessing` and the labels."
+        for output in outputs
+        if output.guessing
+    )
 
 
 class ImageSources:

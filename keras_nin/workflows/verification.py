@@ -186,6 +186,7 @@ def verify_model(
                 *notes,
                 *_origin_notes(record, loaded, runner),
                 *_device_notes(session),
+                *inputs.guessing_notes("The model's own", parity.outputs or (parity,)),
             ),
             session and session.host,
         )
