@@ -41,12 +41,15 @@ class Head:
         task: one of `TASKS`.
         shape: without the batch.
         threshold: above which a value of a binary or multi-label output says yes: 0.5 behind a sigmoid, 0 without.
+        is_index: whether the output holds the numbers of classes, as behind an argmax, and not their scores; `shape` is
+            then that of the scores, (..., classes), with None for an unknown number of classes.
     """
 
     name: str | None
     task: str
     shape: tuple[int | None, ...]
     threshold: float = 0.5
+    is_index: bool = False
 
     @property
     def label(self) -> str:
@@ -60,12 +63,34 @@ class Head:
         """
         if self.task == "regression":
             return None
+        if self.is_index:
+            shape = (-1,) if self.task == "classification" else outputs.shape[: len(self.shape)]
+            return outputs.astype(np.int64).reshape(shape)
         values = outputs.reshape(len(outputs), -1) if self.task in ("classification", "binary") else outputs
         unknown = np.isnan(values)
         if self.task in ("classification", "segmentation") and values.shape[-1] > 1:
             return np.where(unknown.any(axis=-1), -1, values.argmax(axis=-1))
         decided = np.where(unknown, -1, values > self.threshold)
         return decided if self.task == "multilabel" else decided[..., 0]
+
+    def count_classes(self, decisions: np.ndarray, targets: np.ndarray) -> int:
+        """Return the number of classes; where it is not known, as many as occur."""
+        if not self.is_index:
+            return max(self.shape[-1] or 2, 2)
+        known = targets[targets != IGNORED_LABEL] if self.task == "segmentation" else targets
+        return max(self.shape[-1] or 2, 1 + int(decisions.max(initial=0)), 1 + int(known.max(initial=0)))
+
+    def class_scores(self, outputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        """Return outputs of classes as scores (N, classes), class indices as rows of 0 with a 1."""
+        if not self.is_index:
+            return outputs.reshape(len(outputs), -1)
+        chosen = outputs.astype(np.int64).reshape(-1)
+        return np.eye(self.count_classes(chosen, targets))[chosen]
+
+    def describe_missing_information(self, outputs: np.ndarray, targets: np.ndarray | None = None) -> str | None:
+        """Return the same as the function; class indices may be the same for all images whose labels are the same."""
+        is_known = not self.is_index or (targets is not None and (targets != targets[:1]).any())
+        return describe_missing_information(outputs) if is_known else None
 
     def check_targets(self, targets: np.ndarray, source: str) -> np.ndarray:
         """Return labels (N, ...) in the form that the scores take; `InputError` where they do not fit the output."""
@@ -97,7 +122,12 @@ class Head:
             check_labels(targets, classes, source)
             return np.eye(classes, dtype=np.int64)[targets]
         largest = 2 if self.task in ("binary", "multilabel") else classes
+        if self.is_index and self.shape[-1] is None:  # any number may be a class
+            largest = int(targets.max(initial=0)) + 1
         known = targets[targets != IGNORED_LABEL] if self.task == "segmentation" else targets
+        if self.task == "segmentation" and largest == 2 and len(known) < targets.size and not known.any():
+            received = f"only 0 and {IGNORED_LABEL} in {source!r}. Write 1 for {IGNORED_LABEL}, which is unknown"
+            raise input_error(f"masks with 1 for the class of {self.label}", received, argument="labels")
         check_labels(known, largest, source)
         return targets.reshape(shapes[0]).astype(np.int64)
 
@@ -115,11 +145,13 @@ class Head:
         decisions = self.decisions(outputs)
         if decisions is None:
             return _regression_scores(outputs.astype(np.float64).reshape(targets.shape), targets)
+        if self.task == "classification" and self.is_index:
+            return {"top1": float(np.mean(decisions == targets)), "top5": None}
         if self.task == "classification":
             flat = outputs.reshape(len(outputs), -1)
             return {f"top{k}": top_k_accuracy(flat, targets, k) for k in (1, 5)}
         if self.task == "segmentation":
-            return _segmentation_scores(decisions, targets, max(self.shape[-1] or 2, 2))
+            return _segmentation_scores(decisions, targets, self.count_classes(decisions, targets))
         if self.task == "multilabel":
             rates = [_binary_scores(decisions[..., label], targets[..., label]) for label in range(targets.shape[-1])]
             known = [rate["f1"] for rate in rates if rate["f1"] is not None]
@@ -134,12 +166,15 @@ def infer_task(shape: Sequence[int | None], activation: str | None, targets: np.
     """Return the task of an output by its shape without the batch and its activation (None or a name, lower case).
 
     Behind a softmax a vector holds classes and a map holds a class for each position; behind a sigmoid one value is a
-    binary decision, a vector several labels, and a map a mask. Without either, a vector of several values holds classes
+    binary decision, a vector several labels, and a map a mask. Behind an argmax, where `shape` is that of the scores,
+    a number is a class and a map is a mask. Without any of them, a vector of several values holds classes
     and anything else is a regression, except that labels decide where they are there: whole numbers are classes of a
     map and a yes or no of one value, fractions are a regression.
     """
     sizes = [size or 1 for size in shape]
     channels, is_map = (sizes or [1])[-1], math.prod(sizes[:-1]) > 1
+    if activation == "argmax":
+        return "segmentation" if is_map else "classification"
     if activation == "softmax" and channels > 1:
         return "segmentation" if is_map else "classification"
     if activation == "sigmoid":
@@ -175,7 +210,9 @@ def make_heads(
         own = targets_of(targets, name, names)
         head_task = chosen.get(name) or infer_task(shape, activation, own)
         threshold = 0.5 if activation == "sigmoid" else 0.0
-        heads.append(Head(name if len(outputs) > 1 else None, head_task, tuple(shape), threshold))
+        is_index = activation == "argmax" and head_task in ("classification", "segmentation")
+        sizes = tuple(shape[:-1]) if activation == "argmax" and not is_index else tuple(shape)
+        heads.append(Head(name if len(outputs) > 1 else None, head_task, sizes, threshold, is_index))
     return tuple(heads)
 
 

@@ -32,7 +32,7 @@ _LARGEST_RESCALED = 16.0  # what 255 becomes where a network scales pixels itsel
 _OTHER_CHARACTERS = re.compile(r"[^A-Za-z0-9_]")  # than a signature accepts
 # Layers and operations behind an activation that leave its meaning: they move values, resize a map or do nothing.
 _MOVING = frozenset(
-    ("ActivityRegularization", "Cropping2D", "Dropout", "Flatten", "Identity", "Permute", "Reshape", "Resizing")
+    ("ActivityRegularization", "Cast", "Cropping2D", "Dropout", "Flatten", "Identity", "Permute", "Reshape", "Resizing")
     + ("Resize", "Squeeze", "Transpose", "UpSampling2D", "ExpandDims")
 )
 _ACTIVATIONS = frozenset(("softmax", "sigmoid", "tanh", "relu", "relu6", "softplus", "elu", "leakyrelu", "hardsigmoid"))
@@ -281,19 +281,69 @@ def output_specs(model: "keras.Model") -> tuple[TensorSpec, ...]:
     return _tensor_specs(model.outputs, [producer_of(tensor).name for tensor in model.outputs])
 
 
-def output_activations(model: "keras.Model") -> tuple[str | None, ...]:
-    """Return the activation that closes each output, in lower case such as "softmax"; None where there is none.
+def describe_outputs(model: "keras.Model") -> tuple[tuple[str, tuple[int | None, ...], str | None], ...]:
+    """Return (name, shape without the batch, activation) of each output, as `keras_nin.heads.make_heads` takes them.
 
-    Layers that only move values, or resize a map, are passed over.
+    The activation closes the output, in lower case such as "softmax"; None where there is none. Layers that only move
+    values, or resize a map, are passed over. Integers are "argmax", with the shape of the scores that they choose from:
+    (..., classes), None for an unknown number.
     """
+    described = []
+    for spec, call, is_index in zip(output_specs(model), _closing_calls(model), _is_index(model), strict=True):
+        if is_index:
+            described.append((spec.name, (*without_last_one(spec.shape), _count_choices(call)), "argmax"))
+        else:
+            described.append((spec.name, spec.shape, None if call is None else _activation_of(call.operation)))
+    return tuple(described)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ClosingChoice:
+    """An operation that computes an output of integers, such as an argmax, and the activation before it, or None."""
+
+    operation: "keras.Operation"
+    activation: str | None
+
+
+def closing_choices(model: "keras.Model") -> tuple[ClosingChoice | None, ...]:
+    """Return what computes each output of integers; None for other outputs."""
+    trace, choices = trace_functional(model), []
+    for call, is_index in zip(_closing_calls(model), _is_index(model), strict=True):
+        before = _computing_call(trace, call.inputs[0]) if call is not None and call.inputs else None
+        activation = None if before is None else _activation_of(before.operation)
+        choices.append(ClosingChoice(call.operation, activation) if call is not None and is_index else None)
+    return tuple(choices)
+
+
+def _is_index(model: "keras.Model") -> list[bool]:
+    return ["float" not in str(tensor.dtype) for tensor in model.outputs]
+
+
+def _closing_calls(model: "keras.Model") -> list[GraphCall | None]:
+    """Return the call that computes each output, behind those that only move or cast values; None for an input."""
     trace = trace_functional(model)
-    activations = []
-    for slot in trace.outputs:
-        call = trace.producers.get(slot)
-        while call is not None and type(call.operation).__name__ in _MOVING and call.inputs:
-            call = trace.producers.get(call.inputs[0])
-        activations.append(None if call is None else _activation_of(call.operation))
-    return tuple(activations)
+    return [_computing_call(trace, slot) for slot in trace.outputs]
+
+
+def _computing_call(trace: GraphTrace, slot: TensorSlot) -> GraphCall | None:
+    call = trace.producers.get(slot)
+    while call is not None and type(call.operation).__name__ in _MOVING and call.inputs:
+        call = trace.producers.get(call.inputs[0])
+    return call
+
+
+def _count_choices(call: GraphCall | None) -> int | None:
+    """Return from how many values an argmax over the last axis chooses; None for any other operation."""
+    operation: Any = None if call is None else call.operation
+    scores = getattr(operation, "input", None)  # an operation that is called twice has none
+    if type(operation).__name__ != "Argmax" or scores is None:
+        return None
+    return scores.shape[-1] if operation.axis in (-1, len(scores.shape) - 1) else None
+
+
+def without_last_one(shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+    """Return a shape without a last axis of length 1."""
+    return shape[:-1] if shape[-1:] == (1,) else shape
 
 
 def _activation_of(operation: "keras.Operation") -> str | None:

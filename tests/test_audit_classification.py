@@ -260,6 +260,7 @@ def test_a_softmax_over_the_channels_of_a_map_makes_a_head():
     segmented = L.Conv2D(3, 1, activation="softmax", name="mask")(x)
     assert rows(x, segmented)["mask"].role == "head"
     assert rows(x, L.Softmax()(L.Conv2D(3, 1, name="mask")(x)))["mask"].role == "head"
+    assert rows(x, keras.ops.argmax(L.Conv2D(3, 1, name="mask")(x), -1))["mask"].role == "head"
     attention = L.Conv2D(16, 1, activation="sigmoid", name="mask")(x)
     assert rows(x, attention)["mask"].role == "mix"
 

@@ -8,9 +8,11 @@ import shutil
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import own_networks
 import pytest
+from PIL import Image
 from tflite_edits import flipped
 
 from keras_nin import data, metrics, models
@@ -254,6 +256,55 @@ def test_a_network_with_several_outputs_from_its_file_to_its_scores(cli):
     np.savez("wrong.npz", images=np.zeros((9, 16, 16, 3), np.uint8), labels_face=np.zeros(9))
     unknown = cli("verify", "unet.keras", pair[1], "--data", "wrong.npz")
     assert (unknown.status, unknown.err.count("labels of the outputs 'mask', 'age'. Received: 'face'")) == (2, 1)
+
+
+@pytest.mark.slow
+def test_a_network_that_ends_in_an_argmax(cli, tmp_path):
+    """Class indices from the model to the scores, on a folder of images and masks."""
+    keras.utils.set_random_seed(0)
+    image = keras.Input((24, 24, 3), name="image")
+    x = keras.layers.Conv2D(8, 3, padding="same", activation="relu", name="conv")(image)
+    scores = keras.layers.Conv2D(4, 1, name="scores")(x)
+    model = keras.Model(image, keras.ops.argmax(scores, axis=-1), name="segment")
+    model.save("segment.keras")
+    colors = np.random.default_rng(0).integers(0, 256, (20, 24, 24, 3), np.uint8)
+    truth = model.predict(colors.astype(np.float32) / 255, verbose=0)
+    for kind, arrays in (("images", colors), ("masks", truth.astype(np.uint8))):
+        (tmp_path / "photos" / kind).mkdir(parents=True)
+        for number, array in enumerate(arrays):
+            Image.fromarray(array).save(tmp_path / "photos" / kind / f"{number:02}.png")
+    words = ("--data", "photos", "--preprocessing", "unit", "--crop", 1)
+    ran = cli("export", "segment.keras", *words, "--runs", 1, "--rounding", "nearest", "--max-drop", 10)
+    assert (ran.status, "FAIL" in ran.err) == (0, False), ran.err
+    files = [f"exported/segment_{scheme}.tflite" for scheme in ("float32", "int8")]
+    for file in files:
+        (output,) = json.loads(pathlib.Path(file).with_suffix(".json").read_text())["outputs"]
+        assert (output["dtype"] in ("int32", "int64"), output["scale"]) == (True, None)
+        verified = cli("verify", "segment.keras", file, "--data", "photos", "--per-layer", "--max-drop", 10, "--json")
+        parity = verified.json["parity"]
+        checks = {check["name"]: check["value"] for check in parity["checks"]}
+        assert (verified.status, parity["task"], checks["argmax_match"]) == (0, "segmentation", 1)
+        assert parity["match"] == checks["pixel_match"] > 0.9
+        scored = cli("evaluate", file, *words, "--json").json["outputs"][0]["scores"]
+        assert scored == pytest.approx(parity["scores"]["file"], abs=1e-4)
+        assert scored["pixel_accuracy"] == pytest.approx(parity["match"], abs=1e-4)
+    own = cli("evaluate", "segment.keras", *words, "--json").json["outputs"][0]
+    assert (own["task"], own["scores"]) == ("segmentation", {"mean_iou": 1, "pixel_accuracy": 1})
+    (pair,) = cli("compare", *files, *words[:2], "--json").json["outputs"]
+    assert pair["match"] == pytest.approx(scored["pixel_accuracy"], abs=0.01)
+    assert "ARG_MAX" in cli("edgetpu", files[1]).out
+    audited = cli("audit", "segment.keras", "--json").json, cli("audit", files[1], "--json").json
+    assert audited[0]["total"]["macs"] == audited[1]["total"]["macs"] == 24 * 24 * (27 * 8 + 8 * 4)
+    assert cli("benchmark", *files, "--runs", 5).status == 0
+    # Other weights in the model: the file's classes are no longer its own.
+    model.layers[2].set_weights([weights[..., ::-1] for weights in model.layers[2].get_weights()])
+    model.save("other.keras")
+    other = cli("verify", "other.keras", files[0], *words, "--json")
+    failed = {check["name"] for check in other.json["parity"]["checks"] if not check["passed"]}
+    assert (other.status, failed) == (1, {"max_abs_diff_lsb", "pixel_match", "weight_diff_lsb"})
+    (tmp_path / "photos/masks/07.png").unlink()
+    refused = cli("evaluate", files[0], *words)
+    assert (refused.status, refused.out, refused.err.count("\n")) == (2, "", 1)
 
 
 def test_a_file_whose_outputs_are_nan_or_constant_has_no_scores(cli, tmp_path):

@@ -1,5 +1,6 @@
 """Folders of images: layouts, files, labels."""
 
+import dataclasses
 import itertools
 import warnings
 
@@ -17,6 +18,7 @@ from keras_nin.data.image_folder import (
     list_images,
     read_labels_file,
 )
+from keras_nin.data.preprocessing import fit_image, fit_mask
 from keras_nin.errors import InputError
 
 _grey = itertools.count()
@@ -55,6 +57,69 @@ def test_flat_without_numbers_has_no_labels(tmp_path):
     assert photos.labels is None
     images, labels = next(photos.batches(photos.select("test"), (4, 4), 3))
     assert (images.shape, labels) == ((1, 4, 4, 3), None)
+
+
+def masked(folder, shape=(6, 9), mode="L"):
+    """Write two images and their masks of class indices, and return the mask of the first."""
+    mask = np.arange(shape[0] * shape[1], dtype=np.uint8).reshape(shape) % 7
+    for kind in ("images", "masks"):
+        (folder / kind).mkdir()
+    for name in ("a", "b"):
+        Image.new("RGB", shape[::-1]).save(folder / "images" / f"{name}.jpg")
+        picture = Image.fromarray(mask)
+        if mode == "P":
+            picture.putpalette([255 - value for value in range(256) for _ in range(3)])
+        picture.convert(mode).save(folder / "masks" / f"{name}.png")
+    return mask
+
+
+@pytest.mark.parametrize("mode", ["L", "P"])
+def test_a_folder_of_images_and_masks(tmp_path, mode):
+    mask = masked(tmp_path, mode=mode)
+    photos = open_dataset(tmp_path)
+    assert (photos.labels, photos.select("test").tolist(), photos.names_of([1])) == (None, [1], ["images/b.jpg"])
+    fitted = dataclasses.replace(photos.targets[""], fit=((6, 9), 1.0, (6, 9)))
+    np.testing.assert_array_equal(fitted[np.array([1, 0])], [mask, mask])
+
+
+@pytest.mark.parametrize("shape", [(6, 9), (40, 23), (3, 400), (17, 17)])
+@pytest.mark.parametrize("crop", [1.0, 0.8])
+def test_a_mask_lies_on_its_image(shape, crop):
+    """The mask as an image of two colors goes through the resizing and the crop of images."""
+    inside = np.zeros(shape, np.uint8)
+    inside[shape[0] // 3 :, shape[1] // 2 :] = 1
+    size = (24, 32)
+    image = fit_image(inside * 255, size, 1, crop)[..., 0]
+    mask = fit_mask(inside, size, size, crop)
+    clear = (image < 64) | (image > 192)  # away from the edge, which is blurred in the image
+    np.testing.assert_array_equal(mask[clear], image[clear] > 128)
+    half = fit_mask(inside, size, (12, 16), crop)  # an output of half the size, whose centers are corners of pixels
+    same = clear[::2, ::2] & clear[1::2, 1::2] & (mask[::2, ::2] == mask[1::2, 1::2])
+    np.testing.assert_array_equal(half[same], mask[::2, ::2][same])
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: (folder / "masks/b.png").unlink(), r"masks/b.png'. Received: none \(1 of 2 images"),
+        (lambda folder: Image.new("L", (9, 7)).save(folder / "masks/b.png"), "jpg', 9 x 6. Received: .*png', 9 x 7"),
+        (lambda folder: Image.new("RGB", (9, 6)).save(folder / "masks/b.png"), "one channel, .*Pillow mode RGB"),
+        (lambda folder: (folder / "masks/b.png").write_bytes(b"x"), "a readable image"),
+        (lambda folder: [path.unlink() for path in folder.glob("images/*")], "images .* in .*images'"),
+    ],
+)  # fmt: skip
+def test_masks_that_do_not_fit(tmp_path, damage, message):
+    masked(tmp_path)
+    damage(tmp_path)
+    with pytest.raises(InputError, match=message):
+        dataclasses.replace(open_dataset(tmp_path).targets[""], fit=((6, 9), 1.0, (6, 9)))[np.array([1])]
+
+
+def test_masks_in_a_split_are_no_classes(tmp_path):
+    (tmp_path / "train").mkdir()
+    masked(tmp_path / "train")
+    with pytest.raises(InputError, match="images/ and masks/ directly in .*Pass '.*train'"):
+        open_dataset(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["labels.csv", "labels.txt", "truth.txt"])

@@ -316,6 +316,17 @@ def test_each_operation_is_in_one_layer_and_sums_stay():
     assert (layers[3].kind, layers[3].op, layers[3].network_macs) == ("other", None, None)
 
 
+def test_macs_are_those_of_a_sample(estimate):
+    """Vela counts those of a run; the utilization is that of the run."""
+    (layer,) = join_layers(ROWS[:1], [operation(0, macs=4 * 512)], "ethos-u55-128", batch=4)
+    assert (layer.macs, layer.product_macs, layer.network_macs) == (512, 512, 512)
+    assert layer.utilization == 4 * 512 / (10 * 128)
+    run = dataclasses.replace(estimate, layers=(layer,), macs=512, cycles=10, batch=4)
+    assert [run.utilization, run.subtotals[0].utilization] == [layer.utilization] * 2
+    assert not list(find_layer_findings([layer], "ethos-u55-128", "Ethos_U55", ()))
+    assert "MACs of one sample of 4, as Vela counts them" in report.format_ethosu(run)
+
+
 def test_a_limit_where_nothing_runs_on_the_npu_fails(estimate):
     """As of an LSTM in floating point, whose operations Vela lists for the body of its WHILE alone."""
     layers = join_layers(ROWS, [operation(None, "Passthrough", 0, 0, 0, name="body")], "ethos-u55-128", {0, 2})

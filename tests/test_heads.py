@@ -40,6 +40,8 @@ generator = np.random.default_rng(0)
         ((8, 8, 3), None, np.zeros((2, 8, 8), np.uint8), "segmentation"),
         ((8, 8, 3), None, np.zeros((2, 8, 8, 3), np.uint8), "regression"),
         ((100, 4), None, None, "regression"),
+        ((3,), "argmax", None, "classification"),
+        ((8, 8, None), "argmax", None, "segmentation"),
     ],
 )
 def test_the_task_of_an_output(shape, activation, labels, task):
@@ -96,6 +98,22 @@ def test_masks():
     assert binary.decisions(yes).tolist() == [[[1, 0], [-1, 1]]]
 
 
+def test_class_indices_have_the_scores_of_their_classes():
+    (head,) = make_heads([("map", (2, 2, 3), "argmax")])
+    truth = head.check_targets(np.uint8([[[0, 1], [2, 255]]]), "set.npz")
+    chosen = np.array([[[0, 1], [1, 2]]])
+    expected = Head(None, "segmentation", (2, 2, 3)).scores(np.eye(3)[chosen], truth)
+    assert head.scores(chosen, truth) == head.scores(chosen[..., np.newaxis], truth) == expected
+    with pytest.raises(InputError, match="labels from 0 to 2"):
+        head.check_targets(np.full((1, 2, 2), 3), "set.npz")
+    (head,) = make_heads([("class", (None,), "argmax")])  # of an unknown number of classes
+    truth = head.check_targets(np.array([4, 0, 7]), "set.npz")
+    assert head.scores(np.array([4, 9, 7]), truth) == {"top1": 2 / 3, "top5": None}
+    # Damage that leaves one class for everything; three images of one class may be the same.
+    assert head.describe_missing_information(np.array([0, 0, 0]), truth) == "it is the same for all 3 images"
+    assert head.describe_missing_information(np.array([4, 4, 4]), np.array([4, 4, 4])) is None
+
+
 @pytest.mark.parametrize(
     ("task", "shape", "labels", "message"),
     [
@@ -106,6 +124,7 @@ def test_masks():
         ("multilabel", (3,), [[0, 1], [1, 1]], r"labels of shape \(N, 3\)"),
         ("segmentation", (4, 4, 2), np.zeros((2, 5, 4), int), r"labels of shape \(N, 4, 4\)"),
         ("segmentation", (4, 4, 1), np.full((2, 4, 4), 7), "labels from 0 to 1"),
+        ("segmentation", (2, 2, 1), np.full((1, 2, 2), 255), "masks with 1 for the class .* Write 1 for 255"),
         ("regression", (4,), [1.0, 2.0], r"a number for each value of output 'x', \(4,\)"),
     ],
 )

@@ -11,6 +11,7 @@ import target_documents as made
 
 from keras_nin.audit.records import Finding
 from keras_nin.benchmark import comparison, layer_times
+from keras_nin.edge.ethosu.records import EthosURefusal, EthosUResult
 from keras_nin.errors import InputError
 from keras_nin.export.parity import Parity, ParityCheck
 from keras_nin.report.documents import CalibrationDocument, ExportDocument, NamedAudit, RatiosDocument
@@ -265,6 +266,24 @@ def test_a_limit_holds_for_every_machine_and_accelerator():
     assert verdicts["small_int8.tflite (2 threads, Test CPU)"] == "exceeded"
     # One layer of the estimates is on the CPU: their times are not the whole.
     assert {check.verdict.value for check in compared.rows[1].checks} == {"unknown"}
+
+
+def test_an_accelerator_has_a_column_for_each_of_its_configurations():
+    first = made.estimate()
+    other = dataclasses.replace(first, memory_mode="Dedicated_Sram", us=2 * first.us)
+    results = [EthosUResult(first.file, (found,), ()) for found in (first, other)]
+    refused = dataclasses.replace(made.sweep(), refusals=(EthosURefusal(first.accelerator, "no"),), estimates=(other,))
+    name = f"{first.accelerator}, {first.system_config}"
+    for documents in (results, [*results, made.fit(made.file_fit(sha256=first.sha256))]):
+        compared = compare_files(group_by_file(documents), parse_report_limits("ethosu=1s"))
+        columns = [column.condition for column in compared.columns if column.heading == "Ethos-U"]
+        assert columns == [f"{name}, {first.memory_mode}", f"{name}, Dedicated_Sram"]
+        times = [lines[0].text for lines in compared.rows[0].cells[-2:]]
+        assert times == [f"{us / 1000:,.3f} ms + CPU" for us in (first.us, other.us)]
+        assert compared.rows[0].checks[-1].subject == f"{compared.rows[0].report.title} ({columns[1]})"
+    assert f"{name}, Dedicated_Sram" in Page(render_page(results)).text
+    compared = compare_files(group_by_file([dataclasses.replace(refused, estimates=(first,)), results[0]]))
+    assert [column.condition for column in compared.columns][-1] == first.accelerator  # one configuration: not named
 
 
 def test_limits_of_other_commands_and_unknown_ones_are_refused():

@@ -1,7 +1,8 @@
 """Private attributes of Keras. Verified on Keras 3.15.0 and 3.15.1 with the TensorFlow backend."""
 
 import contextlib
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -63,6 +64,28 @@ def renamed_variables(names: dict[int, str], model: "keras.Model") -> Iterator[N
     finally:
         for position, variable in variables.items():
             variable._handle_name = handles[position]
+
+
+@contextlib.contextmanager
+def plain_argmax() -> Iterator[None]:
+    """Let `keras.ops.argmax` and `argmin` be TensorFlow's in the graphs that are traced while the block runs.
+
+    Keras's own order -0.0 below 0.0 by bitwise operations, for which TFLite has no operators.
+    """
+    import tensorflow as tf
+    from keras.src.backend.tensorflow import numpy as backend
+
+    def choose(function: Callable[..., Any], x: Any, axis: int | None = None, keepdims: bool = False) -> Any:
+        x = tf.convert_to_tensor(x)
+        chosen = function(tf.reshape(x, [-1]) if axis is None else x, axis=axis, output_type="int32")
+        return backend._keepdims(x, chosen, axis) if keepdims else chosen
+
+    own = backend.argmax, backend.argmin
+    backend.argmax, backend.argmin = functools.partial(choose, tf.argmax), functools.partial(choose, tf.argmin)
+    try:
+        yield
+    finally:
+        backend.argmax, backend.argmin = own
 
 
 def variable_graph_names(model: "keras.Model") -> list[str]:

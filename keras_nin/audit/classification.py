@@ -18,8 +18,8 @@ _AUTOMATIC_NAMES = {class_name.lower() for class_name in ops.LAYER_CLASSES}
 def pointwise_role(layer: LayerInfo, graph: LayerGraph) -> str | None:
     """Return the role of a pointwise `layer` in `graph`; None for every other kind. The first that applies:
 
-    head: only activations, poolings, dropout and reshapes follow, up to vectors or to a softmax over the channels of a
-        map, as in segmentation.
+    head: only activations, poolings, dropout and reshapes follow, up to vectors or to a softmax or an argmax over the
+        channels of a map, as in segmentation.
     projection: every layer that reads its output, through norms, activations and dropout, is an addition.
     reduce, expand, mix: it has fewer, more, or as many output channels as input channels.
     """
@@ -38,10 +38,11 @@ def _is_head(layer: LayerInfo, graph: LayerGraph) -> bool:
     pending = [layer]
     for current in pending:  # which grows meanwhile
         is_map = any(tensor.index in graph.output_indices and len(tensor.shape) > 2 for tensor in current.outputs)
-        if is_map and current.op != "Softmax" and current.activation != "softmax":
+        if is_map and current.op not in ("Softmax", "Argmax") and current.activation != "softmax":
             return False
         for reader in graph.readers(current):
-            if reader.kind not in ("activation", "pool", "reshape") and reader.op not in ops.PASS_THROUGH:
+            is_passed = reader.op == "Argmax" or reader.op in ops.PASS_THROUGH
+            if reader.kind not in ("activation", "pool", "reshape") and not is_passed:
                 return False
             pending.append(reader)
     return True

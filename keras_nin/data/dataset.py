@@ -24,8 +24,9 @@ Indices: TypeAlias = npt.NDArray[np.int64]
 Samples: TypeAlias = npt.NDArray[Any] | dict[str, npt.NDArray[Any]]
 Arrays: TypeAlias = Mapping[str, npt.NDArray[np.float32]]
 Splits: TypeAlias = Mapping[str, Indices]
-# Labels (N, ...) that are no class indices, by the name of the network's output; "" stands for the only one.
-Targets: TypeAlias = Mapping[str, npt.NDArray[Any]]
+# Labels (N, ...) that are no class indices, by the name of the network's output; "" stands for the only one. Arrays, or
+# what reads a part of them on demand, as `image_folder.MaskFiles`.
+Targets: TypeAlias = Mapping[str, Any]
 # (H, W, C), or the shapes without the batch by the name of the input.
 InputShape: TypeAlias = Sequence[int] | Mapping[str, Sequence[int]]
 IndexSequence: TypeAlias = Sequence[int] | Indices

@@ -4,34 +4,44 @@
   every fifth image of train/ is for calibration, the others for training; all of test/ is for tests.
 - several class folders: the label is the folder's position in the sorted list of their names, or, where every name
   starts with a number, that number (then one folder will do).
+- ``images/`` and ``masks/``: for each image a ``.png`` of the same stem and size in masks/, of one channel or with a
+  palette, that holds the class index of each pixel; 255 is unknown. For networks whose output is a map.
 - images directly in the folder: the label is the number that the file name starts with (``0536_n03216828.jpg``), or
   comes from a labels file (``labels.csv`` or ``labels.txt`` in the folder, or the one that is passed). Without
   either the images have no labels.
 
-In the last two, where nothing else is there to calibrate or to test on, every fifth image of the sorted list (positions
-0, 5, 10, ...) is for calibration, the others for tests; none is for training. Other files, hidden ones, and folders
-inside class folders are not read.
+In the last three, where nothing else is there to calibrate or to test on, every fifth image of the sorted list
+(positions 0, 5, 10, ...) is for calibration, the others for tests; none is for training. Other files, hidden ones, and
+folders inside class folders are not read.
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import dataclasses
 import io
 import os
 import pathlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from keras_nin.data.dataset import Dataset, Indices, Splits, split_calibration, take_every
-from keras_nin.data.preprocessing import Pixels, Preprocessing
+from keras_nin.data.preprocessing import Pixels, Preprocessing, fit_mask
 from keras_nin.errors import InputError, input_error
 from keras_nin.files import read_bytes
+
+if TYPE_CHECKING:
+    import PIL.Image
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".webp")
 LABEL_FILES = ("labels.csv", "labels.txt")
 _CALIBRATION_STEP = 5
+_ORIENTATION, _FIRST_TURNED = 0x0112, 5  # the EXIF tag, and the first orientation that exchanges width and height
 _PREPROCESSING = Preprocessing("unit", crop_fraction=0.875)
 # Five digits number every ImageNet class, in the 21k set too; a longer number is a date or a serial number.
 _FOLDER_NUMBER = re.compile(r"[0-9]{1,5}(?![0-9])")
@@ -49,6 +59,12 @@ def open_folder(
     path = pathlib.Path(path)
     folders, images = list_folders(path), list_images(path)
     names = {folder.name for folder in folders}
+    if {"images", "masks"} <= names:
+        return _open_images_and_masks(path, labels, split)
+    nested = [folder for folder in folders if (folder / "images").is_dir() and (folder / "masks").is_dir()]
+    if nested:
+        expected = f"images/ and masks/ directly in {str(path)!r}"
+        raise input_error(expected, f"them in {nested[0].name}/. Pass {str(nested[0])!r}", path=path)
     if images and any(list_images(folder) for folder in folders):
         raise input_error(f"images either directly in {str(path)!r} or in class folders", "both", path=path)
     if images:
@@ -72,6 +88,21 @@ def open_folder(
         received = f"one. Pass {str(folders[0])!r}?"
         raise input_error(f"several class folders in {str(path)!r}", received, path=path)
     return _make_dataset(path, images, indices, class_names, split)
+
+
+def _open_images_and_masks(path: pathlib.Path, labels: str | os.PathLike[str] | None, split: str | None) -> Dataset:
+    if labels is not None:
+        raise input_error(f"masks as the only labels of {str(path)!r}", repr(str(labels)), argument="labels")
+    images = list_images(path / "images")
+    if not images:
+        raise _no_images(f"in {str(path / 'images')!r}", path)
+    masks = {image: path / "masks" / f"{image.stem}.png" for image in images}
+    missing = [mask for mask in masks.values() if not mask.is_file()]
+    if missing:
+        received = f"none ({len(missing):,} of {len(images):,} images have no mask)"
+        raise input_error(f"a mask {str(missing[0])!r}", received, path=missing[0])
+    dataset = _make_dataset(path, images, None, (), split)
+    return dataset.with_targets({"": MaskFiles(images, list(masks.values()))})
 
 
 def _open_train_and_test(path: pathlib.Path, names: set[str]) -> Dataset:
@@ -159,30 +190,70 @@ class ImageFiles:
         return decode_image(self.paths[index])
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class MaskFiles:
+    """Masks of images as arrays of class indices (N, H, W), each read from its file when it is asked for.
+
+    `fit` says how: (H, W) and crop fraction of the images as `fit_image` takes them, and (H, W) of the masks. Without
+    it none can be read.
+    """
+
+    images: Sequence[pathlib.Path]
+    masks: Sequence[pathlib.Path]
+    fit: tuple[tuple[int, int], float, tuple[int, int]] | None = None
+
+    def __getitem__(self, indices: Indices) -> npt.NDArray[Any]:
+        if self.fit is None:
+            raise ValueError("masks need the size of the network's output")
+        size, crop_fraction, map_size = self.fit
+        masks = (self._read(int(index)) for index in indices)
+        return np.stack([fit_mask(mask, size, map_size, crop_fraction) for mask in masks])
+
+    def _read(self, index: int) -> npt.NDArray[Any]:
+        path = self.masks[index]
+        with _open_image(path) as mask:
+            if mask.mode not in ("1", "L", "P") and not mask.mode.startswith("I"):
+                expected = "a mask of one channel, or with a palette, that holds class indices"
+                raise input_error(expected, f"{str(path)!r} (Pillow mode {mask.mode})", path=path)
+            classes = np.asarray(mask)
+        with _open_image(self.images[index], upright=False) as image:  # the size alone, without the pixels
+            width, height = image.size if image.getexif().get(_ORIENTATION, 1) < _FIRST_TURNED else image.size[::-1]
+        if classes.shape != (height, width):
+            expected = f"a mask of the size of {str(self.images[index])!r}, {width} x {height}"
+            raise input_error(expected, f"{str(path)!r}, {classes.shape[1]} x {classes.shape[0]}", path=path)
+        return classes.astype(np.int32)
+
+
 def decode_image(path: pathlib.Path) -> Pixels:
     """Return the image file at `path` as uint8 (h, w, 3), RGB, upright as its EXIF orientation says.
 
     More than 8 bits per channel, which Pillow would clip and not scale, are an `InputError` too.
     """
+    with _open_image(path) as image:
+        if image.mode.startswith(("I", "F")):
+            received = f"{str(path)!r} (Pillow mode {image.mode})"
+            raise input_error("an image with 8 bits per channel", received, path=path)
+        # By way of RGBA, because a palette may hold transparency that RGB has no room for.
+        return np.asarray(image.convert("RGBA").convert("RGB") if image.mode == "P" else image.convert("RGB"))
+
+
+@contextlib.contextmanager
+def _open_image(path: pathlib.Path, *, upright: bool = True) -> Iterator[PIL.Image.Image]:
+    """Yield an image file, `upright` as its EXIF orientation says; what Pillow cannot read is an `InputError`."""
     from PIL import Image, ImageOps
 
     data = read_bytes(path)
     try:
         with Image.open(io.BytesIO(data)) as image:
-            mode = image.mode
-            upright = ImageOps.exif_transpose(image)
-            # By way of RGBA, because a palette may hold transparency that RGB has no room for.
-            pixels = np.asarray(upright.convert("RGBA").convert("RGB") if mode == "P" else upright.convert("RGB"))
+            yield ImageOps.exif_transpose(image) if upright else image
+    except InputError:
+        raise
     except Image.DecompressionBombError as error:
         raise input_error("an image of a usual size", f"{str(path)!r} ({error})", path=path) from None
     except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, OverflowError) as error:
         unknown = isinstance(error, Image.UnidentifiedImageError)
         reason = "not an image that Pillow can read" if unknown else error
         raise input_error("a readable image", f"{str(path)!r} ({reason})", path=path) from None
-    if mode.startswith(("I", "F")):
-        received = f"{str(path)!r} (Pillow mode {mode})"
-        raise input_error("an image with 8 bits per channel", received, path=path)
-    return pixels
 
 
 def index_classes(names: Iterable[str]) -> tuple[dict[str, int], tuple[str, ...]]:

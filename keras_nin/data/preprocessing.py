@@ -380,10 +380,8 @@ def fit_image(image: npt.ArrayLike, size: tuple[int, int], channels: int, crop_f
         expected = "an image as a uint8 array (height, width) or (height, width, 1, 3 or 4 channels)"
         raise input_error(expected, f"{pixels.dtype} {pixels.shape}")
     pixels = pixels.reshape(shape)[:, :, : 1 if shape[2] == 1 else 3]
-    target = [round(side / crop_fraction) for side in size]
-    scale = max(wanted / side for wanted, side in zip(target, pixels.shape[:2], strict=True))
-    pixels = _crop_center(pixels, [math.ceil(_MAX_STRIP * wanted / scale) for wanted in target])
-    height, width = (max(wanted, round(side * scale)) for wanted, side in zip(target, pixels.shape[:2], strict=True))
+    strip, (height, width) = _plan_resize(pixels.shape[:2], size, crop_fraction)
+    pixels = _crop_center(pixels, strip)
     if (height, width) != pixels.shape[:2]:
         from PIL import Image
 
@@ -393,6 +391,34 @@ def fit_image(image: npt.ArrayLike, size: tuple[int, int], channels: int, crop_f
     if pixels.shape[2] > channels:
         return np.asarray(_to_pillow(pixels).convert("L"))[:, :, np.newaxis]
     return np.repeat(pixels, channels // pixels.shape[2], axis=2)
+
+
+def fit_mask(
+    mask: npt.NDArray[Any], size: tuple[int, int], map_size: tuple[int, int], crop_fraction: float = 1.0
+) -> npt.NDArray[Any]:
+    """Return the classes of a mask (h, w) at the pixels of a map over the image that `fit_image` makes.
+
+    No class is mixed with another: each pixel of the map has the class at its center.
+
+    Args:
+        mask: class indices, of the size of the image.
+        size, crop_fraction: as in `fit_image`.
+        map_size: (H, W) of the network's output, which covers the image.
+    """
+    strip, resized = _plan_resize(mask.shape, size, crop_fraction)
+    axes = []
+    for side, middle, full, kept, count in zip(mask.shape, strip, resized, size, map_size, strict=True):
+        centers = (np.arange(count) + 0.5) * kept / count + (full - kept) // 2
+        axes.append((side - middle) // 2 + np.floor(centers * middle / full).astype(np.int64))
+    return mask[np.ix_(*axes)]
+
+
+def _plan_resize(shape: Sequence[int], size: Sequence[int], crop_fraction: float) -> tuple[list[int], list[int]]:
+    """Return the (rows, columns) of the middle of an image that are resized, and those that they become."""
+    target = [round(side / crop_fraction) for side in size]
+    scale = max(wanted / side for wanted, side in zip(target, shape, strict=True))
+    strip = [min(side, math.ceil(_MAX_STRIP * wanted / scale)) for wanted, side in zip(target, shape, strict=True)]
+    return strip, [max(wanted, round(side * scale)) for wanted, side in zip(target, strip, strict=True)]
 
 
 def _crop_center(pixels: Pixels, size: Sequence[int]) -> Pixels:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from keras_nin import files
+from keras_nin._compat.keras import plain_argmax
 from keras_nin.data import split_image_shape
 from keras_nin.errors import InputError, check_whole_number, input_error
 from keras_nin.export.converted_model import (
@@ -332,7 +333,7 @@ class ModelConverter:
     def _write_saved_model(self, integer_form: bool, folder: str) -> None:
         from keras_nin import layers
 
-        with mark_layers(self.model), layers.use_integer_form(integer_form):
+        with mark_layers(self.model), layers.use_integer_form(integer_form), plain_argmax():
             write_saved_model(self.model, self.inputs, self.outputs, self.batch, folder)
 
 

@@ -235,7 +235,7 @@ class ConvertedModel:
         """
         main = self.tflite.main
         source, target = main.tensors[main.inputs[0]], main.tensors[main.outputs[0]]
-        if len(main.outputs) != 1 or len(target.shape) != 2 or target.shape[1] < 2:
+        if len(main.outputs) != 1 or len(target.shape) != 2 or target.shape[1] < 2 or target.is_index:
             return {}
         names = self.classes or tuple(f"class {index}" for index in range(target.shape[1]))
         texts = {f"{self.stem}_labels.txt": "".join(f"{name}\n" for name in names)}
@@ -329,7 +329,7 @@ def _check_integer_only(
     """
     main, blocking = tflite.main, check_integer_operators(tflite, layers, scheme, allow_float)
     for tensor in (main.tensors[index] for index in (*main.inputs, *main.outputs)):
-        if tensor.dtype != scheme.io_type:
+        if tensor.dtype != scheme.io_type and not tensor.is_index:  # the class indices of an argmax
             expected = f"a network that computes something, so that its input and output become {scheme.io_type}"
             raise input_error(expected, f"{tensor.dtype} and {len(main.operators)} operators")
     return blocking

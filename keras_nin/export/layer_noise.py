@@ -147,8 +147,9 @@ class _NoiseMeasurement:
 
     def delegate_diff_lsb(self) -> float:
         """Return the largest difference of an output with and without the delegate, in its steps."""
-        outputs = [self.main.tensors[index] for index in self.main.outputs]
-        return max(sums.largest / sums.lsb(output) for sums, output in zip(self.delegate_sums, outputs, strict=True))
+        pairs = zip(self.delegate_sums, (self.main.tensors[index] for index in self.main.outputs), strict=True)
+        # Class indices have no steps: one that differs counts as one.
+        return max(sums.largest / (1 if output.is_index else sums.lsb(output)) for sums, output in pairs)
 
     def rows(self) -> Iterator[LayerNoise]:
         """Yield the rows of all operators; one that is not compared passes on the noise of its inputs."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_nin.errors import input_error
 from keras_nin.export.schemes import ROUNDING_REACH
-from keras_nin.heads import MATCHES, Head, describe_missing_information, drop_check, score_drop
+from keras_nin.heads import MATCHES, Head, drop_check, score_drop
 from keras_nin.limits import Limit, LimitCheck, LimitItem, Unit, check_limit, check_result, single_end
 from keras_nin.metrics import count_top_ties, snr_db, top_k_accuracy
 from keras_nin.tflite.records import FLOAT_DTYPES, TFLiteModel, TFLiteOperator, TFLiteSubgraph, TFLiteTensor
@@ -38,6 +38,9 @@ _INT4_WEIGHT_ROUNDING = (127 / 7) ** 2 / 12
 # Half precision keeps 11 bits of a weight: a relative error of at most 2**-11, 2**-11 / sqrt(3) * 0.74 = 2.1e-4 root
 # mean square, which the sum of products keeps. Six standard deviations being the range, one is 42 steps.
 _FLOAT16_ROUNDING = (255 / 6 * 2.1e-4) ** 2
+# Of class indices, whose differences mean nothing.
+_NO_DIFFERENCES = dict.fromkeys(("lsb", "max_abs_diff_lsb", "rms_diff_lsb"))
+_CHANCE = "it holds class indices without scores that can be compared, and those of random weights are left to chance"
 _INT16_STEPS = 65535 / 255  # steps of 16 bits in one step of 8 bits over the same range
 # Beyond these a float32 probability no longer says what went into the softmax or the sigmoid.
 _MIN_PROBABILITY = 1e-30
@@ -144,8 +147,9 @@ class Parity:
             the worst channel of the output or of what goes into a closing softmax or sigmoid, in LSB of that tensor,
             and "closing_error_lsb", the error of the closing function itself. With trained weights also "top1_match"
             ("decision_match", "pixel_match") and "top1_drop_pp" ("accuracy_drop_pp", "f1_drop_pp", "mean_iou_drop_pp",
-            "rmse_rise_pp"). "max_abs_diff_lsb" and "snr_db" where a limit was given. "weight_diff_lsb", the weight
-            of the file that is furthest from the model's.
+            "rmse_rise_pp"). Behind an argmax whose scores are compared "argmax_match", the share of the file's classes
+            that are those of its own largest scores. "max_abs_diff_lsb" and "snr_db" where a limit was given.
+            "weight_diff_lsb", the weight of the file that is furthest from the model's.
     """
 
     source: str
@@ -249,6 +253,8 @@ def compare_outputs(
         head = Head(None, "classification" if is_vector else "regression", reference.shape[1:])
     targets = None if labels is None else head.check_targets(labels, source)
     values = output if values is None else values
+    limits = limits or ParityLimits().untrained()
+    is_chance = head.is_index and limits.min_top1_match is None
     with np.errstate(all="ignore"):  # NaN and infinity are found by the checks
         scores = targets is not None and {
             name: head.scores(outputs, targets) for name, outputs in (("model", reference), ("file", output))
@@ -261,20 +267,18 @@ def compare_outputs(
         parity = Parity(
             source=source,
             images=len(reference),
-            **_differences(reference, output, compared),
-            logits_snr_db=_logits_snr(reference, values, compared),
+            **(_NO_DIFFERENCES if head.is_index else _differences(reference, output, compared)),
+            logits_snr_db=None if head.is_index else _logits_snr(reference, values, compared),
             **_decision_matches(reference, output, head),
             **accuracies,
             checks=(),
             output=head.name,
             task=head.task,
             scores=scores or None,
-            no_verdict=describe_missing_information(reference),
+            no_verdict=_CHANCE if is_chance else head.describe_missing_information(reference),
         )  # fmt: skip
         spread = 0.0 if targets is None else float(np.std(targets))
-        checks = _checks(
-            parity, reference, output, compared, values, limits or ParityLimits().untrained(), head, spread
-        )
+        checks = _checks(parity, reference, output, compared, values, limits, head, spread)
         named = (dataclasses.replace(check, output=head.name) for check in checks)
         return dataclasses.replace(parity, checks=() if parity.no_verdict else tuple(named))
 
@@ -317,13 +321,18 @@ def _logits_snr(reference: np.ndarray, values: np.ndarray, compared: ComparedTen
 
 def _decision_matches(reference: np.ndarray, output: np.ndarray, head: Head) -> dict[str, Any]:
     """Return the fields of `Parity` about what the outputs decide; what is not finite matches nothing."""
-    expected = head.decisions(np.where(np.isfinite(reference), reference, np.nan))
-    received = head.decisions(np.where(np.isfinite(output), output, np.nan))
+    if head.is_index:
+        expected, received = head.decisions(reference), head.decisions(output)
+    else:
+        expected = head.decisions(np.where(np.isfinite(reference), reference, np.nan))
+        received = head.decisions(np.where(np.isfinite(output), output, np.nan))
     if expected is None or received is None:
         return {"top1_match": None}
     match = float(np.mean((expected == received) & (expected >= 0)))
     if head.task != "classification":
         return {"top1_match": None, "match": match}
+    if head.is_index:
+        return {"top1_match": match, "match": match, "ties": 0}
     flat = output.reshape(len(output), -1)
     return {
         "top1_match": match,
@@ -348,7 +357,9 @@ def _checks(
     def derived(limit: float, given: float | None) -> float:
         return limit if given is None else given
 
-    if compared is None:
+    if head.is_index:
+        compared = None
+    elif compared is None:
         yield check_value("max_abs_diff_lsb", parity.max_abs_diff_lsb, derived(FLOAT_LIMIT, limits.max_error))
     else:
         rms = worst_channel_rms(reference, values, compared)
@@ -364,7 +375,7 @@ def _checks(
             yield check_value(drop_check(head), drop, limits.max_drop)
     if compared is not None and limits.max_error is not None:
         yield check_value("max_abs_diff_lsb", parity.max_abs_diff_lsb, limits.max_error)
-    if limits.min_snr is not None:
+    if limits.min_snr is not None and not head.is_index:
         exact = np.array_equal(reference, output)
         value = parity.snr_db if parity.snr_db is not None else math.inf if exact else math.nan
         yield check_value("snr_db", value, limits.min_snr, at_least=True)
@@ -485,13 +496,17 @@ def closing_error(output: np.ndarray, values: np.ndarray, compared: ComparedTens
 
     `output` has the file's outputs; those in floating point are measured in steps of 1/256.
     """
-    values = values.astype(np.float64)
-    if compared.closing == "SOFTMAX":
-        powers = np.exp(values - values.max(axis=-1, keepdims=True))
-        exact = powers / powers.sum(axis=-1, keepdims=True)
-    else:
-        exact = 1 / (1 + np.exp(-values))
+    exact = apply_closing(values, compared.closing)
     return float(np.abs(output - exact).max() / (compared.lsb or 1 / 256))
+
+
+def apply_closing(values: np.ndarray, closing: str | None) -> np.ndarray:
+    """Return the exact softmax over the last axis, or the sigmoid, of values, float64."""
+    values = values.astype(np.float64)
+    if closing != "SOFTMAX":
+        return 1 / (1 + np.exp(-values))
+    powers = np.exp(values - values.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
 
 
 def _nominal_scale(values: np.ndarray) -> float:

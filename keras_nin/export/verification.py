@@ -1,5 +1,6 @@
 """Is an exported file as good as its model? Both run on the same images, and their weights are compared."""
 
+import copy
 import dataclasses
 import functools
 import inspect
@@ -15,13 +16,22 @@ from keras_nin.export.operator_layers import LayerIndex, OperatorLayers, absorbs
 from keras_nin.export.parity import (
     Parity,
     ParityLimits,
+    apply_closing,
     check_value,
     compare_outputs,
     find_compared_tensor,
     worst_parity,
 )
 from keras_nin.heads import Head, describe_guessing, fitting_targets, make_heads, targets_of
-from keras_nin.keras_graph import TensorSpec, input_specs, output_activations, output_specs, pack_inputs, trace_model
+from keras_nin.keras_graph import (
+    TensorSpec,
+    closing_choices,
+    describe_outputs,
+    input_specs,
+    output_specs,
+    pack_inputs,
+    trace_model,
+)
 from keras_nin.tflite import schema
 from keras_nin.tflite.flatbuffer import FlatbufferReader
 from keras_nin.tflite.layer_names import KERNEL_OPERATORS
@@ -93,7 +103,9 @@ def verify_files(
     limits = limits or ParityLimits()
     limits = limits.untrained() if random_weights else limits
     outputs = [[_FileOutput(runner, position) for position in _match_outputs(model, runner)] for runner in runners]
-    references, labels = _run_model_and_files(model, [output for row in outputs for output in row], batches)
+    flat = [output for row in outputs for output in row]
+    references, scores, labels = _run_model_and_files(model, flat, batches)
+    activations = [choice and choice.activation for choice in closing_choices(model)]
     names = [spec.name for spec in output_specs(model)]
     heads = model_heads(model, task, labels)
     targets = [fitting_targets(head, targets_of(labels, name, names)) for head, name in zip(heads, names, strict=True)]
@@ -106,8 +118,13 @@ def verify_files(
     parities = []
     for runner, row in zip(runners, outputs, strict=True):
         compared = [
-            dataclasses.replace(output.compare(reference, target, source, limits, head), guessing=guess)
-            for output, reference, target, head, guess in zip(row, references, targets, heads, guessing, strict=True)
+            dataclasses.replace(
+                output.compare(reference, target, source, limits, head, scores=known, activation=activation),
+                guessing=guess,
+            )
+            for output, reference, target, head, known, activation, guess in zip(
+                row, references, targets, heads, scores, activations, guessing, strict=True
+            )
         ]
         parity = worst_parity(compared)
         worst = find_worst_weight(model, runner.model)
@@ -120,8 +137,7 @@ def verify_files(
 
 def model_heads(model: "keras.Model", task: str | None = None, labels: Any = None) -> tuple[Head, ...]:
     """Return what the outputs of a model mean, in their order; `task` and `labels` as in `make_heads`."""
-    specs = zip(output_specs(model), output_activations(model), strict=True)
-    return make_heads([(spec.name, spec.shape, activation) for spec, activation in specs], task, labels)
+    return make_heads(describe_outputs(model), task, labels)
 
 
 def _match_outputs(model: "keras.Model", runner: "TFLiteRunner") -> list[int]:
@@ -161,14 +177,18 @@ def _check_shapes(
 
 
 class _FileOutput:
-    """One output of a file, and the values before its closing softmax or sigmoid."""
+    """One output of a file, the values before its closing softmax or sigmoid, and the scores before its argmax."""
 
     def __init__(self, runner: "TFLiteRunner", position: int) -> None:
         open_runner, several = type(runner), len(runner.outputs) > 1
         self.compared = find_compared_tensor(runner.model, position)
         self.runner = open_runner(runner.model, runner.threads, position, runner.batch) if several else runner
-        self.inner = None
-        if self.compared is not None and self.compared.closing is not None:
+        self.inner = self.scores = None
+        scores = runner.model.scores_of(runner.model.main.outputs[position])
+        if scores is not None:
+            inner = with_first_output(runner.model, scores)
+            self.scores = _FileOutput(open_runner(inner, runner.threads, 0 if several else None, runner.batch), 0)
+        elif self.compared is not None and self.compared.closing is not None:
             inner = with_first_output(runner.model, self.compared.tensor)
             self.inner = open_runner(inner, runner.threads, 0 if several else None, runner.batch)
         self.outputs: list[np.ndarray] = []
@@ -177,16 +197,58 @@ class _FileOutput:
     def run(self, images: Any) -> None:
         """Run the file and keep what it computes."""
         self.outputs.append(self.runner.predict(images))
+        if self.scores:
+            self.scores.run(images)
         if self.inner:
             self.values.append(self.inner.predict(images))
 
     def compare(
-        self, reference: np.ndarray, labels: np.ndarray | None, source: str, limits: ParityLimits, head: Head
+        self,
+        reference: np.ndarray,
+        labels: np.ndarray | None,
+        source: str,
+        limits: ParityLimits,
+        head: Head,
+        *,
+        scores: np.ndarray | None = None,
+        activation: str | None = None,
     ) -> Parity:
-        """Return the `Parity` with what the model computes."""
-        values = np.concatenate(self.values) if self.inner else None
-        options: dict[str, Any] = {"compared": self.compared, "values": values, "source": source, "limits": limits}
-        return compare_outputs(reference, np.concatenate(self.outputs), labels, head=head, **options)
+        """Return the `Parity` with what the model computes.
+
+        Of an argmax the `scores` are compared, as if it were not there, where the model's are known; and the file's
+        classes have to be those of its own scores. The converter drops a softmax or a sigmoid, the `activation` of the
+        model's scores, before an argmax: then it is computed here.
+        """
+        options: dict[str, Any] = {"source": source, "limits": limits}
+        if scores is not None and self.scores is not None and self.scores.runner.output.shape[1:] == scores.shape[1:]:
+            by_score = dataclasses.replace(head, is_index=False)
+            parity = self.scores.with_activation(activation, scores).compare(scores, labels, source, limits, by_score)
+            chosen = head.decisions(np.concatenate(self.outputs))
+            share = np.mean(chosen == by_score.decisions(np.concatenate(self.scores.outputs)))
+            check = check_value("argmax_match", float(share), 1.0, at_least=True)
+            checks = (*parity.checks, dataclasses.replace(check, output=head.name))
+            return parity if parity.no_verdict else dataclasses.replace(parity, checks=checks)
+        values = np.concatenate(self.values) if self.values else None
+        outputs = np.concatenate(self.outputs)
+        return compare_outputs(reference, outputs, labels, compared=self.compared, values=values, head=head, **options)
+
+    def with_activation(self, activation: str | None, reference: np.ndarray) -> "_FileOutput":
+        """Return the same output behind a softmax or a sigmoid of the model that the file does not compute."""
+        main = self.runner.model.main
+        closing = "LOGISTIC" if activation == "sigmoid" != main.activation_of(main.outputs[0]) else None
+        if _are_shares(reference) and not _are_shares(np.concatenate(self.outputs)):
+            closing = "SOFTMAX"
+        if closing is None:
+            return self
+        behind = copy.copy(self)
+        behind.compared = self.compared and dataclasses.replace(self.compared, closing=closing, lsb=None)
+        behind.values, behind.outputs = self.outputs, [apply_closing(values, closing) for values in self.outputs]
+        return behind
+
+
+def _are_shares(values: np.ndarray) -> bool:
+    """Whether values (N, ..., classes) are those of a softmax: they add up to 1, but for the rounding to 8 bits."""
+    return bool(values.min() >= 0 and np.abs(values.sum(axis=-1) - 1).max() <= values.shape[-1] / 256)
 
 
 def with_first_output(tflite: TFLiteModel, tensor: TFLiteTensor) -> TFLiteModel:
@@ -202,13 +264,24 @@ def with_first_output(tflite: TFLiteModel, tensor: TFLiteTensor) -> TFLiteModel:
 
 def _run_model_and_files(
     model: "keras.Model", outputs: Sequence[_FileOutput], batches: "Iterable[Batch]"
-) -> tuple[list[np.ndarray], Any]:
-    """Run the model and the files; return the model's outputs, in their order, and the labels or None."""
+) -> tuple[list[np.ndarray], list[np.ndarray | None], Any]:
+    """Run the model and the files.
+
+    Returns:
+        The model's outputs, in their order; for each the scores behind it where it is an argmax over their last axis,
+        else None; the labels or None.
+    """
     import keras
 
-    references, labels = [], []
+    choices = [choice and choice.operation for choice in closing_choices(model)]
+    references, scores, labels = [], [[] for _ in choices], []
     for images, batch_labels in batches:
-        predicted: Any = model.predict_on_batch(pack_inputs(model, images))
+        if any(choices):
+            predicted, inputs = _run_with_inputs(model, choices, images)
+            for part, received in zip(scores, inputs, strict=True):
+                part.append(received)
+        else:
+            predicted = model.predict_on_batch(pack_inputs(model, images))
         references.append([np.asarray(output) for output in keras.tree.flatten(predicted)])
         for output in outputs:
             output.run(images)
@@ -216,7 +289,42 @@ def _run_model_and_files(
     if not references:
         raise input_error("at least one image to verify on", "none")
     joined = [np.concatenate(parts) for parts in zip(*references, strict=True)]
-    return joined, join_labels(labels)
+    known = [_scores_of_choice(part, chosen) for part, chosen in zip(scores, joined, strict=True)]
+    return joined, known, join_labels(labels)
+
+
+def _run_with_inputs(
+    model: "keras.Model", operations: "Sequence[keras.Operation | None]", images: Any
+) -> tuple[Any, list[np.ndarray | None]]:
+    """Run a model; return what it computes, and what each of some operations got, None if that is not one array."""
+    received: list[list[Any]] = [[] for _ in operations]
+
+    def record(call: Any, inputs: list[Any], *arguments: Any, **options: Any) -> Any:
+        inputs.append(arguments)
+        return call(*arguments, **options)
+
+    named: list[Any] = [operation for operation in operations if operation is not None]
+    try:
+        for operation, inputs in zip(operations, received, strict=True):
+            if operation is not None:  # the instance gets its own `call`
+                operation.__dict__["call"] = functools.partial(record, operation.call, inputs)
+        predicted = model(pack_inputs(model, images), training=False)
+    finally:
+        for operation in named:
+            operation.__dict__.pop("call", None)
+    is_array = (len(inputs) == 1 and len(inputs[0]) == 1 and hasattr(inputs[0][0], "shape") for inputs in received)
+    pairs = zip(received, is_array, strict=True)
+    return predicted, [np.asarray(inputs[0][0]) if fits else None for inputs, fits in pairs]
+
+
+def _scores_of_choice(parts: Sequence[np.ndarray | None], chosen: np.ndarray) -> np.ndarray | None:
+    """Return the scores (N, ..., classes) of which the classes `chosen` (N, ...) are the argmax, else None."""
+    known = [part for part in parts if part is not None]
+    if not known or len(known) < len(parts):
+        return None
+    scores = np.concatenate(known)
+    choice = scores.argmax(axis=-1)
+    return scores if choice.size == chosen.size and np.array_equal(choice.reshape(chosen.shape), chosen) else None
 
 
 def join_labels(batches: Sequence[Any]) -> Any:

@@ -35,6 +35,7 @@ _NUMBERS = ("mae", "rmse", "r2", "auc")  # the other scores are shares
 _CHECK_NAMES = {
     "decision_match": "match of decisions",
     "pixel_match": "match of pixels",
+    "argmax_match": "match of the argmax with the file's scores",
     "accuracy_drop_pp": "accuracy drop (pp)",
     "f1_drop_pp": "F1 drop (pp)",
     "mean_iou_drop_pp": "mean IoU drop (pp)",

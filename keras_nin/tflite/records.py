@@ -79,6 +79,11 @@ class TFLiteTensor:
         return None if bits is None else -(-self.elements * bits // 8)
 
     @property
+    def is_index(self) -> bool:
+        """Whether it holds integers or booleans that stand for no real numbers, such as the numbers of classes."""
+        return self.quantization is None and self.dtype not in FLOAT_DTYPES
+
+    @property
     def scale(self) -> float | None:
         """Scale of integers, the first of several; None for other values."""
         return None if self.quantization is None or self.dtype in FLOAT_DTYPES else self.quantization.scales[0]
@@ -199,6 +204,31 @@ class TFLiteModel:
     def source(self) -> str:
         """The file in messages: its path in quotes."""
         return "the bytes given" if self.path is None else repr(str(self.path))
+
+    def scores_of(self, index: int) -> TFLiteTensor | None:
+        """Return the tensor of scores from whose last axis the integers at a tensor index are chosen by an ARG_MAX.
+
+        None for any other tensor. Casts and operators that only move values are passed over.
+        """
+        main, operator = self.main, self.main.producers.get(index)
+        while operator is not None and operator.op in ("CAST", "EXPAND_DIMS", "RESHAPE", "SQUEEZE"):
+            operator = main.producers.get(operator.inputs[0])
+        if operator is None or operator.op != "ARG_MAX" or not main.tensors[operator.inputs[1]].is_constant:
+            return None
+        scores, axis = main.tensors[operator.inputs[0]], int(self.data(main.tensors[operator.inputs[1]]).flat[0])
+        return scores if axis in (-1, len(scores.shape) - 1) else None
+
+    def describe_output(self, index: int, shape: tuple[int, ...]) -> tuple[tuple[int | None, ...], str | None]:
+        """Return (shape without the batch, activation) of an output of this shape, at a tensor index.
+
+        Integers without a scale are "argmax", with the shape of the scores that they choose from: (..., classes), with
+        None for an unknown number.
+        """
+        if not self.main.tensors[index].is_index:
+            return shape, self.main.activation_of(index)
+        scores = self.scores_of(index)
+        shape = shape[:-1] if shape[-1:] == (1,) else shape
+        return (*shape, None if scores is None else scores.shape[-1]), "argmax"
 
     @functools.cached_property
     def sha256(self) -> str:

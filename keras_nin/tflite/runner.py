@@ -131,12 +131,14 @@ class TFLiteRunner:
     def predict(self, images: "np.ndarray | dict[str, np.ndarray]") -> np.ndarray:
         """Return the float32 outputs (N, ...) for preprocessed images; integers are quantized and dequantized.
 
+        An output of integers without a scale, such as the classes behind an argmax, stays as it is.
+
         Args:
             images: array of shape ``(N, *input.shape[1:])``; for a file with several inputs a dictionary of such arrays
                 by their names in the file's signature, or by the tensors' names where it has none.
 
         Raises:
-            InputError: wrong shape or names, NaN or infinity, or an integer input or output without a scale.
+            InputError: wrong shape or names, NaN or infinity, or an integer input without a scale.
         """
         return self._dequantize(self.predict_raw(images), self.output)
 
@@ -153,8 +155,7 @@ class TFLiteRunner:
         if output.dtype in FLOAT_DTYPES:
             return raw.astype(np.float32, copy=False)
         if output.scale is None or output.zero_point is None:
-            received = f"{output.dtype} without a scale; use predict_raw"
-            raise input_error("a float or quantized output", received, path=self.model.path)
+            return raw
         return dequantize(raw, output.scale, output.zero_point)
 
     def _run_batches(self, images: "np.ndarray | dict[str, np.ndarray]", indexes: Sequence[int]) -> list[np.ndarray]:

@@ -167,6 +167,8 @@ def evaluate_model(
         dataset = sources.dataset("test", network.dataset, network.shapes)
         chosen = inputs.choose_preprocessing(network.preprocessing, dataset, requested, crop)
         test_images = inputs.select_test_images(dataset, network.shapes, chosen, count=test_count, seed=seed)
+        test_images = test_images.fit_masks(network.outputs)
+        dataset = test_images.dataset
         if network.tflite is not None:
             test_images = test_images.sample_for(network.tflite, test_count, seed)
         answers = dataset.answers_of(test_images.indices)
@@ -274,6 +276,7 @@ def compare_file_outputs(
         dataset = sources.dataset("test", None, network.shapes)
         chosen = inputs.choose_preprocessing(network.preprocessing, dataset, requested, crop)
         selected = inputs.select_test_images(dataset, network.shapes, chosen, count=test_count, seed=seed)
+        selected = selected.fit_masks(network.outputs)
         images.append(selected.sample_for(network.tflite, test_count, seed) if network.tflite else selected)
     indices = min((selected.indices for selected in images), key=len)
     images = [dataclasses.replace(selected, indices=indices) for selected in images]
@@ -312,11 +315,10 @@ def _compare_output(head: Head, a: np.ndarray, b: np.ndarray, targets: np.ndarra
     import numpy as np
 
     from keras_nin.audit.comparison import OutputDifference
-    from keras_nin.heads import describe_missing_information
     from keras_nin.metrics import snr_db
 
-    silent = [f"{side}: {reason}" for side, reason in (
-        (side, describe_missing_information(values)) for side, values in (("a", a), ("b", b))) if reason]  # fmt: skip
+    reasons = {"a": head.describe_missing_information(a), "b": head.describe_missing_information(b)}
+    silent = [f"{side}: {reason}" for side, reason in reasons.items() if reason]
     decided = head.decisions(a), head.decisions(b)
     known = [decisions for decisions in decided if decisions is not None]
     with np.errstate(all="ignore"):
@@ -338,15 +340,17 @@ def _score(
     head: Head, outputs: np.ndarray, targets: np.ndarray, class_names: Sequence[str], is_trained: bool
 ) -> OutputScores:
     """Return the scores of one output, none where it carries no information."""
-    from keras_nin.heads import describe_guessing, describe_missing_information
+    from keras_nin.heads import describe_guessing
     from keras_nin.report.accuracy import OutputScores, score_outputs
 
-    silent = describe_missing_information(outputs)
+    silent = head.describe_missing_information(outputs, targets)
     if silent:
         return OutputScores(head.name, head.task, len(outputs), {}, silent)
     classification = None
     if head.task == "classification":
-        classification = score_outputs(outputs.reshape(len(outputs), -1), targets, class_names)
+        classification = score_outputs(head.class_scores(outputs, targets), targets, class_names)
+        if head.is_index:  # nothing is known of the second best
+            classification = dataclasses.replace(classification, top5=None)
     return OutputScores(
         head.name,
         head.task,
@@ -377,9 +381,10 @@ class _Network:
     input_scaling: InputScaling | None = None
 
     @property
-    def classes(self) -> int:
-        """Number of values of the first output."""
-        return math.prod(size or 1 for size in self.outputs[0][1])
+    def classes(self) -> int | None:
+        """Number of values of the first output; None for indices of an unknown number of classes."""
+        _, shape, activation = self.outputs[0]
+        return None if activation == "argmax" and shape[-1] is None else math.prod(size or 1 for size in shape)
 
 
 def _is_file(model: FileOrModel) -> TypeGuard[AnyPath]:
@@ -403,7 +408,6 @@ def _open_network(
     from keras_nin import keras_graph
 
     network = loaded.model
-    specs = zip(keras_graph.output_specs(network), keras_graph.output_activations(network), strict=True)
 
     def predict(batch: Any) -> list[Any]:
         import keras
@@ -414,7 +418,7 @@ def _open_network(
         os.fspath(model) if isinstance(model, str | os.PathLike) else loaded.name,
         predict,
         inputs.input_shapes(network),
-        tuple((spec.name, spec.shape, activation) for spec, activation in specs),
+        keras_graph.describe_outputs(network),
         loaded.preprocessing,
         loaded.dataset,
         loaded.weights,
@@ -434,7 +438,10 @@ def _open_file(path: str, threads: int, output: int | None, session: DeviceSessi
     main = runner.model.main
     positions = range(len(runner.outputs)) if output is None else [output]
     outputs = [
-        (details.signature or details.name, details.shape[1:], main.activation_of(main.outputs[position]))
+        (
+            details.signature or details.name,
+            *runner.model.describe_output(main.outputs[position], details.shape[1:]),
+        )
         for position, details in ((position, runner.outputs[position]) for position in positions)
     ]
     return _Network(
@@ -451,12 +458,14 @@ def _open_file(path: str, threads: int, output: int | None, session: DeviceSessi
 
 
 def _resolve_label_offset(
-    requested: int | None, dataset: Dataset, test: TestImages, classes: int
+    requested: int | None, dataset: Dataset, test: TestImages, classes: int | None
 ) -> tuple[int, tuple[str, ...]]:
     """Return the output of label 0, and a note where outputs and classes differ in number."""
     from keras_nin.heads import check_labels
 
     labels = dataset.labels_of(test.indices)
+    if classes is None:
+        return requested or 0, ()
     known = len(dataset.class_names) or None
     largest = int(labels.max())
     has_background = classes == (known or 0) + 1 or (classes == _IMAGENET_WITH_BACKGROUND and known is None)

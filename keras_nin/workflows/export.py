@@ -320,7 +320,7 @@ def open_inputs(
     """Return the model with the images that calibrate it, the images of the test, and the sources of both."""
     from keras_nin.export.verification import model_heads
     from keras_nin.heads import fitting_targets, targets_of
-    from keras_nin.keras_graph import output_specs
+    from keras_nin.keras_graph import describe_outputs
 
     sources = ImageSources(
         options.calibration,
@@ -340,8 +340,10 @@ def open_inputs(
     test = inputs.select_test_images(
         dataset, shapes, job.preprocessing, calibrated_on=job.calibrated_on, count=options.test_count, seed=options.seed
     )
-    answers = dataset.answers_of(test.indices)
-    names = [spec.name for spec in output_specs(loaded.model)]
+    outputs = describe_outputs(loaded.model)
+    test = test.fit_masks(outputs)
+    answers = test.dataset.answers_of(test.indices)
+    names = [name for name, _, _ in outputs]
     for name, head in zip(names, model_heads(loaded.model, options.task, answers), strict=True):
         targets = fitting_targets(head, targets_of(answers, name, names))
         if targets is not None:

@@ -334,6 +334,29 @@ class TestImages:
         drawn, _ = draw_indices(len(self.indices), size, seed)
         return dataclasses.replace(self, indices=self.indices[drawn], drawn_from=len(self.indices))
 
+    def fit_masks(self, outputs: Sequence[tuple[str, tuple[int | None, ...], str | None]]) -> TestImages:
+        """Return the same images with the masks of a folder in the size of a network's output.
+
+        Args:
+            outputs: (name, shape without the batch, activation) of each.
+
+        Raises:
+            InputError: there are masks, and the network has another output than one map.
+        """
+        from keras_nin.data.image_folder import MaskFiles
+
+        masks = (self.dataset.targets or {}).get("")
+        if not isinstance(masks, MaskFiles):
+            return self
+        shapes = [shape for _, shape, _ in outputs]
+        if len(shapes) != 1 or len(shapes[0]) != 3 or isinstance(self.shapes, dict) or self.preprocessing is None:
+            expected = f"a network with one output (height, width, classes) for the masks of {self.dataset.name!r}"
+            raise InputError(f"Expected {expected}. Received: {', '.join(map(str, shapes))}")
+        height, width, _ = self.shapes
+        map_size = shapes[0][0] or height, shapes[0][1] or width
+        fitted = dataclasses.replace(masks, fit=((height, width), self.preprocessing.crop_fraction, map_size))
+        return dataclasses.replace(self, dataset=self.dataset.with_targets({"": fitted}))
+
     def batches(self, message: str, progress: Progress = SILENT) -> Iterable[tuple[Any, Any]]:
         """Yield (images, labels)."""
         from keras_nin.data import split_image_shape

@@ -135,6 +135,7 @@ def verify_model(
     inputs.check_model_name(model)
     with inputs.open_session(device, python) as session:
         from keras_nin.export import verify_files
+        from keras_nin.keras_graph import describe_outputs
         from keras_nin.tflite.runner import TFLiteRunner
 
         seed = options.get("seed", 0)
@@ -153,6 +154,7 @@ def verify_model(
         test_images = inputs.select_test_images(
             dataset, shapes, chosen, calibrated_on=calibrated_on, count=test_count, seed=seed
         )
+        test_images = test_images.fit_masks(describe_outputs(loaded.model))
         test_images = test_images.sample_for(runner.model, test_count, seed)
         (parity,) = verify_files(
             loaded.model,

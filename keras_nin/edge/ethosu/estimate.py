@@ -95,7 +95,7 @@ def _estimate_accelerator(
             memories.append(records.MemoryUsage(memory, used, moved))
     _check_sums(totals, operations, memories)
     on_cpu = vela.parse_cpu_operators(output.database, len(audit.rows))
-    layers = join_layers(audit.rows, operations, accelerator, on_cpu)
+    layers = join_layers(audit.rows, operations, accelerator, on_cpu, audit.batch)
     log_findings = vela.parse_log(output.log, network.layers_of_tensor)
     system_config = output.summary["system_config"]
     cycles, clock_hz = round(totals["cycles_total"]), totals["core_clock"]
@@ -112,7 +112,7 @@ def _estimate_accelerator(
         us=cycles / clock_hz * 1e6,
         cycles=cycles,
         npu_cycles=round(totals["cycles_npu"]),
-        macs=round(totals["nn_macs"]),
+        macs=sum(layer.macs for layer in layers),
         network_macs=None if audit.unknown else audit.total.macs,
         npu_share=_npu_share(layers),
         memories=tuple(memories),
@@ -121,7 +121,7 @@ def _estimate_accelerator(
         compiled_bytes=len(output.compiled),
         layers=layers,
         findings=(
-            *find_layer_findings(layers, accelerator, system_config, log_findings, audit.batch),
+            *find_layer_findings(layers, accelerator, system_config, log_findings),
             *log_findings,
         ),
         log=output.log,
@@ -174,30 +174,37 @@ def join_layers(
     operations: Sequence[VelaOperation],
     accelerator: str,
     on_cpu: Collection[int] = frozenset(),
+    batch: int = 1,
 ) -> tuple[EthosULayer, ...]:
     """Return the layers of a file: one per operator, in the file's order, then operations that belong to none.
 
     Every operation is in exactly one layer, so sums over the layers are sums over the operations. `on_cpu` are indexes
-    of operators that are left to the CPU even where no operation is theirs."""
+    of operators that are left to the CPU even where no operation is theirs. MACs are those of one sample of a `batch`.
+    """
     groups: dict[int | str, list[VelaOperation]] = defaultdict(list)
     for operation in operations:
         groups[operation.name if operation.source is None else operation.source].append(operation)
     total_cycles, peak = sum(operation.cycles for operation in operations), records.macs_per_cycle(accelerator)
     joined = [
-        _sum_layer(groups[index], total_cycles, peak, index=index, name=row.name, op=row.type, kind=row.kind,
+        _sum_layer(groups[index], total_cycles, peak, batch, index=index, name=row.name, op=row.type, kind=row.kind,
                    role=row.role, block=row.block, network_macs=row.macs, is_left=index in on_cpu)
         for index, row in enumerate(rows)
     ]  # fmt: skip
     unjoined = [
-        _sum_layer(members, total_cycles, peak, index=None, name=name, op=None, kind="other", role=None, block=None,
-                   network_macs=None)
+        _sum_layer(members, total_cycles, peak, batch, index=None, name=name, op=None, kind="other", role=None,
+                   block=None, network_macs=None)
         for name, members in groups.items() if isinstance(name, str)
     ]  # fmt: skip
     return (*joined, *unjoined)
 
 
 def _sum_layer(
-    operations: Sequence[VelaOperation], total_cycles: int, peak: int, is_left: bool = False, **identity: Any
+    operations: Sequence[VelaOperation],
+    total_cycles: int,
+    peak: int,
+    batch: int,
+    is_left: bool = False,
+    **identity: Any,
 ) -> EthosULayer:
     cycles, macs = sum(operation.cycles for operation in operations), sum(operation.macs for operation in operations)
     on_cpu = tuple(sorted({operation.on_cpu for operation in operations}))
@@ -219,8 +226,8 @@ def _sum_layer(
         cycles=cycles,
         npu_cycles=sum(operation.npu_cycles for operation in operations),
         share=cycles / total_cycles if total_cycles else None,
-        macs=macs,
-        product_macs=sum(operation.macs for operation in operations if operation.is_product),
+        macs=round(macs / batch),
+        product_macs=round(sum(operation.macs for operation in operations if operation.is_product) / batch),
         utilization=macs / (cycles * peak) if cycles else None,
         bound=max(bounds, key=bounds.__getitem__) if cycles else None,
         access_cycles=sum_by_memory(operation.access_cycles for operation in operations),
@@ -242,7 +249,6 @@ def find_layer_findings(
     accelerator: str,
     system_config: str,
     log_findings: Sequence[EthosUFinding],
-    batch: int = 1,
 ) -> Iterator[EthosUFinding]:
     """Yield what a reader of the layers must know, beyond what Vela says itself."""
     cpu = [layer.name for layer in layers if layer.on_cpu]
@@ -265,7 +271,7 @@ def find_layer_findings(
             )
             yield EthosUFinding("split", message, (layer.name,))
     products = [layer for layer in layers if layer.target == NPU and layer.network_macs]
-    if differing := tuple(layer.name for layer in products if layer.product_macs != (layer.network_macs or 0) * batch):
+    if differing := tuple(layer.name for layer in products if layer.product_macs != layer.network_macs):
         yield EthosUFinding("macs", "Vela counts other MACs than the audit", differing)
     families = [family for family in _FAMILIES if family in system_config.lower()]
     if families and accelerator.split("-")[1] not in families:

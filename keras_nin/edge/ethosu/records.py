@@ -106,9 +106,9 @@ class EthosULayer:
             inputs are written in place.
         cycles, share: of the NPU, and as a share of all; 0 on the CPU, for which Vela has no time.
         npu_cycles: cycles in which the NPU computes; in the others it waits for memory.
-        macs, product_macs, network_macs: MACs of a run as Vela counts them, with the comparisons of pooling; those of
-            the convolutions and matrix products alone; of a sample as the audit counts them, None where unknown.
-        utilization: `macs` as a share of the accelerator's peak in `cycles`; None without cycles.
+        macs, product_macs, network_macs: MACs of a sample as Vela counts them, with the comparisons of pooling; those
+            of the convolutions and matrix products alone; as the audit counts them, None where unknown.
+        utilization: MACs of a run as a share of the accelerator's peak in `cycles`; None without cycles.
         bound: what most cycles are spent on: `NPU`, or the memory that it waits for; None without cycles.
         access_cycles, read, written: cycles, bytes read and bytes written, by memory and without zeros.
     """
@@ -182,7 +182,7 @@ class EthosUEstimate:
         macs_per_cycle: peak MACs of the accelerator in a cycle.
         vela: version of Vela.
         us: time of a run, `cycles` at the clock; without operators on the CPU.
-        macs: of a run, as Vela counts them.
+        macs: of a sample, as Vela counts them.
         network_macs, npu_share: MACs of a sample as the audit counts them, their share on the NPU; None where unknown.
         weight_bytes, encoded_weight_bytes: size of the NPU's weights in the file, and as Vela encodes them.
         layers: in the file's order, then operations that belong to no operator.
@@ -216,8 +216,8 @@ class EthosUEstimate:
 
     @property
     def utilization(self) -> float | None:
-        """MACs as a share of the accelerator's peak in the cycles; None without cycles."""
-        return self.macs / (self.cycles * self.macs_per_cycle) if self.cycles else None
+        """MACs of a run as a share of the accelerator's peak in the cycles; None without cycles."""
+        return self.batch * self.macs / (self.cycles * self.macs_per_cycle) if self.cycles else None
 
     @property
     def cpu_layers(self) -> tuple[EthosULayer, ...]:
@@ -244,7 +244,7 @@ class EthosUEstimate:
         for group, layers in groups.items():
             macs, cycles = sum(layer.macs for layer in layers), sum(layer.cycles for layer in layers)
             share = cycles / self.cycles if self.cycles else None
-            utilization = macs / (cycles * self.macs_per_cycle) if cycles else None
+            utilization = self.batch * macs / (cycles * self.macs_per_cycle) if cycles else None
             subtotals.append(EthosUSubtotal(group, len(layers), macs, cycles, share, utilization))
         return tuple(sorted(subtotals, key=lambda sub: (not sub.group.startswith("1x1 "), -sub.cycles, sub.group)))
 

@@ -47,7 +47,8 @@ _CONDITIONS = {EDGETPU: "operators, predicted", MICRO: "TFLite Micro"}
 _NOT_GIVEN = "no document of the report has it"
 
 Figures: TypeAlias = CPUFigures | EdgeTPUFigures | EthosUFigures | MicroFigures | MissingFigures
-ColumnKey: TypeAlias = tuple[str, str]  # a target, SIZE or TOP1, and the condition: threads and machine, accelerator
+# A target, SIZE or TOP1; the condition: threads and machine, accelerator; the configuration of an Ethos-U, or "".
+ColumnKey: TypeAlias = tuple[str, str, str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,7 +146,7 @@ def _parts_of_reports(document: Document) -> Iterator[FileReport]:
     """Yield what a document says of single files."""
     if isinstance(document, BenchmarkResult):
         for profile in document.profiles:
-            key = (CPU, _cpu_condition(profile.threads, profile.host, profile.batch))
+            key = (CPU, _cpu_condition(profile.threads, profile.host, profile.batch), "")
             targets = ((key, fit.cpu_figures(profile)),)
             yield FileReport(profile.file, profile.sha256, profile.file_bytes, profiles=(profile,), targets=targets)
     elif isinstance(document, ExportDocument):
@@ -158,7 +159,7 @@ def _parts_of_reports(document: Document) -> Iterator[FileReport]:
         reason = document.reason or ""
         verdict = document.result and fit.edgetpu_figures(document.result)
         subgraphs = "several subgraphs" if document.multiple_subgraphs else ""
-        targets = (((EDGETPU, subgraphs), verdict or MissingFigures(EDGETPU, "no verdict", reason)),)
+        targets = (((EDGETPU, subgraphs, ""), verdict or MissingFigures(EDGETPU, "no verdict", reason)),)
         yield FileReport(document.name, document.sha256, edgetpu=(document,), targets=targets)
     elif isinstance(document, EthosUResult):
         first = document.estimates[0]
@@ -167,12 +168,12 @@ def _parts_of_reports(document: Document) -> Iterator[FileReport]:
             (found.accelerator, MissingFigures(ETHOSU, "refused by Vela", found.message)) for found in document.refusals
         )
         targets = tuple(
-            ((ETHOSU, _with_batch(accelerator, first.batch)), figures)
+            ((ETHOSU, _with_batch(accelerator, first.batch), _configuration(figures)), figures)
             for accelerator, figures in (*estimates, *refusals)
         )
         yield FileReport(document.file, first.sha256, first.file_bytes, ethosu=(document,), targets=targets)
     elif isinstance(document, MicroResult):
-        targets = (((MICRO, ""), fit.micro_figures(document)),)
+        targets = (((MICRO, "", ""), fit.micro_figures(document)),)
         yield FileReport(document.file, document.sha256, document.file_bytes, micro=document, targets=targets)
     elif isinstance(document, FitResult):
         for file in document.results:
@@ -195,7 +196,14 @@ def _fit_targets(document: FitResult, file: FileFit) -> tuple[tuple[ColumnKey, F
         ETHOSU: _with_batch(settings.accelerator, file.batch),
     }
     found = ((target, getattr(file, target) or file.find_missing(target)) for target in document.targets)
-    return tuple(((target, conditions.get(target, "")), figures) for target, figures in found if figures)
+    return tuple(
+        ((target, conditions.get(target, ""), _configuration(figures)), figures) for target, figures in found if figures
+    )
+
+
+def _configuration(figures: Figures) -> str:
+    """Return the names of an Ethos-U's clock and memories; "" for other figures, and where they are not known."""
+    return f"{figures.system_config}, {figures.memory_mode}" if isinstance(figures, EthosUFigures) else ""
 
 
 def _merge(report: FileReport, other: FileReport) -> FileReport:
@@ -274,30 +282,42 @@ def compare_files(reports: Iterable[FileReport], limits: Sequence[Limit] = ()) -
     for limit in limits:
         on_target[REPORT_LIMITS[limit.item]].append(limit)
     keys = dict.fromkeys(key for found in figures for key in found)
-    columns: list[ColumnKey] = [(SIZE, ""), (TOP1, "")]
+    configurations: dict[tuple[str, str], list[str]] = collections.defaultdict(list)
+    for target, condition, configuration in keys:
+        configurations[target, condition] += [configuration] if configuration else []
+    columns: list[ColumnKey] = [(SIZE, "", ""), (TOP1, "", "")]
     for target in (CPU, EDGETPU, MICRO, ETHOSU):  # the accelerators, which may be many, come last
-        measured = [key for key in keys if key[0] == target]
-        columns += measured or [(target, "")] * bool(on_target[target])
+        # What is refused has no configuration: it goes to the columns of its accelerator that have one.
+        measured = [key for key in keys if key[0] == target and (key[2] or not configurations[key[:2]])]
+        columns += measured or [(target, "", "")] * bool(on_target[target])
     if not on_target[TOP1] and not any(report.scores()[0] for report in files):
-        columns.remove((TOP1, ""))
+        columns.remove((TOP1, "", ""))
     rows = []
     for report, found in zip(files, figures, strict=True):
         cells, checks = [], []
-        for target, condition in columns:
-            value = found.get((target, condition))
-            checked = [_check_figure(report, target, condition, value, limit) for limit in on_target[target]]
+        for target, condition, configuration in columns:
+            value = found.get((target, condition, configuration)) or found.get((target, condition, ""))
+            shown = _shown_condition(condition, configuration, configurations[target, condition])
+            checked = [_check_figure(report, target, shown, value, limit) for limit in on_target[target]]
             cells.append(tuple(_cell_lines(report, target, value, {check.limit.name: check for check in checked})))
             checks += checked
         rows.append(ComparisonRow(report, tuple(cells), tuple(checks)))
     heads = (
         ComparisonColumn(
             "Scores" if target == TOP1 and any(report.is_no_classifier for report in files) else _HEADINGS[target],
-            condition if target in (CPU, ETHOSU) else ", ".join(filter(None, (_CONDITIONS.get(target), condition))),
+            _shown_condition(condition, configuration, configurations[target, condition])
+            if target in (CPU, ETHOSU)
+            else ", ".join(filter(None, (_CONDITIONS.get(target), condition))),
             tuple(map(_format_limit, on_target[target])),
         )
-        for target, condition in columns
+        for target, condition, configuration in columns
     )
     return Comparison(tuple(heads), tuple(rows))
+
+
+def _shown_condition(condition: str, configuration: str, configurations: Sequence[str]) -> str:
+    """Return the condition of a column, with the configuration where the accelerator has several."""
+    return f"{condition}, {configuration}" if len(configurations) > 1 else condition
 
 
 def _format_limit(limit: Limit) -> str:
