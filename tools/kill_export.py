@@ -2,9 +2,10 @@
 
 python tools/kill_export.py [KILLS [SEED]]
 
-`keras-nin export nin_digits` runs in a process of its own and gets SIGKILL at a moment that is uniform over the time
-that a whole export takes. Half of them export into an empty folder, the others replace an export of other content with
---force. After each the same command runs to its end. Exit status 1 where
+`keras-nin export nin_digits` runs in a process of its own and gets SIGKILL. Half of the moments are uniform over the
+time that a whole export takes, the others within 20 ms of the first change in the folder, while the files are written.
+Half of the exports are into an empty folder, the others replace one of other content with --force. After each the same
+command runs to its end. Exit status 1 where
 
 - a file is there that is not, byte for byte, one of the old or of the new export,
 - an export record is there beside a file that it does not describe, or beside other companions,
@@ -13,6 +14,7 @@ that a whole export takes. Half of them export into an empty folder, the others 
 """
 
 import collections
+import contextlib
 import json
 import os
 import pathlib
@@ -29,6 +31,7 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 STEM = "nin_digits_int8"
 EXPORT = ("export", "nin_digits", "--scheme", "int8", "--test-count", "5", "--runs", "1", "--out", "out")
 EXPORT += ("--ranges", "minmax", "--rounding", "nearest", "--no-bias-correction")  # quick: tuning writes no file
+WRITING = 0.02  # seconds: longer than it takes to write the files
 OTHER = ("--weights", "random", "--seed", "1")
 
 
@@ -51,12 +54,14 @@ def _kill_often(kills, moments):
     found, faults = collections.Counter(), []
     for number in range(kills):
         before = {} if number % 2 else old
-        moment = moments.uniform(0, whole)
-        state, problems = _kill(before, new, moment)
-        print(f"{number + 1}: after {moment:.3f} s left {state}", *problems, sep="; ", file=sys.stderr, flush=True)
+        is_writing = number % 4 >= 2
+        moment = moments.uniform(0, WRITING if is_writing else whole)
+        state, problems = _kill(before, new, moment, is_writing)
+        when = f"{moment:.3f} s after the {'first change' if is_writing else 'start'}"
+        print(f"{number + 1}: {when} left {state}", *problems, sep="; ", file=sys.stderr, flush=True)
         found[state] += 1
-        faults += [f"kill {number + 1} after {moment:.3f} s: {problem}" for problem in problems]
-    print(f"{kills} kills between 0 and {whole:.1f} s, half of them of a first export, half of a replacement")
+        faults += [f"kill {number + 1}, {when}: {problem}" for problem in problems]
+    print(f"{kills} kills, half of them of a first export, half of a replacement, half of each while it writes")
     for state, count in found.most_common():
         print(f"  {count:3} left {state}")
     nothing = "Nothing half-written, no export record of other files, nothing left by the next export."
@@ -64,14 +69,20 @@ def _kill_often(kills, moments):
     return 1 if faults else 0
 
 
-def _kill(before, new, moment):
-    """Kill an export and run the next one; return what the first left, in words, and what was wrong."""
+def _kill(before, new, moment, is_writing):
+    """Kill an export `moment` seconds after it starts, or starts to write, and run the next one.
+
+    Return what the first left, in words, and what was wrong.
+    """
     shutil.rmtree("out", ignore_errors=True)
     pathlib.Path("out").mkdir()
     for name, data in before.items():
         (pathlib.Path("out") / name).write_bytes(data)
     force = ("--force",) if before else ()
+    state = _state("out")
     process = _start(force)
+    while is_writing and _state("out") == state and process.poll() is None:
+        time.sleep(0.001)
     time.sleep(moment)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -119,6 +130,16 @@ def _export(words):
     if status:
         print(output.text)
     return _contents("out")
+
+
+def _state(folder):
+    """Return name, inode, size and time of each file, which any change of the folder changes."""
+    found = set()
+    for entry in os.scandir(folder):
+        with contextlib.suppress(FileNotFoundError):  # it was renamed
+            status = entry.stat()
+            found.add((entry.name, status.st_ino, status.st_size, status.st_mtime_ns))
+    return found
 
 
 def _contents(folder):
