@@ -125,7 +125,11 @@ class _NoiseMeasurement:
 
     def add(self, images: Any) -> None:
         """Add what every operator and its layer compute for some images."""
-        references = run_layers(self.model, self.layers, images)
+        # As arrays once: to slice a tensor of TensorFlow for each image and layer takes longer than to run the file.
+        references = {
+            path: [np.asarray(output) if hasattr(output, "shape") else output for output in outputs]
+            for path, outputs in run_layers(self.model, self.layers, images).items()
+        }
         names = [entry.signature or entry.name for entry in self.runner.inputs]
         count = count_samples(images)
         for position in range(count):
@@ -199,7 +203,7 @@ def _layer_reference(outputs: list[Any], position: int, value: np.ndarray) -> tu
         return f"its layer is used {len(outputs)} times", None
     if not hasattr(outputs[0], "shape"):
         return "its layer gives several tensors", None
-    reference = np.asarray(outputs[0][position])
+    reference = outputs[0][position]
     expected, received = ([size for size in shape if size > 1] for shape in (reference.shape, value.shape))
     if expected != received:
         return f"its layer gives {tuple(reference.shape)}", None
