@@ -461,6 +461,47 @@ def test_constant_outputs_get_no_verdict(value):
     assert not compare_outputs(nearly, nearly + 1e-3).passed
 
 
+@pytest.mark.slow
+def test_outputs_of_class_indices():
+    """The scores before an argmax are compared, also where the converter drops a softmax; else the indices alone."""
+    keras.utils.set_random_seed(0)
+    image = keras.Input((12, 12, 3), name="image")
+    features = kl.Conv2D(8, 3, padding="same", activation="relu", name="conv")(image)
+    scores = kl.Conv2D(4, 1, name="scores")(features)
+    outputs = {
+        "soft": keras.ops.argmax(kl.Softmax()(scores), axis=-1),
+        "kept": keras.ops.cast(keras.ops.argmax(scores, axis=-1, keepdims=True), "uint8"),
+        "class": keras.ops.argmax(keras.ops.mean(scores, (1, 2)), axis=-1),
+        "positive": keras.ops.cast(scores[..., 0] > 0, "int32"),
+    }
+    model = keras.Model(image, [kl.Identity(name=name)(tensor) for name, tensor in outputs.items()], name="choices")
+    images = np.random.default_rng(0).random((40, 12, 12, 3), np.float32)
+    files = [
+        TFLiteRunner(convert_model(model, name, images, tuning=Tuning.plain()).tflite) for name in ("float32", "int8")
+    ]
+    limits = ParityLimits(max_drop=15)
+    truth = dict(zip(outputs, (np.asarray(values) for values in model(images)), strict=True))
+    for parity in verify_files(model, files, [(images, truth)], source="noise", limits=limits):
+        by_name = {output.output: output for output in parity.outputs}
+        assert (failed(parity), list(by_name)) == (set(), list(outputs))
+        tasks = [output.task for output in by_name.values()]
+        assert tasks == ["segmentation", "segmentation", "classification", "segmentation"]
+        checks = {name: {check.name for check in output.checks} for name, output in by_name.items()}
+        assert all(("argmax_match" in names) == (name != "positive") for name, names in checks.items())
+        assert checks["positive"] == {"pixel_match", "mean_iou_drop_pp"}
+        assert by_name["positive"].snr_db is None
+        assert by_name["class"].model_top1 == 1
+        assert by_name["soft"].match == by_name["kept"].match == by_name["kept"].scores["file"]["pixel_accuracy"]
+    untrained = verify_files(model, files[:1], [(images, None)], source="noise", random_weights=True)[0]
+    reasons = {output.output: output.no_verdict for output in untrained.outputs}
+    assert [name for name, reason in reasons.items() if reason] == ["positive"]
+    layer = model.get_layer("scores")
+    layer.set_weights([weights[..., ::-1] for weights in layer.get_weights()])
+    damaged = verify_files(model, files[:1], [(images, None)], source="noise", random_weights=True)[0]
+    named = {(check.output, check.name) for check in damaged.checks if not check.passed}
+    assert {("soft", "max_abs_diff_lsb"), ("kept", "max_abs_diff_lsb"), ("class", "max_abs_diff_lsb")} <= named
+
+
 def test_labels():
     reference = np.array([[0.1, 0.2, 0.7]], np.float32)
     parity = compare_outputs(reference, reference, np.array([2]), limits=ParityLimits())
