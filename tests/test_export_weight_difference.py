@@ -117,6 +117,22 @@ def test_a_scale_between_two_kernels_is_in_one_of_them(gained, scheme, limit):
 
 
 @pytest.mark.slow
+def test_weights_too_small_for_their_range_are_rounded_to_its_steps():
+    """As those of ConvNeXt's layers before a scale of 1e-6: TensorFlow takes no range below 5e-7."""
+    keras.utils.set_random_seed(0)
+    layers = [kl.Conv2D(4, 3, name="conv"), kl.Rescaling(1e-6, name="small"), kl.Flatten(), kl.Dense(3, name="dense")]
+    model = keras.Sequential([keras.Input((8, 8, 3)), *layers])
+    model.get_layer("dense").kernel.assign(1e6 * model.get_layer("dense").kernel)
+    images = np.random.default_rng(0).random((4, 8, 8, 3), np.float32)
+    tflite = convert_model(model, "int8", images, tuning=Tuning.plain()).tflite
+    kernel = tflite.main.stored_constant(tflite.main.operators[0].inputs[1])
+    assert np.abs(tflite.data(kernel)).max() < 100
+    assert find_worst_weight(model, tflite).lsb < 0.501
+    wrong = read_model(flipped(tflite.content, kernel, kernel.elements // 2))
+    assert find_worst_weight(model, wrong).lsb > 100
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [lambda factor: factor * 1.3, lambda factor: factor / factor])
 @pytest.mark.parametrize("name", ["gain1", "gain5", "norm", "squared"])
 def test_a_scale_that_is_in_neither_is_a_difference(gained, name, change):

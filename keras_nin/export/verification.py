@@ -67,6 +67,8 @@ _KERNEL_LAYOUTS = {
 _SCALED_OPERATORS = KERNEL_OPERATORS | {"MUL", "DIV", "ADD", "SUB"}
 _COMPARED_DTYPES = ("int4", "int8", "uint8", "float16", "float32")
 _LEVELS = {"int4": 7}  # of a weight on one side of zero; 127 in any other file
+# TensorFlow quantizes a channel of weights that are all smaller as if this was the largest (kNearZeroTolerance / 2).
+_SMALLEST_RANGE = 5e-7
 _AFFINE_TOLERANCE = 1e-4  # of the size of a value: float32 arithmetic of a few operations is nearer to a line
 
 
@@ -384,6 +386,7 @@ class _Kernel:
         stored: the weights in the file, float64 (output channels, weights of each).
         expected: those of the layer, in the same order.
         levels: steps of the stored type on one side of zero.
+        smallest: range of a channel whose weights are all smaller.
         is_per_tensor: whether all channels have one step.
         fused: the calls behind the layer that the operator computes too.
         sure: how many of them it does compute; it may compute the others.
@@ -395,6 +398,7 @@ class _Kernel:
     stored: np.ndarray
     expected: np.ndarray
     levels: int
+    smallest: float
     is_per_tensor: bool
     fused: list[_ScaledCall] = dataclasses.field(default_factory=list)
     sure: int = 0
@@ -404,7 +408,7 @@ class _Kernel:
     def differences(self, kept: int) -> np.ndarray:
         """Return the difference of every weight in steps over its channel, with the first `kept` scales folded in."""
         expected = self.expected * np.reshape(_product(self.fused[:kept]), (-1, 1))
-        largest = np.abs(expected).max(axis=1, keepdims=True)
+        largest = np.maximum(np.abs(expected).max(axis=1, keepdims=True), self.smallest)
         if self.is_per_tensor:
             largest = largest.max()
         # A channel without any weight has the step of the others.
@@ -484,14 +488,14 @@ class _KernelMatcher:
         with np.errstate(invalid="ignore"):  # a damaged float is NaN, which is no small difference
             stored = _channels_first((self.tflite.data(tensor).astype(np.float64) - zero_points) * scales, axis)
         is_per_tensor = scales.size == 1 and tensor.dtype not in FLOAT_DTYPES
-        levels = _LEVELS.get(tensor.dtype, 127)
+        levels, smallest = _LEVELS.get(tensor.dtype, 127), 0 if tensor.dtype in FLOAT_DTYPES else _SMALLEST_RANGE
         kernels = []
         for before in self._scales_before(operator, path, (*[1] * (weights.ndim - 1), weights.shape[-2])):
             scaled = weights * (before if before.size == 1 else before[:, np.newaxis])
             expected = scaled.transpose(order)
             if axis == -1:  # depthwise: the channels and their multiples are one axis
                 expected = expected.reshape(1, *expected.shape[:2], -1)
-            kernels.append(_Kernel(path, stored, _channels_first(expected, axis), levels, is_per_tensor))
+            kernels.append(_Kernel(path, stored, _channels_first(expected, axis), levels, smallest, is_per_tensor))
         channels = len(kernels[0].expected)
         fused = _fused_calls(self.index, path, last, (*[1] * (weights.ndim - 1), channels))
         if fused is None or kernels[0].expected.shape != stored.shape:
