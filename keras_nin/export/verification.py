@@ -368,7 +368,7 @@ def find_worst_weight(model: "keras.Model", tflite: TFLiteModel) -> WeightDiffer
 
 
 def map_fused_layers(model: "keras.Model", tflite: TFLiteModel) -> OperatorLayers:
-    """Return `map_operators`, less the layers whose scale is in the weights of the operator that follows."""
+    """Return `map_operators` without the layers whose scale is in the weights of the operator that follows."""
     matcher = _KernelMatcher(model, tflite)
     return OperatorLayers(matcher.mapped.layers, tuple(matcher.last_layers))
 
@@ -389,7 +389,7 @@ class _Kernel:
         smallest: range of a channel whose weights are all smaller.
         is_per_tensor: whether all channels have one step.
         fused: the calls behind the layer that the operator computes too.
-        sure: how many of them it does compute; it may compute the others.
+        sure: how many of them it certainly computes; it may compute the others.
         kept: of how many the scale is in the weights; the kernel that follows has those of the other sure ones.
         largest: the largest difference of a weight in steps, once it is settled.
     """
@@ -419,9 +419,8 @@ class _Kernel:
         """Return the median of `differences`, which damage to some weights does not change; infinite for NaN."""
         return float(np.nan_to_num(np.median(self.differences(kept)), nan=np.inf))
 
-    def choose_kept(self, choices: Iterable[int]) -> None:
+    def choose_kept(self, choices: range) -> None:
         """Set `kept` to the choice that the weights in the file are nearest to, the first one of several."""
-        choices = list(choices)
         self.kept = min(choices, key=self.median) if len(choices) > 1 else choices[0]
 
     def pass_on_scales(self) -> np.ndarray:

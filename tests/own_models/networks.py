@@ -1,4 +1,4 @@
-"""Eleven networks as engineers write them: built, trained for some dozen steps and saved as `.keras`, with data."""
+"""Twelve networks as engineers write them: built, trained for some dozen steps and saved as `.keras`, with data."""
 
 import dataclasses
 import functools

@@ -1,4 +1,4 @@
-"""Eleven networks of users through nine commands, with the results that docs/guides/your_own_model.md shows."""
+"""Twelve networks of users through nine commands, with the results that docs/guides/your_own_model.md shows."""
 
 import pathlib
 import tomllib
