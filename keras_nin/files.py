@@ -1,8 +1,9 @@
-"""Writing files whole or not at all, removing what killed processes left, and naming content by its hash."""
+"""Reading files safely, writing them whole or not at all, removing what killed processes left, and hashes."""
 
 import atexit
 import contextlib
 import hashlib
+import io
 import json
 import os
 import pathlib
@@ -11,14 +12,18 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import IO, TYPE_CHECKING, Any
 
 from keras_nin.errors import InputError, input_error
+
+if TYPE_CHECKING:
+    import pickle
 
 # The name of a temporary file starts with the process that made it, and ends with the file that it becomes.
 _TEMPORARY_NAME = re.compile(r"\.keras-nin-(?P<process>[0-9]+)@(?P<machine>[^@]*)@")
 _MACHINE = re.sub(r"[^A-Za-z0-9.-]", "_", platform.node())
 _RECORD_SUFFIX = ".json"
+_MAX_MEMO = 1 << 22  # Python's unpickler allocates as many entries as the largest index
 # Names of the temporary files that this process works on; others with its number are those of an earlier process.
 _in_use: set[str] = set()
 _process_folder: list[pathlib.Path] = []
@@ -51,6 +56,34 @@ def read_json(path: AnyPath) -> Any:
         return json.loads(data)
     except (ValueError, RecursionError) as error:
         raise InputError(f"Expected a JSON file. Received: {str(path)!r} ({error})", path=path) from None
+
+
+def load_pickle(
+    file: IO[bytes], unpickler: "type[pickle.Unpickler]", max_bytes: int, *, encoding: str = "utf-8"
+) -> Any:
+    """Return the object of the pickle at the file's position, and leave the position behind it.
+
+    `unpickler` decides in `find_class` what a pickle may name; its size and its memo are limited here.
+
+    Raises:
+        pickle.UnpicklingError: The bytes are no pickle, or one that the unpickler refuses.
+    """
+    import pickle
+    import pickletools
+
+    start = file.tell()
+    try:
+        for opcode, argument, position in pickletools.genops(file):
+            indexed = "PUT" in opcode.name and isinstance(argument, int) and argument > _MAX_MEMO
+            if indexed or (position or 0) - start > max_bytes:
+                raise pickle.UnpicklingError("too large")
+        end = file.tell()
+        file.seek(start)
+        return unpickler(io.BytesIO(file.read(end - start)), encoding=encoding).load()
+    except pickle.UnpicklingError:
+        raise
+    except Exception as error:  # damaged bytes can raise nearly anything
+        raise pickle.UnpicklingError(str(error)) from None
 
 
 def make_folder(path: AnyPath) -> pathlib.Path:

@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_nin.errors import InputError, check_choice, input_error
 from keras_nin.formatting import format_percent
-from keras_nin.metrics import top_k_accuracy
+from keras_nin.metrics import predicted_classes, top_k_hits
 
 TASKS = ("classification", "binary", "multilabel", "regression", "segmentation")
 IGNORED_LABEL = 255  # of a mask: no class is known there
@@ -80,14 +80,9 @@ class Head:
         known = targets[targets != IGNORED_LABEL] if self.task == "segmentation" else targets
         return max(self.shape[-1] or 2, 1 + int(decisions.max(initial=0)), 1 + int(known.max(initial=0)))
 
-    def class_scores(self, outputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
-        """Return outputs of classes as scores (N, classes), class indices as rows of 0 with a 1."""
-        if not self.is_index:
-            return outputs.reshape(len(outputs), -1)
-        chosen = outputs.astype(np.int64).reshape(-1)
-        return np.eye(self.count_classes(chosen, targets))[chosen]
-
-    def describe_missing_information(self, outputs: np.ndarray, targets: np.ndarray | None = None) -> str | None:
+    def describe_missing_information(
+        self, outputs: "np.ndarray | Sequence[Information]", targets: np.ndarray | None = None
+    ) -> str | None:
         """Return the same as the function; class indices may be the same for all images whose labels are the same."""
         is_known = not self.is_index or (targets is not None and (targets != targets[:1]).any())
         return describe_missing_information(outputs) if is_known else None
@@ -142,23 +137,51 @@ class Head:
             outputs: of the network.
             targets: as `check_targets` returns them.
         """
+        return self.scores_of_parts([self.summarize(outputs, targets)], targets)
+
+    def summarize(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, np.ndarray]:
+        """Return what the scores need of the outputs of some images, which is small where the outputs are many.
+
+        ``classification``: `predicted` (N,), and `top1` and `top5` (N,), whether the label is among the best; without
+        those that have no meaning. ``segmentation``: `pixels` (3, classes), those of each class that are right, in the
+        outputs and in the labels, where the class is known. ``multilabel``: `labels` (3, K), the images in which each
+        label is right, said to be there, and both; `unknown` (K,), those with a NaN; `exact` (1,), those all of whose
+        labels are right. ``regression``: `absolute` and `square` (N,), the mean errors of each image. ``binary``:
+        `outputs`, one number for each image.
+        """
         decisions = self.decisions(outputs)
         if decisions is None:
-            return _regression_scores(outputs.astype(np.float64).reshape(targets.shape), targets)
-        if self.task == "classification" and self.is_index:
-            return {"top1": float(np.mean(decisions == targets)), "top5": None}
-        if self.task == "classification":
-            flat = outputs.reshape(len(outputs), -1)
-            return {f"top{k}": top_k_accuracy(flat, targets, k) for k in (1, 5)}
-        if self.task == "segmentation":
-            return _segmentation_scores(decisions, targets, self.count_classes(decisions, targets))
+            errors = (outputs.astype(np.float64).reshape(targets.shape) - targets).reshape(len(outputs), -1)
+            return {"absolute": np.abs(errors).mean(axis=1), "square": (errors**2).mean(axis=1)}
+        if self.task == "binary":
+            return {"outputs": outputs}
         if self.task == "multilabel":
-            rates = [_binary_scores(decisions[..., label], targets[..., label]) for label in range(targets.shape[-1])]
-            known = [rate["f1"] for rate in rates if rate["f1"] is not None]
-            right = decisions == targets
-            exact = right.reshape(len(right), -1).all(axis=1)
-            f1 = float(np.mean(known)) if known else None
-            return {"accuracy": float(right.mean()), "exact_match": float(exact.mean()), "f1": f1}
+            return _count_labels(decisions, targets)
+        if self.task == "segmentation":
+            return {"pixels": _count_pixels(decisions, targets, self.count_classes(decisions, targets))}
+        if self.is_index:  # nothing is known of the second best
+            return {"predicted": decisions, "top1": decisions == targets}
+        flat = outputs.reshape(len(outputs), -1)
+        hits = {f"top{k}": top_k_hits(flat, targets, k) for k in (1, 5) if k < flat.shape[1]}
+        return {"predicted": predicted_classes(flat), **hits}
+
+    def scores_of_parts(
+        self, parts: Sequence[Mapping[str, np.ndarray]], targets: np.ndarray
+    ) -> dict[str, float | None]:
+        """Return `scores` from what `summarize` returned for the images, in their order; the same to the last bit."""
+        if self.task == "classification":
+            hits = {f"top{k}": [part[f"top{k}"] for part in parts if f"top{k}" in part] for k in (1, 5)}
+            return {name: float(np.mean(np.concatenate(values))) if values else None for name, values in hits.items()}
+        if self.task == "segmentation":
+            return _segmentation_scores(_sum_pixels(parts))
+        if self.task == "multilabel":
+            return _multilabel_scores(_sum_labels(parts), targets)
+        if self.task == "regression":
+            absolute, square = (np.concatenate([part[name] for part in parts]) for name in ("absolute", "square"))
+            return _regression_scores(float(np.mean(absolute)), float(np.mean(square)), targets)
+        outputs = np.concatenate([part["outputs"] for part in parts])
+        decisions = self.decisions(outputs)
+        assert decisions is not None
         return _binary_scores(decisions, targets) | {"auc": _area_under_roc(outputs.reshape(-1), targets)}
 
 
@@ -262,21 +285,56 @@ def check_labels(labels: np.ndarray, classes: int, source: str) -> None:
         raise input_error(expected, f"{largest if largest >= classes else least} in {source!r}", argument="labels")
 
 
-def describe_missing_information(outputs: np.ndarray) -> str | None:
-    """Say why outputs (N, ...) carry no information: none is a number, or all images have the same; else None.
+@dataclasses.dataclass(frozen=True)
+class Information:
+    """What tells whether the outputs of some images carry information.
+
+    Attributes:
+        images: number of images.
+        any_finite, all_finite, all_nan: whether an image has numbers alone; whether all have; whether each has a NaN.
+        magnitude: the largest absolute value; 0 unless all are finite.
+        constant: the output of the first image (K,), where the others have the same; None where they vary.
+    """
+
+    images: int
+    any_finite: bool
+    all_finite: bool
+    all_nan: bool
+    magnitude: float
+    constant: np.ndarray | None
+
+    @classmethod
+    def of(cls, outputs: np.ndarray) -> "Information":
+        """Return the information of outputs (N, ...)."""
+        flat = outputs.reshape(len(outputs), -1).astype(np.float64)
+        known = np.isfinite(flat)
+        rows, all_nan = known.all(axis=1), bool(np.isnan(flat).any(axis=1).all())
+        if not rows.all():
+            return cls(len(outputs), bool(rows.any()), False, all_nan, 0.0, None)
+        magnitude = float(np.abs(flat).max())
+        varies = float(np.ptp(flat, axis=0).max()) > _CONSTANT * magnitude
+        return cls(len(outputs), True, True, False, magnitude, None if varies else flat[0])
+
+
+def describe_missing_information(outputs: np.ndarray | Sequence[Information]) -> str | None:
+    """Say why outputs carry no information: none is a number, or all images have the same; else None.
 
     One image alone may have any output.
+
+    Args:
+        outputs: array (N, ...), or the `Information` of its parts.
     """
-    images = f"{len(outputs):,} images"
-    flat = outputs.reshape(len(outputs), -1).astype(np.float64)
-    known = np.isfinite(flat)
-    if not known.all(axis=1).any():
-        what = "NaN" if np.isnan(flat).any(axis=1).all() else "NaN or infinite"
-        return f"it is {what} for all {images}" if len(outputs) > 1 else f"it is {what}"
-    if len(outputs) == 1 or not known.all():
+    parts = [Information.of(outputs)] if isinstance(outputs, np.ndarray) else outputs
+    count = sum(part.images for part in parts)
+    images = f"{count:,} images"
+    if not any(part.any_finite for part in parts):
+        what = "NaN" if all(part.all_nan for part in parts) else "NaN or infinite"
+        return f"it is {what} for all {images}" if count > 1 else f"it is {what}"
+    constants = [part.constant for part in parts if part.constant is not None]
+    if count == 1 or len(constants) < len(parts):
         return None
-    spread = float(np.ptp(flat, axis=0).max())
-    return f"it is the same for all {images}" if spread <= _CONSTANT * float(np.abs(flat).max()) else None
+    spread, magnitude = float(np.ptp(constants, axis=0).max()), max(part.magnitude for part in parts)
+    return f"it is the same for all {images}" if spread <= _CONSTANT * magnitude else None
 
 
 def describe_guessing(head: Head, outputs: np.ndarray, targets: np.ndarray) -> str | None:
@@ -289,22 +347,37 @@ def describe_guessing(head: Head, outputs: np.ndarray, targets: np.ndarray) -> s
     Args:
         targets: as `Head.check_targets` returns them.
     """
+    return describe_guessing_of_parts(head, [head.summarize(outputs, targets)], [Information.of(outputs)], targets)
+
+
+def describe_guessing_of_parts(
+    head: Head, parts: Sequence[Mapping[str, np.ndarray]], information: Sequence[Information], targets: np.ndarray
+) -> str | None:
+    """Return `describe_guessing` from what `Head.summarize` and `Information.of` returned for the images."""
     from scipy.special import bdtrc
 
-    decisions = head.decisions(outputs)
-    if decisions is None or describe_missing_information(outputs):
+    if head.task == "regression" or describe_missing_information(information):
         return None
-    known = np.full(decisions.shape, True) if head.task != "segmentation" else targets != IGNORED_LABEL
-    columns = targets.shape[-1] if head.task == "multilabel" else 1
-    decided, true = (values[known].reshape(-1, columns).astype(np.int64) for values in (decisions, targets))
-    if not len(true):
+    if head.task == "segmentation":
+        right, decided, true = _sum_pixels(parts)
+        hits, count, pairs = int(right.sum()), int(true.sum()), [(decided, true)]
+    elif head.task == "multilabel":
+        (right, said, _), unknown, _ = _sum_labels(parts)
+        hits, count, true = int(right.sum()), targets.size, targets.reshape(-1, targets.shape[-1]).sum(axis=0)
+        images = targets.size // targets.shape[-1]
+        decided = np.stack([images - unknown - said, said], axis=1)
+        pairs = list(zip(decided, np.stack([images - true, true], axis=1), strict=True))
+    else:
+        known = np.concatenate([part["predicted" if head.task == "classification" else "outputs"] for part in parts])
+        decisions = known if head.task == "classification" else head.decisions(known)
+        assert decisions is not None
+        hits, count = int((decisions == targets).sum()), targets.size
+        classes = 1 + int(max(decisions.max(), targets.max()))
+        pairs = [tuple(np.bincount(values[values >= 0], minlength=classes) for values in (decisions, targets))]
+    if not count:
         return None
-    classes = int(max(decided.max(), true.max())) + 1
-    shares = [
-        [np.bincount(part + 1, minlength=classes + 1) / len(part) for part in values.T] for values in (decided, true)
-    ]
-    chance = float(np.mean([a @ b for a, b in zip(*shares, strict=True)]))
-    hits, count = int((decided == true).sum()), true.size
+    images = count / len(pairs)
+    chance = float(np.mean([(decided / images) @ (true / images) for decided, true in pairs]))
     half_way = math.ceil(count * (1 + chance) / 2)
     # The probabilities that guesses are right so often or more.
     if bdtrc(half_way - 1, count, chance) > _GUESSING or bdtrc(hits - 1, count, chance) <= _GUESSING:
@@ -328,6 +401,33 @@ def _binary_scores(decisions: np.ndarray, targets: np.ndarray) -> dict[str, floa
     }
 
 
+def _count_labels(decisions: np.ndarray, targets: np.ndarray) -> dict[str, np.ndarray]:
+    """Return what `Head.summarize` does of several labels for each image; -1 is wrong."""
+    right = decisions == targets
+    counted = np.stack([right, decisions == 1, (decisions == 1) & right, decisions < 0])
+    counts = counted.reshape(4, -1, targets.shape[-1]).sum(axis=1)
+    exact = right.reshape(len(right), -1).all(axis=1).sum()
+    return {"labels": counts[:3], "unknown": counts[3], "exact": np.array([exact])}
+
+
+def _sum_labels(parts: Sequence[Mapping[str, np.ndarray]]) -> tuple[np.ndarray, np.ndarray, int]:
+    """Return the sums of what `_count_labels` returned."""
+    labels, unknown, exact = (np.sum([part[name] for part in parts], axis=0) for name in ("labels", "unknown", "exact"))
+    return labels, unknown, int(exact[0])
+
+
+def _multilabel_scores(sums: tuple[np.ndarray, np.ndarray, int], targets: np.ndarray) -> dict[str, float | None]:
+    """Return the accuracy of single labels, the share of images that are right, and the mean F1 over the labels."""
+    (right, said, hits), _, exact = sums
+    either = said + targets.reshape(-1, targets.shape[-1]).sum(axis=0)
+    f1 = 2 * hits[either > 0] / either[either > 0]
+    return {
+        "accuracy": float(right.sum() / targets.size),
+        "exact_match": exact / len(targets),
+        "f1": float(np.mean(f1)) if len(f1) else None,
+    }
+
+
 def _area_under_roc(values: np.ndarray, targets: np.ndarray) -> float | None:
     """Return the probability that a yes has a larger value than a no, ties counting half; None without both."""
     positive, negative = values[targets == 1], values[targets == 0]
@@ -338,27 +438,42 @@ def _area_under_roc(values: np.ndarray, targets: np.ndarray) -> float | None:
     return float(below.mean() / 2 / len(negative))
 
 
-def _regression_scores(outputs: np.ndarray, targets: np.ndarray) -> dict[str, float | None]:
-    """Return the mean absolute error, the root mean square error and the share of variance explained."""
-    errors = outputs - targets
+def _regression_scores(absolute: float, square: float, targets: np.ndarray) -> dict[str, float | None]:
+    """Return the mean absolute error, the root mean square error and the share of variance explained.
+
+    Args:
+        absolute, square: means of the absolute and of the squared errors.
+        targets: labels.
+    """
     variance = float(np.mean((targets - targets.mean(axis=0)) ** 2))
-    square = float(np.mean(errors**2))
-    scores = {"mae": float(np.mean(np.abs(errors))), "rmse": math.sqrt(square) if square >= 0 else math.nan}
+    scores = {"mae": absolute, "rmse": math.sqrt(square) if square >= 0 else math.nan}
     r2 = 1 - square / variance if variance else math.nan
     return {name: value if math.isfinite(value) else None for name, value in (scores | {"r2": r2}).items()}
 
 
-def _segmentation_scores(decisions: np.ndarray, targets: np.ndarray, classes: int) -> dict[str, float | None]:
-    """Return mean intersection over union and pixel accuracy where the class is known."""
+def _count_pixels(decisions: np.ndarray, targets: np.ndarray, classes: int) -> np.ndarray:
+    """Return the pixels of each class (3, classes) that are right, decided and true, where the class is known."""
     known = targets != IGNORED_LABEL
     decided, true = decisions[known], targets[known]
-    shares = []
-    for number in range(classes):
-        union = np.sum((decided == number) | (true == number))
-        if union:
-            shares.append(np.sum((decided == number) & (true == number)) / union)
-    accuracy = float(np.mean(decided == true)) if len(true) else None
-    return {"mean_iou": float(np.mean(shares)) if shares else None, "pixel_accuracy": accuracy}
+    found = true[decided == true], decided[decided >= 0], true
+    return np.stack([np.bincount(values, minlength=classes) for values in found])
+
+
+def _sum_pixels(parts: Sequence[Mapping[str, np.ndarray]]) -> np.ndarray:
+    """Return the sum of the parts' `pixels` (3, classes), of which some may know of fewer classes."""
+    total = np.zeros((3, max(part["pixels"].shape[1] for part in parts)), np.int64)
+    for part in parts:
+        total[:, : part["pixels"].shape[1]] += part["pixels"]
+    return total
+
+
+def _segmentation_scores(pixels: np.ndarray) -> dict[str, float | None]:
+    """Return mean intersection over union and pixel accuracy from what `_count_pixels` returns."""
+    right, decided, true = pixels
+    either = decided + true - right
+    shares = right[either > 0] / either[either > 0]
+    accuracy = float(right.sum() / true.sum()) if true.sum() else None
+    return {"mean_iou": float(np.mean(shares)) if len(shares) else None, "pixel_accuracy": accuracy}
 
 
 def score_drop(

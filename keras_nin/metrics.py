@@ -10,13 +10,18 @@ def top_k_accuracy(outputs, labels, k):
 
     A row that holds NaN says nothing and is a miss.
     """
-    if k >= outputs.shape[1]:
-        return None
+    return float(np.mean(top_k_hits(outputs, labels, k))) if k < outputs.shape[1] else None
+
+
+def top_k_hits(outputs, labels, k):
+    """Return for each row of `outputs` (N, classes) whether its label is among the `k` largest, bool (N,).
+
+    A row that holds NaN says nothing and is a miss.
+    """
     # A stable sort, so that a tie at the top goes to the lower class, as argmax has it.
     outputs = outputs.astype(np.float64)
     best = np.argsort(-outputs, axis=1, kind="stable")[:, :k]
-    hits = (best == np.asarray(labels)[:, None]).any(axis=1) & ~np.isnan(outputs).any(axis=1)
-    return float(np.mean(hits))
+    return (best == np.asarray(labels)[:, None]).any(axis=1) & ~np.isnan(outputs).any(axis=1)
 
 
 def count_top_ties(outputs):

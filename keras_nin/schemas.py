@@ -27,6 +27,7 @@ EXPORT_FILE = "keras_nin.export_file/1"  # the export record beside a .tflite fi
 FIT = "keras_nin.fit/1"
 LIST = "keras_nin.list/1"
 MICRO = "keras_nin.micro/1"
+PARTIAL = "keras_nin.partial/1"  # the first line of a file of `evaluate --partial`
 REPORT = "keras_nin.report/1"
 SWEEP = "keras_nin.sweep/1"
 TRAIN = "keras_nin.train/1"

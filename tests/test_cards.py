@@ -29,7 +29,7 @@ def test_a_card_is_up_to_date(name):
 
 def test_bundled_weights_come_with_their_accuracy():
     assert "Top-1 99.16%" in (FOLDER / "nin_digits" / "README.md").read_text()
-    assert "not bundled" in (FOLDER / "nin_cifar10" / "README.md").read_text()
+    assert "not bundled" in (FOLDER / "nin_cifar10_bn" / "README.md").read_text()
 
 
 def test_a_model_of_the_zoo_can_be_reported(cli, tmp_path):

@@ -5,6 +5,7 @@ import zipfile
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from keras_nin.data import open_dataset
 from keras_nin.errors import InputError
@@ -47,6 +48,54 @@ def test_images_and_labels(save):
         photos.select("train")
 
 
+def encode(images, **options):
+    files = []
+    for image in images:
+        buffer = io.BytesIO()
+        Image.fromarray(image).save(buffer, **options)
+        files.append(buffer.getvalue())
+    return np.frombuffer(b"".join(files), np.uint8), np.cumsum([0, *map(len, files)])
+
+
+def test_encoded_images_are_decoded_on_demand(save):
+    content, offsets = encode(IMAGES, format="PNG")
+    photos = open_dataset(save(jpeg_bytes=content, offsets=offsets, labels=LABELS.astype(np.int8)))
+    assert len(photos.images) == 12
+    np.testing.assert_array_equal(np.stack([photos.images[index] for index in range(12)]), IMAGES)
+    np.testing.assert_array_equal(photos.labels, LABELS)
+    assert photos.select("calibration").tolist() == [0, 5, 10]
+    as_array = open_dataset(save(images=IMAGES, labels=LABELS))
+    assert photos.digest(range(12)) == as_array.digest(range(12))  # an image is its pixels, whatever holds them
+    content, offsets = encode(IMAGES, format="JPEG")
+    close = open_dataset(save(jpeg_bytes=content, offsets=offsets, labels=LABELS), split="test")
+    assert close.select("test").tolist() == list(range(12))
+    assert close.images[3].shape == (5, 4, 3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"jpeg_bytes": np.zeros(9)}, "`jpeg_bytes` in .* to be bytes, uint8 .size,.. Received: float64"),
+        ({"offsets": np.array([0, 3, 3])}, "`offsets` in .* to be rising whole numbers up to 9"),
+        ({"offsets": np.array([0, 10])}, "rising whole numbers up to 9"),
+        ({"offsets": np.array([-1, 3])}, "rising whole numbers"),
+        ({"offsets": np.array([0.0, 3.0])}, "rising whole numbers.* Received: float64 .2,."),
+        ({"offsets": np.array([0])}, "rising whole numbers"),
+        ({"labels": np.arange(5)}, "labels.* of 2 samples"),
+    ],
+)
+def test_encoded_images_that_do_not_fit(changes, message, save):
+    arrays = {"jpeg_bytes": np.arange(9, dtype=np.uint8), "offsets": np.array([0, 4, 9]), "labels": np.arange(2)}
+    with pytest.raises(InputError, match=message):
+        open_dataset(save(**arrays | changes))
+
+
+def test_an_encoded_image_that_is_none(save):
+    photos = open_dataset(save(jpeg_bytes=np.arange(9, dtype=np.uint8), offsets=np.array([0, 4, 9])))
+    with pytest.raises(InputError, match="Received: image 1 of '.*photos.npz' .not an image that Pillow can read"):
+        photos.load([1], (4, 4), 3)
+
+
 def test_images_alone_and_grey(save):
     photos = open_dataset(save(images=IMAGES[..., 0]))
     assert photos.images.shape == (12, 5, 4, 1)
@@ -71,7 +120,10 @@ def test_calibration_takes_at_most_500_training_images(save):
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"pictures": IMAGES}, r"hold `images` \(and `labels`\), or x_train, .* Received: pictures"),
+        (
+            {"pictures": IMAGES},
+            r"hold `images` \(and `labels`\), or jpeg_bytes and offsets, or x_.* Received: pictures",
+        ),
         ({"x_train": IMAGES, "y_train": LABELS}, "Received: x_train, y_train"),
         ({}, "Received: nothing"),
         ({"images": IMAGES / np.float32(255)}, "`images` .* uint8, 0 to 255 .* Received: float32"),

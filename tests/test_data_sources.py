@@ -135,7 +135,8 @@ def test_an_unknown_name_lists_what_works(source):
     message = str(caught.value)
     assert "\n" not in message
     assert f"Received: {source!r}" in message
-    assert f"{', '.join(list_datasets())}; an existing folder of images and an .npz file work too" in message
+    others = "an existing folder of images, an .npz file and CIFAR's archive work too"
+    assert f"{', '.join(list_datasets())}; {others}" in message
     assert caught.value.argument == "data"
 
 

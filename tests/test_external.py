@@ -143,3 +143,26 @@ def test_the_main_job_on_photographs(external_data, tmp_path, capsys):
     assert 100 * (int8["model_top1"] - int8["file_top1"]) <= 2.5
     assert int8["top1_match"] >= 0.92
     assert document["files"][1]["calibration"]["count"] == 100
+
+
+@pytest.mark.parametrize(("name", "top1"), [("nin_cifar10", 0.89), ("squeezenet_cifar10", 0.86)])
+def test_bundled_weights_recognize_lossless_images(external_data, name, top1):
+    loaded = models.load_model(name)
+    assert (loaded.weights, loaded.dataset, loaded.preprocessing) == ("cifar10", "cifar10", "standardize")
+    dataset = data.open_dataset(external_data / "images" / "cifar10_test_lossless_200.npz")
+    images = dataset.load(range(200), (32, 32), 3, data.get_preset(loaded.preprocessing))
+    outputs = loaded.model.predict(images, verbose=0)
+    assert np.mean(outputs.argmax(1) == dataset.labels) == pytest.approx(top1, abs=0.006)
+
+
+def test_a_bundled_network_keeps_its_accuracy_in_int8(external_data, tmp_path, capsys):
+    """docs/commands/export.md has the figures of all 10,000 images."""
+    images = external_data / "images"
+    words = ["export", "squeezenet_cifar10", f"--data={images}/cifar10_test_jpeg.npz", "--test-count=400", "--runs=1"]
+    words += [f"--calibration={images}/cifar10_train_jpeg.npz", f"--out={tmp_path}", "--json"]
+    assert main.run(words) == 0
+    float32, int8 = (file["parity"] for file in json.loads(capsys.readouterr().out)["files"])
+    assert float32["images"] == int8["images"] == 400
+    assert float32["file_top1"] == float32["model_top1"] == pytest.approx(0.864, abs=0.05)
+    assert int8["file_top1"] == pytest.approx(float32["file_top1"], abs=0.015)
+    assert int8["top1_match"] >= 0.97

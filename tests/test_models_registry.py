@@ -52,6 +52,34 @@ def test_bundled_weights_are_the_default(digest):
     assert models.hash_weights(loaded.model) == digest
 
 
+def test_every_bundled_file_is_of_a_model_that_says_so_and_comes_with_its_record():
+    declared = {name: set(models.get_spec(name).bundled_weights) for name in models.list_models()}
+    assert declared == {name: set(weight_files.list_bundled_weights(name)) for name in declared}
+    assert {name for name, weights in declared.items() if weights} == {
+        "nin_digits",
+        "nin_cifar10",
+        "squeezenet_cifar10",
+    }
+    for name, bundled in declared.items():
+        for weights in bundled:
+            record = weight_files.read_bundled_metrics(name, weights)
+            spec = models.get_spec(name)
+            assert (record["model"], record["dataset"]) == (name, spec.dataset)
+            stored = data.Preprocessing.from_json(record["preprocessing"])
+            assert stored == data.get_preset(spec.preprocessing)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["nin_cifar10", "squeezenet_cifar10"])
+def test_half_precision_weights_are_the_default(name):
+    loaded = models.load_model(name)
+    assert (loaded.weights, loaded.random, loaded.preprocessing) == ("cifar10", False, "standardize")
+    arrays = loaded.model.get_weights()
+    assert {array.dtype.name for array in arrays} == {"float32"}
+    assert all((array == array.astype(np.float16)).all() for array in arrays)
+    assert models.load_model(name, classes=3).random
+
+
 @pytest.mark.parametrize(
     "arguments",
     [{"input_shape": (16, 12, 1)}, {"classifier_activation": None}],

@@ -252,7 +252,7 @@ def test_nan_loads_as_it_is(kind, tmp_path):
         ("nin_digits", "no/such/file", "an existing file"),
         ("nin_digits", "folder", "an existing file .*Received: 'folder', a folder"),
         ("nin_digits", "model.bin", "a weight file ending in .weights.h5, .keras, .npz, .*Received: 'model.bin'"),
-        ("nin_cifar10", "digits", "nin_cifar10 has no bundled weights. Received: 'digits'"),
+        ("nin_cifar100", "digits", "nin_cifar100 has no bundled weights. Received: 'digits'"),
         ("nin_digits", 5, "a name or a path. Received: 5"),
     ],
 )

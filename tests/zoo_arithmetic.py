@@ -20,6 +20,7 @@ NIN_IMAGENET = (
     (3 * 3 * 256 * 384 + 384 * 384 * 2, 384 * 3, 13 * 13),
     (3 * 3 * 384 * 1024 + 1024 * 1024, 1024 * 2, 6 * 6),
 )
+GOOGLENET_INPUTS = (192, 256, 480, 512, 512, 512, 528, 832, 832, 1024)
 BATCH_NORM = 4  # gamma, beta, moving mean and moving variance of a channel, instead of a bias
 
 
@@ -46,17 +47,17 @@ def squeezenet(side, channels, sides, classes=1000, bypass=()):
     return params, macs + 512 * classes * others[-1] ** 2
 
 
-def googlenet(stem, outputs, stem_macs, sides, classes, per_channel=1):
-    inputs = (192, 256, 480, 512, 512, 512, 528, 832, 832)
+def googlenet(stem, outputs, stem_macs, sides, classes, per_channel=1, table=MODULES, inputs=GOOGLENET_INPUTS):
+    """`inputs`: channels that enter the modules of `table`, and the classifier."""
     modules = {}
-    for channels, (name, widths) in zip(inputs, MODULES.items(), strict=True):
+    for channels, (name, widths) in zip(inputs, table.items(), strict=False):
         one, reduce3, three, reduce5, five, projection = widths
         pointwise = channels * (one + reduce3 + reduce5 + projection)
         modules[name] = pointwise + 3 * 3 * reduce3 * three + 5 * 5 * reduce5 * five
-    channels = outputs + sum(map(sum, MODULES.values()))
-    params = stem + sum(modules.values()) + per_channel * channels + 1024 * classes + classes
+    channels = outputs + sum(map(sum, table.values()))
+    params = stem + sum(modules.values()) + per_channel * channels + inputs[-1] * classes + classes
     macs = sum(weights * sides[name[0]] ** 2 for name, weights in modules.items())
-    return params, stem_macs + macs + 1024 * classes
+    return params, stem_macs + macs + inputs[-1] * classes
 
 
 def inception_v3():
@@ -98,6 +99,9 @@ CONV2 = 64 * 64 + 3 * 3 * 64 * 192
 STEM = (7 * 7 * 3 * 64 + CONV2, 64 + 64 + 192, 112**2 * 7 * 7 * 3 * 64 + 56**2 * CONV2)
 SIDES = {"3": 28, "4": 14, "5": 7}
 SMALL_STEM = (3 * 3 * 3 * 192, 192, 32**2 * 3 * 3 * 3 * 192)
+DIGITS_MODULES = {"3a": (16, 16, 32, 8, 16, 16), "4a": (32, 24, 48, 8, 16, 16)}
+DIGITS_INPUTS = (32, 16 + 32 + 16 + 16, 32 + 48 + 16 + 16)
+DIGITS_STEM = (3 * 3 * 1 * 32, 32, 8**2 * 3 * 3 * 1 * 32)
 CONV1, CONV2_64, CONV2_8 = 3 * 3 * 1 * 3, 3 * 3 * 3 * 64, 3 * 3 * 3 * 8
 # Parameters and MACs by the name of the model.
 FIGURES = {
@@ -114,6 +118,7 @@ FIGURES = {
     "googlenet": googlenet(*STEM, SIDES, 1000),
     "googlenet_bn": googlenet(*STEM, SIDES, 1000, BATCH_NORM),
     "googlenet_cifar10": googlenet(*SMALL_STEM, {"3": 32, "4": 16, "5": 8}, 10, BATCH_NORM),
+    "inception_digits": googlenet(*DIGITS_STEM, {"3": 8, "4": 4}, 10, BATCH_NORM, DIGITS_MODULES, DIGITS_INPUTS),
     "inception_v3": inception_v3(),
     "convnet_extra_relu": (
         (CONV1 + 3) + (CONV2_8 + 8) + (8 * 8 + 8),

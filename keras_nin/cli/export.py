@@ -295,6 +295,14 @@ def _verification_lines(result: VerifyResult) -> Iterator[str]:
 @options.seed_option
 @options.import_option
 @options.threads_option
+@click.option(
+    "--workers",
+    type=options.COUNT,
+    metavar="N",
+    help="Processes that read and run the images of a file. [default: one for 500 images, at most the cores]",
+)
+@click.option("--partial", metavar="FILE",
+              help="Keep the results of a .tflite file as they come, and continue from them.")  # fmt: skip
 @options.device_options
 @options.json_option
 def evaluate_command(as_json: bool, require: str | None, **arguments: Any) -> int:
@@ -306,7 +314,7 @@ def evaluate_command(as_json: bool, require: str | None, **arguments: Any) -> in
     --data, the labels those in it (labels_NAME for each of several outputs). Images and preprocessing come from the
     options, else from the record beside FILE, else from the model and its dataset. Images per second of a .tflite file
     are for the runtime at batch 1, with the conversion of its input and output, without reading and preprocessing
-    images.
+    images; those of --workers together. The scores are the same for any number of them.
 
     Items of --require: top1=95%, top5, accuracy, f1, mean_iou, pixel_accuracy and r2=0.9 at least, mae=0.5 and rmse at
     most; of several outputs the worst.

@@ -102,13 +102,16 @@ class TerminalProgress(Progress):
         finally:
             line.end()
 
-    def track(self, items: Iterable[Item], message: str, total: int) -> Iterable[Item]:
+    def track(self, items: Iterable[Item], message: str, total: int, *, done_by: int = 0) -> Iterable[Item]:
         """Yield `items` and show how many are done; what takes long is said after the first, in any kind of output."""
+        done = done_by or 1
         with self.task(message) as update:
             start = time.monotonic()
             for number, item in enumerate(items, 1):
-                if number == 2 and (seconds := (time.monotonic() - start) * (total - 1)) >= _LONG_SECONDS:
-                    remark(f"{message}: about {format_duration(seconds)}")
+                if number == (done_by or 2):
+                    seconds = (time.monotonic() - start) * (total - done) / done
+                    if seconds >= _LONG_SECONDS:
+                        remark(f"{message}: about {format_duration(seconds)}")
                 if update is not None:
                     update(f"{message}: {number} of {total}")
                 yield item

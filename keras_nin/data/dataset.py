@@ -203,6 +203,14 @@ class Dataset:
         """Return the SHA-256 that names these images in this order: their shapes and pixels, and nothing else."""
         return hashlib.sha256(b"".join(_hash_image(self.images[int(index)]) for index in indices)).hexdigest()
 
+    def stored_digest(self, indices: Iterable[int]) -> str:
+        """Return the SHA-256 over these images as they are stored, such as the bytes of their files; decodes none."""
+        read = getattr(self.images, "read_stored", None)
+        digest = hashlib.sha256()
+        for index in map(int, indices):
+            digest.update(_hash_image(self.images[index]) if read is None else hashlib.sha256(read(index)).digest())
+        return digest.hexdigest()
+
     def image_digests(self, indices: Iterable[int]) -> set[str]:
         """Return the set of each image's own SHA-256: where two sets are disjoint, so are the images."""
         return {_hash_image(self.images[int(index)]).hex() for index in indices}

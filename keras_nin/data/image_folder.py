@@ -189,6 +189,35 @@ class ImageFiles:
     def __getitem__(self, index: int) -> Pixels:
         return decode_image(self.paths[index])
 
+    def read_stored(self, index: int) -> bytes:
+        """Return the bytes of an image's file."""
+        return read_bytes(self.paths[index])
+
+
+class EncodedImages:
+    """Images as uint8 (h, w, 3) arrays, each decoded from its bytes, such as those of a JPEG, when it is asked for.
+
+    Args:
+        content: the bytes of all images, uint8, one after the other.
+        offsets: where each image begins in them, and after the last where it ends, int64 (N + 1,).
+        path: of the file that they are from.
+    """
+
+    def __init__(self, content: npt.NDArray[np.uint8], offsets: Indices, path: str | os.PathLike[str]) -> None:
+        self._content, self._offsets, self._path = content, offsets, path
+
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
+
+    def __getitem__(self, index: int) -> Pixels:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return decode_bytes(self.read_stored(index), f"image {index} of {str(self._path)!r}", self._path)
+
+    def read_stored(self, index: int) -> bytes:
+        """Return the bytes of an image as they are stored."""
+        return self._content[self._offsets[index] : self._offsets[index + 1]].tobytes()
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MaskFiles:
@@ -211,49 +240,57 @@ class MaskFiles:
 
     def _read(self, index: int) -> npt.NDArray[Any]:
         path = self.masks[index]
-        with _open_image(path) as mask:
+        with _open_image(read_bytes(path), repr(str(path)), path) as mask:
             if mask.mode not in ("1", "L", "P") and not mask.mode.startswith("I"):
                 expected = "a mask of one channel, or with a palette, that holds class indices"
                 raise input_error(expected, f"{str(path)!r} (Pillow mode {mask.mode})", path=path)
             classes = np.asarray(mask)
-        with _open_image(self.images[index], upright=False) as image:  # the size alone, without the pixels
+        source = self.images[index]
+        # The size alone, without the pixels.
+        with _open_image(read_bytes(source), repr(str(source)), source, upright=False) as image:
             width, height = image.size if image.getexif().get(_ORIENTATION, 1) < _FIRST_TURNED else image.size[::-1]
         if classes.shape != (height, width):
-            expected = f"a mask of the size of {str(self.images[index])!r}, {width} x {height}"
+            expected = f"a mask of the size of {str(source)!r}, {width} x {height}"
             raise input_error(expected, f"{str(path)!r}, {classes.shape[1]} x {classes.shape[0]}", path=path)
         return classes.astype(np.int32)
 
 
 def decode_image(path: pathlib.Path) -> Pixels:
-    """Return the image file at `path` as uint8 (h, w, 3), RGB, upright as its EXIF orientation says.
+    """Return the image file at `path`; see `decode_bytes`."""
+    return decode_bytes(read_bytes(path), repr(str(path)), path)
 
-    More than 8 bits per channel, which Pillow would clip and not scale, are an `InputError` too.
+
+def decode_bytes(data: bytes, source: str, path: str | os.PathLike[str]) -> Pixels:
+    """Return an encoded image as uint8 (h, w, 3), RGB, upright as its EXIF orientation says.
+
+    More than 8 bits per channel, which Pillow would clip and not scale, are an `InputError` too; `source` is what it
+    calls the image, `path` the file.
     """
-    with _open_image(path) as image:
+    with _open_image(data, source, path) as image:
         if image.mode.startswith(("I", "F")):
-            received = f"{str(path)!r} (Pillow mode {image.mode})"
-            raise input_error("an image with 8 bits per channel", received, path=path)
+            raise input_error("an image with 8 bits per channel", f"{source} (Pillow mode {image.mode})", path=path)
         # By way of RGBA, because a palette may hold transparency that RGB has no room for.
         return np.asarray(image.convert("RGBA").convert("RGB") if image.mode == "P" else image.convert("RGB"))
 
 
 @contextlib.contextmanager
-def _open_image(path: pathlib.Path, *, upright: bool = True) -> Iterator[PIL.Image.Image]:
-    """Yield an image file, `upright` as its EXIF orientation says; what Pillow cannot read is an `InputError`."""
+def _open_image(
+    data: bytes, source: str, path: str | os.PathLike[str], *, upright: bool = True
+) -> Iterator[PIL.Image.Image]:
+    """Yield an encoded image, `upright` as its EXIF orientation says; what Pillow cannot read is an `InputError`."""
     from PIL import Image, ImageOps
 
-    data = read_bytes(path)
     try:
         with Image.open(io.BytesIO(data)) as image:
             yield ImageOps.exif_transpose(image) if upright else image
     except InputError:
         raise
     except Image.DecompressionBombError as error:
-        raise input_error("an image of a usual size", f"{str(path)!r} ({error})", path=path) from None
+        raise input_error("an image of a usual size", f"{source} ({error})", path=path) from None
     except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, OverflowError) as error:
         unknown = isinstance(error, Image.UnidentifiedImageError)
         reason = "not an image that Pillow can read" if unknown else error
-        raise input_error("a readable image", f"{str(path)!r} ({reason})", path=path) from None
+        raise input_error("a readable image", f"{source} ({reason})", path=path) from None
 
 
 def index_classes(names: Iterable[str]) -> tuple[dict[str, int], tuple[str, ...]]:

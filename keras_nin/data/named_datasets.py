@@ -76,10 +76,17 @@ def open_keras_dataset(name: str) -> Dataset:
     images = np.concatenate([x_train, x_test])
     images = images.reshape(*images.shape[:3], -1)
     labels = np.concatenate([np.ravel(y_train), np.ravel(y_test)]).astype(np.int64)
-    calibration, train = draw_indices(len(x_train), _KERAS_CALIBRATION_IMAGES, _SPLIT_SEED)
-    splits = {"train": train, "calibration": calibration, "test": np.arange(len(x_train), len(images))}
-    preprocessing = get_preset("standardize" if name.startswith("cifar") else "unit")
-    return Dataset(name, images, labels, CLASS_NAMES.get(name, ()), preprocessing, splits)
+    preset = "standardize" if name.startswith("cifar") else "unit"
+    return make_dataset(name, images, labels, len(x_train), CLASS_NAMES.get(name, ()), preset)
+
+
+def make_dataset(
+    name: str, images: Pixels, labels: Indices, training: int, class_names: Sequence[str], preset: str
+) -> Dataset:
+    """Return a dataset whose first `training` images are for training, but 500 of them for calibration."""
+    calibration, train = draw_indices(training, _KERAS_CALIBRATION_IMAGES, _SPLIT_SEED)
+    splits = {"train": train, "calibration": calibration, "test": np.arange(training, len(images))}
+    return Dataset(name, images, labels, tuple(class_names), get_preset(preset), splits)
 
 
 def _download(name: str) -> Any:

@@ -3,10 +3,12 @@
 - ``images`` uint8 (N, H, W) or (N, H, W, C), and where known ``labels`` (N,): where nothing else is there to calibrate
   or to test on, every fifth image (positions 0, 5, 10, ...) is for calibration, the others for tests; none is for
   training.
+- ``jpeg_bytes`` uint8, the files of all images one after the other, and ``offsets`` (N + 1,), where each begins and the
+  last one ends; otherwise as ``images``. They are decoded on demand.
 - ``x_train``, ``y_train``, ``x_test``, ``y_test``, as Keras keeps MNIST: every tenth training image, at most 500, is
   for calibration, the others for training; x_test is for tests.
 
-Both may have ``class_names`` (strings, one per class). For a network that takes something else than one image, and for
+All may have ``class_names`` (strings, one per class). For a network that takes something else than one image, and for
 images that are fed as they are (preprocessing none), the arrays are what the network takes, in numbers of any type: an
 array (N, ...) for each input by its name, and where known ``labels`` or ``y``. Where there is one input, its array may
 also be called ``images``, ``inputs`` or ``x``, or be in the layout with ``x_train``; a last axis of length 1 may be
@@ -39,10 +41,12 @@ from keras_nin.data.dataset import (
     split_calibration,
     take_every,
 )
+from keras_nin.data.image_folder import EncodedImages
 from keras_nin.data.preprocessing import Pixels, get_preset
 from keras_nin.errors import InputError, input_error
 
 _TRAINING_KEYS = ("x_train", "y_train", "x_test", "y_test")
+_ENCODED_KEYS = ("jpeg_bytes", "offsets")
 _CALIBRATION_LIMIT = 500
 _SAMPLE_KEYS, _LABEL_KEYS = ("images", "inputs", "x"), ("labels", "y")
 # What NumPy and zipfile raise for damaged members: header, compression, checksum, encryption.
@@ -54,14 +58,16 @@ def open_npz(path: str | os.PathLike[str], split: str | None = None) -> Dataset:
     """Return the images of the .npz file at `path`; `split` takes all of a file without training images."""
     divided = False
     with _Archive(path) as archive:
-        if "images" in archive.names:
-            images = archive.read_images("images")
+        encoded = set(_ENCODED_KEYS) <= set(archive.names)
+        if encoded or "images" in archive.names:
+            images = archive.read_encoded() if encoded else archive.read_images("images")
             labels, targets = archive.read_answers(len(images))
             splits, divided = split_calibration(len(images), split), split is None
         elif set(_TRAINING_KEYS) <= set(archive.names):
             (images, labels, splits), targets = _read_train_and_test(archive, archive.read_images), None
         else:
-            expected = f"{str(path)!r} to hold `images` (and `labels`), or {', '.join(_TRAINING_KEYS)}"
+            keys = f"{' and '.join(_ENCODED_KEYS)}, or {', '.join(_TRAINING_KEYS)}"
+            expected = f"{str(path)!r} to hold `images` (and `labels`), or {keys}"
             raise input_error(expected, ", ".join(archive.names) or "nothing", path=path)
         class_names = archive.read_class_names(labels) if "class_names" in archive.names else ()
     return Dataset(
@@ -152,6 +158,21 @@ class _Archive:
             expected = "shape (N, height, width) or (N, height, width, channels 1, 3 or 4)"
             raise self.mismatch(name, expected, images.shape)
         return images.reshape(shape)
+
+    def read_encoded(self) -> EncodedImages:
+        content, offsets = (self.read(name) for name in _ENCODED_KEYS)
+        if content.dtype != np.uint8 or content.ndim != 1:
+            raise self.mismatch("jpeg_bytes", "bytes, uint8 (size,)", f"{content.dtype} {content.shape}")
+        whole = offsets.dtype.kind in "iu" and offsets.ndim == 1 and len(offsets) > 1
+        if (
+            not whole
+            or int(offsets[0]) < 0
+            or int(offsets[-1]) > len(content)
+            or not (offsets[1:] > offsets[:-1]).all()
+        ):
+            expected = f"rising whole numbers up to {len(content):,}, the size of `jpeg_bytes`"
+            raise self.mismatch("offsets", expected, f"{offsets.dtype} {offsets.shape}")
+        return EncodedImages(content, offsets.astype(np.int64), self.path)
 
     def read_answers(self, count: int, label: str = "labels") -> tuple[Indices | None, Targets | None]:
         """Return (class indices, None), or labels of another kind by the name of the network's output."""

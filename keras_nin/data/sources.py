@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, Union, cast
 import numpy as np
 import numpy.typing as npt
 
-from keras_nin.data import named_datasets
+from keras_nin.data import cifar_files, named_datasets
 from keras_nin.data.dataset import (
     SPLITS,
     Dataset,
@@ -50,8 +50,8 @@ def open_dataset(
         source: one of
 
             - a name of `list_datasets()`, which goes before a folder of the same name: "./digits" is the folder;
-            - the path of a folder of images (see `keras_nin.data.image_folder`) or of an .npz (see
-              `keras_nin.data.npz_files`);
+            - the path of a folder of images (see `keras_nin.data.image_folder`), of an .npz (see
+              `keras_nin.data.npz_files`), or of CIFAR's archive or folder (see `keras_nin.data.cifar_files`);
             - an array (N, ...), a dictionary of arrays by the name of the network's input, or a tuple (array, labels);
             - a `tf.data.Dataset` or `keras.utils.PyDataset` of inputs or (inputs, labels), which is read to its end;
             - a `Dataset`, which is returned as it is.
@@ -122,6 +122,8 @@ def _open_named(
         return named_datasets.open_noise(input_shape, seed)
     if is_name:
         return named_datasets.open_digits() if path == "digits" else named_datasets.open_keras_dataset(path)
+    if cifar_files.is_cifar(path):
+        return cifar_files.open_cifar(path)
     if is_folder:
         from keras_nin.data.image_folder import open_folder
 
@@ -130,7 +132,7 @@ def _open_named(
         from keras_nin.data.npz_files import open_npz
 
         return open_npz(path, split)
-    hint = f"Datasets: {', '.join(names)}; an existing folder of images and an .npz file work too."
+    hint = f"Datasets: {', '.join(names)}; an existing folder of images, an .npz file and CIFAR's archive work too."
     raise InputError(f"{unknown_name_error('data', path, names)} {hint}", argument="data")
 
 

@@ -6,6 +6,7 @@ from .articles import SingleConvolution as SingleConvolution
 from .googlenet import GoogLeNet as GoogLeNet
 from .googlenet import GoogLeNetBN as GoogLeNetBN
 from .googlenet import GoogLeNetCIFAR10 as GoogLeNetCIFAR10
+from .googlenet import InceptionDigits as InceptionDigits
 from .he_weights import initialize_he as initialize_he
 from .inception_v3 import InceptionV3 as InceptionV3
 from .model_spec import ModelSpec as ModelSpec

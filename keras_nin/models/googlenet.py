@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from keras_nin import layers
-from keras_nin.errors import check_choice, check_whole_number
+from keras_nin.errors import check_choice, check_whole_number, expected_error
 from keras_nin.models.model_spec import ModelSpec, Shape, Weights, read_specs, read_table
 from keras_nin.models.predictions import family_functions
 
@@ -16,17 +17,27 @@ if TYPE_CHECKING:
     from keras_nin.models.third_party import LayerNames
 
 # 1x1, 3x3 reduction, 3x3, 5x5 reduction, 5x5, pool projection of each module.
-MODULES = {name: tuple(widths) for name, widths in read_table("zoo.toml")["googlenet"]["modules"].items()}
+Widths: TypeAlias = Mapping[str, tuple[int, ...]]
+MODULES: Widths = {name: tuple(widths) for name, widths in read_table("zoo.toml")["googlenet"]["modules"].items()}
 _POOL_AFTER = {"3b": "pool3", "4e": "pool4"}
 _AUXILIARY_AFTER = ("4a", "4d")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GoogLeNetSpec(ModelSpec):
-    """A GoogLeNet; the small stem, for 32x32 inputs, is one 3x3 convolution instead of the strided stem."""
+    """A GoogLeNet.
+
+    Attributes:
+        default_normalization: as the argument `normalization`.
+        small_stem: channels of one 3x3 convolution instead of the strided stem, for small inputs; 0 for the stem.
+        modules: widths of the modules by name.
+        pool_after: names of the poolings after modules.
+    """
 
     default_normalization: str = "batch"
-    small_stem: bool = False
+    small_stem: int = 0
+    modules: Widths = dataclasses.field(default_factory=lambda: MODULES)
+    pool_after: Mapping[str, str] = dataclasses.field(default_factory=lambda: _POOL_AFTER)
 
     @property
     def layer_names(self) -> LayerNames:
@@ -48,7 +59,7 @@ def googlenet(
     pool_rounding: str = "ceil",
     name: str | None = None,
 ) -> keras.Model:
-    """Build a GoogLeNet: a stem, nine Inception modules, global average pooling and a dense layer to the classes.
+    """Build a GoogLeNet: a stem, Inception modules, global average pooling and a dense layer to the classes.
 
     Args:
         normalization: ``"lrn"`` (the paper's local response normalization, in the stem), ``"batch"``
@@ -59,21 +70,23 @@ def googlenet(
     kind = spec.default_normalization if normalization == "default" else normalization
     check_choice("normalization", kind, ("lrn", "batch", None))
     units = check_whole_number("classes", spec.classes if classes is None else classes)
+    if auxiliary and not set(_AUXILIARY_AFTER) <= set(spec.modules):
+        raise expected_error("auxiliary", f"to be False: {spec.name} lacks the modules of the classifiers", auxiliary)
 
     def graph(x: keras.KerasTensor) -> keras.KerasTensor | list[keras.KerasTensor]:
         import keras
 
         x = _stem(x, spec.small_stem, kind, pool_rounding)
         outputs = []
-        for module, widths in MODULES.items():
+        for module, widths in spec.modules.items():
             conv1x1, reduce3x3, conv3x3, reduce5x5, conv5x5, projection = widths
             reductions = {"reduce3x3": reduce3x3, "reduce5x5": reduce5x5, "pool_projection": projection}
             style: dict[str, Any] = reductions | {"batch_norm": kind == "batch"}
             x = layers.inception_module(x, conv1x1, conv3x3, conv5x5, name=f"inception_{module}", **style)
             if auxiliary and module in _AUXILIARY_AFTER:
                 outputs.append(_auxiliary(x, units, classifier_activation, f"auxiliary{len(outputs) + 1}"))
-            if module in _POOL_AFTER:
-                x = layers.pool2d(x, rounding=pool_rounding, name=_POOL_AFTER[module])
+            if module in spec.pool_after:
+                x = layers.pool2d(x, rounding=pool_rounding, name=spec.pool_after[module])
         if not include_top:
             return x
         x = keras.layers.GlobalAveragePooling2D(name="pool5")(x)
@@ -84,10 +97,10 @@ def googlenet(
     return spec.assemble(graph, input_shape, weights, name, include_top)
 
 
-def _stem(x: keras.KerasTensor, small: bool, normalization: str | None, rounding: str) -> keras.KerasTensor:
+def _stem(x: keras.KerasTensor, small: int, normalization: str | None, rounding: str) -> keras.KerasTensor:
     batch_norm = normalization == "batch"
     if small:
-        return layers.conv2d(x, 192, 3, batch_norm=batch_norm, name="conv1")
+        return layers.conv2d(x, small, 3, batch_norm=batch_norm, name="conv1")
     x = layers.conv2d(x, 64, 7, strides=2, padding=3, batch_norm=batch_norm, name="conv1")
     x = layers.pool2d(x, rounding=rounding, name="pool1")
     if normalization == "lrn":
@@ -111,5 +124,5 @@ def _auxiliary(x: keras.KerasTensor, classes: int, classifier_activation: str | 
     return keras.layers.Dense(classes, activation=classifier_activation, name=f"{name}_classifier")(x)
 
 
-SPECS, (GoogLeNet, GoogLeNetBN, GoogLeNetCIFAR10) = read_specs(googlenet, GoogLeNetSpec)
+SPECS, (GoogLeNet, GoogLeNetBN, GoogLeNetCIFAR10, InceptionDigits) = read_specs(googlenet, GoogLeNetSpec)
 preprocess_input, decode_predictions = family_functions(SPECS)

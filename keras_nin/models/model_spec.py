@@ -118,7 +118,9 @@ def read_specs(
     table = read_table("zoo.toml")[family.__name__]
     specs = {}
     for builder, row in table["models"].items():
-        fields = table.get("common", {}) | table["models"].get(row.get("like"), {}) | row
+        similar = {**table["models"].get(row.get("like"), {})}
+        similar.pop("bundled_weights", None)  # a variant has weights of its own
+        fields = table.get("common", {}) | similar | row
         fields.pop("like", None)
         specs[builder] = spec_class(family=family, **{key: _as_tuples(value) for key, value in fields.items()})
     return tuple(specs.values()), [_make_builder(name, family, spec) for name, spec in specs.items()]

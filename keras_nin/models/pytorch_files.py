@@ -13,7 +13,6 @@ import io
 import math
 import pathlib
 import pickle
-import pickletools
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from typing import IO, Any
@@ -22,6 +21,7 @@ import ml_dtypes  # noqa: F401 - it gives NumPy the type bfloat16
 import numpy as np
 import numpy.typing as npt
 
+from keras_nin import files
 from keras_nin.errors import InputError, input_error
 
 # Where training scripts keep the state dictionary in a checkpoint.
@@ -40,7 +40,6 @@ _STORAGE_TYPES = {
 }
 _LEGACY_MAGIC, _LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 _MAX_PICKLE_BYTES = 1 << 25
-_MAX_MEMO = 1 << 22  # Python's unpickler allocates as many entries as the largest index
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -105,24 +104,8 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _unpickle(file: IO[bytes]) -> Any:
-    """Return the object of the pickle at the file's position, and leave the position behind it.
-
-    Raises:
-        pickle.UnpicklingError: The bytes are no pickle, or name something else than tensors.
-    """
-    start = file.tell()
-    try:
-        for opcode, argument, position in pickletools.genops(file):
-            indexed = "PUT" in opcode.name and isinstance(argument, int) and argument > _MAX_MEMO
-            if indexed or (position or 0) - start > _MAX_PICKLE_BYTES:
-                raise pickle.UnpicklingError("too large")
-        end = file.tell()
-        file.seek(start)
-        return _Unpickler(io.BytesIO(file.read(end - start)), encoding="utf-8").load()
-    except pickle.UnpicklingError:
-        raise
-    except Exception as error:  # damaged bytes can raise nearly anything
-        raise pickle.UnpicklingError(str(error)) from None
+    """Return the object of the pickle at the file's position; `UnpicklingError` where it names more than tensors."""
+    return files.load_pickle(file, _Unpickler, _MAX_PICKLE_BYTES)
 
 
 @contextlib.contextmanager

@@ -286,9 +286,28 @@ def score_outputs(outputs: np.ndarray, labels: np.ndarray, class_names: Sequence
         labels: true classes, int64 (N,).
         class_names: names by class; may be empty or too few.
     """
-    predicted = predicted_classes(outputs)
-    matrix = confusion_matrix(labels, predicted, outputs.shape[1])
-    counts = np.bincount(labels, minlength=outputs.shape[1])
+    top1, top5 = (top_k_accuracy(outputs, labels, k) for k in (1, 5))
+    return score_predictions(predicted_classes(outputs), labels, outputs.shape[1], top1, top5, class_names)
+
+
+def score_predictions(
+    predicted: np.ndarray,
+    labels: np.ndarray,
+    number: int,
+    top1: float | None,
+    top5: float | None,
+    class_names: Sequence[str] = (),
+) -> ClassificationScores:
+    """Return the scores of predictions.
+
+    Args:
+        predicted, labels: predicted and true classes, int64 (N,); -1 predicts nothing.
+        number: of all classes.
+        top1, top5: accuracies; None where they have no meaning.
+        class_names: as in `score_outputs`.
+    """
+    matrix = confusion_matrix(labels, predicted, number)
+    counts = np.bincount(labels, minlength=number)
     classes = np.flatnonzero(counts + matrix.sum(axis=0)).tolist()
     matrix = matrix[np.ix_(classes, classes)]
     predictions, correct = matrix.sum(axis=0).tolist(), matrix.diagonal().tolist()
@@ -301,9 +320,8 @@ def score_outputs(outputs: np.ndarray, labels: np.ndarray, class_names: Sequence
         )
         for place, index in enumerate(classes)
     )
-    top1 = top_k_accuracy(outputs, labels, 1)
     confusion = ConfusionMatrix(tuple(classes), tuple(map(tuple, matrix.tolist())))
-    return ClassificationScores(len(labels), top1 or 0.0, top_k_accuracy(outputs, labels, 5), per_class, confusion)
+    return ClassificationScores(len(labels), top1 or 0.0, top5, per_class, confusion)
 
 
 def format_scores(scores: ClassificationScores) -> str:

@@ -20,8 +20,8 @@ class Progress:
         """Announce work of unknown length; yields a function that replaces the message, or None."""
         yield None
 
-    def track(self, items: Iterable[Item], message: str, total: int) -> Iterable[Item]:
-        """Yield `items` and count them."""
+    def track(self, items: Iterable[Item], message: str, total: int, *, done_by: int = 0) -> Iterable[Item]:
+        """Yield `items`, work to be done, and count them; or with `done_by` what so many processes have done."""
         return items
 
     def line(self, text: str) -> None:

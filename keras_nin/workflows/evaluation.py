@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
 import math
 import os
-import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 
 from keras_nin import files, schemas
-from keras_nin.errors import InputError
+from keras_nin.errors import InputError, check_whole_number
 from keras_nin.files import AnyPath
 from keras_nin.formatting import format_count
 from keras_nin.limits import Limit, LimitCheck, LimitItem, Unit, check_limit, parse_limits
 from keras_nin.models.registry import random_kind
 from keras_nin.results import Result
 from keras_nin.workflows import SILENT, Progress, inputs
+from keras_nin.workflows.evaluation_parts import (
+    EvaluationJob,
+    Evaluator,
+    Part,
+    PartialResults,
+    ScoredOutput,
+    run_here,
+    start_workers,
+)
 from keras_nin.workflows.inputs import FileOrModel, ImageSource, ImageSources, PreprocessingLike, TestImages
 
 if TYPE_CHECKING:
@@ -31,6 +41,8 @@ if TYPE_CHECKING:
     from keras_nin.tflite.records import TFLiteModel
 
 _IMAGENET_WITH_BACKGROUND = 1001
+_IMAGES_PER_WORKER = 500  # fewer are done before further processes have started
+_BATCH_VALUES = 1 << 24
 _SHARES = ("top1", "top5", "accuracy", "f1", "mean_iou", "pixel_accuracy")
 EVALUATION_LIMITS = (
     *(LimitItem(name, Unit.SHARE, at_least=True) for name in _SHARES),
@@ -130,6 +142,8 @@ def evaluate_model(
     seed: int = 0,
     imports: Sequence[AnyPath] = (),
     threads: int = 1,
+    workers: int | None = None,
+    partial: AnyPath | None = None,
     device: str | None = None,
     python: str | None = None,
     progress: Progress = SILENT,
@@ -137,6 +151,7 @@ def evaluate_model(
     """Measure the scores of a .tflite file or a model on labeled images.
 
     Images and preprocessing come from the arguments, else from the export record beside the file, else from the model.
+    The scores are the same for any number of workers.
 
     Args:
         model: path of a .tflite file, or a model as in `export_model`.
@@ -145,18 +160,26 @@ def evaluate_model(
         label_offset: output of label 0, such as 1 where output 0 is a background class; None takes 0.
         output: index of the output, for a file with several and labels that do not name theirs.
         threads, progress: of the LiteRT runtime; what reports the progress.
+        workers: processes that read, prepare and run the images of a .tflite file, each with a runtime of its own. None
+            takes one for every 500 images, but no more than there are cores for their threads; 1 for a model, a device,
+            and images that are objects.
+        partial: a file in which the results of a .tflite file are kept as they come; made where there is none. The same
+            evaluation continues from it. Without it an interrupted one starts again.
         device, python: ``ssh://[user@]host[:port]`` of a machine that runs the file, and its interpreter; None takes
             this machine, and python3.
 
     Raises:
-        InputError: no labels, labels that do not fit the outputs, or a device that cannot be used.
+        InputError: no labels, labels that do not fit the outputs, a device that cannot be used, workers or `partial`
+            for something else than a file, or a `partial` of another evaluation.
     """
+    if workers is not None and check_whole_number("workers", workers) > 1 and (device or not _is_file(model)):
+        raise _no_workers()
+    if partial is not None and not _is_file(model):
+        raise InputError("`partial` keeps the results of a .tflite file; pass such a file", argument="partial")
     if device is not None and not os.fspath(model if isinstance(model, str | os.PathLike) else "").endswith(".tflite"):
         raise InputError("a `device` runs .tflite files; pass such a file", argument="device")
     with inputs.open_session(device, python) as session:
-        import numpy as np
-
-        from keras_nin.heads import make_heads, require_labels, targets_of
+        from keras_nin.heads import make_heads
         from keras_nin.tflite.host import describe_host
 
         network = _open_network(model, threads, seed, imports, output, session, progress)
@@ -185,35 +208,38 @@ def evaluate_model(
                 argument="output",
             )
         heads = make_heads(network.outputs, task, answers)
-        scored = [
-            (position, head, targets_of(answers, names[position], names))
+        scored = tuple(
+            ScoredOutput(position, names[position], head)
             for position, head in enumerate(heads)
             if not isinstance(answers, dict) or {names[position], ""} & set(answers)
-        ]
+        )
         offset, notes = 0, ()
         if heads[0].task == "classification" and not isinstance(answers, dict):
             offset, notes = _resolve_label_offset(label_offset, dataset, test_images, network.classes)
-        targets = [head.check_targets(require_labels(own, head) + offset, dataset.name) for _, head, own in scored]
-        received: list[list[np.ndarray]] = [[] for _ in scored]
-        seconds = 0.0
-        for batch, _ in test_images.batches(f"Evaluating {os.path.basename(network.name)}", progress):
-            start = time.perf_counter()
-            values = network.predict(batch)
-            seconds += time.perf_counter() - start
-            for part, (position, _, _) in zip(received, scored, strict=True):
-                part.append(np.asarray(values[position]))
+        images = (dataset, chosen, network.shapes)
+        evaluator = Evaluator(network.predict, *images, scored, offset, digests=partial is not None)
+        targets = evaluator.targets(test_images.indices)
+        job = None
+        reopening = sources.reopening("test", network.dataset, network.shapes)
+        if network.tflite is not None and session is None and reopening is not None:
+            settings = (*reopening, chosen, network.shapes, scored, offset, partial is not None)
+            job = EvaluationJob(network.name, threads, output, *settings)
+        processes = _choose_workers(workers, job, threads, len(test_images.indices))
+        identity = None if partial is None else _identify(network, evaluator, test_images, chosen, scored, offset)
+        parts, seconds, measured = _evaluate_parts(
+            evaluator, job, processes, test_images, network, partial, identity, progress
+        )
         class_names = ("",) * offset + tuple(dataset.class_names) if dataset.class_names else ()
         is_trained = not network.random_weights and random_kind(network.weights or "") is None
         outputs = tuple(
-            _score(head, np.concatenate(part), truth, class_names, is_trained)
-            for part, (_, head, _), truth in zip(received, scored, targets, strict=True)
+            _score(entry.head, parts, place, truth, class_names, is_trained)
+            for place, (entry, truth) in enumerate(zip(scored, targets, strict=True))
         )
         speed = None
-        if network.threads is not None:  # a Keras model runs larger batches
-            images = len(test_images.indices)
-            rate = float(f"{images / (session.seconds if session else seconds):.4g}")
-            speed = {"images_per_second": rate, "batch": 1, "threads": network.threads, "runs": images}
-            speed["host"] = session.host if session else describe_host()
+        if network.threads is not None and measured:  # a Keras model runs larger batches
+            rate = float(f"{measured * processes / (session.seconds if session else seconds):.4g}")
+            speed = {"images_per_second": rate, "batch": 1, "threads": network.threads, "runs": measured}
+            speed |= {"workers": processes, "host": session.host if session else describe_host()}
         if test_images.drawn_from:
             drawn = f"{len(test_images.indices):,} of {test_images.drawn_from:,} test images"
             notes = (*notes, f"int16 operators run in slow kernels: scored on {drawn}; `test_count` all takes all.")
@@ -336,29 +362,117 @@ def _compare_output(head: Head, a: np.ndarray, b: np.ndarray, targets: np.ndarra
         )
 
 
-def _score(
-    head: Head, outputs: np.ndarray, targets: np.ndarray, class_names: Sequence[str], is_trained: bool
-) -> OutputScores:
-    """Return the scores of one output, none where it carries no information."""
-    from keras_nin.heads import describe_guessing
-    from keras_nin.report.accuracy import OutputScores, score_outputs
+def _choose_workers(requested: int | None, job: EvaluationJob | None, threads: int, images: int) -> int:
+    """Return the number of processes that evaluate."""
+    from keras_nin.data import named_datasets
 
-    silent = head.describe_missing_information(outputs, targets)
+    if job is None:
+        if requested not in (None, 1):
+            raise _no_workers()
+        return 1
+    if requested is not None:
+        return min(requested, -(-images // inputs.BATCH))
+    if named_datasets.needs_keras(job.source):  # starting it in each process takes longer than it saves
+        return 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores // threads, images // _IMAGES_PER_WORKER))
+
+
+def _no_workers() -> InputError:
+    expected = "`workers` for a .tflite file on this machine, and images by name or path"
+    return InputError(f"Expected {expected}. Received: others", argument="workers")
+
+
+def _identify(
+    network: _Network,
+    evaluator: Evaluator,
+    test: TestImages,
+    preprocessing: Preprocessing | None,
+    scored: Sequence[ScoredOutput],
+    offset: int,
+) -> dict[str, Any]:
+    """Return what partial results are of."""
+    import importlib.metadata
+
+    assert network.tflite is not None
+    targets = "".join(files.sha256(targets.tobytes()) for targets in evaluator.targets(test.indices))
+    images = json.dumps([test.dataset.names_of(test.indices), targets])
+    return {
+        "file": files.sha256(network.tflite.content),
+        "images": len(test.indices),
+        "data": files.sha256(images.encode()),
+        "preprocessing": preprocessing.to_json() if preprocessing else None,
+        "outputs": [{**dataclasses.asdict(entry), "label_offset": offset} for entry in scored],
+        "threads": network.threads,
+        "litert": importlib.metadata.version("ai-edge-litert"),
+    }
+
+
+def _evaluate_parts(
+    evaluator: Evaluator,
+    job: EvaluationJob | None,
+    workers: int,
+    test: TestImages,
+    network: _Network,
+    partial: AnyPath | None,
+    identity: dict[str, Any] | None,
+    progress: Progress,
+) -> tuple[list[Part], float, int]:
+    """Return the parts of all images in order, and the seconds that the network ran now, on how many images."""
+    values = sum(math.prod(size or 1 for size in shape) for _, shape, _ in network.outputs)
+    size = max(1, min(inputs.BATCH, _BATCH_VALUES // values))  # masks of 32 photographs take gigabytes
+    batches = {
+        number: test.indices[start : start + size] for number, start in enumerate(range(0, len(test.indices), size))
+    }
+    name = os.path.basename(network.name)
+    with contextlib.ExitStack() as stack:
+        kept = stack.enter_context(PartialResults(partial, identity or {})) if partial is not None else None
+        parts = {} if kept is None else dict(kept.parts)
+        if kept is not None and parts:
+            with progress.task(f"Comparing the images of {len(parts):,} batches with {os.fspath(partial or '')!r}"):
+                kept.check_images(evaluator, batches)
+        left = {number: indices for number, indices in batches.items() if number not in parts}
+        images = sum(map(len, left.values()))
+        if workers > 1 and left and job is not None:
+            with progress.task(f"Starting {workers} processes"):
+                run = stack.enter_context(start_workers(job, workers))
+            computed = run(left)
+        else:
+            computed = run_here(evaluator, left)
+        seconds = 0.0
+        total = "" if images == len(test.indices) else f" remaining of {len(test.indices):,}"
+        drawn = f" of {test.drawn_from:,}" if test.drawn_from else ""
+        message = f"Evaluating {name} on {images:,}{total}{drawn} images"
+        for part in progress.track(computed, message, len(left), done_by=workers):
+            seconds += part.seconds
+            parts[part.number] = part
+            if kept is not None:
+                kept.add(part)
+    return [parts[number] for number in batches], seconds, images
+
+
+def _score(
+    head: Head, parts: Sequence[Part], place: int, targets: np.ndarray, class_names: Sequence[str], is_trained: bool
+) -> OutputScores:
+    """Return the scores of the output at `place` in the parts, none where it carries no information."""
+    import numpy as np
+
+    from keras_nin.heads import describe_guessing_of_parts
+    from keras_nin.report.accuracy import OutputScores, score_predictions
+
+    information = [part.information[place] for part in parts]
+    silent = head.describe_missing_information(information, targets)
     if silent:
-        return OutputScores(head.name, head.task, len(outputs), {}, silent)
-    classification = None
+        return OutputScores(head.name, head.task, len(targets), {}, silent)
+    summaries = [part.summaries[place] for part in parts]
+    scores, classification = head.scores_of_parts(summaries, targets), None
     if head.task == "classification":
-        classification = score_outputs(head.class_scores(outputs, targets), targets, class_names)
-        if head.is_index:  # nothing is known of the second best
-            classification = dataclasses.replace(classification, top5=None)
-    return OutputScores(
-        head.name,
-        head.task,
-        len(outputs),
-        head.scores(outputs, targets),
-        classification=classification,
-        guessing=describe_guessing(head, outputs, targets) if is_trained else None,
-    )
+        predicted = np.concatenate([summary["predicted"] for summary in summaries])
+        classes = math.prod(size or 1 for size in head.shape)
+        classes = head.count_classes(predicted, targets) if head.is_index else classes
+        classification = score_predictions(predicted, targets, classes, scores["top1"], scores["top5"], class_names)
+    guessing = describe_guessing_of_parts(head, summaries, information, targets) if is_trained else None
+    return OutputScores(head.name, head.task, len(targets), scores, classification=classification, guessing=guessing)
 
 
 @dataclasses.dataclass(frozen=True)

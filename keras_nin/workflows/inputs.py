@@ -255,10 +255,19 @@ class ImageSources:
 
     def dataset(self, role: Role, own: str | None, shapes: Shapes) -> Dataset:
         """Return the dataset to calibrate or test on."""
+        return self.open(self.source(role, own), shapes, self._split(role, own))
+
+    def reopening(self, role: Role, own: str | None, shapes: Shapes) -> tuple[str, dict[str, Any]] | None:
+        """Return the arguments of `open_dataset` that give another process the same images; None for objects."""
         source = self.source(role, own)
+        return (
+            (os.fspath(source), self._arguments(source, shapes, self._split(role, own))) if is_named(source) else None
+        )
+
+    def _split(self, role: Role, own: str | None) -> str | None:
         calibrates = not self.recorded or self.calibration is not None
         shared = calibrates and _identity(self.source("calibration", own)) == _identity(self.source("test", own))
-        return self.open(source, shapes, None if shared else role)
+        return None if shared else role
 
     def check_own(self, own: str | None, shapes: Shapes, given: Sequence[ImageSource]) -> None:
         """Replace the model's own dataset where it is needed but not available; `given` has None for what needs it."""
@@ -274,16 +283,26 @@ class ImageSources:
         """Return the dataset of a source; `split` takes all of one that has no splits of its own."""
         from keras_nin import data
 
-        split = None if _is_dataset_name(source) else split
-        key = (_identity(source), isinstance(shapes, dict), split)
+        arguments = self._arguments(source, shapes, split)
+        key = (_identity(source), isinstance(shapes, dict), arguments["split"])
         if key not in self._opened:
-            # A labels file belongs to the folder that is tested on; named datasets have labels of their own.
-            tested = self.calibration if self.test is None else self.test
-            labels = self.labels if _identity(source) == _identity(tested) and not _is_dataset_name(source) else None
-            self._opened[key] = data.open_dataset(
-                source, split=split, labels=labels, seed=self.seed, input_shape=shapes, as_arrays=self.as_arrays
-            )
+            self._opened[key] = data.open_dataset(source, **arguments)
         return self._opened[key]
+
+    def _arguments(self, source: ImageSource, shapes: Shapes | None, split: str | None) -> dict[str, Any]:
+        from keras_nin.data import cifar_files
+
+        # A labels file belongs to the folder that is tested on; named datasets have labels and splits of their own.
+        is_name = _is_dataset_name(source)
+        has_splits = is_name or (isinstance(source, str | os.PathLike) and cifar_files.is_cifar(source))
+        tested = self.calibration if self.test is None else self.test
+        return {
+            "split": None if has_splits else split,
+            "labels": self.labels if _identity(source) == _identity(tested) and not is_name else None,
+            "seed": self.seed,
+            "input_shape": shapes,
+            "as_arrays": self.as_arrays,
+        }
 
 
 def _identity(source: ImageSource) -> tuple[str, object]:
