@@ -154,6 +154,16 @@ def digits_export(make_once):
     return make_once("digits_export", export) / "files"
 
 
+@pytest.fixture
+def publisher(tmp_path, monkeypatch):
+    """A `weight_publisher.Publisher` on 127.0.0.1, beside an empty cache of Keras."""
+    from weight_publisher import Publisher
+
+    server = Publisher(monkeypatch, tmp_path / "keras")
+    yield server
+    server.close()
+
+
 @dataclasses.dataclass(frozen=True)
 class Ran:
     """What a command did."""

@@ -22,7 +22,32 @@ FIRES = {
     12: (512, 64, 256),
 }
 MLPCONV = ((3, 8, 5), (8, 6, 1), (6, 4, 1))
-SHAPES = {"squeezenet": (3, 79, 63), "flattened": (1, 12, 20), "mlpconv": (3, 5, 5)}
+SHAPES = {"squeezenet": (3, 79, 63), "flattened": (1, 12, 20), "mlpconv": (3, 5, 5), "googlenet": (3, 64, 96)}
+# torchvision's modules by name: input channels, 1x1, 3x3 reduction, 3x3, 5x5 reduction, 5x5, pool projection.
+INCEPTIONS = {
+    "inception3a": (192, 64, 96, 128, 16, 32, 32),
+    "inception3b": (256, 128, 128, 192, 32, 96, 64),
+    "inception4a": (480, 192, 96, 208, 16, 48, 64),
+    "inception4b": (512, 160, 112, 224, 24, 64, 64),
+    "inception4c": (512, 128, 128, 256, 24, 64, 64),
+    "inception4d": (512, 112, 144, 288, 32, 64, 64),
+    "inception4e": (528, 256, 160, 320, 32, 128, 128),
+    "inception5a": (832, 256, 160, 320, 32, 128, 128),
+    "inception5b": (832, 384, 192, 384, 48, 128, 128),
+}
+
+
+def inception_convolutions(name):
+    """Return (input channels, filters, kernel size) of a module's convolutions by their names in it."""
+    channels, one, reduce3, three, reduce5, five, projection = INCEPTIONS[name]
+    return {
+        "branch1": (channels, one, 1),
+        "branch2.0": (channels, reduce3, 1),
+        "branch2.1": (reduce3, three, 3),
+        "branch3.0": (channels, reduce5, 1),
+        "branch3.1": (reduce5, five, 3),
+        "branch4.1": (channels, projection, 1),
+    }
 
 
 def images(name):
@@ -39,7 +64,25 @@ def state(name, bias=True):
         if with_bias:
             arrays[f"{prefix}.bias"] = rng.normal(0, 0.1, shape[0]).astype(np.float32)
 
-    if name == "squeezenet":
+    def normalized(prefix, channels, filters, size):
+        layer(f"{prefix}.conv", (filters, channels, size, size), False)
+        low = {"weight": 1, "bias": -0.2, "running_mean": -0.2, "running_var": 0.5}
+        for variable, least in low.items():
+            arrays[f"{prefix}.bn.{variable}"] = rng.uniform(least, least + 1, filters).astype(np.float32)
+        arrays[f"{prefix}.bn.num_batches_tracked"] = np.array(3)
+
+    if name == "googlenet":
+        for stem in (("conv1", 3, 64, 7), ("conv2", 64, 64, 1), ("conv3", 64, 192, 3)):
+            normalized(*stem)
+        for module in INCEPTIONS:
+            for part, sizes in inception_convolutions(module).items():
+                normalized(f"{module}.{part}", *sizes)
+        for auxiliary, channels in (("aux1", 512), ("aux2", 528)):
+            normalized(f"{auxiliary}.conv", channels, 128, 1)
+            layer(f"{auxiliary}.fc1", (4, 2048))
+            layer(f"{auxiliary}.fc2", (1000, 4))
+        layer("fc", (1000, 1024))
+    elif name == "squeezenet":
         layer("features.0", (64, 3, 3, 3))
         for number, (channels, squeeze, expand) in FIRES.items():
             layer(f"features.{number}.squeeze", (squeeze, channels, 1, 1))
@@ -75,6 +118,45 @@ def _network(name, bias):
             x = self.squeeze(x).relu()
             return cat([self.expand1x1(x).relu(), self.expand3x3(x).relu()], 1)
 
+    class Normalized(nn.Sequential):
+        def __init__(self, channels, filters, size, stride=1):
+            convolution = nn.Conv2d(channels, filters, size, stride, padding=size // 2, bias=False)
+            super().__init__()
+            self.add_module("conv", convolution)
+            self.add_module("bn", nn.BatchNorm2d(filters, eps=0.001))
+
+        def forward(self, x):
+            return super().forward(x).relu()
+
+    class Inception(nn.Module):
+        def __init__(self, module):
+            super().__init__()
+            parts = {part: Normalized(*sizes) for part, sizes in inception_convolutions(module).items()}
+            self.branch1 = parts["branch1"]
+            self.branch2 = nn.Sequential(parts["branch2.0"], parts["branch2.1"])
+            self.branch3 = nn.Sequential(parts["branch3.0"], parts["branch3.1"])
+            self.branch4 = nn.Sequential(nn.MaxPool2d(3, 1, padding=1, ceil_mode=True), parts["branch4.1"])
+
+        def forward(self, x):
+            return cat([branch(x) for branch in (self.branch1, self.branch2, self.branch3, self.branch4)], 1)
+
+    if name == "googlenet":
+        network = nn.Sequential()
+        network.add_module("conv1", Normalized(3, 64, 7, 2))
+        network.add_module("maxpool1", nn.MaxPool2d(3, 2, ceil_mode=True))
+        network.add_module("conv2", Normalized(64, 64, 1))
+        network.add_module("conv3", Normalized(64, 192, 3))
+        network.add_module("maxpool2", nn.MaxPool2d(3, 2, ceil_mode=True))
+        for module in INCEPTIONS:
+            network.add_module(module, Inception(module))
+            if module == "inception3b":
+                network.add_module("maxpool3", nn.MaxPool2d(3, 2, ceil_mode=True))
+            elif module == "inception4e":
+                network.add_module("maxpool4", nn.MaxPool2d(2, 2, ceil_mode=True))
+        for part in (nn.AdaptiveAvgPool2d(1), nn.Flatten()):
+            network.append(part)
+        network.add_module("fc", nn.Linear(1024, 1000))
+        return network
     if name == "squeezenet":
         layers = [nn.Conv2d(3, 64, 3, 2), nn.ReLU()]
         for number in range(2, 13):
@@ -112,9 +194,11 @@ def main():
         ("flattened", "flattened", True),
         ("mlpconv_bias", "mlpconv", True),
         ("mlpconv_nobias", "mlpconv", False),
+        ("googlenet", "googlenet", True),
     ):
         network = _network(name, bias)
-        network.load_state_dict({part: torch.from_numpy(array.copy()) for part, array in state(name, bias).items()})
+        arrays = {part: array for part, array in state(name, bias).items() if not part.startswith("aux")}
+        network.load_state_dict({part: torch.from_numpy(array.copy()) for part, array in arrays.items()})
         with torch.no_grad():
             outputs[key] = network.eval()(torch.from_numpy(images(name))).numpy()
     np.savez_compressed(OUTPUTS, **outputs)

@@ -95,7 +95,10 @@ CASES = {
     # weights, input shape, builder's arguments
     "export nin_digits --weights missing.weights.h5": ("existing file", "'missing.weights.h5'"),
     "export nin_digits --weights digit": ("Did you mean digits?",),
-    "export squeezenet_v1_1 --weights imagenet": ("squeezenet_v1_1",),
+    "export nin_imagenet --weights imagenet": ("to be a file: nin_imagenet has no bundled weights",),
+    "export squeezenet_cifar10 --weights imagenet": ("Received: 'imagenet'. Known: cifar10",),
+    "export squeezenet_v1_1 --weights imagnet": ("Did you mean imagenet?",),
+    "export inception_v3 --weights imagenet --set classes=10": ("`classes` to be 1000", "Received: 10"),
     "export nin_digits --weights seven.weights.h5": ("of layer", "with shape"),
     "export nin_digits --weights cut.weights.h5": ("cut.weights.h5",),
     "export digits.keras --weights digits.weights.h5": ("which has its own",),

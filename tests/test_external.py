@@ -5,6 +5,7 @@ import json
 import keras
 import numpy as np
 import pytest
+import third_party_writers as writers
 
 from keras_nin import data, models
 from keras_nin.cli import main
@@ -24,13 +25,36 @@ def test_squeezenet_1_1_gives_the_stored_outputs(external_data):
             np.testing.assert_allclose(outputs, golden[f"output_{index}"], rtol=0, atol=1e-3)
 
 
-def test_squeezenet_1_0_gives_the_stored_activations(external_data):
-    model = models.SqueezeNet1_0(
-        weights=external_data / "weights" / "squeezenet_v1_0_imagenet.npz",
-        input_shape=(227, 227, 3),
-        pool_rounding="ceil",
-        padded_head=True,
-    )
+def test_downloaded_squeezenet_1_1_gives_the_stored_outputs(external_data, publisher, tmp_path):
+    """The same weights in torchvision's layout, from a server on this machine."""
+    saved = models.SqueezeNet1_1(weights=external_data / "weights" / "squeezenet_v1_1_imagenet.npz")
+    publisher.offer("squeezenet_v1_1", writers.torchvision(tmp_path / "w.pth", saved).read_bytes())
+    model = models.SqueezeNet1_1(weights="imagenet", classifier_activation=None)
+    with np.load(external_data / "weights" / "squeezenet_v1_1_golden.npz") as golden:
+        outputs = model.predict(golden["input_0"], verbose=0)
+        np.testing.assert_allclose(outputs, golden["output_0"], rtol=0, atol=1e-3)
+    _recognizes_photographs("squeezenet_v1_1", external_data)
+
+
+def _recognizes_photographs(name, external_data):
+    """Downloaded weights, with their publisher's preprocessing, name what is on photographs."""
+    loaded = models.load_model(name, weights="imagenet")
+    photos = data.open_dataset(external_data / "images" / "imagenet_samples")
+    indices = np.arange(0, 500, 5)
+    preprocessing = data.Preprocessing.from_json(loaded.preprocessing)
+    images = photos.load(indices, loaded.model.input_shape[1:3], 3, preprocessing)
+    top1 = np.mean(loaded.model.predict(images, verbose=0).argmax(1) == photos.labels[indices])
+    assert top1 >= 0.5  # of 1,000 classes
+
+
+@pytest.mark.parametrize("downloaded", [False, True])
+def test_squeezenet_1_0_gives_the_stored_activations(downloaded, external_data, publisher, tmp_path):
+    weights = external_data / "weights" / "squeezenet_v1_0_imagenet.npz"
+    arguments = {"input_shape": (227, 227, 3), "padded_head": True}
+    model = models.SqueezeNet1_0(weights=weights, pool_rounding="ceil", **arguments)
+    if downloaded:  # in torchvision's layout, with Caffe's border of the last layer
+        publisher.offer("squeezenet_v1_0", writers.torchvision(tmp_path / "w.pth", model).read_bytes())
+        model = models.SqueezeNet1_0(weights="imagenet", **arguments)
     with np.load(external_data / "weights" / "squeezenet_v1_0_activations.npz") as stored:
         names = [name for name in stored.files if name != "data"]
         layers = [model.get_layer(ACTIVATIONS.get(name, name)) for name in names]

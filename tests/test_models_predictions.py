@@ -78,5 +78,6 @@ def test_imagenet_names_need_a_download_once(monkeypatch):
 
     monkeypatch.setattr("keras.src.applications.imagenet_utils.CLASS_INDEX", None)
     monkeypatch.setattr("keras.src.utils.file_utils.get_file", fail)
-    with pytest.raises(InputError, match="class names of ImageNet .*Received: URL fetch failure"):
+    where = f"Received: URL fetch failure. Save {keras.src.applications.imagenet_utils.CLASS_INDEX_PATH} as '.*json'$"
+    with pytest.raises(InputError, match=f"class names of ImageNet .*{where}"):
         googlenet.decode_predictions(np.zeros((1, 1000)))

@@ -170,6 +170,13 @@ def test_files_that_pytorch_wrote(name):
         np.testing.assert_array_equal(tensors[layer][1], array.astype(np.float32))
 
 
+def test_the_function_of_pytorch_0_3(tmp_path):
+    array = np.arange(6, dtype=np.float32).reshape(2, 3)
+    path = writers.pytorch(tmp_path / "w.pth", {"a.weight": array}, legacy=True, function="_rebuild_tensor")
+    with third_party_files.open_pytorch(path) as source:
+        np.testing.assert_array_equal(source.tensors[0].read(), array)
+
+
 def gives_pytorchs_outputs(model, name, key=None):
     with np.load(pytorch_networks.OUTPUTS) as stored:
         outputs = stored[key or name]
@@ -261,10 +268,11 @@ def test_safetensors_in_bfloat16(tmp_path):
 )
 def test_a_models_table_names_layers_that_it_has(name):
     row = models.get_spec(name)
-    model = inception() if name == "inception_v3" else row.build(**({"auxiliary": True} if name == "googlenet" else {}))
+    variants = [{"auxiliary": True}, {"normalization": "batch"}] if name == "googlenet" else [{}]
+    built = [inception()] if name == "inception_v3" else [row.build(**arguments) for arguments in variants]
     targets = [ours for ours in row.layer_names.values() if ours is not None]
     targets = {layer for ours in targets for layer in ([ours] if isinstance(ours, str) else ours)}
-    own = {layer.name for layer in model.layers if layer.weights}
+    own = {layer.name for model in built for layer in model.layers if layer.weights}
     assert targets <= own
     if name.startswith(("nin_imagenet", "inception")):
         assert targets >= own
@@ -297,34 +305,18 @@ def inception():
     return models.build_model("inception_v3", input_shape=(75, 75, 3), classes=5)
 
 
-def application(first, tmp_path):
-    """keras.applications' Inception v3 with small weights, in a file with its layers numbered from `first`."""
-    network = disturb_small(keras.applications.InceptionV3(weights=None, input_shape=(75, 75, 3), classes=5))
-    names = {}
-    for kind in ("conv2d", "batch_normalization"):
-        found = [layer.name for layer in network.layers if re.fullmatch(rf"{kind}(_\d+)?", layer.name)]
-        found.sort(key=lambda name: int(name.removeprefix(kind)[1:] or 0))
-        assert len(found) == 94
-        names |= {name: f"{kind}_{n}" if n else kind for n, name in enumerate(found, start=first)}
-    return network, writers.keras_2(network, tmp_path / "inception.h5", names)
-
-
-def disturb_small(network):
-    rng = np.random.default_rng(0)
-    for weight in network.weights:
-        spread = {"moving_variance": (0.5, 1.5)}.get(weight.name, (-0.1, 0.1))
-        weight.assign(rng.uniform(*spread, weight.shape))
-    return network
-
-
-@pytest.mark.slow
-def test_inception_v3_of_keras_applications(tmp_path):
-    network, path = application(1, tmp_path)
-    model = disturb(inception())
-    models.load_weights(model, path, layer_names=INCEPTION_NAMES)
-    outputs = [keras.Model(net.input, net.layers[-1].input)(images(model)).numpy() for net in (network, model)]
-    assert np.ptp(outputs[0]) > 0
-    assert np.abs(outputs[1] - outputs[0]).max() <= 1e-4 * np.abs(outputs[0]).max()
+def test_numbers_that_contradict_the_order_of_the_file(tmp_path):
+    saved, other = saved_and_other("nin_digits")
+    layers = [layer.name for layer in saved.layers if layer.weights]
+    table = {"conv2d": tuple(layers)}
+    names = {layer: f"conv2d_{number}" for number, layer in enumerate(layers)}
+    models.load_weights(other, writers.keras_2(saved, tmp_path / "w.h5", names), layer_names=table)
+    assert models.hash_weights(other) == models.hash_weights(saved)
+    same_shape = "mlpconv2_conv1x1a", "mlpconv2_conv1x1b"
+    names |= dict(zip(same_shape, [names[layer] for layer in reversed(same_shape)], strict=True))
+    path = writers.keras_2(saved, tmp_path / "swapped.h5", names)
+    with pytest.raises(WeightsMismatchError, match="'swapped.h5' to list its numbered layers in the order of the net"):
+        models.load_weights(other, path, layer_names=table)
 
 
 @pytest.mark.parametrize("first", [0, 1, 95])

@@ -13,6 +13,8 @@ import h5py
 import numpy as np
 from safetensors.numpy import save_file
 
+from keras_nin.models import get_spec
+
 KERAS_1 = {"kernel": "W", "bias": "b", "moving_mean": "running_mean", "moving_variance": "running_std"}
 PYTORCH = {
     "kernel": "weight",
@@ -160,6 +162,7 @@ def _modules():
     torch, utils = types.ModuleType("torch"), types.ModuleType("torch._utils")
     for module, name in [
         *zip(itertools.repeat(torch), _STORAGES.values()),
+        (utils, "_rebuild_tensor"),
         (utils, "_rebuild_tensor_v2"),
         (utils, "_rebuild_sparse_tensor"),
     ]:
@@ -189,3 +192,12 @@ def pytorch(path, state, legacy=False, function="_rebuild_tensor_v2"):
         for key, array in stored:
             archive.writestr(f"archive/data/{key}", array.tobytes())
     return path
+
+
+def torchvision(path, model):
+    """Write a zoo model's weights as torchvision publishes them."""
+    table = get_spec(model.name).layer_names
+    theirs = {ours: name for name, ours in table.items() if isinstance(ours, str) and ("." in name or name == "fc")}
+    arrays = pytorch_arrays(model, theirs)
+    assert all("." in name for name in arrays)
+    return pytorch(path, arrays)

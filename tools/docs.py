@@ -259,7 +259,31 @@ def _claims_table() -> str:
     return format_markdown_table(("article", "claim", "command"), rows)
 
 
+def _downloads_table() -> str:
+    from keras_nin.data import Preprocessing
+    from keras_nin.formatting import format_markdown_table
+    from keras_nin.models.downloads import DOWNLOADS
+
+    columns = ("model", "weights", "publisher", "file", "hash", "arguments", "preprocessing", "top-1", "top-5")
+    rows = [
+        [
+            model,
+            weights,
+            row.publisher,
+            f"[{row.file_name}]({row.url})",
+            f"{row.algorithm.upper().replace('SHA', 'SHA-')} {row.hash}",
+            ", ".join(f"`{name}={value}`" for name, value in row.arguments.items()) or "-",
+            str(Preprocessing.from_json(row.preprocessing)),
+            f"{row.top1:g}%",
+            f"{row.top5:g}%",
+        ]
+        for (model, weights), row in DOWNLOADS.items()
+    ]
+    return format_markdown_table(columns, rows, right=("top-1", "top-5"))
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    "downloads": _downloads_table,
     "models": _models_table,
     "schemes": _schemes_table,
     "own models": _own_models_table,

@@ -26,6 +26,7 @@ def list_command(as_json: bool) -> None:
         documents = [
             {name: getattr(spec, name) for name in fields}
             | {"input_shape": list(spec.input_shape), "weights": list(spec.bundled_weights)}
+            | {"downloads": [{"name": name} | download.to_json() for name, download in spec.downloads.items()]}
             for spec in specs
         ]
         print_json({"schema": schemas.LIST, "models": documents})
@@ -36,7 +37,7 @@ def list_command(as_json: bool) -> None:
             "x".join(map(str, spec.input_shape)),
             f"{spec.params:,}",
             f"{spec.macs:,}",
-            ", ".join(spec.bundled_weights) or "not bundled",
+            spec.describe_weights(),
             spec.dataset or "-",
             spec.title,
         ]
@@ -103,8 +104,8 @@ def import_weights_command(as_json: bool, **arguments: Any) -> None:
     by its own. Every weight must get a tensor and every tensor a weight; what does not fit is listed, and nothing is
     written. Only tensors are read: a pickle that could execute code is refused.
 
-    Weights of torchvision assume its pooling: build with pool_rounding=ceil (SqueezeNet) or padded_pools=true
-    (Inception v3) where you use them.
+    torchvision's networks need arguments of the builder, such as pool_rounding=ceil, which --weights imagenet of the
+    other commands sets: see the page on weights.
     """
     from keras_nin.formatting import format_table
     from keras_nin.workflows.training import import_weights

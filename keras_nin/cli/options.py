@@ -313,8 +313,8 @@ def fold(name: str, record: str, *decorators: Decorator, optional: bool = False)
 DATASET = "DATASET|DIR|FILE.npz"
 # fmt: off
 weights_option = click.option("--weights", metavar="NAME|PATH",
-                              help="Weights of the model; he: random, but numerically like trained ones. [default: "
-                              "bundled ones, else random]")
+                              help="Weights of the model; imagenet: downloaded; he: random, but numerically like "
+                              "trained ones. [default: bundled ones, else random]")
 input_shape_option = click.option("--input-shape", type=SHAPE, metavar="H,W,C",
                                   help="Input size, where the network leaves it open.")
 set_option = click.option("--set", "builder_arguments", multiple=True, callback=parse_builder_arguments,

@@ -10,7 +10,7 @@ import pathlib
 import sys
 import tempfile
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,7 +39,7 @@ def list_datasets() -> list[str]:
 
 def is_at_hand(name: str) -> bool:
     """Whether the dataset `name` opens without a download."""
-    return all((_cache_folder() / file).exists() for file in _KERAS_FILES.get(name, {}).values())
+    return all((cache_folder("datasets") / file).exists() for file in _KERAS_FILES.get(name, {}).values())
 
 
 def open_digits() -> Dataset:
@@ -93,12 +93,10 @@ def _download(name: str) -> Any:
     with capture_output():  # TensorFlow's start-up log
         import keras
 
-    files = {origin: _cache_folder() / file for origin, file in _KERAS_FILES[name].items()}
+    files = {origin: cache_folder("datasets") / file for origin, file in _KERAS_FILES[name].items()}
     missing = {origin: path for origin, path in files.items() if not path.exists()}
-    # Keras reports its download on standard output, which belongs to the caller's results.
-    progress = sys.stderr if sys.stderr.isatty() else io.StringIO()
     try:
-        with contextlib.redirect_stdout(progress):
+        with redirect_progress():
             return getattr(keras.datasets, name).load_data()
     except Exception as error:  # Keras raises a bare Exception where the download fails
         state = "it is not in Keras's cache" if missing else "its cached file is damaged or incomplete"
@@ -109,12 +107,25 @@ def _download(name: str) -> Any:
         raise DatasetUnavailableError(f"{problem} {hint}", received=name) from error
 
 
-def _cache_folder() -> pathlib.Path:
-    """Return the folder in which keras.utils.get_file keeps datasets; Keras reads KERAS_HOME when it is imported."""
+def cache_folder(kind: str) -> pathlib.Path:
+    """Return the folder in which keras.utils.get_file keeps files of a kind: "datasets" or "models".
+
+    Keras reads KERAS_HOME when it is imported.
+    """
     home = os.path.expanduser(os.environ.get("KERAS_HOME", os.path.join("~", ".keras")))
     if not os.access(home, os.W_OK):
         home = os.path.join("/tmp" if os.path.isdir("/tmp") else tempfile.gettempdir(), ".keras")
-    return pathlib.Path(home) / "datasets"
+    return pathlib.Path(home) / kind
+
+
+@contextlib.contextmanager
+def redirect_progress() -> Iterator[None]:
+    """Send what Keras reports of a download to stderr, and to nowhere where that is no terminal.
+
+    Keras prints it on standard output, which belongs to the caller's results.
+    """
+    with contextlib.redirect_stdout(sys.stderr if sys.stderr.isatty() else io.StringIO()):
+        yield
 
 
 def open_noise(input_shape: Sequence[int] | None = None, seed: int = 0) -> Dataset:

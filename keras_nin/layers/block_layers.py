@@ -97,7 +97,10 @@ class InceptionModule(_BlockLayer):
     """`inception_module` as a layer: (B, H, W, C) to (B, H, W, sum of the branches' channels). arXiv:1409.4842."""
 
     function = staticmethod(inception.inception_module)
-    positive = ("conv1x1_filters", "conv3x3_filters", "conv5x5_filters", "reduce3x3", "reduce5x5", "pool_projection")
+    positive = (
+        *("conv1x1_filters", "conv3x3_filters", "conv5x5_filters", "reduce3x3", "reduce5x5", "pool_projection"),
+        "branch5x5_kernel_size",
+    )
 
 
 class InceptionV3Module(_BlockLayer):

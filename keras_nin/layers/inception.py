@@ -27,6 +27,7 @@ def inception_module(
     reduce3x3: int | None = None,
     reduce5x5: int | None = None,
     pool_projection: int | None = None,
+    branch5x5_kernel_size: int = 5,
     activation: str | None = "relu",
     batch_norm: bool = False,
     name: str | None = None,
@@ -42,6 +43,7 @@ def inception_module(
         reduce3x3, reduce5x5: channels of the 1x1 layers before the larger convolutions; None leaves them out (the
             naive module of the paper's figure 2a).
         pool_projection: channels of the 1x1 layer after the pooling; None lets all C channels through.
+        branch5x5_kernel_size: side of the 5x5 convolution's kernel; 3 in TF-Slim and torchvision.
         activation, batch_norm: of every convolution, as in `conv2d`.
         name: prefix; the layers are ``<name>_1x1``, ``<name>_3x3reduce1x1``, ``<name>_3x3``, ``<name>_5x5reduce1x1``,
             ``<name>_5x5``, ``<name>_pool``, ``<name>_poolproj1x1`` and ``<name>_concat``.
@@ -58,9 +60,12 @@ def inception_module(
         return conv2d(y, filters, side, activation=activation, batch_norm=batch_norm, name=part_name)
 
     branches = [convolve(x, conv1x1_filters, 1, "1x1")]
-    for side, reduction, filters in ((3, reduce3x3, conv3x3_filters), (5, reduce5x5, conv5x5_filters)):
-        reduced = x if reduction is None else convolve(x, reduction, 1, f"{side}x{side}reduce1x1")
-        branches.append(convolve(reduced, filters, side, f"{side}x{side}"))
+    for part, side, reduction, filters in (
+        ("3x3", 3, reduce3x3, conv3x3_filters),
+        ("5x5", branch5x5_kernel_size, reduce5x5, conv5x5_filters),
+    ):
+        reduced = x if reduction is None else convolve(x, reduction, 1, f"{part}reduce1x1")
+        branches.append(convolve(reduced, filters, side, part))
     pooled = keras.layers.MaxPooling2D(3, strides=1, padding="same", name=join_name(name, "pool"))(x)
     if pool_projection is not None:
         pooled = convolve(pooled, pool_projection, 1, "poolproj1x1")

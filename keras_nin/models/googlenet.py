@@ -21,6 +21,18 @@ Widths: TypeAlias = Mapping[str, tuple[int, ...]]
 MODULES: Widths = {name: tuple(widths) for name, widths in read_table("zoo.toml")["googlenet"]["modules"].items()}
 _POOL_AFTER = {"3b": "pool3", "4e": "pool4"}
 _AUXILIARY_AFTER = ("4a", "4d")
+# torchvision's names of the layers of a module, and of those around the modules.
+_TORCHVISION_BRANCHES = {
+    "branch1": "1x1",
+    "branch2.0": "3x3reduce1x1",
+    "branch2.1": "3x3",
+    "branch3.0": "5x5reduce1x1",
+    "branch3.1": "5x5",
+    "branch4.1": "poolproj1x1",
+}
+_TORCHVISION_STEM = {"conv1": "conv1", "conv2": "conv2_reduce1x1", "conv3": "conv2"}
+# Of its auxiliary classifiers, which are not those of the paper and which its weights do not train.
+_TORCHVISION_AUXILIARY = ("conv.conv", "conv.bn", "fc1", "fc2")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,9 +53,23 @@ class GoogLeNetSpec(ModelSpec):
 
     @property
     def layer_names(self) -> LayerNames:
-        """Names of the authors' Caffe release, as they are and with _ for /."""
+        """Names of the authors' Caffe release, as they are and with _ for /, and those of torchvision."""
         caffe = super().layer_names
-        return {**caffe, **{theirs.replace("/", "_"): ours for theirs, ours in caffe.items()}}
+        caffe = {**caffe, **{theirs.replace("/", "_"): ours for theirs, ours in caffe.items()}}
+        if self.small_stem:  # which torchvision does not have
+            return caffe
+        torchvision = _TORCHVISION_STEM | {
+            f"inception{module}.{branch}": f"inception_{module}_{part}"
+            for module in self.modules
+            for branch, part in _TORCHVISION_BRANCHES.items()
+        }
+        return (
+            caffe
+            | {f"{theirs}.conv": ours for theirs, ours in torchvision.items()}
+            | {f"{theirs}.bn": f"{ours}_bn" for theirs, ours in torchvision.items()}
+            | {f"aux{number}.{theirs}": None for number in (1, 2) for theirs in _TORCHVISION_AUXILIARY}
+            | {"fc": "classifier"}
+        )
 
 
 def googlenet(
@@ -57,6 +83,8 @@ def googlenet(
     normalization: str | None = "default",
     auxiliary: bool = False,
     pool_rounding: str = "ceil",
+    pool4_size: int = 3,
+    branch5x5_kernel_size: int = 5,
     name: str | None = None,
 ) -> keras.Model:
     """Build a GoogLeNet: a stem, Inception modules, global average pooling and a dense layer to the classes.
@@ -66,10 +94,14 @@ def googlenet(
             (BatchNormalization instead of every convolution's bias), None, or ``"default"`` (the variant's).
         auxiliary: whether the two auxiliary classifiers, on modules 4a and 4d, are further outputs, for training.
         pool_rounding: ``"ceil"`` (Caffe) or ``"floor"`` (Keras).
+        pool4_size: side of the window of the pooling after module 4e; 2 in TF-Slim and torchvision.
+        branch5x5_kernel_size: side of the modules' 5x5 kernels; 3 in TF-Slim and torchvision.
     """
     kind = spec.default_normalization if normalization == "default" else normalization
     check_choice("normalization", kind, ("lrn", "batch", None))
     units = check_whole_number("classes", spec.classes if classes is None else classes)
+    check_whole_number("pool4_size", pool4_size)
+    check_whole_number("branch5x5_kernel_size", branch5x5_kernel_size)
     if auxiliary and not set(_AUXILIARY_AFTER) <= set(spec.modules):
         raise expected_error("auxiliary", f"to be False: {spec.name} lacks the modules of the classifiers", auxiliary)
 
@@ -81,12 +113,14 @@ def googlenet(
         for module, widths in spec.modules.items():
             conv1x1, reduce3x3, conv3x3, reduce5x5, conv5x5, projection = widths
             reductions = {"reduce3x3": reduce3x3, "reduce5x5": reduce5x5, "pool_projection": projection}
-            style: dict[str, Any] = reductions | {"batch_norm": kind == "batch"}
+            style: dict[str, Any] = {"branch5x5_kernel_size": branch5x5_kernel_size, "batch_norm": kind == "batch"}
+            style |= reductions
             x = layers.inception_module(x, conv1x1, conv3x3, conv5x5, name=f"inception_{module}", **style)
             if auxiliary and module in _AUXILIARY_AFTER:
                 outputs.append(_auxiliary(x, units, classifier_activation, f"auxiliary{len(outputs) + 1}"))
             if module in spec.pool_after:
-                x = layers.pool2d(x, rounding=pool_rounding, name=spec.pool_after[module])
+                size = pool4_size if module == "4e" else 3
+                x = layers.pool2d(x, size=size, rounding=pool_rounding, name=spec.pool_after[module])
         if not include_top:
             return x
         x = keras.layers.GlobalAveragePooling2D(name="pool5")(x)

@@ -17,6 +17,7 @@ from keras_nin.errors import InputError, expected_error
 if TYPE_CHECKING:
     import keras
 
+    from keras_nin.models.downloads import DownloadableWeights
     from keras_nin.models.third_party import LayerNames
 
 Shape: TypeAlias = tuple[int, int, int]
@@ -63,8 +64,29 @@ class ModelSpec:
         """Names of the keyword arguments that `build` takes."""
         return set(list(inspect.signature(self.family).parameters)[1:])
 
+    @property
+    def downloads(self) -> dict[str, DownloadableWeights]:
+        """The weights that can be downloaded, by their names."""
+        from keras_nin.models.downloads import list_downloads
+
+        return list_downloads(self.name)
+
+    def describe_weights(self) -> str:
+        """Return which weights there are: ``"imagenet (download)"``."""
+        names = [*self.bundled_weights, *(f"{name} (download)" for name in self.downloads)]
+        return ", ".join(names) or "not bundled"
+
     def build(self, **arguments: Any) -> keras.Model:
-        """Return the model, not compiled."""
+        """Return the model, not compiled; with downloadable weights, the publisher's network.
+
+        The arguments that these weights need are set where the caller does not set them.
+        """
+        from keras_nin.models import downloads
+
+        download = downloads.find_download(self.name, arguments.get("weights"))
+        if download is not None:
+            downloads.check_classes(download, self.classes, arguments)
+            arguments = {**download.arguments, **arguments, "weights": downloads.fetch_weights(download)}
         return self.family(self, **arguments)
 
     def assemble(
@@ -139,7 +161,7 @@ def _make_builder(
     """
 
     def build(*args: Arguments.args, **kwargs: Arguments.kwargs) -> keras.Model:
-        return family(spec, *args, **kwargs)
+        return spec.build(*args, **kwargs)
 
     signature = inspect.signature(family)
     parameters = [

@@ -7,12 +7,15 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from keras_nin.data.named_datasets import CLASS_NAMES
-from keras_nin.data.preprocessing import get_preset
+from keras_nin.data.named_datasets import CLASS_NAMES, cache_folder, redirect_progress
+from keras_nin.data.preprocessing import Preprocessing, get_preset
 from keras_nin.errors import InputError, check_choice, expected_error, first_line, input_error
+from keras_nin.models.downloads import find_download
 from keras_nin.models.model_spec import ModelSpec
 
 _IMAGENET_CLASSES = 1000
+# Of keras.applications, which downloads it into Keras's cache.
+_IMAGENET_NAMES = "https://storage.googleapis.com/download.tensorflow.org/data/imagenet_class_index.json"
 
 
 def family_functions(specs: Sequence[ModelSpec]):
@@ -23,14 +26,25 @@ def family_functions(specs: Sequence[ModelSpec]):
             check_choice("variant", variant, [spec.name for spec in specs])
         return [spec for spec in specs if variant in (None, spec.name)]
 
-    def preprocess_input(images: npt.ArrayLike, variant: str | None = None) -> npt.NDArray[np.float32]:
+    def preprocess_input(
+        images: npt.ArrayLike, variant: str | None = None, weights: str | None = None
+    ) -> npt.NDArray[np.float32]:
         """Scale images of the network's size to the values that its weights were trained on.
 
         Args:
             images: array (B, H, W, C) with values from 0 to 255, RGB or grayscale.
             variant: the model's name; may be omitted where all models of this family expect the same.
+            weights: the name of downloadable weights, whose publisher may scale otherwise.
         """
-        return get_preset(_single("preprocessing", select(variant))).normalize(images)
+        specs = select(variant)
+        if weights is None:
+            return get_preset(_single("preprocessing", specs)).normalize(images)
+        downloads = [download for spec in specs if (download := find_download(spec.name, weights))]
+        if not downloads:
+            names = ", ".join(spec.name for spec in specs)
+            raise expected_error("weights", f"to be downloadable weights of {names}", weights)
+        # All variants of a family have them from one publisher, who scales for all of them alike.
+        return Preprocessing.from_json(downloads[0].preprocessing).normalize(images)
 
     def decode_predictions(
         predictions: npt.ArrayLike, top: int = 5, variant: str | None = None
@@ -55,10 +69,13 @@ def family_functions(specs: Sequence[ModelSpec]):
             from keras.applications import imagenet_utils
 
             try:
-                return imagenet_utils.decode_predictions(scores, top=top)
+                with redirect_progress():
+                    return imagenet_utils.decode_predictions(scores, top=top)
             except Exception as error:  # Keras raises a bare Exception where the download fails
+                path = str(cache_folder("models") / _IMAGENET_NAMES.rpartition("/")[2])
                 expected = "the class names of ImageNet in Keras's cache or a network"
-                raise input_error(expected, first_line(error)) from error
+                received = f"{first_line(error)}. Save {_IMAGENET_NAMES} as {path!r}"
+                raise input_error(expected, received, path=path) from error
         names = CLASS_NAMES.get(dataset or "") or tuple(f"class {index}" for index in range(scores.shape[1]))
         order = np.argsort(-scores, axis=1, kind="stable")[:, :top]
         return [

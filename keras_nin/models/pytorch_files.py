@@ -84,7 +84,8 @@ class _Unpickler(pickle.Unpickler):
             return tuple
         if module_name == "torch" and global_name in _STORAGE_TYPES:
             return _STORAGE_TYPES[global_name]
-        if name == "torch._utils._rebuild_tensor_v2":  # new functions, so that a pickle can set no attribute of ours
+        # New functions, so that a pickle can set no attribute of ours. PyTorch 0.3 wrote the first of the two names.
+        if name in ("torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2"):
             return lambda storage, offset, shape, strides, *_: _Tensor(storage, offset, tuple(shape), tuple(strides))
         if name == "torch._utils._rebuild_parameter":
             return lambda tensor, *_: tensor

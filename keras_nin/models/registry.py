@@ -19,7 +19,7 @@ from keras_nin.errors import (
     input_error,
     unknown_name_error,
 )
-from keras_nin.models import articles, custom_layers, googlenet, inception_v3, nin, squeezenet, weight_files
+from keras_nin.models import articles, custom_layers, downloads, googlenet, inception_v3, nin, squeezenet, weight_files
 from keras_nin.models.model_spec import ModelSpec, Weights, read_table
 
 if TYPE_CHECKING:
@@ -55,7 +55,9 @@ def build_model(name: str, /, *, weights: Weights = None, **arguments: Any) -> k
 
     Args:
         name: a name of `list_models()`.
-        weights: None (random), the name of bundled weights, or a path; see `load_weights`.
+        weights: None (random), the name of bundled weights, that of downloadable weights (``"imagenet"``), or a path;
+            see `load_weights`. Downloadable weights are fetched into Keras's cache and verified, and set the builder's
+            arguments that they need where the caller does not.
         **arguments: the builder's own, e.g. ``input_shape=(H, W, C)``, ``classes``, ``include_top``.
 
     Raises:
@@ -211,9 +213,10 @@ def load_model(
         model: a zoo name, ``keras:NAME`` (a keras.applications model), or a path to a .keras or .h5 file. A name goes
             before a file or folder of the same name. A .keras file that `train_model` wrote brings its preprocessing
             and dataset from the JSON file beside it.
-        weights: for a zoo name or ``keras:NAME``, the name of bundled weights or a path. None takes those of the saved
-            model, or the bundled ones where they fit the layers, else random ones; ``"random"`` always takes random
-            ones, ``"he"`` random ones that behave numerically like trained ones (`keras_nin.models.initialize_he`).
+        weights: for a zoo name, the name of bundled or downloadable weights; for it or ``keras:NAME``, a path. None
+            takes those of the saved model, or the bundled ones where they fit the layers, else random ones;
+            ``"random"`` always takes random ones, ``"he"`` random ones that behave numerically like trained ones
+            (`keras_nin.models.initialize_he`). With downloadable weights the preprocessing is their publisher's.
         input_shape: (H, W, C), where the network leaves it open or can change it.
         seed: of random weights.
         imports: modules or .py files that define the custom layers of a saved model; their code is run.
@@ -236,18 +239,23 @@ def _load_zoo_model(spec: ModelSpec, request: _Request) -> LoadedModel:
     if "name" in arguments:
         raise input_error(f"no `name` for {spec.name}, which has one", repr(arguments["name"]), argument="name")
     request.set_seed()
-    path = None if weights is None or request.is_random else weight_files.find_weights(spec.name, weights)
-    model = build_model(spec.name, weights=path, input_shape=request.input_shape, **arguments)
+    download = downloads.find_download(spec.name, weights)
+    if weights is None or request.is_random:
+        source = None
+    else:
+        source = weights if download else weight_files.find_weights(spec.name, weights)
+    model = build_model(spec.name, weights=source, input_shape=request.input_shape, **arguments)
     if weights is None and spec.bundled_weights:
         bundled = spec.bundled_weights[0]
         try:
-            path = weight_files.find_weights(spec.name, bundled)
-            weight_files.load_weights(model, path, partial=not arguments.get("include_top", True))
+            source = weight_files.find_weights(spec.name, bundled)
+            weight_files.load_weights(model, source, partial=not arguments.get("include_top", True))
             weights = bundled
         except WeightsMismatchError:  # the arguments made other layers
-            path = None
-    label = request.label if path is None else str(weights)
-    return LoadedModel(model, spec.name, label, path is None, spec.preprocessing, spec.dataset)
+            source = None
+    label = request.label if source is None else str(weights)
+    preprocessing = download.preprocessing if download else spec.preprocessing
+    return LoadedModel(model, spec.name, label, source is None, preprocessing, spec.dataset)
 
 
 def _load_application(text: str, request: _Request) -> LoadedModel:

@@ -79,6 +79,8 @@ def load_by_name(
         if problems:
             expected = f"{path.name!r} ({source.convention}, {len(source.tensors)} tensors) to hold the weights of"
             raise WeightsMismatchError(f"Expected {expected} {model.name}. Received: {problems}", path=path)
+        if path.suffix == ".h5":
+            _check_order(path, source, network, layer_names or {})
         weights = placed.tensors.items()
         arrays: Arrays = {name: np.ascontiguousarray(change(tensor.read())) for name, (tensor, change) in weights}
     _fold_into_batch_norm(arrays, network)
@@ -167,6 +169,21 @@ def match_layers(table: LayerNames, layers: Iterable[str], own: Collection[str])
                 in_order = sorted(theirs, key=lambda layer: int(layer[len(key) + 1 :] or 0))
                 names |= dict(zip(in_order, numbered, strict=True))
     return names
+
+
+def _check_order(path: pathlib.Path, source: WeightSource, network: _Network, table: LayerNames) -> None:
+    """Raise `WeightsMismatchError` where the numbers in layer names contradict the order of the layers in the file.
+
+    Keras lists layers in the order of the graph, and reads them so; the numbers count layers as they were made. Where
+    both do not lead to the same layers of the network, the file is one of another network, whatever its shapes.
+    """
+    layers = list(dict.fromkeys(tensor.layer for tensor in source.tensors))
+    names = match_layers(table, layers, network.shapes)
+    numbered = [layer for layer in layers if isinstance(table.get(re.sub(r"_\d+$", "", layer)), tuple)]
+    in_file = [names[layer] for layer in numbered if layer in names]
+    if in_file != [layer for layer in network.shapes if layer in in_file]:
+        expected = f"{path.name!r} to list its numbered layers in the order of the network's"
+        raise WeightsMismatchError(f"Expected {expected}. Received: another order", path=path)
 
 
 @dataclasses.dataclass

@@ -26,7 +26,7 @@ from keras_nin.errors import (
     input_error,
     unknown_name_error,
 )
-from keras_nin.models import third_party, third_party_files
+from keras_nin.models import downloads, third_party, third_party_files
 
 if TYPE_CHECKING:
     import h5py
@@ -97,9 +97,13 @@ def find_weights(model_name: str, weights: str | os.PathLike[str]) -> pathlib.Pa
     if path.is_dir() or path.suffix or len(path.parts) > 1:
         expected = f"`weights` to be an existing file ({', '.join(WEIGHT_SUFFIXES)})"
         raise input_error(expected, f"{str(weights)!r}{', a folder' if path.is_dir() else ''}", argument="weights")
-    if not bundled:
+    if downloads.find_download(model_name, weights):
+        expected = f"to be a file. The builder of {model_name} in the zoo fetches weights by that name"
+        raise expected_error("weights", expected, str(weights))
+    names = [*bundled, *downloads.list_downloads(model_name)]
+    if not names:
         raise expected_error("weights", f"to be a file: {model_name} has no bundled weights", str(weights))
-    raise unknown_name_error("weights", weights, bundled)
+    raise unknown_name_error("weights", weights, names)
 
 
 def list_bundled_weights(model_name: str) -> list[str]:

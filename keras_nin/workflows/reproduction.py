@@ -192,7 +192,10 @@ def _check_paths(original: OriginalExport) -> None:
     zoo = models.list_models()
     known: dict[str, set[str]] = {
         "model": set(zoo),
-        "weights": {"random", "he", *(name for model in zoo for name in models.get_spec(model).bundled_weights)},
+        "weights": {
+            *("random", "he"),
+            *(name for spec in map(models.get_spec, zoo) for name in (*spec.bundled_weights, *spec.downloads)),
+        },
         "test": datasets,
         "calibration": datasets,
         "labels": set(),
