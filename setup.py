@@ -17,6 +17,7 @@ EXTRAS = {
         "pyright[nodejs]>=1.1.400",
         "pytest>=8",
         "pytest-xdist>=3.6",
+        "pyyaml>=6",
         "ruff>=0.9",
         "setuptools>=77",
     ],

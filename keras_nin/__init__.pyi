@@ -23,6 +23,8 @@ from .workflows.audit import simplify_model as simplify_model
 from .workflows.benchmark import benchmark_model as benchmark_model
 from .workflows.benchmark import benchmark_models as benchmark_models
 from .workflows.benchmark import compare_runs as compare_runs
+from .workflows.cards import build_cards as build_cards
+from .workflows.cards import measure_card as measure_card
 from .workflows.conversion import ExportOptions as ExportOptions
 from .workflows.edge import check_edgetpu as check_edgetpu
 from .workflows.edge import check_fit as check_fit
@@ -30,7 +32,6 @@ from .workflows.edge import estimate_ethosu as estimate_ethosu
 from .workflows.edge import measure_micro as measure_micro
 from .workflows.evaluation import evaluate_model as evaluate_model
 from .workflows.export import export_model as export_model
-from .workflows.reports import build_cards as build_cards
 from .workflows.reports import build_report as build_report
 from .workflows.reports import check_claims as check_claims
 from .workflows.reproduction import reproduce_export as reproduce_export

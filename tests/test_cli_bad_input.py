@@ -115,6 +115,10 @@ CASES = {
     "audit nin_digits --set classes=0": ("Received: 0",),
     "audit nin_digits --set weights=digits": ("use --weights instead of 'weights=digits'",),
     "cards --out file/below": ("'file/below' is not writable",),
+    "cards nin_digit": ("Did you mean nin_digits",),
+    "cards nin_digits --measure --check": ("--measure writes and --check does not",),
+    "cards nin_digits --scheme int8": ("add --measure or --check",),
+    "cards conv1x1_3to2 --measure --weights missing.weights.h5 --out made": ("'missing.weights.h5'",),
     # schemes and images
     "export nin_digits --scheme int4": ("pruned, clustered, all. Received: 'int4'",),
     "export nin_digits --scheme int8,int8": ("each scheme once", "Received: 'int8,int8'"),

@@ -120,15 +120,45 @@ def import_weights_command(as_json: bool, **arguments: Any) -> None:
     print_result(result, as_json, lambda: f"{result.summary()}\n{table}\n{result.state}: {result.path}")
 
 
-@click.command("cards", cls=options.Command, epilog="Example: keras-nin cards --check")
-@click.option("--out", default="models", metavar="DIR", help="Where the cards are.")
-@click.option("--check", is_flag=True, help="Write nothing; exit status 1 where a card is out of date.")
+@click.command("cards", cls=options.Command, epilog="Example: keras-nin cards --check nin_digits")
+@click.argument("models", nargs=-1, metavar="[MODEL...]")
+@click.option("--measure", is_flag=True, help="Measure each MODEL too, and extend its record.")
+@click.option("--check", is_flag=True,
+              help="Write nothing; measure what the records hold again. Exit status 1 where it differs, or a card is "
+              "out of date.")  # fmt: skip
+@options.data_option
+@click.option("--calibration", metavar=options.DATASET,
+              help="Images that calibrate. [default: the calibration split of the model's own dataset]")  # fmt: skip
+@click.option("--weights", metavar="NAME|PATH", help="Trained weights of the MODEL. [default: bundled ones]")
+@click.option("--scheme", metavar="S[,S...]",
+              help="Schemes to measure, also qat. [default: float32,dynamic,int8,int16x8; to check, the "
+              "record's]")  # fmt: skip
+@click.option("--threads", type=options.COUNT, metavar="N", default=1, help="Threads of the latency measurement.")
+@click.option("--on", "device", metavar="URL",
+              help="Measure the latency on a device: ssh://[user@]host[:port]. [default: this machine]")  # fmt: skip
+@click.option("--python", metavar="PATH", help="The interpreter on the device. [default: python3]")
+@click.option("--out", "folder", default="models", metavar="DIR", help="Where the cards are.")
 @options.json_option
-def cards_command(out: str, check: bool, as_json: bool) -> int:
-    """Write a card and an audit.json for every model of the zoo, and the index, from the package's own records."""
-    from keras_nin.workflows.reports import build_cards
+def cards_command(as_json: bool, **arguments: Any) -> int:
+    """Write the model cards of the zoo (default: of every MODEL) and the table of all networks.
 
-    result = build_cards(out, check=check, progress=TerminalProgress())
-    stale = [f"out of date: {result.folder / name}" for name in result.stale if check]
-    print_result(result, as_json, lambda: "\n".join([result.summary(), *stale]))
+    Each card shows the record beside it, card.json: counts, which are made anew, and what --measure found: accuracy of
+    the model and its files with 95% intervals, sizes, latencies of several hosts, and the int8 file on the Edge TPU, an
+    Ethos-U and TFLite Micro. A measurement replaces what it measures again; latencies of other hosts stay.
+
+    \b
+    Tolerances of --check; what is not here has to be equal:
+      top-1, top-5                   0.1 points, or one image; 1 point where a scheme trains
+      bytes, arena, Ethos-U's time   1%
+      latency                        a factor of 1.5, on the same processor and LiteRT
+
+    Networks whose images are not at hand are named, and not measured again, unless they are chosen.
+    """
+    from keras_nin.workflows.cards import build_cards
+
+    result = build_cards(**arguments, progress=TerminalProgress())
+    print_notes(result.notes)
+    lines = [f"out of date: {result.folder / name}" for name in result.stale if result.checked]
+    lines += [f"differs: {difference}" for difference in result.differences]
+    print_result(result, as_json, lambda: "\n".join([result.summary(), *lines]))
     return 0 if result.passed else 1

@@ -1,23 +1,21 @@
-"""Documents made from many results: the HTML report, the model cards, and the claims of articles."""
+"""Documents made from many results: the HTML report, and the claims of articles."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from keras_nin import files, schemas
 from keras_nin.errors import InputError
 from keras_nin.files import AnyPath
-from keras_nin.formatting import format_count
-from keras_nin.results import CheckedResult, Result
+from keras_nin.results import CheckedResult
 from keras_nin.workflows import SILENT, Progress
 from keras_nin.workflows.inputs import open_model, start_keras
 
 if TYPE_CHECKING:
-    from keras_nin.audit import Audit
     from keras_nin.claims.claim import ClaimsResult
 
 _DOCUMENTS = (".tflite", ".json", ".csv")
@@ -100,96 +98,6 @@ def _read_source(source: AnyPath, progress: Progress) -> Sequence[Any]:
 
     loaded = open_model(source, progress)
     return (documents.NamedAudit(loaded.name, audit_model(loaded.model, name=loaded.name)),)
-
-
-@dataclasses.dataclass(frozen=True, repr=False)
-class CardsResult(Result):
-    """The model cards of the zoo.
-
-    Attributes:
-        contents: text of every file, by its path in the folder.
-        stale: paths in the folder of the files that were out of date.
-        checked: whether they were only checked, not written.
-    """
-
-    folder: pathlib.Path
-    contents: Mapping[str, str]
-    stale: tuple[str, ...]
-    checked: bool
-
-    @property
-    def passed(self) -> bool:
-        """Whether the folder is up to date now."""
-        return not (self.checked and self.stale)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the result as a JSON-ready dictionary (schema ``keras_nin.cards/1``)."""
-        counts = {"files": len(self.contents), "stale": list(self.stale)}
-        return {"schema": schemas.CARDS, "folder": str(self.folder), **counts}
-
-    def summary(self) -> str:
-        """Return the result in one line."""
-        state = "out of date" if self.checked else "written"
-        count = format_count(len(self.contents), "file")
-        return f"{self.folder}: {count}, {len(self.stale)} {state}, {len(self.contents) - len(self.stale)} up to date"
-
-    _summary = summary
-
-    def _rows(self) -> list[dict[str, Any]]:
-        return [{"file": name, "stale": name in self.stale} for name in self.contents]
-
-
-def build_cards(folder: AnyPath = "models", *, check: bool = False, progress: Progress = SILENT) -> CardsResult:
-    """Write a card and an audit for every model of the zoo, and their index.
-
-    Args:
-        folder, check: where they go; whether to write nothing, only compare.
-        progress: what reports the progress.
-
-    Raises:
-        InputError: the folder is not writable.
-    """
-    folder = pathlib.Path(folder)
-    if not check:
-        files.check_output_folder(folder)
-    contents = format_cards(progress)
-    paths = {name: folder / name for name in contents}
-    stale = [name for name, path in paths.items() if not path.is_file() or path.read_bytes() != contents[name].encode()]
-    for name in () if check else stale:
-        files.write_file(paths[name], contents[name])
-    return CardsResult(folder, contents, tuple(stale), check)
-
-
-def format_cards(progress: Progress = SILENT) -> dict[str, str]:
-    """Return the text of every card, every audit and the index, by path."""
-    from keras_nin import models
-    from keras_nin.report.cards import format_card_index
-
-    start_keras(progress)
-    contents: dict[str, str] = {}
-    audits = {}
-    names = models.list_models()
-    for name in progress.track(names, "Auditing", len(names)):
-        audits[name], texts = format_card(name)
-        contents |= texts
-    entries = [(models.get_spec(name), audit) for name, audit in audits.items()]
-    return {"README.md": format_card_index(entries)} | contents
-
-
-def format_card(name: str) -> tuple[Audit, dict[str, str]]:
-    """Return the audit of a model, and the text of its card and its audit.json by path."""
-    from keras_nin import models
-    from keras_nin.audit.api import audit_model
-    from keras_nin.models import weight_files
-    from keras_nin.report import cards
-
-    spec, audit = models.get_spec(name), audit_model(models.build_model(name))
-    metrics = {weights: weight_files.read_bundled_metrics(name, weights) for weights in spec.bundled_weights}
-    texts = {
-        f"{name}/README.md": cards.format_card(spec, audit, metrics),
-        f"{name}/audit.json": files.dump_json(audit.to_json()),
-    }
-    return audit, texts
 
 
 def check_claims(
