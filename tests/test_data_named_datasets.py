@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from keras_nin.data import open_dataset
+from keras_nin.data.named_datasets import find_local_copy, needs_keras
 from keras_nin.errors import InputError
 
 FASHION = tuple(
@@ -142,6 +143,22 @@ def test_mnist(cache, any_checksum, capsys):
     assert mnist.preprocessing.mode == "unit"
     assert mnist.class_names == tuple("0123456789")
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("name", ["mnist", "cifar100"])
+def test_a_cached_copy_opens_without_keras_and_has_the_same_images(name, cache, any_checksum):
+    assert find_local_copy(name) == name
+    WRITERS[name](cache / FILES[name])
+    for _ in range(2):  # the second time Keras has unpacked the archive
+        copy = open_dataset(find_local_copy(name))
+        dataset = open_dataset(name)
+        test = dataset.select("test")
+        assert copy.select("test").tolist() == test.tolist()
+        assert copy.stored_digest(test) == dataset.stored_digest(test)
+        np.testing.assert_array_equal(copy.labels, dataset.labels)
+    assert not needs_keras(find_local_copy(name))
+    assert find_local_copy("fashion_mnist") == "fashion_mnist"
+    assert needs_keras("fashion_mnist")
 
 
 def test_cifar10(cache, any_checksum, capsys):

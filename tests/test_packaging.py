@@ -51,7 +51,8 @@ def test_the_command_and_the_license_are_installed(wheel):
 
 
 def test_shipped_weights_are_small():
-    assert sum(path.stat().st_size for path in (ROOT / "keras_nin" / "models" / "weights").iterdir()) < 1_000_000
+    size = sum(path.stat().st_size for path in (ROOT / "keras_nin" / "models" / "weights").iterdir())
+    assert size < 7 * 2**20  # of the 8 MiB that the wheel may have
 
 
 CORE = {

@@ -42,6 +42,22 @@ def is_at_hand(name: str) -> bool:
     return all((cache_folder("datasets") / file).exists() for file in _KERAS_FILES.get(name, {}).values())
 
 
+def needs_keras(name: str) -> bool:
+    """Whether the dataset `name` opens through Keras."""
+    return name in _KERAS_FILES
+
+
+def find_local_copy(name: str) -> str:
+    """Return a path in Keras's cache that holds the images of `name` in the same order and opens without Keras.
+
+    `name` where there is none.
+    """
+    files = [cache_folder("datasets") / file for file in _KERAS_FILES.get(name, {}).values()]
+    unpacked = [path.with_name(path.name.removesuffix("_archive")) for path in files]
+    candidates = (path for path in (*unpacked, *files) if path.suffix == ".npz" or path.name.startswith("cifar-"))
+    return next((str(path) for path in candidates if path.exists()), name)
+
+
 def open_digits() -> Dataset:
     """Return scikit-learn's digits: 1,797 images 8x8x1, ten classes, values 0 to 16 scaled to 0 to 255.
 
