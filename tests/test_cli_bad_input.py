@@ -182,10 +182,12 @@ CASES = {
         "'other.tflite' with (6, 6, 3)",
     ),
     # training
-    "train nin_digits --data labelled.npz": ("images in the train split of 'labelled.npz'",),
     "train nin_digits --data train.npz": ("labels from 0 to 9", "'train.npz'"),
     "train conv1x1_3to2": ("Expected ",),
     "train nin_digits --epochs 0": ("--epochs",),
+    "train nin_digits --ema 1": ("--ema", "0 or above and below 1"),
+    "train nin_digits --devices 0": ("--devices", "neither a number from 1 nor all"),
+    "train nin_digits --devices 99": ("--devices", "at most"),
 }
 
 

@@ -366,8 +366,11 @@ def test_train_then_evaluate(cli):
     again = cli(*words)
     assert again.status == 2
     assert "--force" in again.err
-    document = cli(*words, "--force", "--json").json
+    np.savez("set.npz", images=source.images[train], labels=source.labels[train])
+    document = cli(*words, "--force", "--json", "--ema", 0.9, "--cutout", 2).json
     assert (document["schema"], len(document["history"])) == ("keras_nin.train/1", 2)
+    assert (document["recipe"]["ema"], document["recipe"]["cutout"]) == (0.9, 2)
+    assert (document["test_images"], document["test_top1"]) == (0, None)
 
 
 @pytest.mark.slow

@@ -15,12 +15,24 @@ import tensorflow as tf
 from tensorflow.python.framework.config import disable_op_determinism
 
 from keras_nin import InputError, data, files, layers, models, train
-from keras_nin.train.batches import TrainingBatches, augment_images
+from keras_nin.train.batches import StepBatches, TrainingBatches, augment_images
 from keras_nin.train.checkpoints import Checkpoints, find_best_epoch
 from keras_nin.train.training import outputs_logits
+from keras_nin.train.training_model import TrainingModel, WeightAverages, build_optimizer
 
 UNIT = data.get_preset("unit")
-RECIPE = train.Recipe(epochs=3, batch_size=16, learning_rate=3e-2, shift=1, flip=True)
+RECIPE = train.Recipe(epochs=3, batch_size=8, learning_rate=3e-2, shift=1, flip=True)
+EVERYTHING = dataclasses.replace(
+    RECIPE,
+    epochs=2,
+    clip_norm=1.0,
+    label_smoothing=0.1,
+    ema=0.9,
+    cutout=3,
+    mixup=0.3,
+    precision="mixed_float16",
+    keep="last",
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -137,11 +149,11 @@ def test_the_same_run_again(finished, tmp_path, monkeypatch):
         taken.append((self.epoch, index))
         return getitem(self, index)
 
-    getitem = TrainingBatches.__getitem__
-    monkeypatch.setattr(TrainingBatches, "__getitem__", recorded)
+    getitem = StepBatches.__getitem__
+    monkeypatch.setattr(StepBatches, "__getitem__", recorded)
     assert fit(tmp_path).history == finished[1].history
     assert digest(tmp_path) == digest(finished[0])
-    assert taken[-9:] == [(epoch, index) for epoch in range(3) for index in range(3)]
+    assert taken[-15:] == [(epoch, index) for epoch in range(3) for index in range(5)]
 
 
 @pytest.mark.slow
@@ -211,6 +223,24 @@ def test_an_interrupted_run_goes_on(finished, broken):
     assert run.history == finished[1].history
     assert digest(broken) == digest(finished[0])
     assert sorted(os.listdir(broken)) == ["history.json", "net.json", "net.keras", "net.weights.h5"]
+
+
+@pytest.mark.slow
+def test_every_setting_resumes(tmp_path, monkeypatch):
+    """To the same weights, also where the images stay on the host, and the averages of the weights are kept."""
+    model = network()
+    whole = fit(tmp_path / "whole", model, recipe=EVERYTHING)
+    assert {layer.dtype_policy.name for layer in model.layers} == {"float32"}
+    assert whole.record["best_epoch"] == 2
+    last = []
+    monkeypatch.setattr("keras_nin.train.training._MAX_RESIDENT_BYTES", 0)
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path / "parts", recipe=EVERYTHING, on_epoch=stop_after(1))
+    model = network()
+    run = fit(tmp_path / "parts", model, recipe=EVERYTHING, on_epoch=lambda *_: last.append(models.hash_weights(model)))
+    assert (run.resumed_epochs, run.history) == (1, whole.history)
+    assert digest(tmp_path / "parts") == digest(tmp_path / "whole")
+    assert digest(tmp_path / "parts") not in last  # the weights themselves, after the last epoch
 
 
 @pytest.mark.parametrize("options", [{"seed": 1}, {"recipe": dataclasses.replace(RECIPE, epochs=7)}])
@@ -317,6 +347,21 @@ def test_datasets_that_do_not_fit(dataset, message, tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.parametrize(
+    ("changes", "devices", "message"),
+    [
+        ({"shift": 8}, 1, "`shift` to be at most 7 for images of 8x8. Received: 8"),
+        ({"cutout": 9}, 1, "`cutout` to be at most 8 for images of 8x8"),
+        ({}, 3, "`batch_size` to be a multiple of what 3 devices share. Received: 8"),
+        ({"mixup": 0.2, "batch_size": 6}, 2, "`batch_size` to be a multiple of what 2 devices share and mixes pairs"),
+    ],
+)
+def test_recipes_that_do_not_fit(changes, devices, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        fit(tmp_path / "run", recipe=dataclasses.replace(RECIPE, **changes), devices=devices)
+    assert os.listdir(tmp_path) == []
+
+
 @pytest.mark.parametrize("seed", [-1, 1.5, 2**32])
 def test_what_is_no_seed(seed, tmp_path):
     with pytest.raises(InputError, match="`seed` to be a whole number"):
@@ -393,6 +438,97 @@ def test_every_batch_of_every_epoch():
     assert epoch(TrainingBatches(images, np.arange(50), recipe, seed=1), 1) != orders[1]
 
 
+def test_the_step_shifts_mirrors_cuts_and_normalizes():
+    """As NumPy does it image by image."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (40, 7, 5, 3), np.uint8)
+    recipe = train.Recipe(batch_size=40, shift=3, flip=True, cutout=3)
+    x = keras.Input((7, 5, 3))
+    presets = [*data.preprocessing.PRESETS.values(), data.Preprocessing("affine", (1, 2, 3), (2,), channels="bgr")]
+    batches = StepBatches(lambda positions: positions, np.arange(40), 40, (7, 5), recipe, seed=0)
+    inputs, _ = batches[0]
+    expected = []
+    for image, (mirrored, down, right, *_) in zip(images[inputs["image"]], inputs["transform"], strict=True):
+        padded = np.pad(image[:, ::-1] if mirrored else image, ((3, 3), (3, 3), (0, 0)), mode="reflect")
+        expected.append(padded[3 - down : 10 - down, 3 - right : 8 - right])
+    assert {tuple(row) for row in inputs["transform"][:, :1]} == {(0,), (1,)}
+    assert set(inputs["transform"][:, 1]) == set(inputs["transform"][:, 2]) == set(range(-3, 4))
+    for preprocessing in presets:
+        model = TrainingModel(keras.Model(x, x), recipe, preprocessing, images)
+        pixels = preprocessing.normalize(np.stack(expected))
+        for image, (top, left) in zip(pixels, inputs["transform"][:, 3:], strict=True):
+            image[max(top, 0) : top + 3, max(left, 0) : left + 3] = 0
+        np.testing.assert_allclose(model(inputs, training=True), pixels, rtol=1e-5, atol=1e-5)
+        positions = {"image": np.arange(3)}
+        np.testing.assert_allclose(model(positions), preprocessing.normalize(images[:3]), rtol=1e-5, atol=1e-5)
+
+
+def test_mixup_mixes_neighbors_and_their_labels():
+    images = np.random.default_rng(0).random((10, 2, 2, 1)).astype(np.float32)
+    recipe = train.Recipe(batch_size=4, mixup=0.4)
+    batches = StepBatches(lambda positions: positions, np.arange(10), 10, (2, 2), recipe, seed=0)
+    assert len(batches) == 2
+    inputs, targets = batches[1]
+    x = keras.Input((2, 2, 1))
+    outputs = np.asarray(TrainingModel(keras.Model(x, x), recipe, None, images)(inputs, training=True))
+    assert 0 < inputs["share"][0] < 1
+    # The labels say which images each is made of.
+    np.testing.assert_allclose(outputs, np.tensordot(targets, images, 1), rtol=1e-5)
+
+
+def test_batches_depend_on_seed_and_epoch_and_are_shared_by_processes():
+    recipe = train.Recipe(batch_size=16, shift=2, flip=True)
+
+    def epoch(number, seed=0, share=(0, 1)):
+        batches = StepBatches(lambda positions: positions, np.arange(50), 50, (8, 8), recipe, seed, share)
+        batches.start_epoch(number)
+        parts = [batches[index] for index in range(len(batches))]
+        for inputs, targets in parts:
+            np.testing.assert_array_equal(inputs["image"], targets.argmax(1))
+        return np.concatenate([np.column_stack([inputs["image"], inputs["transform"]]) for inputs, _ in parts])
+
+    first = epoch(0)
+    assert len(first) == len(set(first[:, 0])) == 48  # two images are left out, other ones in each epoch
+    np.testing.assert_array_equal(first, epoch(0))
+    assert not np.array_equal(first, epoch(1))
+    assert not np.array_equal(first, epoch(0, seed=1))
+    halves = [epoch(0, share=(number, 2)).reshape(3, 8, 6) for number in (0, 1)]
+    np.testing.assert_array_equal(np.concatenate(halves, axis=1).reshape(48, 6), first)
+
+
+def test_averages_of_weights():
+    x = keras.Input((2,))
+    model = keras.Model(x, keras.layers.BatchNormalization()(keras.layers.Dense(1)(x)))
+    averages = WeightAverages(model, 0.5)
+    expected = [weight.copy() for weight in model.get_weights()]
+    for step in range(5):
+        model.set_weights([weight + 1 for weight in model.get_weights()])
+        averages.update(model)
+        momentum = min(0.5, step / (9 + step))
+        expected = [momentum * a + (1 - momentum) * w for a, w in zip(expected, model.get_weights(), strict=True)]
+    inputs = np.float32([[1, 2]])
+    outputs = averages.run(model, inputs)
+    averages.assign_to(model)
+    for weight, average in zip(model.get_weights(), expected, strict=True):
+        np.testing.assert_allclose(weight, average, rtol=1e-5)
+    np.testing.assert_array_equal(outputs, model(inputs))
+
+
+def test_weights_decay_in_kernels_alone():
+    x = keras.Input((2,))
+    model = keras.Model(x, keras.layers.BatchNormalization()(keras.layers.Dense(1, bias_initializer="ones")(x)))
+    optimizer = build_optimizer(model, train.Recipe(warmup=0, weight_decay=0.5), steps=10)
+    before = [variable.numpy() for variable in model.trainable_variables]
+    optimizer.apply([np.zeros_like(value) for value in before], model.trainable_variables)
+    changed = [not np.array_equal(value, v) for value, v in zip(before, model.trainable_variables, strict=True)]
+    assert dict(zip([v.name for v in model.trainable_variables], changed, strict=True)) == {
+        "kernel": True,
+        "bias": False,
+        "gamma": False,
+        "beta": False,
+    }
+
+
 def test_a_shift_moves_and_repeats_the_edge():
     images = np.arange(200 * 5 * 4, dtype=np.float32).reshape(200, 5, 4, 1)
     before = images.copy()
@@ -434,6 +570,11 @@ def test_without_changes_the_images_stay_and_are_a_copy():
 def test_recipes():
     assert train.get_recipe("nin_digits", "mnist").epochs == 80
     assert train.get_recipe("squeezenet_v1_1", "cifar10").flip
+    recipe = train.get_recipe("nin_cifar10", "cifar10", ema=0.0)
+    assert (recipe.weight_decay, recipe.clip_norm, recipe.ema, recipe.keep) == (0.05, 1.0, 0.0, "last")
+    assert train.get_recipe("googlenet_cifar10", "other") == dataclasses.replace(recipe, epochs=17, ema=0.999)
+    with pytest.raises(InputError, match="`recipe` to be a known name. Received: 'cut_out'. Did you mean cutout"):
+        train.get_recipe("other", "other", cut_out=3)
     assert train.get_recipe("other", "other", epochs=3, batch_size=None) == train.Recipe(epochs=3)
 
 
@@ -446,6 +587,14 @@ def test_recipes():
         ("learning_rate", (0, -1.0, math.nan, math.inf, "fast")),
         ("weight_decay", (-1, math.nan)),
         ("validation", (0, 1, 1.5)),
+        ("clip_norm", (-1.0, math.nan)),
+        ("label_smoothing", (-0.1, 1)),
+        ("ema", (1, True)),
+        ("cutout", (-1, 2.5)),
+        ("mixup", (-1, math.inf)),
+        ("flip", (1, "yes")),
+        ("precision", ("float16",)),
+        ("keep", ("first",)),
     ],
 )
 def test_recipes_that_make_no_sense(field, values):

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +50,21 @@ def build_input_shape(layer: "keras.Layer") -> tuple[int | None, ...]:
     return layer._build_input_shape
 
 
+def fit_on_several_hosts(model: "keras.Model") -> None:
+    """Let `fit` of a model run under `tf.distribute.MultiWorkerMirroredStrategy`, which Keras 3 does not support.
+
+    It fails in two places. A model that has a strategy of its own is built from the average of a batch over the hosts,
+    which is not computed; without one, `fit` takes the strategy around it and builds in the first step. And the metrics
+    of a step are averaged over their first axis, which numbers do not have.
+    """
+
+    def with_axis(step: Callable[[Any], dict[str, Any]]) -> Callable[[Any], dict[str, Any]]:
+        return lambda data: {name: value[None] for name, value in step(data).items()}
+
+    model._distribute_strategy = None
+    model.train_step, model.test_step = with_axis(model.train_step), with_axis(model.test_step)
+
+
 @contextlib.contextmanager
 def renamed_variables(names: dict[int, str], model: "keras.Model") -> Iterator[None]:
     """Give variables of a model other names in the graphs that TensorFlow traces while the block runs.
@@ -91,3 +107,18 @@ def plain_argmax() -> Iterator[None]:
 def variable_graph_names(model: "keras.Model") -> list[str]:
     """Return the names that the variables of a model have in a graph that TensorFlow traces."""
     return [variable.value._handle_name.rpartition(":")[0] for variable in model.variables]
+
+
+@contextlib.contextmanager
+def without_tensorflow() -> Iterator[None]:
+    """Keep Keras on another backend from importing TensorFlow, which it does to seed it and to compare types."""
+    from keras.src.utils import module_utils
+
+    module = module_utils.tensorflow
+    before = module._available
+    if "tensorflow" not in sys.modules:
+        module._available = False
+    try:
+        yield
+    finally:
+        module._available = before

@@ -47,6 +47,40 @@ def list_command(as_json: bool) -> None:
     echo(format_table(columns, cells, right=("params", "MACs")))
 
 
+# fmt: off
+recipe_options = options.fold(
+    "recipe", "builtins:dict",
+    click.option("--warmup", type=float, metavar="SHARE",
+                 help="Share of all steps over which the learning rate rises from 0; then it falls along a cosine."),
+    click.option("--weight-decay", type=float, metavar="RATE", help="AdamW's decay, of kernels alone."),
+    click.option("--clip-norm", type=float, metavar="NORM", help="Largest norm of the gradient; 0: any."),
+    click.option("--label-smoothing", type=float, metavar="SHARE", help="Share of the target spread over all classes."),
+    click.option("--ema", type=float, metavar="DECAY",
+                 help="Validate and keep an exponential moving average of the weights; 0: the weights themselves."),
+    click.option("--shift", type=int, metavar="PIXELS", help="Largest random shift; images are reflected at the edge."),
+    click.option("--flip/--no-flip", default=None, help="Mirror left and right at random."),
+    click.option("--cutout", type=int, metavar="PIXELS", help="Side of a random square that is set to 0; 0: none."),
+    click.option("--mixup", type=float, metavar="ALPHA",
+                 help="Mix pairs of images by a share from beta(ALPHA, ALPHA); 0: none."),
+    click.option("--precision", type=click.Choice(["float32", "mixed_bfloat16", "mixed_float16"]),
+                 help="What the layers compute in; weights stay float32."),
+    click.option("--validation", type=float, metavar="SHARE", help="Share of the training images held out."),
+    click.option("--keep", type=click.Choice(["best", "last"]),
+                 help="Keep the epoch with the best validation accuracy, or the last one."),
+    optional=True,
+)
+# fmt: on
+
+
+def parse_devices(ctx: click.Context, param: click.Parameter, value: str) -> int | str:
+    """Return a number of devices, or "all"."""
+    if value == "all":
+        return value
+    if not value.isdecimal() or int(value) < 1:
+        raise click.BadParameter(f"{value!r} is neither a number from 1 nor all")
+    return int(value)
+
+
 @click.command("train", cls=options.Command, epilog="Example: keras-nin train nin_digits")
 @click.argument("model")
 @options.model_options
@@ -54,16 +88,20 @@ def list_command(as_json: bool) -> None:
 @options.image_options
 @click.option("--epochs", type=int, metavar="N", help="Passes over the images. [default: the recipe's]")
 @click.option("--batch-size", type=int, metavar="N", help="Batch size. [default: the recipe's]")
-@click.option("--learning-rate", type=float, metavar="RATE", help="Initial learning rate. [default: the recipe's]")
+@click.option("--learning-rate", type=float, metavar="RATE", help="Highest learning rate. [default: the recipe's]")
+@recipe_options
+@click.option("--devices", metavar="N|all", default="1", callback=parse_devices,
+              help="Devices that share each batch, with KERAS_BACKEND=jax or tensorflow.")  # fmt: skip
 @click.option("--out", metavar="DIR", help="Where the files go. [default: runs/<model>]")
 @click.option("--force", is_flag=True, help="Start over, whatever the folder holds.")
 @options.json_option
 def train_command(as_json: bool, **arguments: Any) -> None:
     """Train MODEL on labeled images, from random weights or from --weights.
 
-    Keeps the weights of the best epoch on a validation split of the training images, and tests those on the test split.
-    Writes <model>.weights.h5, <model>.keras, <model>.json and history.json. An interrupted run resumes when the same
-    command is repeated.
+    Keeps the weights of the best epoch on a validation split of the training images, or of the last one, and tests
+    those on the test split. Writes <model>.weights.h5, <model>.keras, <model>.json and history.json. An interrupted run
+    resumes when the same command is repeated. What is not given is from the recipe of the model, else of the dataset.
+    KERAS_BACKEND=jax, torch or tensorflow chooses what Keras runs on.
     """
     from keras_nin.workflows.training import train_model
 
@@ -76,8 +114,9 @@ def train_command(as_json: bool, **arguments: Any) -> None:
 
     resumed = f" (resumed after epoch {result.resumed_epochs})" if result.resumed_epochs else ""
     test = "not tested" if record["test_top1"] is None else f"test {format_percent(record['test_top1'])}"
+    kept = "last" if record["recipe"]["keep"] == "last" else f"best {record['best_epoch']}"
     echo(
-        f"{record['model']} on {record['dataset']}: {len(result.history)} epochs{resumed}, best {record['best_epoch']} "
+        f"{record['model']} on {record['dataset']}: {len(result.history)} epochs{resumed}, {kept} "
         f"with {format_percent(record['val_accuracy'])} on validation images; {test} on {record['test_images']} images"
     )
     echo(f"written: {result.folder / record['model']}.weights.h5, .keras and .json, and history.json")

@@ -15,7 +15,7 @@ from typing import Any, Protocol, Self, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from keras_nin.data.preprocessing import Preprocessing
+from keras_nin.data.preprocessing import Preprocessing, fit_image
 from keras_nin.errors import check_choice, expected_error, input_error
 from keras_nin.formatting import escape_unprintable
 
@@ -198,6 +198,23 @@ class Dataset:
         if preprocessing is None or size is None or channels is None:
             raise ValueError("images need a preprocessing, a size and a number of channels")
         return preprocessing.apply((self.images[int(index)] for index in indices), size, channels)
+
+    def load_pixels(
+        self, indices: IndexSequence, size: ImageSize, channels: int | None, preprocessing: Preprocessing | None = None
+    ) -> npt.NDArray[Any]:
+        """Return the images of `indices` before the arithmetic of their preprocessing, uint8 (N, H, W, `channels`).
+
+        Arrays that are fed as they are stay so.
+        """
+        if isinstance(self.images, np.ndarray) and self.images.shape[1:] == (*(size or ()), channels):
+            return self.images[np.asarray(indices)]
+        preprocessing = preprocessing or self.preprocessing
+        if preprocessing is None or size is None or channels is None:
+            return np.asarray(self.load(indices, size, channels))
+        height, width = size
+        crop = preprocessing.crop_fraction
+        images = [fit_image(self.images[int(index)], (height, width), channels, crop) for index in indices]
+        return np.stack(images) if images else np.empty((0, height, width, channels), np.uint8)
 
     def digest(self, indices: Iterable[int]) -> str:
         """Return the SHA-256 that names these images in this order: their shapes and pixels, and nothing else."""

@@ -151,13 +151,14 @@ class Preprocessing:
         if self.mode == "standardize":
             received = ", ".join(f"`{name}`" for name in changes)
             raise input_error("no constants for mode 'standardize'", received, argument=next(iter(changes)))
-        own: dict[str, Any] = dict(zip(("scale", "mean", "std", "channels"), self._constants(), strict=True))
+        own: dict[str, Any] = dict(zip(("scale", "mean", "std", "channels"), self.constants, strict=True))
         if channels is not None and channels != own["channels"]:
             own |= {name: own[name] and own[name][::-1] for name in ("mean", "std")}
         return Preprocessing("affine", crop_fraction=self.crop_fraction, **own | changes)
 
-    def _constants(self) -> tuple[float, tuple[float, ...] | None, tuple[float, ...] | None, str]:
-        """Return scale, mean, std and order of the channels of every mode but "standardize"."""
+    @property
+    def constants(self) -> tuple[float, tuple[float, ...] | None, tuple[float, ...] | None, str]:
+        """Scale, mean, std and order of the channels of every mode but "standardize"."""
         order = "bgr" if self.reverses_channels else "rgb"
         if self.mode == "symmetric":
             return 1 / 127.5, (1.0,), None, order
@@ -171,7 +172,7 @@ class Preprocessing:
             if "standardize" in (self.mode, record.mode):
                 is_same = self.mode == record.mode
             else:
-                (*own, order), (*others, other_order) = self._constants(), record._constants()
+                (*own, order), (*others, other_order) = self.constants, record.constants
                 per_channel = any(len(values) > 1 for values in self._channel_values().values())
                 is_same = own == others and (order == other_order or not per_channel)
             if is_same:
@@ -186,7 +187,7 @@ class Preprocessing:
         elif self.mode == "standardize":
             parts.append("(x - mean of the image) / its deviation")
         else:
-            parts.append(_format_affine(*self._constants()[:3]))
+            parts.append(_format_affine(*self.constants[:3]))
         parts += ["BGR"] * self.reverses_channels + [f"crop {self.crop_fraction:g}"] * (self.crop_fraction != 1)
         return ", ".join(parts)
 
@@ -273,7 +274,7 @@ def _check_units(record: Preprocessing, given: Mapping[str, Any]) -> None:
     """Raise `InputError` where a mean or std was given for pixels of other units than those of the record."""
     if record.mode != "affine":
         return
-    largest = 255 * record._constants()[0]
+    largest = 255 * record.constants[0]
     for name in ("mean", "std"):
         values = getattr(record, name)
         if name not in given or not any(values):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import pathlib
 import shutil
@@ -27,9 +28,12 @@ class Checkpoints:
     An epoch counts once history.json names it, and that is written last: an interruption at any time loses no more
     than the epoch under way. Files are kept of the best epoch and of the last one. A damaged history.json is an
     `InputError`.
+
+    Where several processes share a run, one `writes`, and the others only read.
     """
 
-    def __init__(self, folder: pathlib.Path) -> None:
+    def __init__(self, folder: pathlib.Path, *, writes: bool = True) -> None:
+        self.writes = writes
         self.path = folder / HISTORY
         self.folder = folder / "state"
         self.history: list[Entry] = _read_history(self.path) if self.path.exists() else []
@@ -41,12 +45,18 @@ class Checkpoints:
         number = len(self.history) + 1
         finite = {key: float(value) if math.isfinite(value) else None for key, value in metrics.items()}
         entry = {"epoch": number} | finite  # JSON has no NaN
-        with files.replace_file(self._file(number)) as path:
+        with contextlib.ExitStack() as stack:
+            if self.writes:
+                path = stack.enter_context(files.replace_file(self._file(number)))
+            else:  # reading the weights takes all processes
+                path = stack.enter_context(files.temporary_folder()) / "discarded.weights.h5"
             model.save_weights(path)
             with h5py.File(path, "a") as file:  # so that dropout continues where it was
                 for place, variable in _seed_generators(model).items():
                     file[place] = variable.numpy()
         self.history.append(entry)
+        if not self.writes:
+            return entry
         files.write_file(self.path, files.dump_json(self.history))
         kept = {self._file(number), self._file(find_best_epoch(self.history)["epoch"])}
         for file in set(self.folder.glob("epoch-*.weights.h5")) - kept:
@@ -58,7 +68,8 @@ class Checkpoints:
         import h5py
 
         path = self._file(number)
-        model.optimizer.build(model.trainable_variables)
+        if not model.optimizer.built:
+            model.optimizer.build(model.trainable_variables)
         try:
             if not path.is_file():
                 raise FileNotFoundError("no file")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
 import math
 import numbers
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +15,14 @@ import numpy as np
 from keras_nin import files, schemas
 from keras_nin.data.dataset import Dataset, Indices, seeded_generator
 from keras_nin.data.preprocessing import Preprocessing
-from keras_nin.errors import InputError, check_whole_number, expected_error, input_error
+from keras_nin.errors import (
+    InputError,
+    check_choice,
+    check_whole_number,
+    expected_error,
+    input_error,
+    unknown_name_error,
+)
 from keras_nin.metrics import top_k_accuracy
 from keras_nin.results import Result
 from keras_nin.train.checkpoints import HISTORY, RESTART_HINT, Checkpoints, Entry, find_best_epoch, read_run_file
@@ -22,9 +30,16 @@ from keras_nin.train.checkpoints import HISTORY, RESTART_HINT, Checkpoints, Entr
 if TYPE_CHECKING:
     import keras
 
-    from keras_nin.train.batches import TrainingBatches
+    from keras_nin.train.batches import FixedBatches, StepBatches
+    from keras_nin.train.training_model import TrainingModel
 
 EpochCallback = Callable[[int, Entry], object]
+PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+KEEP = ("best", "last")
+# Images of more bytes than this are loaded batch by batch instead of once, and stay on the host.
+_MAX_RESIDENT_BYTES = 2**30
+_TEST_BATCH = 256
+_DECODERS = 8
 # Activations that answer one question for each class, so that the outputs are no distribution over the classes.
 _SIGMOIDS = ("sigmoid", "hard_sigmoid")
 
@@ -34,12 +49,20 @@ class Recipe:
     """Settings of one training run.
 
     Attributes:
-        epochs, batch_size: passes over the training images, and images per step.
+        epochs, batch_size: passes over the training images, and images per step, over all devices.
         learning_rate: AdamW's (arXiv:1711.05101) at its highest; it falls to 0 along a cosine (arXiv:1608.03983).
         warmup: share of all steps over which it first rises from 0 (arXiv:1706.02677).
-        weight_decay: AdamW's.
-        shift, flip: largest random shift in pixels, in each direction; whether to mirror left and right at random.
-        validation: share of the training images kept out to choose the best epoch.
+        weight_decay: AdamW's, of kernels alone.
+        clip_norm: largest norm of the gradient over all weights; 0 for any.
+        label_smoothing: share of the target that is spread over all classes (arXiv:1512.00567).
+        ema: decay of an exponential moving average of the weights, which is what is validated and kept; 0 for none.
+        shift, flip: largest random shift in pixels, in each direction, and whether to mirror left and right at random.
+            Pixels that a shift uncovers reflect the image.
+        cutout: side in pixels of a square at random that is set to 0 after the preprocessing (arXiv:1708.04552).
+        mixup: parameter of the beta distribution by which pairs of images are mixed (arXiv:1710.09412); 0 for none.
+        precision: Keras's dtype policy of all layers but the last. The weights stay float32.
+        validation: share of the training images kept out to validate each epoch.
+        keep: "best" keeps the weights of the epoch with the best validation accuracy, "last" those of the last one.
 
     Raises:
         InputError: a value out of range.
@@ -50,27 +73,72 @@ class Recipe:
     learning_rate: float = 1e-3
     warmup: float = 0.1
     weight_decay: float = 1e-4
+    clip_norm: float = 0.0
+    label_smoothing: float = 0.0
+    ema: float = 0.0
     shift: int = 0
     flip: bool = False
+    cutout: int = 0
+    mixup: float = 0.0
+    precision: str = "float32"
     validation: float = 0.1
+    keep: str = "best"
 
     def __post_init__(self) -> None:
         check_whole_number("epochs", self.epochs)
         check_whole_number("batch_size", self.batch_size)
         check_whole_number("shift", self.shift, minimum=0)
+        check_whole_number("cutout", self.cutout, minimum=0)
+        check_choice("precision", self.precision, PRECISIONS)
+        check_choice("keep", self.keep, KEEP)
+        if not isinstance(self.flip, bool):
+            raise expected_error("flip", "to be True or False", self.flip)
         ranges: dict[str, tuple[str, Callable[[float], bool]]] = {
             "learning_rate": ("above 0", lambda value: 0 < value < math.inf),
             "weight_decay": ("0 or above", lambda value: 0 <= value < math.inf),
             "warmup": ("0 or above and below 1", lambda value: 0 <= value < 1),
+            "clip_norm": ("0 or above", lambda value: 0 <= value < math.inf),
+            "label_smoothing": ("0 or above and below 1", lambda value: 0 <= value < 1),
+            "ema": ("0 or above and below 1", lambda value: 0 <= value < 1),
+            "mixup": ("0 or above", lambda value: 0 <= value < math.inf),
             "validation": ("above 0 and below 1", lambda value: 0 < value < 1),
         }
         for field, (text, is_in_range) in ranges.items():
             value = getattr(self, field)
             if isinstance(value, bool) or not isinstance(value, numbers.Real) or not is_in_range(float(value)):
                 raise expected_error(field, f"to be {text}", value)
+        if self.mixup and self.batch_size % 2:
+            raise expected_error("batch_size", "to be even, because mixup mixes pairs of images", self.batch_size)
+
+    def step_size(self, count: int) -> int:
+        """Return the images per step where there are `count`: the batch size, or fewer; even with mixup."""
+        size = min(self.batch_size, count)
+        return size - size % 2 if self.mixup and size > 1 else size
 
 
-_MODEL_RECIPES = {"nin_digits": Recipe(epochs=80, batch_size=32, learning_rate=2e-3, weight_decay=1e-3, shift=1)}
+# What trained the bundled weights of three networks; only the number of epochs differs.
+_CIFAR10_RECIPE = Recipe(
+    epochs=295,
+    batch_size=256,
+    learning_rate=2e-3,
+    warmup=0.1,
+    weight_decay=0.05,
+    clip_norm=1.0,
+    label_smoothing=0.1,
+    ema=0.999,
+    shift=4,
+    flip=True,
+    cutout=8,
+    precision="mixed_bfloat16",
+    validation=0.05,
+    keep="last",
+)
+_MODEL_RECIPES = {
+    "nin_digits": Recipe(epochs=80, batch_size=32, learning_rate=2e-3, weight_decay=1e-3, shift=1),
+    "nin_cifar10": _CIFAR10_RECIPE,
+    "squeezenet_cifar10": dataclasses.replace(_CIFAR10_RECIPE, epochs=109),
+    "googlenet_cifar10": dataclasses.replace(_CIFAR10_RECIPE, epochs=17),
+}
 _DATASET_RECIPES = {
     "digits": Recipe(epochs=60, batch_size=32, learning_rate=2e-3, shift=1),
     "mnist": Recipe(epochs=12, batch_size=128, shift=2),
@@ -81,7 +149,10 @@ _DATASET_RECIPES = {
 def get_recipe(model: str, dataset: str, **changes: Any) -> Recipe:
     """Return the recipe of a model, else of a dataset, else the general one; `changes` are fields that are not None."""
     recipe = _MODEL_RECIPES.get(model) or _DATASET_RECIPES.get(dataset) or Recipe()
-    return dataclasses.replace(recipe, **{field: value for field, value in changes.items() if value is not None})
+    changes = {field: value for field, value in changes.items() if value is not None}
+    for field in set(changes) - {field.name for field in dataclasses.fields(Recipe)}:
+        raise unknown_name_error("recipe", field, [known.name for known in dataclasses.fields(Recipe)])
+    return dataclasses.replace(recipe, **changes)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -90,7 +161,8 @@ class TrainResult(Result):
 
     Attributes:
         folder: where its files are: <model>.weights.h5, <model>.keras, <model>.json, history.json.
-        record: the content of <model>.json: model, dataset, recipe, seed, preprocessing, best epoch, accuracies.
+        record: the content of <model>.json: model, dataset, recipe, seed, preprocessing, backend, devices, accuracies,
+            and the epoch whose weights were kept (`best_epoch`).
         history: one entry per epoch: its number and the metrics.
         resumed_epochs: number of epochs that an earlier, interrupted run had done.
     """
@@ -105,8 +177,8 @@ class TrainResult(Result):
         return self.record | {"folder": str(self.folder), "history": self.history}
 
     def _summary(self) -> str:
-        best = f"best epoch {self.record['best_epoch']} of {len(self.history)}"
-        return f"{self.record['model']} on {self.record['dataset']}, {best}"
+        kept = f"epoch {self.record['best_epoch']} of {len(self.history)} kept"
+        return f"{self.record['model']} on {self.record['dataset']}, {kept}"
 
     def _rows(self) -> list[dict[str, Any]]:
         return self.history
@@ -119,12 +191,13 @@ def fit_model(
     folder: str | pathlib.Path,
     *,
     name: str,
-    preprocessing: Preprocessing,
+    preprocessing: Preprocessing | None,
     seed: int = 0,
+    devices: int = 1,
     force: bool = False,
     on_epoch: EpochCallback | None = None,
 ) -> TrainResult:
-    """Train `model`, keep the weights of the best epoch on held-out training images, and test those.
+    """Train `model`, keep the weights that the recipe says, validated on held-out training images, and test those.
 
     Args:
         model: keras.Model (B, H, W, C) -> (B, classes) that ends in a softmax, or in logits.
@@ -132,15 +205,21 @@ def fit_model(
         recipe: settings of the run.
         folder: where to write. A run that was interrupted there is resumed; a finished one is replaced only with
             `force`, which starts again, whatever is there.
-        name, preprocessing: the model's name for files, and the preprocessing of the images.
+        name, preprocessing: the model's name for files, and the preprocessing of the images; None for arrays that are
+            fed as they are.
         seed: of the held-out choice, the order and the random changes.
+        devices: how many share a batch, as `keras_nin.train.devices.share_batches` yields it, in whose block the model
+            must have been built and this is called.
         on_epoch: called with (epoch from 1, metrics) after each epoch.
 
     Raises:
-        InputError: no labeled train split, labels beyond the model's classes, a model of another kind, or another,
-            a finished or a damaged run in `folder`.
+        InputError: no labeled train split, labels beyond the model's classes, a model of another kind, a batch that the
+            devices cannot share, or another, a finished or a damaged run in `folder`.
     """
-    from keras_nin.train.batches import TrainingBatches
+    import keras
+
+    from keras_nin.train.devices import is_first_process, on_one_device, synchronize
+    from keras_nin.train.training_model import mixed_precision
 
     folder = pathlib.Path(folder)
     *size, channels = get_image_shape(model)
@@ -150,32 +229,44 @@ def fit_model(
         "dataset": dataset.name,
         "recipe": dataclasses.asdict(recipe),
         "seed": seed,
-        "preprocessing": preprocessing.to_json(),
+        "preprocessing": preprocessing.to_json() if preprocessing else None,
         "input_shape": [*size, channels],
+        "backend": keras.backend.backend(),
     }
-
-    def load(indices: Indices) -> Any:
-        return dataset.load(indices, size, channels, preprocessing)
-
     train, held_out = split_validation(dataset, recipe, seed)
     test = dataset.splits.get("test", train[:0])
     check_classes(model, dataset, np.concatenate([train, held_out, test]))
-    _compile(model, recipe, len(train), load(train[:8]))
-    _claim_folder(folder, identity, name, force)
-    checkpoints = Checkpoints(folder)
+    _check_sizes(recipe, size, len(train), devices)
+    with on_one_device(model) as local:
+        from_logits = outputs_logits(local, dataset.load(train[:8], size, channels, preprocessing))
+    is_first = is_first_process()
+    if is_first:
+        _claim_folder(folder, identity, name, force)
+    synchronize("claimed")
+    checkpoints = Checkpoints(folder, writes=is_first)
     resumed_epochs = len(checkpoints.history)
-    batches = TrainingBatches(load(train), dataset.labels_of(train), recipe, seed)
-    _fit_epochs(model, batches, (load(held_out), dataset.labels_of(held_out)), checkpoints, on_epoch)
-    best = find_best_epoch(checkpoints.history)
-    checkpoints.restore(model, best["epoch"])
+    parts = train, held_out[: len(held_out) // devices * devices or None]
+    training, batches, validation = prepare_training(model, dataset, parts, recipe, preprocessing, seed)
+    with mixed_precision(model, recipe.precision):
+        compile_training(training, recipe, len(batches), from_logits, devices)
+        _fit_epochs(training, batches, validation, checkpoints, on_epoch)
+    synchronize("trained")
+    kept = checkpoints.history[-1] if recipe.keep == "last" else find_best_epoch(checkpoints.history)
+    checkpoints.restore(training, kept["epoch"])
+    training.keep_averages()
     accuracy = None
     if len(test):
-        outputs = model.predict(load(test), verbose=0)  # pyright: ignore[reportArgumentType]
-        accuracy = top_k_accuracy(outputs, dataset.labels_of(test), 1)
-    results = {"best_epoch": best["epoch"], "val_accuracy": best["val_accuracy"]}
+        test_batches = dataset.batches(test, size, channels, _TEST_BATCH, preprocessing)
+        with on_one_device(model) as local:
+            outputs = [local.predict(images, batch_size=_TEST_BATCH, verbose=0) for images, _ in test_batches]
+        accuracy = top_k_accuracy(np.concatenate(outputs), dataset.labels_of(test), 1)
+    results = {"best_epoch": kept["epoch"], "val_accuracy": kept["val_accuracy"], "devices": devices}
     record = identity | results | {"test_images": len(test), "test_top1": accuracy}
-    _save_results(model, folder, name, record)
-    checkpoints.remove()
+    synchronize("restored")
+    with on_one_device(model) as local:
+        if is_first:
+            _save_results(local, folder, name, record)
+            checkpoints.remove()
     return TrainResult(folder, record, checkpoints.history, resumed_epochs)
 
 
@@ -233,21 +324,75 @@ def outputs_logits(model: keras.Model, images: Any) -> bool:
     return activation != "softmax" and not is_softmax
 
 
-def _compile(model: keras.Model, recipe: Recipe, count: int, some_images: Any) -> None:
-    """Compile `model` for training on `count` images."""
+def _check_sizes(recipe: Recipe, size: Sequence[int], count: int, devices: int) -> None:
+    """Raise `InputError` for a recipe that does not fit the images or the devices."""
+    for field, largest in (("shift", min(size) - 1), ("cutout", min(size))):
+        if getattr(recipe, field) > largest:
+            expected = f"to be at most {largest} for images of {size[0]}x{size[1]}"
+            raise expected_error(field, expected, getattr(recipe, field))
+    step = recipe.step_size(count)
+    if step % (devices * (2 if recipe.mixup else 1)):
+        pairs = " and mixes pairs" if recipe.mixup else ""
+        raise expected_error("batch_size", f"to be a multiple of what {devices} devices share{pairs}", step)
+
+
+def prepare_training(
+    model: keras.Model,
+    dataset: Dataset,
+    parts: tuple[Indices, Indices],
+    recipe: Recipe,
+    preprocessing: Preprocessing | None,
+    seed: int,
+) -> tuple[TrainingModel, StepBatches, FixedBatches]:
+    """Return the model to train, and its batches of the images to train on and of those held out (`parts`).
+
+    The images are on the device, and the batches hold their positions, where there are not too many.
+    """
+    from keras_nin.train.batches import FixedBatches, StepBatches
+    from keras_nin.train.devices import process_share
+    from keras_nin.train.training_model import TrainingModel
+
+    height, width, channels = get_image_shape(model)
+    indices, count = np.concatenate(parts), len(parts[0])
+    is_resident = len(indices) * height * width * channels <= _MAX_RESIDENT_BYTES
+
+    def load_pixels(positions: Indices) -> Any:
+        return dataset.load_pixels(indices[positions], (height, width), channels, preprocessing)
+
+    def load(positions: Indices) -> Any:
+        if is_resident:
+            return positions.astype(np.int32)
+        with concurrent.futures.ThreadPoolExecutor() as threads:  # which decode photographs
+            return np.concatenate(list(threads.map(load_pixels, np.array_split(positions, _DECODERS))))
+
+    resident = load_pixels(np.arange(len(indices))) if is_resident else None
+    training = TrainingModel(model, recipe, preprocessing, resident)
+    labels, classes = dataset.labels_of(indices), model.output_shape[-1]
+    share = process_share()
+    batches = StepBatches(load, labels[:count], classes, (height, width), recipe, seed, share)
+    validation = FixedBatches(
+        lambda positions: load(count + positions), labels[count:], classes, batches.batch_size, share
+    )
+    return training, batches, validation
+
+
+def compile_training(
+    training: TrainingModel, recipe: Recipe, steps_per_epoch: int, from_logits: bool, devices: int = 1
+) -> None:
+    """Compile the model for training by the recipe."""
     import keras
 
-    steps = recipe.epochs * -(-count // recipe.batch_size)
-    warmup = int(recipe.warmup * steps)
-    first_rise = {"warmup_target": recipe.learning_rate, "warmup_steps": warmup} if warmup else {}
-    first_rate = 0.0 if warmup else recipe.learning_rate
-    schedule: Any = keras.optimizers.schedules.CosineDecay(first_rate, steps - warmup, **first_rise)
-    model.compile(
-        keras.optimizers.AdamW(schedule, weight_decay=recipe.weight_decay),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=outputs_logits(model, some_images)),
-        metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
+    from keras_nin.train.training_model import build_optimizer
+
+    training.compile(
+        build_optimizer(training.network, recipe, recipe.epochs * steps_per_epoch),
+        loss=keras.losses.CategoricalCrossentropy(from_logits, recipe.label_smoothing),
+        metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
+        auto_scale_loss=False,  # the optimizer does it
+        # XLA does not compile the exchange between TensorFlow's replicas.
+        jit_compile=False if devices > 1 and keras.backend.backend() == "tensorflow" else "auto",
     )
-    model.optimizer.build(model.trainable_variables)  # else Keras traces the first step twice
+    training.optimizer.build(training.trainable_variables)  # else Keras traces the first step twice
 
 
 def _claim_folder(folder: pathlib.Path, identity: dict[str, Any], name: str, force: bool) -> None:
@@ -268,23 +413,23 @@ def _claim_folder(folder: pathlib.Path, identity: dict[str, Any], name: str, for
 
 
 def _fit_epochs(
-    model: keras.Model,
-    batches: TrainingBatches,
-    held_out: Any,
+    training: TrainingModel,
+    batches: StepBatches,
+    validation: FixedBatches,
     checkpoints: Checkpoints,
     on_epoch: EpochCallback | None,
 ) -> None:
-    """Train from the last checkpoint to the last epoch; `held_out` are images and labels."""
+    """Train from the last checkpoint to the last epoch."""
     import keras
 
     done, epochs = len(checkpoints.history), batches.recipe.epochs
     if done:
-        checkpoints.restore(model, done)
+        checkpoints.restore(training, done)
     if done == epochs:
         return
 
     def end_epoch(epoch: int, logs: dict[str, float]) -> None:
-        entry = checkpoints.save(model, logs)  # first, so that nothing is lost where `on_epoch` raises
+        entry = checkpoints.save(training, logs)  # first, so that nothing is lost where `on_epoch` raises
         if on_epoch:
             on_epoch(epoch + 1, entry)
 
@@ -293,7 +438,7 @@ def _fit_epochs(
     )
     # The batches have an order of their own; Keras's would depend on what ran before.
     options: Any = {"initial_epoch": done, "epochs": epochs, "callbacks": [callback], "shuffle": False, "verbose": 0}
-    model.fit(batches, validation_data=held_out, **options)
+    training.fit(batches, validation_data=validation, **options)
 
 
 def _save_results(model: keras.Model, folder: pathlib.Path, name: str, record: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import gc
+import importlib.util
 import os
 import pathlib
 import sys
@@ -41,6 +42,7 @@ ImageSource: TypeAlias = Any
 PreprocessingLike: TypeAlias = "str | os.PathLike[str] | Preprocessing | Mapping[str, Any]"
 Role: TypeAlias = Literal["calibration", "test"]
 BATCH = 32
+BACKENDS = {"tensorflow": "TensorFlow", "jax": "JAX", "torch": "PyTorch"}
 _WEIGHTED_OPERATORS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
 # A file in reference kernels is scored on so many images that they take two minutes or so, at 1e9 MACs a second; on 100
 # images an accuracy is known to about 5 points.
@@ -57,20 +59,40 @@ class ModelOptions(TypedDict, total=False):
     imports: Sequence[AnyPath]
 
 
-def start_keras(progress: Progress = SILENT) -> None:
-    """Import Keras on TensorFlow without TensorFlow's log output; nothing happens where it is imported already."""
+def find_backend() -> str:
+    """Return the backend of Keras that the environment variable KERAS_BACKEND asks for, or that is running.
+
+    Raises:
+        InputError: an unknown one, or one that is not installed.
+    """
+    if "keras" in sys.modules:
+        import keras
+
+        return keras.backend.backend()
+    backend = os.environ.get("KERAS_BACKEND") or "tensorflow"
+    if backend not in BACKENDS:
+        raise InputError(f"Expected KERAS_BACKEND to be one of {', '.join(BACKENDS)}. Received: {backend!r}")
+    if importlib.util.find_spec(backend) is None:
+        raise InputError(f"KERAS_BACKEND={backend} needs a package that is not installed. Run: pip install {backend}")
+    return backend
+
+
+def start_keras(progress: Progress = SILENT, backend: str = "tensorflow") -> None:
+    """Import Keras on a backend without the backend's log output; nothing happens where it is imported already."""
     if "keras" in sys.modules:
         files.remove_stale_temporaries(files.temporary_root())
         return
-    os.environ["KERAS_BACKEND"] = "tensorflow"
+    os.environ["KERAS_BACKEND"] = backend
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     files.redirect_temporaries()
-    with progress.task("Starting TensorFlow"), capture_output():
+    with progress.task(f"Starting {BACKENDS[backend]}"), capture_output():
         import keras  # noqa: F401
-        import tensorflow as tf
 
-        tf.get_logger().setLevel("ERROR")
-        tf.config.get_visible_devices()  # prints to the log on its first call
+        if backend == "tensorflow":
+            import tensorflow as tf
+
+            tf.get_logger().setLevel("ERROR")
+            tf.config.get_visible_devices()  # prints to the log on its first call
     gc.freeze()  # the frameworks' million objects need not be walked in every collection
 
 

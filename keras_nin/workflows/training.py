@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Unpack
 
 from keras_nin import files
@@ -18,6 +19,7 @@ from keras_nin.workflows.inputs import ImageSource, ModelLike, ModelOptions, Pre
 if TYPE_CHECKING:
     from keras_nin.models.third_party import WeightImport
     from keras_nin.train import TrainResult
+    from keras_nin.train.devices import Devices
 
 IMPORT_SCHEMA = "keras_nin.import_weights/1"
 
@@ -32,21 +34,27 @@ def train_model(
     epochs: int | None = None,
     batch_size: int | None = None,
     learning_rate: float | None = None,
+    recipe: Mapping[str, Any] | None = None,
+    devices: Devices = 1,
     out: AnyPath | None = None,
     force: bool = False,
     progress: Progress = SILENT,
     **options: Unpack[ModelOptions],
 ) -> TrainResult:
-    """Train a model on labeled images, keep the weights of the best epoch, and test those.
+    """Train a model on labeled images, keep the weights of the best or the last epoch, and test those.
 
-    An interrupted run resumes when the same call is repeated.
+    An interrupted run resumes when the same call is repeated. It runs on the backend of Keras that the environment
+    variable KERAS_BACKEND names: tensorflow, jax or torch.
 
     Args:
         model: zoo name, ``keras:NAME``, path of a .keras or .h5 file, or a keras.Model.
-        data: images with a train split, as in `export_model`; None takes the model's own dataset.
+        data: images, as in `export_model`; None takes the model's own dataset. All of a source without splits of its
+            own are for training, and the weights are not tested.
         labels, preprocessing, crop: as in `export_model`.
-        epochs, batch_size, learning_rate: passes over the images, images in a step, and the rate at the start; None
-            takes the recipe's.
+        epochs, batch_size, learning_rate: passes over the images, images in a step, and the highest rate; None takes
+            the recipe's.
+        recipe: other fields of `keras_nin.train.Recipe` that differ from the model's recipe, by name.
+        devices: how many share each batch, or "all"; more than one with KERAS_BACKEND jax or tensorflow.
         out: folder to write to; None takes ``runs/<model>``.
         force, progress: start again, whatever the folder holds; what reports the progress.
         **options: `input_shape`, `builder_arguments` and `imports` as in `export_model`; `weights` to start from,
@@ -54,10 +62,10 @@ def train_model(
             the augmentation.
 
     Raises:
-        InputError: no labeled train split, labels that do not fit the model, or a finished or other run in the folder.
+        InputError: no labeled train split, labels that do not fit the model, an invalid recipe, devices that are not
+            there, or a finished or other run in the folder.
     """
     from keras_nin import train
-    from keras_nin._compat.tensorflow import deterministic_ops
     from keras_nin.export.conversion import image_input_shape
 
     seed = options.get("seed", 0)
@@ -65,26 +73,32 @@ def train_model(
     files.check_output_folder(folder)
     inputs.check_model_name(model)
     sources = inputs.ImageSources(None, data, labels, seed, preprocessing=preprocessing)
-    inputs.start_keras(progress)
-    with deterministic_ops():
+    inputs.start_keras(progress, inputs.find_backend())
+
+    from keras_nin.train.devices import prepared_backend, share_batches
+
+    with prepared_backend(), share_batches(devices) as device_count:
         # A model by name starts from random weights, even where some are bundled; a saved or built model has its own.
         is_name = isinstance(model, str) and not model.endswith((".keras", ".h5"))
         weights = options.get("weights") or ("random" if is_name else None)
         loaded = inputs.open_model(model, progress, **options | {"weights": weights})
-        dataset = sources.dataset("test", loaded.dataset, image_input_shape(loaded.model))
-        recipe = train.get_recipe(
-            loaded.name, dataset.name, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate
-        )
+        shape = image_input_shape(loaded.model)
+        dataset = sources.dataset("test", loaded.dataset, shape)
+        if "train" not in dataset.splits:  # a source without splits of its own, all of which trains
+            dataset = sources.open(sources.source("test", loaded.dataset), shape, "train")
+        changes = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate} | dict(recipe or {})
+        settings = train.get_recipe(loaded.name, dataset.name, **changes)
         return train.fit_model(
             loaded.model,
             dataset,
-            recipe,
+            settings,
             folder,
             name=loaded.name,
             preprocessing=inputs.choose_preprocessing(loaded.preprocessing, dataset, preprocessing, crop),
             seed=seed,
+            devices=device_count,
             force=force,
-            on_epoch=progress.epochs(loaded.name, recipe.epochs),
+            on_epoch=progress.epochs(loaded.name, settings.epochs),
         )
 
 
