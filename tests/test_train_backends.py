@@ -1,8 +1,9 @@
-"""Training on other backends of Keras and on two devices: the losses are those of TensorFlow on one device."""
+"""Training on other backends of Keras, on two devices and in two processes: the losses are those of one device."""
 
 import json
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 
@@ -91,6 +92,30 @@ def test_two_devices_of_jax(reference, tmp_path):
     assert result["imported"] == ["jax"]
     np.testing.assert_allclose(losses(result), losses(reference), atol=1e-3)
     assert result["record"]["test_top1"] == reference["record"]["test_top1"]
+
+
+@pytest.mark.wide
+def test_two_processes_of_jax_one_of_which_is_stopped(reference, tmp_path):
+    pytest.importorskip("jax")
+
+    def run(stop):
+        with socket.socket() as server:
+            server.bind(("127.0.0.1", 0))
+            port = server.getsockname()[1]
+        variables = {
+            "KERAS_DISTRIBUTION_JOB_ADDRESSES": f"127.0.0.1:{port}",
+            "KERAS_DISTRIBUTION_NUM_PROCESSES": "2",
+        }
+        numbers = [{**variables, "KERAS_DISTRIBUTION_PROCESS_ID": number} for number in "01"]
+        return [start(tmp_path / "run", "jax", "all", stop, **number) for number in numbers]
+
+    for process in run(stop=2):
+        _, error = process.communicate(timeout=300)
+        assert error.rstrip().endswith("KeyboardInterrupt"), error[-3000:]
+    results = [finish(process) for process in run(stop=0)]
+    for result in results:
+        assert (result["resumed"], result["record"]["devices"]) == (2, 2)
+        np.testing.assert_allclose(losses(result), losses(reference), atol=1e-3)
 
 
 @pytest.mark.wide
