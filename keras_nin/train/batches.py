@@ -94,7 +94,7 @@ class StepBatches(keras.utils.PyDataset):
         targets = _one_hot(self.labels[positions], self.classes)
         if self.mixed_share is not None:
             inputs["share"] = self.mixed_share[part].astype(np.float32)
-            share = inputs["share"][:, None]
+            share: Any = inputs["share"][:, None]
             neighbors = targets.reshape(-1, 2, targets.shape[1])[:, ::-1].reshape(targets.shape)
             targets = share * targets + (1 - share) * neighbors
         return inputs, targets

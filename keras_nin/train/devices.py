@@ -59,10 +59,11 @@ def _join_processes() -> None:
 
     if not jax.distributed.is_initialized():
         counts = [os.environ.get(f"KERAS_DISTRIBUTION_{name}") for name in ("NUM_PROCESSES", "PROCESS_ID")]
-        if not all(count and count.isdecimal() for count in counts):
+        if not all(text and text.isdecimal() for text in counts):
             expected = "whole numbers in KERAS_DISTRIBUTION_NUM_PROCESSES and KERAS_DISTRIBUTION_PROCESS_ID"
             raise input_error(expected, counts, argument="devices")
-        jax.distributed.initialize(address.split(",")[0], *(int(count or 0) for count in counts))
+        count, number = (int(text or 0) for text in counts)
+        jax.distributed.initialize(address.split(",")[0], count, number)
 
 
 def process_share() -> tuple[int, int]:

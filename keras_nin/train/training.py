@@ -258,7 +258,8 @@ def fit_model(
     if len(test):
         test_batches = dataset.batches(test, size, channels, _TEST_BATCH, preprocessing)
         with on_one_device(model) as local:
-            outputs = [local.predict(images, batch_size=_TEST_BATCH, verbose=0) for images, _ in test_batches]
+            quiet: Any = {"batch_size": _TEST_BATCH, "verbose": 0}
+            outputs = [local.predict(images, **quiet) for images, _ in test_batches]
         accuracy = top_k_accuracy(np.concatenate(outputs), dataset.labels_of(test), 1)
     results = {"best_epoch": kept["epoch"], "val_accuracy": kept["val_accuracy"], "devices": devices}
     record = identity | results | {"test_images": len(test), "test_top1": accuracy}
@@ -384,13 +385,14 @@ def compile_training(
 
     from keras_nin.train.training_model import build_optimizer
 
+    # XLA does not compile the exchange between TensorFlow's replicas.
+    jit_compile: Any = False if devices > 1 and keras.backend.backend() == "tensorflow" else "auto"
     training.compile(
         build_optimizer(training.network, recipe, recipe.epochs * steps_per_epoch),
         loss=keras.losses.CategoricalCrossentropy(from_logits, recipe.label_smoothing),
         metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
         auto_scale_loss=False,  # the optimizer does it
-        # XLA does not compile the exchange between TensorFlow's replicas.
-        jit_compile=False if devices > 1 and keras.backend.backend() == "tensorflow" else "auto",
+        jit_compile=jit_compile,
     )
     training.optimizer.build(training.trainable_variables)  # else Keras traces the first step twice
 

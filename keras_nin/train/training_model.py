@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 import numpy.typing as npt
-from keras import ops
 
 from keras_nin._compat.keras import flatten_layers
 
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from keras_nin.data.preprocessing import Preprocessing
     from keras_nin.train.training import Recipe
 
+ops: Any = keras.ops  # whose annotations allow None everywhere
 # Columns of the numbers that are drawn for each image.
 TRANSFORM = ("mirrored", "down", "right", "cutout_top", "cutout_left")
 
