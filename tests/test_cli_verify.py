@@ -366,7 +366,8 @@ def test_train_then_evaluate(cli):
     again = cli(*words)
     assert again.status == 2
     assert "--force" in again.err
-    np.savez("set.npz", images=source.images[train], labels=source.labels[train])
+    with np.load("set.npz") as images:
+        np.savez("set.npz", images=images["x_train"], labels=images["y_train"])
     document = cli(*words, "--force", "--json", "--ema", 0.9, "--cutout", 2).json
     assert (document["schema"], len(document["history"])) == ("keras_nin.train/1", 2)
     assert (document["recipe"]["ema"], document["recipe"]["cutout"]) == (0.9, 2)

@@ -14,7 +14,14 @@ from PIL import Image
 from test_cli_verify import classifier
 
 from keras_nin import InputError
-from keras_nin.heads import TASKS, Head, Information, describe_missing_information
+from keras_nin.heads import (
+    TASKS,
+    Head,
+    Information,
+    describe_guessing,
+    describe_guessing_of_parts,
+    describe_missing_information,
+)
 from keras_nin.workflows import evaluation_parts
 from keras_nin.workflows.evaluation import evaluate_model
 
@@ -63,8 +70,28 @@ def test_scores_of_parts_are_those_of_all_to_the_last_bit(task):
         parts = [slice(start, start + size) for start in range(0, 50, size)]
         summaries = [head.summarize(outputs[part], targets[part]) for part in parts]
         assert head.scores_of_parts(summaries, targets) == head.scores(outputs, targets)
+        information = [Information.of(outputs[part]) for part in parts]
+        guessing = describe_guessing_of_parts(head, summaries, information, targets)
+        assert guessing == describe_guessing(head, outputs, targets)
+        assert (guessing is None) == (task == "regression")
         if task in ("classification", "segmentation"):
-            assert all(array.size <= max(size, 2 * 5) for summary in summaries for array in summary.values())
+            assert all(array.size <= max(size, 3 * 5) for summary in summaries for array in summary.values())
+
+
+@pytest.mark.parametrize(("task", "shape"), [("classification", (None,)), ("segmentation", (4, 3, None))])
+def test_parts_of_class_indices_may_know_of_few_classes(task, shape):
+    random = np.random.default_rng(0)
+    head = Head(None, task, shape, is_index=True)
+    decided = np.sort(random.integers(0, 9, (50, *shape[:-1])), axis=0)
+    targets = np.where(random.random(decided.shape) < 0.7, decided, random.integers(0, 9, decided.shape))
+    summaries = [head.summarize(decided[part], targets[part]) for part in (slice(0, 20), slice(20, 50))]
+    scores = head.scores_of_parts(summaries, targets)
+    assert scores == head.scores(decided, targets)
+    right = float(np.mean(decided == targets))
+    assert right in scores.values()
+    if task == "segmentation":
+        shares = [np.sum((decided == c) & (targets == c)) / np.sum((decided == c) | (targets == c)) for c in range(9)]
+        assert scores["mean_iou"] == pytest.approx(np.mean(shares))
 
 
 @pytest.mark.parametrize(

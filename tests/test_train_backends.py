@@ -10,6 +10,9 @@ import sys
 import numpy as np
 import pytest
 
+from keras_nin import InputError
+from keras_nin.train import devices
+
 pytestmark = pytest.mark.slow
 ROOT = pathlib.Path(__file__).parents[1]
 # Trains a network on noise on as many devices as it is told. It has neither dropout nor BatchNormalization, for which
@@ -94,20 +97,33 @@ def test_two_devices_of_jax(reference, tmp_path):
     assert result["record"]["test_top1"] == reference["record"]["test_top1"]
 
 
+def join_jax(ports, number):
+    """Return what tells a process of JAX which of two it is."""
+    variables = {
+        "JOB_ADDRESSES": f"127.0.0.1:{ports[0]}",
+        "NUM_PROCESSES": "2",
+        "PROCESS_ID": str(number),
+    }
+    return {f"KERAS_DISTRIBUTION_{name}": value for name, value in variables.items()}
+
+
+def join_tensorflow(ports, number):
+    """Return what tells a process of TensorFlow which of two it is."""
+    workers = [f"127.0.0.1:{port}" for port in ports]
+    return {"TF_CONFIG": json.dumps({"cluster": {"worker": workers}, "task": {"type": "worker", "index": number}})}
+
+
 @pytest.mark.wide
-def test_two_processes_of_jax_one_of_which_is_stopped(reference, tmp_path):
-    pytest.importorskip("jax")
+@pytest.mark.parametrize(("backend", "join"), [("jax", join_jax), ("tensorflow", join_tensorflow)])
+def test_two_processes_which_are_stopped(backend, join, reference, tmp_path):
+    pytest.importorskip(backend)
 
     def run(stop):
-        with socket.socket() as server:
-            server.bind(("127.0.0.1", 0))
-            port = server.getsockname()[1]
-        variables = {
-            "KERAS_DISTRIBUTION_JOB_ADDRESSES": f"127.0.0.1:{port}",
-            "KERAS_DISTRIBUTION_NUM_PROCESSES": "2",
-        }
-        numbers = [{**variables, "KERAS_DISTRIBUTION_PROCESS_ID": number} for number in "01"]
-        return [start(tmp_path / "run", "jax", "all", stop, **number) for number in numbers]
+        with socket.socket() as first, socket.socket() as second:
+            for server in (first, second):
+                server.bind(("127.0.0.1", 0))
+            ports = [server.getsockname()[1] for server in (first, second)]
+        return [start(tmp_path / "run", backend, "all", stop, **join(ports, number)) for number in (0, 1)]
 
     for process in run(stop=2):
         _, error = process.communicate(timeout=300)
@@ -116,6 +132,7 @@ def test_two_processes_of_jax_one_of_which_is_stopped(reference, tmp_path):
     for result in results:
         assert (result["resumed"], result["record"]["devices"]) == (2, 2)
         np.testing.assert_allclose(losses(result), losses(reference), atol=1e-3)
+        assert result["record"]["test_top1"] == reference["record"]["test_top1"]
 
 
 @pytest.mark.wide
@@ -124,3 +141,26 @@ def test_torch(reference, tmp_path):
     result = finish(start(tmp_path / "run", "torch"))
     assert result["imported"][-1] == "torch"
     np.testing.assert_allclose(losses(result), losses(reference), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("config", "tasks"),
+    [
+        (None, 1),
+        ("{}", 1),
+        ('{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 0}}', 1),
+        ('{"cluster": {"chief": ["a:1"], "worker": ["b:1", "c:1"]}, "task": {"type": "worker", "index": "1"}}', 3),
+        ('{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 2}}', None),
+        ('{"cluster": {"worker": ["a:1", "b:1"]}}', None),
+        ('{"cluster": {"ps": ["a:1"], "worker": ["b:1"]}, "task": {"type": "worker", "index": 0}}', None),
+        ("worker", None),
+        ("[]", None),
+    ],
+)
+def test_tasks_of_tf_config(config, tasks):
+    if tasks:
+        assert devices._count_tasks(config) == tasks
+        return
+    with pytest.raises(InputError, match="in TF_CONFIG. Received: ") as error:
+        devices._count_tasks(config)
+    assert "\n" not in str(error.value)

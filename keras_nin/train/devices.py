@@ -1,16 +1,20 @@
-"""Training on several devices that share each batch: DataParallel on JAX, MirroredStrategy on TensorFlow."""
+"""Training on several devices and hosts that share each batch, with what Keras's backend has for it."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
-from collections.abc import Iterator
-from typing import Any, Literal, TypeAlias
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import keras
 
-from keras_nin._compat.keras import without_tensorflow
+from keras_nin._compat.keras import fit_on_several_hosts, without_tensorflow
 from keras_nin.errors import check_whole_number, expected_error, input_error
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 Devices: TypeAlias = int | Literal["all"]
 
@@ -20,10 +24,12 @@ def share_batches(devices: Devices = 1) -> Iterator[int]:
     """Let models that are built in the block train on `devices` devices, and yield how many that are.
 
     Accelerators count where there are any, otherwise CPU devices. On JAX, processes that Keras's variables
-    KERAS_DISTRIBUTION_JOB_ADDRESSES, _NUM_PROCESSES and _PROCESS_ID name train together, with all devices of all.
+    KERAS_DISTRIBUTION_JOB_ADDRESSES, _NUM_PROCESSES and _PROCESS_ID name train together, with all devices of all. On
+    TensorFlow, those do that the variable TF_CONFIG names.
 
     Raises:
-        InputError: more devices than there are, or a backend that Keras does not distribute.
+        InputError: more devices than there are, a backend that Keras does not distribute, or a TF_CONFIG that is not
+            one of a cluster of workers.
     """
     backend = keras.backend.backend()
     if devices == 1:
@@ -40,10 +46,7 @@ def share_batches(devices: Devices = 1) -> Iterator[int]:
         finally:
             keras.distribution.set_distribution(None)
     elif backend == "tensorflow":
-        import tensorflow as tf
-
-        logical: Any = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
-        strategy = tf.distribute.MirroredStrategy([device.name for device in logical[: _count(devices, len(logical))]])
+        strategy = _build_strategy(devices)
         with strategy.scope():
             yield strategy.num_replicas_in_sync
     else:
@@ -66,8 +69,61 @@ def _join_processes() -> None:
         jax.distributed.initialize(address.split(",")[0], count, number)
 
 
+def _build_strategy(devices: Devices) -> tf.distribute.Strategy:
+    """Return TensorFlow's strategy for the devices of this host, or of all hosts that TF_CONFIG names."""
+    import tensorflow as tf
+
+    if _count_tasks(os.environ.get("TF_CONFIG")) > 1:
+        strategy = tf.distribute.MultiWorkerMirroredStrategy()
+        replicas = strategy.num_replicas_in_sync
+        if devices not in ("all", replicas):
+            raise expected_error("devices", f"to be all or {replicas}, those of all hosts in TF_CONFIG", devices)
+        return strategy
+    logical: Any = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    return tf.distribute.MirroredStrategy([device.name for device in logical[: _count(devices, len(logical))]])
+
+
+def _count_tasks(config: str | None) -> int:
+    """Return how many processes TF_CONFIG names; `InputError` where this one is not one of its workers."""
+    if not config:
+        return 1
+    try:
+        document = json.loads(config)
+        cluster, task = document.get("cluster", {}), document.get("task", {})
+        if not cluster:
+            return 1
+        tasks = [(kind, number) for kind, addresses in cluster.items() for number in range(len(addresses))]
+        if set(cluster) <= {"chief", "worker"} and (task["type"], int(task["index"])) in tasks:
+            return len(tasks)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        pass
+    expected = '{"cluster": {"worker": ["HOST:PORT", ...]}, "task": {"type": "worker", "index": N}} in TF_CONFIG'
+    raise input_error(expected, config, argument="devices")
+
+
+def _hosts_strategy() -> tf.distribute.MultiWorkerMirroredStrategy | None:
+    """Return TensorFlow's strategy where several hosts train together, else None."""
+    if keras.backend.backend() != "tensorflow":
+        return None
+    import tensorflow as tf
+
+    strategy = tf.distribute.get_strategy()
+    return strategy if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy) else None
+
+
+def batch_share() -> tuple[int, int]:
+    """Return which part of each batch this process draws, as `process_share`; TensorFlow divides whole batches."""
+    return (0, 1) if keras.backend.backend() == "tensorflow" else process_share()
+
+
 def process_share() -> tuple[int, int]:
     """Return (number of this process, number of processes) of those that train together: (0, 1) for one alone."""
+    strategy = _hosts_strategy()
+    if strategy is not None:
+        resolver: Any = strategy.cluster_resolver
+        tasks = resolver.cluster_spec().as_dict()
+        has_chief = "chief" in tasks and resolver.task_type == "worker"
+        return resolver.task_id + has_chief, sum(map(len, tasks.values()))
     if keras.backend.backend() != "jax" or keras.distribution.distribution() is None:
         return 0, 1
     import jax
@@ -82,7 +138,16 @@ def is_first_process() -> bool:
 
 def synchronize(name: str) -> None:
     """Wait until all processes that train together are at the point `name`."""
-    if process_share()[1] > 1:
+    strategy = _hosts_strategy()
+    if strategy is not None:
+        import tensorflow as tf
+
+        def add() -> Any:
+            context: Any = tf.distribute.get_replica_context()
+            return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.ones(()))
+
+        tf.function(lambda: strategy.run(add))()
+    elif process_share()[1] > 1:
         from jax.experimental import multihost_utils
 
         multihost_utils.sync_global_devices(name)
@@ -102,6 +167,27 @@ def on_one_device(model: keras.Model) -> Iterator[keras.Model]:
         yield copy
     finally:
         keras.distribution.set_distribution(distribution)
+
+
+def can_keep_images() -> bool:
+    """Whether uint8 images can be a weight, which several hosts on TensorFlow do not exchange."""
+    return _hosts_strategy() is None
+
+
+def prepare_fit(model: keras.Model) -> None:
+    """Let `model.fit` run on the devices that `share_batches` chose."""
+    if _hosts_strategy() is not None:
+        fit_on_several_hosts(model)
+
+
+def predict_here(model: keras.Model) -> Callable[[Any], Any]:
+    """Return a function from images (N, H, W, C) to a model's outputs that this process computes alone."""
+    if _hosts_strategy() is None:
+        return lambda images: model.predict(images, batch_size=len(images), verbose=0)
+    import tensorflow as tf
+
+    run = tf.function(lambda images: model(images, training=False), reduce_retracing=True)
+    return lambda images: keras.ops.convert_to_numpy(run(tf.constant(images)))
 
 
 @contextlib.contextmanager

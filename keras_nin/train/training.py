@@ -218,7 +218,7 @@ def fit_model(
     """
     import keras
 
-    from keras_nin.train.devices import is_first_process, on_one_device, synchronize
+    from keras_nin.train.devices import is_first_process, on_one_device, predict_here, prepare_fit, synchronize
     from keras_nin.train.training_model import mixed_precision
 
     folder = pathlib.Path(folder)
@@ -249,6 +249,7 @@ def fit_model(
     training, batches, validation = prepare_training(model, dataset, parts, recipe, preprocessing, seed)
     with mixed_precision(model, recipe.precision):
         compile_training(training, recipe, len(batches), from_logits, devices)
+        prepare_fit(training)
         _fit_epochs(training, batches, validation, checkpoints, on_epoch)
     synchronize("trained")
     kept = checkpoints.history[-1] if recipe.keep == "last" else find_best_epoch(checkpoints.history)
@@ -258,8 +259,8 @@ def fit_model(
     if len(test):
         test_batches = dataset.batches(test, size, channels, _TEST_BATCH, preprocessing)
         with on_one_device(model) as local:
-            quiet: Any = {"batch_size": _TEST_BATCH, "verbose": 0}
-            outputs = [local.predict(images, **quiet) for images, _ in test_batches]
+            predict = predict_here(local)
+            outputs = [predict(images) for images, _ in test_batches]
         accuracy = top_k_accuracy(np.concatenate(outputs), dataset.labels_of(test), 1)
     results = {"best_epoch": kept["epoch"], "val_accuracy": kept["val_accuracy"], "devices": devices}
     record = identity | results | {"test_images": len(test), "test_top1": accuracy}
@@ -347,29 +348,31 @@ def prepare_training(
 ) -> tuple[TrainingModel, StepBatches, FixedBatches]:
     """Return the model to train, and its batches of the images to train on and of those held out (`parts`).
 
-    The images are on the device, and the batches hold their positions, where there are not too many.
+    The images are on the device, and the batches hold their positions, where there are not too many, and where the
+    device can keep them.
     """
     from keras_nin.train.batches import FixedBatches, StepBatches
-    from keras_nin.train.devices import process_share
+    from keras_nin.train.devices import batch_share, can_keep_images
     from keras_nin.train.training_model import TrainingModel
 
     height, width, channels = get_image_shape(model)
     indices, count = np.concatenate(parts), len(parts[0])
-    is_resident = len(indices) * height * width * channels <= _MAX_RESIDENT_BYTES
+    is_loaded = len(indices) * height * width * channels <= _MAX_RESIDENT_BYTES
 
     def load_pixels(positions: Indices) -> Any:
         return dataset.load_pixels(indices[positions], (height, width), channels, preprocessing)
 
     def load(positions: Indices) -> Any:
-        if is_resident:
-            return positions.astype(np.int32)
+        if pixels is not None:
+            return positions.astype(np.int32) if is_resident else pixels[positions]
         with concurrent.futures.ThreadPoolExecutor() as threads:  # which decode photographs
             return np.concatenate(list(threads.map(load_pixels, np.array_split(positions, _DECODERS))))
 
-    resident = load_pixels(np.arange(len(indices))) if is_resident else None
-    training = TrainingModel(model, recipe, preprocessing, resident)
+    pixels = load_pixels(np.arange(len(indices))) if is_loaded else None
+    is_resident = is_loaded and can_keep_images()
+    training = TrainingModel(model, recipe, preprocessing, pixels if is_resident else None)
     labels, classes = dataset.labels_of(indices), model.output_shape[-1]
-    share = process_share()
+    share = batch_share()
     batches = StepBatches(load, labels[:count], classes, (height, width), recipe, seed, share)
     validation = FixedBatches(
         lambda positions: load(count + positions), labels[count:], classes, batches.batch_size, share

@@ -213,14 +213,19 @@ class EvaluationJob:
 
     def open(self) -> Evaluator:
         """Return the evaluator, with the file and the images open."""
+        import numpy as np
+
         from keras_nin import data
         from keras_nin.tflite.runner import TFLiteRunner
+        from keras_nin.workflows.inputs import TestImages
 
         runner = TFLiteRunner(self.file, self.threads, self.output)
         predict = runner.predict_outputs if self.output is None else lambda batch: [runner.predict(batch)]
         dataset = data.open_dataset(self.source, **self.options)
+        described = [(output.name, output.head.shape, None) for output in self.outputs]
+        images = TestImages(dataset, np.empty(0, np.int64), self.preprocessing, self.shapes).fit_masks(described)
         arguments = (self.preprocessing, self.shapes, self.outputs, self.label_offset)
-        return Evaluator(predict, dataset, *arguments, digests=self.digests)
+        return Evaluator(predict, images.dataset, *arguments, digests=self.digests)
 
 
 Batches: TypeAlias = "Mapping[int, IndexSequence]"
