@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pathlib
+import re
 import shutil
 
 import click
@@ -129,7 +130,8 @@ def test_float32_of_a_name_and_of_a_saved_model(cli, monkeypatch):
     options = ("--set", "classes=10", "--weights", "other.weights.h5", "--data", "test.npz")
     named = cli("export", "nin_digits", *options, *words)
     saved = cli("export", "my net.keras", "--data", "digits", "--test-count", 5, *words, "--json")
-    assert (named.status, named.err, saved.status) == (0, "", 0)
+    assert (named.status, saved.status) == (0, 0)
+    assert re.fullmatch(r"(Note: The model's own top-1 is [\d.]+%, no better than guessing: .*\n)?", named.err)
     assert "Calibration" not in named.out
     recorded, (saved,) = record("exported/nin_digits_float32.json"), saved.json["files"]
     assert (recorded["weights"], saved["weights"]) == ("other.weights.h5", "my net.keras")

@@ -267,7 +267,7 @@ def test_a_network_that_ends_in_an_argmax(cli, tmp_path):
     scores = keras.layers.Conv2D(4, 1, name="scores")(x)
     model = keras.Model(image, keras.ops.argmax(scores, axis=-1), name="segment")
     model.save("segment.keras")
-    colors = np.random.default_rng(0).integers(0, 256, (20, 24, 24, 3), np.uint8)
+    colors = np.random.default_rng(0).integers(0, 256, (45, 24, 24, 3), np.uint8)
     truth = model.predict(colors.astype(np.float32) / 255, verbose=0)
     for kind, arrays in (("images", colors), ("masks", truth.astype(np.uint8))):
         (tmp_path / "photos" / kind).mkdir(parents=True)
@@ -285,7 +285,7 @@ def test_a_network_that_ends_in_an_argmax(cli, tmp_path):
         checks = {check["name"]: check["value"] for check in parity["checks"]}
         assert (verified.status, parity["task"], checks["argmax_match"]) == (0, "segmentation", 1)
         assert parity["match"] == checks["pixel_match"] > 0.9
-        scored = cli("evaluate", file, *words, "--json").json["outputs"][0]["scores"]
+        scored = cli("evaluate", file, *words, "--workers", 2, "--json").json["outputs"][0]["scores"]
         assert scored == pytest.approx(parity["scores"]["file"], abs=1e-4)
         assert scored["pixel_accuracy"] == pytest.approx(parity["match"], abs=1e-4)
     own = cli("evaluate", "segment.keras", *words, "--json").json["outputs"][0]

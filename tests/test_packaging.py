@@ -61,9 +61,11 @@ CORE = {
     "sklearn": "scikit-learn",
     "tensorflow_model_optimization": "tensorflow-model-optimization",
 }
-# What is imported where it is needed, with an error that names the extra, and what comes with TensorFlow.
+# What is imported where it is needed, with an error that names the extra, what comes with TensorFlow, and what is
+# imported where Keras runs on it.
 OPTIONAL = {"pandas": "notebook", "tflite_micro": "micro"}
 WITH_TENSORFLOW = {"ml_dtypes"}
+OTHER_BACKENDS = {"jax", "torch"}
 
 
 def imported_packages():
@@ -85,7 +87,8 @@ def test_what_is_imported_is_required_or_an_extra(wheel):
     required = {
         re.split(r"[^A-Za-z0-9_.-]", line.split(": ")[1])[0].lower() for line in lines if "extra ==" not in line
     }
-    imported = {CORE.get(name, name).lower() for name in imported_packages() - set(OPTIONAL) - WITH_TENSORFLOW}
+    others = set(OPTIONAL) | WITH_TENSORFLOW | OTHER_BACKENDS
+    imported = {CORE.get(name, name).lower() for name in imported_packages() - others}
     assert imported <= {name.replace("-", "_") for name in required} | required
     for name in OPTIONAL.values():
         assert any(f'extra == "{name}"' in line for line in lines)

@@ -104,6 +104,7 @@ class SpeedDocument:
     threads: int
     runs: int
     host: dict[str, Any]
+    workers: int = 1
 
 
 @dataclass(frozen=True)
