@@ -11,8 +11,11 @@ import numpy as np
 import pytest
 
 from keras_nin import InputError, data, models
+from keras_nin.metrics import top_k_accuracy
 from keras_nin.models import registry, weight_files
 
+DIGITS = ("nin_digits", "inception_digits", "convnet_linear_head", "convnet_pointwise_head")
+CIFAR10 = ("nin_cifar10", "squeezenet_cifar10")
 BUNDLED = weight_files.find_weights("nin_digits", "digits")
 RECORD = {
     "schema": "keras_nin.train/1",
@@ -55,11 +58,7 @@ def test_bundled_weights_are_the_default(digest):
 def test_every_bundled_file_is_of_a_model_that_says_so_and_comes_with_its_record():
     declared = {name: set(models.get_spec(name).bundled_weights) for name in models.list_models()}
     assert declared == {name: set(weight_files.list_bundled_weights(name)) for name in declared}
-    assert {name for name, weights in declared.items() if weights} == {
-        "nin_digits",
-        "nin_cifar10",
-        "squeezenet_cifar10",
-    }
+    assert {name for name, weights in declared.items() if weights} == {*DIGITS, *CIFAR10}
     for name, bundled in declared.items():
         for weights in bundled:
             record = weight_files.read_bundled_metrics(name, weights)
@@ -69,8 +68,22 @@ def test_every_bundled_file_is_of_a_model_that_says_so_and_comes_with_its_record
             assert stored == data.get_preset(spec.preprocessing)
 
 
+@pytest.mark.parametrize("name", DIGITS)
+def test_networks_for_digits_have_the_accuracy_of_their_record(name):
+    loaded = models.load_model(name)
+    assert (loaded.weights, loaded.random, loaded.preprocessing, loaded.dataset) == ("digits", False, "unit", "digits")
+    digits, (height, width, channels) = data.open_dataset("digits"), loaded.model.input_shape[1:]
+    test = digits.select("test")
+    images = digits.load(test, (height, width), channels, data.get_preset("unit"))
+    scores = np.asarray(loaded.model(images, training=False))
+    record = weight_files.read_bundled_metrics(name, "digits")
+    assert (len(test), top_k_accuracy(scores, digits.labels_of(test), 1)) == (359, pytest.approx(record["test_top1"]))
+    is_half = all((array == array.astype(np.float16)).all() for array in loaded.model.get_weights())
+    assert is_half == ("weights_precision" in record)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["nin_cifar10", "squeezenet_cifar10"])
+@pytest.mark.parametrize("name", CIFAR10)
 def test_half_precision_weights_are_the_default(name):
     loaded = models.load_model(name)
     assert (loaded.weights, loaded.random, loaded.preprocessing) == ("cifar10", False, "standardize")

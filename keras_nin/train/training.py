@@ -116,7 +116,7 @@ class Recipe:
         return size - size % 2 if self.mixup and size > 1 else size
 
 
-# What trained the bundled weights of three networks; only the number of epochs differs.
+# What trained the weights of three networks for CIFAR-10; only the number of epochs differs.
 _CIFAR10_RECIPE = Recipe(
     epochs=295,
     batch_size=256,
@@ -133,8 +133,24 @@ _CIFAR10_RECIPE = Recipe(
     validation=0.05,
     keep="last",
 )
+_DIGITS_RECIPE = Recipe(
+    epochs=60,
+    batch_size=32,
+    learning_rate=2e-3,
+    weight_decay=0.05,
+    label_smoothing=0.1,
+    ema=0.99,
+    shift=1,
+    keep="last",
+)
 _MODEL_RECIPES = {
     "nin_digits": Recipe(epochs=80, batch_size=32, learning_rate=2e-3, weight_decay=1e-3, shift=1),
+    "inception_digits": _DIGITS_RECIPE,
+    "convnet_linear_head": dataclasses.replace(_DIGITS_RECIPE, epochs=40, shift=3),
+    # Few parameters: a higher rate, and nothing that keeps it from fitting.
+    "convnet_pointwise_head": dataclasses.replace(
+        _DIGITS_RECIPE, epochs=120, learning_rate=1e-2, weight_decay=1e-3, clip_norm=1.0, label_smoothing=0.0, shift=2
+    ),
     "nin_cifar10": _CIFAR10_RECIPE,
     "squeezenet_cifar10": dataclasses.replace(_CIFAR10_RECIPE, epochs=109),
     "googlenet_cifar10": dataclasses.replace(_CIFAR10_RECIPE, epochs=17),
