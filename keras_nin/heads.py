@@ -137,30 +137,26 @@ class Head:
             outputs: of the network.
             targets: as `check_targets` returns them.
         """
-        if self.task in ("classification", "segmentation"):
-            return self.scores_of_parts([self.summarize(outputs, targets)], targets)
-        decisions = self.decisions(outputs)
-        if decisions is None:
-            return _regression_scores(outputs.astype(np.float64).reshape(targets.shape), targets)
-        if self.task == "multilabel":
-            rates = [_binary_scores(decisions[..., label], targets[..., label]) for label in range(targets.shape[-1])]
-            known = [rate["f1"] for rate in rates if rate["f1"] is not None]
-            right = decisions == targets
-            exact = right.reshape(len(right), -1).all(axis=1)
-            f1 = float(np.mean(known)) if known else None
-            return {"accuracy": float(right.mean()), "exact_match": float(exact.mean()), "f1": f1}
-        return _binary_scores(decisions, targets) | {"auc": _area_under_roc(outputs.reshape(-1), targets)}
+        return self.scores_of_parts([self.summarize(outputs, targets)], targets)
 
     def summarize(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, np.ndarray]:
         """Return what the scores need of the outputs of some images, which is small where the outputs are many.
 
         ``classification``: `predicted` (N,), and `top1` and `top5` (N,), whether the label is among the best; without
         those that have no meaning. ``segmentation``: `pixels` (3, classes), those of each class that are right, in the
-        outputs and in the labels, where the class is known. Other tasks: `outputs`.
+        outputs and in the labels, where the class is known. ``multilabel``: `labels` (3, K), the images in which each
+        label is right, said to be there, and both; `unknown` (K,), those with a NaN; `exact` (1,), those all of whose
+        labels are right. ``regression``: `absolute` and `square` (N,), the mean errors of each image. ``binary``:
+        `outputs`, one number for each image.
         """
         decisions = self.decisions(outputs)
-        if decisions is None or self.task not in ("classification", "segmentation"):
+        if decisions is None:
+            errors = (outputs.astype(np.float64).reshape(targets.shape) - targets).reshape(len(outputs), -1)
+            return {"absolute": np.abs(errors).mean(axis=1), "square": (errors**2).mean(axis=1)}
+        if self.task == "binary":
             return {"outputs": outputs}
+        if self.task == "multilabel":
+            return _count_labels(decisions, targets)
         if self.task == "segmentation":
             return {"pixels": _count_pixels(decisions, targets, self.count_classes(decisions, targets))}
         if self.is_index:  # nothing is known of the second best
@@ -178,7 +174,15 @@ class Head:
             return {name: float(np.mean(np.concatenate(values))) if values else None for name, values in hits.items()}
         if self.task == "segmentation":
             return _segmentation_scores(_sum_pixels(parts))
-        return self.scores(np.concatenate([part["outputs"] for part in parts]), targets)
+        if self.task == "multilabel":
+            return _multilabel_scores(_sum_labels(parts), targets)
+        if self.task == "regression":
+            absolute, square = (np.concatenate([part[name] for part in parts]) for name in ("absolute", "square"))
+            return _regression_scores(float(np.mean(absolute)), float(np.mean(square)), targets)
+        outputs = np.concatenate([part["outputs"] for part in parts])
+        decisions = self.decisions(outputs)
+        assert decisions is not None
+        return _binary_scores(decisions, targets) | {"auc": _area_under_roc(outputs.reshape(-1), targets)}
 
 
 def infer_task(shape: Sequence[int | None], activation: str | None, targets: np.ndarray | None = None) -> str:
@@ -357,20 +361,19 @@ def describe_guessing_of_parts(
     if head.task == "segmentation":
         right, decided, true = _sum_pixels(parts)
         hits, count, pairs = int(right.sum()), int(true.sum()), [(decided, true)]
+    elif head.task == "multilabel":
+        (right, said, _), unknown, _ = _sum_labels(parts)
+        hits, count, true = int(right.sum()), targets.size, targets.reshape(-1, targets.shape[-1]).sum(axis=0)
+        images = targets.size // targets.shape[-1]
+        decided = np.stack([images - unknown - said, said], axis=1)
+        pairs = list(zip(decided, np.stack([images - true, true], axis=1), strict=True))
     else:
         known = np.concatenate([part["predicted" if head.task == "classification" else "outputs"] for part in parts])
         decisions = known if head.task == "classification" else head.decisions(known)
         assert decisions is not None
         hits, count = int((decisions == targets).sum()), targets.size
-        labels, classes = (
-            targets.shape[-1] if head.task == "multilabel" else 1,
-            1 + int(max(decisions.max(), targets.max())),
-        )
-        columns = (values.reshape(-1, labels).T for values in (decisions, targets))
-        pairs = [
-            tuple(np.bincount(values[values >= 0], minlength=classes) for values in pair)
-            for pair in zip(*columns, strict=True)
-        ]
+        classes = 1 + int(max(decisions.max(), targets.max()))
+        pairs = [tuple(np.bincount(values[values >= 0], minlength=classes) for values in (decisions, targets))]
     if not count:
         return None
     images = count / len(pairs)
@@ -398,6 +401,33 @@ def _binary_scores(decisions: np.ndarray, targets: np.ndarray) -> dict[str, floa
     }
 
 
+def _count_labels(decisions: np.ndarray, targets: np.ndarray) -> dict[str, np.ndarray]:
+    """Return what `Head.summarize` does of several labels for each image; -1 is wrong."""
+    right = decisions == targets
+    counted = np.stack([right, decisions == 1, (decisions == 1) & right, decisions < 0])
+    counts = counted.reshape(4, -1, targets.shape[-1]).sum(axis=1)
+    exact = right.reshape(len(right), -1).all(axis=1).sum()
+    return {"labels": counts[:3], "unknown": counts[3], "exact": np.array([exact])}
+
+
+def _sum_labels(parts: Sequence[Mapping[str, np.ndarray]]) -> tuple[np.ndarray, np.ndarray, int]:
+    """Return the sums of what `_count_labels` returned."""
+    labels, unknown, exact = (np.sum([part[name] for part in parts], axis=0) for name in ("labels", "unknown", "exact"))
+    return labels, unknown, int(exact[0])
+
+
+def _multilabel_scores(sums: tuple[np.ndarray, np.ndarray, int], targets: np.ndarray) -> dict[str, float | None]:
+    """Return the accuracy of single labels, the share of images that are right, and the mean F1 over the labels."""
+    (right, said, hits), _, exact = sums
+    either = said + targets.reshape(-1, targets.shape[-1]).sum(axis=0)
+    f1 = 2 * hits[either > 0] / either[either > 0]
+    return {
+        "accuracy": float(right.sum() / targets.size),
+        "exact_match": exact / len(targets),
+        "f1": float(np.mean(f1)) if len(f1) else None,
+    }
+
+
 def _area_under_roc(values: np.ndarray, targets: np.ndarray) -> float | None:
     """Return the probability that a yes has a larger value than a no, ties counting half; None without both."""
     positive, negative = values[targets == 1], values[targets == 0]
@@ -408,12 +438,15 @@ def _area_under_roc(values: np.ndarray, targets: np.ndarray) -> float | None:
     return float(below.mean() / 2 / len(negative))
 
 
-def _regression_scores(outputs: np.ndarray, targets: np.ndarray) -> dict[str, float | None]:
-    """Return the mean absolute error, the root mean square error and the share of variance explained."""
-    errors = outputs - targets
+def _regression_scores(absolute: float, square: float, targets: np.ndarray) -> dict[str, float | None]:
+    """Return the mean absolute error, the root mean square error and the share of variance explained.
+
+    Args:
+        absolute, square: means of the absolute and of the squared errors.
+        targets: labels.
+    """
     variance = float(np.mean((targets - targets.mean(axis=0)) ** 2))
-    square = float(np.mean(errors**2))
-    scores = {"mae": float(np.mean(np.abs(errors))), "rmse": math.sqrt(square) if square >= 0 else math.nan}
+    scores = {"mae": absolute, "rmse": math.sqrt(square) if square >= 0 else math.nan}
     r2 = 1 - square / variance if variance else math.nan
     return {name: value if math.isfinite(value) else None for name, value in (scores | {"r2": r2}).items()}
 

@@ -6,6 +6,7 @@ import math
 import os
 import pathlib
 import shutil
+from typing import Any
 
 import h5py
 import keras
@@ -19,6 +20,7 @@ from keras_nin.train.batches import StepBatches, TrainingBatches, augment_images
 from keras_nin.train.checkpoints import Checkpoints, find_best_epoch
 from keras_nin.train.training import outputs_logits
 from keras_nin.train.training_model import TrainingModel, WeightAverages, build_optimizer
+from keras_nin.workflows.training import train_model
 
 UNIT = data.get_preset("unit")
 RECIPE = train.Recipe(epochs=3, batch_size=8, learning_rate=3e-2, shift=1, flip=True)
@@ -360,6 +362,23 @@ def test_recipes_that_do_not_fit(changes, devices, message, tmp_path):
     with pytest.raises(InputError, match=message):
         fit(tmp_path / "run", recipe=dataclasses.replace(RECIPE, **changes), devices=devices)
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.slow
+def test_arrays_as_they_are_train_as_the_pixels_that_they_were(tmp_path):
+    images, labels = tiny().images, tiny().labels
+    arrays = {"pixels": images, "raw": images.astype(np.float32) / np.float32(255)}
+    runs = {}
+    for name, preprocessing in {"pixels": "unit", "raw": "none"}.items():
+        path, values = tmp_path / f"{name}.npz", arrays[name]
+        np.savez(path, x_train=values[:45], y_train=labels[:45], x_test=values[45:], y_test=labels[45:])
+        options: Any = {"epochs": 2, "batch_size": 8, "recipe": {"shift": 1, "flip": True}}
+        out = tmp_path / name
+        runs[name] = train_model(network(), str(path), preprocessing=preprocessing, out=out, **options)
+    assert runs["raw"].record["preprocessing"] is None
+    assert runs["raw"].record["test_images"] == 15
+    for expected, entry in zip(runs["pixels"].history, runs["raw"].history, strict=True):
+        assert entry == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.parametrize("seed", [-1, 1.5, 2**32])
