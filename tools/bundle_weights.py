@@ -50,7 +50,7 @@ def main() -> None:
     height, width, channels = record["input_shape"]
     preprocessing = Preprocessing.from_json(record["preprocessing"])
     test = dataset.select("test")
-    scores = model.predict(dataset.load(test, (height, width), channels, preprocessing), verbose=0)
+    scores = np.asarray(model(dataset.load(test, (height, width), channels, preprocessing), training=False))
     accuracy = top_k_accuracy(scores, dataset.labels_of(test), 1)
     record |= {"test_top1": accuracy, "float32_test_top1": record["test_top1"]}
     record["weights_precision"] = "stored in float16, trained in float32"
