@@ -179,6 +179,7 @@ def test_bundled_weights_recognize_lossless_images(external_data, name, top1):
     assert np.mean(outputs.argmax(1) == dataset.labels) == pytest.approx(top1, abs=0.006)
 
 
+@pytest.mark.wide  # minutes
 def test_a_bundled_network_keeps_its_accuracy_in_int8(external_data, tmp_path, capsys):
     """docs/commands/export.md has the figures of all 10,000 images."""
     images = external_data / "images"

@@ -87,6 +87,7 @@ def test_two_replicas_of_tensorflow(reference, tmp_path):
     np.testing.assert_allclose(losses(result), losses(reference), atol=1e-3)
 
 
+@pytest.mark.wide
 def test_two_devices_of_jax(reference, tmp_path):
     pytest.importorskip("jax")
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}

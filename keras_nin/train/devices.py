@@ -183,7 +183,8 @@ def prepare_fit(model: keras.Model) -> None:
 def predict_here(model: keras.Model) -> Callable[[Any], Any]:
     """Return a function from images (N, H, W, C) to a model's outputs that this process computes alone."""
     if _hosts_strategy() is None:
-        return lambda images: model.predict(images, batch_size=len(images), verbose=0)
+        quiet: Any = {"verbose": 0}
+        return lambda images: model.predict(images, batch_size=len(images), **quiet)
     import tensorflow as tf
 
     run = tf.function(lambda images: model(images, training=False), reduce_retracing=True)
