@@ -7,6 +7,8 @@ from typing import Any
 _COLUMN_GAP = "   "
 _KIB, _MIB = 2**10, 2**20
 _NAMES_SHOWN = 5
+_NAME_LIMIT = 200
+_JOINERS = "\u200c\u200d"  # make one sign of two emoji, or keep two letters apart
 
 
 def format_bytes(count: float) -> str:
@@ -87,11 +89,38 @@ def _escape_markdown(cell: str) -> str:
 def escape_unprintable(text: str, encoding: str = "utf-8") -> str:
     r"""Return `text` with control characters, and characters that `encoding` lacks, escaped as in ``\x1b``.
 
-    Names come from users and files: printed as they are, they could recolor a terminal or break a table.
+    Names come from users and files: printed as they are, they could recolor a terminal, break a table or reverse what
+    follows. Letters of any language and emoji stay.
     """
     if not text.isprintable():
-        text = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+        neighbors = zip(" " + text, text, text[1:] + " ", strict=False)
+        text = "".join(
+            char if char.isprintable() or _joins(before, char, after) else char.encode("unicode_escape").decode()
+            for before, char, after in neighbors
+        )
     return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def _joins(before: str, char: str, after: str) -> bool:
+    return char in _JOINERS and not before.isascii() and not after.isascii() and (before + after).isprintable()
+
+
+def printable(value: object, limit: int = _NAME_LIMIT) -> str:
+    """Return a name, or any value from a file or a user, as one printable line of at most `limit` characters.
+
+    Characters are escaped as in `escape_unprintable`; an ellipsis stands for the middle of what is longer. The time
+    does not depend on the length of a text. For a value in quotes, pass its `repr`.
+    """
+    if isinstance(value, int) and value.bit_length() > 4 * limit:
+        value = hex(value)  # in time that grows with the number of digits, not with its square
+    text = str(value)
+    if len(text) > 2 * limit:
+        text = text[:limit] + text[-limit:]
+    text = escape_unprintable(text)
+    if len(text) <= limit:
+        return text
+    tail = (limit - 1) // 2
+    return f"{text[: limit - 1 - tail]}…{text[len(text) - tail :]}"
 
 
 def fit_encoding(text: str, encoding: str) -> str:
@@ -101,15 +130,6 @@ def fit_encoding(text: str, encoding: str) -> str:
     except UnicodeEncodeError:
         return text.replace("─", "-").encode(encoding, "backslashreplace").decode(encoding)
     return text
-
-
-def shorten(name: str, length: int) -> str:
-    """Return a printable name of at most `length` characters, an ellipsis in place of its middle."""
-    name = escape_unprintable(name)
-    if len(name) <= length:
-        return name
-    tail = (length - 1) // 2
-    return f"{name[: length - 1 - tail]}…{name[-tail:]}"
 
 
 def wrap(line: str, width: int, indent: str = "  ") -> list[str]:

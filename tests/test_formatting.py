@@ -3,6 +3,10 @@
 import subprocess
 import sys
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from keras_nin.formatting import (
     escape_unprintable,
     fit_encoding,
@@ -15,7 +19,7 @@ from keras_nin.formatting import (
     format_ratio_percent,
     format_table,
     format_us,
-    shorten,
+    printable,
     wrap,
 )
 
@@ -41,6 +45,32 @@ def test_a_name_cannot_move_the_cursor_or_break_a_row():
 
 def test_a_table_without_rows():
     assert format_table(("a", "b"), []) == " a   b\n ─────"
+
+
+@pytest.mark.parametrize(
+    "name", ["block/conv1", "conv 1", "卷积", "свёртка", "🙂", "👩‍💻", "❤️", "می‌خواهم", "é", "a\\b", "$x_1$"]
+)
+def test_an_ordinary_name_stays(name):
+    assert escape_unprintable(name) == printable(name) == name
+
+
+@given(
+    st.one_of(st.text(), st.text(st.sampled_from("a|\x1b\n\r\t\u200d\u202e\u2028\ud800\x9b👩卷"))), st.integers(1, 30)
+)
+def test_any_name_becomes_one_printable_line(name, limit):
+    shown = printable(name, limit)
+    assert len(shown) <= limit
+    assert all(char.isprintable() or char in "\u200c\u200d" for char in shown)
+    assert shown.splitlines() in ([], [shown])
+    shown.encode()
+
+
+def test_an_endless_value_is_shortened_in_little_time():
+    assert printable("a\x1b" * 10**7, 20) == "a\\x1ba\\x1b…\\x1ba\\x1b"
+    assert len(printable(10**1_000_000)) == 200
+    assert printable(-(10**100)) == str(-(10**100))
+    assert printable(None) == "None"
+    assert printable("x\u200d\u200d\u200d") == "x\\u200d\\u200d\\u200d"
 
 
 def test_fit_encoding():
@@ -84,7 +114,7 @@ def test_numbers_with_units():
 def test_names_and_lines_of_limited_length():
     assert format_names(["a", "b"]) == "a, b"
     assert format_names([str(number) for number in range(7)]) == "0, 1, 2, 3, 4 and 2 more"
-    assert [shorten("abcdefgh", length) for length in (8, 7, 4)] == ["abcdefgh", "abc…fgh", "ab…h"]
+    assert [printable("abcdefgh", length) for length in (8, 7, 4, 1)] == ["abcdefgh", "abc…fgh", "ab…h", "…"]
     assert wrap("one two three", 8) == ["one two", "  three"]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from keras_nin import figures, plots
-from keras_nin.formatting import format_conditions, format_percent, format_us, shorten
+from keras_nin.formatting import format_conditions, format_percent, format_us, printable
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -39,7 +39,7 @@ def plot_layer_times(profile: "Profile") -> "Figure":
         axes = figure.subplots()
         widths = [us or 0.0 for *_, us in bars]
         axes.barh(range(len(bars)), widths, color=[style.color for _, style, _ in bars], height=0.72)
-        axes.set_yticks(range(len(bars)), [shorten(name, _MAX_BAR_NAME) for name, *_ in bars], fontsize=8)
+        axes.set_yticks(range(len(bars)), [printable(name, _MAX_BAR_NAME) for name, *_ in bars], fontsize=8)
         axes.tick_params(axis="y", length=0)
         for position, (*_, us) in enumerate(bars):
             text = " not measured" if us is None else f" {us:,.1f}"
@@ -110,7 +110,7 @@ def plot_roofline(profile: "Profile", efficiencies: "Sequence[LayerEfficiency]")
         axes = figure.subplots()
         draw_roofline(axes, profile, efficiencies)
         names = ", ".join(
-            f"{number} {shorten(efficiency.layer.name, _MAX_LEGEND_NAME)} {format_percent(efficiency.layer.share)}"
+            f"{number} {printable(efficiency.layer.name, _MAX_LEGEND_NAME)} {format_percent(efficiency.layer.share)}"
             for number, efficiency in enumerate(slowest_layers(efficiencies), 1)
         )
         _add_heading(figure, "Layers on the roofline", f"Slowest: {names}. {_describe_run(profile)}")
@@ -185,8 +185,8 @@ def _add_legend(axes: "Axes", handles: "Sequence[Artist]", columns: int) -> None
 def _add_heading(figure: "Figure", title: str, foot: str) -> None:
     """Add a title above a figure, and a line below it, which is folded."""
     width = int(figure.get_figwidth() * 15)
-    figure.suptitle(shorten(title, int(figure.get_figwidth() * 9)), x=0.01, ha="left", fontsize=12, weight="bold")
-    foot = textwrap.fill(shorten(foot, _MAX_HEADING), width)
+    figure.suptitle(printable(title, int(figure.get_figwidth() * 9)), x=0.01, ha="left", fontsize=12, weight="bold")
+    foot = textwrap.fill(printable(foot, _MAX_HEADING), width)
     figure.supxlabel(foot, x=0.01, ha="left", fontsize=8, color=figures.MUTED)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from keras_nin import figures, plots
-from keras_nin.formatting import format_count, format_host, format_percent, shorten
+from keras_nin.formatting import format_count, format_host, format_percent, printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -131,7 +131,7 @@ def plot_accelerators(result: "EthosUResult") -> "Figure":
         axes.set_yticks(range(len(estimates)), labels)
         axes.invert_yaxis()
         axes.set(
-            title=shorten(result.file, 80), xlabel=f"ms per run, estimated by Vela, batch {result.estimates[0].batch}"
+            title=printable(result.file, 80), xlabel=f"ms per run, estimated by Vela, batch {result.estimates[0].batch}"
         )
         axes.set_xlim(0, _RIGHT_MARGIN * max(estimate.us for estimate in estimates) / 1000 or 1)
         if axes.get_legend_handles_labels()[0]:
@@ -167,7 +167,7 @@ def plot_soft_mask(soft_mask: "SoftMask") -> "Figure":
         parts: Any = figure.subfigures(1, 3, width_ratios=(2.2, 8.4, 4.2))
         left, middle, right = parts
         top, below = left.subplots(2, 1)
-        _draw_image(top, soft_mask.photograph, f"photograph:\n{shorten(soft_mask.name, 30)}", 9)
+        _draw_image(top, soft_mask.photograph, f"photograph:\n{printable(soft_mask.name, 30)}", 9)
         _draw_image(below, soft_mask.image, f"input, {height}x{width}x3", 9)
         cells = list(middle.subplots(-(-len(order) // _MAP_COLUMNS), _MAP_COLUMNS, squeeze=False).flat)
         for axes in cells[len(order) :]:

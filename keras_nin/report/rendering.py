@@ -111,7 +111,7 @@ def environment(*, autoescape: bool) -> "jinja2.Environment":
         "conditions": lambda profile: formatting.format_conditions(
             profile.host, profile.threads, profile.runs, profile.batch
         ),
-        "shorten": formatting.shorten,
+        "shorten": formatting.printable,
     }
     return env
 
