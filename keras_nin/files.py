@@ -41,12 +41,16 @@ def dump_json(document: Any) -> str:
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
-def read_bytes(path: AnyPath) -> bytes:
-    """Return the content of a file; `InputError` where it cannot be read."""
+def read_bytes(path: AnyPath, max_bytes: int | None = None) -> bytes:
+    """Return the content of a file; `InputError` where it cannot be read, or is larger than `max_bytes`."""
     try:
-        return pathlib.Path(path).read_bytes()
+        with open(path, "rb") as file:
+            data = file.read() if max_bytes is None else file.read(max_bytes + 1)
     except OSError as error:
         raise InputError(f"Expected a readable file. Received: {str(path)!r} ({error.strerror})", path=path) from None
+    if max_bytes is not None and len(data) > max_bytes:
+        raise input_error(f"a file of at most {max_bytes:,} bytes", repr(str(path)), path=path)
+    return data
 
 
 def read_json(path: AnyPath) -> Any:

@@ -2,7 +2,10 @@
 
 import dataclasses
 import itertools
+import os
+import struct
 import warnings
+import zlib
 
 import numpy as np
 import pytest
@@ -243,6 +246,10 @@ def test_listing_is_sorted_and_leaves_out_what_is_no_image(tmp_path):
         "9.bmp",
         "c.jpeg",
         "d.ppm",
+        "e.gif",
+        "f.tif",
+        "g.TIFF",
+        "h.eps",
         ".hidden.jpg",
         "notes.txt",
         "labels.csv",
@@ -251,7 +258,8 @@ def test_listing_is_sorted_and_leaves_out_what_is_no_image(tmp_path):
         (tmp_path / name).touch()
     for name in ["z", "a", ".git", "folder.jpg"]:
         (tmp_path / name).mkdir()
-    assert [path.name for path in list_images(tmp_path)] == ["10.webp", "9.bmp", "a.jpg", "b.PNG", "c.jpeg", "d.ppm"]
+    listed = ["10.webp", "9.bmp", "a.jpg", "b.PNG", "c.jpeg", "d.ppm", "e.gif", "f.tif", "g.TIFF"]
+    assert [path.name for path in list_images(tmp_path)] == listed
     assert [path.name for path in list_folders(tmp_path)] == ["a", "folder.jpg", "z"]
 
 
@@ -266,19 +274,121 @@ def test_lossless_files_give_their_pixels(tmp_path, suffix):
     np.testing.assert_array_equal(decode_image(tmp_path / f"a.{suffix}"), COLOUR)
 
 
-@pytest.mark.parametrize("mode", ["L", "1", "P", "RGBA", "LA", "CMYK", "I;16"])
-def test_every_mode_becomes_rgb_or_is_refused(tmp_path, mode):
-    path = tmp_path / ("a.jpg" if mode == "CMYK" else "a.png")
-    image = Image.fromarray(COLOUR)
-    if mode == "I;16":
-        image = Image.fromarray(COLOUR[..., 0].astype(np.uint16) * 257)
-    image.convert(mode).save(path)
-    if mode == "I;16":
-        with pytest.raises(InputError, match=r"8 bits per channel. Received: .*a\.png"):
-            decode_image(path)
-    else:
-        pixels = decode_image(path)
-        assert (pixels.shape, pixels.dtype) == ((6, 9, 3), np.uint8)
+GRAY = COLOUR[..., 0]
+ALPHA = np.random.RandomState(1).randint(0, 256, (6, 9, 1), dtype=np.uint8)
+# 16 bits, of which the high ones are the 8-bit value: TensorFlow and Pillow both keep those.
+DEEP = GRAY.astype(np.uint16) * 256 + 200
+REDUCED = Image.fromarray(COLOUR).quantize(7)
+CYAN = Image.fromarray(COLOUR).convert("CMYK")
+
+
+def as_rgb(gray):
+    return np.repeat(gray[..., np.newaxis], 3, axis=2)
+
+
+@pytest.mark.parametrize(
+    ("image", "suffix", "expected"),
+    [
+        (Image.fromarray(GRAY), "png", as_rgb(GRAY)),
+        (Image.fromarray(GRAY > 99), "png", as_rgb(np.uint8(255) * (GRAY > 99))),
+        (Image.fromarray(np.dstack([COLOUR, ALPHA])), "png", COLOUR),  # alpha is dropped, colors below it stay
+        (Image.fromarray(np.dstack([COLOUR, ALPHA])), "tiff", COLOUR),
+        (Image.fromarray(np.dstack([GRAY, ALPHA])), "png", as_rgb(GRAY)),
+        (Image.fromarray(DEEP), "png", as_rgb(GRAY)),
+        (Image.fromarray(DEEP), "tif", as_rgb(GRAY)),
+        (Image.fromarray(DEEP.astype(">u2")), "tif", as_rgb(GRAY)),
+        (REDUCED, "gif", np.asarray(REDUCED.convert("RGB"))),
+        (REDUCED, "bmp", np.asarray(REDUCED.convert("RGB"))),
+        (CYAN, "tif", 255 - COLOUR),
+    ],
+    ids=lambda value: getattr(value, "mode", None),
+)
+def test_every_kind_of_image_gives_the_stated_pixels(tmp_path, image, suffix, expected):
+    if image.mode == "CMYK":
+        expected = np.asarray(image.convert("RGB"))
+    image.save(tmp_path / f"a.{suffix}")
+    np.testing.assert_array_equal(decode_image(list_images(tmp_path)[0]), expected)
+
+
+def test_of_16_bits_in_color_the_high_ones_count(tmp_path):
+    deep = (COLOUR.astype(np.uint16) * 256 + 200).astype(">u2")
+    rows = b"".join(b"\0" + row.tobytes() for row in deep)
+    header = struct.pack(">IIBBBBB", 9, 6, 16, 2, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    parts = (struct.pack(">I", len(d)) + t + d + struct.pack(">I", zlib.crc32(t + d)) for t, d in chunks)
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    np.testing.assert_array_equal(decode_image(tmp_path / "a.png"), COLOUR)
+
+
+@pytest.mark.parametrize("suffix", ["gif", "png", "webp", "tif"])
+def test_the_first_of_several_images_counts(tmp_path, suffix):
+    first, second = (Image.fromarray(np.full((6, 9, 3), value, np.uint8)) for value in (40, 200))
+    first.save(
+        tmp_path / f"a.{suffix}", save_all=True, append_images=[second], **{"webp": {"lossless": True}}.get(suffix, {})
+    )
+    assert set(decode_image(tmp_path / f"a.{suffix}").flat) == {40}
+
+
+@pytest.mark.parametrize("kind", ["I", "F", "12 bits"])
+def test_values_without_a_known_range_are_refused(tmp_path, kind):
+    values = Image.fromarray(np.ones((6, 9), np.float32 if kind == "F" else np.int32))
+    values = Image.fromarray(DEEP) if kind == "12 bits" else values
+    values.save(tmp_path / "a.tif")
+    if kind == "12 bits":
+        content = (tmp_path / "a.tif").read_bytes()
+        entry = struct.pack("<HHI", 258, 3, 1)
+        (tmp_path / "a.tif").write_bytes(content.replace(entry + b"\x10", entry + b"\x0c"))
+    with pytest.raises(InputError, match=r"8 or 16 bits per channel. Received: .*a\.tif"):
+        decode_image(tmp_path / "a.tif")
+
+
+def test_no_other_format_is_opened_whatever_its_name(tmp_path, monkeypatch):
+    """Pillow gives an EPS file to Ghostscript, which is a program that runs programs."""
+    gs = tmp_path / "bin" / "gs"
+    gs.parent.mkdir()
+    gs.write_text(f"#!/bin/sh\necho \"$@\" >> '{tmp_path}/was-run'\n")
+    gs.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{gs.parent}:{os.environ['PATH']}")
+    monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", None)
+    Image.fromarray(COLOUR).save(tmp_path / "a.eps")
+    others = {"eps.jpg": (tmp_path / "a.eps").read_bytes()}
+    for suffix in ("ico", "pcx", "tga", "jp2"):
+        Image.fromarray(COLOUR).save(tmp_path / f"a.{suffix}")
+        others[f"{suffix}.png"] = (tmp_path / f"a.{suffix}").read_bytes()
+    for name, content in others.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(InputError, match="not an image of the formats BMP, GIF, JPEG, PNG, PPM, TIFF, WEBP"):
+            decode_image(tmp_path / name)
+    assert not (tmp_path / "was-run").exists()
+
+
+def test_a_mask_is_a_png(tmp_path):
+    masked(tmp_path)
+    for mask in (tmp_path / "masks").glob("*.png"):  # in a JPEG, class indices would be blurred
+        Image.open(mask).save(mask, format="JPEG")
+    with pytest.raises(InputError, match="not an image of the formats PNG"):
+        dataclasses.replace(open_dataset(tmp_path).targets[""], fit=((6, 9), 1.0, (6, 9)))[np.array([1])]
+
+
+def test_a_damaged_tiff_is_one_line(tmp_path, capfd):
+    Image.fromarray(COLOUR).save(tmp_path / "a.tif", compression="tiff_deflate")
+    content = bytearray((tmp_path / "a.tif").read_bytes())
+    start = content.index(b"\x78\x9c")
+    content[start + 20 : start + 40] = bytes(20)
+    (tmp_path / "a.tif").write_bytes(content)
+    with pytest.raises(InputError, match=r"a\.tif"):
+        decode_image(tmp_path / "a.tif")
+    assert capfd.readouterr().err == ""
+
+
+def test_files_that_are_no_images_or_too_large(tmp_path, monkeypatch):
+    monkeypatch.setattr("keras_nin.data.image_folder.MAX_FILE_BYTES", 1000)
+    (tmp_path / "a.png").write_bytes(bytes(1001))
+    with pytest.raises(InputError, match=r"Expected a file of at most 1,000 bytes. Received: '.*a\.png'"):
+        decode_image(tmp_path / "a.png")
+    os.mkfifo(tmp_path / "b.png")
+    with pytest.raises(InputError, match=r"Expected an image file. Received: '.*b\.png', a pipe or a device"):
+        decode_image(tmp_path / "b.png")
 
 
 def test_a_palette_with_transparency_decodes_without_a_warning(tmp_path):
@@ -289,11 +399,18 @@ def test_a_palette_with_transparency_decodes_without_a_warning(tmp_path):
         np.testing.assert_array_equal(decode_image(tmp_path / "a.png"), np.asarray(image.convert("RGB")))
 
 
-def test_exif_orientation_is_honoured(tmp_path):
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_exif_orientation_is_applied(tmp_path, suffix):
     exif = Image.Exif()
     exif[0x0112] = 6  # turn a quarter clockwise to see it upright
-    Image.fromarray(COLOUR).save(tmp_path / "a.png", exif=exif)
-    np.testing.assert_array_equal(decode_image(tmp_path / "a.png"), np.rot90(COLOUR, -1))
+    masked(tmp_path, (9, 6))
+    for image in (tmp_path / "images").iterdir():
+        image.unlink()
+        image = image.with_suffix(f".{suffix}")
+        Image.fromarray(COLOUR).save(image, exif=exif)
+        np.testing.assert_array_equal(decode_image(image), np.rot90(COLOUR, -1))
+    dataset = dataclasses.replace(open_dataset(tmp_path).targets[""], fit=((9, 6), 1.0, (9, 6)))
+    assert dataset[np.array([0])].shape == (1, 9, 6)  # a mask has the size of the upright image
 
 
 def test_files_are_read_when_asked_for(tmp_path):
@@ -302,7 +419,9 @@ def test_files_are_read_when_asked_for(tmp_path):
     images = ImageFiles(list_images(tmp_path))
     assert len(images) == 2
     np.testing.assert_array_equal(images[0], COLOUR)
-    with pytest.raises(InputError, match=r"Expected a readable image. Received: .*b\.png' \(not an image that Pillow"):
+    with pytest.raises(
+        InputError, match=r"Expected a readable image. Received: .*b\.png' \(not an image of the formats"
+    ):
         images[1]
 
 
@@ -319,8 +438,11 @@ def test_damaged_and_missing_files_are_named(tmp_path):
 
 def test_a_decompression_bomb_is_refused(tmp_path, monkeypatch):
     Image.fromarray(COLOUR).save(tmp_path / "a.png")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
-    with pytest.raises(InputError, match=r"usual size. Received: .*a\.png"):
+    monkeypatch.setattr("keras_nin.data.image_folder.MAX_PIXELS", 53)
+    with pytest.raises(InputError, match=r"at most 53 pixels. Received: '.*a\.png' \(9 x 6\)"):
+        decode_image(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)  # Pillow refuses more than twice as many itself
+    with pytest.raises(InputError, match=r"at most 53 pixels. Received: '.*a\.png' \(Image size"):
         decode_image(tmp_path / "a.png")
 
 

@@ -13,6 +13,8 @@
 In the last three, where nothing else is there to calibrate or to test on, every fifth image of the sorted list
 (positions 0, 5, 10, ...) is for calibration, the others for tests; none is for training. Other files, hidden ones, and
 folders inside class folders are not read.
+
+Images come from anywhere. Pillow opens the formats of `FORMATS` alone, within limits on the file and on the pixels.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import io
 import os
 import pathlib
 import re
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -32,16 +35,24 @@ import numpy.typing as npt
 
 from keras_nin.data.dataset import Dataset, Indices, Splits, split_calibration, take_every
 from keras_nin.data.preprocessing import Pixels, Preprocessing, fit_mask
-from keras_nin.errors import InputError, input_error
+from keras_nin.errors import InputError, first_line, input_error
 from keras_nin.files import read_bytes
+from keras_nin.output_capture import capture_output
 
 if TYPE_CHECKING:
     import PIL.Image
 
-IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".webp")
+IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+# What Pillow may open, whatever a file's name; it knows others, such as EPS, which starts Ghostscript.
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+_MASK_FORMATS = ("PNG",)  # the others may blur class indices
+MAX_PIXELS = 8192 * 6144  # a photograph of 50 megapixels; decoding takes up to 25 bytes for each
+MAX_FILE_BYTES = 1 << 28
 LABEL_FILES = ("labels.csv", "labels.txt")
 _CALIBRATION_STEP = 5
 _ORIENTATION, _FIRST_TURNED = 0x0112, 5  # the EXIF tag, and the first orientation that exchanges width and height
+_BITS_PER_SAMPLE = 258  # the TIFF tag
+_TIFF_STARTS = (b"II", b"MM")
 _PREPROCESSING = Preprocessing("unit", crop_fraction=0.875)
 # Five digits number every ImageNet class, in the 21k set too; a longer number is a date or a serial number.
 _FOLDER_NUMBER = re.compile(r"[0-9]{1,5}(?![0-9])")
@@ -191,7 +202,7 @@ class ImageFiles:
 
     def read_stored(self, index: int) -> bytes:
         """Return the bytes of an image's file."""
-        return read_bytes(self.paths[index])
+        return _read_file(self.paths[index])
 
 
 class EncodedImages:
@@ -240,15 +251,16 @@ class MaskFiles:
 
     def _read(self, index: int) -> npt.NDArray[Any]:
         path = self.masks[index]
-        with _open_image(read_bytes(path), repr(str(path)), path) as mask:
+        with _open_image(_read_file(path), repr(str(path)), path, formats=_MASK_FORMATS) as mask:
             if mask.mode not in ("1", "L", "P") and not mask.mode.startswith("I"):
                 expected = "a mask of one channel, or with a palette, that holds class indices"
                 raise input_error(expected, f"{str(path)!r} (Pillow mode {mask.mode})", path=path)
             classes = np.asarray(mask)
         source = self.images[index]
         # The size alone, without the pixels.
-        with _open_image(read_bytes(source), repr(str(source)), source, upright=False) as image:
-            width, height = image.size if image.getexif().get(_ORIENTATION, 1) < _FIRST_TURNED else image.size[::-1]
+        with _open_image(_read_file(source), repr(str(source)), source, upright=False) as image:
+            turned = image.format != "TIFF" and image.getexif().get(_ORIENTATION, 1) >= _FIRST_TURNED
+            width, height = image.size[::-1] if turned else image.size  # of a TIFF, Pillow turns the size itself
         if classes.shape != (height, width):
             expected = f"a mask of the size of {str(source)!r}, {width} x {height}"
             raise input_error(expected, f"{str(path)!r}, {classes.shape[1]} x {classes.shape[0]}", path=path)
@@ -257,39 +269,58 @@ class MaskFiles:
 
 def decode_image(path: pathlib.Path) -> Pixels:
     """Return the image file at `path`; see `decode_bytes`."""
-    return decode_bytes(read_bytes(path), repr(str(path)), path)
+    return decode_bytes(_read_file(path), repr(str(path)), path)
+
+
+def _read_file(path: pathlib.Path) -> bytes:
+    if path.exists() and not path.is_file():
+        raise input_error("an image file", f"{str(path)!r}, a pipe or a device", path=path)
+    return read_bytes(path, MAX_FILE_BYTES)
 
 
 def decode_bytes(data: bytes, source: str, path: str | os.PathLike[str]) -> Pixels:
     """Return an encoded image as uint8 (h, w, 3), RGB, upright as its EXIF orientation says.
 
-    More than 8 bits per channel, which Pillow would clip and not scale, are an `InputError` too; `source` is what it
-    calls the image, `path` the file.
+    Of several images in one file it is the first. Transparency is dropped; of 16 bits per channel the high ones are
+    kept. Other numbers, whose range is not known, are an `InputError`; `source` is what it calls the image, `path` the
+    file.
     """
     with _open_image(data, source, path) as image:
+        bits = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, ())
+        if image.mode.startswith("I;16") and 12 not in bits:
+            gray = np.asarray(image) >> 8  # Pillow would clip
+            return np.repeat(gray[..., np.newaxis].astype(np.uint8), 3, axis=2)
         if image.mode.startswith(("I", "F")):
-            raise input_error("an image with 8 bits per channel", f"{source} (Pillow mode {image.mode})", path=path)
-        # By way of RGBA, because a palette may hold transparency that RGB has no room for.
-        return np.asarray(image.convert("RGBA").convert("RGB") if image.mode == "P" else image.convert("RGB"))
+            received = f"{source} ({'12 bits' if 12 in bits else f'Pillow mode {image.mode}'})"
+            raise input_error("an image with 8 or 16 bits per channel", received, path=path)
+        if image.mode == "P":  # by way of RGBA, because a palette may hold transparency that RGB has no room for
+            return np.asarray(image.convert("RGBA").convert("RGB"))
+        return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 @contextlib.contextmanager
 def _open_image(
-    data: bytes, source: str, path: str | os.PathLike[str], *, upright: bool = True
+    data: bytes, source: str, path: str | os.PathLike[str], *, upright: bool = True, formats: tuple[str, ...] = FORMATS
 ) -> Iterator[PIL.Image.Image]:
     """Yield an encoded image, `upright` as its EXIF orientation says; what Pillow cannot read is an `InputError`."""
     from PIL import Image, ImageOps
 
+    # libtiff prints what it finds wrong.
+    silence = capture_output() if data.startswith(_TIFF_STARTS) else contextlib.nullcontext()
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            yield ImageOps.exif_transpose(image) if upright else image
+        with silence, warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data), formats=formats) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise Image.DecompressionBombError(f"{image.width:,} x {image.height:,}")
+            if upright:
+                ImageOps.exif_transpose(image, in_place=True)
+            yield image
     except InputError:
         raise
     except Image.DecompressionBombError as error:
-        raise input_error("an image of a usual size", f"{source} ({error})", path=path) from None
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, OverflowError) as error:
+        raise input_error(f"an image of at most {MAX_PIXELS:,} pixels", f"{source} ({error})", path=path) from None
+    except Exception as error:  # damaged bytes can raise nearly anything
         unknown = isinstance(error, Image.UnidentifiedImageError)
-        reason = "not an image that Pillow can read" if unknown else error
+        reason = f"not an image of the formats {', '.join(formats)}" if unknown else first_line(error)
         raise input_error("a readable image", f"{source} ({reason})", path=path) from None
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import keras_nin
 from keras_nin import files, schemas
 from keras_nin.data import Preprocessing
+from keras_nin.data.image_folder import FORMATS
 from keras_nin.errors import input_error
 from keras_nin.export.compression import Compression, measure_compression
 from keras_nin.export.parity import CAST_OPERATORS, Parity
@@ -259,6 +260,7 @@ class ConvertedModel:
         )
         return environment.get_template("classify.py.j2").render(
             {"command": command, "preprocessing": preprocessing, "target": target, "batch": batch},
+            formats=FORMATS,
             height=height,
             width=width,
             channels=channels,
