@@ -73,7 +73,8 @@ def with_and_without_record(path):
     yield
 
 
-@pytest.mark.parametrize("scheme", [pytest.param("float32", marks=pytest.mark.slow), "int8"])
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["float32", "int8"])
 def test_every_layer_is_explained_by_record_and_by_name(scheme, tmp_path):
     model = everything()
     path = converted(model, tmp_path, scheme)
@@ -187,15 +188,16 @@ def test_the_file_of_a_batch_has_the_macs_of_its_model_per_sample(tmp_path):
     assert result.to_json()["batch"] == [1, 4]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("layer", "shape", "left_out"),
     [
         # The first state is zeros, so the converter leaves out what multiplies it.
         (lambda: kl.LSTM(4, unroll=True), (5, 3), 4 * 4 * 4),
-        pytest.param(lambda: kl.LSTM(4), (5, 3), 0, marks=pytest.mark.slow),
-        pytest.param(lambda: kl.Bidirectional(kl.GRU(4)), (5, 3), 0, marks=pytest.mark.slow),
-        pytest.param(lambda: kl.Conv3D(4, 3), (5, 6, 7, 2), 0, marks=pytest.mark.slow),
-        pytest.param(lambda: kl.Conv3DTranspose(4, 2, 2), (2, 3, 4, 2), 0, marks=pytest.mark.slow),
+        (lambda: kl.LSTM(4), (5, 3), 0),
+        (lambda: kl.Bidirectional(kl.GRU(4)), (5, 3), 0),
+        (lambda: kl.Conv3D(4, 3), (5, 6, 7, 2), 0),
+        (lambda: kl.Conv3DTranspose(4, 2, 2), (2, 3, 4, 2), 0),
     ],
 )
 def test_the_macs_of_a_file_are_those_of_its_layers(layer, shape, left_out, tmp_path):

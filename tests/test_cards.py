@@ -182,12 +182,14 @@ def test_a_network_without_weights_is_counted_and_has_no_accuracy(cli, tmp_path)
     assert "macs: 217 recorded, 216 measured (has to be equal)" in checked.out
 
 
+@pytest.mark.slow
 def test_a_model_of_the_zoo_can_be_reported(cli, tmp_path):
     assert cli("report", "nin_digits", "-o", "report.html").status == 0
     assert "nin_digits" in (tmp_path / "report.html").read_text()
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("structure_only")
 def test_counts_of_all_networks_are_those_of_the_records():
     from keras_nin.audit import audit_model
 

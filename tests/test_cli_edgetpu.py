@@ -109,6 +109,7 @@ def test_a_file_is_judged_without_keras_or_tensorflow(halves):
     assert (ran.returncode, ran.stderr) == (0, "")
 
 
+@pytest.mark.slow
 def test_a_model_is_exported_first_and_nothing_is_left(cli):
     options = ("--calibration-count", "8", "--io", "float32", "--require", "86%")
     ran = cli("edgetpu", "nin_digits", *options, "--json")

@@ -240,6 +240,7 @@ def two(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_two_inputs_and_two_outputs(cli, two):
     model, samples = two / "two.keras", two / "samples.npz"
     ran = cli("export", model, "--data", samples, "--scheme", "int8,int16x8", *QUICK)
@@ -270,6 +271,8 @@ def test_samples_that_do_not_fit(cli, two, options, fragment):
     assert fragment in refused(cli, two / "two.keras", *words)
 
 
+@pytest.mark.slow
+@pytest.mark.wide  # tests/test_export_conversion.py converts for a batch
 def test_a_batch_that_the_file_is_made_for(cli, tmp_path):
     stack = [keras.Input((4, 4, 1)), kl.Conv2D(3, 1, activation="relu"), kl.Flatten(), kl.Dense(3)]
     keras.Sequential(stack, name="flat").save(tmp_path / "flat.keras")

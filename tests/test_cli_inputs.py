@@ -262,6 +262,7 @@ def test_arrays_as_they_are(cli, own):
     assert (pixels.status, "an .npz file with an array for each input" in pixels.err) == (2, True)
 
 
+@pytest.mark.slow
 def test_audio_without_its_last_axis(cli, own):
     keras.utils.set_random_seed(0)
     stack = [keras.Input((64, 1), name="audio"), kl.Conv1D(4, 5, strides=2, activation="relu")]

@@ -325,6 +325,7 @@ def test_a_file_whose_outputs_are_nan_or_constant_has_no_scores(cli, tmp_path):
     assert "No verdict on the output, which carries no information in a: it is the same for all" in compared.out
 
 
+@pytest.mark.slow
 def test_a_file_on_16_bit_values_is_scored_on_a_sample(cli, digits_export, monkeypatch):
     from keras_nin.workflows import inputs
 
@@ -373,6 +374,9 @@ def test_train_then_evaluate(cli):
     assert (document["schema"], len(document["history"])) == ("keras_nin.train/1", 2)
     assert (document["recipe"]["ema"], document["recipe"]["cutout"]) == (0.9, 2)
     assert (document["test_images"], document["test_top1"]) == (0, None)
+    once = cli(*words[:4], "--epochs", 1, "--out", "once")
+    assert once.out.startswith("nin_digits on set.npz: 1 epoch, best 1 with ")
+    assert "on validation images; not tested, because there is no test split\n" in once.out
 
 
 @pytest.mark.slow

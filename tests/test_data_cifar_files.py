@@ -1,6 +1,7 @@
 """CIFAR from local files, in the layouts of its authors and of Keras's cache, and what is refused."""
 
 import io
+import json
 import pickle
 import struct
 import tarfile
@@ -67,10 +68,54 @@ def write_archive(path, contents, folder="cifar-10-batches-py", mode="w:gz"):
     return path
 
 
+def written_again(images, labels, keys, protocol):
+    """The contents as Python 3 writes them, with bytes or strings for names."""
+    rows = images.transpose(0, 3, 1, 2).reshape(len(images), -1)
+    parts = {name: slice(12 * part, 12 * part + 12) for part, name in enumerate(FILES)}
+    records = {name: {"data": rows[part], "labels": labels[part].tolist()} for name, part in parts.items()}
+    records["batches.meta"] = {"label_names": [keys(name) for name in NAMES]}
+    return {
+        name: pickle.dumps({keys(key): value for key, value in record.items()}, protocol)
+        for name, record in records.items()
+    }
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+@pytest.mark.parametrize("keys", [str, str.encode])
+def test_batches_that_python_3_wrote(keys, protocol, release, tmp_path):
+    _, images, labels = release
+    contents = written_again(images, labels, keys, protocol)
+    assert (b"_codecs" in contents["test_batch"]) == (protocol == 2)
+    dataset = open_dataset(write_folder(tmp_path / "cifar-10-batches-py", contents))
+    np.testing.assert_array_equal(dataset.images, images)
+    np.testing.assert_array_equal(dataset.labels, labels)
+    assert dataset.class_names == tuple(NAMES)
+
+
+@pytest.mark.slow
+def test_a_network_trains_on_the_archive(release, cli, tmp_path):
+    """The archive is small, so that a tenth of its training images calibrate, and not 500."""
+    import keras
+
+    keras.utils.set_random_seed(0)
+    layers = [keras.layers.Conv2D(4, 3, strides=4), keras.layers.GlobalAveragePooling2D()]
+    model = keras.Sequential([keras.Input((32, 32, 3)), *layers, keras.layers.Dense(3, activation="softmax")])
+    model.save(tmp_path / "tiny.keras")
+    write_archive(tmp_path / "cifar-10-python.tar.gz", release[0])
+    words = "train", "tiny.keras", "--data", "cifar-10-python.tar.gz", "--epochs", 1, "--out"
+    ran = cli(*words, "run")
+    assert ran.status == 0, ran.err
+    assert ran.out.startswith("tiny on cifar-10-python.tar.gz: 1 epoch, best 1 with ")
+    assert ran.out.splitlines()[0].endswith("% on 12 images")
+    write_folder(tmp_path / "again" / "cifar-10-batches-py", written_again(*release[1:], str, 2))
+    assert cli(*words[:3], "again", *words[4:], "again_run").status == 0
+    first, second = (json.loads((tmp_path / run / "history.json").read_text()) for run in ("run", "again_run"))
+    assert first == second
+
+
 @pytest.mark.parametrize("layout", ["archive", "cached archive", "folder", "cached folder", "tar"])
-def test_every_layout_of_cifar10(layout, release, tmp_path, monkeypatch):
+def test_every_layout_of_cifar10(layout, release, tmp_path):
     contents, images, labels = release
-    monkeypatch.setattr("keras_nin.data.named_datasets._KERAS_CALIBRATION_IMAGES", 7)
     if layout == "archive":
         path = write_archive(tmp_path / "cifar-10-python.tar.gz", contents)
     elif layout == "cached archive":
@@ -88,21 +133,35 @@ def test_every_layout_of_cifar10(layout, release, tmp_path, monkeypatch):
     assert dataset.preprocessing.mode == "standardize"
     assert dataset.select("test").tolist() == list(range(60, 72))
     assert {name: len(indices) for name, indices in dataset.splits.items()} == {
-        "train": 53,
-        "calibration": 7,
+        "train": 54,
+        "calibration": 6,
         "test": 12,
     }
     assert not dataset.divided
 
 
-def test_cifar100_has_its_fine_labels(tmp_path, monkeypatch):
-    monkeypatch.setattr("keras_nin.data.named_datasets._KERAS_CALIBRATION_IMAGES", 1)
+def test_cifar100_has_its_fine_labels(tmp_path):
     rows = np.random.RandomState(0).randint(0, 256, (3, 3072), dtype=np.uint8)
     contents = {name: python2_batch(rows, [4, 90, 7], "fine_labels") for name in ("train", "test")}
     path = write_archive(tmp_path / "cifar-100-python.tar.gz", contents, "cifar-100-python")
     dataset = open_dataset(path)
     assert dataset.labels.tolist() == [4, 90, 7] * 2
     assert dataset.class_names == ()
+
+
+def encode_call(text, encoding):
+    """The bytes of a pickle of what `_codecs.encode` returns."""
+    return b"\x80\x02c_codecs\nencode\n" + b"".join(
+        b"X" + struct.pack("<i", len(value)) + value.encode() for value in (text, encoding)
+    ) + b"\x86R."  # fmt: skip
+
+
+def many_texts(count):
+    """The bytes of a pickle that names one text any number of times, each of which would be bytes of their own."""
+    start = (
+        b"\x80\x02]c_codecs\nencode\nq\x00X" + struct.pack("<i", 1000) + b"a" * 1000 + b"q\x01X\x06\0\0\0latin1q\x02"
+    )
+    return start + b"0000](" + b"h\x00h\x01h\x02\x86R" * count + b"e."
 
 
 class Attack:
@@ -132,6 +191,7 @@ WRONG = np.zeros((2, 3072), np.uint8)
         ),
         (replaced(test_batch=pickle.dumps({"data": open})), "a pickle of something else"),
         (replaced(test_batch=b"\x80\x02}(U\x04dataq\x01"), "a damaged file"),
+        (replaced(test_batch=encode_call("abc", "rot13")), "_codecs.encode of something else than bytes"),
         (replaced(test_batch=b"r\xff\xff\xff\xff."), "a damaged file, or a pickle of something else .too large"),
         (replaced(test_batch=pickle.dumps([1])), "a dictionary with data, labels. Received: list"),
         (replaced(test_batch=python2_batch(WRONG, [1])), "a class index for each of 2 images. Received: 1"),
@@ -148,6 +208,14 @@ def test_what_is_refused(change, message, release, tmp_path, monkeypatch):
             open_dataset(path)
         assert "\n" not in str(caught.value)
     assert not (tmp_path / "attacked").exists()
+
+
+def test_a_text_that_is_named_many_times_is_refused(release, tmp_path, monkeypatch):
+    monkeypatch.setattr("keras_nin.data.cifar_files._MAX_BATCH_BYTES", 100_000)
+    for count, message in ((90, "a dictionary with data, labels. Received: list"), (110, "too large")):
+        path = write_folder(tmp_path / str(count), release[0] | {"test_batch": many_texts(count)})
+        with pytest.raises(InputError, match=message):
+            open_dataset(path)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.999])

@@ -133,8 +133,8 @@ def test_mnist(cache, any_checksum, capsys):
     np.testing.assert_array_equal(mnist.images, images[..., np.newaxis])
     np.testing.assert_array_equal(mnist.labels, labels)
     assert {name: len(indices) for name, indices in mnist.splits.items()} == {
-        "train": 400,
-        "calibration": 500,
+        "train": 810,
+        "calibration": 90,
         "test": 30,
     }
     assert mnist.select("test").tolist() == list(range(900, 930))

@@ -90,6 +90,15 @@ def test_encoded_images_that_do_not_fit(changes, message, save):
         open_dataset(save(**arrays | changes))
 
 
+def test_encoded_images_are_not_what_a_network_takes(save):
+    content, offsets = encode(IMAGES, format="PNG")
+    path = save(jpeg_bytes=content, offsets=offsets, labels=LABELS)
+    with pytest.raises(InputError, match="for preprocessing 'none'. Received: .*encoded images; preprocessing 'raw' f"):
+        open_dataset(path, as_arrays=True, input_shape=(5, 4, 3))
+    with pytest.raises(InputError, match="to hold history .N, 5.. Received: jpeg_bytes, offsets, labels"):
+        open_dataset(path, input_shape={"history": (5,)})
+
+
 def test_an_encoded_image_that_is_none(save):
     photos = open_dataset(save(jpeg_bytes=np.arange(9, dtype=np.uint8), offsets=np.array([0, 4, 9])))
     with pytest.raises(InputError, match="Received: image 1 of '.*photos.npz' .not an image of the formats"):

@@ -174,6 +174,7 @@ def test_partial_results_of_something_else_are_refused(cli, file, photos, tmp_pa
         evaluate_model(str(file), (images, labels), workers=2)
 
 
+@pytest.mark.slow
 def test_what_a_worker_meets_is_one_line(cli, file, photos, tmp_path, monkeypatch):
     broken = tmp_path / "broken"
     broken.mkdir()

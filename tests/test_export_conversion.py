@@ -252,12 +252,9 @@ def recurrent(*stack, shape=(3, 2)):
 @pytest.mark.parametrize(
     "stack",
     [
-        lambda: [kl.LSTM(4, name="lstm")],
-        pytest.param(lambda: [kl.GRU(4, name="gru"), kl.Dropout(0.1)], marks=pytest.mark.slow),
-        pytest.param(
-            lambda: [kl.Bidirectional(kl.LSTM(4, return_sequences=True)), kl.GlobalAveragePooling1D()],
-            marks=pytest.mark.slow,
-        ),
+        pytest.param(lambda: [kl.LSTM(4, name="lstm")], marks=pytest.mark.wide),
+        lambda: [kl.GRU(4, name="gru"), kl.Dropout(0.1)],
+        lambda: [kl.Bidirectional(kl.LSTM(4, return_sequences=True)), kl.GlobalAveragePooling1D()],
     ],
 )
 def test_recurrent_layers_are_unrolled_for_int8(stack):

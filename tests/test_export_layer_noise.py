@@ -74,6 +74,7 @@ def compared(model, source, test):
     return measure_layer_noise(model, TFLiteRunner(source), [(test[:4], None), (test[4:], None)])
 
 
+@pytest.mark.slow
 def test_every_operator_finds_the_last_layer_that_was_fused(nested):
     content = export.convert_model(nested, "float32").data
     noise = compared(nested, content, images())

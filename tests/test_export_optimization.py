@@ -247,7 +247,7 @@ def test_norms_whose_statistics_are_far_from_those_of_a_batch():
     assert all(map(np.array_equal, statistics, after))
 
 
-@pytest.mark.parametrize("scheme", ["float16", "int8"])
+@pytest.mark.parametrize("scheme", by_tier(["float16", "int8"], default=["int8"]))
 def test_compression_is_what_the_file_says(scheme, digits, tmp_path):
     images = digits.load(digits.select("calibration"), (8, 8), 1, digits.preprocessing)
     made = convert_model(network(), scheme, images if scheme == "int8" else None)

@@ -1,7 +1,6 @@
 """Weights that a publisher offers: declared, fetched from a server on this machine, verified, and built into."""
 
 import inspect
-import re
 
 import keras
 import numpy as np
@@ -186,23 +185,3 @@ def test_googlenet_gives_pytorchs_outputs(publisher, tmp_path):
         outputs = stored["googlenet"]
     assert np.abs(np.asarray(model(images)) - outputs).max() <= 1e-4 * np.abs(outputs).max()
     assert np.ptp(outputs, axis=1).min() > 0.1 * np.abs(outputs).max()
-
-
-@pytest.mark.slow
-def test_inception_v3_of_keras_applications(publisher, tmp_path):
-    network = keras.applications.InceptionV3(weights=None, input_shape=(75, 75, 3))
-    rng = np.random.default_rng(0)
-    for weight in network.weights:
-        weight.assign(rng.uniform(*((0.5, 1.5) if weight.name == "moving_variance" else (-0.1, 0.1)), weight.shape))
-    names = {}
-    for kind in ("conv2d", "batch_normalization"):
-        numbered = [layer.name for layer in network.layers if re.fullmatch(rf"{kind}(_\d+)?", layer.name)]
-        numbered.sort(key=lambda name: int(name.removeprefix(kind)[1:] or 0))
-        assert len(numbered) == 94
-        names |= {name: f"{kind}_{number}" for number, name in enumerate(numbered, start=1)}
-    publisher.offer("inception_v3", writers.keras_2(network, tmp_path / "w.h5", names).read_bytes())
-    model = models.InceptionV3(weights="imagenet", input_shape=(75, 75, 3))
-    images = rng.standard_normal((2, 75, 75, 3)).astype(np.float32)
-    outputs = [keras.Model(net.input, net.layers[-1].input)(images).numpy() for net in (network, model)]
-    assert np.ptp(outputs[0]) > 0
-    assert np.abs(outputs[1] - outputs[0]).max() <= 1e-4 * np.abs(outputs[0]).max()

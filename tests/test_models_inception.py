@@ -1,8 +1,11 @@
 """GoogLeNet per module and with its auxiliary heads, and Inception v3 against keras.applications."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
+import third_party_writers as writers
 
 from keras_nin import InputError, models
 from keras_nin.audit import audit_model
@@ -62,18 +65,23 @@ def random_weights(model):
     return [kinds.get(weight.name, lambda s: rng.normal(0, 0.1, s))(weight.shape) for weight in model.weights]
 
 
-def test_inception_v3_is_that_of_keras_layer_for_layer():
+def test_inception_v3_is_that_of_keras_layer_for_layer(publisher, tmp_path):
+    """Also the file of weights that Keras publishes: its layers are numbered in the order in which they were built."""
     shape = (139, 139, 3)  # grids of odd sides: 15, 7 and 3
-    theirs, ours = (
-        keras.applications.InceptionV3(weights=None, input_shape=shape),
-        models.InceptionV3(input_shape=shape),
-    )
+    theirs = keras.applications.InceptionV3(weights=None, input_shape=shape)
+    theirs.set_weights(random_weights(theirs))
+    names = {}
+    for kind in ("conv2d", "batch_normalization"):
+        numbered = [layer.name for layer in theirs.layers if re.fullmatch(rf"{kind}(_\d+)?", layer.name)]
+        numbered.sort(key=lambda name: int(name.removeprefix(kind)[1:] or 0))
+        assert len(numbered) == 94
+        names |= {name: f"{kind}_{number}" for number, name in enumerate(numbered, start=1)}
+    publisher.offer("inception_v3", writers.keras_2(theirs, tmp_path / "w.h5", names).read_bytes())
+    ours = models.InceptionV3(weights="imagenet", input_shape=shape)
     assert ours.count_params() == theirs.count_params()
     assert audit_model(ours).total.macs == audit_model(theirs).total.macs
     assert sum(int(np.prod(weight.shape)) for weight in ours.non_trainable_weights) == 34_432
     assert [weight.shape for weight in ours.weights] == [weight.shape for weight in theirs.weights]
-    theirs.set_weights(random_weights(theirs))
-    ours.set_weights(theirs.get_weights())
     images = np.random.default_rng(1).normal(size=(2, *shape)).astype("float32")
     expected = np.asarray(theirs(images))
     assert expected.max() > 0.1

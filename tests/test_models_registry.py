@@ -9,6 +9,7 @@ import h5py
 import keras
 import numpy as np
 import pytest
+from tiers import by_tier
 
 from keras_nin import InputError, data, models
 from keras_nin.metrics import top_k_accuracy
@@ -68,7 +69,7 @@ def test_every_bundled_file_is_of_a_model_that_says_so_and_comes_with_its_record
             assert stored == data.get_preset(spec.preprocessing)
 
 
-@pytest.mark.parametrize("name", DIGITS)
+@pytest.mark.parametrize("name", by_tier(DIGITS, default=["nin_digits"]))
 def test_networks_for_digits_have_the_accuracy_of_their_record(name):
     loaded = models.load_model(name)
     assert (loaded.weights, loaded.random, loaded.preprocessing, loaded.dataset) == ("digits", False, "unit", "digits")
@@ -150,6 +151,7 @@ def test_what_is_no_seed(seed):
     refused("`seed` to be a whole number", "nin_cifar10", seed=seed)
 
 
+@pytest.mark.slow
 def test_a_keras_application():
     loaded = models.load_model("keras:MobileNet", input_shape=(32, 32, 3), alpha=0.25, classes=5)
     assert (loaded.name, loaded.random, loaded.preprocessing) == ("mobilenet", True, "symmetric")

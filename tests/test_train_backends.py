@@ -15,8 +15,9 @@ from keras_nin.train import devices
 
 pytestmark = pytest.mark.slow
 ROOT = pathlib.Path(__file__).parents[1]
-# Trains a network on noise on as many devices as it is told. It has neither dropout nor BatchNormalization, for which
-# each replica of TensorFlow draws its own numbers and takes the statistics of its part of the batch.
+# Trains a network on noise on as many devices as it is told, or on each of several numbers of them in turn. It has
+# neither dropout nor BatchNormalization, for which each replica of TensorFlow draws its own numbers and takes the
+# statistics of its part of the batch.
 SCRIPT = """
 import json, pathlib, sys
 import keras
@@ -24,7 +25,7 @@ import numpy as np
 from keras_nin import data, train
 from keras_nin.train.devices import prepared_backend, share_batches
 
-folder, devices, stop = pathlib.Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+folder, stop, results = pathlib.Path(sys.argv[1]), int(sys.argv[3]), []
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
     cpu = tf.config.list_physical_devices("CPU")[0]
@@ -40,20 +41,22 @@ def end_epoch(epoch, entry):
     if epoch == stop:
         raise KeyboardInterrupt
 
-with prepared_backend(), share_batches(devices if devices == "all" else int(devices)) as count:
-    keras.utils.set_random_seed(0)
-    x = keras.Input((8, 8, 1))
-    y = keras.layers.Conv2D(4, 3, activation="relu", name="conv")(x)
-    y = keras.layers.GlobalAveragePooling2D()(y)
-    model = keras.Model(x, keras.layers.Dense(3, activation="softmax")(y), name="net")
-    rng = np.random.default_rng(3)
-    kernels = [rng.normal(0, 0.3, w.shape) for w in model.trainable_variables]
-    for variable, value in zip(model.trainable_variables, kernels):
-        variable.assign(value)
-    run = train.fit_model(model, dataset, recipe, folder, name="net", preprocessing=dataset.preprocessing,
-                          devices=count, on_epoch=end_epoch)
-others = [name for name in ("tensorflow", "jax", "torch") if name in sys.modules]
-print(json.dumps({"record": run.record, "history": run.history, "resumed": run.resumed_epochs, "imported": others}))
+for devices in sys.argv[2].split(","):
+    with prepared_backend(), share_batches(devices if devices == "all" else int(devices)) as count:
+        keras.utils.set_random_seed(0)
+        x = keras.Input((8, 8, 1))
+        y = keras.layers.Conv2D(4, 3, activation="relu", name="conv")(x)
+        y = keras.layers.GlobalAveragePooling2D()(y)
+        model = keras.Model(x, keras.layers.Dense(3, activation="softmax")(y), name="net")
+        rng = np.random.default_rng(3)
+        kernels = [rng.normal(0, 0.3, w.shape) for w in model.trainable_variables]
+        for variable, value in zip(model.trainable_variables, kernels):
+            variable.assign(value)
+        run = train.fit_model(model, dataset, recipe, folder / devices, name="net",
+                              preprocessing=dataset.preprocessing, devices=count, on_epoch=end_epoch)
+    others = [name for name in ("tensorflow", "jax", "torch") if name in sys.modules]
+    results.append({"record": run.record, "history": run.history, "resumed": run.resumed_epochs, "imported": others})
+print(json.dumps(results))
 """
 
 
@@ -66,9 +69,11 @@ def start(folder, backend, devices=1, stop=0, **variables):
 
 
 def finish(process):
+    """Return the result of a process, or one for each number of devices."""
     out, error = process.communicate(timeout=300)
     assert process.returncode == 0, error[-3000:]
-    return json.loads(out.splitlines()[-1])
+    results = json.loads(out.splitlines()[-1])
+    return results if len(results) > 1 else results[0]
 
 
 def losses(result):
@@ -76,14 +81,20 @@ def losses(result):
 
 
 @pytest.fixture(scope="module")
-def reference(tmp_path_factory):
+def tensorflow_runs(tmp_path_factory):
+    """The runs on one and on two devices with TensorFlow."""
+    return finish(start(tmp_path_factory.mktemp("reference") / "run", "tensorflow", devices="1,2"))
+
+
+@pytest.fixture(scope="module")
+def reference(tensorflow_runs):
     """The run on one device with TensorFlow."""
-    return finish(start(tmp_path_factory.mktemp("reference") / "run", "tensorflow"))
+    return tensorflow_runs[0]
 
 
-def test_two_replicas_of_tensorflow(reference, tmp_path):
-    result = finish(start(tmp_path / "run", "tensorflow", devices=2))
-    assert result["record"]["devices"] == 2
+def test_two_replicas_of_tensorflow(reference, tensorflow_runs):
+    result = tensorflow_runs[1]
+    assert (reference["record"]["devices"], result["record"]["devices"]) == (1, 2)
     np.testing.assert_allclose(losses(result), losses(reference), atol=1e-3)
 
 

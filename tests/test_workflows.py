@@ -207,6 +207,7 @@ def test_a_model_in_memory_takes_no_arguments_of_a_builder(small):
 # other entry points
 
 
+@pytest.mark.slow
 def test_benchmark_of_one_model(exported, small, digits):
     result = keras_nin.benchmark_model(exported("conv1x1_3to2"), runs=3, layers=False)
     assert result.profiles[0].runs == 3

@@ -110,14 +110,16 @@ def train_command(as_json: bool, **arguments: Any) -> None:
     if as_json:
         print_json(record | {"folder": str(result.folder), "history": result.history})
         return
-    from keras_nin.formatting import format_percent
+    from keras_nin.formatting import format_count, format_percent
 
     resumed = f" (resumed after epoch {result.resumed_epochs})" if result.resumed_epochs else ""
-    test = "not tested" if record["test_top1"] is None else f"test {format_percent(record['test_top1'])}"
+    test = "not tested, because there is no test split"
+    if record["test_top1"] is not None:
+        test = f"test {format_percent(record['test_top1'])} on {format_count(record['test_images'], 'image')}"
     kept = "last" if record["recipe"]["keep"] == "last" else f"best {record['best_epoch']}"
     echo(
-        f"{record['model']} on {record['dataset']}: {len(result.history)} epochs{resumed}, {kept} "
-        f"with {format_percent(record['val_accuracy'])} on validation images; {test} on {record['test_images']} images"
+        f"{record['model']} on {record['dataset']}: {format_count(len(result.history), 'epoch')}{resumed}, {kept} "
+        f"with {format_percent(record['val_accuracy'])} on validation images; {test}"
     )
     echo(f"written: {result.folder / record['model']}.weights.h5, .keras and .json, and history.json")
 

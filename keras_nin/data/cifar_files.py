@@ -5,8 +5,9 @@
 - the unpacked folder (``data_batch_1`` to ``data_batch_5``, ``test_batch``, ``batches.meta``), or the folder around it,
   such as ``cifar-10-batches-py-target`` in Keras's cache.
 
-The batches are pickles. They are read by an unpickler that can build nothing but dictionaries, lists, numbers, strings
-and records of arrays; nothing that a file names is imported or called.
+The batches are pickles, as Python 2 wrote the release or as Python 3 writes them again. They are read by an unpickler
+that can build nothing but dictionaries, lists, numbers, strings and records of arrays; nothing that a file names is
+imported or called.
 
 Source: A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images" (2009).
 """
@@ -165,6 +166,8 @@ class _PickledType:
 class _Unpickler(pickle.Unpickler):
     """Builds dictionaries, lists, numbers, strings and `_PickledArray`. Any other name in the pickle is refused."""
 
+    _encoded = 0
+
     def find_class(self, module_name: str, global_name: str, /) -> Any:
         # New functions, so that a pickle can set no attribute of ours.
         if module_name in _MULTIARRAY and global_name == "_reconstruct":
@@ -173,20 +176,38 @@ class _Unpickler(pickle.Unpickler):
             return lambda name, *_: _PickledType(name)
         if (module_name, global_name) == ("numpy", "ndarray"):
             return None
+        if (module_name, global_name) == ("_codecs", "encode"):
+            return lambda text, encoding: self._encode(text, encoding)
         raise pickle.UnpicklingError(f"{module_name}.{global_name}"[:60])
+
+    def _encode(self, text: str, encoding: str) -> bytes:
+        """Return the bytes that Python 3 writes as text into pickles of protocol 2."""
+        if not isinstance(text, str) or encoding != "latin1":
+            raise pickle.UnpicklingError("_codecs.encode of something else than bytes")
+        self._encoded += len(text)  # a pickle may name a text any number of times
+        if self._encoded > _MAX_BATCH_BYTES:
+            raise pickle.UnpicklingError("too large")
+        return text.encode("latin1")
 
 
 def _load(data: bytes, keys: Collection[bytes], where: str) -> Mapping[bytes, Any]:
-    """Return the dictionary of a pickle, in which these keys must be."""
+    """Return the dictionary of a pickle, in which these keys must be; keys that are text become bytes."""
     try:
         record = load_pickle(io.BytesIO(data), _Unpickler, _MAX_BATCH_BYTES, encoding="bytes")
     except pickle.UnpicklingError as error:
         received = f"a damaged file, or a pickle of something else ({error}); nothing of it was run"
         raise input_error(f"{where} to be a pickle of CIFAR's authors", received) from None
+    if isinstance(record, dict):
+        record = {_as_bytes(key): value for key, value in record.items()}
     if not isinstance(record, dict) or not set(keys) <= set(record):
         names = ", ".join(key.decode() for key in keys)
         raise input_error(f"{where} to hold a dictionary with {names}", type(record).__name__)
     return record
+
+
+def _as_bytes(value: Any) -> Any:
+    """Return text as the bytes that it was in the release, anything else as it is."""
+    return value.encode("utf-8", "replace") if isinstance(value, str) else value
 
 
 def _read_batch(data: bytes, layout: _Layout, where: str) -> tuple[Pixels, Indices]:
@@ -209,6 +230,6 @@ def _read_batch(data: bytes, layout: _Layout, where: str) -> tuple[Pixels, Indic
 
 def _read_class_names(data: bytes, layout: _Layout, where: str) -> tuple[str, ...]:
     names = _load(data, (layout.class_names,), where)[layout.class_names]
-    if not isinstance(names, list) or not all(isinstance(name, bytes) for name in names):
+    if not isinstance(names, list) or not all(isinstance(name, bytes | str) for name in names):
         raise input_error(f"{where} to hold the names of the classes", type(names).__name__)
-    return tuple(name.decode("utf-8", "replace") for name in names)
+    return tuple(_as_bytes(name).decode("utf-8", "replace") for name in names)

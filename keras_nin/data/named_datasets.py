@@ -99,8 +99,9 @@ def open_keras_dataset(name: str) -> Dataset:
 def make_dataset(
     name: str, images: Pixels, labels: Indices, training: int, class_names: Sequence[str], preset: str
 ) -> Dataset:
-    """Return a dataset whose first `training` images are for training, but 500 of them for calibration."""
-    calibration, train = draw_indices(training, _KERAS_CALIBRATION_IMAGES, _SPLIT_SEED)
+    """Return a dataset whose first `training` images are for training, but a tenth of them, at most 500, calibrate."""
+    count = min(_KERAS_CALIBRATION_IMAGES, max(1, training // 10))
+    calibration, train = draw_indices(training, count, _SPLIT_SEED)
     splits = {"train": train, "calibration": calibration, "test": np.arange(training, len(images))}
     return Dataset(name, images, labels, tuple(class_names), get_preset(preset), splits)
 

@@ -95,6 +95,10 @@ def open_named_arrays(
             return NamedArrays(os.path.basename(path), {name: samples}, labels, splits)
         if len(inputs) == 1:
             key = next((key for key in (name, *_SAMPLE_KEYS) if key in archive.names), name)
+            if key not in archive.names and len(shape) == 3 and set(_ENCODED_KEYS) <= set(archive.names):
+                received = f"{str(path)!r}, which holds encoded images; preprocessing 'raw' feeds them from 0 to 255"
+                expected = "arrays that are what the network takes, for preprocessing 'none'"
+                raise input_error(expected, received, argument="preprocessing", path=path)
             arrays = {name: archive.read_input(key, shape)}
         else:
             arrays = {name: archive.read_input(name, shape) for name, shape in inputs.items()}
