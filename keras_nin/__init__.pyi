@@ -25,6 +25,7 @@ from .workflows.benchmark import benchmark_models as benchmark_models
 from .workflows.benchmark import compare_runs as compare_runs
 from .workflows.cards import build_cards as build_cards
 from .workflows.cards import measure_card as measure_card
+from .workflows.check import check_file as check_file
 from .workflows.conversion import ExportOptions as ExportOptions
 from .workflows.edge import check_edgetpu as check_edgetpu
 from .workflows.edge import check_fit as check_fit

@@ -16,6 +16,7 @@ AUDIT = "keras_nin.audit/1"
 BENCHMARK = "keras_nin.benchmark/1"
 CARD = "keras_nin.card/1"  # the measurement record behind a model card
 CARDS = "keras_nin.cards/1"
+CHECK = "keras_nin.check/1"
 CLAIMS = "keras_nin.claims/1"
 COMPARE = "keras_nin.compare/1"
 COMPARE_RUNS = "keras_nin.compare_runs/1"

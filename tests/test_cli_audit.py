@@ -21,6 +21,7 @@ FILE = "small.tflite"
 def cli(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / FILE).write_bytes(b"")
+    monkeypatch.setattr("keras_nin.tflite.reader.read_checked_model", lambda path: path)
     monkeypatch.setattr("keras_nin.audit.api.audit_model", lambda path, **_: audits.small())
     monkeypatch.setattr(inputs, "start_keras", lambda *_: pytest.fail("Keras was started"))
 

@@ -46,7 +46,10 @@ def tensor(name, dtype, shape, buffer=0, scale=None, zero_point=None, axis=0, **
 
 def operator(code, inputs, outputs, options=None, **values):
     made = record("Operator", opcodeIndex=code, inputs=inputs, outputs=outputs)
-    if options:
+    if options and hasattr(generated.BuiltinOptions2, options):
+        made.builtinOptions2Type = getattr(generated.BuiltinOptions2, options)
+        made.builtinOptions2 = record(options, **values)
+    elif options:
         made.builtinOptionsType = getattr(generated.BuiltinOptions, options)
         made.builtinOptions = record(options, **values)
     return made
@@ -285,6 +288,42 @@ def test_slots_equal_the_schema(kind):
         assert (slot.name, builder.slot) == (slot.name, slot)
 
 
+@pytest.mark.parametrize("name", [name for name in vars(generated) if name + "T" in vars(generated)])
+def test_layouts_equal_the_schema(name):
+    class Builder:
+        def __getattr__(self, method):
+            return lambda *arguments: calls.append((method, *arguments))
+
+    layout, slots = schema.LAYOUTS.get(name, ()), 0
+    for function in [value for key, value in vars(generated).items() if key.startswith(f"{name}Add")]:
+        calls = []
+        with contextlib.suppress(TypeError):  # of another table whose name starts like this one's
+            function(Builder(), 0)
+            ((method, slot, *_),) = calls
+            number = re.fullmatch(r"Prepend(\D+)(\d*)Slot", method)
+            size = {"Bool": "1", "UOffsetTRelative": None}.get(number[1], str(int(number[2] or 8) // 8))
+            assert layout[slot] == size if size else not layout[slot].isdigit(), function
+            vector = getattr(generated, function.__name__.replace("Add", "Start") + "Vector", None)
+            assert (layout[slot][0] == "[") == (vector is not None), function
+            if vector:
+                calls.clear()
+                vector(Builder(), 0)
+                assert calls[0][1] == int(layout[slot][1:-1]) if layout[slot][1:-1].isdigit() else 4
+            slots += 1
+    assert slots == len([kind for kind in layout if kind != "-"])
+
+
+def test_unions_equal_the_schema():
+    for name, tables in schema.UNIONS.items():
+        assert tables == tuple(enumeration(getattr(generated, name)))
+    for op, table in schema.OPTION_TABLES.items():
+        assert (schema.UNIONS["BuiltinOptions" if table.union == 1 else "BuiltinOptions2"][table.code], op) == (
+            table.schema_name,
+            op,
+        )
+    assert set(schema.ARITIES) <= set(schema.OPERATORS)
+
+
 LONG_NAMES = {
     "fused_activation": "fusedActivationFunction",
     **{f"dilation_{axis}": f"dilation{axis.upper()}Factor" for axis in "dwh"},
@@ -298,7 +337,7 @@ def camel(name):
 
 def distinct_value(option, position):
     if option.code == "i*":
-        return [position, -1]
+        return [1, 1] if option.name.endswith("subgraph_indices") else [position, -1]
     if option.code == "f":
         return position + 0.5
     return 1 if option.code in "?b" or option.name.endswith("subgraph_index") else position + 2
@@ -307,7 +346,8 @@ def distinct_value(option, position):
 @pytest.mark.parametrize("op", schema.OPERATOR_OPTIONS)
 def test_options_are_read_from_where_the_schema_puts_them(op):
     known = schema.OPERATOR_OPTIONS[op]
-    assert getattr(generated.BuiltinOptions, known.schema_name) == known.code
+    union = generated.BuiltinOptions if known.union == 1 else generated.BuiltinOptions2
+    assert getattr(union, known.schema_name) == known.code
     written = {option.name: distinct_value(option, position) for position, option in enumerate(known.options)}
     content = one_operator(op, known.schema_name, **{camel(name): value for name, value in written.items()})
     read = reader.read_model(content).main.operators[0].options

@@ -34,7 +34,7 @@ from keras_nin.benchmark.records import (
 from keras_nin.child_process import JsonProcess, describe_status, python_command
 from keras_nin.errors import InputError, check_choice, check_whole_number
 from keras_nin.formatting import format_count, format_percent
-from keras_nin.tflite.reader import read_model
+from keras_nin.tflite.reader import read_checked_model
 from keras_nin.tflite.records import TFLiteModel
 
 RUNNER_MODULE = "keras_nin.benchmark.runner.main"
@@ -252,7 +252,7 @@ def _collecting(failures: list[InputError] | None) -> Iterator[None]:
 
 def _open_file(source: FileSource, stack: contextlib.ExitStack, with_loops: bool) -> _OpenFile:
     file = source if isinstance(source, BenchmarkFile) else BenchmarkFile(source)
-    model = read_model(file.source)
+    model = read_checked_model(file.source)
     for index in model.main.inputs:
         tensor = model.main.tensors[index]
         if -1 in (tensor.shape_signature or ())[1:]:

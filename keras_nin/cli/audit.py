@@ -1,4 +1,4 @@
-"""`keras-nin audit` and `compare`: what networks cost, layer by layer."""
+"""`keras-nin audit`, `check` and `compare`: what networks cost, layer by layer, and whether files are in order."""
 
 from __future__ import annotations
 
@@ -118,6 +118,36 @@ def _print_audit(audit: Audit, form: str, view: AuditView) -> None:
         terminal.print_audit(audit, Console(highlight=False, emoji=False, markup=False), view)
         return
     echo(getattr(tables, f"format_audit_{form}")(audit, view))
+
+
+@click.command("check", cls=options.Command, epilog="Example: keras-nin check exported/nin_digits_int8.tflite")
+@click.argument("paths", nargs=-1, required=True, metavar="FILE.tflite...")
+@options.json_option
+def check_command(paths: tuple[str, ...], as_json: bool) -> int:
+    """Validate each FILE without running it: bounds, shapes, indices, operators, quantization, signatures.
+
+    An error is what no runtime takes: it refuses the file, or would compute undefined values. A warning names the
+    targets that do not take the file. Exit status 1 where a file has an error, 2 where one is no .tflite file at all.
+    The other commands check a file before they use it.
+
+    \b
+    More examples:
+      keras-nin check downloaded/*.tflite
+      keras-nin check model.tflite --json
+    """
+    from keras_nin import schemas
+    from keras_nin.workflows.check import check_file
+
+    results = [check_file(path) for path in paths]
+    if as_json:
+        print_json({"schema": schemas.CHECK, "files": [result.to_json()["files"][0] for result in results]})
+    else:
+        echo("\n".join(map(str, results)))
+    if is_quiet() and not as_json:
+        for result in results:
+            for problem in result.problems:
+                note(f"{result.file}: {problem.severity}: {problem.message}")
+    return 0 if all(result.passed for result in results) else 1
 
 
 @click.command(

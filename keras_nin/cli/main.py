@@ -21,6 +21,7 @@ _FORMAT_JSON = "--format json"  # of `keras-nin audit`
 COMMANDS = {
     "list": ("models", "List the models of the zoo."),
     "audit": ("audit", "Count parameters, MACs and memory of every layer."),
+    "check": ("audit", "Validate .tflite files without running them."),
     "compare": ("audit", "Compare models, files, or a model and its file."),
     "export": ("export", "Convert a model to .tflite files and verify them."),
     "verify": ("export", "Compare a .tflite file with its model."),

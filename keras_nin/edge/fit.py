@@ -210,7 +210,7 @@ def parse_targets(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def check_fit(
-    paths: Sequence[str | os.PathLike[str]],
+    paths: "Sequence[str | os.PathLike[str] | TFLiteModel]",
     targets: Sequence[str] = TARGETS,
     settings: FitSettings | None = None,
     progress: Callable[[str], object] | None = None,
@@ -220,7 +220,7 @@ def check_fit(
     """Show what .tflite files cost on several targets; all files are read before anything is measured.
 
     Args:
-        paths: the .tflite files.
+        paths: the .tflite files, or records of them.
         targets: names from `TARGETS`; whatever their order, the CPU is measured first.
         settings: settings of the targets.
         progress: is called with a line of text before each step.
@@ -250,7 +250,7 @@ def check_fit(
     return FitResult(chosen, settings, runner.host, tuple(results), tuple(runner.warnings.values()))
 
 
-def _check_arguments(paths: Sequence[str | os.PathLike[str]], targets: Sequence[str], settings: FitSettings) -> None:
+def _check_arguments(paths: Sequence[object], targets: Sequence[str], settings: FitSettings) -> None:
     if not paths:
         raise InputError("Expected `paths` to name at least one file. Received: none", argument="paths")
     if ETHOSU in parse_targets(targets):

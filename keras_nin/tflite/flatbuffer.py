@@ -7,6 +7,7 @@ unsigned offsets relative to where the offset itself stands.
 
 import pathlib
 import struct
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from keras_nin.errors import InputError
@@ -37,7 +38,8 @@ class FlatbufferReader:
     def fail(self, problem: str) -> InputError:
         """Return the `InputError` for this file."""
         source = "the bytes given" if self.path is None else repr(str(self.path))
-        return InputError(f"Expected a valid .tflite file. Received: {source}, where {problem}", path=self.path)
+        message = f"Expected a valid .tflite file. Received: {source}, where {problem}"
+        return InputError(message, path=self.path, received=problem)
 
     def check(self, position: int, size: int, what: str) -> None:
         """Raise `InputError` unless the `size` bytes from `position` lie inside the file."""
@@ -137,3 +139,81 @@ class FlatbufferTable:
         first, size = self.span(slot) or (0, 0)
         self.reader.spend(size)
         return bytes(self.reader.data[first : first + size]).decode("utf-8", "backslashreplace")
+
+
+Layouts = Mapping[str, Sequence[str]]
+
+
+def check_structure(data: bytes, path: pathlib.Path | None, root: str, layouts: Layouts, unions: Layouts) -> None:
+    """Raise `InputError` unless every table, vector and string of a file lies inside it, whether it is read or not.
+
+    Runtimes follow all offsets without looking. Each table is looked at once, so that the time is linear in the file.
+
+    Args:
+        data, path: of the file; the root of a valid file is at its first offset.
+        root: name of the table there.
+        layouts: of every table with fields the kind of each slot: ``"4"`` for a number of 4 bytes, ``"[4]"`` for a
+            vector of them, ``"string"``, ``"Tensor"`` and ``"[Tensor]"`` for tables, ``"BuiltinOptions?"`` for a table
+            of a union, and ``"-"`` for a slot not in use.
+        unions: the tables of each union, by their code.
+    """
+    reader = FlatbufferReader(data, path)
+    check = _StructureCheck(reader, layouts, unions)
+    pending = [(reader.follow(0), root)]
+    seen = set(pending)
+    while pending:
+        for table in check.follow_fields(*pending.pop()):
+            if table not in seen:
+                seen.add(table)
+                pending.append(table)
+
+
+class _StructureCheck:
+    def __init__(self, reader: FlatbufferReader, layouts: Layouts, unions: Layouts) -> None:
+        self._reader, self._layouts, self._unions = reader, layouts, unions
+        self._plans: dict[tuple[str, tuple[int, ...]], tuple[int, list[tuple[int, str, int]]]] = {}
+
+    def _plan(self, name: str, fields: tuple[int, ...]) -> tuple[int, list[tuple[int, str, int]]]:
+        """Return how far the fields of a table reach, and (offset, kind, offset of its code) of those to follow."""
+        extent, followed = 4, []
+        for slot, (offset, kind) in enumerate(zip(fields, self._layouts.get(name, ()), strict=False)):
+            if offset and kind != "-":
+                extent = max(extent, offset + (int(kind) if kind.isdigit() else 4))
+                if not kind.isdigit():
+                    followed.append((offset, kind, fields[slot - 1]))
+        return extent, followed
+
+    def follow_fields(self, position: int, name: str) -> Iterator[tuple[int, str]]:
+        """Check what the fields of a table refer to; yield (position, name) of the tables among it."""
+        reader, fields = self._reader, self._reader.fields(position)
+        plan = self._plans.get((name, fields))
+        if plan is None:
+            plan = self._plans[name, fields] = self._plan(name, fields)
+        reader.check(position, plan[0], f"a {name}")
+        for offset, kind, code_offset in plan[1]:
+            target = reader.follow(position + offset)
+            if kind[0] == "[":
+                yield from self._follow_vector(target, kind[1:-1])
+            elif kind == "string":
+                size = reader.unpack("I", target, "a string")
+                reader.check(target + 4, size + 1, "a string")
+                if reader.data[target + 4 + size]:
+                    raise reader.fail(f"the string at byte {target} has no end")
+            elif kind[-1] == "?":
+                names = self._unions[kind[:-1]]
+                code = reader.unpack("B", position + code_offset) if code_offset else 0
+                if 0 < code < len(names):  # later versions of the schema have more
+                    yield target, names[code]
+            else:
+                yield target, kind
+
+    def _follow_vector(self, start: int, item: str) -> Iterator[tuple[int, str]]:
+        reader = self._reader
+        count = reader.unpack("I", start, "a vector")
+        if item.isdigit():
+            reader.check(start + 4, count * int(item), "a vector's content")
+            return
+        reader.check(start + 4, count * 4, "a vector's content")
+        reader.spend(4 * count)
+        for number, offset in enumerate(struct.unpack_from(f"<{count}I", reader.data, start + 4)):
+            yield start + 4 + 4 * number + offset, item

@@ -5,8 +5,9 @@ import pathlib
 from typing import Any, TypeAlias
 
 from keras_nin.files import read_bytes
-from keras_nin.tflite import records, schema
-from keras_nin.tflite.flatbuffer import FlatbufferReader, FlatbufferTable
+from keras_nin.formatting import format_count
+from keras_nin.tflite import records, schema, validation
+from keras_nin.tflite.flatbuffer import FlatbufferReader, FlatbufferTable, check_structure
 
 # A file: its path, its content, or what was read of it.
 ModelSource: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | records.TFLiteModel
@@ -33,6 +34,19 @@ def read_model(source: ModelSource) -> records.TFLiteModel:
     return _read_model(FlatbufferReader(read_bytes(path), path))
 
 
+def read_checked_model(source: ModelSource) -> records.TFLiteModel:
+    """Return a .tflite file that somebody else may have made, with no error of `keras-nin check`.
+
+    Arguments and errors are those of `read_model`; the first of several problems is named.
+    """
+    model = read_model(source)
+    errors = [problem for problem in validation.find_problems(model) if problem.severity == validation.ERROR]
+    if errors:
+        more = f" ({format_count(len(errors) - 1, 'more error')}; keras-nin check lists them)" if errors[1:] else ""
+        raise FlatbufferReader(b"", model.path).fail(f"{errors[0].message}{more}")
+    return model
+
+
 def _read_model(reader: FlatbufferReader) -> records.TFLiteModel:
     slots = schema.ModelSlots
     model = reader.root(schema.IDENTIFIER)
@@ -45,17 +59,23 @@ def _read_model(reader: FlatbufferReader) -> records.TFLiteModel:
     if not tables:
         raise reader.fail("there is no subgraph")
     subgraphs = tuple(_read_subgraph(index, table, codes, spans, len(tables)) for index, table in enumerate(tables))
-    return records.TFLiteModel(
+    metadata = model.tables(slots.METADATA)
+    for entry in metadata:
+        if (buffer := entry.scalar(schema.MetadataSlots.BUFFER, "I")) >= max(len(spans), 1):
+            raise reader.fail(f"a metadata entry refers to buffer {buffer} of {len(spans)}")
+    file = records.TFLiteModel(
         subgraphs=subgraphs,
         description=model.string(slots.DESCRIPTION),
         version=version,
         size_bytes=len(reader.data),
         signatures=tuple(_read_signature(table, subgraphs) for table in model.tables(slots.SIGNATURE_DEFS)),
-        metadata=tuple(entry.string(schema.MetadataSlots.NAME) for entry in model.tables(slots.METADATA)),
+        metadata=tuple(entry.string(schema.MetadataSlots.NAME) for entry in metadata),
         content=reader.data,
         buffer_spans=spans,
         path=reader.path,
     )
+    check_structure(reader.data, reader.path, "Model", schema.LAYOUTS, schema.UNIONS)
+    return file
 
 
 def _read_buffer_span(index: int, table: FlatbufferTable) -> _Span:
@@ -180,6 +200,13 @@ def _read_operator(
         raise fail(f"{owner} refers to operator type {code} of {len(codes)}")
     op, version, is_custom = codes[code]
     owner = f"{owner} ({op})"
+    _read_tensor_indexes(table, slots.INTERMEDIATES, tensors, owner, minimum=-1)
+    first, size = (
+        table.scalar(slots.LARGE_CUSTOM_OPTIONS_OFFSET, "Q"),
+        table.scalar(slots.LARGE_CUSTOM_OPTIONS_SIZE, "Q"),
+    )
+    if first > 1:  # the schema's mark for "not used"
+        table.reader.check(first, size, f"the options of {owner}")
     operator = records.TFLiteOperator(
         index=index,
         op=op,
@@ -191,8 +218,9 @@ def _read_operator(
         subgraph=subgraph,
     )
     for name, value in operator.options.items():
-        if name.endswith("subgraph_index") and not 0 <= value < subgraph_count:
-            raise fail(f"{owner} has the {name} {value} of {subgraph_count}")
+        for number in value or () if name == "branch_subgraph_indices" else (value,):
+            if "_subgraph_ind" in name and not 0 <= number < subgraph_count:
+                raise fail(f"{owner} has the {name} {number} of {subgraph_count}")
     # The runtime would write over the file's content.
     if any(tensors[output].is_constant for output in operator.outputs):
         raise fail(f"{owner} writes to a constant tensor")
@@ -201,13 +229,15 @@ def _read_operator(
 
 def _read_options(op: str, table: FlatbufferTable, owner: str) -> dict[str, Any]:
     """Return the options of a builtin by name; an absent one has the schema's default."""
-    known = schema.OPERATOR_OPTIONS.get(op)
+    known = schema.OPTION_TABLES.get(op)
     if known is None:
         return {}
-    code = table.scalar(schema.OperatorSlots.BUILTIN_OPTIONS_TYPE, "B")
+    slots = schema.OperatorSlots
+    type_slot = slots.BUILTIN_OPTIONS_TYPE if known.union == 1 else slots.BUILTIN_OPTIONS_2_TYPE
+    code = table.scalar(type_slot, "B")
     if code not in (0, known.code):
         raise table.reader.fail(f"{owner} has options of type {code}, not {known.code} ({known.schema_name})")
-    options = table.table(schema.OperatorSlots.BUILTIN_OPTIONS) if code else None
+    options = table.table(type_slot + 1) if code else None
     return {option.name: _read_option(option, options, table.reader, owner) for option in known.options}
 
 

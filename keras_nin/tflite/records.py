@@ -112,7 +112,8 @@ class TFLiteOperator:
     @property
     def called_subgraphs(self) -> tuple[int, ...]:
         """Numbers of the subgraphs that it runs: condition and body of a WHILE, branches of an IF."""
-        return tuple(value for name, value in self.options.items() if name.endswith("subgraph_index"))
+        called = [value for name, value in self.options.items() if name.endswith("subgraph_index")]
+        return (*called, *(self.options.get("branch_subgraph_indices") or ()))
 
 
 @dataclasses.dataclass(frozen=True)

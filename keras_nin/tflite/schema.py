@@ -32,7 +32,13 @@ TensorSlots = IntEnum(
 QuantizationSlots = IntEnum(
     "QuantizationSlots", "MIN MAX SCALE ZERO_POINT DETAILS_TYPE DETAILS QUANTIZED_DIMENSION", start=0
 )
-OperatorSlots = IntEnum("OperatorSlots", "OPCODE_INDEX INPUTS OUTPUTS BUILTIN_OPTIONS_TYPE BUILTIN_OPTIONS", start=0)
+OperatorSlots = IntEnum(
+    "OperatorSlots",
+    "OPCODE_INDEX INPUTS OUTPUTS BUILTIN_OPTIONS_TYPE BUILTIN_OPTIONS CUSTOM_OPTIONS CUSTOM_OPTIONS_FORMAT "
+    "MUTATING_VARIABLE_INPUTS INTERMEDIATES LARGE_CUSTOM_OPTIONS_OFFSET LARGE_CUSTOM_OPTIONS_SIZE "
+    "BUILTIN_OPTIONS_2_TYPE BUILTIN_OPTIONS_2",
+    start=0,
+)
 
 
 class Option(NamedTuple):
@@ -50,11 +56,15 @@ class Option(NamedTuple):
 
 
 class OptionsTable(NamedTuple):
-    """The options of an operator: the code in `BuiltinOptions`, the schema's table and what is read of it."""
+    """The options of an operator: the code in its union, the schema's table and what is read of it.
+
+    `union` is 1 for `BuiltinOptions`, 2 for `BuiltinOptions2`.
+    """
 
     code: int
     schema_name: str
-    options: tuple[Option, ...]
+    options: tuple[Option, ...] = ()
+    union: int = 1
 
 
 _TABLES: dict[str, Any] = tomllib.loads(pathlib.Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
@@ -78,7 +88,47 @@ def _read_option(
 
 
 OPERATOR_OPTIONS = {
-    operator: OptionsTable(table["code"], schema_name, tuple(_read_option(**option) for option in table["options"]))
+    operator: OptionsTable(
+        table["code"], schema_name, tuple(_read_option(**option) for option in table["options"]), table.get("union", 1)
+    )
     for schema_name, table in _TABLES["options"].items()
     for operator in table["operators"]
+}
+
+# What every table of the schema consists of; see `keras_nin.tflite.flatbuffer.check_structure`.
+LAYOUTS: dict[str, tuple[str, ...]] = {name: tuple(slots.split()) for name, slots in _TABLES["layouts"].items()}
+UNIONS: dict[str, tuple[str, ...]] = {name: tuple(tables.split()) for name, tables in _TABLES["unions"].items()}
+
+
+def _named_options() -> dict[str, OptionsTable]:
+    """Return the table of options that is named for each operator, where it has fields."""
+    tables = {
+        name.lower(): OptionsTable(code, name, (), number)
+        for number, union in enumerate(("BuiltinOptions", "BuiltinOptions2"), 1)
+        for code, name in enumerate(UNIONS[union])
+        if name in LAYOUTS
+    }
+    names = {operator: f"{operator.replace('_', '').lower()}options" for operator in OPERATORS}
+    return {operator: tables[name] for operator, name in names.items() if name in tables}
+
+
+OPTION_TABLES = _named_options() | OPERATOR_OPTIONS  # those whose type is checked
+
+
+class Arity(NamedTuple):
+    """The least and the most inputs and outputs of an operator; None for any number."""
+
+    inputs: tuple[int, int | None]
+    outputs: tuple[int, int | None]
+
+
+def _read_range(text: str) -> tuple[int, int | None]:
+    low, hyphen, high = text.partition("-")
+    return int(low), int(high) if high else None if hyphen else int(low)
+
+
+ARITIES = {
+    operator: Arity(*map(_read_range, counts.split()))
+    for counts, operators in _TABLES["arities"].items()
+    for operator in operators.split()
 }

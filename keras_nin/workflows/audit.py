@@ -38,11 +38,13 @@ def audit_model(model: FileOrModel, *, progress: Progress = SILENT, **options: U
     from keras_nin.audit.api import audit_model as audit_network
 
     if is_tflite(model):
+        from keras_nin.tflite.reader import read_checked_model
+
         if any(value for name, value in options.items() if name not in ("seed", "imports")):
             raise InputError(
                 "A .tflite file holds its whole network: `weights`, `input_shape` and `builder_arguments` do not apply"
             )
-        return audit_network(model)
+        return audit_network(read_checked_model(os.fspath(model)))
     loaded = open_model(model, progress, **options)
     return audit_network(loaded.model, name=loaded.name)
 
@@ -75,6 +77,7 @@ def compare_models(
         InputError: as `audit_model`.
     """
     from keras_nin.audit.api import compare_models as compare_networks
+    from keras_nin.tflite.reader import read_checked_model
 
     if test is not None and not (is_tflite(first) and is_tflite(second)):
         raise InputError(
@@ -86,6 +89,7 @@ def compare_models(
     to_open = [position for position, side in enumerate(sides) if not is_tflite(side)]
     for position in to_open:
         check_model_name(sides[position])
+    sides = [read_checked_model(side) if is_tflite(side) else side for side in sides]
     for position in to_open:
         loaded = open_model(sides[position], progress, **options)
         sides[position], names[position] = loaded.model, loaded.name

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from keras_nin.data import Dataset, Preprocessing
     from keras_nin.export import Calibration, ConvertedModel, ParityLimits
     from keras_nin.models import LoadedModel
+    from keras_nin.tflite.records import TFLiteModel
 
 NOISE_CALIBRATION = "calibrated on noise"
 BUNDLED_DATASETS = frozenset({"digits"})  # read without Keras and without a download
@@ -235,7 +236,7 @@ class TFLiteSource:
     """A .tflite file that a workflow reads: the caller's own, or a temporary export of a model.
 
     `notes` say how it differs from the trained network; `images` name those that calibrated it, None for noise;
-    `temporary` says whether it is an export.
+    `temporary` says whether it is an export; `model` is the caller's file as a record, which has been checked.
     """
 
     path: str
@@ -243,6 +244,12 @@ class TFLiteSource:
     notes: tuple[str, ...] = ()
     images: str | None = None
     temporary: bool = False
+    model: TFLiteModel | None = None
+
+    @property
+    def file(self) -> str | TFLiteModel:
+        """What the functions that read files take."""
+        return self.model or self.path
 
 
 def check_no_export_options(source: object, options: ExportOptions | None, ignored: Collection[str] = ()) -> None:
@@ -269,9 +276,11 @@ def open_tflite(
         with files.temporary_folder() as folder:
             yield export_temporarily(source, folder, options, progress=progress)[0]
     else:
+        from keras_nin.tflite.reader import read_checked_model
+
         check_no_export_options(source, options, ignored)
         path = os.fspath(source)  # type: ignore[arg-type]
-        yield TFLiteSource(path, path)
+        yield TFLiteSource(path, path, model=read_checked_model(path))
 
 
 def export_temporarily(

@@ -58,7 +58,7 @@ def check_edgetpu(
     if compile:
         compiler.find_compiler()
     with open_tflite(model, export, progress=progress) as source:
-        result = verdict.check_edgetpu(source.path, multiple_subgraphs=multiple_subgraphs)
+        result = verdict.check_edgetpu(source.file, multiple_subgraphs=multiple_subgraphs)
         compilation, differences = None, ()
         if compile:
             with progress.task("Running edgetpu_compiler"):
@@ -118,7 +118,7 @@ def estimate_ethosu(
         vela.find_vela()  # before Keras starts, which takes longer
     with open_tflite(model, export, progress=progress) as source:
         result = estimate.estimate_ethosu(
-            source.path,
+            source.file,
             chosen,
             options=vela.VelaOptions(system_config, memory_mode, tuple(config)),
             timeout=timeout,
@@ -192,11 +192,11 @@ def measure_micro(
     given = {name: value for name, value in (given | {"seed": seed or None}).items() if value is not None}
     options = dataclasses.replace(export or ExportOptions(), **given)
     with open_tflite(model, options, ignored=_MICRO_IGNORED, progress=progress) as source:
-        parsed = read_model(source.path)
+        parsed = read_model(source.file)
         images, noise_note = _load_micro_inputs(source, parsed, options, test_count)
         with progress.task(f"Searching the arena of {source.name}"):
             result = measurement.measure_micro(
-                source.path, max_arena=max_arena, inputs=images, seconds=seconds, timeout=timeout
+                parsed, max_arena=max_arena, inputs=images, seconds=seconds, timeout=timeout
             )
         if c_array is not None:
             contents = {path: text.encode() for path, text in format_c_array(result, parsed, c_array).items()}
@@ -346,6 +346,6 @@ def check_fit(
             return loaded
 
         with progress.task("Starting") as update:
-            paths = [source.path for source in sources]
-            result = fit.check_fit(paths, chosen, settings, update, load_inputs, run)
+            read = [source.file for source in sources]
+            result = fit.check_fit(read, chosen, settings, update, load_inputs, run)
     return dataclasses.replace(result, checks=fit.check_fit_limits(result, limits), notes=tuple(notes))

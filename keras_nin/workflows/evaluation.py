@@ -542,9 +542,10 @@ def _open_network(
 
 
 def _open_file(path: str, threads: int, output: int | None, session: DeviceSession | None) -> _Network:
+    from keras_nin.tflite.reader import read_checked_model
     from keras_nin.tflite.runner import TFLiteRunner
 
-    runner = (session.runner_class() if session else TFLiteRunner)(path, threads, output)
+    runner = (session.runner_class() if session else TFLiteRunner)(read_checked_model(path), threads, output)
     record = inputs.read_export_record(path)
     shapes: inputs.Shapes = {entry.signature or entry.name: entry.shape[1:] for entry in runner.inputs}
     if len(runner.inputs) == 1 and len(runner.input.shape) == 4:

@@ -136,6 +136,7 @@ def verify_model(
     with inputs.open_session(device, python) as session:
         from keras_nin.export import verify_files
         from keras_nin.keras_graph import describe_outputs
+        from keras_nin.tflite.reader import read_checked_model
         from keras_nin.tflite.runner import TFLiteRunner
 
         seed = options.get("seed", 0)
@@ -144,7 +145,7 @@ def verify_model(
         calibration = inputs.recorded_calibration_source(record)
         sources = ImageSources(calibration, test, labels, seed, preprocessing=requested, recorded=True)
         runner_class = session.runner_class() if session else TFLiteRunner
-        runner = runner_class(file, threads, batch=record.get("batch") or 1)
+        runner = runner_class(read_checked_model(file), threads, batch=record.get("batch") or 1)
         loaded = models.cast_to_float32(inputs.open_model(model, progress, **options))  # as the export did
         shapes = inputs.input_shapes(loaded.model)
         dataset = sources.dataset("test", inputs.recorded_test_source(record) or loaded.dataset, shapes)
