@@ -36,10 +36,23 @@ def format_count(count: int, noun: str, plural: str | None = None) -> str:
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
 
 
-def format_names(names: Sequence[str], shown: int = _NAMES_SHOWN) -> str:
+def format_names(names: Sequence[str], shown: int = _NAMES_SHOWN, separator: str = ", ") -> str:
     """Return the first `shown` names, and how many more there are: ``"conv1, conv2 and 7 more"``."""
     more = len(names) - shown
-    return ", ".join(names[:shown]) + (f" and {more:,} more" if more > 0 else "")
+    return separator.join(names[:shown]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def format_indexes(indexes: Sequence[int], noun: str = "operator") -> str:
+    """Return rising indexes with their noun: ``"operators 3, 5"``; of more than five their range and number.
+
+    ``"operators 3 to 9"`` are all of these, ``"7 operators from 3 to 40"`` some of them.
+    """
+    count = len(indexes)
+    if count <= _NAMES_SHOWN:
+        return f"{noun if count == 1 else noun + 's'} {', '.join(map(str, indexes))}"
+    first, last = indexes[0], indexes[-1]
+    is_whole = last - first == count - 1
+    return f"{noun}s {first} to {last}" if is_whole else f"{count:,} {noun}s from {first} to {last}"
 
 
 def format_host(host: Mapping[str, Any]) -> str:

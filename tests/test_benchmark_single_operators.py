@@ -87,7 +87,7 @@ def test_what_computes_constants_goes_with_what_reads_them(tmp_path):
 
 
 def test_why_an_operator_does_not_run_alone(tmp_path):
-    tensors = [tensor("in", (1, 4), "FLOAT32"), tensor("state", (1, 4), "FLOAT32", isVariable=True)]
+    tensors = [tensor("in", (1, 4), "FLOAT32"), tensor("state", (1, 4), "RESOURCE")]
     tensors += [tensor(f"out{index}", (1, 4), "FLOAT32") for index in range(3)]
     path = write(
         tmp_path / "net.tflite",

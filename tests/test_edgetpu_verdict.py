@@ -205,7 +205,11 @@ def test_what_is_no_source_file_is_refused_with_one_line(tmp_path):
     compiled = write(tmp_path / "compiled.tflite", tensors, [custom("edgetpu-custom-op", [0], [1])])
     empty = write(tmp_path / "empty.tflite", tensors, [], outputs=[0])
     (tmp_path / "text.tflite").write_text("no file")
-    for path, words in ((compiled, "already compiled"), (empty, "has no operators"), ("text.tflite", "Expected")):
+    for path, words in (
+        (compiled, "compiled for the Edge TPU: 1 custom operator"),
+        (empty, "has no operators"),
+        ("text.tflite", "Expected"),
+    ):
         with pytest.raises(InputError, match=words):
             check_edgetpu(tmp_path / path)
 

@@ -13,6 +13,7 @@ from keras_nin.formatting import (
     format_bytes,
     format_count,
     format_host,
+    format_indexes,
     format_markdown_table,
     format_names,
     format_percent,
@@ -114,6 +115,9 @@ def test_numbers_with_units():
 def test_names_and_lines_of_limited_length():
     assert format_names(["a", "b"]) == "a, b"
     assert format_names([str(number) for number in range(7)]) == "0, 1, 2, 3, 4 and 2 more"
+    assert [format_indexes(indexes) for indexes in ([4], [1, 2, 3, 5, 8], range(3, 9), [0, 1, 2, 3, 4, 9])] == [
+        *("operator 4", "operators 1, 2, 3, 5, 8", "operators 3 to 8", "6 operators from 0 to 9"),
+    ]
     assert [printable("abcdefgh", length) for length in (8, 7, 4, 1)] == ["abcdefgh", "abc…fgh", "ab…h", "…"]
     assert wrap("one two three", 8) == ["one two", "  three"]
 

@@ -473,10 +473,6 @@ HOSTILE = {
         2, tensor("w", "INT8", [2**31 - 1] * 4, 1)
     ),
     "tensor 2 has 3 scales but 2 zero points": lambda m, s: setattr(s.tensors[2].quantization, "zeroPoint", [0, 0]),
-    "tensor 2 of shape (3, 1, 2, 2) has 3 scales along dimension 1": lambda m, s: setattr(
-        s.tensors[2].quantization, "quantizedDimension", 1
-    ),
-    "has 3 scales along dimension -1": lambda m, s: setattr(s.tensors[2].quantization, "quantizedDimension", -1),
     "keeps its values in another file, which is not supported": lambda m, s: setattr(s.tensors[0], "externalBuffer", 1),
     "(CONV_2D) writes to a constant tensor": lambda m, s: setattr(s.operators[1], "outputs", [3]),
     "has options of type 2, not 1 (Conv2DOptions)": lambda m, s: s.operators.__setitem__(

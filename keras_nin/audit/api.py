@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 class Audit(Result):
     """The audit of the network called `model`: a row for each call of a layer, in execution order, and what they say.
 
-    MACs are those of one sample; tensors and their bytes those of a run, which takes `batch` samples at once.
+    MACs are those of one sample; tensors and their bytes those of a run, which takes `batch` samples at once. `notes`
+    are what a reader of the figures must know, such as that a file is compiled for a chip.
 
     ``print(audit)`` shows a table.
     """
@@ -39,6 +40,7 @@ class Audit(Result):
     total: AuditTotal
     findings: tuple[Finding, ...] = ()
     batch: int = 1
+    notes: tuple[str, ...] = ()
 
     @property
     def unknown(self) -> tuple[str, ...]:
@@ -57,6 +59,7 @@ class Audit(Result):
             **{"rows": self._rows(), "total": asdict(self.total)},
             "blocks": [asdict(block) for block in self.blocks],
             "findings": [finding.to_json() for finding in self.findings],
+            **({"notes": list(self.notes)} if self.notes else {}),
         }
 
     def to_csv(self, **view: Any) -> str:
@@ -161,7 +164,7 @@ def audit_graph(network: LayerGraph | TFLiteNetwork) -> Audit:
             None if macs is None else macs * graph.batch, arithmetic.count_moved_bytes(graph)
         ),
     )
-    return Audit(graph.name, rows, total, find_findings(graph), graph.batch)
+    return Audit(graph.name, rows, total, find_findings(graph), graph.batch, graph.notes)
 
 
 def _audit_layer(

@@ -83,9 +83,11 @@ def compute_peak_bytes(graph: LayerGraph, *, bits: int | None = None) -> int:
 
     While a layer runs, its inputs, its output and every earlier tensor that a later layer still reads are live. On the
     fused graph: an activation or a BatchNormalization that is the only reader of its input has no tensor of its own;
-    dropout, Flatten and Reshape share their input's memory. `bits` is the size of every element; None takes their own.
+    dropout, Flatten and Reshape share their input's memory. `bits` is the size of every element; None takes their own,
+    and then no tensor shares the memory of one whose elements have another size. What a compiler has laid out for its
+    operators in a file counts whole.
     """
-    buffers = _find_buffers(graph)
+    buffers = _find_buffers(graph, is_one_size=bits is not None)
     tensors = (*graph.inputs, *(tensor for layer in graph.layers for tensor in layer.outputs))
     size = {tensor.index: tensor.nbytes if bits is None else -(-tensor.elements * bits // 8) for tensor in tensors}
     first_step = {tensor.index: 0 for tensor in graph.inputs}
@@ -100,7 +102,8 @@ def compute_peak_bytes(graph: LayerGraph, *, bits: int | None = None) -> int:
     for index, step in first_step.items():
         change[step] += size[index]
         change[last_step.get(index, step) + 1] -= size[index]
-    return max(itertools.accumulate(change[step] for step in range(len(graph.layers) + 1)))
+    peak = max(itertools.accumulate(change[step] for step in range(len(graph.layers) + 1)))
+    return max(peak, graph.planned_bytes)
 
 
 def count_moved_bytes(graph: LayerGraph) -> int:
@@ -113,12 +116,19 @@ def count_moved_bytes(graph: LayerGraph) -> int:
     return moved
 
 
-def _find_buffers(graph: LayerGraph) -> dict[int, int]:
-    """Return tensor index -> index of the tensor whose memory it uses, which mostly is itself."""
+def _find_buffers(graph: LayerGraph, is_one_size: bool = False) -> dict[int, int]:
+    """Return tensor index -> index of the tensor whose memory it uses, which mostly is itself.
+
+    Values that change to elements of another size, as in QUANTIZE, move, unless all elements count as of one size.
+    """
+
+    def keeps_size(layer: LayerInfo) -> bool:
+        return is_one_size or {tensor.bits for tensor in layer.outputs} <= {layer.inputs[0].bits}
+
     sources = {tensor.index: tensor.index for tensor in graph.inputs}  # of which tensor it is a view; producers first
     readers = Counter()
     for layer in graph.layers:
-        is_view = layer.op in ops.VIEWS
+        is_view = layer.op in ops.VIEWS and keeps_size(layer)
         if not is_view:
             readers.update({sources[tensor.index] for tensor in layer.inputs})
         viewed = sources[layer.inputs[0].index] if is_view else None
@@ -131,8 +141,9 @@ def _find_buffers(graph: LayerGraph) -> dict[int, int]:
         is_fusible = layer.kind == "activation" or layer.op == "BatchNormalization"
         # A tensor with other readers is never overwritten.
         is_shared = layer.op in ops.VIEWS or (is_fusible and readers[source] == 1 and source not in kept)
+        shared = buffers[source] if is_shared and source is not None and keeps_size(layer) else None
         for tensor in layer.outputs:
-            buffers[tensor.index] = buffers[source] if is_shared and source is not None else tensor.index
+            buffers[tensor.index] = tensor.index if shared is None else shared
     return buffers
 
 

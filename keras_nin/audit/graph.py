@@ -144,13 +144,20 @@ class LayerInfo:
 
 @dataclass(frozen=True)
 class LayerGraph:
-    """A network: its layers in execution order, the tensors that enter and leave it, and the samples in these."""
+    """A network: its layers in execution order, the tensors that enter and leave it, and the samples in these.
+
+    Attributes:
+        planned_bytes: memory for activations that a chip's compiler has laid out in the file; 0 where none has.
+        notes: what a reader of the figures must know.
+    """
 
     name: str
     inputs: tuple[ActivationTensor, ...]
     outputs: tuple[ActivationTensor, ...]
     layers: tuple[LayerInfo, ...]
     batch: int = 1
+    planned_bytes: int = 0
+    notes: tuple[str, ...] = ()
 
     @functools.cached_property
     def consumers(self) -> dict[int, tuple[LayerInfo, ...]]:

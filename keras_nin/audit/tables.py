@@ -264,7 +264,7 @@ def list_totals(audit: "Audit", view: AuditView = EVERYTHING) -> list[str]:
         lines.insert(0, shown)
     if audit.unknown:
         lines.append(f"MACs unknown, so not in the total: {format_names(audit.unknown)}")
-    return lines
+    return [*lines, *(f"Note: {note}" for note in audit.notes)]
 
 
 def pointwise_line(total: AuditTotal) -> str:

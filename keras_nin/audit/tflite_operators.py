@@ -10,6 +10,7 @@ from typing import Any
 from keras_nin.audit.graph import ActivationTensor
 from keras_nin.errors import InputError
 from keras_nin.tflite.records import TFLiteModel, TFLiteOperator, TFLiteSubgraph, TFLiteTensor
+from keras_nin.tflite.runtime_support import is_compiled
 
 TABLES: dict[str, Any] = tomllib.loads(pathlib.Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
 _KERAS_COUNTERPARTS = {op: name for name, operators in TABLES["counterparts"].items() for op in operators}
@@ -288,7 +289,10 @@ def count_loop_steps(model: TFLiteModel, loop: TFLiteOperator) -> int | None:
 
 @dataclasses.dataclass(frozen=True)
 class OperatorWeights:
-    """The weights that no earlier operator has used, those that one has, and the bytes by data type as stored."""
+    """The weights that no earlier operator has used, those that one has, and the bytes by data type as stored.
+
+    What a chip's compiler encoded is bytes without a number of parameters.
+    """
 
     params: int = 0
     weight_bytes: int = 0
@@ -324,7 +328,7 @@ class WeightConstants:
             self._opened_subgraphs |= called
         unique = {tensor.buffer: tensor for tensor in tensors}
         new = [tensor for buffer, tensor in unique.items() if buffer not in self._counted_buffers]
-        params = sum(tensor.elements for tensor in new)
+        params = 0 if is_compiled(operator) else sum(tensor.elements for tensor in new)
         self._counted_buffers.update(unique)
         return OperatorWeights(
             params=params,

@@ -1,7 +1,7 @@
 """A .tflite file as a `LayerGraph`, from the flatbuffer alone."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from keras_nin.errors import InputError
 from keras_nin.tflite import reader, schema
 from keras_nin.tflite.layer_names import first_output_name, name_operators, printable_name, read_recorded_layers
 from keras_nin.tflite.records import TFLiteModel, TFLiteOperator
+from keras_nin.tflite.runtime_support import describe_compilation, is_compiled, misfit_notes
 
 _LEFT_OUT = (None,) * 4  # as many operands as any operator here has, if all are left out
 _MAX_TENSOR_BYTES = 1 << 63
@@ -39,6 +40,7 @@ def read_tflite_graph(source: "str | os.PathLike[str] | TFLiteModel", *, name: s
     fixed number of steps (the weights count all the same), and for products over an open axis other than the batch. A
     constant counts at its first use, in the form in which the file stores it; shapes, axes and paddings are not
     weights. Nothing is trainable. An export record beside the file names the layers; without one the tensors' names do.
+    Of an operator that a chip's compiler made, the memory is what it has laid out, and its constants are bytes alone.
 
     Raises:
         InputError: the file cannot be read or contradicts itself, or an input's axis after the batch is open.
@@ -58,6 +60,7 @@ class _TFLiteGraphReader:
         self.constants = tflite_operators.WeightConstants(model)
         self.available: dict[int, ActivationTensor] = {}  # by tensor index, once it is an input or computed
         self.open_bodies: set[int] = set()  # subgraphs of the loops that are being counted
+        self.planned_bytes = 0  # of the memory that compiled operators work in
 
     def error(self, problem: str) -> InputError:
         source, path = self.model.source, self.model.path
@@ -80,7 +83,10 @@ class _TFLiteGraphReader:
         layers = tuple(self._describe(*parts) for parts in zip(operators, names, weights, strict=True))
         computed = (index for index in self.main.outputs if not self.constants.holds(index))
         outputs = tuple(filter(None, [self._read(index, "the network") for index in computed]))
-        graph = LayerGraph(printable_name(name), inputs, outputs, layers, self.model.batch)
+        graph = LayerGraph(
+            *(printable_name(name), inputs, outputs, layers, self.model.batch, self.planned_bytes),
+            notes=tuple(_describe_file(self.model)),
+        )
         tensor_names = tuple(first_output_name(self.main, operator) for operator in operators)
         return TFLiteNetwork(graph, operators, tensor_names, recorded_layers, weights)
 
@@ -88,7 +94,9 @@ class _TFLiteGraphReader:
         self, operator: TFLiteOperator, path: tuple[str, str], weights: tflite_operators.OperatorWeights
     ) -> LayerInfo:
         owner = f"operator {operator.index} ({printable_name(operator.op)})"
-        activations = [self._read(index, owner) if index >= 0 else None for index in operator.inputs]
+        activations = [
+            self._read(index, owner, is_compiled(operator)) if index >= 0 else None for index in operator.inputs
+        ]
         # An operator that only converts a constant gives weights, not activations.
         is_conversion = self.constants.converts_constant(operator)
         outputs = [] if is_conversion else [self._record(index) for index in operator.outputs]
@@ -150,12 +158,18 @@ class _TFLiteGraphReader:
         tensor = self.model.subgraphs[subgraph].tensors[index]
         return ActivationTensor(index, tensor.shape, schema.BITS[tensor.dtype] or 0)
 
-    def _read(self, index: int, owner: str) -> ActivationTensor | None:
-        """Return a computed tensor; None for a constant, for state kept between runs, and for an empty tensor."""
+    def _read(self, index: int, owner: str, works_in_memory: bool = False) -> ActivationTensor | None:
+        """Return a computed tensor; None for a constant, state kept between runs, an empty tensor, and working memory.
+
+        The working memory of a compiled operator holds its inputs and outputs too.
+        """
         if index in self.available:
             return self.available[index]
         tensor = self.main.tensors[index]
         if self.constants.holds(index) or tensor.is_variable or 0 in tensor.shape:
+            return None
+        if works_in_memory:
+            self.planned_bytes = max(self.planned_bytes, tensor.nbytes or 0)
             return None
         raise self.error(f"{owner} reads tensor {index}, which nothing before it computes")
 
@@ -168,3 +182,10 @@ class _TFLiteGraphReader:
         if record.elements >= _MAX_TENSOR_BYTES or record.nbytes >= _MAX_TENSOR_BYTES:
             raise self.error(f"tensor {index} of shape {tensor.shape} is larger than any memory")
         return record
+
+
+def _describe_file(model: TFLiteModel) -> Iterator[str]:
+    if (compilation := describe_compilation(model)) is not None:
+        held = "its layers, MACs and parameters are in the chip's code. Audit the file from before the compilation"
+        yield f"{compilation}; {held}"
+    yield from misfit_notes(model)

@@ -33,9 +33,10 @@ from keras_nin.benchmark.records import (
 )
 from keras_nin.child_process import JsonProcess, describe_status, python_command
 from keras_nin.errors import InputError, check_choice, check_whole_number
-from keras_nin.formatting import format_count, format_percent
+from keras_nin.formatting import format_count, format_names, format_percent
 from keras_nin.tflite.reader import read_checked_model
 from keras_nin.tflite.records import TFLiteModel
+from keras_nin.tflite.runtime_support import check_not_compiled, check_scales
 
 RUNNER_MODULE = "keras_nin.benchmark.runner.main"
 SILENCE_SECONDS = 60.0
@@ -228,7 +229,7 @@ def measure_files(
         opened: list[_OpenFile] = []
         for source in sources:
             with _collecting(failures):
-                opened.append(_open_file(source, stack, with_loops=profile))
+                opened.append(_open_file(source, stack, with_loops=profile, delegate=delegate))
         for group in [opened] if interleave and opened else [[file] for file in opened]:
             with _collecting(failures):
                 measured += _measure_group(group, options, failures)
@@ -250,9 +251,12 @@ def _collecting(failures: list[InputError] | None) -> Iterator[None]:
         failures.append(error)
 
 
-def _open_file(source: FileSource, stack: contextlib.ExitStack, with_loops: bool) -> _OpenFile:
+def _open_file(source: FileSource, stack: contextlib.ExitStack, with_loops: bool, delegate: str | None) -> _OpenFile:
     file = source if isinstance(source, BenchmarkFile) else BenchmarkFile(source)
     model = read_checked_model(file.source)
+    if delegate is None:
+        check_not_compiled(model, "Use the file from before the compilation, or pass the chip's `delegate`")
+    check_scales(model)
     for index in model.main.inputs:
         tensor = model.main.tensors[index]
         if -1 in (tensor.shape_signature or ())[1:]:
@@ -402,7 +406,7 @@ def _build_profile(
         overhead_us = median_us - sum(layer.us.typical for layer in layers if layer.us)
         untimed = [layer.name for layer in layers if layer.us is None and layer.note != NOTE_CONSTANT]
         if untimed:
-            notes = (*profile.notes, f"runtime overhead includes rows that do not run alone: {', '.join(untimed)}")
+            notes = (*profile.notes, f"runtime overhead includes rows that do not run alone: {format_names(untimed)}")
             profile = replace(profile, notes=notes)
     else:
         return profile
@@ -412,6 +416,9 @@ def _build_profile(
 def _profile_notes(model: TFLiteModel, result: ModelResult, delegate: str | None) -> Iterator[str]:
     if delegate:
         yield f"delegate {delegate}: only whole runs are timed"
+    variables = sum(tensor.is_variable for subgraph in model.subgraphs for tensor in subgraph.tensors)
+    if variables:
+        yield f"it keeps values from run to run, in {format_count(variables, 'variable tensor')}"
     if result["unavailable"]:
         yield result["unavailable"]
     if len(model.signatures) > 1 and result["api"] == "compiled_model":

@@ -108,12 +108,14 @@ class _OperatorCutter:
         called = [self._model.subgraphs[index] for index in operator.called_subgraphs]
         operators = [operator, *(inner for subgraph in called for inner in subgraph.operators)]
         tensors = [self._main.tensors[index] for index in (*operator.inputs, *operator.outputs) if index >= 0]
-        tensors += [tensor for subgraph in called for tensor in subgraph.tensors]
+        inner_tensors = [tensor for subgraph in called for tensor in subgraph.tensors]
         if called and not self._repeats_equally(operator):
             return "it runs other subgraphs, which depends on its inputs"
         if any(member.is_custom for member in operators):
             return "a custom operator does not run alone"
-        if any(tensor.is_variable or tensor.dtype in _DTYPES_NOT_ALONE for tensor in tensors):
+        keeps_values = any(tensor.is_variable for tensor in inner_tensors)  # its own are cut out with it
+        tensors += inner_tensors
+        if keeps_values or any(tensor.dtype in _DTYPES_NOT_ALONE for tensor in tensors):
             return "it keeps values between runs, or reads text"
         if any(tensor.is_sparse for tensor in tensors):
             return "its weights are sparse"
@@ -149,7 +151,8 @@ class _OperatorCutter:
         new_index = {tensor: index for index, tensor in enumerate(used)} | {-1: -1}
         computed = {-1, *(tensor for member in members for tensor in member.outputs)}
         read = [tensor for tensor in dict.fromkeys(operator.inputs) if tensor not in computed]
-        inputs = [new_index[tensor] for tensor in read if not self._main.tensors[tensor].is_constant]
+        stored = {tensor.index for tensor in self._main.tensors if tensor.is_constant or tensor.is_variable}
+        inputs = [new_index[tensor] for tensor in read if tensor not in stored]
         subgraph = self._tables.subgraphs[0]
         buffers, tensors, operators = [_table("Buffer")], [], []
         for number in used:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from keras_nin.errors import InputError, check_choice, unknown_name_error
-from keras_nin.formatting import format_bytes, format_count
+from keras_nin.formatting import format_bytes, format_count, format_names
 from keras_nin.limits import Limit, LimitCheck, LimitItem, Unit, check_limit, fail_idle, parse_limits
 from keras_nin.results import CheckedResult
 from keras_nin.schemas import FIT
+from keras_nin.tflite.runtime_support import describe_compilation, misfit_notes
 
 if TYPE_CHECKING:
     from keras_nin.benchmark.job import RunJob
@@ -247,7 +248,10 @@ def check_fit(
             is_missing = isinstance(figures, MissingFigures)
             changed = {"missing": (*result.missing, figures)} if is_missing else {target: figures}
             results[index] = dataclasses.replace(result, **changed)
-    return FitResult(chosen, settings, runner.host, tuple(results), tuple(runner.warnings.values()))
+    notes = tuple(
+        f"{result.file}: {note}" for model, result in zip(models, results, strict=True) for note in misfit_notes(model)
+    )
+    return FitResult(chosen, settings, runner.host, tuple(results), tuple(runner.warnings.values()), notes=notes)
 
 
 def _check_arguments(paths: Sequence[object], targets: Sequence[str], settings: FitSettings) -> None:
@@ -299,7 +303,7 @@ def edgetpu_figures(result: "EdgeTPUResult") -> EdgeTPUFigures:
     if result.failure:
         reasons = {"failure": result.failure.message, "why": result.failure.why, "fix": result.failure.fix}
     else:
-        reasons = {"failure": None, "why": "; ".join(result.blocking_operators) or None, "fix": None}
+        reasons = {"failure": None, "why": format_names(result.blocking_operators, separator="; ") or None, "fix": None}
     memory = {"parameter_bytes": result.memory.parameter_bytes, "parameters": result.memory.state}
     return _pick_figures(EdgeTPUFigures, result, **reasons, **memory, operators=result.kept)
 
@@ -341,6 +345,8 @@ class _TargetRunner:
 
     def run(self, target: str, model: "TFLiteModel") -> object:
         """Return the figures of a file on a target, or why there are none."""
+        if (compilation := describe_compilation(model)) is not None:
+            return MissingFigures(target, "compiled file", f"it is {compilation}. Use the file from before that")
         method, label = {
             CPU: (self._measure_cpu, "does not run"),
             EDGETPU: (self._predict_edgetpu, "no verdict"),

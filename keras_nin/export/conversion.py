@@ -24,6 +24,7 @@ from keras_nin.export.operator_layers import layer_marks, map_operators, mark_la
 from keras_nin.export.schemes import Scheme, Tuning, get_scheme
 from keras_nin.export.tuning import tune_file
 from keras_nin.export.verification import map_fused_layers
+from keras_nin.formatting import format_names
 from keras_nin.keras_graph import (
     TensorSpec,
     find_loops,
@@ -423,7 +424,7 @@ class Quantizer:
         layers = zip(model.main.operators, self.name_layers(model), strict=True)
         loops = [describe_operator(operator.op, layer) for operator, layer in layers if operator.op in _LOOP_OPERATORS]
         ended = "timed out" if result.status is None else f"was {describe_status(result.status)}"
-        received = f"{', '.join(loops) or 'several subgraphs'}, on which TensorFlow's calibrator {ended}"
+        received = f"{format_names(loops) or 'several subgraphs'}, on which TensorFlow's calibrator {ended}"
         raise InputError(
             f"Expected a network that can be calibrated. Received: {received}. Build recurrent layers with unroll=True",
             status=result.status,
@@ -483,7 +484,7 @@ def _failure_reason(error: Exception, text: str, marks: dict[str, str]) -> str:
         (match["op"], "/".join(read_scope(match["name"], marks))) for match in _UNKNOWN_OPERATOR.finditer(str(error))
     }
     if unknown:
-        listed = ", ".join(describe_operator(op, layer) for op, layer in sorted(unknown))
+        listed = format_names([describe_operator(op, layer) for op, layer in sorted(unknown)])
         return f"TensorFlow operators that have no counterpart in TFLite ({listed})"
     lines = [line.strip() for line in _COLOR.sub("", f"{error}\n{text}").splitlines()]
     lines = [line for line in lines if line and not line.startswith(_LOCATION_LINES)]

@@ -20,7 +20,7 @@ from keras_nin.errors import input_error
 from keras_nin.export.compression import Compression, measure_compression
 from keras_nin.export.parity import CAST_OPERATORS, Parity
 from keras_nin.export.schemes import Scheme, Tuning
-from keras_nin.formatting import escape_unprintable
+from keras_nin.formatting import escape_unprintable, format_names
 from keras_nin.tflite.records import TFLiteModel, float_operators
 from keras_nin.tflite.runner import IODetails, io_details
 
@@ -353,7 +353,7 @@ def check_integer_operators(
     named = ((operator.op, operator_layers.get((operator.subgraph, operator.index))) for operator in operators)
     blocking = tuple(describe_operator(op, layer) for op, layer in dict.fromkeys(named))
     if blocking and not allow_float:
-        received = f"operators that compute in floating point ({', '.join(blocking)}). Allow them with `allow_float`"
+        received = f"operators that compute in floating point ({format_names(blocking)}). Allow them with `allow_float`"
         raise input_error(f"a network whose operators all exist in {scheme.name}", received, argument="allow_float")
     return blocking
 

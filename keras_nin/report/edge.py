@@ -49,7 +49,8 @@ def _blocking_operators_line(result: EdgeTPUResult) -> str:
     """Return what keeps operators off the Edge TPU, or may do so, in one line; "-" where nothing does."""
     if result.failure:
         return result.failure.message
-    return "; ".join([*result.blocking_operators, *(f"undecided: {doubt}" for doubt in result.doubts)]) or "-"
+    blocking = format_names(result.blocking_operators, separator="; ")
+    return "; ".join(filter(None, [blocking, *(f"undecided: {doubt}" for doubt in result.doubts)])) or "-"
 
 
 def format_edgetpu_rules(rules: "Iterable[OperatorRule]") -> str:

@@ -107,6 +107,7 @@ def environment(*, autoescape: bool) -> "jinja2.Environment":
         "ratio_percent": formatting.format_ratio_percent,
         "count": formatting.format_count,
         "names": formatting.format_names,
+        "indexes": formatting.format_indexes,
         "host": formatting.format_host,
         "conditions": lambda profile: formatting.format_conditions(
             profile.host, profile.threads, profile.runs, profile.batch

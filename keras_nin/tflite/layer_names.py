@@ -55,6 +55,7 @@ _PRODUCT_NAME = re.compile(r"(conv|depthwise|separable_conv|matmul|einsum)", re.
 # How a constant's name goes on behind that of the layer, or of the product, whose kernel it is.
 _READING = re.compile(r"(ReadVariableOp|transpose|read|FakeQuant)\w*", re.IGNORECASE)
 _KERNEL_VARIABLE = re.compile(r"(depthwise_)?(kernel|weights)\w*", re.IGNORECASE)
+_BIAS_NAME = re.compile(r"BiasAdd\d*(_\d+)?", re.IGNORECASE)
 _PRODUCTS = {"DEPTHWISE_CONV_2D": "depthwise", "FULLY_CONNECTED": "matmul", "BATCH_MATMUL": "matmul"}
 _ANONYMOUS_NAME = re.compile(r"(StatefulPartitionedCall|PartitionedCall|Identity)(_\d+)?(:\d+)?")
 _GENERIC_OUTPUT = re.compile(r"(output|Identity|StatefulPartitionedCall)(_?\d+)?(:\d+)?")
@@ -81,13 +82,16 @@ def name_operators(
     for path, op in sorted(zip(paths, types, strict=True), key=lambda pair: pair[1] not in products):
         main_types.setdefault(path, op)
     uses: Counter[str] = Counter()
-    names = []
+    names: dict[tuple[str, str], None] = {}
     for path, op in zip(paths, types, strict=True):
-        suffix = "" if op == main_types[path] else f"/{op}"
-        uses[path + suffix] += 1
-        use = uses[path + suffix]
         scope, _, name = printable_name(path).rpartition("/")
-        names.append((scope, name + printable_name(suffix) + (f" ({use})" if use > 1 else "")))
+        name += "" if op == main_types[path] else printable_name(f"/{op}")
+        distinct = None
+        while distinct is None or distinct in names:  # a layer may be called "conv (2)" itself
+            uses[f"{scope}/{name}"] += 1
+            use = uses[f"{scope}/{name}"]
+            distinct = (scope, name + (f" ({use})" if use > 1 else ""))
+        names[distinct] = None
     return tuple(names)
 
 
@@ -156,9 +160,15 @@ class _Mention:
     def is_product(self) -> bool:
         return len(self.scopes) > 1 and _PRODUCT_NAME.match(self.scopes[-1]) is not None
 
+    @property
+    def is_bias(self) -> bool:
+        return len(self.scopes) > 1 and _BIAS_NAME.fullmatch(self.scopes[-1]) is not None
+
     def fits(self, op: str) -> bool:
-        """Whether the kind of product is that of an operator."""
+        """Whether the kind of product is that of an operator; what adds a bias fits every kind."""
         operation = self.scopes[-1].lower()
+        if self.is_bias or operation.startswith("einsum"):
+            return True
         kind = next((kind for kind in ("depthwise", "matmul") if operation.startswith(kind)), "conv")
         return kind == _PRODUCTS.get(op, "conv")
 
@@ -212,14 +222,18 @@ def _find_mentions(main: TFLiteSubgraph, operator: TFLiteOperator) -> Iterator[_
 def _choose_mention(operator: TFLiteOperator, mentions: list[_Mention], uses: Counter[str]) -> tuple[str, ...]:
     """Return the scopes that name an operator; () if none do.
 
-    Of an operator with a kernel these are of the product of its kind that the fewest operators mention: all others
-    share a constant with the operator of that layer. Of others they are the first.
+    Of an operator with a kernel these are of the product of its kind, or the bias of one, that the fewest operators
+    mention: all others share a constant with the operator of that layer. Of others they are the first, and so they are
+    where every product is of another kind and of an operator that shares a constant with this one.
     """
     products = [mention for mention in mentions if mention.is_product]
-    if operator.op in KERNEL_OPERATORS and products:
+    if operator.op in KERNEL_OPERATORS:
+        own = [mention for mention in products if mention.fits(operator.op) or uses[mention.layer] == 1]
+        products = own + [mention for mention in mentions if mention.is_bias]
         products.sort(
             key=lambda mention: (not mention.fits(operator.op), uses[mention.layer], not mention.is_of_kernel)
         )
+        mentions.sort(key=lambda mention: uses[mention.layer] > 1)
     return next((mention.scopes for mention in products or mentions), ())
 
 

@@ -49,10 +49,16 @@ def dequantize(integers: "ArrayLike", scale: float, zero_point: int) -> np.ndarr
 
 
 def per_channel_parameters(tensor: "TFLiteTensor") -> tuple[np.ndarray, np.ndarray]:
-    """Return the scales and zero points of a tensor, shaped to broadcast against its values; 1 and 0 without any."""
+    """Return the scales and zero points of a tensor, shaped to broadcast against its values; 1 and 0 without any.
+
+    Raises:
+        InputError: the scales do not fit the shape.
+    """
     quantization = tensor.quantization
     if quantization is None or tensor.scale is None:
         return np.ones(1), np.zeros(1)
+    if len(quantization.scales) > 1 and (tensor.has_misfit_scales or not tensor.shape):
+        raise InputError(f"Expected scales that fit a tensor's shape. Received: those of tensor {tensor.index}")
     shape = [1] * len(tensor.shape)
     if len(quantization.scales) > 1:
         shape[quantization.axis] = -1

@@ -153,7 +153,7 @@ def _read_tensor(index: int, table: FlatbufferTable, spans: tuple[_Span, ...]) -
         shape=shape,
         shape_signature=table.vector(slots.SHAPE_SIGNATURE, "i"),
         dtype=schema.DTYPES[code][0],
-        quantization=_read_quantization(index, table, shape),
+        quantization=_read_quantization(index, table),
         buffer=buffer,
         buffer_bytes=spans[buffer][1] if buffer else 0,  # buffer 0 stands for "none", whatever it holds
         is_variable=table.scalar(slots.IS_VARIABLE, "?", False),
@@ -164,9 +164,7 @@ def _read_tensor(index: int, table: FlatbufferTable, spans: tuple[_Span, ...]) -
     return tensor
 
 
-def _read_quantization(
-    index: int, tensor: FlatbufferTable, shape: tuple[int, ...]
-) -> records.QuantizationParameters | None:
+def _read_quantization(index: int, tensor: FlatbufferTable) -> records.QuantizationParameters | None:
     table = tensor.table(schema.TensorSlots.QUANTIZATION)
     if table is None:
         return None
@@ -179,8 +177,6 @@ def _read_quantization(
     axis = table.scalar(slots.QUANTIZED_DIMENSION, "i")
     if len(zero_points) not in (1, len(scales)):
         raise fail(f"tensor {index} has {len(scales)} scales but {len(zero_points)} zero points")
-    if len(scales) > 1 and not (0 <= axis < len(shape) and shape[axis] == len(scales)):
-        raise fail(f"tensor {index} of shape {shape} has {len(scales)} scales along dimension {axis}")
     return records.QuantizationParameters(scales, zero_points * (len(scales) // len(zero_points)), axis)
 
 

@@ -34,7 +34,8 @@ _ACTIVATIONS = {"SOFTMAX": "softmax", "LOGISTIC": "sigmoid"} | {
 class QuantizationParameters:
     """How integers stand for reals: ``real = scale * (integer - zero_point)``.
 
-    One scale and zero point for the whole tensor, or one of each for every position along dimension `axis`.
+    One scale and zero point for the whole tensor, or one of each for every position along dimension `axis`; a
+    third-party file may have another number of them (`TFLiteTensor.has_misfit_scales`).
     """
 
     scales: tuple[float, ...]
@@ -82,6 +83,14 @@ class TFLiteTensor:
     def is_index(self) -> bool:
         """Whether it holds integers or booleans that stand for no real numbers, such as the numbers of classes."""
         return self.quantization is None and self.dtype not in FLOAT_DTYPES
+
+    @property
+    def has_misfit_scales(self) -> bool:
+        """Whether LiteRT refuses the scales: not one, nor one for each position along their dimension, or no such."""
+        if self.quantization is None or not self.shape:
+            return self.quantization is not None and self.quantization.axis < 0
+        axis, count = self.quantization.axis, len(self.quantization.scales)
+        return not 0 <= axis < len(self.shape) or count not in (1, self.shape[axis])
 
     @property
     def scale(self) -> float | None:

@@ -14,6 +14,7 @@ from keras_nin.output_capture import capture_output
 from keras_nin.tflite.quantization import dequantize, quantize
 from keras_nin.tflite.reader import ModelSource, read_model
 from keras_nin.tflite.records import FLOAT_DTYPES, TFLiteTensor
+from keras_nin.tflite.runtime_support import check_not_compiled, check_scales
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -60,6 +61,8 @@ class TFLiteRunner:
     ) -> None:
         self.threads = check_whole_number("threads", threads)
         self.model = read_model(source)
+        check_not_compiled(self.model)
+        check_scales(self.model)
         if batch is None:
             shapes = [self.model.main.tensors[index].shape for index in self.model.main.inputs]
             batch = max((shape[0] for shape in shapes if len(shape) > 1 and shape[0] > 0), default=1)

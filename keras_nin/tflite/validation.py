@@ -12,6 +12,7 @@ from typing import Any
 from keras_nin.formatting import format_count, printable
 from keras_nin.tflite import schema
 from keras_nin.tflite.records import TFLiteModel, TFLiteOperator, TFLiteSubgraph, TFLiteTensor
+from keras_nin.tflite.runtime_support import describe_scales, is_compiled
 
 ERROR, WARNING = "error", "warning"
 _LITERT, _MICRO, _EDGETPU, _ETHOSU = "LiteRT", "TFLite Micro", "Edge TPU", "Ethos-U"
@@ -55,6 +56,10 @@ def find_problems(model: TFLiteModel) -> list[Problem]:
         for tensor in subgraph.tensors:
             problems += _find_tensor_problems(number, tensor)
         for operator in subgraph.operators:
+            if is_compiled(operator):
+                message = f"{_describe(operator)} is what a chip's compiler wrote"
+                targets = (_LITERT, _EDGETPU, _ETHOSU)
+                problems.append(Problem(WARNING, "compiled", message, number, operator.index, targets=targets))
             problems += _find_arity_problems(operator)
             problems += _find_call_problems(model, operator)
         problems += _find_flow_problems(number, subgraph)
@@ -100,6 +105,8 @@ def _find_tensor_problems(subgraph: int, tensor: TFLiteTensor) -> Iterator[Probl
     if tensor.elements >= _MAX_BYTES or (tensor.nbytes or 0) >= _MAX_BYTES:
         yield Problem(ERROR, "size", f"{owner} of shape {tensor.shape} is larger than any memory", *place)
     quantization = tensor.quantization
+    if tensor.has_misfit_scales:
+        yield Problem(WARNING, "scales", f"{describe_scales(tensor)}, which do not fit", *place, targets=(_LITERT,))
     if quantization is None or tensor.dtype not in _INTEGERS:
         return
     scales, zero_points = quantization.scales, quantization.zero_points
@@ -168,7 +175,9 @@ def _find_flow_problems(number: int, subgraph: TFLiteSubgraph) -> Iterator[Probl
 
     for operator in subgraph.operators:
         for position, index in enumerate(operator.inputs):
-            if not is_known(index) and (operator.op, position) != ("RESHAPE", 1):  # which has the shape as an option
+            # A RESHAPE has the shape as an option; a compiled operator works in memory that it is given.
+            is_needed = (operator.op, position) != ("RESHAPE", 1) and not is_compiled(operator)
+            if is_needed and not is_known(index):
                 message = f"{_describe(operator)} reads tensor {index}, which nothing before it computes"
                 yield Problem(ERROR, "order", message, number, operator.index, index)
         for index in operator.outputs:

@@ -135,7 +135,7 @@ def estimate_ethosu(
     return dataclasses.replace(
         result,
         checks=records.check_ethosu_limits(result, limits),
-        notes=tuple(map(_ethosu_note, source.notes)),
+        notes=(*result.notes, *map(_ethosu_note, source.notes)),
     )
 
 
@@ -205,7 +205,7 @@ def measure_micro(
     notes = [f"{', '.join(source.notes)}: {note}"] * bool(source.notes) + (
         [f"{noise_note}. Pass others as `test`"] if noise_note else []
     )
-    return dataclasses.replace(result, notes=tuple(notes), checks=records.check_micro_limits(result, limits))
+    return dataclasses.replace(result, notes=(*result.notes, *notes), checks=records.check_micro_limits(result, limits))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -348,4 +348,4 @@ def check_fit(
         with progress.task("Starting") as update:
             read = [source.file for source in sources]
             result = fit.check_fit(read, chosen, settings, update, load_inputs, run)
-    return dataclasses.replace(result, checks=fit.check_fit_limits(result, limits), notes=tuple(notes))
+    return dataclasses.replace(result, checks=fit.check_fit_limits(result, limits), notes=(*result.notes, *notes))

@@ -21,11 +21,16 @@ HANDLE, INT, SIZE, TEXT = ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t, ctypes
 # The API's statuses by number, arguments of its functions, what has a destructor, and NumPy's names of element types:
 # those that an input can have here, and the others.
 _TABLE: dict[str, Any] = json.loads(pkgutil.get_data("keras_nin.benchmark.runner", "litert.json") or b"")
+_UNSUPPORTED = "kLiteRtStatusErrorUnsupported"
 _INPUT_DTYPES, _OTHER_DTYPES = _TABLE["input_dtypes"], _TABLE["other_dtypes"]
 
 
 class LiteRtError(Exception):
     """A call of the C API returned a status other than 0."""
+
+
+class UnsupportedModelError(LiteRtError):
+    """The C API does not take a valid file, such as one with variable tensors."""
 
 
 class CApiUnavailable(Exception):
@@ -82,7 +87,8 @@ def check_status(name: str, status: int) -> None:
     """Raise `LiteRtError` where the status that the function `name` returned is not 0."""
     if status:
         returned = _TABLE["statuses"].get(str(status), f"the unknown status {status}")
-        raise LiteRtError(f"LiteRt{name} returned {returned}")
+        error = UnsupportedModelError if returned == _UNSUPPORTED else LiteRtError
+        raise error(f"LiteRt{name} returned {returned}")
 
 
 class LiteRtLibrary:

@@ -116,6 +116,8 @@ class MeasuredModel:
                 return litert.CompiledModel(path, threads)
             except litert.CApiUnavailable as error:
                 self._unavailable = str(error)
+            except litert.UnsupportedModelError:
+                self._unavailable = "LiteRT's compiled model does not take the file: it ran in the interpreter"
         return litert.InterpretedModel(path, threads, delegate)
 
     def _profile_round(self, runs: int) -> None:

@@ -10,15 +10,15 @@ from keras_nin.edge.edgetpu.operators import EIGHT_BITS, BoundOperator, bind_ope
 from keras_nin.edge.edgetpu.records import CompileFailure, EdgeTPUResult, OperatorVerdict, ParameterMemory, Status
 from keras_nin.edge.edgetpu.rules import OperatorRule, compile_failure
 from keras_nin.errors import InputError
-from keras_nin.formatting import escape_unprintable
+from keras_nin.formatting import escape_unprintable, format_indexes
 from keras_nin.limits import Limit, LimitCheck, LimitItem, Unit, check_limit, fail_idle, parse_limits
 from keras_nin.tflite.layer_names import operator_paths
 from keras_nin.tflite.reader import ModelSource, read_model
 from keras_nin.tflite.records import TFLiteModel
+from keras_nin.tflite.runtime_support import check_not_compiled, describe_misfit_scales
 
 EDGETPU_LIMITS = (LimitItem("edgetpu", Unit.SHARE, at_least=True),)
 NOTHING_ON_EDGETPU = "no operator runs on the Edge TPU"
-COMPILED_OPERATOR = "edgetpu-custom-op"
 _CONVERSIONS = frozenset(["QUANTIZE", "DEQUANTIZE", "CAST"])
 _MIB = 1 << 20
 # The program and the activations take their part of the chip's 8 MiB. "Used" plus "remaining" for parameters in ten
@@ -42,9 +42,7 @@ def check_edgetpu(file: ModelSource, *, multiple_subgraphs: bool = False, withou
     operators = bind_operators(model)
     if not operators:
         raise InputError(f"{model.source} has no operators", path=model.path)
-    if any(operator.op == COMPILED_OPERATOR for operator in operators):
-        message = f"is already compiled for the Edge TPU (it has an {COMPILED_OPERATOR}); use the file from before"
-        raise InputError(f"{model.source} {message} the compilation", path=model.path)
+    check_not_compiled(model)
     kept, repeats = drop_repeats(operators) if rules.REPEATS.applies(without) else (operators, {})
     refusals = {operator.index: rules.find_refusal(operator, without) for operator in kept}
     failure = find_failure(kept)
@@ -110,7 +108,9 @@ class _Verdicts:
 
 
 def _find_doubts(model: TFLiteModel, operators: Sequence[BoundOperator]) -> Iterator[str]:
-    """Yield inputs of open shape, and operators that are larger than any of their type known to be mapped."""
+    """Yield misfit scales, inputs of open shape, and operators larger than any of their type known to be mapped."""
+    if (misfit := describe_misfit_scales(model)) is not None:
+        yield f"{misfit}, which do not fit: LiteRT refuses such a file, and the compiler may too"
     for index in model.main.inputs:
         tensor = model.main.tensors[index]
         if any(size < 0 for size in (tensor.shape_signature or ())[1:]):
@@ -124,7 +124,7 @@ def _find_doubts(model: TFLiteModel, operators: Sequence[BoundOperator]) -> Iter
         large = {index: size for index, size in sizes.items() if size > limit}
         if large:
             yield (
-                f"{op} of up to {max(large.values()):,} elements at {', '.join(map(str, large))}: {limit:,} are the "
+                f"{op} of up to {max(large.values()):,} elements at {format_indexes([*large])}: {limit:,} are the "
                 "most known to be mapped, larger ones may stay on the CPU"
             )
 

@@ -15,6 +15,7 @@ from keras_nin.errors import InputError
 from keras_nin.formatting import format_count, format_percent
 from keras_nin.tflite.reader import ModelSource, read_model
 from keras_nin.tflite.records import TFLiteModel
+from keras_nin.tflite.runtime_support import check_not_compiled, misfit_notes
 
 _SPLIT_OPERATIONS = 100  # operations of one operator: a softmax becomes about 30
 _SPLIT_SHARE = 0.05
@@ -45,7 +46,8 @@ def estimate_ethosu(
         track: wraps the iteration over the accelerators, to show progress.
 
     Raises:
-        InputError: Vela is not installed, the file is not valid, or Vela compiles it for none of the accelerators.
+        InputError: Vela is not installed, the file is not valid or already compiled for a chip, or Vela compiles it for
+            none of the accelerators.
     """
     records.parse_accelerators(accelerators)
     network = _read_network(file)
@@ -59,7 +61,7 @@ def estimate_ethosu(
             refusals.append(records.EthosURefusal(accelerator, str(error)))
     if not estimates:
         raise first_error or InputError("Expected at least one accelerator", argument="accelerators")
-    return EthosUResult(network.name, tuple(estimates), tuple(refusals))
+    return EthosUResult(network.name, tuple(estimates), tuple(refusals), notes=misfit_notes(network.model))
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ class _Network:
 
 def _read_network(file: ModelSource) -> _Network:
     model = read_model(file)
+    check_not_compiled(model)
     audited = read_tflite_network(model)
     audit, layers = audit_graph(audited.graph), defaultdict(list)
     for tensor, row in zip(audited.tensor_names, audit.rows, strict=True):

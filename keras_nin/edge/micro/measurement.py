@@ -18,6 +18,7 @@ from keras_nin.errors import InputError, expected_error
 from keras_nin.tflite.quantization import quantize
 from keras_nin.tflite.reader import ModelSource, read_model
 from keras_nin.tflite.records import FLOAT_DTYPES, TFLiteModel, TFLiteTensor, float_operators
+from keras_nin.tflite.runtime_support import misfit_notes
 
 MAX_ARENA = 2 * 2**20
 COMPARISON_SECONDS = 20.0
@@ -62,7 +63,7 @@ def measure_micro(
     model = read_model(file)
     inputs = make_noise(model, _NOISE_SAMPLES) if inputs is None else inputs
     operators = list_operators(model)
-    constants = (tensor for subgraph in model.subgraphs for tensor in subgraph.tensors if tensor.is_constant)
+    weight_bytes, other_bytes = _count_constants(model)
     with files.temporary_folder() as folder:
         np.savez(folder / _INPUTS_FILE, *inputs.arrays)
         path = model.path or folder / "model.tflite"
@@ -76,7 +77,7 @@ def measure_micro(
         file=model.path.name if model.path else "model",
         sha256=model.sha256,
         file_bytes=model.size_bytes,
-        weight_bytes=sum({tensor.buffer: tensor.buffer_bytes for tensor in constants}.values()),
+        weight_bytes=weight_bytes,
         operators=operators,
         resolver=format_resolver(operators),
         max_arena=max_arena,
@@ -88,7 +89,21 @@ def measure_micro(
         float_operators=len(float_operators(model)),
         package=trial.package,
         batch=model.batch,
+        other_constant_bytes=other_bytes,
+        notes=misfit_notes(model),
     )
+
+
+def _count_constants(model: TFLiteModel) -> tuple[int, int]:
+    """Return the bytes of the weights, as the audit counts them, and of the other constants, such as shapes."""
+    from keras_nin.audit.tflite_operators import WeightConstants
+
+    weights, constants = (
+        WeightConstants(model),
+        (tensor for subgraph in model.subgraphs for tensor in subgraph.tensors if tensor.is_constant),
+    )
+    weight_bytes = sum(weights.take(operator).weight_bytes for operator in model.main.operators)
+    return weight_bytes, sum({tensor.buffer: tensor.buffer_bytes for tensor in constants}.values()) - weight_bytes
 
 
 def check_arena(max_arena: int) -> None:

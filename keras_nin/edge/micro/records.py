@@ -12,7 +12,7 @@ from keras_nin.schemas import MICRO
 MICRO_LIMITS = (LimitItem("arena", Unit.BYTES), LimitItem("flash", Unit.BYTES))
 
 # Kinds of `MicroFinding`.
-ABORT, MISSING_OPERATOR, REFUSED = "abort", "missing operator", "refused"
+ABORT, MISSING_OPERATOR, REFUSED, COMPILED = "abort", "missing operator", "refused", "compiled file"
 TIME_LIMIT, TOO_SMALL = "time limit", "too small"
 
 
@@ -98,7 +98,9 @@ class MicroResult(CheckedResult):
     """A file on TFLite Micro.
 
     Attributes:
-        file_bytes, weight_bytes: the flash that the model takes, without kernels and program, and its constants' part.
+        file_bytes: the flash that the model takes, without kernels and program.
+        weight_bytes, other_constant_bytes: parts of it: the weights as the audit counts them, and shapes, axes and the
+            like.
         resolver: C++ that declares an op resolver with the operators.
         arena, finding: the smallest arena up to `max_arena` bytes, or why none works.
         comparison, comparison_finding: the comparison of the outputs, or why there is none; both None without an arena.
@@ -123,6 +125,7 @@ class MicroResult(CheckedResult):
     float_operators: int
     package: str
     batch: int = 1
+    other_constant_bytes: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Return the document of schema ``keras_nin.micro/1``."""

@@ -18,7 +18,9 @@ from keras_nin.child_runtime import claim_stdout, end_with_parent, one_line
 from keras_nin.edge.micro import records
 from keras_nin.edge.micro.records import ArenaSection, MicroFinding
 from keras_nin.errors import InputError
+from keras_nin.formatting import format_names
 from keras_nin.tflite.records import FLOAT_DTYPES
+from keras_nin.tflite.runtime_support import describe_compilation
 
 if TYPE_CHECKING:
     import numpy as np
@@ -180,6 +182,8 @@ def diagnose_outcome(
     """Return what it means that a job was not completed: a larger arena would work, or none would."""
     if outcome.status is None:
         return MicroFinding(records.TIME_LIMIT, f"not done after {timeout:g} s")
+    if model is not None and (compilation := describe_compilation(model)) is not None:
+        return MicroFinding(records.COMPILED, f"{compilation}, which runs on the chip with its driver, not here")
     if absent := _NO_OPERATOR.search(outcome.log):
         return MicroFinding(
             records.MISSING_OPERATOR, f"TFLite Micro has no operator {absent[1] or absent[2]}, at any size"
@@ -190,7 +194,7 @@ def diagnose_outcome(
         return MicroFinding(records.TOO_SMALL, f"does not fit into {arena:,} bytes: {more}")
     if outcome.status < 0:
         phase = outcome.answer.get("phase", "start")
-        causes = "; ".join(_find_abort_causes(model, phase)) if model else ""
+        causes = format_names([*_find_abort_causes(model, phase)] if model else [], separator="; ")
         ended = f"the runtime was {describe_status(outcome.status)} at '{phase}'"
         return MicroFinding(records.ABORT, f"{ended}: {causes}" if causes else ended)
     if model is not None and _NO_KERNEL in outcome.log and (operator := _find_failed_operator(model, outcome.log)):
