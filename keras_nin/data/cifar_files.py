@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import lzma
 import os
 import pathlib
 import pickle
@@ -26,10 +27,11 @@ from typing import Any
 
 import numpy as np
 
+from keras_nin import archives
 from keras_nin.data import named_datasets
 from keras_nin.data.dataset import Dataset, Indices
 from keras_nin.data.preprocessing import Pixels
-from keras_nin.errors import InputError, input_error
+from keras_nin.errors import input_error
 from keras_nin.files import load_pickle, read_bytes
 
 _SIDE = 32
@@ -116,21 +118,16 @@ def _read_archive(path: pathlib.Path) -> tuple[_Layout, dict[str, bytes]]:
     """Return the layout and the files of an archive, which is not unpacked to disk."""
     layouts = {layout.folder: layout for layout in _LAYOUTS}
     contents: dict[str, dict[str, bytes]] = {}
+
+    def is_batch(name: pathlib.PurePosixPath) -> bool:
+        layout = layouts.get(name.parent.name)
+        return layout is not None and name.name in (*layout.batches, layout.meta)
+
     try:
-        with tarfile.open(path) as archive:
-            for member in archive:
-                name = pathlib.PurePosixPath(member.name)
-                layout = layouts.get(name.parent.name)
-                if layout is None or name.name not in (*layout.batches, layout.meta) or not member.isfile():
-                    continue
-                if member.size > _MAX_BATCH_BYTES:
-                    raise input_error(f"{name} of the usual size in {str(path)!r}", f"{member.size:,} bytes", path=path)
-                file = archive.extractfile(member)
-                assert file is not None  # of a regular file it never is
-                contents.setdefault(layout.folder, {})[name.name] = file.read()
-    except InputError:
-        raise
-    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+        for name, content in archives.read_tar(path, is_batch).items():
+            parent, _, base = name.rpartition("/")
+            contents.setdefault(pathlib.PurePosixPath(parent).name, {})[base] = content
+    except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
         received = f"{str(path)!r}, which is damaged or of another kind ({error})"
         raise input_error("an archive of CIFAR-10 or CIFAR-100", received, path=path) from None
     if len(contents) != 1:

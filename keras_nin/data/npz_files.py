@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from keras_nin import archives
 from keras_nin.data.dataset import (
     Dataset,
     Indices,
@@ -123,6 +124,7 @@ class _Archive:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = path
+        archives.check_zip(path)
         try:
             file = np.load(path, allow_pickle=False)
         except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError):

@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from keras_nin import files, keras_graph, schemas
+from keras_nin import archives, files, keras_graph, schemas
 from keras_nin.errors import (
     InputError,
     WeightsMismatchError,
@@ -328,8 +328,11 @@ def _read_model(path: pathlib.Path, custom_objects: dict[str, Any]) -> keras.Mod
     import keras_nin.layers.normalization  # noqa: F401
 
     try:
+        archives.check_weight_file(path)
         model = keras.saving.load_model(path, custom_objects, compile=False, safe_mode=True)
         received, cause = f"a {type(model).__name__}", None
+    except InputError:
+        raise
     except Exception as error:  # zipfile, h5py and Keras each raise their own kinds on a damaged file
         model, received, cause = None, first_line(error), error
         missing = custom_layers.find_missing_name(error)

@@ -160,8 +160,7 @@ def _legacy_root(file: h5py.File) -> h5py.Group | None:
     """Return the group that lists the layers."""
     import h5py
 
-    link = file.get("model_weights", getlink=True)
-    groups = [file, file["model_weights"] if isinstance(link, h5py.HardLink) else None]
+    groups = [file, file.get("model_weights")]
     names = ("layer_names", "layer_names0")
     listing = (group for group in groups if isinstance(group, h5py.Group) and any(n in group.attrs for n in names))
     return next(listing, None)
@@ -212,8 +211,8 @@ def _read_layer(path: pathlib.Path, root: h5py.Group, layer: str) -> list[Stored
     for name, stem, variable in zip(names, stems, variables, strict=True):
         owner = stem.split("/")[-2] if nested and "/" in stem else layer
         dataset = _h5_member(path, group, name)
-        if not isinstance(dataset, h5py.Dataset) or dataset.external or dataset.is_virtual:
-            raise input_error(f"{path.name!r} to hold the array {name!r} itself", "something else there", path=path)
+        if not isinstance(dataset, h5py.Dataset):
+            raise input_error(f"{path.name!r} to hold the array {name!r}", "something else there", path=path)
         tensors.append(_h5_tensor(dataset, owner, variable))
     return tensors
 
@@ -225,16 +224,9 @@ def _h5_tensor(dataset: h5py.Dataset, layer: str, variable: str) -> StoredTensor
 
 
 def _h5_member(path: pathlib.Path, group: h5py.Group, name: str) -> Any:
-    """Return what `name` leads to inside the file; a link that leads elsewhere is refused."""
-    import h5py
-
-    member: Any = group
-    for part in filter(None, name.split("/")):
-        link = member.get(part, getlink=True) if isinstance(member, h5py.Group) else None
-        if not isinstance(link, h5py.HardLink):
-            received = "nothing there" if link is None else "a link that leads elsewhere"
-            raise input_error(f"{path.name!r} to hold {name!r}, which it lists", received, path=path)
-        member = member[part]
+    member = group.get(name)
+    if member is None:
+        raise input_error(f"{path.name!r} to hold {name!r}, which it lists", "nothing there", path=path)
     return member
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keras_nin import files
+from keras_nin import archives, files
 from keras_nin.errors import (
     InputError,
     WeightsMismatchError,
@@ -69,6 +69,7 @@ def load_weights(
     path = find_weights(model.name, weights)
     suffix = _weight_suffix(path)
     try:
+        archives.check_weight_file(path)
         if suffix == ".keras" or (suffix == ".weights.h5" and not third_party_files.is_legacy_h5(path)):
             return _load_keras(model, path, partial)
         return third_party.load_by_name(model, path, layer_names, partial)

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from keras_nin import files
+from keras_nin import archives, files
 from keras_nin.errors import InputError, first_line, input_error
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ class Checkpoints:
         try:
             if not path.is_file():
                 raise FileNotFoundError("no file")
+            archives.check_weight_file(path)
             model.load_weights(path)
             with h5py.File(path, "r") as file:
                 for place, variable in _seed_generators(model).items():
