@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import re
 
 import micro_stand_in
 import numpy as np
@@ -17,7 +18,7 @@ from keras_nin.edge.edgetpu import check_edgetpu
 from keras_nin.edge.ethosu import estimate_ethosu
 from keras_nin.edge.micro import measure_micro
 from keras_nin.errors import InputError
-from keras_nin.tflite.layer_names import operator_paths
+from keras_nin.tflite.layer_names import KERNEL_OPERATORS, operator_paths
 from keras_nin.tflite.reader import read_model
 from keras_nin.tflite.runner import TFLiteRunner
 
@@ -311,9 +312,31 @@ def test_a_name_is_of_the_layer_and_not_of_one_that_shares_a_constant(tmp_path):
     assert names == ("conv2d", "depthwise_conv2d", "activation_2")
 
 
+def test_both_halves_of_a_separable_convolution_are_of_its_layer(tmp_path):
+    halves = [("DEPTHWISE_CONV_2D", "net/twin/separable_conv2d/depthwise"), ("CONV_2D", "net/twin/separable_conv2d")]
+    assert operator_paths(write_convolutions(tmp_path, *halves)) == ("twin", "twin/CONV_2D")
+
+
 def test_names_are_distinct(tmp_path):
     long = [f"net/{'a' * 200}{middle}{'b' * 200}/Conv2D" for middle in "xy"]
     names = ["net/conv/Conv2D", "net/conv/Conv2D", "net/conv (2)/Conv2D", "net/conv/Conv2D", *long]
     paths = operator_paths(write_convolutions(tmp_path, *(("CONV_2D", name) for name in names)))
     assert len(set(paths)) == len(paths)
     assert paths[:4] == ("conv", "conv (2)", "conv (2) (2)", "conv (3)")
+
+
+@pytest.mark.external
+def test_names_in_files_of_many_authors(external_data):
+    """Distinct in every file; an operator has the layer of its kernel, where the kernel names one."""
+    products = 0
+    for path in sorted(external_data.glob("edgetpu*/*.tflite")):
+        file = read_model(path)
+        paths = operator_paths(file)
+        assert len(set(paths)) == len(paths), path
+        for each, name in zip(file.main.operators, paths, strict=True):
+            kernel = file.main.stored_constant(each.inputs[1]) if each.op in KERNEL_OPERATORS else None
+            first, _, end = (kernel.name if kernel else "").partition(";")[0].rpartition("/")
+            if re.match("conv2d|depthwise|matmul", end, re.IGNORECASE) and "/" in first:
+                assert name.rpartition("/")[2] == first.rpartition("/")[2], (path, each.index)
+                products += 1
+    assert products > 500

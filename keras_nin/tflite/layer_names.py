@@ -41,14 +41,14 @@ _MAX_RECORD_BYTES = 1 << 26
 _LAYER_MARK = re.compile(r"^(.+)\.(_\d+)?$")
 # TensorFlow operations as they end the name of a tensor, after the layer's name.
 _OPERATIONS = (
-    r"add|addv2|add_fold|avgpool\w*|batch_?norm\w*|biasadd|concat(v2)?|conv2d\w*|conv3d\w*|convolution\w*|depthwise\w*"
-    r"|einsum|fusedbatchnorm\w*|identity|l2loss|leakyrelu|lrn|matmul|maximum|maxpool\w*|mean|mul|pad(v2)?|relu6?|reshape"
+    r"add|addv2|add_fold|avgpool\w*|batch_?norm\w*|biasadd|concat(v2)?|conv2d\w*|conv3d\w*|conv_?transpose\w*|convolution\w*"
+    r"|depthwise\w*|einsum|fusedbatchnorm\w*|identity|l2loss|leakyrelu|lrn|matmul|maximum|maxpool\w*|mean|mul|pad(v2)?|relu6?|reshape"
     r"|separable_conv2d\w*|sigmoid|softmax|squeeze\d*|sub|tanh|transpose|act_quant|fakequant\w*|mulitply|resize\w*"
 )
 # An operation may lie in a scope of its own, such as those of a batch normalization.
 _OPERATION_SUFFIX = re.compile(
     r"(?<=.)((/BatchNorm)?/batchnorm(_\d+)?/\w+/conv"
-    rf"|(/(batchnorm|tensordot|einsum)(_\d+)?)?/({_OPERATIONS})(_?\d+)?(:\d+)?)\Z",
+    rf"|(/(batchnorm|tensordot|einsum|separable_conv2d)(_\d+)?)?/({_OPERATIONS})(_?\d+)?(:\d+)?)\Z",
     re.IGNORECASE,
 )
 _PRODUCT_NAME = re.compile(r"(conv|depthwise|separable_conv|matmul|einsum)", re.IGNORECASE)
