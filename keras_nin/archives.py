@@ -1,7 +1,7 @@
 """Zip, tar and HDF5 files from others, checked before anything else reads them.
 
-An archive holds files under relative paths, each once, and no links. It expands to at most `MAX_EXPANDED_BYTES`, or to
-`MAX_EXPANSION` times its own size where that is more. An HDF5 file holds all of its values itself. Everything else is an
+An archive holds files under relative paths, each once, and no links. It expands to at most `MAX_EXPANDED_BYTES`, or
+to `MAX_EXPANSION` times its own size where that is more. An HDF5 file holds all of its values itself. All else is an
 `InputError`.
 """
 

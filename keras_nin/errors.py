@@ -5,15 +5,18 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, TypeVar
 
+from keras_nin.formatting import format_message, format_value, printable
+
 _Value = TypeVar("_Value")
 _ARGUMENT = re.compile(r"`(\w+)`")
+_PATH_LIMIT, _NUMBER_LIMIT = 4096, 2**63
 
 
 class InputError(ValueError):
     """Input that a caller can correct. The message says what is wrong and what to do about it.
 
-    The message, one line, names Python arguments in backticks; `with_flags` turns them into a command's options. What
-    a program may want to act on is in the fields, never in the message alone.
+    The message, one printable line of limited length, names Python arguments in backticks; `with_flags` turns them into
+    a command's options. What a program may want to act on is in the fields, never in the message alone.
 
     Args:
         argument: name of the Python argument at fault, such as ``"top"``.
@@ -31,7 +34,7 @@ class InputError(ValueError):
         status: int | None = None,
         received: object | None = None,
     ) -> None:
-        super().__init__(message)
+        super().__init__(format_message(message))
         self.argument = argument
         self.path = None if path is None else str(path)
         self.status = status
@@ -40,9 +43,11 @@ class InputError(ValueError):
     def to_json(self) -> dict[str, Any]:
         """Return the fields as a JSON-ready dictionary, without the message."""
         received = self.received
-        if received is not None and not isinstance(received, str | int | float):
-            received = str(received)
-        return {"argument": self.argument, "path": self.path, "status": self.status, "received": received}
+        number = isinstance(received, int | float) and abs(received) < _NUMBER_LIMIT  # false for NaN, which JSON lacks
+        if received is not None and not number:
+            received = printable(received)
+        path = self.path and printable(self.path, _PATH_LIMIT)
+        return {"argument": self.argument, "path": path, "status": self.status, "received": received}
 
 
 class WeightsMismatchError(InputError):
@@ -66,7 +71,7 @@ def with_flags(message: str, flags: Mapping[str, str]) -> str:
 def unknown_name_error(argument: str, received: object, known: Iterable[str]) -> InputError:
     """Return the `InputError` for a name that is not in `known`, with the nearest known names."""
     hint = suggest_names(received, known)
-    message = f"Expected `{argument}` to be a known name. Received: {received!r}. {hint}"
+    message = f"Expected `{argument}` to be a known name. Received: {format_value(received)}. {hint}"
     return InputError(message, argument=argument, received=received)
 
 
@@ -74,13 +79,14 @@ def suggest_names(received: object, known: Iterable[str]) -> str:
     """Return the sentence that names the known names nearest to an unknown one, or all where none is near."""
     names = sorted(known)
     by_lower = {name.lower(): name for name in names}
-    near = difflib.get_close_matches(str(received).lower(), by_lower, n=4, cutoff=0.5)
+    near = difflib.get_close_matches(format_value(received).strip("'").lower(), by_lower, n=4, cutoff=0.5)
     return f"Did you mean {', '.join(by_lower[name] for name in near)}?" if near else f"Known: {', '.join(names)}."
 
 
 def expected_error(argument: str, expected: str, received: object) -> InputError:
     """Return the `InputError` ``Expected `argument` {expected}. Received: {received!r}``."""
-    return InputError(f"Expected `{argument}` {expected}. Received: {received!r}", argument=argument, received=received)
+    message = f"Expected `{argument}` {expected}. Received: {format_value(received)}"
+    return InputError(message, argument=argument, received=received)
 
 
 def input_error(expected: str, received: object, *, argument: str | None = None, path: object = None) -> InputError:

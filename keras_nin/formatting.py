@@ -8,6 +8,7 @@ _COLUMN_GAP = "   "
 _KIB, _MIB = 2**10, 2**20
 _NAMES_SHOWN = 5
 _NAME_LIMIT = 200
+_MESSAGE_LIMIT = 4000
 _JOINERS = "\u200c\u200d"  # make one sign of two emoji, or keep two letters apart
 
 
@@ -126,7 +127,10 @@ def printable(value: object, limit: int = _NAME_LIMIT) -> str:
     """
     if isinstance(value, int) and value.bit_length() > 4 * limit:
         value = hex(value)  # in time that grows with the number of digits, not with its square
-    text = str(value)
+    try:
+        text = str(value)
+    except ValueError:  # a container of such numbers, which Python does not convert
+        text = type(value).__name__
     if len(text) > 2 * limit:
         text = text[:limit] + text[-limit:]
     text = escape_unprintable(text)
@@ -134,6 +138,22 @@ def printable(value: object, limit: int = _NAME_LIMIT) -> str:
         return text
     tail = (limit - 1) // 2
     return f"{text[: limit - 1 - tail]}…{text[len(text) - tail :]}"
+
+
+def format_message(text: str) -> str:
+    """Return the text of an error as one printable line, a value in it that nobody would read shortened."""
+    if len(text) > 2 * _MESSAGE_LIMIT:
+        text = text[:_MESSAGE_LIMIT] + text[-_MESSAGE_LIMIT:]
+    words = (printable(word) if len(word) > _NAME_LIMIT else word for word in text.split())
+    return printable(" ".join(words), _MESSAGE_LIMIT)
+
+
+def format_value(value: object, limit: int = _NAME_LIMIT) -> str:
+    """Return the `repr` of a value for a message, as `printable` has it."""
+    try:
+        return printable(repr(value), limit)
+    except ValueError:
+        return printable(value, limit)
 
 
 def fit_encoding(text: str, encoding: str) -> str:

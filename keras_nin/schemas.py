@@ -11,6 +11,7 @@ import typing
 from typing import Any, TypeVar
 
 from keras_nin.errors import InputError
+from keras_nin.formatting import format_value
 
 AUDIT = "keras_nin.audit/1"
 BENCHMARK = "keras_nin.benchmark/1"
@@ -54,7 +55,7 @@ def record_from_json(cls: type[_Record], document: Any) -> _Record:
         InputError: a field is missing, or its value has another type.
     """
     if not isinstance(document, dict):
-        raise InputError(f"Expected {cls.__name__} as a JSON object. Received: {shorten_repr(document)}")
+        raise InputError(f"Expected {cls.__name__} as a JSON object. Received: {format_value(document)}")
     field_types, values = _field_types(cls), {}
     for field in dataclasses.fields(cls):  # type: ignore[arg-type] - cls is a dataclass
         if field.name in document:
@@ -83,7 +84,7 @@ def typed_value(annotation: Any, value: Any, name: str) -> Any:
         if arguments[-1] is Ellipsis:
             arguments = (arguments[0],) * len(value)
         if len(arguments) != len(value):
-            raise InputError(f"Expected {len(arguments)} values for {name}. Received: {shorten_repr(value)}")
+            raise InputError(f"Expected {len(arguments)} values for {name}. Received: {format_value(value)}")
         return tuple(typed_value(item, part, name) for item, part in zip(arguments, value, strict=True))
     if annotation is tuple and isinstance(value, list):
         return _nested_tuples(value, name)
@@ -98,7 +99,7 @@ def typed_value(annotation: Any, value: Any, name: str) -> Any:
         value = float(value) if abs(value) < _INT_LIMIT else math.nan
     if annotation is not Any and not _is_instance(annotation, value):
         expected = _TYPE_NAMES.get(origin or annotation, str(annotation))
-        raise InputError(f"Expected {expected} for {name}. Received: {shorten_repr(value)}")
+        raise InputError(f"Expected {expected} for {name}. Received: {format_value(value)}")
     return value
 
 
@@ -128,11 +129,5 @@ def _nested_tuples(value: Any, name: str) -> Any:
     if isinstance(value, list):
         return tuple(_nested_tuples(item, name) for item in value)
     if value is not None and not _is_instance(int, value):
-        raise InputError(f"Expected integers for {name}. Received: {shorten_repr(value)}")
+        raise InputError(f"Expected integers for {name}. Received: {format_value(value)}")
     return value
-
-
-def shorten_repr(value: Any, length: int = 60) -> str:
-    """Return the repr of a value for a message, cut where it is long."""
-    text = repr(value)
-    return text if len(text) <= length else f"{text[:length]}..."

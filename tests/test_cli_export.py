@@ -452,7 +452,7 @@ DOCUMENT = {
         ({"scheme": "int8"}, "None as --calibration"),
         ({"calibration": {"sha256": "0"}}, "options without --calibration"),
         ({"options": None}, "a model or images in memory"),
-        ({"options": "x" * 100}, "... as `options`"),
+        ({"options": "x" * 300}, "xx…xx"),
         ({"options": {}}, "options without MODEL"),
         ({"options": OPTIONS | {"model": 5}}, "5 as option MODEL"),
         ({"options": OPTIONS | {"model": None}}, "None as option MODEL"),

@@ -1,11 +1,14 @@
 """Errors that a caller can use: their fields, and their messages as the command line shows them."""
 
+import json
+
 import pytest
 
 from keras_nin import InputError
 from keras_nin.errors import (
     check_choice,
     check_whole_number,
+    expected_error,
     first_line,
     missing_package_error,
     unknown_name_error,
@@ -60,6 +63,37 @@ def test_whole_numbers(received):
     with pytest.raises(InputError, match="Expected `runs` to be a whole number of at least 1. Received: ") as caught:
         check_whole_number("runs", received)
     assert (caught.value.argument, caught.value.received) == ("runs", received)
+
+
+HOSTILE = "\x1b[31mred\x07 \u202edrow\x9b"
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (InputError(f"Expected a name. Received: {HOSTILE!s}"), r"Received: \x1b[31mred\x07 \u202edrow\x9b"),
+        (InputError(f"Expected a name. Received: {'a' * 100_000!r}. Pass another"), "aaa…aaa"),
+        (InputError(f"Expected a name. Received: {'a ' * 100_000!r}. Pass another"), "Pass another"),
+        (expected_error("runs", "to be a number", 10**5000), "Received: 0x"),
+        (expected_error("runs", "to be a list", [10**5000]), "Received: list"),
+        (unknown_name_error("model", HOSTILE, ["a"]), "Received: '\\x1b[31mred"),
+        (unknown_name_error("model", "x" * 1_000_000, ["xx"]), "Received: 'xxxx"),
+        (unknown_name_error("model", 10**5000, ["xx"]), "Received: 0x"),
+    ],
+)
+def test_what_a_message_echoes_is_printable_and_short(error, expected):
+    assert expected in str(error)
+    assert str(error).isprintable()
+    assert len(str(error)) <= 4000
+    document = json.loads(json.dumps(error.to_json(), allow_nan=False))
+    assert len(str(document)) < 5000
+    assert InputError(str(error)).args == error.args  # a message in a message
+
+
+def test_fields_that_json_has_no_number_for():
+    assert InputError("", received=float("nan")).to_json()["received"] == "nan"
+    assert InputError("", received=1.5).to_json()["received"] == 1.5
+    assert InputError("", path="p" * 100_000).to_json()["path"] == "p" * 2048 + "…" + "p" * 2047
 
 
 def test_the_first_line_of_an_error():

@@ -12,6 +12,7 @@ import click
 
 import keras_nin
 from keras_nin.errors import InputError
+from keras_nin.formatting import format_message
 
 EPILOG = "Example: keras-nin export nin_digits"
 EX_SOFTWARE = 70  # of sysexits.h: an internal error
@@ -113,7 +114,7 @@ def run(arguments: Sequence[str] | None = None, command: click.Command = cli, pr
 
 def _fail(error: BaseException, message: str, status: int, as_json: bool = False) -> int:
     """Print an error as one line on stderr, and as a document on stdout where JSON was asked for."""
-    message = " ".join(message.split())
+    message = format_message(message)
     click.echo(f"Error: {message}", err=True)
     if as_json:
         from keras_nin import files

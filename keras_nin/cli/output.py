@@ -15,7 +15,7 @@ import click
 
 from keras_nin import files
 from keras_nin.cli.options import QUIET_KEY
-from keras_nin.formatting import escape_unprintable, fit_encoding, format_duration
+from keras_nin.formatting import escape_unprintable, fit_encoding, format_duration, format_message
 from keras_nin.workflows import Item, Progress
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def print_result(result: Any, as_json: bool, format_text: Callable[[], str], che
 
 def note(message: str) -> None:
     """Print a line on stderr, such as a failed check, so that stdout holds results alone."""
-    click.echo(escape_unprintable(message), err=True)
+    click.echo(format_message(message), err=True)
 
 
 def remark(message: str) -> None:

@@ -13,7 +13,8 @@ from keras_nin.export.converted_model import package_versions
 from keras_nin.export.parity import ParityLimits
 from keras_nin.export.schemes import SCHEMES, Tuning
 from keras_nin.files import AnyPath
-from keras_nin.schemas import EXPORT_FILE, shorten_repr
+from keras_nin.formatting import format_value
+from keras_nin.schemas import EXPORT_FILE
 from keras_nin.workflows import SILENT, Progress
 from keras_nin.workflows.conversion import ExportOptions
 from keras_nin.workflows.export import ExportResult, run_export
@@ -220,4 +221,4 @@ def _bad_record(path: AnyPath, received: str) -> InputError:
 
 
 def _show(document: dict[str, Any], name: str) -> str:
-    return shorten_repr(document[name]) if name in document else "nothing"
+    return format_value(document[name]) if name in document else "nothing"
