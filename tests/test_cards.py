@@ -75,6 +75,10 @@ def test_a_card_is_a_model_card_of_hugging_face():
                     assert 0 < metric["value"] <= 1
     tested = metadata((FOLDER / "nin_cifar10" / "README.md").read_text())["model-index"][0]["results"][0]["dataset"]
     assert tested["type"] == "cifar10_test_jpeg"  # a JPEG copy is not CIFAR-10
+    for name, images in (("nin_cifar10", 449), ("squeezenet_cifar10", 1303)):  # int16x8 is slow, and tested on a sample
+        (result,) = metadata((FOLDER / name / "README.md").read_text())["model-index"][0]["results"]
+        samples = [metric["name"] for metric in result["metrics"] if " of the images" in metric["name"]]
+        assert samples == [f"{rank}, int16x8, {images:,} of the images" for rank in ("Top-1", "Top-5")]
     digits = metadata((FOLDER / "nin_digits" / "README.md").read_text())["model-index"][0]["results"][0]["metrics"]
     recorded = read_card(FOLDER / "nin_digits" / "card.json").measurement
     assert {"type": "accuracy", "value": round(recorded.model.top1.share, 4), "name": "Top-1, Keras"} in digits

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from keras_nin.data import get_preset
 from keras_nin.formatting import escape_unprintable, format_host, format_markdown_table, format_ratio_percent
-from keras_nin.report.card_records import CardRecord, FileMeasurement, LatencyRow, Measurement
+from keras_nin.report.card_records import CardRecord, FileMeasurement, LatencyRow, Measurement, Score
 from keras_nin.report.rendering import make_table, render_text
 
 if TYPE_CHECKING:
@@ -139,13 +139,18 @@ def card_metadata(spec: "ModelSpec", record: CardRecord) -> dict[str, Any]:
     if dataset["hub"]:
         metadata["datasets"] = [dataset["hub"]]
     metrics = [
-        {"type": "accuracy", "value": round(score.share, 4), "name": f"{rank}, {name}"}
+        {"type": "accuracy", "value": round(score.share, 4), "name": f"{rank}, {name}{_sample(score, measured)}"}
         for name, accuracy in [("Keras", measured.model), *((file.scheme, file.accuracy) for file in measured.files)]
         for rank, score in (("Top-1", accuracy.top1), ("Top-5", accuracy.top5))
         if score is not None
     ]
     results = [{"task": _TASK, "dataset": _tested_on(spec, measured), "metrics": metrics}]
     return metadata | {"metrics": ["accuracy"], "model-index": [{"name": spec.name, "results": results}]}
+
+
+def _sample(score: Score, measured: Measurement) -> str:
+    """Return on how many images a score is, where these are not all of the test images."""
+    return f", {score.images:,} of the images" if score.images < measured.test.images else ""
 
 
 def _tested_on(spec: "ModelSpec", measured: Measurement) -> dict[str, str]:
