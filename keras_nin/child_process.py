@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import gc
 import json
 import os
 import pathlib
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import types
 from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any, Self
 
@@ -19,6 +21,8 @@ _ROOT = pathlib.Path(__file__).parents[1]
 _HALF_OUTPUT = 1 << 23  # bytes that are kept of the beginning of a stream, and of its end
 _CHUNK = 1 << 15
 _GRACE_SECONDS = 5
+_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+_RESEND_SECONDS = 0.01
 _LOG_SECONDS = 0.2  # what a process wrote before it ended may take so long to arrive
 
 
@@ -83,8 +87,8 @@ def describe_status(status: int) -> str:
 class ChildProcess:
     """A process that is killed, with all of its group, when the block ends; see `run_process`, and Popen for `options`.
 
-    SIGINT and SIGTERM end the block with a `KeyboardInterrupt`, but never while the process starts or is cleaned up:
-    an interrupted start would leave it behind. `status` is None until the process has ended by itself.
+    SIGINT, SIGTERM and SIGHUP end the block with a `KeyboardInterrupt`, but never while the process starts or is
+    cleaned up: an interrupted start would leave it behind. `status` is None until the process has ended by itself.
     """
 
     _keeps_stdin = False
@@ -240,16 +244,33 @@ def _parse_object(line: str | bytes) -> dict[str, Any] | None:
     return document if isinstance(document, dict) else None
 
 
+def postpone_signal(number: int, frame: types.FrameType | None) -> bool:
+    """Send a signal again a moment later where an exception that its handler raises in `frame` is lost; else False.
+
+    Python ignores exceptions in callbacks of the garbage collector, such as JAX has, and in `__del__`.
+    """
+    callbacks = {getattr(callback, "__code__", None) for callback in gc.callbacks}
+    while frame is not None and frame.f_code not in callbacks and frame.f_code.co_name != "__del__":
+        frame = frame.f_back
+    if frame is not None:
+        threading.Timer(_RESEND_SECONDS, os.kill, (os.getpid(), number)).start()
+    return frame is not None
+
+
 class _InterruptGate:
-    """Turns SIGINT and SIGTERM into a `KeyboardInterrupt`, but only while it is open; what comes before waits."""
+    """Turns SIGINT, SIGTERM and SIGHUP into a `KeyboardInterrupt`, but only while open; what comes before waits.
+
+    The exception's argument is the number of the signal.
+    """
 
     def __init__(self) -> None:
-        self._is_open = self._is_pending = False
+        self._is_open = False
+        self._pending: int | None = None
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():  # others get no signals
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in _SIGNALS:
                 # None: handled outside Python.
                 if signal.getsignal(number) not in (signal.SIG_IGN, None):
                     self._previous[number] = signal.signal(number, self._interrupt)
@@ -258,20 +279,22 @@ class _InterruptGate:
     def __exit__(self, *error: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
-        if self._is_pending:
-            raise KeyboardInterrupt
+        if self._pending is not None:
+            raise KeyboardInterrupt(self._pending)
 
     def open(self) -> None:
         """Let signals interrupt from now on; one that came before interrupts now."""
         self._is_open = True
-        if self._is_pending:
-            self._interrupt()
+        if self._pending is not None:
+            self._interrupt(self._pending)
 
     def close(self) -> None:
         self._is_open = False
 
-    def _interrupt(self, *_: object) -> None:
-        self._is_pending = not self._is_open
-        if self._is_open:
+    def _interrupt(self, number: int, frame: types.FrameType | None = None) -> None:
+        if not self._is_open:
+            self._pending = number
+        elif not postpone_signal(number, frame):
+            self._pending = None
             self._is_open = False  # once: what cleans up is not interrupted
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt(number)

@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import errno
 import hashlib
 import io
 import json
@@ -188,10 +189,22 @@ def needs_writing(path: pathlib.Path, data: bytes, force: bool = False) -> bool:
     raise InputError(problem, argument="force", path=path)
 
 
+def check_room(path: AnyPath, size: int) -> None:
+    """Raise `OSError` where the disk of `path`, a file that is to be written, has no room for `size` bytes."""
+    with open(path, "wb") as file:
+        if hasattr(os, "posix_fallocate"):
+            try:
+                os.posix_fallocate(file.fileno(), 0, size)
+            except OSError as error:
+                if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):  # others: the file system cannot tell
+                    raise
+            file.truncate(0)
+
+
 @contextlib.contextmanager
 def temporary_folder() -> Iterator[pathlib.Path]:
     """Yield a new folder among the system's temporary files, removed at the end or, after a kill, by the next call."""
-    root = pathlib.Path(tempfile.gettempdir())
+    root = _system_temporaries()
     with _temporary(root / os.urandom(8).hex()) as folder:
         with _writable(folder):
             folder.mkdir(mode=0o700)
@@ -214,7 +227,15 @@ def redirect_temporaries() -> None:
 
 def temporary_root() -> pathlib.Path:
     """Return the folder for temporary files of this process and of others."""
-    return _process_folder[0].parent if _process_folder else pathlib.Path(tempfile.gettempdir())
+    return _process_folder[0].parent if _process_folder else _system_temporaries()
+
+
+def _system_temporaries() -> pathlib.Path:
+    try:
+        return pathlib.Path(tempfile.gettempdir())
+    except FileNotFoundError:
+        message = "Expected a folder for temporary files that can be written to. Set TMPDIR to one with room"
+        raise InputError(message) from None
 
 
 def remove_stale_temporaries(folder: AnyPath) -> None:

@@ -4,14 +4,17 @@ import dataclasses
 import inspect
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 
 import click
 import pytest
+from edge_networks import chain
+from tiers import by_tier
 
 import keras_nin
-from keras_nin import InputError
+from keras_nin import InputError, files
 from keras_nin.cli import main, options, output
 from keras_nin.export.schemes import DEFAULT_SCHEMES
 
@@ -72,6 +75,93 @@ def test_a_reader_that_stops_early():
     ran = subprocess.run([sys.executable, "-c", code], stdout=writer, stderr=subprocess.PIPE, text=True)
     os.close(writer)
     assert (ran.returncode, ran.stderr) == (141, "")
+
+
+# the process: its streams, its signals, its folder and its disk
+
+
+def python(code, *, folder=None, **options):
+    """Run the command line in a process of its own, which closes or fills what `code` says first."""
+    prelude = "import os, resource, signal, sys, time; from keras_nin.cli.main import main\n"
+    environment = os.environ | {"PYTHONPATH": str(pathlib.Path(__file__).parents[1])}
+    command = [sys.executable, "-c", prelude + code]
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment, **options)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this machine has no /dev/full")
+@pytest.mark.parametrize(("words", "line"), [
+    pytest.param("list", "Error: Expected an output that can be written to. Received: No space left on device\n",
+                 marks=pytest.mark.slow),
+    ("audit nope.tflite --json", "Error: Expected a readable file. Received: 'nope.tflite' (No such file or directory)\n"),
+])  # fmt: skip
+def test_a_full_disk_under_stdout(words, line, tmp_path):
+    ran = python(f"os.dup2(os.open('/dev/full', os.O_WRONLY), 1); main({words.split()})", folder=tmp_path)
+    assert (ran.returncode, ran.stderr) == (2, line)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="standard streams as POSIX has them")
+def test_closed_standard_streams(tmp_path):
+    """What opens next must not take their numbers, and what captures output finds no stream."""
+    path = chain(tmp_path / "net.tflite", "RELU")
+    checks = (
+        "import io; sys.stdin = sys.stdout = sys.stderr = None\n"
+        "from keras_nin.output_capture import capture_output; from keras_nin.cli import main as cli\n"
+        f"cli._open_missing_streams(); opened = os.open({str(path)!r}, os.O_RDONLY); assert opened > 2\n"
+        "with capture_output() as captured: os.write(1, b'x')\n"
+        f"assert captured.text == 'x' and cli.run(['audit', {str(path)!r}]) == 0 and cli.run(['audit', 'nope']) == 2"
+    )
+    assert python(f"[os.close(number) for number in range(3)]\n{checks}").returncode == 0
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
+@pytest.mark.parametrize("number", by_tier(("SIGINT", "SIGTERM", "SIGHUP"), default=("SIGTERM",)))
+def test_signals_end_a_command_in_one_line_and_nothing_stays(number, tmp_path):
+    """Also where the signal comes in a callback of the garbage collector, out of which no exception gets."""
+    code = (
+        "import click, gc; from keras_nin import files\n"
+        f"signal.signal(signal.{number}, signal.default_int_handler if {number!r} == 'SIGINT' else signal.SIG_DFL)\n"
+        f"sent = []\n"
+        f"def collected(phase, _): sent or (sent.append(1), os.kill(os.getpid(), signal.{number}))\n"
+        "@click.command()\ndef work():\n"
+        "  with files.temporary_folder():\n"
+        "    gc.callbacks.append(collected); exec('gc.collect(); time.sleep(5)')\n"
+        "main([], work)"
+    )
+    ran = python(f"os.environ['TMPDIR'] = {str(tmp_path)!r}\n{code}")
+    word = "interrupted" if number == "SIGINT" else "terminated"
+    assert (ran.returncode, ran.stderr.strip()) == (128 + getattr(signal, number), f"Error: {word}")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_working_directory_that_was_removed(tmp_path):
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    ran = python("os.rmdir(os.getcwd()); main(['list'])", folder=folder)
+    assert (ran.returncode, ran.stderr) == (2, "Error: The working directory no longer exists. Change to another one\n")
+
+
+def test_no_folder_for_temporary_files(monkeypatch):
+    def refuse():
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    monkeypatch.setattr("tempfile.gettempdir", refuse)
+    with pytest.raises(InputError, match="for temporary files .* Set TMPDIR"), files.temporary_folder():
+        pass
+
+
+@pytest.mark.parametrize(("error", "line"), [
+    (OSError(30, "Read-only file system", "/a"), "Error: Expected access to '/a'. Received: Read-only file system\n"),
+    (OSError(28, "No space left on device"),
+     "Error: Expected an output that can be written to. Received: No space left on device\n"),
+])  # fmt: skip
+def test_disks_and_folders_are_the_caller_s(failing, error, line):
+    assert failing(error) == (2, line)
+
+
+def test_a_truncated_file_is_no_interrupt(failing):
+    status, err = failing(EOFError("Compressed file ended"))
+    assert status == 70
+    assert "Error: unexpected EOFError: Compressed file ended" in err
 
 
 # errors

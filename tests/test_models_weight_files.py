@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import os
 import re
 import zipfile
 
@@ -10,7 +11,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_nin import InputError, layers, models
+from keras_nin import InputError, files, layers, models
 from keras_nin.errors import WeightsMismatchError
 from keras_nin.models import weight_files
 
@@ -308,3 +309,18 @@ def test_digest_sees_one_ulp():
         digests.add(models.hash_weights(model))
         weight.assign(before)
     assert len(digests) == 5
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="this system cannot tell whether a disk has room")
+def test_weights_are_not_started_on_a_disk_without_room(tmp_path):
+    """HDF5 crashes the process where the disk fills up while it writes."""
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        problem = "net.weights.h5' to be writable. Received: File too large"
+        with pytest.raises(InputError, match=problem), files.replace_file(tmp_path / "net.weights.h5") as path:
+            models.save_weights(chain(200, 200), path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert os.listdir(tmp_path) == []

@@ -80,11 +80,14 @@ def find_config(path: str | None) -> Config | None:
     """Return the config of a TOML file, or of the nearest pyproject.toml with one, from the working directory upwards.
 
     Raises:
-        InputError: a file that is missing or no TOML.
+        InputError: a file that is missing or no TOML, or a working directory that was removed.
     """
     if path is not None:
         return _read_config(pathlib.Path(path))
-    folder = pathlib.Path.cwd()
+    try:
+        folder = pathlib.Path.cwd()
+    except FileNotFoundError:
+        raise InputError("The working directory no longer exists. Change to another one") from None
     for candidate in (parent / PYPROJECT for parent in (folder, *folder.parents)):
         if candidate.is_file() and (config := _read_config(candidate)) is not None:
             return config

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import importlib
+import os
 import signal
 import sys
+import types
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +22,8 @@ EPILOG = "Example: keras-nin export nin_digits"
 EX_SOFTWARE = 70  # of sysexits.h: an internal error
 CONFIG_KEY = "keras_nin.config"  # of the contexts' `meta`: the path that --config names
 _FORMAT_JSON = "--format json"  # of `keras-nin audit`
+# A disk or a folder that the user must change: no internal errors.
+_STORAGE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG}
 # The module of each command, in the order of the help, and its line there; modules load when their command runs.
 COMMANDS = {
     "list": ("models", "List the models of the zoo."),
@@ -73,14 +79,41 @@ def cli() -> None:
     A MODEL is a name that `keras-nin list` shows, keras:NAME for a model of keras.applications, or a path to a .keras
     or .h5 file.
 
-    Exit status: 0 success, 1 a check failed, 2 bad input or usage, 70 an unexpected error. With --json a command that
-    ends with 2 or 70 prints {"error": {"message", ...}}.
+    Exit status: 0 success, 1 a check failed, 2 bad input or usage, 70 an unexpected error; 130, 141 and 143 after
+    Ctrl-C, a closed pipe and SIGTERM. With --json a command that ends with 2 or 70 prints {"error": {"message", ...}}.
     """
 
 
 def main(arguments: Sequence[str] | None = None, command: click.Command = cli, prog_name: str = "keras-nin") -> None:
     """Run a command with the words of the command line, None for those of the process, and end with its status."""
-    sys.exit(run(arguments, command, prog_name))
+    _open_missing_streams()
+    for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):  # Windows lacks SIGHUP
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):  # nohup ignores SIGHUP
+            signal.signal(number, _interrupt)
+    status = run(arguments, command, prog_name)
+    # CPython ends by SIGINT, whatever the status, after a KeyboardInterrupt out of a string that exec ran, as
+    # dataclasses do at import; the next string makes it forget.
+    exec("")
+    sys.exit(status)
+
+
+def _open_missing_streams() -> None:
+    """Open the null device as each standard stream that was closed, else the next file that opens takes its number."""
+    for descriptor, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        if getattr(sys, name) is None:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != descriptor:
+                os.dup2(opened, descriptor)
+                os.close(opened)
+            os.set_inheritable(descriptor, True)
+            setattr(sys, name, open(descriptor, mode, encoding="utf-8", closefd=False))
+
+
+def _interrupt(number: int, frame: types.FrameType | None) -> None:
+    from keras_nin.child_process import postpone_signal
+
+    if not postpone_signal(number, frame):
+        raise KeyboardInterrupt(number)
 
 
 def run(arguments: Sequence[str] | None = None, command: click.Command = cli, prog_name: str = "keras-nin") -> int:
@@ -99,27 +132,49 @@ def run(arguments: Sequence[str] | None = None, command: click.Command = cli, pr
     except InputError as error:
         failure = error, str(error), 2
     except (click.Abort, KeyboardInterrupt) as error:
-        failure = error, "interrupted", 128 + signal.SIGINT
+        if isinstance(error.__cause__, EOFError):  # what click takes for the end of an answer: commands ask nothing
+            failure = _unexpected(error.__cause__, words)
+        else:
+            number = next(iter((error.__cause__ or error).args), signal.SIGINT)
+            failure = error, "interrupted" if number == signal.SIGINT else "terminated", 128 + number
     except SystemExit as error:  # click's end of a shell completion, or its answer to a reader that closed the pipe
         return 128 + signal.SIGPIPE if error.code else 0
+    except OSError as error:
+        if error.errno in _STORAGE_ERRORS:
+            refused = _storage_error(error)
+            failure = refused, str(refused), 2
+        else:
+            failure = _unexpected(error, words)
     except Exception as error:
-        hint = "" if "--debug" in words else ". Run it again with --debug for the traceback"
-        if not hint:
-            import traceback
-
-            traceback.print_exc()
-        failure = error, f"unexpected {type(error).__name__}: {error}{hint}", EX_SOFTWARE
+        failure = _unexpected(error, words)
     return _fail(*failure, as_json="--json" in words or _FORMAT_JSON in " ".join(words).replace("=", " "))
+
+
+def _storage_error(error: OSError) -> InputError:
+    where = "an output that can be written to" if error.filename is None else f"access to {str(error.filename)!r}"
+    return InputError(f"Expected {where}. Received: {error.strerror}", path=error.filename)
+
+
+def _unexpected(error: BaseException, words: Sequence[str]) -> tuple[BaseException, str, int]:
+    """Return the error, message and exit status of an internal error; print its traceback with --debug."""
+    hint = "" if "--debug" in words else ". Run it again with --debug for the traceback"
+    if not hint:
+        import traceback
+
+        traceback.print_exception(error)
+    return error, f"unexpected {type(error).__name__}: {error}{hint}", EX_SOFTWARE
 
 
 def _fail(error: BaseException, message: str, status: int, as_json: bool = False) -> int:
     """Print an error as one line on stderr, and as a document on stdout where JSON was asked for."""
     message = format_message(message)
-    click.echo(f"Error: {message}", err=True)
+    with contextlib.suppress(OSError):  # a closed pipe, a full disk: the exit status tells
+        click.echo(f"Error: {message}", err=True)
     if as_json:
         from keras_nin import files
 
-        click.echo(files.dump_json({"error": _describe_error(error, message, status)}), nl=False)
+        with contextlib.suppress(OSError):
+            click.echo(files.dump_json({"error": _describe_error(error, message, status)}), nl=False)
     return status
 
 

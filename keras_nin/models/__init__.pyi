@@ -28,3 +28,4 @@ from .squeezenet import SqueezeNet1_1 as SqueezeNet1_1
 from .squeezenet import SqueezeNetCIFAR10 as SqueezeNetCIFAR10
 from .weight_files import hash_weights as hash_weights
 from .weight_files import load_weights as load_weights
+from .weight_files import save_weights as save_weights

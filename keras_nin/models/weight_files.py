@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import math
 import os
 import pathlib
 import warnings
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 _BUNDLED_FOLDER = pathlib.Path(__file__).parent / "weights"
 THIRD_PARTY_SUFFIXES = (".h5", ".safetensors", ".pt", ".pth")
 WEIGHT_SUFFIXES = (".weights.h5", ".keras", ".npz", *THIRD_PARTY_SUFFIXES)
+_HDF5_OVERHEAD = 2048  # bytes for each array; 900 to 1,500 were measured
 # Where Keras 3 stores the layers; the second in its first versions.
 _LAYERS = ("layers/", "_layer_checkpoint_dependencies/")
 
@@ -118,6 +120,19 @@ def read_bundled_metrics(model_name: str, weights: str) -> dict[str, Any]:
     return json.loads((_BUNDLED_FOLDER / f"{model_name}.{weights}.json").read_text(encoding="utf-8"))
 
 
+def save_weights(model: keras.Model, path: pathlib.Path) -> None:
+    """Write the weights of a model and the state of its optimizer as Keras 3 stores them.
+
+    Raises:
+        OSError: the disk has no room for them. HDF5 itself crashes the process where a disk fills up.
+    """
+    optimizer = getattr(model, "optimizer", None)
+    variables = [*model.variables, *(optimizer.variables if optimizer else ())]
+    size = sum(math.prod(variable.shape) * np.dtype(variable.dtype).itemsize for variable in variables)
+    files.check_room(path, size + _HDF5_OVERHEAD * len(variables))
+    model.save_weights(path)
+
+
 def hash_weights(model: keras.Model) -> str:
     """Return the SHA-256 over the types, shapes and values of a model's weights, in order.
 
@@ -158,7 +173,7 @@ def _raise_mismatch(model: keras.Model, path: pathlib.Path) -> None:
     """Raise `WeightsMismatchError` where a Keras file differs from what `model` would store; else return."""
     with files.temporary_folder() as folder:
         own = folder / "own.weights.h5"
-        model.save_weights(own)
+        save_weights(model, own)
         expected = _read_stored_arrays(own)
     stored = _read_stored_arrays(path)
     if not stored:

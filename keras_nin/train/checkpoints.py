@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from keras_nin import archives, files
 from keras_nin.errors import InputError, first_line, input_error
+from keras_nin.models.weight_files import save_weights
 
 if TYPE_CHECKING:
     import keras
@@ -50,7 +51,7 @@ class Checkpoints:
                 path = stack.enter_context(files.replace_file(self._file(number)))
             else:  # reading the weights takes all processes
                 path = stack.enter_context(files.temporary_folder()) / "discarded.weights.h5"
-            model.save_weights(path)
+            save_weights(model, path)
             with h5py.File(path, "a") as file:  # so that dropout continues where it was
                 for place, variable in _seed_generators(model).items():
                     file[place] = variable.numpy()

@@ -24,6 +24,7 @@ from keras_nin.errors import (
     unknown_name_error,
 )
 from keras_nin.metrics import top_k_accuracy
+from keras_nin.models.weight_files import save_weights
 from keras_nin.results import Result
 from keras_nin.train.checkpoints import HISTORY, RESTART_HINT, Checkpoints, Entry, find_best_epoch, read_run_file
 
@@ -468,7 +469,7 @@ def _save_results(model: keras.Model, folder: pathlib.Path, name: str, record: d
 
     model = keras.Model(model.inputs, model.outputs, name=model.name)  # the same layers without the optimizer's state
     with files.replace_file(folder / f"{name}.weights.h5") as path:
-        model.save_weights(path)
+        save_weights(model, path)
     with files.replace_file(folder / f"{name}.keras") as path:
         model.save(path)
     files.write_file(folder / f"{name}.json", files.dump_json(record))

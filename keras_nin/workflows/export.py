@@ -408,9 +408,11 @@ def _contents(conversion: Conversion) -> dict[str, bytes]:
     """Return what belongs to a file by name: the file, what goes beside it, and weights that were trained for it."""
     contents = {path.name: data for path, data in conversion.converted.contents(pathlib.Path()).items()}
     if conversion.converted.scheme.trained:
+        from keras_nin.models import save_weights
+
         with files.temporary_folder() as folder:
             path = folder / "trained.weights.h5"
-            conversion.loaded.model.save_weights(path)
+            save_weights(conversion.loaded.model, path)
             contents[f"{conversion.converted.stem}.weights.h5"] = path.read_bytes()
     return contents
 

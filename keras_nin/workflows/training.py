@@ -184,7 +184,7 @@ def import_weights(
         raise _not_third_party(source)
     with files.temporary_folder() as folder:
         temporary = folder / "imported.weights.h5"
-        loaded.model.save_weights(temporary)
+        models.save_weights(loaded.model, temporary)
         written = files.write_files({target: temporary.read_bytes()}, force)
     return ImportResult(
         loaded.name,
