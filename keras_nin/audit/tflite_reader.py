@@ -16,6 +16,7 @@ from keras_nin.tflite.runtime_support import describe_compilation, is_compiled, 
 
 _LEFT_OUT = (None,) * 4  # as many operands as any operator here has, if all are left out
 _MAX_TENSOR_BYTES = 1 << 63
+_MAX_NESTED_LOOPS = 50
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class _TFLiteGraphReader:
         self.constants = tflite_operators.WeightConstants(model)
         self.available: dict[int, ActivationTensor] = {}  # by tensor index, once it is an input or computed
         self.open_bodies: set[int] = set()  # subgraphs of the loops that are being counted
+        self.body_macs: dict[int, int | None] = {}  # MACs of one step of those that are
         self.planned_bytes = 0  # of the memory that compiled operators work in
 
     def error(self, problem: str) -> InputError:
@@ -135,8 +137,15 @@ class _TFLiteGraphReader:
         """Return the MACs of all steps of a loop; None where the number of steps or the MACs of one are unknown."""
         steps = tflite_operators.count_loop_steps(self.model, operator)
         number = operator.options["body_subgraph_index"]
-        if steps is None or number in self.open_bodies:  # a loop that calls itself
+        if steps is None or number in self.open_bodies or len(self.open_bodies) >= _MAX_NESTED_LOOPS:
             return None
+        if number not in self.body_macs:
+            self.body_macs[number] = self._count_body_macs(number)
+        macs = self.body_macs[number]
+        return None if macs is None else steps * macs
+
+    def _count_body_macs(self, number: int) -> int | None:
+        """Return the MACs of one step of a loop; None where they are unknown."""
         self.open_bodies.add(number)
         counts = []
         try:
@@ -149,7 +158,7 @@ class _TFLiteGraphReader:
         finally:
             self.open_bodies.remove(number)
         known = [count for count in counts if count is not None]
-        return steps * sum(known) if len(known) == len(counts) else None
+        return sum(known) if len(known) == len(counts) else None
 
     def _inner_activation(self, subgraph: int, index: int) -> ActivationTensor | None:
         """Return a tensor of a called subgraph; None for a constant and for an operand that is left out."""

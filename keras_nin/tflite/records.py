@@ -202,7 +202,7 @@ class TFLiteModel:
         """The subgraph that a plain invocation runs."""
         return self.subgraphs[0]
 
-    @property
+    @functools.cached_property
     def batch(self) -> int:
         """Samples that a run takes: the size of the first axis that all inputs and outputs share, otherwise 1."""
         shapes = [(self.main.tensors[index].shape, 2) for index in self.main.inputs]
