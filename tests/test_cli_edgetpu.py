@@ -31,6 +31,12 @@ def test_every_operator_has_a_line_in_order(cli, halves):
     assert "2 of 4 operators on the Edge TPU (50.0%), 2 on the CPU" in ran.out
 
 
+def test_many_operators_are_a_range_or_a_number(cli, tmp_path):
+    assert "Operators 0 to 6 (ELU): " in cli("edgetpu", chain(tmp_path / "net.tflite", *["ELU"] * 7)).out
+    mixed = chain(tmp_path / "net.tflite", *["ELU"] * 4, "EXP", *["ELU"] * 3)
+    assert "7 operators from 0 to 7 (ELU): " in cli("edgetpu", mixed).out
+
+
 def test_as_json(cli, halves):
     document = cli("edgetpu", halves, "--json").json
     assert document["schema"] == "keras_nin.edgetpu/1"

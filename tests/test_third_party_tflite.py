@@ -12,6 +12,7 @@ from tflite_writer import _record, custom, operator, tensor, write
 from keras_nin._compat import litert as interpreter
 from keras_nin.audit import audit_model
 from keras_nin.benchmark import measure_files
+from keras_nin.benchmark.job import DelegateNotLoadedError
 from keras_nin.benchmark.runner import litert, main
 from keras_nin.benchmark.single_operators import cut_operators
 from keras_nin.edge.edgetpu import check_edgetpu
@@ -142,7 +143,7 @@ def test_a_compiled_file_is_recognized_by_every_command(cli, tmp_path, monkeypat
     assert audit.total.peak_activation_bytes == audit.total.peak_activation_bytes_int8 == peak
     assert f"Note: {words}; its layers, MACs and parameters are in the chip's code" in cli("audit", path).out
     assert cli("audit", path, "--json").json["notes"][0].startswith(words)
-    for command in (["edgetpu"], ["ethosu"], ["benchmark"], ["evaluate", "--data", "digits"]):
+    for command in (["edgetpu"], ["ethosu"], ["benchmark"], ["evaluate", "--data", "digits"], ["compare", path]):
         ran = cli(*command, path)
         assert (ran.status, ran.out, ran.err.count("\n")) == (2, "", 1), command
         assert f"which is {words}. Use the file from before the compilation" in ran.err
@@ -277,6 +278,12 @@ def test_the_latency_of_a_file_with_state(tmp_path):
         "it keeps values from run to run, in 1 variable tensor",
         "LiteRT's compiled model does not take the file: it ran in the interpreter",
     )
+
+
+@pytest.mark.slow
+def test_a_compiled_file_may_run_with_the_delegate_of_the_chip(tmp_path):
+    with pytest.raises(DelegateNotLoadedError):
+        measure_files([write_edgetpu(tmp_path)], delegate=str(tmp_path / "no_such.so"))
 
 
 # Names

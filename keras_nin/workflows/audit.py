@@ -78,6 +78,7 @@ def compare_models(
     """
     from keras_nin.audit.api import compare_models as compare_networks
     from keras_nin.tflite.reader import read_checked_model
+    from keras_nin.tflite.runtime_support import check_not_compiled
 
     if test is not None and not (is_tflite(first) and is_tflite(second)):
         raise InputError(
@@ -90,6 +91,8 @@ def compare_models(
     for position in to_open:
         check_model_name(sides[position])
     sides = [read_checked_model(side) if is_tflite(side) else side for side in sides]
+    for position in {0, 1}.difference(to_open):
+        check_not_compiled(sides[position])
     for position in to_open:
         loaded = open_model(sides[position], progress, **options)
         sides[position], names[position] = loaded.model, loaded.name
