@@ -13,6 +13,7 @@ EXTRAS = {
         "build>=1.2",
         "hypothesis>=6.100",
         "import-linter>=2.6",
+        "markdown-it-py>=3",
         "pandas>=2.2",
         "pyright[nodejs]>=1.1.400",
         "pytest>=8",

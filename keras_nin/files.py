@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from typing import IO, TYPE_CHECKING, Any
 
 from keras_nin.errors import InputError, input_error
+from keras_nin.formatting import escape_unprintable
 
 if TYPE_CHECKING:
     import pickle
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 _TEMPORARY_NAME = re.compile(r"\.keras-nin-(?P<process>[0-9]+)@(?P<machine>[^@]*)@")
 _MACHINE = re.sub(r"[^A-Za-z0-9.-]", "_", platform.node())
 _RECORD_SUFFIX = ".json"
+_REFUSED = re.compile(r'[/\\:*?"<>|]')  # in file names, by any system
+_RESERVED = re.compile(r"(?i:con|prn|aux|nul|(com|lpt)[0-9])(\.|$)")  # names of devices
+_MAX_STEM = 150  # bytes of a file name, which may have 255, without endings
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _MAX_MEMO = 1 << 22  # Python's unpickler allocates as many entries as the largest index
 # Names of the temporary files that this process works on; others with its number are those of an earlier process.
 _in_use: set[str] = set()
@@ -38,8 +43,26 @@ def sha256(data: bytes) -> str:
 
 
 def dump_json(document: Any) -> str:
-    """Return `document` as the indented JSON text that every file and ``--json`` uses."""
-    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+    r"""Return `document` as the indented JSON text that every file and ``--json`` uses.
+
+    Names stay as they are, but for surrogates, which UTF-8 lacks: those of a file name that is not UTF-8 become text
+    such as ``\udcff``.
+    """
+    text = json.dumps(document, indent=2, ensure_ascii=False)
+    return _SURROGATE.sub(lambda match: rf"\\u{ord(match[0]):04x}", text) + "\n"
+
+
+def safe_stem(name: str) -> str:
+    """Return what files of a model of that name are called: one part of a path, valid on every system.
+
+    Separators and what a system refuses become underscores, control characters escapes; a leading hyphen or dot and the
+    end of a long name are left out.
+    """
+    stem = _REFUSED.sub("_", escape_unprintable(name)).lstrip("-.~ ")
+    if len(stem.encode()) > _MAX_STEM:  # and some of its hash, so that two names stay two
+        stem = f"{stem.encode()[: _MAX_STEM - 9].decode(errors='ignore')}-{sha256(stem.encode())[:8]}"
+    stem = stem.rstrip(". ")
+    return f"_{stem}" if _RESERVED.match(stem) else stem or "model"
 
 
 def read_bytes(path: AnyPath, max_bytes: int | None = None) -> bytes:

@@ -1,14 +1,23 @@
 """Numbers, units, machines and tables as text: the one format of each in everything that keras-nin prints."""
 
+import csv
+import io
+import re
 import textwrap
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 _COLUMN_GAP = "   "
 _KIB, _MIB = 2**10, 2**20
 _NAMES_SHOWN = 5
-_NAME_LIMIT = 200
-_MESSAGE_LIMIT = 4000
+_NAME_LIMIT, _CELL_LIMIT, TEXT_LIMIT = 200, 500, 4000  # characters
+# What Markdown takes for more than text, but for the marks at the start of a line.
+_MARKUP = re.compile(
+    r"[`*|$~]|(?<![^\W_])_|_(?![^\W_])|\](?=[(\[:])|\\(?=[!-/:-@\[-`{-~]|$)|<(?=[A-Za-z/!?])|&(?=#?\w+;)"
+)
+_ENTITIES = "$~<&"  # no implementation of Markdown knows a backslash before all of them
+_NUMBER = re.compile(r"[+-]?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?", re.ASCII)
+_FORMULA = re.compile(r"(?:^|(?<=;))(?=[=+\-@\uff1d\uff0b\uff0d\uff20])")  # also where a semicolon separates cells
 _JOINERS = "\u200c\u200d"  # make one sign of two emoji, or keep two letters apart
 
 
@@ -40,7 +49,8 @@ def format_count(count: int, noun: str, plural: str | None = None) -> str:
 def format_names(names: Sequence[str], shown: int = _NAMES_SHOWN, separator: str = ", ") -> str:
     """Return the first `shown` names, and how many more there are: ``"conv1, conv2 and 7 more"``."""
     more = len(names) - shown
-    return separator.join(names[:shown]) + (f" and {more:,} more" if more > 0 else "")
+    listed = separator.join(printable(name, _CELL_LIMIT) for name in names[:shown])
+    return listed + (f" and {more:,} more" if more > 0 else "")
 
 
 def format_indexes(indexes: Sequence[int], noun: str = "operator") -> str:
@@ -61,7 +71,7 @@ def format_host(host: Mapping[str, Any]) -> str:
     cores, litert = host.get("cores"), host.get("litert")
     counted = isinstance(cores, int) and format_count(cores, "core")
     parts = (host.get("cpu"), counted, host.get("system"), litert and f"LiteRT {litert}")
-    return ", ".join(str(part) for part in parts if part) or "unknown machine"
+    return ", ".join(printable(part) for part in parts if part) or "unknown machine"
 
 
 def format_conditions(host: Mapping[str, Any], threads: int, runs: int, batch: int = 1) -> str:
@@ -73,10 +83,13 @@ def format_conditions(host: Mapping[str, Any], threads: int, runs: int, batch: i
 def format_table(
     columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Collection[str] = (), title: str | None = None
 ) -> str:
-    """Return a table as plain text, never cut to a terminal's width; `right` has headings of right-aligned columns."""
+    """Return a table as plain text, never cut to a terminal's width; `right` has headings of right-aligned columns.
+
+    A cell is a printable line; of a longer one than anybody reads, the middle is left out.
+    """
     from rich.cells import cell_len
 
-    lines = [[escape_unprintable(cell) for cell in line] for line in (columns, *rows)]
+    lines = [[printable(cell, _CELL_LIMIT) for cell in line] for line in (columns, *rows)]
     widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
     text = []
     for line in lines:
@@ -86,18 +99,60 @@ def format_table(
             padded.append(space + cell if column in right else cell + space)
         text.append(f" {_COLUMN_GAP.join(padded)}".rstrip())
     rule = " " + "─" * (sum(widths) + len(_COLUMN_GAP) * (len(widths) - 1))
-    return "\n".join([*([] if title is None else [escape_unprintable(title)]), text[0], rule, *text[1:]])
+    return "\n".join([*([] if title is None else [printable(title, _CELL_LIMIT)]), text[0], rule, *text[1:]])
 
 
 def format_markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Collection[str] = ()) -> str:
-    """Return a table as Markdown; arguments as in `format_table`."""
-    head, *body = ([_escape_markdown(cell) for cell in line] for line in (columns, *rows))
+    """Return a table as Markdown; arguments as in `format_table`. Cells are text, unless they are `Markdown`."""
+    head, *body = ([_format_markdown_cell(cell) for cell in line] for line in (columns, *rows))
     rule = ["---:" if column in right else "---" for column in columns]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *body))
 
 
-def _escape_markdown(cell: str) -> str:
-    return escape_unprintable(" ".join(cell.splitlines())).replace("|", "\\|")
+class Markdown(str):
+    """Text that is Markdown already: what is markup in it is meant."""
+
+    __slots__ = ()
+
+
+def format_link(text: str, url: str) -> Markdown:
+    """Return a link as Markdown."""
+    return Markdown(f"[{escape_markdown(text)}]({url})")
+
+
+def _format_markdown_cell(cell: str) -> str:
+    if isinstance(cell, Markdown):
+        return cell.replace("|", "\\|")
+    return escape_markdown(printable(" ".join(cell.splitlines()), TEXT_LIMIT))
+
+
+def escape_markdown(text: str) -> str:
+    """Return a printable line that Markdown shows as `text`; marks that begin a line, such as "#", stay."""
+    return _MARKUP.sub(_escape_mark, escape_unprintable(text))
+
+
+def _escape_mark(match: re.Match[str]) -> str:
+    char, before = match[0], match.string[: match.start()]
+    if char in _ENTITIES or (char == "|" and before.endswith("\\")):  # some would take "\\\\|" for the end of a cell
+        return f"&#{ord(char)};"
+    return f"\\{char}"
+
+
+def format_csv(columns: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
+    """Return CSV with a head, an empty cell for None.
+
+    Text is printable and no formula: an apostrophe is put before what a spreadsheet would compute.
+    """
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([escape_csv(value) if isinstance(value, str) else value for value in row] for row in rows)
+    return out.getvalue()
+
+
+def escape_csv(text: str) -> str:
+    """Return the text of a cell as `format_csv` writes it; numbers stay."""
+    return text if _NUMBER.fullmatch(text) else _FORMULA.sub("'", escape_unprintable(text))
 
 
 def escape_unprintable(text: str, encoding: str = "utf-8") -> str:
@@ -142,10 +197,10 @@ def printable(value: object, limit: int = _NAME_LIMIT) -> str:
 
 def format_message(text: str) -> str:
     """Return the text of an error as one printable line, a value in it that nobody would read shortened."""
-    if len(text) > 2 * _MESSAGE_LIMIT:
-        text = text[:_MESSAGE_LIMIT] + text[-_MESSAGE_LIMIT:]
+    if len(text) > 2 * TEXT_LIMIT:
+        text = text[:TEXT_LIMIT] + text[-TEXT_LIMIT:]
     words = (printable(word) if len(word) > _NAME_LIMIT else word for word in text.split())
-    return printable(" ".join(words), _MESSAGE_LIMIT)
+    return printable(" ".join(words), TEXT_LIMIT)
 
 
 def format_value(value: object, limit: int = _NAME_LIMIT) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from keras_nin.errors import missing_package_error
-from keras_nin.formatting import format_count
+from keras_nin.formatting import TEXT_LIMIT, format_count, printable
 from keras_nin.limits import LimitCheck, all_passed
 
 if TYPE_CHECKING:
@@ -36,14 +36,15 @@ class Result:
         raise NotImplementedError
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__}: {self._summary()}>"
+        return printable(f"<{type(self).__name__}: {self._summary()}>", TEXT_LIMIT)
 
     def _repr_html_(self) -> str:
         import jinja2
 
         rows = self._rows()
         hidden = len(rows) - _ROWS_SHOWN
-        template = jinja2.Template(pathlib.Path(__file__).with_name("result.html.j2").read_text(), autoescape=True)
+        text = pathlib.Path(__file__).with_name("result.html.j2").read_text()
+        template = jinja2.Template(text, autoescape=True, finalize=lambda value: printable(value, TEXT_LIMIT))
         return template.render(
             caption=f"{type(self).__name__}: {self._summary()}",
             columns=list(rows[0]) if rows else [],

@@ -79,7 +79,7 @@ def test_the_order_is_random_and_reproducible():
 # Rows.
 
 ROW = SweepRow(point(), 12.5, 12.0, 13.0, 7.25, "GEMM, of 64", 100, True, 0.5, 3)
-FAILED = SweepRow(point(cout=65), error="Expected a file that runs. Received: 'a,b'\n")
+FAILED = SweepRow(point(cout=65), error="Expected a file that runs. Received: 'a,b'\"")
 
 
 def test_rows_come_back_from_the_file(tmp_path):

@@ -126,7 +126,15 @@ def test_markdown_has_tables_and_items(measured):
 
 def test_csv_has_raw_numbers(measured):
     rows = list(csv.DictReader(io.StringIO(latency.format_benchmark_csv(benchmark(measured)))))
-    assert [row["name"] for row in rows] == ["squeeze", "conv", "expand|", "flat\n", "odd", "runtime overhead", "total"]
+    assert [row["name"] for row in rows] == [
+        "squeeze",
+        "conv",
+        "expand|",
+        "flat\\n",
+        "odd",
+        "runtime overhead",
+        "total",
+    ]
     assert (rows[0]["us"], rows[0]["median_us"], rows[0]["macs"], rows[0]["joined"]) == (
         "10.0",
         "10.0",

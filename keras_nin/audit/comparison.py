@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from keras_nin import schemas
 from keras_nin.audit.records import AuditBlock, AuditRow, group_by_block
-from keras_nin.formatting import format_bytes, format_count, format_markdown_table, format_percent, format_table
+from keras_nin.formatting import (
+    escape_markdown,
+    format_bytes,
+    format_count,
+    format_markdown_table,
+    format_percent,
+    format_table,
+)
 from keras_nin.results import Result
 
 if TYPE_CHECKING:
@@ -141,9 +148,12 @@ class ModelComparison(Result):
         parts = []
         for part in _comparison_parts(self):
             if isinstance(part, list):
-                parts.append("\n".join(f"- {line}" for line in part))
+                parts.append("\n".join(f"- {escape_markdown(line)}" for line in part))
             else:
-                parts += [f"**{part.title}**", format_markdown_table(part.columns, part.rows, right=part.numeric)]
+                parts += [
+                    f"**{escape_markdown(part.title)}**",
+                    format_markdown_table(part.columns, part.rows, right=part.numeric),
+                ]
         return "\n\n".join(parts) + "\n"
 
     def __str__(self) -> str:

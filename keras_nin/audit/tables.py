@@ -1,7 +1,5 @@
 """An audit as text, Markdown and CSV: views, columns, and what is written below a table."""
 
-import csv
-import io
 import pathlib
 import tomllib
 from collections.abc import Callable, Iterable, Sequence
@@ -11,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 from keras_nin.audit.records import AuditBlock, AuditRow, AuditTotal, Finding, group_by_block
 from keras_nin.errors import check_choice, expected_error, unknown_name_error
 from keras_nin.formatting import (
+    escape_markdown,
     escape_unprintable,
     format_bytes,
+    format_csv,
     format_markdown_table,
     format_names,
     format_percent,
@@ -202,7 +202,7 @@ def format_audit_text(audit: "Audit", view: AuditView = EVERYTHING) -> str:
 def format_audit_markdown(audit: "Audit", view: AuditView = EVERYTHING) -> str:
     """Return `audit` as a Markdown table, with totals, findings and conventions below it."""
     totals, findings = (
-        "\n".join("- " + escape_unprintable(line).replace("|", "\\|") for line in lines)
+        "\n".join(f"- {escape_markdown(line)}" for line in lines)
         for lines in (list_totals(audit, view), list_findings(audit.findings))
     )
     table = _format_records(format_markdown_table, audit, view)
@@ -219,11 +219,8 @@ def format_audit_csv(audit: "Audit", view: AuditView = EVERYTHING) -> str:
     if view.depth == TOTALS:
         raise expected_error("depth", "to be 1 or 2 for CSV, which holds rows; totals are in the JSON document", 0)
     columns = view.select_columns(view.known_columns)
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(column.key for column in columns)
-    writer.writerows([column.raw(record, audit.total) for column in columns] for record in view.select_records(audit))
-    return out.getvalue()
+    rows = ([column.raw(record, audit.total) for column in columns] for record in view.select_records(audit))
+    return format_csv([column.key for column in columns], rows)
 
 
 def _format_records(build: Callable[..., str], audit: "Audit", view: AuditView, **options: Any) -> str:

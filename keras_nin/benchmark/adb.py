@@ -161,7 +161,7 @@ class AndroidDevice:
             paths = dict.fromkeys(entry["file"] for entry in job["models"])
             remote = {path: f"{folder}/{index}.tflite" for index, path in enumerate(paths)}
             for path, name in remote.items():
-                self.adb("push", path, name)
+                self.adb("push", os.path.abspath(path), name)  # which no option begins like
             runs = [
                 _ToolRuns(self, [tool, f"--graph={remote[entry['file']]}"], index, job, silence)
                 for index, entry in enumerate(job["models"])
@@ -195,7 +195,7 @@ class AndroidDevice:
 
     def _find_tool(self, folder: str) -> str:
         if os.path.isfile(self.benchmark_model):
-            self.adb("push", self.benchmark_model, f"{folder}/benchmark_model")
+            self.adb("push", os.path.abspath(self.benchmark_model), f"{folder}/benchmark_model")
             self.adb("shell", f"chmod 755 {folder}/benchmark_model")
             return f"{folder}/benchmark_model"
         path = shlex.quote(self.benchmark_model)

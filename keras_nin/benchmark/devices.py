@@ -72,9 +72,9 @@ def build_runner_archive() -> bytes:
 
 # Devices that ssh reaches.
 
-_URL = re.compile(
-    r"ssh://(?:(?P<user>[^@/:\s-][^@/:\s]*)@)?(?P<host>\[[0-9A-Fa-f:.%\w]+\]|[^@/:\s\[-][^@/:\s]*)(?::(?P<port>\d+))?/?"
-)
+# Names without what a shell reads, because the user's configuration of ssh may pass them on to one (ProxyCommand).
+_WORD = r"(?![\[-])[^@/:\s\x00-\x1f\x7f'\"`$;&<>|(){}]+"
+_URL = re.compile(rf"ssh://(?:(?P<user>{_WORD})@)?(?P<host>\[[0-9A-Fa-f:.%\w]+\]|{_WORD})(?::(?P<port>\d+))?/?")
 _CONNECT_SECONDS = 20
 _SENDING_SECONDS = 600
 _SSH_FAILED = 255  # exit status of ssh itself where there is no connection
@@ -181,8 +181,9 @@ class SshDevice:
             return lines
         last = lines[-1] if lines else "Python"
         problem = next((name for name, status in _STATUSES.items() if status == result.status), "other")
+        home = "~/" if self.python.startswith("~/") else ""
         values = {
-            "python": self.python,
+            "python": home + shlex.quote(self.python.removeprefix(home)),
             "minimum": ".".join(map(str, MIN_PYTHON)),
             "last": last,
             "missing": ", ".join(last.split()),

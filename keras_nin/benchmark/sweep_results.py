@@ -11,7 +11,7 @@ from typing import Any
 
 from keras_nin import files
 from keras_nin.errors import InputError
-from keras_nin.formatting import format_count
+from keras_nin.formatting import escape_csv, format_count, format_csv
 from keras_nin.limits import Limit, LimitCheck, LimitItem, Unit, check_limit, parse_limits
 
 SWEEP_LIMITS = (LimitItem("latency", Unit.TIME),)
@@ -89,21 +89,19 @@ def identify_machine(host: Mapping[str, Any]) -> dict[str, str]:
     """Return the machine and versions of a measurement, by the columns of the CSV file."""
     import keras_nin
 
-    return {name: str(host[name]) for name in _MACHINE_COLUMNS[:-1]} | {"keras_nin": keras_nin.__version__}
+    return {name: escape_csv(str(host[name])) for name in _MACHINE_COLUMNS[:-1]} | {"keras_nin": keras_nin.__version__}
 
 
 def format_sweep_csv(rows: Iterable[SweepRow], machine: Mapping[str, str]) -> str:
     """Return rows as CSV text, sorted by point."""
-    out = io.StringIO()
-    writer = csv.DictWriter(out, CSV_COLUMNS, lineterminator="\n")
-    writer.writeheader()
+    lines = []
     for row in sorted(rows, key=lambda row: row.point):
         layer = row.point.layer
         values = dataclasses.asdict(layer) | {name: getattr(row, name) for name in _VALUE_COLUMNS}
         values |= {"scheme": row.point.scheme, "threads": row.point.threads, "macs": layer.macs}
         values |= {"gmacs_per_s": row.gmacs_per_s, **machine}
-        writer.writerow({name: f"{value:.6g}" if isinstance(value, float) else value for name, value in values.items()})
-    return out.getvalue()
+        lines.append([f"{value:.6g}" if isinstance(value, float) else value for value in map(values.get, CSV_COLUMNS)])
+    return format_csv(CSV_COLUMNS, lines)
 
 
 def read_sweep(path: pathlib.Path, machine: Mapping[str, str]) -> dict[SweepPoint, SweepRow]:

@@ -16,7 +16,7 @@ import click
 
 import keras_nin
 from keras_nin.errors import InputError
-from keras_nin.formatting import format_message
+from keras_nin.formatting import escape_unprintable, format_message
 
 EPILOG = "Example: keras-nin export nin_digits"
 EX_SOFTWARE = 70  # of sysexits.h: an internal error
@@ -161,7 +161,9 @@ def _unexpected(error: BaseException, words: Sequence[str]) -> tuple[BaseExcepti
     if not hint:
         import traceback
 
-        traceback.print_exception(error)
+        click.echo(
+            "\n".join(map(escape_unprintable, "".join(traceback.format_exception(error)).splitlines())), err=True
+        )
     return error, f"unexpected {type(error).__name__}: {error}{hint}", EX_SOFTWARE
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import sys
@@ -29,15 +30,24 @@ def is_quiet() -> bool:
 
 
 def echo(text: str) -> None:
-    """Print a result, in what stdout's encoding can express; not with --quiet."""
+    """Print the lines of a result, without control characters, in what stdout's encoding can express.
+
+    Not with --quiet.
+    """
     if is_quiet():
         return
-    click.echo(fit_encoding(text.rstrip("\n"), getattr(sys.stdout, "encoding", None) or "utf-8"))
+    lines = map(escape_unprintable, text.rstrip("\n").split("\n"))
+    click.echo(fit_encoding("\n".join(lines), getattr(sys.stdout, "encoding", None) or "utf-8"))
 
 
 def print_json(document: dict[str, Any]) -> None:
-    """Print a JSON document on stdout."""
-    click.echo(files.dump_json(document), nl=False)
+    """Print a JSON document on stdout, with JSON's escapes where stdout's encoding lacks a character."""
+    text = files.dump_json(document)
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        text = f"{json.dumps(json.loads(text), indent=2)}\n"
+    click.echo(text, nl=False)
 
 
 def print_result(result: Any, as_json: bool, format_text: Callable[[], str], checks: Sequence[LimitCheck] = ()) -> None:

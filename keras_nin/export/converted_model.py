@@ -172,8 +172,8 @@ class ConvertedModel:
 
     @property
     def stem(self) -> str:
-        """The file's name without its ending: ``<model>_<scheme>``."""
-        return f"{self.model}_{self.scheme.name}"
+        """The file's name without its ending: ``<model>_<scheme>``; see `files.safe_stem`."""
+        return f"{files.safe_stem(self.model)}_{self.scheme.name}"
 
     def with_parity(self, parity: Parity) -> "ConvertedModel":
         """Return the same with its comparison; where noise set the ranges, without the scores."""
@@ -239,7 +239,7 @@ class ConvertedModel:
         if len(main.outputs) != 1 or len(target.shape) != 2 or target.shape[1] < 2 or target.is_index:
             return {}
         names = self.classes or tuple(f"class {index}" for index in range(target.shape[1]))
-        texts = {f"{self.stem}_labels.txt": "".join(f"{name}\n" for name in names)}
+        texts = {f"{self.stem}_labels.txt": "".join(f"{escape_unprintable(name)}\n" for name in names)}
         is_image = len(main.inputs) == 1 and len(source.shape) == 4 and source.shape[3] in (1, 3)
         if is_image and self.preprocessing:
             texts[f"{self.stem}.py"] = self._classification_script(Preprocessing.from_json(self.preprocessing))
@@ -251,7 +251,7 @@ class ConvertedModel:
         main = self.tflite.main
         source, target = main.tensors[main.inputs[0]], main.tensors[main.outputs[0]]
         batch, height, width, channels = source.shape
-        command = escape_unprintable(shlex.quote(f"{self.stem}.py")).replace("\\", "\\\\").replace('"', '\\"')
+        command = shlex.quote(f"{self.stem}.py").replace("\\", "\\\\").replace('"', '\\"')
         environment = jinja2.Environment(
             loader=jinja2.PackageLoader("keras_nin.export", "."),
             trim_blocks=True,

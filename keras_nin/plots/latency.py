@@ -85,7 +85,7 @@ def _draw_shares(shares: Sequence[tuple[str, float, float]], label: str, title: 
                 if share or alpha == 1.0:
                     text = f" {format_percent(share)}"
                     axes.text(100 * max(share, 0), position + offset, text, va="center", fontsize=8.5)
-        axes.set_yticks(range(len(shares)), [name for name, *_ in shares])
+        axes.set_yticks(range(len(shares)), [printable(name, _MAX_BAR_NAME) for name, *_ in shares])
         axes.tick_params(axis="y", length=0)
         axes.set(ylim=(len(shares) - 0.4, -0.6), xlabel=label)
         axes.margins(x=0.15)
@@ -165,7 +165,7 @@ def _draw_roofs(axes: "Axes", peaks: "Sequence[MachinePeak]") -> None:
     for peak, ridge, dash in zip(peaks, ridges, itertools.cycle(("-", "--", ":"))):
         roof = (left * peak.gbytes_per_s, peak.gmacs_per_s, peak.gmacs_per_s)
         axes.plot((left, ridge, right), roof, dash, color=figures.TEXT, lw=1.4)
-        label = f"{peak.dtype}: {peak.gmacs_per_s:,.3g} GMAC/s, {peak.gbytes_per_s:,.3g} GB/s"
+        label = f"{printable(peak.dtype, 20)}: {peak.gmacs_per_s:,.3g} GMAC/s, {peak.gbytes_per_s:,.3g} GB/s"
         axes.annotate(label, (right, peak.gmacs_per_s), (0, 3), textcoords="offset points", ha="right", fontsize=8.5)
     axes.set_xlim(left, right)
     axes.set_ylim(low, 1.6 * max(high / 1.2, *(peak.gmacs_per_s for peak in peaks)))

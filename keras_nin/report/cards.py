@@ -9,7 +9,13 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from keras_nin.data import get_preset
-from keras_nin.formatting import escape_unprintable, format_host, format_markdown_table, format_ratio_percent
+from keras_nin.formatting import (
+    Markdown,
+    escape_unprintable,
+    format_host,
+    format_markdown_table,
+    format_ratio_percent,
+)
 from keras_nin.report.card_records import CardRecord, FileMeasurement, LatencyRow, Measurement, Score
 from keras_nin.report.rendering import make_table, render_text
 
@@ -81,14 +87,16 @@ def format_card(spec: "ModelSpec", record: CardRecord, audit: "Audit") -> str:
         "Source": spec.paper,
         "Input": f"{shape}, preprocessing: {get_preset(spec.preprocessing)}",
         "Classes": "none: the output is a map" if spec.classes is None else str(spec.classes),
-        "Dataset": _dataset(spec.dataset)["title"] if spec.dataset else "not bundled: pass `--data`",
+        "Dataset": _dataset(spec.dataset)["title"] if spec.dataset else Markdown("not bundled: pass `--data`"),
         "Parameters": f"{counts.params:,} ({params} in 1x1 layers)",
         "MACs": f"{counts.macs:,} ({macs} in 1x1 layers)",
         "Weights": spec.describe_weights(),
     }
     for name, download in spec.downloads.items():
         scores = f"top-1 {download.top1:.2f}%, top-5 {download.top5:.2f}% on ImageNet's validation images"
-        facts[f"Weights `{name}`"] = f"{download.publisher} states {scores}; not measured here. {download.license}"
+        facts[Markdown(f"Weights `{name}`")] = (
+            f"{download.publisher} states {scores}; not measured here. {download.license}"
+        )
     facts["License"] = "Apache-2.0" if record.license == "apache-2.0" else "of the weights, see below"
     measured = None if record.outdated else record.measurement
     tables = _measurement_tables(measured) if measured else {}

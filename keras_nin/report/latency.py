@@ -1,9 +1,7 @@
 """Latency as text, Markdown and CSV: of files, of their layers, and of files relative to each other."""
 
 import collections
-import csv
 import dataclasses
-import io
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -13,8 +11,10 @@ from keras_nin.benchmark.comparison import LatencyRatio
 from keras_nin.benchmark.records import BenchmarkResult, LayerTime, Profile
 from keras_nin.errors import InputError, check_choice, check_whole_number
 from keras_nin.formatting import (
+    escape_markdown,
     escape_unprintable,
     format_count,
+    format_csv,
     format_host,
     format_markdown_table,
     format_percent,
@@ -93,17 +93,15 @@ def format_benchmark_markdown(benchmark: BenchmarkResult, view: LayerView = ALL_
 
 def format_benchmark_csv(benchmark: BenchmarkResult, view: LayerView = ALL_LAYERS) -> str:
     """Return the layers of all files as CSV with raw numbers, after those of each file its overhead and total."""
-    out = io.StringIO()
-    writer: csv.DictWriter[Any] = csv.DictWriter(out, _CSV_COLUMNS, restval="", lineterminator="\n")
-    writer.writeheader()
+    rows: list[dict[str, Any]] = []
     for profile in benchmark.profiles:
         common = {"file": profile.file, "threads": profile.threads, "cpu": profile.host["cpu"], "runs": profile.runs}
-        writer.writerows(common | _csv_row(layer) for layer in view.select(profile.layers))
+        rows += [common | _csv_row(layer) for layer in view.select(profile.layers)]
         if profile.overhead_us is not None:
-            writer.writerow({**common, "name": layer_times.OVERHEAD, "us": profile.overhead_us})
+            rows.append({**common, "name": layer_times.OVERHEAD, "us": profile.overhead_us})
         total = {f"{key}_us": getattr(profile.total, key) for key in ("median", "mean", "p90")}
-        writer.writerow({**common, **total, "name": "total", "us": profile.total.median, "share": 1})
-    return out.getvalue()
+        rows.append({**common, **total, "name": "total", "us": profile.total.median, "share": 1})
+    return format_csv(_CSV_COLUMNS, (map(row.get, _CSV_COLUMNS) for row in rows))
 
 
 def _csv_row(layer: LayerTime) -> dict[str, Any]:
@@ -114,7 +112,7 @@ def _csv_row(layer: LayerTime) -> dict[str, Any]:
 
 
 def _format_list(lines: Sequence[str]) -> str:
-    return "\n".join(f"- {line}" for line in lines)
+    return "\n".join(f"- {escape_markdown(line)}" for line in lines)
 
 
 def _format_document(benchmark: BenchmarkResult, view: LayerView, table: FormatTable, lines: FormatLines) -> str:

@@ -52,7 +52,9 @@ def make_table(
     """
     columns, right, format_cells = _read_table(name)
     contexts = (record if isinstance(record, dict) else {"row": record} for record in records)
-    rows = [tuple(map(str, format_cells(context))) for context in contexts]
+    rows = [
+        tuple(cell if isinstance(cell, str) else str(cell) for cell in format_cells(context)) for context in contexts
+    ]
     return Table(columns if first is None else (first, *columns[1:]), right, (*rows, *map(tuple, last)))
 
 
@@ -113,6 +115,8 @@ def environment(*, autoescape: bool) -> "jinja2.Environment":
             profile.host, profile.threads, profile.runs, profile.batch
         ),
         "shorten": formatting.printable,
+        "markdown": formatting.escape_markdown,
+        "link": formatting.format_link,
     }
     return env
 
@@ -150,7 +154,7 @@ def _format_db(ratio: float | None, is_exact: bool = False) -> str:
 
 
 def _escape_text(value: object) -> object:
-    """Return text without unprintable characters; what Jinja made, and text that is marked as safe, stays."""
+    """Return text as a printable line of limited length; what Jinja made, and text that is marked as safe, stays."""
     if not isinstance(value, str) or hasattr(value, "__html__"):
         return value
-    return formatting.escape_unprintable(value)
+    return formatting.printable(value, formatting.TEXT_LIMIT)

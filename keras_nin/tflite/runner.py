@@ -10,6 +10,7 @@ import numpy as np
 
 from keras_nin._compat import litert
 from keras_nin.errors import InputError, check_whole_number, expected_error, first_line, input_error
+from keras_nin.formatting import escape_unprintable
 from keras_nin.output_capture import capture_output
 from keras_nin.tflite.quantization import dequantize, quantize
 from keras_nin.tflite.reader import ModelSource, read_model
@@ -90,7 +91,7 @@ class TFLiteRunner:
             interpreter.allocate_tensors()
         warnings = [line for line in log.text.splitlines() if not line.startswith("INFO:")]
         if warnings:
-            print(*warnings, sep="\n", file=sys.stderr)
+            print(*map(escape_unprintable, warnings), sep="\n", file=sys.stderr)
         return interpreter
 
     @contextlib.contextmanager

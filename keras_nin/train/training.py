@@ -258,7 +258,7 @@ def fit_model(
         from_logits = outputs_logits(local, dataset.load(train[:8], size, channels, preprocessing))
     is_first = is_first_process()
     if is_first:
-        _claim_folder(folder, identity, name, force)
+        _claim_folder(folder, identity, files.safe_stem(name), force)
     synchronize("claimed")
     checkpoints = Checkpoints(folder, writes=is_first)
     resumed_epochs = len(checkpoints.history)
@@ -284,7 +284,7 @@ def fit_model(
     synchronize("restored")
     with on_one_device(model) as local:
         if is_first:
-            _save_results(local, folder, name, record)
+            _save_results(local, folder, files.safe_stem(name), record)
             checkpoints.remove()
     return TrainResult(folder, record, checkpoints.history, resumed_epochs)
 

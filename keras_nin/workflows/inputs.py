@@ -103,9 +103,8 @@ def is_named(source: object) -> bool:
 
 def model_stem(model: ModelLike) -> str:
     """Return what the files of a model are named after."""
-    if isinstance(model, str | os.PathLike):
-        return pathlib.Path(os.fspath(model).removeprefix("keras:")).stem
-    return model.name
+    named = isinstance(model, str | os.PathLike)
+    return files.safe_stem(pathlib.Path(os.fspath(model).removeprefix("keras:")).stem if named else model.name)
 
 
 def check_model_name(model: ModelLike) -> None:

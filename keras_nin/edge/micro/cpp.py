@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from keras_nin.edge.micro.records import MicroOperator, MicroResult
 from keras_nin.errors import InputError
-from keras_nin.formatting import escape_unprintable
+from keras_nin.formatting import TEXT_LIMIT, escape_unprintable, printable
 from keras_nin.tflite.records import FLOAT_DTYPES, TFLiteModel
 
 _BYTES_PER_LINE = 16
@@ -93,6 +93,9 @@ def c_array_paths(path: str | os.PathLike[str]) -> tuple[pathlib.Path, pathlib.P
     if path.suffix not in ("", ".cc", ".h") or not path.stem:
         expected = "Expected a path that ends in .cc or .h, or without an ending"
         raise InputError(f"{expected}. Received: {str(path)!r}", path=path)
+    if not path.name.isprintable() or set(path.name) & set('"\\') or "??" in path.name:
+        expected = "Expected a file name that #include can hold, without quotes and backslashes"
+        raise InputError(f"{expected}. Received: {str(path)!r}", path=path)
     return path.with_suffix(".cc"), path.with_suffix(".h")
 
 
@@ -112,4 +115,4 @@ def _float_literal(value: float) -> str:
 
 def _comment_text(text: str) -> str:
     r"""Return text that can end a // comment: a backslash, or its trigraph, would continue the comment."""
-    return escape_unprintable(text, "ascii").replace("\\", "/").replace("??", "?")
+    return re.sub(r"\?+", "?", escape_unprintable(printable(text, TEXT_LIMIT), "ascii").replace("\\", "/"))

@@ -6,10 +6,11 @@ are escaped by Jinja; characters that would move a cursor or reverse text are sh
 
 import functools
 import pathlib
+import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from keras_nin import figures, plots
+from keras_nin import figures, files, plots
 from keras_nin.audit import tables
 from keras_nin.audit.api import Audit
 from keras_nin.benchmark import layer_times, sweep_results
@@ -150,5 +151,5 @@ def render_plots(documents: Iterable[Document]) -> dict[str, bytes]:
 
 
 def _safe_stem(name: str) -> str:
-    """Return a file name without its suffix and without characters that a file system refuses."""
-    return "".join(char if char.isalnum() or char in "._-" else "_" for char in pathlib.PurePath(name).stem)[:80]
+    """Return a file name without its suffix, of letters, digits and ``._-``."""
+    return files.safe_stem(re.sub(r"[^\w.-]", "_", pathlib.PurePath(name).stem))
