@@ -367,7 +367,7 @@ def test_train_then_evaluate(cli):
     assert evaluated["preprocessing"] == record["preprocessing"]
     again = cli(*words)
     assert again.status == 2
-    assert "--force" in again.err
+    assert "Use --force to start again, or another folder" in again.err
     with np.load("set.npz") as images:
         np.savez("set.npz", images=images["x_train"], labels=images["y_train"])
     document = cli(*words, "--force", "--json", "--ema", 0.9, "--cutout", 2).json

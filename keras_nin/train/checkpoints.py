@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 HISTORY = "history.json"
 # What to do about a run that cannot go on.
-RESTART_HINT = "Use `force` to start again, or another `folder`"
+RESTART_HINT = "Use `force` to start again, or another folder"
 # Epoch number and metrics; a metric that is not finite is None.
 Entry: TypeAlias = dict[str, Any]
 

@@ -425,7 +425,7 @@ def _claim_folder(folder: pathlib.Path, identity: dict[str, Any], name: str, for
         marker.unlink(missing_ok=True)
     elif marker.exists() and read_run_file(marker) != identity:
         raise InputError(
-            f"{str(folder)!r} holds an interrupted run with other settings. Use the same, `force` or another `folder`",
+            f"{str(folder)!r} holds an interrupted run with other settings. Use the same, `force` or another folder",
             argument="folder",
             path=folder,
         )
