@@ -80,6 +80,8 @@ def describe_status(status: int) -> str:
     """Return how a process ended: ``"killed by SIGSEGV"``, ``"ended with status 3"``."""
     if status >= 0:
         return f"ended with status {status}"
+    if status == -signal.SIGALRM:  # see `child_runtime.time_limit`
+        return "ended at its time limit"
     names = {int(number): number.name for number in signal.Signals}
     return f"killed by {names.get(-status, f'signal {-status}')}"
 

@@ -9,7 +9,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 _PR_SET_PDEATHSIG = 1
@@ -39,6 +39,27 @@ def end_with_parent() -> None:
         import resource
 
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def limit_memory() -> None:
+    """Let this process take no more memory than is free now, so that nothing swaps (Linux)."""
+    free = read_sizes("/proc/meminfo", "MemAvailable")["MemAvailable"]
+    if free:
+        import resource
+
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        limit = read_sizes("/proc/self/status", "VmData")["VmData"] + free
+        resource.setrlimit(resource.RLIMIT_DATA, (limit if hard < 0 else min(limit, hard), hard))
+
+
+@contextlib.contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Let the system kill this process with SIGALRM where the block takes longer, in native code too."""
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def one_line(error: BaseException) -> str:

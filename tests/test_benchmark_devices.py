@@ -1,6 +1,7 @@
 """Devices: the runner as one file, and a real OpenSSH server on loopback."""
 
 import ast
+import contextlib
 import hashlib
 import io
 import json
@@ -331,8 +332,9 @@ def test_a_device_computes_what_this_machine_computes(server, use, tmp_path, sen
         with DeviceSession(device) as session:
             runner = session.runner_class()
             for path, batch in zip(files, (1, 2), strict=True):
-                there, here = runner(path, batch=batch), TFLiteRunner(path, batch=batch)
-                np.testing.assert_array_equal(there.predict(images), here.predict(images))
+                with runner(path, batch=batch) as there:
+                    here = TFLiteRunner(path, batch=batch)
+                    np.testing.assert_array_equal(there.predict(images), here.predict(images))
             assert session.seconds > 0
             assert session.host["litert"]
         assert [entry for entry in sent if entry != RUNNER_NAME] == ([] if repeat else ["tflite", 1, "tflite", 1])
@@ -342,8 +344,8 @@ def test_a_device_computes_what_this_machine_computes(server, use, tmp_path, sen
 @pytest.mark.slow
 @needs_a_server
 def test_a_session_that_ends_is_an_error(server, use, network):
-    with DeviceSession(SshDevice("ssh://board", sys.executable)) as session:
-        runner = session.runner_class()(network)
+    with DeviceSession(SshDevice("ssh://board", sys.executable)) as session, contextlib.ExitStack() as stack:
+        runner = stack.enter_context(session.runner_class()(network))
         for pid in running(server.process.pid, "/python", RUNNER_NAME):
             os.kill(pid, signal.SIGKILL)
         with pytest.raises(InputError, match="on ssh://board: ended with status 137") as caught:

@@ -22,8 +22,8 @@ from keras_nin.benchmark.measurement import SILENCE_SECONDS, run_job
 from keras_nin.child_process import JsonProcess, describe_status
 from keras_nin.errors import InputError, expected_error
 from keras_nin.files import read_bytes
+from keras_nin.tflite.isolated import IsolatedRunner
 from keras_nin.tflite.records import TFLiteModel
-from keras_nin.tflite.runner import TFLiteRunner
 
 DEVICE_URLS = ("ssh://[user@]host[:port]", "adb://SERIAL")
 
@@ -231,11 +231,11 @@ class DeviceSession(contextlib.AbstractContextManager["DeviceSession"]):
     def __exit__(self, *error: object) -> None:
         self._stack.close()
 
-    def runner_class(self) -> type[TFLiteRunner]:
-        """Return a `TFLiteRunner` that reads files here and runs them there."""
+    def runner_class(self) -> type[IsolatedRunner]:
+        """Return an `IsolatedRunner` that reads files here and runs them there."""
         session = self
 
-        class DeviceRunner(TFLiteRunner):
+        class DeviceRunner(IsolatedRunner):
             def run_all(self, batches: Sequence[Sequence[np.ndarray]]) -> Iterator[list[np.ndarray]]:
                 return session.run(self.model, self.threads, batches)
 

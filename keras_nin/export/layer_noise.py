@@ -14,6 +14,7 @@ from keras_nin.export.parity import CAST_OPERATORS, round_floats
 from keras_nin.export.verification import map_fused_layers
 from keras_nin.keras_graph import pack_inputs
 from keras_nin.metrics import energy_ratio_db
+from keras_nin.tflite.isolated import IsolatedRunner
 from keras_nin.tflite.layer_names import operator_paths
 from keras_nin.tflite.records import FLOAT_DTYPES, TFLiteSubgraph, TFLiteTensor
 from keras_nin.tflite.runner import TFLiteRunner
@@ -96,10 +97,12 @@ def measure_layer_noise(model: "keras.Model", runner: TFLiteRunner, batches: "It
     Raises:
         InputError: no images, or a file that does not run without the delegate.
     """
-    measurement = _NoiseMeasurement(model, runner)
-    for images, _ in batches:
-        for start in range(0, count_samples(images), _IMAGES_AT_ONCE):
-            measurement.add(take_samples(images, slice(start, start + _IMAGES_AT_ONCE)))
+    runner_class = IsolatedRunner if isinstance(runner, IsolatedRunner) else TFLiteRunner
+    with runner_class(runner.model, runner.threads, keep_tensors=True) as inner_runner:
+        measurement = _NoiseMeasurement(model, runner, inner_runner)
+        for images, _ in batches:
+            for start in range(0, count_samples(images), _IMAGES_AT_ONCE):
+                measurement.add(take_samples(images, slice(start, start + _IMAGES_AT_ONCE)))
     if not measurement.images:
         raise input_error("at least one image to compare layers on", "none")
     return LayerNoiseTable(measurement.images, tuple(measurement.rows()), measurement.delegate_diff_lsb())
@@ -108,9 +111,8 @@ def measure_layer_noise(model: "keras.Model", runner: TFLiteRunner, batches: "It
 class _NoiseMeasurement:
     """A model and a file whose operators are compared, a few images at a time."""
 
-    def __init__(self, model: "keras.Model", runner: TFLiteRunner) -> None:
-        self.runner = runner
-        self.inner_runner = TFLiteRunner(runner.model, runner.threads, keep_tensors=True)
+    def __init__(self, model: "keras.Model", runner: TFLiteRunner, inner_runner: TFLiteRunner) -> None:
+        self.runner, self.inner_runner = runner, inner_runner
         self.main = main = runner.model.main
         mapped = map_fused_layers(model, runner.model)
         self.names = operator_paths(runner.model, mapped.layers)

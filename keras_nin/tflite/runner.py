@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 
@@ -16,6 +16,27 @@ from keras_nin.tflite.quantization import dequantize, quantize
 from keras_nin.tflite.reader import ModelSource, read_model
 from keras_nin.tflite.records import FLOAT_DTYPES, TFLiteTensor
 from keras_nin.tflite.runtime_support import check_not_compiled, check_scales
+
+TensorEntry: TypeAlias = tuple[int, Sequence[int]]  # index and shape of an input or output
+
+
+def open_interpreter(
+    content: bytes, threads: int, shapes: Mapping[int, tuple[int, ...]], *, keep_tensors: bool, reference: bool
+) -> tuple[Any, list[TensorEntry], list[TensorEntry], list[str]]:
+    """Return LiteRT's interpreter of a file, ready to run, its inputs and outputs, and the lines of its warnings.
+
+    Arguments are those of `keras_nin._compat.litert.interpreter`, and other `shapes` of some inputs by tensor index.
+    """
+    with capture_output() as log:
+        interpreter = litert.interpreter(content, threads=threads, keep_tensors=keep_tensors, reference=reference)
+        for tensor, shape in shapes.items():
+            interpreter.resize_tensor_input(tensor, shape)
+        interpreter.allocate_tensors()
+    ends = [  # a name that is not UTF-8 ends in a ValueError here
+        [(int(entry["index"]), [int(size) for size in entry["shape"]]) for entry in details]
+        for details in (interpreter.get_input_details(), interpreter.get_output_details())
+    ]
+    return interpreter, *ends, [line for line in log.text.splitlines() if not line.startswith("INFO:")]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -68,31 +89,39 @@ class TFLiteRunner:
             shapes = [self.model.main.tensors[index].shape for index in self.model.main.inputs]
             batch = max((shape[0] for shape in shapes if len(shape) > 1 and shape[0] > 0), default=1)
         self.batch = check_whole_number("batch", batch)
-        self._interpreter = self._start(keep_tensors, reference_kernels)
-        with self._runtime_errors():  # a name that is not UTF-8 ends in a ValueError here
-            self.inputs = self._describe(self._interpreter.get_input_details())
-            self.outputs = self._describe(self._interpreter.get_output_details())
+        inputs, outputs = self._prepare(keep_tensors, reference_kernels)
+        self.inputs, self.outputs = self._describe(inputs), self._describe(outputs)
         if output is not None and output not in range(len(self.outputs)):
             raise expected_error("output", f"to be one of 0 to {len(self.outputs) - 1}", output)
         self._output = output
 
-    def _start(self, keep_tensors: bool, reference_kernels: bool) -> Any:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def _prepare(self, keep_tensors: bool, reference_kernels: bool) -> tuple[list[TensorEntry], list[TensorEntry]]:
+        """Open the file at the runner's batch, print the runtime's warnings, and return its inputs and outputs."""
         tensors = [self.model.main.tensors[index] for index in self.model.main.inputs]
         resized = [tensor for tensor in tensors if _resized_shape(self.batch, tensor) != tensor.shape]
+        shapes = {tensor.index: _resized_shape(self.batch, tensor) for tensor in resized}
         hint = ""
         if resized:
             hint = f" (its batch of {resized[0].shape[0]} was resized to {self.batch}; export it at batch {self.batch})"
-        with self._runtime_errors(hint), capture_output() as log:
-            interpreter = litert.interpreter(
-                self.model.content, threads=self.threads, keep_tensors=keep_tensors, reference=reference_kernels
-            )
-            for tensor in resized:
-                interpreter.resize_tensor_input(tensor.index, _resized_shape(self.batch, tensor))
-            interpreter.allocate_tensors()
-        warnings = [line for line in log.text.splitlines() if not line.startswith("INFO:")]
-        if warnings:
-            print(*map(escape_unprintable, warnings), sep="\n", file=sys.stderr)
-        return interpreter
+        with self._runtime_errors(hint):
+            inputs, outputs, log = self._start(shapes, keep_tensors, reference_kernels)
+        if log:
+            print(*map(escape_unprintable, log), sep="\n", file=sys.stderr)
+        return inputs, outputs
+
+    def _start(
+        self, shapes: dict[int, tuple[int, ...]], keep_tensors: bool, reference_kernels: bool
+    ) -> tuple[list[TensorEntry], list[TensorEntry], list[str]]:
+        """Open the file, with other shapes of some inputs; a subclass may do so elsewhere."""
+        flags = {"keep_tensors": keep_tensors, "reference": reference_kernels}
+        self._interpreter, inputs, outputs, log = open_interpreter(self.model.content, self.threads, shapes, **flags)
+        return inputs, outputs, log
 
     @contextlib.contextmanager
     def _runtime_errors(self, hint: str = "") -> Iterator[None]:
@@ -104,11 +133,11 @@ class TFLiteRunner:
             received = f"{self.model.source}: {first_line(error)}{hint}"
             raise input_error("a file that the LiteRT runtime runs", received, path=self.model.path) from error
 
-    def _describe(self, entries: Sequence[Mapping[str, Any]]) -> tuple[IODetails, ...]:
+    def _describe(self, entries: Sequence[TensorEntry]) -> tuple[IODetails, ...]:
         """Return the details of what the interpreter lists."""
         pairs = [pair for signature in self.model.signatures for pair in (*signature.inputs, *signature.outputs)]
         names = {index: name for name, index in pairs}
-        located = ((self.model.main.tensors[entry["index"]], entry["shape"]) for entry in entries)
+        located = ((self.model.main.tensors[index], shape) for index, shape in entries)
         return tuple(io_details(tensor, names.get(tensor.index), shape) for tensor, shape in located)
 
     @property
@@ -197,11 +226,15 @@ class TFLiteRunner:
 
     def run_raw(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Run once on one array for each input, in the file's own types; return all outputs."""
+        return self._run(arrays, self.model.main.outputs)
+
+    def _run(self, arrays: Sequence[np.ndarray], tensors: Sequence[int]) -> list[np.ndarray]:
+        """Run once and return what some tensors then hold."""
         with self._runtime_errors():
             for tensor, array in zip(self.model.main.inputs, arrays, strict=True):
                 self._interpreter.set_tensor(tensor, array)
             self._interpreter.invoke()
-            return [self._interpreter.get_tensor(index) for index in self.model.main.outputs]
+            return [self._interpreter.get_tensor(index) for index in tensors]
 
     def tensor_values(
         self, image: "np.ndarray | dict[str, np.ndarray]", tensors: Sequence[TFLiteTensor]
@@ -211,10 +244,10 @@ class TFLiteRunner:
         The image is preprocessed, of shape ``(1, *input.shape[1:])``, for several inputs a dictionary as in `predict`;
         the runner has to keep the tensors (`keep_tensors`).
         """
-        self.run_raw(self._quantize_inputs(image))
+        received = self._run(self._quantize_inputs(image), [tensor.index for tensor in tensors])
         values = []
-        for tensor in tensors:
-            value, quantization = self._interpreter.get_tensor(tensor.index), tensor.quantization
+        for tensor, value in zip(tensors, received, strict=True):
+            quantization = tensor.quantization
             if tensor.dtype in FLOAT_DTYPES or quantization is None:
                 values.append(value.astype(np.float32))
             else:

@@ -178,11 +178,12 @@ def evaluate_model(
         raise InputError("`partial` keeps the results of a .tflite file; pass such a file", argument="partial")
     if device is not None and not os.fspath(model if isinstance(model, str | os.PathLike) else "").endswith(".tflite"):
         raise InputError("a `device` runs .tflite files; pass such a file", argument="device")
-    with inputs.open_session(device, python) as session:
+    with contextlib.ExitStack() as stack:
+        session = stack.enter_context(inputs.open_session(device, python))
         from keras_nin.heads import make_heads
         from keras_nin.tflite.host import describe_host
 
-        network = _open_network(model, threads, seed, imports, output, session, progress)
+        network = _open_network(stack, model, threads, seed, imports, output, session, progress)
         record = inputs.read_export_record(model) if _is_file(model) else {}
         calibration = inputs.recorded_calibration_source(record)
         requested = inputs.recorded_preprocessing(record) if preprocessing is None else preprocessing
@@ -293,24 +294,25 @@ def compare_file_outputs(
     recorded = [inputs.recorded_preprocessing(record) for record in records]
     if preprocessing is None and not all(records):  # arrays that are fed as they are can be fed in no other way
         preprocessing = next(filter(None, recorded), None)
-    networks = [_open_file(path, threads, None, None) for path in (first, second)]
-    order = _pair_outputs(*networks)
-    images = []
-    for network, own in zip(networks, recorded, strict=True):
-        requested = own if preprocessing is None else preprocessing
-        sources = ImageSources(None, test, labels, seed, preprocessing=requested, recorded=True)
-        dataset = sources.dataset("test", None, network.shapes)
-        chosen = inputs.choose_preprocessing(network.preprocessing, dataset, requested, crop)
-        selected = inputs.select_test_images(dataset, network.shapes, chosen, count=test_count, seed=seed)
-        selected = selected.fit_masks(network.outputs)
-        images.append(selected.sample_for(network.tflite, test_count, seed) if network.tflite else selected)
-    indices = min((selected.indices for selected in images), key=len)
-    images = [dataclasses.replace(selected, indices=indices) for selected in images]
-    received = []
-    for network, selected in zip(networks, images, strict=True):
-        message = f"Running {os.path.basename(network.name)}"
-        parts = [network.predict(batch) for batch, _ in selected.batches(message, progress)]
-        received.append([np.concatenate(values) for values in zip(*parts, strict=True)])
+    with contextlib.ExitStack() as stack:
+        networks = [_open_file(stack, path, threads, None, None) for path in (first, second)]
+        order = _pair_outputs(*networks)
+        images = []
+        for network, own in zip(networks, recorded, strict=True):
+            requested = own if preprocessing is None else preprocessing
+            sources = ImageSources(None, test, labels, seed, preprocessing=requested, recorded=True)
+            dataset = sources.dataset("test", None, network.shapes)
+            chosen = inputs.choose_preprocessing(network.preprocessing, dataset, requested, crop)
+            selected = inputs.select_test_images(dataset, network.shapes, chosen, count=test_count, seed=seed)
+            selected = selected.fit_masks(network.outputs)
+            images.append(selected.sample_for(network.tflite, test_count, seed) if network.tflite else selected)
+        indices = min((selected.indices for selected in images), key=len)
+        images = [dataclasses.replace(selected, indices=indices) for selected in images]
+        received = []
+        for network, selected in zip(networks, images, strict=True):
+            message = f"Running {os.path.basename(network.name)}"
+            parts = [network.predict(batch) for batch, _ in selected.batches(message, progress)]
+            received.append([np.concatenate(values) for values in zip(*parts, strict=True)])
     answers = images[0].dataset.answers_of(indices)
     names = [name for name, _, _ in networks[0].outputs]
     differences = []
@@ -506,6 +508,7 @@ def _is_file(model: FileOrModel) -> TypeGuard[AnyPath]:
 
 
 def _open_network(
+    stack: contextlib.ExitStack,
     model: FileOrModel,
     threads: int,
     seed: int,
@@ -515,7 +518,7 @@ def _open_network(
     progress: Progress,
 ) -> _Network:
     if _is_file(model):
-        return _open_file(os.fspath(model), threads, output, session)
+        return _open_file(stack, os.fspath(model), threads, output, session)
     if output is not None:
         raise InputError("`output` chooses one of the outputs of a .tflite file; pass such a file", argument="output")
     loaded = inputs.open_model(model, progress, seed=seed, imports=imports)
@@ -541,11 +544,14 @@ def _open_network(
     )
 
 
-def _open_file(path: str, threads: int, output: int | None, session: DeviceSession | None) -> _Network:
+def _open_file(
+    stack: contextlib.ExitStack, path: str, threads: int, output: int | None, session: DeviceSession | None
+) -> _Network:
+    from keras_nin.tflite.isolated import IsolatedRunner
     from keras_nin.tflite.reader import read_checked_model
-    from keras_nin.tflite.runner import TFLiteRunner
 
-    runner = (session.runner_class() if session else TFLiteRunner)(read_checked_model(path), threads, output)
+    runner_class = session.runner_class() if session else IsolatedRunner
+    runner = stack.enter_context(runner_class(read_checked_model(path), threads, output))
     record = inputs.read_export_record(path)
     shapes: inputs.Shapes = {entry.signature or entry.name: entry.shape[1:] for entry in runner.inputs}
     if len(runner.inputs) == 1 and len(runner.input.shape) == 4:

@@ -216,11 +216,18 @@ class EvaluationJob:
         import numpy as np
 
         from keras_nin import data
+        from keras_nin.tflite.isolated import estimate_time_limit
         from keras_nin.tflite.runner import TFLiteRunner
         from keras_nin.workflows.inputs import TestImages
 
         runner = TFLiteRunner(self.file, self.threads, self.output)
-        predict = runner.predict_outputs if self.output is None else lambda batch: [runner.predict(batch)]
+        seconds = estimate_time_limit(runner.model)
+
+        def predict(batch: Any) -> list[np.ndarray]:
+            count = len(next(iter(batch.values())) if isinstance(batch, dict) else batch)
+            with child_runtime.time_limit(seconds * count):
+                return runner.predict_outputs(batch) if self.output is None else [runner.predict(batch)]
+
         dataset = data.open_dataset(self.source, **self.options)
         described = [(output.name, output.head.shape, None) for output in self.outputs]
         images = TestImages(dataset, np.empty(0, np.int64), self.preprocessing, self.shapes).fit_masks(described)
@@ -397,6 +404,7 @@ class PartialResults:
 def main() -> int:
     """Serve as a worker until stdin ends."""
     child_runtime.end_with_parent()
+    child_runtime.limit_memory()
     write = child_runtime.claim_stdout()
     try:
         evaluator = EvaluationJob.from_json(json.loads(sys.stdin.readline())).open()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Sequence
@@ -133,19 +134,20 @@ def verify_model(
             used.
     """
     inputs.check_model_name(model)
-    with inputs.open_session(device, python) as session:
+    with contextlib.ExitStack() as stack:
+        session = stack.enter_context(inputs.open_session(device, python))
         from keras_nin.export import verify_files
         from keras_nin.keras_graph import describe_outputs
+        from keras_nin.tflite.isolated import IsolatedRunner
         from keras_nin.tflite.reader import read_checked_model
-        from keras_nin.tflite.runner import TFLiteRunner
 
         seed = options.get("seed", 0)
         record = inputs.read_export_record(file)
         requested = inputs.recorded_preprocessing(record) if preprocessing is None else preprocessing
         calibration = inputs.recorded_calibration_source(record)
         sources = ImageSources(calibration, test, labels, seed, preprocessing=requested, recorded=True)
-        runner_class = session.runner_class() if session else TFLiteRunner
-        runner = runner_class(read_checked_model(file), threads, batch=record.get("batch") or 1)
+        runner_class = session.runner_class() if session else IsolatedRunner
+        runner = stack.enter_context(runner_class(read_checked_model(file), threads, batch=record.get("batch") or 1))
         loaded = models.cast_to_float32(inputs.open_model(model, progress, **options))  # as the export did
         shapes = inputs.input_shapes(loaded.model)
         dataset = sources.dataset("test", inputs.recorded_test_source(record) or loaded.dataset, shapes)

@@ -11,7 +11,6 @@ A job {"arrays": folder} runs files on arrays instead: see `arrays`.
 import contextlib
 import json
 import os
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from keras_nin.benchmark.runner import arrays, bandwidth, litert, timing
-from keras_nin.child_runtime import claim_stdout, end_with_parent, one_line, read_sizes
+from keras_nin.child_runtime import claim_stdout, end_with_parent, limit_memory, one_line, read_sizes
 from keras_nin.tflite.host import cpu_busy_seconds, describe_host, describe_load
 
 if TYPE_CHECKING:
@@ -50,7 +49,7 @@ def main() -> int:
         return 0
     with contextlib.suppress(litert.CApiUnavailable):
         litert.load_library()  # now, so that it counts in no model's time and memory
-    _limit_memory()
+    limit_memory()
     with contextlib.ExitStack() as stack:
         subjects: list[MeasuredModel | SingleOperator] = []
         seconds = job.get("seconds", timing.TimeBudget.seconds)
@@ -213,15 +212,6 @@ class OtherProcesses:
 def read_memory() -> dict[str, int]:
     """Return resident, peak resident and writable bytes of this process (VmRSS, VmHWM, VmData); 0 without /proc."""
     return read_sizes("/proc/self/status", "VmRSS", "VmHWM", "VmData")
-
-
-def _limit_memory() -> None:
-    """Let no model take more memory than is free now, so that nothing swaps."""
-    free = read_sizes("/proc/meminfo", "MemAvailable")["MemAvailable"]
-    if free:
-        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-        limit = read_memory()["VmData"] + free
-        resource.setrlimit(resource.RLIMIT_DATA, (limit if hard < 0 else min(limit, hard), hard))
 
 
 if __name__ == "__main__":
