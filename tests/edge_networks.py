@@ -21,8 +21,8 @@ def _activation(name, shape, dtype):
     return quantized(name, shape, dtype) if dtype == "INT8" else tensor(name, shape, dtype)
 
 
-def conv(dilation=1, computed=None):
-    weights, bias = quantized("w", [4, 1, 1, 4], data=1), tensor("b", [4], "INT32", 0)
+def conv(dilation=1, computed=None, kernel=(1, 1)):
+    weights, bias = quantized("w", [4, *kernel, 4], data=1), tensor("b", [4], "INT32", 0)
     weights = quantized("w", [1, 1, 1, 4]) if computed == "weights" else weights
     bias = tensor("b", [4], "INT32") if computed == "bias" else bias
     made, operators = unary(

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from keras_nin.edge.edgetpu.records import EdgeTPUResult
+from keras_nin.edge.edgetpu.records import Confidence, EdgeTPUResult
 from keras_nin.edge.ethosu.records import EthosUEstimate, EthosUResult
 from keras_nin.edge.micro.records import MicroResult
 from keras_nin.formatting import format_bytes, format_markdown_table, format_names
@@ -12,6 +12,7 @@ from keras_nin.report.rendering import Table, make_table, render_text
 
 if TYPE_CHECKING:
     from keras_nin.edge.edgetpu.compiler import CompilerDifference, EdgeTPUCompilation
+    from keras_nin.edge.edgetpu.evidence import Evidence
     from keras_nin.edge.edgetpu.rules import OperatorRule
 
 
@@ -21,12 +22,15 @@ def format_edgetpu(result: EdgeTPUResult) -> str:
 
 
 def edgetpu_reason_lines(result: EdgeTPUResult) -> list[str]:
-    """Return a line for each reason that keeps operators off the Edge TPU, with their indexes and a fix."""
-    groups = defaultdict(list)
+    """Return a line for each reason that keeps operators off the Edge TPU, and for each doubt about mapped ones."""
+    refused, doubted = defaultdict(list), defaultdict(list)
     for operator in result.operators:
         if not operator.mapped:
-            groups[operator.why, operator.fix].append(operator)
-    return render_text("edge.j2", "edgetpu_reasons", groups).splitlines()
+            evidence = None if result.failure or operator.rule == "one-part" else operator.evidence
+            refused[operator.why, evidence, operator.fix].append(operator)
+        elif not operator.is_certain and operator.confidence is not Confidence.DEPENDENT:
+            doubted[operator.confidence, operator.evidence].append(operator)
+    return render_text("edge.j2", "edgetpu_reasons", refused, doubted).splitlines()
 
 
 def edgetpu_summary_lines(result: EdgeTPUResult) -> list[str]:
@@ -50,12 +54,14 @@ def _blocking_operators_line(result: EdgeTPUResult) -> str:
     if result.failure:
         return result.failure.message
     blocking = format_names(result.blocking_operators, separator="; ")
-    return "; ".join(filter(None, [blocking, *(f"undecided: {doubt}" for doubt in result.doubts)])) or "-"
+    uncertain = f"uncertain: {result.uncertain} of {len(result.operators)}" if result.uncertain else ""
+    return "; ".join(filter(None, [blocking, uncertain, *result.doubts])) or "-"
 
 
-def format_edgetpu_rules(rules: "Iterable[OperatorRule]") -> str:
-    """Return the rules as a Markdown table, in the order in which they apply."""
-    return make_table("edgetpu_rules", rules).format(format_markdown_table)
+def format_edgetpu_rules(rules: "Iterable[OperatorRule]", evidence: "Evidence") -> str:
+    """Return the rules as a Markdown table, in the order in which they apply, with the files that they rest on."""
+    records = [{"row": rule, "evidence": rule.describe_evidence(evidence)} for rule in rules]
+    return make_table("edgetpu_rules", records).format(format_markdown_table)
 
 
 def format_ethosu(estimate: EthosUEstimate) -> str:

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 from keras_nin.tflite.records import TFLiteModel, TFLiteOperator, TFLiteTensor
@@ -23,6 +23,7 @@ _SHAPE_OPERANDS: dict[str, tuple[int, ...]] = {
 _READABLE_DTYPES = frozenset(["int8", "uint8", "int16", "int32", "int64", "float32"])
 
 Violation: TypeAlias = str | None
+Size: TypeAlias = int | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,8 +106,11 @@ class BoundOperator:
         return None
 
     def uneven_dilation(self) -> Violation:
-        width, height = self.options["dilation_w"], self.options["dilation_h"]
-        return None if width == height else f"its dilation is {height}x{width}"
+        """Dilation does not matter along an axis where the kernel is 1 wide."""
+        dilations, weights = (self.options["dilation_h"], self.options["dilation_w"]), self.input(1)
+        kernel = weights.shape[1:3] if weights is not None and len(weights.shape) == 4 else (2, 2)
+        applied = {dilation for dilation, size in zip(dilations, kernel, strict=True) if size > 1}
+        return f"its dilation is {dilations[0]}x{dilations[1]}" if len(applied) > 1 else None
 
     def computed_operand(self, position: int, words: str) -> Violation:
         operand = self.input(position)
@@ -116,9 +120,9 @@ class BoundOperator:
         weights_format = self.options.get("weights_format", "DEFAULT")
         return None if weights_format == "DEFAULT" else f"its weights have the format {weights_format}"
 
-    def several_rows(self, words: str) -> Violation:
-        shape = self.data_shape if words == "input" else self.output_shape
-        return f"its {words} is {format_shape(shape)}" if sum(size > 1 for size in shape) > 1 else None
+    def several_rows(self) -> Violation:
+        shape = self.output_shape
+        return f"its output is {format_shape(shape)}" if sum(size > 1 for size in shape) > 1 else None
 
     def fused_activation(self) -> Violation:
         activation = self.options.get("fused_activation", "NONE")
@@ -135,26 +139,15 @@ class BoundOperator:
         values = self.constant_values(constants[0])
         return None if values is not None and set(values) <= {zero_point} else "its constant input is not all zeros"
 
-    def reduced_first(self, ranks: Collection[int], words: str) -> Violation:
-        is_first = 0 in (self.axes(1) or ()) and len(self.data_shape) in ranks
-        return f"it reduces over the {words}" if is_first else None
+    def reduced_batch(self) -> Violation:
+        is_batch = 0 in (self.axes(1) or ()) and len(self.data_shape) == 4
+        return "it reduces over the batch" if is_batch else None
 
     def odd_channels(self) -> Violation:
         axes, shape = self.axes(1), self.data_shape
         if not axes or len(shape) < 2 or len(shape) - 1 not in axes:
             return None
         return f"it averages over {shape[-1]} channels" if shape[-1] % 4 else None
-
-    def large_mean(self, size: int) -> Violation:
-        shape, axes = self.data_shape, self.axes(1)
-        if len(shape) != 4 or axes is None or not {1, 2} <= set(axes):
-            return None
-        return f"it averages over {shape[1]}x{shape[2]}" if shape[1] * shape[2] >= size else None
-
-    def packed_first(self) -> Violation:
-        rank = len(self.output_shape)  # of four dimensions the rank is unsupported
-        is_first = rank in (1, 2, 3) and len(self.inputs) > 1 and self.options["axis"] % rank == 0
-        return "it packs along the first dimension" if is_first else None
 
     def split_first(self) -> Violation:
         is_first = self.axes(0) == [0] and len(self.outputs) > 1
@@ -183,18 +176,45 @@ class BoundOperator:
             return None
         return f"its slopes are {format_shape(alpha.shape)}"
 
-    def large_softmax(self, size: int) -> Violation:
-        shape = self.data_shape
-        return f"it has {shape[-1]:,} elements" if shape and shape[-1] > size else None
-
     def resized_point(self) -> Violation:
         shape = self.data_shape
         is_point = len(shape) == 4 and shape[1] == shape[2] == 1
         return f"its input is {format_shape(shape)}, one position" if is_point else None
 
-    def large_resize(self, size: int) -> Violation:
-        output = self.output
-        return f"its output is {format_shape(output.shape)}" if output and output.elements >= size else None
+    # The sizes that limits are about: each returns a number, or None where the limit is not about the operator.
+
+    def elements(self) -> Size:
+        """Elements of the output."""
+        return self.output.elements if self.output else None
+
+    def largest_map(self) -> Size:
+        """Elements of the largest 8-bit activation."""
+        return max((tensor.elements for tensor in self.activations if tensor.dtype in EIGHT_BITS), default=None)
+
+    def constant_data(self) -> Size:
+        """Elements of a constant data input."""
+        return self.data.elements if self.data is not None and self.data.is_constant else None
+
+    def row(self) -> Size:
+        """Elements of the longest row, width x channels, of the data input and the output."""
+        return max(math.prod(self.data_shape[-2:]), math.prod(self.output_shape[-2:]))
+
+    def input_row(self) -> Size:
+        """Elements of a row of the data input."""
+        return math.prod(self.data_shape[-2:])
+
+    def rows(self) -> Size:
+        """Number of rows of the data input."""
+        return math.prod(self.data_shape[:-2])
+
+    def channels(self) -> Size:
+        """Size of the data input's last dimension."""
+        return self.data_shape[-1] if self.data_shape else None
+
+    def averaged_positions(self) -> Size:
+        """Positions of a map that height and width are reduced of."""
+        shape, axes = self.data_shape, self.axes(1)
+        return shape[1] * shape[2] if len(shape) == 4 and axes is not None and {1, 2} <= set(axes) else None
 
 
 def bind_operators(model: TFLiteModel) -> tuple[BoundOperator, ...]:

@@ -5,7 +5,7 @@ import enum
 from collections import Counter
 from typing import Any
 
-from keras_nin.formatting import format_percent
+from keras_nin.formatting import format_count, format_percent
 from keras_nin.results import CheckedResult
 from keras_nin.schemas import EDGETPU
 
@@ -25,6 +25,20 @@ class Status(enum.StrEnum):
     PRECISION = "Image-interpolation layer won't run precisely enough on Edge TPU"  # compiler 2.0
 
 
+class Confidence(enum.StrEnum):
+    """What a verdict on an operator rests on; only the first is certain.
+
+    `OBSERVED`: files of which the compiler's result is known show the same. `BETWEEN`: a size lies between the largest
+    known to be mapped and the smallest known not to be, or beyond all known. `DOCUMENTED`: the documentation says so,
+    and no file shows it. `DEPENDENT`: the operator is mapped or not as an uncertain one before it is.
+    """
+
+    OBSERVED = "observed"
+    BETWEEN = "between bounds"
+    DOCUMENTED = "documented only"
+    DEPENDENT = "depends on others"
+
+
 class FailureMessage(enum.StrEnum):
     """What the compiler prints when it rejects a file."""
 
@@ -35,7 +49,6 @@ class FailureMessage(enum.StrEnum):
         "dynamic-sized tensors"
     )
     FLEX = "Regular TensorFlow ops are not supported by this interpreter"
-    LARGE = "Compilation failed due to large activation tensors in model"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +59,9 @@ class OperatorVerdict:
         op: name of the builtin in capitals, or the custom code where `is_custom`.
         layer: Keras layer that the export recorded, else a name derived from the tensor's.
         status: the compiler's message; None where the compiler removes the operator.
+        confidence: what the verdict rests on; None in documents of version 0.2.0.
+        evidence: that in words.
+        files, authors: in how many files of how many authors the same was seen; None where that is not counted.
     """
 
     index: int
@@ -57,6 +73,22 @@ class OperatorVerdict:
     fix: str | None = None
     rule: str | None = None
     is_custom: bool = False
+    confidence: Confidence | None = None
+    evidence: str | None = None
+    files: int | None = None
+    authors: int | None = None
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether files of which the compiler's result is known show the same."""
+        return self.confidence in (None, Confidence.OBSERVED)
+
+    @property
+    def basis(self) -> str:
+        """What the verdict rests on, in a few words."""
+        if self.files is None or not self.is_certain:
+            return (self.evidence if self.is_certain else self.confidence) or "-"
+        return f"{format_count(self.files, 'file')}, {format_count(self.authors or 0, 'author')}"
 
     @property
     def dropped(self) -> bool:
@@ -172,6 +204,11 @@ class EdgeTPUResult(CheckedResult):
         return self.mapped / self.kept if self.kept else 0.0
 
     @property
+    def uncertain(self) -> int:
+        """Number of operators of which no file shows what the compiler does with them."""
+        return self.count_uncertain().total()
+
+    @property
     def fully_mapped(self) -> bool:
         """Whether the Edge TPU runs every operator."""
         return self.compiles and self.mapped == self.kept > 0
@@ -188,6 +225,10 @@ class EdgeTPUResult(CheckedResult):
             if operator.on_cpu and operator.rule != "one-part"
         )
         return tuple(f"{count} {op} ({why})" if count > 1 else f"{op} ({why})" for (op, why), count in counts.items())
+
+    def count_uncertain(self) -> Counter[str]:
+        """Return the number of uncertain operators of each confidence."""
+        return Counter(str(operator.confidence) for operator in self.operators if not operator.is_certain)
 
     def count_cpu_operators(self) -> Counter[str]:
         """Return the number of operators of each type that stay on the CPU."""
@@ -216,6 +257,7 @@ class EdgeTPUResult(CheckedResult):
                 "cpu": self.kept - self.mapped,
                 "dropped": len(self.operators) - self.kept,
                 "share": self.share,
+                "uncertain": self.uncertain,
                 "subgraphs": self.subgraphs,
                 "parameter_bytes": self.memory.parameter_bytes,
                 "parameters": self.memory.state,

@@ -4,13 +4,22 @@ import collections
 import dataclasses
 import functools
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from keras_nin.edge.edgetpu import rules
+from keras_nin.edge.edgetpu.evidence import fit_evidence
 from keras_nin.edge.edgetpu.operators import EIGHT_BITS, BoundOperator, bind_operators, format_shape
-from keras_nin.edge.edgetpu.records import CompileFailure, EdgeTPUResult, OperatorVerdict, ParameterMemory, Status
-from keras_nin.edge.edgetpu.rules import OperatorRule, compile_failure
+from keras_nin.edge.edgetpu.records import (
+    CompileFailure,
+    Confidence,
+    EdgeTPUResult,
+    OperatorVerdict,
+    ParameterMemory,
+    Status,
+)
+from keras_nin.edge.edgetpu.rules import Finding, compile_failure
 from keras_nin.errors import InputError
-from keras_nin.formatting import escape_unprintable, format_indexes
+from keras_nin.formatting import escape_unprintable
 from keras_nin.limits import Limit, LimitCheck, LimitItem, Unit, check_limit, fail_idle, parse_limits
 from keras_nin.tflite.layer_names import operator_paths
 from keras_nin.tflite.reader import ModelSource, read_model
@@ -27,13 +36,15 @@ MIN_PARAMETER_MEMORY, MAX_PARAMETER_MEMORY = int(1.1 * _MIB), int(8.2 * _MIB)
 USUAL_PARAMETER_MEMORY = int(6.9 * _MIB)
 
 
-def check_edgetpu(file: ModelSource, *, multiple_subgraphs: bool = False, without: str | None = None) -> EdgeTPUResult:
+def check_edgetpu(
+    file: ModelSource, *, multiple_subgraphs: bool = False, without: Collection[str] = ()
+) -> EdgeTPUResult:
     """Predict what the last Edge TPU compiler (16.0) does with a .tflite file, operator by operator.
 
     Args:
         file: path or record of the .tflite file; an export record beside it names the layers.
         multiple_subgraphs: whether more than one subgraph may be mapped, as with the compiler's option ``-a``.
-        without: a repository whose evidence is ignored, to test the rules on files they were not learned from.
+        without: authors or repositories whose files count for nothing, to test the verdict on files it does not know.
 
     Raises:
         InputError: the file cannot be read, is not a valid .tflite file, has no operators, or is already compiled.
@@ -43,22 +54,27 @@ def check_edgetpu(file: ModelSource, *, multiple_subgraphs: bool = False, withou
     if not operators:
         raise InputError(f"{model.source} has no operators", path=model.path)
     check_not_compiled(model)
-    kept, repeats = drop_repeats(operators) if rules.REPEATS.applies(without) else (operators, {})
-    refusals = {operator.index: rules.find_refusal(operator, without) for operator in kept}
+    evidence = fit_evidence(frozenset(without))
+    kept, repeats = drop_repeats(operators)
+    removed = evidence.confirmed(rules.REPEATED)
+    if not removed.files:
+        kept = operators
+    findings = {operator.index: rules.judge_operator(operator, evidence) for operator in kept}
+    if repeats and not removed.files:
+        never = dataclasses.replace(findings[min(repeats)], confidence=Confidence.DOCUMENTED, evidence="may be removed")
+        findings |= dict.fromkeys(repeats, never)
     failure = find_failure(kept)
-    subgraphs = [] if failure else partition_graph(kept, {index for index, refusal in refusals.items() if not refusal})
-    if not multiple_subgraphs:
-        subgraphs = subgraphs[:1]
-    mapped = frozenset(index for subgraph in subgraphs for index in subgraph)
-    verdicts = _Verdicts(operator_paths(model), repeats, refusals, mapped, failure)
+    partition = _Partition.of(kept, findings, multiple_subgraphs=multiple_subgraphs, failed=failure is not None)
+    removal = Finding(None, None, Confidence.OBSERVED, f"removed in {removed}", removed)
+    verdicts = _Verdicts(operator_paths(model), repeats if removed.files else {}, removal, findings, partition, failure)
     return EdgeTPUResult(
         model=str(model.path or "model"),
         multiple_subgraphs=multiple_subgraphs,
         failure=failure,
         operators=tuple(map(verdicts.conclude, operators)),
-        subgraphs=len(subgraphs),
-        memory=place_parameters(kept, mapped),
-        doubts=tuple(_find_doubts(model, operators)),
+        subgraphs=partition.subgraphs,
+        memory=place_parameters(kept, partition.mapped),
+        doubts=tuple(_find_doubts(model)),
         sha256=model.sha256,
     )
 
@@ -76,14 +92,58 @@ def check_edgetpu_limits(result: EdgeTPUResult, limits: Iterable[Limit]) -> tupl
 
 
 @dataclasses.dataclass(frozen=True)
+class _Partition:
+    """The mapped operators, and those that are mapped or not as the uncertain ones before them are."""
+
+    mapped: frozenset[int]
+    dependent: frozenset[int]
+    subgraphs: int
+
+    @classmethod
+    def of(
+        cls,
+        operators: Sequence[BoundOperator],
+        findings: Mapping[int, Finding],
+        *,
+        multiple_subgraphs: bool,
+        failed: bool,
+    ) -> "_Partition":
+        """Cut the graph as predicted, and as if every uncertain operator were mapped, or none."""
+        if failed:
+            return cls(frozenset(), frozenset(), 0)
+        mappable = {index for index, finding in findings.items() if not finding.rule}
+        uncertain = {index for index, finding in findings.items() if not finding.is_certain}
+        last = None if multiple_subgraphs else 1
+        cuts = [
+            partition_graph(operators, kept)[:last] for kept in (mappable, mappable | uncertain, mappable - uncertain)
+        ]
+        predicted, most, least = (frozenset(index for subgraph in cut for index in subgraph) for cut in cuts)
+        return cls(predicted, (most ^ predicted) | (least ^ predicted), len(cuts[0]))
+
+
+@dataclasses.dataclass(frozen=True)
 class _Verdicts:
     """Combines what was found, by operator index, into the verdict on each operator."""
 
     layers: Sequence[str]
     repeats: Mapping[int, int]
-    refusals: Mapping[int, tuple[OperatorRule, str] | None]
-    mapped: Collection[int]
+    removal: Finding
+    findings: Mapping[int, Finding]
+    partition: _Partition
     failure: CompileFailure | None
+
+    @functools.cached_property
+    def first_uncertain(self) -> int | None:
+        """Index of the first operator whose own verdict is uncertain."""
+        return next((index for index, found in self.findings.items() if not found.is_certain), None)
+
+    @functools.cached_property
+    def cut(self) -> str:
+        """Where the mapped subgraph ends, in words."""
+        first = min(self.partition.mapped, default=0)
+        return next(
+            (f" at operator {index}" for index, found in self.findings.items() if found.rule and index > first), ""
+        )
 
     def conclude(self, operator: BoundOperator) -> OperatorVerdict:
         """Return the verdict on one operator."""
@@ -91,24 +151,38 @@ class _Verdicts:
         verdict = functools.partial(OperatorVerdict, index, operator.op, self.layers[index], is_custom=is_custom)
         if index in self.repeats:
             why = f"it repeats operator {self.repeats[index]} on the same data, and the compiler removes it"
-            return verdict(False, None, why, rule="repeated")
-        if index in self.mapped:
-            return verdict(True, Status.MAPPED)
-        refusal = self.refusals[index]
-        why, fix = (refusal[1], rules.suggest_fix(refusal[0], operator)) if refusal else (None, None)
+            return verdict(False, None, why, rule=rules.REPEATED, **_confidence(self.removal))
+        finding = self.findings[index]
+        fix = rules.suggest_fix(finding.rule, operator) if finding.rule else None
         if self.failure:
-            why, fix = why or "the compiler rejects the file", fix or self.failure.fix
-            return verdict(False, self.failure.message, why, fix, self.failure.rule)
-        if refusal:
-            return verdict(False, refusal[0].status, why, fix, refusal[0].name)
-        first = min(self.mapped, default=0)
-        cut = next((f" at operator {index}" for index, found in self.refusals.items() if found and index > first), "")
-        why = f"only one subgraph is mapped, and this operator comes after the cut{cut}"
-        return verdict(False, Status.SECOND_SUBGRAPH, why, "get the operators before it mapped", "one-part")
+            why, fix = finding.why or "the compiler rejects the file", fix or self.failure.fix
+            confidence = {"confidence": Confidence.DOCUMENTED, "evidence": "reported, in none of the files"}
+            return verdict(False, self.failure.message, why, fix, self.failure.rule, **confidence)
+        confidence = _confidence(finding)
+        if finding.is_certain and index in self.partition.dependent:
+            text = f"as operator {self.first_uncertain} or a later one"
+            confidence = {"confidence": Confidence.DEPENDENT, "evidence": text}
+        if index in self.partition.mapped:
+            return verdict(True, Status.MAPPED, **confidence)
+        if finding.rule:
+            return verdict(False, finding.rule.status, finding.why, fix, finding.rule.name, **confidence)
+        why = f"only one subgraph is mapped, and this operator comes after the cut{self.cut}"
+        if confidence["confidence"] != Confidence.DEPENDENT:
+            confidence = {"confidence": Confidence.OBSERVED, "evidence": "after the cut"}
+        return verdict(
+            False, Status.SECOND_SUBGRAPH, why, "get the operators before it mapped", "one-part", **confidence
+        )
 
 
-def _find_doubts(model: TFLiteModel, operators: Sequence[BoundOperator]) -> Iterator[str]:
-    """Yield misfit scales, inputs of open shape, and operators larger than any of their type known to be mapped."""
+def _confidence(finding: Finding) -> dict[str, Any]:
+    """Return the confidence of a verdict as its fields."""
+    seen = finding.support
+    counts = {"files": seen.files, "authors": seen.authors} if seen.files else {}
+    return {"confidence": finding.confidence, "evidence": finding.evidence} | counts
+
+
+def _find_doubts(model: TFLiteModel) -> Iterator[str]:
+    """Yield misfit scales, and inputs of open shape."""
     if (misfit := describe_misfit_scales(model)) is not None:
         yield f"{misfit}, which do not fit: LiteRT refuses such a file, and the compiler may too"
     for index in model.main.inputs:
@@ -117,15 +191,6 @@ def _find_doubts(model: TFLiteModel, operators: Sequence[BoundOperator]) -> Iter
             yield (
                 f"the input {escape_unprintable(tensor.name)!r} is open in more than the batch; the verdict is for "
                 f"{format_shape(tensor.shape)}, as the compiler takes it"
-            )
-    for op, limit in rules.LARGEST_MAPPED.items():
-        outputs = {operator.index: operator.output for operator in operators if operator.op == op}
-        sizes = {index: each.elements for index, each in outputs.items() if each and each.dtype in EIGHT_BITS}
-        large = {index: size for index, size in sizes.items() if size > limit}
-        if large:
-            yield (
-                f"{op} of up to {max(large.values()):,} elements at {format_indexes([*large])}: {limit:,} are the "
-                "most known to be mapped, larger ones may stay on the CPU"
             )
 
 
@@ -149,7 +214,9 @@ def drop_repeats(operators: Sequence[BoundOperator]) -> tuple[tuple[BoundOperato
             renamed.update(zip(record.outputs, first.outputs, strict=True))
             continue
         inputs = tuple(renamed.get(index, index) for index in record.inputs)
-        kept.append(dataclasses.replace(operator, record=dataclasses.replace(record, inputs=inputs)))
+        if inputs != record.inputs:
+            operator = dataclasses.replace(operator, record=dataclasses.replace(record, inputs=inputs))
+        kept.append(operator)
     return tuple(kept), repeats
 
 
@@ -204,14 +271,12 @@ def find_failure(operators: Sequence[BoundOperator]) -> CompileFailure | None:
     for operator in operators:
         if operator.op in rules.DYNAMIC_OUTPUTS or not all(tensor.is_constant for tensor in operator.shape_operands):
             return compile_failure("dynamic", operator)
-    if not is_quantized:
-        return not_quantized
-    for operator in operators:
-        for tensor in operator.activations:
-            if tensor.dtype in EIGHT_BITS and tensor.elements >= rules.REJECTED_MAP:
-                shape = format_shape(tensor.shape)
-                return compile_failure("large-map", operator, shape=shape, elements=tensor.elements)
-    return None
+    return None if is_quantized or any(map(_reads_float16, operators)) else not_quantized
+
+
+def _reads_float16(operator: BoundOperator) -> bool:
+    """Return whether it converts float16 weights: of such a file the compiler prints a table of the operators."""
+    return operator.op == "DEQUANTIZE" and operator.data is not None and operator.data.dtype == "float16"
 
 
 def _is_quantized(operator: BoundOperator) -> bool:
