@@ -22,6 +22,7 @@ from collections.abc import Callable
 from typing import IO, TYPE_CHECKING, Any
 
 from keras_nin.errors import InputError, input_error
+from keras_nin.files import leads_elsewhere
 
 if TYPE_CHECKING:
     import h5py
@@ -119,10 +120,9 @@ class _Contents:
         self._bytes = 0
 
     def add(self, name: str, size: int, *, is_link: bool = False) -> None:
-        parsed = pathlib.PureWindowsPath(name)  # it takes both kinds of slashes
-        plain = parsed.as_posix()
+        plain = pathlib.PureWindowsPath(name).as_posix()
         problem = "a link" if is_link else "a second time" if plain in self._names else ""
-        if parsed.root or ".." in parsed.parts:
+        if leads_elsewhere(name):
             problem = "which leads elsewhere"
         if problem:
             expected = f"{str(self.path)!r} to hold files, each under a relative path of its own"

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import io
 import json
+import math
 import os
 import pathlib
 import platform
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 _TEMPORARY_NAME = re.compile(r"\.keras-nin-(?P<process>[0-9]+)@(?P<machine>[^@]*)@")
 _MACHINE = re.sub(r"[^A-Za-z0-9.-]", "_", platform.node())
 _RECORD_SUFFIX = ".json"
+_MAX_JSON_BYTES, _MAX_JSON_DEPTH = 1 << 25, 64
 _REFUSED = re.compile(r'[/\\:*?"<>|]')  # in file names, by any system
 _RESERVED = re.compile(r"(?i:con|prn|aux|nul|(com|lpt)[0-9])(\.|$)")  # names of devices
 _MAX_STEM = 150  # bytes of a file name, which may have 255, without endings
@@ -72,18 +74,60 @@ def read_bytes(path: AnyPath, max_bytes: int | None = None) -> bytes:
             data = file.read() if max_bytes is None else file.read(max_bytes + 1)
     except OSError as error:
         raise InputError(f"Expected a readable file. Received: {str(path)!r} ({error.strerror})", path=path) from None
+    except ValueError as error:  # a null character
+        raise InputError(f"Expected a readable file. Received: {str(path)!r} ({error})", path=path) from None
     if max_bytes is not None and len(data) > max_bytes:
         raise input_error(f"a file of at most {max_bytes:,} bytes", repr(str(path)), path=path)
     return data
 
 
+def leads_elsewhere(path: str) -> bool:
+    """Return whether a path of any system, as a file from others may name it, is absolute or has ``..`` in it."""
+    parsed = pathlib.PureWindowsPath(path)  # it takes both kinds of slashes
+    return bool(parsed.root) or ".." in parsed.parts
+
+
 def read_json(path: AnyPath) -> Any:
-    """Return the content of a JSON file; `InputError` where it cannot be read or is not JSON."""
-    data = read_bytes(path)
+    """Return the content of a JSON file; `InputError` where it cannot be read or is not JSON as `parse_json` has it."""
+    data = read_bytes(path, _MAX_JSON_BYTES)
     try:
-        return json.loads(data)
-    except (ValueError, RecursionError) as error:
+        return parse_json(data)
+    except ValueError as error:
         raise InputError(f"Expected a JSON file. Received: {str(path)!r} ({error})", path=path) from None
+
+
+def parse_json(data: bytes | str) -> Any:
+    """Return a JSON document that anyone may have written.
+
+    Raises:
+        ValueError: no JSON, NaN, infinity, a number beyond float64, an integer of more than 19 digits, or lists and
+            objects in each other more than 64 deep.
+    """
+    try:
+        document = json.loads(data, parse_float=_parse_float, parse_int=_parse_int, parse_constant=_parse_float)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+    level, depth = [document], 0
+    while level := [part for part in level if isinstance(part, dict | list)]:
+        level = [part for whole in level for part in (whole.values() if isinstance(whole, dict) else whole)]
+        depth += 1
+        if depth > _MAX_JSON_DEPTH:
+            raise ValueError("nested too deep")
+    return document
+
+
+def _parse_float(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"not a finite number: {text}")
+    return value
+
+
+def _parse_int(text: str) -> int:
+    digits = len(text.lstrip("-"))
+    if digits > 19:
+        raise ValueError(f"an integer of {digits:,} digits")
+    return int(text)
 
 
 def load_pickle(

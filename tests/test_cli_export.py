@@ -487,13 +487,32 @@ def test_no_document(cli, text):
         (("--seed", 0), "--seed"),
         (("--set", "classes=3"), "--set"),
         (("--allow-float",), "--allow-float"),
-        (("nin_digits",), "MODEL"),
     ],
 )
 def test_options_that_the_record_decides(cli, words, received):
     pathlib.Path("s.json").write_text(json.dumps(DOCUMENT))
     line = refused(cli, "--from", "s.json", *words)
-    assert f"{received} cannot be combined with --from. Allowed: --out, --force, --threads, --runs, --json." in line
+    assert f"{received} cannot be combined with --from. Allowed: --out, --force, --threads, --runs, MODEL, --we" in line
+
+
+def test_a_record_names_no_path_elsewhere_and_no_code(cli, copied):
+    """What a record may not decide is taken from the command line, and still has to be what was recorded."""
+    own = str(pathlib.Path("own.weights.h5").resolve())
+    for path in (own, f"../{pathlib.Path.cwd().name}/own.weights.h5", "C:\\own.weights.h5"):
+        edit(options=copied["options"] | {"weights": path})
+        line = refused(cli, "--from", RECORD, "--out", "again")
+        assert "as --weights, which leads out of the working directory. Pass --weights too" in line
+    edit(weights_sha256="0" * 64, options=copied["options"] | {"weights": own})
+    assert "Expected the weights that" in refused(cli, "--from", RECORD, "--out", "again", "--weights", own)
+    edit(options=copied["options"] | {"preprocessing": "/etc/passwd"})
+    assert "'/etc/passwd' as option --preprocessing" in refused(cli, "--from", RECORD)
+    pathlib.Path("evil.py").write_text("open('was-run', 'w')")
+    edit(options=copied["options"] | {"imports": ["evil.py"]})
+    line = refused(cli, "--from", RECORD, "--out", "again")
+    assert "names Python code to run: 'evil.py'. A record alone runs none. Expected --import to name the same" in line
+    assert not pathlib.Path("was-run").exists()
+    cli("export", "--from", RECORD, "--out", "again", "--import", "evil.py")  # refused later, for other weights
+    assert pathlib.Path("was-run").exists()
 
 
 def test_what_is_recorded_can_be_repeated(copied):

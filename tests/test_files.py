@@ -91,6 +91,33 @@ def test_read(tmp_path):
             files.read_bytes(path)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[" * 65 + "]" * 65, "nested too deep"),
+        ('{"a":' * 65 + "1" + "}" * 65, "nested too deep"),
+        ('{"a": NaN}', "not a finite number: NaN"),
+        ("[-Infinity]", "not a finite number"),
+        ("1e999", "not a finite number: 1e999"),
+        ("9" * 5000, "an integer of 5,000 digits"),
+        ("-" + "9" * 20, "an integer of 20 digits"),
+        ("[" + " " * 100_000 + "]", "at most 100,000 bytes"),
+    ],
+)
+def test_json_that_is_refused(tmp_path, monkeypatch, text, message):
+    monkeypatch.setattr(files, "_MAX_JSON_BYTES", 100_000)
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(InputError, match=message):
+        files.read_json(tmp_path / "a.json")
+    assert files.parse_json("[" * 64 + "]" * 64)
+    assert files.parse_json("[-9223372036854775808, 1e308]") == [-(2**63), 1e308]
+
+
+def test_paths_that_lead_elsewhere():
+    assert all(map(files.leads_elsewhere, ["/a", "..", "a/../b", "C:\\a", "\\\\host\\a", "a\\..\\b", "c:/a"]))
+    assert not any(map(files.leads_elsewhere, ["a", "a/b.c", "..a", "a..", "b:0", ".", "", "keras:VGG16"]))
+
+
 def test_json_and_hash():
     assert files.dump_json({"b": "µs", "a": [1]}) == '{\n  "b": "µs",\n  "a": [\n    1\n  ]\n}\n'
     assert files.sha256(b"") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"

@@ -15,6 +15,7 @@ from keras_nin.formatting import escape_csv, format_count, format_csv
 from keras_nin.limits import Limit, LimitCheck, LimitItem, Unit, check_limit, parse_limits
 
 SWEEP_LIMITS = (LimitItem("latency", Unit.TIME),)
+_MAX_CSV_BYTES = 1 << 25
 CHANNEL_STEP = 8  # channels that the runtime's kernels process at once, or a divisor of that
 
 
@@ -78,8 +79,22 @@ _POINT_COLUMNS = ("size", "cin", "cout", "kernel", "scheme", "threads")
 _VALUE_COLUMNS = tuple(field.name for field in dataclasses.fields(SweepRow) if field.name != "point")
 _MACHINE_COLUMNS = ("cpu", "cores", "litert", "keras_nin")
 CSV_COLUMNS = (*_POINT_COLUMNS, *_VALUE_COLUMNS, "macs", "gmacs_per_s", *_MACHINE_COLUMNS)
+
+
+def _parse_count(text: str) -> int:
+    if len(text) > 18:
+        raise ValueError("a number of more digits")
+    return int(text)
+
+
+def _parse_time(text: str) -> float | None:
+    if text and not math.isfinite(float(text)):
+        raise ValueError("not a finite number")
+    return float(text) if text else None
+
+
 _PARSERS: dict[str, Callable[[str], Any]] = {
-    **dict.fromkeys(("runs", "turn"), int),
+    **dict.fromkeys(("runs", "turn"), _parse_count),
     "converged": {"True": True, "False": False}.__getitem__,
     **dict.fromkeys(("kernel_name", "error"), lambda text: text or None),
 }
@@ -108,12 +123,17 @@ def read_sweep(path: pathlib.Path, machine: Mapping[str, str]) -> dict[SweepPoin
     """Return the rows of a CSV file by their points; an empty dictionary where there is no file."""
     if not path.exists():
         return {}
-    reader = csv.DictReader(io.StringIO(files.read_bytes(path).decode(errors="replace")))
-    if tuple(reader.fieldnames or ()) != CSV_COLUMNS:
+    try:
+        text = files.read_bytes(path, _MAX_CSV_BYTES).decode(errors="replace")
+        reader = csv.DictReader(io.StringIO(text))
+        columns, records = reader.fieldnames or (), [(reader.line_num, record) for record in reader]
+    except csv.Error as error:
+        raise InputError(f"{str(path)!r} is not the CSV file of a sweep: {error}", path=path) from None
+    if tuple(columns) != CSV_COLUMNS:
         raise InputError(f"{str(path)!r} is not the CSV file of a sweep: it has other columns", path=path)
     rows = {}
-    for record in reader:
-        row = _parse_row(path, reader.line_num, record)
+    for line, record in records:
+        row = _parse_row(path, line, record)
         other = {name: record[name] for name in _MACHINE_COLUMNS}
         if other != machine:
             machines = f"{', '.join(other.values())}; here: {', '.join(machine.values())}"
@@ -125,12 +145,9 @@ def read_sweep(path: pathlib.Path, machine: Mapping[str, str]) -> dict[SweepPoin
 
 def _parse_row(path: pathlib.Path, line: int, record: Mapping[str, str]) -> SweepRow:
     try:
-        layer = ConvLayer(*(int(record[name]) for name in _POINT_COLUMNS[:4]))
-        values = {
-            name: _PARSERS.get(name, lambda text: float(text) if text else None)(record[name])
-            for name in _VALUE_COLUMNS
-        }
-        return SweepRow(SweepPoint(layer, record["scheme"], int(record["threads"])), **values)
+        layer = ConvLayer(*(_parse_count(record[name]) for name in _POINT_COLUMNS[:4]))
+        values = {name: _PARSERS.get(name, _parse_time)(record[name]) for name in _VALUE_COLUMNS}
+        return SweepRow(SweepPoint(layer, record["scheme"], _parse_count(record["threads"])), **values)
     except (ValueError, TypeError, KeyError):
         what = f"line {line} of {str(path)!r} is a damaged row of a sweep"
         raise InputError(f"{what}. Fix or delete the row, or use `force` to start over", path=path) from None

@@ -18,6 +18,8 @@ from keras_nin.errors import InputError, suggest_names
 PYPROJECT = "pyproject.toml"
 _OWN = ("json", "debug", "help")  # of a single run of a command
 
+_MAX_BYTES = 1 << 20
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:
@@ -96,8 +98,10 @@ def find_config(path: str | None) -> Config | None:
 
 def _read_config(path: pathlib.Path) -> Config | None:
     try:
-        document: Any = tomllib.loads(files.read_bytes(path).decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        document: Any = tomllib.loads(files.read_bytes(path, _MAX_BYTES).decode())
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError(f"Expected a TOML file. Received: {os.fspath(path)!r}: {error}", path=path) from None
     if path.name != PYPROJECT:
         return Config(repr(os.fspath(path)), path, document)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from keras_nin.workflows.verification import VerifyResult
 
 BESIDE_RECORD = ("out", "force", "threads", "runs")  # the options that --from can be combined with, besides --json
+# What a record may name elsewhere, and --from then takes from the command line alone.
+_FILES = ("model", "weights", "calibration", "test", "labels", "imports")
 
 
 class ExportCommand(options.Command):
@@ -79,7 +81,7 @@ def _describe_scheme(row: Mapping[Any, str]) -> str:
 @options.json_option
 @click.option("--from", "record", metavar="RECORD",
               help="Repeat the export that wrote this JSON file: same model, images and options. Only --out, --force, "
-              "--threads, --runs and --json may be combined with it.")  # fmt: skip
+              "--threads, --runs, --json and what names files may be combined with it.")  # fmt: skip
 def export_command(model: str, record: str | None, as_json: bool, require: str | None, **arguments: Any) -> int:
     """Convert MODEL (default nin_digits) to .tflite files and verify them against it.
 
@@ -99,7 +101,8 @@ def export_command(model: str, record: str | None, as_json: bool, require: str |
       latency=1ms     the median on this machine at most, in us, ms or s
 
     --from compares the bytes with those of RECORD: exit status 1 where the same versions give others, 2 where the
-    weights or the calibration images are others. Paths in it are relative to the folder of that export.
+    weights or the calibration images are others. Paths in it are relative to the folder of that export; one that leads
+    out of the working directory, and code to import, have to be given again as MODEL, --data, --import and so on.
     """
     from keras_nin.workflows.export import check_export_limits, export_model, parse_export_limits
 
@@ -112,7 +115,9 @@ def export_command(model: str, record: str | None, as_json: bool, require: str |
         from keras_nin.workflows.reproduction import reproduce_export
 
         _check_beside_record(context)
-        kept = {name: arguments[name] for name in BESIDE_RECORD}
+        given: dict[str, Any] = arguments | {"model": model}
+        kept = {name: given[name] for name in BESIDE_RECORD}
+        kept |= {name: given[name] for name in _FILES if options.is_set(context, name)}
         result = reproduce_export(record, **kept, progress=TerminalProgress())
     if result.reproduction is not None:
         _print_reproduction(result.reproduction, result.files[0].name, as_json)
@@ -127,17 +132,12 @@ def export_command(model: str, record: str | None, as_json: bool, require: str |
 
 
 def _check_beside_record(context: click.Context) -> None:
-    for param in context.command.params:
-        if options.is_set(context, param.name or "") and param.name not in (
-            *BESIDE_RECORD,
-            "record",
-            "as_json",
-            "quiet",
-            "debug",
-        ):
-            flag = param.opts[-1] if isinstance(param, click.Option) else "MODEL"
-            allowed = ", ".join(f"--{name}" for name in (*BESIDE_RECORD, "json"))
-            raise click.UsageError(f"{flag} cannot be combined with --from. Allowed: {allowed}.")
+    flags = {param.name or "": param.opts[-1] for param in context.command.params} | {"model": "MODEL"}
+    allowed = (*BESIDE_RECORD, *_FILES, "as_json")
+    for name, flag in flags.items():
+        if name not in (*allowed, "record", "quiet", "debug") and options.is_set(context, name):
+            listed = ", ".join(flags[other] for other in allowed)
+            raise click.UsageError(f"{flag} cannot be combined with --from. Allowed: {listed}.")
 
 
 def _print_failures(name: str, parity: Parity) -> None:

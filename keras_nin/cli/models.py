@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import click
@@ -76,7 +77,7 @@ def parse_devices(ctx: click.Context, param: click.Parameter, value: str) -> int
     """Return a number of devices, or "all"."""
     if value == "all":
         return value
-    if not value.isdecimal() or int(value) < 1:
+    if not re.fullmatch("[0-9]{1,9}", value) or int(value) < 1:
         raise click.BadParameter(f"{value!r} is neither a number from 1 nor all")
     return int(value)
 

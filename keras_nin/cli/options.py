@@ -179,9 +179,9 @@ def _parse_count_or_all(text: str) -> int | str | None:
 
 
 def _parse_counts(text: str) -> tuple[int, ...] | None:
-    """Return comma-separated positive integers."""
+    """Return comma-separated positive integers of at most 18 digits."""
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
+    if not all(re.fullmatch("[0-9]{1,18}", part) and int(part) > 0 for part in parts):
         return None
     return tuple(map(int, parts))
 

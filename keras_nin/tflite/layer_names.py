@@ -4,14 +4,14 @@ The converter joins the names of all that it fused into a tensor's name with ";"
 share included: such a name mentions layers of other operators too.
 """
 
-import json
 import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from keras_nin import schemas
+from keras_nin import files, schemas
+from keras_nin.errors import InputError
 from keras_nin.tflite.records import TFLiteModel, TFLiteOperator, TFLiteSubgraph
 
 FORMAT_CHANGES = frozenset({"QUANTIZE", "DEQUANTIZE"})
@@ -36,7 +36,6 @@ _ACTIVATIONS = frozenset(
 )
 _MAX_NAME_LENGTH = 120
 _MAX_TENSOR_NAME_LENGTH = 4096
-_MAX_RECORD_BYTES = 1 << 26
 # The mark that our own export puts on layer names: "conv1.", or numbered "conv1._1".
 _LAYER_MARK = re.compile(r"^(.+)\.(_\d+)?$")
 # TensorFlow operations as they end the name of a tensor, after the layer's name.
@@ -109,8 +108,8 @@ def read_recorded_layers(model: TFLiteModel) -> tuple[str | None, ...] | None:
         return None
     path = model.path.with_suffix(".json")
     try:
-        document = json.loads(path.read_bytes()) if path.stat().st_size <= _MAX_RECORD_BYTES else None
-    except (OSError, ValueError, RecursionError):  # not a record of ours, whatever it is
+        document = files.read_json(path)
+    except InputError:  # not a record of ours, whatever it is
         return None
     expected = {"schema": schemas.EXPORT_FILE, "bytes": model.size_bytes, "sha256": model.sha256}
     if not isinstance(document, dict) or any(document.get(key) != value for key, value in expected.items()):

@@ -85,7 +85,9 @@ class Part:
             float(document["seconds"]),
             tuple({name: _decode(array) for name, array in entry.items()} for entry in document["summaries"]),
             tuple(
-                Information(**entry | {"constant": None if entry["constant"] is None else _decode(entry["constant"])})
+                schemas.record_from_json(
+                    Information, entry | {"constant": entry["constant"] and _decode(entry["constant"])}
+                )
                 for entry in document["information"]
             ),
         )
@@ -350,11 +352,11 @@ class PartialResults:
         complete = 0
         for line in self._file:
             try:
-                document = json.loads(line) if line.endswith(b"\n") else None
+                document = files.parse_json(line) if line.endswith(b"\n") else None
                 if complete and document is not None:
                     part = Part.from_json(document)
                     self.parts[part.number] = part
-            except (ValueError, KeyError, TypeError, RecursionError):
+            except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
                 document = None
             if document is None:
                 break

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from keras_nin import data, files, models
@@ -112,6 +113,12 @@ class OriginalExport:
 def reproduce_export(
     record: AnyPath,
     *,
+    model: AnyPath | None = None,
+    weights: AnyPath | None = None,
+    calibration: AnyPath | None = None,
+    test: AnyPath | None = None,
+    labels: AnyPath | None = None,
+    imports: Sequence[AnyPath] = (),
     threads: int = 1,
     runs: int | None = None,
     out: AnyPath | None = None,
@@ -121,7 +128,11 @@ def reproduce_export(
     """Repeat an export from its record: same model, images and options.
 
     Args:
-        record: path of the JSON file beside the .tflite file. Paths in it are relative to the working directory.
+        record: path of the JSON file beside the .tflite file. Paths in it are relative to the working directory, and
+            have to stay in it.
+        model, weights, calibration, test, labels: where a file or folder is now, instead of the path in
+            the record. A path that leads out of the working directory is taken from nowhere else.
+        imports: the code that the record names, if any: a record alone runs none.
         threads, runs, out, force, progress: as in `export_model`.
 
     Returns:
@@ -131,7 +142,11 @@ def reproduce_export(
         InputError: not such a record, or the weights or calibration images are no longer the same.
     """
     original = read_original(record)
-    _check_paths(original)
+    paths = {"model": model, "weights": weights, "calibration": calibration, "test": test, "labels": labels}
+    chosen = {name: os.fspath(path) for name, path in paths.items() if path is not None}
+    original = dataclasses.replace(original, options=original.options | chosen)
+    _check_imports(original, imports)
+    _check_paths(original, chosen)
     try:
         options = original.export_options()
     except InputError as error:
@@ -182,13 +197,30 @@ def _check_options(path: AnyPath, options: dict[str, Any], calibrated: bool) -> 
         fits = isinstance(value, types) and (bool in types or not isinstance(value, bool))
         if not fits and not (value is None and types and name != "model"):
             raise _bad_record(path, f"{_show(options, name)} as option `{name}`")
+    preprocessing = options["preprocessing"]
+    if isinstance(preprocessing, str) and preprocessing not in (*data.PRESETS, data.AS_ARRAYS):  # the path of a file
+        raise _bad_record(path, f"{_show(options, 'preprocessing')} as option `preprocessing`")
     shape = options["input_shape"]
     if shape is not None and not (len(shape) == 3 and all(isinstance(side, int) and side > 0 for side in shape)):
         raise _bad_record(path, f"{_show(options, 'input_shape')} as option `input_shape`")
 
 
-def _check_paths(original: OriginalExport) -> None:
-    """Raise `InputError` where a file or folder that the options name does not exist."""
+def _check_imports(original: OriginalExport, imports: Sequence[AnyPath]) -> None:
+    recorded = list(map(str, original.options.get("imports") or ()))
+    if recorded != [os.fspath(source) for source in imports]:
+        received = ", ".join(map(repr, imports)) or "none"
+        raise InputError(
+            f"{original.path!r} names Python code to run: {', '.join(map(repr, recorded)) or 'none'}. A record alone "
+            f"runs none. Expected `imports` to name the same. Received: {received}",
+            argument="imports",
+        )
+
+
+def _check_paths(original: OriginalExport, chosen: Collection[str]) -> None:
+    """Raise `InputError` where a file or folder that the options name does not exist, or may not be taken from there.
+
+    `chosen` are the options that the caller gave, instead of the record.
+    """
     datasets = set(data.list_datasets())
     zoo = models.list_models()
     known: dict[str, set[str]] = {
@@ -203,7 +235,16 @@ def _check_paths(original: OriginalExport) -> None:
     }
     for option, names in known.items():
         value = original.options.get(option)
-        if value is None or value in names or value.startswith("keras:") or os.path.exists(value):
+        if value is None or value in names or (option == "model" and value.startswith("keras:")):
+            continue
+        if option not in chosen and files.leads_elsewhere(value):
+            raise InputError(
+                f"{original.path!r} names {value!r} as `{option}`, which leads out of the working directory. Pass "
+                f"`{option}` too, so that it is not the record that decides",
+                argument=option,
+                path=value,
+            )
+        if os.path.exists(value):
             continue
         raise InputError(
             f"{original.path!r} names {value!r} as `{option}`, relative to the folder in which the export ran. "
