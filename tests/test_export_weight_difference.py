@@ -106,6 +106,7 @@ def gained():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("scheme", "limit"), [("float32", 0.001), ("int8", 0.501)])
 def test_a_scale_between_two_kernels_is_in_one_of_them(gained, scheme, limit):
     model, images, files = gained
