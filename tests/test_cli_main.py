@@ -92,7 +92,8 @@ def python(code, *, folder=None, **options):
 @pytest.mark.parametrize(("words", "line"), [
     pytest.param("list", "Error: Expected an output that can be written to. Received: No space left on device\n",
                  marks=pytest.mark.slow),
-    ("audit nope.tflite --json", "Error: Expected a readable file. Received: 'nope.tflite' (No such file or directory)\n"),
+    ("audit nope.tflite --json", "Error: Expected a readable file. Received: 'nope.tflite' (No such"
+     " file or directory)\n"),
 ])  # fmt: skip
 def test_a_full_disk_under_stdout(words, line, tmp_path):
     ran = python(f"os.dup2(os.open('/dev/full', os.O_WRONLY), 1); main({words.split()})", folder=tmp_path)

@@ -48,7 +48,7 @@ def test_two_processes(tmp_path, digits_export):
 
 
 @pytest.mark.slow
-def test_exports_that_are_killed(tmp_path):
-    """A few of the kills that tools/kill_export.py does by the dozen."""
-    out = python(ROOT / "tools" / "kill_export.py", "4", "7", cwd=tmp_path)
-    assert out.endswith("Nothing half-written, no export record of other files, nothing left by the next export.\n")
+def test_exports_and_reports_that_are_killed(tmp_path):
+    """A few of the kills that tools/kill.py does by the dozen."""
+    out = python(ROOT / "tools" / "kill.py", "export", "report", "--kills", "4", "--seed", "7", cwd=tmp_path)
+    assert out.endswith('Nothing half-written, nothing stale after the next run, no wrong "up to date".\n')

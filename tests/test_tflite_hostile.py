@@ -1,84 +1,113 @@
-"""Damaged .tflite files, as tools/fuzz_tflite.py makes them by the thousand: an audit or one InputError, soon."""
+"""Damaged .tflite files, as tools/fuzz_tflite.py makes them by the thousand: a result or one clear line, soon."""
 
 import collections
-import importlib.util
-import pathlib
+import itertools
 import sys
 import tracemalloc
 
+import fuzz_tflite as fuzz
 import pytest
 from edge_networks import quantized
 from tflite_writer import operator, tensor, write
 
 import keras_nin
 
-SCRIPT = pathlib.Path(__file__).parents[1] / "tools" / "fuzz_tflite.py"
-FILES = 200
+FILES = 100
+COMMANDS = ("check", "audit", "edgetpu")
 
 
 @pytest.fixture(scope="module")
-def fuzz():
-    spec = importlib.util.spec_from_file_location("fuzz_tflite", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def seeds():
+    return {"hand-written": fuzz.hand_written()}
 
 
-@pytest.fixture(scope="module")
-def base(fuzz):
-    return fuzz.hand_written()
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
 
 
-def test_the_undamaged_file_is_audited(fuzz, base, tmp_path):
+def test_the_undamaged_file_passes(seeds, tmp_path):
     path = tmp_path / "net.tflite"
-    path.write_bytes(base)
-    assert fuzz.outcome(path)[0] == "audited"
+    path.write_bytes(seeds["hand-written"])
+    for command in COMMANDS:
+        assert fuzz.run_command(command, path, 0, as_json=True).kind == "done"
 
 
-def test_damaged_files_are_audited_or_refused(fuzz, base, tmp_path):
-    path = tmp_path / "net.tflite"
-    found = []
-    for number in range(FILES):
-        mutation, damaged = fuzz.mutant("hand-written", base, number)
-        path.write_bytes(damaged)
-        kind, seconds = fuzz.outcome(path)
-        assert seconds < 1, (number, mutation)
-        found.append((mutation, kind))
-    assert {mutation for mutation, _ in found} == {change.__name__ for change in fuzz.MUTATIONS}
-    assert {kind for _, kind in found} == {"audited", "refused"}
+def test_every_part_of_the_structure_is_found(seeds):
+    places = fuzz.find_places(seeds["hand-written"])
+    parts = "offset vtable length index shape tensor quantization subgraph signature name option".split()
+    assert places.keys() == {*parts, "operator code"}
+    assert all(place.position < len(seeds["hand-written"]) for place in itertools.chain(*places.values()))
 
 
-def test_a_damaged_file_is_the_same_every_time(fuzz, base):
-    for number in range(len(fuzz.MUTATIONS)):
-        assert fuzz.mutant("hand-written", base, number) == fuzz.mutant("hand-written", base, number)
+def test_damaged_files_end_in_a_result_or_one_line(seeds):
+    outcomes = list(fuzz.survey(COMMANDS, seeds, range(FILES)))
+    assert [outcome for outcome in outcomes if outcome.failed] == []
+    assert {outcome.kind for outcome in outcomes} == {"done", "refused"}
+    assert {kind for outcome in outcomes for kind in outcome.changed} >= {"offset", "vtable", "subgraph", "truncated"}
 
 
-def test_refusing_takes_little_memory(fuzz, base, tmp_path):
-    path = tmp_path / "net.tflite"
-    damaged = [
-        fuzz.mutant("hand-written", base, number)[1] for number in range(fuzz.MUTATIONS.index(fuzz.rewired), 140, 7)
-    ]
-    path.write_bytes(base)
-    fuzz.outcome(path)
+def test_a_damaged_file_is_the_same_every_time(seeds):
+    first, second = fuzz.Mutants(seeds), fuzz.Mutants(seeds)
+    assert [first.draw(number) for number in range(50)] == [second.draw(number) for number in range(50)]
+
+
+def test_refusing_takes_little_memory(seeds, tmp_path):
+    """Lengths and offsets that promise gigabytes allocate nothing."""
+    mutants, path = fuzz.Mutants(seeds), tmp_path / "net.tflite"
+    fuzz.run_command("audit", path, 0, as_json=True)
+    drawn = (mutants.draw(number) for number in range(300))
+    contents = [mutants.content(*entry) for entry in drawn if {"length", "shape"} & {kind for kind, *_ in entry[1]}]
     tracemalloc.start()
-    for content in damaged:
+    for content in contents[:25]:
         path.write_bytes(content)
-        fuzz.outcome(path)
+        fuzz.run_command("audit", path, 0, as_json=True)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 8 << 20
 
 
-def test_what_is_no_outcome_fails_the_survey(fuzz, tmp_path, monkeypatch, capsys):
-    """A child that dies, or an exception of another kind, is counted and makes the report fail."""
-    source = tmp_path / "base.tflite"
-    source.write_bytes(b"too short to be damaged at all")
-    monkeypatch.setattr(fuzz, "BASES", {"own": source.read_bytes})
-    monkeypatch.setattr(
-        fuzz, "survey", lambda *_: [[0, "noise", "ZeroDivisionError: 1", 0.0], [1, "noise", "refused", 2.0]]
-    )
-    assert fuzz.report(2) is False
-    assert capsys.readouterr().out.count("FAILED") == 2
+def test_a_failure_is_kept_with_the_changes_that_it_needs(seeds, monkeypatch):
+    """Of a mutant with three changes the one that fails is left, and the report names it."""
+    changes = [("bytes", "", 9, b"\1"), ("name", "Tensor.3", 700, b"!"), ("bytes", "", 11, b"\2")]
+    monkeypatch.setattr(fuzz, "draw_changes", lambda *_: changes)
+
+    def run(words):
+        if fuzz.pathlib.Path(words[1]).read_bytes()[700] == ord("!"):
+            raise ZeroDivisionError("division by zero")
+        return 0
+
+    monkeypatch.setattr(fuzz.cli, "run", run)
+    (outcome,) = fuzz.survey(["audit"], seeds, [7])
+    assert outcome.failed
+    assert outcome.changed == ("hand-written", str(changes[1]))
+    report = fuzz.format_report(["audit"], [fuzz.dataclasses.asdict(outcome), {"peak_mib": 70}])
+    assert "| audit | 1 | 0 | 0 | 0 | 1 |" in report
+    assert "FAILED: ZeroDivisionError" in report
+
+
+def test_what_is_a_failure():
+    assert fuzz._describe(0, "") == fuzz._describe(1, "FAIL\n") == "done"
+    assert fuzz._describe(2, "Error: no file\n") == "refused"
+    assert fuzz._describe(2, "Error: LiteRT was killed by SIGSEGV\n") == "crashed in the child process"
+    for status, text in (
+        (2, "Error: a\nb\n"),
+        (70, "Error: unexpected\n"),
+        (2, ""),
+        (0, "Traceback"),
+        (130, "Error: x\n"),
+    ):
+        assert fuzz._describe(status, text).startswith("FAILED")
+
+
+def test_an_empty_batch_has_no_share_of_idle_channels(tmp_path):
+    """Two convolutions of no images: neither has MACs, and the first has an odd number of channels."""
+    shapes = {"image": [0, 8, 8, 4], "odd": [0, 8, 8, 5], "out": [0, 8, 8, 8], "a": [5, 1, 1, 4], "b": [8, 1, 1, 5]}
+    tensors = [tensor(name, shape, data=1 if len(name) == 1 else None) for name, shape in shapes.items()]
+    strides = {"strideW": 1, "strideH": 1}
+    operators = [operator("CONV_2D", [at, 3 + at, -1], [1 + at], "Conv2DOptions", **strides) for at in (0, 1)]
+    path = write(tmp_path / "net.tflite", tensors, operators, outputs=[2])
+    assert fuzz.run_command("audit", path, 0, as_json=True).kind == "done"
 
 
 def chain_of(count):

@@ -125,7 +125,7 @@ def find_unaligned_channels(network: FindingsNetwork) -> Iterator[Finding]:
         weights = costs.count_kernel_weights(layer) // layer.output_channels * missing
         macs = (count_macs(layer) or 0) // layer.output_channels * missing
         padding += costs.weights_cost(layer, weights, layer.use_bias * missing, macs)
-    if unaligned:
+    if padding.macs:  # a map of no elements needs none
         noun = "convolutions have a number" if len(unaligned) > 1 else "convolution has a number"
         yield make_finding(
             "unaligned-channels",
