@@ -250,10 +250,14 @@ def _own_models_table() -> str:
 
 def _claims_table() -> str:
     from keras_nin.claims import CLAIMS
-    from keras_nin.formatting import format_markdown_table
+    from keras_nin.formatting import Markdown, format_link, format_markdown_table
 
     rows = [
-        [f"[{claim.source}]({claim.url})" if claim.url else claim.source, claim.text, f"`keras-nin claims {claim.id}`"]
+        [
+            format_link(claim.source, claim.url) if claim.url else claim.source,
+            claim.text,
+            Markdown(f"`keras-nin claims {claim.id}`"),
+        ]
         for claim in CLAIMS.values()
     ]
     return format_markdown_table(("article", "claim", "command"), rows)
@@ -261,7 +265,7 @@ def _claims_table() -> str:
 
 def _downloads_table() -> str:
     from keras_nin.data import Preprocessing
-    from keras_nin.formatting import format_markdown_table
+    from keras_nin.formatting import Markdown, format_link, format_markdown_table
     from keras_nin.models.downloads import DOWNLOADS
 
     columns = ("model", "weights", "publisher", "file", "hash", "arguments", "preprocessing", "top-1", "top-5")
@@ -270,9 +274,9 @@ def _downloads_table() -> str:
             model,
             weights,
             row.publisher,
-            f"[{row.file_name}]({row.url})",
+            format_link(row.file_name, row.url),
             f"{row.algorithm.upper().replace('SHA', 'SHA-')} {row.hash}",
-            ", ".join(f"`{name}={value}`" for name, value in row.arguments.items()) or "-",
+            Markdown(", ".join(f"`{name}={value}`" for name, value in row.arguments.items()) or "-"),
             str(Preprocessing.from_json(row.preprocessing)),
             f"{row.top1:g}%",
             f"{row.top5:g}%",
