@@ -17,7 +17,7 @@ from keras_nin.tflite.reader import ModelSource, read_model
 from keras_nin.tflite.records import FLOAT_DTYPES, TFLiteTensor
 from keras_nin.tflite.runtime_support import check_not_compiled, check_scales
 
-TensorEntry: TypeAlias = tuple[int, Sequence[int]]  # index and shape of an input or output
+TensorEntry: TypeAlias = tuple[int, list[int]]  # index and shape of an input or output
 
 
 def open_interpreter(
@@ -32,11 +32,11 @@ def open_interpreter(
         for tensor, shape in shapes.items():
             interpreter.resize_tensor_input(tensor, shape)
         interpreter.allocate_tensors()
-    ends = [  # a name that is not UTF-8 ends in a ValueError here
+    inputs, outputs = (  # a name that is not UTF-8 ends in a ValueError here
         [(int(entry["index"]), [int(size) for size in entry["shape"]]) for entry in details]
         for details in (interpreter.get_input_details(), interpreter.get_output_details())
-    ]
-    return interpreter, *ends, [line for line in log.text.splitlines() if not line.startswith("INFO:")]
+    )
+    return interpreter, inputs, outputs, [line for line in log.text.splitlines() if not line.startswith("INFO:")]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
