@@ -458,7 +458,7 @@ def wait_for(condition, seconds=60):
 
 
 @pytest.mark.parametrize("url", ["ssh://", "ssh://-oProxyCommand=x", "ssh://a b", "ssh://host:x", "ssh://h/path", "ssh://u:p@h",
-                                 "ssh://-l@host"])  # fmt: skip
+                                 "ssh://-l@host", "ssh://$(id)@h", "ssh://h;id", "ssh://h`id`"])  # fmt: skip
 def test_bad_urls(url):
     with pytest.raises(InputError, match=r"^Expected `device` as ssh://\[user@\]host\[:port\]\. Received: "):
         SshDevice(url)

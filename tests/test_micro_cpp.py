@@ -91,7 +91,7 @@ def test_names_from_a_file_and_several_ends_break_nothing(tmp_path):
         writer.tensor("c", (1, 3, 4), "INT32"),
         writer.tensor("d", (2, 4), quantization=micro_stand_in.quantization(1e9, 0)),
     ]
-    writer.write(path, ends, [writer.custom("a\\\nb", [0, 1], [2, 3])], inputs=(0, 1), outputs=(2, 3))
+    writer.write(path, ends, [writer.custom("a\\\nb????/", [0, 1], [2, 3])], inputs=(0, 1), outputs=(2, 3))
     graph = read_model(path)
     write(graph, tmp_path / "net", arena=None, finding=MicroFinding("abort", "it \\\nends\\"))
     text = (tmp_path / "net.h").read_text()
@@ -115,6 +115,13 @@ def test_either_path_means_both(tmp_path, path):
     made = format_c_array(micro(graph), graph, path)
     assert [str(each) for each in made] == ["a/net.cc", "a/net.h"]
     assert made[pathlib.Path("a/net.cc")].startswith('#include "net.h"\n')
+
+
+@pytest.mark.parametrize("path", ['a".h', "a\\b.h", "a\nb.h", "what??.h"])
+def test_a_name_that_no_include_can_hold_is_refused(tmp_path, path):
+    graph = read_model(micro_stand_in.softmax(tmp_path / "net.tflite"))
+    with pytest.raises(InputError, match="without quotes and backslashes"):
+        format_c_array(micro(graph), graph, path)
 
 
 @pytest.mark.parametrize("path", ["net.c", "net.v2", "net.tflite"])
