@@ -19,6 +19,7 @@ from keras_nin.edge.edgetpu import check_edgetpu
 from keras_nin.edge.ethosu import estimate_ethosu
 from keras_nin.edge.micro import measure_micro
 from keras_nin.errors import InputError
+from keras_nin.tflite.isolated import IsolatedRunner
 from keras_nin.tflite.layer_names import KERNEL_OPERATORS, operator_paths
 from keras_nin.tflite.reader import read_model
 from keras_nin.tflite.runner import TFLiteRunner
@@ -250,6 +251,21 @@ def write_svdf(folder, units=3, memory=5):
     operators = [operator("SVDF", [0, 1, 2, 3, 4], [5], "SVDFOptions", rank=1)]
     operators.append(operator("SOFTMAX", [5], [6], "SoftmaxOptions", beta=1.0))
     return write(folder / "net.tflite", tensors, operators)
+
+
+@pytest.mark.parametrize("runner", [TFLiteRunner, IsolatedRunner])
+def test_outputs_of_a_file_with_state_depend_on_their_own_images_alone(tmp_path, runner):
+    images = np.float32([[1, 2, 3, 4], [5, 0, 0, 0], [1, 2, 3, 4]])
+    tensors = [
+        tensor("x", (1, 4), "FLOAT32"),
+        tensor("feature", (1, 4), "FLOAT32", data=1),
+        tensor("time", (1, 5), "FLOAT32", data=1),
+        tensor("state", (1, 5), "FLOAT32", isVariable=True),
+        tensor("y", (1, 1), "FLOAT32"),
+    ]
+    path = write(tmp_path / "sum.tflite", tensors, [operator("SVDF", [0, 1, 2, -1, 3], [4], "SVDFOptions", rank=1)])
+    with runner(path) as file:
+        np.testing.assert_array_equal(file.predict(images).ravel(), images.sum(axis=1))  # not a sum over images
 
 
 def test_a_file_with_state_runs_in_the_interpreter_and_so_does_each_of_its_operators(tmp_path):

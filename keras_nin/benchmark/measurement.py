@@ -416,9 +416,8 @@ def _build_profile(
 def _profile_notes(model: TFLiteModel, result: ModelResult, delegate: str | None) -> Iterator[str]:
     if delegate:
         yield f"delegate {delegate}: only whole runs are timed"
-    variables = sum(tensor.is_variable for subgraph in model.subgraphs for tensor in subgraph.tensors)
-    if variables:
-        yield f"it keeps values from run to run, in {format_count(variables, 'variable tensor')}"
+    if model.variables:
+        yield f"it keeps values from run to run, in {format_count(model.variables, 'variable tensor')}"
     if result["unavailable"]:
         yield result["unavailable"]
     if len(model.signatures) > 1 and result["api"] == "compiled_model":

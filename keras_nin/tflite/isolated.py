@@ -63,6 +63,7 @@ class IsolatedRunner(TFLiteRunner):
             "shapes": list(shapes.items()),
             "keep_tensors": keep_tensors,
             "reference": reference_kernels,
+            "keeps_state": bool(self.model.variables),
         }
         command, environment = python_command(__name__)
         process = JsonProcess(command, job=job, keeps_stdin=True, env=environment, pass_fds=[self._shared])
@@ -159,14 +160,14 @@ def main() -> int:
             interpreter, inputs, outputs, log = open_interpreter(content, job["threads"], shapes, **flags)
         write({"inputs": inputs, "outputs": outputs, "log": log})
         for line in sys.stdin:
-            write({"runs": _run_request(interpreter, descriptor, json.loads(line), seconds)})
+            write({"runs": _run_request(interpreter, descriptor, json.loads(line), seconds, job["keeps_state"])})
     except (RuntimeError, ValueError, MemoryError) as error:
         write({"error": first_line(error) if str(error).strip() else "it failed, perhaps for lack of memory"})
     return 0
 
 
 def _run_request(
-    interpreter: Any, descriptor: int, request: dict[str, Any], seconds: float
+    interpreter: Any, descriptor: int, request: dict[str, Any], seconds: float, keeps_state: bool
 ) -> list[list[tuple[int, tuple[int, ...], str]]]:
     """Run a file some times; return the arguments of `_read_array` for each output of each run."""
     position, arrays = 0, []
@@ -178,6 +179,8 @@ def _run_request(
         with time_limit(seconds):
             for entry, array in zip(request["inputs"], arrays, strict=True):
                 interpreter.set_tensor(entry["tensor"], array[number])
+            if keeps_state:
+                interpreter.reset_all_variables()
             interpreter.invoke()
             values = [np.ascontiguousarray(interpreter.get_tensor(index)) for index in request["outputs"]]
         described = []

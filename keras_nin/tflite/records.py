@@ -202,6 +202,11 @@ class TFLiteModel:
         """The subgraph that a plain invocation runs."""
         return self.subgraphs[0]
 
+    @property
+    def variables(self) -> int:
+        """Number of tensors that keep their values from run to run, as those of SVDF and LSTM do."""
+        return sum(tensor.is_variable for subgraph in self.subgraphs for tensor in subgraph.tensors)
+
     @functools.cached_property
     def batch(self) -> int:
         """Samples that a run takes: the size of the first axis that all inputs and outputs share, otherwise 1."""

@@ -54,7 +54,8 @@ class IODetails:
 class TFLiteRunner:
     """A .tflite file, ready to run on this machine's processor.
 
-    A dynamic or other batch dimension is resized to `batch`, and images run so many at a time.
+    A dynamic or other batch dimension is resized to `batch`, and images run so many at a time. What the file keeps in
+    variable tensors is reset before each run, so that an output depends on its own images alone.
 
     Args:
         source, threads: path of the file, its content, or the `TFLiteModel` that was read of it; number of threads.
@@ -233,6 +234,8 @@ class TFLiteRunner:
         with self._runtime_errors():
             for tensor, array in zip(self.model.main.inputs, arrays, strict=True):
                 self._interpreter.set_tensor(tensor, array)
+            if self.model.variables:
+                self._interpreter.reset_all_variables()
             self._interpreter.invoke()
             return [self._interpreter.get_tensor(index) for index in tensors]
 

@@ -99,13 +99,18 @@ def _start_micro(job: RuntimeJob, report: "Report") -> "tuple[Run, Callable[[], 
     except ImportError as error:
         report({"not_loaded": str(error)})
         raise RuntimeError("tflite-micro does not load") from None
+    from keras_nin.tflite.reader import read_model
+
     report({"package": tflite_micro.__version__})
     with open(job.file, "rb") as file:
         content = file.read()
     report({"phase": "set up"})
     interpreter = runtime.Interpreter.from_bytes(content, arena_size=job.arena)
+    keeps_state = bool(read_model(content).variables)
 
     def run(sample: "Sequence[np.ndarray]") -> "list[np.ndarray]":
+        if keeps_state:
+            interpreter.reset()
         for index, array in enumerate(sample):
             interpreter.set_input(array, index)
         interpreter.invoke()
