@@ -14,6 +14,7 @@ from keras_nin.benchmark import comparison, layer_times
 from keras_nin.edge.ethosu.records import EthosURefusal, EthosUResult
 from keras_nin.errors import InputError
 from keras_nin.export.parity import Parity, ParityCheck
+from keras_nin.report.accuracy import check_table
 from keras_nin.report.documents import CalibrationDocument, ExportDocument, NamedAudit, RatiosDocument
 from keras_nin.report.html.comparison import compare_files, group_by_file, parse_report_limits
 from keras_nin.report.html.page import render_page
@@ -306,3 +307,11 @@ def test_bars_of_very_different_files_have_scales_of_their_own():
     assert chart.is_relative
     assert [sum(segment.width for segment in bar.segments) for bar in chart.bars] == pytest.approx([1, 1])
     assert [segment.style.key for segment in chart.bars[1].segments] == ["other"]
+
+
+def test_a_check_that_this_version_does_not_know():
+    check = ParityCheck("<b>of another version", 1.0, 2.0, True)
+    record = export_record(parity=dataclasses.replace(parity(), checks=(check,)))
+    assert check_table(record.parity).rows[0][0] == "<b>of another version"
+    whole = [NamedAudit("small_int8.tflite", report_profiles.audit(), SHA, 1000), record]
+    assert "&lt;b&gt;of another version" in render_page(whole)

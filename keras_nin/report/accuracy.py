@@ -169,7 +169,8 @@ def check_table(parity: "Parity") -> Table:
     records = [
         {
             "row": check,
-            "name": ("" if check.output is None else f"output {check.output!r}: ") + _CHECK_NAMES[check.name],
+            "name": ("" if check.output is None else f"output {check.output!r}: ")
+            + _CHECK_NAMES.get(check.name, check.name),  # a record may have others
         }
         for check in parity.checks
     ]
