@@ -58,7 +58,7 @@ def _join_processes() -> None:
     address = os.environ.get("KERAS_DISTRIBUTION_JOB_ADDRESSES")
     if address is None:
         return
-    import jax
+    import jax  # pyright: ignore[reportMissingImports]
 
     if not jax.distributed.is_initialized():
         counts = [os.environ.get(f"KERAS_DISTRIBUTION_{name}") for name in ("NUM_PROCESSES", "PROCESS_ID")]
@@ -126,7 +126,7 @@ def process_share() -> tuple[int, int]:
         return resolver.task_id + has_chief, sum(map(len, tasks.values()))
     if keras.backend.backend() != "jax" or keras.distribution.distribution() is None:
         return 0, 1
-    import jax
+    import jax  # pyright: ignore[reportMissingImports]
 
     return jax.process_index(), jax.process_count()
 
@@ -148,7 +148,7 @@ def synchronize(name: str) -> None:
 
         tf.function(lambda: strategy.run(add))()
     elif process_share()[1] > 1:
-        from jax.experimental import multihost_utils
+        from jax.experimental import multihost_utils  # pyright: ignore[reportMissingImports]
 
         multihost_utils.sync_global_devices(name)
 
@@ -206,7 +206,7 @@ def prepared_backend() -> Iterator[None]:
         else:
             stack.enter_context(without_tensorflow())
         if backend == "torch":
-            import torch
+            import torch  # pyright: ignore[reportMissingImports]
 
             stack.callback(torch.use_deterministic_algorithms, torch.are_deterministic_algorithms_enabled())
             torch.use_deterministic_algorithms(True, warn_only=True)
