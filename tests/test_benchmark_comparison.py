@@ -207,12 +207,12 @@ def with_median(document, value):
         (lambda document: document | {"host": None}, "for host"),
         (lambda document: with_median(document, 0), "above 0"),
         (lambda document: with_median(document, "fast"), "LatencyStatistics.median"),
-        (lambda document: with_median(document, math.nan), "LatencyStatistics.median"),
+        (lambda document: with_median(document, math.nan), "not a finite number: NaN"),
     ],
 )
 def test_a_file_that_is_no_benchmark_is_refused_in_one_line(tmp_path, change, problem):
     path = written(tmp_path / "a.json", change(as_document(benchmark(profile()))))
-    with pytest.raises(InputError, match="JSON file of `keras-nin benchmark`") as caught:
+    with pytest.raises(InputError, match="JSON file") as caught:
         comparison.read_benchmark(path)
     assert "\n" not in str(caught.value)
     assert problem in str(caught.value)

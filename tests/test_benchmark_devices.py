@@ -201,6 +201,7 @@ def test_a_path_with_spaces_and_quotes(use, network, interpreter):
 
 
 @needs_a_server
+@pytest.mark.slow
 def test_a_file_that_does_not_run(server, use, tmp_path):
     path = tmp_path / "no network.tflite"
     path.write_bytes(b"garbage")

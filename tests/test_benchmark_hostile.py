@@ -126,6 +126,7 @@ def scale(step=0.5):
     return writer._record("QuantizationParameters", scale=[step], zeroPoint=[0])
 
 
+@pytest.mark.slow
 def test_damaged_files_are_measured_or_refused(seed, tmp_path, monkeypatch):
     """Some of those that tools/fuzz_tflite.py makes by the hundred."""
     monkeypatch.chdir(tmp_path)

@@ -197,7 +197,7 @@ def test_progress_is_reported_twice_a_second(monkeypatch):
 
 def test_no_file_may_take_more_memory_than_is_free():
     """In a process of its own: the limit stays."""
-    code = f"from {RUNNER_MODULE} import _limit_memory; _limit_memory(); import numpy; numpy.ones(1 << 44)"
+    code = "from keras_nin.child_runtime import limit_memory; limit_memory(); import numpy; numpy.ones(1 << 44)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert "MemoryError" in done.stderr

@@ -129,6 +129,7 @@ def test_a_model_is_exported_first_and_nothing_is_left(cli):
     assert list(pathlib.Path.cwd().iterdir()) == []
 
 
+@pytest.mark.slow
 def test_an_export_with_integer_ends_is_mapped_whole(cli, exported):
     total = cli("edgetpu", exported("nin_digits"), "--require", "full", "--json").json["total"]
     assert total["mapped"] == total["operators"] == 13

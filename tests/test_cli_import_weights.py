@@ -104,6 +104,7 @@ def test_wrong_words(words, message, digits, tmp_path, monkeypatch, capsys):
     assert not (tmp_path / "o.weights.h5").exists()
 
 
+@pytest.mark.slow
 def test_a_network_of_keras_applications(tmp_path, capsys):
     """A model without a table takes its own layers' names."""
     import keras

@@ -65,6 +65,7 @@ def test_calibration_and_test_data_are_each_used_whole(cli, own):
     assert (mixed.status, "Every test image of 'a.npz' was used for calibration" in mixed.err) == (2, True)
 
 
+@pytest.mark.slow
 def test_one_source_is_split_and_the_split_is_printed(cli, own):
     split = "Split: every fifth of the 40 images of a.npz is for calibration (8), the others test (32)."
     ran = cli("export", "net.keras", "--data", "./a.npz", "--calibration", "a.npz", *INT8)
@@ -236,6 +237,7 @@ def test_pixels_that_are_divided_in_the_graph():
         assert keras_nin_scaling(keras.Model(image, kl.Conv2D(3, 1)(scaled))).preset == "raw"
 
 
+@pytest.mark.slow
 def test_arrays_as_they_are(cli, own):
     with np.load("a.npz") as file:
         floats, labels = file["images"] / np.float32(255), file["labels"]

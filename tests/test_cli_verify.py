@@ -87,6 +87,7 @@ def test_a_file_with_one_wrong_weight_or_another_models_weights(cli, file):
     assert "Note: The file was made from other weights (digits) than random (seed 0)." in ran.err
 
 
+@pytest.mark.slow
 def test_a_record_with_another_preprocessing(cli, file):
     edit(file, preprocessing={"mode": "raw", "mean": None, "std": None, "crop_fraction": 1.0})
     words = ("verify", "nin_digits", file, "--test-count", 10)

@@ -133,6 +133,7 @@ def test_workers_and_partial_results_change_no_figure(cli, file, photos, tmp_pat
     assert cli(*words, "--partial", "part.jsonl").json["speed"]["runs"] == IMAGES
 
 
+@pytest.mark.slow
 def test_partial_results_of_something_else_are_refused(cli, file, photos, tmp_path):
     random = np.random.default_rng(0)
     images, labels = random.integers(0, 256, (40, 8, 8, 1), np.uint8), np.arange(40) % 10

@@ -54,7 +54,7 @@ def content(network, scheme):
 # Right files
 
 
-@pytest.mark.parametrize("name", by_tier(ALL, default=("digits",)))
+@pytest.mark.parametrize("name", by_tier(ALL))
 def test_right_files_pass_with_room(export_network, name):
     network = export_network(name)
     schemes = [scheme for scheme in network.files if scheme in (*POST_TRAINING, "int8 uint8")]
@@ -68,6 +68,7 @@ def test_right_files_pass_with_room(export_network, name):
         assert ("max_abs_diff_lsb" in room) == (scheme == "float32")
 
 
+@pytest.mark.slow
 def test_every_kernel_is_compared(export_network):
     for name in ALL:
         network = export_network(name)

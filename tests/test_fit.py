@@ -9,6 +9,7 @@ import tflite_writer as writer
 import vela_stand_in
 
 from keras_nin import benchmark
+from keras_nin.edge.edgetpu import check_edgetpu
 from keras_nin.edge.ethosu import EthosUResult, estimate, vela
 from keras_nin.edge.fit import (
     FileFit,
@@ -63,6 +64,8 @@ def test_every_target_answers_with_its_figures(tmp_path, monkeypatch):
     assert round(first.ethosu.us) == 132
     assert first.ethosu.sram_bytes == 8256
     assert (second.edgetpu.mapped, second.edgetpu.operators, second.edgetpu.why) == (1, 1, None)
+    verdicts = [check_edgetpu(path) for path in (network, tmp_path / "softmax.tflite")]
+    assert [file.edgetpu.uncertain for file in found.results] == [verdict.uncertain for verdict in verdicts]
     assert (second.micro.arena_bytes, second.micro.bit_exact) == (1328, True)
     assert second.cpu.median_us > 0
     assert second.cpu.runs > 0
@@ -161,6 +164,13 @@ def test_tables_are_at_most_120_columns_wide(count):
     assert tables.count("parameters") == 2 * -(-count // report.MAX_FILES)  # of the file, and on the Edge TPU
     for each in files:
         assert each.file.removesuffix(".tflite") in text
+
+
+def test_uncertain_verdicts_are_counted():
+    certain = made.file_fit()
+    doubtful = made.file_fit(edgetpu=dataclasses.replace(certain.edgetpu, uncertain=3))
+    line = "uncertain: 3 of 13 operators, see keras-nin edgetpu"
+    assert [line in report.format_fit(made.fit(file)) for file in (certain, doubtful)] == [False, True]
 
 
 def test_a_table_has_what_was_asked_and_is_known_alone():

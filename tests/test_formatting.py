@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keras_nin.formatting import (
@@ -55,6 +55,7 @@ def test_an_ordinary_name_stays(name):
     assert escape_unprintable(name) == printable(name) == name
 
 
+@settings(max_examples=30)
 @given(
     st.one_of(st.text(), st.text(st.sampled_from("a|\x1b\n\r\t\u200d\u202e\u2028\ud800\x9b👩卷"))), st.integers(1, 30)
 )

@@ -183,6 +183,7 @@ def test_a_file_with_the_name_of_a_module_does_not_replace_it(tmp_path, monkeypa
     assert sys.modules["keras"] is keras
 
 
+@pytest.mark.slow
 def test_subclassed_models_in_python(mine):
     image = np.random.default_rng(0).random((2, 9, 9, 3), np.float32)
     net = mine.Net(name="net")

@@ -152,6 +152,7 @@ def test_a_sweep_shows_every_ratio():
     assert not empty.legends
 
 
+@pytest.mark.slow
 def test_a_legend_covers_neither_points_nor_text():
     ratios = [KernelRatio(point(kernel=kernel), kernel**2, time, time) for kernel, time in ((3, 8.0), (5, 24.0))]
     sweep = sweeps.plot_layer_sweep(

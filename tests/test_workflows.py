@@ -128,6 +128,7 @@ def test_a_result_in_a_notebook(small, digits, tmp_path):
         result["int4"]
 
 
+@pytest.mark.slow
 def test_every_way_to_export_gives_the_same_bytes(tmp_path):
     options = {"weights": "random", "calibration": "digits", "calibration_count": 12}
     exported = keras_nin.export_model("convnet_pointwise_head", "int8", test="digits", test_count=2, runs=1, **options)

@@ -77,6 +77,7 @@ class EdgeTPUFigures:
         failure, fix: the compiler's message where it rejects the file, and how to get it compiled.
         why: the reason for the failure, or the blocking operators; None where all operators are mapped.
         parameters: where those of the mapped operators are kept.
+        uncertain: number of operators whose verdict no compiler's result shows.
     """
 
     compiles: bool
@@ -87,6 +88,7 @@ class EdgeTPUFigures:
     operators: int
     parameter_bytes: int
     parameters: str
+    uncertain: int = 0
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from keras_nin.formatting import format_bytes, format_percent, format_us
 
 COMMANDS = ("audit", "export", "verify", "benchmark", "edgetpu", "ethosu", "micro", "fit", "report")
 EXPECTED = tomllib.loads(pathlib.Path(__file__).with_name("expected.toml").read_text())
-QUICK = {"audio"}  # also in the default tier, but for the commands that need an extra
 EXTRAS = {"ethosu", "micro", "report"}
 LARGE = {"nested_mobilenet", "mobilenet_96"}  # almost half of the time of all; small nested models are tested elsewhere
 # The extras are wide: files with the operators of other networks, and one whose 251 operators take longest.
@@ -22,7 +21,7 @@ def marks_of(name, command=None):
     """Return the pytest marks of a case."""
     if name in LARGE or (name in FEW_COMMANDS and command in EXTRAS):
         return WIDE
-    return () if name in QUICK and command not in EXTRAS else pytest.mark.slow
+    return pytest.mark.slow
 
 
 def describe(command, model):
