@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from keras import layers as kl
 from tflite_writer import operator, tensor, write
-from tiers import by_tier
+from tiers import WIDE, by_tier
 
 from keras_nin import export, layers
 from keras_nin.audit import audit_model, compare_models
@@ -255,8 +255,9 @@ def test_the_file_of_another_network_does_not_pass(build, exported):
         "nin_digits",
         *(
             pytest.param(name, marks=pytest.mark.slow)
-            for name in ("convnet_linear_head", "convnet_pointwise_head", "deepphys_softconv", "squeezenet_cifar10")
+            for name in ("convnet_linear_head", "convnet_pointwise_head", "deepphys_softconv")
         ),
+        pytest.param("squeezenet_cifar10", marks=WIDE),
     ],
 )
 def test_files_of_the_zoo_have_the_macs_and_roles_of_their_model(name, build, exported, tmp_path):

@@ -5,6 +5,7 @@ import functools
 
 import numpy as np
 import pytest
+from tiers import by_tier
 
 from keras_nin import claims, data, models
 from keras_nin.claims import convnet, networks
@@ -69,8 +70,9 @@ def test_a_sigmoid_is_trained_with_one_question_a_class():
     )
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("activation", networks.CLASSIFIER_ACTIVATIONS)
+@pytest.mark.parametrize(
+    "activation", by_tier(networks.CLASSIFIER_ACTIVATIONS, wide=networks.CLASSIFIER_ACTIVATIONS[1:])
+)
 def test_it_learns(activation, few):
     given = claims.ClaimTraining(data=few, epochs=25, seeds=1, activation=activation)
     build = functools.partial(models.build_model, "convnet_linear_head", classifier_activation=activation)
@@ -127,6 +129,7 @@ def test_trained_claims(id, activation, seeds, few):
 
 
 @pytest.mark.external
+@pytest.mark.wide
 def test_mnist(external_data, tmp_path):
     with np.load(external_data / "images" / "mnist_test.npz") as archive:
         pictures, labels = (archive[key] for key in archive.files)

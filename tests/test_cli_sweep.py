@@ -113,6 +113,7 @@ def test_bad_input_is_refused_before_keras_starts():
 
 
 @pytest.mark.slow
+@pytest.mark.wide
 def test_an_interrupt_keeps_what_was_measured(cli, tmp_path):
     words = ["sweep", "--size", "4,5", "--cin", "8", "--cout", "8", "--kernel", "1"]
     environment = os.environ | {"PYTHONPATH": str(pathlib.Path(__file__).parents[1])}

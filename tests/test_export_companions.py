@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 import subprocess
 import sys
 
@@ -104,7 +105,7 @@ def check(files, images, folder):
         _, height, width, channels = runner.model.main.tensors[runner.model.main.inputs[0]].shape
         for image in images:
             key = f"{path.with_suffix('.py')} {image}"
-            prepared = preprocessing.apply([decode_image(image)], (height, width), channels)
+            prepared = preprocessing.apply([decode_image(pathlib.Path(image))], (height, width), channels)
             np.testing.assert_array_equal(inputs[key], encoded(runner, prepared), err_msg=key)
             scores = runner.predict(prepared)[0]
             best = np.argsort(-scores, kind="stable")[:5]

@@ -253,7 +253,7 @@ def recurrent(*stack, shape=(3, 2)):
     "stack",
     [
         pytest.param(lambda: [kl.LSTM(4, name="lstm")], marks=pytest.mark.wide),
-        lambda: [kl.GRU(4, name="gru"), kl.Dropout(0.1)],
+        pytest.param(lambda: [kl.GRU(4, name="gru"), kl.Dropout(0.1)], marks=pytest.mark.wide),
         lambda: [kl.Bidirectional(kl.LSTM(4, return_sequences=True)), kl.GlobalAveragePooling1D()],
     ],
 )

@@ -82,8 +82,7 @@ def top1_match(model, made, digits):
     return np.mean(outputs.argmax(1) == model.predict(images, verbose=0).argmax(1))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("scheme", ["qat", "pruned", "clustered"])
+@pytest.mark.parametrize("scheme", by_tier(["qat", "pruned", "clustered"], wide=["pruned", "clustered"]))
 def test_the_file_is_integer_and_computes_as_the_trained_model(scheme, model, trained, converted, digits):
     from keras_nin.models import hash_weights
 
@@ -136,7 +135,7 @@ def test_zeros_and_few_values_compress_better(model, digits, converted):
     assert sizes["clustered"] < measure_compression(plain.tflite).gzip_bytes
 
 
-@pytest.mark.parametrize("scheme", by_tier(["qat", "clustered"], wide=["clustered"]))
+@pytest.mark.parametrize("scheme", by_tier(["qat", "clustered"], wide=["qat", "clustered"]))
 def test_the_same_seed_gives_the_same_file_and_another_seed_other_weights(scheme, model, digits, trained, converted):
     calibration = load_calibration(digits, (8, 8, 1), count=20)
     again = convert_optimized(train_for_scheme(model, scheme, digits, **SETTINGS), calibration, original=model)

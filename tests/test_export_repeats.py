@@ -7,6 +7,7 @@ import sys
 
 import keras
 import pytest
+from tiers import by_tier
 
 from keras_nin import data, export, models
 
@@ -18,6 +19,7 @@ def contents(folder):
 
 
 @pytest.mark.slow
+@pytest.mark.wide
 def test_two_exports_of_one_process(tmp_path):
     unit = data.get_preset("unit")
     for folder in ("one", "two"):
@@ -47,8 +49,8 @@ def test_two_processes(tmp_path, digits_export):
     assert contents(tmp_path / "new") == contents(digits_export)
 
 
-@pytest.mark.slow
-def test_exports_and_reports_that_are_killed(tmp_path):
+@pytest.mark.parametrize("command", by_tier(["report", "export"], wide=["export"]))
+def test_a_command_that_is_killed(command, tmp_path):
     """A few of the kills that tools/kill.py does by the dozen."""
-    out = python(ROOT / "tools" / "kill.py", "export", "report", "--kills", "4", "--seed", "7", cwd=tmp_path)
+    out = python(ROOT / "tools" / "kill.py", command, "--kills", "4", "--seed", "7", cwd=tmp_path)
     assert out.endswith('Nothing half-written, nothing stale after the next run, no wrong "up to date".\n')

@@ -137,7 +137,10 @@ def test_a_subclassed_model_is_exported_and_audited_layer_by_layer(cli, mine):
     assert {"stem", "stage/first/conv", "stage/second/skip", "head"} <= layers
     assert record["options"]["imports"] == ["my_layers"]
     forget()
-    again = cli("export", "--from", "exported/net_int8.json", "--out", "again", "--runs", 1)
+    words = ["export", "--from", "exported/net_int8.json", "--out", "again", "--runs", 1]
+    refused = cli(*words)
+    assert (refused.status, "names Python code to run: 'my_layers'" in refused.err) == (2, True)
+    again = cli(*words, "--import", "my_layers")
     assert again.out.startswith("Reproduced: ")
     verified = cli("verify", "net.keras", "exported/net_int8.tflite", "--import", "my_layers.py", "--data", "random")
     assert verified.status == 0

@@ -81,7 +81,10 @@ def test_a_model_that_is_no_graph():
         models.initialize_he(keras.Sequential([kl.Dense(2)]))
 
 
-@pytest.mark.parametrize("name", by_tier(["MobileNet", "MobileNetV3Small"], wide=["MobileNetV3Small"]))
+APPLICATIONS = ("MobileNet", "MobileNetV3Small")  # of the twenty of benchmarks/applications.py
+
+
+@pytest.mark.parametrize("name", by_tier(APPLICATIONS, wide=APPLICATIONS))
 def test_networks_of_keras_applications_pass_in_float32_and_int8(name):
     """Two rows of the table in docs/guides/he_weights.md, on smaller images."""
     spec = importlib.util.spec_from_file_location("applications", SCRIPT)

@@ -78,7 +78,11 @@ def test_a_model_is_as_declared(name, build):
 
 @pytest.mark.parametrize(
     "name",
-    by_tier(NAMES, default=("nin_digits", "conv3x3_3to2"), wide=("inception_v3", "googlenet", "googlenet_bn")),
+    by_tier(
+        NAMES,
+        default=("nin_digits", "conv3x3_3to2"),
+        wide=("inception_v3", "googlenet", "googlenet_bn", "googlenet_cifar10"),
+    ),
 )
 def test_save_and_load(name, build, tmp_path):
     model = build(name)

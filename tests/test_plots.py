@@ -214,6 +214,7 @@ def test_the_soft_mask_is_shown_from_photograph_to_mask(soft_mask):
 
 
 @pytest.mark.slow
+@pytest.mark.wide
 def test_a_mask_that_is_trained_by_a_pulse_finds_the_skin():
     trained = claims.compute_soft_mask(train=True)
     assert trained.skin_auc > 0.9

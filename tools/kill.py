@@ -321,8 +321,9 @@ def _is_temporary(name):
 
 
 def _temporaries():
-    """Return what is in the temporary folder, but for what TensorFlow leaves in a fork alone."""
-    return [name for name in os.listdir(tempfile.gettempdir()) if not name.startswith("__autograph_generated_file")]
+    """Return what is in the temporary folder, but for what TensorFlow leaves in a fork alone, and its bytecode."""
+    left = os.listdir(tempfile.gettempdir())
+    return [name for name in left if not name.startswith("__autograph_generated_file") and name != "__pycache__"]
 
 
 def _state():

@@ -12,7 +12,7 @@ from keras_nin.formatting import format_bytes, format_percent, format_us
 COMMANDS = ("audit", "export", "verify", "benchmark", "edgetpu", "ethosu", "micro", "fit", "report")
 EXPECTED = tomllib.loads(pathlib.Path(__file__).with_name("expected.toml").read_text())
 EXTRAS = {"ethosu", "micro", "report"}
-LARGE = {"nested_mobilenet", "mobilenet_96"}  # almost half of the time of all; small nested models are tested elsewhere
+LARGE = {"nested_mobilenet", "mobilenet_96", "recurrent"}  # most of the time of all; their parts are tested elsewhere
 # The extras are wide: files with the operators of other networks, and one whose 251 operators take longest.
 FEW_COMMANDS = {"augmented_cnn", "regression", "subclassed", "custom_layers", "recurrent"}
 
