@@ -216,12 +216,17 @@ def test_what_comes_after_an_uncertain_cut_is_uncertain(tmp_path):
     assert confidence == [Confidence.OBSERVED, Confidence.DOCUMENTED, Confidence.DEPENDENT]
 
 
+def test_what_one_author_knows_may_be_left_out(tmp_path):
+    path = write(tmp_path / "net.tflite", *unary("TILE", [1, 1, 1, 1], [1, 33, 33, 1]))
+    assert [check_edgetpu(path, without=names).mapped for names in ((), ["elsewhere"], "elsewhere")] == [1, 0, 0]
+
+
 def test_a_large_map_is_a_doubt(tmp_path):
     """One of 16,777,216 elements did not compile, one of 25,165,824 did."""
     for elements, certain in ((1 << 24, False), ((1 << 24) - 1, True)):
         made, operators = unary("LOGISTIC", [1, elements, 1, 1], [1, elements, 1, 1])
         path = write(tmp_path / "net.tflite", made, operators)
-        verdict = check_edgetpu(path, without=())
+        verdict = check_edgetpu(path)
         assert (verdict.compiles, verdict.mapped) == (True, 1)
         assert ("a map of" in verdict.operators[0].evidence) != certain
 

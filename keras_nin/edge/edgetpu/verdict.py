@@ -37,14 +37,14 @@ USUAL_PARAMETER_MEMORY = int(6.9 * _MIB)
 
 
 def check_edgetpu(
-    file: ModelSource, *, multiple_subgraphs: bool = False, without: Collection[str] = ()
+    file: ModelSource, *, multiple_subgraphs: bool = False, without: str | Collection[str] = ()
 ) -> EdgeTPUResult:
     """Predict what the last Edge TPU compiler (16.0) does with a .tflite file, operator by operator.
 
     Args:
         file: path or record of the .tflite file; an export record beside it names the layers.
         multiple_subgraphs: whether more than one subgraph may be mapped, as with the compiler's option ``-a``.
-        without: authors or repositories whose files count for nothing, to test the verdict on files it does not know.
+        without: author or repository, or several, whose files count for nothing, to test the verdict on new ones.
 
     Raises:
         InputError: the file cannot be read, is not a valid .tflite file, has no operators, or is already compiled.
@@ -54,7 +54,7 @@ def check_edgetpu(
     if not operators:
         raise InputError(f"{model.source} has no operators", path=model.path)
     check_not_compiled(model)
-    evidence = fit_evidence(frozenset(without))
+    evidence = fit_evidence(frozenset([without] if isinstance(without, str) else without))
     kept, repeats = drop_repeats(operators)
     removed = evidence.confirmed(rules.REPEATED)
     if not removed.files:
