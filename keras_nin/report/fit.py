@@ -92,7 +92,7 @@ def _file_reasons(file: FileFit, settings: FitSettings) -> Iterator[tuple[str, s
         yield TARGET_TITLES[EDGETPU], f"does not compile: {figures.failure}: {figures.why}{fix}"
     elif figures is not None and figures.why:
         yield TARGET_TITLES[EDGETPU], f"on the CPU: {figures.why}"
-    if figures is not None and figures.uncertain:
+    if figures is not None and figures.compiles and figures.uncertain:
         count = format_count(figures.operators, "operator")
         yield TARGET_TITLES[EDGETPU], f"uncertain: {figures.uncertain:,} of {count}, see keras-nin edgetpu"
     for missing in file.missing:
