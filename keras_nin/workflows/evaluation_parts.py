@@ -302,13 +302,13 @@ def _send_next(process: JsonProcess, batches: Iterator[tuple[int, IndexSequence]
 
 
 class PartialResults:
-    """A file with the parts of an evaluation that are done, one JSON document per line after a line of what it is of.
+    """A file with the finished batches of an evaluation, one per line as JSON; its first line names the evaluation.
 
-    A part that a killed process left incomplete is dropped. While the block runs, no other process can use the file.
+    A batch that a killed process left incomplete is dropped. While the block runs, no other process can use the file.
 
     Args:
         path: of the file, made where there is none.
-        identity: what the evaluation is of: the file's hash, the images, how they are prepared and scored.
+        identity: names the evaluation: hash of the file, images, preprocessing, and how the outputs are scored.
 
     Raises:
         InputError: a file of something else, of another evaluation, or in use.
