@@ -173,10 +173,10 @@ def find_wrong(truth, verdict):
     return wrong
 
 
-def calibration_table(judged):
-    """Return how many operators of each confidence are placed rightly; `judged`: pairs of `Truth` and verdict."""
+def calibration_table(pairs):
+    """Return how many operators of each confidence are placed rightly; `pairs`: pairs of `Truth` and verdict."""
     counts, right = Counter(), Counter()
-    for truth, verdict in judged:
+    for truth, verdict in pairs:
         wrong = find_wrong(truth, verdict)
         for operator in verdict.operators:
             counts[operator.confidence] += 1
@@ -188,10 +188,10 @@ def calibration_table(judged):
     return format_markdown_table(columns, sorted(rows, key=lambda row: -int(row[1])), right=columns[1:])
 
 
-def operator_table(judged):
+def operator_table(pairs):
     """Return how many operators of each type are placed rightly, the types with mistakes first."""
     counts, wrong = Counter(), Counter()
-    for truth, verdict in judged:
+    for truth, verdict in pairs:
         mistakes = find_wrong(truth, verdict)
         for operator in verdict.operators:
             counts[operator.op] += 1
@@ -204,10 +204,10 @@ def operator_table(judged):
     return format_markdown_table(columns, rows, right=columns[1:])
 
 
-def mistakes_table(judged):
+def mistakes_table(pairs):
     """Return the operators whose number on the CPU differs, by author."""
     predicted, found, seen = Counter(), Counter(), defaultdict(set)
-    for truth, verdict in judged:
+    for truth, verdict in pairs:
         on_cpu = verdict.count_cpu_operators()
         for op in on_cpu | truth.on_cpu:
             if on_cpu[op] != truth.on_cpu[op]:
@@ -292,7 +292,7 @@ def main(*folders):
     left_out, _, blind = evaluate(truths, lambda truth: (truth.author,))
     alone, _, _ = evaluate(truths, lambda truth: (truth.author, ELSEWHERE))
     by_repository, _, _ = evaluate(truths, lambda truth: (truth.repository,))
-    judged = list(zip(truths, blind, strict=True))
+    pairs = list(zip(truths, blind, strict=True))
     print(f"{len(truths)} files of {len(repositories)} repositories by {len(authors)} authors.\n")
     rows = [
         ["each author left out", *total(left_out).cells()],
@@ -303,15 +303,15 @@ def main(*folders):
     ]
     print(format_markdown_table(("", *COLUMNS), rows, right=COLUMNS))
     print("\nEach author left out, by the confidence of the verdict on each operator:\n")
-    print(calibration_table(judged))
+    print(calibration_table(pairs))
     print("\nBy author:\n")
     columns = ("author", *(f"{name}{suffix}" for suffix in (" (left out)", "") for name in COLUMNS[:3]))
     rows = [[name, *left_out[name].cells()[:3], *everything[name].cells()[:3]] for name in sorted(everything)]
     print(format_markdown_table(columns, rows, right=columns[1:]))
     print("\nBy operator, each author left out:\n")
-    print(operator_table(judged))
+    print(operator_table(pairs))
     print("\nWrong where the author is left out:\n")
-    print(mistakes_table(judged))
+    print(mistakes_table(pairs))
     print(f"\nWrong with all evidence: {len(lines)}\n")
     print("\n".join(f"- {line}" for line in lines) or "None.")
 

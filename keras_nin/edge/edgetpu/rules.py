@@ -78,13 +78,13 @@ class OperatorRule:
     fix: str
     source: RuleSource
 
-    def judge(self, operator: BoundOperator, evidence: Evidence) -> Finding | None:
+    def check(self, operator: BoundOperator, evidence: Evidence) -> Finding | None:
         """Return the refusal of one of its operators, or the doubt about one that is accepted; None for neither."""
         if self.violation:
             violation = self.violation(operator)
-            return self._judge_violation(violation, evidence) if violation else None
+            return self._check_violation(violation, evidence) if violation else None
         size = self.size(operator) if self.size else None
-        return None if size is None else self._judge_size(size, evidence)
+        return None if size is None else self._check_size(size, evidence)
 
     def applies(self, evidence: Evidence) -> bool:
         """Return whether the evidence leaves the rule in force."""
@@ -102,14 +102,14 @@ class OperatorRule:
         documented = f"; documented: {self.documented:,}" if self.documented else ""
         return f"{self.unit}: {bound}{documented}" + (f"; on the CPU in {seen}" if seen.files else "")
 
-    def _judge_violation(self, violation: str, evidence: Evidence) -> Finding | None:
+    def _check_violation(self, violation: str, evidence: Evidence) -> Finding | None:
         why, seen = f"{violation}: {self.limit}", evidence.confirmed(self.name)
         if self.applies(evidence):
             confidence = Confidence.OBSERVED if seen.files else Confidence.DOCUMENTED
             return Finding(self, why, confidence, f"on the CPU in {seen}" if seen.files else NEVER_OBSERVED, seen)
         return None if evidence.refuted(self.name).files else Finding(None, None, Confidence.DOCUMENTED, why)
 
-    def _judge_size(self, size: int, evidence: Evidence) -> Finding | None:
+    def _check_size(self, size: int, evidence: Evidence) -> Finding | None:
         bound, words = evidence.bound(self.name), f"{size:,} {self.unit}"
         if not bound.is_known(size) and self.documented:
             # Compiler 16.0 maps more than the documentation says, so its limits are taken as accepted, not as sharp.
@@ -157,21 +157,21 @@ _RULES_BY_OPERATOR = {
 }
 
 
-def judge_operator(operator: BoundOperator, evidence: Evidence) -> Finding:
+def check_operator(operator: BoundOperator, evidence: Evidence) -> Finding:
     """Return the first refusal of an operator; else the first doubt about it, or where its type was mapped."""
     findings = []
     seen = evidence.mapped(operator.op)
     for rule in _RULES_BY_OPERATOR.get(operator.op, _RULES_FOR_ALL):
         if rule.name == "unknown-operation" and seen.files:
             continue
-        if finding := rule.judge(operator, evidence):
+        if finding := rule.check(operator, evidence):
             if finding.rule:
                 return finding
             findings.append(finding)
-    return findings[0] if findings else _judge_type(operator, seen, evidence)
+    return findings[0] if findings else _check_type(operator, seen, evidence)
 
 
-def _judge_type(operator: BoundOperator, seen: Support, evidence: Evidence) -> Finding:
+def _check_type(operator: BoundOperator, seen: Support, evidence: Evidence) -> Finding:
     accept = functools.partial(Finding, None, None)
     map_size, bound = operator.largest_map() or 0, evidence.bound(LARGE_MAP)
     if not seen.files:

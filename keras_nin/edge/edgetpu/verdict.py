@@ -59,7 +59,7 @@ def check_edgetpu(
     removed = evidence.confirmed(rules.REPEATED)
     if not removed.files:
         kept = operators
-    findings = {operator.index: rules.judge_operator(operator, evidence) for operator in kept}
+    findings = {operator.index: rules.check_operator(operator, evidence) for operator in kept}
     if repeats and not removed.files:
         never = dataclasses.replace(findings[min(repeats)], confidence=Confidence.DOCUMENTED, evidence="may be removed")
         findings |= dict.fromkeys(repeats, never)
