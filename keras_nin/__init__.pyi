@@ -33,6 +33,7 @@ from .workflows.edge import estimate_ethosu as estimate_ethosu
 from .workflows.edge import measure_micro as measure_micro
 from .workflows.evaluation import evaluate_model as evaluate_model
 from .workflows.export import export_model as export_model
+from .workflows.quantize_aware import quantize_aware as quantize_aware
 from .workflows.reports import build_report as build_report
 from .workflows.reports import check_claims as check_claims
 from .workflows.reproduction import reproduce_export as reproduce_export

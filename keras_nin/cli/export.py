@@ -67,6 +67,8 @@ def _describe_scheme(row: Mapping[Any, str]) -> str:
               help="Share of zero weights in each layer of the scheme pruned.")  # fmt: skip
 @click.option("--clusters", type=click.IntRange(2, 256), default=16, metavar="N",
               help="Distinct weights in each layer of the scheme clustered.")  # fmt: skip
+@click.option("--weight-bits", type=click.IntRange(2, 8), default=8, metavar="N",
+              help="Bits of the weights of the scheme qat_keras.")  # fmt: skip
 @options.data_option
 @options.image_options
 @options.test_count_option

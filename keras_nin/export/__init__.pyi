@@ -14,6 +14,8 @@ from .optimization.training import OptimizedModel as OptimizedModel
 from .optimization.training import train_for_scheme as train_for_scheme
 from .parity import Parity as Parity
 from .parity import ParityLimits as ParityLimits
+from .quantize_aware_file import convert_quantize_aware as convert_quantize_aware
+from .quantize_aware_file import quantize_network as quantize_network
 from .schemes import SCHEMES as SCHEMES
 from .schemes import Tuning as Tuning
 from .schemes import parse_schemes as parse_schemes

@@ -290,7 +290,7 @@ class ModelConverter:
         content, flags, failure = b"", {}, None
         with capture_output() as output:
             try:
-                converter, flags = _configure_converter(self._saved_model(integer_form, unrolled), scheme, allow_float)
+                converter, flags = configure_converter(self._saved_model(integer_form, unrolled), scheme, allow_float)
                 if quantizer:
                     quantizer.attach(converter, scheme, allow_float)
                 content = bytes(converter.convert())
@@ -376,22 +376,13 @@ class Quantizer:
 
         from keras_nin._compat import tensorflow as compat
 
-        input_type, output_type, activations, bias, float_fallback, variables, debug = arguments
+        input_type, output_type, activations, bias, float_fallback, *_ = arguments
+        quantize = functools.partial(quantize_calibrated, scheme, arguments=arguments)
         content, self.replaced = bytes(content), {}
         if not _REWRITTEN_OPERATORS.isdisjoint(operator.op for operator in read_model(content).main.operators):
             from keras_nin.export.float_rewrites import rewrite_for_integers
 
             content, self.replaced = rewrite_for_integers(content)
-
-        def quantize(calibrated: bytes) -> bytes:
-            return compat.mlir_quantize(
-                calibrated,
-                disable_per_channel=not scheme.per_channel,
-                input_data_type=input_type,
-                output_data_type=output_type,
-                enable_variable_quantization=variables,
-                debug_options_str=debug.SerializeToString(),
-            )
 
         if content not in self._calibrators:
             model = read_model(content)
@@ -431,6 +422,24 @@ class Quantizer:
         )
 
 
+def quantize_calibrated(scheme: Scheme, calibrated: bytes, arguments: Sequence[Any]) -> bytes:
+    """Return the integer file of a calibrated float file.
+
+    The arguments are those of TFLiteConverter._quantize behind the content, for which this stands.
+    """
+    from keras_nin._compat import tensorflow as compat
+
+    input_type, output_type, _, _, _, variables, debug = arguments
+    return compat.mlir_quantize(
+        calibrated,
+        disable_per_channel=not scheme.per_channel,
+        input_data_type=input_type,
+        output_data_type=output_type,
+        enable_variable_quantization=variables,
+        debug_options_str=debug.SerializeToString(),
+    )
+
+
 def write_saved_model(
     model: "keras.Model", inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], batch: int, folder: str
 ) -> None:
@@ -453,7 +462,7 @@ def write_saved_model(
     archive.write_out(folder)
 
 
-def _configure_converter(
+def configure_converter(
     folder: str, scheme: Scheme, allow_float: bool
 ) -> "tuple[tf.lite.TFLiteConverter, dict[str, Any]]":
     """Return TensorFlow's converter of a SavedModel, set up for `scheme`, and what was set, by its own names."""

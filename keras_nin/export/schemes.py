@@ -22,7 +22,7 @@ class Scheme:
         weights, activations, io_type: data types of the stored weights of convolutions and dense layers, of what flows
             between layers, and of the file's input and output.
         calibrated: whether the converter needs representative images.
-        trained: what is trained before the conversion: None, "qat", "pruned" or "clustered".
+        trained: what is trained before the conversion: None, "qat", "qat_keras", "pruned" or "clustered".
         compute_type: in words, what kind of numbers are multiplied and added.
         per_channel: whether each output channel of a weight tensor has its own scale; with one scale for all channels,
             equal weights stay equal.
@@ -78,6 +78,7 @@ SCHEMES = {
         Scheme("int8", "int8", "int8", "int8", calibrated=True),
         Scheme("int16x8", "int8", "int16", "int16", calibrated=True, compute_type="int16 by int8, sums in int64"),
         Scheme("qat", "int8", "int8", "int8", trained="qat"),
+        Scheme("qat_keras", "int8", "int8", "int8", calibrated=True, trained="qat_keras"),
         Scheme("pruned", "int8", "int8", "int8", calibrated=True, trained="pruned"),
         Scheme("clustered", "int8", "int8", "int8", calibrated=True, trained="clustered", per_channel=False),
     )

@@ -325,7 +325,8 @@ def _read_model(path: pathlib.Path, custom_objects: dict[str, Any]) -> keras.Mod
 
     # They register our layers, which a saved model may hold.
     import keras_nin.layers.block_layers
-    import keras_nin.layers.normalization  # noqa: F401
+    import keras_nin.layers.normalization
+    import keras_nin.layers.quantized  # noqa: F401
 
     try:
         archives.check_weight_file(path)

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 NOISE_CALIBRATION = "calibrated on noise"
 BUNDLED_DATASETS = frozenset({"digits"})  # read without Keras and without a download
 CALIBRATION_COUNT, NOISE_COUNT = 100, 8  # more noise changes neither the latency nor the operators
-_TRAINING = {"qat": (), "pruned": ("sparsity",), "clustered": ("clusters",)}
+_TRAINING = {"qat": (), "qat_keras": ("weight_bits",), "pruned": ("sparsity",), "clustered": ("clusters",)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +74,7 @@ class ExportOptions:
     learning_rate: float | None = None
     sparsity: float = 0.5
     clusters: int = 16
+    weight_bits: int = 8
 
     def __post_init__(self) -> None:
         if self.preprocessing is not None:
@@ -143,7 +144,7 @@ class ExportOptions:
         document |= {name: getattr(self, name) for name in names}
         if isinstance(self.preprocessing, Preprocessing):
             document["preprocessing"] = self.preprocessing.to_json()
-        if scheme.name == "int8":
+        if scheme.name in ("int8", "qat_keras"):
             document |= dataclasses.asdict(self.tuning or Tuning())
         return document | dataclasses.asdict(self.limits or ParityLimits())
 
@@ -183,7 +184,8 @@ def convert(
 ) -> list[Conversion]:
     """Convert a model to several schemes, in this order; those that train are trained on its dataset first."""
     from keras_nin.data import get_class_names
-    from keras_nin.export import convert_optimized, convert_schemes, train_for_scheme
+    from keras_nin.export import convert_optimized, convert_quantize_aware, convert_schemes, train_for_scheme
+    from keras_nin.export.quantize_aware import is_quantize_aware
 
     loaded, calibration = source.loaded, source.calibration
     classes = count_classes(loaded.model)
@@ -199,8 +201,11 @@ def convert(
     plain = [scheme for scheme in schemes if not scheme.trained]
     if plain:
         with progress.task(f"Converting {loaded.name} to {', '.join(scheme.name for scheme in plain)}"):
-            tuning = options.tuning or Tuning()
-            converted = convert_schemes(loaded.model, plain, calibration, tuning=tuning, **arguments)
+            if is_quantize_aware(loaded.model):
+                converted = convert_quantize_aware(loaded.model, plain, **arguments)
+            else:
+                tuning = options.tuning or Tuning()
+                converted = convert_schemes(loaded.model, plain, calibration, tuning=tuning, **arguments)
         conversions = {file.scheme.name: Conversion(file, loaded) for file in converted}
     for scheme in schemes:
         if not scheme.trained:
@@ -216,11 +221,17 @@ def convert(
             seed=options.seed,
             sparsity=options.sparsity,
             clusters=options.clusters,
+            weight_bits=options.weight_bits,
+            calibration=calibration,
+            tuning=options.tuning,
             on_epoch=progress.epochs(scheme.name),
         )
         images = calibration if scheme.calibrated else None
         with progress.task(f"Converting {loaded.name} to {scheme.name}"):
-            file = convert_optimized(optimized, images, original=loaded.model, scheme=scheme, **arguments)
+            tuning = options.tuning if scheme.name == "qat_keras" else None
+            file = convert_optimized(
+                optimized, images, original=loaded.model, scheme=scheme, tuning=tuning, **arguments
+            )
         conversions[scheme.name] = Conversion(file, dataclasses.replace(loaded, model=optimized.model, random=False))
     return [conversions[scheme.name] for scheme in schemes]
 

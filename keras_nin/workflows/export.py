@@ -201,6 +201,7 @@ def export_model(
     learning_rate: float | None = None,
     sparsity: float = 0.5,
     clusters: int = 16,
+    weight_bits: int = 8,
     task: str | None = None,
     limits: ParityLimits | None = None,
     threads: int = 1,
@@ -213,7 +214,7 @@ def export_model(
 
     Args:
         model: zoo name, ``keras:NAME``, path of a .keras or .h5 file, or a Functional or Sequential keras.Model.
-        scheme: one or several of float32, float16, dynamic, int8, int16x8, qat, pruned, clustered; ``"all"`` is every
+        scheme: one or several of float32, float16, dynamic, int8, int16x8, qat, qat_keras, pruned, clustered; ``"all"`` is every
             post-training scheme.
         calibration: representative images: a dataset name, a folder, an .npz file, an array (N, H, W, C), a
             tf.data.Dataset or keras.utils.PyDataset, or ``"random"``. uint8 images are preprocessed, floats are fed as
@@ -240,6 +241,7 @@ def export_model(
         allow_float: whether operators without an integer kernel may compute in floating point.
         epochs, learning_rate: of a scheme that trains; None takes 20, and a fifth of the rate that trained the network.
         sparsity, clusters: share of zero weights in a layer of the scheme pruned; distinct weights of clustered.
+        weight_bits: bits of the weights of the scheme qat_keras, 2 to 8; an int8 file holds fewer as small integers.
         task: what the outputs mean: classification, binary, multilabel, regression or segmentation; for several
             outputs ``"mask=segmentation,age=regression"``. None infers it from shape, activation and labels.
         limits: what the parity is checked against; None takes the defaults.
@@ -318,6 +320,7 @@ def open_inputs(
     model: ModelLike, schemes: Sequence[Scheme], options: ExportOptions, progress: Progress = SILENT
 ) -> tuple[ConversionInputs, TestImages, ImageSources]:
     """Return the model with the images that calibrate it, the images of the test, and the sources of both."""
+    from keras_nin.export.quantize_aware import is_quantize_aware
     from keras_nin.export.verification import model_heads
     from keras_nin.heads import fitting_targets, targets_of
     from keras_nin.keras_graph import describe_outputs
@@ -331,7 +334,8 @@ def open_inputs(
     )
     loaded = options.load(model, progress)
     shapes = inputs.input_shapes(loaded.model)
-    calibrates = any(scheme.calibrated for scheme in schemes)
+    # A quantize-aware network has its ranges.
+    calibrates = any(scheme.calibrated for scheme in schemes) and not is_quantize_aware(loaded.model)
     sources.check_own(loaded.dataset, shapes, [options.test, *([options.calibration] if calibrates else [])])
     dataset = sources.dataset("test", loaded.dataset, shapes)
     job = ConversionInputs(loaded, dataset, options.choose_preprocessing(loaded, dataset))

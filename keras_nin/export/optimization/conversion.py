@@ -7,6 +7,8 @@ from keras_nin.export.conversion import ModelConverter, check_finite_weights, co
 from keras_nin.export.converted_model import Calibration, ConvertedModel, describe_conversion
 from keras_nin.export.operator_layers import find_closing_operator, read_scope
 from keras_nin.export.optimization.tf_keras_model import FlatModel
+from keras_nin.export.quantize_aware import is_quantize_aware
+from keras_nin.export.quantize_aware_file import convert_quantize_aware
 from keras_nin.export.schemes import Scheme, Tuning
 from keras_nin.tflite.reader import read_model
 
@@ -36,7 +38,7 @@ def convert_optimized(
 
     Args:
         optimized: `keras_nin.export.OptimizedModel`.
-        calibration, tuning: for "pruned" and "clustered": `Calibration`, or float32 images (N, H, W, C), and `Tuning`;
+        calibration, tuning: for "qat_keras" what it was trained with, for the record; for "pruned" and "clustered" `Calibration`, or float32 images (N, H, W, C), and `Tuning`;
             None is `Tuning.plain()`, since adaptive rounding would give equal weights different values. A
             quantization-aware training has learned its ranges.
         original: the keras.Model that was trained, whose hash goes into the record; None records that of the trained.
@@ -50,7 +52,11 @@ def convert_optimized(
     from keras_nin.models import hash_weights
 
     scheme, model = scheme or optimized.scheme, optimized.model
-    if optimized.network is None:
+    if is_quantize_aware(model):
+        (converted,) = convert_quantize_aware(model, [scheme], batch=batch, **details)
+        if isinstance(calibration, Calibration):
+            converted = dataclasses.replace(converted, calibration=calibration, tuning=tuning or Tuning())
+    elif optimized.network is None:
         tuning = tuning or Tuning.plain()
         (converted,) = convert_schemes(model, [scheme], calibration, tuning=tuning, batch=batch, **details)
     else:

@@ -1,5 +1,9 @@
-"""Train a Keras 3 model for a scheme with tensorflow-model-optimization, starting from the weights that it has."""
+"""Train a Keras 3 model for a scheme, starting from the weights that it has.
 
+With tensorflow-model-optimization, except for qat_keras, which trains a network of Keras layers on any backend.
+"""
+
+import contextlib
 import dataclasses
 import importlib.metadata
 import numbers
@@ -9,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from keras_nin.errors import check_choice, expected_error, first_line, input_error
-from keras_nin.export.schemes import SCHEMES, Scheme
+from keras_nin.export.schemes import SCHEMES, Scheme, Tuning
 from keras_nin.train.training import Recipe, get_recipe
 
 if TYPE_CHECKING:
@@ -17,6 +21,8 @@ if TYPE_CHECKING:
     import tf_keras
 
     from keras_nin.data import Dataset, Preprocessing
+    from keras_nin.export.conversion import Samples
+    from keras_nin.export.converted_model import Calibration
     from keras_nin.export.optimization.methods import PreparedNetwork
 
     Logs = dict[str, Any]
@@ -34,18 +40,23 @@ class OptimizationSettings:
     """How a model is trained for a scheme; the warm-up and the weight decay of the recipe are not used.
 
     `sparsity` is the share of the weights of each convolution and dense layer that "pruned" sets to zero, `clusters`
-    the number of distinct weights that "clustered" leaves there.
+    the number of distinct weights that "clustered" leaves there. `weight_bits`, `calibration` and `tuning` are those of
+    `keras_nin.quantize_aware`, for "qat_keras".
     """
 
     recipe: Recipe
     seed: int = 0
     sparsity: float = 0.5
     clusters: int = 16
+    weight_bits: int = 8
+    calibration: "Calibration | Samples | None" = dataclasses.field(default=None, repr=False, compare=False)
+    tuning: Tuning | None = None
 
     def __post_init__(self) -> None:
         for argument, kind, is_valid, expected in (
             ("sparsity", numbers.Real, lambda value: 0 < value < 1, "above 0 and below 1"),
             ("clusters", numbers.Integral, lambda value: 2 <= value <= 256, "a whole number from 2 to 256"),
+            ("weight_bits", numbers.Integral, lambda value: 2 <= value <= 8, "a whole number from 2 to 8"),
         ):
             value = getattr(self, argument)
             if not isinstance(value, kind) or isinstance(value, bool) or not is_valid(value):
@@ -57,7 +68,7 @@ class OptimizedModel:
     """A model that was trained for a scheme.
 
     Attributes:
-        model: keras.Model, a clone of the original with the trained weights.
+        model: keras.Model, a clone of the original with the trained weights; the quantize-aware network of "qat_keras".
         network: the trained tf_keras network of a quantization-aware training, from which the file is made; None for
             the others, whose file is made from `model`.
         record: what was done, as a dictionary for the export record: data, images, epochs, learning rate, batch size,
@@ -86,16 +97,19 @@ def train_for_scheme(
     seed: int = 0,
     sparsity: float = 0.5,
     clusters: int = 16,
+    weight_bits: int = 8,
+    calibration: "Calibration | Samples | None" = None,
+    tuning: Tuning | None = None,
     on_epoch: "OnEpoch | None" = None,
 ) -> OptimizedModel:
-    """Train a copy of `model` for a scheme with tensorflow-model-optimization, from the weights that it has.
+    """Train a copy of `model` for a scheme, from the weights that it has.
 
     The weights of the best epoch on held-out training images are kept. The same call on the same machine gives the
     same weights; for that it sets the global random seeds, and TensorFlow's deterministic mode while it runs.
 
     Args:
         model: keras.Model (B, H, W, C) -> (B, classes) that ends in a softmax, or in the logits before it.
-        scheme: "qat", "pruned" or "clustered", or the `Scheme`.
+        scheme: "qat", "qat_keras", "pruned" or "clustered", or the `Scheme`.
         dataset: `keras_nin.data.Dataset` with a train split.
         preprocessing: `keras_nin.data.Preprocessing`; None takes the dataset's own.
         name: the model's name in the tables of recipes; the default is its own.
@@ -103,6 +117,8 @@ def train_for_scheme(
             of the dataset the batch size and a fifth of the learning rate.
         seed: of everything that is random.
         sparsity, clusters: share of zeros in each pruned layer, distinct weights in each clustered layer.
+        weight_bits, calibration, tuning: for "qat_keras", as `keras_nin.quantize_aware` takes them; the calibration is
+            a `Calibration`, or images as the model takes them.
         on_epoch: called with (epoch from 1, logs) after each epoch, as `keras_nin.train.fit_model` does.
 
     Raises:
@@ -117,7 +133,8 @@ def train_for_scheme(
         learning_rate = _LEARNING_RATE_SHARE * get_recipe(*names).learning_rate
     changes: dict[str, Any] = {"epochs": DEFAULT_EPOCHS if epochs is None else epochs, "learning_rate": learning_rate}
     changes |= {} if batch_size is None else {"batch_size": batch_size}
-    settings = OptimizationSettings(get_recipe(*names, **changes), seed, sparsity, clusters)
+    recipe = get_recipe(*names, **changes)
+    settings = OptimizationSettings(recipe, seed, sparsity, clusters, weight_bits, calibration, tuning)
     return _train_copy(model, scheme, dataset, preprocessing or dataset.preprocessing, settings, on_epoch)
 
 
@@ -132,13 +149,16 @@ def _train_copy(
     import keras
 
     from keras_nin._compat.tensorflow import deterministic_ops
-    from keras_nin.export.optimization.methods import fold_batch_norms, prepare_network
+    from keras_nin.export.optimization.methods import PreparedNetwork, fold_batch_norms, prepare_network
     from keras_nin.export.optimization.tf_keras_model import check_tfmot_installed, from_tf_keras, to_tf_keras
+    from keras_nin.export.quantize_aware_file import quantize_network
     from keras_nin.models import hash_weights
     from keras_nin.train.training import check_classes, get_image_shape, outputs_logits, split_validation
 
-    check_tfmot_installed()
     method, recipe = scheme.trained or "", settings.recipe
+    is_keras = method == "qat_keras"
+    if not is_keras:
+        check_tfmot_installed()
     *size, channels = get_image_shape(model)
     parts = split_validation(dataset, recipe, settings.seed)
     check_classes(model, dataset, np.concatenate(parts))
@@ -146,14 +166,21 @@ def _train_copy(
     labels = [dataset.labels_of(part) for part in parts]
     steps = recipe.epochs * -(-len(images[0]) // recipe.batch_size)
     keras.utils.set_random_seed(settings.seed)
-    with deterministic_ops():  # TensorFlow computes the same sums in the same order
-        copy = _clone_model(model)
-        folded = fold_batch_norms(copy) if method == "clustered" else []
-        prepared = prepare_network(method, to_tf_keras(copy), settings, steps, images[0][:_RANGE_IMAGES])
+    on_tensorflow = keras.backend.backend() == "tensorflow"
+    with deterministic_ops() if on_tensorflow else contextlib.nullcontext():  # the same sums in the same order
+        if is_keras:
+            bits, tuning = settings.weight_bits, settings.tuning
+            copy = quantize_network(model, settings.calibration, weight_bits=bits, tuning=tuning)
+            folded, prepared = [], PreparedNetwork(copy, lambda network: network)  # type: ignore[arg-type, return-value]
+        else:
+            copy = _clone_model(model)
+            folded = fold_batch_norms(copy) if method == "clustered" else []
+            prepared = prepare_network(method, to_tf_keras(copy), settings, steps, images[0][:_RANGE_IMAGES])
         _compile(prepared.network, recipe, steps, outputs_logits(model, images[0][:8]))
         history, best = _fit_network(prepared, images, labels, settings, on_epoch)
     finished = prepared.finish(prepared.network)
-    from_tf_keras(finished, copy)
+    if not is_keras:
+        from_tf_keras(finished, copy)
     record = {
         "method": method,
         "data": dataset.name,
@@ -168,10 +195,11 @@ def _train_copy(
         "seed": settings.seed,
         **({"sparsity": settings.sparsity} if method == "pruned" else {}),
         **({"clusters": settings.clusters} if method == "clustered" else {}),
+        **({"weight_bits": settings.weight_bits} if is_keras else {}),
         "best_epoch": best["epoch"],
         "val_accuracy": best["val_accuracy"],
         "weights_sha256": hash_weights(copy),
-        "versions": {package: importlib.metadata.version(package) for package in PACKAGES},
+        "versions": {name: importlib.metadata.version(name) for name in (("keras",) if is_keras else PACKAGES)},
         "folded": folded,
     }
     return OptimizedModel(scheme, copy, finished if method == "qat" else None, record, tuple(history))
@@ -189,15 +217,24 @@ def _clone_model(model: "keras.Model") -> "keras.Model":
     return copy
 
 
-def _compile(network: "tf_keras.Model", recipe: Recipe, steps: int, from_logits: bool) -> None:
+def _compile(network: "tf_keras.Model | keras.Model", recipe: Recipe, steps: int, from_logits: bool) -> None:
+    library: Any = _library_of(network)
+    network.compile(
+        library.optimizers.Adam(library.optimizers.schedules.CosineDecay(recipe.learning_rate, steps)),
+        loss=library.losses.SparseCategoricalCrossentropy(from_logits=from_logits),
+        metrics=[library.metrics.SparseCategoricalAccuracy(name="accuracy")],
+    )
+
+
+def _library_of(network: "tf_keras.Model | keras.Model") -> Any:
+    """Return the library of a network: keras or tf_keras."""
+    import keras
+
+    if isinstance(network, keras.Model):
+        return keras
     import tf_keras
 
-    schedule: Any = tf_keras.optimizers.schedules.CosineDecay(recipe.learning_rate, steps)
-    network.compile(
-        tf_keras.optimizers.Adam(schedule),
-        loss=tf_keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits),
-        metrics=[tf_keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
-    )
+    return tf_keras
 
 
 def _fit_network(
@@ -211,10 +248,14 @@ def _fit_network(
 
     `images` and `labels` are those to train on, and those held out.
     """
+    import keras
+
     from keras_nin.train.batches import TrainingBatches
     from keras_nin.train.checkpoints import find_best_epoch
 
     network, callback, recipe = prepared.network, prepared.callback, settings.recipe
+    # Keras 3 goes on with its metrics from step to step.
+    options = {} if isinstance(network, keras.Model) else {"reset_metrics": False}
     batches = TrainingBatches(images[0], labels[0], recipe, settings.seed)
     if callback:
         callback.set_model(network)
@@ -225,7 +266,7 @@ def _fit_network(
         network.reset_metrics()
         logs: Any = {}
         for position in range(len(batches)):
-            logs = network.train_on_batch(*batches[position], reset_metrics=False, return_dict=True)
+            logs = network.train_on_batch(*batches[position], return_dict=True, **options)
         if callback:
             callback.on_epoch_end(epoch - 1)
         held_out: Any = network.evaluate(images[1], labels[1], batch_size=256, verbose=0, return_dict=True)

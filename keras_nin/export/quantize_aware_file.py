@@ -1,0 +1,338 @@
+"""Between a Keras model and its quantize-aware network: the files that the network is built from, and its own file."""
+
+import base64
+import dataclasses
+import json
+import pathlib
+import sys
+import zlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from keras_nin import files
+from keras_nin.errors import InputError, check_choice, input_error
+from keras_nin.export.conversion import (
+    ModelConverter,
+    check_finite_weights,
+    check_samples,
+    configure_converter,
+    quantize_calibrated,
+)
+from keras_nin.export.converted_model import (
+    Calibration,
+    ConvertedModel,
+    check_integer_operators,
+    describe_conversion,
+)
+from keras_nin.export.quantize_aware import ConvertedFiles, build_network, is_quantize_aware
+from keras_nin.export.schemes import SCHEMES, Scheme, Tuning, get_scheme
+from keras_nin.export.tuning import tune_file
+from keras_nin.export.verification import map_fused_layers
+from keras_nin.keras_graph import input_specs, output_specs, trace_functional
+from keras_nin.output_capture import capture_output
+from keras_nin.tflite.float_file import FloatFile
+from keras_nin.tflite.reader import read_model
+
+if TYPE_CHECKING:
+    import os
+
+    import keras
+
+    from keras_nin.export.conversion import Samples
+    from keras_nin.layers.quantized import ActivationRanges, QuantizedKernel
+
+_FILES = ("model.keras", "samples.npz", "float.tflite", "int8.tflite", "result.json")
+_CONVERSION_SECONDS = 3600.0
+
+
+def quantize_network(
+    model: "keras.Model",
+    calibration: "Calibration | Samples | None" = None,
+    *,
+    weight_bits: int = 8,
+    tuning: Tuning | None = None,
+    imports: "Sequence[str | os.PathLike[str]]" = (),
+) -> "keras.Model":
+    """Return a quantize-aware copy of a model: it computes what the model's int8 file computes, and can be trained.
+
+    It has the model's inputs and outputs, in real numbers. BatchNormalization is folded with the statistics that it
+    has, and Dropout is left out. On JAX and PyTorch the model is converted in a process of its own, on TensorFlow.
+
+    Args:
+        model: Functional keras.Model, or Sequential with an Input.
+        calibration: `Calibration`, or float32 images (N, H, W, C) as the model takes them.
+        weight_bits: bits of the weights, 2 to 8. With fewer than 8 the int8 file holds small integers.
+        tuning: how ranges, weights and biases are chosen to begin with; None is `Tuning()`.
+        imports: modules or .py files that define custom layers, for the process of its own.
+
+    Raises:
+        InputError: unfit calibration images, a network that does not convert to int8, or an operator without a rule.
+    """
+    import keras
+
+    if is_quantize_aware(model):
+        raise input_error("a model that is not quantize-aware yet", repr(model.name), argument="model")
+    samples = calibration.images if isinstance(calibration, Calibration) else calibration
+    arrays = check_samples(samples, input_specs(model))
+    check_finite_weights(model)
+    tuning = tuning or Tuning()
+    if keras.backend.backend() == "tensorflow":
+        converted = _convert_here(model, arrays, tuning)
+    else:
+        converted = _convert_in_process(model, arrays, tuning, imports)
+    return build_network(converted, model.name, weight_bits)
+
+
+# The files of a model
+
+
+def _convert_here(model: "keras.Model", arrays: dict[str, np.ndarray], tuning: Tuning) -> ConvertedFiles:
+    """Return the files of a model, with Keras on TensorFlow."""
+    import keras
+
+    scheme, kept = SCHEMES["int8"], {}
+
+    def keep(content: bytes, samples: Any) -> bytes:
+        kept["tuned"] = tune_file(content, samples, tuning)
+        return kept["tuned"]
+
+    with ModelConverter(model) as converter:
+        content, flags = converter.convert(scheme, arrays, tuning=keep)
+    tflite = read_model(content)
+    layers = map_fused_layers(model, tflite).layers
+    check_integer_operators(tflite, layers, scheme)
+    calls = trace_functional(model).calls
+    return ConvertedFiles(
+        kept["tuned"],
+        content,
+        layers,
+        frozenset(
+            "/".join(call.path)
+            for call in calls
+            if isinstance(call.operation, keras.Layer) and not call.operation.trainable_weights
+        ),
+        tuple(spec.name for spec in input_specs(model)),
+        tuple(spec.name for spec in output_specs(model)),
+        flags,
+    )
+
+
+def _convert_in_process(
+    model: "keras.Model", arrays: dict[str, np.ndarray], tuning: Tuning, imports: "Sequence[str | os.PathLike[str]]"
+) -> ConvertedFiles:
+    """Return the files of a model, converted in a process with Keras on TensorFlow."""
+    from keras_nin.child_process import describe_status, python_command, run_process
+
+    with files.temporary_folder() as folder:
+        network, samples, *results = (folder / name for name in _FILES)
+        model.save(network)
+        np.savez(samples, **arrays)
+        command, environment = python_command(__name__)
+        job = {"folder": str(folder), "tuning": tuning.to_json(), "imports": [str(source) for source in imports]}
+        environment = environment | {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}
+        ended = run_process(command, timeout=_CONVERSION_SECONDS, job=job, environment=environment)
+        if not results[-1].exists():
+            status = "timed out" if ended.status is None else describe_status(ended.status)
+            raise InputError(f"Expected a model that TensorFlow converts. Received: a conversion that {status}")
+        document = json.loads(results[-1].read_text())
+        if "error" in document:
+            raise InputError(document["error"])
+        contents = [path.read_bytes() for path in results[:2]]
+    return ConvertedFiles(
+        *contents,
+        tuple(document["layers"]),
+        frozenset(document["frozen"]),
+        tuple(document["inputs"]),
+        tuple(document["outputs"]),
+        document["flags"],
+    )
+
+
+def _run_job(folder: pathlib.Path, tuning: Tuning, imports: Sequence[str]) -> None:
+    """Convert what `_convert_in_process` wrote to a folder."""
+    from keras_nin.models import load_model
+
+    network, samples, *results = (folder / name for name in _FILES)
+    try:
+        with np.load(samples) as arrays:
+            converted = _convert_here(load_model(str(network), imports=imports).model, dict(arrays), tuning)
+    except InputError as error:
+        results[-1].write_text(json.dumps({"error": str(error)}))
+        return
+    for path, content in zip(results, (converted.float_content, converted.int8_content), strict=False):
+        path.write_bytes(content)
+    names = ("layers", "inputs", "outputs", "flags")
+    document = {name: getattr(converted, name) for name in names} | {"frozen": sorted(converted.frozen)}
+    results[-1].write_text(json.dumps(document))
+
+
+# The file of a network
+
+
+def convert_quantize_aware(
+    network: "keras.Model",
+    schemes: Sequence[str | Scheme] = ("int8",),
+    *,
+    original: "keras.Model | None" = None,
+    **details: Any,
+) -> list[ConvertedModel]:
+    """Convert a quantize-aware network to int8, with the weights and ranges that it has.
+
+    Args:
+        network: what `keras_nin.quantize_aware` returned, trained or not, on any backend of Keras.
+        schemes: those with int8 weights and activations.
+        original: the keras.Model it was made from, whose hash goes into the record; None records the network's own.
+        **details: `weights`, `preprocessing`, `name`, `options`, `classes`, as in `keras_nin.export.convert_schemes`.
+
+    Raises:
+        InputError: another scheme or batch, or weights that are not finite.
+    """
+    from keras_nin.models import hash_weights
+
+    check_finite_weights(network)
+    source = _ranges_layer(network).source
+    if details.get("batch", 1) != 1:
+        raise input_error("batch 1, with which a quantize-aware model is built", details["batch"], argument="batch")
+    converted = []
+    for scheme in map(get_scheme, schemes):
+        if (scheme.weights, scheme.activations, scheme.per_channel) != ("int8", "int8", True):
+            check_choice("scheme of a quantize-aware model", scheme.name, ("int8",))
+        content, flags = _convert_float_file(_float_content(network), scheme)
+        content = _set_small_weights(content, network)
+        kept = {
+            name: source["flags"][name] for name in ("integer_form", "rewritten", "unrolled") if name in source["flags"]
+        }
+        record = describe_conversion(
+            network, scheme, read_model(content), flags | kept, tuple(source["layers"]), **details
+        )
+        digest = hash_weights(original or network)
+        converted.append(dataclasses.replace(record, weights_sha256=digest))
+    return converted
+
+
+def _ranges_layer(network: "keras.Model") -> "ActivationRanges":
+    return next(layer for layer in network.layers if type(layer).__name__ == "ActivationRanges")  # type: ignore[return-value]
+
+
+def _numpy(tensor: Any) -> np.ndarray:
+    import keras
+
+    return np.asarray(keras.ops.convert_to_numpy(tensor))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Kernel:
+    """The weights of a layer as integers in the file's layout, and the size of a step of each output channel."""
+
+    layer: "QuantizedKernel"
+    integers: np.ndarray
+    scale: np.ndarray
+
+    @classmethod
+    def read(cls, layer: Any) -> "_Kernel":
+        integers, scale = map(_numpy, layer.quantize_kernel())
+        if layer.kind == "dense":
+            integers = integers.T
+        else:
+            integers = integers[None, ..., 0] if layer.kind == "depthwise" else integers.transpose(3, 0, 1, 2)
+        return cls(layer, integers, scale)
+
+    def weights(self) -> np.ndarray:
+        """Return the reals that the integers stand for; at 8 bits the largest ones are the weights themselves."""
+        scale = self.scale.astype(np.float64)
+        if self.layer.step is None:
+            kernel = np.abs(_numpy(self.layer.kernel)).reshape(-1, self.layer.outputs)
+            scale = kernel.max(axis=0).astype(np.float64) * _numpy(self.layer.unit) / self.layer.levels
+        shape = [1] * self.integers.ndim
+        shape[-1 if self.layer.kind == "depthwise" else 0] = -1
+        return self.integers * scale.reshape(shape)
+
+    def bias(self, input_scale: np.float32) -> tuple[np.ndarray, np.ndarray]:
+        """Return the integers of the bias, and the size of a step of each, for the scale of an input."""
+        scale = input_scale * self.scale
+        return np.round(_numpy(self.layer.bias) * _numpy(self.layer.unit) / scale), scale
+
+
+def _float_content(network: "keras.Model") -> bytes:
+    """Return the calibrated float file of a network: weights on their grids, and ranges."""
+    ranges_layer = _ranges_layer(network)
+    source, scales = ranges_layer.source, _input_scales(network)
+    file = FloatFile(zlib.decompress(base64.b64decode(source["file"])))
+    tensors = file.model.main.tensors
+    for name, entry in source["kernels"].items():
+        kernel = _Kernel.read(network.get_layer(name))
+        file.set_values(tensors[entry["weights"]], kernel.weights())
+        if entry["bias"] >= 0:
+            integers, scale = kernel.bias(scales[entry["calls"][0][1]])
+            file.set_values(tensors[entry["bias"]], integers * scale.astype(np.float64))
+    for indexes, *limits in zip(source["ranges"], *map(_numpy, ranges_layer.ranges()), strict=True):
+        for index in indexes:
+            file.set_range(index, *map(float, limits))
+    return file.content()
+
+
+def _input_scales(network: "keras.Model") -> np.ndarray:
+    """Return the scale of each group of tensors."""
+    return _numpy(_ranges_layer(network)(np.zeros((1, 1), np.float32)))[0]
+
+
+def _convert_float_file(content: bytes, scheme: Scheme) -> tuple[bytes, dict[str, Any]]:
+    """Return the integer file that TensorFlow's converter makes of a calibrated float file, and its flags."""
+    import tensorflow as tf
+
+    from keras_nin._compat.tensorflow import replace_quantize_step
+
+    class Nothing(tf.Module):
+        """A network that the converter reads, and whose float file is then replaced."""
+
+        @tf.function(input_signature=[tf.TensorSpec((1, 1), tf.float32)])
+        def serve(self, x: "tf.Tensor") -> "dict[str, tf.Tensor]":
+            return {"y": x + 1.0}
+
+    module = Nothing()
+    with files.temporary_folder() as folder, capture_output():
+        tf.saved_model.save(module, str(folder), signatures=module.serve)
+        converter, flags = configure_converter(str(folder), scheme, allow_float=False)
+        converter.representative_dataset = lambda: iter(())
+        replace_quantize_step(converter, lambda _, *arguments: quantize_calibrated(scheme, content, arguments))
+        return bytes(converter.convert()), flags
+
+
+def _set_small_weights(content: bytes, network: "keras.Model") -> bytes:
+    """Return an int8 file with the integers and scales of the layers of fewer than 8 bits, and their biases."""
+    source, scales = _ranges_layer(network).source, _input_scales(network)
+    small = {name: layer for name in source["kernels"] if (layer := network.get_layer(name)).weight_bits < 8}  # type: ignore[attr-defined]
+    if not small:
+        return content
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
+
+    model: Any = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
+    graph = model.subgraphs[0]
+    by_output = {graph.tensors[operator.outputs[0]].name.decode(): operator for operator in graph.operators}
+
+    def write(index: int, values: np.ndarray, scale: np.ndarray) -> None:
+        buffer = schema.BufferT()  # of its own: equal ones were shared
+        buffer.data = np.frombuffer(np.ascontiguousarray(values).tobytes(), np.uint8)
+        model.buffers.append(buffer)
+        graph.tensors[index].buffer = len(model.buffers) - 1
+        graph.tensors[index].quantization.scale = scale.astype(np.float32)
+
+    for name, layer in small.items():
+        kernel = _Kernel.read(layer)
+        for output, group in source["kernels"][name]["calls"]:
+            operator = by_output[output]
+            write(operator.inputs[1], kernel.integers.astype(np.int8), kernel.scale)
+            if layer.bias is not None:
+                integers, scale = kernel.bias(scales[group])
+                write(operator.inputs[2], integers.astype("<i4"), scale)
+    builder = flatbuffers.Builder(len(content))
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
+if __name__ == "__main__":
+    _job = json.loads(sys.stdin.readline())
+    _run_job(pathlib.Path(_job["folder"]), Tuning(**_job["tuning"]), _job["imports"])
