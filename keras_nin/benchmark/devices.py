@@ -12,7 +12,7 @@ import tarfile
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -42,6 +42,11 @@ def open_device(url: str | None = None, python: str = "python3", benchmark_model
         return SshDevice(url, python).run
     if url.startswith("adb://"):
         return AndroidDevice(url, benchmark_model or BENCHMARK_TOOL_PATH).run
+    if url.startswith("qemu://"):
+        message = (
+            f"No latency is measured on an emulated CPU: its time says nothing about the real one. Received: {url}"
+        )
+        raise InputError(message, argument="device")
     raise expected_error("device", f"as {' or '.join(DEVICE_URLS)}", url)
 
 
@@ -98,6 +103,16 @@ class SshDevice:
     def __post_init__(self) -> None:
         self._ssh_arguments("", "")
 
+    @property
+    def silence(self) -> float:
+        """The longest that a run takes without a sign, in seconds."""
+        return SILENCE_SECONDS
+
+    @property
+    def host_facts(self) -> dict[str, Any]:
+        """What the machine does not know of itself: nothing."""
+        return {}
+
     def run(self, job: Job, *, silence: float = SILENCE_SECONDS, progress: Progress | None = None) -> JobResult:
         """Return the result of a job; arguments as in `keras_nin.benchmark.measurement.run_job`."""
         contents = {entry["file"]: read_bytes(entry["file"]) for entry in job["models"]}
@@ -149,7 +164,7 @@ class SshDevice:
         """Return why the runner ended, where it is the connection or, before it answered (`log`), its start."""
         if status == _SSH_FAILED:
             return self._connection_error(f"{local}/run") or self.error(_CONNECTION_LOST)
-        return None if log is None else self.error(f"the runner did not start: {_last_line(log)}")
+        return None if log is None else self.error(f"the runner did not start: {last_line(log)}")
 
     def _script(self, name: str, **values: object) -> str:
         """Return a shell script of the table of devices; it starts in the home folder there."""
@@ -174,7 +189,7 @@ class SshDevice:
         """Run a script that checks the device or receives files, and return the lines that it printed."""
         result = run_tool("ssh", self._ssh_arguments(script, log), stdin=stdin, timeout=_SENDING_SECONDS)
         if result.status == _SSH_FAILED:
-            reason = _last_line(_read_text(log)) or "it printed nothing"
+            reason = last_line(_read_text(log)) or "it printed nothing"
             raise self._connection_error(log) or self.error(f"ssh ended: {reason}")
         lines = [line for line in result.stdout.splitlines() if line.strip()]
         if result.status == 0:
@@ -203,13 +218,56 @@ class SshDevice:
         return InputError(message, argument="device")
 
 
+class RunnerDevice(Protocol):
+    """Where the runner can be started, as on an `SshDevice`."""
+
+    @property
+    def url(self) -> str:
+        """What messages call it."""
+        ...
+
+    @property
+    def silence(self) -> float:
+        """The longest that a run takes without a sign, in seconds."""
+        ...
+
+    @property
+    def host_facts(self) -> Mapping[str, Any]:
+        """What the machine does not know of itself."""
+        ...
+
+    def store(self, contents: Mapping[bytes, str], local: str) -> dict[bytes, str]:
+        """Bring the runner and some contents there; return their paths."""
+        ...
+
+    def runner_command(self, paths: Mapping[bytes, str], local: str) -> list[str]:
+        """Return the command that runs the runner there."""
+        ...
+
+    def connection_error(self, status: int | None, log: str | None, local: str) -> InputError | None:
+        """Return why the runner ended, where it is not the file."""
+        ...
+
+    def error(self, problem: str) -> InputError:
+        """Return the error of a device that cannot be used."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class RunValues:
+    """What runs of a file gave: of each requested tensor the values, stacked, or the SHA-256 of those of each run."""
+
+    outputs: list[np.ndarray]
+    digests: list[list[str]]
+
+
 class DeviceSession(contextlib.AbstractContextManager["DeviceSession"]):
-    """A process on an ssh device that runs files on arrays, which are sent once and kept there like files.
+    """A process on a device that runs files on arrays, which are sent once and kept there like files.
 
     `host` describes the device, `seconds` is the time that all runs took there so far.
     """
 
-    def __init__(self, device: SshDevice) -> None:
+    def __init__(self, device: RunnerDevice) -> None:
         self.device = device
         self.host: dict[str, Any] = {}
         self.seconds = 0.0
@@ -223,8 +281,8 @@ class DeviceSession(contextlib.AbstractContextManager["DeviceSession"]):
             folder = next(iter(self._paths.values())).rpartition("/")[0]
             job: Job = {"models": [], "arrays": folder}
             self._process = stack.enter_context(JsonProcess(command, job=job, keeps_stdin=True))
-            self._documents = self._process.documents(SILENCE_SECONDS)
-            self.host = self._receive("the runner")["host"]
+            self._documents = self._process.documents(self.device.silence)
+            self.host = {**self._receive("the runner")["host"], **self.device.host_facts}
             self._stack = stack.pop_all()
         return self
 
@@ -241,6 +299,11 @@ class DeviceSession(contextlib.AbstractContextManager["DeviceSession"]):
 
         return DeviceRunner
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the process ended or gave no answer in time, so that nothing more runs in it."""
+        return self._process.status is not None or self._process.timed_out
+
     def run(
         self, model: TFLiteModel, threads: int, batches: Sequence[Sequence[np.ndarray]]
     ) -> Iterator[list[np.ndarray]]:
@@ -249,8 +312,31 @@ class DeviceSession(contextlib.AbstractContextManager["DeviceSession"]):
         Raises:
             InputError: the file does not run there, or the device does not answer.
         """
-        if not batches:
-            return
+        if batches:
+            yield from map(list, zip(*self.compute(model, batches, threads=threads).outputs, strict=True))
+
+    def compute(
+        self,
+        model: TFLiteModel,
+        batches: Sequence[Sequence[np.ndarray]],
+        *,
+        threads: int = 1,
+        kernels: str = "xnnpack",
+        outputs: Sequence[int] | None = None,
+        digests: Sequence[int] = (),
+    ) -> RunValues:
+        """Run a file on batches, at least one, and return what tensors of its main subgraph hold.
+
+        Args:
+            model, threads: the file, and the threads of the runtime.
+            batches: an array for each input.
+            kernels: one of `keras_nin.benchmark.runner.arrays.RESOLVERS`.
+            outputs: the tensors whose values are returned; None for the outputs of the file.
+            digests: those of which hashes are returned; under "xnnpack", outputs of the file.
+
+        Raises:
+            InputError: as `run`.
+        """
         if model.content not in self._paths:
             self._paths |= self.device.store({model.content: ".tflite"}, self._local)
         arrays = {}
@@ -262,8 +348,9 @@ class DeviceSession(contextlib.AbstractContextManager["DeviceSession"]):
             arrays[name] = data
             facts = {"shape": stacked.shape[1:], "dtype": stacked.dtype.name, "runs": len(batches), "sha256": name}
             inputs.append({"tensor": tensor, **facts})
-        request = {"file": self._paths[model.content], "threads": threads, "inputs": inputs}
-        request["outputs"] = list(model.main.outputs)
+        request = {"file": self._paths[model.content], "threads": threads, "inputs": inputs, "kernels": kernels}
+        request["outputs"] = list(model.main.outputs if outputs is None else outputs)
+        request["digests"] = list(digests)
         answer = self._ask(request, model.source)
         if "missing" in answer:
             self._ask(
@@ -271,11 +358,11 @@ class DeviceSession(contextlib.AbstractContextManager["DeviceSession"]):
             )
             answer = self._ask(request, model.source)
         self.seconds += answer["seconds"]
-        outputs = [
+        received = [
             np.frombuffer(base64.b64decode(output["data"]), output["dtype"]).reshape(output["shape"])
             for output in answer["outputs"]
         ]
-        yield from map(list, zip(*outputs, strict=True))
+        return RunValues(received, answer["digests"])
 
     def _ask(self, request: dict[str, Any], source: str) -> dict[str, Any]:
         self._process.send(request)
@@ -290,9 +377,9 @@ class DeviceSession(contextlib.AbstractContextManager["DeviceSession"]):
             if "progress" not in document:
                 return document
         status, log = self._process.status, self._process.stderr
-        problem = f"no answer for {SILENCE_SECONDS:g} s" if status is None else describe_status(status)
+        problem = f"no answer for {self.device.silence:g} s" if status is None else describe_status(status)
         raise self.device.connection_error(status, None if self.host else log, self._local) or self._refused(
-            source, f"{problem} ({_last_line(log)})" if log else problem
+            source, f"{problem} ({last_line(log)})" if log else problem
         )
 
     def _refused(self, source: str, problem: str) -> InputError:
@@ -311,7 +398,8 @@ def _pack_files(contents: Mapping[str, bytes]) -> bytes:
     return packed.getvalue()
 
 
-def _last_line(text: str) -> str:
+def last_line(text: str) -> str:
+    """Return the last line of a text, without spaces around it."""
     return "".join(text.splitlines()[-1:]).strip()
 
 

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 from keras_nin import files, schemas
 from keras_nin.audit.api import Audit
+from keras_nin.benchmark.certification import CertifyResult, read_certify_result
 from keras_nin.benchmark.comparison import LatencyRatio, RunComparison
 from keras_nin.benchmark.records import BenchmarkResult
 from keras_nin.benchmark.sweep import SweepPoint
@@ -143,6 +144,7 @@ Document: TypeAlias = (
     | EthosUResult
     | MicroResult
     | FitResult
+    | CertifyResult
 )
 
 
@@ -342,4 +344,5 @@ _READERS: dict[str, Callable[[Json], Document | tuple[Document, ...]]] = {
     schemas.FIT: _read_fit,
     schemas.EVALUATE: _read_evaluate,
     schemas.CLAIMS: _read_claims,
+    schemas.CERTIFY: read_certify_result,
 }

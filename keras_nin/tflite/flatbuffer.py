@@ -94,18 +94,19 @@ class FlatbufferTable:
         self._position = position
         self._fields = reader.fields(position)
 
-    def _field_position(self, slot: int) -> int | None:
+    def field_position(self, slot: int) -> int | None:
+        """Return the byte where a field is, or None."""
         offset = self._fields[slot] if slot < len(self._fields) else 0
         return self._position + offset if offset else None
 
     def scalar(self, slot: int, code: str, default: Any = 0) -> Any:
         """Return the number of `struct` format `code`, or `default`."""
-        position = self._field_position(slot)
+        position = self.field_position(slot)
         return default if position is None else self.reader.unpack(code, position)
 
     def table(self, slot: int) -> "FlatbufferTable | None":
         """Return the table that the field refers to, or None."""
-        position = self._field_position(slot)
+        position = self.field_position(slot)
         return None if position is None else FlatbufferTable(self.reader, self.reader.follow(position))
 
     def tables(self, slot: int) -> "list[FlatbufferTable]":
@@ -116,7 +117,7 @@ class FlatbufferTable:
 
     def span(self, slot: int, item_size: int = 1) -> tuple[int, int] | None:
         """Return (first byte, number of items) of the field's vector, checked but not decoded, or None."""
-        position = self._field_position(slot)
+        position = self.field_position(slot)
         if position is None:
             return None
         start = self.reader.follow(position)

@@ -114,14 +114,20 @@ class IsolatedRunner(TFLiteRunner):
         return [[_read_array(self._shared, *entry) for entry in run] for run in answer["runs"]]
 
 
-def estimate_time_limit(model: TFLiteModel) -> float:
-    """Return seconds that one run of a file never takes, on a slow and busy machine either."""
+def estimate_macs(model: TFLiteModel) -> int:
+    """Return about how many products of weights and values one run takes, from the sizes of tensors alone."""
     tensors, macs = model.main.tensors, 0
     for operator in model.main.operators:
         kernels = [tensors[index] for index in operator.inputs[:2] if index >= 0 and tensors[index].is_constant]
         sizes = [tensors[index].elements // max(1, tensors[index].shape[-1]) for index in operator.outputs
                  if tensors[index].shape]  # fmt: skip
         macs += sum(kernel.elements for kernel in kernels) * max(sizes, default=1)
+    return macs
+
+
+def estimate_time_limit(model: TFLiteModel) -> float:
+    """Return seconds that one run of a file never takes, on a slow and busy machine either."""
+    macs = estimate_macs(model)
     loops = any(operator.called_subgraphs for operator in model.main.operators)
     seconds = _SECONDS + macs / _MACS_PER_SECOND + model.size_bytes / _BYTES_PER_SECOND + loops * _LOOP_SECONDS
     return min(seconds, _MAX_SECONDS)

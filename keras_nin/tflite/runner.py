@@ -162,6 +162,19 @@ class TFLiteRunner:
             raise input_error(expected, "none", argument="output", path=self.model.path)
         return self._output or 0
 
+    def sample_shapes(self) -> tuple[int, ...] | dict[str, tuple[int, ...]]:
+        """Return (height, width, channels) of the only input, otherwise the shape of a sample for each by its name."""
+        if len(self.inputs) == 1 and len(self.input.shape) == 4:
+            return self.input.shape[1:]
+        return {entry.signature or entry.name: entry.shape[1:] for entry in self.inputs}
+
+    def describe_outputs(self) -> tuple[tuple[str, tuple[int | None, ...], str | None], ...]:
+        """Return name, shape without the batch and activation of each output, as `keras_nin.heads` takes them."""
+        return tuple(
+            (details.signature or details.name, *self.model.describe_output(index, details.shape[1:]))
+            for index, details in zip(self.model.main.outputs, self.outputs, strict=True)
+        )
+
     def predict(self, images: "np.ndarray | dict[str, np.ndarray]") -> np.ndarray:
         """Return the float32 outputs (N, ...) for preprocessed images; integers are quantized and dequantized.
 
@@ -174,18 +187,19 @@ class TFLiteRunner:
         Raises:
             InputError: wrong shape or names, NaN or infinity, or an integer input without a scale.
         """
-        return self._dequantize(self.predict_raw(images), self.output)
+        return self.dequantize(self.predict_raw(images), self.output)
 
     def predict_outputs(self, images: "np.ndarray | dict[str, np.ndarray]") -> list[np.ndarray]:
         """Return the float32 values of every output, in the file's order; otherwise the same as `predict`."""
         raw = self._run_batches(images, range(len(self.outputs)))
-        return [self._dequantize(values, details) for values, details in zip(raw, self.outputs, strict=True)]
+        return [self.dequantize(values, details) for values, details in zip(raw, self.outputs, strict=True)]
 
     def predict_raw(self, images: "np.ndarray | dict[str, np.ndarray]") -> np.ndarray:
         """Return the outputs in the file's own type; otherwise the same as `predict`."""
         return self._run_batches(images, [self._output_index()])[0]
 
-    def _dequantize(self, raw: np.ndarray, output: IODetails) -> np.ndarray:
+    def dequantize(self, raw: np.ndarray, output: IODetails) -> np.ndarray:
+        """Return the float32 values of an output; integers without a scale stay as they are."""
         if output.dtype in FLOAT_DTYPES:
             return raw.astype(np.float32, copy=False)
         if output.scale is None or output.zero_point is None:
@@ -194,7 +208,7 @@ class TFLiteRunner:
 
     def _run_batches(self, images: "np.ndarray | dict[str, np.ndarray]", indexes: Sequence[int]) -> list[np.ndarray]:
         """Return the raw values (N, ...) of the outputs with these indexes."""
-        arrays = self._quantize_inputs(images)
+        arrays = self.quantize_inputs(images)
         drop_batch = [self.outputs[index].shape[:1] == (self.batch,) for index in indexes]
         if self.batch > 1 and not all(drop_batch):
             shapes = [self.outputs[index].shape for index in indexes]
@@ -247,7 +261,7 @@ class TFLiteRunner:
         The image is preprocessed, of shape ``(1, *input.shape[1:])``, for several inputs a dictionary as in `predict`;
         the runner has to keep the tensors (`keep_tensors`).
         """
-        received = self._run(self._quantize_inputs(image), [tensor.index for tensor in tensors])
+        received = self._run(self.quantize_inputs(image), [tensor.index for tensor in tensors])
         values = []
         for tensor, value in zip(tensors, received, strict=True):
             quantization = tensor.quantization
@@ -257,8 +271,8 @@ class TFLiteRunner:
                 values.append(dequantize(value, quantization.scales[0], quantization.zero_points[0]))
         return values
 
-    def _quantize_inputs(self, images: "np.ndarray | dict[str, np.ndarray]") -> list[np.ndarray]:
-        """Return the array of each input in its dtype."""
+    def quantize_inputs(self, images: "np.ndarray | dict[str, np.ndarray]") -> list[np.ndarray]:
+        """Return the array (N, ...) of each input in its dtype; arguments and errors as in `predict`."""
         if not isinstance(images, dict):
             return [_quantize_batch(images, self.input)]
         names = [entry.signature or entry.name for entry in self.inputs]

@@ -165,8 +165,8 @@ def evaluate_model(
             and images that are objects.
         partial: a file in which the results of a .tflite file are kept as they come; made where there is none. The same
             evaluation continues from it. Without it an interrupted one starts again.
-        device, python: ``ssh://[user@]host[:port]`` of a machine that runs the file, and its interpreter; None takes
-            this machine, and python3.
+        device, python: ``ssh://[user@]host[:port]`` of a machine that runs the file, and its interpreter, or
+            ``qemu://CPU``, an emulated one whose time is not reported; None takes this machine, and python3.
 
     Raises:
         InputError: no labels, labels that do not fit the outputs, a device that cannot be used, workers or `partial`
@@ -237,7 +237,8 @@ def evaluate_model(
             for place, (entry, truth) in enumerate(zip(scored, targets, strict=True))
         )
         speed = None
-        if network.threads is not None and measured:  # a Keras model runs larger batches
+        is_emulated = session is not None and session.host.get("emulated")
+        if network.threads is not None and measured and not is_emulated:  # a Keras model runs larger batches
             rate = float(f"{measured * processes / (session.seconds if session else seconds):.4g}")
             speed = {"images_per_second": rate, "batch": 1, "threads": network.threads, "runs": measured}
             speed |= {"workers": processes, "host": session.host if session else describe_host()}
@@ -256,6 +257,7 @@ def evaluate_model(
             (
                 *inputs.scaling_notes(network.input_scaling, chosen),
                 *notes,
+                *inputs.device_notes(session if is_emulated else None),
                 *inputs.guessing_notes("The", outputs),
             ),
             dataset.describe_division() if dataset.divided else None,
@@ -553,23 +555,12 @@ def _open_file(
     runner_class = session.runner_class() if session else IsolatedRunner
     runner = stack.enter_context(runner_class(read_checked_model(path), threads, output))
     record = inputs.read_export_record(path)
-    shapes: inputs.Shapes = {entry.signature or entry.name: entry.shape[1:] for entry in runner.inputs}
-    if len(runner.inputs) == 1 and len(runner.input.shape) == 4:
-        shapes = runner.input.shape[1:]
-    main = runner.model.main
-    positions = range(len(runner.outputs)) if output is None else [output]
-    outputs = [
-        (
-            details.signature or details.name,
-            *runner.model.describe_output(main.outputs[position], details.shape[1:]),
-        )
-        for position, details in ((position, runner.outputs[position]) for position in positions)
-    ]
+    outputs = runner.describe_outputs()
     return _Network(
         path,
         runner.predict_outputs if output is None else lambda batch: [runner.predict(batch)],
-        shapes,
-        tuple(outputs),
+        runner.sample_shapes(),
+        outputs if output is None else outputs[output : output + 1],
         record.get("preprocessing"),
         inputs.recorded_test_source(record),
         record.get("weights"),

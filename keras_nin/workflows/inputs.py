@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, Unpack, ca
 from keras_nin import files, models
 from keras_nin.errors import DatasetUnavailableError, InputError
 from keras_nin.files import AnyPath
+from keras_nin.formatting import format_host
 from keras_nin.models.registry import MODEL_SUFFIXES
 from keras_nin.output_capture import capture_output
 from keras_nin.workflows import SILENT, Progress
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     import keras
     import numpy as np
 
-    from keras_nin.benchmark.devices import DeviceSession
+    from keras_nin.benchmark.devices import DeviceSession, RunnerDevice
     from keras_nin.data import Dataset, Preprocessing
     from keras_nin.export import Parity
     from keras_nin.keras_graph import InputScaling
@@ -409,14 +410,29 @@ class TestImages:
 
 
 def open_session(device: str | None, python: str | None) -> AbstractContextManager[DeviceSession | None]:
-    """Return a block in which files run on an ssh device; it has None where `device` is this machine."""
+    """Return a block in which files run on a device; it has None where `device` is this machine."""
     if device is None:
         if python is not None:
             raise InputError("`python` is for a `device` ssh://", argument="python")
         return contextlib.nullcontext()
-    from keras_nin.benchmark.devices import DeviceSession, SshDevice
+    from keras_nin.benchmark.devices import DeviceSession
 
-    return DeviceSession(SshDevice(device, python or "python3"))
+    if python is not None and device.startswith("qemu://"):
+        raise InputError("`python` is for a `device` ssh://", argument="python")
+    return DeviceSession(find_device(device, python))
+
+
+def find_device(url: str, python: str | None = None) -> RunnerDevice:
+    """Return the device of ``ssh://[user@]host[:port]`` or ``qemu://CPU``; `python` is the interpreter over ssh."""
+    from keras_nin.benchmark.devices import SshDevice
+    from keras_nin.benchmark.emulator import SCHEME, emulated_device
+
+    return emulated_device(url) if url.startswith(SCHEME) else SshDevice(url, python or "python3")
+
+
+def device_notes(session: DeviceSession | None) -> tuple[str, ...]:
+    """Return a note on where a file ran, unless it was here."""
+    return (f"The file ran on {session.device.url}: {format_host(session.host)}",) if session else ()
 
 
 def select_test_images(

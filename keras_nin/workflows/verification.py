@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack
 from keras_nin import files, models, schemas
 from keras_nin.errors import InputError
 from keras_nin.files import AnyPath
-from keras_nin.formatting import format_host
 from keras_nin.limits import Limit, LimitCheck, LimitItem, Unit, check_limit, parse_limits
 from keras_nin.results import Result
 from keras_nin.workflows import SILENT, Progress, inputs
@@ -25,7 +24,6 @@ from keras_nin.workflows.inputs import (
 )
 
 if TYPE_CHECKING:
-    from keras_nin.benchmark.devices import DeviceSession
     from keras_nin.export import Parity, ParityLimits
     from keras_nin.export.layer_noise import LayerNoiseTable
     from keras_nin.models import LoadedModel
@@ -125,8 +123,8 @@ def verify_model(
         limits: what the parity is checked against; None takes the defaults.
         per_layer: whether to measure the quantization noise of every layer.
         threads, progress: of the LiteRT runtime; what reports the progress.
-        device, python: ``ssh://[user@]host[:port]`` of a machine that runs the file, and its interpreter; the model
-            runs here. None takes this machine, and python3.
+        device, python: ``ssh://[user@]host[:port]`` of a machine that runs the file, and its interpreter, or
+            ``qemu://CPU``, an emulated one; the model runs here. None takes this machine, and python3.
         **options: `weights`, `input_shape`, `builder_arguments`, `seed` and `imports`, as in `export_model`.
 
     Raises:
@@ -190,16 +188,11 @@ def verify_model(
                 *inputs.scaling_notes(loaded.input_scaling, chosen),
                 *notes,
                 *_origin_notes(record, loaded, runner),
-                *_device_notes(session),
+                *inputs.device_notes(session),
                 *inputs.guessing_notes("The model's own", parity.outputs or (parity,)),
             ),
             session and session.host,
         )
-
-
-def _device_notes(session: DeviceSession | None) -> tuple[str, ...]:
-    """Return a note on where the file ran, unless it was here."""
-    return (f"The file ran on {session.device.url}: {format_host(session.host)}",) if session else ()
 
 
 def _calibration_digests(

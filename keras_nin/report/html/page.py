@@ -14,6 +14,7 @@ from keras_nin import figures, files, plots
 from keras_nin.audit import tables
 from keras_nin.audit.api import Audit
 from keras_nin.benchmark import layer_times, sweep_results
+from keras_nin.benchmark.certification import CertifyResult
 from keras_nin.benchmark.comparison import RunComparison
 from keras_nin.benchmark.records import BenchmarkResult, Profile
 from keras_nin.benchmark.roofline import LayerEfficiency, compute_efficiency
@@ -21,7 +22,7 @@ from keras_nin.claims.claim import ClaimsResult
 from keras_nin.edge.fit import FitResult
 from keras_nin.formatting import format_host
 from keras_nin.plots import latency, sweeps
-from keras_nin.report import accuracy, claims, edge, fit
+from keras_nin.report import accuracy, claims, comparisons, edge, fit
 from keras_nin.report.documents import Document, EvaluateDocument, RatiosDocument, SweepDocument, base_name
 from keras_nin.report.html import charts
 from keras_nin.report.html.comparison import Comparison, compare_files, group_by_file
@@ -39,6 +40,7 @@ _OTHER_KINDS: dict[type, str] = {
     RunComparison: "runs",
     SweepDocument: "sweep",
     EvaluateDocument: "accuracy",
+    CertifyResult: "certified",
     ClaimsResult: "claims",
 }
 
@@ -94,6 +96,8 @@ def _environment() -> "jinja2.Environment":
         *(accuracy.confusion_table, edge.edgetpu_reason_lines, edge.edgetpu_summary_lines, edge.ethosu_layer_table),
         *(fit.fit_tables, fit.fit_reason_lines, fit.fit_note_lines, claims.figure_records, claims.conditions_line),
         *(_audit_table, _latency_layer_table, _layer_changes_table, _plot_sweep, sweep_results.format_findings),
+        *(comparisons.certificate_heading, comparisons.certificate_table, comparisons.certificate_lines),
+        comparisons.certified_device_lines,
         *(charts.chart_shares, charts.chart_accelerators, charts.plot_bare_roofline, charts.themed_svg),
     )
     env.globals |= {function.__name__.lstrip("_"): function for function in functions}
