@@ -1,0 +1,223 @@
+"""Train what `quantize_aware.py start` made, on Keras with JAX; needs no TensorFlow, so that any accelerator will do.
+
+KERAS_BACKEND=jax python benchmarks/quantize_aware_train.py FOLDER [--network NAME] [--bits N] [--budget NAME] ...
+
+Reads FOLDER/<network>-<bits>.keras and the training images as `quantize_aware.py` does. Writes to --output, for each
+network and budget, an .npz with the trained weights (float16, vectors and scalars float32), and training.json with what
+it cost and the accuracy on the held-out training images. `quantize_aware.py make` makes files of the weights.
+
+All take the learning rate that is better for the fewest bits and the first seed.
+"""
+
+import concurrent.futures
+import itertools
+import json
+import os
+import pathlib
+import statistics
+import time
+
+os.environ.setdefault("KERAS_BACKEND", "jax")
+
+import click
+import jax
+import jax.numpy as jnp
+import keras
+import numpy as np
+from quantize_aware import BUDGETS, LEVELS, NETWORKS, load_network
+
+_TIMED_BATCH, _TIMED_STEPS, _ROUNDS = 256, 20, 7
+_HELD_OUT_BATCH = 200
+
+
+class Trainer:
+    """A network with a compiled step of Adam, the state of which is (weights, other variables, optimizer)."""
+
+    def __init__(self, model, batch_size):
+        self.model, self.batch_size = model, batch_size
+        self.optimizer = keras.optimizers.Adam()
+        self.optimizer.build(model.trainable_variables)
+        names = [variable.path.rpartition("/")[2] for variable in self.optimizer.variables]
+        self._rate = names.index("learning_rate")
+        groups = model.trainable_variables, model.non_trainable_variables, self.optimizer.variables
+        self.start = tuple([jnp.asarray(variable.value) for variable in group] for group in groups)
+
+    def lower(self, tests):
+        """Return the training step, and with `tests` that on held-out images, ready to be compiled."""
+        images, held_out = (
+            jax.ShapeDtypeStruct((count, *self.model.input_shape[1:]), jnp.float32)
+            for count in (self.batch_size, _HELD_OUT_BATCH)
+        )
+        labels, weights = (jax.ShapeDtypeStruct((self.batch_size,), dtype) for dtype in (jnp.int32, jnp.float32))
+        rate = jax.ShapeDtypeStruct((), jnp.float32)
+        programs = {"step": jax.jit(self._step, donate_argnums=0).lower(self.start, images, labels, weights, rate)}
+        return programs | ({"predict": jax.jit(self._predict).lower(self.start[:2], held_out)} if tests else {})
+
+    def _loss(self, trained, others, images, labels, weights):
+        outputs, others = self.model.stateless_call(trained, others, images, training=True)
+        losses = keras.losses.sparse_categorical_crossentropy(labels, outputs)
+        return (losses * weights).sum() / weights.sum(), others
+
+    def _step(self, state, images, labels, weights, rate):
+        trained, others, optimizer = state
+        gradient = jax.value_and_grad(self._loss, has_aux=True)
+        (loss, others), gradients = gradient(trained, others, images, labels, weights)
+        optimizer[self._rate] = rate
+        trained, optimizer = self.optimizer.stateless_apply(optimizer, gradients, trained)
+        return (trained, others, optimizer), loss
+
+    def _predict(self, state, images):
+        return self.model.stateless_call(*state, images, training=False)[0].argmax(axis=1)
+
+    def fresh_state(self):
+        """Return a copy of the state at the start."""
+        return jax.tree.map(jnp.copy, self.start)
+
+    def train(self, batches, epochs, rate):
+        """Return the state after `epochs` of `TrainingBatches`; the learning rate falls along a cosine."""
+        state, steps = self.fresh_state(), epochs * len(batches)
+        for epoch in range(epochs):
+            batches.start_epoch(epoch)
+            for index in range(len(batches)):
+                images, labels = batches[index]
+                done = (epoch * len(batches) + index) / steps
+                missing = self.batch_size - len(images)
+                weights = np.pad(np.ones(len(images), np.float32), (0, missing))
+                images = np.pad(images, [(0, missing), (0, 0), (0, 0), (0, 0)])
+                labels = np.pad(labels, (0, missing)).astype(np.int32)
+                state, loss = self.step(
+                    state, images, labels, weights, np.float32(rate * (1 + np.cos(np.pi * done)) / 2)
+                )
+        if not np.isfinite(loss):
+            raise ValueError(f"the loss is {loss}")
+        return state
+
+    def measure_top1(self, state, images, labels):
+        """Return top-1 in percent on a multiple of `_HELD_OUT_BATCH` images."""
+        starts = range(0, len(images), _HELD_OUT_BATCH)
+        classes = [self.predict(state[:2], images[start : start + _HELD_OUT_BATCH]) for start in starts]
+        return 100 * float((np.concatenate(classes) == labels).mean())
+
+
+def compile_all(trainers, tests):
+    """Compile the steps of several `Trainer` objects side by side."""
+    programs = [(trainer, *item) for trainer in trainers for item in trainer.lower(tests).items()]
+    with concurrent.futures.ThreadPoolExecutor() as threads:
+        compiled = threads.map(lambda program: program[2].compile(), programs)
+        for (trainer, name, _), program in zip(programs, compiled, strict=True):
+            setattr(trainer, name, program)
+
+
+def measure_steps(trainers):
+    """Return the median seconds of a training step of each `Trainer`, measured in turns."""
+    seconds = {name: [] for name in trainers}
+    for _ in range(_ROUNDS):
+        for name, trainer in trainers.items():
+            shape = (trainer.batch_size, *trainer.model.input_shape[1:])
+            images = jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)
+            labels = jnp.zeros(trainer.batch_size, jnp.int32)
+            weights, rate = jnp.ones(trainer.batch_size, jnp.float32), jnp.float32(1e-4)
+            state = trainer.fresh_state()
+            state, loss = jax.block_until_ready(trainer.step(state, images, labels, weights, rate))
+            start = time.perf_counter()
+            for _ in range(_TIMED_STEPS):
+                state, loss = trainer.step(state, images, labels, weights, rate)
+            jax.block_until_ready((state, loss))
+            seconds[name].append((time.perf_counter() - start) / _TIMED_STEPS)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def pack_weights(state, prefix):
+    """Return the trained and other floating-point variables of a state as arrays to store, by name."""
+    arrays = {}
+    for group, values in zip(("trained", "other"), state[:2], strict=True):
+        for index, value in enumerate(map(np.asarray, values)):
+            if value.dtype == np.float32:
+                arrays[f"{prefix}/{group}/{index}"] = value.astype(np.float16) if value.ndim > 1 else value
+    return arrays
+
+
+def train_network(network, budget_name, trainers, seeds, deadline, output):
+    """Train the `Trainer` of each bit width from each seed, write the weights and return what each training cost."""
+    from keras_nin.train.batches import TrainingBatches
+    from keras_nin.train.training import get_recipe, split_validation
+
+    budget = BUDGETS[budget_name][network]
+    loaded, dataset = load_network(network, budget_name)
+    *size, channels = loaded.model.input_shape[1:]
+    recipe = get_recipe(network, dataset.name, epochs=budget.epochs, batch_size=budget.batch_size)
+    held_out = dataset.select("calibration")
+    held_out = held_out[: len(held_out) // _HELD_OUT_BATCH * _HELD_OUT_BATCH or None]
+    test_images, test_labels = dataset.load(held_out, size, channels), dataset.labels_of(held_out)
+    arrays, records, best = {}, [], None
+    for bits, trainer in sorted(trainers.items()):
+        before = trainer.measure_top1(trainer.start, test_images, test_labels)
+        for seed in seeds:
+            part, _ = split_validation(dataset, recipe, seed)
+            images, labels = dataset.load(part, size, channels), dataset.labels_of(part)
+            runs = []
+            for rate in budget.rates if best is None else (best,):
+                if time.monotonic() > deadline:
+                    click.echo(f"no time left for {network} {bits} {seed} {rate}")
+                    continue
+                start = time.perf_counter()
+                batches = TrainingBatches(images, labels, recipe, seed)
+                state = trainer.train(batches, budget.epochs, rate)
+                seconds = time.perf_counter() - start
+                top1 = trainer.measure_top1(state, test_images, test_labels)
+                record = {"network": network, "budget": budget_name, "bits": bits, "seed": seed, "rate": rate}
+                record |= {"images": len(part), "steps": budget.epochs * len(batches), "seconds": seconds}
+                record |= {"held_out": top1, "held_out_before": before}
+                click.echo(json.dumps(record))
+                runs.append((record, state))
+            if runs:
+                record, state = max(runs, key=lambda run: run[0]["held_out"])
+                best = record["rate"]
+                records.append(record)
+                arrays |= pack_weights(state, f"{bits}/{seed}")
+    np.savez_compressed(output / f"{network}-{budget_name}.npz", **arrays)
+    return records
+
+
+@click.command(help=__doc__)
+@click.argument("folder", type=click.Path(exists=True, path_type=pathlib.Path))
+@click.option("--network", "networks", type=click.Choice(NETWORKS), multiple=True, default=NETWORKS)
+@click.option("--bits", "widths", type=click.Choice(tuple(LEVELS)), multiple=True, default=tuple(LEVELS))
+@click.option("--budget", "budgets", type=click.Choice(tuple(BUDGETS)), multiple=True, default=tuple(BUDGETS))
+@click.option("--seed", "seeds", type=int, multiple=True, default=(0, 1, 2))
+@click.option("--steps/--no-steps", default=True, help="Whether to time a step and that of the float network.")
+@click.option("--seconds", type=float, default=3600, help="No training starts later than this.")
+@click.option("--output", type=click.Path(path_type=pathlib.Path), help="Where to write; the default is FOLDER.")
+def main(folder, networks, widths, budgets, seeds, steps, seconds, output):
+    """Train, and write what came out."""
+    from keras_nin import models
+
+    output, start = output or folder, time.monotonic()
+    output.mkdir(parents=True, exist_ok=True)
+    trainers, timed, record = {}, {}, {"device": jax.devices()[0].device_kind, "steps": {}, "runs": []}
+    for network in networks:
+        for bits in widths:
+            path = folder / f"{network}-{bits}.keras"
+            trainers[network, bits] = Trainer(models.load_model(path).model, BUDGETS["same"][network].batch_size)
+            if steps:
+                timed[network, bits] = Trainer(models.load_model(path).model, _TIMED_BATCH)
+        if steps:
+            timed[network, "float"] = Trainer(load_network(network)[0].model, _TIMED_BATCH)
+    compile_all(trainers.values(), tests=True)
+    compile_all(timed.values(), tests=False)
+    click.echo(f"compiled after {time.monotonic() - start:.1f} s on {jax.devices()[0]}")
+    if steps:
+        for network in networks:
+            group = {name[1]: trainer for name, trainer in timed.items() if name[0] == network}
+            record["steps"][network] = {str(name): 1000 * seconds for name, seconds in measure_steps(group).items()}
+        record["timed_batch"] = _TIMED_BATCH
+        click.echo(json.dumps(record))
+    for budget, network in itertools.product(budgets, networks):
+        group = {bits: trainers[network, bits] for bits in widths}
+        record["runs"] += train_network(network, budget, group, seeds, start + seconds, output)
+        (output / "training.json").write_text(json.dumps(record, indent=1))
+    click.echo(f"done after {time.monotonic() - start:.1f} s")
+
+
+if __name__ == "__main__":
+    main()
