@@ -6,6 +6,7 @@ from . import edge as edge
 from . import export as export
 from . import layers as layers
 from . import models as models
+from . import prune as prune
 from . import report as report
 from . import tflite as tflite
 from . import train as train
@@ -33,6 +34,7 @@ from .workflows.edge import estimate_ethosu as estimate_ethosu
 from .workflows.edge import measure_micro as measure_micro
 from .workflows.evaluation import evaluate_model as evaluate_model
 from .workflows.export import export_model as export_model
+from .workflows.pruning import prune_channels as prune_channels
 from .workflows.quantize_aware import quantize_aware as quantize_aware
 from .workflows.reports import build_report as build_report
 from .workflows.reports import check_claims as check_claims

@@ -55,6 +55,7 @@ class GraphCall:
         args, kwargs: arguments of the call without `training` and None, with a `TensorSlot` for each tensor.
         inputs: the slots among the arguments.
         outputs: slots of what it returns.
+        shapes: shapes of the outputs.
     """
 
     operation: "keras.Operation"
@@ -65,6 +66,7 @@ class GraphCall:
     kwargs: dict[str, Any]
     inputs: tuple[TensorSlot, ...]
     outputs: tuple[TensorSlot, ...]
+    shapes: tuple[tuple[int | None, ...], ...]
 
     @property
     def unique_path(self) -> tuple[str, ...]:
@@ -168,7 +170,9 @@ def _trace(
         if inside is None:
             outputs = [TensorSlot() for _ in node.outputs]
             kwargs = {key: value for key, value in kwargs.items() if value is not None}
-            calls.append(GraphCall(operation, here.path, here.uses, here.scope, args, kwargs, taken, tuple(outputs)))
+            shapes = tuple(tuple(tensor.shape) for tensor in node.outputs)
+            arguments = (args, kwargs, taken, tuple(outputs))
+            calls.append(GraphCall(operation, here.path, here.uses, here.scope, *arguments, shapes))
         else:
             if getattr(operation, "inner", None) is not None:
                 here = dataclasses.replace(here, scope=(*here.scope, inside.name))

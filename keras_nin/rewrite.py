@@ -124,7 +124,8 @@ def _rewrite_site(model: "keras.Model", site: RewriteSite) -> "keras.Model":
     return rewritten
 
 
-def _copy_layer(layer: "keras.Layer", **changes: Any) -> "keras.Layer":
+def copy_layer(layer: "keras.Layer", **changes: Any) -> "keras.Layer":
+    """Return a layer with the config of another, and `changes`; `InputError` where it cannot be built from it."""
     try:
         return type(layer).from_config(layer.get_config() | changes)
     except (NotImplementedError, TypeError) as error:
@@ -153,7 +154,7 @@ class _Collapse:
         import keras
 
         if layer.name != self.last:
-            return _copy_layer(layer)
+            return copy_layer(layer)
         config = {key: value for key, value in layer.get_config().items() if key in _KEPT_CONFIG}
         return getattr(keras.layers, f"Conv{self.rank}D")(**self.config, **config)
 
@@ -194,7 +195,7 @@ class _Commute:
 
     def clone(self, layer: "keras.Layer") -> "keras.Layer":
         # The pooling gets a map as its output.
-        return _copy_layer(layer, **({"keepdims": True} if layer.name == self.last and self.is_flat else {}))
+        return copy_layer(layer, **({"keepdims": True} if layer.name == self.last and self.is_flat else {}))
 
     def call(self, layer: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         import keras

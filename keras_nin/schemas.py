@@ -33,6 +33,7 @@ FIT = "keras_nin.fit/1"
 LIST = "keras_nin.list/1"
 MICRO = "keras_nin.micro/1"
 PARTIAL = "keras_nin.partial/1"  # the first line of a file of `evaluate --partial`
+PRUNE = "keras_nin.prune/1"
 REPORT = "keras_nin.report/1"
 SWEEP = "keras_nin.sweep/1"
 TRAIN = "keras_nin.train/1"

@@ -16,6 +16,8 @@ from keras_nin.benchmark.single_operators import (
     build_empty_file,
     build_matmul,
     cut_operators,
+    is_narrowable,
+    narrow_operator,
     time_operators,
 )
 from keras_nin.errors import InputError
@@ -206,3 +208,21 @@ def test_a_real_measurement(net):
     assert measured.profiled_runs >= 10
     with pytest.raises(InputError, match="Expected `method` to be one of profiler, single"):
         measure_file(net, method="guess")
+
+
+def test_narrowed_operators_run_with_fewer_channels(exported):
+    """The first channels of a convolution compute what they did, where the inputs that are left out are zero."""
+    model = read_model(exported("nin_digits", "float32"))
+    for cut in cut_operators(model):
+        operator = model.main.operators[cut.index]
+        if not is_narrowable(operator) or cut.content is None:
+            continue
+        whole = TFLiteRunner(cut.content)
+        *_, inputs = whole.inputs[0].shape
+        *_, outputs = whole.outputs[0].shape
+        kept = max(1, inputs // 2), max(1, outputs // 3)
+        narrow = TFLiteRunner(narrow_operator(cut.content, kept))
+        images = np.random.default_rng(0).random((1, *whole.inputs[0].shape[1:]), np.float32)
+        images[..., kept[0] :] = 0
+        expected = whole.predict(images)[..., : kept[1]]
+        np.testing.assert_allclose(narrow.predict(images[..., : kept[0]]), expected, atol=1e-5)

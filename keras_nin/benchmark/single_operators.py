@@ -1,6 +1,6 @@
 """Files of one operator: each operator of a .tflite file cut out and timed alone, and a matrix product."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ from keras_nin.benchmark.kernel_assignment import NOTE_CONSTANT, KernelAssignmen
 from keras_nin.benchmark.layer_times import build_layer_times
 from keras_nin.benchmark.records import KernelTime, LayerTime
 from keras_nin.errors import check_choice
+from keras_nin.tflite.reader import read_model
 from keras_nin.tflite.records import TFLiteModel, TFLiteOperator, TFLiteSubgraph
 
 MATMUL_DTYPES = ("float32", "int8")
@@ -226,10 +227,13 @@ def _pack_operator(code: int, operator: Any, tensors: list[Any], *constants: byt
 
 def _pack(codes: list[Any], buffers: list[Any], called: Sequence[Any] = (), **fields: list[Any]) -> bytes:
     """Return the file of a model whose main subgraph has these fields, and runs the subgraphs `called`."""
+    subgraph = _table("SubGraph", name="main", **fields)
+    return _finish(_table("Model", version=3, operatorCodes=codes, subgraphs=[subgraph, *called], buffers=buffers))
+
+
+def _finish(model: Any) -> bytes:
     import flatbuffers
 
-    subgraph = _table("SubGraph", name="main", **fields)
-    model = _table("Model", version=3, operatorCodes=codes, subgraphs=[subgraph, *called], buffers=buffers)
     builder = flatbuffers.Builder(1024)
     builder.Finish(model.Pack(builder), b"TFL3")
     return bytes(builder.Output())
@@ -284,3 +288,80 @@ def _subtract_invocation(result: ModelResult, empty: ModelResult) -> KernelTime:
     base = empty["us"]["median"]
     median, mean, p90 = (max(0.0, result["us"][name] - base) for name in ("median", "mean", "p90"))
     return KernelTime(median, mean, p90, typical=median)
+
+
+# Operators with fewer channels
+
+# Axes of the output and of the input channels in the weights.
+_NARROWED = {"CONV_2D": (0, -1), "FULLY_CONNECTED": (0, -1), "DEPTHWISE_CONV_2D": (-1, None)}
+Widths = tuple[int, int]  # channels of the input and of the output; of a depthwise convolution those of its output
+
+
+def is_narrowable(operator: TFLiteOperator) -> bool:
+    """Whether `narrow_operator` takes an operator."""
+    return operator.op in _NARROWED
+
+
+def narrow_operator(content: bytes, widths: Widths) -> bytes:
+    """Return the file of one operator, as `cut_operators` makes it, with fewer channels: the first ones."""
+    import numpy as np
+    from ai_edge_litert import schema_py_generated as schema
+
+    record = read_model(content).main
+    model: Any = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
+    subgraph = model.subgraphs[0]
+    operator = record.operators[-1]  # those before it compute its constants
+    data, weights, *bias = [index for index in operator.inputs if index >= 0]
+    output_axis, input_axis = _NARROWED[operator.op]
+    inputs, outputs = widths
+    if input_axis is None:
+        inputs = outputs * record.tensors[data].shape[-1] // record.tensors[operator.outputs[0]].shape[-1]
+
+    def take(index: int, axis: int, count: int) -> None:
+        tensor: Any = subgraph.tensors[index]
+        buffer, axis = model.buffers[tensor.buffer], axis % len(tensor.shape)
+        values = np.frombuffer(np.asarray(buffer.data, np.uint8).tobytes(), record.tensors[index].dtype)
+        values = np.take(values.reshape(tensor.shape), range(count), axis)
+        buffer.data, tensor.shape = np.frombuffer(values.tobytes(), np.uint8), list(values.shape)
+        scales = tensor.quantization
+        if scales and scales.scale is not None and len(scales.scale) > 1 and scales.quantizedDimension == axis:
+            scales.scale, scales.zeroPoint = scales.scale[:count], scales.zeroPoint[:count]
+
+    for index, count in ((data, inputs), (operator.outputs[0], outputs)):
+        subgraph.tensors[index].shape = [*subgraph.tensors[index].shape[:-1], count]
+    take(weights, output_axis, outputs)
+    if input_axis is not None:
+        take(weights, input_axis, inputs)
+    for index in bias:
+        take(index, 0, outputs)
+    return _finish(model)
+
+
+def time_widths(
+    model: TFLiteModel, widths: Mapping[int, Iterable[Widths]], threads: int, seconds: float, run: RunJob
+) -> dict[int, dict[Widths, float]]:
+    """Return the time in us of operators of a file, by index, with the numbers of channels of `widths`.
+
+    Each is a file of its own, measured as in `time_operators`; equal ones are measured once. An operator without widths
+    is measured as it is, under (0, 0). Operators that do not run alone are left out.
+    """
+    contents = {"primer": build_matmul(*_PRIMER_SIZES, "float32"), "empty": build_empty_file()}
+    names: dict[tuple[int, Widths], str] = {}
+    seen: dict[object, str] = {}
+    for cut in cut_operators(model):
+        if cut.content is None:
+            continue
+        operator = model.main.operators[cut.index]
+        tensors = [model.main.tensors[index] for index in (*operator.inputs, *operator.outputs) if index >= 0]
+        described = operator.op, *((tensor.shape, tensor.dtype) for tensor in tensors), repr(operator.options)
+        for pair in widths.get(cut.index, ((0, 0),)):
+            name = seen.setdefault((described, pair), f"operator_{len(seen)}")
+            names[cut.index, pair] = name
+            if name not in contents:
+                contents[name] = narrow_operator(cut.content, pair) if cut.index in widths else cut.content
+    results = _run_operators(contents, threads, seconds, run)
+    times: dict[int, dict[Widths, float]] = {}
+    for (index, pair), name in names.items():
+        if name in results:
+            times.setdefault(index, {})[pair] = _subtract_invocation(results[name], results["empty"]).typical
+    return times

@@ -35,6 +35,7 @@ COMMANDS = {
     "evaluate": ("export", "Measure accuracy on labeled images."),
     "certify": ("devices", "Compare a .tflite file's outputs on ARM and other devices."),
     "train": ("models", "Train a model on labeled images."),
+    "prune": ("models", "Remove channels until a file is measured to be faster."),
     "benchmark": ("benchmark", "Measure the latency of files and of each layer."),
     "compare-runs": ("benchmark", "Show what became slower between two benchmarks."),
     "devices": ("devices", "List devices, or install emulated ARM CPUs."),

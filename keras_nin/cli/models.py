@@ -1,14 +1,18 @@
-"""`keras-nin list`, `train`, `import-weights` and `cards`: the zoo and its weights."""
+"""`keras-nin list`, `train`, `prune`, `import-weights` and `cards`: the zoo and its weights."""
 
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from keras_nin.cli import options
 from keras_nin.cli.output import TerminalProgress, echo, print_json, print_notes, print_result
+
+if TYPE_CHECKING:
+    from keras_nin.workflows.pruning import PruneResult
 
 
 @click.command("list", cls=options.Command, epilog="Example: keras-nin list")
@@ -123,6 +127,115 @@ def train_command(as_json: bool, **arguments: Any) -> None:
         f"with {format_percent(record['val_accuracy'])} on validation images; {test}"
     )
     echo(f"written: {result.folder / record['model']}.weights.h5, .keras and .json, and history.json")
+
+
+@click.command("prune", cls=options.Command, epilog="Example: keras-nin prune nin_digits --target latency=-30%")
+@click.argument("model")
+@click.option("--target", required=True, metavar="ITEM=-SHARE%|ITEM=VALUE",
+              help="What to reach: latency=-30%, macs=-40%, params=-50%; or a value, such as latency=2ms, macs=50M, "
+              "params=500k.")  # fmt: skip
+@options.model_options
+@click.option("--calibration", metavar=options.DATASET,
+              help="Images that say which channels matter, with their labels where they have some. [default: the "
+              "calibration split of the model's own dataset]")  # fmt: skip
+@click.option("--calibration-count", type=options.COUNT, metavar="N", default=256, help="Number of them.")
+@click.option("--train", metavar=options.DATASET,
+              help="Labeled images to fine-tune on. [default: the model's own dataset]")  # fmt: skip
+@click.option("--train-count", type=options.COUNT, metavar="N", help="Number of them. [default: all]")
+@click.option("--epochs", type=click.IntRange(0), metavar="N", default=2,
+              help="Passes of the fine-tuning; 0: none.")  # fmt: skip
+@click.option("--batch-size", type=options.COUNT, metavar="N", default=64, help="Batch size of the fine-tuning.")
+@click.option("--learning-rate", type=options.Number(0, min_open=True), metavar="RATE",
+              help="Highest learning rate. [default: a twentieth of the recipe's]")  # fmt: skip
+@click.option("--keep", "kept", metavar="RECORD.json",
+              help="Remove the channels that this record of another run removed, instead of measuring.")  # fmt: skip
+@click.option("--distill/--no-distill", default=True,
+              help="Train on the answers of the original network too, not on labels alone.")  # fmt: skip
+@options.data_option
+@options.image_options
+@options.test_count_option
+@click.option("--scheme", type=click.Choice(["int8", "float32"]), default="int8",
+              help="Of the files whose latency is measured.")  # fmt: skip
+@click.option("--multiple", type=options.COUNT, metavar="N", default=8,
+              help="Keep numbers of channels that are multiples of N.")  # fmt: skip
+@options.threads_option
+@click.option("--out", default="pruned", metavar="DIR", help="Where the files go.")
+@options.force_option
+@options.json_option
+def prune_command(as_json: bool, **arguments: Any) -> None:
+    """Remove channels from MODEL until its file is measured to be faster, or smaller, by --target; then fine-tune it.
+
+    Writes <model>_pruned.keras, a plain Keras model with fewer filters, and its record beside it. Channels that are
+    added, concatenated, normalized or flattened go together with all weights that read them; inputs and outputs of the
+    network stay, and so do channels that reach a layer without a rule, which is named.
+
+    The channels that change the loss least, by activations and gradients on the calibration images, go first, from the
+    layers where that saves the most time: each operator is timed at several widths, and the whole file in turns with
+    the original until the target is met. What a layer loses is compensated in its weights. Fine-tuning takes the recipe
+    of the network at a lower rate, with the answers of the original network as further targets.
+    """
+    from keras_nin.workflows.pruning import prune_channels
+
+    result = prune_channels(**arguments, progress=TerminalProgress())
+    print_notes(map(options.with_own_flags, result.notes))
+    print_result(result, as_json, lambda: "\n".join(_pruning_lines(result)))
+
+
+def _pruning_lines(result: PruneResult) -> Iterator[str]:
+    from keras_nin.formatting import format_conditions, format_percent, format_table, format_us
+    from keras_nin.prune.channels import NO_RULE
+
+    def change(before: float, after: float) -> str:
+        return f"{after / before - 1:+.1%}" if before else "-"
+
+    before, after = result.benchmark.profiles
+    first, second = (audit.total for audit in result.audits)
+    rows = [
+        [
+            label,
+            f"{getattr(first, name):,}",
+            f"{getattr(second, name):,}",
+            change(getattr(first, name), getattr(second, name)),
+        ]
+        for name, label in (("params", "params"), ("macs", "MACs"), ("peak_activation_bytes_int8", "peak int8 bytes"))
+    ]
+    times = [format_us(profile.total.median) for profile in (before, after)]
+    rows.append([f"latency, {result.scheme}", *times, f"{result.latency.ratio - 1:+.1%}"])
+    if result.scores is not None:
+        for label, (old, new) in (("model", result.scores.model), (result.scheme, result.scores.file)):
+            rows.append(
+                [f"top-1, {label}", format_percent(old, 2), format_percent(new, 2), f"{100 * (new - old):+.2f} pp"]
+            )
+    yield f"{result.name}, {result.target}: reached"
+    yield format_table(("", "before", "after", "change"), rows, right=("before", "after", "change"))
+    removed = [
+        [" + ".join(group.layers), str(group.before), str(group.after), change(group.before, group.after)]
+        for group in result.groups
+        if group.after < group.before
+    ]
+    columns = ("channels of", "before", "after", "change")
+    yield f"\n{format_table(columns, removed, right=columns[1:])}"
+    roles = [
+        [f"1x1 {role.role}", str(role.layers), *(f"{a:,} -> {b:,}" for a, b in (role.filters, role.params, role.macs))]
+        for role in result.roles
+    ]
+    if roles:
+        columns = ("kind", "layers", "filters", "params", "MACs")
+        yield f"\n{format_table(columns, roles, right=columns[1:])}"
+    low, high = result.latency.low, result.latency.high
+    within = "" if low is None or high is None else f" (95% interval {low - 1:+.1%} to {high - 1:+.1%})"
+    yield f"\nLatency{within}: {format_conditions(after.host, after.threads, after.runs)}, in turns with the original."
+    if result.scores is not None:
+        yield f"Tested on {result.scores.images:,} images of {result.scores.data}."
+    if result.training is not None:
+        epochs, images = result.training["recipe"]["epochs"], result.training["train_images"]
+        soft = " and the answers of the original" if "teacher" in result.training else ""
+        yield f"Fine-tuned for {epochs} epochs on {images:,} images of {result.training['dataset']}, on labels{soft}."
+    stayed = {reason for reason in result.blocked.values() if reason.endswith(NO_RULE)}
+    if stayed:
+        yield f"Not removed: channels that reach a layer without a rule ({', '.join(sorted(stayed))})."
+    if result.path is not None:
+        yield f"written: {result.path} and {result.path.with_suffix('.json').name}"
 
 
 @click.command(

@@ -375,17 +375,19 @@ def _rebuild_model(
 
 
 def _read_training_record(path: pathlib.Path) -> dict[str, Any]:
-    """Return preprocessing and dataset from the JSON file that training wrote beside a .keras file; else empty.
+    """Return preprocessing and dataset from the JSON file that training or pruning wrote beside a .keras file.
 
-    The dataset is kept where it goes by a name: only that can be opened again.
+    Empty without such a file. The dataset is kept where it goes by a name: only that can be opened again.
     """
     record_path = path.with_suffix(".json")
     if path.suffix != ".keras" or not record_path.is_file():
         return {}
     record = files.read_json(record_path)
-    if not isinstance(record, dict) or record.get("schema") != schemas.TRAIN:
+    if not isinstance(record, dict) or record.get("schema") not in (schemas.TRAIN, schemas.PRUNE):
         return {}
     preprocessing, dataset = record.get("preprocessing"), record.get("dataset")
+    if record["schema"] == schemas.PRUNE and preprocessing is None:
+        return {}
     if not isinstance(preprocessing, dict) or not isinstance(dataset, str):
         expected = f"`preprocessing` and `dataset` of the training in {str(record_path)!r}"
         raise input_error(expected, "none. Restore or delete the file", path=record_path)

@@ -8,7 +8,7 @@ import math
 import numbers
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import keras
 
     from keras_nin.train.batches import FixedBatches, StepBatches
-    from keras_nin.train.training_model import TrainingModel
+    from keras_nin.train.training_model import Distillation, TrainingModel
 
 EpochCallback = Callable[[int, Entry], object]
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
@@ -212,6 +212,8 @@ def fit_model(
     seed: int = 0,
     devices: int = 1,
     force: bool = False,
+    teacher: keras.Model | None = None,
+    jit_compile: bool | Literal["auto"] = "auto",
     on_epoch: EpochCallback | None = None,
 ) -> TrainResult:
     """Train `model`, keep the weights that the recipe says, validated on held-out training images, and test those.
@@ -227,6 +229,8 @@ def fit_model(
         seed: of the held-out choice, the order and the random changes.
         devices: how many share a batch, as `keras_nin.train.devices.share_batches` yields it, in whose block the model
             must have been built and this is called.
+        teacher: a network with the same input and output whose answers are targets too, or None.
+        jit_compile: as in `keras.Model.compile`.
         on_epoch: called with (epoch from 1, metrics) after each epoch.
 
     Raises:
@@ -236,7 +240,7 @@ def fit_model(
     import keras
 
     from keras_nin.train.devices import is_first_process, on_one_device, predict_here, prepare_fit, synchronize
-    from keras_nin.train.training_model import mixed_precision
+    from keras_nin.train.training_model import Distillation, mixed_precision
 
     folder = pathlib.Path(folder)
     *size, channels = get_image_shape(model)
@@ -249,6 +253,7 @@ def fit_model(
         "preprocessing": preprocessing.to_json() if preprocessing else None,
         "input_shape": [*size, channels],
         "backend": keras.backend.backend(),
+        **({} if teacher is None else {"teacher": teacher.name}),
     }
     train, held_out = split_validation(dataset, recipe, seed)
     test = dataset.splits.get("test", train[:0])
@@ -263,9 +268,10 @@ def fit_model(
     checkpoints = Checkpoints(folder, writes=is_first)
     resumed_epochs = len(checkpoints.history)
     parts = train, held_out[: len(held_out) // devices * devices or None]
-    training, batches, validation = prepare_training(model, dataset, parts, recipe, preprocessing, seed)
+    soft = None if teacher is None else Distillation(teacher, from_logits=from_logits)
+    training, batches, validation = prepare_training(model, dataset, parts, recipe, preprocessing, seed, soft)
     with mixed_precision(model, recipe.precision):
-        compile_training(training, recipe, len(batches), from_logits, devices)
+        compile_training(training, recipe, len(batches), from_logits, devices, jit_compile)
         prepare_fit(training)
         _fit_epochs(training, batches, validation, checkpoints, on_epoch)
     synchronize("trained")
@@ -362,6 +368,7 @@ def prepare_training(
     recipe: Recipe,
     preprocessing: Preprocessing | None,
     seed: int,
+    distillation: Distillation | None = None,
 ) -> tuple[TrainingModel, StepBatches, FixedBatches]:
     """Return the model to train, and its batches of the images to train on and of those held out (`parts`).
 
@@ -387,7 +394,7 @@ def prepare_training(
 
     pixels = load_pixels(np.arange(len(indices))) if is_loaded else None
     is_resident = is_loaded and can_keep_images()
-    training = TrainingModel(model, recipe, preprocessing, pixels if is_resident else None)
+    training = TrainingModel(model, recipe, preprocessing, pixels if is_resident else None, distillation)
     labels, classes = dataset.labels_of(indices), model.output_shape[-1]
     share = batch_share()
     batches = StepBatches(load, labels[:count], classes, (height, width), recipe, seed, share)
@@ -398,7 +405,12 @@ def prepare_training(
 
 
 def compile_training(
-    training: TrainingModel, recipe: Recipe, steps_per_epoch: int, from_logits: bool, devices: int = 1
+    training: TrainingModel,
+    recipe: Recipe,
+    steps_per_epoch: int,
+    from_logits: bool,
+    devices: int = 1,
+    jit_compile: Any = "auto",
 ) -> None:
     """Compile the model for training by the recipe."""
     import keras
@@ -406,7 +418,8 @@ def compile_training(
     from keras_nin.train.training_model import build_optimizer
 
     # XLA does not compile the exchange between TensorFlow's replicas.
-    jit_compile: Any = False if devices > 1 and keras.backend.backend() == "tensorflow" else "auto"
+    if devices > 1 and keras.backend.backend() == "tensorflow":
+        jit_compile = False
     training.compile(
         build_optimizer(training.network, recipe, recipe.epochs * steps_per_epoch),
         loss=keras.losses.CategoricalCrossentropy(from_logits, recipe.label_smoothing),

@@ -27,6 +27,31 @@ ops: Any = keras.ops  # whose annotations allow None everywhere
 TRANSFORM = ("mirrored", "down", "right", "cutout_top", "cutout_left")
 
 
+class Distillation:
+    """Soft targets: what another network answers to the same images (Hinton, Vinyals, Dean, arXiv:1503.02531).
+
+    The loss is the divergence from its distribution over the classes, both at a `temperature`, times `weight`.
+    """
+
+    def __init__(
+        self, teacher: keras.Model, *, from_logits: bool, weight: float = 4.0, temperature: float = 2.0
+    ) -> None:
+        self.teacher, self.from_logits = teacher, from_logits
+        self.weight, self.temperature = weight, temperature
+
+    def loss(self, x: Any, outputs: Any) -> Any:
+        """Return the loss of `outputs` (B, classes) on a batch `x`."""
+        soft = self._soften(self.teacher(x, training=False))
+        learned = self._soften(outputs)
+        divergence = ops.mean(ops.sum(ops.exp(soft) * (soft - learned), axis=-1))
+        return self.weight * self.temperature**2 * divergence
+
+    def _soften(self, outputs: Any) -> Any:
+        outputs = ops.cast(outputs, "float32")
+        logits = outputs if self.from_logits else ops.log(ops.maximum(outputs, 1e-7))
+        return ops.log_softmax(logits / self.temperature)
+
+
 class TrainingModel(keras.Model):
     """A network behind its augmentation and its preprocessing.
 
@@ -39,6 +64,7 @@ class TrainingModel(keras.Model):
         recipe: settings of the training.
         preprocessing: from pixels to the network's input; None for arrays that are fed as they are.
         images: array (N, H, W, C) to keep on the device, or None where each batch brings its images.
+        distillation: further targets of a training step, or None.
     """
 
     def __init__(
@@ -47,8 +73,10 @@ class TrainingModel(keras.Model):
         recipe: Recipe,
         preprocessing: Preprocessing | None,
         images: npt.NDArray[Any] | None = None,
+        distillation: Distillation | None = None,
     ) -> None:
         super().__init__(name=f"{network.name}_training")
+        self.distillation = distillation
         self.network, self.recipe, self.preprocessing = network, recipe, preprocessing
         self.image_shape = tuple(network.input_shape[1:])
         self.pool = None if images is None else ImagePool(images)
@@ -67,7 +95,10 @@ class TrainingModel(keras.Model):
             x = mix_pairs(x, inputs["share"])
         if self.averages:
             self.averages.update(self.network)
-        return self.network(x, training=True)
+        outputs = self.network(x, training=True)
+        if self.distillation:
+            self.add_loss(self.distillation.loss(x, outputs))
+        return outputs
 
     def keep_averages(self) -> None:
         """Give the network its averaged weights, where the recipe has them."""

@@ -1,0 +1,10 @@
+from .channels import ChannelGraph as ChannelGraph
+from .channels import ChannelGroup as ChannelGroup
+from .channels import find_channels as find_channels
+from .importance import Moments as Moments
+from .importance import RankedGroup as RankedGroup
+from .importance import measure_moments as measure_moments
+from .importance import rank_channels as rank_channels
+from .selection import PruneTarget as PruneTarget
+from .selection import parse_target as parse_target
+from .surgery import remove_channels as remove_channels

@@ -1,0 +1,659 @@
+"""Structured pruning: channels removed from a network until its file is measured to be faster, then fine-tuned."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import functools
+import math
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Unpack
+
+from keras_nin import files, models, schemas
+from keras_nin.errors import DatasetUnavailableError, InputError, check_whole_number, expected_error
+from keras_nin.files import AnyPath
+from keras_nin.formatting import format_percent, format_us
+from keras_nin.prune.selection import PruneTarget, parse_target
+from keras_nin.results import Result
+from keras_nin.workflows import SILENT, Progress, inputs
+from keras_nin.workflows.inputs import ImageSource, ImageSources, ModelLike, ModelOptions, PreprocessingLike, TestImages
+
+if TYPE_CHECKING:
+    import keras
+    import numpy as np
+
+    from keras_nin.audit import Audit
+    from keras_nin.benchmark import BenchmarkResult
+    from keras_nin.benchmark.comparison import LatencyRatio
+    from keras_nin.data import Dataset, Preprocessing
+    from keras_nin.export import ConvertedModel
+    from keras_nin.keras_graph import TensorSlot
+    from keras_nin.models import LoadedModel
+    from keras_nin.prune import ChannelGraph, Moments, RankedGroup
+    from keras_nin.prune.selection import Cost, Selection, TimedOperator, Widths
+    from keras_nin.tflite.records import TFLiteModel
+
+SCHEMES = ("int8", "float32")
+DEFAULT_EPOCHS, DEFAULT_IMAGES, BATCH_SIZE = 2, 256, 64
+_RATE_SHARE = 0.05  # of the rate that trained the network
+_CALIBRATION_BATCH = 32
+_INT8_IMAGES = 100
+_WIDTH_SECONDS = 0.1  # for each width of an operator
+_FILE_SECONDS = 6.0
+_FIT_IMAGES, _FIT_VALUES = 16, 1 << 26  # the least images, and the values of the largest activation of all of them
+_MAX_TRIES = 5  # of a selection that is corrected by what the whole file measures
+
+
+@dataclasses.dataclass(frozen=True)
+class PrunedGroup:
+    """Channels that are removed together: the layers that make them, and how many there are before and after."""
+
+    layers: tuple[str, ...]
+    before: int
+    after: int
+
+
+@dataclasses.dataclass(frozen=True)
+class RoleChange:
+    """All 1x1 layers of one role: their filters, parameters and MACs, each before and after."""
+
+    role: str
+    layers: int
+    filters: tuple[int, int]
+    params: tuple[int, int]
+    macs: tuple[int, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class PruneScores:
+    """Top-1 accuracy before and after, of the Keras model and of its file, on the same images."""
+
+    data: str
+    images: int
+    model: tuple[float, float]
+    file: tuple[float, float]
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class PruneResult(Result):
+    """A pruned network.
+
+    Attributes:
+        name, model: of the network, and the network without the channels.
+        target, scheme: what was asked for, and the scheme of the files that were measured.
+        groups: what was removed, in the order of the network.
+        audits: of the original and of the pruned network.
+        latency: of the pruned file over the original, measured in turns; `benchmark` has both.
+        scores: None without labeled test images.
+        kept: which of its channels each layer keeps, by the layer's name; for those that lost some.
+        blocked: why the channels of a layer could not be removed.
+        training: the record of the fine-tuning; None without.
+        options: what the command was told, for the record.
+        path: of the .keras file; None where none was written.
+    """
+
+    name: str
+    model: keras.Model
+    target: PruneTarget
+    scheme: str
+    groups: tuple[PrunedGroup, ...]
+    audits: tuple[Audit, Audit]
+    latency: LatencyRatio
+    benchmark: BenchmarkResult
+    scores: PruneScores | None
+    kept: dict[str, list[int]]
+    blocked: dict[str, str]
+    training: dict[str, Any] | None
+    options: dict[str, Any]
+    notes: tuple[str, ...] = ()
+    path: pathlib.Path | None = None
+
+    @property
+    def roles(self) -> tuple[RoleChange, ...]:
+        """What was removed from the 1x1 layers, by their role in the original network."""
+        after = {row.name: row for row in self.audits[1].rows}
+        changes = []
+        for role in dict.fromkeys(row.role for row in self.audits[0].rows if row.role):
+            pairs = [(row, after[row.name]) for row in self.audits[0].rows if row.role == role and row.name in after]
+            totals = [
+                tuple(sum(value(pair[side]) for pair in pairs) for side in (0, 1))
+                for value in (_filters, lambda row: row.params, lambda row: row.macs or 0)
+            ]
+            changes.append(RoleChange(role, len(pairs), *totals))  # type: ignore[arg-type]
+        return tuple(changes)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record (schema ``keras_nin.prune/1``)."""
+        totals = [dataclasses.asdict(audit.total) for audit in self.audits]
+        return {
+            "schema": schemas.PRUNE,
+            "model": self.name,
+            "target": str(self.target),
+            "scheme": self.scheme,
+            "options": self.options,
+            "preprocessing": self.options["preprocessing"],
+            "dataset": self.options["dataset"],
+            "groups": [dataclasses.asdict(group) for group in self.groups],
+            "kept": self.kept,
+            "blocked": self.blocked,
+            "totals": {"before": totals[0], "after": totals[1]},
+            "roles": [dataclasses.asdict(role) for role in self.roles],
+            "latency": dataclasses.asdict(self.latency) | {"us": [p.total.median for p in self.benchmark.profiles]},
+            "scores": self.scores and dataclasses.asdict(self.scores),
+            "training": self.training,
+            "host": self.benchmark.host,
+            "notes": list(self.notes),
+            "path": None if self.path is None else str(self.path),
+        }
+
+    def _summary(self) -> str:
+        before, after = (profile.total.median for profile in self.benchmark.profiles)
+        top1 = "" if self.scores is None else f", top-1 {' -> '.join(map(format_percent, self.scores.file))}"
+        return f"{self.name}, {format_us(before)} -> {format_us(after)} in {self.scheme}{top1}"
+
+    def _rows(self) -> list[dict[str, Any]]:
+        return [dataclasses.asdict(group) for group in self.groups]
+
+
+def _filters(row: Any) -> int:
+    return row.output_shape[-1]
+
+
+@dataclasses.dataclass(frozen=True)
+class FineTuning:
+    """How a pruned network is trained on: passes, images in a step, the highest rate, images, and whether the original
+    network's answers are targets too."""
+
+    epochs: int = DEFAULT_EPOCHS
+    batch_size: int = BATCH_SIZE
+    learning_rate: float | None = None
+    train_count: int | None = None
+    distill: bool = True
+
+
+def prune_channels(
+    model: ModelLike,
+    target: str | PruneTarget,
+    calibration: ImageSource = None,
+    train: ImageSource = None,
+    test: ImageSource = None,
+    *,
+    scheme: str = "int8",
+    multiple: int = 8,
+    calibration_count: int = DEFAULT_IMAGES,
+    epochs: int = DEFAULT_EPOCHS,
+    batch_size: int = BATCH_SIZE,
+    learning_rate: float | None = None,
+    train_count: int | None = None,
+    distill: bool = True,
+    kept: Mapping[str, Sequence[int]] | AnyPath | None = None,
+    test_count: int | Literal["all"] | None = None,
+    labels: str | None = None,
+    preprocessing: PreprocessingLike | None = None,
+    crop: float | None = None,
+    threads: int = 1,
+    out: AnyPath | None = None,
+    force: bool = False,
+    progress: Progress = SILENT,
+    **options: Unpack[ModelOptions],
+) -> PruneResult:
+    """Remove channels from a network until it costs no more than a target, and fine-tune what is left.
+
+    The channels that matter least, by activations and gradients on the calibration images, go first, from the layers
+    where that saves the most; what a layer loses is compensated in its weights. The result is a plain Keras model.
+
+    Args:
+        model: as in `export_model`.
+        target: such as ``"latency=-30%"``, ``"macs=-40%"``, ``"params=500k"`` or ``"latency=2ms"``.
+        calibration: images that say which channels matter, and that calibrate int8; their labels are used where there
+            are some. None takes the calibration split of the model's own dataset.
+        train: labeled images to fine-tune on; None takes the model's own dataset where it is at hand, else the network
+            is not fine-tuned.
+        test: labeled images for top-1 before and after; None takes the model's own dataset where it is at hand.
+        scheme: of the files whose latency is measured, int8 or float32.
+        multiple: numbers of channels are multiples of that.
+        calibration_count, test_count: number of images; the first 100 of the former calibrate int8.
+        epochs, batch_size, learning_rate, train_count: of the fine-tuning: passes, 0 for none; images in a step; the
+            highest rate, None takes a twentieth of the recipe's; images, None takes all.
+        distill: whether the answers of the original network are targets of the fine-tuning too.
+        kept: which channels to keep, by the layer: `PruneResult.kept` or the path of a record. The target chooses them
+            without it, from measurements, which differ a little each time.
+        labels, preprocessing, crop: as in `export_model`.
+        threads: of the runtime.
+        out, force: folder for <model>_pruned.keras and its record, None writes nothing; replace existing files.
+        progress: what reports the progress.
+        **options: `weights`, `input_shape`, `builder_arguments`, `seed` and `imports`, as in `export_model`.
+
+    Raises:
+        InputError: a target that is no saving, or that cannot be reached: the message has the best that can; a network
+            without channels that can be removed; images that are missing or do not fit; another backend than
+            TensorFlow.
+    """
+    parsed = parse_target(target)
+    if scheme not in SCHEMES:
+        raise expected_error("scheme", f"to be one of {', '.join(SCHEMES)}", scheme)
+    tuning = FineTuning(epochs, batch_size, learning_rate, train_count, distill)
+    for name, value, least in (("multiple", multiple, 1), ("epochs", epochs, 0), ("batch_size", batch_size, 1)):
+        check_whole_number(name, value, least)
+    chosen = None if kept is None else _read_kept(kept)
+    path = None if out is None else pathlib.Path(out) / f"{inputs.model_stem(model)}_pruned.keras"
+    if path is not None:
+        files.check_output_folder(path.parent)
+        if path.exists() and not force:
+            files.needs_writing(path, b"")
+    backend = inputs.find_backend()
+    if backend != "tensorflow":
+        raise InputError(f"Expected Keras on TensorFlow, which prune needs. Received: KERAS_BACKEND={backend}")
+    inputs.check_model_name(model)
+    loaded = models.cast_to_float32(inputs.open_model(model, progress, **options))
+    images = _open_images(
+        loaded, (calibration, train, test), calibration_count, test_count, options.get("seed", 0), tuning,
+        labels=labels, preprocessing=preprocessing, crop=crop,
+    )  # fmt: skip
+    pruning = _Pruning(loaded, parsed, scheme, multiple, threads, images, progress)
+    pruned, selection = pruning.run(chosen)
+    training = None
+    if images.train is not None and epochs:
+        training = _fine_tune(pruned, loaded, images, tuning, options.get("seed", 0), progress)
+    told: dict[str, Any] = {
+        "model": str(model) if inputs.is_named(model) else None,
+        "weights": loaded.weights,
+        "weights_sha256": models.hash_weights(loaded.model),
+        **{"calibration": images.calibration.name, "calibration_count": len(images.indices), "multiple": multiple},
+        **{"seed": options.get("seed", 0), "threads": threads, **dataclasses.asdict(tuning)},
+        "preprocessing": images.preprocessing.to_json() if images.preprocessing else None,
+        "dataset": images.calibration.name,
+    }
+    result = pruning.report(pruned, selection, training, told)
+    return result if path is None else _save(result, path, force)
+
+
+def _read_kept(kept: Mapping[str, Sequence[int]] | AnyPath) -> Mapping[str, Sequence[int]]:
+    """Return which channels each layer keeps, from a record where that is what was given."""
+    if isinstance(kept, Mapping):
+        return kept
+    document = files.read_json(kept)
+    schema = document.get("schema") if isinstance(document, dict) else None
+    if schema != schemas.PRUNE:
+        raise InputError(f"Expected a record of prune ({schemas.PRUNE}). Received: {str(kept)!r}", argument="kept")
+    return schemas.typed_value(dict[str, tuple[int, ...]], document.get("kept"), "kept")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Images:
+    """Calibration images with their indices, what to fine-tune on, and what to test on."""
+
+    calibration: Dataset
+    indices: np.ndarray
+    preprocessing: Preprocessing | None
+    shapes: inputs.Shapes
+    train: Dataset | None
+    test: TestImages | None
+    notes: tuple[str, ...] = ()
+
+    def labels(self) -> np.ndarray | None:
+        """Return the labels of the calibration images, where they are class indices."""
+        dataset = self.calibration
+        return None if dataset.labels is None or dataset.targets else dataset.labels_of(self.indices)
+
+    def load(self, count: int | None = None) -> Any:
+        """Return the first calibration images as the network takes them."""
+        from keras_nin.data import split_image_shape
+
+        return self.calibration.load(self.indices[:count], *split_image_shape(self.shapes), self.preprocessing)
+
+
+def _open_images(
+    loaded: LoadedModel,
+    given: tuple[ImageSource, ImageSource, ImageSource],
+    calibration_count: int,
+    test_count: int | Literal["all"] | None,
+    seed: int,
+    tuning: FineTuning,
+    *,
+    labels: str | None,
+    preprocessing: PreprocessingLike | None,
+    crop: float | None,
+) -> _Images:
+    """Open what was given to calibrate, train and test on, else the model's own dataset."""
+    from keras_nin.data import named_datasets
+
+    calibration, train, test = given
+    shapes = inputs.input_shapes(loaded.model)
+    own = loaded.dataset if loaded.dataset and named_datasets.is_at_hand(loaded.dataset) else None
+    sources = ImageSources(calibration, test, labels, seed, preprocessing=preprocessing)
+    source = next((source for source in (calibration, own, train, test) if source is not None), None)
+    if source is None:
+        raise InputError(
+            "This model has no dataset of its own at hand. Pass `calibration`: a dataset name, a folder of images, an "
+            ".npz file, or 'random' for noise",
+            argument="calibration",
+        )
+    dataset = sources.open(source, shapes, "calibration" if source is calibration and test is not None else None)
+    chosen = inputs.choose_preprocessing(loaded.preprocessing, dataset, preprocessing, crop)
+    indices = dataset.select("calibration", calibration_count, seed)
+    notes = ["Calibrated on noise: which channels matter is not known."] if dataset.noise else []
+    training = None
+    if tuning.epochs:
+        training = _open_training(sources, train, own, dataset, shapes, tuning, seed)
+        if training is None:
+            notes.append("Not fine-tuned: pass labeled images as `train`.")
+    tested = test if test is not None else own
+    test_images = None
+    if tested is not None:
+        test_data = sources.open(tested, shapes, "test" if test is not None and test is not source else None)
+        if test_data.labels is not None and not test_data.targets and len(loaded.model.outputs) == 1:
+            digests = dataset.image_digests(indices)
+            test_images = inputs.select_test_images(
+                test_data, shapes, chosen, calibrated_on=digests, count=test_count, seed=seed
+            )
+    return _Images(dataset, indices, chosen, shapes, training, test_images, tuple(notes))
+
+
+def _open_training(
+    sources: ImageSources,
+    train: ImageSource,
+    own: str | None,
+    calibration: Dataset,
+    shapes: inputs.Shapes,
+    tuning: FineTuning,
+    seed: int,
+) -> Dataset | None:
+    """Return the dataset to fine-tune on with a training split alone; None where there is none."""
+    from keras_nin.data import open_dataset
+
+    source = train if train is not None else own
+    if source is None:
+        return None
+    try:
+        dataset = sources.open(source, shapes)
+        if "train" not in dataset.splits:
+            dataset = open_dataset(source, split="train", seed=seed, input_shape=shapes, as_arrays=sources.as_arrays)
+    except DatasetUnavailableError:
+        if train is not None:
+            raise
+        return None
+    chosen = dataset.select("train", tuning.train_count, seed)
+    dataset.labels_of(chosen)  # says what is missing
+    dataset = copy.copy(dataset)
+    object.__setattr__(dataset, "splits", {"train": chosen})
+    return dataset
+
+
+class _Pruning:
+    """One network on its way to a target."""
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        target: PruneTarget,
+        scheme: str,
+        multiple: int,
+        threads: int,
+        images: _Images,
+        progress: Progress,
+    ) -> None:
+        self.loaded, self.target, self.scheme, self.multiple = loaded, target, scheme, multiple
+        self.threads, self.images, self.progress = threads, images, progress
+
+    def run(self, kept: Mapping[str, Sequence[int]] | None) -> tuple[keras.Model, Selection]:
+        """Return the pruned network before any fine-tuning, and what was removed: for the target, or all but `kept`."""
+        from keras_nin.audit.api import audit_model
+        from keras_nin.prune import find_channels, measure_moments, rank_channels
+        from keras_nin.prune.selection import CountedCost, Selection, Widths, check_prunable
+
+        self.graph: ChannelGraph = find_channels(self.loaded.model)
+        check_prunable(self.graph, self.multiple)
+        with self.progress.task(f"Measuring which channels of {self.loaded.name} matter"):
+            self.moments: dict[TensorSlot, Moments] = measure_moments(self.graph, self.batches())
+            ranked = [rank_channels(self.graph, group, self.moments) for group in self.graph.groups]
+        self.ranked: list[RankedGroup] = ranked
+        widths = Widths(self.graph, ranked)
+        if kept is not None:
+            selection = Selection(ranked, lambda kept: 0.0, self.multiple)
+            selection.keep_only(self.graph, kept)
+            return self.rebuild(selection), selection
+        if self.target.item != "latency":
+            cost: Cost = CountedCost(widths, audit_model(self.loaded.model), self.target.item)
+            selection = Selection(ranked, cost, self.multiple)
+            original = cost(selection.kept)
+            self.check_saving(original)
+            if not selection.reach(self.target.limit(original)):
+                raise self.unreachable(f"{cost(selection.kept):,.0f} of {original:,.0f}")
+            return self.rebuild(selection), selection
+        return self.reach_latency(widths)
+
+    @functools.cached_property
+    def original(self) -> ConvertedModel:
+        """The file of the network as it was."""
+        with self.progress.task(f"Converting {self.loaded.name} to {self.scheme}"):
+            return self.convert(self.loaded.model)
+
+    def batches(self) -> list[tuple[Any, Any]]:
+        samples, labels = self.images.load(), self.images.labels()
+        count = len(self.images.indices)
+
+        def part(values: Any, start: int) -> Any:
+            if isinstance(values, dict):
+                return {name: array[start : start + _CALIBRATION_BATCH] for name, array in values.items()}
+            return None if values is None else values[start : start + _CALIBRATION_BATCH]
+
+        return [(part(samples, start), part(labels, start)) for start in range(0, count, _CALIBRATION_BATCH)]
+
+    def reach_latency(self, widths: Widths) -> tuple[keras.Model, Selection]:
+        """Remove channels until the whole file is measured to be fast enough.
+
+        The times of the operators say what to remove. That they do not add up to the time of the file is corrected.
+        """
+        from keras_nin.prune.selection import LatencyCost, Selection
+
+        cost = LatencyCost(widths, self.time_operators(widths))
+        selection = Selection(self.ranked, cost, self.multiple)
+        wanted = self.target.share
+        if wanted is None:
+            benchmark, _ = self.compare(self.original.tflite)
+            self.check_saving(benchmark.profiles[0].total.median)
+            wanted = (self.target.most or 0) / benchmark.profiles[0].total.median
+        limit = wanted * cost(selection.kept)
+        for tries_left in reversed(range(_MAX_TRIES)):
+            is_left = selection.reach(limit)
+            pruned = self.rebuild(selection, fit=False)
+            with self.progress.task(f"Converting a pruned {self.loaded.name} to {self.scheme}"):
+                file = self.convert(pruned).tflite
+            benchmark, ratio = self.compare(file)
+            self.progress.line(f"{self.loaded.name}: latency {ratio.ratio:.3f} of the original, target {wanted:.3f}")
+            if ratio.ratio <= wanted:
+                return self.rebuild(selection), selection
+            if not is_left or not tries_left:
+                best = f"{format_us(benchmark.profiles[1].total.median)}, {format_percent(1 - ratio.ratio)} less"
+                raise self.unreachable(best)
+            limit = cost(selection.kept) * min(0.99, wanted / ratio.ratio)
+        raise AssertionError
+
+    def check_saving(self, original: float) -> None:
+        if self.target.limit(original) >= original:
+            value = format_us(original) if self.target.item == "latency" else f"{original:,.0f}"
+            raise expected_error("target", f"to be less than the {value} of the network itself", str(self.target))
+
+    def unreachable(self, best: str) -> InputError:
+        return InputError(
+            f"Expected `target` to be within reach: every group keeps {self.multiple} channels or more. Received: "
+            f"{str(self.target)!r}; the best is {best}",
+            argument="target",
+        )
+
+    def time_operators(self, widths: Widths) -> list[TimedOperator]:
+        """Return the times of the operators of the original file at several widths."""
+        import itertools
+
+        from keras_nin.benchmark import single_operators
+        from keras_nin.benchmark.measurement import run_job
+        from keras_nin.prune.selection import TimedOperator, measured_widths
+
+        calls = {"/".join(call.path): call for call in self.graph.trace.calls}
+        calls |= {"/".join(call.unique_path): call for call in self.graph.trace.calls}
+        main, wanted = self.original.tflite.main, {}
+        by_operator = [calls.get(layer or "") for layer in self.original.layers]
+        for operator, call in zip(main.operators, by_operator, strict=True):
+            if call is None or not single_operators.is_narrowable(operator):
+                continue
+            sides = [widths.of_slot(slot) for slot in (call.inputs[0], call.outputs[0])]
+            shapes = [main.tensors[index].shape for index in (operator.inputs[0], operator.outputs[0])]
+            known = [
+                (slope, base, shape[-1]) for (slope, base), shape in zip(filter(None, sides), shapes, strict=False)
+            ]
+            if len(known) < 2 or any(round(float(slope @ widths.sizes) + base) != size for slope, base, size in known):
+                continue
+            grid = [
+                measured_widths(size, self.multiple * max(1, round(slope.max())), base) if slope.any() else [size]
+                for slope, base, size in known
+            ]
+            if operator.op == "DEPTHWISE_CONV_2D":
+                grid[0] = [0]
+            wanted[operator.index] = list(itertools.product(*grid))
+        points = len(main.operators) + sum(map(len, wanted.values()))
+        with self.progress.task(f"Timing the operators of {self.loaded.name} at {points} widths"):
+            seconds = _WIDTH_SECONDS * points
+            times = single_operators.time_widths(self.original.tflite, wanted, self.threads, seconds, run_job)
+        operators = []
+        for index, entry in times.items():
+            grid = entry if index in wanted else {}
+            operators.append(TimedOperator(by_operator[index], max(entry.values()), grid))
+        return operators
+
+    def rebuild(self, selection: Selection, *, fit: bool = True) -> keras.Model:
+        """Return the network without what was removed, its layers fitted to the original ones on some images."""
+        from keras_nin.prune import remove_channels
+
+        if not fit:
+            return remove_channels(self.graph, selection.removed)
+        shapes = [shape[1:] for call in self.graph.trace.calls for shape in call.shapes]
+        largest = max(math.prod(size or 1 for size in shape) for shape in shapes)
+        samples = self.images.load(min(len(self.images.indices), max(_FIT_IMAGES, _FIT_VALUES // largest)))
+        with self.progress.task(f"Fitting the layers of the pruned {self.loaded.name}"):
+            return remove_channels(self.graph, selection.removed, self.moments, samples)
+
+    def convert(self, model: keras.Model) -> ConvertedModel:
+        """Return the file of a network in the scheme that is measured."""
+        from keras_nin.export import Tuning, convert_model
+
+        images = self.images.load(_INT8_IMAGES) if self.scheme == "int8" else None
+        return convert_model(model, self.scheme, images, tuning=Tuning.plain(), allow_float=True)
+
+    def compare(self, file: TFLiteModel) -> tuple[BenchmarkResult, LatencyRatio]:
+        """Measure a file and the original one in turns."""
+        from keras_nin.benchmark.comparison import compute_ratios
+        from keras_nin.benchmark.measurement import BenchmarkFile, measure_files
+
+        named = [BenchmarkFile(self.original.tflite, name="original"), BenchmarkFile(file, name="pruned")]
+        with self.progress.task("Measuring the latency") as update:
+            benchmark = measure_files(
+                named, threads=(self.threads,), seconds=_FILE_SECONDS, layers=False, interleave=True, progress=update
+            )
+        return benchmark, compute_ratios(benchmark.profiles)[0]
+
+    def report(
+        self, pruned: keras.Model, selection: Selection, training: dict[str, Any] | None, options: dict[str, Any]
+    ) -> PruneResult:
+        """Return the result, with the latency and the scores of the network as it is now."""
+        import numpy as np
+
+        from keras_nin.audit.api import audit_model
+
+        file = self.convert(pruned).tflite
+        benchmark, ratio = self.compare(file)
+        removed = selection.removed
+        kept = {
+            entry.name: np.flatnonzero(~np.isin(entry.outputs, removed)).tolist()
+            for entry in self.graph.layers.values()
+            if entry.outputs is not None and np.isin(entry.outputs, removed).any()
+        }
+        groups = tuple(
+            PrunedGroup(entry.group.layers, len(entry.order), int(count))
+            for entry, count in zip(self.ranked, selection.kept, strict=True)
+        )
+        return PruneResult(
+            name=self.loaded.name,
+            model=pruned,
+            target=self.target,
+            scheme=self.scheme,
+            groups=groups,
+            audits=(audit_model(self.loaded.model), audit_model(pruned)),
+            latency=ratio,
+            benchmark=benchmark,
+            scores=self.score(pruned, file),
+            kept=kept,
+            blocked=self.graph.blocked,
+            training=training,
+            options=options,
+            notes=self.images.notes,
+        )
+
+    def score(self, pruned: keras.Model, file: TFLiteModel) -> PruneScores | None:
+        from keras_nin.tflite.runner import TFLiteRunner
+
+        test = self.images.test
+        if test is None or len(pruned.outputs) != 1 or len(pruned.output_shape) != 2:
+            return None
+        import numpy as np
+
+        from keras_nin.metrics import top_k_accuracy
+
+        runners = [TFLiteRunner(content, self.threads) for content in (self.original.tflite, file)]
+        predict = [lambda x, net=net: net.predict_on_batch(x) for net in (self.loaded.model, pruned)]
+        predict += [runner.predict for runner in runners]
+        outputs: list[list[Any]] = [[] for _ in predict]
+        labels = []
+        for batch, answers in test.batches("Testing the original and the pruned network", self.progress):
+            labels.append(answers)
+            for part, run in zip(outputs, predict, strict=True):
+                part.append(np.asarray(run(batch)))
+        truth = np.concatenate(labels)
+        scores = [top_k_accuracy(np.concatenate(part), truth, 1) or 0.0 for part in outputs]
+        return PruneScores(test.dataset.name, len(truth), (scores[0], scores[1]), (scores[2], scores[3]))
+
+
+def _fine_tune(
+    pruned: keras.Model, loaded: LoadedModel, images: _Images, tuning: FineTuning, seed: int, progress: Progress
+) -> dict[str, Any]:
+    """Train a pruned network in place by the recipe of the original, at a lower rate; return the record."""
+    import tensorflow as tf
+
+    from keras_nin import train
+    from keras_nin.train.devices import prepared_backend
+
+    dataset = images.train
+    assert dataset is not None
+    recipe = train.get_recipe(loaded.name, loaded.dataset or dataset.name)
+    rate = tuning.learning_rate or _RATE_SHARE * recipe.learning_rate
+    recipe = dataclasses.replace(
+        recipe, epochs=tuning.epochs, batch_size=tuning.batch_size, learning_rate=rate, ema=0.0, precision="float32",
+        keep="best",
+    )  # fmt: skip
+    with files.temporary_folder() as folder, prepared_backend():
+        result = train.fit_model(
+            pruned,
+            dataset,
+            recipe,
+            folder,
+            name=loaded.name,
+            preprocessing=images.preprocessing,
+            seed=seed,
+            teacher=loaded.model if tuning.distill else None,
+            # XLA's convolutions take 2.5 times as long as TensorFlow's own on a CPU.
+            jit_compile="auto" if tf.config.list_physical_devices("GPU") else False,
+            on_epoch=progress.epochs(f"{loaded.name}, pruned", recipe.epochs),
+        )
+    return result.record | {"train_images": len(dataset.splits["train"]), "history": result.history}
+
+
+def _save(result: PruneResult, path: pathlib.Path, force: bool) -> PruneResult:
+    """Write the network and its record."""
+    result = dataclasses.replace(result, path=path)
+    with files.temporary_folder() as folder:
+        result.model.save(folder / path.name)
+        data = (folder / path.name).read_bytes()
+    record = files.dump_json(result.to_json()).encode()
+    files.write_files({path: data, path.with_suffix(".json"): record}, force)
+    return result
