@@ -25,6 +25,8 @@ class InputError(ValueError):
         received: the value that was refused.
     """
 
+    exit_status = 2  # of the command line
+
     def __init__(
         self,
         message: str,

@@ -4,7 +4,8 @@ A limit is ``ITEM=RANGE``; several are separated by commas: ``"params=1.3M,peak=
 ``x..`` means at least x, ``..x`` at most x and ``x..y`` both; ``x`` alone means at most x, or at least x for an item
 that is better the larger it is. Units are read as written, capitals included: counts are plain or in k, M, G
 (thousands); bytes need B, kB, MB, GB (thousands) or KiB, MiB, GiB (1,024); times need us, ms or s; shares are 0 to 1,
-or in %, or ``full`` for 100%. Of a comparison, dB, LSB (quantization steps) and pp (percentage points) may be left out.
+or in %, or ``full`` for 100%. Of a comparison, dB, LSB (quantization steps), pp (percentage points) and x (times) may
+be left out.
 """
 
 import dataclasses
@@ -31,6 +32,7 @@ class Unit(enum.Enum):
     DECIBELS = "ratio in dB"
     STEPS = "number of quantization steps"
     POINTS = "number of percentage points"
+    FACTOR = "factor"
     NUMBER = "number"
 
 
@@ -42,6 +44,7 @@ _FACTORS: dict[Unit, dict[str, int | Fraction]] = {
     Unit.DECIBELS: {"": 1, "dB": 1},
     Unit.STEPS: {"": 1, "LSB": 1},
     Unit.POINTS: {"": 1, "pp": 1},
+    Unit.FACTOR: {"": 1, "x": 1},
     Unit.NUMBER: {"": 1},
 }
 _EXAMPLES = {
@@ -52,6 +55,7 @@ _EXAMPLES = {
     Unit.DECIBELS: "30dB",
     Unit.STEPS: "8LSB",
     Unit.POINTS: "2.5pp",
+    Unit.FACTOR: "1.25x",
     Unit.NUMBER: "0.5",
 }
 
@@ -274,6 +278,8 @@ def format_value(unit: Unit, value: float | Fraction) -> str:
         return format_us(float(value))
     if unit is Unit.SHARE:
         return f"{100 * float(value):.6g}%"
+    if unit is Unit.FACTOR:
+        return f"{float(value):.3g}x"
     if unit in (Unit.DECIBELS, Unit.STEPS, Unit.POINTS):
         return f"{float(value):.6g} {list(_FACTORS[unit])[-1]}"
     if unit is Unit.NUMBER:

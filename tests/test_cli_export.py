@@ -520,9 +520,9 @@ def test_what_is_recorded_can_be_repeated(copied):
     options = {param.name for param in export_command.params if isinstance(param, click.Option)}
     recorded = set(copied["options"]) - {"model"}
     assert recorded <= options
-    trained = {"epochs", "learning_rate", "sparsity", "clusters"}
+    trained = {"epochs", "learning_rate", "sparsity", "clusters", "target"}  # and of the scheme mixed
     assert options - recorded == {*export.BESIDE_RECORD, "record", "as_json", "debug", "quiet", "require"} | trained | {
         *("scheme", "scale", "mean", "std", "channels")  # constants of the preprocessing
     }
     assert set(reproduction._REQUIRED + reproduction._REQUIRED_CALIBRATED) <= set(copied["options"])
-    assert set(copied["options"]) | trained == set(reproduction._OPTION_TYPES)
+    assert set(copied["options"]) | trained | {"float_operators"} == set(reproduction._OPTION_TYPES)

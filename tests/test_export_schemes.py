@@ -96,6 +96,7 @@ def test_the_table_names_every_scheme():
     assert {row["scheme"] for row in rows if "calibration" in row["needs"]} == {
         "int8",
         "int16x8",
+        "mixed",
         "pruned",
         "clustered",
     }

@@ -55,6 +55,9 @@ def _describe_scheme(row: Mapping[Any, str]) -> str:
 @click.option("--calibration-count", type=options.COUNT, metavar="N",
               help="Number of calibration images. [default: 100, or 8 of noise]")  # fmt: skip
 @options.tuning_options
+@click.option("--target", metavar="ITEM=LIMIT,...",
+              help="What the file of the scheme mixed reaches on the calibration images: match=98%, top1_drop=0.5pp or "
+              "snr=30dB; with slowdown=1.25x (of int8) and flash=2MiB within these.")  # fmt: skip
 @click.option("--io", type=click.Choice(["int8", "uint8", "float32"]),
               help="Input and output type of the integer schemes. [default: int8; int16 for int16x8]")  # fmt: skip
 @click.option("--batch", type=options.COUNT, default=1, metavar="N", help="Static batch size.")
@@ -101,6 +104,9 @@ def export_command(model: str, record: str | None, as_json: bool, require: str |
                       --max-..., and failed where they are not measured, such as with random weights
       flash=100KiB    the file's size at most, in B, kB, MB (thousands), KiB, MiB (1,024)
       latency=1ms     the median on this machine at most, in us, ms or s
+
+    The scheme mixed leaves operators in float32, so that --target is reached at the lowest latency on this machine; the
+    record has what was chosen and what else was tried. Exit status 1 where nothing reaches the target.
 
     --from compares the bytes with those of RECORD: exit status 1 where the same versions give others, 2 where the
     weights or the calibration images are others. Paths in it are relative to the folder of that export; one that leads
@@ -155,6 +161,7 @@ def _print_failures(name: str, parity: Parity) -> None:
 def _result_lines(result: ExportResult) -> Iterator[str]:
     from keras_nin.formatting import format_count, format_host
     from keras_nin.report.accuracy import format_compression_table, format_parity_table
+    from keras_nin.report.mixed_precision import mixed_lines
 
     yield _headline(result)
     yield format_parity_table(
@@ -180,7 +187,7 @@ def _result_lines(result: ExportResult) -> Iterator[str]:
     elif calibration is not None:
         yield f"Calibration: {calibration.count} images of {calibration.source}, none of them among the test images."
     for file in result.files:
-        if file.converted.float_operators:
+        if file.converted.float_operators and file.converted.mixed is None:
             yield f"{file.name}: in floating point: {', '.join(file.converted.float_operators)}"
         if file.converted.flags.get("integer_form"):
             yield f"{file.name}: in integer form: {', '.join(file.converted.flags['integer_form'])}"
@@ -193,6 +200,9 @@ def _result_lines(result: ExportResult) -> Iterator[str]:
         compression = file.converted.compression()
         if compression:
             yield f"\n{format_compression_table(compression, file.name)}\n"
+    for file in result.files:
+        if file.converted.mixed is not None:
+            yield from mixed_lines(file.converted.mixed, file.name, file.parity)
     for file in result.files:
         yield f"{file.state}: {file.path}, {', '.join(list(file.contents)[1:])}"
 

@@ -131,9 +131,9 @@ def run(arguments: Sequence[str] | None = None, command: click.Command = cli, pr
         path = error.ctx.command_path if error.ctx else prog_name
         failure = error, f"{error.format_message()} (see {path} --help)", error.exit_code
     except click.ClickException as error:
-        failure = error, error.format_message(), 2
+        failure = error, error.format_message(), getattr(error.__cause__, "exit_status", 2)
     except InputError as error:
-        failure = error, str(error), 2
+        failure = error, str(error), error.exit_status
     except (click.Abort, KeyboardInterrupt) as error:
         if isinstance(error.__cause__, EOFError):  # what click takes for the end of an answer: commands ask nothing
             failure = _unexpected(error.__cause__, words)

@@ -64,7 +64,9 @@ class Command(click.Command):
         try:
             yield
         except InputError as error:
-            raise click.ClickException(self.with_flags(error) + _describe_source(ctx, error.argument)) from error
+            failure = click.ClickException(self.with_flags(error) + _describe_source(ctx, error.argument))
+            failure.exit_code = error.exit_status
+            raise failure from error
         except click.BadParameter as error:
             source = _describe_source(ctx, error.param and error.param.name)
             if not source:

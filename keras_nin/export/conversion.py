@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy as np
 from keras_nin import files
 from keras_nin._compat.keras import plain_argmax
 from keras_nin.data import split_image_shape
-from keras_nin.errors import InputError, check_whole_number, input_error
+from keras_nin.errors import InputError, check_whole_number, expected_error, input_error
 from keras_nin.export.converted_model import (
     Calibration,
     ConvertedModel,
@@ -20,6 +20,7 @@ from keras_nin.export.converted_model import (
     describe_conversion,
     describe_operator,
 )
+from keras_nin.export.mixed_precision import MixedNetwork
 from keras_nin.export.operator_layers import layer_marks, map_operators, mark_layers, read_scope
 from keras_nin.export.schemes import Scheme, Tuning, get_scheme
 from keras_nin.export.tuning import tune_file
@@ -35,6 +36,7 @@ from keras_nin.keras_graph import (
     unroll_loops,
 )
 from keras_nin.output_capture import capture_output
+from keras_nin.tflite.layer_names import operator_paths
 from keras_nin.tflite.reader import read_model
 
 if TYPE_CHECKING:
@@ -48,6 +50,8 @@ if TYPE_CHECKING:
     Samples = ArrayLike | Mapping[str, ArrayLike]
     # Changes a calibrated float file: (content, samples) -> content.
     TuneFile = Callable[[bytes, Iterable[Any]], bytes]
+    # Chooses the operators that stay in float.
+    ChooseFloat = Callable[[MixedNetwork], Collection[str]]
     # Gives the Keras layer of each operator of a file.
     NameLayers = Callable[[TFLiteModel], Sequence[str | None]]
 
@@ -96,6 +100,7 @@ def convert_schemes(
     name: str | None = None,
     options: dict[str, Any] | None = None,
     classes: Sequence[str] = (),
+    float_operators: "Collection[str] | ChooseFloat | None" = None,
 ) -> list[ConvertedModel]:
     """Convert a Keras model to several schemes, tracing and calibrating it once.
 
@@ -111,6 +116,8 @@ def convert_schemes(
         weights, preprocessing, options, classes: for the record: what the weights are, `keras_nin.data.Preprocessing`
             that the network expects, JSON values that say what else decided the content, and a name for each class of
             the output.
+        float_operators: names of the operators that the scheme mixed leaves in float32, or a function that returns them
+            for a `keras_nin.export.mixed_precision.MixedNetwork`.
 
     Returns:
         A `ConvertedModel` per scheme; `keras_nin.export.verify_files` compares it with the model, `save` writes it.
@@ -131,15 +138,31 @@ def convert_schemes(
     with ModelConverter(model, batch) as converter:
         for scheme in map(get_scheme, schemes):
             used = calibration if scheme.calibrated else None
-            content, flags = converter.convert(scheme, used.images if used else None, allow_float, tuning)
+            arguments = scheme, used.images if used else None, allow_float, tuning
+            chosen = _choose_float(converter, arguments, float_operators) if scheme.mixed else ()
+            content, flags = converter.convert(*arguments, chosen)
+            if scheme.mixed:
+                flags["float_operators"] = list(chosen)
             tflite = read_model(content)
             mapped = map_fused_layers(model, tflite)
+            details["allow_float"] = allow_float or scheme.mixed
             record = describe_conversion(model, scheme, tflite, flags, mapped.layers, **details)
             tuned = tuning if scheme.tunable else None
             converted.append(
                 dataclasses.replace(record, calibration=used, output_layers=mapped.output_layers, tuning=tuned)
             )
     return converted
+
+
+def _choose_float(
+    converter: "ModelConverter", arguments: tuple[Any, ...], float_operators: "Collection[str] | ChooseFloat | None"
+) -> tuple[str, ...]:
+    """Return the names of the operators that stay in float."""
+    if float_operators is None:
+        raise expected_error("float_operators", "to name what scheme mixed leaves in float, or to choose it", None)
+    if not callable(float_operators):
+        return tuple(float_operators)
+    return tuple(float_operators(converter.tune(*arguments)))
 
 
 def check_finite_weights(model: "keras.Model") -> None:
@@ -275,24 +298,26 @@ class ModelConverter:
         calibration: "Samples | None" = None,
         allow_float: bool = False,
         tuning: "Tuning | TuneFile | None" = None,
+        float_operators: Collection[str] = (),
     ) -> tuple[bytes, dict[str, Any]]:
         """Return the bytes of a .tflite file and the flags that the converter was given.
 
         Without `allow_float` an integer scheme takes the integer form of `LocalResponseNormalization`. The calibration
-        has samples for `check_samples`; the tuning may be a function that changes a calibrated float file.
+        has samples for `check_samples`; the tuning may be a function that changes a calibrated float file. The scheme
+        mixed leaves `float_operators` in float32.
 
         Raises:
-            InputError: no or unfit calibration samples, or a network that the converter refuses.
+            InputError: no or unfit calibration samples, an unknown operator, or a network that the converter refuses.
         """
         quantizer = self._quantizer(calibration, tuning or Tuning()) if scheme.calibrated else None
         integer_form = self._has_integer_form and scheme.integer_only and not allow_float
-        unrolled = bool(self._loops) and scheme.calibrated
+        unrolled, falls_back = bool(self._loops) and scheme.calibrated, allow_float or scheme.mixed
         content, flags, failure = b"", {}, None
         with capture_output() as output:
             try:
-                converter, flags = configure_converter(self._saved_model(integer_form, unrolled), scheme, allow_float)
+                converter, flags = configure_converter(self._saved_model(integer_form, unrolled), scheme, falls_back)
                 if quantizer:
-                    quantizer.attach(converter, scheme, allow_float)
+                    quantizer.attach(converter, scheme, falls_back, float_operators)
                 content = bytes(converter.convert())
             except Exception as error:  # many types, from Keras, TensorFlow and the network's own layers
                 failure = error
@@ -308,6 +333,19 @@ class ModelConverter:
         if unrolled:
             flags["unrolled"] = [layer.name for layer in self._loops]
         return content, flags
+
+    def tune(
+        self,
+        scheme: Scheme,
+        calibration: "Samples | None" = None,
+        allow_float: bool = False,
+        tuning: "Tuning | TuneFile | None" = None,
+    ) -> MixedNetwork:
+        """Return the calibrated and tuned network of the scheme mixed; arguments and errors as those of `convert`."""
+        self.convert(scheme, calibration, allow_float, tuning)
+        network = self._quantizer(calibration, tuning or Tuning()).mixed
+        assert network is not None
+        return network
 
     def _quantizer(self, calibration: "Samples | None", tuning: "Tuning | TuneFile") -> "Quantizer":
         key = (id(calibration), tuning)
@@ -360,17 +398,26 @@ class Quantizer:
     def __init__(self, samples: Sequence[Any], tune: "TuneFile", name_layers: "NameLayers") -> None:
         self.samples, self.tune, self.name_layers = samples, tune, name_layers
         self.replaced: dict[str, str] = {}  # by `rewrite_for_integers` in the last file
+        self.mixed: MixedNetwork | None = None  # the last one
         self._calibrators: dict[bytes, Any] = {}
         self._tuned: dict[bytes, bytes] = {}
 
-    def attach(self, converter: "tf.lite.TFLiteConverter", scheme: Scheme, allow_float: bool) -> None:
-        """Quantize in the place of `converter`."""
+    def attach(
+        self,
+        converter: "tf.lite.TFLiteConverter",
+        scheme: Scheme,
+        allow_float: bool,
+        float_operators: Collection[str] = (),
+    ) -> None:
+        """Quantize in the place of `converter`; leave the operators with these names in float."""
         from keras_nin._compat.tensorflow import replace_quantize_step
 
         converter.representative_dataset = lambda: iter(self.samples)
-        replace_quantize_step(converter, functools.partial(self._quantize, scheme, allow_float))
+        replace_quantize_step(converter, functools.partial(self._quantize, scheme, allow_float, float_operators))
 
-    def _quantize(self, scheme: Scheme, allow_float: bool, content: bytes, *arguments: Any) -> bytes:
+    def _quantize(
+        self, scheme: Scheme, allow_float: bool, float_operators: Collection[str], content: bytes, *arguments: Any
+    ) -> bytes:
         """Return the quantized file; the arguments from `content` on are those of TFLiteConverter._quantize."""
         import tensorflow as tf
 
@@ -399,7 +446,13 @@ class Quantizer:
             return calibrator.quantize_to_int16(input_type, output_type, float_fallback, activations, bias)
         if content not in self._tuned:
             self._tuned[content] = self.tune(calibrator.calibrated, self.samples)
-        return quantize(self._tuned[content])
+        tuned = self._tuned[content]
+        if scheme.mixed:
+            model = read_model(tuned)
+            names = operator_paths(model, self.name_layers(model))
+            self.mixed = MixedNetwork(calibrator.calibrated, tuned, names, quantize)
+            return self.mixed.build(self.mixed.indexes(float_operators))
+        return quantize(tuned)
 
     def _check_calibration(self, model: "TFLiteModel") -> None:
         """Raise `InputError` where TensorFlow's calibrator crashes on a file with loops, tried out in a process."""
@@ -422,8 +475,10 @@ class Quantizer:
         )
 
 
-def quantize_calibrated(scheme: Scheme, calibrated: bytes, arguments: Sequence[Any]) -> bytes:
-    """Return the integer file of a calibrated float file.
+def quantize_calibrated(
+    scheme: Scheme, calibrated: bytes, float_tensors: Collection[str] = (), *, arguments: Sequence[Any]
+) -> bytes:
+    """Return the integer file of a calibrated float file; the operators of `float_tensors`, by name, stay in float.
 
     The arguments are those of TFLiteConverter._quantize behind the content, for which this stands.
     """
@@ -433,6 +488,7 @@ def quantize_calibrated(scheme: Scheme, calibrated: bytes, arguments: Sequence[A
     return compat.mlir_quantize(
         calibrated,
         disable_per_channel=not scheme.per_channel,
+        denylisted_nodes=set(float_tensors) or None,
         input_data_type=input_type,
         output_data_type=output_type,
         enable_variable_quantization=variables,

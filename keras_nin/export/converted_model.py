@@ -18,6 +18,7 @@ from keras_nin.data import Preprocessing
 from keras_nin.data.image_folder import FORMATS
 from keras_nin.errors import input_error
 from keras_nin.export.compression import Compression, measure_compression
+from keras_nin.export.mixed_precision import MixedSearch
 from keras_nin.export.parity import CAST_OPERATORS, Parity
 from keras_nin.export.schemes import Scheme, Tuning
 from keras_nin.formatting import escape_unprintable, format_names
@@ -97,6 +98,7 @@ class ExportRecord:
         versions: of this project, Python and the packages that convert and run a file.
         parity: the comparison with the model; None where there was none.
         compression: of a file whose weights were pruned or clustered.
+        mixed: the search of the scheme mixed; None where the operators in float were named.
     """
 
     file: str
@@ -120,11 +122,14 @@ class ExportRecord:
     parity: Parity | None
     compression: dict | None
     operators: tuple[OperatorRecord, ...]
+    mixed: MixedSearch | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as a dictionary."""
         document = {"schema": schemas.EXPORT_FILE, **dataclasses.asdict(self)}
         document |= {"input": document["inputs"][0], "output": document["outputs"][0]}
+        if self.mixed is None:
+            del document["mixed"]
         return json.loads(json.dumps(document | {"parity": self.parity.to_json() if self.parity else None}))
 
 
@@ -145,6 +150,7 @@ class ConvertedModel:
         classes: a name for each class of the output; empty where they are not known.
         parity: the comparison with the model; None before it was made.
         output_layers: for each operator the last Keras layer that was fused into it, whose output is its own, or None.
+        mixed: how the operators in float of the scheme mixed were chosen; None where they were named.
     """
 
     model: str
@@ -164,6 +170,7 @@ class ConvertedModel:
     classes: tuple[str, ...] = ()
     parity: Parity | None = None
     output_layers: tuple[str | None, ...] = dataclasses.field(default=(), repr=False)
+    mixed: MixedSearch | None = dataclasses.field(default=None, repr=False)
 
     @property
     def data(self) -> bytes:

@@ -197,7 +197,7 @@ def convert_quantize_aware(
         raise input_error("batch 1, with which a quantize-aware model is built", details["batch"], argument="batch")
     converted = []
     for scheme in map(get_scheme, schemes):
-        if (scheme.weights, scheme.activations, scheme.per_channel) != ("int8", "int8", True):
+        if (scheme.weights, scheme.activations, scheme.per_channel, scheme.mixed) != ("int8", "int8", True, False):
             check_choice("scheme of a quantize-aware model", scheme.name, ("int8",))
         content, flags = _convert_float_file(_float_content(network), scheme)
         content = _set_small_weights(content, network)
@@ -296,7 +296,9 @@ def _convert_float_file(content: bytes, scheme: Scheme) -> tuple[bytes, dict[str
         tf.saved_model.save(module, str(folder), signatures=module.serve)
         converter, flags = configure_converter(str(folder), scheme, allow_float=False)
         converter.representative_dataset = lambda: iter(())
-        replace_quantize_step(converter, lambda _, *arguments: quantize_calibrated(scheme, content, arguments))
+        replace_quantize_step(
+            converter, lambda _, *arguments: quantize_calibrated(scheme, content, arguments=arguments)
+        )
         return bytes(converter.convert()), flags
 
 

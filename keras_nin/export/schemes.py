@@ -26,6 +26,7 @@ class Scheme:
         compute_type: in words, what kind of numbers are multiplied and added.
         per_channel: whether each output channel of a weight tensor has its own scale; with one scale for all channels,
             equal weights stay equal.
+        mixed: whether some operators stay in float32, so that a target is met (`keras_nin.export.mixed_precision`).
     """
 
     name: str
@@ -36,6 +37,7 @@ class Scheme:
     trained: str | None = None
     compute_type: str = "int8, sums in int32"
     per_channel: bool = True
+    mixed: bool = False
 
     @property
     def integer_only(self) -> bool:
@@ -65,6 +67,7 @@ class Scheme:
         """Return the scheme as text in the order of `SCHEME_COLUMNS`."""
         choices = dict.fromkeys([self.io_type, *(self.with_io(io_type).io_type for io_type in IO_TYPES)])
         needs = [*(["training"] if self.trained else []), *(["calibration"] if self.calibrated else [])]
+        needs += ["a target"] if self.mixed else []
         types = self.weights, self.activations, ", ".join(choices), self.compute_type
         return (self.name, *types, " and ".join(needs) or "-")
 
@@ -77,6 +80,15 @@ SCHEMES = {
         Scheme("dynamic", "int8", "float32", "float32", compute_type="int8 in convolutions, else float32"),
         Scheme("int8", "int8", "int8", "int8", calibrated=True),
         Scheme("int16x8", "int8", "int16", "int16", calibrated=True, compute_type="int16 by int8, sums in int64"),
+        Scheme(
+            "mixed",
+            "int8",
+            "int8",
+            "float32",
+            calibrated=True,
+            mixed=True,
+            compute_type="int8, sums in int32; chosen operators float32",
+        ),
         Scheme("qat", "int8", "int8", "int8", trained="qat"),
         Scheme("qat_keras", "int8", "int8", "int8", calibrated=True, trained="qat_keras"),
         Scheme("pruned", "int8", "int8", "int8", calibrated=True, trained="pruned"),
@@ -91,7 +103,8 @@ def get_scheme(scheme: str | Scheme) -> Scheme:
 
 
 def parse_schemes(text: str) -> list[Scheme]:
-    """Return the schemes of a comma-separated list of names, in its order; ``"all"`` is every post-training scheme.
+    """Return the schemes of a comma-separated list of names, in its order; ``"all"`` is every post-training scheme
+    without a target.
 
     Raises:
         InputError: an unknown or repeated name, or no name.
@@ -101,7 +114,9 @@ def parse_schemes(text: str) -> list[Scheme]:
         check_choice("scheme", name, (*SCHEMES, "all"))
     if "all" in names:
         position = names.index("all")
-        names[position : position + 1] = [scheme.name for scheme in SCHEMES.values() if not scheme.trained]
+        names[position : position + 1] = [
+            scheme.name for scheme in SCHEMES.values() if not (scheme.trained or scheme.mixed)
+        ]
     if not names or len(set(names)) != len(names):
         raise expected_error("scheme", f"to list each scheme once ({', '.join(SCHEMES)}), or all", text)
     return [SCHEMES[name] for name in names]

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from keras_nin.export import Calibration, ConvertedModel, ParityLimits
     from keras_nin.models import LoadedModel
     from keras_nin.tflite.records import TFLiteModel
+    from keras_nin.workflows.mixed_precision import TargetSearch
 
 NOISE_CALIBRATION = "calibrated on noise"
 BUNDLED_DATASETS = frozenset({"digits"})  # read without Keras and without a download
@@ -74,6 +75,8 @@ class ExportOptions:
     learning_rate: float | None = None
     sparsity: float = 0.5
     clusters: int = 16
+    target: str | None = None
+    float_operators: Sequence[str] | None = None
     weight_bits: int = 8
 
     def __post_init__(self) -> None:
@@ -139,12 +142,14 @@ class ExportOptions:
             names += ["io", "allow_float"]
         if scheme.calibrated:
             names += ["calibration_count"]
+        if scheme.mixed:
+            names += ["target"]
         if scheme.trained:
             names += ["epochs", "learning_rate", *_TRAINING[scheme.trained]]
         document |= {name: getattr(self, name) for name in names}
         if isinstance(self.preprocessing, Preprocessing):
             document["preprocessing"] = self.preprocessing.to_json()
-        if scheme.name in ("int8", "qat_keras"):
+        if scheme.name in ("int8", "mixed", "qat_keras"):
             document |= dataclasses.asdict(self.tuning or Tuning())
         return document | dataclasses.asdict(self.limits or ParityLimits())
 
@@ -166,6 +171,7 @@ class ConversionInputs:
     preprocessing: Preprocessing | None
     calibration: Calibration | None = None
     calibrated_on: frozenset[str] = frozenset()
+    calibration_answers: Any = None  # labels, as `Dataset.answers_of` returns them
 
     def calibrate(self, dataset: Dataset, shapes: inputs.Shapes, options: ExportOptions) -> ConversionInputs:
         """Return the inputs with calibration images of a dataset."""
@@ -175,14 +181,24 @@ class ConversionInputs:
         calibration = load_calibration(
             dataset, shapes, count=count, seed=options.seed, preprocessing=self.preprocessing
         )
-        digests = dataset.image_digests(dataset.select("calibration", count, options.seed))
-        return dataclasses.replace(self, calibration=calibration, calibrated_on=frozenset(digests))
+        indices = dataset.select("calibration", count, options.seed)
+        digests, answers = dataset.image_digests(indices), dataset.answers_of(indices)
+        return dataclasses.replace(
+            self, calibration=calibration, calibrated_on=frozenset(digests), calibration_answers=answers
+        )
 
 
 def convert(
-    source: ConversionInputs, schemes: Sequence[Scheme], options: ExportOptions, progress: Progress = SILENT
+    source: ConversionInputs,
+    schemes: Sequence[Scheme],
+    options: ExportOptions,
+    progress: Progress = SILENT,
+    search: TargetSearch | None = None,
 ) -> list[Conversion]:
-    """Convert a model to several schemes, in this order; those that train are trained on its dataset first."""
+    """Convert a model to several schemes, in this order; those that train are trained on its dataset first.
+
+    `search` chooses what the scheme mixed leaves in float, where the options do not say it.
+    """
     from keras_nin.data import get_class_names
     from keras_nin.export import convert_optimized, convert_quantize_aware, convert_schemes, train_for_scheme
     from keras_nin.export.quantize_aware import is_quantize_aware
@@ -204,8 +220,11 @@ def convert(
             if is_quantize_aware(loaded.model):
                 converted = convert_quantize_aware(loaded.model, plain, **arguments)
             else:
-                tuning = options.tuning or Tuning()
-                converted = convert_schemes(loaded.model, plain, calibration, tuning=tuning, **arguments)
+                tuning, kept = options.tuning or Tuning(), options.float_operators
+                chosen = search if kept is None else kept
+                converted = convert_schemes(
+                    loaded.model, plain, calibration, tuning=tuning, float_operators=chosen, **arguments
+                )
         conversions = {file.scheme.name: Conversion(file, loaded) for file in converted}
     for scheme in schemes:
         if not scheme.trained:
@@ -314,10 +333,11 @@ def export_temporarily(
 
     options = options or ExportOptions()
     chosen = options.resolve_schemes(schemes)
-    trained = [scheme.name for scheme in chosen if scheme.trained]
-    if trained:
+    longer = [scheme.name for scheme in chosen if scheme.trained or scheme.mixed]
+    if longer:
+        expected = "post-training schemes" if any(scheme.trained for scheme in chosen) else "schemes without a target"
         raise InputError(
-            f"Expected post-training schemes. Received: {', '.join(trained)}. Export the model first; pass the file",
+            f"Expected {expected}. Received: {', '.join(longer)}. Export the model first; pass the file",
             argument="scheme",
         )
     loaded = options.load(model, progress)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from keras_nin import files, schemas
+from keras_nin.errors import InputError, expected_error
 from keras_nin.files import AnyPath
 from keras_nin.formatting import format_count, format_percent
 from keras_nin.limits import Limit, LimitCheck, LimitItem, Unit, check_limit, parse_limits
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from keras_nin.export import ConvertedModel, Parity, ParityLimits, Tuning
     from keras_nin.export.schemes import Scheme
     from keras_nin.models import LoadedModel
+    from keras_nin.workflows.mixed_precision import TargetSearch
     from keras_nin.workflows.reproduction import OriginalExport, Reproduction
 
 _LATENCY_SECONDS = 1.0
@@ -201,6 +203,8 @@ def export_model(
     learning_rate: float | None = None,
     sparsity: float = 0.5,
     clusters: int = 16,
+    target: str | None = None,
+    float_operators: Sequence[str] | None = None,
     weight_bits: int = 8,
     task: str | None = None,
     limits: ParityLimits | None = None,
@@ -214,8 +218,8 @@ def export_model(
 
     Args:
         model: zoo name, ``keras:NAME``, path of a .keras or .h5 file, or a Functional or Sequential keras.Model.
-        scheme: one or several of float32, float16, dynamic, int8, int16x8, qat, qat_keras, pruned, clustered; ``"all"`` is every
-            post-training scheme.
+        scheme: one or several of float32, float16, dynamic, int8, int16x8, mixed, qat, qat_keras, pruned, clustered;
+            ``"all"`` is every post-training scheme without a target.
         calibration: representative images: a dataset name, a folder, an .npz file, an array (N, H, W, C), a
             tf.data.Dataset or keras.utils.PyDataset, or ``"random"``. uint8 images are preprocessed, floats are fed as
             they are. None takes the calibration split of the model's own dataset.
@@ -241,6 +245,11 @@ def export_model(
         allow_float: whether operators without an integer kernel may compute in floating point.
         epochs, learning_rate: of a scheme that trains; None takes 20, and a fifth of the rate that trained the network.
         sparsity, clusters: share of zero weights in a layer of the scheme pruned; distinct weights of clustered.
+        target: of the scheme mixed, on the calibration images: ``"match=98%"`` (top-1 classes of the model),
+            ``"top1_drop=0.5pp"`` (with labels) or ``"snr=30dB"``; with ``slowdown=1.25x`` and ``flash=2MiB`` no file
+            that is slower relative to int8, or larger, is chosen.
+        float_operators: of the scheme mixed, the operators that stay in float32, by name; None searches for those with
+            which the target is met at the lowest latency on this machine.
         weight_bits: bits of the weights of the scheme qat_keras, 2 to 8; an int8 file holds fewer as small integers.
         task: what the outputs mean: classification, binary, multilabel, regression or segmentation; for several
             outputs ``"mask=segmentation,age=regression"``. None infers it from shape, activation and labels.
@@ -253,6 +262,7 @@ def export_model(
     Raises:
         InputError: an unknown model or scheme, images that are missing or do not fit, a network that does not convert,
             or an existing file with different content.
+        UnreachableTargetError: an `InputError`; no file that was tried meets the target.
     """
     arguments = locals()
     options = ExportOptions(**{field.name: arguments[field.name] for field in dataclasses.fields(ExportOptions)})
@@ -276,14 +286,25 @@ def run_export(
     from keras_nin.tflite.host import describe_host
 
     schemes = options.resolve_schemes(scheme)
+    _check_target(schemes, options)
     if out is not None:
         files.check_output_folder(out)
+        _check_no_mixed_file(model, schemes, options, pathlib.Path(out), force)
     job, test, sources = open_inputs(model, schemes, options, progress)
     if original:
         original.check_inputs(job)
-    conversions = convert(job, schemes, options, progress)
+    search = _open_search(job, schemes, options, threads, progress)
+    conversions = convert(job, schemes, options, progress, search)
     for position, conversion in enumerate(conversions):
-        recorded = options.to_json(model, conversion.converted.scheme, sources, job.loaded.dataset)
+        scheme = conversion.converted.scheme
+        recorded = options.to_json(model, scheme, sources, job.loaded.dataset)
+        if scheme.mixed:
+            kept = {"float_operators": conversion.converted.flags["float_operators"]}
+            recorded = None if recorded is None else recorded | kept
+            found = search.result if search is not None else original.mixed if original is not None else None
+            conversion = dataclasses.replace(
+                conversion, converted=dataclasses.replace(conversion.converted, mixed=found)
+            )
         converted = dataclasses.replace(conversion.converted, options=recorded)
         conversions[position] = dataclasses.replace(conversion, converted=converted)
     reproduction = original.compare(conversions[0].converted.data) if original else None
@@ -314,6 +335,49 @@ def run_export(
         loaded.name, loaded.weights, loaded.random, exported, test, describe_host(), reproduction, notes
     )
     return result if out is None else result.save(out, force)
+
+
+def _check_target(schemes: Sequence[Scheme], options: ExportOptions) -> None:
+    """Raise `InputError` where a target and the scheme mixed do not come together."""
+    from keras_nin.export.mixed_precision import parse_target
+
+    mixed = [scheme for scheme in schemes if scheme.mixed]
+    named = [name for name in ("target", "float_operators") if getattr(options, name) is not None]
+    if named and not mixed:
+        raise InputError(f"`{named[0]}` is for the scheme mixed", argument=named[0])
+    if mixed and not named:
+        raise InputError("The scheme mixed needs a `target`, such as match=99% or top1_drop=0.5pp", argument="target")
+    if options.target is not None:
+        parse_target(options.target)
+
+
+def _check_no_mixed_file(
+    model: ModelLike, schemes: Sequence[Scheme], options: ExportOptions, folder: pathlib.Path, force: bool
+) -> None:
+    """Raise `InputError` where a file of an earlier search exists: with other latencies a new one may choose others."""
+    path = folder / f"{inputs.model_stem(model)}_mixed.tflite"
+    if not force and options.float_operators is None and any(scheme.mixed for scheme in schemes) and path.exists():
+        raise InputError(
+            f"{str(path)!r} exists, and a new search may choose other operators. Repeat its export from the record "
+            "beside it, or replace it with `force`",
+            argument="force",
+            path=path,
+        )
+
+
+def _open_search(
+    job: ConversionInputs, schemes: Sequence[Scheme], options: ExportOptions, threads: int, progress: Progress
+) -> TargetSearch | None:
+    """Return the search for what the scheme mixed leaves in float; None where the options say it."""
+    mixed = next((scheme for scheme in schemes if scheme.mixed), None)
+    if mixed is None or options.float_operators is not None or options.target is None:
+        return None
+    if options.batch != 1:
+        raise expected_error("batch", "to be 1 for a search for a `target`", options.batch)
+    from keras_nin.workflows.mixed_precision import TargetSearch
+
+    float_io = mixed.io_type == "float32"
+    return TargetSearch(options.target, job, float_io=float_io, task=options.task, threads=threads, progress=progress)
 
 
 def open_inputs(
@@ -411,6 +475,11 @@ def _verify(
 def _contents(conversion: Conversion) -> dict[str, bytes]:
     """Return what belongs to a file by name: the file, what goes beside it, and weights that were trained for it."""
     contents = {path.name: data for path, data in conversion.converted.contents(pathlib.Path()).items()}
+    if conversion.converted.mixed is not None:
+        from keras_nin.figures import render_png
+        from keras_nin.plots.mixed_precision import plot_front
+
+        contents[f"{conversion.converted.stem}.png"] = render_png(plot_front(conversion.converted.mixed))
     if conversion.converted.scheme.trained:
         from keras_nin.models import save_weights
 

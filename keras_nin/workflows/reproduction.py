@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 from keras_nin import data, files, models
 from keras_nin.errors import InputError
 from keras_nin.export.converted_model import package_versions
+from keras_nin.export.mixed_precision import MixedSearch
 from keras_nin.export.parity import ParityLimits
 from keras_nin.export.schemes import SCHEMES, Tuning
 from keras_nin.files import AnyPath
 from keras_nin.formatting import format_value
-from keras_nin.schemas import EXPORT_FILE
+from keras_nin.schemas import EXPORT_FILE, record_from_json
 from keras_nin.workflows import SILENT, Progress
 from keras_nin.workflows.conversion import ExportOptions
 from keras_nin.workflows.export import ExportResult, run_export
@@ -29,7 +30,7 @@ _NUMBER, _TEXT = (int, float), (str,)
 _OPTION_TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("model", "weights", "test", "calibration", "labels", "io"), _TEXT),
     "preprocessing": (str, dict),
-    **dict.fromkeys(("ranges", "rounding", "task"), _TEXT),
+    **dict.fromkeys(("ranges", "rounding", "task", "target"), _TEXT),
     **dict.fromkeys(("seed", "calibration_count", "batch", "epochs", "clusters"), (int,)),
     "test_count": (int, str),  # or "all"
     **dict.fromkeys(("crop", "learning_rate", "sparsity"), _NUMBER),
@@ -37,6 +38,7 @@ _OPTION_TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("allow_float", "bias_correction"), (bool,)),
     "input_shape": (list,),
     "imports": (list,),
+    "float_operators": (list,),
     "builder_arguments": (dict,),
 }
 _REQUIRED = ("model", "weights", "input_shape", "builder_arguments", "seed", "test", "labels", "test_count",
@@ -69,11 +71,14 @@ class OriginalExport:
     weights_sha256: str
     calibration_sha256: str | None
     versions: dict[str, str]
+    mixed: MixedSearch | None = None
 
     def export_options(self) -> ExportOptions:
         """Return the options as `run_export` takes them."""
         values = {name: value for name, value in self.options.items() if name != "model"}
-        values["imports"] = tuple(map(str, values.get("imports") or ()))
+        for name in ("imports", "float_operators"):
+            if values.get(name) is not None:
+                values[name] = tuple(map(str, values[name]))
         if values.get("input_shape") is not None:
             values["input_shape"] = tuple(values["input_shape"])
         for name, record in {"limits": ParityLimits, "tuning": Tuning}.items():
@@ -183,8 +188,18 @@ def read_original(path: AnyPath) -> OriginalExport:
         if not isinstance(calibration_sha256, str):
             raise _bad_record(path, f"{_show(document, 'calibration')} as `calibration`")
     _check_options(path, document["options"], calibration_sha256 is not None)
+    is_choice = isinstance(document["options"].get("float_operators"), list)
+    if SCHEMES[document["scheme"]].mixed and not is_choice:
+        raise _bad_record(path, f"{_show(document['options'], 'float_operators')} as option `float_operators`")
+    try:
+        mixed = record_from_json(MixedSearch, document["mixed"]) if document.get("mixed") is not None else None
+    except InputError as error:
+        raise _bad_record(path, f"{error} in `mixed`") from None
     return OriginalExport(
-        path=os.fspath(path), calibration_sha256=calibration_sha256, **{name: document[name] for name in _FIELDS}
+        path=os.fspath(path),
+        calibration_sha256=calibration_sha256,
+        mixed=mixed,
+        **{name: document[name] for name in _FIELDS},
     )
 
 

@@ -1,0 +1,427 @@
+"""Mixed precision: which operators of a tuned 8-bit file compute in float32, and what that is predicted to change.
+
+A value that one 8-bit operator hands to the next is rounded whatever its neighbors do: a single operator in float
+between 8-bit ones removes next to no noise, and casts cost time. So operators are lifted to float in stretches, between
+positions through which few tensors pass. The noise of a stretch follows from two curves that are measured: that of the
+operators up to each position in int8, and that of those from it on.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+import numpy as np
+
+from keras_nin.errors import InputError, expected_error, input_error, suggest_names
+from keras_nin.export.parity import CAST_OPERATORS, CLOSING
+from keras_nin.export.tuning import SAME_SCALE_OPERATORS
+from keras_nin.limits import Limit, LimitCheck, LimitItem, Unit, check_limit, parse_limits, single_end
+from keras_nin.output_capture import capture_output
+from keras_nin.tflite.float_file import FloatFile
+from keras_nin.tflite.reader import read_model
+from keras_nin.tflite.records import TFLiteSubgraph, TFLiteTensor
+
+MATCH, DROP = LimitItem("match", Unit.SHARE, at_least=True), LimitItem("top1_drop", Unit.POINTS)
+SNR = LimitItem("snr", Unit.DECIBELS, at_least=True)
+SLOWDOWN, FLASH = LimitItem("slowdown", Unit.FACTOR), LimitItem("flash", Unit.BYTES)
+TARGET_ITEMS = (MATCH, DROP, SNR, SLOWDOWN, FLASH)
+_ACCURACY_ITEMS = (MATCH, DROP, SNR)
+# Few enough to measure each on two curves, enough for a network of blocks.
+_MIN_CUTS, _MAX_CUTS = 8, 24
+# us that a unit of noise, that of the whole network in int8, may cost, as multiples of the network's time.
+_WEIGHTS = np.geomspace(1e-3, 1e3, 121)
+# Classes whose order an error may change; those further down do not become the largest.
+_RANKS, _RIVALS = 20, 4
+
+
+class UnreachableTargetError(InputError):
+    """No file of the search reaches the target: a check that was asked for fails, exit status 1."""
+
+    exit_status = 1
+
+
+def parse_target(text: str) -> tuple[Limit, ...]:
+    """Return the limits of a target such as ``"match=98%"`` or ``"top1_drop=0.5pp,slowdown=1.25x"``.
+
+    Raises:
+        InputError: not such limits, none on accuracy, or one that any file or none reaches.
+    """
+    if not isinstance(text, str):
+        raise expected_error("target", "to be limits such as match=98% or top1_drop=0.5pp", text)
+    limits = parse_limits(text, TARGET_ITEMS, argument="target")
+    ends = {limit.item: single_end(limit, argument="target") for limit in limits}
+    if len(ends) < len(limits):
+        raise expected_error("target", "to give each item once", text)
+    if not any(item in _ACCURACY_ITEMS for item in ends):
+        raise expected_error("target", f"to limit one of {', '.join(item.name for item in _ACCURACY_ITEMS)}", text)
+    if ends.get(MATCH, 1) == 0 or ends.get(DROP, 0) >= 100:
+        raise expected_error("target", "to be one that not every file reaches", text)
+    if 0 in (ends.get(SLOWDOWN), ends.get(FLASH)):
+        raise expected_error("target", "to leave the file some time and size", text)
+    return limits
+
+
+# The file
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class MixedNetwork:
+    """A calibrated float file, before and after its tuning to 8 bits, of which any operators can stay in float32.
+
+    Attributes:
+        names: of the operators, distinct.
+        quantize: from a tuned file, and the names of the tensors whose operators stay in float, to the finished file.
+    """
+
+    calibrated: bytes
+    tuned: bytes
+    names: tuple[str, ...]
+    quantize: Callable[[bytes, set[str]], bytes]
+
+    @functools.cached_property
+    def main(self) -> TFLiteSubgraph:
+        """Tensors and operators of the float file."""
+        return read_model(self.tuned).main
+
+    def indexes(self, names: Collection[str]) -> frozenset[int]:
+        """Return the indexes of operators by their names; `InputError` for a name that no operator has."""
+        known = {name: index for index, name in enumerate(self.names)}
+        for name in names:
+            if name not in known:
+                raise InputError(
+                    f"Expected `float_operators` to be operators of the network. Received: {name!r}. "
+                    f"{suggest_names(name, known)}",
+                    argument="float_operators",
+                    received=name,
+                )
+        return frozenset(known[name] for name in names)
+
+    def build(self, float_operators: Collection[int]) -> bytes:
+        """Return the file in which the operators with these indexes are in float32, with the model's own weights."""
+        content = self.tuned
+        if float_operators:
+            file, original = FloatFile(self.tuned), FloatFile(self.calibrated)
+            for weighted in file.weighted_operators:
+                if weighted.operator.index in float_operators:
+                    for tensor in filter(None, (weighted.weights, weighted.bias)):
+                        file.set_values(tensor, original.values(tensor))
+            content = file.content()
+        outputs = {index for number in float_operators for index in self.main.operators[number].outputs}
+        with capture_output():
+            return self.quantize(content, {self.main.tensors[index].name for index in outputs})
+
+    @functools.cached_property
+    def closing(self) -> frozenset[int]:
+        """The softmax or sigmoid that closes the network, which always stays in float: it costs nothing."""
+        last = self.main.producers.get(self.main.outputs[0])
+        return frozenset([last.index] if last is not None and last.op in CLOSING else [])
+
+    @property
+    def own_noise(self) -> tuple[int, ...]:
+        """Indexes of the operators that add noise of their own: not of those that copy or compare integers."""
+        return tuple(
+            operator.index
+            for operator in self.main.operators
+            if operator.op not in SAME_SCALE_OPERATORS and operator.index not in self.closing
+        )
+
+
+def find_scores(main: TFLiteSubgraph) -> TFLiteTensor:
+    """Return the tensor that goes into the softmax or sigmoid that closes a file, else the output; before casts."""
+
+    def behind_casts(index: int) -> int:
+        producer = main.producers.get(index)
+        while producer is not None and producer.op in CAST_OPERATORS:
+            index = producer.inputs[0]
+            producer = main.producers.get(index)
+        return index
+
+    index = behind_casts(main.outputs[0])
+    producer = main.producers.get(index)
+    if producer is not None and producer.op in CLOSING:
+        index = behind_casts(producer.inputs[0])
+    return main.tensors[index]
+
+
+# Stretches of operators
+
+
+@dataclasses.dataclass(frozen=True)
+class Cut:
+    """A position before the operator with this index, and the number of elements that pass through it."""
+
+    position: int
+    elements: int
+
+
+def find_cuts(main: TFLiteSubgraph, end: int) -> tuple[Cut, ...]:
+    """Return the positions from the start to `end` through which the fewest tensors pass, at least `_MIN_CUTS` of them.
+
+    In a chain of blocks they are those of a single tensor, between the blocks.
+    """
+    last_use = {index: operator.index for operator in main.operators for index in operator.inputs}
+    last_use |= dict.fromkeys(main.outputs, len(main.operators))
+    alive, passing = set(main.inputs), []
+    for position in range(end + 1):
+        alive = {index for index in alive if last_use.get(index, -1) >= position}
+        passing.append([main.tensors[index].elements for index in alive])
+        alive |= set(main.operators[position].outputs) if position < len(main.operators) else set()
+    fewest = sorted(map(len, passing))[min(_MIN_CUTS, len(passing)) - 1]
+    return tuple(
+        Cut(position, sum(sizes))
+        for position, sizes in enumerate(passing)
+        if len(sizes) <= fewest or position in (0, end)
+    )
+
+
+def merge_cuts(cuts: Sequence[Cut], times: Sequence[float]) -> tuple[Cut, ...]:
+    """Return at most `_MAX_CUTS` of the cuts, without those around the stretches that take the least time.
+
+    `times` has the us of each operator in int8.
+    """
+    cuts = list(cuts)
+    while len(cuts) > _MAX_CUTS:
+        spans = [sum(times[cuts[place - 1].position : cuts[place + 1].position]) for place in range(1, len(cuts) - 1)]
+        del cuts[1 + int(np.argmin(spans))]
+    return tuple(cuts)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stretches:
+    """The stretches of operators between cuts, and what float would change about each.
+
+    Attributes:
+        cuts: one more than stretches.
+        added_us: time of each stretch in float32 less that in int8.
+        cast_us: time of the casts at each cut, where the types before and behind it differ.
+        noise: what each stretch adds to the noise where it follows another one in int8.
+        entry_noise: what rounding the values at each cut adds, where an int8 stretch follows one in float.
+        starts_float, ends_float: whether what comes before the first and behind the last stretch is in float32.
+    """
+
+    cuts: tuple[Cut, ...]
+    added_us: tuple[float, ...]
+    cast_us: tuple[float, ...]
+    noise: tuple[float, ...]
+    entry_noise: tuple[float, ...]
+    starts_float: bool
+    ends_float: bool
+
+    @classmethod
+    def from_curves(
+        cls,
+        cuts: tuple[Cut, ...],
+        up_to: Sequence[float],
+        behind: Sequence[float],
+        added_us: Sequence[float],
+        cast_us_per_element: float,
+        starts_float: bool,
+        ends_float: bool,
+    ) -> "Stretches":
+        """Return the stretches; `up_to` and `behind` are the noise with all before, or behind, each cut in int8."""
+        rising = np.maximum.accumulate(up_to)
+        total = rising[-1]
+        return cls(
+            cuts,
+            tuple(sum(added_us[first.position : last.position]) for first, last in zip(cuts, cuts[1:], strict=False)),
+            tuple(cut.elements * cast_us_per_element for cut in cuts),
+            tuple(np.diff(rising).tolist()),
+            tuple(max(0.0, float(before + after - total)) for before, after in zip(rising, behind, strict=True)),
+            starts_float,
+            ends_float,
+        )
+
+    def operators(self, in_float: Sequence[bool]) -> frozenset[int]:
+        """Return the indexes of the operators of the stretches that are in float."""
+        spans = zip(in_float, self.cuts, self.cuts[1:], strict=False)
+        return frozenset(index for lifted, a, b in spans if lifted for index in range(a.position, b.position))
+
+    def predict_us(self, in_float: Sequence[bool]) -> float:
+        """Return the predicted time relative to that of the file in int8."""
+        sides = [self.starts_float, *in_float, self.ends_float]
+        casts = sum(us for us, before, after in zip(self.cast_us, sides, sides[1:], strict=False) if before != after)
+        return casts + sum(us for us, lifted in zip(self.added_us, in_float, strict=True) if lifted)
+
+    def proposals(self, total_us: float) -> list[tuple[bool, ...]]:
+        """Return which stretches to lift, from the least to the most noise that time is spent on; each choice once.
+
+        Each has the least predicted time plus noise times a weight, of all choices there are.
+        """
+        total = sum(self.noise) or 1.0
+        choices = (self._cheapest(weight * total_us / total) for weight in _WEIGHTS)
+        return list(dict.fromkeys([*choices, (True,) * len(self.noise)]))
+
+    def _cheapest(self, weight: float) -> tuple[bool, ...]:
+        """Return the choice with the least time plus `weight` times noise: the shortest path through two states."""
+        paths = {self.starts_float: (0.0, ())}
+        for place, (noise, added_us) in enumerate(zip(self.noise, self.added_us, strict=True)):
+            paths = {
+                lifted: min(
+                    (cost + self._step(place, before, lifted, weight) + (added_us if lifted else weight * noise),
+                     (*path, lifted))
+                    for before, (cost, path) in paths.items()
+                )
+                for lifted in (False, True)
+            }  # fmt: skip
+        ends = ((cost + self._step(-1, last, self.ends_float, 0), path) for last, (cost, path) in paths.items())
+        return min(ends)[1]
+
+    def _step(self, place: int, before: bool, after: bool, weight: float) -> float:
+        if before == after:
+            return 0.0
+        return self.cast_us[place] + (0.0 if after else weight * self.entry_noise[place])
+
+    def smaller_choices(self, in_float: Sequence[bool]) -> list[tuple[bool, ...]]:
+        """Return the choices with one stretch fewer in float that are predicted to be faster, the fastest first."""
+        lifted = (place for place, is_lifted in enumerate(in_float) if is_lifted)
+        choices = [(*in_float[:place], False, *in_float[place + 1 :]) for place in lifted]
+        faster = [choice for choice in choices if self.predict_us(choice) < self.predict_us(in_float)]
+        return sorted(faster, key=self.predict_us)
+
+
+# How good a file is
+
+
+def noise_share(reference: np.ndarray, values: np.ndarray) -> float:
+    """Return the energy of the difference of two outputs as a share of that of the reference."""
+    return float(((values - reference) ** 2).sum() / max(float((reference**2).sum()), np.finfo(np.float64).tiny))
+
+
+def decision_noise(reference: np.ndarray, values: np.ndarray) -> float:
+    """Return `noise_share` of how far the model's largest score (N, classes) is ahead of the next ones.
+
+    That is what decides the class: noise on all the other classes, or the same on all, changes nothing.
+    """
+    order = np.argsort(-reference, axis=1, kind="stable")[:, : _RIVALS + 1]
+    leads = (scores[:, :1] - scores[:, 1:] for scores in (np.take_along_axis(a, order, 1) for a in (reference, values)))
+    return noise_share(*leads)
+
+
+def expected_accuracy(
+    reference: np.ndarray, values: np.ndarray, labels: np.ndarray | None = None
+) -> tuple[float, float | None]:
+    """Return the shares of images whose class is expected to stay, and to stay or become right less those right before.
+
+    On few images the class of one more or less changes by chance. So the errors of every image, class by class in the
+    order of the model's scores, are added to the scores of every other: that many pairs vary less.
+
+    Args:
+        reference, values: scores (N, classes) of the model and of the file.
+        labels: classes (N,), or None.
+    """
+    order = np.argsort(-reference, axis=1, kind="stable")[:, :_RANKS]
+    scores = np.take_along_axis(reference, order, axis=1)
+    errors = np.take_along_axis(values, order, axis=1) - scores
+    chosen = (scores[:, None] + errors[None]).argmax(axis=2)
+    match = float(np.mean(chosen == 0))
+    if labels is None:
+        return match, None
+    is_label = order == np.asarray(labels)[:, None]
+    right = np.take_along_axis(is_label, chosen, axis=1)
+    return match, float(np.mean(right) - np.mean(is_label[:, 0]))
+
+
+@dataclasses.dataclass(frozen=True)
+class OperatorSensitivity:
+    """SNR of the scores in dB with one operator in int8 and all others in float, and the other way round; its times."""
+
+    name: str
+    op: str
+    only_int8_db: float | None
+    only_float_db: float | None
+    int8_us: float | None
+    float_us: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class MixedPoint:
+    """A file of the search, run on the calibration images and timed in turns with the others.
+
+    Attributes:
+        float_operators: names of those that stay in float.
+        match, expected_match: share of the images with the model's top-1 class, and the same with the errors of all
+            images on each; None where the output holds no classes.
+        top1_drop_pp, expected_drop_pp: the same of the top-1 drop; None without labels.
+        snr_db: of the output, before a closing softmax or sigmoid; None where nothing differs.
+        slowdown: time relative to the file in int8 with the same input and output, with its 95% interval.
+        on_front: whether no other point is at least as accurate, fast and small.
+    """
+
+    float_operators: tuple[str, ...]
+    bytes: int
+    snr_db: float | None
+    match: float | None = None
+    expected_match: float | None = None
+    top1_drop_pp: float | None = None
+    expected_drop_pp: float | None = None
+    latency_us: float | None = None
+    slowdown: float | None = None
+    slowdown_low: float | None = None
+    slowdown_high: float | None = None
+    on_front: bool = False
+
+    @property
+    def accuracy(self) -> float:
+        """What the front compares: the lower of the two matches; the SNR where the output holds no classes."""
+        if self.match is None or self.expected_match is None:
+            return np.inf if self.snr_db is None else self.snr_db
+        return min(self.match, self.expected_match)
+
+    def check(self, limit: Limit) -> LimitCheck:
+        """Return the check of a limit of the target, the less favorable of what is measured and what is expected."""
+        drops = [drop for drop in (self.top1_drop_pp, self.expected_drop_pp) if drop is not None]
+        value: dict[LimitItem, float | None] = {
+            MATCH: self.accuracy if self.match is not None else None,
+            DROP: max(drops, default=None),
+            SNR: np.inf if self.snr_db is None else self.snr_db,
+            SLOWDOWN: self.slowdown,
+            FLASH: self.bytes,
+        }
+        return check_limit(limit, value[limit.item])
+
+
+@dataclasses.dataclass(frozen=True)
+class MixedSearch:
+    """What a search tried, in the order in which operators were lifted, and which point it chose.
+
+    Attributes:
+        operators: names of all operators of the network, in order.
+        images: number of calibration images that every point ran on.
+        chosen: index of the chosen point.
+        host, threads: the machine and the threads of the latencies.
+    """
+
+    target: str
+    operators: tuple[str, ...]
+    images: int
+    points: tuple[MixedPoint, ...]
+    chosen: int
+    sensitivities: tuple[OperatorSensitivity, ...]
+    host: dict[str, Any]
+    threads: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.chosen < len(self.points):  # of a record that anyone may have written
+            raise input_error("the index of a point as `chosen`", self.chosen)
+
+    @property
+    def choice(self) -> MixedPoint:
+        """The chosen point."""
+        return self.points[self.chosen]
+
+
+def mark_front(points: Sequence[MixedPoint]) -> list[MixedPoint]:
+    """Return the points with `on_front` set."""
+
+    def dominates(other: MixedPoint, point: MixedPoint) -> bool:
+        pairs = [
+            (other.accuracy, point.accuracy),
+            (-(other.latency_us or 0), -(point.latency_us or 0)),
+            (-other.bytes, -point.bytes),
+        ]
+        return all(a >= b for a, b in pairs) and any(a > b for a, b in pairs)
+
+    return [
+        dataclasses.replace(point, on_front=not any(dominates(other, point) for other in points)) for point in points
+    ]
