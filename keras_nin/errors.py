@@ -56,6 +56,10 @@ class WeightsMismatchError(InputError):
     """Weights that do not fit the network."""
 
 
+class TensorFlowNeededError(Exception):
+    """What Keras on NumPy cannot do; a command starts again on TensorFlow."""
+
+
 class DatasetUnavailableError(InputError):
     """A dataset that is neither on this machine nor can be fetched."""
 

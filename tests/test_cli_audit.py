@@ -11,7 +11,7 @@ import pytest
 from tflite_writer import operator, tensor, write
 
 from keras_nin.cli import main
-from keras_nin.workflows import inputs
+from keras_nin.workflows import backends
 
 # A reader of files that needs no file format: what is under test is the command.
 FILE = "small.tflite"
@@ -23,7 +23,7 @@ def cli(tmp_path, monkeypatch, capsys):
     (tmp_path / FILE).write_bytes(b"")
     monkeypatch.setattr("keras_nin.tflite.reader.read_checked_model", lambda path: path)
     monkeypatch.setattr("keras_nin.audit.api.audit_model", lambda path, **_: audits.small())
-    monkeypatch.setattr(inputs, "start_keras", lambda *_: pytest.fail("Keras was started"))
+    monkeypatch.setattr(backends, "start_keras", lambda *_: pytest.fail("Keras was started"))
 
     def run(*words):
         status = main.run(["audit", *map(str, words)])

@@ -13,7 +13,7 @@ import tflite_writer as writer
 from keras_nin.child_process import python_command
 from keras_nin.edge.micro.measurement import require_tflite_micro
 from keras_nin.errors import InputError
-from keras_nin.workflows import inputs
+from keras_nin.workflows import backends
 
 HAS_PACKAGE = importlib.util.find_spec("tflite_micro") is not None
 real = pytest.mark.skipif(not HAS_PACKAGE, reason="tflite-micro is not installed: pip install 'keras-nin[micro]'")
@@ -24,7 +24,7 @@ FILE = "net.tflite"
 def stand_in(tmp_path, monkeypatch):
     """A file, and a stand-in for the runtimes in this process."""
     micro_stand_in.install_engine(monkeypatch)
-    monkeypatch.setattr(inputs, "start_keras", lambda *_: pytest.fail("Keras was started"))
+    monkeypatch.setattr(backends, "start_keras", lambda *_: pytest.fail("Keras was started"))
     return micro_stand_in.softmax(tmp_path / FILE)
 
 

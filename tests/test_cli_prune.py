@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from keras_nin.cli.main import run
-from keras_nin.workflows import inputs, pruning
+from keras_nin.workflows import backends, pruning
 
 
 def fails(capsys, *words):
@@ -49,7 +49,7 @@ def test_refused_by_the_network(capsys, tmp_path, monkeypatch, words, message):
 
 
 def test_another_backend(capsys, monkeypatch):
-    monkeypatch.setattr(inputs, "find_backend", lambda: "jax")
+    monkeypatch.setattr(backends, "find_backend", lambda: "jax")
     assert "Received: KERAS_BACKEND=jax" in fails(capsys, "nin_digits", "--target", "macs=-30%")
 
 

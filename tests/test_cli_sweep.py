@@ -50,7 +50,7 @@ def quick_export(monkeypatch):
         return paths
 
     monkeypatch.setattr(workflow, "export_layer", export_layer)
-    monkeypatch.setattr("keras_nin.workflows.inputs.start_keras", lambda progress: None)
+    monkeypatch.setattr("keras_nin.workflows.backends.start_keras", lambda progress: None)
 
 
 def test_the_next_call_goes_on(cli, tmp_path, quick_export):

@@ -3,11 +3,17 @@
 import contextlib
 import functools
 import sys
+import types
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import keras
+
+# What `import keras` imports where it is installed, for its wrappers and data adapters: a third of its time.
+_OPTIONAL_PACKAGES = ("jax", "matplotlib", "pandas", "sklearn", "torch")
+# What Keras on NumPy imports for convolutions, FFTs and linear algebra, which are run by none of its layers' shapes.
+_NUMPY_KERNELS = ("jax", "jax.lax", "keras.src.backend.jax", "keras.src.backend.jax.math", "scipy", "scipy.linalg")
 
 
 def functional_of(model: "keras.Sequential") -> "keras.Function | None":
@@ -122,3 +128,69 @@ def without_tensorflow() -> Iterator[None]:
         yield
     finally:
         module._available = before
+
+
+class _NotImported(types.ModuleType):
+    """A module that is not imported, or a name in one: whatever calls it fails."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _NotImported(f"{self.__name__}.{name}")
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        raise NotImplementedError(f"{self.__name__} is not imported")
+
+
+@contextlib.contextmanager
+def lean_import(backend: str) -> Iterator[None]:
+    """Let `import keras` leave out the packages that neither Keras nor a backend needs while the block runs.
+
+    Keras's wrappers of scikit-learn lack their base classes then. On NumPy, convolutions, FFTs and linear algebra raise
+    `NotImplementedError`: their kernels are JAX's and SciPy's.
+    """
+    modules: dict[str, Any] = dict.fromkeys(name for name in _OPTIONAL_PACKAGES if name != backend)
+    if backend == "numpy":
+        modules |= {"tensorflow": None} | {name: _NotImported(name) for name in _NUMPY_KERNELS}
+    modules = {name: module for name, module in modules.items() if name not in sys.modules}
+    sys.modules.update(modules)
+    try:
+        yield
+    finally:
+        for name, module in modules.items():
+            if sys.modules.get(name) is module:
+                del sys.modules[name]
+
+
+@contextlib.contextmanager
+def structure_only() -> Iterator[None]:
+    """Keep Keras on NumPy from importing TensorFlow, and from running layers to find the shapes of their outputs.
+
+    What NumPy computes may have other shapes than TensorFlow's, so that it raises `NotImplementedError`. The outputs of
+    `LayerScale`, of ConvNeXt, have the shape of its inputs.
+    """
+    from keras.src import backend
+    from keras.src.applications.convnext import LayerScale
+
+    def refuse(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        layer = getattr(function, "__self__", None)
+        if isinstance(layer, LayerScale):
+            return backend.KerasTensor(arguments[0].shape, layer.compute_dtype)
+        raise NotImplementedError("Keras on NumPy runs no layers")
+
+    own = backend.compute_output_spec
+    backend.compute_output_spec = refuse
+    try:
+        with without_tensorflow():
+            yield
+    finally:
+        backend.compute_output_spec = own
+
+
+@contextlib.contextmanager
+def variables_without_values() -> Iterator[None]:
+    """Let models that are built while the block runs have the shapes of their weights alone, which takes no time."""
+    import keras
+
+    with keras.StatelessScope(initialize_variables=False):
+        yield

@@ -27,7 +27,8 @@ def _read_claim(entry: Mapping[str, Any]) -> Claim:
     if part is not None:
         trained = TrainedPart(_read_figures(part), convnet.TRAINED_MEASURES[id], _unwrap(part["why"]))
     text, why = _unwrap(entry["text"]), _unwrap(entry["why"])
-    return Claim(id, entry["source"], text, _read_figures(entry), _MEASURES[id], why, trained, entry.get("url"))
+    figures, counted = _read_figures(entry), entry.get("counted", False)
+    return Claim(id, entry["source"], text, figures, _MEASURES[id], why, trained, entry.get("url"), counted)
 
 
 def _read_figures(entry: Mapping[str, Any]) -> tuple[DeclaredFigure, ...]:

@@ -102,6 +102,7 @@ class Claim:
             out is not measured.
         why: where the claim holds and where it does not.
         trained: what training adds.
+        counted: whether it runs no layer: its figures are counts of what is built.
     """
 
     id: str
@@ -112,6 +113,7 @@ class Claim:
     why: str
     trained: TrainedPart | None = None
     url: str | None = None
+    counted: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

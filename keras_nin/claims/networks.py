@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from keras_nin import data, models
+from keras_nin._compat.keras import variables_without_values
 from keras_nin.audit.api import audit_model
 from keras_nin.errors import InputError, check_choice, check_whole_number
 from keras_nin.metrics import top_k_accuracy
@@ -38,7 +39,8 @@ def build_network(
 
 def audit_zoo_model(name: str) -> "Audit":
     """Return the audit of the zoo model `name`, built with its defaults."""
-    return audit_model(models.build_model(name))
+    with variables_without_values():
+        return audit_model(models.build_model(name))
 
 
 def convolution_rows(audit: "Audit") -> "list[AuditRow]":

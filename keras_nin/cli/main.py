@@ -10,12 +10,13 @@ import signal
 import sys
 import types
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
 import keras_nin
-from keras_nin.errors import InputError
+from keras_nin import workflows
+from keras_nin.errors import InputError, TensorFlowNeededError
 from keras_nin.formatting import escape_unprintable, format_message
 
 EPILOG = "Example: keras-nin export nin_digits"
@@ -93,6 +94,7 @@ def main(arguments: Sequence[str] | None = None, command: click.Command = cli, p
     for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):  # Windows lacks SIGHUP
         if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):  # nohup ignores SIGHUP
             signal.signal(number, _interrupt)
+    workflows.runs_one_command = True
     status = run(arguments, command, prog_name)
     # CPython ends by SIGINT, whatever the status, after a KeyboardInterrupt out of a string that exec ran, as
     # dataclasses do at import; the next string makes it forget.
@@ -142,6 +144,8 @@ def run(arguments: Sequence[str] | None = None, command: click.Command = cli, pr
             failure = error, "interrupted" if number == signal.SIGINT else "terminated", 128 + number
     except SystemExit as error:  # click's end of a shell completion, or its answer to a reader that closed the pipe
         return 128 + signal.SIGPIPE if error.code else 0
+    except TensorFlowNeededError:
+        _start_again()
     except OSError as error:
         if error.errno in _STORAGE_ERRORS:
             refused = _storage_error(error)
@@ -151,6 +155,14 @@ def run(arguments: Sequence[str] | None = None, command: click.Command = cli, pr
     except Exception as error:
         failure = _unexpected(error, words)
     return _fail(*failure, as_json="--json" in words or _FORMAT_JSON in " ".join(words).replace("=", " "))
+
+
+def _start_again() -> NoReturn:
+    """Run the command of this process again, with Keras on TensorFlow."""
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def _storage_error(error: OSError) -> InputError:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 Item = TypeVar("Item")
+# Whether this process runs one command and ends, so that Keras starts for that command alone; the command line sets it.
+runs_one_command = False
 
 
 class Progress:

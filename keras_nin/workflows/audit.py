@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack
 from keras_nin.errors import InputError
 from keras_nin.files import AnyPath
 from keras_nin.workflows import SILENT, Progress
-from keras_nin.workflows.inputs import FileOrModel, ImageSource, ModelOptions, check_model_name, open_model
+from keras_nin.workflows.inputs import (
+    FileOrModel,
+    ImageSource,
+    ModelOptions,
+    check_model_name,
+    open_model,
+    open_structure,
+)
 
 if TYPE_CHECKING:
     import keras
@@ -45,8 +52,8 @@ def audit_model(model: FileOrModel, *, progress: Progress = SILENT, **options: U
                 "A .tflite file holds its whole network: `weights`, `input_shape` and `builder_arguments` do not apply"
             )
         return audit_network(read_checked_model(os.fspath(model)))
-    loaded = open_model(model, progress, **options)
-    return audit_network(loaded.model, name=loaded.name)
+    with open_structure(model, progress=progress, **options) as (loaded,):
+        return audit_network(loaded.model, name=loaded.name)
 
 
 def compare_models(
@@ -93,11 +100,13 @@ def compare_models(
     sides = [read_checked_model(side) if is_tflite(side) else side for side in sides]
     for position in {0, 1}.difference(to_open):
         check_not_compiled(sides[position])
-    for position in to_open:
-        loaded = open_model(sides[position], progress, **options)
-        sides[position], names[position] = loaded.model, loaded.name
-        options = {"seed": options.get("seed", 0), "imports": options.get("imports", ())}
-    comparison = compare_networks(*sides, name_a=names[0], name_b=names[1])
+    if to_open:
+        with open_structure(*(sides[position] for position in to_open), progress=progress, **options) as opened:
+            for position, loaded in zip(to_open, opened, strict=True):
+                sides[position], names[position] = loaded.model, loaded.name
+            comparison = compare_networks(*sides, name_a=names[0], name_b=names[1])
+    else:
+        comparison = compare_networks(*sides, name_a=names[0], name_b=names[1])
     if test is None:
         return comparison
     from keras_nin.workflows.evaluation import compare_file_outputs

@@ -10,12 +10,14 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from keras_nin import files, schemas
+from keras_nin._compat.keras import variables_without_values
 from keras_nin.errors import InputError
 from keras_nin.files import AnyPath
 from keras_nin.formatting import format_count
 from keras_nin.results import Result
 from keras_nin.workflows import SILENT, Progress
-from keras_nin.workflows.inputs import ImageSource, start_keras
+from keras_nin.workflows.backends import keras_for_structure, start_keras
+from keras_nin.workflows.inputs import ImageSource
 
 if TYPE_CHECKING:
     from keras_nin.audit import Audit
@@ -133,14 +135,15 @@ def build_cards(
     folder = pathlib.Path(folder)
     if not check:
         files.check_output_folder(folder)
-    start_keras(progress)
+    if measure or check:
+        start_keras(progress)
     contents: dict[str, str] = {}
     differences: list[CardDifference] = []
     notes: list[str] = []
     records: dict[str, CardRecord] = {}
     for spec in progress.track(specs, "Making cards", len(specs)):
         stored = card_records.read_card(folder / spec.name / card_records.CARD_FILE)
-        audit = _audit(spec.name)
+        audit = _audit(spec.name, progress)
         record = describe_network(spec, audit, stored)
         if measure and (weights is not None or spec.bundled_weights):
             new = measure_card(spec.name, **options)
@@ -201,11 +204,12 @@ def _measure_again(record: CardRecord, options: dict[str, Any], *, is_chosen: bo
     return dataclasses.replace(record, measurement=new), notes
 
 
-def _audit(name: str) -> Audit:
+def _audit(name: str, progress: Progress) -> Audit:
     from keras_nin.audit.api import audit_model
     from keras_nin.models import build_model
 
-    return audit_model(build_model(name))
+    with keras_for_structure(progress), variables_without_values():
+        return audit_model(build_model(name))
 
 
 def describe_network(spec: ModelSpec, audit: Audit, stored: CardRecord | None = None) -> CardRecord:

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import gc
-import importlib.util
 import os
 import pathlib
-import sys
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, Unpack, cast
 
 from keras_nin import files, models
+from keras_nin._compat.keras import variables_without_values
 from keras_nin.errors import DatasetUnavailableError, InputError
 from keras_nin.files import AnyPath
 from keras_nin.formatting import format_host
-from keras_nin.models.registry import MODEL_SUFFIXES
-from keras_nin.output_capture import capture_output
-from keras_nin.workflows import SILENT, Progress
+from keras_nin.models.registry import HE, MODEL_SUFFIXES, RANDOM
+from keras_nin.workflows import SILENT, Progress, backends
 
 if TYPE_CHECKING:
     import keras
@@ -43,7 +40,6 @@ ImageSource: TypeAlias = Any
 PreprocessingLike: TypeAlias = "str | os.PathLike[str] | Preprocessing | Mapping[str, Any]"
 Role: TypeAlias = Literal["calibration", "test"]
 BATCH = 32
-BACKENDS = {"tensorflow": "TensorFlow", "jax": "JAX", "torch": "PyTorch"}
 _WEIGHTED_OPERATORS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
 # A file in reference kernels is scored on so many images that they take two minutes or so, at 1e9 MACs a second; on 100
 # images an accuracy is known to about 5 points.
@@ -58,43 +54,6 @@ class ModelOptions(TypedDict, total=False):
     builder_arguments: Mapping[str, Any] | None
     seed: int
     imports: Sequence[AnyPath]
-
-
-def find_backend() -> str:
-    """Return the backend of Keras that the environment variable KERAS_BACKEND asks for, or that is running.
-
-    Raises:
-        InputError: an unknown one, or one that is not installed.
-    """
-    if "keras" in sys.modules:
-        import keras
-
-        return keras.backend.backend()
-    backend = os.environ.get("KERAS_BACKEND") or "tensorflow"
-    if backend not in BACKENDS:
-        raise InputError(f"Expected KERAS_BACKEND to be one of {', '.join(BACKENDS)}. Received: {backend!r}")
-    if importlib.util.find_spec(backend) is None:
-        raise InputError(f"KERAS_BACKEND={backend} needs a package that is not installed. Run: pip install {backend}")
-    return backend
-
-
-def start_keras(progress: Progress = SILENT, backend: str = "tensorflow") -> None:
-    """Import Keras on a backend without the backend's log output; nothing happens where it is imported already."""
-    if "keras" in sys.modules:
-        files.remove_stale_temporaries(files.temporary_root())
-        return
-    os.environ["KERAS_BACKEND"] = backend
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    files.redirect_temporaries()
-    with progress.task(f"Starting {BACKENDS[backend]}"), capture_output():
-        import keras  # noqa: F401
-
-        if backend == "tensorflow":
-            import tensorflow as tf
-
-            tf.get_logger().setLevel("ERROR")
-            tf.config.get_visible_devices()  # prints to the log on its first call
-    gc.freeze()  # the frameworks' million objects need not be walked in every collection
 
 
 def is_named(source: object) -> bool:
@@ -141,7 +100,7 @@ def open_model(model: ModelLike, progress: Progress = SILENT, **options: Unpack[
     check_model_name(model)
     if isinstance(model, models.LoadedModel):
         return model.recognize_scaling()
-    start_keras(progress)
+    backends.start_keras(progress)
     builder_arguments = options.pop("builder_arguments", None) or {}
     if isinstance(model, str | os.PathLike):
         return models.load_model(os.fspath(model), **options, **builder_arguments).recognize_scaling()
@@ -156,6 +115,36 @@ def open_model(model: ModelLike, progress: Progress = SILENT, **options: Unpack[
     model = custom_layers.make_functional(model, options.get("input_shape"))
     loaded = models.LoadedModel(model=model, name=model.name, weights="as given", random=False)
     return loaded.recognize_scaling()
+
+
+@contextlib.contextmanager
+def open_structure(
+    *sources: ModelLike, progress: Progress = SILENT, **options: Unpack[ModelOptions]
+) -> Iterator[list[LoadedModel]]:
+    """Yield models for a block that counts and runs nothing; `options` are for the first, `seed` and `imports` for all.
+
+    Random weights have no values. Keras starts on the lightest backend, see `backends.keras_for_structure`.
+    """
+    for source in sources:
+        check_model_name(source)
+    is_run = options.get("imports") or options.get("weights") == HE or not all(map(is_named, sources))
+    with backends.keras_for_structure(progress, fits=not is_run):
+        loaded = []
+        for source in sources:
+            loaded.append(_load_structure(source, progress, options))
+            options = {"seed": options.get("seed", 0), "imports": options.get("imports", ())}
+        yield loaded
+
+
+def _load_structure(model: ModelLike, progress: Progress, options: ModelOptions) -> LoadedModel:
+    weights = options.get("weights")
+    is_saved = not isinstance(model, str | os.PathLike) or os.fspath(model).endswith(MODEL_SUFFIXES)
+    if is_saved or weights not in (None, RANDOM):
+        return open_model(model, progress, **options)
+    arguments: dict[str, Any] = {**options, "weights": RANDOM}
+    arguments |= arguments.pop("builder_arguments", None) or {}
+    with variables_without_values():
+        return models.load_model(os.fspath(model), **arguments)
 
 
 def input_shapes(model: keras.Model) -> Shapes:

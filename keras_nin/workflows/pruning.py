@@ -16,7 +16,7 @@ from keras_nin.files import AnyPath
 from keras_nin.formatting import format_percent, format_us
 from keras_nin.prune.selection import PruneTarget, parse_target
 from keras_nin.results import Result
-from keras_nin.workflows import SILENT, Progress, inputs
+from keras_nin.workflows import SILENT, Progress, backends, inputs
 from keras_nin.workflows.inputs import ImageSource, ImageSources, ModelLike, ModelOptions, PreprocessingLike, TestImages
 
 if TYPE_CHECKING:
@@ -242,7 +242,7 @@ def prune_channels(
         files.check_output_folder(path.parent)
         if path.exists() and not force:
             files.needs_writing(path, b"")
-    backend = inputs.find_backend()
+    backend = backends.find_backend()
     if backend != "tensorflow":
         raise InputError(f"Expected Keras on TensorFlow, which prune needs. Received: KERAS_BACKEND={backend}")
     inputs.check_model_name(model)

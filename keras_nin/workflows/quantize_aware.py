@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from keras_nin.files import AnyPath
-from keras_nin.workflows import SILENT, Progress, inputs
+from keras_nin.workflows import SILENT, Progress, backends, inputs
 from keras_nin.workflows.conversion import ConversionInputs, ExportOptions
 from keras_nin.workflows.inputs import ImageSource, ImageSources, ModelLike, PreprocessingLike
 
@@ -55,7 +55,7 @@ def quantize_aware(
     """
     from keras_nin.export.quantize_aware_file import quantize_network
 
-    inputs.start_keras(progress, inputs.find_backend())
+    backends.start_keras(progress, backends.find_backend())
     options = ExportOptions(
         weights=weights,
         seed=seed,

@@ -13,7 +13,8 @@ from keras_nin.errors import InputError
 from keras_nin.files import AnyPath
 from keras_nin.results import CheckedResult
 from keras_nin.workflows import SILENT, Progress
-from keras_nin.workflows.inputs import open_model, start_keras
+from keras_nin.workflows.backends import keras_for_structure, start_keras
+from keras_nin.workflows.inputs import open_structure
 
 if TYPE_CHECKING:
     from keras_nin.claims.claim import ClaimsResult
@@ -96,8 +97,8 @@ def _read_source(source: AnyPath, progress: Progress) -> Sequence[Any]:
         return documents.read_documents(os.fspath(source))
     from keras_nin.audit.api import audit_model
 
-    loaded = open_model(source, progress)
-    return (documents.NamedAudit(loaded.name, audit_model(loaded.model, name=loaded.name)),)
+    with open_structure(source, progress=progress) as (loaded,):
+        return (documents.NamedAudit(loaded.name, audit_model(loaded.model, name=loaded.name)),)
 
 
 def check_claims(
@@ -146,7 +147,9 @@ def check_claims(
     if plot is not None and SOFT_MASK_CLAIM not in [claim.id for claim in chosen]:
         raise InputError(f"`plot` draws the claim {SOFT_MASK_CLAIM}; choose it", argument="plot")
     path = None if plot is None else files.check_output_file(plot, ".png", argument="plot")
-    start_keras(progress)
+    is_counted = all(claim.counted for claim in chosen) and not train and plot is None
+    if not is_counted:
+        start_keras(progress)
     settings = ClaimTraining(**training, on_run=progress.line) if train else None
     figures_to_write = {}
     if path is not None:
@@ -157,6 +160,7 @@ def check_claims(
         figures_to_write[path] = figures.render_png(mask.plot())
         files.needs_writing(path, figures_to_write[path], force)
     tracked = progress.track(chosen, "Reproducing", len(chosen))
-    result = ClaimsResult(tuple(catalog.reproduce_claim(claim, settings) for claim in tracked))
+    with keras_for_structure(progress):
+        result = ClaimsResult(tuple(catalog.reproduce_claim(claim, settings) for claim in tracked))
     files.write_files(figures_to_write, force)
     return result

@@ -103,7 +103,7 @@ def sweep_convolutions(
     rows = {} if force else read_sweep(path, machine)
     missing = len(points) - sum(point in rows for point in points)
     if pending_sites(points, rows, seed):
-        from keras_nin.workflows.inputs import start_keras
+        from keras_nin.workflows.backends import start_keras
 
         start_keras(progress)
         points_text, done = format_count(missing, "point"), 0

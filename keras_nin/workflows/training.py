@@ -13,7 +13,7 @@ from keras_nin.errors import InputError
 from keras_nin.files import AnyPath
 from keras_nin.formatting import format_count
 from keras_nin.results import Result
-from keras_nin.workflows import SILENT, Progress, inputs
+from keras_nin.workflows import SILENT, Progress, backends, inputs
 from keras_nin.workflows.inputs import ImageSource, ModelLike, ModelOptions, PreprocessingLike
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def train_model(
     files.check_output_folder(folder)
     inputs.check_model_name(model)
     sources = inputs.ImageSources(None, data, labels, seed, preprocessing=preprocessing)
-    inputs.start_keras(progress, inputs.find_backend())
+    backends.start_keras(progress, backends.find_backend())
 
     from keras_nin.train.devices import prepared_backend, share_batches
 
@@ -176,24 +176,19 @@ def import_weights(
     source, target = pathlib.Path(file), pathlib.Path(out)
     _check_import_paths(source, target)
     weights = "random" if inputs.is_named(model) else None
-    loaded = inputs.open_model(model, progress, **options | {"weights": weights})
     spec = registry.REGISTRY.get(model) if isinstance(model, str) else None
-    with progress.task(f"Reading {source.name}"):
-        imported = models.load_weights(loaded.model, source, layer_names=spec.layer_names if spec else None)
-    if imported is None:
-        raise _not_third_party(source)
-    with files.temporary_folder() as folder:
+    fits = inputs.is_named(model) and not options.get("imports")
+    with backends.keras_for_structure(progress, fits=fits), files.temporary_folder() as folder:
+        loaded = inputs.open_model(model, progress, **options | {"weights": weights})
+        with progress.task(f"Reading {source.name}"):
+            imported = models.load_weights(loaded.model, source, layer_names=spec.layer_names if spec else None)
+        if imported is None:
+            raise _not_third_party(source)
         temporary = folder / "imported.weights.h5"
         models.save_weights(loaded.model, temporary)
-        written = files.write_files({target: temporary.read_bytes()}, force)
-    return ImportResult(
-        loaded.name,
-        os.fspath(file),
-        imported,
-        models.hash_weights(loaded.model),
-        str(target),
-        "written" if written else "up to date",
-    )
+        content, digest = temporary.read_bytes(), models.hash_weights(loaded.model)
+    state = "written" if files.write_files({target: content}, force) else "up to date"
+    return ImportResult(loaded.name, os.fspath(file), imported, digest, str(target), state)
 
 
 def _check_import_paths(source: pathlib.Path, target: pathlib.Path) -> None:
