@@ -16,7 +16,6 @@ from tiers import by_tier
 import keras_nin
 from keras_nin import InputError, files
 from keras_nin.cli import main, options, output
-from keras_nin.export.schemes import DEFAULT_SCHEMES
 
 COMMANDS = list(main.COMMANDS)
 
@@ -260,7 +259,7 @@ LIBRARY = {
 
 
 OWN_DEFAULTS = {
-    ("export", "scheme"): DEFAULT_SCHEMES,
+    ("export", "scheme"): None,
     ("export", "out"): "exported",
     ("ethosu", "accelerators"): ("ethos-u55-128",),
 }

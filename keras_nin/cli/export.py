@@ -47,8 +47,9 @@ def _describe_scheme(row: Mapping[Any, str]) -> str:
 @click.command("export", cls=ExportCommand, epilog="Example: keras-nin export nin_digits --scheme float32,int8")
 @click.argument("model", default="nin_digits")
 @options.model_options
-@click.option("--scheme", default="float32,int8", metavar="S[,S...]",
-              help="Schemes of the table below; all is every post-training scheme.")  # fmt: skip
+@click.option("--scheme", metavar="S[,S...]",
+              help="Schemes of the table below; all is every post-training scheme. [default: float32,int8; int8 of a "
+              "quantize-aware model]")  # fmt: skip
 @click.option("--calibration", metavar="DATASET|DIR|FILE.npz|random",
               help="Representative images for int8. [default: the calibration split of the model's own "
               "dataset]")  # fmt: skip

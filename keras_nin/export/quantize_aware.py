@@ -25,7 +25,12 @@ if TYPE_CHECKING:
     from keras_nin.layers.quantized import QuantizedKernel
     from keras_nin.tflite.records import TFLiteModel, TFLiteOperator, TFLiteTensor
 
-_KINDS = {"CONV_2D": "conv", "DEPTHWISE_CONV_2D": "depthwise", "FULLY_CONNECTED": "dense"}
+_KINDS = {
+    "CONV_2D": "conv",
+    "DEPTHWISE_CONV_2D": "depthwise",
+    "FULLY_CONNECTED": "dense",
+    "TRANSPOSE_CONV": "transposed",
+}
 # Of a step: how far from an integer float32 certainly rounds as float64 does; biases are integers of up to 20 bits.
 _ROUNDED, _BIAS_ROUNDED = 0.4999, 0.45
 _STEP_SHARES = np.linspace(0.4, 1, 61)  # of the step at which nothing is clipped
@@ -169,7 +174,7 @@ class _NetworkBuilder:
         targets = [self.groups[index] for index in operator.outputs]
         if operator.op in _KINDS:
             layer = self._kernel_layer(operator, path)
-            source = operator.inputs[0]
+            source, _, _ = _kernel_inputs(operator)
             output = self.main.tensors[operator.outputs[0]].name
             self._kernel_sources[layer.name]["calls"].append([output, self.groups[source]])
             return layer([levels[source], ranges], source=self.groups[source], target=targets[0])
@@ -204,14 +209,16 @@ class _NetworkBuilder:
             )
         source = self._float_operators[output]
         tensors = self.float_file.model.main.tensors
-        weights, bias = tensors[source.inputs[1]], tensors[source.inputs[2]] if source.inputs[2] >= 0 else None
+        _, weights_index, bias_index = _kernel_inputs(source)
+        weights, bias = tensors[weights_index], tensors[bias_index] if bias_index >= 0 else None
+        _, stored_weights, stored_bias = _kernel_inputs(operator)
         kind = _KINDS[operator.op]
         options = {name: value for name, value in operator.options.items() if name != "weights_format"}
         key = weights.buffer, bias.buffer if bias else None, repr(sorted(options.items()))
         if key in self._kernels:
             return self._kernels[key]
         is_frozen = path in self.files.frozen
-        kernel = _keras_layout(kind, self._float_values(weights, operator.inputs[1], _ROUNDED))
+        kernel = _keras_layout(kind, self._float_values(weights, stored_weights, _ROUNDED))
         layer: Any = QuantizedKernel(
             kind,
             kernel.shape,
@@ -225,7 +232,7 @@ class _NetworkBuilder:
         unit = _channel_units(rows)
         self._weights += [(layer.kernel, (rows / unit).reshape(kernel.shape)), (layer.unit, unit)]
         if bias:
-            self._weights.append((layer.bias, self._float_values(bias, operator.inputs[2], _BIAS_ROUNDED) / unit))
+            self._weights.append((layer.bias, self._float_values(bias, stored_bias, _BIAS_ROUNDED) / unit))
         if layer.step is not None:
             self._weights.append((layer.step, _find_steps(rows / unit, layer.levels)))
         self._kernels[key] = layer
@@ -257,6 +264,13 @@ class _NetworkBuilder:
             "layers": list(self.files.layers),
             "flags": self.files.flags,
         }
+
+
+def _kernel_inputs(operator: "TFLiteOperator") -> tuple[int, int, int]:
+    """Return the tensor indexes of the input, the weights and the bias, -1 for none."""
+    if operator.op == "TRANSPOSE_CONV":  # first the shape of the output
+        return (operator.inputs[2], operator.inputs[1], (*operator.inputs, -1)[3])
+    return (operator.inputs[0], operator.inputs[1], (*operator.inputs, -1)[2])
 
 
 def _per_tensor(tensor: "TFLiteTensor") -> tuple[float, float]:
@@ -292,7 +306,8 @@ def _find_steps(rows: np.ndarray, levels: int) -> np.ndarray:
 def _operator_options(tflite: "TFLiteModel", operator: "TFLiteOperator") -> dict[str, Any]:
     """Return the options of an operator, with the constants of shapes and axes that its rule takes."""
     main, options = tflite.main, dict(operator.options)
-    source, output = main.tensors[operator.inputs[0]], main.tensors[operator.outputs[0]]
+    source = next(tensor for index in operator.inputs if not (tensor := main.tensors[index]).is_constant)
+    output = main.tensors[operator.outputs[0]]
 
     def constant(position: int) -> list[int]:
         return [int(value) for value in tflite.data(main.tensors[operator.inputs[position]]).ravel()]
@@ -301,6 +316,13 @@ def _operator_options(tflite: "TFLiteModel", operator: "TFLiteOperator") -> dict
         options["axes"] = [axis % len(source.shape) for axis in constant(1)]
     elif operator.op in ("RESHAPE", "SQUEEZE", "EXPAND_DIMS"):
         options = {"shape": list(output.shape[1:])}
+    elif operator.op == "SPLIT":
+        options["axis"] = constant(0)[0] % len(source.shape)
+    elif operator.op == "RESIZE_NEAREST_NEIGHBOR":
+        factors = [large / small for large, small in zip(output.shape[1:3], source.shape[1:3], strict=True)]
+        if options["align_corners"] or any(factor != int(factor) for factor in factors):
+            raise input_error("nearest neighbors at whole multiples of a size", f"{operator.op} by {factors}")
+        options = {"factors": [int(factor) for factor in factors]}
     elif operator.op == "PAD":
         options = {"paddings": np.reshape(constant(1), (-1, 2)).tolist()}
     elif operator.op == "TRANSPOSE":

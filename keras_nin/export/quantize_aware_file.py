@@ -325,11 +325,11 @@ def _set_small_weights(content: bytes, network: "keras.Model") -> bytes:
     for name, layer in small.items():
         kernel = _Kernel.read(layer)
         for output, group in source["kernels"][name]["calls"]:
-            operator = by_output[output]
-            write(operator.inputs[1], kernel.integers.astype(np.int8), kernel.scale)
+            inputs = by_output[output].inputs
+            write(inputs[1], kernel.integers.astype(np.int8), kernel.scale)
             if layer.bias is not None:
                 integers, scale = kernel.bias(scales[group])
-                write(operator.inputs[2], integers.astype("<i4"), scale)
+                write(inputs[-1], integers.astype("<i4"), scale)
     builder = flatbuffers.Builder(len(content))
     builder.Finish(model.Pack(builder), b"TFL3")
     return bytes(builder.Output())

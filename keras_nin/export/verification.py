@@ -22,6 +22,7 @@ from keras_nin.export.parity import (
     find_compared_tensor,
     worst_parity,
 )
+from keras_nin.export.quantize_aware import is_quantize_aware
 from keras_nin.heads import Head, describe_guessing, fitting_targets, make_heads, targets_of
 from keras_nin.keras_graph import (
     TensorSpec,
@@ -104,7 +105,11 @@ def verify_files(
     """
     limits = limits or ParityLimits()
     limits = limits.untrained() if random_weights else limits
-    outputs = [[_FileOutput(runner, position) for position in _match_outputs(model, runner)] for runner in runners]
+    # The outputs of a quantize-aware network are rounded, and tell nothing of the values before a closing softmax.
+    closes = not is_quantize_aware(model)
+    outputs = [
+        [_FileOutput(runner, position, closes) for position in _match_outputs(model, runner)] for runner in runners
+    ]
     flat = [output for row in outputs for output in row]
     references, scores, labels = _run_model_and_files(model, flat, batches)
     activations = [choice and choice.activation for choice in closing_choices(model)]
@@ -179,11 +184,17 @@ def _check_shapes(
 
 
 class _FileOutput:
-    """One output of a file, the values before its closing softmax or sigmoid, and the scores before its argmax."""
+    """One output of a file, the values before its closing softmax or sigmoid, and the scores before its argmax.
 
-    def __init__(self, runner: "TFLiteRunner", position: int) -> None:
+    Without `closes` the output itself is compared, and not the values before it.
+    """
+
+    def __init__(self, runner: "TFLiteRunner", position: int, closes: bool = True) -> None:
         open_runner, several = type(runner), len(runner.outputs) > 1
         self.compared = find_compared_tensor(runner.model, position)
+        if self.compared is not None and not closes:
+            output = runner.model.main.tensors[runner.model.main.outputs[position]]
+            self.compared = dataclasses.replace(self.compared, tensor=output, closing=None)
         self.runner = open_runner(runner.model, runner.threads, position, runner.batch) if several else runner
         self.inner = self.scores = None
         scores = runner.model.scores_of(runner.model.main.outputs[position])

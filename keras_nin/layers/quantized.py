@@ -17,16 +17,19 @@ import numpy as np
 from keras_nin.layers.quantized_operators import OPERATORS, Quantization, clip_range, requantize, round_levels
 
 ops: Any = keras.ops  # whose annotations allow None everywhere
-KINDS = ("conv", "depthwise", "dense")
 _LOWEST, _STEPS = -128, 255  # of int8
 
 
 class _Float32Layer(keras.layers.Layer):
-    """A layer that leaves its inputs as they are, whatever the dtype policy: levels are exact in float32."""
+    """A layer that computes in float32, whatever the dtype policy."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(autocast=False, **(kwargs | {"dtype": "float32"}))
         self.built = True  # the weights have fixed shapes
+
+    def add_weight(self, *args: Any, **kwargs: Any) -> Any:
+        """Return a weight that stays float32."""
+        return super().add_weight(*args, **(kwargs | {"autocast": False, "dtype": "float32"}))
 
     def build(self, input_shape: Any = None) -> None:
         """Do nothing: the weights are there already."""
@@ -126,7 +129,7 @@ class QuantizedKernel(_Float32Layer):
     initialized: folding a BatchNormalization leaves channels of all sizes, and an optimizer takes steps of one size.
 
     Args:
-        kind: "conv" (h, w, I, O), "depthwise" (h, w, I, M) or "dense" (I, O).
+        kind: "conv" or "transposed" (h, w, I, O), "depthwise" (h, w, I, M) or "dense" (I, O).
         kernel_shape: shape of the kernel.
         use_bias: whether there is one.
         options: of the operator in the file: strides, dilations, padding, fused activation.
@@ -194,11 +197,15 @@ class QuantizedKernel(_Float32Layer):
             if not options.get("keep_num_dims"):
                 x = ops.reshape(x, (-1, self.kernel_shape[0]))
             return ops.matmul(x, kernel)
+        strides, padding = (options["stride_h"], options["stride_w"]), options["padding"].lower()
+        if self.kind == "transposed":
+            kernel = ops.transpose(kernel, (0, 1, 3, 2))
+            return ops.conv_transpose(x, kernel, strides, padding=padding, data_format="channels_last")
         return (ops.conv if self.kind == "conv" else ops.depthwise_conv)(
             x,
             kernel,
-            strides=(options["stride_h"], options["stride_w"]),
-            padding=options["padding"].lower(),
+            strides=strides,
+            padding=padding,
             data_format="channels_last",
             dilation_rate=(options["dilation_h"], options["dilation_w"]),
         )

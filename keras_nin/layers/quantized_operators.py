@@ -158,12 +158,14 @@ def _relu(activation: str) -> Any:
 
 
 def _rescale(values: Any, sources: Any, targets: Any, options: Any) -> Any:
-    """QUANTIZE from int8 to int8: a multiplier of 8 bits behind the point."""
+    """QUANTIZE from int8 to int8, and LEAKY_RELU: multipliers of 8 bits behind the point."""
+    x, low, high = values[0], *clip_range(targets[0])
     multiplier = sources[0].scale / targets[0].scale
-    low, high = clip_range(targets[0])
-    surrogate = ops.clip(values[0] * multiplier, low, high)
-    exact = ops.floor((ops.stop_gradient(values[0]) * ops.round(256 * ops.stop_gradient(multiplier)) + 128) / 256)
-    return straight_through(ops.clip(exact, ops.stop_gradient(low), ops.stop_gradient(high)), surrogate)
+    if "alpha" in options:
+        multiplier = ops.where(x < 0, multiplier * options["alpha"], multiplier)
+    exact = ops.floor((ops.stop_gradient(x) * ops.round(256 * ops.stop_gradient(multiplier)) + 128) / 256)
+    exact = ops.clip(exact, ops.stop_gradient(low), ops.stop_gradient(high))
+    return straight_through(exact, ops.clip(x * multiplier, low, high))
 
 
 # Functions with a table of 256 values in the file
@@ -210,11 +212,39 @@ def _slice(values: Any, sources: Any, targets: Any, options: Any) -> Any:
     return ops.reshape(values[0][(slice(None), *parts)], (-1, *options["shape"]))
 
 
+def _split(values: Any, sources: Any, targets: Any, options: Any) -> Any:
+    return list(ops.split(values[0], options["num_splits"], axis=options["axis"]))
+
+
+def _repeat(values: Any, sources: Any, targets: Any, options: Any) -> Any:
+    """RESIZE_NEAREST_NEIGHBOR by whole factors."""
+    rows, columns = options["factors"]
+    return ops.repeat(ops.repeat(values[0], rows, axis=1), columns, axis=2)
+
+
+def _depth_to_space(values: Any, sources: Any, targets: Any, options: Any) -> Any:
+    size, (_, height, width, channels) = options["block_size"], values[0].shape
+    blocks = ops.reshape(values[0], (-1, height, width, size, size, channels // size**2))
+    return ops.reshape(
+        ops.transpose(blocks, (0, 1, 3, 2, 4, 5)), (-1, height * size, width * size, channels // size**2)
+    )
+
+
+def _space_to_depth(values: Any, sources: Any, targets: Any, options: Any) -> Any:
+    size, (_, height, width, channels) = options["block_size"], values[0].shape
+    blocks = ops.reshape(values[0], (-1, height // size, size, width // size, size, channels))
+    return ops.reshape(
+        ops.transpose(blocks, (0, 1, 3, 2, 4, 5)), (-1, height // size, width // size, channels * size**2)
+    )
+
+
 OPERATORS: dict[str, Callable[[Any, Any, Any, Any], Any]] = {
     "ADD": _add,
     "AVERAGE_POOL_2D": _average_pool,
     "CONCATENATION": _concatenate,
+    "DEPTH_TO_SPACE": _depth_to_space,
     "EXPAND_DIMS": _reshape,
+    "LEAKY_RELU": _rescale,
     "LOGISTIC": _pointwise(ops.sigmoid),
     "MAX_POOL_2D": _max_pool,
     "MEAN": _mean,
@@ -225,8 +255,11 @@ OPERATORS: dict[str, Callable[[Any, Any, Any, Any], Any]] = {
     "RELU6": _relu("RELU6"),
     "RELU_N1_TO_1": _relu("RELU_N1_TO_1"),
     "RESHAPE": _reshape,
+    "RESIZE_NEAREST_NEIGHBOR": _repeat,
     "SLICE": _slice,
     "SOFTMAX": _softmax,
+    "SPACE_TO_DEPTH": _space_to_depth,
+    "SPLIT": _split,
     "SQUEEZE": _reshape,
     "STRIDED_SLICE": _slice,
     "SUB": _subtract,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from keras_nin import files, schemas
 from keras_nin.errors import InputError, expected_error
+from keras_nin.export.schemes import DEFAULT_SCHEMES
 from keras_nin.files import AnyPath
 from keras_nin.formatting import format_count, format_percent
 from keras_nin.limits import Limit, LimitCheck, LimitItem, Unit, check_limit, parse_limits
@@ -181,7 +182,7 @@ class ExportResult(Result):
 
 def export_model(
     model: ModelLike,
-    scheme: str | Scheme | Sequence[str | Scheme] = "int8",
+    scheme: str | Scheme | Sequence[str | Scheme] | None = "int8",
     calibration: ImageSource = None,
     test: ImageSource = None,
     *,
@@ -219,7 +220,8 @@ def export_model(
     Args:
         model: zoo name, ``keras:NAME``, path of a .keras or .h5 file, or a Functional or Sequential keras.Model.
         scheme: one or several of float32, float16, dynamic, int8, int16x8, mixed, qat, qat_keras, pruned, clustered;
-            ``"all"`` is every post-training scheme without a target.
+            ``"all"`` is every post-training scheme without a target. None is float32 and int8, or int8 alone for a
+            quantize-aware model.
         calibration: representative images: a dataset name, a folder, an .npz file, an array (N, H, W, C), a
             tf.data.Dataset or keras.utils.PyDataset, or ``"random"``. uint8 images are preprocessed, floats are fed as
             they are. None takes the calibration split of the model's own dataset.
@@ -271,7 +273,7 @@ def export_model(
 
 def run_export(
     model: ModelLike,
-    scheme: str | Scheme | Sequence[str | Scheme],
+    scheme: str | Scheme | Sequence[str | Scheme] | None,
     options: ExportOptions,
     *,
     threads: int = 1,
@@ -283,14 +285,17 @@ def run_export(
 ) -> ExportResult:
     """Export with the options in one record; `original` is the export that is reproduced. See `export_model`."""
     from keras_nin.benchmark.measurement import BenchmarkFile, measure_files
+    from keras_nin.export.quantize_aware import is_quantize_aware
     from keras_nin.tflite.host import describe_host
 
-    schemes = options.resolve_schemes(scheme)
+    schemes = options.resolve_schemes(DEFAULT_SCHEMES if scheme is None else scheme)
     _check_target(schemes, options)
     if out is not None:
         files.check_output_folder(out)
         _check_no_mixed_file(model, schemes, options, pathlib.Path(out), force)
     job, test, sources = open_inputs(model, schemes, options, progress)
+    if scheme is None and is_quantize_aware(job.loaded.model):
+        schemes = options.resolve_schemes("int8")
     if original:
         original.check_inputs(job)
     search = _open_search(job, schemes, options, threads, progress)

@@ -1,4 +1,4 @@
-"""A quantize-aware copy of a model: the images that calibrate it are opened, and its int8 file becomes a Keras model."""
+"""A quantize-aware copy of a model: images calibrate it, and its int8 file becomes a Keras model."""
 
 from __future__ import annotations
 

@@ -1,0 +1,201 @@
+"""Quantization-aware training in Keras: a network computes what its int8 file computes, before and after training."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from keras import layers as kl
+from tiers import WIDE, by_tier
+
+from keras_nin import InputError, data
+from keras_nin._compat import litert
+from keras_nin.export import Tuning, convert_quantize_aware, quantize_network
+from keras_nin.export.quantize_aware import _NetworkBuilder
+from keras_nin.export.quantize_aware_file import _convert_here
+from keras_nin.tflite.runner import TFLiteRunner
+
+ROOT = pathlib.Path(__file__).parents[1]
+ZOO = ("inception_digits", "nin_cifar10", "squeezenet_cifar10", "nin_cifar10_bn", "googlenet_bn", "inception_v3")
+LARGE = {"MobileNetV2": 96, "EfficientNetV2B0": 64, "ResNet50": 64}
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """Images of digits by split."""
+    dataset = data.open_dataset("digits")
+    parts = {split: dataset.select(split, 40) for split in ("train", "calibration", "test")}
+    return {split: dataset.load(part, (8, 8), 1, dataset.preprocessing) for split, part in parts.items()} | {
+        "labels": dataset.labels_of(parts["train"])
+    }
+
+
+@pytest.fixture(scope="module")
+def files(build, digits):
+    return _convert_here(build("nin_digits", weights="digits"), {"input": digits["calibration"][:8]}, Tuning())
+
+
+@pytest.fixture
+def network(files):
+    return _NetworkBuilder(files, 8).build("nin_digits")
+
+
+def with_all_outputs(content):
+    """Return a file whose outputs are those of every operator, and their tensor indexes."""
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
+    graph = model.subgraphs[0]
+    indexes = [int(index) for operator in graph.operators for index in operator.outputs]
+    graph.outputs, model.signatureDefs = np.asarray(indexes, np.int32), None
+    builder = flatbuffers.Builder(len(content))
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output()), indexes
+
+
+def differences(files, images):
+    """Return the largest share of values that are off, and off by more than 1 LSB, over the operators."""
+    builder = _NetworkBuilder(files, 8)
+    network = builder.build("network")
+    content, indexes = with_all_outputs(files.int8_content)
+    interpreter = litert.interpreter(content)
+    interpreter.allocate_tensors()
+    (entry,) = interpreter.get_input_details()
+    scale, zero_point = entry["quantization"]
+    integers = np.clip(np.round(images / np.float32(scale)) + zero_point, -128, 127).astype(np.int8)
+    expected = {index: [] for index in indexes}
+    for image in integers:
+        interpreter.set_tensor(entry["index"], image[None])
+        interpreter.invoke()
+        for index in indexes:
+            expected[index].append(interpreter.get_tensor(index).copy())
+    levels = keras.Model(network.inputs, [builder.levels[index] for index in indexes]).predict(images, verbose=0)
+    worst = np.zeros(2)
+    for index, received in zip(indexes, levels, strict=True):
+        integers = np.concatenate(expected[index]).astype(np.float32)
+        zero_point = builder.main.tensors[index].quantization.zero_points[0]
+        off = np.abs(received.reshape(integers.shape) + zero_point - integers)
+        worst = np.maximum(worst, [(off > 0).mean(), (off > 1).mean()])
+    return worst
+
+
+def test_the_network_and_its_file_compute_the_same(files, network, digits):
+    """Every operator, and untrained the bytes of the post-training file."""
+    assert tuple(differences(files, digits["test"][:8])) == (0, 0)
+    (made,) = convert_quantize_aware(network)
+    assert made.data == files.int8_content
+    assert made.layers == files.layers
+    assert made.float_operators == ()
+
+
+@pytest.mark.parametrize("name", by_tier(ZOO, wide=ZOO[1:]))
+def test_every_operator_of_a_network_of_the_zoo(name, build):
+    model = build(name, **({"weights": "digits"} if name == "inception_digits" else {}))
+    images = np.random.default_rng(0).random((4, *model.input_shape[1:]), np.float32)
+    files = _convert_here(model, {model.inputs[0].name: images}, Tuning.plain())
+    off, far = differences(files, images[:2])
+    assert off <= 0.001
+    assert far == 0
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=WIDE) for name in LARGE])
+def test_every_operator_of_a_network_of_keras(name):
+    from keras_nin import models
+
+    model = models.load_model(f"keras:{name}", weights="he", input_shape=(LARGE[name], LARGE[name], 3)).model
+    images = np.random.default_rng(0).random((4, LARGE[name], LARGE[name], 3), np.float32)
+    files = _convert_here(model, {model.inputs[0].name: images}, Tuning("mse", "nearest", False))
+    off, far = differences(files, images[:2])
+    assert off <= 0.001
+    assert far == 0
+
+
+@pytest.mark.slow
+def test_training_moves_every_weight_and_the_file_follows(files, digits, tmp_path):
+    """With 4 bits: the trained network is that of its file, also after it was saved and loaded."""
+    network = _NetworkBuilder(files, 4).build("nin_digits")
+    network.compile(keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy", jit_compile=False)
+    before = [weight.numpy() for weight in network.trainable_weights]
+    first, *_, last = network.fit(digits["train"], digits["labels"], epochs=4, verbose=0).history["loss"]
+    assert last < first
+    names = [
+        weight.path
+        for weight, old in zip(network.trainable_weights, before, strict=True)
+        if (weight.numpy() == old).all()
+    ]
+    assert set(names) <= {"activation_ranges/log_minimum"}  # all of them are 0 to some maximum
+    (made,) = convert_quantize_aware(network)
+    expected = network.predict(digits["test"], verbose=0)
+    np.testing.assert_array_equal(TFLiteRunner(made.data).predict(digits["test"]), expected)
+    main = made.tflite.main
+    for operator in main.operators:
+        if operator.op == "CONV_2D":
+            assert np.abs(made.tflite.data(main.tensors[operator.inputs[1]])).max() <= 7
+    network.save(tmp_path / "qat.keras")
+    again = keras.saving.load_model(tmp_path / "qat.keras")
+    np.testing.assert_array_equal(again.predict(digits["test"], verbose=0), expected)
+    assert convert_quantize_aware(again)[0].data == made.data
+
+
+@pytest.mark.slow
+def test_a_quantize_aware_file_is_exported_as_it_is(network, tmp_path):
+    from keras_nin.cli.main import run
+
+    network.save(tmp_path / "qat.keras")
+    options = ["--data", "digits", "--out", str(tmp_path), "--runs", "1"]
+    assert run(["export", str(tmp_path / "qat.keras"), *options]) == 0
+    record = json.loads((tmp_path / "qat_int8.json").read_text())
+    assert record["calibration"] is None
+    assert record["parity"]["max_abs_diff_lsb"] == 0
+    assert all(check["passed"] for check in record["parity"]["checks"])
+    assert {operator["layer"] for operator in record["operators"]} >= {"mlpconv1_conv3x3", "pool1"}
+
+
+@pytest.mark.slow
+def test_mixed_precision_and_other_backends_change_no_value(network, digits, tmp_path):
+    from keras_nin.train.training_model import mixed_precision
+
+    expected = network.predict(digits["test"], verbose=0)
+    with mixed_precision(network, "mixed_bfloat16"):
+        np.testing.assert_array_equal(np.asarray(network(digits["test"])), expected)
+    network.save(tmp_path / "qat.keras")
+    np.savez(tmp_path / "images.npz", images=digits["test"], expected=expected)
+    script = (
+        "import keras, numpy as np, keras_nin.layers.quantized\n"
+        "arrays = np.load('images.npz')\n"
+        "network = keras.saving.load_model('qat.keras')\n"
+        "np.testing.assert_array_equal(network.predict(arrays['images'], verbose=0), arrays['expected'])\n"
+    )
+    for backend in ("jax", "torch"):
+        environment = os.environ | {"KERAS_BACKEND": backend, "PYTHONPATH": str(ROOT)}
+        subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment, check=True, timeout=120)
+
+
+@pytest.mark.slow
+def test_what_cannot_be_quantize_aware_is_named(network, digits):
+    inputs = keras.Input((8, 8, 1), name="image")
+    x = kl.Conv2D(2, 3, activation="elu", name="own")(inputs)
+    model = keras.Model(inputs, kl.Dense(10, activation="softmax")(kl.Flatten()(x)), name="net")
+    with pytest.raises(InputError, match="ELU of layer 'own'"):
+        quantize_network(model, digits["calibration"])
+    with pytest.raises(InputError, match="calibration"):
+        quantize_network(model)
+    with pytest.raises(InputError, match="not quantize-aware yet"):
+        quantize_network(network, digits["calibration"])
+    with pytest.raises(InputError, match="one of int8"):
+        convert_quantize_aware(network, ["float16"])
+    with pytest.raises(InputError, match="batch 1"):
+        convert_quantize_aware(network, batch=2)
+
+
+@pytest.mark.parametrize("bits", [1, 9, 4.5])
+def test_numbers_of_bits_that_make_no_sense(files, bits):
+    from keras_nin.export.quantize_aware import build_network
+
+    with pytest.raises(InputError, match="weight_bits"):
+        build_network(files, "net", bits)
