@@ -35,6 +35,7 @@ TITLES = {
     "ours-longer": "quantize_aware, longer",
 }
 METHODS = tuple(TITLES)
+WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 LEVELS = {8: 127, 4: 7}  # of a weight, on each side of 0
 CARRIED, HELD_OUT, TESTED = 20_000, 1_000, 5_000  # images of CIFAR-10: of the training images, the last are held out
 
@@ -127,12 +128,14 @@ def read_cifar10():
 def make_post_training(row, folder):
     """Return the bytes of a file that was not trained for its weights."""
     from keras_nin.export import Tuning, convert_model, load_calibration
+    from keras_nin.export.tuning import tune_file
 
     loaded, dataset = load_network(row.network)
     if row.method == "float32":
         return convert_model(loaded.model, "float32").data, {}
     calibration = load_calibration(dataset, loaded.model.input_shape[1:], seed=row.seed)
-    with mock.patch("keras_nin.export.tuning.WEIGHT_LEVELS", LEVELS[row.bits]):
+    tune = functools.partial(tune_file, levels=LEVELS[row.bits])
+    with mock.patch("keras_nin.export.conversion.tune_file", tune):
         made = convert_model(loaded.model, "int8", calibration, tuning=Tuning(rounding=row.method))
     return narrow_weights(made.data, row.bits), {}
 
@@ -200,9 +203,9 @@ def make_ours(row, folder):
         for group, variables in (("trained", network.trainable_variables), ("other", network.non_trainable_variables)):
             for index, variable in enumerate(variables):
                 variable.assign(arrays[f"{row.bits}/{row.seed}/{group}/{index}"].astype(np.float32))
-    training = json.loads((folder / "training.json").read_text())
     names, wanted = ("network", "budget", "bits", "seed"), (row.network, budget, row.bits, row.seed)
-    (record,) = (run for run in training["runs"] if tuple(run[name] for name in names) == wanted)
+    runs = json.loads((folder / "training.json").read_text())["runs"]
+    (record,) = [run for run in runs if tuple(run[name] for name in names) == wanted]
     return convert_quantize_aware(network)[0].data, {"training": record}
 
 
@@ -223,25 +226,46 @@ def narrow_weights(content, bits):
     """Return an int8 file whose weights have codes of `bits` bits; they have to be on that grid already."""
     if bits == 8:
         return content
+    ratio = LEVELS[8] / LEVELS[bits]
+
+    def narrow(tensor, buffer, dtype):
+        exact = np.frombuffer(bytes(buffer.data), dtype) / ratio
+        if dtype == "int8" and np.abs(exact - np.round(exact)).max() > 0.05:
+            raise ValueError(f"{tensor.name} is not on a grid of {bits} bits")
+        buffer.data = np.frombuffer(np.round(exact).astype(dtype).tobytes(), np.uint8)
+        tensor.quantization.scale = np.asarray(tensor.quantization.scale, np.float32) * np.float32(ratio)
+
+    return edit_weights(content, narrow)
+
+
+def pack_int4(content, kinds):
+    """Return an int8 file whose weights of -7 to 7 are int4 tensors, two to a byte, in operators of these kinds."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    def pack(tensor, buffer, dtype):
+        if dtype == "int8":
+            values = np.frombuffer(bytes(buffer.data), np.uint8) & 15
+            low, high = np.pad(values, (0, len(values) % 2)).reshape(-1, 2).T
+            buffer.data, tensor.type = low | high << 4, schema.TensorType.INT4
+
+    return edit_weights(content, pack, kinds)
+
+
+def edit_weights(content, edit, kinds=WEIGHTED):
+    """Return a file after edit(tensor, buffer, dtype) for the weights, int8, and biases, int32, of some operators."""
     import flatbuffers
     from ai_edge_litert import schema_py_generated as schema
 
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
-    graph, ratio, done = model.subgraphs[0], LEVELS[8] / LEVELS[bits], set()
+    graph, done = model.subgraphs[0], set()
     codes = [max(code.builtinCode, code.deprecatedBuiltinCode) for code in model.operatorCodes]
-    builtins = schema.BuiltinOperator
-    weighted = (builtins.CONV_2D, builtins.DEPTHWISE_CONV_2D, builtins.FULLY_CONNECTED)
+    chosen = [getattr(schema.BuiltinOperator, kind) for kind in kinds]
     for operator in graph.operators:
-        constants = operator.inputs[1:] if codes[operator.opcodeIndex] in weighted else ()
-        for position, index in enumerate(index for index in constants if index >= 0 and index not in done):
-            tensor = graph.tensors[index]
-            buffer, dtype = model.buffers[tensor.buffer], np.dtype("int8" if position == 0 else "int32")
-            exact = np.frombuffer(bytes(buffer.data), dtype) / ratio
-            if position == 0 and np.abs(exact - np.round(exact)).max() > 0.05:
-                raise ValueError(f"{tensor.name} is not on a grid of {bits} bits")
-            buffer.data = np.frombuffer(np.round(exact).astype(dtype).tobytes(), np.uint8)
-            tensor.quantization.scale = np.asarray(tensor.quantization.scale, np.float32) * np.float32(ratio)
-            done.add(index)
+        constants = operator.inputs[1:] if codes[operator.opcodeIndex] in chosen else ()
+        for index, dtype in zip(constants, ("int8", "int32"), strict=False):
+            if index >= 0 and index not in done:
+                edit(graph.tensors[index], model.buffers[graph.tensors[index].buffer], dtype)
+                done.add(index)
     builder = flatbuffers.Builder(len(content))
     builder.Finish(model.Pack(builder), b"TFL3")
     return bytes(builder.Output())
@@ -260,7 +284,7 @@ def make_file(row, folder):
         content, details = MAKERS[row.method](row, folder)
         details |= {"cpu_seconds": time.process_time() - start[0], "seconds": time.perf_counter() - start[1]}
         path.write_bytes(content)
-        if row.method == "tfmot" or row.method.startswith("ours"):
+        if row.rate is not None:
             details["held_out"] = measure_top1(path, row.network, "calibration")[0]
         record.write_text(json.dumps(dataclasses.asdict(row) | details))
         click.echo(record.read_text())
@@ -370,6 +394,29 @@ def table(folder):
 
     columns = ("network", "weights", "method", "top-1", "pp to float", "each seed")
     click.echo(format_markdown_table(columns, list(table_rows(folder)), right=columns[3:]))
+
+
+@main.command()
+@click.argument("file", type=click.Path(exists=True, path_type=pathlib.Path))
+def int4(file):
+    """Run a file with 4-bit weights as int8 and as int4 tensors: bytes, differences, milliseconds."""
+    from keras_nin.tflite.runner import TFLiteRunner
+
+    content = file.read_bytes()
+    files = {"int8": content, "int8, no delegate": content} | {kind: pack_int4(content, [kind]) for kind in WEIGHTED}
+    images, outputs = None, {}
+    for name, packed in files.items():
+        runner = TFLiteRunner(packed, keep_tensors="delegate" in name)  # which runs LiteRT's own kernels
+        if images is None:
+            images = np.random.default_rng(0).normal(size=(50, *runner.input.shape[1:])).astype(np.float32)
+        outputs[name] = runner.predict_raw(images).astype(int)
+        times = []
+        for image in images:
+            start = time.perf_counter()
+            runner.predict_raw(image[None])
+            times.append(1000 * (time.perf_counter() - start))
+        differences = [int(np.abs(outputs[name] - known).max()) for known in list(outputs.values())[:2]]
+        click.echo(f"{name}: {len(packed):,} bytes, median {np.median(times):.2f} ms, max abs diff {differences} LSB")
 
 
 if __name__ == "__main__":

@@ -193,6 +193,21 @@ def test_what_cannot_be_quantize_aware_is_named(network, digits):
         convert_quantize_aware(network, batch=2)
 
 
+@pytest.mark.slow
+def test_four_bits_start_from_adaptive_rounding(build, digits):
+    model = build("nin_digits", weights="digits")
+    expected, errors = model.predict(digits["test"], verbose=0), {}
+    for tuning in (Tuning(bias_correction=False, rounding="nearest"), Tuning()):
+        network = quantize_network(model, digits["calibration"], weight_bits=4, tuning=tuning)
+        errors[tuning.rounding] = ((network.predict(digits["test"], verbose=0) - expected) ** 2).mean()
+    assert errors["adaptive"] < errors["nearest"] / 2
+    for layer in network.layers:
+        if hasattr(layer, "quantize_kernel"):  # no weight is left to round
+            levels = layer.kernel.numpy() / layer.step.numpy()
+            np.testing.assert_allclose(levels, np.round(levels), atol=1e-3)
+            assert np.abs(levels).reshape(-1, layer.outputs).max(axis=0) == pytest.approx(7, abs=1e-3)
+
+
 @pytest.mark.parametrize("bits", [1, 9, 4.5])
 def test_numbers_of_bits_that_make_no_sense(files, bits):
     from keras_nin.export.quantize_aware import build_network

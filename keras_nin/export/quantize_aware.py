@@ -67,9 +67,15 @@ def build_network(files: ConvertedFiles, name: str, weight_bits: int = 8) -> "ke
     Raises:
         InputError: an operator without a rule, or a number of bits that is not from 2 to 8.
     """
+    count_levels(weight_bits)
+    return _NetworkBuilder(files, weight_bits).build(name)
+
+
+def count_levels(weight_bits: int) -> int:
+    """Return the largest integer that a weight of so many bits may be; `InputError` for bits that are not 2 to 8."""
     if not 2 <= check_whole_number("weight_bits", weight_bits) <= 8:
         raise input_error("`weight_bits` from 2 to 8", weight_bits, argument="weight_bits")
-    return _NetworkBuilder(files, weight_bits).build(name)
+    return 2 ** (weight_bits - 1) - 1
 
 
 class _NetworkBuilder:

@@ -26,9 +26,9 @@ from keras_nin.export.converted_model import (
     check_integer_operators,
     describe_conversion,
 )
-from keras_nin.export.quantize_aware import ConvertedFiles, build_network, is_quantize_aware
+from keras_nin.export.quantize_aware import ConvertedFiles, build_network, count_levels, is_quantize_aware
 from keras_nin.export.schemes import SCHEMES, Scheme, Tuning, get_scheme
-from keras_nin.export.tuning import tune_file
+from keras_nin.export.tuning import WEIGHT_LEVELS, tune_file
 from keras_nin.export.verification import map_fused_layers
 from keras_nin.keras_graph import input_specs, output_specs, trace_functional
 from keras_nin.output_capture import capture_output
@@ -77,25 +77,32 @@ def quantize_network(
     samples = calibration.images if isinstance(calibration, Calibration) else calibration
     arrays = check_samples(samples, input_specs(model))
     check_finite_weights(model)
-    tuning = tuning or Tuning()
+    tuning, levels = tuning or Tuning(), count_levels(weight_bits)
     if keras.backend.backend() == "tensorflow":
-        converted = _convert_here(model, arrays, tuning)
+        converted = _convert_here(model, arrays, tuning, levels)
     else:
-        converted = _convert_in_process(model, arrays, tuning, imports)
+        converted = _convert_in_process(model, arrays, tuning, levels, imports)
     return build_network(converted, model.name, weight_bits)
 
 
 # The files of a model
 
 
-def _convert_here(model: "keras.Model", arrays: dict[str, np.ndarray], tuning: Tuning) -> ConvertedFiles:
-    """Return the files of a model, with Keras on TensorFlow."""
+def _convert_here(
+    model: "keras.Model", arrays: dict[str, np.ndarray], tuning: Tuning, levels: int = WEIGHT_LEVELS
+) -> ConvertedFiles:
+    """Return the files of a model, with Keras on TensorFlow; the weights lie on grids of `levels` on each side of 0."""
     import keras
 
     scheme, kept = SCHEMES["int8"], {}
+    calls = trace_functional(model).calls
+    layers_called = {call.path: call.operation for call in calls if isinstance(call.operation, keras.Layer)}
+    frozen = {path: layer for path, layer in layers_called.items() if not layer.trainable_weights}
+    if any(hasattr(layer, "kernel") for layer in frozen.values()):
+        levels = WEIGHT_LEVELS  # of layers that are not trained, which keep 8 bits
 
     def keep(content: bytes, samples: Any) -> bytes:
-        kept["tuned"] = tune_file(content, samples, tuning)
+        kept["tuned"] = tune_file(content, samples, tuning, levels)
         return kept["tuned"]
 
     with ModelConverter(model) as converter:
@@ -103,16 +110,11 @@ def _convert_here(model: "keras.Model", arrays: dict[str, np.ndarray], tuning: T
     tflite = read_model(content)
     layers = map_fused_layers(model, tflite).layers
     check_integer_operators(tflite, layers, scheme)
-    calls = trace_functional(model).calls
     return ConvertedFiles(
         kept["tuned"],
         content,
         layers,
-        frozenset(
-            "/".join(call.path)
-            for call in calls
-            if isinstance(call.operation, keras.Layer) and not call.operation.trainable_weights
-        ),
+        frozenset(map("/".join, frozen)),
         tuple(spec.name for spec in input_specs(model)),
         tuple(spec.name for spec in output_specs(model)),
         flags,
@@ -120,7 +122,11 @@ def _convert_here(model: "keras.Model", arrays: dict[str, np.ndarray], tuning: T
 
 
 def _convert_in_process(
-    model: "keras.Model", arrays: dict[str, np.ndarray], tuning: Tuning, imports: "Sequence[str | os.PathLike[str]]"
+    model: "keras.Model",
+    arrays: dict[str, np.ndarray],
+    tuning: Tuning,
+    levels: int,
+    imports: "Sequence[str | os.PathLike[str]]",
 ) -> ConvertedFiles:
     """Return the files of a model, converted in a process with Keras on TensorFlow."""
     from keras_nin.child_process import describe_status, python_command, run_process
@@ -130,7 +136,8 @@ def _convert_in_process(
         model.save(network)
         np.savez(samples, **arrays)
         command, environment = python_command(__name__)
-        job = {"folder": str(folder), "tuning": tuning.to_json(), "imports": [str(source) for source in imports]}
+        job = {"folder": str(folder), "tuning": tuning.to_json(), "levels": levels}
+        job |= {"imports": [str(source) for source in imports]}
         environment = environment | {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}
         ended = run_process(command, timeout=_CONVERSION_SECONDS, job=job, environment=environment)
         if not results[-1].exists():
@@ -150,14 +157,14 @@ def _convert_in_process(
     )
 
 
-def _run_job(folder: pathlib.Path, tuning: Tuning, imports: Sequence[str]) -> None:
+def _run_job(folder: pathlib.Path, tuning: Tuning, levels: int, imports: Sequence[str]) -> None:
     """Convert what `_convert_in_process` wrote to a folder."""
     from keras_nin.models import load_model
 
     network, samples, *results = (folder / name for name in _FILES)
     try:
         with np.load(samples) as arrays:
-            converted = _convert_here(load_model(str(network), imports=imports).model, dict(arrays), tuning)
+            converted = _convert_here(load_model(str(network), imports=imports).model, dict(arrays), tuning, levels)
     except InputError as error:
         results[-1].write_text(json.dumps({"error": str(error)}))
         return
@@ -337,4 +344,4 @@ def _set_small_weights(content: bytes, network: "keras.Model") -> bytes:
 
 if __name__ == "__main__":
     _job = json.loads(sys.stdin.readline())
-    _run_job(pathlib.Path(_job["folder"]), Tuning(**_job["tuning"]), _job["imports"])
+    _run_job(pathlib.Path(_job["folder"]), Tuning(**_job["tuning"]), _job["levels"], _job["imports"])

@@ -41,13 +41,14 @@ _BLOCK = 128
 POSITIONS_PER_IMAGE = 256
 
 
-def tune_file(content: bytes, samples: Iterable[Any], tuning: Tuning) -> bytes:
+def tune_file(content: bytes, samples: Iterable[Any], tuning: Tuning, levels: int = WEIGHT_LEVELS) -> bytes:
     """Return a calibrated float file with other ranges, weights or biases.
 
     Args:
         content: a float .tflite file whose tensors carry the smallest and the largest value that they took.
         samples: as `keras_nin.export.conversion.Quantizer` takes them.
         tuning: what to choose how; `Tuning.plain()` returns `content`.
+        levels: how many steps the largest weight of a channel is.
     """
     if tuning == Tuning.plain():
         return content
@@ -58,7 +59,7 @@ def tune_file(content: bytes, samples: Iterable[Any], tuning: Tuning) -> bytes:
         observe_activations(file, samples, [*observers, *batch])
         observers = []  # the histograms are filled in the first run
         for moments in batch:
-            _round_operator(file, moments, tuning)
+            _round_operator(file, moments, tuning, levels)
     set_activation_ranges(file, histograms)
     return file.content()
 
@@ -82,16 +83,16 @@ def _moment_batches(file: FloatFile, tuning: Tuning) -> "Iterator[list[InputMome
         yield batch
 
 
-def _round_operator(file: FloatFile, moments: "InputMoments", tuning: Tuning) -> None:
+def _round_operator(file: FloatFile, moments: "InputMoments", tuning: Tuning, levels: int) -> None:
     """Round the weights of an operator and correct its bias."""
     weighted, mean = moments.weighted, moments.mean()
     rows, bias = file.rows(weighted), weighted.bias if tuning.bias_correction else None
     if moments.has_second_moment:
         # What the bias compensates is no error: with a bias the covariance counts, not the second moment.
         means = mean[:, :, None] * mean[:, None] if bias else 0
-        rounded = round_adaptively(rows, moments.second_moment() - means)
+        rounded = round_adaptively(rows, moments.second_moment() - means, levels)
     else:
-        rounded = round_to_nearest(rows)
+        rounded = round_to_nearest(rows, levels)
     file.set_rows(weighted, rounded)
     if bias:
         file.set_values(bias, file.values(bias) + ((rows - rounded) * mean).sum(axis=1))
@@ -201,19 +202,19 @@ def _window_starts(size: int, kernel: int, stride: int, dilation: int, padding: 
 # Weights: rows are (O, terms); a moment is (1, terms, terms) for all rows, or (O, terms, terms)
 
 
-def weight_scales(rows: np.ndarray) -> np.ndarray:
-    """Return the scale of each row as the converter takes it, the largest weight being 127 steps: (O,)."""
+def weight_scales(rows: np.ndarray, levels: int = WEIGHT_LEVELS) -> np.ndarray:
+    """Return the scale of each row, the largest weight being `levels` steps, in the converter 127: (O,)."""
     largest = np.abs(rows).max(axis=1)
-    return np.where(largest > 0, largest, 1) / WEIGHT_LEVELS
+    return np.where(largest > 0, largest, 1) / levels
 
 
-def round_to_nearest(rows: np.ndarray) -> np.ndarray:
+def round_to_nearest(rows: np.ndarray, levels: int = WEIGHT_LEVELS) -> np.ndarray:
     """Return weights rounded to the grids of their rows."""
-    scale = weight_scales(rows)[:, None]
+    scale = weight_scales(rows, levels)[:, None]
     return np.round(rows / scale) * scale
 
 
-def round_adaptively(rows: np.ndarray, moment: np.ndarray) -> np.ndarray:
+def round_adaptively(rows: np.ndarray, moment: np.ndarray, levels: int = WEIGHT_LEVELS) -> np.ndarray:
     """Return weights rounded one term after another, each rounding error compensated by the terms that follow.
 
     The mean squared error of an output is quadratic in the errors of its weights, so that the best values of the later
@@ -222,8 +223,8 @@ def round_adaptively(rows: np.ndarray, moment: np.ndarray) -> np.ndarray:
 
     `moment` is the second moment or the covariance of the terms.
     """
-    nearest = round_to_nearest(rows)
-    compensated = _round_with_compensation(rows, np.stack([_inverse_cholesky(matrix) for matrix in moment]))
+    nearest = round_to_nearest(rows, levels)
+    compensated = _round_with_compensation(rows, np.stack([_inverse_cholesky(matrix) for matrix in moment]), levels)
     better = output_mse(compensated - rows, moment) < output_mse(nearest - rows, moment)
     return np.where(better[:, None], compensated, nearest)
 
@@ -233,11 +234,11 @@ def output_mse(difference: np.ndarray, moment: np.ndarray) -> np.ndarray:
     return (_multiply(difference, moment) * difference).sum(axis=1)
 
 
-def _round_with_compensation(rows: np.ndarray, factor: np.ndarray) -> np.ndarray:
-    remaining, scale = rows.copy(), weight_scales(rows)
-    lowest, highest = _allowed_levels(rows / scale[:, None])
+def _round_with_compensation(rows: np.ndarray, factor: np.ndarray, levels: int) -> np.ndarray:
+    remaining, scale = rows.copy(), weight_scales(rows, levels)
+    lowest, highest = (limit.clip(-levels, levels) for limit in _allowed_levels(rows / scale[:, None]))
     kept = np.abs(rows).argmax(axis=1)
-    kept_level = np.sign(rows[np.arange(len(rows)), kept]) * WEIGHT_LEVELS
+    kept_level = np.sign(rows[np.arange(len(rows)), kept]) * levels
     rounded = np.empty_like(rows)
     for start in range(0, rows.shape[1], _BLOCK):
         stop = min(start + _BLOCK, rows.shape[1])
@@ -262,7 +263,7 @@ def _allowed_levels(levels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     reach = np.where(on_grid, 0, ROUNDING_REACH)
     lowest = np.where(on_grid, np.round(levels), np.floor(levels)) - reach
     highest = np.where(on_grid, np.round(levels), np.ceil(levels)) + reach
-    return lowest.clip(-WEIGHT_LEVELS, WEIGHT_LEVELS), highest.clip(-WEIGHT_LEVELS, WEIGHT_LEVELS)
+    return lowest, highest
 
 
 def _inverse_cholesky(moment: np.ndarray) -> np.ndarray:
