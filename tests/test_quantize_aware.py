@@ -17,6 +17,7 @@ from keras_nin._compat import litert
 from keras_nin.export import Tuning, convert_quantize_aware, quantize_network
 from keras_nin.export.quantize_aware import _NetworkBuilder
 from keras_nin.export.quantize_aware_file import _convert_here
+from keras_nin.layers import LocalResponseNormalization
 from keras_nin.tflite.runner import TFLiteRunner
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -103,6 +104,43 @@ def test_every_operator_of_a_network_of_the_zoo(name, build):
     assert far == 0
 
 
+def pieces():
+    """A network with a nested model, a shared layer, local response normalization and what else has a rule."""
+    keras.utils.set_random_seed(0)
+    image = keras.Input((16, 16, 3), name="image")
+    x = kl.LeakyReLU(0.1, name="leaky")(kl.Conv2D(8, 3, strides=2, padding="same", name="stem")(image))
+    shared = kl.Conv2D(8, 1, activation="relu", name="shared")
+    first = shared(x)
+    x = LocalResponseNormalization(name="lrn")(kl.Add(name="sum")([first, shared(first)]))
+    inner = keras.Sequential(
+        [keras.Input((8, 8, 8)), kl.DepthwiseConv2D(3, padding="same"), kl.BatchNormalization(), kl.ReLU(6.0)],
+        name="inner",
+    )
+    x = inner(x)
+    up = kl.Conv2DTranspose(8, 2, strides=2, activation="relu", name="transposed")(x)
+    x = kl.Concatenate(name="joined")([up, kl.UpSampling2D(2, name="repeated")(x)])
+    x = kl.AveragePooling2D(3, strides=2, padding="same", name="average")(kl.Activation("silu", name="silu")(x))
+    x = kl.GlobalAveragePooling2D(name="pool")(kl.ZeroPadding2D(1, name="pad")(x))
+    return keras.Model(image, kl.Dense(10, activation="softmax", name="classes")(x), name="pieces")
+
+
+@pytest.mark.slow
+def test_every_operator_of_what_has_a_rule():
+    images = np.random.default_rng(0).random((8, 16, 16, 3), np.float32)
+    model = pieces()
+    files = _convert_here(model, {"image": images}, Tuning())
+    off, far = differences(files, images)
+    assert off <= 0.001
+    assert far == 0
+    network = _NetworkBuilder(files, 8).build("pieces")
+    assert convert_quantize_aware(network)[0].data == files.int8_content
+    kernels = {layer.name: layer.trainable for layer in network.layers if type(layer).__name__ == "QuantizedKernel"}
+    assert [name for name in kernels if name.startswith("shared")] == ["shared"]
+    assert {name for name, is_trained in kernels.items() if not is_trained} == {
+        name for name in kernels if name.startswith("lrn")
+    }
+
+
 @pytest.mark.parametrize("name", [pytest.param(name, marks=WIDE) for name in LARGE])
 def test_every_operator_of_a_network_of_keras(name):
     from keras_nin import models
@@ -132,6 +170,7 @@ def test_training_moves_every_weight_and_the_file_follows(files, digits, tmp_pat
     (made,) = convert_quantize_aware(network)
     expected = network.predict(digits["test"], verbose=0)
     np.testing.assert_array_equal(TFLiteRunner(made.data).predict(digits["test"]), expected)
+    assert len(made.data) <= len(files.int8_content)
     main = made.tflite.main
     for operator in main.operators:
         if operator.op == "CONV_2D":

@@ -92,7 +92,7 @@ class _NetworkBuilder:
             float_main.tensors[operator.outputs[0]].name: operator for operator in float_main.operators
         }
         self.groups, self.trained = _group_tensors(self.tflite, self.float_file)
-        self._fixed: list[tuple[float, float]] = []
+        self._limits = [limits for limits, _ in self.trained.values()]
         self._names: dict[str, int] = {}
         self._kernels: dict[Any, QuantizedKernel] = {}
         self._kernel_sources: dict[str, dict[str, Any]] = {}
@@ -137,17 +137,17 @@ class _NetworkBuilder:
         for label, values in zip(self.files.inputs, inputs, strict=True):
             index = inputs_by_name[label]
             quantize = QuantizeInput(name=self._unique(f"{label}_levels"))
-            levels[index] = quantize([values, ranges], target=self.groups[index])
+            levels[index] = quantize([values, ranges], target=self._group(index))
         for operator, path in zip(self.main.operators, self.files.layers, strict=True):
             results = self._call(operator, path, levels, ranges, constants)
             levels |= dict(zip(operator.outputs, results if isinstance(results, list) else [results], strict=True))
         outputs = [
             DequantizeOutput(self.main.activation_of(outputs_by_name[label]), name=label)(
-                [levels[outputs_by_name[label]], ranges], source=self.groups[outputs_by_name[label]]
+                [levels[outputs_by_name[label]], ranges], source=self._group(outputs_by_name[label])
             )
             for label in self.files.outputs
         ]
-        limits = np.array([limits for limits, _ in self.trained.values()], np.float32).reshape(-1, 2)
+        limits = np.array(self._limits, np.float32).reshape(-1, 2)
         self._weights += [(layer.minimum, limits[:, 0]), (layer.maximum, limits[:, 1])]
         self._weights.append((layer.fixed_values, np.array(fixed, np.float32).reshape(-1, 2).T))
         for variable, values in self._weights:
@@ -158,6 +158,12 @@ class _NetworkBuilder:
     def _signature(self) -> tuple[Any, Any]:
         signature = self.tflite.signatures[0]
         return signature.inputs, signature.outputs
+
+    def _group(self, index: int) -> Any:
+        """Return the number of a tensor's group, and its zero point where that is fixed."""
+        number = self.groups[index]
+        is_trained = number < len(self.trained) and self._limits[number][0] < 0
+        return number if is_trained else [number, _per_tensor(self.main.tensors[index])[1]]
 
     def _quantization(self, group: int) -> tuple[float, float]:
         return _per_tensor(self.main.tensors[group])
@@ -177,13 +183,13 @@ class _NetworkBuilder:
     def _call(self, operator: "TFLiteOperator", path: str | None, levels: Any, ranges: Any, constants: Any) -> Any:
         from keras_nin.layers.quantized import QuantizedOperator
 
-        targets = [self.groups[index] for index in operator.outputs]
+        targets = [self._group(index) for index in operator.outputs]
         if operator.op in _KINDS:
             layer = self._kernel_layer(operator, path)
             source, _, _ = _kernel_inputs(operator)
             output = self.main.tensors[operator.outputs[0]].name
             self._kernel_sources[layer.name]["calls"].append([output, self.groups[source]])
-            return layer([levels[source], ranges], source=self.groups[source], target=targets[0])
+            return layer([levels[source], ranges], source=self._group(source), target=targets[0])
         operands = [index for index in operator.inputs if index in levels or index in constants]
         fixed = [index for index in operands if index in constants]
         if len(fixed) > 1 or (fixed and len(operands) < 2):
@@ -202,7 +208,7 @@ class _NetworkBuilder:
             scale, zero_point = per_channel_parameters(constants[fixed[0]])
             self._weights.append((layer.constant, self.tflite.data(constants[fixed[0]]) - zero_point))
         tensors = [levels[index] for index in operands if index in levels]
-        return layer([*tensors, ranges], sources=[self.groups[index] for index in operands], targets=targets)
+        return layer([*tensors, ranges], sources=[self._group(index) for index in operands], targets=targets)
 
     def _kernel_layer(self, operator: "TFLiteOperator", path: str | None) -> "QuantizedKernel":
         """Return the layer of an operator with weights; operators that share those share the layer."""
@@ -331,6 +337,8 @@ def _operator_options(tflite: "TFLiteModel", operator: "TFLiteOperator") -> dict
         options = {"factors": [int(factor) for factor in factors]}
     elif operator.op == "PAD":
         options = {"paddings": np.reshape(constant(1), (-1, 2)).tolist()}
+    elif operator.op == "TILE":
+        options = {"multiples": constant(1)}
     elif operator.op == "TRANSPOSE":
         options = {"permutation": constant(1)}
     elif operator.op == "SLICE":
@@ -369,7 +377,8 @@ def _group_tensors(
     """Return the group of each computed tensor, and the groups whose range is trained.
 
     A group is named by one of its tensors. It is trained where a range of the float file gives its scale: its smallest
-    and largest value, and the float file's tensors that get the range. Scales that an operator fixes are not.
+    and largest value, and the float file's tensors that get the range. Scales that an operator fixes are not, nor is
+    that of an input: its gradient would take another convolution in each step.
     """
     main = tflite.main
     groups: dict[int, int] = {}
@@ -400,6 +409,8 @@ def _group_tensors(
             members.setdefault(group, []).append(float_index)
     trained = {}
     for group, indexes in members.items():
+        if group in {by_tensor[index] for index in main.inputs}:
+            continue
         scale, zero_point = _per_tensor(main.tensors[group])
         fitting = [ranges[index] for index in indexes if range_quantization(*ranges[index]) == (scale, zero_point)]
         if fitting:

@@ -337,6 +337,9 @@ def _set_small_weights(content: bytes, network: "keras.Model") -> bytes:
             if layer.bias is not None:
                 integers, scale = kernel.bias(scales[group])
                 write(inputs[-1], integers.astype("<i4"), scale)
+    used = {tensor.buffer for part in model.subgraphs for tensor in part.tensors}
+    used |= {entry.buffer for entry in model.metadata or ()}
+    model.buffers = [buffer if index in used else schema.BufferT() for index, buffer in enumerate(model.buffers)]
     builder = flatbuffers.Builder(len(content))
     builder.Finish(model.Pack(builder), b"TFL3")
     return bytes(builder.Output())

@@ -83,16 +83,24 @@ def _divide_range(minimum: Any, maximum: Any) -> Any:
     return scale + ops.stop_gradient(remainder) / _STEPS
 
 
+def _quantization(ranges: Any, group: Any) -> Quantization:
+    """Return the quantization of a group: its number in `ActivationRanges`, or that and a zero point that is fixed."""
+    if isinstance(group, int):
+        return Quantization(ranges[0, group], ranges[1, group])
+    number, zero_point = group
+    return Quantization(ranges[0, number], float(zero_point))
+
+
 @keras.saving.register_keras_serializable(package="keras_nin")
 class QuantizeInput(_Float32Layer):
-    """From real numbers to levels; takes [values, ranges] and the number of the range."""
+    """From real numbers to levels; takes [values, ranges] and the number of the range (see `_quantization`)."""
 
-    def call(self, inputs: Any, target: int) -> Any:
+    def call(self, inputs: Any, target: Any) -> Any:
         """Return levels, rounded half away from zero as `keras_nin.tflite.quantization.quantize` does it."""
         values, ranges = inputs
-        scale, zero_point = ranges[0, target], ranges[1, target]
-        levels = ops.cast(values, "float32") / scale
-        clipped = ops.clip(levels, _LOWEST - zero_point, _LOWEST + _STEPS - zero_point)
+        output = _quantization(ranges, target)
+        levels = ops.cast(values, "float32") / output.scale
+        clipped = ops.clip(levels, *clip_range(output))
         rounded = ops.sign(clipped) * ops.floor(ops.abs(clipped) + 0.5)
         return clipped + ops.stop_gradient(rounded - clipped)
 
@@ -108,10 +116,10 @@ class DequantizeOutput(_Float32Layer):
         super().__init__(**kwargs)
         self.activation = keras.activations.get(activation)
 
-    def call(self, inputs: Any, source: int) -> Any:
+    def call(self, inputs: Any, source: Any) -> Any:
         """Return the values that the levels stand for."""
         levels, ranges = inputs
-        return levels * ranges[0, source]
+        return levels * _quantization(ranges, source).scale
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments."""
@@ -180,16 +188,22 @@ class QuantizedKernel(_Float32Layer):
             integers = round_levels(ops.clip(kernel / step, -self.levels, self.levels))
         return ops.reshape(integers, self.kernel_shape), step * self.unit
 
-    def call(self, inputs: Any, source: int, target: int) -> Any:
+    def call(self, inputs: Any, source: Any, target: Any) -> Any:
         """Return the levels of the output."""
         x, ranges = inputs
         kernel, scale = self.quantize_kernel()
-        scale = ranges[0, source] * scale
+        first, output = _quantization(ranges, source), _quantization(ranges, target)
+        scale = first.scale * scale
         total = self._multiply(x, kernel)
         if self.bias is not None:
             total = total + round_levels(self.bias * self.unit / scale)
-        output = Quantization(ranges[0, target], ranges[1, target])
-        return requantize(total, scale / output.scale, *clip_range(output, self.options["fused_activation"]))
+        multiplier = scale / output.scale
+        if self.step is None:
+            # The gradient of one number is cheaper than those of all channels, whose scales have none.
+            ratio = first.scale / output.scale
+            multiplier = ops.stop_gradient(multiplier)
+            total = total * (ratio / ops.stop_gradient(ratio))
+        return requantize(total, multiplier, *clip_range(output, self.options["fused_activation"]))
 
     def _multiply(self, x: Any, kernel: Any) -> Any:
         options = self.options
@@ -247,12 +261,12 @@ class QuantizedOperator(_Float32Layer):
                 name="constant", shape=self.constant_shape, initializer="zeros", trainable=False
             )
 
-    def call(self, inputs: Any, sources: list[int], targets: list[int], training: bool = False) -> Any:
+    def call(self, inputs: Any, sources: list[Any], targets: list[Any], training: bool = False) -> Any:
         """Return the levels of the output, or of each where there are several."""
         *values, ranges = inputs
         if self.constant is not None:
             values.insert(self.position, ops.convert_to_tensor(self.constant))
-        quantizations = [Quantization(ranges[0, group], ranges[1, group]) for group in (*sources, *targets)]
+        quantizations = [_quantization(ranges, group) for group in (*sources, *targets)]
         options = self.options | {"exact": not (training and self.smooth)}
         return OPERATORS[self.op](values, quantizations[: len(sources)], quantizations[len(sources) :], options)
 

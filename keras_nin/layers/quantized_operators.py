@@ -19,10 +19,15 @@ _ADD_BITS = 20  # of the multipliers of ADD and SUB
 
 
 class Quantization(NamedTuple):
-    """Scale and zero point of a tensor, as scalar tensors."""
+    """Scale and zero point of a tensor, as scalar tensors; a zero point that is fixed may be a number."""
 
     scale: Any
     zero_point: Any
+
+
+def constant(x: Any) -> Any:
+    """Return a tensor or number without its gradient."""
+    return x if isinstance(x, float) else ops.stop_gradient(x)
 
 
 def straight_through(exact: Any, surrogate: Any) -> Any:
@@ -76,9 +81,7 @@ def _add(values: Any, sources: Any, targets: Any, options: Any) -> Any:
     half = ops.left_shift(ops.ones_like(shift), shift - 1)
     exact = ops.cast(ops.right_shift(products[0] + products[1] + half, shift), "float32")
     low, high = clip_range(output, options["fused_activation"])
-    return straight_through(
-        ops.clip(exact, ops.stop_gradient(low), ops.stop_gradient(high)), ops.clip(surrogate, low, high)
-    )
+    return straight_through(ops.clip(exact, constant(low), constant(high)), ops.clip(surrogate, low, high))
 
 
 def _subtract(values: Any, sources: Any, targets: Any, options: Any) -> Any:
@@ -111,13 +114,13 @@ def _average_pool(values: Any, sources: Any, targets: Any, options: Any) -> Any:
             x = ops.pad(x, [(0, 0), *pads, (0, 0)])
     mean = ops.average_pool(x, sizes, strides, padding="valid", data_format="channels_last")
     total = ops.round(ops.stop_gradient(mean) * (height * width))  # of levels
-    zero_point = ops.stop_gradient(source.zero_point)
+    zero_point = constant(source.zero_point)
     integers = total / counts + zero_point
     # A whole number over its count is never nearer to a half than 1 / (2 * count), except at the half.
     rounded = ops.sign(integers) * ops.floor(ops.abs(integers) + (0.5 + 0.25 / (height * width)))
     surrogate = mean * ((height * width) / counts)
     low, high = clip_range(output, options["fused_activation"])
-    exact = ops.clip(rounded - zero_point, ops.stop_gradient(low), ops.stop_gradient(high))
+    exact = ops.clip(rounded - zero_point, constant(low), constant(high))
     return straight_through(
         exact, ops.clip(surrogate, low, high) if options["fused_activation"] != "NONE" else surrogate
     )
@@ -164,7 +167,7 @@ def _rescale(values: Any, sources: Any, targets: Any, options: Any) -> Any:
     if "alpha" in options:
         multiplier = ops.where(x < 0, multiplier * options["alpha"], multiplier)
     exact = ops.floor((ops.stop_gradient(x) * ops.round(256 * ops.stop_gradient(multiplier)) + 128) / 256)
-    exact = ops.clip(exact, ops.stop_gradient(low), ops.stop_gradient(high))
+    exact = ops.clip(exact, constant(low), constant(high))
     return straight_through(exact, ops.clip(x * multiplier, low, high))
 
 
@@ -216,6 +219,10 @@ def _split(values: Any, sources: Any, targets: Any, options: Any) -> Any:
     return list(ops.split(values[0], options["num_splits"], axis=options["axis"]))
 
 
+def _tile(values: Any, sources: Any, targets: Any, options: Any) -> Any:
+    return ops.tile(values[0], options["multiples"])
+
+
 def _repeat(values: Any, sources: Any, targets: Any, options: Any) -> Any:
     """RESIZE_NEAREST_NEIGHBOR by whole factors."""
     rows, columns = options["factors"]
@@ -264,5 +271,6 @@ OPERATORS: dict[str, Callable[[Any, Any, Any, Any], Any]] = {
     "STRIDED_SLICE": _slice,
     "SUB": _subtract,
     "TANH": _pointwise(ops.tanh),
+    "TILE": _tile,
     "TRANSPOSE": _transpose,
 }

@@ -38,9 +38,9 @@ def convert_optimized(
 
     Args:
         optimized: `keras_nin.export.OptimizedModel`.
-        calibration, tuning: for "qat_keras" what it was trained with, for the record; for "pruned" and "clustered" `Calibration`, or float32 images (N, H, W, C), and `Tuning`;
-            None is `Tuning.plain()`, since adaptive rounding would give equal weights different values. A
-            quantization-aware training has learned its ranges.
+        calibration, tuning: for "qat_keras" what it was trained with, for the record. For "pruned" and "clustered"
+            `Calibration`, or float32 images (N, H, W, C), and `Tuning`; None is `Tuning.plain()`, since adaptive
+            rounding would give equal weights different values. The scheme "qat" has learned its ranges.
         original: the keras.Model that was trained, whose hash goes into the record; None records that of the trained.
         scheme: `Scheme` with another type of input and output (`Scheme.with_io`); None takes the trained one.
         **details: `batch`, `allow_float`, `weights`, `preprocessing`, `name`, `options`, `classes`, as in
