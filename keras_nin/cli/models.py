@@ -12,7 +12,7 @@ from keras_nin.cli import options
 from keras_nin.cli.output import TerminalProgress, echo, print_json, print_notes, print_result
 
 if TYPE_CHECKING:
-    from keras_nin.workflows.pruning import PruneResult
+    from keras_nin.prune.records import PruneResult
 
 
 @click.command("list", cls=options.Command, epilog="Example: keras-nin list")
@@ -206,7 +206,7 @@ def _pruning_lines(result: PruneResult) -> Iterator[str]:
             rows.append(
                 [f"top-1, {label}", format_percent(old, 2), format_percent(new, 2), f"{100 * (new - old):+.2f} pp"]
             )
-    yield f"{result.name}, {result.target}: reached"
+    yield f"{result.name}, weights: {result.options['weights']}; target: {result.target}"
     yield format_table(("", "before", "after", "change"), rows, right=("before", "after", "change"))
     removed = [
         [" + ".join(group.layers), str(group.before), str(group.after), change(group.before, group.after)]

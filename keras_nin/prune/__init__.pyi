@@ -5,6 +5,7 @@ from .importance import Moments as Moments
 from .importance import RankedGroup as RankedGroup
 from .importance import measure_moments as measure_moments
 from .importance import rank_channels as rank_channels
+from .records import PruneResult as PruneResult
 from .selection import PruneTarget as PruneTarget
 from .selection import parse_target as parse_target
 from .surgery import remove_channels as remove_channels

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import functools
 import math
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Unpack
@@ -14,8 +15,8 @@ from keras_nin import files, models, schemas
 from keras_nin.errors import DatasetUnavailableError, InputError, check_whole_number, expected_error
 from keras_nin.files import AnyPath
 from keras_nin.formatting import format_percent, format_us
+from keras_nin.prune.records import PrunedGroup, PruneResult, PruneScores
 from keras_nin.prune.selection import PruneTarget, parse_target
-from keras_nin.results import Result
 from keras_nin.workflows import SILENT, Progress, backends, inputs
 from keras_nin.workflows.inputs import ImageSource, ImageSources, ModelLike, ModelOptions, PreprocessingLike, TestImages
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     import keras
     import numpy as np
 
-    from keras_nin.audit import Audit
     from keras_nin.benchmark import BenchmarkResult
     from keras_nin.benchmark.comparison import LatencyRatio
     from keras_nin.data import Dataset, Preprocessing
@@ -43,121 +43,6 @@ _WIDTH_SECONDS = 0.1  # for each width of an operator
 _FILE_SECONDS = 6.0
 _FIT_IMAGES, _FIT_VALUES = 16, 1 << 26  # the least images, and the values of the largest activation of all of them
 _MAX_TRIES = 5  # of a selection that is corrected by what the whole file measures
-
-
-@dataclasses.dataclass(frozen=True)
-class PrunedGroup:
-    """Channels that are removed together: the layers that make them, and how many there are before and after."""
-
-    layers: tuple[str, ...]
-    before: int
-    after: int
-
-
-@dataclasses.dataclass(frozen=True)
-class RoleChange:
-    """All 1x1 layers of one role: their filters, parameters and MACs, each before and after."""
-
-    role: str
-    layers: int
-    filters: tuple[int, int]
-    params: tuple[int, int]
-    macs: tuple[int, int]
-
-
-@dataclasses.dataclass(frozen=True)
-class PruneScores:
-    """Top-1 accuracy before and after, of the Keras model and of its file, on the same images."""
-
-    data: str
-    images: int
-    model: tuple[float, float]
-    file: tuple[float, float]
-
-
-@dataclasses.dataclass(frozen=True, repr=False)
-class PruneResult(Result):
-    """A pruned network.
-
-    Attributes:
-        name, model: of the network, and the network without the channels.
-        target, scheme: what was asked for, and the scheme of the files that were measured.
-        groups: what was removed, in the order of the network.
-        audits: of the original and of the pruned network.
-        latency: of the pruned file over the original, measured in turns; `benchmark` has both.
-        scores: None without labeled test images.
-        kept: which of its channels each layer keeps, by the layer's name; for those that lost some.
-        blocked: why the channels of a layer could not be removed.
-        training: the record of the fine-tuning; None without.
-        options: what the command was told, for the record.
-        path: of the .keras file; None where none was written.
-    """
-
-    name: str
-    model: keras.Model
-    target: PruneTarget
-    scheme: str
-    groups: tuple[PrunedGroup, ...]
-    audits: tuple[Audit, Audit]
-    latency: LatencyRatio
-    benchmark: BenchmarkResult
-    scores: PruneScores | None
-    kept: dict[str, list[int]]
-    blocked: dict[str, str]
-    training: dict[str, Any] | None
-    options: dict[str, Any]
-    notes: tuple[str, ...] = ()
-    path: pathlib.Path | None = None
-
-    @property
-    def roles(self) -> tuple[RoleChange, ...]:
-        """What was removed from the 1x1 layers, by their role in the original network."""
-        after = {row.name: row for row in self.audits[1].rows}
-        changes = []
-        for role in dict.fromkeys(row.role for row in self.audits[0].rows if row.role):
-            pairs = [(row, after[row.name]) for row in self.audits[0].rows if row.role == role and row.name in after]
-            totals = [
-                tuple(sum(value(pair[side]) for pair in pairs) for side in (0, 1))
-                for value in (_filters, lambda row: row.params, lambda row: row.macs or 0)
-            ]
-            changes.append(RoleChange(role, len(pairs), *totals))  # type: ignore[arg-type]
-        return tuple(changes)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the record (schema ``keras_nin.prune/1``)."""
-        totals = [dataclasses.asdict(audit.total) for audit in self.audits]
-        return {
-            "schema": schemas.PRUNE,
-            "model": self.name,
-            "target": str(self.target),
-            "scheme": self.scheme,
-            "options": self.options,
-            "preprocessing": self.options["preprocessing"],
-            "dataset": self.options["dataset"],
-            "groups": [dataclasses.asdict(group) for group in self.groups],
-            "kept": self.kept,
-            "blocked": self.blocked,
-            "totals": {"before": totals[0], "after": totals[1]},
-            "roles": [dataclasses.asdict(role) for role in self.roles],
-            "latency": dataclasses.asdict(self.latency) | {"us": [p.total.median for p in self.benchmark.profiles]},
-            "scores": self.scores and dataclasses.asdict(self.scores),
-            "training": self.training,
-            "host": self.benchmark.host,
-            "notes": list(self.notes),
-            "path": None if self.path is None else str(self.path),
-        }
-
-    def _summary(self) -> str:
-        before, after = (profile.total.median for profile in self.benchmark.profiles)
-        top1 = "" if self.scores is None else f", top-1 {' -> '.join(map(format_percent, self.scores.file))}"
-        return f"{self.name}, {format_us(before)} -> {format_us(after)} in {self.scheme}{top1}"
-
-    def _rows(self) -> list[dict[str, Any]]:
-        return [dataclasses.asdict(group) for group in self.groups]
-
-
-def _filters(row: Any) -> int:
-    return row.output_shape[-1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -261,9 +146,11 @@ def prune_channels(
         "weights": loaded.weights,
         "weights_sha256": models.hash_weights(loaded.model),
         **{"calibration": images.calibration.name, "calibration_count": len(images.indices), "multiple": multiple},
+        "train": None if training is None else training["dataset"],
+        "kept": os.fspath(kept) if inputs.is_named(kept) else None,  # type: ignore[arg-type]
         **{"seed": options.get("seed", 0), "threads": threads, **dataclasses.asdict(tuning)},
         "preprocessing": images.preprocessing.to_json() if images.preprocessing else None,
-        "dataset": images.calibration.name,
+        "dataset": loaded.dataset or images.calibration.name,
     }
     result = pruning.report(pruned, selection, training, told)
     return result if path is None else _save(result, path, force)
@@ -334,9 +221,10 @@ def _open_images(
     chosen = inputs.choose_preprocessing(loaded.preprocessing, dataset, preprocessing, crop)
     indices = dataset.select("calibration", calibration_count, seed)
     notes = ["Calibrated on noise: which channels matter is not known."] if dataset.noise else []
+    notes += ["The weights are random: which channels matter says nothing."] if loaded.random else []
     training = None
     if tuning.epochs:
-        training = _open_training(sources, train, own, dataset, shapes, tuning, seed)
+        training = _open_training(sources, train, own, shapes, tuning, seed)
         if training is None:
             notes.append("Not fine-tuned: pass labeled images as `train`.")
     tested = test if test is not None else own
@@ -355,7 +243,6 @@ def _open_training(
     sources: ImageSources,
     train: ImageSource,
     own: str | None,
-    calibration: Dataset,
     shapes: inputs.Shapes,
     tuning: FineTuning,
     seed: int,
@@ -369,6 +256,11 @@ def _open_training(
     try:
         dataset = sources.open(source, shapes)
         if "train" not in dataset.splits:
+            if source is sources.test or (inputs.is_named(source) and source == sources.test):
+                raise InputError(
+                    f"Expected other images to test on than to train on. Received: {dataset.name!r} for both",
+                    argument="train",
+                )
             dataset = open_dataset(source, split="train", seed=seed, input_shape=shapes, as_arrays=sources.as_arrays)
     except DatasetUnavailableError:
         if train is not None:
@@ -518,7 +410,7 @@ class _Pruning:
             times = single_operators.time_widths(self.original.tflite, wanted, self.threads, seconds, run_job)
         operators = []
         for index, entry in times.items():
-            grid = entry if index in wanted else {}
+            grid = entry if index in wanted and len(entry) == len(wanted[index]) else {}
             operators.append(TimedOperator(by_operator[index], max(entry.values()), grid))
         return operators
 
