@@ -12,7 +12,6 @@ from keras_nin.benchmark import emulator
 from keras_nin.benchmark.certification import (
     FileToCertify,
     check_certify_limits,
-    expose_tensors,
     parse_certify_limits,
     read_certify_result,
 )
@@ -20,7 +19,7 @@ from keras_nin.benchmark.devices import RunValues
 from keras_nin.files import sha256
 from keras_nin.heads import make_heads
 from keras_nin.report.comparisons import certificate_lines
-from keras_nin.tflite.reader import read_checked_model, read_model
+from keras_nin.tflite.reader import expose_tensors, read_checked_model, read_model
 from keras_nin.tflite.runner import TFLiteRunner
 
 
@@ -104,7 +103,7 @@ def test_kernels_that_do_not_run_are_an_error_and_no_pass(network):
 
 def test_all_operators_become_outputs_and_nothing_else_changes(network):
     model = read_model(network)
-    exposing = read_checked_model(expose_tensors(model, [1, 2, 3]))
+    exposing = read_checked_model(expose_tensors(model, [1, 2, 3]).content)
     assert exposing.main.outputs == (3, 1, 2)
     assert (exposing.main.tensors, exposing.main.operators) == (model.main.tensors, model.main.operators)
     runner = TFLiteRunner(exposing)

@@ -1,7 +1,6 @@
 """Whether .tflite files give the same outputs on several devices and in all kernels, operator by operator."""
 
 import dataclasses
-import struct
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,10 +15,8 @@ from keras_nin.heads import Head
 from keras_nin.limits import Limit, LimitCheck, LimitItem, Unit, check_limit, parse_limits
 from keras_nin.results import CheckedResult
 from keras_nin.schemas import record_from_json
-from keras_nin.tflite import schema
-from keras_nin.tflite.flatbuffer import FlatbufferReader
 from keras_nin.tflite.layer_names import operator_paths
-from keras_nin.tflite.reader import read_model
+from keras_nin.tflite.reader import expose_tensors
 from keras_nin.tflite.records import FLOAT_DTYPES, TFLiteModel, TFLiteTensor
 
 HOST = "host"
@@ -170,7 +167,7 @@ class FileToCertify:
             for operator in main.operators
         ]
         self._tensors = list(dict.fromkeys(index for _, indexes in self.operators for index in indexes))
-        self._exposing = read_model(expose_tensors(model, self._tensors))
+        self._exposing = expose_tensors(model, self._tensors)
         self._baseline: dict[str, _Values] = {}
 
     def certify(self, device: str, kernels: str, session: DeviceSession, host: DeviceSession) -> CertifiedRun:
@@ -288,24 +285,6 @@ def _largest_steps(values: np.ndarray, expected: np.ndarray, tensor: TFLiteTenso
     if tensor.dtype in FLOAT_DTYPES:
         difference /= max(float(np.ptp(expected.astype(np.float64))), np.finfo(np.float32).tiny) / 255
     return float(f"{difference:.4g}") if np.isfinite(difference) else None
-
-
-def expose_tensors(model: TFLiteModel, tensors: Sequence[int]) -> bytes:
-    """Return a file with further outputs: these tensors of its main subgraph, behind its own.
-
-    The delegate does not keep what lies between its operators, but for outputs. Nothing in the file moves: the longer
-    list of outputs is behind its end.
-    """
-    outputs = [*model.main.outputs, *(index for index in tensors if index not in model.main.outputs)]
-    content = bytearray(model.content)
-    content += bytes(-len(content) % 16)
-    slots = schema.SubgraphSlots
-    subgraph = FlatbufferReader(model.content).root(schema.IDENTIFIER).tables(schema.ModelSlots.SUBGRAPHS)[0]
-    position = subgraph.field_position(slots.OUTPUTS)
-    if position is None:
-        raise InputError(f"Expected a file with outputs. Received: {model.source}")
-    struct.pack_into("<I", content, position, len(content) - position)
-    return bytes(content + struct.pack(f"<I{len(outputs)}i", len(outputs), *outputs))
 
 
 def parse_certify_limits(text: str, *, argument: str = "require") -> tuple[Limit, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import copy
 import dataclasses
+import functools
 import hashlib
 import numbers
 import pathlib
@@ -218,7 +219,7 @@ class Dataset:
 
     def digest(self, indices: Iterable[int]) -> str:
         """Return the SHA-256 that names these images in this order: their shapes and pixels, and nothing else."""
-        return hashlib.sha256(b"".join(_hash_image(self.images[int(index)]) for index in indices)).hexdigest()
+        return hashlib.sha256(b"".join(map(self._hash, map(int, indices)))).hexdigest()
 
     def stored_digest(self, indices: Iterable[int]) -> str:
         """Return the SHA-256 over these images as they are stored, such as the bytes of their files; decodes none."""
@@ -230,7 +231,17 @@ class Dataset:
 
     def image_digests(self, indices: Iterable[int]) -> set[str]:
         """Return the set of each image's own SHA-256: where two sets are disjoint, so are the images."""
-        return {_hash_image(self.images[int(index)]).hex() for index in indices}
+        return {self._hash(int(index)).hex() for index in indices}
+
+    @functools.cached_property
+    def _hashes(self) -> dict[int, bytes]:
+        return {}
+
+    def _hash(self, index: int) -> bytes:
+        """Return the SHA-256 of an image, which is decoded for it once."""
+        if index not in self._hashes:
+            self._hashes[index] = _hash_image(self.images[index])
+        return self._hashes[index]
 
 
 class NamedArrays(Dataset):

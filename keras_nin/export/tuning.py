@@ -1,6 +1,9 @@
 """Tuning a calibrated float file before it is quantized: activation ranges, weight rounding and bias correction."""
 
+import concurrent.futures
 import contextlib
+import itertools
+import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
 ReadTensor = Callable[[int], np.ndarray]
 # Second moments kept at a time: 2**26 float64 are 512 MiB. More operators take more runs over the samples.
 _MAX_MOMENT_ELEMENTS = 2**26
+_WINDOW_OPTIONS = ("stride_h", "stride_w", "dilation_h", "dilation_w", "padding")
 
 # Operators that copy or compare integers: their inputs and outputs share one scale.
 # https://ai.google.dev/edge/litert/conversion/tensorflow/quantization/quantization_spec
@@ -55,37 +59,51 @@ def tune_file(content: bytes, samples: Iterable[Any], tuning: Tuning, levels: in
     file = FloatFile(content)
     histograms = build_histograms(file) if tuning.ranges == "mse" else []
     observers: list[InputMoments | ActivationHistogram] = list(histograms)
-    for batch in list(_moment_batches(file, tuning)) or [[]]:
-        observe_activations(file, samples, [*observers, *batch])
-        observers = []  # the histograms are filled in the first run
-        for moments in batch:
-            _round_operator(file, moments, tuning, levels)
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        for batch in list(_moment_batches(file, tuning)) or [{}]:
+            observe_activations(file, samples, [*observers, *batch])
+            observers = []  # the histograms are filled in the first run
+            pairs = [(weighted, moments) for moments, readers in batch.items() for weighted in readers]
+            list(pool.map(lambda pair: _round_operator(file, *pair, tuning, levels), pairs))
     set_activation_ranges(file, histograms)
     return file.content()
 
 
-def _moment_batches(file: FloatFile, tuning: Tuning) -> "Iterator[list[InputMoments]]":
-    """Yield the operators to round as lists of `InputMoments`, as many at a time as memory allows."""
+def _moment_batches(file: FloatFile, tuning: Tuning) -> "Iterator[dict[InputMoments, list[WeightedOperator]]]":
+    """Yield the operators to round by the `InputMoments` that they share, as many at a time as memory allows."""
     if tuning.rounding == "nearest" and not tuning.bias_correction:
         return
-    batch: list[InputMoments] = []
+    batch: dict[InputMoments, list[WeightedOperator]] = {}
     elements = 0
-    for weighted in file.weighted_operators:
-        fits = weighted.terms**2 <= _MAX_MOMENT_ELEMENTS
-        moments = InputMoments(weighted, second_moment=tuning.rounding == "adaptive" and fits)
-        size = weighted.terms**2 * weighted.groups if moments.has_second_moment else 0
+    for readers in _same_columns(file.weighted_operators):
+        terms, groups = readers[0].terms, readers[0].groups
+        has_second_moment = tuning.rounding == "adaptive" and terms**2 <= _MAX_MOMENT_ELEMENTS
+        size = terms**2 * groups if has_second_moment else 0
         if batch and elements + size > _MAX_MOMENT_ELEMENTS:
             yield batch
-            batch, elements = [], 0
-        batch.append(moments)
+            batch, elements = {}, 0
+        batch[InputMoments(readers[0], has_second_moment)] = readers
         elements += size
     if batch:
         yield batch
 
 
-def _round_operator(file: FloatFile, moments: "InputMoments", tuning: Tuning, levels: int) -> None:
+def _same_columns(operators: Iterable[WeightedOperator]) -> list[list[WeightedOperator]]:
+    """Return operators in lists of those whose weights are multiplied with the same values, as beside each other."""
+    groups: dict[tuple[Any, ...], list[WeightedOperator]] = {}
+    for weighted in operators:
+        shape, options = weighted.weights.shape, weighted.operator.options
+        window = tuple(options.get(name) for name in _WINDOW_OPTIONS)
+        size = shape if weighted.kind == "depthwise" else shape[1:]
+        groups.setdefault((weighted.source, weighted.kind, size, window), []).append(weighted)
+    return list(groups.values())
+
+
+def _round_operator(
+    file: FloatFile, weighted: WeightedOperator, moments: "InputMoments", tuning: Tuning, levels: int
+) -> None:
     """Round the weights of an operator and correct its bias."""
-    weighted, mean = moments.weighted, moments.mean()
+    mean = moments.mean()
     rows, bias = file.rows(weighted), weighted.bias if tuning.bias_correction else None
     if moments.has_second_moment:
         # What the bias compensates is no error: with a bias the covariance counts, not the second moment.
@@ -106,26 +124,42 @@ def observe_activations(
 ) -> None:
     """Run a float file as it came, without edits, on samples; call each observer with a `ReadTensor` after every one.
 
-    The samples are as `keras_nin.export.conversion.Quantizer` takes them.
+    An observer gets the samples in their order; different observers are called at the same time, by other threads. The
+    samples are as `keras_nin.export.conversion.Quantizer` takes them.
     """
     from keras_nin._compat.litert import interpreter as open_interpreter
     from keras_nin.output_capture import capture_output
 
     observers, model = list(observers), file.model
     with capture_output():
-        # One thread, so that sums are taken in one order.
-        interpreter = open_interpreter(model.content, threads=1, keep_tensors=True)
-        interpreter.allocate_tensors()
-    for sample in samples:
+        # One thread each, so that sums are taken in one order. One runs while the tensors of the other are read.
+        interpreters = [open_interpreter(model.content, threads=1, keep_tensors=True) for _ in range(2)]
+        for interpreter in interpreters:
+            interpreter.allocate_tensors()
+
+    def run(interpreter: Any, sample: Any) -> ReadTensor:
         by_index = zip(model.main.inputs, sample, strict=True)
         if isinstance(sample, dict):
             indexes = dict(model.signatures[0].inputs)
             by_index = ((indexes[name], values) for name, values in sample.items())
         for index, values in by_index:
             interpreter.set_tensor(index, np.asarray(values, np.float32))
+        if model.variables:
+            interpreter.reset_all_variables()
         interpreter.invoke()
-        for observe in observers:
-            observe(interpreter.get_tensor)
+        return interpreter.get_tensor
+
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+
+        def observe_all(read_tensor: ReadTensor) -> None:
+            list(pool.map(lambda observe: observe(read_tensor), observers))
+
+        running: concurrent.futures.Future[ReadTensor] | None = None
+        for interpreter, sample in zip(itertools.cycle(interpreters), itertools.chain(samples, [None]), strict=False):
+            read_tensor = running and running.result()
+            running = None if sample is None else pool.submit(run, interpreter, sample)
+            if read_tensor is not None:
+                observe_all(read_tensor)
 
 
 class InputMoments:
@@ -138,7 +172,7 @@ class InputMoments:
         self.weighted = weighted
         self.has_second_moment = second_moment
         self._sum: Any = 0
-        self._products: Any = 0
+        self._products: np.ndarray | None = None
         self._count = 0
 
     def __call__(self, read_tensor: ReadTensor) -> None:
@@ -146,7 +180,10 @@ class InputMoments:
         columns = _input_columns(self.weighted, read_tensor(self.weighted.source))
         self._sum = self._sum + columns.sum(axis=1, dtype=np.float64)
         if self.has_second_moment:
-            self._products = self._products + (columns.transpose(0, 2, 1) @ columns).astype(np.float64)
+            products = columns.transpose(0, 2, 1) @ columns
+            if self._products is None:
+                self._products = np.zeros(products.shape)
+            self._products += products  # in place: a copy of some megabytes takes longer than the sum
         self._count += columns.shape[1]
 
     def mean(self) -> np.ndarray:
@@ -155,6 +192,7 @@ class InputMoments:
 
     def second_moment(self) -> np.ndarray:
         """Return the mean of the product of every two terms: (groups, terms, terms)."""
+        assert self._products is not None
         return self._per_output(self._products / self._count)
 
     def _per_output(self, moments: np.ndarray) -> np.ndarray:

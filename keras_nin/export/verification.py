@@ -1,10 +1,12 @@
 """Is an exported file as good as its model? Both run on the same images, and their weights are compared."""
 
+import concurrent.futures
 import copy
 import dataclasses
 import functools
 import inspect
 import itertools
+import os
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -37,6 +39,7 @@ from keras_nin.tflite import schema
 from keras_nin.tflite.flatbuffer import FlatbufferReader
 from keras_nin.tflite.layer_names import KERNEL_OPERATORS
 from keras_nin.tflite.quantization import per_channel_parameters
+from keras_nin.tflite.reader import expose_tensors
 from keras_nin.tflite.records import FLOAT_DTYPES, TFLiteModel, TFLiteOperator, TFLiteTensor
 
 if TYPE_CHECKING:
@@ -191,29 +194,35 @@ class _FileOutput:
 
     def __init__(self, runner: "TFLiteRunner", position: int, closes: bool = True) -> None:
         open_runner, several = type(runner), len(runner.outputs) > 1
+        self.position = position
         self.compared = find_compared_tensor(runner.model, position)
         if self.compared is not None and not closes:
             output = runner.model.main.tensors[runner.model.main.outputs[position]]
             self.compared = dataclasses.replace(self.compared, tensor=output, closing=None)
-        self.runner = open_runner(runner.model, runner.threads, position, runner.batch) if several else runner
-        self.inner = self.scores = None
-        scores = runner.model.scores_of(runner.model.main.outputs[position])
+        self.inner: int | None = None
+        self.scores, file = None, runner.model
+        scores = file.scores_of(file.main.outputs[position])
         if scores is not None:
-            inner = with_first_output(runner.model, scores)
+            inner = with_first_output(file, scores)
             self.scores = _FileOutput(open_runner(inner, runner.threads, 0 if several else None, runner.batch), 0)
         elif self.compared is not None and self.compared.closing is not None:
-            inner = with_first_output(runner.model, self.compared.tensor)
-            self.inner = open_runner(inner, runner.threads, 0 if several else None, runner.batch)
+            file = expose_tensors(file, [self.compared.tensor.index])
+            self.inner = file.main.outputs.index(self.compared.tensor.index)
+        is_own = several or self.inner is not None
+        self.runner = open_runner(file, runner.threads, position, runner.batch) if is_own else runner
         self.outputs: list[np.ndarray] = []
         self.values: list[np.ndarray] = []
 
     def run(self, images: Any) -> None:
         """Run the file and keep what it computes."""
-        self.outputs.append(self.runner.predict(images))
+        if self.inner is not None:
+            outputs = self.runner.predict_outputs(images)
+            self.outputs.append(outputs[self.position])
+            self.values.append(outputs[self.inner])
+        else:
+            self.outputs.append(self.runner.predict(images))
         if self.scores:
             self.scores.run(images)
-        if self.inner:
-            self.values.append(self.inner.predict(images))
 
     def compare(
         self,
@@ -288,17 +297,22 @@ def _run_model_and_files(
 
     choices = [choice and choice.operation for choice in closing_choices(model)]
     references, scores, labels = [], [[] for _ in choices], []
-    for images, batch_labels in batches:
-        if any(choices):
-            predicted, inputs = _run_with_inputs(model, choices, images)
-            for part, received in zip(scores, inputs, strict=True):
-                part.append(received)
-        else:
-            predicted = model.predict_on_batch(pack_inputs(model, images))
-        references.append([np.asarray(output) for output in keras.tree.flatten(predicted)])
-        for output in outputs:
-            output.run(images)
-        labels.append(batch_labels)
+    running: list[concurrent.futures.Future[None]] = []
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        for images, batch_labels in batches:  # the next is read while the files run
+            for run in running:
+                run.result()
+            running = [pool.submit(output.run, images) for output in outputs]
+            if any(choices):
+                predicted, inputs = _run_with_inputs(model, choices, images)
+                for part, received in zip(scores, inputs, strict=True):
+                    part.append(received)
+            else:
+                predicted = model.predict_on_batch(pack_inputs(model, images))
+            references.append([np.asarray(output) for output in keras.tree.flatten(predicted)])
+            labels.append(batch_labels)
+        for run in running:
+            run.result()
     if not references:
         raise input_error("at least one image to verify on", "none")
     joined = [np.concatenate(parts) for parts in zip(*references, strict=True)]

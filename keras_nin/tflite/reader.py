@@ -1,9 +1,13 @@
 """Reading a .tflite file from its flatbuffer alone. Nothing in the file is trusted."""
 
+import dataclasses
 import os
 import pathlib
+import struct
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
+from keras_nin.errors import InputError
 from keras_nin.files import read_bytes
 from keras_nin.formatting import format_count
 from keras_nin.tflite import records, schema, validation
@@ -45,6 +49,28 @@ def read_checked_model(source: ModelSource) -> records.TFLiteModel:
         more = f" ({format_count(len(errors) - 1, 'more error')}; keras-nin check lists them)" if errors[1:] else ""
         raise FlatbufferReader(b"", model.path).fail(f"{errors[0].message}{more}")
     return model
+
+
+def expose_tensors(model: records.TFLiteModel, tensors: Sequence[int]) -> records.TFLiteModel:
+    """Return a file with further outputs: these tensors of its main subgraph, behind its own.
+
+    The delegate does not keep what lies between its operators, but for outputs. Nothing in the file moves: the longer
+    list of outputs is behind its end.
+
+    Raises:
+        InputError: a file without outputs.
+    """
+    outputs = (*model.main.outputs, *(index for index in tensors if index not in model.main.outputs))
+    content = bytearray(model.content)
+    content += bytes(-len(content) % 16)
+    subgraph = FlatbufferReader(model.content).root(schema.IDENTIFIER).tables(schema.ModelSlots.SUBGRAPHS)[0]
+    position = subgraph.field_position(schema.SubgraphSlots.OUTPUTS)
+    if position is None:
+        raise InputError(f"Expected a file with outputs. Received: {model.source}")
+    struct.pack_into("<I", content, position, len(content) - position)
+    content += struct.pack(f"<I{len(outputs)}i", len(outputs), *outputs)
+    main = dataclasses.replace(model.main, outputs=outputs)
+    return dataclasses.replace(model, content=bytes(content), subgraphs=(main, *model.subgraphs[1:]))
 
 
 def _read_model(reader: FlatbufferReader) -> records.TFLiteModel:
