@@ -15,6 +15,7 @@ from keras_nin.formatting import format_value
 
 AUDIT = "keras_nin.audit/1"
 BENCHMARK = "keras_nin.benchmark/1"
+BENCHMARK_DEVICES = "keras_nin.benchmark_devices/1"
 CARD = "keras_nin.card/1"  # the measurement record behind a model card
 CARDS = "keras_nin.cards/1"
 CERTIFY = "keras_nin.certify/1"

@@ -280,3 +280,65 @@ def test_no_adb_here(network, monkeypatch):
 def test_bad_urls(url):
     with pytest.raises(InputError, match="^Expected `device` as "):
         open_device(url)
+
+
+# Devices by name, and several at once
+
+
+@pytest.fixture
+def name_devices(tmp_path, monkeypatch):
+    """A function that writes the user's devices.toml."""
+
+    def write_toml(text):
+        path = tmp_path / "devices.toml"
+        path.write_text(text)
+        monkeypatch.setenv("KERAS_NIN_DEVICES", str(path))
+
+    return write_toml
+
+
+def test_a_device_by_name(android, network, name_devices, cli):
+    here = android.folder / "my tool"
+    android.tool.rename(here)
+    name_devices(f'[phone]\nurl = "adb://emulator-5554"\nbenchmark_model = {str(here)!r}\n')
+    ran = cli("benchmark", network, "--on", "phone", "--runs", "6", "--no-layers", "--json", "--out", "results")
+    assert (ran.status, ran.json["results"][0]["total"]["us"]["median"]) == (0, 978)
+    assert (android.folder / "results" / f"{network.stem}_phone.json").exists()
+    listed = cli("devices", "--json").json["devices"]
+    assert (listed[0]["device"], listed[0]["what"]) == ("phone", "adb://emulator-5554")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[phone", "Expected a TOML file"),
+        ("phone = 1", "Expected a table of texts benchmark_model, python, url. Received: 1 as 'phone'"),
+        ("[phone]\nurl = 'adb://x'\nport = '1'", "Received: {'url': 'adb://x', 'port': '1'} as 'phone'"),
+        ("[phone]\npython = 'python3'", "Expected a `url` of the device 'phone'"),
+        ("[phones]\nurl = 'adb://x'", "devices.toml'. Received: 'phone'. "),
+        ("", "Expected --on as ssh://[user@]host[:port], adb://SERIAL, qemu://CPU, or a name in "),
+    ],
+)
+def test_bad_names_of_devices(network, name_devices, cli, text, says):
+    name_devices(text)
+    for command in (["benchmark", network], ["evaluate", network, "--data", "digits"]):
+        ran = cli(*command, "--on", "phone")
+        assert (ran.status, ran.out, ran.err.count("\n")) == (2, "", 1), ran.err
+        assert says in ran.err
+
+
+def test_several_devices_in_one_table(android, network, cli):
+    words = ["benchmark", network, "--runs", "60", "--on", "adb://emulator-5554,adb://", "--on", "adb://gone"]
+    ran = cli(*words, "--require", "latency=500us")
+    assert (ran.status, ran.err.count("\n")) == (2, 1)
+    assert "adb://gone: no such device is attached" in ran.err
+    lines = ran.out.splitlines()
+    assert lines[1].split() == ["file", "threads", "adb://emulator-5554", "adb://"]
+    assert lines[3].split()[-8:] == ["978.0", "(978.0", "to", "978.0)"] * 2
+    assert [line.split()[-2:] for line in lines if line.startswith(" Fully Connected")] == [["251.5", "251.5"]]
+    assert "adb://: my 'net'.tflite on 1 thread: latency 978.0 us, limit at most 500.0 us: FAIL, exceeded" in lines
+    document = cli(*words[:-2], "--json").json
+    assert [each["results"][0]["total"]["us"]["median"] for each in document["devices"].values()] == [978, 978]
+    assert document["failures"] == {}
+    ran = cli(*words, "--csv")
+    assert (ran.status, ran.err.count("\n")) == (2, 1)

@@ -380,6 +380,16 @@ def test_verify_and_fit_on_a_device(use, cli, exported):
     assert "CPU of ssh://board" in ran.out
 
 
+@pytest.mark.slow
+@needs_a_server
+def test_certify_on_a_device(use, cli, network, monkeypatch, tmp_path):
+    (tmp_path / "devices.toml").write_text(f"[board]\nurl = 'ssh://board'\npython = {sys.executable!r}\n")
+    monkeypatch.setenv("KERAS_NIN_DEVICES", str(tmp_path / "devices.toml"))
+    ran = cli("certify", network, "--on", "board", "--test-count", "2", "--require", "bit-exact", "--json")
+    assert (ran.status, list(ran.json["devices"])) == (0, ["host", "board"]), ran.err
+    assert [run["bit_exact"] for run in ran.json["files"][0]["runs"] if run["device"] == "board"] == [True] * 3
+
+
 @needs_a_server
 @pytest.mark.parametrize("command", ["evaluate", "fit", "benchmark"])
 def test_a_device_that_is_not_there_is_one_line(server, use, cli, network, command):

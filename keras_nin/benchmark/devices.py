@@ -5,11 +5,13 @@ import contextlib
 import dataclasses
 import hashlib
 import io
+import os
 import pathlib
 import re
 import shlex
 import tarfile
 import tempfile
+import tomllib
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
@@ -20,32 +22,96 @@ from keras_nin.benchmark.adb import BENCHMARK_TOOL_PATH, DEVICE_TABLE, AndroidDe
 from keras_nin.benchmark.job import FileRefusedError, Job, JobResult, ModelEntry, NoAnswerError, Progress, RunJob
 from keras_nin.benchmark.measurement import SILENCE_SECONDS, run_job
 from keras_nin.child_process import JsonProcess, describe_status
-from keras_nin.errors import InputError, expected_error
+from keras_nin.errors import InputError, expected_error, suggest_names
 from keras_nin.files import read_bytes
+from keras_nin.formatting import format_value
 from keras_nin.tflite.isolated import IsolatedRunner
 from keras_nin.tflite.records import TFLiteModel
 
 DEVICE_URLS = ("ssh://[user@]host[:port]", "adb://SERIAL")
+_MAX_BYTES = 1 << 20
 
 
-def open_device(url: str | None = None, python: str = "python3", benchmark_model: str | None = None) -> RunJob:
+@dataclasses.dataclass(frozen=True)
+class NamedDevice:
+    """A device: its URL, the interpreter there, and for Android LiteRT's tool; None takes the defaults."""
+
+    url: str
+    python: str | None = None
+    benchmark_model: str | None = None
+
+
+def named_devices_path() -> pathlib.Path:
+    """Return the path of the user's devices: KERAS_NIN_DEVICES, else devices.toml in the folder of configurations."""
+    config = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
+    return pathlib.Path(os.environ.get("KERAS_NIN_DEVICES") or f"{config}/keras-nin/devices.toml")
+
+
+def read_named_devices() -> dict[str, NamedDevice]:
+    """Return the user's devices by their names: tables of a TOML file with `url`, `python` and `benchmark_model`.
+
+    Raises:
+        InputError: the file is no TOML, or a table has another key, no URL, or a value that is no text.
+    """
+    path = named_devices_path()
+    if not path.exists():
+        return {}
+    try:
+        tables = tomllib.loads(read_bytes(path, _MAX_BYTES).decode())
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"Expected a TOML file. Received: {str(path)!r}: {error}", path=path) from None
+    known = {field.name for field in dataclasses.fields(NamedDevice)}
+    for name, table in tables.items():
+        if (
+            not isinstance(table, dict)
+            or not table.keys() <= known
+            or not all(isinstance(v, str) for v in table.values())
+        ):
+            received = f"{format_value(table)} as {name!r} in {str(path)!r}"
+            raise InputError(f"Expected a table of texts {', '.join(sorted(known))}. Received: {received}", path=path)
+        if "://" not in table.get("url", "") or "://" in name:
+            raise InputError(f"Expected a `url` of the device {name!r} in {str(path)!r}. Received: none", path=path)
+    return {name: NamedDevice(**table) for name, table in tables.items()}
+
+
+def find_named_device(device: str, python: str | None = None, benchmark_model: str | None = None) -> NamedDevice:
+    """Return the device of a URL, or of a name that the user's file has; other arguments replace what that says.
+
+    Raises:
+        InputError: an unknown name, or a file that cannot be read.
+    """
+    if "://" in device:
+        return NamedDevice(device, python, benchmark_model)
+    devices = read_named_devices()
+    if device not in devices:
+        expected = f"as {', '.join(DEVICE_URLS)}, qemu://CPU, or a name in {str(named_devices_path())!r}"
+        hint = suggest_names(device, devices) if devices else "There are no names"
+        message = f"Expected `device` {expected}. Received: {format_value(device)}. {hint}"
+        raise InputError(message, argument="device", received=device)
+    found = devices[device]
+    return NamedDevice(found.url, python or found.python, benchmark_model or found.benchmark_model)
+
+
+def open_device(url: str | None = None, python: str | None = None, benchmark_model: str | None = None) -> RunJob:
     """Return the function that runs jobs on a device, for the `run` of `measure_files`.
 
     Args:
-        url: ``ssh://[user@]host[:port]`` or ``adb://SERIAL``, else `InputError`; None for this machine.
-        python: the interpreter on an ssh device.
+        url: ``ssh://[user@]host[:port]``, ``adb://SERIAL`` or a name of the user's file, else `InputError`; None for
+            this machine.
+        python: the interpreter on an ssh device; None takes python3.
         benchmark_model: LiteRT's tool for an Android device, its path there or here; None takes `BENCHMARK_TOOL_PATH`.
     """
     if url is None:
         return run_job
-    if url.startswith("ssh://"):
-        return SshDevice(url, python).run
-    if url.startswith("adb://"):
-        return AndroidDevice(url, benchmark_model or BENCHMARK_TOOL_PATH).run
-    if url.startswith("qemu://"):
-        message = (
-            f"No latency is measured on an emulated CPU: its time says nothing about the real one. Received: {url}"
-        )
+    device = find_named_device(url, python, benchmark_model)
+    if device.url.startswith("ssh://"):
+        return SshDevice(device.url, device.python or "python3").run
+    if device.url.startswith("adb://"):
+        return AndroidDevice(device.url, device.benchmark_model or BENCHMARK_TOOL_PATH).run
+    if device.url.startswith("qemu://"):
+        message = f"No latency is measured on an emulated CPU, whose time says nothing. Received: {device.url}"
         raise InputError(message, argument="device")
     raise expected_error("device", f"as {' or '.join(DEVICE_URLS)}", url)
 

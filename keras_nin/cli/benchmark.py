@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,6 +13,7 @@ from keras_nin.cli.output import TerminalProgress, echo, note, print_checks, pri
 from keras_nin.limits import all_passed
 
 if TYPE_CHECKING:
+    from keras_nin.limits import Limit
     from keras_nin.report.latency import LayerView
     from keras_nin.workflows.benchmark import BenchmarkRun
 
@@ -34,7 +37,9 @@ if TYPE_CHECKING:
 @click.option("--processes", type=options.COUNT, default=1, metavar="N",
               help="Repeat the measurement in N processes, for compare-runs; they share --seconds.")  # fmt: skip
 @click.option("--roofline", is_flag=True, help="Also measure this machine's limits, and how close each layer gets.")
-@click.option("--on", "device", metavar="URL", help="A device: ssh://[user@]host[:port] or adb://SERIAL.")
+@click.option("--on", "device", multiple=True, callback=options.split_words, metavar="URL|NAME,...",
+              help="Devices, in one table: ssh://[user@]host[:port], adb://SERIAL, or names in devices.toml. "
+              "Repeatable.")  # fmt: skip
 @click.option("--python", metavar="PATH", help="The interpreter on an ssh:// device. [default: python3]")
 @click.option("--benchmark-model", metavar="PATH",
               help="LiteRT's tool for an adb:// device, there or here. [default: /data/local/tmp/benchmark_model "
@@ -52,7 +57,13 @@ if TYPE_CHECKING:
 @options.force_option
 @click.option("--model-explorer", metavar="FILE.json", help="Also write the times as node data for Model Explorer.")
 def benchmark_command(
-    sort: str | None, top: int | None, only: tuple[str, ...], form: str | None, require: str | None, **arguments: Any
+    sort: str | None,
+    top: int | None,
+    only: tuple[str, ...],
+    form: str | None,
+    require: str | None,
+    device: tuple[str, ...],
+    **arguments: Any,
 ) -> int:
     """Measure the latency of .tflite files, and inside the runtime that of each of their layers.
 
@@ -70,6 +81,7 @@ def benchmark_command(
       keras-nin benchmark a.tflite b.tflite --compare --no-layers
       keras-nin benchmark squeezenet_v1_1 --scheme int8 --roofline
       keras-nin benchmark net.tflite --on ssh://pi@raspberrypi.local --out results
+      keras-nin benchmark net.tflite --on adb://R5CT1234567,kitchen-pi
       keras-nin benchmark net.tflite --model-explorer net_times.json
     """
     from keras_nin.benchmark.records import check_benchmark_limits, parse_benchmark_limits
@@ -78,7 +90,9 @@ def benchmark_command(
 
     view = LayerView(sort, top, only)
     limits = parse_benchmark_limits(require) if require else ()
-    run = benchmark_models(**arguments, progress=TerminalProgress())
+    if len(device) > 1:
+        return _benchmark_on_devices(device, view, form, limits, arguments)
+    run = benchmark_models(**arguments, device=next(iter(device), None), progress=TerminalProgress())
     if form == "json" and run.failures and not run.benchmark.profiles:
         raise run.failures[0]
     checks = check_benchmark_limits(run.benchmark, limits) if limits else ()
@@ -92,6 +106,38 @@ def benchmark_command(
     for failure in run.failures:
         note(f"Error: {' '.join(options.with_own_flags(failure).split())}")
     return 2 if run.failures else 0 if all_passed(checks) else 1
+
+
+def _benchmark_on_devices(
+    devices: tuple[str, ...], view: LayerView, form: str | None, limits: Sequence[Limit], arguments: dict[str, Any]
+) -> int:
+    """Measure on several devices, print all in one table, and return the exit status."""
+    from keras_nin.benchmark.records import check_benchmark_limits
+    from keras_nin.formatting import format_markdown_table, format_table
+    from keras_nin.report.latency import format_device_benchmarks
+    from keras_nin.workflows.benchmark import benchmark_on_devices
+
+    if form == "csv" or arguments["roofline"] or arguments["compare"]:
+        raise click.UsageError("--csv, --roofline and --compare take one device.")
+    result = benchmark_on_devices(**arguments, devices=devices, progress=TerminalProgress())
+    checks = [
+        dataclasses.replace(check, subject=f"{device}: {check.subject}")
+        for device, run in result.runs.items()
+        for check in check_benchmark_limits(run.benchmark, limits)
+    ]
+    table = format_markdown_table if form == "markdown" else format_table
+    benchmarks = {device: run.benchmark for device, run in result.runs.items() if run.benchmark.profiles}
+    if form == "json" or benchmarks:
+        print_result(result, form == "json", lambda: format_device_benchmarks(benchmarks, view, table), checks)
+    for run in result.runs.values():
+        for path in run.written:
+            remark(f"written: {path}")
+    failures = [
+        *result.failures.values(), *(failure for run in result.runs.values() for failure in run.failures)
+    ]  # fmt: skip
+    for failure in failures:
+        note(f"Error: {' '.join(options.with_own_flags(failure).split())}")
+    return 2 if failures else 0 if all_passed(checks) else 1
 
 
 def _print_run(run: BenchmarkRun, form: str | None, view: LayerView, roofline: bool) -> None:

@@ -14,9 +14,9 @@ from keras_nin.cli.output import TerminalProgress, print_checks, print_notes, pr
     "certify", cls=options.Command, epilog="Example: keras-nin certify exported/nin_digits_int8.tflite --on qemu://max"
 )
 @click.argument("sources", nargs=-1, required=True, metavar="FILE...")
-@click.option("--on", "devices", multiple=True, callback=options.split_words, metavar="URL,...",
-              help="Devices: qemu://cortex-a53|cortex-a72|cortex-a76|max, ssh://[user@]host[:port]. Repeatable. "
-              "[default: all emulated CPUs]")  # fmt: skip
+@click.option("--on", "device", multiple=True, callback=options.split_words, metavar="URL|NAME,...",
+              help="Devices: qemu://cortex-a53|cortex-a72|cortex-a76|max, ssh://[user@]host[:port], names in "
+              "devices.toml. Repeatable. [default: all emulated CPUs]")  # fmt: skip
 @click.option("--kernels", multiple=True, callback=options.split_words, metavar="K,...",
               help="Of xnnpack, builtin, reference. [default: all]")  # fmt: skip
 @options.data_option
@@ -29,7 +29,7 @@ from keras_nin.cli.output import TerminalProgress, print_checks, print_notes, pr
 @click.option("--python", metavar="PATH", help="The interpreter on ssh devices. [default: python3]")
 @options.require_option()
 @options.json_option
-def certify_command(as_json: bool, **arguments: Any) -> int:
+def certify_command(as_json: bool, device: tuple[str, ...], **arguments: Any) -> int:
     """Run each FILE (.tflite) on this machine and on other devices, in XNNPACK, builtin and reference kernels.
 
     The matrix says for each whether all outputs are bit-exact, or the largest difference in quantization steps (LSB)
@@ -50,7 +50,7 @@ def certify_command(as_json: bool, **arguments: Any) -> int:
     from keras_nin.report.comparisons import format_certify
     from keras_nin.workflows.certify import certify_files
 
-    result = certify_files(**arguments, progress=TerminalProgress())
+    result = certify_files(**arguments, devices=device, progress=TerminalProgress())
     print_notes(map(options.with_own_flags, result.notes))
     print_result(result, as_json, lambda: format_certify(result))
     print_checks(result.checks, failed_only=as_json)
@@ -62,7 +62,10 @@ def certify_command(as_json: bool, **arguments: Any) -> int:
 @click.argument("name", type=click.Choice(["qemu"]), required=False, metavar="[qemu]")
 @options.json_option
 def devices_command(action: str | None, name: str | None, as_json: bool) -> int:
-    """List the devices of --on that have a name, or install emulated ARM CPUs.
+    """List the devices of --on: those of the user's devices.toml and emulated ARM CPUs; or install the latter.
+
+    ~/.config/keras-nin/devices.toml ($XDG_CONFIG_HOME; or the file that KERAS_NIN_DEVICES names) has a table for each
+    name, with `url` and, where needed, `python` or `benchmark_model`.
 
     `devices install qemu` fetches QEMU and an ARM root file system with Python, NumPy and LiteRT: about 75 MB of Debian
     packages with apt-get, which checks their signatures, and 31 MB of wheels with pip. They are unpacked to 180 MB in

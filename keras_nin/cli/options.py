@@ -403,9 +403,9 @@ max_arena_option = click.option("--max-arena", type=SIZE, metavar="SIZE", defaul
 threads_option = click.option("--threads", type=COUNT, metavar="N", default=1,
                               help="Threads of the runtime.")
 device_options = stack(
-    click.option("--on", "device", metavar="URL",
-                 help="Run the file on a device: ssh://[user@]host[:port], or an emulated ARM CPU, "
-                 "qemu://cortex-a53|cortex-a72|cortex-a76|max. [default: this machine]"),
+    click.option("--on", "device", metavar="URL|NAME",
+                 help="Run the file on a device: ssh://[user@]host[:port], an emulated ARM CPU "
+                 "(qemu://cortex-a53|cortex-a72|cortex-a76|max), or a name in devices.toml. [default: this machine]"),
     click.option("--python", metavar="PATH", help="The interpreter on the device. [default: python3]"),
 )
 force_option = click.option("--force", is_flag=True, help="Replace existing files with different content.")

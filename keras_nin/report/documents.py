@@ -246,6 +246,11 @@ def _read_benchmark(document: Json) -> tuple[Document, ...]:
     return (benchmark, RatiosDocument(benchmark, ratios)) if ratios else (benchmark,)
 
 
+def _read_device_benchmarks(document: Json) -> tuple[Document, ...]:
+    benchmarks = typed_value(dict[str, dict[str, Any]], document.get("devices"), "devices")
+    return tuple(part for benchmark in benchmarks.values() for part in _read_benchmark(benchmark))
+
+
 def _read_edgetpu(document: Json) -> EdgeTPUPrediction:
     total = typed_value(dict[str, Any], document.get("total"), "total")
     memory = {"state": total.get("parameters")} | {key: total.get(key) for key in ("parameter_bytes", "streamed_bytes")}
@@ -337,6 +342,7 @@ _READERS: dict[str, Callable[[Json], Document | tuple[Document, ...]]] = {
     schemas.EXPORT_FILE: lambda document: record_from_json(ExportDocument, document),
     schemas.EXPORT: lambda document: typed_value(tuple[ExportDocument, ...], document.get("files"), "files"),
     schemas.BENCHMARK: _read_benchmark,
+    schemas.BENCHMARK_DEVICES: _read_device_benchmarks,
     schemas.COMPARE_RUNS: lambda document: record_from_json(RunComparison, document),
     schemas.EDGETPU: _read_edgetpu,
     schemas.ETHOSU: _read_ethosu,

@@ -3,7 +3,7 @@
 import collections
 import dataclasses
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from keras_nin.benchmark import layer_times
@@ -102,6 +102,61 @@ def format_benchmark_csv(benchmark: BenchmarkResult, view: LayerView = ALL_LAYER
         total = {f"{key}_us": getattr(profile.total, key) for key in ("median", "mean", "p90")}
         rows.append({**common, **total, "name": "total", "us": profile.total.median, "share": 1})
     return format_csv(_CSV_COLUMNS, (map(row.get, _CSV_COLUMNS) for row in rows))
+
+
+def format_device_benchmarks(
+    benchmarks: Mapping[str, BenchmarkResult], view: LayerView = ALL_LAYERS, table: FormatTable = format_table
+) -> str:
+    """Return the same files on several devices side by side: the medians in us, then the layers of each file.
+
+    Layers are matched by name; a device without times of layers has none.
+    """
+    keys = dict.fromkeys((profile.file, profile.threads) for each in benchmarks.values() for profile in each.profiles)
+    profiles = {
+        (*key, device): profile
+        for device, each in benchmarks.items()
+        for profile in each.profiles
+        for key in [(profile.file, profile.threads)]
+    }
+    columns = tuple(benchmarks)
+    rows = [
+        (file, str(threads), *(_format_total(profiles.get((file, threads, device))) for device in columns))
+        for file, threads in keys
+    ]
+    parts = [
+        "Median in us, with its 95% interval",
+        table(("file", "threads", *columns), rows, right=("threads", *columns)),
+    ]
+    for file, threads in keys:
+        found = [profiles.get((file, threads, device)) for device in columns]
+        layers = [{layer.name: layer for layer in (profile.layers if profile else ())} for profile in found]
+        every = {name: layer for own in reversed(layers) for name, layer in own.items()}
+        ordered = list(dict.fromkeys(name for own in layers for name in own))
+        rows = [
+            (layer.name, layer.op or "", *(_format_layer_us(own.get(layer.name)) for own in layers))
+            for layer in view.select([every[name] for name in ordered])
+        ]
+        if not rows:
+            continue
+        parts += [f"\nLayers of {file} on {format_count(threads, 'thread')}, us",
+                  table(("layer", "operator", *columns), rows, right=columns)]  # fmt: skip
+    parts.append("")
+    for device, each in benchmarks.items():
+        parts += [f"{device}: {format_host(each.host)}", *(f"{device}: {warning}" for warning in each.warnings)]
+    notes = [note for each in benchmarks.values() for profile in each.profiles for note in profile.notes]
+    return "\n".join([*parts, *dict.fromkeys(f"Note: {note}" for note in notes)])
+
+
+def _format_total(profile: Profile | None) -> str:
+    if profile is None:
+        return "-"
+    total = profile.total
+    interval = f" ({total.low:,.1f} to {total.high:,.1f})" if total.low is not None and total.high is not None else ""
+    return f"{total.median:,.1f}{interval}"
+
+
+def _format_layer_us(layer: LayerTime | None) -> str:
+    return "-" if layer is None or layer.us is None else f"{layer.us.typical:,.1f}"
 
 
 def _csv_row(layer: LayerTime) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from keras_nin import files
+from keras_nin import files, schemas
 from keras_nin.benchmark import comparison
 from keras_nin.benchmark.comparison import LatencyRatio, RunComparison
 from keras_nin.benchmark.records import BenchmarkResult
@@ -106,7 +106,8 @@ def benchmark_models(
         processes: how often to repeat each measurement in a new process, which shows how much runs differ; all of them
             share `seconds`.
         roofline: whether to measure the limits of the machine too.
-        device: ``ssh://[user@]host[:port]`` or ``adb://SERIAL``; None is this machine.
+        device: ``ssh://[user@]host[:port]``, ``adb://SERIAL``, or a name in the user's devices.toml; None is this
+            machine.
         python, benchmark_model: the interpreter on an ssh device, None takes python3; path of LiteRT's
             benchmark_model for an adb device, there or here.
         delegate: path of an external delegate's library; whole files alone are timed.
@@ -124,7 +125,8 @@ def benchmark_models(
     from keras_nin.benchmark.measurement import measure_files, run_job
 
     check_choice("method", method, METHODS)
-    _check_combinations(layers, roofline, model_explorer, delegate, method, device, python, benchmark_model)
+    url = _device_url(device)
+    _check_combinations(layers, roofline, model_explorer, delegate, method, url, python, benchmark_model)
     _check_files(models, scheme, export)
     scheme = scheme or DEFAULT_SCHEMES
     stems = [stem for model in models for stem in _stems(model, scheme)]
@@ -139,7 +141,7 @@ def benchmark_models(
     if device is not None:
         from keras_nin.benchmark.devices import open_device
 
-        run = open_device(device, python or "python3", benchmark_model)
+        run = open_device(device, python, benchmark_model)
     failures: list[InputError] = []
     with _opened(models, scheme, export, failures, progress) as sources, progress.task("Measuring") as update:
         benchmark = measure_files(
@@ -177,6 +179,85 @@ def benchmark_models(
     return BenchmarkRun(benchmark, ratios, tuple(failures), tuple(written))
 
 
+@dataclasses.dataclass(frozen=True, repr=False)
+class DeviceBenchmarks(Result):
+    """The same files on several devices: the benchmark on each by its name, and why others gave none."""
+
+    runs: dict[str, BenchmarkRun]
+    failures: dict[str, InputError]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the benchmarks as a JSON-ready dictionary (schema ``keras_nin.benchmark_devices/1``)."""
+        failures = {name: {"message": str(error), **error.to_json()} for name, error in self.failures.items()}
+        devices = {name: run.to_json() for name, run in self.runs.items()}
+        return {"schema": schemas.BENCHMARK_DEVICES, "devices": devices, "failures": failures}
+
+    def _summary(self) -> str:
+        return "; ".join(f"{name}: {run._summary()}" for name, run in self.runs.items())
+
+    def _rows(self) -> list[dict[str, Any]]:
+        return [{"device": name, **row} for name, run in self.runs.items() for row in run._rows()]
+
+
+def benchmark_on_devices(
+    models: Sequence[FileOrModel],
+    devices: Sequence[str],
+    *,
+    scheme: str | None = None,
+    export: ExportOptions | None = None,
+    progress: Progress = SILENT,
+    **options: Any,
+) -> DeviceBenchmarks:
+    """Measure the same files on several devices, one after the other; models are exported once.
+
+    Args:
+        models, scheme, export, progress: as in `benchmark_models`.
+        devices: two or more, as its `device`.
+        **options: its others, but for `model_explorer`. `python` and `benchmark_model` are for the devices that take
+            them.
+
+    Raises:
+        InputError: as `benchmark_models`. A device that cannot be used is among the failures of the result.
+    """
+    if options.get("model_explorer") is not None:
+        raise InputError("`model_explorer` takes one device", argument="model_explorer")
+    _check_files(models, scheme, export)
+    own = {name: options.pop(name, None) for name in ("python", "benchmark_model")}
+    kinds = {device: _device_url(device).partition("://")[0] for device in devices}
+    for name, kind in (("python", "ssh"), ("benchmark_model", "adb")):
+        if own[name] is not None and kind not in kinds.values():
+            raise InputError(f"`{name}` is for a `device` {kind}://", argument=name)
+    runs, errors, failures = {}, {}, []
+    with _opened(models, scheme or DEFAULT_SCHEMES, export, failures, progress) as sources:
+        notes = {pathlib.Path(str(source.source)).name: source.notes for source in sources}
+        for device, kind in kinds.items():
+            arguments = {"python": own["python"] if kind == "ssh" else None}
+            arguments |= {"benchmark_model": own["benchmark_model"] if kind == "adb" else None}
+            try:
+                run = benchmark_models(
+                    [str(source.source) for source in sources], device=device, progress=progress, **arguments, **options
+                )
+            except InputError as error:
+                errors[device] = error
+                continue
+            profiles = tuple(
+                dataclasses.replace(profile, notes=(*notes.get(profile.file, ()), *profile.notes))
+                for profile in run.benchmark.profiles
+            )
+            benchmark = dataclasses.replace(run.benchmark, profiles=profiles)
+            runs[device] = dataclasses.replace(run, benchmark=benchmark, failures=(*failures, *run.failures))
+    return DeviceBenchmarks(runs, errors)
+
+
+def _device_url(device: str | None) -> str:
+    """Return the URL of a device, also of one by name; empty for this machine."""
+    if device is None:
+        return ""
+    from keras_nin.benchmark.devices import find_named_device
+
+    return find_named_device(device).url
+
+
 def compare_runs(
     before: AnyPath | BenchmarkResult,
     after: AnyPath | BenchmarkResult,
@@ -204,12 +285,12 @@ def _check_combinations(
     model_explorer: object,
     delegate: str | None,
     method: str,
-    device: str | None,
+    device: str,
     python: str | None,
     benchmark_model: str | None,
 ) -> None:
-    """Raise `InputError` for arguments that do not go together."""
-    kind = (device or "").partition("://")[0]
+    """Raise `InputError` for arguments that do not go together; `device` is a URL, empty for this machine."""
+    kind = device.partition("://")[0]
     for name, value in (("roofline", roofline), ("model_explorer", model_explorer)):
         if value and not layers:
             raise InputError(f"`{name}` needs the times of the layers; leave `layers` on", argument=name)

@@ -221,7 +221,7 @@ def _certificate(data: _Data, file: FileToCertify, runs: Sequence[Any]) -> Certi
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class DeviceList(Result):
-    """Devices by what `--on` takes: for each its processor, and whether it is ready."""
+    """Devices by what `--on` takes: for each its URL or processor, and whether it is ready."""
 
     devices: tuple[dict[str, Any], ...]
 
@@ -231,7 +231,7 @@ class DeviceList(Result):
 
     def format(self) -> str:
         """Return the devices as a table."""
-        columns = ("device", "processor", "state")
+        columns = ("device", "what", "state")
         return format_table(columns, [tuple(device[column] for column in columns) for device in self.devices])
 
     def _summary(self) -> str:
@@ -242,16 +242,15 @@ class DeviceList(Result):
 
 
 def list_devices() -> DeviceList:
-    """Return the emulated CPUs."""
+    """Return the user's devices by name, and the emulated CPUs."""
+    from keras_nin.benchmark.devices import named_devices_path, read_named_devices
     from keras_nin.benchmark.emulator import EMULATED_CPUS, SCHEME, is_installed
 
     state = "installed" if is_installed() else "not installed: keras-nin devices install qemu"
-    return DeviceList(
-        tuple(
-            {"device": f"{SCHEME}{cpu}", "processor": f"{name}, emulated", "state": state}
-            for cpu, name in EMULATED_CPUS.items()
-        )
-    )
+    named = [(name, device.url, f"in {named_devices_path()}") for name, device in read_named_devices().items()]
+    emulated = [(f"{SCHEME}{cpu}", f"{name}, emulated", state) for cpu, name in EMULATED_CPUS.items()]
+    columns = ("device", "what", "state")
+    return DeviceList(tuple(dict(zip(columns, row, strict=True)) for row in (*named, *emulated)))
 
 
 def install_emulator(say: Callable[[str], object] = print, update: Callable[[str], object] | None = None) -> QemuRoot:

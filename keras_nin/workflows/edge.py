@@ -331,7 +331,7 @@ def check_fit(
 
         if fit.CPU not in chosen:
             raise InputError("`device` measures the target cpu, which is not among `targets`", argument="device")
-        run = open_device(device, python or "python3")
+        run = open_device(device, python)
     elif python is not None:
         raise InputError("`python` is for a `device` ssh://", argument="python")
     with contextlib.ExitStack() as stack:

@@ -406,17 +406,21 @@ def open_session(device: str | None, python: str | None) -> AbstractContextManag
         return contextlib.nullcontext()
     from keras_nin.benchmark.devices import DeviceSession
 
-    if python is not None and device.startswith("qemu://"):
+    opened = find_device(device, python)
+    if python is not None and opened.url.startswith("qemu://"):
         raise InputError("`python` is for a `device` ssh://", argument="python")
-    return DeviceSession(find_device(device, python))
+    return DeviceSession(opened)
 
 
-def find_device(url: str, python: str | None = None) -> RunnerDevice:
-    """Return the device of ``ssh://[user@]host[:port]`` or ``qemu://CPU``; `python` is the interpreter over ssh."""
-    from keras_nin.benchmark.devices import SshDevice
+def find_device(device: str, python: str | None = None) -> RunnerDevice:
+    """Return the device of ``ssh://[user@]host[:port]``, ``qemu://CPU`` or a name; `python` is that of ssh."""
+    from keras_nin.benchmark.devices import SshDevice, find_named_device
     from keras_nin.benchmark.emulator import SCHEME, emulated_device
 
-    return emulated_device(url) if url.startswith(SCHEME) else SshDevice(url, python or "python3")
+    found = find_named_device(device, python)
+    if found.url.startswith(SCHEME):
+        return emulated_device(found.url)
+    return SshDevice(found.url, found.python or "python3")
 
 
 def device_notes(session: DeviceSession | None) -> tuple[str, ...]:
