@@ -210,6 +210,7 @@ def test_a_real_measurement(net):
         measure_file(net, method="guess")
 
 
+@pytest.mark.slow
 def test_narrowed_operators_run_with_fewer_channels(exported):
     """The first channels of a convolution compute what they did, where the inputs that are left out are zero."""
     model = read_model(exported("nin_digits", "float32"))
