@@ -331,16 +331,14 @@ def table_rows(folder):
     records = [json.loads(path.read_text()) for path in folder.glob("*-*-*-*.json")]
     records = [record for record in records if "test" in record]
     for network, bits, method in itertools.product(NETWORKS, LEVELS, METHODS):
-        (baseline,) = (
-            record["test"] for record in records if (record["network"], record["method"]) == (network, "float32")
-        )
+        floats = [record["test"] for record in records if (record["network"], record["method"]) == (network, "float32")]
         wanted = network, bits, method
         found = [record for record in records if (record["network"], record["bits"], record["method"]) == wanted]
-        if found:
+        if found and floats:
             scores = [record["test"] for record in sorted(found, key=lambda record: record["seed"])]
             mean = sum(scores) / len(scores)
             weights = "float32" if method == "float32" else f"{bits} bits"
-            difference = "" if method == "float32" else f"{mean - baseline:+.2f}"
+            difference = "" if method == "float32" else f"{mean - floats[0]:+.2f}"
             seeds = "" if len(scores) == 1 else ", ".join(f"{score:.2f}" for score in scores)
             yield network, weights, TITLES[method], f"{mean:.2f}%", difference, seeds
 
