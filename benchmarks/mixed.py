@@ -83,6 +83,7 @@ def measure(subject, loaded, seed, target, cache):
         outputs = quantization.outputs(content, subject.images[scored])
         results[name] = quantization.score(outputs, subject.reference[scored], subject.labels[scored])
         results[name]["bytes"] = len(content)
+        results[name]["snr_db"] = min(results[name]["snr_db"], 999.0)  # JSON has no infinity
     pair = [BenchmarkFile(read_model(content), name=name) for name, content in (("int8", int8), ("mixed", mixed))]
     paired = measure_files(pair, seconds=PAIRED_SECONDS, layers=False, interleave=True)
     (ratio,) = compute_ratios(paired.profiles)

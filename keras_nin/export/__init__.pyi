@@ -6,6 +6,8 @@ from .conversion import load_calibration as load_calibration
 from .converted_model import Calibration as Calibration
 from .converted_model import ConvertedModel as ConvertedModel
 from .converted_model import ExportRecord as ExportRecord
+from .mixed_precision import MixedSearch as MixedSearch
+from .mixed_precision import UnreachableTargetError as UnreachableTargetError
 from .optimization.conversion import convert_optimized as convert_optimized
 from .optimization.methods import quantize_model as quantize_model
 from .optimization.tf_keras_model import from_tf_keras as from_tf_keras

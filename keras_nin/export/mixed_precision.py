@@ -30,9 +30,11 @@ _ACCURACY_ITEMS = (MATCH, DROP, SNR)
 # Few enough to measure each on two curves, enough for a network of blocks.
 _MIN_CUTS, _MAX_CUTS = 8, 24
 # us that a unit of noise, that of the whole network in int8, may cost, as multiples of the network's time.
+_LEAST_ADDED = 0.02  # of the network's time, for all of it in float
 _WEIGHTS = np.geomspace(1e-3, 1e3, 121)
 # Classes whose order an error may change; those further down do not become the largest.
 _RANKS, _RIVALS = 20, 4
+_SAME_LATENCY = 1.02  # of two files as fast as each other the smaller one is chosen
 
 
 class UnreachableTargetError(InputError):
@@ -244,13 +246,17 @@ class Stretches:
         return casts + sum(us for us, lifted in zip(self.added_us, in_float, strict=True) if lifted)
 
     def proposals(self, total_us: float) -> list[tuple[bool, ...]]:
-        """Return which stretches to lift, from the least to the most noise that time is spent on; each choice once.
+        """Return which stretches to lift, in the order of the operators lifted; each choice once.
 
-        Each has the least predicted time plus noise times a weight, of all choices there are.
+        Each has the least predicted time plus noise times a weight, of all choices there are. Float costs size too:
+        where it takes no more time, it counts as if it took a little. The fastest choice is there nevertheless.
         """
         total = sum(self.noise) or 1.0
-        choices = (self._cheapest(weight * total_us / total) for weight in _WEIGHTS)
-        return list(dict.fromkeys([*choices, (True,) * len(self.noise)]))
+        least_us = _LEAST_ADDED * total_us / len(self.noise)
+        costly = dataclasses.replace(self, added_us=tuple(max(us, least_us) for us in self.added_us))
+        choices = [costly._cheapest(weight * total_us / total) for weight in _WEIGHTS]
+        everything = (True,) * len(self.noise)
+        return sorted(dict.fromkeys([*choices, self._cheapest(0), everything]), key=sum)
 
     def _cheapest(self, weight: float) -> tuple[bool, ...]:
         """Return the choice with the least time plus `weight` times noise: the shortest path through two states."""
@@ -272,12 +278,17 @@ class Stretches:
             return 0.0
         return self.cast_us[place] + (0.0 if after else weight * self.entry_noise[place])
 
+    def predict_noise(self, in_float: Sequence[bool]) -> float:
+        """Return the predicted noise."""
+        before = (self.starts_float, *in_float)
+        entered = (noise for noise, a, b in zip(self.entry_noise, before, in_float, strict=False) if a and not b)
+        return sum(entered) + sum(noise for noise, lifted in zip(self.noise, in_float, strict=True) if not lifted)
+
     def smaller_choices(self, in_float: Sequence[bool]) -> list[tuple[bool, ...]]:
-        """Return the choices with one stretch fewer in float that are predicted to be faster, the fastest first."""
+        """Return the choices with one stretch fewer in float, the least noisy first."""
         lifted = (place for place, is_lifted in enumerate(in_float) if is_lifted)
         choices = [(*in_float[:place], False, *in_float[place + 1 :]) for place in lifted]
-        faster = [choice for choice in choices if self.predict_us(choice) < self.predict_us(in_float)]
-        return sorted(faster, key=self.predict_us)
+        return sorted(choices, key=self.predict_noise)
 
 
 # How good a file is
@@ -301,10 +312,11 @@ def decision_noise(reference: np.ndarray, values: np.ndarray) -> float:
 def expected_accuracy(
     reference: np.ndarray, values: np.ndarray, labels: np.ndarray | None = None
 ) -> tuple[float, float | None]:
-    """Return the shares of images whose class is expected to stay, and to stay or become right less those right before.
+    """Return the share of images whose class is expected to stay, and by how much the share of right ones grows.
 
     On few images the class of one more or less changes by chance. So the errors of every image, class by class in the
-    order of the model's scores, are added to the scores of every other: that many pairs vary less.
+    order of the model's scores, are added to the scores of every other: that many pairs vary less. From both shares one
+    standard error is taken off, with which they vary from one draw of the images to another.
 
     Args:
         reference, values: scores (N, classes) of the model and of the file.
@@ -314,12 +326,18 @@ def expected_accuracy(
     scores = np.take_along_axis(reference, order, axis=1)
     errors = np.take_along_axis(values, order, axis=1) - scores
     chosen = (scores[:, None] + errors[None]).argmax(axis=2)
-    match = float(np.mean(chosen == 0))
+    match = _lower_mean(np.mean(chosen == 0, axis=1))
     if labels is None:
         return match, None
     is_label = order == np.asarray(labels)[:, None]
     right = np.take_along_axis(is_label, chosen, axis=1)
-    return match, float(np.mean(right) - np.mean(is_label[:, 0]))
+    return match, _lower_mean(np.mean(right, axis=1) - is_label[:, 0])
+
+
+def _lower_mean(values: np.ndarray) -> float:
+    """Return the mean of values of images less its standard error."""
+    error = np.std(values, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0.0
+    return float(np.mean(values) - error)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -340,8 +358,8 @@ class MixedPoint:
 
     Attributes:
         float_operators: names of those that stay in float.
-        match, expected_match: share of the images with the model's top-1 class, and the same with the errors of all
-            images on each; None where the output holds no classes.
+        match, expected_match: share of the images with the model's top-1 class, and that of `expected_accuracy`; None
+            where the output holds no classes.
         top1_drop_pp, expected_drop_pp: the same of the top-1 drop; None without labels.
         snr_db: of the output, before a closing softmax or sigmoid; None where nothing differs.
         slowdown: time relative to the file in int8 with the same input and output, with its 95% interval.
@@ -425,3 +443,65 @@ def mark_front(points: Sequence[MixedPoint]) -> list[MixedPoint]:
     return [
         dataclasses.replace(point, on_front=not any(dominates(other, point) for other in points)) for point in points
     ]
+
+
+# The choice
+
+
+def choose_point(points: Sequence[MixedPoint], limits: Sequence[Limit], target: str) -> int:
+    """Return the index of the fastest point that reaches a target and is no less accurate than the first, in int8.
+
+    Of those that are not measurably slower it is the smallest.
+
+    Raises:
+        UnreachableTargetError: none reaches it.
+    """
+    reaching = [
+        index for index, point in enumerate(points) if reaches(point, limits) and point.accuracy >= points[0].accuracy
+    ]
+    if not reaching:
+        raise _unreachable(points, limits, target)
+    fastest = min((points[index] for index in reaching), key=_slowdown)
+    as_fast = [index for index in reaching if _is_as_fast(points[index], fastest)]
+    return min(as_fast, key=lambda index: (points[index].bytes, _slowdown(points[index])))
+
+
+def reaches(point: MixedPoint, limits: Sequence[Limit]) -> bool:
+    """Whether a point reaches a target, but for a latency that is not measured yet."""
+    known = (limit for limit in limits if limit.item != SLOWDOWN or point.slowdown is not None)
+    return all(point.check(limit).passed for limit in known)
+
+
+def limits_accuracy(limit: Limit) -> bool:
+    """Whether a limit is not one on time or size."""
+    return limit.item in _ACCURACY_ITEMS
+
+
+def _slowdown(point: MixedPoint) -> float:
+    return 1.0 if point.slowdown is None else point.slowdown
+
+
+def _is_as_fast(point: MixedPoint, fastest: MixedPoint) -> bool:
+    """Whether a point is not measurably slower than the fastest."""
+    if _slowdown(point) <= _SAME_LATENCY * _slowdown(fastest):
+        return True
+    least = _slowdown(point) if point.slowdown_low is None else point.slowdown_low
+    most = _slowdown(fastest) if fastest.slowdown_high is None else fastest.slowdown_high
+    return least <= _slowdown(fastest) or _slowdown(point) <= most
+
+
+def _unreachable(points: Sequence[MixedPoint], limits: Sequence[Limit], target: str) -> UnreachableTargetError:
+    """Return the error that names the most accurate point that keeps to the limits on time and size."""
+    costs = [limit for limit in limits if not limits_accuracy(limit)]
+    kept = [point for point in points if all(point.check(limit).passed for limit in costs)]
+    received = "no file that keeps to the limits on time and size"
+    if kept:
+        best = max(kept, key=lambda point: point.accuracy)
+        values = "; ".join(str(best.check(limit)) for limit in limits)
+        received = f"{values}, with {len(best.float_operators)} operators in float"
+    return UnreachableTargetError(
+        f"Expected a `target` that a file of the search reaches. Received: {target!r}; best achieved on the "
+        f"calibration images: {received}",
+        argument="target",
+        received=target,
+    )

@@ -354,6 +354,8 @@ def _check_target(schemes: Sequence[Scheme], options: ExportOptions) -> None:
         raise InputError("The scheme mixed needs a `target`, such as match=99% or top1_drop=0.5pp", argument="target")
     if options.target is not None:
         parse_target(options.target)
+    if isinstance(options.float_operators, str):
+        raise expected_error("float_operators", "to be a list of names", options.float_operators)
 
 
 def _check_no_mixed_file(

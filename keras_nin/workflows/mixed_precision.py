@@ -12,14 +12,12 @@ from keras_nin.errors import input_error
 from keras_nin.export import mixed_precision
 from keras_nin.export.mixed_precision import (
     DROP,
-    FLASH,
     SNR,
     MixedNetwork,
     MixedPoint,
     MixedSearch,
     OperatorSensitivity,
     Stretches,
-    UnreachableTargetError,
 )
 from keras_nin.export.parity import CAST_OPERATORS, find_compared_tensor
 from keras_nin.formatting import format_count
@@ -38,7 +36,6 @@ _SENSITIVITY_IMAGES, _CURVE_IMAGES = 8, 24
 _MAX_PROPOSALS, _MAX_SMALLER = 12, 4
 _PROFILE_SECONDS, _POINT_SECONDS = 3.0, 1.5
 _CAST_US = 5e-4  # of an element, where no cast is measured
-_SAME_LATENCY = 1.02  # of two files as fast as each other the smaller one is chosen
 
 
 class TargetSearch:
@@ -92,7 +89,7 @@ class TargetSearch:
         sensitivities = self._sensitivities(network, times)
         stretches = self._stretches(network, times, _cast_us_per_element(int8, files[0]))
         points = self._try_choices(network, stretches, int8.total.median)
-        chosen = self._choose(points)
+        chosen = mixed_precision.choose_point(points, self.limits, self.target)
         host, ordered = int8.host, mixed_precision.mark_front(points)
         count = len(_first(self.images))
         self.result = MixedSearch(
@@ -162,8 +159,8 @@ class TargetSearch:
         cuts = mixed_precision.merge_cuts(mixed_precision.find_cuts(network.main, end), times[0])
         count = min(_CURVE_IMAGES, len(self._reference))
         up_to, behind = [], []
-        is_classifier = self.head.task == "classification"
-        measure = mixed_precision.decision_noise if is_classifier else mixed_precision.noise_share
+        decides = any(limit.item in (mixed_precision.MATCH, DROP) for limit in self.limits)
+        measure = mixed_precision.decision_noise if decides else mixed_precision.noise_share
         for cut in self.progress.track(cuts, "Measuring the noise of stretches of operators", len(cuts)):
             before = frozenset(range(cut.position))
             up_to.append(self._noise(network, everything - before, count, measure))
@@ -187,13 +184,13 @@ class TargetSearch:
         lifted = {stretches.operators(choice) | network.closing: choice for choice in proposals}
         with self.progress.task("Running files of mixed precision"):
             measure([frozenset(), *lifted])
-            reaching = [operators for operators in lifted if self._reaches(sets[operators])]
-            if reaching:  # between the choices there may be a faster one
-                fastest = min(reaching, key=lambda operators: stretches.predict_us(lifted[operators]))
-                smaller = stretches.smaller_choices(lifted[fastest])[:_MAX_SMALLER]
+            reaching = [operators for operators in lifted if mixed_precision.reaches(sets[operators], self.limits)]
+            if reaching:  # between the choices there may be one with fewer operators in float
+                smaller = stretches.smaller_choices(lifted[reaching[0]])[:_MAX_SMALLER]
                 measure(stretches.operators(choice) | network.closing for choice in smaller)
-        profiles = self._profiles([read_model(network.build(operators)) for operators in sets])
-        return self._with_latencies(list(sets.values()), profiles)
+        ordered = sorted(sets, key=len)
+        profiles = self._profiles([read_model(network.build(operators)) for operators in ordered])
+        return self._with_latencies([sets[operators] for operators in ordered], profiles)
 
     def _measure(self, network: MixedNetwork, operators: frozenset[int]) -> MixedPoint:
         """Return the point of a file, without its latency."""
@@ -241,47 +238,6 @@ class TargetSearch:
             for point, profile, ratio in zip(points[1:], profiles[1:], ratios, strict=True)
         ]
 
-    # The choice
-
-    def _reaches(self, point: MixedPoint) -> bool:
-        """Whether a point reaches the target, but for a latency that is not measured yet."""
-        return all(point.check(limit).passed for limit in self.limits if _is_known(limit, point))
-
-    def _choose(self, points: Sequence[MixedPoint]) -> int:
-        """Return the index of the fastest point that reaches the target and is no less accurate than that in int8."""
-        reaching = [
-            index for index, point in enumerate(points) if self._reaches(point) and point.accuracy >= points[0].accuracy
-        ]
-        if not reaching:
-            raise self._unreachable(points)
-        least = min(points[index].slowdown or 1.0 for index in reaching)
-        as_fast = [index for index in reaching if (points[index].slowdown or 1.0) <= least * _SAME_LATENCY]
-        return min(as_fast, key=lambda index: (points[index].bytes, points[index].slowdown))
-
-    def _unreachable(self, points: Sequence[MixedPoint]) -> UnreachableTargetError:
-        """Return the error that names the most accurate point that keeps to the limits on time and size."""
-        costs = [limit for limit in self.limits if not _limits_accuracy(limit)]
-        kept = [point for point in points if all(point.check(limit).passed for limit in costs)]
-        received = "no file that keeps to them"
-        if kept:
-            best = max(kept, key=lambda point: point.accuracy)
-            values = "; ".join(str(best.check(limit)) for limit in self.limits)
-            received = f"{values}, with {len(best.float_operators)} of the operators in float"
-        return UnreachableTargetError(
-            f"Expected a `target` that a file of the search reaches. Received: {self.target!r}; best achieved on the "
-            f"calibration images: {received}",
-            argument="target",
-            received=self.target,
-        )
-
-
-def _limits_accuracy(limit: Limit) -> bool:
-    return limit.item not in (mixed_precision.SLOWDOWN, FLASH)
-
-
-def _is_known(limit: Limit, point: MixedPoint) -> bool:
-    return limit.item != mixed_precision.SLOWDOWN or point.slowdown is not None
-
 
 def _check_measurable(source: ConversionInputs, limits: Sequence[Limit], task: str | None) -> Head:
     """Return what the only output means; `InputError` where the target says nothing about such a network."""
@@ -297,7 +253,7 @@ def _check_measurable(source: ConversionInputs, limits: Sequence[Limit], task: s
         raise input_error("a network with one output for a `target`", f"{len(heads)} outputs", argument="target")
     (head,) = heads
     if head.is_index or head.task != "classification":
-        others = [limit.name for limit in limits if _limits_accuracy(limit) and limit.item != SNR]
+        others = [limit.name for limit in limits if mixed_precision.limits_accuracy(limit) and limit.item != SNR]
         what = "class indices without scores" if head.is_index else f"an output of task {head.task}"
         if others or head.is_index:
             raise input_error(
