@@ -1,6 +1,6 @@
 """The int8 file of every model of the zoo on emulated ARM CPUs: the table in docs/commands/certify.md.
 
-python benchmarks/certify.py FOLDER [--minutes M]
+python benchmarks/certify.py FOLDER [--minutes M] [--models NAME...]
 
 Exports to FOLDER, runs `keras-nin certify` on the files and keeps both: repeated, it continues. It writes the table of
 all models that are there. The weights are the bundled ones; models without any have
@@ -93,11 +93,12 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=pathlib.Path)
     parser.add_argument("--minutes", type=float, default=float("inf"), help="start no further model after so long")
+    parser.add_argument("--models", nargs="*", default=models.list_models(), help="run no others")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + 60 * arguments.minutes
     groups: dict[Any, list[pathlib.Path]] = {}
-    for model in sorted(models.list_models(), key=lambda name: models.get_spec(name).macs):
+    for model in sorted(arguments.models, key=lambda name: models.get_spec(name).macs):
         path = arguments.folder / f"{model}_int8.tflite"
         if not kept_path(path).exists() and time.monotonic() < end:
             path = export(model, arguments.folder)
