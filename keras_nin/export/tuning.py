@@ -64,7 +64,7 @@ def tune_file(content: bytes, samples: Iterable[Any], tuning: Tuning, levels: in
             observe_activations(file, samples, [*observers, *batch])
             observers = []  # the histograms are filled in the first run
             pairs = [(weighted, moments) for moments, readers in batch.items() for weighted in readers]
-            list(pool.map(lambda pair: _round_operator(file, *pair, tuning, levels), pairs))
+            list(pool.map(lambda pair: _round_operator(file, pair[0], pair[1], tuning, levels), pairs))
     set_activation_ranges(file, histograms)
     return file.content()
 
