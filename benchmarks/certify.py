@@ -116,7 +116,7 @@ def main() -> int:
         else:
             missing.append(model)
     table = format_markdown_table(("model", "images", "XNNPACK", "builtin", "reference"), rows) + "\n"
-    files.write_file(DOCS, TABLE.sub(lambda _: table, DOCS.read_text()))
+    files.write_file(DOCS, TABLE.sub(lambda _: table, DOCS.read_text(), count=1))
     print(f"written: {DOCS}; repeat the command for: {', '.join(missing) or 'nothing'}")
     return int(bool(missing))
 
