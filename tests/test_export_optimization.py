@@ -206,7 +206,7 @@ def test_an_unknown_layer_is_named(digits):
 @pytest.mark.parametrize(
     ("scheme", "options", "message"),
     [
-        ("int8", {}, "one of qat, pruned, clustered"),
+        ("int8", {}, "one of qat, qat_keras, pruned, clustered"),
         ("pruned", {"sparsity": 1.0}, "`sparsity` to be above 0 and below 1"),
         ("pruned", {"sparsity": float("nan")}, "`sparsity`"),
         ("clustered", {"clusters": 1}, "`clusters` to be a whole number from 2 to 256"),

@@ -92,11 +92,12 @@ def test_the_table_names_every_scheme():
     assert [row["scheme"] for row in rows] == list(SCHEMES)
     types = {row["scheme"]: row["input and output"] for row in rows}
     assert (types["float16"], types["int8"], types["int16x8"]) == ("float32", "int8, uint8, float32", "int16, float32")
-    assert {row["scheme"] for row in rows if "training" in row["needs"]} == {"qat", "pruned", "clustered"}
+    assert {row["scheme"] for row in rows if "training" in row["needs"]} == {"qat", "qat_keras", "pruned", "clustered"}
     assert {row["scheme"] for row in rows if "calibration" in row["needs"]} == {
         "int8",
         "int16x8",
         "mixed",
+        "qat_keras",
         "pruned",
         "clustered",
     }

@@ -159,11 +159,11 @@ class _NetworkBuilder:
         signature = self.tflite.signatures[0]
         return signature.inputs, signature.outputs
 
-    def _group(self, index: int) -> Any:
-        """Return the number of a tensor's group, and its zero point where that is fixed."""
+    def _group(self, index: int) -> str:
+        """Return the group of a tensor as the layers take it."""
         number = self.groups[index]
         is_trained = number < len(self.trained) and self._limits[number][0] < 0
-        return number if is_trained else [number, _per_tensor(self.main.tensors[index])[1]]
+        return f"{number}" if is_trained else f"{number}:{_per_tensor(self.main.tensors[index])[1]}"
 
     def _quantization(self, group: int) -> tuple[float, float]:
         return _per_tensor(self.main.tensors[group])
@@ -208,7 +208,7 @@ class _NetworkBuilder:
             scale, zero_point = per_channel_parameters(constants[fixed[0]])
             self._weights.append((layer.constant, self.tflite.data(constants[fixed[0]]) - zero_point))
         tensors = [levels[index] for index in operands if index in levels]
-        return layer([*tensors, ranges], sources=[self._group(index) for index in operands], targets=targets)
+        return layer([*tensors, ranges], sources=",".join(map(self._group, operands)), targets=",".join(targets))
 
     def _kernel_layer(self, operator: "TFLiteOperator", path: str | None) -> "QuantizedKernel":
         """Return the layer of an operator with weights; operators that share those share the layer."""

@@ -1,6 +1,7 @@
 """Between a Keras model and its quantize-aware network: the files that the network is built from, and its own file."""
 
 import base64
+import collections
 import dataclasses
 import json
 import pathlib
@@ -134,7 +135,7 @@ def _convert_in_process(
     with files.temporary_folder() as folder:
         network, samples, *results = (folder / name for name in _FILES)
         model.save(network)
-        np.savez(samples, **arrays)
+        np.savez(samples, **arrays)  # type: ignore[arg-type]
         command, environment = python_command(__name__)
         job = {"folder": str(folder), "tuning": tuning.to_json(), "levels": levels}
         job |= {"imports": [str(source) for source in imports]}
@@ -146,9 +147,10 @@ def _convert_in_process(
         document = json.loads(results[-1].read_text())
         if "error" in document:
             raise InputError(document["error"])
-        contents = [path.read_bytes() for path in results[:2]]
+        float_content, int8_content = (path.read_bytes() for path in results[:2])
     return ConvertedFiles(
-        *contents,
+        float_content,
+        int8_content,
         tuple(document["layers"]),
         frozenset(document["frozen"]),
         tuple(document["inputs"]),
@@ -256,7 +258,7 @@ class _Kernel:
         shape[-1 if self.layer.kind == "depthwise" else 0] = -1
         return self.integers * scale.reshape(shape)
 
-    def bias(self, input_scale: np.float32) -> tuple[np.ndarray, np.ndarray]:
+    def bias(self, input_scale: Any) -> tuple[np.ndarray, np.ndarray]:
         """Return the integers of the bias, and the size of a step of each, for the scale of an input."""
         scale = input_scale * self.scale
         return np.round(_numpy(self.layer.bias) * _numpy(self.layer.unit) / scale), scale
@@ -322,12 +324,16 @@ def _set_small_weights(content: bytes, network: "keras.Model") -> bytes:
     graph = model.subgraphs[0]
     by_output = {graph.tensors[operator.outputs[0]].name.decode(): operator for operator in graph.operators}
 
+    users = collections.Counter(tensor.buffer for tensor in graph.tensors)
+
     def write(index: int, values: np.ndarray, scale: np.ndarray) -> None:
-        buffer = schema.BufferT()  # of its own: equal ones were shared
-        buffer.data = np.frombuffer(np.ascontiguousarray(values).tobytes(), np.uint8)
-        model.buffers.append(buffer)
-        graph.tensors[index].buffer = len(model.buffers) - 1
-        graph.tensors[index].quantization.scale = scale.astype(np.float32)
+        tensor = graph.tensors[index]
+        if users[tensor.buffer] > 1:  # equal values share a buffer
+            users[tensor.buffer] -= 1
+            model.buffers.append(schema.BufferT())
+            tensor.buffer = len(model.buffers) - 1
+        model.buffers[tensor.buffer].data = np.frombuffer(np.ascontiguousarray(values).tobytes(), np.uint8)
+        tensor.quantization.scale = scale.astype(np.float32)
 
     for name, layer in small.items():
         kernel = _Kernel.read(layer)
@@ -337,9 +343,6 @@ def _set_small_weights(content: bytes, network: "keras.Model") -> bytes:
             if layer.bias is not None:
                 integers, scale = kernel.bias(scales[group])
                 write(inputs[-1], integers.astype("<i4"), scale)
-    used = {tensor.buffer for part in model.subgraphs for tensor in part.tensors}
-    used |= {entry.buffer for entry in model.metadata or ()}
-    model.buffers = [buffer if index in used else schema.BufferT() for index, buffer in enumerate(model.buffers)]
     builder = flatbuffers.Builder(len(content))
     builder.Finish(model.Pack(builder), b"TFL3")
     return bytes(builder.Output())

@@ -24,7 +24,8 @@ class _Float32Layer(keras.layers.Layer):
     """A layer that computes in float32, whatever the dtype policy."""
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(autocast=False, **(kwargs | {"dtype": "float32"}))
+        options: dict[str, Any] = kwargs | {"dtype": "float32", "autocast": False}
+        super().__init__(**options)
         self.built = True  # the weights have fixed shapes
 
     def add_weight(self, *args: Any, **kwargs: Any) -> Any:
@@ -83,19 +84,21 @@ def _divide_range(minimum: Any, maximum: Any) -> Any:
     return scale + ops.stop_gradient(remainder) / _STEPS
 
 
-def _quantization(ranges: Any, group: Any) -> Quantization:
-    """Return the quantization of a group: its number in `ActivationRanges`, or that and a zero point that is fixed."""
-    if isinstance(group, int):
-        return Quantization(ranges[0, group], ranges[1, group])
-    number, zero_point = group
-    return Quantization(ranges[0, number], float(zero_point))
+def _quantization(ranges: Any, group: str) -> Quantization:
+    """Return the quantization of a group: "3" is its number in `ActivationRanges`, "3:-128" has a fixed zero point.
+
+    It is text because Keras on JAX traces the numbers in a list that a layer is called with.
+    """
+    number, _, zero_point = group.partition(":")
+    index = int(number)
+    return Quantization(ranges[0, index], float(zero_point) if zero_point else ranges[1, index])
 
 
 @keras.saving.register_keras_serializable(package="keras_nin")
 class QuantizeInput(_Float32Layer):
-    """From real numbers to levels; takes [values, ranges] and the number of the range (see `_quantization`)."""
+    """From real numbers to levels; takes [values, ranges] and the group."""
 
-    def call(self, inputs: Any, target: Any) -> Any:
+    def call(self, inputs: Any, target: str) -> Any:
         """Return levels, rounded half away from zero as `keras_nin.tflite.quantization.quantize` does it."""
         values, ranges = inputs
         output = _quantization(ranges, target)
@@ -107,7 +110,7 @@ class QuantizeInput(_Float32Layer):
 
 @keras.saving.register_keras_serializable(package="keras_nin")
 class DequantizeOutput(_Float32Layer):
-    """From levels to real numbers; takes [levels, ranges] and the number of the range.
+    """From levels to real numbers; takes [levels, ranges] and the group.
 
     `activation` is the name of the one that closes the network, for those who read it; it is not computed here.
     """
@@ -116,7 +119,7 @@ class DequantizeOutput(_Float32Layer):
         super().__init__(**kwargs)
         self.activation = keras.activations.get(activation)
 
-    def call(self, inputs: Any, source: Any) -> Any:
+    def call(self, inputs: Any, source: str) -> Any:
         """Return the values that the levels stand for."""
         levels, ranges = inputs
         return levels * _quantization(ranges, source).scale
@@ -128,7 +131,7 @@ class DequantizeOutput(_Float32Layer):
 
 @keras.saving.register_keras_serializable(package="keras_nin")
 class QuantizedKernel(_Float32Layer):
-    """A convolution or dense layer on int8 levels; takes [levels, ranges] and the numbers of two ranges.
+    """A convolution or dense layer on int8 levels; takes [levels, ranges] and the groups of its input and output.
 
     Weights are symmetric with one scale per output channel. At 8 bits the largest weight of a channel is 127 steps, as
     in the file; at fewer bits the steps are trained.
@@ -188,7 +191,7 @@ class QuantizedKernel(_Float32Layer):
             integers = round_levels(ops.clip(kernel / step, -self.levels, self.levels))
         return ops.reshape(integers, self.kernel_shape), step * self.unit
 
-    def call(self, inputs: Any, source: Any, target: Any) -> Any:
+    def call(self, inputs: Any, source: str, target: str) -> Any:
         """Return the levels of the output."""
         x, ranges = inputs
         kernel, scale = self.quantize_kernel()
@@ -232,7 +235,7 @@ class QuantizedKernel(_Float32Layer):
 
 @keras.saving.register_keras_serializable(package="keras_nin")
 class QuantizedOperator(_Float32Layer):
-    """An operator without trained weights; takes [levels, ..., ranges] and the numbers of the ranges.
+    """An operator without trained weights; takes [levels, ..., ranges] and their groups, with commas between them.
 
     Args:
         op: TFLite's name, one of `OPERATORS`.
@@ -261,14 +264,14 @@ class QuantizedOperator(_Float32Layer):
                 name="constant", shape=self.constant_shape, initializer="zeros", trainable=False
             )
 
-    def call(self, inputs: Any, sources: list[Any], targets: list[Any], training: bool = False) -> Any:
+    def call(self, inputs: Any, sources: str, targets: str, training: bool = False) -> Any:
         """Return the levels of the output, or of each where there are several."""
         *values, ranges = inputs
         if self.constant is not None:
             values.insert(self.position, ops.convert_to_tensor(self.constant))
-        quantizations = [_quantization(ranges, group) for group in (*sources, *targets)]
+        first, last = ([_quantization(ranges, group) for group in groups.split(",")] for groups in (sources, targets))
         options = self.options | {"exact": not (training and self.smooth)}
-        return OPERATORS[self.op](values, quantizations[: len(sources)], quantizations[len(sources) :], options)
+        return OPERATORS[self.op](values, first, last, options)
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments."""

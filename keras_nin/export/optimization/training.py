@@ -253,7 +253,8 @@ def _fit_network(
     from keras_nin.train.batches import TrainingBatches
     from keras_nin.train.checkpoints import find_best_epoch
 
-    network, callback, recipe = prepared.network, prepared.callback, settings.recipe
+    network: Any = prepared.network
+    callback, recipe = prepared.callback, settings.recipe
     # Keras 3 goes on with its metrics from step to step.
     options = {} if isinstance(network, keras.Model) else {"reset_metrics": False}
     batches = TrainingBatches(images[0], labels[0], recipe, settings.seed)
