@@ -1,10 +1,12 @@
 """Quantization-aware training in Keras: a network computes what its int8 file computes, before and after training."""
 
+import base64
 import json
 import os
 import pathlib
 import subprocess
 import sys
+import zlib
 
 import keras
 import numpy as np
@@ -18,6 +20,7 @@ from keras_nin.export import Tuning, convert_quantize_aware, quantize_network
 from keras_nin.export.quantize_aware import _NetworkBuilder
 from keras_nin.export.quantize_aware_file import _convert_here
 from keras_nin.layers import LocalResponseNormalization
+from keras_nin.tflite.reader import expose_tensors
 from keras_nin.tflite.runner import TFLiteRunner
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -45,26 +48,12 @@ def network(files):
     return _NetworkBuilder(files, 8).build("nin_digits")
 
 
-def with_all_outputs(content):
-    """Return a file whose outputs are those of every operator, and their tensor indexes."""
-    import flatbuffers
-    from ai_edge_litert import schema_py_generated as schema
-
-    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
-    graph = model.subgraphs[0]
-    indexes = [int(index) for operator in graph.operators for index in operator.outputs]
-    graph.outputs, model.signatureDefs = np.asarray(indexes, np.int32), None
-    builder = flatbuffers.Builder(len(content))
-    builder.Finish(model.Pack(builder), b"TFL3")
-    return bytes(builder.Output()), indexes
-
-
 def differences(files, images):
     """Return the largest share of values that are off, and off by more than 1 LSB, over the operators."""
     builder = _NetworkBuilder(files, 8)
     network = builder.build("network")
-    content, indexes = with_all_outputs(files.int8_content)
-    interpreter = litert.interpreter(content)
+    indexes = [index for operator in builder.main.operators for index in operator.outputs]
+    interpreter = litert.interpreter(expose_tensors(builder.tflite, indexes).content)
     interpreter.allocate_tensors()
     (entry,) = interpreter.get_input_details()
     scale, zero_point = entry["quantization"]
@@ -253,3 +242,28 @@ def test_numbers_of_bits_that_make_no_sense(files, bits):
 
     with pytest.raises(InputError, match="weight_bits"):
         build_network(files, "net", bits)
+
+
+def damaged_sources(source):
+    """Yield what a damaged or hostile .keras file may say in the place of the file that a network was built from."""
+    packed = base64.b64decode(source["file"])
+    yield {}
+    for content in (b"", packed[: len(packed) // 2], zlib.compress(bytes(100)), packed[:-1] + b"?"):
+        yield source | {"file": base64.b64encode(content).decode()}
+    yield source | {"file": "no base64"}
+    yield source | {"layers": source["layers"][1:]}
+    yield source | {"flags": None}
+    yield source | {"ranges": [[10**6]] * len(source["ranges"])}
+    name, entry = next(iter(source["kernels"].items()))
+    for change in ({"weights": 0}, {"weights": -1}, {"bias": 10**6}, {"calls": []}, {"calls": [["x", 10**6]]}):
+        yield source | {"kernels": source["kernels"] | {name: entry | change}}
+    yield source | {"kernels": {"another": entry}}
+
+
+def test_a_damaged_source_is_one_line(network):
+    """What a saved model says of its own file is checked before it is used."""
+    layer = network.get_layer("activation_ranges")
+    for source in damaged_sources(layer.source):
+        layer.source = source
+        with pytest.raises(InputError, match="whose own file is damaged"):
+            convert_quantize_aware(network)

@@ -65,7 +65,7 @@ class Command(click.Command):
             yield
         except InputError as error:
             failure = click.ClickException(self.with_flags(error) + _describe_source(ctx, error.argument))
-            failure.exit_code = error.exit_status
+            failure.exit_code = error.exit_status  # pyright: ignore[reportAttributeAccessIssue]
             raise failure from error
         except click.BadParameter as error:
             source = _describe_source(ctx, error.param and error.param.name)

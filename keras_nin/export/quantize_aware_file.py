@@ -4,6 +4,7 @@ import base64
 import collections
 import dataclasses
 import json
+import math
 import pathlib
 import sys
 import zlib
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from keras_nin import files
+from keras_nin.archives import MAX_EXPANDED_BYTES
 from keras_nin.errors import InputError, check_choice, input_error
 from keras_nin.export.conversion import (
     ModelConverter,
@@ -35,6 +37,7 @@ from keras_nin.keras_graph import input_specs, output_specs, trace_functional
 from keras_nin.output_capture import capture_output
 from keras_nin.tflite.float_file import FloatFile
 from keras_nin.tflite.reader import read_model
+from keras_nin.tflite.validation import ERROR, find_problems
 
 if TYPE_CHECKING:
     import os
@@ -201,7 +204,7 @@ def convert_quantize_aware(
     from keras_nin.models import hash_weights
 
     check_finite_weights(network)
-    source = _ranges_layer(network).source
+    source, _ = _read_source(network)
     if details.get("batch", 1) != 1:
         raise input_error("batch 1, with which a quantize-aware model is built", details["batch"], argument="batch")
     converted = []
@@ -210,12 +213,13 @@ def convert_quantize_aware(
             check_choice("scheme of a quantize-aware model", scheme.name, ("int8",))
         content, flags = _convert_float_file(_float_content(network), scheme)
         content = _set_small_weights(content, network)
+        tflite = read_model(content)
+        if len(source["layers"]) != len(tflite.main.operators):
+            raise _damaged_source()
         kept = {
             name: source["flags"][name] for name in ("integer_form", "rewritten", "unrolled") if name in source["flags"]
         }
-        record = describe_conversion(
-            network, scheme, read_model(content), flags | kept, tuple(source["layers"]), **details
-        )
+        record = describe_conversion(network, scheme, tflite, flags | kept, tuple(source["layers"]), **details)
         digest = hash_weights(original or network)
         converted.append(dataclasses.replace(record, weights_sha256=digest))
     return converted
@@ -223,6 +227,49 @@ def convert_quantize_aware(
 
 def _ranges_layer(network: "keras.Model") -> "ActivationRanges":
     return next(layer for layer in network.layers if type(layer).__name__ == "ActivationRanges")  # type: ignore[return-value]
+
+
+def _read_source(network: "keras.Model") -> tuple[dict[str, Any], FloatFile]:
+    """Return the description of the file that a network was built from, and its float file without weights.
+
+    A saved model may say anything there, so that all of it is checked: `InputError` where it does not fit the network.
+    """
+    ranges_layer = _ranges_layer(network)
+    source, decoder = ranges_layer.source, zlib.decompressobj()
+    try:
+        content = decoder.decompress(base64.b64decode(source["file"], validate=True), MAX_EXPANDED_BYTES)
+        file = FloatFile(content)
+        ranges, groups = file.ranges(), ranges_layer.trained + ranges_layer.fixed
+        fits = decoder.eof and len(source["ranges"]) == ranges_layer.trained
+        fits = fits and all(index in ranges for indexes in source["ranges"] for index in indexes)
+        fits = fits and isinstance(source["flags"], dict) and _are_layers(source["layers"])
+        for name, entry in source["kernels"].items():
+            layer: Any = network.get_layer(name)
+            fits = fits and _holds(file, entry["weights"], layer.kernel.shape)
+            fits = fits and (_holds(file, entry["bias"], layer.bias.shape) if layer.bias is not None else True)
+            fits = fits and (layer.bias is None) == (entry["bias"] == -1) and len(entry["calls"]) > 0
+            fits = fits and all(isinstance(name, str) and 0 <= group < groups for name, group in entry["calls"])
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, zlib.error) as error:
+        raise _damaged_source() from error
+    if not fits or any(problem.severity == ERROR for problem in find_problems(file.model)):
+        raise _damaged_source()
+    return source, file
+
+
+def _are_layers(names: Any) -> bool:
+    return isinstance(names, list) and all(name is None or isinstance(name, str) for name in names)
+
+
+def _holds(file: FloatFile, index: int, shape: Sequence[int]) -> bool:
+    """Whether a tensor of a file is a float32 constant of as many values as a shape has."""
+    tensor = file.model.main.tensors[index]
+    size = math.prod(shape)
+    is_float = tensor.is_constant and tensor.dtype == "float32" and tensor.elements == size
+    return index >= 0 and is_float and file.model.buffer_spans[tensor.buffer][1] == 4 * size
+
+
+def _damaged_source() -> InputError:
+    return input_error("a model that `keras_nin.quantize_aware` built", "one whose own file is damaged")
 
 
 def _numpy(tensor: Any) -> np.ndarray:
@@ -266,17 +313,15 @@ class _Kernel:
 
 def _float_content(network: "keras.Model") -> bytes:
     """Return the calibrated float file of a network: weights on their grids, and ranges."""
-    ranges_layer = _ranges_layer(network)
-    source, scales = ranges_layer.source, _input_scales(network)
-    file = FloatFile(zlib.decompress(base64.b64decode(source["file"])))
-    tensors = file.model.main.tensors
+    source, file = _read_source(network)
+    scales, tensors = _input_scales(network), file.model.main.tensors
     for name, entry in source["kernels"].items():
         kernel = _Kernel.read(network.get_layer(name))
         file.set_values(tensors[entry["weights"]], kernel.weights())
         if entry["bias"] >= 0:
             integers, scale = kernel.bias(scales[entry["calls"][0][1]])
             file.set_values(tensors[entry["bias"]], integers * scale.astype(np.float64))
-    for indexes, *limits in zip(source["ranges"], *map(_numpy, ranges_layer.ranges()), strict=True):
+    for indexes, *limits in zip(source["ranges"], *map(_numpy, _ranges_layer(network).ranges()), strict=True):
         for index in indexes:
             file.set_range(index, *map(float, limits))
     return file.content()

@@ -8,7 +8,7 @@ import dataclasses
 import importlib.metadata
 import numbers
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -270,7 +270,7 @@ def _fit_network(
             logs = network.train_on_batch(*batches[position], return_dict=True, **options)
         if callback:
             callback.on_epoch_end(epoch - 1)
-        held_out: Any = network.evaluate(images[1], labels[1], batch_size=256, verbose=0, return_dict=True)
+        held_out: Any = network.evaluate(images[1], labels[1], batch_size=256, verbose=cast("Any", 0), return_dict=True)
         logs = logs | {f"val_{key}": value for key, value in held_out.items()}
         entry = {"epoch": epoch} | {key: float(value) for key, value in logs.items()}
         history.append(entry)
