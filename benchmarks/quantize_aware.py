@@ -7,7 +7,7 @@ python benchmarks/quantize_aware.py table FOLDER
 from the folder KERAS_NIN_DATA: images/cifar10_train_jpeg.npz and cifar10_test_jpeg.npz (see docs/concepts/images.md).
 
 Both trainings get the same images in the same order, the same steps and optimizer, and the better of two learning
-rates, judged by seed 0 on held-out training images. A file with 4-bit weights is an int8 file whose weights have the
+rates, chosen with seed 0 on held-out training images. A file with 4-bit weights is an int8 file whose weights have the
 codes -7 to 7: the same arithmetic as int4 tensors, which LiteRT computes for few operators.
 """
 

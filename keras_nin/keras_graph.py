@@ -206,6 +206,11 @@ class TensorSpec:
     shape: tuple[int | None, ...]
 
 
+def is_quantize_aware(model: "keras.Model") -> bool:
+    """Whether a model was built by `keras_nin.quantize_aware`."""
+    return any(type(layer).__name__ == "ActivationRanges" for layer in getattr(model, "layers", ()))
+
+
 def input_specs(model: "keras.Model") -> tuple[TensorSpec, ...]:
     """Return the `TensorSpec` of every input, in the model's order.
 

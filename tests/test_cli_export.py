@@ -520,7 +520,7 @@ def test_what_is_recorded_can_be_repeated(copied):
     options = {param.name for param in export_command.params if isinstance(param, click.Option)}
     recorded = set(copied["options"]) - {"model"}
     assert recorded <= options
-    trained = {"epochs", "learning_rate", "sparsity", "clusters", "target"}  # and of the scheme mixed
+    trained = {"epochs", "learning_rate", "sparsity", "clusters", "weight_bits", "target"}  # the last one of mixed
     assert options - recorded == {*export.BESIDE_RECORD, "record", "as_json", "debug", "quiet", "require"} | trained | {
         *("scheme", "scale", "mean", "std", "channels")  # constants of the preprocessing
     }

@@ -10,7 +10,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 # What is shared by everything: reading files, printing, the command line's frame, and the audit of the network.
 INFRASTRUCTURE = (
     "__init__|archives|errors|files|formatting|limits|results|schemas|child_runtime|cli/(config|main|options|output)|"
-    "workflows/__init__|report/rendering|audit/.*|tflite/.*"
+    "workflows/(__init__|backends)|report/rendering|audit/.*|tflite/.*"
 )
 
 

@@ -56,11 +56,6 @@ class ConvertedFiles:
     flags: dict[str, Any]
 
 
-def is_quantize_aware(model: "keras.Model") -> bool:
-    """Whether a model was built by `quantize_aware`."""
-    return any(type(layer).__name__ == "ActivationRanges" for layer in getattr(model, "layers", ()))
-
-
 def build_network(files: ConvertedFiles, name: str, weight_bits: int = 8) -> "keras.Model":
     """Return the quantize-aware network of a model's files.
 

@@ -29,11 +29,11 @@ from keras_nin.export.converted_model import (
     check_integer_operators,
     describe_conversion,
 )
-from keras_nin.export.quantize_aware import ConvertedFiles, build_network, count_levels, is_quantize_aware
+from keras_nin.export.quantize_aware import ConvertedFiles, build_network, count_levels
 from keras_nin.export.schemes import SCHEMES, Scheme, Tuning, get_scheme
 from keras_nin.export.tuning import WEIGHT_LEVELS, tune_file
 from keras_nin.export.verification import map_fused_layers
-from keras_nin.keras_graph import input_specs, output_specs, trace_functional
+from keras_nin.keras_graph import input_specs, is_quantize_aware, output_specs, trace_functional
 from keras_nin.output_capture import capture_output
 from keras_nin.tflite.float_file import FloatFile
 from keras_nin.tflite.reader import read_model

@@ -24,13 +24,13 @@ from keras_nin.export.parity import (
     find_compared_tensor,
     worst_parity,
 )
-from keras_nin.export.quantize_aware import is_quantize_aware
 from keras_nin.heads import Head, describe_guessing, fitting_targets, make_heads, targets_of
 from keras_nin.keras_graph import (
     TensorSpec,
     closing_choices,
     describe_outputs,
     input_specs,
+    is_quantize_aware,
     output_specs,
     pack_inputs,
     trace_model,

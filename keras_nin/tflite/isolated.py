@@ -57,7 +57,7 @@ class IsolatedRunner(TFLiteRunner):
         self._shared = shared.fileno()
         job = {
             "shared": self._shared,
-            "size": self.model.size_bytes,
+            "size": len(self.model.content),
             "seconds": self._seconds,
             "threads": self.threads,
             "shapes": list(shapes.items()),

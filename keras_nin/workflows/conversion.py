@@ -201,7 +201,7 @@ def convert(
     """
     from keras_nin.data import get_class_names
     from keras_nin.export import convert_optimized, convert_quantize_aware, convert_schemes, train_for_scheme
-    from keras_nin.export.quantize_aware import is_quantize_aware
+    from keras_nin.keras_graph import is_quantize_aware
 
     loaded, calibration = source.loaded, source.calibration
     classes = count_classes(loaded.model)

@@ -285,7 +285,7 @@ def run_export(
 ) -> ExportResult:
     """Export with the options in one record; `original` is the export that is reproduced. See `export_model`."""
     from keras_nin.benchmark.measurement import BenchmarkFile, measure_files
-    from keras_nin.export.quantize_aware import is_quantize_aware
+    from keras_nin.keras_graph import is_quantize_aware
     from keras_nin.tflite.host import describe_host
 
     schemes = options.resolve_schemes(DEFAULT_SCHEMES if scheme is None else scheme)
@@ -391,10 +391,9 @@ def open_inputs(
     model: ModelLike, schemes: Sequence[Scheme], options: ExportOptions, progress: Progress = SILENT
 ) -> tuple[ConversionInputs, TestImages, ImageSources]:
     """Return the model with the images that calibrate it, the images of the test, and the sources of both."""
-    from keras_nin.export.quantize_aware import is_quantize_aware
     from keras_nin.export.verification import model_heads
     from keras_nin.heads import fitting_targets, targets_of
-    from keras_nin.keras_graph import describe_outputs
+    from keras_nin.keras_graph import describe_outputs, is_quantize_aware
 
     sources = ImageSources(
         options.calibration,

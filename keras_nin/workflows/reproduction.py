@@ -31,7 +31,7 @@ _OPTION_TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("model", "weights", "test", "calibration", "labels", "io"), _TEXT),
     "preprocessing": (str, dict),
     **dict.fromkeys(("ranges", "rounding", "task", "target"), _TEXT),
-    **dict.fromkeys(("seed", "calibration_count", "batch", "epochs", "clusters"), (int,)),
+    **dict.fromkeys(("seed", "calibration_count", "batch", "epochs", "clusters", "weight_bits"), (int,)),
     "test_count": (int, str),  # or "all"
     **dict.fromkeys(("crop", "learning_rate", "sparsity"), _NUMBER),
     **dict.fromkeys((field.name for field in dataclasses.fields(ParityLimits)), _NUMBER),

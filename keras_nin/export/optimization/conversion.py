@@ -7,9 +7,9 @@ from keras_nin.export.conversion import ModelConverter, check_finite_weights, co
 from keras_nin.export.converted_model import Calibration, ConvertedModel, describe_conversion
 from keras_nin.export.operator_layers import find_closing_operator, read_scope
 from keras_nin.export.optimization.tf_keras_model import FlatModel
-from keras_nin.export.quantize_aware import is_quantize_aware
 from keras_nin.export.quantize_aware_file import convert_quantize_aware
 from keras_nin.export.schemes import Scheme, Tuning
+from keras_nin.keras_graph import is_quantize_aware
 from keras_nin.tflite.reader import read_model
 
 if TYPE_CHECKING:
