@@ -114,6 +114,7 @@ def test_data_that_does_not_fit(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.wide
 @pytest.mark.parametrize(
     ("id", "activation", "seeds"),
     zip(["paperspace-head", "paperspace-relu"], networks.CLASSIFIER_ACTIVATIONS, [2, 1], strict=True),

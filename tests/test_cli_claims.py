@@ -77,6 +77,7 @@ def test_a_claim_that_is_refuted_is_no_failure_but_a_regression_is(cli, monkeypa
 
 
 @pytest.mark.slow
+@pytest.mark.wide
 def test_the_picture(cli, tmp_path, monkeypatch):
     monkeypatch.setattr(equalities, "_MASK_STEPS", 2)  # what they lead to is tested in `test_plots`
     monkeypatch.setattr(equalities, "train_soft_mask", equalities.train_soft_mask.__wrapped__)

@@ -41,6 +41,7 @@ def python(*words, cwd, **environment):
 
 
 @pytest.mark.slow
+@pytest.mark.wide
 def test_two_processes(tmp_path, digits_export):
     """Of this one, which has run other tests and hashes by another seed, and of a new one."""
     words = ("-m", "keras_nin", "export", "nin_digits", "--runs", "1", "--out", "new")

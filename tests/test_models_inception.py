@@ -65,6 +65,7 @@ def random_weights(model):
     return [kinds.get(weight.name, lambda s: rng.normal(0, 0.1, s))(weight.shape) for weight in model.weights]
 
 
+@pytest.mark.wide
 def test_inception_v3_is_that_of_keras_layer_for_layer(publisher, tmp_path):
     """Also the file of weights that Keras publishes: its layers are numbered in the order in which they were built."""
     shape = (139, 139, 3)  # grids of odd sides: 15, 7 and 3

@@ -92,6 +92,7 @@ def reference(tensorflow_runs):
     return tensorflow_runs[0]
 
 
+@pytest.mark.wide
 def test_two_replicas_of_tensorflow(reference, tensorflow_runs):
     result = tensorflow_runs[1]
     assert (reference["record"]["devices"], result["record"]["devices"]) == (1, 2)

@@ -171,7 +171,7 @@ class ConversionInputs:
     preprocessing: Preprocessing | None
     calibration: Calibration | None = None
     calibrated_on: frozenset[str] = frozenset()
-    calibration_answers: Any = None  # labels, as `Dataset.answers_of` returns them
+    calibration_answers: Any = None  # labels but masks, as `Dataset.answers_of` returns them
 
     def calibrate(self, dataset: Dataset, shapes: inputs.Shapes, options: ExportOptions) -> ConversionInputs:
         """Return the inputs with calibration images of a dataset."""
@@ -182,7 +182,9 @@ class ConversionInputs:
             dataset, shapes, count=count, seed=options.seed, preprocessing=self.preprocessing
         )
         indices = dataset.select("calibration", count, options.seed)
-        digests, answers = dataset.image_digests(indices), dataset.answers_of(indices)
+        digests = dataset.image_digests(indices)
+        # Masks need the size of an output, and say nothing about classes of images.
+        answers = None if "" in (dataset.targets or {}) else dataset.answers_of(indices)
         return dataclasses.replace(
             self, calibration=calibration, calibrated_on=frozenset(digests), calibration_answers=answers
         )
