@@ -9,8 +9,9 @@ import pytest
 from tiers import by_tier
 
 from keras_nin.errors import InputError
-from keras_nin.export import mixed_precision
-from keras_nin.export.mixed_precision import Cut, MixedPoint, Stretches, expected_accuracy, mark_front, parse_target
+from keras_nin.export import mixed_precision, mixed_stretches
+from keras_nin.export.mixed_precision import MixedPoint, expected_accuracy, mark_front, parse_target
+from keras_nin.export.mixed_stretches import Cut, Stretches, find_cuts, merge_cuts
 from keras_nin.report.mixed_precision import describe_operators
 from keras_nin.tflite.reader import read_model
 
@@ -158,14 +159,14 @@ def test_operators_are_shown_as_ranges():
 
 def test_cuts_lie_between_blocks(digits_export):
     main = read_model(digits_export / "nin_digits_float32.tflite").main
-    cuts = mixed_precision.find_cuts(main, len(main.operators))
+    cuts = find_cuts(main, len(main.operators))
     assert [cut.position for cut in cuts] == list(range(len(main.operators) + 1))  # a chain
     assert cuts[0].elements == 64
     assert cuts[-1].elements == 10
     times = [1.0] * 30
     many = [Cut(position, 1) for position in range(31)]
-    merged = mixed_precision.merge_cuts(many, times)
-    assert len(merged) == mixed_precision._MAX_CUTS
+    merged = merge_cuts(many, times)
+    assert len(merged) == mixed_stretches._MAX_CUTS
     assert (merged[0], merged[-1]) == (many[0], many[-1])
 
 

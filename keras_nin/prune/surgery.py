@@ -2,7 +2,7 @@
 
 The inputs that a layer loses are predicted from those that it keeps, by least squares over the calibration images, and
 the prediction is folded into its weights. An input that is always zero is predicted exactly. With samples, layer after
-layer also makes good for what the layers before it compute differently now.
+layer also compensates for what the layers before it compute differently now.
 """
 
 from __future__ import annotations

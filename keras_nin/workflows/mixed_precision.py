@@ -17,8 +17,8 @@ from keras_nin.export.mixed_precision import (
     MixedPoint,
     MixedSearch,
     OperatorSensitivity,
-    Stretches,
 )
+from keras_nin.export.mixed_stretches import Stretches, find_cuts, merge_cuts
 from keras_nin.export.parity import CAST_OPERATORS, find_compared_tensor
 from keras_nin.formatting import format_count
 from keras_nin.limits import Limit
@@ -156,7 +156,7 @@ class TargetSearch:
         """Return the stretches of the network, with the noise that is measured for them."""
         everything = frozenset(range(len(network.names)))
         end = min(network.closing, default=len(network.names))
-        cuts = mixed_precision.merge_cuts(mixed_precision.find_cuts(network.main, end), times[0])
+        cuts = merge_cuts(find_cuts(network.main, end), times[0])
         count = min(_CURVE_IMAGES, len(self._reference))
         up_to, behind = [], []
         decides = any(limit.item in (mixed_precision.MATCH, DROP) for limit in self.limits)
