@@ -60,7 +60,10 @@ def write_digits(path, start=0, count=60):
 # the main job
 
 # What other commands share with this one: loading a model and its images, and the benchmark that measures the latency.
-SHARED = "_compat/.*|benchmark/.*|child_process|data/.*|heads|keras_graph|layers/.*|metrics|models/.*|output_capture"
+SHARED = (
+    "_compat/.*|benchmark/.*|child_process|data/.*|heads|keras_graph|layers/.*|metrics|models/.*|output_capture|"
+    "workflows/inputs"
+)
 
 
 def test_an_export_passes_through_twelve_files_from_command_to_table(digits_export):

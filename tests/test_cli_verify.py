@@ -381,6 +381,7 @@ def test_train_then_evaluate(cli):
 
 
 @pytest.mark.slow
+@pytest.mark.wide  # tests/test_export_optimization.py trains for every scheme
 def test_a_model_trained_for_a_scheme(cli):
     write_digits("set.npz", 80)
     words = ("--data", "set.npz", "--epochs", 1, "--runs", 1, "--max-drop", 100, "--min-top1-match", 0)

@@ -3,12 +3,15 @@
 import re
 
 import pytest
+from tiers import by_tier
 
 import docs
 from keras_nin.benchmark import measurement
 
 PAGES = {str(page.relative_to(docs.ROOT)): page for page in docs.list_pages()}
 GENERATED = [name for name, page in PAGES.items() if docs.read_blocks(page)]
+# Pages that train, or export a large network: a quarter of what all pages take, and other tests do both.
+LONG = ("docs/guides/quantization_aware_training.md", "docs/tutorials/squeezenet_latency.md")
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +42,7 @@ def check_page(name, folder, with_photos=False):
                 assert docs.mask_measurements(printed) == docs.mask_measurements(shown), f"{name}: {block.argument}"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", GENERATED)
+@pytest.mark.parametrize("name", by_tier(GENERATED, wide=LONG))
 def test_page_shows_what_is_printed(name, folder):
     check_page(name, folder)
 

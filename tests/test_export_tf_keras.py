@@ -92,7 +92,10 @@ def test_a_model_of_the_zoo_is_converted(name):
     "name",
     by_tier(
         STRUCTURES,
-        wide=("inception_v3", "googlenet_bn", "googlenet", "squeezenet_v1_1", "nin_imagenet", "nin_cifar10_bn"),
+        wide=(
+            *("inception_v3", "googlenet_bn", "googlenet", "squeezenet_v1_0_complex_bypass", "squeezenet_v1_1"),
+            *("nin_imagenet", "nin_cifar10_bn"),
+        ),
     ),
 )
 def test_every_structure_of_the_zoo_is_converted_and_tfmot_takes_it(name):

@@ -24,7 +24,8 @@ from keras_nin.export.parity import (
     find_compared_tensor,
     worst_channel_rms,
 )
-from keras_nin.export.verification import find_worst_weight, verify_files, with_first_output
+from keras_nin.export.verification import verify_files, with_first_output
+from keras_nin.export.weight_comparison import find_worst_weight
 from keras_nin.tflite.reader import read_model
 from keras_nin.tflite.records import QuantizationParameters, TFLiteTensor
 from keras_nin.tflite.runner import TFLiteRunner

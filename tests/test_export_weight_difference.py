@@ -8,7 +8,7 @@ from tflite_edits import flipped
 
 from keras_nin.export import Tuning, convert_model
 from keras_nin.export.layer_noise import measure_layer_noise
-from keras_nin.export.verification import find_worst_weight
+from keras_nin.export.weight_comparison import find_worst_weight
 from keras_nin.tflite.reader import read_model
 from keras_nin.tflite.runner import TFLiteRunner
 

@@ -24,7 +24,7 @@ from keras_nin.export.mixed_precision import MixedNetwork
 from keras_nin.export.operator_layers import layer_marks, map_operators, mark_layers, read_scope
 from keras_nin.export.schemes import Scheme, Tuning, get_scheme
 from keras_nin.export.tuning import tune_file
-from keras_nin.export.verification import map_fused_layers
+from keras_nin.export.weight_comparison import map_fused_layers
 from keras_nin.formatting import format_names
 from keras_nin.keras_graph import (
     TensorSpec,

@@ -11,7 +11,7 @@ import numpy as np
 from keras_nin.errors import input_error
 from keras_nin.export.operator_layers import LayerIndex
 from keras_nin.export.parity import CAST_OPERATORS, round_floats
-from keras_nin.export.verification import map_fused_layers
+from keras_nin.export.weight_comparison import map_fused_layers
 from keras_nin.keras_graph import pack_inputs
 from keras_nin.metrics import energy_ratio_db
 from keras_nin.tflite.isolated import IsolatedRunner

@@ -32,7 +32,7 @@ from keras_nin.export.converted_model import (
 from keras_nin.export.quantize_aware import ConvertedFiles, build_network, count_levels
 from keras_nin.export.schemes import SCHEMES, Scheme, Tuning, get_scheme
 from keras_nin.export.tuning import WEIGHT_LEVELS, tune_file
-from keras_nin.export.verification import map_fused_layers
+from keras_nin.export.weight_comparison import map_fused_layers
 from keras_nin.keras_graph import input_specs, is_quantize_aware, output_specs, trace_functional
 from keras_nin.output_capture import capture_output
 from keras_nin.tflite.float_file import FloatFile
