@@ -138,15 +138,13 @@ def export_network(make_once):
 def digits_export(make_once):
     """The folder of `keras-nin export nin_digits`, both default schemes; a test that changes a file copies it first.
 
-    ``../printed.json`` is what it printed, ``../trace`` a log of `tracing`.
+    ``../printed.json`` is what it printed.
     """
 
     def export(folder):
-        import tracing
-
         from keras_nin.cli import main
 
-        with contextlib.redirect_stdout(io.StringIO()) as printed, tracing.traced(folder / "trace"):
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
             words = ["export", "nin_digits", "--runs", "20", "--out", str(folder / "files"), "--json"]
             assert main.run(words) == 0
         (folder / "printed.json").write_text(printed.getvalue())

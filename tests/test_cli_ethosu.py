@@ -188,6 +188,7 @@ def test_without_vela_one_line_names_the_extra(cli, digits, monkeypatch):
     assert "Did you mean nin_digits" in cli("ethosu", "nin_digit").err
 
 
+@pytest.mark.slow
 def test_a_model_is_exported_first(cli, exported, tmp_path, monkeypatch):
     vela_stand_in.install(tmp_path, monkeypatch)
     path = exported("nin_digits")

@@ -66,8 +66,11 @@ SHARED = (
 )
 
 
-def test_an_export_passes_through_twelve_files_from_command_to_table(digits_export):
-    path = tracing.files(digits_export.parent / "trace", f"{tracing.INFRASTRUCTURE}|{SHARED}")
+@pytest.mark.slow  # tracing slows Python down
+def test_an_export_passes_through_twelve_files_from_command_to_table(cli, tmp_path):
+    with tracing.traced(tmp_path / "trace"):
+        assert cli("export", "nin_digits", "--runs", 20).status == 0
+    path = tracing.files(tmp_path / "trace", f"{tracing.INFRASTRUCTURE}|{SHARED}")
     assert {"keras_nin/cli/export.py", "keras_nin/export/conversion.py", "keras_nin/report/accuracy.py"} <= set(path)
     assert len(path) <= 12, "\n".join(path)
 
@@ -116,6 +119,7 @@ def test_the_table_and_the_same_file_from_one_scheme(cli):
         assert pathlib.Path("alone", name).read_bytes() == pathlib.Path("exported", name).read_bytes()
 
 
+@pytest.mark.slow
 def test_images_that_calibrate_never_test(repeatable):
     printed = (repeatable / "printed.txt").read_text()
     assert "Compared on 22 test images of shifted.npz (2 more were used for calibration and left out)." in printed

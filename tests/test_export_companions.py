@@ -150,6 +150,7 @@ def int8():
     return convert(network(SHAPE), "int8", preprocessing=data.get_preset("torch"))["int8"]
 
 
+@pytest.mark.slow
 def test_a_static_batch(int8, photographs, tmp_path):
     three = convert(network(SHAPE), "int8", preprocessing=data.get_preset("torch"), batch=3)["int8"]
     scripts = [made.save(tmp_path / str(made.batch)).with_suffix(".py") for made in (int8, three)]

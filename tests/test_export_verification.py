@@ -167,15 +167,14 @@ def drop_filters(model):
     ("damage", "name"),  # each damage before a softmax, a sigmoid or no function
     [
         (swap_classes, "digits"),
-        (swap_classes, "wide"),
-        (swap_classes, "linear"),
         (shift_biases, "wide"),
-        (shift_biases, "mask"),
         (permute_weights, "digits"),
         (permute_weights, "mask"),
         (drop_filters, "linear"),
         *(pytest.param(damage, name, marks=pytest.mark.slow) for damage, name in (
-            (shift_biases, "digits"), (shift_biases, "linear"), (permute_weights, "wide"), (permute_weights, "linear"),
+            (swap_classes, "wide"), (swap_classes, "linear"),
+            (shift_biases, "digits"), (shift_biases, "linear"), (shift_biases, "mask"),
+            (permute_weights, "wide"), (permute_weights, "linear"),
             (drop_filters, "digits"), (drop_filters, "wide"), (drop_filters, "mask"))),
     ],
 )  # fmt: skip

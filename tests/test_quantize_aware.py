@@ -75,6 +75,7 @@ def differences(files, images):
     return worst
 
 
+@pytest.mark.slow
 def test_the_network_and_its_file_compute_the_same(files, network, digits):
     """Every operator, and untrained the bytes of the post-training file."""
     assert tuple(differences(files, digits["test"][:8])) == (0, 0)
