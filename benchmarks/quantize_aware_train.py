@@ -7,6 +7,9 @@ network and budget, an .npz with the trained weights (float16, vectors and scala
 it cost and the accuracy on the held-out training images. `quantize_aware.py make` makes files of the weights.
 
 All take the learning rate that is better for the fewest bits and the first seed.
+
+--ranges averaged trains the weights alone: the ranges of the activations are the averages, over the batches of an
+epoch, of the smallest and the largest value in the float network, as tfmot has them after a long training.
 """
 
 import concurrent.futures
@@ -26,8 +29,7 @@ import keras
 import numpy as np
 from quantize_aware import BUDGETS, LEVELS, NETWORKS, load_network
 
-_TIMED_BATCH, _TIMED_STEPS, _ROUNDS = 256, 20, 7
-_HELD_OUT_BATCH = 200
+_ROUNDS, _HELD_OUT_BATCH = 7, 200
 
 
 class Trainer:
@@ -67,7 +69,7 @@ class Trainer:
         return (trained, others, optimizer), loss
 
     def _predict(self, state, images):
-        return self.model.stateless_call(*state, images, training=False)[0].argmax(axis=1)
+        return self.model.stateless_call(*state, images, training=False)[0]
 
     def fresh_state(self):
         """Return a copy of the state at the start."""
@@ -92,11 +94,38 @@ class Trainer:
             raise ValueError(f"the loss is {loss}")
         return state
 
-    def measure_top1(self, state, images, labels):
-        """Return top-1 in percent on a multiple of `_HELD_OUT_BATCH` images."""
-        starts = range(0, len(images), _HELD_OUT_BATCH)
-        classes = [self.predict(state[:2], images[start : start + _HELD_OUT_BATCH]) for start in starts]
-        return 100 * float((np.concatenate(classes) == labels).mean())
+    def measure(self, state, images, labels):
+        """Return top-1 in percent, and the cross-entropy, on images."""
+        padded = np.pad(images, [(0, -len(images) % _HELD_OUT_BATCH), (0, 0), (0, 0), (0, 0)])
+        batches = np.split(padded, len(padded) // _HELD_OUT_BATCH)
+        outputs = np.concatenate([self.predict(state[:2], batch) for batch in batches])[: len(images)]
+        entropy = -np.log(np.maximum(outputs[np.arange(len(labels)), labels], 1e-3)).mean()
+        return 100 * float((outputs.argmax(axis=1) == labels).mean()), float(entropy)
+
+
+def average_ranges(network, images, batch_size):
+    """Set the ranges of a network to the averages over batches of its smallest and largest values, and freeze them."""
+    from keras_nin._compat import litert
+    from keras_nin.export.quantize_aware_file import _float_content
+    from keras_nin.tflite.reader import expose_tensors, read_model
+
+    layer = network.get_layer("activation_ranges")
+    groups = [list(indexes) for indexes in layer.source["ranges"]]
+    interpreter = litert.interpreter(expose_tensors(read_model(_float_content(network)), sum(groups, [])).content)
+    interpreter.allocate_tensors()
+    (entry,) = interpreter.get_input_details()
+    limits = np.zeros((len(images), 2, len(groups)))
+    for image, (minimum, maximum) in zip(images, limits, strict=True):
+        interpreter.set_tensor(entry["index"], image[None])
+        interpreter.invoke()
+        for number, indexes in enumerate(groups):
+            tensors = [interpreter.get_tensor(index) for index in indexes]
+            minimum[number] = min(0, *(tensor.min() for tensor in tensors))
+            maximum[number] = max(0, *(tensor.max() for tensor in tensors))
+    batches = np.split(limits, range(batch_size, len(images), batch_size))
+    layer.minimum.assign(np.mean([batch[:, 0].min(axis=0) for batch in batches], axis=0))
+    layer.maximum.assign(np.mean([batch[:, 1].max(axis=0) for batch in batches], axis=0))
+    layer.trainable = False
 
 
 def compile_all(trainers, tests):
@@ -108,8 +137,8 @@ def compile_all(trainers, tests):
             setattr(trainer, name, program)
 
 
-def measure_steps(trainers):
-    """Return the median seconds of a training step of each `Trainer`, measured in turns."""
+def measure_steps(trainers, steps):
+    """Return the median seconds of a training step of each `Trainer`, measured in turns of `steps`."""
     seconds = {name: [] for name in trainers}
     for _ in range(_ROUNDS):
         for name, trainer in trainers.items():
@@ -120,10 +149,10 @@ def measure_steps(trainers):
             state = trainer.fresh_state()
             state, loss = jax.block_until_ready(trainer.step(state, images, labels, weights, rate))
             start = time.perf_counter()
-            for _ in range(_TIMED_STEPS):
+            for _ in range(steps):
                 state, loss = trainer.step(state, images, labels, weights, rate)
             jax.block_until_ready((state, loss))
-            seconds[name].append((time.perf_counter() - start) / _TIMED_STEPS)
+            seconds[name].append((time.perf_counter() - start) / steps)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
@@ -147,11 +176,10 @@ def train_network(network, budget_name, trainers, seeds, deadline, output):
     *size, channels = loaded.model.input_shape[1:]
     recipe = get_recipe(network, dataset.name, epochs=budget.epochs, batch_size=budget.batch_size)
     held_out = dataset.select("calibration")
-    held_out = held_out[: len(held_out) // _HELD_OUT_BATCH * _HELD_OUT_BATCH or None]
     test_images, test_labels = dataset.load(held_out, size, channels), dataset.labels_of(held_out)
-    arrays, records, best = {}, [], None
+    arrays, records, best, measures = {}, [], None, ("held_out", "held_out_loss")
     for bits, trainer in sorted(trainers.items()):
-        before = trainer.measure_top1(trainer.start, test_images, test_labels)
+        before = dict(zip(measures, trainer.measure(trainer.start, test_images, test_labels), strict=True))
         for seed in seeds:
             part, _ = split_validation(dataset, recipe, seed)
             images, labels = dataset.load(part, size, channels), dataset.labels_of(part)
@@ -164,10 +192,10 @@ def train_network(network, budget_name, trainers, seeds, deadline, output):
                 batches = TrainingBatches(images, labels, recipe, seed)
                 state = trainer.train(batches, budget.epochs, rate)
                 seconds = time.perf_counter() - start
-                top1 = trainer.measure_top1(state, test_images, test_labels)
+                after = dict(zip(measures, trainer.measure(state, test_images, test_labels), strict=True))
                 record = {"network": network, "budget": budget_name, "bits": bits, "seed": seed, "rate": rate}
                 record |= {"images": len(part), "steps": budget.epochs * len(batches), "seconds": seconds}
-                record |= {"held_out": top1, "held_out_before": before}
+                record |= after | {f"{name}_before": value for name, value in before.items()}
                 click.echo(json.dumps(record))
                 runs.append((record, state))
             if runs:
@@ -175,7 +203,7 @@ def train_network(network, budget_name, trainers, seeds, deadline, output):
                 best = record["rate"]
                 records.append(record)
                 arrays |= pack_weights(state, f"{bits}/{seed}")
-    np.savez_compressed(output / f"{network}-{budget_name}.npz", **arrays)
+                np.savez_compressed(output / f"{network}-{budget_name}.npz", **arrays)
     return records
 
 
@@ -186,9 +214,12 @@ def train_network(network, budget_name, trainers, seeds, deadline, output):
 @click.option("--budget", "budgets", type=click.Choice(tuple(BUDGETS)), multiple=True, default=tuple(BUDGETS))
 @click.option("--seed", "seeds", type=int, multiple=True, default=(0, 1, 2))
 @click.option("--steps/--no-steps", default=True, help="Whether to time a step and that of the float network.")
+@click.option("--timed-batch", type=int, default=256, help="Images of a step that is timed.")
+@click.option("--timed-steps", type=int, default=20, help="How many are timed at once.")
+@click.option("--ranges", type=click.Choice(("learned", "averaged")), default="learned", help="Of the activations.")
 @click.option("--seconds", type=float, default=3600, help="No training starts later than this.")
 @click.option("--output", type=click.Path(path_type=pathlib.Path), help="Where to write; the default is FOLDER.")
-def main(folder, networks, widths, budgets, seeds, steps, seconds, output):
+def main(folder, networks, widths, budgets, seeds, steps, timed_batch, timed_steps, ranges, seconds, output):
     """Train, and write what came out."""
     from keras_nin import models
 
@@ -197,20 +228,27 @@ def main(folder, networks, widths, budgets, seeds, steps, seconds, output):
     trainers, timed, record = {}, {}, {"device": jax.devices()[0].device_kind, "steps": {}, "runs": []}
     for network in networks:
         for bits in widths:
-            path = folder / f"{network}-{bits}.keras"
-            trainers[network, bits] = Trainer(models.load_model(path).model, BUDGETS["same"][network].batch_size)
+            path, batch_size = folder / f"{network}-{bits}.keras", BUDGETS["same"][network].batch_size
+            model = models.load_model(path).model
+            if ranges == "averaged":
+                _, dataset = load_network(network)
+                *size, channels = model.input_shape[1:]
+                average_ranges(model, dataset.load(dataset.select("train"), size, channels), batch_size)
+            trainers[network, bits] = Trainer(model, batch_size)
             if steps:
-                timed[network, bits] = Trainer(models.load_model(path).model, _TIMED_BATCH)
+                timed[network, bits] = Trainer(models.load_model(path).model, timed_batch)
         if steps:
-            timed[network, "float"] = Trainer(load_network(network)[0].model, _TIMED_BATCH)
+            timed[network, "float"] = Trainer(load_network(network)[0].model, timed_batch)
     compile_all(trainers.values(), tests=True)
     compile_all(timed.values(), tests=False)
     click.echo(f"compiled after {time.monotonic() - start:.1f} s on {jax.devices()[0]}")
     if steps:
         for network in networks:
             group = {name[1]: trainer for name, trainer in timed.items() if name[0] == network}
-            record["steps"][network] = {str(name): 1000 * seconds for name, seconds in measure_steps(group).items()}
-        record["timed_batch"] = _TIMED_BATCH
+            record["steps"][network] = {
+                str(name): 1000 * seconds for name, seconds in measure_steps(group, timed_steps).items()
+            }
+        record["timed_batch"] = timed_batch
         click.echo(json.dumps(record))
     for budget, network in itertools.product(budgets, networks):
         group = {bits: trainers[network, bits] for bits in widths}

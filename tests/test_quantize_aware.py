@@ -206,6 +206,89 @@ def test_mixed_precision_and_other_backends_change_no_value(network, digits, tmp
         subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment, check=True, timeout=120)
 
 
+# Converts nin_digits, trains it, and exports it; then the scheme that does all of that.
+ON_A_BACKEND = """
+import json, pathlib
+import keras
+import keras_nin
+from keras_nin import data
+from keras_nin.export import convert_quantize_aware
+
+network = keras_nin.quantize_aware("nin_digits")
+pathlib.Path("untrained.tflite").write_bytes(convert_quantize_aware(network)[0].data)
+digits = data.open_dataset("digits")
+part = digits.select("train", 64)
+network.compile(keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy")
+network.fit(digits.load(part, (8, 8), 1, digits.preprocessing), digits.labels_of(part), verbose=0)
+network.save("qat.keras")
+options = {"scheme": "qat_keras", "epochs": 1, "weight_bits": 4}
+files = [
+    keras_nin.export_model(model, test="digits", out="out", **settings).files[0]
+    for model, settings in (("qat.keras", {}), ("nin_digits", options))
+]
+print(json.dumps([keras.backend.backend(), *(file.parity.max_abs_diff_lsb for file in files)]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.wide
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_conversion_and_export_on_other_backends(backend, tmp_path):
+    """The conversion runs on TensorFlow, in a process of its own, and gives the bytes that it gives here."""
+    import keras_nin
+
+    pytest.importorskip(backend)
+    environment = os.environ | {"KERAS_BACKEND": backend, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", ON_A_BACKEND]
+    ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=900)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    assert json.loads(ran.stdout.splitlines()[-1]) == [backend, 0, 0]
+    (expected,) = convert_quantize_aware(keras_nin.quantize_aware("nin_digits"))
+    assert (tmp_path / "untrained.tflite").read_bytes() == expected.data
+    assert (tmp_path / "out" / "qat_int8.tflite").read_bytes() != expected.data
+
+
+# Trains a saved network on one and on two devices, the second time with mixed precision.
+ON_DEVICES = """
+import json
+import keras
+import keras_nin
+
+if keras.backend.backend() == "tensorflow":
+    import tensorflow as tf
+
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+losses = []
+for devices, precision in ((1, "float32"), (2, "mixed_bfloat16")):
+    options = {"devices": devices, "recipe": {"precision": precision}, "out": f"run{devices}"}
+    run = keras_nin.train_model("qat.keras", "digits", epochs=1, batch_size=64, learning_rate=1e-4, **options)
+    losses.append([run.history[0][name] for name in ("loss", "val_loss")])
+print(json.dumps([run.record["devices"], losses]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.wide
+@pytest.mark.parametrize("backend", ["jax", "tensorflow"])
+def test_training_on_two_devices_with_mixed_precision(backend, network, tmp_path):
+    """The layers compute in float32 whatever the precision, so that the losses stay, and the file is the network's."""
+    import keras_nin
+
+    pytest.importorskip(backend)
+    network.save(tmp_path / "qat.keras")
+    environment = os.environ | {"KERAS_BACKEND": backend, "PYTHONPATH": str(ROOT)}
+    environment |= {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"} if backend == "jax" else {}
+    command = [sys.executable, "-c", ON_DEVICES]
+    ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=900)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    devices, losses = json.loads(ran.stdout.splitlines()[-1])
+    assert devices == 2
+    np.testing.assert_allclose(losses[1], losses[0], atol=1e-3)
+    result = keras_nin.export_model(tmp_path / "run2" / "qat.keras", test="digits", out=tmp_path / "out")
+    assert result.files[0].parity.max_abs_diff_lsb == 0
+
+
 @pytest.mark.slow
 def test_what_cannot_be_quantize_aware_is_named(network, digits):
     inputs = keras.Input((8, 8, 1), name="image")

@@ -110,7 +110,7 @@ def _average_pool(values: Any, sources: Any, targets: Any, options: Any) -> Any:
     if options["padding"] == "SAME":
         pads = [same_padding(*sides) for sides in zip(x.shape[1:3], sizes, strides, strict=True)]
         if any(map(any, pads)):
-            counts = window_counts(x.shape[1:3], sizes, strides, pads)
+            counts = ops.convert_to_tensor(window_counts(x.shape[1:3], sizes, strides, pads))
             x = ops.pad(x, [(0, 0), *pads, (0, 0)])
     mean = ops.average_pool(x, sizes, strides, padding="valid", data_format="channels_last")
     total = ops.round(ops.stop_gradient(mean) * (height * width))  # of levels
