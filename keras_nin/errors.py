@@ -1,6 +1,5 @@
 """The errors that a caller can correct. The command line prints each as one line and exits with status 2."""
 
-import difflib
 import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, TypeVar
@@ -83,6 +82,8 @@ def unknown_name_error(argument: str, received: object, known: Iterable[str]) ->
 
 def suggest_names(received: object, known: Iterable[str]) -> str:
     """Return the sentence that names the known names nearest to an unknown one, or all where none is near."""
+    import difflib
+
     names = sorted(known)
     by_lower = {name.lower(): name for name in names}
     near = difflib.get_close_matches(format_value(received).strip("'").lower(), by_lower, n=4, cutoff=0.5)

@@ -3,7 +3,6 @@
 import atexit
 import contextlib
 import errno
-import hashlib
 import io
 import json
 import math
@@ -11,8 +10,6 @@ import os
 import pathlib
 import platform
 import re
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from typing import IO, TYPE_CHECKING, Any
 
@@ -41,6 +38,8 @@ AnyPath = str | os.PathLike[str]
 
 def sha256(data: bytes) -> str:
     """Return the SHA-256 of `data` as a hexadecimal string."""
+    import hashlib
+
     return hashlib.sha256(data).hexdigest()
 
 
@@ -160,6 +159,8 @@ def load_pickle(
 
 def make_folder(path: AnyPath) -> pathlib.Path:
     """Create a folder where it is missing, and return its path; `InputError` where it cannot be written to."""
+    import tempfile
+
     folder = pathlib.Path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -283,6 +284,8 @@ def redirect_temporaries() -> None:
 
     TensorFlow removes some of its own only at exit. After a kill the next process that calls this removes them.
     """
+    import tempfile
+
     if _process_folder:
         remove_stale_temporaries(_process_folder[0].parent)
         return
@@ -298,6 +301,8 @@ def temporary_root() -> pathlib.Path:
 
 
 def _system_temporaries() -> pathlib.Path:
+    import tempfile
+
     try:
         return pathlib.Path(tempfile.gettempdir())
     except FileNotFoundError:
@@ -331,6 +336,8 @@ def _is_stale(entry: "os.DirEntry[str]") -> bool:
 
 def _remove(path: AnyPath) -> None:
     if os.path.isdir(path) and not os.path.islink(path):
+        import shutil
+
         shutil.rmtree(path, ignore_errors=True)
     else:
         with contextlib.suppress(OSError):

@@ -1,6 +1,5 @@
 """Numbers, units, machines and tables as text: the one format of each in everything that keras-nin prints."""
 
-import csv
 import io
 import re
 import textwrap
@@ -143,6 +142,8 @@ def format_csv(columns: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
 
     Text is printable and no formula: an apostrophe is put before what a spreadsheet would compute.
     """
+    import csv
+
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(columns)

@@ -60,6 +60,21 @@ def test_help_loads_no_framework():
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
+def test_commands_on_files_import_no_network_and_no_images(tmp_path):
+    """They take under 0.4 s, which benchmarks/startup.py measures, as long as they load neither NumPy nor the zoo."""
+    path = str(chain(tmp_path / "net.tflite", "RELU", "TANH"))
+    code = (
+        "import sys; from keras_nin.cli import main\n"
+        f"for words in (['audit'], ['check'], ['compare', {path!r}], ['edgetpu']): main.run([*words, {path!r}])\n"
+        "zoo = [f'keras_nin.{name}' for name in ('models.registry', 'data.dataset', 'export.parity', 'keras_graph')]\n"
+        "slow = {'keras', 'tensorflow', 'ai_edge_litert', 'numpy', 'subprocess', *zoo} & set(sys.modules)\n"
+        "sys.exit(f'loaded: {slow}' if slow else 0)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert all(text in ran.stdout for text in ("TANH", "no problems", "on the Edge TPU"))
+
+
 def test_version(cli):
     ran = cli("--version")
     assert ran.status == 0

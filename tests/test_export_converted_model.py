@@ -32,6 +32,16 @@ def made(model):
     return {each.scheme.name: dataclasses.replace(each, parity=parity) for each in converted}
 
 
+def test_many_calibration_images_lie_in_a_file(monkeypatch):
+    digits = data.open_dataset("digits")
+    calibration = load_calibration(digits, (8, 8, 1), count=70)
+    monkeypatch.setattr("keras_nin.export.conversion._MAX_CALIBRATION_BYTES", 1)
+    mapped = load_calibration(digits, (8, 8, 1), count=70)
+    assert isinstance(mapped.images, np.memmap)
+    np.testing.assert_array_equal(mapped.images, calibration.images)
+    assert mapped.sha256 == calibration.sha256
+
+
 def listing(folder):
     return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 

@@ -17,14 +17,27 @@ if TYPE_CHECKING:
 
 
 def saved_model_converter(folder: str) -> "tf.lite.TFLiteConverter":
-    """Return the converter of a SavedModel whose only signature is "serving_default", with the tag "serve".
+    """Return the converter of a SavedModel with the signature "serving_default" and the tag "serve".
 
-    What `tf.lite.TFLiteConverter.from_saved_model` does, except for loading the model once more to find the signature.
+    It writes the bytes of `tf.lite.TFLiteConverter.from_saved_model`. That loads the SavedModel three times: for the
+    names of its signatures, for a graph of which the definition is used alone, and for debug information, which a
+    SavedModel has only on request. Here its file is parsed.
     """
+    from tensorflow.core.framework import graph_debug_info_pb2
     from tensorflow.lite.python import lite
 
+    debug_info: Any = graph_debug_info_pb2
+
+    class SavedModelConverter(lite.TFLiteSavedModelConverterV2):
+        @lite._export_metrics
+        def convert(self) -> Any:
+            loader: Any = lite._loader_impl.SavedModelLoader(self.saved_model_dir)
+            meta_graph = loader.get_meta_graph_def_from_tags(self._saved_model_tags)
+            self._debug_info = debug_info.GraphDebugInfo()
+            return self._convert_from_saved_model(meta_graph.graph_def)
+
     lite.TFLiteConverterBase._set_original_model_type(lite.conversion_metadata_fb.ModelType.TF_SAVED_MODEL)
-    return lite.TFLiteSavedModelConverterV2(folder, {"serve"}, ["serving_default"])
+    return SavedModelConverter(folder, {"serve"}, ["serving_default"])
 
 
 def replace_quantize_step(converter: "tf.lite.TFLiteConverter", quantize: Callable[..., bytes]) -> None:

@@ -10,7 +10,6 @@ import click
 
 from keras_nin.cli import options
 from keras_nin.cli.output import TerminalProgress, echo, note, print_checks, print_result, remark
-from keras_nin.limits import all_passed
 
 if TYPE_CHECKING:
     from keras_nin.limits import Limit
@@ -105,7 +104,7 @@ def benchmark_command(
         remark(f"written: {path}")
     for failure in run.failures:
         note(f"Error: {' '.join(options.with_own_flags(failure).split())}")
-    return 2 if run.failures else 0 if all_passed(checks) else 1
+    return 2 if run.failures else 0 if all(check.passed for check in checks) else 1
 
 
 def _benchmark_on_devices(
@@ -137,7 +136,7 @@ def _benchmark_on_devices(
     ]  # fmt: skip
     for failure in failures:
         note(f"Error: {' '.join(options.with_own_flags(failure).split())}")
-    return 2 if failures else 0 if all_passed(checks) else 1
+    return 2 if failures else 0 if all(check.passed for check in checks) else 1
 
 
 def _print_run(run: BenchmarkRun, form: str | None, view: LayerView, roofline: bool) -> None:
@@ -196,7 +195,7 @@ def compare_runs_command(
     slower = () if max_regression is None else comparison.regressions(max_regression)
     for change in slower:
         note(f"FAIL: {change.file}: {change.ratio:.3f} times as slow, limit {1 + (max_regression or 0):g}")
-    return 1 if slower or not all_passed(checks) else 0
+    return 1 if slower or not all(check.passed for check in checks) else 0
 
 
 @click.command(
@@ -250,4 +249,4 @@ def sweep_command(as_json: bool, require: str | None, **arguments: Any) -> int:
     remark(f"written: {result.path}" if result.measured else f"nothing to do: all points are in {result.path}")
     if arguments["plot"] is not None:
         remark(f"written: {arguments['plot']}")
-    return 0 if all_passed(checks) else 1
+    return 0 if all(check.passed for check in checks) else 1

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from keras_nin.cli import options
-from keras_nin.cli.export import export_command
 from keras_nin.cli.output import TerminalProgress, echo, print_checks, print_notes, print_result, remark
 
 if TYPE_CHECKING:
@@ -53,6 +52,8 @@ def edgetpu_command(as_json: bool, **arguments: Any) -> int:
 
 def export_edgetpu_command() -> click.Command:
     """Return `keras-nin export`, of int8 unless told otherwise, with the Edge TPU verdict on each file after it."""
+    from keras_nin.cli.export import export_command
+
     command = copy.copy(export_command)
     own = {"default_map": {"scheme": "int8"}, "obj": _print_edgetpu_verdicts}
     command.context_settings = {**command.context_settings, **own}

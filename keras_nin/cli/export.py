@@ -9,7 +9,6 @@ import click
 
 from keras_nin.cli import options
 from keras_nin.cli.output import TerminalProgress, echo, note, print_notes, print_result
-from keras_nin.limits import all_passed
 
 if TYPE_CHECKING:
     from keras_nin.export import Parity
@@ -137,7 +136,7 @@ def export_command(model: str, record: str | None, as_json: bool, require: str |
         _print_failures(file.name, file.parity)
     if context.obj is not None and not as_json:
         context.obj(result)  # what `export_edgetpu_command` prints after it
-    return 0 if result.passed and all_passed(checks) else 1
+    return 0 if result.passed and all(check.passed for check in checks) else 1
 
 
 def _check_beside_record(context: click.Context) -> None:
@@ -214,7 +213,7 @@ def _headline(result: ExportResult | VerifyResult) -> str:
 
 
 def _test_lines(result: ExportResult | VerifyResult) -> Iterator[str]:
-    from keras_nin.models.registry import HE, random_kind
+    from keras_nin.models.model_spec import HE, random_kind
 
     test = result.test
     excluded = f" ({test.excluded} more were used for calibration and left out)" if test.excluded else ""
@@ -279,7 +278,7 @@ def verify_command(as_json: bool, require: str | None, **arguments: Any) -> int:
     _print_failures(result.file, result.parity)
     if result.preprocessing_mismatch is not None:
         note(f"FAIL: {result.preprocessing_mismatch}. Accept it with --preprocessing")
-    return 0 if result.passed and all_passed(checks) else 1
+    return 0 if result.passed and all(check.passed for check in checks) else 1
 
 
 def _verification_lines(result: VerifyResult) -> Iterator[str]:
@@ -343,7 +342,7 @@ def evaluate_command(as_json: bool, require: str | None, **arguments: Any) -> in
         if output.no_information:
             name = "" if output.output is None else f" {output.output!r}"
             note(f"NO VERDICT: {result.file}: the output{name} carries no information: {output.no_information}")
-    return 0 if result.passed and all_passed(checks) else 1
+    return 0 if result.passed and all(check.passed for check in checks) else 1
 
 
 def _evaluation_lines(result: EvaluateResult) -> Iterator[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import functools
 import importlib
@@ -232,6 +231,8 @@ def parse_builder_arguments(
 
 
 def _parse_literal(text: str) -> Any:
+    import ast
+
     lowered = {"true": True, "false": False, "none": None}
     if text.lower() in lowered:
         return lowered[text.lower()]
@@ -243,9 +244,11 @@ def _parse_literal(text: str) -> Any:
 
 def check_task(context: click.Context, param: click.Parameter, value: str | None) -> str | None:
     """Refuse an unknown task before the slow part of a command starts."""
+    if value is None:
+        return None
     from keras_nin.heads import TASKS
 
-    for part in value.split(",") if value else ():
+    for part in value.split(","):
         if part.rpartition("=")[2].strip() not in TASKS:
             raise click.BadParameter(f"expected one of {', '.join(TASKS)}, received {part!r}", context, param)
     return value

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import shutil
 import sys
 import threading
 import time
@@ -14,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from keras_nin import files
 from keras_nin.cli.options import QUIET_KEY
 from keras_nin.formatting import escape_unprintable, fit_encoding, format_duration, format_message
 from keras_nin.workflows import Item, Progress
@@ -42,10 +39,14 @@ def echo(text: str) -> None:
 
 def print_json(document: dict[str, Any]) -> None:
     """Print a JSON document on stdout, with JSON's escapes where stdout's encoding lacks a character."""
+    from keras_nin import files
+
     text = files.dump_json(document)
     try:
         text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
     except UnicodeEncodeError:
+        import json
+
         text = f"{json.dumps(json.loads(text), indent=2)}\n"
     click.echo(text, nl=False)
 
@@ -152,6 +153,8 @@ class _StatusLine(threading.Thread):
         self._stream.close()
 
     def run(self) -> None:
+        import shutil
+
         start = time.monotonic()
         while not self._ended:
             line = escape_unprintable(f"{time.monotonic() - start:.0f} s: {self._message}")

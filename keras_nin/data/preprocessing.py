@@ -29,6 +29,7 @@ _CHANNEL_ORDERS = ("rgb", "bgr")
 # Rows or columns farther from the center than this many targets cannot reach the crop. Without the cut, a strip of
 # 1 x 100,000 pixels would be enlarged to gigabytes, of which the crop keeps one square.
 _MAX_STRIP = 16
+_NORMALIZED = 32  # images at a time, because the arithmetic copies them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +110,10 @@ class Preprocessing:
         if height < 1 or width < 1:
             raise expected_error("size", "to be (height, width) in pixels", size)
         fitted = [fit_image(image, (height, width), channels, self.crop_fraction) for image in images]
-        return self.normalize(np.stack(fitted) if fitted else np.empty((0, height, width, channels), np.uint8))
+        values = np.empty((len(fitted), height, width, channels), np.float32)
+        for start in range(0, len(fitted), _NORMALIZED):
+            values[start : start + _NORMALIZED] = self.normalize(np.stack(fitted[start : start + _NORMALIZED]))
+        return values
 
     def normalize(self, pixels: npt.ArrayLike) -> Floats:
         """Return `pixels` (N, H, W, C), 0 to 255, after the arithmetic of the mode, without resizing or cropping.

@@ -3,7 +3,9 @@
 import contextlib
 import dataclasses
 import functools
+import math
 import re
+import tempfile
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from keras_nin.data import Dataset, Preprocessing
+    from keras_nin.data.dataset import IndexSequence
     from keras_nin.tflite.records import TFLiteModel
 
     Samples = ArrayLike | Mapping[str, ArrayLike]
@@ -68,6 +71,8 @@ _INT8_OPERATORS = frozenset(
 )
 _REWRITTEN_OPERATORS = frozenset(("NEG", "SPLIT", "SQUARE"))
 _CALIBRATION_SECONDS = 600.0
+_MAX_CALIBRATION_BYTES = 2**28  # of calibration images in memory; more lie in a file
+_LOADED = 32  # of them at a time
 _LOOP_OPERATORS = ("WHILE", "IF", "CALL_ONCE")
 # What TensorFlow 2.21 says when a conversion fails.
 _UNKNOWN_OPERATOR = re.compile(r'"(?P<name>[^"@]*)@[^\n]*\'tf\.(?P<op>\w+)\' op is neither a custom op nor a flex op')
@@ -206,13 +211,32 @@ def load_calibration(
     indices = dataset.select("calibration", count, seed)
     return Calibration(
         source=dataset.name,
-        images=dataset.load(indices, *split_image_shape(input_shape), preprocessing),
+        images=_load_images(dataset, indices, input_shape, preprocessing),
         preprocessing=preprocessing.to_json() if preprocessing else None,
         seed=seed,
         sha256=dataset.digest(indices),
         names=tuple(dataset.names_of(indices)),
         noise=dataset.noise,
     )
+
+
+def _load_images(
+    dataset: "Dataset",
+    indices: "IndexSequence",
+    input_shape: tuple[int, ...] | dict[str, tuple[int, ...]],
+    preprocessing: "Preprocessing | None",
+) -> Any:
+    """Return images as `Dataset.load` does; many of them in a temporary file, which the array maps."""
+    size, channels = split_image_shape(input_shape)
+    shape = (len(indices), *(size or ()), channels or 0)
+    if 4 * math.prod(shape) <= _MAX_CALIBRATION_BYTES:
+        return dataset.load(indices, size, channels, preprocessing)
+    with tempfile.TemporaryFile() as file:  # the mapping keeps its content
+        images = np.memmap(file, np.float32, shape=shape)
+    for start in range(0, len(indices), _LOADED):
+        part = slice(start, start + _LOADED)
+        images[part] = np.asarray(dataset.load(indices[part], size, channels, preprocessing))
+    return images
 
 
 def check_samples(samples: "Samples | None", specs: Sequence[TensorSpec]) -> dict[str, np.ndarray]:
@@ -245,7 +269,7 @@ def _check_sample_array(samples: Any, spec: TensorSpec) -> np.ndarray:
         raise _calibration_error(expected, f"{type(samples).__name__} of other things") from None
     if array.ndim != 1 + len(spec.shape) or len(array) == 0 or array.shape[1:] != spec.shape:
         raise _calibration_error(expected, f"shape {array.shape}")
-    not_finite = int((~np.isfinite(array).all(axis=tuple(range(1, array.ndim)))).sum())
+    not_finite = sum(not np.isfinite(sample).all() for sample in array)
     if not_finite:
         raise _calibration_error(f"{expected} of finite numbers", f"NaN or infinity in {not_finite} of them")
     return array

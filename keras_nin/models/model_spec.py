@@ -22,6 +22,14 @@ if TYPE_CHECKING:
 
 Shape: TypeAlias = tuple[int, int, int]
 Weights: TypeAlias = str | os.PathLike[str] | None
+MODEL_SUFFIXES = (".keras", ".h5")
+RANDOM, HE = "random", "he"  # weights that are no file
+
+
+def random_kind(label: str) -> str | None:
+    """Return "random" or "he" for the label of random weights, such as "he (seed 0)"; None for other weights."""
+    kind, separator, _ = label.partition(" (seed ")
+    return kind if separator and kind in (RANDOM, HE) else None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

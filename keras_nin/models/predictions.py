@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
-
-from keras_nin.data.named_datasets import CLASS_NAMES, cache_folder, redirect_progress
-from keras_nin.data.preprocessing import Preprocessing, get_preset
 from keras_nin.errors import InputError, check_choice, expected_error, first_line, input_error
-from keras_nin.models.downloads import find_download
 from keras_nin.models.model_spec import ModelSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 _IMAGENET_CLASSES = 1000
 # Of keras.applications, which downloads it into Keras's cache.
@@ -36,6 +35,9 @@ def family_functions(specs: Sequence[ModelSpec]):
             variant: the model's name; may be omitted where all models of this family expect the same.
             weights: the name of downloadable weights, whose publisher may scale otherwise.
         """
+        from keras_nin.data.preprocessing import Preprocessing, get_preset
+        from keras_nin.models.downloads import find_download
+
         specs = select(variant)
         if weights is None:
             return get_preset(_single("preprocessing", specs)).normalize(images)
@@ -60,6 +62,10 @@ def family_functions(specs: Sequence[ModelSpec]):
             A list for each image of (class id, class name, score). The id is the WordNet id for ImageNet, as in
             keras.applications, which downloads its list on first use, else the index of the class.
         """
+        import numpy as np
+
+        from keras_nin.data.named_datasets import CLASS_NAMES, cache_folder, redirect_progress
+
         scores = np.asarray(predictions)
         if scores.ndim != 2:
             raise expected_error("predictions", "of shape (batch, classes)", scores.shape)

@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from keras_nin import archives, files, keras_graph, schemas
+from keras_nin import files, keras_graph, schemas
 from keras_nin.errors import (
     InputError,
     WeightsMismatchError,
@@ -19,23 +19,15 @@ from keras_nin.errors import (
     input_error,
     unknown_name_error,
 )
-from keras_nin.models import articles, custom_layers, downloads, googlenet, inception_v3, nin, squeezenet, weight_files
-from keras_nin.models.model_spec import ModelSpec, Weights, read_table
+from keras_nin.models import articles, googlenet, inception_v3, nin, squeezenet
+from keras_nin.models.model_spec import HE, MODEL_SUFFIXES, RANDOM, ModelSpec, Weights, read_table
 
 if TYPE_CHECKING:
     import keras
 
 _SPECS = (*nin.SPECS, *squeezenet.SPECS, *googlenet.SPECS, *inception_v3.SPECS, *articles.SPECS)
 REGISTRY = {spec.name: spec for spec in _SPECS}
-MODEL_SUFFIXES = (".keras", ".h5")
 _HALF_PRECISION = ("mixed_float16", "mixed_bfloat16", "float16", "bfloat16")
-RANDOM, HE = "random", "he"
-
-
-def random_kind(label: str) -> str | None:
-    """Return "random" or "he" for the label of random weights, such as "he (seed 0)"; None for other weights."""
-    kind, separator, _ = label.partition(" (seed ")
-    return kind if separator and kind in (RANDOM, HE) else None
 
 
 def list_models() -> list[str]:
@@ -117,6 +109,8 @@ def cast_to_float32(loaded: LoadedModel) -> LoadedModel:
         InputError: a model with half-precision layers that cannot be rebuilt from their configs.
     """
     import keras
+
+    from keras_nin.models import custom_layers
 
     kinds = _half_precision(loaded.model)
     if not kinds:
@@ -225,6 +219,8 @@ def load_model(
     Raises:
         InputError: an unknown name, a file that cannot be read, or weights or arguments that do not fit.
     """
+    from keras_nin.models import custom_layers
+
     text = os.fspath(model) if isinstance(model, os.PathLike) else str(model)
     request = _Request(weights, input_shape, seed, arguments, custom_layers.import_objects(imports))
     if text.startswith("keras:"):
@@ -235,6 +231,8 @@ def load_model(
 
 
 def _load_zoo_model(spec: ModelSpec, request: _Request) -> LoadedModel:
+    from keras_nin.models import downloads, weight_files
+
     arguments, weights = request.arguments, request.weights
     if "name" in arguments:
         raise input_error(f"no `name` for {spec.name}, which has one", repr(arguments["name"]), argument="name")
@@ -260,6 +258,8 @@ def _load_zoo_model(spec: ModelSpec, request: _Request) -> LoadedModel:
 
 def _load_application(text: str, request: _Request) -> LoadedModel:
     import keras
+
+    from keras_nin.models import weight_files
 
     name, arguments = text.removeprefix("keras:"), request.arguments
     builders: dict[str, Any] = {key: value for key, value in vars(keras.applications).items() if callable(value)}
@@ -287,6 +287,8 @@ def application_preprocessing(name: str) -> str | None:
 
 
 def _load_saved_model(path: pathlib.Path, request: _Request) -> LoadedModel:
+    from keras_nin.models import custom_layers
+
     _check_saved_model(path)
     if request.weights is not None and not request.is_random:
         expected = "no `weights` beside a saved model, which has its own"
@@ -327,6 +329,8 @@ def _read_model(path: pathlib.Path, custom_objects: dict[str, Any]) -> keras.Mod
     import keras_nin.layers.block_layers
     import keras_nin.layers.normalization
     import keras_nin.layers.quantized  # noqa: F401
+    from keras_nin import archives
+    from keras_nin.models import custom_layers
 
     try:
         archives.check_weight_file(path)

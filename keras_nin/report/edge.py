@@ -1,12 +1,12 @@
 """Edge TPU, Ethos-U and TFLite Micro as text: the verdict, the estimate and the memory of a file."""
 
+from __future__ import annotations
+
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from keras_nin.edge.edgetpu.records import Confidence, EdgeTPUResult
-from keras_nin.edge.ethosu.records import EthosUEstimate, EthosUResult
-from keras_nin.edge.micro.records import MicroResult
 from keras_nin.formatting import format_bytes, format_markdown_table, format_names
 from keras_nin.report.rendering import Table, make_table, render_text
 
@@ -14,11 +14,13 @@ if TYPE_CHECKING:
     from keras_nin.edge.edgetpu.compiler import CompilerDifference, EdgeTPUCompilation
     from keras_nin.edge.edgetpu.evidence import Evidence
     from keras_nin.edge.edgetpu.rules import OperatorRule
+    from keras_nin.edge.ethosu.records import EthosUEstimate, EthosUResult
+    from keras_nin.edge.micro.records import MicroResult
 
 
 def format_edgetpu(result: EdgeTPUResult) -> str:
     """Return the verdict: every operator in order, why some are not mapped, the compiler's table, and the totals."""
-    return render_text("edge.j2", "edgetpu", result, edgetpu_reason_lines(result), edgetpu_summary_lines(result))
+    return render_text("edgetpu.j2", "edgetpu", result, edgetpu_reason_lines(result), edgetpu_summary_lines(result))
 
 
 def edgetpu_reason_lines(result: EdgeTPUResult) -> list[str]:
@@ -30,17 +32,17 @@ def edgetpu_reason_lines(result: EdgeTPUResult) -> list[str]:
             refused[operator.why, evidence, operator.fix].append(operator)
         elif not operator.is_certain and operator.confidence is not Confidence.DEPENDENT:
             doubted[operator.confidence, operator.evidence].append(operator)
-    return render_text("edge.j2", "edgetpu_reasons", refused, doubted).splitlines()
+    return render_text("edgetpu.j2", "edgetpu_reasons", refused, doubted).splitlines()
 
 
 def edgetpu_summary_lines(result: EdgeTPUResult) -> list[str]:
     """Return the totals: whether it compiles, what is mapped, where the parameters are, and remarks."""
-    return render_text("edge.j2", "edgetpu_summary", result).splitlines()
+    return render_text("edgetpu.j2", "edgetpu_summary", result).splitlines()
 
 
-def format_compiler_comparison(compilation: "EdgeTPUCompilation", differences: "Sequence[CompilerDifference]") -> str:
+def format_compiler_comparison(compilation: EdgeTPUCompilation, differences: Sequence[CompilerDifference]) -> str:
     """Return what the compiler printed, next to the prediction."""
-    return render_text("edge.j2", "compiler_comparison", compilation, differences)
+    return render_text("edgetpu.j2", "compiler_comparison", compilation, differences)
 
 
 def format_edgetpu_overview(results: Iterable[EdgeTPUResult]) -> str:
@@ -58,7 +60,7 @@ def _blocking_operators_line(result: EdgeTPUResult) -> str:
     return "; ".join(filter(None, [blocking, uncertain, *result.doubts])) or "-"
 
 
-def format_edgetpu_rules(rules: "Iterable[OperatorRule]", evidence: "Evidence") -> str:
+def format_edgetpu_rules(rules: Iterable[OperatorRule], evidence: Evidence) -> str:
     """Return the rules as a Markdown table, in the order in which they apply, with the files that they rest on."""
     records = [{"row": rule, "evidence": rule.describe_evidence(evidence)} for rule in rules]
     return make_table("edgetpu_rules", records).format(format_markdown_table)

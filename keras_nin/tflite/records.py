@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
 import math
 import pathlib
 from typing import TYPE_CHECKING, Any
@@ -248,6 +247,8 @@ class TFLiteModel:
     @functools.cached_property
     def sha256(self) -> str:
         """SHA-256 of the file as a hexadecimal string."""
+        import hashlib
+
         return hashlib.sha256(self.content).hexdigest()
 
     def data(self, tensor: TFLiteTensor) -> "np.ndarray":

@@ -17,7 +17,7 @@ from keras_nin import files, models
 from keras_nin.errors import InputError, check_choice
 from keras_nin.export.schemes import SCHEMES, Scheme, Tuning, parse_schemes
 from keras_nin.files import AnyPath
-from keras_nin.models.registry import RANDOM, random_kind
+from keras_nin.models.model_spec import RANDOM, random_kind
 from keras_nin.workflows import SILENT, Progress, inputs
 from keras_nin.workflows.inputs import (
     FileOrModel,

@@ -52,15 +52,19 @@ def check_edgetpu(
     Raises:
         InputError: an unreadable file, an unknown model, or a compiler that is not installed.
     """
-    from keras_nin.edge.edgetpu import compiler, verdict
+    from keras_nin.edge.edgetpu import verdict
 
     limits = verdict.parse_edgetpu_limits(require) if require else ()
     if compile:
+        from keras_nin.edge.edgetpu import compiler
+
         compiler.find_compiler()
     with open_tflite(model, export, progress=progress) as source:
         result = verdict.check_edgetpu(source.file, multiple_subgraphs=multiple_subgraphs)
         compilation, differences = None, ()
         if compile:
+            from keras_nin.edge.edgetpu import compiler
+
             with progress.task("Running edgetpu_compiler"):
                 compilation = compiler.run_compiler(source.path, multiple_subgraphs=multiple_subgraphs, timeout=timeout)
             differences = compiler.compare_with_compiler(result, compilation.rows) if compilation.rows else ()

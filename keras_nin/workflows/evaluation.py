@@ -15,7 +15,7 @@ from keras_nin.errors import InputError, check_whole_number
 from keras_nin.files import AnyPath
 from keras_nin.formatting import format_count
 from keras_nin.limits import Limit, LimitCheck, LimitItem, Unit, check_limit, parse_limits
-from keras_nin.models.registry import random_kind
+from keras_nin.models.model_spec import random_kind
 from keras_nin.results import Result
 from keras_nin.workflows import SILENT, Progress, inputs
 from keras_nin.workflows.evaluation_parts import (

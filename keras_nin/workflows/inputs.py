@@ -15,7 +15,7 @@ from keras_nin._compat.keras import variables_without_values
 from keras_nin.errors import DatasetUnavailableError, InputError
 from keras_nin.files import AnyPath
 from keras_nin.formatting import format_host
-from keras_nin.models.registry import HE, MODEL_SUFFIXES, RANDOM
+from keras_nin.models.model_spec import HE, MODEL_SUFFIXES, RANDOM
 from keras_nin.workflows import SILENT, Progress, backends
 
 if TYPE_CHECKING:
