@@ -29,7 +29,7 @@ def main():
     parser.add_argument("--train-count", type=int, default=10_000)
     parser.add_argument("--test-count", type=int)
     parser.add_argument("--epochs", type=int, default=1)
-    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--learning-rate", type=float)
     parser.add_argument("--keep", help="a record, or a folder of records <network>_pruned.json")
     parser.add_argument("--fine-tune", metavar="START.keras")
@@ -129,20 +129,17 @@ def fine_tune(options, network):
 
     with prepared_backend():
         from keras_nin import data, models, train
+        from keras_nin.workflows.pruning import FineTuning, make_recipe
 
         original, start = models.load_model(network), models.load_model(options.fine_tune)
         dataset = data.open_dataset(str(options.folder / "cifar10_train_jpeg.npz"), split="train")
         chosen = dataset.select("train", options.train_count or None)
         dataset = dataclasses.replace(dataset, splits={"train": chosen})
-        recipe = train.get_recipe(network, "cifar10")
-        rate = options.learning_rate or recipe.learning_rate / 20
-        recipe = dataclasses.replace(
-            recipe, epochs=options.epochs, batch_size=options.batch_size, learning_rate=rate, ema=0.0
-        )
+        tuning = FineTuning(options.epochs, options.batch_size, options.learning_rate)
         result = train.fit_model(
             start.model,
             dataset,
-            recipe,
+            make_recipe(network, "cifar10", tuning),
             options.out,
             name=f"{network}_pruned",
             preprocessing=data.get_preset("standardize"),

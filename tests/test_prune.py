@@ -6,7 +6,7 @@ from tiers import by_tier
 
 from keras_nin.errors import InputError
 from keras_nin.prune import find_channels, measure_moments, parse_target, rank_channels, remove_channels
-from keras_nin.prune.selection import CountedCost, Selection, Widths
+from keras_nin.prune.selection import CountedCost, Selection, Widths, measured_widths
 
 
 def squeezenet(layers):
@@ -157,11 +157,21 @@ def test_counted_costs_are_those_of_the_audit(network, item):
     original = cost(selection.kept)
     assert original == getattr(audit.total, item)
     assert selection.reach(0.6 * original)
+    for number, widths in enumerate(selection.widths):  # as much is left as the limit allows
+        for wider in [width for width in widths if width > selection.kept[number]][-1:]:
+            counts = selection.kept.copy()
+            counts[number] = wider
+            assert cost(counts) > 0.6 * original
     pruned = remove_channels(graph, selection.removed, moments)
     total = audit_model(pruned).total
     assert getattr(total, item) == pytest.approx(cost(selection.kept), abs=1e-6)
     assert getattr(total, item) <= 0.6 * original
     assert not selection.reach(1.0)  # the last channels of a layer stay
+
+
+def test_operators_are_measured_at_eighths():
+    assert measured_widths(192, 8) == [48, 96, 120, 144, 168, 192]
+    assert measured_widths(16, 8, smallest=10) == [16]
 
 
 @pytest.mark.slow

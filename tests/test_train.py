@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from tensorflow.python.framework.config import disable_op_determinism
+from tiers import by_tier
 
 from keras_nin import InputError, data, files, layers, models, train
 from keras_nin.train.batches import StepBatches, TrainingBatches, augment_images
 from keras_nin.train.checkpoints import Checkpoints, find_best_epoch
 from keras_nin.train.training import outputs_logits
-from keras_nin.train.training_model import TrainingModel, WeightAverages, build_optimizer
+from keras_nin.train.training_model import Distillation, TrainingModel, WeightAverages, build_optimizer
 from keras_nin.workflows.training import train_model
 
 UNIT = data.get_preset("unit")
@@ -493,6 +494,26 @@ def test_mixup_mixes_neighbors_and_their_labels():
     assert 0 < inputs["share"][0] < 1
     # The labels say which images each is made of.
     np.testing.assert_allclose(outputs, np.tensordot(targets, images, 1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("from_logits", by_tier([False, True], wide=(True,)))
+def test_answers_of_a_teacher_take_the_place_of_labels(from_logits):
+    """A network that answers as its teacher has nothing to learn: dropout is off, and labels say nothing."""
+    x = keras.Input((4, 4, 1))
+    scores = keras.layers.Dense(3)(keras.layers.Dropout(0.5)(keras.layers.Flatten()(x)))
+    network = keras.Model(x, scores if from_logits else keras.layers.Softmax()(scores))
+    other = keras.models.clone_model(network)
+    other.set_weights([value[..., ::-1] + [0, 0, 1] for value in network.get_weights()])
+    images = np.random.default_rng(0).random((8, 4, 4, 1)).astype(np.float32)
+    recipe = train.Recipe(batch_size=8, mixup=1.0)
+    batches = StepBatches(lambda positions: positions, np.zeros(8, int), 3, (4, 4), recipe, seed=0)
+    losses = []
+    for teacher in (network, other):
+        training = TrainingModel(network, recipe, None, images, Distillation(teacher, from_logits=from_logits))
+        training.compile("sgd", loss=None)
+        losses += [training.evaluate(batches, verbose=0), training.train_on_batch(*batches[0])]
+    assert losses[:2] == pytest.approx([0, 0], abs=1e-5)
+    assert min(losses[2:]) > 0.01
 
 
 def test_batches_depend_on_seed_and_epoch_and_are_shared_by_processes():

@@ -144,13 +144,13 @@ def train_command(as_json: bool, **arguments: Any) -> None:
 @click.option("--train-count", type=options.COUNT, metavar="N", help="Number of them. [default: all]")
 @click.option("--epochs", type=click.IntRange(0), metavar="N", default=2,
               help="Passes of the fine-tuning; 0: none.")  # fmt: skip
-@click.option("--batch-size", type=options.COUNT, metavar="N", default=64, help="Batch size of the fine-tuning.")
+@click.option("--batch-size", type=options.COUNT, metavar="N", default=32, help="Batch size of the fine-tuning.")
 @click.option("--learning-rate", type=options.Number(0, min_open=True), metavar="RATE",
-              help="Highest learning rate. [default: a twentieth of the recipe's]")  # fmt: skip
+              help="Highest learning rate. [default: a fifth of the recipe's]")  # fmt: skip
 @click.option("--keep", "kept", metavar="RECORD.json",
               help="Remove the channels that this record of another run removed, instead of measuring.")  # fmt: skip
 @click.option("--distill/--no-distill", default=True,
-              help="Train on the answers of the original network too, not on labels alone.")  # fmt: skip
+              help="Train on the answers of the original network to mixed images, else on labels.")  # fmt: skip
 @options.data_option
 @options.image_options
 @options.test_count_option
@@ -172,7 +172,7 @@ def prune_command(as_json: bool, **arguments: Any) -> None:
     The channels that change the loss least, by activations and gradients on the calibration images, go first, from the
     layers where that saves the most time: each operator is timed at several widths, and the whole file in turns with
     the original until the target is met. What a layer loses is compensated in its weights. Fine-tuning takes the recipe
-    of the network at a lower rate, with the answers of the original network as further targets.
+    of the network at a lower rate, with the answers of the original network as targets.
     """
     from keras_nin.workflows.pruning import prune_channels
 
@@ -229,8 +229,8 @@ def _pruning_lines(result: PruneResult) -> Iterator[str]:
         yield f"Tested on {result.scores.images:,} images of {result.scores.data}."
     if result.training is not None:
         epochs, images = result.training["recipe"]["epochs"], result.training["train_images"]
-        soft = " and the answers of the original" if "teacher" in result.training else ""
-        yield f"Fine-tuned for {epochs} epochs on {images:,} images of {result.training['dataset']}, on labels{soft}."
+        targets = "the answers of the original" if "teacher" in result.training else "labels"
+        yield f"Fine-tuned for {epochs} epochs on {images:,} images of {result.training['dataset']}, on {targets}."
     stayed = {reason for reason in result.blocked.values() if reason.endswith(NO_RULE)}
     if stayed:
         yield f"Not removed: channels that reach a layer without a rule ({', '.join(sorted(stayed))})."

@@ -6,6 +6,7 @@ parameters) or read from a table of times, measured operator by operator at seve
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
@@ -186,19 +187,34 @@ class _Grid:
     """Bilinear interpolation of times over (input channels, output channels)."""
 
     def __init__(self, times: Mapping[tuple[int, int], float]) -> None:
-        self.inputs, self.outputs = (np.array(sorted({pair[side] for pair in times})) for side in (0, 1))
-        values = [[times[int(row), int(column)] for column in self.outputs] for row in self.inputs]
-        # More channels do not take less time: what says so is noise.
-        self.values = np.maximum.accumulate(np.maximum.accumulate(np.array(values), 0), 1)
+        self.inputs, self.outputs = (sorted({pair[side] for pair in times}) for side in (0, 1))
+        values = [[times[row, column] for column in self.outputs] for row in self.inputs]
+        # Fewer channels do not take more time: what says so is noise, which only adds.
+        least = np.minimum.accumulate(np.minimum.accumulate(np.array(values)[::-1, ::-1], 0), 1)
+        self.values = least[::-1, ::-1].tolist()
 
     def __call__(self, inputs: float, outputs: float) -> float:
-        rows = [float(np.interp(outputs, self.outputs, row)) for row in self.values]
-        return float(np.interp(inputs, self.inputs, rows))
+        (top, bottom, down), (left, right, along) = _place(self.inputs, inputs), _place(self.outputs, outputs)
+        upper, lower = ((1 - along) * row[left] + along * row[right] for row in (self.values[top], self.values[bottom]))
+        return (1 - down) * upper + down * lower
+
+
+def _place(points: Sequence[int], value: float) -> tuple[int, int, float]:
+    """Return the indices of the points on both sides of a value, and its place between them from 0 to 1."""
+    after = bisect.bisect_left(points, value)
+    if after in (0, len(points)):
+        end = min(after, len(points) - 1)
+        return end, end, 0.0
+    low, high = points[after - 1], points[after]
+    return after - 1, after, (value - low) / (high - low)
 
 
 def measured_widths(size: int, multiple: int, smallest: int = 1) -> list[int]:
-    """Return the numbers of channels at which an operator is measured: all of them, and about 3/4, 1/2 and 1/4."""
-    shares = (round(size * quarter / 4 / multiple) * multiple for quarter in (1, 2, 3))
+    """Return the numbers of channels at which an operator is measured: about a quarter, and each eighth from 1/2 on.
+
+    The time of an operator jumps where its weights no longer fit a cache.
+    """
+    shares = (round(size * eighths / 8 / multiple) * multiple for eighths in (2, 4, 5, 6, 7))
     return sorted({size, *(share for share in shares if smallest <= share < size and share > 0)})
 
 
@@ -249,7 +265,10 @@ class Selection:
             raise InputError("Expected `kept` to leave out channels that can be removed, and not all of a layer.")
 
     def reach(self, limit: float) -> bool:
-        """Remove channels until the cost is at most `limit`; False where nothing is left to remove before."""
+        """Remove channels until the cost is at most `limit`; False where nothing is left to remove before.
+
+        Where the last step saves more than is needed, channels that were removed before come back.
+        """
         current = self.cost(self.kept)
         while current > limit * (1 + 1e-9):
             step = self._cheapest_step(current)
@@ -257,7 +276,25 @@ class Selection:
                 return False
             number, width, current = step
             self.kept[number] = width
+        while (wider := self._dearest_return(current, limit)) is not None:
+            number, width, current = wider
+            self.kept[number] = width
         return True
+
+    def _dearest_return(self, current: float, limit: float) -> tuple[int, int, float] | None:
+        """Return the group, its width and the cost after the return within `limit` with the most saliency for it."""
+        best, best_price = None, -np.inf
+        for number, (entry, widths) in enumerate(zip(self.groups, self.widths, strict=True)):
+            kept, size = int(self.kept[number]), len(entry.order)
+            for width in [width for width in widths if width > kept][-_WIDTHS_TRIED:]:
+                counts = self.kept.copy()
+                counts[number] = width
+                cost = self.cost(counts)
+                regained = entry.saliency[size - kept] - entry.saliency[size - width]
+                price = regained / max(cost - current, 1e-9)
+                if cost <= limit and price > best_price:
+                    best, best_price = (number, width, cost), price
+        return best
 
     def _cheapest_step(self, current: float) -> tuple[int, int, float] | None:
         """Return the group, its width and the cost after the step with the least saliency for what it saves."""

@@ -229,7 +229,7 @@ def fit_model(
         seed: of the held-out choice, the order and the random changes.
         devices: how many share a batch, as `keras_nin.train.devices.share_batches` yields it, in whose block the model
             must have been built and this is called.
-        teacher: a network with the same input and output whose answers are targets too, or None.
+        teacher: a network with the same input and output whose answers are the targets instead of the labels, or None.
         jit_compile: as in `keras.Model.compile`.
         on_epoch: called with (epoch from 1, metrics) after each epoch.
 
@@ -420,9 +420,12 @@ def compile_training(
     # XLA does not compile the exchange between TensorFlow's replicas.
     if devices > 1 and keras.backend.backend() == "tensorflow":
         jit_compile = False
+    labels = (
+        None if training.distillation else keras.losses.CategoricalCrossentropy(from_logits, recipe.label_smoothing)
+    )
     training.compile(
         build_optimizer(training.network, recipe, recipe.epochs * steps_per_epoch),
-        loss=keras.losses.CategoricalCrossentropy(from_logits, recipe.label_smoothing),
+        loss=labels,
         metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
         auto_scale_loss=False,  # the optimizer does it
         jit_compile=jit_compile,

@@ -30,21 +30,19 @@ TRANSFORM = ("mirrored", "down", "right", "cutout_top", "cutout_left")
 class Distillation:
     """Soft targets: what another network answers to the same images (Hinton, Vinyals, Dean, arXiv:1503.02531).
 
-    The loss is the divergence from its distribution over the classes, both at a `temperature`, times `weight`.
+    The loss is the divergence from its distribution over the classes, both at a `temperature`. It takes the place of
+    the labels: images that both networks know by heart teach nothing by their labels.
     """
 
-    def __init__(
-        self, teacher: keras.Model, *, from_logits: bool, weight: float = 4.0, temperature: float = 2.0
-    ) -> None:
-        self.teacher, self.from_logits = teacher, from_logits
-        self.weight, self.temperature = weight, temperature
+    def __init__(self, teacher: keras.Model, *, from_logits: bool, temperature: float = 2.0) -> None:
+        self.teacher, self.from_logits, self.temperature = teacher, from_logits, temperature
 
     def loss(self, x: Any, outputs: Any) -> Any:
         """Return the loss of `outputs` (B, classes) on a batch `x`."""
         soft = self._soften(self.teacher(x, training=False))
         learned = self._soften(outputs)
         divergence = ops.mean(ops.sum(ops.exp(soft) * (soft - learned), axis=-1))
-        return self.weight * self.temperature**2 * divergence
+        return self.temperature**2 * divergence
 
     def _soften(self, outputs: Any) -> Any:
         outputs = ops.cast(outputs, "float32")
@@ -64,7 +62,8 @@ class TrainingModel(keras.Model):
         recipe: settings of the training.
         preprocessing: from pixels to the network's input; None for arrays that are fed as they are.
         images: array (N, H, W, C) to keep on the device, or None where each batch brings its images.
-        distillation: further targets of a training step, or None.
+        distillation: targets instead of the labels, or None. The network computes as at inference then, as its teacher
+            does: without dropout, and with the statistics of BatchNormalization as they are.
     """
 
     def __init__(
@@ -87,15 +86,16 @@ class TrainingModel(keras.Model):
         """Return the network's outputs (B, classes)."""
         pixels = self._gather(inputs["image"], inputs.get("transform") if training else None)
         x = normalize_pixels(pixels, self.preprocessing)
-        if not training:
-            return self.averages.run(self.network, x) if self.averages else self.network(x, training=False)
-        if self.recipe.cutout:
+        if training and self.recipe.cutout:
             x = cut_out(x, inputs["transform"][:, 3:], self.recipe.cutout)
-        if self.recipe.mixup:
+        if training and self.recipe.mixup:
             x = mix_pairs(x, inputs["share"])
-        if self.averages:
+        if self.averages and training:
             self.averages.update(self.network)
-        outputs = self.network(x, training=True)
+        if self.averages and not training:
+            outputs = self.averages.run(self.network, x)
+        else:
+            outputs = self.network(x, training=training and self.distillation is None)
         if self.distillation:
             self.add_loss(self.distillation.loss(x, outputs))
         return outputs

@@ -31,13 +31,14 @@ if TYPE_CHECKING:
     from keras_nin.prune import ChannelGraph, Moments, RankedGroup
     from keras_nin.prune.selection import Cost, Selection, TimedOperator, Widths
     from keras_nin.tflite.records import TFLiteModel
+    from keras_nin.train import Recipe
 
 SCHEMES = ("int8", "float32")
-DEFAULT_EPOCHS, DEFAULT_IMAGES, BATCH_SIZE = 2, 256, 64
-_RATE_SHARE = 0.05  # of the rate that trained the network
+DEFAULT_EPOCHS, DEFAULT_IMAGES, BATCH_SIZE = 2, 256, 32
+_RATE_SHARE = 0.2  # of the rate that trained the network
 _CALIBRATION_BATCH = 32
 _INT8_IMAGES = 100
-_WIDTH_SECONDS = 0.1  # for each width of an operator
+_WIDTH_SECONDS = 0.06  # for each width of an operator
 _FILE_SECONDS = 6.0
 _FIT_IMAGES, _FIT_VALUES = 16, 1 << 26  # the least images, and the values of the largest activation of all of them
 _MAX_TRIES = 5  # of a selection that is corrected by what the whole file measures
@@ -45,8 +46,8 @@ _MAX_TRIES = 5  # of a selection that is corrected by what the whole file measur
 
 @dataclasses.dataclass(frozen=True)
 class FineTuning:
-    """How a pruned network is trained on: passes, images in a step, the highest rate, images, and whether the original
-    network's answers are targets too."""
+    """How a pruned network is trained on: passes, images in a step, the highest rate, images, and whether the targets
+    are the answers of the original network instead of the labels."""
 
     epochs: int = DEFAULT_EPOCHS
     batch_size: int = BATCH_SIZE
@@ -98,8 +99,9 @@ def prune_channels(
         multiple: numbers of channels are multiples of that.
         calibration_count, test_count: number of images; the first 100 of the former calibrate int8.
         epochs, batch_size, learning_rate, train_count: of the fine-tuning: passes, 0 for none; images in a step; the
-            highest rate, None takes a twentieth of the recipe's; images, None takes all.
-        distill: whether the answers of the original network are targets of the fine-tuning too.
+            highest rate, None takes a fifth of the recipe's; images, None takes all.
+        distill: whether the targets of the fine-tuning are the answers of the original network, on mixed images;
+            False takes the labels.
         kept: which channels to keep, by the layer: `PruneResult.kept` or the path of a record. The target chooses them
             without it, from measurements, which differ a little each time.
         labels, preprocessing, crop: as in `export_model`.
@@ -398,25 +400,41 @@ class _Pruning:
         return PruneScores(test.dataset.name, len(truth), (scores[0], scores[1]), (scores[2], scores[3]))
 
 
+def make_recipe(network: str, dataset: str, tuning: FineTuning) -> Recipe:
+    """Return the recipe by which a pruned network is trained: that of the original, at a lower rate.
+
+    The original network knows its training images by heart. What it answers to mixtures of them is new to both, and
+    says more than the labels (Beyer et al., arXiv:2106.05237).
+    """
+    from keras_nin.train import get_recipe
+
+    recipe = get_recipe(network, dataset)
+    recipe = dataclasses.replace(
+        recipe,
+        epochs=tuning.epochs,
+        batch_size=tuning.batch_size,
+        learning_rate=tuning.learning_rate or _RATE_SHARE * recipe.learning_rate,
+        ema=0.0,
+        precision="float32",
+        keep="last",
+    )
+    return dataclasses.replace(recipe, mixup=1.0, cutout=0, weight_decay=0.0) if tuning.distill else recipe
+
+
 def _fine_tune(
     pruned: keras.Model, loaded: LoadedModel, images: PruningImages, tuning: FineTuning, seed: int, progress: Progress
 ) -> dict[str, Any]:
-    """Train a pruned network in place by the recipe of the original, at a lower rate; return the record."""
+    """Train a pruned network in place and return the record of the training."""
     import tensorflow as tf
 
-    from keras_nin import train
+    from keras_nin.train import fit_model
     from keras_nin.train.devices import prepared_backend
 
     dataset = images.train
     assert dataset is not None
-    recipe = train.get_recipe(loaded.name, loaded.dataset or dataset.name)
-    rate = tuning.learning_rate or _RATE_SHARE * recipe.learning_rate
-    recipe = dataclasses.replace(
-        recipe, epochs=tuning.epochs, batch_size=tuning.batch_size, learning_rate=rate, ema=0.0, precision="float32",
-        keep="best",
-    )  # fmt: skip
+    recipe = make_recipe(loaded.name, loaded.dataset or dataset.name, tuning)
     with files.temporary_folder() as folder, prepared_backend():
-        result = train.fit_model(
+        result = fit_model(
             pruned,
             dataset,
             recipe,
