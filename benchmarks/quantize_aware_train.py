@@ -10,6 +10,7 @@ All take the learning rate that is better for the fewest bits and the first seed
 
 --ranges averaged trains the weights alone: the ranges of the activations are the averages, over the batches of an
 epoch, of the smallest and the largest value in the float network, as tfmot has them after a long training.
+--targets float takes the answers of the float network instead of the labels (distillation, arXiv:1503.02531).
 """
 
 import concurrent.futures
@@ -35,8 +36,8 @@ _ROUNDS, _HELD_OUT_BATCH = 7, 200
 class Trainer:
     """A network with a compiled step of Adam, the state of which is (weights, other variables, optimizer)."""
 
-    def __init__(self, model, batch_size):
-        self.model, self.batch_size = model, batch_size
+    def __init__(self, model, batch_size, teacher=None):
+        self.model, self.batch_size, self.teacher = model, batch_size, teacher
         self.optimizer = keras.optimizers.Adam()
         self.optimizer.build(model.trainable_variables)
         names = [variable.path.rpartition("/")[2] for variable in self.optimizer.variables]
@@ -57,7 +58,10 @@ class Trainer:
 
     def _loss(self, trained, others, images, labels, weights):
         outputs, others = self.model.stateless_call(trained, others, images, training=True)
-        losses = keras.losses.sparse_categorical_crossentropy(labels, outputs)
+        if self.teacher is None:
+            losses = keras.losses.sparse_categorical_crossentropy(labels, outputs)
+        else:
+            losses = keras.losses.categorical_crossentropy(self.teacher(images, training=False), outputs)
         return (losses * weights).sum() / weights.sum(), others
 
     def _step(self, state, images, labels, weights, rate):
@@ -217,9 +221,10 @@ def train_network(network, budget_name, trainers, seeds, deadline, output):
 @click.option("--timed-batch", type=int, default=256, help="Images of a step that is timed.")
 @click.option("--timed-steps", type=int, default=20, help="How many are timed at once.")
 @click.option("--ranges", type=click.Choice(("learned", "averaged")), default="learned", help="Of the activations.")
+@click.option("--targets", type=click.Choice(("labels", "float")), default="labels", help="What is trained for.")
 @click.option("--seconds", type=float, default=3600, help="No training starts later than this.")
 @click.option("--output", type=click.Path(path_type=pathlib.Path), help="Where to write; the default is FOLDER.")
-def main(folder, networks, widths, budgets, seeds, steps, timed_batch, timed_steps, ranges, seconds, output):
+def main(folder, networks, widths, budgets, seeds, steps, timed_batch, timed_steps, ranges, targets, seconds, output):
     """Train, and write what came out."""
     from keras_nin import models
 
@@ -234,7 +239,8 @@ def main(folder, networks, widths, budgets, seeds, steps, timed_batch, timed_ste
                 _, dataset = load_network(network)
                 *size, channels = model.input_shape[1:]
                 average_ranges(model, dataset.load(dataset.select("train"), size, channels), batch_size)
-            trainers[network, bits] = Trainer(model, batch_size)
+            teacher = load_network(network)[0].model if targets == "float" else None
+            trainers[network, bits] = Trainer(model, batch_size, teacher)
             if steps:
                 timed[network, bits] = Trainer(models.load_model(path).model, timed_batch)
         if steps:
