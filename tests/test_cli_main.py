@@ -52,6 +52,7 @@ def test_help_loads_no_framework():
     code = (
         "import sys; from keras_nin.cli import main\n"
         f"for name in {COMMANDS!r}: assert main.run([name, '--help']) == 0\n"
+        "assert not {'numpy', 'fractions', 'keras_nin.files', 'keras_nin.workflows.inputs'} & set(sys.modules)\n"
         "assert main.run(['list']) == 0 and main.run(['audit', 'nope']) == 2\n"
         "assert main.run(['sweep', '--kernel', '2']) == 2 and main.run(['claims', 'nope']) == 2\n"
         "slow = {'keras', 'tensorflow', 'sklearn', 'ai_edge_litert', 'matplotlib'} & set(sys.modules)\n"

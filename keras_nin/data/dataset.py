@@ -329,7 +329,7 @@ def check_samples(
     if array.dtype.kind not in "fiu" or not fits or array.size == 0:
         expected = "..." if shape is None else ", ".join(map(str, shape))
         raise input_error(f"{what} to be numbers (N, {expected})", f"{array.dtype} {array.shape}", **fields)
-    samples = array.astype(np.float32)
+    samples = array.astype(np.float32, copy=False)
     if not np.isfinite(samples).all():
         raise input_error(f"{what} to be finite numbers", "NaN or infinity", **fields)
     return samples

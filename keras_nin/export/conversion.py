@@ -536,10 +536,9 @@ def write_saved_model(
         return dict(zip((spec.name for spec in outputs), values, strict=True))
 
     archive: Any = keras.export.ExportArchive()
-    archive.track(static)
     signature = [tf.TensorSpec((batch, *spec.shape), tf.float32, name=spec.name) for spec in inputs]
-    archive.add_endpoint("serve", serve, signature)
-    archive.write_out(folder)
+    archive.add_endpoint("serve", serve, signature)  # not `track`, which stores all layers: twice the time
+    archive.write_out(folder, verbose=False)
 
 
 def configure_converter(

@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from keras_nin import files
-from keras_nin.data.named_datasets import cache_folder, redirect_progress
 from keras_nin.errors import InputError, expected_error, first_line
 
 _TORCHVISION = "https://download.pytorch.org/models/"
@@ -142,6 +141,8 @@ def fetch_weights(download: DownloadableWeights) -> pathlib.Path:
             to put the file by hand; the cache holds no part of one.
     """
     import keras
+
+    from keras_nin.data.named_datasets import cache_folder, redirect_progress
 
     path = cache_folder(_KERAS_CACHE) / download.file_name
     problem = _describe_mismatch(path, download) if path.is_file() else None
