@@ -215,6 +215,15 @@ def test_bad_input_is_one_line(cli, words, fragment):
     assert not pathlib.Path("exported").exists()
 
 
+@pytest.mark.parametrize("command", ["benchmark nin_digits", "cards --measure nin_digits"])
+def test_commands_without_a_target_say_what_to_do(cli, command):
+    ran = cli(*command.split(), "--scheme", "float32,mixed")
+    (line,) = ran.err.splitlines()
+    assert ran.status == 2
+    assert "Expected schemes without a target. Received: mixed" in line
+    assert "Export the model first" in line
+
+
 @pytest.fixture(scope="module")
 def named_export(make_once):
     """The folder of an export that names its operators in float."""

@@ -274,6 +274,12 @@ def measure_card(
     if name is None:
         raise InputError(f"{model} has no trained weights to measure. Pass `weights`", argument="weights")
     schemes = parse_schemes(scheme or DEFAULT_SCHEMES)
+    if any(entry.mixed for entry in schemes):
+        raise InputError(
+            "Expected schemes without a target. Received: mixed, which depends on a target and on the latencies of a "
+            "machine. Export the model first; keras-nin report shows the file",
+            argument="scheme",
+        )
     if all(entry.trained for entry in schemes):  # they are compared with the network as trained for them
         schemes = parse_schemes(f"float32,{','.join(entry.name for entry in schemes)}")
     download = downloads.find_download(model, name)
