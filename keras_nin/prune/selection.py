@@ -212,7 +212,7 @@ def _place(points: Sequence[int], value: float) -> tuple[int, int, float]:
 def measured_widths(size: int, multiple: int, smallest: int = 1) -> list[int]:
     """Return the numbers of channels at which an operator is measured: about a quarter, and each eighth from 1/2 on.
 
-    The time of an operator jumps where its weights no longer fit a cache.
+    The time of an operator may jump between two widths, which was measured where weights come near the size of a cache.
     """
     shares = (round(size * eighths / 8 / multiple) * multiple for eighths in (2, 4, 5, 6, 7))
     return sorted({size, *(share for share in shares if smallest <= share < size and share > 0)})
