@@ -204,6 +204,23 @@ def replace_file(path: AnyPath) -> Iterator[pathlib.Path]:
         os.replace(temporary, target)
 
 
+@contextlib.contextmanager
+def replace_folder(path: AnyPath) -> Iterator[pathlib.Path]:
+    """Yield a new folder beside `path`, which replaces `path` at the end of the block.
+
+    What was at `path` stays until then, and nothing of the new folder where the block raises. `InputError` where it
+    cannot be written to, or the disk is full.
+    """
+    target = pathlib.Path(path)
+    make_folder(target.parent)
+    with _writable(target), _temporary(target) as new, _temporary(target.with_name(f"{target.name}.old")) as old:
+        new.mkdir()
+        yield new
+        if os.path.lexists(target):
+            os.replace(target, old)
+        os.replace(new, target)
+
+
 def write_file(path: AnyPath, data: bytes | str) -> None:
     """Write a file whole or not at all: temporary file, fsync, rename."""
     with replace_file(path) as temporary:

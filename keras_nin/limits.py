@@ -62,11 +62,15 @@ _EXAMPLES = {
 
 @dataclasses.dataclass(frozen=True)
 class LimitItem:
-    """What can be limited; a bare number is the greatest value that passes, or with `at_least` the least."""
+    """What can be limited; a bare number is the greatest value that passes, or with `at_least` the least.
+
+    `label` is what a check calls the value where the name does not say what it is.
+    """
 
     name: str
     unit: Unit
     at_least: bool = False
+    label: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +126,7 @@ class LimitCheck:
         value = missing if self.value is None else format_value(self.limit.item.unit, self.value)
         verdict = "pass" if self.passed else f"FAIL, {self.verdict.value}"
         reason = f" ({self.reason})" if self.reason else ""
-        return f"{subject}{self.limit.name} {value}, limit {self.limit}: {verdict}{reason}"
+        return f"{subject}{self.limit.item.label or self.limit.name} {value}, limit {self.limit}: {verdict}{reason}"
 
     def to_json(self) -> dict[str, object]:
         """Return the check as a JSON-ready dictionary; times in us, sizes in bytes, shares from 0 to 1."""

@@ -192,8 +192,8 @@ def test_limits_hold_for_every_run_on_another_device():
     result = read_certify_result(document())
     checks = check_certify_limits(result, parse_certify_limits("bit-exact,lsb=1"))
     assert [str(check) for check in checks] == [
-        "net.tflite on qemu://max in xnnpack: bit-exact 2, limit at most 0: FAIL, exceeded",
-        "net.tflite on qemu://max in xnnpack: lsb 1 LSB, limit at most 1 LSB: pass",
+        "net.tflite on qemu://max, XNNPACK: images with other outputs 2, limit at most 0: FAIL, exceeded",
+        "net.tflite on qemu://max, XNNPACK: max abs diff 1 LSB, limit at most 1 LSB: pass",
     ]
     failed = read_certify_result(document(error="killed", differing_images=None, max_lsb=None))
     (check,) = check_certify_limits(failed, parse_certify_limits("lsb=9"))

@@ -22,7 +22,9 @@ from keras_nin.tflite.records import FLOAT_DTYPES, TFLiteModel, TFLiteTensor
 HOST = "host"
 KERNELS = tuple(RESOLVERS)
 BIT_EXACT = "bit-exact"
-_IMAGES, _STEPS = LimitItem(BIT_EXACT, Unit.COUNT), LimitItem("lsb", Unit.STEPS)
+KERNEL_NAMES = {"xnnpack": "XNNPACK", "builtin": "builtin", "reference": "reference"}
+_IMAGES = LimitItem(BIT_EXACT, Unit.COUNT, label="images with other outputs")
+_STEPS = LimitItem("lsb", Unit.STEPS, label="max abs diff")
 _NOT_COMPARED = ("string", "resource", "variant", "bfloat16")
 
 
@@ -300,7 +302,7 @@ def check_certify_limits(result: CertifyResult, limits: Sequence[Limit]) -> tupl
             limit,
             run.differing_images if limit.item == _IMAGES else run.max_lsb,
             reason=run.error or "the outputs have no quantization steps",
-            subject=f"{file.file} on {run.device} in {run.kernels}",
+            subject=f"{file.file} on {run.device}, {KERNEL_NAMES[run.kernels]}",
         )
         for limit in limits
         for file in result.files

@@ -103,7 +103,9 @@ def default_root() -> pathlib.Path:
 
 def is_installed(root: pathlib.Path | None = None) -> bool:
     """Whether a folder, None for `default_root`, holds all of it."""
-    return ((root or default_root()) / RECORD_NAME).is_file()
+    root = root or default_root()
+    parts = (RECORD_NAME, QEMU_NAME, PACKAGES_NAME, *(f"cpus/{cpu}/usr" for cpu in EMULATED_CPUS))
+    return all((root / part).exists() for part in parts)
 
 
 def emulated_python(root: pathlib.Path, cpu: str) -> tuple[str, ...]:

@@ -3,15 +3,15 @@
 import contextlib
 import dataclasses
 import importlib.metadata
-import json
 import os
 import pathlib
 import re
 import shutil
+import subprocess
 import sys
-import tempfile
+import tarfile
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from keras_nin import files
 from keras_nin.benchmark.emulator import (
@@ -21,10 +21,12 @@ from keras_nin.benchmark.emulator import (
     RECORD_NAME,
     default_root,
     emulated_python,
+    is_installed,
 )
-from keras_nin.child_process import ProcessStartError, run_process
+from keras_nin.child_process import ProcessResult, ProcessStartError, describe_status, run_process
 from keras_nin.errors import InputError
 from keras_nin.files import AnyPath
+from keras_nin.schemas import record_from_json
 
 _SECONDS = 1800  # of one step, over a slow line
 _GLIBC_MINORS = range(17, 42)  # of manylinux_2_NN
@@ -52,6 +54,13 @@ CPU revision\t: 1
 
 """
 
+# Of apt-get, of pip, and of what dpkg-deb starts.
+_ERROR_LINE = re.compile(r"^E(RROR)?: |No space left on device")
+# What apt-get runs after it read lists, for the programs of this machine.
+_APT_CONFIG = (
+    "#clear APT::Update::Pre-Invoke;\n#clear APT::Update::Post-Invoke;\n#clear APT::Update::Post-Invoke-Success;\n"
+)
+
 Update = Callable[[str], object]
 
 
@@ -66,7 +75,7 @@ class QemuRoot:
     @property
     def litert(self) -> str:
         """Version of LiteRT on the emulated CPUs."""
-        return next(name.split("-")[1] for name in self.packages if name.startswith("ai_edge_litert-"))
+        return next((name.split("-")[1] for name in self.packages if name.startswith("ai_edge_litert-")), "")
 
 
 def install_qemu(folder: AnyPath | None = None, *, say: Update = print, update: Update | None = None) -> QemuRoot:
@@ -89,8 +98,8 @@ def install_qemu(folder: AnyPath | None = None, *, say: Update = print, update: 
     if known is not None and known.litert == version:
         return known
     _check_programs()
-    files.make_folder(folder.parent)
-    with _building(folder) as (new, scratch):
+    with files.replace_folder(folder) as new:
+        scratch = new / "scratch"
         apt = _Apt(scratch)
         update("Reading the lists of packages")
         apt.update()
@@ -101,19 +110,30 @@ def install_qemu(folder: AnyPath | None = None, *, say: Update = print, update: 
         update("Fetching wheels")
         wheels = _download_wheels(version, apt.python_version, scratch / "wheels")
         update("Unpacking")
-        _unpack(archives, wheels, new, scratch)
+        _unpack(archives, wheels, new)
         update("Starting each CPU")
         _write_cpus(new)
         _run([*emulated_python(new, "cortex-a53"), "-c", "import ai_edge_litert.interpreter"], "The emulated Python")
         sizes = {path.name: path.stat().st_size for path in (*archives, *wheels)}
+        shutil.rmtree(scratch)
         files.write_file(new / RECORD_NAME, files.dump_json({"packages": sizes}))
     return QemuRoot(folder, True, sizes)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Record:
+    packages: dict[str, int]
+
+
 def _read_record(folder: pathlib.Path) -> QemuRoot | None:
-    if not (folder / RECORD_NAME).is_file():
+    """Return what a folder has; None where parts are missing or the record is damaged."""
+    if not is_installed(folder):
         return None
-    return QemuRoot(folder, False, json.loads(files.read_bytes(folder / RECORD_NAME))["packages"])
+    try:
+        record = record_from_json(_Record, files.read_json(folder / RECORD_NAME))
+    except InputError:
+        return None
+    return QemuRoot(folder, False, record.packages)
 
 
 def _check_programs() -> None:
@@ -121,18 +141,6 @@ def _check_programs() -> None:
     if missing:
         expected = "Expected Debian's package tools, which fetch and unpack the ARM root file system"
         raise InputError(f"{expected}. Received: a machine without {', '.join(missing)}")
-
-
-@contextlib.contextmanager
-def _building(folder: pathlib.Path) -> Iterator[tuple[pathlib.Path, pathlib.Path]]:
-    """Yield a folder that takes the place of `folder` in the end, and one for what is fetched."""
-    with tempfile.TemporaryDirectory(prefix=f"{folder.name}.", dir=folder.parent) as scratch:
-        new = pathlib.Path(scratch) / "new"
-        new.mkdir()
-        yield new, pathlib.Path(scratch)
-        if folder.exists():
-            folder.rename(pathlib.Path(scratch) / "old")
-        new.rename(folder)
 
 
 def _announce(packages: Sequence["_Package"], version: str, folder: pathlib.Path, say: Update) -> None:
@@ -143,18 +151,19 @@ def _announce(packages: Sequence["_Package"], version: str, folder: pathlib.Path
     )
 
 
-def _run(command: Sequence[str], what: str, *, folder: pathlib.Path | None = None) -> str:
-    """Run a program to its end and return what it printed; `InputError` with its last error line."""
+def _run(command: Sequence[str], what: str, *, folder: pathlib.Path | None = None) -> ProcessResult:
+    """Run a program to its end and return its output; `InputError` with its first error line."""
     environment = os.environ | {"LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"}
     try:
         result = run_process(command, timeout=_SECONDS, folder=folder, environment=environment)
     except ProcessStartError as error:
         raise InputError(f"{what} cannot be started: {error}") from error
-    if result.status:
+    if result.status != 0:
+        status = f"no end in {_SECONDS} s" if result.status is None else describe_status(result.status)
         lines = [line.strip() for line in f"{result.stdout}\n{result.stderr}".splitlines() if line.strip()]
-        errors = [line for line in lines if line.startswith(("E:", "ERROR:"))] or lines[-1:] or ["it printed nothing"]
+        errors = [line for line in lines if _ERROR_LINE.search(line)] or lines[-1:] or [status]
         raise InputError(f"{what} failed: {errors[0]}", status=result.status)
-    return result.stdout
+    return result
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,41 +186,51 @@ class _Apt:
         for name in ("lists/partial", "archives/partial"):
             (self._folder / name).mkdir(parents=True)
         (self._folder / "status").touch()
+        (self._folder / "apt.conf").write_text(_APT_CONFIG)
         self.qemu = shutil.which(QEMU_NAME)
-        host = _run(["dpkg", "--print-architecture"], "dpkg").strip()
+        host = _run(["dpkg", "--print-architecture"], "dpkg").stdout.strip()
         architectures = dict.fromkeys(("arm64",) if self.qemu else (host, "arm64"))
         values = {
             "Dir::State": self._folder,
             "Dir::State::status": self._folder / "status",
             "Dir::Cache": self._folder,
+            "Dir::Cache::pkgcache": "pkgcache.bin",  # containers switch it off, and each command reads all lists then
+            "Dir::Cache::srcpkgcache": "srcpkgcache.bin",
             "APT::Architecture": next(iter(architectures)),
             "Debug::NoLocking": "1",
             "Acquire::Languages": "none",
             "APT::Sandbox::User": "",
-            "APT::Update::Post-Invoke-Success::": "",
         }
-        self._options = [word for name, value in values.items() for word in ("-o", f"{name}={value}")]
+        self._options = ["-c", str(self._folder / "apt.conf")]
+        self._options += [word for name, value in values.items() for word in ("-o", f"{name}={value}")]
         for architecture in architectures:
             self._options += ["-o", f"APT::Architectures::={architecture}"]
         self.python_version = ""
+        self._warnings: list[str] = []
 
     def update(self) -> None:
         """Fetch the lists; apt-get only warns where a server does not answer, and then has no packages."""
-        _run(["apt-get", "-q", *self._options, "update"], "apt-get update")
+        result = _run(["apt-get", "-q", *self._options, "update"], "apt-get update")
+        warnings = [line.removeprefix("W: ") for line in result.stderr.splitlines()]
+        self._warnings = [f"{line}." for line in warnings if line.startswith("Failed to fetch")]
 
     def resolve(self) -> list[_Package]:
         """Return the packages of an ARM Python and what it needs, and QEMU's where there is none."""
-        text = _run(["apt-cache", *self._options, "depends", "python3-minimal:arm64"], "apt-cache")
+        text = ""
+        with contextlib.suppress(InputError):  # it fails without lists
+            text = _run(["apt-cache", *self._options, "depends", "python3-minimal:arm64"], "apt-cache").stdout
         match = re.search(r"Depends: python(3\.\d+)-minimal", text)
         if match is None:
-            raise InputError("apt-get knows no package python3-minimal:arm64. Is there a network, and are the sources "
-                             "of this machine Debian's?")  # fmt: skip
+            question = "Is there a network, and are the sources of this machine Debian's?"
+            raise InputError(
+                " ".join(["apt-get knows no package python3-minimal:arm64.", *self._warnings[:1], question])
+            )
         self.python_version = match[1]
         names = [f"python{match[1]}-minimal", f"libpython{match[1]}-stdlib", "libstdc++6"]
         wanted = [*(f"{name}:arm64" for name in names), *([] if self.qemu else ["qemu-user-static"])]
         command = ["apt-get", "-qq", *self._options, "--no-install-recommends", "--print-uris", "install", *wanted]
         packages = []
-        for line in _run(command, "apt-get").splitlines():
+        for line in _run(command, "apt-get").stdout.splitlines():
             found = re.fullmatch(r"'\S+' (([^\s_]+)_\S+_(\w+)\.deb) (\d+)( \S+)?", line.strip())
             # Of this machine's architecture come Debian's essential packages too.
             if found and (found[3] in ("arm64", "all") or found[2].startswith("qemu-user")):
@@ -235,21 +254,41 @@ def _download_wheels(version: str, python_version: str, folder: pathlib.Path) ->
     return sorted(folder.glob("*.whl"))
 
 
-def _unpack(
-    archives: Sequence[pathlib.Path], wheels: Sequence[pathlib.Path], new: pathlib.Path, scratch: pathlib.Path
-) -> None:
-    """Unpack packages and wheels below `new`; of QEMU the one program that is needed."""
+def _unpack(archives: Sequence[pathlib.Path], wheels: Sequence[pathlib.Path], new: pathlib.Path) -> None:
+    """Unpack packages and wheels below `new`, of QEMU the one program that is needed."""
+    if qemu := shutil.which(QEMU_NAME):
+        shutil.copy(qemu, new / QEMU_NAME)
     for archive in archives:
-        target = scratch / "qemu" if archive.name.startswith("qemu-user") else new / "root"
-        _run(["dpkg-deb", "-x", str(archive), str(target)], "dpkg-deb")
-    qemu = shutil.which(QEMU_NAME) or scratch / "qemu" / "usr" / "bin" / QEMU_NAME
-    shutil.copy(qemu, new / QEMU_NAME)
+        if archive.name.startswith("qemu-user"):
+            _unpack_program(archive, new / QEMU_NAME)
+        else:
+            _run(["dpkg-deb", "-x", str(archive), str(new / "root")], "dpkg-deb")
     shutil.rmtree(new / "root" / "usr" / "share")  # manuals
     for wheel in wheels:
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(new / PACKAGES_NAME)
     if not (new / "root" / "lib").exists():  # a link that a later Debian has elsewhere
         (new / "root" / "lib").symlink_to("usr/lib")
+
+
+def _unpack_program(archive: pathlib.Path, target: pathlib.Path) -> None:
+    """Unpack the program of a package that is named as `target`; what comes behind it is not read."""
+    command = ["dpkg-deb", "--fsys-tarfile", str(archive)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        try:
+            with tarfile.open(fileobj=process.stdout, mode="r|") as members:
+                for member in members:
+                    source = members.extractfile(member) if member.isfile() else None
+                    if source is not None and pathlib.PurePath(member.name).name == target.name:
+                        files.write_file(target, source.read())
+                        break
+        except tarfile.TarError as error:
+            raise InputError(f"Expected a Debian package. Received: {archive.name!r} ({error})") from error
+        finally:
+            process.kill()
+    if not target.exists():
+        raise InputError(f"Expected a package with {target.name}. Received: {archive.name!r}")
+    target.chmod(0o755)
 
 
 def _write_cpus(new: pathlib.Path) -> None:
@@ -263,7 +302,7 @@ def _write_cpus(new: pathlib.Path) -> None:
         for entry in (new / "root").iterdir():
             if entry.name != "proc":
                 (folder / entry.name).symlink_to(f"../../root/{entry.name}")
-        words = _run([*emulated_python(new, cpu), "-c", _READ_HWCAPS], f"The emulated {cpu}").split()
+        words = _run([*emulated_python(new, cpu), "-c", _READ_HWCAPS], f"The emulated {cpu}").stdout.split()
         features = [
             name
             for value, names in zip(map(int, words), map(str.split, _HWCAPS), strict=True)

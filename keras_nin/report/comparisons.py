@@ -5,7 +5,7 @@ from typing import Any
 
 from keras_nin import schemas
 from keras_nin.benchmark import roofline, sweep_results
-from keras_nin.benchmark.certification import HOST, Certificate, CertifiedRun, CertifyResult
+from keras_nin.benchmark.certification import HOST, KERNEL_NAMES, Certificate, CertifiedRun, CertifyResult
 from keras_nin.benchmark.comparison import RunComparison
 from keras_nin.benchmark.records import Profile
 from keras_nin.benchmark.sweep import SweepPoint
@@ -14,7 +14,6 @@ from keras_nin.formatting import format_count, format_host
 from keras_nin.report.rendering import Table, render_text
 
 _MAX_CHANGED_LAYERS = 10
-_KERNEL_NAMES = {"xnnpack": "XNNPACK", "builtin": "builtin", "reference": "reference"}
 
 
 def format_roofline(profile: Profile) -> str:
@@ -88,7 +87,7 @@ def certificate_table(file: Certificate, kernels: tuple[str, ...]) -> Table:
     rows = [
         (device, *(_format_run(file.run(device, name), name == kernels[0]) for name in kernels)) for device in devices
     ]
-    return Table(("device", *(_KERNEL_NAMES[name] for name in kernels)), (), tuple(rows))
+    return Table(("device", *(KERNEL_NAMES[name] for name in kernels)), (), tuple(rows))
 
 
 def _format_run(run: CertifiedRun, is_first: bool) -> str:
@@ -109,7 +108,7 @@ def _format_steps(steps: float | None) -> str:
 def certificate_lines(file: Certificate) -> Iterator[str]:
     """Yield a line for each run that differs, with the first operator that does, and for each that failed."""
     for run in file.runs:
-        name = f"{run.device}, {_KERNEL_NAMES[run.kernels]}"
+        name = f"{run.device}, {KERNEL_NAMES[run.kernels]}"
         if run.error is not None:
             yield f"{name}: not run: {run.error}"
             continue
@@ -123,7 +122,7 @@ def certificate_lines(file: Certificate) -> Iterator[str]:
             operator = f"operator {first.index} {first.op} {first.name} ({_format_steps(first.max_lsb)})"
             yield f"{name}: {outputs}; {operator}{others}"
         elif not run.bit_exact:
-            yield f"{name}: {outputs}; the operator was not found"
+            yield f"{name}: {outputs}; which operator is the first to differ is unknown"
 
 
 def certified_device_lines(result: CertifyResult) -> Iterator[str]:
