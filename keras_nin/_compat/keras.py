@@ -167,10 +167,12 @@ def structure_only() -> Iterator[None]:
     """Keep Keras on NumPy from importing TensorFlow, and from running layers to find the shapes of their outputs.
 
     What NumPy computes may have other shapes than TensorFlow's, so that it raises `NotImplementedError`. The outputs of
-    `LayerScale`, of ConvNeXt, have the shape of its inputs.
+    `LayerScale`, of ConvNeXt, have the shape of its inputs. Integers, such as the count of `Normalization`, have 64
+    bits, as on TensorFlow.
     """
     from keras.src import backend
     from keras.src.applications.convnext import LayerScale
+    from keras.src.backend.common import dtypes
 
     def refuse(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         layer = getattr(function, "__self__", None)
@@ -178,13 +180,15 @@ def structure_only() -> Iterator[None]:
             return backend.KerasTensor(arguments[0].shape, layer.compute_dtype)
         raise NotImplementedError("Keras on NumPy runs no layers")
 
-    own = backend.compute_output_spec
+    own, own_types = backend.compute_output_spec, dict(dtypes.PYTHON_DTYPES_MAP)
     backend.compute_output_spec = refuse
+    dtypes.PYTHON_DTYPES_MAP |= dict.fromkeys((int, "int"), "int64")
     try:
         with without_tensorflow():
             yield
     finally:
         backend.compute_output_spec = own
+        dtypes.PYTHON_DTYPES_MAP.update(own_types)
 
 
 @contextlib.contextmanager
