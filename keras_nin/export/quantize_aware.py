@@ -31,7 +31,7 @@ _KINDS = {
     "FULLY_CONNECTED": "dense",
     "TRANSPOSE_CONV": "transposed",
 }
-# Of a step: how far from an integer float32 certainly rounds as float64 does; biases are integers of up to 20 bits.
+# Of a step: how far from an integer float32 certainly rounds as float64 does; most biases have at most 20 bits.
 _ROUNDED, _BIAS_ROUNDED = 0.4999, 0.45
 _STEP_SHARES = np.linspace(0.4, 1, 61)  # of the step at which nothing is clipped
 
@@ -256,7 +256,7 @@ class _NetworkBuilder:
         integers, (scales, _) = self.tflite.data(stored).astype(np.float64), per_channel_parameters(stored)
         levels = weights / scales
         nearest = np.clip(levels, integers - reach, integers + reach)
-        return np.where(nearest == levels, weights, nearest * scales).astype(np.float32)
+        return _settle_quotients(np.where(nearest == levels, weights, nearest * scales), scales, integers)
 
     def _describe_source(self) -> dict[str, Any]:
         """Return what `keras_nin.export.quantize_aware` needs to write the file again, without the weights."""
@@ -271,6 +271,16 @@ class _NetworkBuilder:
             "layers": list(self.files.layers),
             "flags": self.files.flags,
         }
+
+
+def _settle_quotients(values: np.ndarray, scales: Any, integers: np.ndarray) -> np.ndarray:
+    """Return values in float32 that round to the integers in float32 too: those of large biases are steps apart."""
+    settled, divisors = values.astype(np.float32), np.asarray(scales, np.float32)
+    for _ in range(3):
+        levels = np.rint(settled / divisors)
+        toward = np.where(levels < integers, np.inf, -np.inf).astype(np.float32)
+        settled = np.where(levels == integers, settled, np.nextafter(settled, toward))
+    return settled
 
 
 def _kernel_inputs(operator: "TFLiteOperator") -> tuple[int, int, int]:

@@ -79,9 +79,14 @@ def _divide_range(minimum: Any, maximum: Any) -> Any:
     width = maximum - minimum
     back = width - maximum
     lost = (maximum - (width - back)) - (minimum + back)
-    scale = width / _STEPS
-    remainder = (width - 256 * scale) + scale + lost  # 256 * scale is exact
-    return scale + ops.stop_gradient(remainder) / _STEPS
+    return _divide(width, _STEPS, lost)
+
+
+def _divide(x: Any, divisor: int, lost: Any = 0.0) -> Any:
+    """Return (x + lost) / divisor, a power of two less one, rounded once: compilers multiply by 1 / divisor."""
+    quotient = x / divisor
+    remainder = (x - (divisor + 1) * quotient) + quotient + lost  # the product is exact
+    return quotient + ops.stop_gradient(remainder) / divisor
 
 
 def _quantization(ranges: Any, group: str) -> Quantization:
@@ -184,7 +189,7 @@ class QuantizedKernel(_Float32Layer):
         kernel = ops.reshape(self.kernel, (*self.kernel_shape[:2], self.outputs)) if rows is None else rows
         if self.step is None:
             largest = ops.max(ops.abs(kernel), axis=tuple(range(len(kernel.shape) - 1)))
-            step = ops.stop_gradient(ops.where(largest > 0, largest, 1.0) / self.levels)
+            step = ops.stop_gradient(_divide(ops.where(largest > 0, largest, 1.0), self.levels))
             integers = round_levels(kernel / step)
         else:
             step = self.step * ops.exp(self.log_step)
