@@ -24,6 +24,8 @@ EXTRAS = {
     ],
     "docs": ["mkdocs>=1.6", "mkdocs-material>=9.6", "mkdocstrings[python]>=0.29"],
     "notebook": ["pandas>=2.2"],
+    # For `export --converter litert`; the interface that it uses is not documented.
+    "litert": ["jax>=0.10", "litert-converter>=0.5,<0.6"],
     "ethosu": ["ethos-u-vela>=5.2,<5.3"],
     # There are development releases alone, which pip takes where a bound names one, and for Linux on x86-64 alone.
     "micro": [

@@ -51,7 +51,7 @@ def test_the_record_says_everything_that_made_the_file(made, model):
     assert set(export_record) == {
         "schema", "file", "sha256", "bytes", "model", "weights", "weights_sha256", "scheme", "flags",
         "float_operators", "options", "preprocessing", "calibration", "batch", "tuning", "training",
-        "versions", "input", "output", "inputs", "outputs", "parity", "compression", "operators",
+        "versions", "input", "output", "inputs", "outputs", "parity", "compression", "operators", "converter",
     }  # fmt: skip
     assert (export_record["schema"], export_record["file"]) == ("keras_nin.export_file/1", "small_int8.tflite")
     assert (export_record["model"], export_record["weights"], export_record["scheme"]) == ("small", "mine", "int8")

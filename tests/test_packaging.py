@@ -63,7 +63,7 @@ CORE = {
 }
 # What is imported where it is needed, with an error that names the extra, what comes with TensorFlow, and what is
 # imported where Keras runs on it.
-OPTIONAL = {"pandas": "notebook", "tflite_micro": "micro"}
+OPTIONAL = {"litert_converter": "litert", "pandas": "notebook", "tflite_micro": "micro"}
 WITH_TENSORFLOW = {"ml_dtypes"}
 OTHER_BACKENDS = {"jax", "torch"}
 

@@ -111,7 +111,11 @@ def plain_argmax() -> Iterator[None]:
 
 
 def variable_graph_names(model: "keras.Model") -> list[str]:
-    """Return the names that the variables of a model have in a graph that TensorFlow traces."""
+    """Return the names that the variables of a model have in a graph that TensorFlow traces; none with another."""
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        return []
     return [variable.value._handle_name.rpartition(":")[0] for variable in model.variables]
 
 

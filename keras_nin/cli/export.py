@@ -72,6 +72,9 @@ def _describe_scheme(row: Mapping[Any, str]) -> str:
               help="Distinct weights in each layer of the scheme clustered.")  # fmt: skip
 @click.option("--weight-bits", type=click.IntRange(2, 8), default=8, metavar="N",
               help="Bits of the weights of the scheme qat_keras.")  # fmt: skip
+@click.option("--converter", type=click.Choice(["tensorflow", "litert"]), default="tensorflow",
+              help="litert, experimental, needs no TensorFlow: float32 alone, where each operator is the one of "
+              "TensorFlow's converter.")  # fmt: skip
 @options.data_option
 @options.image_options
 @options.test_count_option

@@ -348,7 +348,7 @@ class ModelConverter:
         if isinstance(failure, InputError):
             raise failure
         if failure is not None:
-            reason = _failure_reason(failure, output.text, layer_marks(self.model))
+            reason = failure_reason(failure, output.text, layer_marks(self.model))
             raise input_error(f"a network that converts to {scheme.name}", reason) from failure
         if integer_form:
             flags["integer_form"] = ["LocalResponseNormalization"]
@@ -566,7 +566,7 @@ def configure_converter(
     return converter, flags
 
 
-def _failure_reason(error: Exception, text: str, marks: dict[str, str]) -> str:
+def failure_reason(error: Exception, text: str, marks: dict[str, str]) -> str:
     """Return in one line why the conversion failed: the operators without a counterpart, else what the error says."""
     unknown = {
         (match["op"], "/".join(read_scope(match["name"], marks))) for match in _UNKNOWN_OPERATOR.finditer(str(error))

@@ -20,7 +20,7 @@ from keras_nin.errors import input_error
 from keras_nin.export.compression import Compression, measure_compression
 from keras_nin.export.mixed_precision import MixedSearch
 from keras_nin.export.parity import CAST_OPERATORS, Parity
-from keras_nin.export.schemes import Scheme, Tuning
+from keras_nin.export.schemes import CONVERTERS, Scheme, Tuning
 from keras_nin.formatting import escape_unprintable, format_names
 from keras_nin.tflite.records import TFLiteModel, float_operators
 from keras_nin.tflite.runner import IODetails, io_details
@@ -28,7 +28,7 @@ from keras_nin.tflite.runner import IODetails, io_details
 if TYPE_CHECKING:
     import keras
 
-PACKAGES = ("tensorflow", "keras", "numpy", "ai-edge-litert")
+_PACKAGES = ("keras", "numpy", "ai-edge-litert")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -95,6 +95,7 @@ class ExportRecord:
         model, weights, weights_sha256, scheme, flags, float_operators, options, preprocessing, batch, training: as in
             `ConvertedModel`.
         calibration, tuning: None where the scheme is not calibrated, or not to 8 bits.
+        converter: "tensorflow", or "litert" for litert-converter.
         versions: of this project, Python and the packages that convert and run a file.
         parity: the comparison with the model; None where there was none.
         compression: of a file whose weights were pruned or clustered.
@@ -123,6 +124,7 @@ class ExportRecord:
     compression: dict | None
     operators: tuple[OperatorRecord, ...]
     mixed: MixedSearch | None = None
+    converter: str = "tensorflow"
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as a dictionary."""
@@ -151,6 +153,7 @@ class ConvertedModel:
         parity: the comparison with the model; None before it was made.
         output_layers: for each operator the last Keras layer that was fused into it, whose output is its own, or None.
         mixed: how the operators in float of the scheme mixed were chosen; None where they were named.
+        converter: what wrote the file, a name of `schemes.CONVERTERS`.
     """
 
     model: str
@@ -171,6 +174,7 @@ class ConvertedModel:
     parity: Parity | None = None
     output_layers: tuple[str | None, ...] = dataclasses.field(default=(), repr=False)
     mixed: MixedSearch | None = dataclasses.field(default=None, repr=False)
+    converter: str = "tensorflow"
 
     @property
     def data(self) -> bytes:
@@ -206,7 +210,7 @@ class ConvertedModel:
             file=f"{self.stem}.tflite",
             sha256=self.tflite.sha256,
             bytes=len(self.data),
-            versions=package_versions(),
+            versions=package_versions(self.converter),
             inputs=self._io_details(main.inputs),
             outputs=self._io_details(main.outputs),
             compression=compression.to_json() if compression else None,
@@ -292,10 +296,11 @@ class ConvertedModel:
         return next(iter(contents))
 
 
-def package_versions() -> dict[str, str]:
+def package_versions(converter: str = "tensorflow") -> dict[str, str]:
     """Return the versions of this project, Python and the packages that convert and run a file."""
+    packages = (*CONVERTERS[converter], *_PACKAGES)
     versions = {"keras-nin": keras_nin.__version__, "python": platform.python_version()}
-    return versions | {package: importlib.metadata.version(package) for package in PACKAGES}
+    return versions | {package: importlib.metadata.version(package) for package in packages}
 
 
 def describe_conversion(

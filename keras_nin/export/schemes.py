@@ -10,6 +10,8 @@ RANGES = ("minmax", "mse")
 ROUNDINGS = ("nearest", "adaptive")
 ROUNDING_REACH = 3  # steps of the weight grid that adaptive rounding may take a weight beyond its two neighbors
 DEFAULT_SCHEMES = "float32,int8"
+# Converters, and the packages that each needs besides those that run a model and a file.
+CONVERTERS = {"tensorflow": ("tensorflow",), "litert": ("jax", "litert-converter")}
 SCHEME_COLUMNS = ("scheme", "weights", "activations", "input and output", "compute type", "needs")
 
 

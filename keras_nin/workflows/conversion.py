@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from keras_nin import files, models
 from keras_nin.errors import InputError, check_choice
-from keras_nin.export.schemes import SCHEMES, Scheme, Tuning, parse_schemes
+from keras_nin.export.schemes import CONVERTERS, SCHEMES, Scheme, Tuning, parse_schemes
 from keras_nin.files import AnyPath
 from keras_nin.models.model_spec import RANDOM, random_kind
-from keras_nin.workflows import SILENT, Progress, inputs
+from keras_nin.workflows import SILENT, Progress, backends, inputs
 from keras_nin.workflows.inputs import (
     FileOrModel,
     ImageSource,
@@ -78,8 +78,10 @@ class ExportOptions:
     target: str | None = None
     float_operators: Sequence[str] | None = None
     weight_bits: int = 8
+    converter: str = "tensorflow"
 
     def __post_init__(self) -> None:
+        check_choice("converter", self.converter, tuple(CONVERTERS))
         if self.preprocessing is not None:
             from keras_nin.data.preprocessing import parse_preprocessing
 
@@ -96,6 +98,8 @@ class ExportOptions:
 
     def load(self, model: ModelLike, progress: Progress = SILENT) -> LoadedModel:
         """Load the model with the options that concern it; one in half precision is cast to float32."""
+        if self.converter == "litert":
+            backends.start_keras(progress, "jax")
         names = inputs.ModelOptions.__annotations__
         loaded = inputs.open_model(model, progress, **{name: getattr(self, name) for name in names})
         return models.cast_to_float32(loaded)
@@ -137,7 +141,7 @@ class ExportOptions:
             "imports": [os.fspath(source) for source in self.imports],
             **{role: os.fspath(source) for role, source in images.items()},
         }
-        names = ["seed", "labels", "test_count", "task", "preprocessing", "crop", "batch"]
+        names = ["seed", "labels", "test_count", "task", "preprocessing", "crop", "batch", "converter"]
         if scheme.integer_only:
             names += ["io", "allow_float"]
         if scheme.calibrated:
@@ -219,7 +223,11 @@ def convert(
     plain = [scheme for scheme in schemes if not scheme.trained]
     if plain:
         with progress.task(f"Converting {loaded.name} to {', '.join(scheme.name for scheme in plain)}"):
-            if is_quantize_aware(loaded.model):
+            if options.converter == "litert":
+                from keras_nin.export.litert_conversion import convert_with_litert
+
+                converted = convert_with_litert(loaded.model, plain, **arguments)
+            elif is_quantize_aware(loaded.model):
                 converted = convert_quantize_aware(loaded.model, plain, **arguments)
             else:
                 tuning, kept = options.tuning or Tuning(), options.float_operators

@@ -207,6 +207,7 @@ def export_model(
     target: str | None = None,
     float_operators: Sequence[str] | None = None,
     weight_bits: int = 8,
+    converter: str = "tensorflow",
     task: str | None = None,
     limits: ParityLimits | None = None,
     threads: int = 1,
@@ -253,6 +254,8 @@ def export_model(
         float_operators: of the scheme mixed, the operators that stay in float32, by name; None searches for those with
             which the target is met at the lowest latency on this machine.
         weight_bits: bits of the weights of the scheme qat_keras, 2 to 8; an int8 file holds fewer as small integers.
+        converter: "tensorflow", or "litert", experimental, which needs no TensorFlow: float32 alone, with Keras on JAX,
+            and only where each operator is the one of TensorFlow's converter.
         task: what the outputs mean: classification, binary, multilabel, regression or segmentation; for several
             outputs ``"mask=segmentation,age=regression"``. None infers it from shape, activation and labels.
         limits: what the parity is checked against; None takes the defaults.
@@ -288,13 +291,19 @@ def run_export(
     from keras_nin.keras_graph import is_quantize_aware
     from keras_nin.tflite.host import describe_host
 
-    schemes = options.resolve_schemes(DEFAULT_SCHEMES if scheme is None else scheme)
+    with_litert = options.converter == "litert"
+    default = "float32" if with_litert else DEFAULT_SCHEMES
+    schemes = options.resolve_schemes(default if scheme is None else scheme)
     _check_target(schemes, options)
+    if with_litert:
+        from keras_nin.export.litert_conversion import check_litert_converter
+
+        check_litert_converter(schemes)
     if out is not None:
         files.check_output_folder(out)
         _check_no_mixed_file(model, schemes, options, pathlib.Path(out), force)
     job, test, sources = open_inputs(model, schemes, options, progress)
-    if scheme is None and is_quantize_aware(job.loaded.model):
+    if scheme is None and not with_litert and is_quantize_aware(job.loaded.model):
         schemes = options.resolve_schemes("int8")
     if original:
         original.check_inputs(job)

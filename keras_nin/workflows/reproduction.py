@@ -30,7 +30,7 @@ _NUMBER, _TEXT = (int, float), (str,)
 _OPTION_TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("model", "weights", "test", "calibration", "labels", "io"), _TEXT),
     "preprocessing": (str, dict),
-    **dict.fromkeys(("ranges", "rounding", "task", "target"), _TEXT),
+    **dict.fromkeys(("ranges", "rounding", "task", "target", "converter"), _TEXT),
     **dict.fromkeys(("seed", "calibration_count", "batch", "epochs", "clusters", "weight_bits"), (int,)),
     "test_count": (int, str),  # or "all"
     **dict.fromkeys(("crop", "learning_rate", "sparsity"), _NUMBER),
@@ -73,6 +73,11 @@ class OriginalExport:
     versions: dict[str, str]
     mixed: MixedSearch | None = None
 
+    @property
+    def converter(self) -> str:
+        """Name of the converter that wrote the file."""
+        return self.options.get("converter", "tensorflow")
+
     def export_options(self) -> ExportOptions:
         """Return the options as `run_export` takes them."""
         values = {name: value for name, value in self.options.items() if name != "model"}
@@ -98,7 +103,7 @@ class OriginalExport:
 
     def compare(self, content: bytes) -> Reproduction:
         """Return how a file compares with the original."""
-        now = package_versions()
+        now = package_versions(self.converter)
         changes = [
             f"{name} {self.versions.get(name, 'unknown')} then, {now.get(name, 'unknown')} now"
             for name in dict.fromkeys([*self.versions, *now])
