@@ -131,7 +131,7 @@ def convert_with_litert(
 
 def convert_unchecked(model: "keras.Model", batch: int = 1) -> bytes:
     """Return the .tflite file that litert-converter writes for a model on JAX; `InputError` where it writes none."""
-    import jax
+    import jax  # pyright: ignore[reportMissingImports]
     import keras
 
     from keras_nin._compat.litert_converter import convert_stablehlo
