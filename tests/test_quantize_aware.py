@@ -12,15 +12,16 @@ import zlib
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers as kl
 from tiers import WIDE
 
 from keras_nin import InputError, data
 from keras_nin._compat import litert
 from keras_nin.export import Tuning, convert_quantize_aware, quantize_network
-from keras_nin.export.quantize_aware import _NetworkBuilder
+from keras_nin.export.quantize_aware import _NetworkBuilder, _settle_quotients
 from keras_nin.export.quantize_aware_file import _convert_here
-from keras_nin.layers import LocalResponseNormalization
+from keras_nin.layers import LocalResponseNormalization, quantized
 from keras_nin.tflite.quantization import quantize
 from keras_nin.tflite.reader import expose_tensors
 from keras_nin.tflite.runner import TFLiteRunner
@@ -74,6 +75,24 @@ def differences(files, images):
         off = np.abs(received.reshape(integers.shape) + zero_point - integers)
         worst = np.maximum(worst, [(off > 0).mean(), (off > 1).mean()])
     return worst
+
+
+@pytest.mark.parametrize("divisor", [7, 127, 255])
+def test_a_compiled_division_is_rounded_once(divisor):
+    """Compilers multiply by the reciprocal instead, which often differs in the last bit."""
+    values = np.random.default_rng(0).uniform(1e-3, 1e3, 10_000).astype(np.float32)
+    divided = tf.function(lambda x: quantized._divide(x, divisor), jit_compile=True)(values)
+    np.testing.assert_array_equal(divided, (values.astype(np.float64) / divisor).astype(np.float32))
+
+
+def test_large_biases_keep_their_integers():
+    random = np.random.default_rng(0)
+    integers = random.integers(-(2**22), 2**22, 10_000).astype(np.float64)
+    scales = random.uniform(1e-6, 1e-3, 10_000).astype(np.float32)
+    values = (integers + random.uniform(-0.45, 0.45, 10_000)) * scales
+    settled = _settle_quotients(values, scales, integers)
+    assert settled.dtype == np.float32
+    np.testing.assert_array_equal(np.rint(settled / scales), integers)
 
 
 @pytest.mark.slow

@@ -78,6 +78,7 @@ def audit_command(
     """
     from keras_nin.audit.budget import check_audit_limits, parse_audit_limits
     from keras_nin.audit.tables import AuditView
+    from keras_nin.limits import all_passed
     from keras_nin.workflows.audit import audit_model
 
     flags = {"json": as_json, "csv": as_csv, "markdown": as_markdown}
@@ -95,7 +96,7 @@ def audit_command(
     else:
         _print_audit(audit, form, view)
     print_checks(checks, failed_only=form != "text")
-    return 0 if all(check.passed for check in checks) else 1
+    return 0 if all_passed(checks) else 1
 
 
 def _check_view_options(form: str, view: AuditView) -> None:

@@ -84,6 +84,7 @@ def benchmark_command(
       keras-nin benchmark net.tflite --model-explorer net_times.json
     """
     from keras_nin.benchmark.records import check_benchmark_limits, parse_benchmark_limits
+    from keras_nin.limits import all_passed
     from keras_nin.report.latency import LayerView
     from keras_nin.workflows.benchmark import benchmark_models
 
@@ -104,7 +105,7 @@ def benchmark_command(
         remark(f"written: {path}")
     for failure in run.failures:
         note(f"Error: {' '.join(options.with_own_flags(failure).split())}")
-    return 2 if run.failures else 0 if all(check.passed for check in checks) else 1
+    return 2 if run.failures else 0 if all_passed(checks) else 1
 
 
 def _benchmark_on_devices(
@@ -113,6 +114,7 @@ def _benchmark_on_devices(
     """Measure on several devices, print all in one table, and return the exit status."""
     from keras_nin.benchmark.records import check_benchmark_limits
     from keras_nin.formatting import format_markdown_table, format_table
+    from keras_nin.limits import all_passed
     from keras_nin.report.latency import format_device_benchmarks
     from keras_nin.workflows.benchmark import benchmark_on_devices
 
@@ -136,7 +138,7 @@ def _benchmark_on_devices(
     ]  # fmt: skip
     for failure in failures:
         note(f"Error: {' '.join(options.with_own_flags(failure).split())}")
-    return 2 if failures else 0 if all(check.passed for check in checks) else 1
+    return 2 if failures else 0 if all_passed(checks) else 1
 
 
 def _print_run(run: BenchmarkRun, form: str | None, view: LayerView, roofline: bool) -> None:
@@ -185,6 +187,7 @@ def compare_runs_command(
     it, so that noise does not fail. Where a result has no interval (too few runs) the medians decide.
     """
     from keras_nin.benchmark.comparison import check_comparison_limits, parse_comparison_limits
+    from keras_nin.limits import all_passed
     from keras_nin.report.comparisons import format_run_comparison
     from keras_nin.workflows.benchmark import compare_runs
 
@@ -195,7 +198,7 @@ def compare_runs_command(
     slower = () if max_regression is None else comparison.regressions(max_regression)
     for change in slower:
         note(f"FAIL: {change.file}: {change.ratio:.3f} times as slow, limit {1 + (max_regression or 0):g}")
-    return 1 if slower or not all(check.passed for check in checks) else 0
+    return 1 if slower or not all_passed(checks) else 0
 
 
 @click.command(
@@ -233,6 +236,7 @@ def sweep_command(as_json: bool, require: str | None, **arguments: Any) -> int:
     The table has all rows of the file.
     """
     from keras_nin.benchmark.sweep_results import check_sweep_limits, parse_sweep_limits
+    from keras_nin.limits import all_passed
     from keras_nin.report.comparisons import format_sweep
     from keras_nin.workflows.sweep import sweep_convolutions
 
@@ -249,4 +253,4 @@ def sweep_command(as_json: bool, require: str | None, **arguments: Any) -> int:
     remark(f"written: {result.path}" if result.measured else f"nothing to do: all points are in {result.path}")
     if arguments["plot"] is not None:
         remark(f"written: {arguments['plot']}")
-    return 0 if all(check.passed for check in checks) else 1
+    return 0 if all_passed(checks) else 1

@@ -115,6 +115,7 @@ def export_command(model: str, record: str | None, as_json: bool, require: str |
     weights or the calibration images are others. Paths in it are relative to the folder of that export; one that leads
     out of the working directory, and code to import, have to be given again as MODEL, --data, --import and so on.
     """
+    from keras_nin.limits import all_passed
     from keras_nin.workflows.export import check_export_limits, export_model, parse_export_limits
 
     context = click.get_current_context()
@@ -139,7 +140,7 @@ def export_command(model: str, record: str | None, as_json: bool, require: str |
         _print_failures(file.name, file.parity)
     if context.obj is not None and not as_json:
         context.obj(result)  # what `export_edgetpu_command` prints after it
-    return 0 if result.passed and all(check.passed for check in checks) else 1
+    return 0 if result.passed and all_passed(checks) else 1
 
 
 def _check_beside_record(context: click.Context) -> None:
@@ -270,6 +271,7 @@ def verify_command(as_json: bool, require: str | None, **arguments: Any) -> int:
     Items of --require: top1_match=95%, top1_drop=1pp, snr=30dB, and rms, max_error, closing, weight=8LSB, as the
     options --min-... and --max-..., and failed where they are not measured; flash=100KiB, the file's size at most.
     """
+    from keras_nin.limits import all_passed
     from keras_nin.workflows.verification import check_verification_limits, parse_verification_limits, verify_model
 
     limits = parse_verification_limits(require) if require else ()
@@ -281,7 +283,7 @@ def verify_command(as_json: bool, require: str | None, **arguments: Any) -> int:
     _print_failures(result.file, result.parity)
     if result.preprocessing_mismatch is not None:
         note(f"FAIL: {result.preprocessing_mismatch}. Accept it with --preprocessing")
-    return 0 if result.passed and all(check.passed for check in checks) else 1
+    return 0 if result.passed and all_passed(checks) else 1
 
 
 def _verification_lines(result: VerifyResult) -> Iterator[str]:
@@ -334,6 +336,7 @@ def evaluate_command(as_json: bool, require: str | None, **arguments: Any) -> in
     Items of --require: top1=95%, top5, accuracy, f1, mean_iou, pixel_accuracy and r2=0.9 at least, mae=0.5 and rmse at
     most; of several outputs the worst.
     """
+    from keras_nin.limits import all_passed
     from keras_nin.workflows.evaluation import check_evaluation_limits, evaluate_model, parse_evaluation_limits
 
     limits = parse_evaluation_limits(require) if require else ()
@@ -345,7 +348,7 @@ def evaluate_command(as_json: bool, require: str | None, **arguments: Any) -> in
         if output.no_information:
             name = "" if output.output is None else f" {output.output!r}"
             note(f"NO VERDICT: {result.file}: the output{name} carries no information: {output.no_information}")
-    return 0 if result.passed and all(check.passed for check in checks) else 1
+    return 0 if result.passed and all_passed(checks) else 1
 
 
 def _evaluation_lines(result: EvaluateResult) -> Iterator[str]:

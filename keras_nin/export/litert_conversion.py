@@ -238,6 +238,8 @@ def _is_fused_padding(
     padding: GraphCall, reader: GraphCall, shapes: Mapping[TensorSlot, tuple[int | None, ...]]
 ) -> bool:
     """Whether the converter fuses a ZeroPadding2D into the convolution behind it, whose padding SAME it is."""
+    from keras_nin.layers.quantized_operators import same_padding
+
     convolution: Any = reader.operation
     kinds = type(padding.operation).__name__, type(convolution).__name__
     if kinds[0] != "ZeroPadding2D" or kinds[1] not in ("Conv2D", "DepthwiseConv2D") or convolution.padding != "valid":
@@ -245,11 +247,10 @@ def _is_fused_padding(
     zeros: Any = padding.operation.padding  # pyright: ignore[reportAttributeAccessIssue]
     sizes: Any = shapes[padding.inputs[0]][1:3]
     windows = zip(sizes, convolution.kernel_size, convolution.strides, convolution.dilation_rate, zeros, strict=True)
-    for size, kernel, stride, dilation, (before, after) in windows:
-        total = max((-(-size // stride) - 1) * stride + (kernel - 1) * dilation + 1 - size, 0)
-        if (before, after) != (total // 2, total - total // 2):
-            return False
-    return True
+    return all(
+        tuple(added) == same_padding(size, (kernel - 1) * dilation + 1, stride)
+        for size, kernel, stride, dilation, added in windows
+    )
 
 
 def _signature_of_operator(tflite: "TFLiteModel", operator: "TFLiteOperator") -> Signature:

@@ -274,7 +274,7 @@ class _NetworkBuilder:
 
 
 def _settle_quotients(values: np.ndarray, scales: Any, integers: np.ndarray) -> np.ndarray:
-    """Return values in float32 that round to the integers in float32 too: those of large biases are steps apart."""
+    """Return float32 values whose quotients by the scales round to the integers in float32 too, up to 2**22 of them."""
     settled, divisors = values.astype(np.float32), np.asarray(scales, np.float32)
     for _ in range(3):
         levels = np.rint(settled / divisors)

@@ -11,19 +11,9 @@ if TYPE_CHECKING:
     from keras_nin.export.parity import Parity
 
 POINT_COLUMNS = (
-    *(
-        "",
-        "in float32",
-        "top-1 match",
-        "expected at least",
-        "top-1 drop (pp)",
-        "SNR (dB)",
-        "latency",
-        "of int8",
-        "bytes",
-    ),
+    "", "in float32", "top-1 match", "expected at least", "top-1 drop (pp)", "SNR (dB)", "latency", "of int8", "bytes",
     "front",
-)
+)  # fmt: skip
 SENSITIVITY_COLUMNS = ("operator", "", "only it int8: SNR (dB)", "only it float32: SNR (dB)", "int8", "float32")
 _MOST_SENSITIVE = 10
 

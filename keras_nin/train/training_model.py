@@ -31,7 +31,7 @@ class Distillation:
     """Soft targets: what another network answers to the same images (Hinton, Vinyals, Dean, arXiv:1503.02531).
 
     The loss is the divergence from its distribution over the classes, both at a `temperature`. It takes the place of
-    the labels: images that both networks know by heart teach nothing by their labels.
+    the labels.
     """
 
     def __init__(self, teacher: keras.Model, *, from_logits: bool, temperature: float = 2.0) -> None:

@@ -14,6 +14,7 @@ from keras_nin.workflows.inputs import (
     ImageSource,
     ModelOptions,
     check_model_name,
+    is_tflite,
     open_model,
     open_structure,
 )
@@ -23,11 +24,6 @@ if TYPE_CHECKING:
 
     from keras_nin.audit import Audit, ModelComparison
     from keras_nin.rewrite import SimplifyResult
-
-
-def is_tflite(model: FileOrModel) -> bool:
-    """Whether `model` is the path of a .tflite file."""
-    return isinstance(model, str | os.PathLike) and os.fspath(model).endswith(".tflite")
 
 
 def audit_model(model: FileOrModel, *, progress: Progress = SILENT, **options: Unpack[ModelOptions]) -> Audit:
@@ -109,7 +105,7 @@ def compare_models(
         comparison = compare_networks(*sides, name_a=names[0], name_b=names[1])
     if test is None:
         return comparison
-    from keras_nin.workflows.evaluation import compare_file_outputs
+    from keras_nin.workflows.output_comparison import compare_file_outputs
 
     outputs = compare_file_outputs(
         os.fspath(first),  # type: ignore[arg-type]

@@ -7,8 +7,8 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeGuard
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 from keras_nin import files, schemas
 from keras_nin.errors import InputError, check_whole_number
@@ -27,18 +27,22 @@ from keras_nin.workflows.evaluation_parts import (
     run_here,
     start_workers,
 )
-from keras_nin.workflows.inputs import FileOrModel, ImageSource, ImageSources, PreprocessingLike, TestImages
+from keras_nin.workflows.inputs import (
+    FileOrModel,
+    ImageSource,
+    ImageSources,
+    PreprocessingLike,
+    TestImages,
+    is_tflite,
+)
+from keras_nin.workflows.scored_network import ScoredNetwork, open_network
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from keras_nin.audit.comparison import OutputDifference
-    from keras_nin.benchmark.devices import DeviceSession
     from keras_nin.data import Dataset, Preprocessing
     from keras_nin.heads import Head
-    from keras_nin.keras_graph import InputScaling
     from keras_nin.report.accuracy import ClassificationScores, OutputScores
-    from keras_nin.tflite.records import TFLiteModel
 
 _IMAGENET_WITH_BACKGROUND = 1001
 _IMAGES_PER_WORKER = 500  # fewer are done before further processes have started
@@ -172,19 +176,19 @@ def evaluate_model(
         InputError: no labels, labels that do not fit the outputs, a device that cannot be used, workers or `partial`
             for something else than a file, or a `partial` of another evaluation.
     """
-    if workers is not None and check_whole_number("workers", workers) > 1 and (device or not _is_file(model)):
+    if workers is not None and check_whole_number("workers", workers) > 1 and (device or not is_tflite(model)):
         raise _no_workers()
-    if partial is not None and not _is_file(model):
+    if partial is not None and not is_tflite(model):
         raise InputError("`partial` keeps the results of a .tflite file; pass such a file", argument="partial")
-    if device is not None and not os.fspath(model if isinstance(model, str | os.PathLike) else "").endswith(".tflite"):
+    if device is not None and not is_tflite(model):
         raise InputError("a `device` runs .tflite files; pass such a file", argument="device")
     with contextlib.ExitStack() as stack:
         session = stack.enter_context(inputs.open_session(device, python))
         from keras_nin.heads import make_heads
         from keras_nin.tflite.host import describe_host
 
-        network = _open_network(stack, model, threads, seed, imports, output, session, progress)
-        record = inputs.read_export_record(model) if _is_file(model) else {}
+        network = open_network(stack, model, threads, seed, imports, output, session, progress)
+        record = inputs.read_export_record(model) if is_tflite(model) else {}
         calibration = inputs.recorded_calibration_source(record)
         requested = inputs.recorded_preprocessing(record) if preprocessing is None else preprocessing
         sources = ImageSources(calibration, test, labels, seed, preprocessing=requested, recorded=True)
@@ -265,107 +269,6 @@ def evaluate_model(
         )
 
 
-def compare_file_outputs(
-    first: str,
-    second: str,
-    test: ImageSource,
-    *,
-    test_count: int | Literal["all"] | None = None,
-    labels: str | None = None,
-    preprocessing: Any = None,
-    crop: float | None = None,
-    task: str | None = None,
-    seed: int = 0,
-    threads: int = 1,
-    progress: Progress = SILENT,
-) -> tuple[OutputDifference, ...]:
-    """Run two .tflite files on the same images and return how each of their outputs differs.
-
-    Each file gets its own input size and the preprocessing of its record, unless one is chosen; where one was exported
-    with arrays as they are, so does a file without a record. Outputs are paired by name, else in their order. Arguments
-    are those of `keras_nin.compare_models`.
-
-    Raises:
-        InputError: images that do not fit, or outputs that cannot be compared.
-    """
-    import numpy as np
-
-    from keras_nin.heads import fitting_targets, make_heads, targets_of
-
-    records = [inputs.read_export_record(path) for path in (first, second)]
-    recorded = [inputs.recorded_preprocessing(record) for record in records]
-    if preprocessing is None and not all(records):  # arrays that are fed as they are can be fed in no other way
-        preprocessing = next(filter(None, recorded), None)
-    with contextlib.ExitStack() as stack:
-        networks = [_open_file(stack, path, threads, None, None) for path in (first, second)]
-        order = _pair_outputs(*networks)
-        images = []
-        for network, own in zip(networks, recorded, strict=True):
-            requested = own if preprocessing is None else preprocessing
-            sources = ImageSources(None, test, labels, seed, preprocessing=requested, recorded=True)
-            dataset = sources.dataset("test", None, network.shapes)
-            chosen = inputs.choose_preprocessing(network.preprocessing, dataset, requested, crop)
-            selected = inputs.select_test_images(dataset, network.shapes, chosen, count=test_count, seed=seed)
-            selected = selected.fit_masks(network.outputs)
-            images.append(selected.sample_for(network.tflite, test_count, seed) if network.tflite else selected)
-        indices = min((selected.indices for selected in images), key=len)
-        images = [dataclasses.replace(selected, indices=indices) for selected in images]
-        received = []
-        for network, selected in zip(networks, images, strict=True):
-            message = f"Running {os.path.basename(network.name)}"
-            parts = [network.predict(batch) for batch, _ in selected.batches(message, progress)]
-            received.append([np.concatenate(values) for values in zip(*parts, strict=True)])
-    answers = images[0].dataset.answers_of(indices)
-    names = [name for name, _, _ in networks[0].outputs]
-    differences = []
-    for position, head in enumerate(make_heads(networks[0].outputs, task, answers)):
-        a, b = received[0][position], received[1][order[position]].reshape(received[0][position].shape)
-        targets = fitting_targets(head, targets_of(answers, names[position], names))
-        targets = None if targets is None else head.check_targets(targets, images[0].dataset.name)
-        differences.append(_compare_output(head, a, b, targets))
-    return tuple(differences)
-
-
-def _pair_outputs(first: _Network, second: _Network) -> list[int]:
-    """Return for each output of the first network the position of the second's that it is compared with."""
-    names, others = ([name for name, _, _ in network.outputs] for network in (first, second))
-    order = list(range(len(names)))
-    if len(names) > 1 and set(names) == set(others):
-        order = [others.index(name) for name in names]
-    shapes = [[[size for size in shape if size != 1] for _, shape, _ in network.outputs] for network in (first, second)]
-    if len(names) != len(others) or shapes[0] != [shapes[1][position] for position in order]:
-        listed = [", ".join(f"{name!r} {shape}" for name, shape, _ in network.outputs) for network in (first, second)]
-        raise InputError(
-            f"Expected files with the same outputs: {listed[0]}. Received: {second.name!r} with {listed[1]}"
-        )
-    return order
-
-
-def _compare_output(head: Head, a: np.ndarray, b: np.ndarray, targets: np.ndarray | None) -> OutputDifference:
-    import numpy as np
-
-    from keras_nin.audit.comparison import OutputDifference
-    from keras_nin.metrics import snr_db
-
-    reasons = {"a": head.describe_missing_information(a), "b": head.describe_missing_information(b)}
-    silent = [f"{side}: {reason}" for side, reason in reasons.items() if reason]
-    decided = head.decisions(a), head.decisions(b)
-    known = [decisions for decisions in decided if decisions is not None]
-    with np.errstate(all="ignore"):
-        difference = b.astype(np.float64) - a
-        return OutputDifference(
-            head.name,
-            head.task,
-            len(a),
-            float(np.mean((known[0] == known[1]) & (known[0] >= 0))) if known and not silent else None,
-            float(np.abs(difference).max()),
-            float(np.sqrt(np.mean(difference**2))),
-            snr_db(a, b),
-            None if targets is None else {side: head.scores(values, targets) for side, values in (("a", a), ("b", b))},
-            "; ".join(silent) or None,
-        )
-
-
 def _choose_workers(requested: int | None, job: EvaluationJob | None, threads: int, images: int) -> int:
     """Return the number of processes that evaluate."""
     from keras_nin.data import named_datasets
@@ -388,7 +291,7 @@ def _no_workers() -> InputError:
 
 
 def _identify(
-    network: _Network,
+    network: ScoredNetwork,
     evaluator: Evaluator,
     test: TestImages,
     preprocessing: Preprocessing | None,
@@ -417,7 +320,7 @@ def _evaluate_parts(
     job: EvaluationJob | None,
     workers: int,
     test: TestImages,
-    network: _Network,
+    network: ScoredNetwork,
     partial: AnyPath | None,
     identity: dict[str, Any] | None,
     progress: Progress,
@@ -477,96 +380,6 @@ def _score(
         classification = score_predictions(predicted, targets, classes, scores["top1"], scores["top5"], class_names)
     guessing = describe_guessing_of_parts(head, summaries, information, targets) if is_trained else None
     return OutputScores(head.name, head.task, len(targets), scores, classification=classification, guessing=guessing)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Network:
-    """A network whose outputs are scored, and what is known of its images and weights; a .tflite file has `threads`.
-
-    `outputs` has (name, shape without the batch, activation) of each, in the order of what `predict` returns.
-    """
-
-    name: str
-    predict: Callable[[Any], Sequence[Any]]
-    shapes: inputs.Shapes
-    outputs: tuple[tuple[str, tuple[int | None, ...], str | None], ...]
-    preprocessing: str | dict[str, Any] | None
-    dataset: str | None
-    weights: str | None
-    random_weights: bool = False
-    threads: int | None = None
-    tflite: TFLiteModel | None = None
-    input_scaling: InputScaling | None = None
-
-    @property
-    def classes(self) -> int | None:
-        """Number of values of the first output; None for indices of an unknown number of classes."""
-        _, shape, activation = self.outputs[0]
-        return None if activation == "argmax" and shape[-1] is None else math.prod(size or 1 for size in shape)
-
-
-def _is_file(model: FileOrModel) -> TypeGuard[AnyPath]:
-    return isinstance(model, str | os.PathLike) and os.fspath(model).endswith(".tflite")
-
-
-def _open_network(
-    stack: contextlib.ExitStack,
-    model: FileOrModel,
-    threads: int,
-    seed: int,
-    imports: Sequence[AnyPath],
-    output: int | None,
-    session: DeviceSession | None,
-    progress: Progress,
-) -> _Network:
-    if _is_file(model):
-        return _open_file(stack, os.fspath(model), threads, output, session)
-    if output is not None:
-        raise InputError("`output` chooses one of the outputs of a .tflite file; pass such a file", argument="output")
-    loaded = inputs.open_model(model, progress, seed=seed, imports=imports)
-    from keras_nin import keras_graph
-
-    network = loaded.model
-
-    def predict(batch: Any) -> list[Any]:
-        import keras
-
-        return keras.tree.flatten(network.predict_on_batch(keras_graph.pack_inputs(network, batch)))
-
-    return _Network(
-        os.fspath(model) if isinstance(model, str | os.PathLike) else loaded.name,
-        predict,
-        inputs.input_shapes(network),
-        keras_graph.describe_outputs(network),
-        loaded.preprocessing,
-        loaded.dataset,
-        loaded.weights,
-        loaded.random,
-        input_scaling=loaded.input_scaling,
-    )
-
-
-def _open_file(
-    stack: contextlib.ExitStack, path: str, threads: int, output: int | None, session: DeviceSession | None
-) -> _Network:
-    from keras_nin.tflite.isolated import IsolatedRunner
-    from keras_nin.tflite.reader import read_checked_model
-
-    runner_class = session.runner_class() if session else IsolatedRunner
-    runner = stack.enter_context(runner_class(read_checked_model(path), threads, output))
-    record = inputs.read_export_record(path)
-    outputs = runner.describe_outputs()
-    return _Network(
-        path,
-        runner.predict_outputs if output is None else lambda batch: [runner.predict(batch)],
-        runner.sample_shapes(),
-        outputs if output is None else outputs[output : output + 1],
-        record.get("preprocessing"),
-        inputs.recorded_test_source(record),
-        record.get("weights"),
-        threads=threads,
-        tflite=runner.model,
-    )
 
 
 def _resolve_label_offset(

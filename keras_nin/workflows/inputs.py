@@ -8,7 +8,7 @@ import os
 import pathlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, Unpack, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, TypeGuard, Unpack, cast
 
 from keras_nin import files, models
 from keras_nin._compat.keras import variables_without_values
@@ -73,6 +73,11 @@ def check_model_name(model: ModelLike) -> None:
         text = os.fspath(model)
         if not text.startswith("keras:") and not text.endswith(MODEL_SUFFIXES) and not os.path.exists(text):
             models.get_spec(text)
+
+
+def is_tflite(model: FileOrModel) -> TypeGuard[AnyPath]:
+    """Whether `model` is the path of a .tflite file."""
+    return isinstance(model, str | os.PathLike) and os.fspath(model).endswith(".tflite")
 
 
 def is_model(source: FileOrModel) -> bool:

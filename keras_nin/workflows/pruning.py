@@ -403,8 +403,8 @@ class _Pruning:
 def make_recipe(network: str, dataset: str, tuning: FineTuning) -> Recipe:
     """Return the recipe by which a pruned network is trained: that of the original, at a lower rate.
 
-    The original network knows its training images by heart. What it answers to mixtures of them is new to both, and
-    says more than the labels (Beyer et al., arXiv:2106.05237).
+    Its answers to mixtures of images are the targets (Beyer et al., arXiv:2106.05237), because most networks already
+    answer nearly all of their training images as the labels do.
     """
     from keras_nin.train import get_recipe
 
