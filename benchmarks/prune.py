@@ -11,6 +11,7 @@ KERAS_BACKEND=jax. The third compares such a network with the original one.
 
 import argparse
 import dataclasses
+import json
 import os
 import pathlib
 
@@ -129,9 +130,12 @@ def fine_tune(options, network):
 
     with prepared_backend():
         from keras_nin import data, models, train
-        from keras_nin.workflows.pruning import FineTuning, make_recipe
+        from keras_nin.prune import find_channels, pair_features
+        from keras_nin.workflows.fine_tuning import FineTuning, make_recipe
 
         original, start = models.load_model(network), models.load_model(options.fine_tune)
+        record = json.loads(pathlib.Path(options.fine_tune).with_suffix(".json").read_text())
+        teacher, features = pair_features(find_channels(original.model), record["kept"], start.model)
         dataset = data.open_dataset(str(options.folder / "cifar10_train_jpeg.npz"), split="train")
         chosen = dataset.select("train", options.train_count or None)
         dataset = dataclasses.replace(dataset, splits={"train": chosen})
@@ -143,7 +147,8 @@ def fine_tune(options, network):
             options.out,
             name=f"{network}_pruned",
             preprocessing=data.get_preset("standardize"),
-            teacher=original.model,
+            teacher=teacher,
+            features=features,
             force=True,
             on_epoch=lambda epoch, entry: print(epoch, entry, flush=True),
         )

@@ -5,8 +5,16 @@ import pytest
 from tiers import by_tier
 
 from keras_nin.errors import InputError
-from keras_nin.prune import find_channels, measure_moments, parse_target, rank_channels, remove_channels
-from keras_nin.prune.selection import CountedCost, Selection, Widths, measured_widths
+from keras_nin.prune import (
+    find_channels,
+    measure_moments,
+    pair_features,
+    parse_target,
+    rank_channels,
+    remove_channels,
+    scale_saliency,
+)
+from keras_nin.prune.selection import CountedCost, Selection, TimedOperator, Widths, measured_widths
 
 
 def squeezenet(layers):
@@ -119,6 +127,12 @@ def test_zero_filters_are_removed_exactly(network):
     pruned = remove_channels(graph, zero, moments, batch)
     assert_equal_outputs(pruned, model, batch)
     assert pruned.count_params() < model.count_params()
+    makers = [entry for entry in graph.layers.values() if entry.outputs is not None]
+    kept = {entry.name: np.flatnonzero(~np.isin(entry.outputs, zero)) for entry in makers}
+    features = [[np.asarray(value) for value in side(batch)] for side in pair_features(graph, kept, pruned)]
+    assert len(features[0]) == 1 + sum(len(entry.slots) == 1 for entry in makers)
+    for expected, feature in zip(*features, strict=True):
+        np.testing.assert_allclose(feature, expected, rtol=0, atol=1e-4 * max(1, np.abs(expected).max()))
 
 
 @pytest.mark.slow
@@ -206,6 +220,60 @@ def test_layers_are_fitted_to_what_they_got(network):
     assert errors[2] < errors[1] < errors[0]
 
 
+def test_saliency_is_scaled_to_the_measured_divergence():
+    import keras
+
+    model = build(squeezenet)
+    graph = find_channels(model)
+    first, second, *_ = graph.groups
+    silence(graph, second.channels[:2])
+    fitted, compared = np.split(images(model, 48), [32])
+    moments = measure_moments(graph, [(fitted, None)])
+    ranked = [rank_channels(graph, group, moments) for group in graph.groups]
+    scaled = scale_saliency(graph, ranked, moments, (fitted, compared), 1)
+    scales = []
+    for before, after in zip(ranked, scaled, strict=True):
+        assert np.array_equal(before.order, after.order)
+        scales.append(after.saliency[-2] / before.saliency[-2])
+        np.testing.assert_allclose(after.saliency[:-1], scales[-1] * before.saliency[:-1], rtol=1e-9)
+    narrowed = remove_channels(graph, ranked[0].order[:5], moments, fitted)
+    softened = [keras.ops.softmax(np.log(outputs(network, compared)) / 2) for network in (model, narrowed)]
+    assert scaled[0].saliency[5] == pytest.approx(4 * float(keras.losses.KLDivergence()(*softened)), rel=1e-3)
+    assert first.layers == ranked[0].group.layers
+    # Removing what is always zero changes nothing: that says nothing of the other channels of the group.
+    assert scales[1] == pytest.approx(np.median([*scales[:1], *scales[2:]]))
+
+
+@pytest.mark.parametrize("error", [-0.08, 0.0, 0.08])
+def test_selection_follows_what_the_file_measures(monkeypatch, error):
+    """The operators say so much less, or more, than the file takes: as much stays as the target allows."""
+    from keras_nin.workflows import SILENT, pruning
+
+    model = build(squeezenet)
+    graph = find_channels(model)
+    moments = measure_moments(graph, [(images(model), None)])
+    ranked = [rank_channels(graph, group, moments) for group in graph.groups]
+    calls = [call for call in graph.trace.calls if "Conv2D" in type(call.operation).__name__]
+    operators = [TimedOperator(call, 100.0, {(0, 0): 0.0, (0, call.shapes[0][-1]): 100.0}) for call in calls]
+    process = pruning._Pruning(None, parse_target("latency=-30%"), "int8", 1, 1, None, SILENT)
+    process.graph, process.ranked = graph, ranked
+    measured = []
+
+    def measure(selection, wanted):
+        kept = sum(selection.kept) / sum(len(entry.order) for entry in ranked)
+        measured.append(kept + error)
+        return measured[-1], ""
+
+    monkeypatch.setattr(process, "time_operators", lambda widths: operators)
+    monkeypatch.setattr(process, "measure", measure)
+    monkeypatch.setattr(process, "rebuild", lambda selection: None)
+    _, selection = process.reach_latency(Widths(graph, ranked))
+    kept = sum(selection.kept) / sum(len(entry.order) for entry in ranked)
+    assert kept + error <= 0.7
+    assert kept + error == max(share for share in measured if share <= 0.7)
+    assert kept + error > 0.55
+
+
 def test_layers_without_a_rule_keep_their_channels():
     import keras
 
@@ -248,6 +316,11 @@ def test_nested_models_and_blocks_are_opened():
     removed = np.concatenate([group.channels[:2] for group in graph.groups])
     pruned = remove_channels(graph, removed)
     assert {"conv", "a_conv"} <= {layer.name for layer in pruned.layers}
+    makers = [entry for entry in graph.layers.values() if entry.outputs is not None]
+    kept = {entry.name: np.flatnonzero(~np.isin(entry.outputs, removed)) for entry in makers}
+    shapes = [[output.shape for output in side.outputs] for side in pair_features(graph, kept, pruned)]
+    assert shapes[0] == shapes[1]
+    assert len(shapes[0]) == 1 + len(makers)
     assert [group.channels.size for group in find_channels(pruned).groups] == [6, 4, 2, 4, 4]
     loaded = keras.models.model_from_json(pruned.to_json())
     assert loaded.count_params() == pruned.count_params()

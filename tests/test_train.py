@@ -516,6 +516,23 @@ def test_answers_of_a_teacher_take_the_place_of_labels(from_logits):
     assert min(losses[2:]) > 0.01
 
 
+def test_features_of_a_teacher_are_learned_too():
+    x = keras.Input((4,))
+    hidden = keras.layers.Dense(6)(x)
+    network = keras.Model(x, keras.layers.Dense(3)(hidden))
+    features = keras.Model(x, [network.output, hidden])
+    teacher = keras.models.clone_model(features)
+    first, last = (layer for layer in teacher.layers if layer.weights)
+    first.kernel.assign(2 * network.layers[1].kernel)
+    last.set_weights([0.5 * network.layers[2].kernel, network.layers[2].bias])  # the same answers
+    images = np.random.default_rng(0).random((8, 4)).astype(np.float32)
+    distillation = Distillation(teacher, from_logits=True, features=features)
+    outputs, learned = features(images)
+    assert float(distillation.loss(images, outputs)) == pytest.approx(0, abs=1e-5)
+    # Half as large: a quarter of the squares is missing, and features count four times.
+    assert float(distillation.loss(images, outputs, [learned])) == pytest.approx(1, rel=1e-3)
+
+
 def test_batches_depend_on_seed_and_epoch_and_are_shared_by_processes():
     recipe = train.Recipe(batch_size=16, shift=2, flip=True)
 

@@ -146,11 +146,11 @@ def train_command(as_json: bool, **arguments: Any) -> None:
               help="Passes of the fine-tuning; 0: none.")  # fmt: skip
 @click.option("--batch-size", type=options.COUNT, metavar="N", default=32, help="Batch size of the fine-tuning.")
 @click.option("--learning-rate", type=options.Number(0, min_open=True), metavar="RATE",
-              help="Highest learning rate. [default: a fifth of the recipe's]")  # fmt: skip
+              help="Highest learning rate. [default: a tenth of the recipe's]")  # fmt: skip
 @click.option("--keep", "kept", metavar="RECORD.json",
               help="Remove the channels that this record of another run removed, instead of measuring.")  # fmt: skip
 @click.option("--distill/--no-distill", default=True,
-              help="Train on the answers of the original network to mixed images, else on labels.")  # fmt: skip
+              help="Train on the answers and features of the original network, else on labels.")  # fmt: skip
 @options.data_option
 @options.image_options
 @options.test_count_option
@@ -172,7 +172,7 @@ def prune_command(as_json: bool, **arguments: Any) -> None:
     The channels that change the loss least, by activations and gradients on the calibration images, go first, from the
     layers where that saves the most time: each operator is timed at several widths, and the whole file in turns with
     the original until the target is met. What a layer loses is compensated in its weights. Fine-tuning takes the recipe
-    of the network at a lower rate, with the answers of the original network as targets.
+    of the network at a lower rate, with the answers and features of the original network as targets.
     """
     from keras_nin.workflows.pruning import prune_channels
 
@@ -182,7 +182,7 @@ def prune_command(as_json: bool, **arguments: Any) -> None:
 
 
 def _pruning_lines(result: PruneResult) -> Iterator[str]:
-    from keras_nin.formatting import format_conditions, format_percent, format_table, format_us
+    from keras_nin.formatting import format_conditions, format_count, format_percent, format_table, format_us
     from keras_nin.prune.channels import NO_RULE
 
     def change(before: float, after: float) -> str:
@@ -228,9 +228,10 @@ def _pruning_lines(result: PruneResult) -> Iterator[str]:
     if result.scores is not None:
         yield f"Tested on {result.scores.images:,} images of {result.scores.data}."
     if result.training is not None:
-        epochs, images = result.training["recipe"]["epochs"], result.training["train_images"]
-        targets = "the answers of the original" if "teacher" in result.training else "labels"
-        yield f"Fine-tuned for {epochs} epochs on {images:,} images of {result.training['dataset']}, on {targets}."
+        epochs = format_count(result.training["recipe"]["epochs"], "epoch")
+        images = format_count(result.training["train_images"], "image")
+        targets = "the answers and features of the original" if "teacher" in result.training else "labels"
+        yield f"Fine-tuned for {epochs} on {images} of {result.training['dataset']}, on {targets}."
     stayed = {reason for reason in result.blocked.values() if reason.endswith(NO_RULE)}
     if stayed:
         yield f"Not removed: channels that reach a layer without a rule ({', '.join(sorted(stayed))})."

@@ -1,6 +1,8 @@
 from .channels import ChannelGraph as ChannelGraph
 from .channels import ChannelGroup as ChannelGroup
 from .channels import find_channels as find_channels
+from .divergence import scale_saliency as scale_saliency
+from .features import pair_features as pair_features
 from .importance import Moments as Moments
 from .importance import RankedGroup as RankedGroup
 from .importance import measure_moments as measure_moments

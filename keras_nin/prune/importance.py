@@ -8,7 +8,7 @@ is always zero, one that nothing reads and a copy of another one have none.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -138,15 +138,14 @@ def _run_backwards(
 def _loss(model: keras.Model, outputs: list[Any], labels: Any, generator: np.random.Generator) -> Any:
     import keras
 
-    (first, *others) = outputs
-    if not others and len(first.shape) == 2 and first.shape[-1] > 1 and "float" in str(first.dtype):
-        values = np.asarray(first)
-        targets = values.argmax(1) if labels is None else np.asarray(labels)
-        if targets.min() < 0 or targets.max() >= values.shape[1]:
+    values = [np.asarray(output) for output in outputs]
+    if is_classifier(values):
+        targets = values[0].argmax(1) if labels is None else np.asarray(labels)
+        if targets.min() < 0 or targets.max() >= values[0].shape[1]:
             received = f"{targets.min()} to {targets.max()}"
-            raise InputError(f"Expected labels from 0 to {values.shape[1] - 1}. Received: {received}")
-        is_softmax = values.min() >= 0 and np.allclose(values.sum(1), 1, atol=1e-2)
-        losses = keras.losses.sparse_categorical_crossentropy(targets, first, from_logits=not is_softmax)
+            raise InputError(f"Expected labels from 0 to {values[0].shape[1] - 1}. Received: {received}")
+        from_logits = not is_softmax(values[0])
+        losses = keras.losses.sparse_categorical_crossentropy(targets, outputs[0], from_logits=from_logits)
         return keras.ops.sum(losses)
     total: Any = 0.0
     for output in outputs:
@@ -154,6 +153,17 @@ def _loss(model: keras.Model, outputs: list[Any], labels: Any, generator: np.ran
             signs = generator.choice((-1.0, 1.0), tuple(output.shape)).astype("float32")
             total = total + keras.ops.sum(keras.ops.cast(output, "float32") * signs)
     return total
+
+
+def is_classifier(outputs: Sequence[npt.NDArray[Any]]) -> bool:
+    """Whether the outputs of a network are one tensor of scores of classes (B, classes)."""
+    (first, *others) = outputs
+    return not others and first.ndim == 2 and first.shape[-1] > 1 and "float" in str(first.dtype)
+
+
+def is_softmax(scores: npt.NDArray[Any]) -> bool:
+    """Whether scores (B, classes) are probabilities."""
+    return bool(scores.min() >= 0 and np.allclose(scores.sum(1), 1, atol=1e-2))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -213,6 +213,7 @@ def fit_model(
     devices: int = 1,
     force: bool = False,
     teacher: keras.Model | None = None,
+    features: keras.Model | None = None,
     jit_compile: bool | Literal["auto"] = "auto",
     on_epoch: EpochCallback | None = None,
 ) -> TrainResult:
@@ -230,6 +231,7 @@ def fit_model(
         devices: how many share a batch, as `keras_nin.train.devices.share_batches` yields it, in whose block the model
             must have been built and this is called.
         teacher: a network with the same input and output whose answers are the targets instead of the labels, or None.
+        features: `model` with more outputs, which the teacher has too, and which are trained to be alike, or None.
         jit_compile: as in `keras.Model.compile`.
         on_epoch: called with (epoch from 1, metrics) after each epoch.
 
@@ -268,7 +270,7 @@ def fit_model(
     checkpoints = Checkpoints(folder, writes=is_first)
     resumed_epochs = len(checkpoints.history)
     parts = train, held_out[: len(held_out) // devices * devices or None]
-    soft = None if teacher is None else Distillation(teacher, from_logits=from_logits)
+    soft = None if teacher is None else Distillation(teacher, from_logits=from_logits, features=features)
     training, batches, validation = prepare_training(model, dataset, parts, recipe, preprocessing, seed, soft)
     with mixed_precision(model, recipe.precision):
         compile_training(training, recipe, len(batches), from_logits, devices, jit_compile)

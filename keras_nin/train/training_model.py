@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from keras_nin.train.training import Recipe
 
 ops: Any = keras.ops  # whose annotations allow None everywhere
+_FEATURE_WEIGHT = 4.0  # of the mean over the features, beside the divergence
+_TINY = 1e-12
 # Columns of the numbers that are drawn for each image.
 TRANSFORM = ("mirrored", "down", "right", "cutout_top", "cutout_left")
 
@@ -31,18 +33,30 @@ class Distillation:
     """Soft targets: what another network answers to the same images (Hinton, Vinyals, Dean, arXiv:1503.02531).
 
     The loss is the divergence from its distribution over the classes, both at a `temperature`. It takes the place of
-    the labels.
+    the labels. With `features`, the trained network with more outputs, which the teacher has too, their mean squared
+    differences count as well (arXiv:1412.6550), as shares of their mean squares.
     """
 
-    def __init__(self, teacher: keras.Model, *, from_logits: bool, temperature: float = 2.0) -> None:
+    def __init__(
+        self,
+        teacher: keras.Model,
+        *,
+        from_logits: bool,
+        temperature: float = 2.0,
+        features: keras.Model | None = None,
+    ) -> None:
         self.teacher, self.from_logits, self.temperature = teacher, from_logits, temperature
+        self.features = features
 
-    def loss(self, x: Any, outputs: Any) -> Any:
-        """Return the loss of `outputs` (B, classes) on a batch `x`."""
-        soft = self._soften(self.teacher(x, training=False))
-        learned = self._soften(outputs)
-        divergence = ops.mean(ops.sum(ops.exp(soft) * (soft - learned), axis=-1))
-        return self.temperature**2 * divergence
+    def loss(self, x: Any, outputs: Any, features: Sequence[Any] = ()) -> Any:
+        """Return the loss of `outputs` (B, classes), and of `features` where there are some, on a batch `x`."""
+        answers, *expected = keras.tree.flatten(self.teacher(x, training=False))
+        soft, learned = self._soften(answers), self._soften(outputs)
+        loss = self.temperature**2 * ops.mean(ops.sum(ops.exp(soft) * (soft - learned), axis=-1))
+        for first, second in zip(expected, features, strict=False):
+            error = ops.mean(ops.square(first - second)) / (ops.mean(ops.square(first)) + _TINY)
+            loss = loss + _FEATURE_WEIGHT / len(features) * error
+        return loss
 
     def _soften(self, outputs: Any) -> Any:
         outputs = ops.cast(outputs, "float32")
@@ -92,12 +106,15 @@ class TrainingModel(keras.Model):
             x = mix_pairs(x, inputs["share"])
         if self.averages and training:
             self.averages.update(self.network)
+        features: list[Any] = []
         if self.averages and not training:
             outputs = self.averages.run(self.network, x)
+        elif self.distillation is None:
+            outputs = self.network(x, training=training)
         else:
-            outputs = self.network(x, training=training and self.distillation is None)
+            outputs, *features = keras.tree.flatten((self.distillation.features or self.network)(x, training=False))
         if self.distillation:
-            self.add_loss(self.distillation.loss(x, outputs))
+            self.add_loss(self.distillation.loss(x, outputs, features if training else []))
         return outputs
 
     def keep_averages(self) -> None:

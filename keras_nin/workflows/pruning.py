@@ -17,6 +17,7 @@ from keras_nin.formatting import format_percent, format_us
 from keras_nin.prune.records import PrunedGroup, PruneResult, PruneScores
 from keras_nin.prune.selection import PruneTarget, parse_target
 from keras_nin.workflows import SILENT, Progress, backends, inputs
+from keras_nin.workflows.fine_tuning import BATCH_SIZE, DEFAULT_EPOCHS, FineTuning, fine_tune
 from keras_nin.workflows.inputs import ImageSource, ModelLike, ModelOptions, PreprocessingLike
 from keras_nin.workflows.pruning_images import PruningImages, open_images
 
@@ -31,29 +32,18 @@ if TYPE_CHECKING:
     from keras_nin.prune import ChannelGraph, Moments, RankedGroup
     from keras_nin.prune.selection import Cost, Selection, TimedOperator, Widths
     from keras_nin.tflite.records import TFLiteModel
-    from keras_nin.train import Recipe
 
 SCHEMES = ("int8", "float32")
-DEFAULT_EPOCHS, DEFAULT_IMAGES, BATCH_SIZE = 2, 256, 32
-_RATE_SHARE = 0.2  # of the rate that trained the network
+DEFAULT_IMAGES = 256
 _CALIBRATION_BATCH = 32
 _INT8_IMAGES = 100
-_WIDTH_SECONDS = 0.06  # for each width of an operator
-_FILE_SECONDS = 6.0
+_WIDTH_SECONDS, _WIDTH_PROCESSES = 0.06, 3  # for each width of an operator, in so many processes together
+_FILE_SECONDS, _FILE_PROCESSES = 9.0, 3
+_PROBE_IMAGES = 128  # half of them to fit a narrowed network, half to compare its answers
 _FIT_IMAGES, _FIT_VALUES = 16, 1 << 26  # the least images, and the values of the largest activation of all of them
-_MAX_TRIES = 5  # of a selection that is corrected by what the whole file measures
-
-
-@dataclasses.dataclass(frozen=True)
-class FineTuning:
-    """How a pruned network is trained on: passes, images in a step, the highest rate, images, and whether the targets
-    are the answers of the original network instead of the labels."""
-
-    epochs: int = DEFAULT_EPOCHS
-    batch_size: int = BATCH_SIZE
-    learning_rate: float | None = None
-    train_count: int | None = None
-    distill: bool = True
+_MAX_TRIES = 6  # of a selection that is corrected by what the whole file measures
+_MOST_MARGIN = 0.01  # of the latency: so much less than the target at most, for what is not known of it
+_SLACK = 0.01  # how much less than that is no reason to remove less
 
 
 def prune_channels(
@@ -99,7 +89,7 @@ def prune_channels(
         multiple: numbers of channels are multiples of that.
         calibration_count, test_count: number of images; the first 100 of the former calibrate int8.
         epochs, batch_size, learning_rate, train_count: of the fine-tuning: passes, 0 for none; images in a step; the
-            highest rate, None takes a fifth of the recipe's; images, None takes all.
+            highest rate, None takes a tenth of the recipe's; images, None takes all.
         distill: whether the targets of the fine-tuning are the answers of the original network, on mixed images;
             False takes the labels.
         kept: which channels to keep, by the layer: `PruneResult.kept` or the path of a record. The target chooses them
@@ -140,7 +130,10 @@ def prune_channels(
     pruned, selection = pruning.run(chosen)
     training = None
     if images.train is not None and epochs:
-        training = _fine_tune(pruned, loaded, images, tuning, options.get("seed", 0), progress)
+        from keras_nin.prune import pair_features
+
+        pair = pair_features(pruning.graph, pruning.kept(selection), pruned) if distill else (None, None)
+        training = fine_tune(pruned, loaded, images, tuning, pair, options.get("seed", 0), progress)
     told: dict[str, Any] = {
         "model": str(model) if inputs.is_named(model) else None,
         "weights": loaded.weights,
@@ -186,29 +179,53 @@ class _Pruning:
     def run(self, kept: Mapping[str, Sequence[int]] | None) -> tuple[keras.Model, Selection]:
         """Return the pruned network before any fine-tuning, and what was removed: for the target, or all but `kept`."""
         from keras_nin.audit.api import audit_model
-        from keras_nin.prune import find_channels, measure_moments, rank_channels
+        from keras_nin.prune import find_channels
         from keras_nin.prune.selection import CountedCost, Selection, Widths, check_prunable
 
         self.graph: ChannelGraph = find_channels(self.loaded.model)
         check_prunable(self.graph, self.multiple)
-        with self.progress.task(f"Measuring which channels of {self.loaded.name} matter"):
-            self.moments: dict[TensorSlot, Moments] = measure_moments(self.graph, self.batches())
-            ranked = [rank_channels(self.graph, group, self.moments) for group in self.graph.groups]
-        self.ranked: list[RankedGroup] = ranked
-        widths = Widths(self.graph, ranked)
+        self.ranked: list[RankedGroup] = self.rank()
+        widths = Widths(self.graph, self.ranked)
         if kept is not None:
-            selection = Selection(ranked, lambda kept: 0.0, self.multiple)
+            selection = Selection(self.ranked, lambda kept: 0.0, self.multiple)
             selection.keep_only(self.graph, kept)
             return self.rebuild(selection), selection
         if self.target.item != "latency":
             cost: Cost = CountedCost(widths, audit_model(self.loaded.model), self.target.item)
-            selection = Selection(ranked, cost, self.multiple)
-            original = cost(selection.kept)
+            original = cost(widths.sizes)
             self.check_saving(original)
+            self.ranked = self.scale(self.ranked)
+            selection = Selection(self.ranked, cost, self.multiple)
             if not selection.reach(self.target.limit(original)):
                 raise self.unreachable(f"{cost(selection.kept):,.0f} of {original:,.0f}")
             return self.rebuild(selection), selection
+        self.ranked = self.scale(self.ranked)
         return self.reach_latency(widths)
+
+    def rank(self) -> list[RankedGroup]:
+        """Return the groups with their channels in the order in which they are removed."""
+        from keras_nin.prune import measure_moments, rank_channels
+
+        with self.progress.task(f"Measuring which channels of {self.loaded.name} matter"):
+            samples, labels, count = self.images.load(), self.images.labels(), len(self.images.indices)
+            batches = [
+                (_part(samples, start, start + _CALIBRATION_BATCH), _part(labels, start, start + _CALIBRATION_BATCH))
+                for start in range(0, count, _CALIBRATION_BATCH)
+            ]
+            self.moments: dict[TensorSlot, Moments] = measure_moments(self.graph, batches)
+            return [rank_channels(self.graph, group, self.moments) for group in self.graph.groups]
+
+    def scale(self, ranked: list[RankedGroup]) -> list[RankedGroup]:
+        """Return the groups with their saliency as what half of the channels of each change, measured."""
+        from keras_nin.prune import scale_saliency
+
+        count = min(self.fitted_images, _PROBE_IMAGES)
+        if count < 2:
+            return ranked
+        samples = self.images.load(count)
+        halves = _part(samples, 0, count // 2), _part(samples, count // 2, count)
+        with self.progress.task(f"Narrowing each layer of {self.loaded.name} alone") as update:
+            return scale_saliency(self.graph, ranked, self.moments, halves, self.multiple, update)
 
     @functools.cached_property
     def original(self) -> ConvertedModel:
@@ -216,46 +233,53 @@ class _Pruning:
         with self.progress.task(f"Converting {self.loaded.name} to {self.scheme}"):
             return self.convert(self.loaded.model)
 
-    def batches(self) -> list[tuple[Any, Any]]:
-        samples, labels = self.images.load(), self.images.labels()
-        count = len(self.images.indices)
-
-        def part(values: Any, start: int) -> Any:
-            if isinstance(values, dict):
-                return {name: array[start : start + _CALIBRATION_BATCH] for name, array in values.items()}
-            return None if values is None else values[start : start + _CALIBRATION_BATCH]
-
-        return [(part(samples, start), part(labels, start)) for start in range(0, count, _CALIBRATION_BATCH)]
-
     def reach_latency(self, widths: Widths) -> tuple[keras.Model, Selection]:
-        """Remove channels until the whole file is measured to be fast enough.
+        """Remove as few channels as make the whole file fast enough, measured.
 
         The times of the operators say what to remove. That they do not add up to the time of the file is corrected.
         """
+        import numpy as np
+
         from keras_nin.prune.selection import LatencyCost, Selection
 
         cost = LatencyCost(widths, self.time_operators(widths))
-        selection = Selection(self.ranked, cost, self.multiple)
         wanted = self.target.share
         if wanted is None:
             benchmark, _ = self.compare(self.original.tflite)
             self.check_saving(benchmark.profiles[0].total.median)
             wanted = (self.target.most or 0) / benchmark.profiles[0].total.median
-        limit = wanted * cost(selection.kept)
-        for tries_left in reversed(range(_MAX_TRIES)):
+        limit = wanted * cost(widths.sizes)
+        found, best, is_tightened = None, "", False
+        for _ in range(_MAX_TRIES):
+            selection = Selection(self.ranked, cost, self.multiple)
             is_left = selection.reach(limit)
-            pruned = self.rebuild(selection, fit=False)
-            with self.progress.task(f"Converting a pruned {self.loaded.name} to {self.scheme}"):
-                file = self.convert(pruned).tflite
-            benchmark, ratio = self.compare(file)
-            self.progress.line(f"{self.loaded.name}: latency {ratio.ratio:.3f} of the original, target {wanted:.3f}")
-            if ratio.ratio <= wanted:
-                return self.rebuild(selection), selection
-            if not is_left or not tries_left:
-                best = f"{format_us(benchmark.profiles[1].total.median)}, {format_percent(1 - ratio.ratio)} less"
+            if found is not None and np.array_equal(found.kept, selection.kept):
+                break
+            reached, best = self.measure(selection, wanted)
+            if reached <= wanted:
+                found = selection
+                if is_tightened or reached > wanted - _SLACK:
+                    break
+            elif found is not None:
+                break
+            elif not is_left:
                 raise self.unreachable(best)
-            limit = cost(selection.kept) * min(0.99, wanted / ratio.ratio)
-        raise AssertionError
+            is_tightened = is_tightened or reached > wanted
+            limit = cost(selection.kept) * wanted / reached * (0.995 if is_tightened else 1)
+        if found is None:
+            raise self.unreachable(best)
+        return self.rebuild(found), found
+
+    def measure(self, selection: Selection, wanted: float) -> tuple[float, str]:
+        """Return the latency of a selection as a share of the original's, with what noise may add, and a text."""
+        pruned = self.rebuild(selection, fit=False)
+        with self.progress.task(f"Converting a pruned {self.loaded.name} to {self.scheme}"):
+            file = self.convert(pruned).tflite
+        benchmark, ratio = self.compare(file)
+        self.progress.line(f"{self.loaded.name}: latency {ratio.ratio:.3f} of the original, target {wanted:.3f}")
+        margin = min((ratio.high or ratio.ratio) - ratio.ratio, _MOST_MARGIN)
+        best = f"{format_us(benchmark.profiles[1].total.median)}, {format_percent(1 - ratio.ratio)} less"
+        return ratio.ratio + margin, best
 
     def check_saving(self, original: float) -> None:
         if self.target.limit(original) >= original:
@@ -300,10 +324,15 @@ class _Pruning:
             wanted[operator.index] = list(itertools.product(*grid))
         points = len(main.operators) + sum(map(len, wanted.values()))
         with self.progress.task(f"Timing the operators of {self.loaded.name} at {points} widths"):
-            seconds = _WIDTH_SECONDS * points
-            times = single_operators.time_widths(self.original.tflite, wanted, self.threads, seconds, run_job)
+            seconds = _WIDTH_SECONDS * points / _WIDTH_PROCESSES
+            # Where the weights of an operator come to lie in memory changes its time; each process is another draw.
+            repeats = [
+                single_operators.time_widths(self.original.tflite, wanted, self.threads, seconds, run_job)
+                for _ in range(_WIDTH_PROCESSES)
+            ]
         operators = []
-        for index, entry in times.items():
+        for index in repeats[0]:
+            entry = {pair: min(times[index][pair] for times in repeats) for pair in repeats[0][index]}
             grid = entry if index in wanted and len(entry) == len(wanted[index]) else {}
             operators.append(TimedOperator(by_operator[index], max(entry.values()), grid))
         return operators
@@ -314,11 +343,16 @@ class _Pruning:
 
         if not fit:
             return remove_channels(self.graph, selection.removed)
-        shapes = [shape[1:] for call in self.graph.trace.calls for shape in call.shapes]
-        largest = max(math.prod(size or 1 for size in shape) for shape in shapes)
-        samples = self.images.load(min(len(self.images.indices), max(_FIT_IMAGES, _FIT_VALUES // largest)))
+        samples = self.images.load(self.fitted_images)
         with self.progress.task(f"Fitting the layers of the pruned {self.loaded.name}"):
             return remove_channels(self.graph, selection.removed, self.moments, samples)
+
+    @property
+    def fitted_images(self) -> int:
+        """On how many images the layers are fitted: as many as their activations leave memory for."""
+        shapes = [shape[1:] for call in self.graph.trace.calls for shape in call.shapes]
+        largest = max(math.prod(size or 1 for size in shape) for shape in shapes)
+        return min(len(self.images.indices), max(_FIT_IMAGES, _FIT_VALUES // largest))
 
     def convert(self, model: keras.Model) -> ConvertedModel:
         """Return the file of a network in the scheme that is measured."""
@@ -335,7 +369,13 @@ class _Pruning:
         named = [BenchmarkFile(self.original.tflite, name="original"), BenchmarkFile(file, name="pruned")]
         with self.progress.task("Measuring the latency") as update:
             benchmark = measure_files(
-                named, threads=(self.threads,), seconds=_FILE_SECONDS, layers=False, interleave=True, progress=update
+                named,
+                threads=(self.threads,),
+                seconds=_FILE_SECONDS,
+                processes=_FILE_PROCESSES,
+                layers=False,
+                interleave=True,
+                progress=update,
             )
         return benchmark, compute_ratios(benchmark.profiles)[0]
 
@@ -343,18 +383,11 @@ class _Pruning:
         self, pruned: keras.Model, selection: Selection, training: dict[str, Any] | None, options: dict[str, Any]
     ) -> PruneResult:
         """Return the result, with the latency and the scores of the network as it is now."""
-        import numpy as np
 
         from keras_nin.audit.api import audit_model
 
         file = self.convert(pruned).tflite
         benchmark, ratio = self.compare(file)
-        removed = selection.removed
-        kept = {
-            entry.name: np.flatnonzero(~np.isin(entry.outputs, removed)).tolist()
-            for entry in self.graph.layers.values()
-            if entry.outputs is not None and np.isin(entry.outputs, removed).any()
-        }
         groups = tuple(
             PrunedGroup(entry.group.layers, len(entry.order), int(count))
             for entry, count in zip(self.ranked, selection.kept, strict=True)
@@ -369,12 +402,31 @@ class _Pruning:
             latency=ratio,
             benchmark=benchmark,
             scores=self.score(pruned, file),
-            kept=kept,
+            kept=self.kept(selection),
             blocked=self.graph.blocked,
             training=training,
             options=options,
-            notes=self.images.notes,
+            notes=(*self.images.notes, *self.missed(benchmark, ratio)),
         )
+
+    def kept(self, selection: Selection) -> dict[str, list[int]]:
+        """Return which of its channels each layer keeps, for those that lose some."""
+        import numpy as np
+
+        stays = {
+            entry.name: ~np.isin(entry.outputs, selection.removed)
+            for entry in self.graph.layers.values()
+            if entry.outputs is not None
+        }
+        return {name: np.flatnonzero(mask).tolist() for name, mask in stays.items() if not mask.all()}
+
+    def missed(self, benchmark: BenchmarkResult, ratio: LatencyRatio) -> list[str]:
+        """Return a note where the last measurement misses a target that the selection met."""
+        share, after = self.target.share, benchmark.profiles[1].total.median
+        is_met = after <= self.target.limit(0) if share is None else ratio.ratio <= share
+        if self.target.item != "latency" or is_met:
+            return []
+        return [f"Measured again at the end, the latency is {ratio.ratio - 1:+.1%}, which misses {self.target}."]
 
     def score(self, pruned: keras.Model, file: TFLiteModel) -> PruneScores | None:
         from keras_nin.tflite.runner import TFLiteRunner
@@ -400,54 +452,11 @@ class _Pruning:
         return PruneScores(test.dataset.name, len(truth), (scores[0], scores[1]), (scores[2], scores[3]))
 
 
-def make_recipe(network: str, dataset: str, tuning: FineTuning) -> Recipe:
-    """Return the recipe by which a pruned network is trained: that of the original, at a lower rate.
-
-    Its answers to mixtures of images are the targets (Beyer et al., arXiv:2106.05237), because most networks already
-    answer nearly all of their training images as the labels do.
-    """
-    from keras_nin.train import get_recipe
-
-    recipe = get_recipe(network, dataset)
-    recipe = dataclasses.replace(
-        recipe,
-        epochs=tuning.epochs,
-        batch_size=tuning.batch_size,
-        learning_rate=tuning.learning_rate or _RATE_SHARE * recipe.learning_rate,
-        ema=0.0,
-        precision="float32",
-        keep="last",
-    )
-    return dataclasses.replace(recipe, mixup=1.0, cutout=0, weight_decay=0.0) if tuning.distill else recipe
-
-
-def _fine_tune(
-    pruned: keras.Model, loaded: LoadedModel, images: PruningImages, tuning: FineTuning, seed: int, progress: Progress
-) -> dict[str, Any]:
-    """Train a pruned network in place and return the record of the training."""
-    import tensorflow as tf
-
-    from keras_nin.train import fit_model
-    from keras_nin.train.devices import prepared_backend
-
-    dataset = images.train
-    assert dataset is not None
-    recipe = make_recipe(loaded.name, loaded.dataset or dataset.name, tuning)
-    with files.temporary_folder() as folder, prepared_backend():
-        result = fit_model(
-            pruned,
-            dataset,
-            recipe,
-            folder,
-            name=loaded.name,
-            preprocessing=images.preprocessing,
-            seed=seed,
-            teacher=loaded.model if tuning.distill else None,
-            # XLA's convolutions take 2.5 times as long as TensorFlow's own on a CPU.
-            jit_compile="auto" if tf.config.list_physical_devices("GPU") else False,
-            on_epoch=progress.epochs(f"{loaded.name}, pruned", recipe.epochs),
-        )
-    return result.record | {"train_images": len(dataset.splits["train"]), "history": result.history}
+def _part(values: Any, start: int, stop: int) -> Any:
+    """Return some of the images, of the arrays by the name of the input, or of the labels, where there are any."""
+    if isinstance(values, dict):
+        return {name: array[start:stop] for name, array in values.items()}
+    return None if values is None else values[start:stop]
 
 
 def _save(result: PruneResult, path: pathlib.Path, force: bool) -> PruneResult:
