@@ -2,6 +2,7 @@
 
 import base64
 import importlib.util
+import itertools
 import json
 import os
 import pathlib
@@ -83,6 +84,21 @@ def test_a_compiled_division_is_rounded_once(divisor):
     values = np.random.default_rng(0).uniform(1e-3, 1e3, 10_000).astype(np.float32)
     divided = tf.function(lambda x: quantized._divide(x, divisor), jit_compile=True)(values)
     np.testing.assert_array_equal(divided, (values.astype(np.float64) / divisor).astype(np.float32))
+
+
+def test_weights_on_the_end_of_their_grid_have_a_gradient():
+    """Also where the weight over the step is more than 7 by the last bit."""
+    random = np.random.default_rng(0)
+    layer = quantized.QuantizedKernel("dense", (50, 40), False, {}, weight_bits=4)
+    expected = random.choice([-7.0, -3.0, 7.0], (50, 40))
+    step = random.uniform(1e-3, 1, 40).astype(np.float32)
+    layer.step.assign(step)
+    layer.kernel.assign(expected * step)
+    with tf.GradientTape() as tape:
+        integers, _ = layer.quantize_kernel()
+    np.testing.assert_array_equal(integers, expected)
+    gradient = tape.gradient(integers, layer.kernel.value)
+    np.testing.assert_allclose(gradient, np.broadcast_to(1 / step, (50, 40)), rtol=1e-6)
 
 
 def test_large_biases_keep_their_integers():
@@ -266,6 +282,56 @@ def test_conversion_and_export_on_other_backends(backend, tmp_path):
     (expected,) = convert_quantize_aware(keras_nin.quantize_aware("nin_digits"))
     assert (tmp_path / "untrained.tflite").read_bytes() == expected.data
     assert (tmp_path / "out" / "qat_int8.tflite").read_bytes() != expected.data
+
+
+# The gradients of a saved network, as an .npz file.
+GRADIENTS = """
+import keras
+import numpy as np
+from keras_nin import models
+
+network = models.load_model("qat.keras").model
+random = np.random.default_rng(0)
+images, labels = random.random((32, 8, 8, 1), np.float32), random.integers(0, 10, 32)
+loss, backend = keras.losses.SparseCategoricalCrossentropy(), keras.backend.backend()
+weights = [variable.value for variable in network.trainable_variables]
+if backend == "jax":
+    import jax
+
+    others = [variable.value for variable in network.non_trainable_variables]
+    run = lambda values: loss(labels, network.stateless_call(values, others, images, training=True)[0])
+    gradients = jax.grad(run)(weights)
+elif backend == "torch":
+    loss(labels, network(images, training=True)).backward()
+    gradients = [weight.grad.detach().cpu() for weight in weights]
+else:
+    import tensorflow as tf
+
+    with tf.GradientTape() as tape:
+        value = loss(labels, network(images, training=True))
+    gradients = tape.gradient(value, weights)
+names = [variable.path for variable in network.trainable_variables]
+np.savez(f"{backend}.npz", **dict(zip(names, map(np.asarray, gradients))))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.wide
+def test_gradients_are_the_same_on_every_backend(files, tmp_path):
+    """On the limits of a clipping too, where JAX's own is halved; at 4 bits many weights are there."""
+    _NetworkBuilder(files, 4).build("nin_digits").save(tmp_path / "qat.keras")
+    gradients = {}
+    for backend in ("tensorflow", "jax", "torch"):
+        pytest.importorskip(backend)
+        environment = os.environ | {"KERAS_BACKEND": backend, "PYTHONPATH": str(ROOT)}
+        subprocess.run([sys.executable, "-c", GRADIENTS], cwd=tmp_path, env=environment, check=True, timeout=300)
+        with np.load(tmp_path / f"{backend}.npz") as arrays:
+            gradients[backend] = dict(arrays)
+    for backend, name in itertools.product(("jax", "torch"), gradients["tensorflow"]):
+        expected, received = gradients["tensorflow"][name], gradients[backend][name]
+        # That of a step is next to nothing where all weights are on its grid: what is left is rounding.
+        atol = 1e-4 if name.endswith(("log_step", "log_minimum", "log_maximum")) else 1e-5 * np.abs(expected).max()
+        np.testing.assert_allclose(received, expected, rtol=1e-4, atol=atol, err_msg=f"{backend} {name}")
 
 
 # Trains a saved network on one and on two devices, the second time with mixed precision.

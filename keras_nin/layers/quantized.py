@@ -14,10 +14,18 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_nin.layers.quantized_operators import OPERATORS, Quantization, clip_range, requantize, round_levels
+from keras_nin.layers.quantized_operators import (
+    OPERATORS,
+    Quantization,
+    clip_levels,
+    clip_range,
+    requantize,
+    round_levels,
+)
 
 ops: Any = keras.ops  # whose annotations allow None everywhere
 _LOWEST, _STEPS = -128, 255  # of int8
+_TIE = 1e-6  # relative: what is lost when weights on the end of their grid are divided by its step
 
 
 class _Float32Layer(keras.layers.Layer):
@@ -108,7 +116,7 @@ class QuantizeInput(_Float32Layer):
         values, ranges = inputs
         output = _quantization(ranges, target)
         levels = ops.cast(values, "float32") / output.scale
-        clipped = ops.clip(levels, *clip_range(output))
+        clipped = clip_levels(levels, *clip_range(output))
         rounded = ops.sign(clipped) * ops.floor(ops.abs(clipped) + 0.5)
         return clipped + ops.stop_gradient(rounded - clipped)
 
@@ -193,7 +201,8 @@ class QuantizedKernel(_Float32Layer):
             integers = round_levels(kernel / step)
         else:
             step = self.step * ops.exp(self.log_step)
-            integers = round_levels(ops.clip(kernel / step, -self.levels, self.levels))
+            limit = self.levels * (1 + _TIE)
+            integers = round_levels(clip_levels(kernel / step, -limit, limit))
         return ops.reshape(integers, self.kernel_shape), step * self.unit
 
     def call(self, inputs: Any, source: str, target: str) -> Any:

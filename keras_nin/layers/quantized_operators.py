@@ -44,6 +44,16 @@ def _round_half_away(x: Any) -> Any:
     return ops.sign(x) * ops.floor(ops.abs(x) + 0.5)
 
 
+def clip_levels(x: Any, low: Any, high: Any) -> Any:
+    """Clip, with the gradient of the identity where `x` is on a limit, as weights on the end of their grid are.
+
+    That is what TensorFlow and PyTorch do; JAX halves it there.
+    """
+    if keras.backend.backend() == "jax":
+        return ops.where(x < low, low, ops.where(x > high, high, x))
+    return ops.clip(x, low, high)
+
+
 def clip_range(output: Quantization, activation: str = "NONE") -> tuple[Any, Any]:
     """Return the lowest and the highest level of an output behind a fused activation."""
     low, high = _LOWEST - output.zero_point, _HIGHEST - output.zero_point
@@ -59,7 +69,7 @@ def clip_range(output: Quantization, activation: str = "NONE") -> tuple[Any, Any
 
 def requantize(total: Any, multiplier: Any, low: Any, high: Any) -> Any:
     """Return whole sums as levels of the output: multiplied, clipped and rounded."""
-    return round_levels(ops.clip(total * multiplier, low, high))
+    return round_levels(clip_levels(total * multiplier, low, high))
 
 
 # Arithmetic
@@ -81,7 +91,7 @@ def _add(values: Any, sources: Any, targets: Any, options: Any) -> Any:
     half = ops.left_shift(ops.ones_like(shift), shift - 1)
     exact = ops.cast(ops.right_shift(products[0] + products[1] + half, shift), "float32")
     low, high = clip_range(output, options["fused_activation"])
-    return straight_through(ops.clip(exact, constant(low), constant(high)), ops.clip(surrogate, low, high))
+    return straight_through(clip_levels(exact, constant(low), constant(high)), clip_levels(surrogate, low, high))
 
 
 def _subtract(values: Any, sources: Any, targets: Any, options: Any) -> Any:
@@ -120,9 +130,9 @@ def _average_pool(values: Any, sources: Any, targets: Any, options: Any) -> Any:
     rounded = ops.sign(integers) * ops.floor(ops.abs(integers) + (0.5 + 0.25 / (height * width)))
     surrogate = mean * ((height * width) / counts)
     low, high = clip_range(output, options["fused_activation"])
-    exact = ops.clip(rounded - zero_point, constant(low), constant(high))
+    exact = clip_levels(rounded - zero_point, constant(low), constant(high))
     return straight_through(
-        exact, ops.clip(surrogate, low, high) if options["fused_activation"] != "NONE" else surrogate
+        exact, clip_levels(surrogate, low, high) if options["fused_activation"] != "NONE" else surrogate
     )
 
 
@@ -149,7 +159,7 @@ def _max_pool(values: Any, sources: Any, targets: Any, options: Any) -> Any:
 
 def _clip(x: Any, output: Quantization, options: Any) -> Any:
     activation = options.get("fused_activation", "NONE")
-    return x if activation == "NONE" else ops.clip(x, *clip_range(output, activation))
+    return x if activation == "NONE" else clip_levels(x, *clip_range(output, activation))
 
 
 def _relu(activation: str) -> Any:
@@ -167,8 +177,8 @@ def _rescale(values: Any, sources: Any, targets: Any, options: Any) -> Any:
     if "alpha" in options:
         multiplier = ops.where(x < 0, multiplier * options["alpha"], multiplier)
     exact = ops.floor((ops.stop_gradient(x) * ops.round(256 * ops.stop_gradient(multiplier)) + 128) / 256)
-    exact = ops.clip(exact, constant(low), constant(high))
-    return straight_through(exact, ops.clip(x * multiplier, low, high))
+    exact = clip_levels(exact, constant(low), constant(high))
+    return straight_through(exact, clip_levels(x * multiplier, low, high))
 
 
 # Functions with a table of 256 values in the file
@@ -188,7 +198,7 @@ def _pointwise(function: Callable[[Any], Any]) -> Any:
 
 def _tabulated(reals: Any, output: Quantization, options: Any) -> Any:
     levels = reals / output.scale
-    return round_levels(ops.clip(levels, *clip_range(output))) if options["exact"] else levels
+    return round_levels(clip_levels(levels, *clip_range(output))) if options["exact"] else levels
 
 
 # What moves values
