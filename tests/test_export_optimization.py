@@ -23,6 +23,8 @@ from keras_nin.export import (
 )
 from keras_nin.export.optimization.methods import fold_batch_norms
 from keras_nin.tflite.runner import TFLiteRunner
+from keras_nin.train import get_recipe
+from keras_nin.train.training import split_validation
 
 SETTINGS = {"epochs": 3, "learning_rate": 3e-3, "sparsity": 0.75, "clusters": 8}
 
@@ -106,6 +108,31 @@ def test_the_file_is_integer_and_computes_as_the_trained_model(scheme, model, tr
     calibration = record["calibration"]
     assert calibration is None if scheme == "qat" else calibration["count"] == 20
     assert made.tuning is None if scheme == "qat" else made.tuning == Tuning.plain()
+
+
+@pytest.mark.slow
+def test_the_network_nearest_to_the_original_is_kept_and_that_may_be_the_untrained_one(model, digits):
+    from keras_nin.export import quantize_network
+
+    calibration = digits.load(digits.select("calibration"), (8, 8), 1, digits.preprocessing)
+    options = {"weight_bits": 2, "calibration": calibration, "epochs": 2, "batch_size": 32}
+    untrained = quantize_network(model, calibration, weight_bits=2)
+    better, worse = (
+        train_for_scheme(model, "qat_keras", digits, learning_rate=rate, **options) for rate in (1e-3, 1.0)
+    )
+    held_out = digits.load(split_validation(digits, get_recipe("tiny", "digits"), 0)[1], (8, 8), 1)
+
+    def distance(network):
+        return np.square(network.predict(held_out, verbose=0) - model.predict(held_out, verbose=0)).sum(1).mean()
+
+    assert better.record["best_epoch"] > 0
+    nearest = min(entry["val_distance"] for entry in better.history)
+    assert nearest == pytest.approx(distance(better.model), rel=1e-4)
+    assert nearest < distance(untrained)
+    assert worse.record["best_epoch"] == 0
+    assert min(entry["val_distance"] for entry in worse.history) > distance(untrained)
+    for kept, expected in zip(worse.model.get_weights(), untrained.get_weights(), strict=True):
+        np.testing.assert_array_equal(kept, expected)
 
 
 @pytest.mark.slow

@@ -19,11 +19,22 @@ ImageLoader = Callable[[Indices], npt.NDArray[Any]]
 
 
 class TrainingBatches(keras.utils.PyDataset):
-    """Batches of (images (n, H, W, C), labels (n,)); order and random changes depend only on seed and epoch."""
+    """Batches of (images (n, H, W, C), targets); order and random changes depend only on seed and epoch.
 
-    def __init__(self, images: npt.NDArray[Any], labels: npt.NDArray[Any], recipe: Recipe, seed: int) -> None:
+    Targets are the labels (n,), or with `answers` what this function gives for the images, which are then mixed in
+    pairs: a network that has been trained on them knows little else about the images themselves than their labels.
+    """
+
+    def __init__(
+        self,
+        images: npt.NDArray[Any],
+        labels: npt.NDArray[Any],
+        recipe: Recipe,
+        seed: int,
+        answers: Callable[[npt.NDArray[Any]], npt.NDArray[Any]] | None = None,
+    ) -> None:
         super().__init__()
-        self.images, self.labels, self.recipe, self.seed = images, labels, recipe, seed
+        self.images, self.labels, self.recipe, self.seed, self.answers = images, labels, recipe, seed, answers
         self.start_epoch(0)
 
     def start_epoch(self, epoch: int) -> None:
@@ -38,7 +49,12 @@ class TrainingBatches(keras.utils.PyDataset):
         size = self.recipe.batch_size
         indices = self.order[index * size : (index + 1) * size]
         rng = np.random.default_rng((self.seed, self.epoch, index))
-        return augment_images(self.images[indices], self.recipe, rng), self.labels[indices]
+        images = augment_images(self.images[indices], self.recipe, rng)
+        if self.answers is None:
+            return images, self.labels[indices]
+        share = rng.uniform(size=(len(images), 1, 1, 1)).astype(images.dtype)
+        images = share * images + (1 - share) * images[::-1]
+        return images, self.answers(images)
 
 
 class StepBatches(keras.utils.PyDataset):

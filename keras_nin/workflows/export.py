@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from keras_nin.workflows.reproduction import OriginalExport, Reproduction
 
 _LATENCY_SECONDS = 1.0
+_KEPT_UNTRAINED = (
+    "qat_keras kept the untrained network: on held-out images no epoch came nearer to the model's own probabilities."
+)
 _FILE_LIMITS = (LimitItem("flash", Unit.BYTES), LimitItem("latency", Unit.TIME))
 
 
@@ -344,6 +347,7 @@ def run_export(
         *inputs.scaling_notes(loaded.input_scaling, job.preprocessing),
         *sources.notes,
         *inputs.guessing_notes("The model's own", (own.outputs or (own,)) if own else ()),
+        *(_KEPT_UNTRAINED for file in exported if (file.converted.training or {}).get("best_epoch") == 0),
     )
     result = ExportResult(
         loaded.name, loaded.weights, loaded.random, exported, test, describe_host(), reproduction, notes

@@ -8,7 +8,7 @@ import dataclasses
 import importlib.metadata
 import numbers
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from keras_nin.export.conversion import Samples
     from keras_nin.export.converted_model import Calibration
     from keras_nin.export.optimization.methods import PreparedNetwork
+    from keras_nin.train.batches import TrainingBatches
 
     Logs = dict[str, Any]
     OnEpoch = Callable[[int, Logs], None]
@@ -33,6 +34,7 @@ DEFAULT_EPOCHS = 20
 # Of the learning rate that trained the network from random weights: these trainings start from its trained ones.
 _LEARNING_RATE_SHARE = 0.2
 _RANGE_IMAGES = 100
+_HELD_OUT_BATCH = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,8 +106,12 @@ def train_for_scheme(
 ) -> OptimizedModel:
     """Train a copy of `model` for a scheme, from the weights that it has.
 
-    The weights of the best epoch on held-out training images are kept. The same call on the same machine gives the
-    same weights; for that it sets the global random seeds, and TensorFlow's deterministic mode while it runs.
+    Targets are the labels, and the weights of the most accurate epoch on held-out training images are kept. For
+    "qat_keras" targets are the answers of `model` to mixed images (arXiv:1503.02531, arXiv:2106.05237), and those of
+    the epoch are kept whose probabilities are nearest to the model's: perhaps of epoch 0, the untrained network.
+
+    The same call on the same machine gives the same weights; for that it sets the global random seeds, and TensorFlow's
+    deterministic mode while it runs.
 
     Args:
         model: keras.Model (B, H, W, C) -> (B, classes) that ends in a softmax, or in the logits before it.
@@ -153,6 +159,7 @@ def _train_copy(
     from keras_nin.export.optimization.tf_keras_model import check_tfmot_installed, from_tf_keras, to_tf_keras
     from keras_nin.export.quantize_aware_file import quantize_network
     from keras_nin.models import hash_weights
+    from keras_nin.train.batches import TrainingBatches
     from keras_nin.train.training import check_classes, get_image_shape, outputs_logits, split_validation
 
     method, recipe = scheme.trained or "", settings.recipe
@@ -176,8 +183,12 @@ def _train_copy(
             copy = _clone_model(model)
             folded = fold_batch_norms(copy) if method == "clustered" else []
             prepared = prepare_network(method, to_tf_keras(copy), settings, steps, images[0][:_RANGE_IMAGES])
-        _compile(prepared.network, recipe, steps, outputs_logits(model, images[0][:8]))
-        history, best = _fit_network(prepared, images, labels, settings, on_epoch)
+        from_logits = outputs_logits(model, images[0][:8])
+        answers = _Answers(model, from_logits) if is_keras else None
+        _compile(prepared.network, recipe, steps, from_logits, answers)
+        batches = TrainingBatches(images[0], labels[0], recipe, settings.seed, answers)
+        held_out = _HeldOutImages(images[1], labels[1], answers)
+        history, best = _fit_network(prepared, batches, held_out, on_epoch)
     finished = prepared.finish(prepared.network)
     if not is_keras:
         from_tf_keras(finished, copy)
@@ -217,12 +228,34 @@ def _clone_model(model: "keras.Model") -> "keras.Model":
     return copy
 
 
-def _compile(network: "tf_keras.Model | keras.Model", recipe: Recipe, steps: int, from_logits: bool) -> None:
+class _Answers:
+    """The probabilities that a float network gives, (n, classes): what a quantization-aware training is to give back.
+
+    They are targets and they say which epoch is kept. Labels tell little of images that the network was trained on.
+    """
+
+    def __init__(self, model: "keras.Model", from_logits: bool) -> None:
+        self.model, self.from_logits = model, from_logits
+
+    def __call__(self, images: np.ndarray, network: Any = None) -> np.ndarray:
+        """Return those of the float network, or of another one with the same outputs."""
+        from scipy.special import softmax
+
+        network, starts = network or self.model, range(0, len(images), _HELD_OUT_BATCH)
+        # `predict` sets up a pipeline each time, which costs as much as the training step of a small network.
+        outputs = np.concatenate([network.predict_on_batch(images[at : at + _HELD_OUT_BATCH]) for at in starts])
+        return softmax(outputs, axis=-1) if self.from_logits else outputs
+
+
+def _compile(
+    network: "tf_keras.Model | keras.Model", recipe: Recipe, steps: int, from_logits: bool, answers: _Answers | None
+) -> None:
     library: Any = _library_of(network)
+    prefix = "Sparse" if answers is None else ""  # targets are classes, or probabilities
     network.compile(
         library.optimizers.Adam(library.optimizers.schedules.CosineDecay(recipe.learning_rate, steps)),
-        loss=library.losses.SparseCategoricalCrossentropy(from_logits=from_logits),
-        metrics=[library.metrics.SparseCategoricalAccuracy(name="accuracy")],
+        loss=getattr(library.losses, f"{prefix}CategoricalCrossentropy")(from_logits=from_logits),
+        metrics=[getattr(library.metrics, f"{prefix}CategoricalAccuracy")(name="accuracy")],
     )
 
 
@@ -237,31 +270,52 @@ def _library_of(network: "tf_keras.Model | keras.Model") -> Any:
     return tf_keras
 
 
+class _HeldOutImages:
+    """The images that say which epoch is kept: the most accurate one, or with `answers` that nearest to them."""
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray, answers: _Answers | None) -> None:
+        self.images, self.targets, self.answers = images, labels, answers
+        if answers is not None:
+            self.probabilities = answers(images)
+            self.targets = np.eye(self.probabilities.shape[1], dtype=np.float32)[labels]
+
+    def measure(self, network: Any) -> "Logs":
+        """Return the loss and the accuracy, and with answers the mean squared distance to them."""
+        logs = network.evaluate(self.images, self.targets, batch_size=_HELD_OUT_BATCH, verbose=0, return_dict=True)
+        if self.answers is not None:
+            difference = self.answers(self.images, network) - self.probabilities
+            logs["distance"] = np.square(difference).sum(axis=-1).mean()
+        return {f"val_{key}": float(value) for key, value in logs.items()}
+
+    def find_best(self, history: "list[Logs]") -> "Logs":
+        """Return the entry of the epoch to keep; the earliest of equal ones."""
+        from keras_nin.train.checkpoints import find_best_epoch
+
+        if self.answers is None:
+            return find_best_epoch(history)
+        return min(history, key=lambda entry: entry["val_distance"])
+
+
 def _fit_network(
-    prepared: "PreparedNetwork",
-    images: list[np.ndarray],
-    labels: list[np.ndarray],
-    settings: OptimizationSettings,
-    on_epoch: "OnEpoch | None",
+    prepared: "PreparedNetwork", batches: "TrainingBatches", held_out: _HeldOutImages, on_epoch: "OnEpoch | None"
 ) -> "tuple[list[Logs], Logs]":
     """Train, and keep the weights of the best epoch that is as compressed as asked; return the history and that epoch.
 
-    `images` and `labels` are those to train on, and those held out.
+    Where the answers of the float network are the targets, the untrained network is epoch 0.
     """
     import keras
 
-    from keras_nin.train.batches import TrainingBatches
-    from keras_nin.train.checkpoints import find_best_epoch
-
     network: Any = prepared.network
-    callback, recipe = prepared.callback, settings.recipe
+    callback, recipe = prepared.callback, batches.recipe
     # Keras 3 goes on with its metrics from step to step.
     options = {} if isinstance(network, keras.Model) else {"reset_metrics": False}
-    batches = TrainingBatches(images[0], labels[0], recipe, settings.seed)
     if callback:
         callback.set_model(network)
         callback.on_train_begin()
     history, candidates, best_weights = [], [], None
+    if held_out.answers is not None:
+        candidates.append({"epoch": 0} | held_out.measure(network))
+        best_weights = network.get_weights()
     for epoch in range(1, recipe.epochs + 1):
         batches.start_epoch(epoch - 1)
         network.reset_metrics()
@@ -270,18 +324,16 @@ def _fit_network(
             logs = network.train_on_batch(*batches[position], return_dict=True, **options)
         if callback:
             callback.on_epoch_end(epoch - 1)
-        held_out: Any = network.evaluate(images[1], labels[1], batch_size=256, verbose=cast("Any", 0), return_dict=True)
-        logs = logs | {f"val_{key}": value for key, value in held_out.items()}
-        entry = {"epoch": epoch} | {key: float(value) for key, value in logs.items()}
+        entry = {"epoch": epoch} | {key: float(value) for key, value in logs.items()} | held_out.measure(network)
         history.append(entry)
         if not np.isfinite([entry["loss"], entry["val_loss"]]).all():
             received = f"{entry['loss']} in epoch {epoch}. Pass a smaller `learning_rate`"
             raise input_error("a training whose loss stays finite", received, argument="learning_rate")
         if epoch * len(batches) > prepared.final_step:
             candidates.append(entry)
-            if find_best_epoch(candidates) is entry:
+            if held_out.find_best(candidates) is entry:
                 best_weights = network.get_weights()
         if on_epoch:
             on_epoch(epoch, entry)
     network.set_weights(best_weights)
-    return history, find_best_epoch(candidates)
+    return history, held_out.find_best(candidates)
