@@ -2,9 +2,11 @@
 
 python benchmarks/quantize_aware.py make FOLDER [--network NAME] [--method NAME] [--bits N] [--seed N]
 python benchmarks/quantize_aware.py table FOLDER
+python benchmarks/quantize_aware.py steps FOLDER [--network NAME] [--bits N]
 
-`make` writes a .tflite file for each row that FOLDER lacks, and tests it; `table` prints Markdown. CIFAR-10 is read
-from the folder KERAS_NIN_DATA: images/cifar10_train_jpeg.npz and cifar10_test_jpeg.npz (see docs/concepts/images.md).
+`make` writes a .tflite file for each row that FOLDER lacks, and tests it; `table` prints Markdown; `steps` times a
+training step beside that of the float network, on any backend of Keras (KERAS_BACKEND). CIFAR-10 is read from
+KERAS_NIN_DATA: images/cifar10_train_jpeg.npz and cifar10_test_jpeg.npz (see docs/concepts/images.md).
 
 Both trainings get the same images in the same order, the same steps and optimizer, and the better of two learning
 rates, chosen with seed 0 on held-out training images. A file with 4-bit weights is an int8 file whose weights have the
@@ -36,8 +38,8 @@ TITLES = {
 }
 METHODS = tuple(TITLES)
 WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
-LEVELS = {8: 127, 4: 7}  # of a weight, on each side of 0
-CARRIED, HELD_OUT, TESTED = 20_000, 1_000, 5_000  # images of CIFAR-10: of the training images, the last are held out
+LEVELS = {8: 127, 4: 7, 3: 3}  # of a weight, on each side of 0
+CARRIED, HELD_OUT, TESTED = 20_000, 1_000, 10_000  # images of CIFAR-10: of the training images, the last are held out
 
 
 @dataclasses.dataclass(frozen=True)
@@ -392,6 +394,45 @@ def table(folder):
 
     columns = ("network", "weights", "method", "top-1", "pp to float", "each seed")
     click.echo(format_markdown_table(columns, list(table_rows(folder)), right=columns[3:]))
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=pathlib.Path))
+@click.option("--network", type=click.Choice(NETWORKS), default="nin_cifar10")
+@click.option("--bits", type=click.Choice(tuple(LEVELS)), default=8)
+@click.option("--batch-size", type=int, default=64)
+@click.option("--rounds", type=int, default=15, help="Steps of each network, in turns.")
+def steps(folder, network, bits, batch_size, rounds):
+    """Time a training step of the quantize-aware network and of the float one, without its dropout."""
+    import keras
+
+    folder.mkdir(parents=True, exist_ok=True)
+    float_network = keras.models.clone_model(load_network(network)[0].model, clone_function=without_dropout)
+    networks = {"float": float_network, "quantize-aware": load_start(folder, network, bits)}
+    random, seconds = np.random.default_rng(0), {name: [] for name in networks}
+    images = random.normal(size=(batch_size, *float_network.input_shape[1:])).astype(np.float32)
+    labels = random.integers(0, float_network.output_shape[1], batch_size)
+    for model in networks.values():
+        model.compile(keras.optimizers.Adam(1e-5), "sparse_categorical_crossentropy", jit_compile="auto")
+        model.train_on_batch(images, labels)
+    for _, (name, model) in itertools.product(range(rounds), networks.items()):
+        start = time.perf_counter()
+        model.train_on_batch(images, labels)
+        seconds[name].append(time.perf_counter() - start)
+    click.echo(f"{network}, {bits} bits, batch {batch_size}, Keras on {keras.backend.backend()}")
+    for name, times in seconds.items():
+        click.echo(f"{name}: median {1000 * np.median(times):.0f} ms, fastest {1000 * min(times):.0f} ms")
+    ratios = np.array(seconds["quantize-aware"]) / np.array(seconds["float"])
+    fastest = min(seconds["quantize-aware"]) / min(seconds["float"])
+    click.echo(f"median of the paired ratios {np.median(ratios):.2f}, fastest {fastest:.2f}")
+
+
+def without_dropout(layer):
+    """Return the layer of a copy of a network."""
+    import keras
+
+    config = layer.get_config()
+    return layer.__class__.from_config(config | {"rate": 0.0} if isinstance(layer, keras.layers.Dropout) else config)
 
 
 @main.command()

@@ -10,7 +10,8 @@ All take the learning rate that is better for the fewest bits and the first seed
 
 --ranges averaged trains the weights alone: the ranges of the activations are the averages, over the batches of an
 epoch, of the smallest and the largest value in the float network, as tfmot has them after a long training.
---targets float takes the answers of the float network instead of the labels (distillation, arXiv:1503.02531).
+--targets labels trains on the labels; the default is the answers of the float network to mixed images, as in the scheme
+qat_keras, but all steps are kept.
 """
 
 import concurrent.futures
@@ -38,6 +39,7 @@ class Trainer:
 
     def __init__(self, model, batch_size, teacher=None):
         self.model, self.batch_size, self.teacher = model, batch_size, teacher
+        self.answers = None if teacher is None else self._answer
         self.optimizer = keras.optimizers.Adam()
         self.optimizer.build(model.trainable_variables)
         names = [variable.path.rpartition("/")[2] for variable in self.optimizer.variables]
@@ -51,23 +53,32 @@ class Trainer:
             jax.ShapeDtypeStruct((count, *self.model.input_shape[1:]), jnp.float32)
             for count in (self.batch_size, _HELD_OUT_BATCH)
         )
-        labels, weights = (jax.ShapeDtypeStruct((self.batch_size,), dtype) for dtype in (jnp.int32, jnp.float32))
-        rate = jax.ShapeDtypeStruct((), jnp.float32)
-        programs = {"step": jax.jit(self._step, donate_argnums=0).lower(self.start, images, labels, weights, rate)}
+        targets = jax.ShapeDtypeStruct((self.batch_size, *self.model.output_shape[1:]), jnp.float32)
+        if self.teacher is None:
+            targets = jax.ShapeDtypeStruct((self.batch_size,), jnp.int32)
+        weights, rate = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((self.batch_size,), ()))
+        programs = {"step": jax.jit(self._step, donate_argnums=0).lower(self.start, images, targets, weights, rate)}
+        if self.teacher is not None:
+            programs["teach"] = jax.jit(lambda x: self.teacher(x, training=False)).lower(images)
         return programs | ({"predict": jax.jit(self._predict).lower(self.start[:2], held_out)} if tests else {})
 
-    def _loss(self, trained, others, images, labels, weights):
+    def _answer(self, images):
+        """Return the probabilities that the float network gives for at most a batch of images."""
+        missing = self.batch_size - len(images)
+        return np.asarray(self.teach(np.pad(images, [(0, missing), (0, 0), (0, 0), (0, 0)])))[: len(images)]
+
+    def _loss(self, trained, others, images, targets, weights):
         outputs, others = self.model.stateless_call(trained, others, images, training=True)
         if self.teacher is None:
-            losses = keras.losses.sparse_categorical_crossentropy(labels, outputs)
+            losses = keras.losses.sparse_categorical_crossentropy(targets, outputs)
         else:
-            losses = keras.losses.categorical_crossentropy(self.teacher(images, training=False), outputs)
+            losses = keras.losses.categorical_crossentropy(targets, outputs)
         return (losses * weights).sum() / weights.sum(), others
 
-    def _step(self, state, images, labels, weights, rate):
+    def _step(self, state, images, targets, weights, rate):
         trained, others, optimizer = state
         gradient = jax.value_and_grad(self._loss, has_aux=True)
-        (loss, others), gradients = gradient(trained, others, images, labels, weights)
+        (loss, others), gradients = gradient(trained, others, images, targets, weights)
         optimizer[self._rate] = rate
         trained, optimizer = self.optimizer.stateless_apply(optimizer, gradients, trained)
         return (trained, others, optimizer), loss
@@ -85,14 +96,15 @@ class Trainer:
         for epoch in range(epochs):
             batches.start_epoch(epoch)
             for index in range(len(batches)):
-                images, labels = batches[index]
+                images, targets = batches[index]
                 done = (epoch * len(batches) + index) / steps
                 missing = self.batch_size - len(images)
                 weights = np.pad(np.ones(len(images), np.float32), (0, missing))
                 images = np.pad(images, [(0, missing), (0, 0), (0, 0), (0, 0)])
-                labels = np.pad(labels, (0, missing)).astype(np.int32)
+                targets = np.pad(targets, [(0, missing), *[(0, 0)] * (targets.ndim - 1)])
+                targets = targets.astype(np.int32 if targets.ndim == 1 else np.float32)
                 state, loss = self.step(
-                    state, images, labels, weights, np.float32(rate * (1 + np.cos(np.pi * done)) / 2)
+                    state, images, targets, weights, np.float32(rate * (1 + np.cos(np.pi * done)) / 2)
                 )
         if not np.isfinite(loss):
             raise ValueError(f"the loss is {loss}")
@@ -193,7 +205,7 @@ def train_network(network, budget_name, trainers, seeds, deadline, output):
                     click.echo(f"no time left for {network} {bits} {seed} {rate}")
                     continue
                 start = time.perf_counter()
-                batches = TrainingBatches(images, labels, recipe, seed)
+                batches = TrainingBatches(images, labels, recipe, seed, trainer.answers)
                 state = trainer.train(batches, budget.epochs, rate)
                 seconds = time.perf_counter() - start
                 after = dict(zip(measures, trainer.measure(state, test_images, test_labels), strict=True))
@@ -221,7 +233,7 @@ def train_network(network, budget_name, trainers, seeds, deadline, output):
 @click.option("--timed-batch", type=int, default=256, help="Images of a step that is timed.")
 @click.option("--timed-steps", type=int, default=20, help="How many are timed at once.")
 @click.option("--ranges", type=click.Choice(("learned", "averaged")), default="learned", help="Of the activations.")
-@click.option("--targets", type=click.Choice(("labels", "float")), default="labels", help="What is trained for.")
+@click.option("--targets", type=click.Choice(("labels", "float")), default="float", help="What is trained for.")
 @click.option("--seconds", type=float, default=3600, help="No training starts later than this.")
 @click.option("--output", type=click.Path(path_type=pathlib.Path), help="Where to write; the default is FOLDER.")
 def main(folder, networks, widths, budgets, seeds, steps, timed_batch, timed_steps, ranges, targets, seconds, output):
