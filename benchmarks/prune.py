@@ -5,8 +5,8 @@ python benchmarks/prune.py FOLDER --fine-tune START.keras --network NAME --epoch
 python benchmarks/prune.py FOLDER --score PRUNED.keras --network NAME
 
 FOLDER has cifar10_train_jpeg.npz and cifar10_test_jpeg.npz. The first form prunes, fine-tunes and prints Markdown. The
-second fine-tunes a network that `keras-nin prune --epochs 0` wrote, on any backend of Keras and without TensorFlow:
-KERAS_BACKEND=jax. The third compares such a network with the original one.
+second fine-tunes a network that `keras-nin prune --epochs 0` wrote, with its record beside it, on any backend of Keras
+and without TensorFlow: KERAS_BACKEND=jax. The third compares such a network with the original one.
 """
 
 import argparse

@@ -25,7 +25,7 @@ from keras_nin.layers.quantized_operators import (
 
 ops: Any = keras.ops  # whose annotations allow None everywhere
 _LOWEST, _STEPS = -128, 255  # of int8
-_TIE = 1e-6  # relative: what is lost when weights on the end of their grid are divided by its step
+_TIE = 1e-6  # relative: rounding may put weights at the end of their grid this far beyond it
 
 
 class _Float32Layer(keras.layers.Layer):

@@ -45,9 +45,9 @@ def _round_half_away(x: Any) -> Any:
 
 
 def clip_levels(x: Any, low: Any, high: Any) -> Any:
-    """Clip, with the gradient of the identity where `x` is on a limit, as weights on the end of their grid are.
+    """Clip; where `x` equals a limit, the gradient is that of the identity, as in TensorFlow and PyTorch.
 
-    That is what TensorFlow and PyTorch do; JAX halves it there.
+    JAX halves it there, and weights at the ends of their grid are there.
     """
     if keras.backend.backend() == "jax":
         return ops.where(x < low, low, ops.where(x > high, high, x))

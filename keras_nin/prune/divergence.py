@@ -80,10 +80,10 @@ def find_answers(model: keras.Model, samples: Any) -> list[npt.NDArray[Any]]:
 
 
 def measure_divergence(expected: Answers, answers: Answers) -> float:
-    """Return how far answers are from the expected ones.
+    """Return how far answers are from the expected ones, both lists of outputs (B, ...).
 
-    Of a classifier the Kullback-Leibler divergence at a temperature of 2, which the fine-tuning makes small too; of
-    other outputs their mean squared difference, as a share of their mean square.
+    For a classifier this is the Kullback-Leibler divergence at a temperature of 2, which the fine-tuning minimizes too;
+    for other outputs it is the sum of their mean squared differences, each as a share of its expected mean square.
     """
     if is_classifier(expected):
         first, second = (_soften(outputs[0], is_softmax(expected[0])) for outputs in (expected, answers))
@@ -97,8 +97,9 @@ def measure_divergence(expected: Answers, answers: Answers) -> float:
 
 
 def _soften(outputs: npt.NDArray[Any], is_probability: bool) -> npt.NDArray[np.float64]:
-    """Return the logarithm of the probabilities of classes (B, classes) at the temperature."""
+    """Return the logarithms of the probabilities at the temperature, (B, classes) as the scores `outputs`."""
+    from scipy.special import log_softmax
+
     logits = outputs.astype(np.float64)
-    logits = (np.log(np.maximum(logits, 1e-7)) if is_probability else logits) / _TEMPERATURE
-    logits -= logits.max(1, keepdims=True)
-    return np.asarray(logits - np.log(np.exp(logits).sum(1, keepdims=True)))
+    logits = np.log(np.maximum(logits, 1e-7)) if is_probability else logits
+    return np.asarray(log_softmax(logits / _TEMPERATURE, axis=1))

@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 def pair_features(
     graph: ChannelGraph, kept: Mapping[str, Sequence[int]], pruned: keras.Model
 ) -> tuple[keras.Model, keras.Model]:
-    """Return the original and the pruned network with more outputs: what each layer makes in the channels that stay.
+    """Return the original and the pruned network with more outputs: those of each layer in the channels that stay.
 
-    The layers of the second are those of `pruned`: to train the one trains the other. Layers that are called more than
-    once are left out.
+    The second network shares the layers of `pruned`, so that training one trains the other. Behind the outputs of the
+    network come (B, ..., C) of each layer, in the same order and with the same shapes in both. Layers that are called
+    more than once are left out.
 
     Args:
         graph, kept: of the original network, and which of its channels each layer keeps, by its name; all where it is

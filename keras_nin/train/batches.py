@@ -21,8 +21,9 @@ ImageLoader = Callable[[Indices], npt.NDArray[Any]]
 class TrainingBatches(keras.utils.PyDataset):
     """Batches of (images (n, H, W, C), targets); order and random changes depend only on seed and epoch.
 
-    Targets are the labels (n,), or with `answers` what this function gives for the images, which are then mixed in
-    pairs: a network that has been trained on them knows little else about the images themselves than their labels.
+    Targets are the labels (n,). With `answers`, a function from images to targets (n, classes), the images are mixed in
+    pairs, and the targets are its answers to the mixtures: for the images on which it was trained, a network answers
+    little more than their labels.
     """
 
     def __init__(

@@ -231,7 +231,8 @@ def fit_model(
         devices: how many share a batch, as `keras_nin.train.devices.share_batches` yields it, in whose block the model
             must have been built and this is called.
         teacher: a network with the same input and output whose answers are the targets instead of the labels, or None.
-        features: `model` with more outputs, which the teacher has too, and which are trained to be alike, or None.
+        features: a model that shares the layers of `model` and has more outputs behind its own, or None. The teacher
+            then has as many, of the same shapes; each is trained to be like the teacher's.
         jit_compile: as in `keras.Model.compile`.
         on_epoch: called with (epoch from 1, metrics) after each epoch.
 

@@ -33,8 +33,8 @@ class Distillation:
     """Soft targets: what another network answers to the same images (Hinton, Vinyals, Dean, arXiv:1503.02531).
 
     The loss is the divergence from its distribution over the classes, both at a `temperature`. It takes the place of
-    the labels. With `features`, the trained network with more outputs, which the teacher has too, their mean squared
-    differences count as well (arXiv:1412.6550), as shares of their mean squares.
+    the labels. With `features`, the trained network with more outputs, which the teacher has too, the mean squared
+    difference of each counts as well (arXiv:1412.6550), as a share of the teacher's mean square.
     """
 
     def __init__(

@@ -22,8 +22,15 @@ _MIXUP = 0.3  # about half of the images stay nearly as they are
 
 @dataclasses.dataclass(frozen=True)
 class FineTuning:
-    """How a pruned network is trained on: passes, images in a step, the highest rate, images, and whether the targets
-    are the answers of the original network instead of the labels."""
+    """How a pruned network is fine-tuned.
+
+    Attributes:
+        epochs: passes over the images.
+        batch_size: images in a step.
+        learning_rate: the highest one; None is a tenth of the recipe's.
+        train_count: number of images; None is all.
+        distill: whether the targets are the answers and features of the original network, not the labels.
+    """
 
     epochs: int = DEFAULT_EPOCHS
     batch_size: int = BATCH_SIZE
@@ -33,10 +40,10 @@ class FineTuning:
 
 
 def make_recipe(network: str, dataset: str, tuning: FineTuning) -> Recipe:
-    """Return the recipe by which a pruned network is trained: that of the original, at a lower rate.
+    """Return the recipe for a pruned network: that of the original, at a lower rate.
 
-    Its answers, to mixtures of images too (Beyer et al., arXiv:2106.05237), are the targets, because most networks
-    already answer nearly all of their training images as the labels do.
+    Targets are the original's answers, to mixed images too (Beyer et al., arXiv:2106.05237): most networks answer
+    nearly all of their training images as the labels do, so that labels have little left to teach.
     """
     from keras_nin.train import get_recipe
 
@@ -64,7 +71,7 @@ def fine_tune(
 ) -> dict[str, Any]:
     """Train a pruned network in place and return the record of the training.
 
-    `pair` is the original and the pruned network with the outputs that are to be alike; None to train on labels.
+    `pair` is what `keras_nin.prune.pair_features` returns, or two times None to train on labels.
     """
     import tensorflow as tf
 

@@ -76,7 +76,8 @@ class OptimizedModel:
         record: what was done, as a dictionary for the export record: data, images, epochs, learning rate, batch size,
             seed, sparsity or clusters, the best epoch and its accuracy on held-out training images, the hash of the
             trained weights, versions.
-        history: one dictionary per epoch.
+        history: one dictionary per epoch, from 1, with the losses and accuracies; for "qat_keras" also `val_distance`,
+            the mean squared distance to the probabilities of the float network.
     """
 
     scheme: Scheme
@@ -229,20 +230,21 @@ def _clone_model(model: "keras.Model") -> "keras.Model":
 
 
 class _Answers:
-    """The probabilities that a float network gives, (n, classes): what a quantization-aware training is to give back.
+    """The probabilities (n, classes) that a float network gives for images (n, H, W, C).
 
-    They are targets and they say which epoch is kept. Labels tell little of images that the network was trained on.
+    Quantization-aware training should restore them, so they are its targets, and they decide which epoch is kept.
+    The labels of images on which the network was trained hardly tell two epochs apart.
     """
 
     def __init__(self, model: "keras.Model", from_logits: bool) -> None:
         self.model, self.from_logits = model, from_logits
 
     def __call__(self, images: np.ndarray, network: Any = None) -> np.ndarray:
-        """Return those of the float network, or of another one with the same outputs."""
+        """Return the probabilities of the float network, or those of another `network` with the same outputs."""
         from scipy.special import softmax
 
         network, starts = network or self.model, range(0, len(images), _HELD_OUT_BATCH)
-        # `predict` sets up a pipeline each time, which costs as much as the training step of a small network.
+        # `predict` sets up a pipeline for each call, which takes longer than a training step of a small network.
         outputs = np.concatenate([network.predict_on_batch(images[at : at + _HELD_OUT_BATCH]) for at in starts])
         return softmax(outputs, axis=-1) if self.from_logits else outputs
 
@@ -271,7 +273,7 @@ def _library_of(network: "tf_keras.Model | keras.Model") -> Any:
 
 
 class _HeldOutImages:
-    """The images that say which epoch is kept: the most accurate one, or with `answers` that nearest to them."""
+    """Images (n, H, W, C) that decide which epoch is kept: the most accurate one, or the one nearest to `answers`."""
 
     def __init__(self, images: np.ndarray, labels: np.ndarray, answers: _Answers | None) -> None:
         self.images, self.targets, self.answers = images, labels, answers
@@ -280,7 +282,7 @@ class _HeldOutImages:
             self.targets = np.eye(self.probabilities.shape[1], dtype=np.float32)[labels]
 
     def measure(self, network: Any) -> "Logs":
-        """Return the loss and the accuracy, and with answers the mean squared distance to them."""
+        """Return the loss and the accuracy, and with answers the squared distance to them, the mean over the images."""
         logs = network.evaluate(self.images, self.targets, batch_size=_HELD_OUT_BATCH, verbose=0, return_dict=True)
         if self.answers is not None:
             difference = self.answers(self.images, network) - self.probabilities
